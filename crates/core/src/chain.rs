@@ -1,0 +1,247 @@
+//! Several sources, asked one after the other.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{
+    Capabilities, Change, ChangeStream, Error, ErrorKind, KeyPrefix, Secret, SecretKey,
+    SecretProvider, Source, Version,
+};
+
+/// Asks its links in order and goes on to the next only when a secret is *absent*.
+///
+/// A link that failed fails the chain: an outage of the strong source must not silently hand the
+/// service a weaker secret. Who wants that nevertheless says so, link by link, with
+/// [`or_else_on_failure`](Self::or_else_on_failure).
+///
+/// ```
+/// use secretwell_core::{MemoryProvider, SecretProvider, SecretProviderExt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), secretwell_core::Error> {
+/// let overrides = MemoryProvider::new();
+/// let defaults = MemoryProvider::from_iter([("PORT", "8080")]);
+/// let chain = overrides.clone().or_else(defaults);
+///
+/// assert_eq!(chain.get(&"PORT".parse()?).await?.value.expose_text()?, "8080");
+/// overrides.set("PORT", "9090")?;
+/// assert_eq!(chain.get(&"PORT".parse()?).await?.value.expose_text()?, "9090");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Chain {
+    links: Vec<Link>,
+    source: Source,
+}
+
+#[derive(Debug)]
+struct Link {
+    provider: Arc<dyn SecretProvider>,
+    /// Whether a failure of the link *before* this one leads here too.
+    on_failure: bool,
+}
+
+impl Chain {
+    /// A chain of one link.
+    pub fn new(first: impl SecretProvider) -> Self {
+        let source = first.source().clone();
+        Self {
+            links: vec![Link {
+                provider: Arc::new(first),
+                on_failure: false,
+            }],
+            source,
+        }
+    }
+
+    /// The same chain with one more link, asked for what is absent before it.
+    pub fn or_else(self, next: impl SecretProvider) -> Self {
+        self.push(next, false)
+    }
+
+    /// The same chain with one more link, asked for what is absent before it **and for what the
+    /// link before it failed to read**. A secret of lower rank may then be used during an outage.
+    pub fn or_else_on_failure(self, next: impl SecretProvider) -> Self {
+        self.push(next, true)
+    }
+
+    fn push(mut self, next: impl SecretProvider, on_failure: bool) -> Self {
+        self.links.push(Link {
+            provider: Arc::new(next),
+            on_failure,
+        });
+        self.source = Source::joined(self.links.iter().map(|link| link.provider.source()));
+        self
+    }
+
+    /// Whether `outcome`, come from the link before `next`, leads on to `next`.
+    fn falls_through(outcome: &Result<Secret, Error>, next: &Link) -> bool {
+        match outcome {
+            Ok(_) => false,
+            Err(error) => error.is_not_found() || next.on_failure,
+        }
+    }
+
+    fn absent_everywhere(&self, key: &SecretKey) -> Error {
+        Error::new(ErrorKind::NotFound, "none of the sources has it")
+            .at(&self.source)
+            .for_key(key)
+    }
+
+    /// The outcome of the whole chain, given the outcomes of the links that were asked.
+    fn conclude(
+        &self,
+        key: &SecretKey,
+        mut asked: Vec<Result<Secret, Error>>,
+    ) -> Result<Secret, Error> {
+        let one_link = self.links.len() == 1;
+        match asked.pop() {
+            Some(Ok(secret)) => Ok(secret),
+            // A failure on the way is the better answer than the absence at the end.
+            Some(Err(last)) if last.is_not_found() && !one_link => Err(asked
+                .into_iter()
+                .filter_map(Result::err)
+                .find(|error| !error.is_not_found())
+                .unwrap_or_else(|| self.absent_everywhere(key))),
+            Some(Err(last)) => Err(last),
+            None => Err(self.absent_everywhere(key)),
+        }
+    }
+}
+
+fn stamped(outcome: Result<Secret, Error>, source: &Source) -> Result<Secret, Error> {
+    outcome.map(|mut secret| {
+        secret.source.get_or_insert_with(|| source.clone());
+        secret
+    })
+}
+
+#[async_trait]
+impl SecretProvider for Chain {
+    fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// What all links can do; the ttl is the shortest of them.
+    fn capabilities(&self) -> Capabilities {
+        let mut links = self.links.iter().map(|link| link.provider.capabilities());
+        let first = links.next().unwrap_or(Capabilities::none());
+        links.fold(first, |all, link| Capabilities {
+            versions: all.versions && link.versions,
+            old_versions: all.old_versions && link.old_versions,
+            watch: all.watch && link.watch,
+            batch: all.batch && link.batch,
+            list: all.list && link.list,
+            lease: all.lease || link.lease,
+            ttl: all.ttl.min(link.ttl),
+        })
+    }
+
+    async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
+        let mut asked = Vec::with_capacity(self.links.len());
+        for link in &self.links {
+            if asked
+                .last()
+                .is_some_and(|outcome| !Self::falls_through(outcome, link))
+            {
+                break;
+            }
+            asked.push(stamped(
+                link.provider.get(key).await,
+                link.provider.source(),
+            ));
+        }
+        self.conclude(key, asked)
+    }
+
+    /// One batch to each link, of the keys that fell through to it.
+    async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
+        let mut asked: Vec<Vec<Result<Secret, Error>>> = keys.iter().map(|_| Vec::new()).collect();
+        for (rank, link) in self.links.iter().enumerate() {
+            let open: Vec<usize> = (0..keys.len())
+                .filter(|&index| asked[index].len() == rank)
+                .filter(|&index| {
+                    asked[index]
+                        .last()
+                        .is_none_or(|outcome| Self::falls_through(outcome, link))
+                })
+                .collect();
+            if open.is_empty() {
+                break;
+            }
+            let batch: Vec<SecretKey> = open.iter().map(|&index| keys[index].clone()).collect();
+            let outcomes = link.provider.get_many(&batch).await;
+            for (index, outcome) in open.into_iter().zip(outcomes) {
+                asked[index].push(stamped(outcome, link.provider.source()));
+            }
+        }
+        keys.iter()
+            .zip(asked)
+            .map(|(key, asked)| self.conclude(key, asked))
+            .collect()
+    }
+
+    /// From the first link that has the key at all, because versions of two sources do not compare.
+    async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
+        let mut last = self.absent_everywhere(key);
+        for link in &self.links {
+            match stamped(
+                link.provider.get_version(key, version).await,
+                link.provider.source(),
+            ) {
+                Err(error) if error.is_not_found() => last = error,
+                outcome => return outcome,
+            }
+        }
+        Err(last)
+    }
+
+    async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
+        let mut keys = BTreeSet::new();
+        for link in &self.links {
+            keys.extend(link.provider.list(prefix).await?);
+        }
+        Ok(keys.into_iter().collect())
+    }
+
+    /// The notices of every link that has them.
+    fn watch(&self) -> Option<ChangeStream> {
+        let streams: Vec<ChangeStream> = self
+            .links
+            .iter()
+            .filter_map(|link| link.provider.watch())
+            .collect();
+        if streams.is_empty() {
+            return None;
+        }
+        let (sender, merged) = ChangeStream::channel();
+        let mut forwarders = tokio::task::JoinSet::new();
+        for mut stream in streams {
+            let sender = sender.clone();
+            forwarders.spawn(async move {
+                while let Some(notice) = stream.next().await {
+                    let heard = match notice {
+                        // A key that vanished from one link may now come from another.
+                        Ok(change) => sender.send(change),
+                        Err(error) => sender.send(Change::All) && sender.fail(error),
+                    };
+                    if !heard {
+                        return;
+                    }
+                }
+            });
+        }
+        Some(merged.fed_by(forwarders))
+    }
+
+    /// Healthy when every link is: any of them may be asked next.
+    async fn health(&self) -> Result<(), Error> {
+        for link in &self.links {
+            link.provider.health().await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! Where a secret comes from, in words that are safe to print.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The place a provider reads from, as a URL without credentials: `env://APP_`, `file:///run/secrets`.
+///
+/// It stands in every log line and error, so whoever makes one must leave out user info, tokens and
+/// query parameters. Cloning is cheap.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Source(Arc<str>);
+
+impl Source {
+    /// A source of the given scheme: `Source::new("file", "/run/secrets")` is `file:///run/secrets`.
+    pub fn new(scheme: &str, place: impl fmt::Display) -> Self {
+        Self(format!("{scheme}://{place}").into())
+    }
+
+    /// Several sources asked one after the other, as [`Chain`](crate::Chain) does.
+    pub(crate) fn joined<'a>(sources: impl IntoIterator<Item = &'a Source>) -> Self {
+        let texts: Vec<&str> = sources.into_iter().map(Source::as_str).collect();
+        Self(texts.join(",").into())
+    }
+
+    /// The source as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The part before `://`, of the first source if there are several.
+    pub fn scheme(&self) -> &str {
+        self.0.split("://").next().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Source({})", self.0)
+    }
+}
