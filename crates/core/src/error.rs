@@ -64,6 +64,9 @@ pub enum ErrorKind {
     Timeout,
     /// The answer came and makes no sense.
     Malformed,
+    /// The value came and is not acceptable: it does not parse as what it is meant to be, or it is
+    /// too weak for its purpose.
+    Invalid,
     /// The answer is larger than the configured limit.
     TooLarge,
     /// The text is no key, or this source cannot have such a key.
@@ -93,6 +96,7 @@ impl fmt::Display for ErrorKind {
             Self::RateLimited { .. } => "rate limited",
             Self::Timeout => "timed out",
             Self::Malformed => "malformed",
+            Self::Invalid => "invalid",
             Self::TooLarge => "too large",
             Self::InvalidKey => "invalid key",
             Self::InvalidConfig => "invalid configuration",

@@ -1,0 +1,408 @@
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::*;
+use crate::{ErrorKind, MemoryProvider, SecretValue};
+
+fn resolver(secrets: &[(&str, &str)]) -> Resolver {
+    Resolver::new(secrets.iter().copied().collect::<MemoryProvider>())
+}
+
+async fn load<T: DeserializeOwned>(secrets: &[(&str, &str)]) -> Result<T, LoadError> {
+    resolver(secrets).load().await
+}
+
+/// The problems of a load that must fail, as `KEY kind`.
+async fn problems<T: DeserializeOwned>(secrets: &[(&str, &str)]) -> Vec<String> {
+    let Err(error) = load::<T>(secrets).await else {
+        panic!("loaded")
+    };
+    let key = |problem: &Error| problem.key().map_or("-".into(), ToString::to_string);
+    error
+        .problems()
+        .iter()
+        .map(|problem| format!("{} {}", key(problem), problem.kind()))
+        .collect()
+}
+
+fn keys<T: DeserializeOwned>() -> Vec<String> {
+    Plan::<T>::new()
+        .unwrap()
+        .keys()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+#[derive(Deserialize, Debug, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Low,
+    High,
+}
+
+#[derive(Deserialize)]
+struct Wrapped(u32);
+
+#[derive(Deserialize)]
+struct Everything {
+    text: String,
+    secret: SecretString,
+    bytes: SecretValue,
+    small: u8,
+    signed: i64,
+    ratio: f64,
+    flag: bool,
+    letter: char,
+    address: IpAddr,
+    level: Level,
+    wait: Duration,
+    items: Vec<String>,
+    pair: (u16, bool),
+    wrapped: Wrapped,
+    maybe: Option<u16>,
+    boxed: Box<str>,
+}
+
+const EVERYTHING: &[(&str, &str)] = &[
+    ("text", " kept as it is\n"),
+    ("secret", "s3cr3t"),
+    ("bytes", "raw"),
+    ("small", " 255\n"),
+    ("signed", "-9"),
+    ("ratio", "0.5"),
+    ("flag", "Yes"),
+    ("letter", "x"),
+    ("address", "::1"),
+    ("level", "high"),
+    ("wait", "1m 30s"),
+    ("items", "a, b,c"),
+    ("pair", "1,true"),
+    ("wrapped", "7"),
+    ("boxed", "b"),
+];
+
+#[tokio::test]
+async fn every_kind_of_field_loads() {
+    let loaded: Everything = load(EVERYTHING).await.unwrap();
+    assert_eq!(loaded.text, " kept as it is\n");
+    assert_eq!(loaded.secret.expose_secret(), "s3cr3t");
+    assert_eq!(loaded.bytes.expose_bytes(), b"raw");
+    assert_eq!((loaded.small, loaded.signed, loaded.ratio), (255, -9, 0.5));
+    assert_eq!((loaded.flag, loaded.letter), (true, 'x'));
+    assert_eq!(loaded.address, "::1".parse::<IpAddr>().unwrap());
+    assert_eq!(loaded.level, Level::High);
+    assert_eq!(loaded.wait, Duration::from_secs(90));
+    assert_eq!(loaded.items, ["a", "b", "c"]);
+    assert_eq!(loaded.pair, (1, true));
+    assert_eq!(
+        (loaded.wrapped.0, loaded.maybe, &*loaded.boxed),
+        (7, None, "b")
+    );
+}
+
+#[tokio::test]
+async fn every_absence_is_named_at_once() {
+    let expected: Vec<String> = keys::<Everything>()
+        .into_iter()
+        .filter(|key| key != "maybe")
+        .map(|key| format!("{key} not found"))
+        .collect();
+    assert_eq!(problems::<Everything>(&[]).await, expected);
+    // Empty and blank values are absent.
+    let blank: Vec<(&str, &str)> = EVERYTHING.iter().map(|(key, _)| (*key, " \n")).collect();
+    assert_eq!(problems::<Everything>(&blank).await, expected);
+}
+
+#[tokio::test]
+async fn absent_and_invalid_are_told_apart() {
+    let mut secrets = EVERYTHING.to_vec();
+    secrets.retain(|(key, _)| !["text", "level"].contains(key));
+    secrets.extend([
+        ("small", "256"),
+        ("address", "nowhere"),
+        ("maybe", "x"),
+        ("wait", "30"),
+    ]);
+    assert_eq!(
+        problems::<Everything>(&secrets).await,
+        [
+            "text not found",
+            "small invalid",
+            "address invalid",
+            "level not found",
+            "wait invalid",
+            "maybe invalid"
+        ],
+    );
+}
+
+#[tokio::test]
+async fn no_message_holds_a_value() {
+    const CANARY: &str = "c4n4ry";
+    let secrets: Vec<(&str, &str)> = EVERYTHING.iter().map(|(key, _)| (*key, CANARY)).collect();
+    let Err(error) = load::<Everything>(&secrets).await else {
+        panic!("loaded")
+    };
+    assert!(error.problems().len() > 7);
+    assert!(!format!("{error} {error:?} {error:#?}").contains(CANARY));
+}
+
+#[tokio::test]
+async fn reasons_name_the_type_and_the_choices() {
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code)]
+    struct Reasons {
+        port: Option<u16>,
+        level: Level,
+    }
+    let error = load::<Reasons>(&[("port", "x"), ("level", "medium")])
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "Reasons: 2 problems \
+         (1) port from memory://: invalid: the value is not a valid `u16` \
+         (2) level from memory://: invalid: the value is none of `low`, `high`",
+    );
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+struct Nested {
+    #[expect(dead_code)]
+    auth_secret: String,
+    db: Db,
+    replica: Option<Db>,
+    #[serde(default)]
+    cache: Option<Box<Db>>,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(rename_all = "UPPERCASE")]
+struct Db {
+    user: String,
+    #[serde(alias = "PASS")]
+    password: String,
+    #[serde(default)]
+    port: u16,
+    #[serde(skip)]
+    pool: usize,
+}
+
+#[tokio::test]
+async fn nested_structs_are_prefixes() {
+    assert_eq!(
+        keys::<Nested>()[..5],
+        [
+            "AUTH_SECRET",
+            "DB/USER",
+            "DB/PASSWORD",
+            "DB/PASS",
+            "DB/PORT"
+        ]
+    );
+    let base = [("AUTH_SECRET", "a"), ("DB/USER", "u"), ("DB/PASS", "p")];
+    let loaded: Nested = load(&base).await.unwrap();
+    assert_eq!(
+        (loaded.db.user.as_str(), loaded.db.password.as_str()),
+        ("u", "p")
+    );
+    assert_eq!((loaded.db.port, loaded.db.pool), (0, 0));
+    assert!(loaded.replica.is_none() && loaded.cache.is_none());
+
+    let partly: Vec<_> = base.into_iter().chain([("REPLICA/USER", "u")]).collect();
+    assert_eq!(
+        problems::<Nested>(&partly).await,
+        ["REPLICA/PASSWORD not found"]
+    );
+    assert_eq!(
+        problems::<Nested>(&[]).await,
+        [
+            "AUTH_SECRET not found",
+            "DB/USER not found",
+            "DB/PASSWORD not found"
+        ],
+    );
+    let twice: Vec<_> = base.into_iter().chain([("DB/PASSWORD", "q")]).collect();
+    let error = load::<Nested>(&twice).await.unwrap_err();
+    assert!(error.to_string().contains("under two names"), "{error}");
+}
+
+#[tokio::test]
+async fn a_default_covers_a_whole_struct_only_when_all_of_it_is_absent() {
+    #[derive(Deserialize, Debug)]
+    struct Outer {
+        #[serde(default)]
+        db: Db,
+    }
+    assert!(load::<Outer>(&[]).await.unwrap().db.user.is_empty());
+    assert_eq!(
+        problems::<Outer>(&[("db/USER", "u")]).await,
+        ["db/PASSWORD not found"]
+    );
+}
+
+#[tokio::test]
+async fn generic_and_newtype_structs_load() {
+    #[derive(Deserialize)]
+    struct Pair<T> {
+        left: T,
+        right: T,
+    }
+    #[derive(Deserialize)]
+    struct Outer(Pair<u8>);
+    let loaded: Outer = load(&[("left", "1"), ("right", "2")]).await.unwrap();
+    assert_eq!((loaded.0.left, loaded.0.right), (1, 2));
+}
+
+#[tokio::test]
+async fn a_failure_is_not_an_absence_even_for_an_option() {
+    #[derive(Deserialize, Debug)]
+    #[expect(dead_code)]
+    struct Optional {
+        first: Option<String>,
+        second: String,
+    }
+    let plan = Plan::<Optional>::new().unwrap();
+    let down = Error::new(ErrorKind::Unavailable, "down");
+    let gone = Error::new(ErrorKind::NotFound, "gone");
+    let error = plan
+        .assemble(vec![Err(down.clone()), Err(gone)])
+        .unwrap_err();
+    let kinds: Vec<_> = error.problems().iter().map(Error::kind).collect();
+    assert_eq!(kinds, [ErrorKind::Unavailable, ErrorKind::NotFound]);
+    assert!(!error.is_temporary());
+    assert!(
+        plan.assemble(vec![Err(down.clone()), Err(down)])
+            .unwrap_err()
+            .is_temporary()
+    );
+}
+
+#[tokio::test]
+async fn loaded_tells_where_each_value_came_from() {
+    #[derive(Deserialize)]
+    struct Two {
+        #[expect(dead_code)]
+        a: String,
+        #[expect(dead_code)]
+        b: Option<String>,
+    }
+    let (plan, resolver) = (Plan::<Two>::new().unwrap(), resolver(&[("a", "1")]));
+    let loaded = plan.assemble(resolver.get_many(plan.keys()).await).unwrap();
+    assert_eq!(loaded.secrets.len(), 1);
+    assert_eq!(loaded.secrets[0].0.as_str(), "a");
+    assert_eq!(loaded.secrets[0].1.source.as_str(), "memory://");
+}
+
+#[test]
+fn what_cannot_be_known_says_what_to_write_instead() {
+    #[derive(Deserialize)]
+    struct Flat {
+        #[expect(dead_code)]
+        #[serde(flatten)]
+        rest: BTreeMap<String, String>,
+    }
+    #[derive(Deserialize)]
+    struct Map {
+        #[expect(dead_code)]
+        map: BTreeMap<String, String>,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    #[expect(dead_code)]
+    enum Any {
+        Number(u8),
+        Text(String),
+    }
+    #[derive(Deserialize)]
+    struct Untagged {
+        #[expect(dead_code)]
+        any: Any,
+    }
+    #[derive(Deserialize)]
+    struct Recursive {
+        #[expect(dead_code)]
+        inner: Option<Box<Recursive>>,
+    }
+    #[derive(Deserialize)]
+    struct BadName {
+        #[serde(rename = "../x")]
+        #[expect(dead_code)]
+        x: u8,
+    }
+    let message = |outcome: Result<_, Error>| outcome.unwrap_err().to_string();
+    for (message, expected) in [
+        (
+            message(Plan::<Flat>::new().map(|_| ())),
+            "write the fields out",
+        ),
+        (
+            message(Plan::<Map>::new().map(|_| ())),
+            "write the fields out",
+        ),
+        (
+            message(Plan::<Untagged>::new().map(|_| ())),
+            "use a `String`",
+        ),
+        (
+            message(Plan::<Recursive>::new().map(|_| ())),
+            "contain themselves",
+        ),
+        (
+            message(Plan::<String>::new().map(|_| ())),
+            "named field for each secret",
+        ),
+        (message(Plan::<BadName>::new().map(|_| ())), "is no key"),
+    ] {
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_type_that_rejects_its_values_as_a_whole_is_invalid() {
+    #[derive(Deserialize, Debug)]
+    #[serde(try_from = "Raw")]
+    struct Checked;
+    #[derive(Deserialize)]
+    struct Raw {
+        low: u8,
+        high: u8,
+    }
+    impl TryFrom<Raw> for Checked {
+        type Error = String;
+        fn try_from(raw: Raw) -> Result<Self, String> {
+            if raw.low < raw.high {
+                Ok(Self)
+            } else {
+                Err(format!("{} is too low", raw.high))
+            }
+        }
+    }
+    assert_eq!(keys::<Checked>(), ["low", "high"]);
+    assert!(
+        load::<Checked>(&[("low", "1"), ("high", "2")])
+            .await
+            .is_ok()
+    );
+    assert_eq!(
+        problems::<Checked>(&[("low", "2"), ("high", "1")]).await,
+        ["- invalid"]
+    );
+}
+
+#[test]
+fn type_names_lose_their_modules() {
+    assert_eq!(
+        short("alloc::vec::Vec<core::option::Option<u8>>"),
+        "Vec<Option<u8>>"
+    );
+    assert_eq!(short("(core::net::IpAddr, u8)"), "(IpAddr, u8)");
+    assert_eq!(short("secrecy::SecretBox<str>"), "SecretBox<str>");
+}

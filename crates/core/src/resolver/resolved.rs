@@ -1,0 +1,40 @@
+//! What the resolver answers.
+
+use std::time::Duration;
+
+use crate::{Error, SecretValue, Source, Version};
+
+/// A secret as the resolver hands it out: the value, and how far it can be relied on.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Resolved {
+    /// The bytes.
+    pub value: SecretValue,
+    /// What the backend calls this revision.
+    pub version: Option<Version>,
+    /// Which source had it.
+    pub source: Source,
+    /// Whether the source still stands behind it.
+    pub freshness: Freshness,
+}
+
+/// How far a value can be relied on.
+#[derive(Debug, Clone)]
+pub enum Freshness {
+    /// The source answered with it within the ttl.
+    Fresh,
+    /// The source could not be asked again since.
+    Stale {
+        /// How long ago the source answered with it.
+        age: Duration,
+        /// Why it could not be asked again.
+        reason: Error,
+    },
+}
+
+impl Freshness {
+    /// Whether the source could not be asked again.
+    pub fn is_stale(&self) -> bool {
+        matches!(self, Self::Stale { .. })
+    }
+}

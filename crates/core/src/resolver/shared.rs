@@ -1,0 +1,552 @@
+//! The resolver's engine: decides for each key whether to answer, to wait or to ask.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::backoff::{jittered, retry_at};
+use super::cache::{Cache, State, Times};
+use super::config::{Config, OnDenied};
+use super::ledger::{Failure, Flight, Landed, Ledger};
+use super::{Freshness, Resolved};
+use crate::adapters::{timed_out, too_few_answers};
+use crate::{Error, ErrorKind, Secret, SecretKey, SecretProvider};
+
+/// A refresh by force within this time of the last one is an ordinary read.
+const FORCE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a caller whose flight was lost with its runtime sets out again.
+const DEPARTURES: usize = 3;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) provider: Arc<dyn SecretProvider>,
+    pub(crate) config: Config,
+    pub(crate) cache: Cache,
+    ledger: Mutex<Ledger>,
+    /// Counts up when something happened that a watch may want to look at.
+    news: watch::Sender<u64>,
+    /// Wakes the keeper to look at its clock again.
+    pub(crate) wake: Arc<Notify>,
+}
+
+/// What to do about one key.
+enum Decision {
+    Answer(Result<Resolved, Error>),
+    /// Answer, and ask the provider behind the caller's back.
+    AnswerAndAsk(Resolved),
+    Wait(Flight),
+    Ask,
+}
+
+impl Shared {
+    pub(crate) fn new(provider: Arc<dyn SecretProvider>, config: Config) -> Self {
+        let ledger = Mutex::new(Ledger::new(&config));
+        let (news, _) = watch::channel(0);
+        Self {
+            provider,
+            config,
+            cache: Cache::new(),
+            ledger,
+            news,
+            wake: Arc::default(),
+        }
+    }
+
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    pub(crate) fn tell(&self) {
+        self.news.send_modify(|count| *count += 1);
+    }
+
+    /// Answers `keys` from what is held, and asks for the rest in one batch.
+    pub(crate) async fn get_many(
+        self: &Arc<Self>,
+        keys: &[SecretKey],
+    ) -> Vec<Result<Resolved, Error>> {
+        let mut answers: Vec<Option<Result<Resolved, Error>>> = vec![None; keys.len()];
+        for _ in 0..DEPARTURES {
+            let open: Vec<usize> = (0..keys.len()).filter(|&i| answers[i].is_none()).collect();
+            if open.is_empty() {
+                break;
+            }
+            let waits = self.depart(keys, &open, &mut answers);
+            for (index, flight) in waits {
+                if let Some(outcome) = flight.outcome(&keys[index]).await {
+                    answers[index] =
+                        Some(outcome.or_else(|error| self.stale_or(&keys[index], error)));
+                }
+            }
+        }
+        let lost = |key: &SecretKey| {
+            Error::new(
+                ErrorKind::Unavailable,
+                "the runtime that was asking has ended",
+            )
+            .at(self.provider.source())
+            .for_key(key)
+        };
+        answers
+            .into_iter()
+            .zip(keys)
+            .map(|(answer, key)| answer.unwrap_or_else(|| Err(lost(key))))
+            .collect()
+    }
+
+    /// Answers what can be answered at once; returns whom to wait for about the rest.
+    fn depart(
+        self: &Arc<Self>,
+        keys: &[SecretKey],
+        open: &[usize],
+        answers: &mut [Option<Result<Resolved, Error>>],
+    ) -> Vec<(usize, Flight)> {
+        let now = Instant::now();
+        let mut ledger = self.ledger();
+        self.ensure_keeper(&mut ledger);
+        let mut waits = Vec::new();
+        let mut asking = Vec::new();
+        let mut batch = BTreeSet::new();
+        for &index in open {
+            match self.decide(&ledger, &keys[index], now) {
+                Decision::Answer(answer) => answers[index] = Some(answer),
+                Decision::AnswerAndAsk(resolved) => {
+                    answers[index] = Some(Ok(resolved));
+                    batch.insert(keys[index].clone());
+                }
+                Decision::Wait(flight) => waits.push((index, flight)),
+                Decision::Ask => {
+                    asking.push(index);
+                    batch.insert(keys[index].clone());
+                }
+            }
+        }
+        let outcome = self.launch(&mut ledger, batch, now);
+        drop(ledger);
+        for index in asking {
+            match &outcome {
+                Ok(flight) => waits.push((index, flight.clone())),
+                Err(error) => {
+                    let error = error.clone().for_key(&keys[index]);
+                    answers[index] = Some(self.stale_or(&keys[index], error));
+                }
+            }
+        }
+        waits
+    }
+
+    fn decide(&self, ledger: &Ledger, key: &SecretKey, now: Instant) -> Decision {
+        let failure = ledger.failures.get(key);
+        let retry_due = failure.is_none_or(|failure| now >= failure.retry_at);
+        let flight = ledger.flights.get(key);
+        let held = self.cache.read(key.as_str(), |entry| {
+            let fresh = now < entry.times.expires && entry.state() != State::Suspect;
+            if fresh && entry.state() == State::Held {
+                // Left behind by a keeper that ended; the one that runs now keeps its time again.
+                entry.set_state(State::Fresh);
+            }
+            let due = now >= entry.times.refresh;
+            (
+                fresh,
+                due,
+                now < entry.times.unusable,
+                entry.resolved.clone(),
+                entry.times.fetched,
+            )
+        });
+        match (held, failure) {
+            (Some((true, due, _, resolved, _)), _) => {
+                if due && retry_due && flight.is_none() {
+                    Decision::AnswerAndAsk(resolved)
+                } else {
+                    Decision::Answer(Ok(resolved))
+                }
+            }
+            // The source is known to be in trouble: nobody waits for it while there is a value.
+            (Some((false, _, true, resolved, fetched)), Some(failure)) => {
+                let stale = stale(resolved, now - fetched, failure.error.clone());
+                if retry_due && flight.is_none() {
+                    Decision::AnswerAndAsk(stale)
+                } else {
+                    Decision::Answer(Ok(stale))
+                }
+            }
+            (_, Some(failure)) if !retry_due && flight.is_none() => {
+                Decision::Answer(Err(failure.error.clone()))
+            }
+            _ => flight.cloned().map_or(Decision::Ask, Decision::Wait),
+        }
+    }
+
+    /// The held value marked as stale because of `error`, or `error` if there is none.
+    fn stale_or(&self, key: &SecretKey, error: Error) -> Result<Resolved, Error> {
+        let now = Instant::now();
+        self.cache
+            .peek(key, |entry| (entry.resolved.clone(), entry.times))
+            .filter(|(_, times)| now < times.unusable)
+            .map(|(resolved, times)| stale(resolved, now - times.fetched, error.clone()))
+            .ok_or(error)
+    }
+
+    /// Reads `keys` again whatever is held or has failed. Within a second of the last time, that is
+    /// an ordinary read.
+    pub(crate) async fn refresh(
+        self: &Arc<Self>,
+        keys: &[SecretKey],
+    ) -> Vec<Result<Resolved, Error>> {
+        {
+            let now = Instant::now();
+            let mut ledger = self.ledger();
+            self.ensure_keeper(&mut ledger);
+            ledger.forced.retain(|_, at| now < *at + FORCE_INTERVAL);
+            let due: BTreeSet<SecretKey> = keys
+                .iter()
+                .filter(|key| !ledger.forced.contains_key(*key))
+                .cloned()
+                .collect();
+            ledger
+                .forced
+                .extend(due.iter().map(|key| (key.clone(), now)));
+            self.force(&mut ledger, due);
+        }
+        let flights: Vec<Option<Flight>> = {
+            let ledger = self.ledger();
+            keys.iter()
+                .map(|key| ledger.flights.get(key).cloned())
+                .collect()
+        };
+        let mut answers = Vec::with_capacity(keys.len());
+        for (key, flight) in keys.iter().zip(flights) {
+            let landed = match flight {
+                Some(flight) => flight.outcome(key).await,
+                None => None,
+            };
+            match landed {
+                Some(outcome) => answers.push(outcome.or_else(|error| self.stale_or(key, error))),
+                None => answers.extend(self.get_many(std::slice::from_ref(key)).await),
+            }
+        }
+        answers
+    }
+
+    /// Asks for `keys` in spite of backoff, breaker and flights that are under way already: these
+    /// may have set out before whatever is the reason to ask again.
+    pub(crate) fn force(self: &Arc<Self>, ledger: &mut Ledger, keys: BTreeSet<SecretKey>) {
+        if keys.is_empty() {
+            return;
+        }
+        for key in &keys {
+            ledger.failures.remove(key);
+        }
+        ledger.breaker.succeeded();
+        self.spawn_flight(ledger, keys);
+    }
+
+    /// Sends out one flight for `keys`, if breaker and budget let it.
+    ///
+    /// # Errors
+    /// Why nothing is asked at the moment.
+    pub(crate) fn launch(
+        self: &Arc<Self>,
+        ledger: &mut Ledger,
+        keys: BTreeSet<SecretKey>,
+        now: Instant,
+    ) -> Result<Flight, Error> {
+        let nothing = || Error::new(ErrorKind::Unavailable, "not asked").at(self.provider.source());
+        let retried = keys
+            .iter()
+            .find_map(|key| ledger.failures.get(key))
+            .map(|f| f.error.clone());
+        if keys.is_empty() {
+            return Err(nothing());
+        }
+        ledger.breaker.admit(now)?;
+        if let Some(error) = retried
+            && !ledger.budget.take(now)
+        {
+            ledger.breaker.abandoned();
+            return Err(error);
+        }
+        Ok(self.spawn_flight(ledger, keys))
+    }
+
+    fn spawn_flight(self: &Arc<Self>, ledger: &mut Ledger, keys: BTreeSet<SecretKey>) -> Flight {
+        let batch: Vec<SecretKey> = keys.into_iter().collect();
+        let (flight, landed) = ledger.take_off(&batch);
+        let crew = Crew {
+            shared: Arc::downgrade(self),
+            id: flight.id,
+            batch,
+            landed,
+        };
+        while ledger.tasks.try_join_next().is_some() {}
+        ledger
+            .tasks
+            .spawn(crew.fly(self.provider.clone(), self.config.deadline));
+        flight
+    }
+
+    /// Takes in what flight `id` brought. What a newer flight is about to bring is left to that one.
+    fn settle(
+        &self,
+        id: u64,
+        outcomes: Vec<(SecretKey, Result<Secret, Error>)>,
+        took: Duration,
+    ) -> Landed {
+        let now = Instant::now();
+        let mut ledger = self.ledger();
+        self.judge(&mut ledger, &outcomes, now);
+        let together = jittered(Duration::from_secs(1), 0.75, 0.875);
+        let batches = self.provider.capabilities().batch;
+        let landed = outcomes
+            .into_iter()
+            .map(|(key, outcome)| {
+                // Keys that are read together stay together; the others drift apart.
+                let share = if batches {
+                    together
+                } else {
+                    jittered(Duration::from_secs(1), 0.75, 0.875)
+                };
+                let outcome = match outcome {
+                    Ok(secret) => self.keep(&mut ledger, id, &key, secret, share, took, now),
+                    Err(error) => {
+                        let error = error.at(self.provider.source()).for_key(&key);
+                        if ledger.touch_down(&key, id) {
+                            self.lose(&mut ledger, &key, &error, now);
+                        }
+                        Err(error)
+                    }
+                };
+                (key, outcome)
+            })
+            .collect();
+        drop(ledger);
+        self.tell();
+        self.wake.notify_one();
+        landed
+    }
+
+    /// Tells the breaker whether the source is there: it is when it answered anything, were it no.
+    fn judge(
+        &self,
+        ledger: &mut Ledger,
+        outcomes: &[(SecretKey, Result<Secret, Error>)],
+        now: Instant,
+    ) {
+        let mut trouble = None;
+        for (_, outcome) in outcomes {
+            match outcome {
+                Err(error) if error.is_temporary() => trouble = Some(error),
+                _ => return ledger.breaker.succeeded(),
+            }
+        }
+        if let Some(error) = trouble {
+            ledger.breaker.failed(error, now, self.config.max_backoff);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call, from `settle`")]
+    fn keep(
+        &self,
+        ledger: &mut Ledger,
+        id: u64,
+        key: &SecretKey,
+        secret: Secret,
+        share: Duration,
+        took: Duration,
+        now: Instant,
+    ) -> Result<Resolved, Error> {
+        let resolved = Resolved {
+            source: secret
+                .source
+                .unwrap_or_else(|| self.provider.source().clone()),
+            value: secret.value,
+            version: secret.version,
+            freshness: Freshness::Fresh,
+        };
+        if !ledger.touch_down(key, id) {
+            return Ok(resolved);
+        }
+        if let Some(error) = self.went_back(key, &resolved) {
+            self.lose(ledger, key, &error, now);
+            return Err(error);
+        }
+        let lease = secret
+            .valid_for
+            .map(|lifetime| lifetime.saturating_sub(took));
+        let ttl = lease.map_or(self.config.ttl, |lease| lease.min(self.config.ttl));
+        let expires = now + ttl;
+        let times = Times {
+            fetched: now,
+            refresh: now + ttl.mul_f64(share.as_secs_f64()),
+            expires,
+            unusable: lease.map_or_else(
+                || after(expires, self.config.max_stale),
+                |lease| after(now, lease),
+            ),
+        };
+        if let Some(failure) = ledger.failures.remove(key) {
+            let lasted_ms = (now - failure.since).as_millis();
+            tracing::info!(%key, source = %resolved.source, lasted_ms, "secret can be read again");
+        }
+        let pins = &ledger.pins;
+        let keep = |key: &SecretKey| pins.contains_key(key);
+        self.cache.insert(
+            key.clone(),
+            resolved.clone(),
+            times,
+            self.config.max_entries,
+            keep,
+        );
+        Ok(resolved)
+    }
+
+    /// An answer that is older than what is held comes from a replica that lags behind: as good as
+    /// no answer.
+    fn went_back(&self, key: &SecretKey, answer: &Resolved) -> Option<Error> {
+        let older = self.cache.peek(key, |entry| {
+            matches!((&answer.version, &entry.resolved.version),
+                (Some(new), Some(held)) if new.is_older_than(held))
+        });
+        older.unwrap_or(false).then(|| {
+            Error::new(
+                ErrorKind::Unavailable,
+                "the source answered with an older version",
+            )
+            .at(&answer.source)
+            .for_key(key)
+        })
+    }
+
+    fn lose(&self, ledger: &mut Ledger, key: &SecretKey, error: &Error, now: Instant) {
+        let before = ledger.failures.get(key);
+        let since = before.map_or(now, |failure| failure.since);
+        let cap = if error.is_refusal() {
+            self.config.negative_ttl
+        } else {
+            self.config.max_backoff
+        };
+        let told = match error.kind() {
+            ErrorKind::RateLimited { retry_after } => retry_after,
+            _ => None,
+        };
+        let soon = retry_at(now, since, cap);
+        let retry_at = told.map_or(soon, |wait| {
+            soon.max(now + wait.min(Duration::from_secs(3600)))
+        });
+        if before.is_none_or(|failure| failure.error.kind() != error.kind()) {
+            tracing::warn!(%key, %error, temporary = error.is_temporary(), "secret cannot be read");
+        }
+        let failure = Failure {
+            error: error.clone(),
+            since,
+            retry_at,
+        };
+        ledger.note_failure(key, failure, self.config.max_entries);
+        if error.is_refusal() && self.config.on_denied == OnDenied::Purge && self.cache.remove(key)
+        {
+            tracing::warn!(%key, %error, "held value purged: the source says no");
+        }
+    }
+
+    /// Gives up the keys of a flight that ended without an answer, so that the next caller asks anew.
+    fn abandon(&self, id: u64, batch: &[SecretKey]) {
+        let mut ledger = self.ledger();
+        ledger.breaker.abandoned();
+        for key in batch {
+            ledger.touch_down(key, id);
+        }
+    }
+
+    /// Forgets what is held of `key` and what has failed, and what is under way as well.
+    pub(crate) fn invalidate(&self, key: &SecretKey) {
+        let mut ledger = self.ledger();
+        ledger.flights.remove(key);
+        ledger.failures.remove(key);
+        self.cache.remove(key);
+        drop(ledger);
+        self.tell();
+        self.wake.notify_one();
+    }
+}
+
+fn stale(resolved: Resolved, age: Duration, reason: Error) -> Resolved {
+    Resolved {
+        freshness: Freshness::Stale { age, reason },
+        ..resolved
+    }
+}
+
+/// `wait` from `instant`, or in effect never where that is beyond what the clock can hold.
+fn after(instant: Instant, wait: Duration) -> Instant {
+    const AGES: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    instant + wait.min(AGES)
+}
+
+/// Whoever flies a flight: asks the provider, hands in the answers, and clears up if it cannot.
+struct Crew {
+    shared: Weak<Shared>,
+    id: u64,
+    batch: Vec<SecretKey>,
+    landed: watch::Sender<Option<Arc<Landed>>>,
+}
+
+impl Crew {
+    async fn fly(mut self, provider: Arc<dyn SecretProvider>, deadline: Duration) {
+        let started = Instant::now();
+        let answers = tokio::time::timeout(deadline, provider.get_many(&self.batch)).await;
+        let mut answers = match answers {
+            Ok(answers) => answers,
+            Err(_) => vec![Err(timed_out(provider.source(), deadline)); self.batch.len()],
+        };
+        answers.resize_with(self.batch.len(), || Err(too_few_answers(provider.source())));
+        let took = started.elapsed();
+        tracing::debug!(
+            source = %provider.source(),
+            keys = self.batch.len(),
+            failed = answers.iter().filter(|answer| answer.is_err()).count(),
+            took_ms = took.as_millis(),
+            "asked",
+        );
+        if let Some(shared) = self.shared.upgrade() {
+            let batch = std::mem::take(&mut self.batch);
+            let outcomes = batch.into_iter().zip(answers).collect();
+            let landed = shared.settle(self.id, outcomes, took);
+            self.landed.send_replace(Some(Arc::new(landed)));
+        }
+    }
+
+    fn crashed(&self) -> Landed {
+        let error = |key| {
+            Error::new(ErrorKind::Unavailable, "the provider panicked")
+                .for_key(key)
+                .hint("see its log")
+        };
+        self.batch
+            .iter()
+            .map(|key| (key.clone(), Err(error(key))))
+            .collect()
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        if let Some(shared) = self.shared.upgrade() {
+            shared.abandon(self.id, &self.batch);
+        }
+        if std::thread::panicking() {
+            let crashed = self.crashed();
+            self.landed.send_replace(Some(Arc::new(crashed)));
+        }
+    }
+}
