@@ -202,8 +202,8 @@ async fn nested_structs_are_prefixes() {
         [
             "AUTH_SECRET",
             "DB/USER",
-            "DB/PASSWORD",
             "DB/PASS",
+            "DB/PASSWORD",
             "DB/PORT"
         ]
     );
