@@ -1,1 +1,23 @@
-//! Draft.
+//! Draft docs.
+
+mod built;
+mod config;
+mod context;
+mod driver;
+mod lazy;
+mod mode;
+mod preflight;
+mod recipe;
+mod ring;
+mod state;
+mod strength;
+
+pub use built::{Guard, Handle};
+pub use config::LazyAuthBuilder;
+pub use context::{BuildContext, BuildError};
+pub use lazy::{LazyAuth, StateWatch};
+pub use mode::Mode;
+pub use preflight::{Finding, Report, Verdict};
+pub use ring::KeyRing;
+pub use state::{Generation, NotReady, State};
+pub use strength::Strength;

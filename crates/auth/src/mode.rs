@@ -51,8 +51,9 @@ impl FromStr for Mode {
 }
 
 fn unknown() -> Error {
-    Error::new(ErrorKind::InvalidConfig, "an unknown mode")
-        .hint(format!("write `production` or `development`, as the value of {VARIABLE} too"))
+    Error::new(ErrorKind::InvalidConfig, "an unknown mode").hint(format!(
+        "write `production` or `development`, as the value of {VARIABLE} too"
+    ))
 }
 
 impl fmt::Display for Mode {
@@ -72,7 +73,10 @@ mod tests {
     fn modes_parse_and_nothing_else_does() {
         assert_eq!("Production".parse::<Mode>().unwrap(), Mode::Production);
         assert_eq!("development".parse::<Mode>().unwrap(), Mode::Development);
-        assert_eq!("dev".parse::<Mode>().unwrap_err().kind(), ErrorKind::InvalidConfig);
+        assert_eq!(
+            "dev".parse::<Mode>().unwrap_err().kind(),
+            ErrorKind::InvalidConfig
+        );
         assert_eq!(Mode::default(), Mode::Production);
     }
 }

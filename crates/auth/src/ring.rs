@@ -56,7 +56,11 @@ impl Rings {
         let turned = secrets.iter().map(|(key, secret)| {
             let ring = match self.0.get(key) {
                 Some(ring) => ring.turned(&secret.value, pace, now),
-                None => Ring { newest: secret.value.clone(), active_from: now, earlier: Vec::new() },
+                None => Ring {
+                    newest: secret.value.clone(),
+                    active_from: now,
+                    earlier: Vec::new(),
+                },
             };
             (key.clone(), ring)
         });
@@ -66,33 +70,58 @@ impl Rings {
     /// When the next secret becomes active or the next grace ends.
     pub(crate) fn next_turn(&self, now: Instant) -> Option<Instant> {
         let turns = self.0.values().flat_map(|ring| {
-            ring.earlier.iter().map(|(_, until)| *until).chain([ring.active_from])
+            ring.earlier
+                .iter()
+                .map(|(_, until)| *until)
+                .chain([ring.active_from])
         });
         turns.filter(|turn| *turn > now).min()
     }
 
     pub(crate) fn snapshot(&self, key: &str, now: Instant) -> Option<KeyRing> {
         let ring = self.0.get(key)?;
-        let live = || ring.earlier.iter().filter(|(_, until)| *until > now).map(|(value, _)| value);
+        let live = || {
+            ring.earlier
+                .iter()
+                .filter(|(_, until)| *until > now)
+                .map(|(value, _)| value)
+        };
         let signing = match live().next() {
             Some(before) if now < ring.active_from => before,
             _ => &ring.newest,
         };
-        let verifying = std::iter::once(&ring.newest).chain(live()).cloned().collect();
-        Some(KeyRing { signing: signing.clone(), verifying })
+        let verifying = std::iter::once(&ring.newest)
+            .chain(live())
+            .cloned()
+            .collect();
+        Some(KeyRing {
+            signing: signing.clone(),
+            verifying,
+        })
     }
 
     pub(crate) fn snapshots(&self, now: Instant) -> HashMap<SecretKey, KeyRing> {
         let rings = self.0.keys();
-        rings.filter_map(|key| Some((key.clone(), self.snapshot(key.as_str(), now)?))).collect()
+        rings
+            .filter_map(|key| Some((key.clone(), self.snapshot(key.as_str(), now)?)))
+            .collect()
     }
 
     /// Equal at two moments exactly if nothing has changed that a build could see.
     pub(crate) fn sight(&self, now: Instant) -> HashMap<SecretKey, (u64, Vec<u64>)> {
         let prints = |ring: KeyRing| {
-            (ring.signing.fingerprint(), ring.verifying.iter().map(SecretValue::fingerprint).collect())
+            (
+                ring.signing.fingerprint(),
+                ring.verifying
+                    .iter()
+                    .map(SecretValue::fingerprint)
+                    .collect(),
+            )
         };
-        self.snapshots(now).into_iter().map(|(key, ring)| (key, prints(ring))).collect()
+        self.snapshots(now)
+            .into_iter()
+            .map(|(key, ring)| (key, prints(ring)))
+            .collect()
     }
 }
 
@@ -116,13 +145,16 @@ impl Ring {
 mod tests {
     use super::*;
 
-    const PACE: Pace =
-        Pace { activation_delay: Duration::from_secs(10), grace: Duration::from_secs(100) };
+    const PACE: Pace = Pace {
+        activation_delay: Duration::from_secs(10),
+        grace: Duration::from_secs(100),
+    };
 
     #[tokio::test(start_paused = true)]
     async fn a_new_secret_verifies_at_once_signs_later_and_outlives_the_old() {
-        let resolver =
-            secretwell_core::Resolver::new(secretwell_core::MemoryProvider::from_iter([("K", "one")]));
+        let resolver = secretwell_core::Resolver::new(secretwell_core::MemoryProvider::from_iter(
+            [("K", "one")],
+        ));
         let secret = resolver.get("K").await.unwrap();
         let (key, start) = (SecretKey::parse("K").unwrap(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
@@ -134,7 +166,10 @@ mod tests {
         let seen = |rings: &Rings, now| {
             let ring = rings.snapshot("K", now).unwrap();
             let text = |value: &SecretValue| value.expose_text().unwrap().to_owned();
-            (text(ring.signing()), ring.verifying().map(text).collect::<Vec<_>>().join(","))
+            (
+                text(ring.signing()),
+                ring.verifying().map(text).collect::<Vec<_>>().join(","),
+            )
         };
         let pair = |signing: &str, verifying: &str| (signing.to_owned(), verifying.to_owned());
 

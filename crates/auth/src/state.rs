@@ -83,7 +83,10 @@ pub struct NotReady {
 
 impl NotReady {
     pub(crate) fn new(problems: Vec<Error>, retry_at: Option<Instant>) -> Self {
-        Self { problems: problems.into(), retry_at }
+        Self {
+            problems: problems.into(),
+            retry_at,
+        }
     }
 
     pub(crate) fn waiting(message: &'static str) -> Self {
@@ -108,7 +111,9 @@ impl NotReady {
 
     /// How long it is until the next try: at least a second, for `Retry-After`.
     pub fn retry_after(&self) -> Duration {
-        let wait = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let wait = self
+            .retry_at
+            .map(|at| at.saturating_duration_since(Instant::now()));
         wait.unwrap_or_default().max(Duration::from_secs(1))
     }
 }
@@ -116,7 +121,13 @@ impl NotReady {
 /// Equal when the problems read the same, whenever the next try is.
 impl PartialEq for NotReady {
     fn eq(&self, other: &Self) -> bool {
-        let texts = |failure: &Self| failure.problems.iter().map(Error::to_string).collect::<Vec<_>>();
+        let texts = |failure: &Self| {
+            failure
+                .problems
+                .iter()
+                .map(Error::to_string)
+                .collect::<Vec<_>>()
+        };
         texts(self) == texts(other)
     }
 }
@@ -133,7 +144,9 @@ impl fmt::Display for NotReady {
 
 impl fmt::Debug for NotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NotReady").field("problems", &self.problems).finish_non_exhaustive()
+        f.debug_struct("NotReady")
+            .field("problems", &self.problems)
+            .finish_non_exhaustive()
     }
 }
 

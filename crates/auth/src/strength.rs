@@ -33,7 +33,10 @@ pub(crate) enum Weakness {
 impl fmt::Display for Weakness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Short { bytes } => write!(f, "too weak: {bytes} bytes, at least {MIN_BYTES} are needed"),
+            Self::Short { bytes } => write!(
+                f,
+                "too weak: {bytes} bytes, at least {MIN_BYTES} are needed"
+            ),
             Self::Placeholder => f.write_str("too weak: it is a placeholder from an example"),
             Self::Pattern => f.write_str("too weak: it repeats one short pattern"),
         }
@@ -54,10 +57,13 @@ impl Policy {
     }
 
     pub(crate) fn of(&self, field: &PlannedField) -> Strength {
-        self.0.get(&field.key).copied().unwrap_or(match is_secret(field) {
-            true => Strength::Signing,
-            false => Strength::Any,
-        })
+        self.0
+            .get(&field.key)
+            .copied()
+            .unwrap_or(match is_secret(field) {
+                true => Strength::Signing,
+                false => Strength::Any,
+            })
     }
 }
 
@@ -84,7 +90,16 @@ pub(crate) fn weakness(value: &SecretValue) -> Option<Weakness> {
 /// spelling: `changeme`, `your-secret-here`, `<replace me with a long random string>`.
 fn is_placeholder(bytes: &[u8]) -> bool {
     const WHOLE: [&str; 10] = [
-        "secret", "password", "test", "dev", "development", "default", "example", "todo", "xxx", "none",
+        "secret",
+        "password",
+        "test",
+        "dev",
+        "development",
+        "default",
+        "example",
+        "todo",
+        "xxx",
+        "none",
     ];
     const PART: [&str; 9] = [
         "changeme",
@@ -114,11 +129,28 @@ mod tests {
     fn weak_secrets_are_told_by_their_weakness() {
         let of = |text: &str| weakness(&SecretValue::from(text));
         assert_eq!(of("short"), Some(Weakness::Short { bytes: 5 }));
-        assert_eq!(of(&format!("  {}  ", "x1y2z3".repeat(5))), Some(Weakness::Short { bytes: 30 }));
-        for placeholder in ["secret", "changeme", "CHANGE-ME", "your-secret-here-0123456789-0123456789"] {
-            assert_eq!(of(placeholder), Some(Weakness::Placeholder), "{placeholder}");
+        assert_eq!(
+            of(&format!("  {}  ", "x1y2z3".repeat(5))),
+            Some(Weakness::Short { bytes: 30 })
+        );
+        for placeholder in [
+            "secret",
+            "changeme",
+            "CHANGE-ME",
+            "your-secret-here-0123456789-0123456789",
+        ] {
+            assert_eq!(
+                of(placeholder),
+                Some(Weakness::Placeholder),
+                "{placeholder}"
+            );
         }
-        for pattern in ["a".repeat(64), "ab".repeat(32), "abcd".repeat(16), "\0".repeat(32)] {
+        for pattern in [
+            "a".repeat(64),
+            "ab".repeat(32),
+            "abcd".repeat(16),
+            "\0".repeat(32),
+        ] {
             assert_eq!(of(&pattern), Some(Weakness::Pattern), "{pattern:?}");
         }
         assert_eq!(of("b2f1c0d9e8a7b6c5d4e3f2a1b0c9d8e7"), None);

@@ -18,6 +18,18 @@ pub struct Resolved {
     pub freshness: Freshness,
 }
 
+impl Resolved {
+    /// A fresh secret that came from no resolver: one that the caller made up, or a fixture.
+    pub fn fixed(value: SecretValue, source: Source) -> Self {
+        Self {
+            value,
+            version: None,
+            source,
+            freshness: Freshness::Fresh,
+        }
+    }
+}
+
 /// How far a value can be relied on.
 #[derive(Debug, Clone)]
 pub enum Freshness {

@@ -1,0 +1,96 @@
+//! Settings of a lazily built auth.
+
+use std::time::Duration;
+
+use secretwell_core::{Error, Resolver, SecretKey};
+use serde::de::DeserializeOwned;
+
+use crate::lazy::{LazyAuth, Settings};
+use crate::recipe::TypedRecipe;
+use crate::ring::Pace;
+use crate::strength::{Policy, Strength};
+use crate::{BuildContext, BuildError, Mode};
+
+/// Settings of a [`LazyAuth`], made by [`LazyAuth::builder`].
+#[derive(Debug)]
+pub struct LazyAuthBuilder {
+    resolver: Resolver,
+    settings: Settings,
+}
+
+impl LazyAuthBuilder {
+    pub(crate) fn new(resolver: Resolver) -> Self {
+        let mode = Mode::from_env().unwrap_or_else(|error| {
+            tracing::error!(%error, "the mode is unknown, so it is production");
+            Mode::Production
+        });
+        let settings = Settings {
+            mode,
+            deadline: Duration::from_secs(10),
+            build_deadline: Duration::from_secs(30),
+            pace: Pace {
+                activation_delay: resolver.ttl(),
+                grace: Duration::from_secs(24 * 3600),
+            },
+            policy: Policy::default(),
+        };
+        Self { resolver, settings }
+    }
+
+    /// How strict to be. Default: what `SECRETWELL_MODE` says, or else [`Mode::Production`].
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.settings.mode = mode;
+        self
+    }
+
+    /// How long [`get`](LazyAuth::get) and [`rebuild`](LazyAuth::rebuild) wait. Default: 10 s.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.settings.deadline = deadline;
+        self
+    }
+
+    /// How long one build may take. Default: 30 s.
+    pub fn build_deadline(mut self, deadline: Duration) -> Self {
+        self.settings.build_deadline = deadline;
+        self
+    }
+
+    /// How long a new secret only verifies before it signs. Default: the resolver's ttl, which is how
+    /// long other instances may take to learn of it.
+    pub fn activation_delay(mut self, delay: Duration) -> Self {
+        self.settings.pace.activation_delay = delay;
+        self
+    }
+
+    /// How long a secret goes on verifying after its successor has become active. Default: one day.
+    /// It should be as long as the longest life of what was signed.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.settings.pace.grace = grace;
+        self
+    }
+
+    /// What to ask of the secret of `key`, in place of what its field's type says.
+    ///
+    /// # Errors
+    /// [`InvalidKey`](secretwell_core::ErrorKind::InvalidKey) when `key` is none.
+    pub fn strength(mut self, key: &str, strength: Strength) -> Result<Self, Error> {
+        self.settings.policy.set(SecretKey::parse(key)?, strength);
+        Ok(self)
+    }
+
+    /// The auth, to be built by `build`. No I/O, and it cannot fail: a type whose secrets cannot be
+    /// known is told on first use and by [`preflight`](LazyAuth::preflight).
+    pub fn build<A, T, F, B>(self, build: F) -> LazyAuth<A>
+    where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(T, BuildContext) -> B + Clone + Send + Sync + 'static,
+        B: Future<Output = Result<A, BuildError>> + Send + 'static,
+        A: Send + Sync + 'static,
+    {
+        LazyAuth::assemble(
+            self.resolver,
+            Box::new(TypedRecipe::<T, F>::new(build)),
+            self.settings,
+        )
+    }
+}

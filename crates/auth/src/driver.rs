@@ -1,0 +1,309 @@
+//! The background task of a lazily built auth: starts it, rotates it, and says how it stands.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use secretwell_core::{Error, ErrorKind, Freshness, Resolved, SecretKey};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::built::Built;
+use crate::lazy::Inner;
+use crate::recipe::{Ingredients, keys, read};
+use crate::ring::Rings;
+use crate::{BuildContext, Generation, NotReady, State};
+
+/// The longest wait before a build that failed is tried again.
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
+
+/// Lives from the first use of an auth until the auth is dropped or its runtime ends.
+///
+/// One loop does it all: attempt, then wait for whatever makes the next attempt worth while.
+pub(crate) struct Driver<A> {
+    auth: Weak<Inner<A>>,
+    nudge: Arc<Notify>,
+    /// What the build in service was made from.
+    rings: Rings,
+    sight: Option<HashMap<SecretKey, (u64, Vec<u64>)>>,
+    generation: Generation,
+    build_failures: BuildFailures,
+}
+
+/// How builds have failed since the last good one.
+#[derive(Default)]
+struct BuildFailures {
+    since: Option<Instant>,
+    count: u32,
+}
+
+/// How an attempt ended.
+struct Outcome {
+    failure: Option<NotReady>,
+    took: Duration,
+    secrets: Vec<(SecretKey, Resolved)>,
+}
+
+impl<A: Send + Sync + 'static> Driver<A> {
+    pub(crate) fn new(auth: &Arc<Inner<A>>) -> Self {
+        Self {
+            auth: auth.weak(),
+            nudge: auth.nudge.clone(),
+            rings: Rings::default(),
+            sight: None,
+            generation: auth.stage.load().map_or(0, |guard| guard.generation()),
+            build_failures: BuildFailures::default(),
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let Some(mut watch) = self
+            .auth
+            .upgrade()
+            .map(|auth| auth.resolver.watch(&keys(auth.recipe.as_ref())))
+        else {
+            return;
+        };
+        loop {
+            let Some(auth) = self.auth.upgrade() else {
+                return;
+            };
+            let served = auth.requests.load(Ordering::SeqCst);
+            let forced = served > auth.progress.borrow().served;
+            let outcome = self.attempt(&auth, forced).await;
+            let wake = self.next_wake(&outcome);
+            self.publish(&auth, outcome, served);
+            drop(auth);
+            tokio::select! {
+                _ = watch.changed() => {}
+                () = self.nudge.notified() => {}
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// When to look again if nothing happens.
+    fn next_wake(&self, outcome: &Outcome) -> Instant {
+        let now = Instant::now();
+        let retry = outcome.failure.as_ref().and_then(NotReady::retry_at);
+        let turn = self.rings.next_turn(now);
+        let never = now + Duration::from_secs(24 * 3600);
+        [retry, turn].into_iter().flatten().min().unwrap_or(never)
+    }
+
+    /// Reads the secrets, and builds if what a build would see has changed.
+    async fn attempt(&mut self, auth: &Arc<Inner<A>>, forced: bool) -> Outcome {
+        let started = Instant::now();
+        if self.generation == 0 {
+            announce(auth, State::Starting, None);
+        }
+        let outcome = |failure, secrets| Outcome {
+            failure,
+            took: started.elapsed(),
+            secrets,
+        };
+
+        let keys = keys(auth.recipe.as_ref());
+        let answers = read(&auth.resolver, &keys, forced).await;
+        let now = Instant::now();
+        let retry_at = auth
+            .resolver
+            .retry_at(&keys)
+            .unwrap_or(now + auth.resolver.ttl());
+        let prepared = auth
+            .recipe
+            .prepare(answers, auth.settings.mode, &auth.settings.policy);
+        let Ingredients { secrets, finish } = match prepared {
+            Ok(ingredients) => ingredients,
+            Err(problems) => {
+                return outcome(Some(NotReady::new(problems, Some(retry_at))), Vec::new());
+            }
+        };
+
+        let rings = self.rings.with(&secrets, auth.settings.pace, now);
+        let sight = Some(rings.sight(now));
+        if sight != self.sight || forced {
+            if self.generation > 0 {
+                announce(
+                    auth,
+                    State::Rotating {
+                        generation: self.generation,
+                    },
+                    None,
+                );
+            }
+            let context = BuildContext {
+                mode: auth.settings.mode,
+                generation: self.generation + 1,
+                secrets: secrets.clone(),
+                rings: rings.snapshots(now),
+            };
+            let building = catch_panic(AssertUnwindSafe(move || finish(context)));
+            let built = tokio::time::timeout(auth.settings.build_deadline, building).await;
+            let problem = match built {
+                Ok(Some(Ok(value))) => {
+                    self.build_failures = BuildFailures::default();
+                    self.generation += 1;
+                    (self.rings, self.sight) = (rings, sight);
+                    auth.stage.publish(Built::new(value, self.generation));
+                    None
+                }
+                Ok(Some(Err(error))) => {
+                    let text = format!("the builder failed: {}", error.scrubbed(&secrets));
+                    Some(Error::new(ErrorKind::Invalid, text))
+                }
+                Ok(None) => {
+                    Some(Error::new(ErrorKind::Invalid, "the builder panicked").hint("see its log"))
+                }
+                Err(_) => Some(
+                    Error::new(ErrorKind::Timeout, "the builder took too long")
+                        .hint("look at what it waits for, or raise the build deadline"),
+                ),
+            };
+            if let Some(problem) = problem {
+                let retry_at = self.build_failures.retry_at(Instant::now());
+                return outcome(Some(NotReady::new(vec![problem], Some(retry_at))), secrets);
+            }
+        }
+        let stale = staleness(&secrets);
+        let failure = (!stale.is_empty()).then(|| NotReady::new(stale, Some(retry_at)));
+        outcome(failure, secrets)
+    }
+
+    fn publish(&self, auth: &Inner<A>, outcome: Outcome, served: u64) {
+        let generation = self.generation;
+        let state = match &outcome.failure {
+            None => State::Ready { generation },
+            Some(failure) if generation > 0 => State::Degraded {
+                generation,
+                failure: failure.clone(),
+            },
+            Some(failure) => State::Failed {
+                failure: failure.clone(),
+            },
+        };
+        announce(auth, state, Some((&outcome, served)));
+    }
+}
+
+impl BuildFailures {
+    /// When to build again: at once after the first failure, then after an eighth of the time that
+    /// it has failed for, at least a second.
+    fn retry_at(&mut self, now: Instant) -> Instant {
+        let since = *self.since.get_or_insert(now);
+        self.count = self.count.saturating_add(1);
+        match self.count {
+            1 => now,
+            _ => now + ((now - since) / 8).clamp(Duration::from_secs(1), LONGEST_RETRY),
+        }
+    }
+}
+
+/// One problem for each secret that the source could not confirm.
+fn staleness(secrets: &[(SecretKey, Resolved)]) -> Vec<Error> {
+    secrets
+        .iter()
+        .filter_map(|(key, secret)| match &secret.freshness {
+            Freshness::Fresh => None,
+            Freshness::Stale { reason, .. } => Some(reason.clone().for_key(key)),
+        })
+        .collect()
+}
+
+/// Runs a builder; `None` when it panicked.
+async fn catch_panic<F, B, R>(build: AssertUnwindSafe<F>) -> Option<R>
+where
+    F: FnOnce() -> B + Send + 'static,
+    B: Future<Output = R> + Send + 'static,
+    R: Send + 'static,
+{
+    let mut task = tokio::task::JoinSet::new();
+    task.spawn(async move { (build.0)().await });
+    task.join_next().await.and_then(Result::ok)
+}
+
+/// Makes `state` the state, and says so in the log if it is another one.
+fn announce<A>(auth: &Inner<A>, state: State, end: Option<(&Outcome, u64)>) {
+    let mut changed = false;
+    auth.progress.send_modify(|progress| {
+        // A retry of a failed start that fails alike is no news.
+        let quiet = matches!(
+            (&progress.failure, &state),
+            (Some(_), State::Starting | State::Rotating { .. })
+        ) || matches!((&progress.failure, &state),
+                (Some(before), State::Failed { failure } | State::Degraded { failure, .. })
+                if before == failure && progress.state.name() != "ready");
+        changed = progress.state != state && !quiet;
+        if let Some((outcome, served)) = end {
+            progress.attempts += 1;
+            progress.served = served;
+            progress.failure = outcome.failure.clone();
+        }
+        progress.state = state.clone();
+    });
+    if changed {
+        log(auth, &state, end.map(|(outcome, _)| outcome));
+    }
+}
+
+fn log<A>(auth: &Inner<A>, state: &State, outcome: Option<&Outcome>) {
+    macro_rules! event {
+        ($level:ident) => {
+            tracing::$level!(
+                state = state.name(),
+                generation = state.generation(),
+                mode = %auth.settings.mode,
+                source = %auth.resolver.source(),
+                secrets = outcome.map(|outcome| describe(&outcome.secrets)),
+                problems = outcome.and_then(|o| o.failure.as_ref()).map(tracing::field::display),
+                took_ms = outcome.map(|outcome| outcome.took.as_secs_f64() * 1000.0),
+                "auth is {}",
+                state.name(),
+            )
+        };
+    }
+    match state {
+        State::Failed { failure } if !failure.is_temporary() => event!(error),
+        State::Failed { .. } | State::Degraded { .. } => event!(warn),
+        _ => event!(info),
+    }
+}
+
+/// `AUTH_SECRET@3 fresh from env://`, for each secret.
+fn describe(secrets: &[(SecretKey, Resolved)]) -> String {
+    let mut text = String::new();
+    for (key, secret) in secrets {
+        let separator = if text.is_empty() { "" } else { ", " };
+        let version = secret
+            .version
+            .as_ref()
+            .map_or_else(String::new, |version| format!("@{version}"));
+        let freshness = if secret.freshness.is_stale() {
+            "stale"
+        } else {
+            "fresh"
+        };
+        text += &format!(
+            "{separator}{key}{version} {freshness} from {}",
+            secret.source
+        );
+    }
+    text
+}
+
+impl<A> Drop for Driver<A> {
+    /// The runtime has ended, or the auth is gone. Whoever waits shall start anew.
+    fn drop(&mut self) {
+        let Some(auth) = self.auth.upgrade() else {
+            return;
+        };
+        auth.undriven.store(true, Ordering::Relaxed);
+        auth.progress.send_modify(|progress| {
+            if progress.state == State::Starting {
+                progress.state = State::Idle;
+            }
+        });
+    }
+}

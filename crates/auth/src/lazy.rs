@@ -1,0 +1,399 @@
+//! The lazy auth initializer itself.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use secretwell_core::Resolver;
+use serde::de::DeserializeOwned;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::built::{Guard, Handle, Stage};
+use crate::driver::Driver;
+use crate::recipe::Recipe;
+use crate::ring::Pace;
+use crate::strength::Policy;
+use crate::{BuildContext, BuildError, LazyAuthBuilder, Mode, NotReady, State};
+
+/// Something built from secrets on first use, and built anew when they rotate.
+///
+/// `A` is whatever the service authenticates with: a JWT verifier, a cookie key, a session codec, an
+/// OAuth client, a database pool. It is made by a closure from a struct of secrets.
+///
+/// - **Making one does no I/O and cannot fail.** It may be a `static`, it may be made before the
+///   secrets exist, and nothing is asked until somebody wants to use it.
+/// - **The first use starts it, once.** Callers who come meanwhile share that start, each within a
+///   deadline of its own; one that goes away stops nothing. A start that failed is remembered only
+///   until the next try.
+/// - **It follows rotation.** When a secret has another value, the next `A` is built beside the one in
+///   service, checked, and swapped in. If the new secret is absent, weak, or rejected by the closure,
+///   the old `A` goes on serving and the state says [`Degraded`](State::Degraded).
+/// - **When it is ready, it costs nothing**: no lock, no wait, no allocation.
+///
+/// Clones share everything. When the last one is dropped, its background task ends.
+///
+/// ```
+/// use secrecy::{ExposeSecret, SecretString};
+/// use secretwell_auth::{LazyAuth, State};
+/// use secretwell_core::{MemoryProvider, Resolver};
+/// use serde::Deserialize;
+///
+/// #[derive(Deserialize)]
+/// #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+/// struct Secrets {
+///     auth_secret: SecretString,
+/// }
+///
+/// /// What the service checks passwords of the day with.
+/// struct Checker(SecretString);
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let memory = MemoryProvider::new();
+/// let auth = LazyAuth::new(Resolver::new(memory.clone()), |secrets: Secrets, _| async move {
+///     Ok(Checker(secrets.auth_secret))
+/// });
+/// assert_eq!(auth.state(), State::Idle);
+/// assert!(auth.get().await.is_err(), "there is no secret yet, and the error says so");
+///
+/// memory.set("AUTH_SECRET", "correct horse battery staple, at length")?;
+/// auth.rebuild().await?;
+/// assert!(auth.get().await?.0.expose_secret().starts_with("correct"));
+/// # Ok(())
+/// # }
+/// ```
+pub struct LazyAuth<A> {
+    pub(crate) inner: Arc<Inner<A>>,
+}
+
+pub(crate) struct Inner<A> {
+    pub(crate) resolver: Resolver,
+    pub(crate) recipe: Box<dyn Recipe<A>>,
+    pub(crate) settings: Settings,
+    pub(crate) stage: Stage<A>,
+    pub(crate) progress: watch::Sender<Progress>,
+    /// Wakes the driver.
+    pub(crate) nudge: Arc<Notify>,
+    /// How many rebuilds have been asked for.
+    pub(crate) requests: AtomicU64,
+    /// Set when the driver ended with its runtime: somebody must start another.
+    pub(crate) undriven: AtomicBool,
+    driver: Mutex<Option<AbortHandle>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) mode: Mode,
+    pub(crate) deadline: Duration,
+    pub(crate) build_deadline: Duration,
+    pub(crate) pace: Pace,
+    pub(crate) policy: Policy,
+}
+
+/// What those who wait look at.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    pub(crate) state: State,
+    /// How many attempts have come to an end.
+    pub(crate) attempts: u64,
+    /// How many requested rebuilds these attempts have covered.
+    pub(crate) served: u64,
+    /// Why the last attempt failed, if it did.
+    pub(crate) failure: Option<NotReady>,
+}
+
+impl<A: Send + Sync + 'static> LazyAuth<A> {
+    /// An `A` to be built by `build` from a `T` of secrets, with the default settings.
+    ///
+    /// The secrets' keys are the names of `T`'s fields: see [`Plan`](secretwell_core::Plan).
+    pub fn new<T, F, B>(resolver: Resolver, build: F) -> Self
+    where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(T, BuildContext) -> B + Clone + Send + Sync + 'static,
+        B: Future<Output = Result<A, BuildError>> + Send + 'static,
+    {
+        LazyAuthBuilder::new(resolver).build(build)
+    }
+
+    /// Like [`new`](Self::new), for a builder that cannot fail and does not wait.
+    pub fn infallible<T, F>(resolver: Resolver, build: F) -> Self
+    where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(T, BuildContext) -> A + Clone + Send + Sync + 'static,
+    {
+        LazyAuthBuilder::new(resolver).build(move |secrets, context| {
+            let built = build(secrets, context);
+            async move { Ok(built) }
+        })
+    }
+
+    /// What is in service; starts it if need be, and waits for that within the configured deadline.
+    ///
+    /// Cancelling the wait stops nothing: the start goes on for the others.
+    ///
+    /// # Errors
+    /// [`NotReady`] with every reason: when the start that this call waited for fails, when a start
+    /// failed a moment ago and the next try is not due yet, or when the deadline passes.
+    pub async fn get(&self) -> Result<Guard<A>, NotReady> {
+        match self.serving() {
+            Some(guard) => Ok(guard),
+            None => Box::pin(self.start(self.inner.settings.deadline)).await,
+        }
+    }
+
+    /// Like [`get`](Self::get), with a deadline of the caller's own.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn get_within(&self, deadline: Duration) -> Result<Guard<A>, NotReady> {
+        match self.serving() {
+            Some(guard) => Ok(guard),
+            None => Box::pin(self.start(deadline)).await,
+        }
+    }
+
+    /// What is in service, or why there is nothing, without waiting; starts it if need be.
+    ///
+    /// # Errors
+    /// [`NotReady`]: a start is under way, or the last one failed. Outside of a tokio runtime
+    /// nothing can be started.
+    pub fn try_get(&self) -> Result<Guard<A>, NotReady> {
+        if let Some(guard) = self.serving() {
+            return Ok(guard);
+        }
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(NotReady::waiting(
+                "there is no tokio runtime here to start it in",
+            ));
+        }
+        self.ensure_driver();
+        match &self.inner.progress.borrow().state {
+            State::Failed { failure } => Err(failure.clone()),
+            _ => Err(NotReady::waiting("the first start is still under way")),
+        }
+    }
+
+    /// What is in service, if anything; starts nothing.
+    pub fn peek(&self) -> Option<Guard<A>> {
+        self.inner.stage.load()
+    }
+
+    /// Hands what is in service to `reader`, or returns `None` if there is nothing; starts nothing.
+    ///
+    /// The fastest way to read from many threads: each keeps a copy of its own, until it looks again
+    /// after a rotation or the thread ends.
+    pub fn with<R>(&self, reader: impl FnOnce(&A) -> R) -> Option<R> {
+        self.inner.stage.with(reader)
+    }
+
+    /// Access for a task or a connection that keeps it. `None` before the first build.
+    pub fn handle(&self) -> Option<Handle<A>> {
+        self.inner.stage.handle()
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> State {
+        self.inner.progress.borrow().state.clone()
+    }
+
+    /// Where it stands, with a wait for the next change.
+    pub fn watch_state(&self) -> StateWatch {
+        StateWatch(self.inner.progress.subscribe())
+    }
+
+    /// Reads the secrets anew and builds from them, even if they are the same, and waits for it
+    /// within the configured deadline. What is in service goes on serving meanwhile.
+    ///
+    /// # Errors
+    /// [`NotReady`] with every reason why the new build failed. What was in service before still is.
+    pub async fn rebuild(&self) -> Result<Guard<A>, NotReady> {
+        let ticket = self.inner.requests.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut progress = self.inner.progress.subscribe();
+        let served = async {
+            loop {
+                self.ensure_driver();
+                self.inner.nudge.notify_one();
+                {
+                    let now = progress.borrow_and_update();
+                    if now.served >= ticket {
+                        return match (&now.failure, self.peek()) {
+                            (None, Some(guard)) => Ok(guard),
+                            (Some(failure), _) => Err(failure.clone()),
+                            (None, None) => Err(NotReady::waiting("nothing was built")),
+                        };
+                    }
+                }
+                // The sender lives in `self`.
+                let _ = progress.changed().await;
+            }
+        };
+        let late = || NotReady::waiting("the rebuild was not done within the deadline");
+        tokio::time::timeout(self.inner.settings.deadline, served)
+            .await
+            .unwrap_or_else(|_| Err(late()))
+    }
+
+    /// What is in service, with somebody to keep it current.
+    fn serving(&self) -> Option<Guard<A>> {
+        let guard = self.inner.stage.load()?;
+        if self.inner.undriven.load(Ordering::Relaxed)
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            self.ensure_driver();
+        }
+        Some(guard)
+    }
+
+    async fn start(&self, deadline: Duration) -> Result<Guard<A>, NotReady> {
+        // Subscribed before the first look, so that no change falls between.
+        let mut progress = self.inner.progress.subscribe();
+        let attempts = progress.borrow().attempts;
+        let started = async {
+            loop {
+                self.ensure_driver();
+                if let Some(guard) = self.peek() {
+                    return Ok(guard);
+                }
+                {
+                    let now = progress.borrow_and_update();
+                    if let Some(failure) = &now.failure {
+                        let waited_for = now.attempts > attempts;
+                        let retry_pending = failure
+                            .retry_at()
+                            .is_some_and(|retry_at| retry_at > Instant::now());
+                        if waited_for || retry_pending && matches!(now.state, State::Failed { .. })
+                        {
+                            return Err(failure.clone());
+                        }
+                    }
+                }
+                // The sender lives in `self`.
+                let _ = progress.changed().await;
+            }
+        };
+        let late = || NotReady::waiting("the first start is still under way");
+        tokio::time::timeout(deadline, started)
+            .await
+            .unwrap_or_else(|_| Err(late()))
+    }
+
+    /// Sees to it that somebody starts and rotates. Must be called within a tokio runtime.
+    fn ensure_driver(&self) {
+        let mut driver = self.inner.lock_driver();
+        if driver.as_ref().is_none_or(AbortHandle::is_finished)
+            || self.inner.undriven.load(Ordering::Relaxed)
+        {
+            self.inner.undriven.store(false, Ordering::Relaxed);
+            let task = tokio::spawn(Driver::new(&self.inner).run());
+            *driver = Some(task.abort_handle());
+        }
+    }
+}
+
+impl LazyAuth<()> {
+    /// Settings of your own, for an auth of any type: what the closure makes decides.
+    pub fn builder(resolver: Resolver) -> LazyAuthBuilder {
+        LazyAuthBuilder::new(resolver)
+    }
+}
+
+impl<A> LazyAuth<A> {
+    pub(crate) fn assemble(
+        resolver: Resolver,
+        recipe: Box<dyn Recipe<A>>,
+        settings: Settings,
+    ) -> Self {
+        let idle = Progress {
+            state: State::Idle,
+            attempts: 0,
+            served: 0,
+            failure: None,
+        };
+        let inner = Inner {
+            resolver,
+            recipe,
+            settings,
+            stage: Stage::new(),
+            progress: watch::channel(idle).0,
+            nudge: Arc::default(),
+            requests: AtomicU64::new(0),
+            undriven: AtomicBool::new(false),
+            driver: Mutex::new(None),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Where the secrets come from.
+    pub fn resolver(&self) -> &Resolver {
+        &self.inner.resolver
+    }
+}
+
+impl<A> Inner<A> {
+    fn lock_driver(&self) -> MutexGuard<'_, Option<AbortHandle>> {
+        self.driver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn weak(self: &Arc<Self>) -> Weak<Self> {
+        Arc::downgrade(self)
+    }
+}
+
+impl<A> Drop for Inner<A> {
+    fn drop(&mut self) {
+        if let Some(driver) = self.lock_driver().take() {
+            driver.abort();
+        }
+    }
+}
+
+impl<A> Clone for LazyAuth<A> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<A> fmt::Debug for LazyAuth<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LazyAuth")
+            .field("source", self.inner.resolver.source())
+            .field("mode", &self.inner.settings.mode)
+            .field("state", &self.inner.progress.borrow().state)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Follows the state of a [`LazyAuth`]. Made by [`LazyAuth::watch_state`].
+#[derive(Debug, Clone)]
+pub struct StateWatch(watch::Receiver<Progress>);
+
+impl StateWatch {
+    /// The state now.
+    pub fn current(&self) -> State {
+        self.0.borrow().state.clone()
+    }
+
+    /// Waits until the state is another than it was when this was last called, and returns it; the
+    /// states between are skipped. `None` when the auth was dropped.
+    pub async fn changed(&mut self) -> Option<State> {
+        let before = self.current();
+        self.wait_for(|state| *state != before).await
+    }
+
+    /// Waits until `wanted` is true of the state, and returns it. `None` when the auth was dropped.
+    pub async fn wait_for(&mut self, mut wanted: impl FnMut(&State) -> bool) -> Option<State> {
+        let progress = self
+            .0
+            .wait_for(|progress| wanted(&progress.state))
+            .await
+            .ok()?;
+        Some(progress.state.clone())
+    }
+}
