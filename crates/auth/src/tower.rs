@@ -1,0 +1,204 @@
+//! For any tower stack: a layer that brings the auth to the handlers, and a service built lazily.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::answer::Answer;
+use crate::lazy::LazyAuth;
+
+impl<A: Send + Sync + 'static> LazyAuth<A> {
+    /// A layer that gives each request access to this auth, which is what the `Auth` extractor looks
+    /// for. It decides nothing itself and lets every request through.
+    pub fn layer(&self) -> AuthLayer<A> {
+        AuthLayer { auth: self.clone() }
+    }
+}
+
+/// Puts a [`LazyAuth`] into each request's extensions. Made by [`LazyAuth::layer`].
+pub struct AuthLayer<A> {
+    auth: LazyAuth<A>,
+}
+
+/// What [`AuthLayer`] makes of a service.
+pub struct WithAuth<A, S> {
+    auth: LazyAuth<A>,
+    inner: S,
+}
+
+impl<A, S> Layer<S> for AuthLayer<A> {
+    type Service = WithAuth<A, S>;
+
+    fn layer(&self, inner: S) -> WithAuth<A, S> {
+        WithAuth {
+            auth: self.auth.clone(),
+            inner,
+        }
+    }
+}
+
+impl<A, S, B> Service<Request<B>> for WithAuth<A, S>
+where
+    A: Send + Sync + 'static,
+    S: Service<Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> S::Future {
+        request.extensions_mut().insert(self.auth.clone());
+        self.inner.call(request)
+    }
+}
+
+/// A whole service built from secrets on its first call, and built anew when they rotate.
+///
+/// It is always ready. A call that finds no service gets the answer of [`Answer`]: 503 while the
+/// source cannot be asked, 500 when the secrets are absent or no good.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use std::future::Ready;
+/// use std::task::{Context, Poll};
+///
+/// use http::{Request, Response};
+/// use secretwell_auth::{LazyAuth, LazyService};
+/// use secretwell_core::{MemoryProvider, Resolver};
+/// use serde::Deserialize;
+/// use tower_service::Service;
+///
+/// #[derive(Deserialize)]
+/// struct Secrets {
+///     greeting: String,
+/// }
+///
+/// /// Says the same to everybody.
+/// #[derive(Clone)]
+/// struct Greeter(String);
+///
+/// impl Service<Request<()>> for Greeter {
+///     type Response = Response<String>;
+///     type Error = Infallible;
+///     type Future = Ready<Result<Response<String>, Infallible>>;
+///
+///     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+///         Poll::Ready(Ok(()))
+///     }
+///
+///     fn call(&mut self, _: Request<()>) -> Self::Future {
+///         std::future::ready(Ok(Response::new(self.0.clone())))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let memory = MemoryProvider::from_iter([("greeting", "hello")]);
+/// let greeter = LazyAuth::infallible(Resolver::new(memory), |s: Secrets, _| Greeter(s.greeting));
+/// let mut service = LazyService::new(greeter);
+/// assert_eq!(service.call(Request::new(())).await?.body(), "hello");
+/// # Ok(())
+/// # }
+/// ```
+pub struct LazyService<S> {
+    service: LazyAuth<S>,
+}
+
+impl<S: Send + Sync + 'static> LazyService<S> {
+    /// A service that is whatever `service` builds.
+    pub fn new(service: LazyAuth<S>) -> Self {
+        Self { service }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for LazyService<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    S::Error: Send,
+    B: Send + 'static,
+    R: From<&'static str>,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<R>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let service = self.service.clone();
+        Box::pin(async move {
+            let built = service.get().await.map(|built| S::clone(&built));
+            match built {
+                Ok(mut inner) => {
+                    poll_fn(|context| inner.poll_ready(context)).await?;
+                    inner.call(request).await
+                }
+                Err(failure) => {
+                    tracing::debug!(%failure, "request answered without the service");
+                    Ok(Answer::from(&failure).into_http())
+                }
+            }
+        })
+    }
+}
+
+impl<A> Clone for AuthLayer<A> {
+    fn clone(&self) -> Self {
+        Self {
+            auth: self.auth.clone(),
+        }
+    }
+}
+
+impl<A, S: Clone> Clone for WithAuth<A, S> {
+    fn clone(&self) -> Self {
+        Self {
+            auth: self.auth.clone(),
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<S> Clone for LazyService<S> {
+    fn clone(&self) -> Self {
+        Self {
+            service: self.service.clone(),
+        }
+    }
+}
+
+impl<A> fmt::Debug for AuthLayer<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthLayer")
+            .field("auth", &self.auth)
+            .finish()
+    }
+}
+
+impl<A, S> fmt::Debug for WithAuth<A, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WithAuth")
+            .field("auth", &self.auth)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> fmt::Debug for LazyService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LazyService")
+            .field("service", &self.service)
+            .finish()
+    }
+}
