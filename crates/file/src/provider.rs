@@ -1,0 +1,392 @@
+//! The provider.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::Metadata;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secretwell_core::{
+    Capabilities, ChangeStream, Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider,
+    Source, Version,
+};
+
+use crate::config::{Config, Format, Layout};
+use crate::document::{self, Node};
+use crate::open::{self, Place, open_to_others};
+use crate::watch;
+
+/// How deep and how far a directory is listed.
+const MAX_DEPTH: usize = 16;
+const MAX_ENTRIES: usize = 10_000;
+
+/// Secrets from files. See the [crate](crate) for what may stand where.
+#[derive(Clone)]
+pub struct FileProvider {
+    reader: Arc<Reader>,
+}
+
+/// What reads, on threads that may block.
+pub(crate) struct Reader {
+    source: Source,
+    config: Config,
+    /// Whether too open permissions have been warned about.
+    warned: AtomicBool,
+}
+
+impl FileProvider {
+    /// A directory in which each secret is a file: Docker secrets, a Kubernetes volume, systemd
+    /// credentials. A key's segments are the path below it.
+    pub fn directory(path: impl Into<PathBuf>) -> Self {
+        Self::new(Config::new(path.into(), Layout::Directory))
+    }
+
+    /// One document that holds all secrets, in the format that its name tells or that
+    /// [`format`](Self::format) says. In JSON, YAML and TOML a key's segments are nested names; in
+    /// `.env` they are joined by `_`.
+    pub fn document(path: impl Into<PathBuf>) -> Self {
+        Self::new(Config::new(path.into(), Layout::Document(None)))
+    }
+
+    /// A document where the name of `path` tells a format, a directory otherwise.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        match Format::of(&path) {
+            Some(_) => Self::document(path),
+            None => Self::directory(path),
+        }
+    }
+
+    /// The directory of the credentials that systemd hands to the service, by `LoadCredential=` and
+    /// its kin.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] when `CREDENTIALS_DIRECTORY` is not set.
+    pub fn systemd_credentials() -> Result<Self, Error> {
+        match std::env::var_os("CREDENTIALS_DIRECTORY") {
+            Some(path) if !path.is_empty() => Ok(Self::directory(path)),
+            _ => Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "`CREDENTIALS_DIRECTORY` is not set",
+            )
+            .hint("start the service by systemd, with `LoadCredential=` in its unit")),
+        }
+    }
+
+    /// Reads a document as `format`, whatever its name tells.
+    pub fn format(self, format: Format) -> Self {
+        self.with(|config| config.layout = Layout::Document(Some(format)))
+    }
+
+    /// Keeps the newline at the end of a directory's files. By default one is taken off, `\n` or
+    /// `\r\n`, because editors and `echo` put it there.
+    pub fn keep_trailing_newline(self) -> Self {
+        self.with(|config| config.trim_newline = false)
+    }
+
+    /// The largest file to read, in bytes. Default: 1 MiB for a file of a directory, 16 MiB for a
+    /// document.
+    pub fn max_bytes(self, bytes: u64) -> Self {
+        self.with(|config| config.max_bytes = Some(bytes))
+    }
+
+    /// Refuses files that anybody but their owner may read, write or run. By default they are warned
+    /// about, once. (Unix only.)
+    pub fn strict_permissions(self) -> Self {
+        self.with(|config| config.strict_permissions = true)
+    }
+
+    fn new(config: Config) -> Self {
+        let source = Source::new("file", config.path.display().to_string().escape_debug());
+        Self {
+            reader: Arc::new(Reader {
+                source,
+                config,
+                warned: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    fn with(self, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = self.reader.config.clone();
+        change(&mut config);
+        Self::new(config)
+    }
+
+    /// Runs `read` where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Reader) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let reader = self.reader.clone();
+        tokio::task::spawn_blocking(move || read(&reader))
+            .await
+            .map_err(|error| {
+                Error::new(ErrorKind::Unavailable, "the reading thread ended early")
+                    .at(&self.reader.source)
+                    .caused_by(error)
+            })
+    }
+}
+
+impl Reader {
+    fn read_all(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
+        let named = |key: &SecretKey, outcome: Result<Secret, Error>| {
+            outcome.map_err(|error| error.at(&self.source).for_key(key))
+        };
+        match self.config.layout {
+            Layout::Directory => keys
+                .iter()
+                .map(|key| named(key, self.read_file(key)))
+                .collect(),
+            Layout::Document(format) => match self.read_document(format) {
+                Ok((format, document)) => {
+                    let read = |key| named(key, self.read_entry(format, &document, key));
+                    keys.iter().map(read).collect()
+                }
+                Err(error) => keys
+                    .iter()
+                    .map(|key| named(key, Err(error.clone())))
+                    .collect(),
+            },
+        }
+    }
+
+    fn read_file(&self, key: &SecretKey) -> Result<Secret, Error> {
+        if key.segments().any(|segment| segment.starts_with("..")) {
+            return Err(Error::new(
+                ErrorKind::InvalidKey,
+                "names that begin with `..` are the volume's own",
+            )
+            .hint("use the name of the secret itself"));
+        }
+        let place = Place::Below(self.config.path.clone(), key.as_str().into());
+        let mut bytes = self.read(&place)?;
+        if self.config.trim_newline && bytes.last() == Some(&b'\n') {
+            bytes.pop();
+            if bytes.last() == Some(&b'\r') {
+                bytes.pop();
+            }
+        }
+        Ok(secret(std::mem::take(&mut *bytes)))
+    }
+
+    fn read_document(&self, format: Option<Format>) -> Result<(Format, Node), Error> {
+        let path = &self.config.path;
+        let format = format.or_else(|| Format::of(path)).ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidConfig,
+                "the document's name tells no format",
+            )
+            .hint("say it: env, json, yaml or toml")
+        })?;
+        let bytes = self.read(&Place::At(path.clone()))?;
+        Ok((format, document::parse(format, &bytes)?))
+    }
+
+    fn read_entry(
+        &self,
+        format: Format,
+        document: &Node,
+        key: &SecretKey,
+    ) -> Result<Secret, Error> {
+        let node = document.at(format, key).ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                "the document has no such entry, or `null` there",
+            )
+            .hint("add it, or add a source that has it")
+        })?;
+        node.to_bytes().map(secret)
+    }
+
+    fn read(&self, place: &Place) -> Result<zeroize::Zeroizing<Vec<u8>>, Error> {
+        let (bytes, metadata) = open::read(place, self.config.limit())
+            .map_err(|error| self.explain(error.into_error(&place.path())))?;
+        self.check_permissions(&place.path(), &metadata)?;
+        Ok(bytes)
+    }
+
+    /// Tells a missing root from a missing secret.
+    fn explain(&self, error: Error) -> Error {
+        let root = &self.config.path;
+        if !error.is_not_found() || self.config.layout != Layout::Directory || root.exists() {
+            return error;
+        }
+        let root = root.display().to_string();
+        Error::new(
+            ErrorKind::NotFound,
+            format!("the directory `{}` does not exist", root.escape_debug()),
+        )
+        .hint("create or mount it, or add a source that has the secret")
+    }
+
+    fn check_permissions(&self, path: &Path, metadata: &Metadata) -> Result<(), Error> {
+        let Some(mode) = open_to_others(metadata) else {
+            return Ok(());
+        };
+        if self.config.strict_permissions {
+            let path = path.display().to_string();
+            let message = format!(
+                "`{}` is open to others (mode {mode:o})",
+                path.escape_debug()
+            );
+            return Err(Error::new(ErrorKind::Denied, message).hint("run `chmod 600` on it"));
+        }
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                path = %path.display(),
+                mode = format_args!("{mode:o}"),
+                "a secret's file is open to others; `chmod 600` it, or mount it readable by its user only",
+            );
+        }
+        Ok(())
+    }
+
+    fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
+        let mut keys = BTreeSet::new();
+        match self.config.layout {
+            Layout::Directory => {
+                let top = self.config.path.join(prefix.as_str());
+                self.list_directory(&top, prefix.as_str(), 0, &mut keys)?;
+            }
+            Layout::Document(format) => match self.read_document(format) {
+                Ok((_, document)) => {
+                    let paths = document.paths();
+                    keys.extend(paths.iter().filter_map(|path| SecretKey::parse(path).ok()));
+                    keys.retain(|key| prefix.contains(key));
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error.at(&self.source)),
+            },
+        }
+        Ok(keys.into_iter().collect())
+    }
+
+    /// Adds the files below `directory`. What begins with a dot is the file system's or the volume's
+    /// own and is left out.
+    fn list_directory(
+        &self,
+        directory: &Path,
+        path: &str,
+        depth: usize,
+        keys: &mut BTreeSet<SecretKey>,
+    ) -> Result<(), Error> {
+        let entries = match std::fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) => {
+                let error = open::OpenError::from(error)
+                    .into_error(directory)
+                    .at(&self.source);
+                return if error.is_not_found() {
+                    Ok(())
+                } else {
+                    Err(error)
+                };
+            }
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
+                continue;
+            };
+            let separator = if path.is_empty() { "" } else { "/" };
+            let below = format!("{path}{separator}{name}");
+            // Follows links: whether one may be read is seen when it is.
+            let Ok(metadata) = std::fs::metadata(entry.path()) else {
+                continue;
+            };
+            if keys.len() >= MAX_ENTRIES {
+                return Err(
+                    Error::new(ErrorKind::TooLarge, "there are more than 10,000 files")
+                        .at(&self.source)
+                        .hint("list a part of them, by a prefix"),
+                );
+            }
+            if metadata.is_file() {
+                keys.extend(SecretKey::parse(below));
+            } else if metadata.is_dir() && depth < MAX_DEPTH && !entry.path().is_symlink() {
+                self.list_directory(&entry.path(), &below, depth + 1, keys)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn health(&self) -> Result<(), Error> {
+        let path = &self.config.path;
+        let looked = match self.config.layout {
+            Layout::Directory => std::fs::read_dir(path).map(drop),
+            Layout::Document(_) => std::fs::metadata(path).map(drop),
+        };
+        looked.map_err(|error| {
+            open::OpenError::from(error)
+                .into_error(path)
+                .at(&self.source)
+        })
+    }
+}
+
+fn secret(bytes: Vec<u8>) -> Secret {
+    let version = Version::of_content(&bytes);
+    Secret::new(bytes).with_version(version)
+}
+
+#[async_trait]
+impl SecretProvider for FileProvider {
+    fn source(&self) -> &Source {
+        &self.reader.source
+    }
+
+    /// A ttl of one minute, as a safety net behind the watch.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::none()
+            .with_versions()
+            .with_batch()
+            .with_list()
+            .with_watch()
+            .ttl(Duration::from_secs(60))
+    }
+
+    async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
+        let mut answers = self.get_many(std::slice::from_ref(key)).await;
+        answers
+            .pop()
+            .unwrap_or_else(|| Err(Error::new(ErrorKind::Unavailable, "no answer")))
+    }
+
+    /// A document is read once for all keys.
+    async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
+        let owned = keys.to_vec();
+        match self.blocking(move |reader| reader.read_all(&owned)).await {
+            Ok(answers) => answers,
+            Err(error) => keys
+                .iter()
+                .map(|key| Err(error.clone().for_key(key)))
+                .collect(),
+        }
+    }
+
+    async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
+        let prefix = prefix.clone();
+        self.blocking(move |reader| reader.list(&prefix)).await?
+    }
+
+    fn watch(&self) -> Option<ChangeStream> {
+        Some(watch::start(&self.reader.config))
+    }
+
+    async fn health(&self) -> Result<(), Error> {
+        self.blocking(Reader::health).await?
+    }
+}
+
+impl fmt::Debug for FileProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileProvider")
+            .field("config", &self.reader.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,370 @@
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use secretwell_core::{
+    Change, ChangeStream, Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider,
+};
+use tempfile::TempDir;
+
+use crate::{FileProvider, Format};
+
+/// Longer than any notice takes; a test that needs it all has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn folder(files: &[(&str, &[u8])]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        write(&path, bytes);
+    }
+    folder
+}
+
+/// Writes a file that only its owner may read.
+fn write(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).unwrap();
+    #[cfg(unix)]
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+}
+
+async fn get(provider: &FileProvider, key: &str) -> Result<Secret, Error> {
+    provider.get(&SecretKey::parse(key)?).await
+}
+
+async fn text(provider: &FileProvider, key: &str) -> String {
+    get(provider, key)
+        .await
+        .unwrap()
+        .value
+        .expose_text()
+        .unwrap()
+        .to_owned()
+}
+
+async fn kind(provider: &FileProvider, key: &str) -> ErrorKind {
+    get(provider, key).await.unwrap_err().kind()
+}
+
+#[tokio::test]
+async fn one_trailing_newline_is_taken_off_unless_told() {
+    let files: &[(&str, &[u8])] = &[
+        ("A", b"a\n"),
+        ("B", b"b\r\n"),
+        ("C", b"c\n\n"),
+        ("D", b"d"),
+        ("E", b"\n"),
+        ("F", b"f\r"),
+    ];
+    let folder = folder(files);
+    let trimmed = FileProvider::directory(folder.path());
+    for (key, value) in [
+        ("A", "a"),
+        ("B", "b"),
+        ("C", "c\n"),
+        ("D", "d"),
+        ("E", ""),
+        ("F", "f\r"),
+    ] {
+        assert_eq!(text(&trimmed, key).await, value);
+    }
+    let kept = trimmed.keep_trailing_newline();
+    for (key, bytes) in files {
+        assert_eq!(get(&kept, key).await.unwrap().value.expose_bytes(), *bytes);
+    }
+}
+
+#[tokio::test]
+async fn bytes_and_sizes_are_kept_up_to_the_limit() {
+    let big = vec![0xff_u8; 65_536];
+    let folder = folder(&[("BIG", &big), ("OVER", &[b'x'; 101]), ("AT", &[b'x'; 100])]);
+    let provider = FileProvider::directory(folder.path());
+    assert_eq!(
+        get(&provider, "BIG").await.unwrap().value.expose_bytes(),
+        big
+    );
+    let limited = provider.max_bytes(100);
+    assert_eq!(text(&limited, "AT").await.len(), 100);
+    assert_eq!(kind(&limited, "OVER").await, ErrorKind::TooLarge);
+}
+
+#[tokio::test]
+async fn absence_is_told_in_all_its_forms() {
+    let folder = folder(&[("A", b"a")]);
+    let provider = FileProvider::directory(folder.path());
+    for key in ["B", "none/B", "A/below"] {
+        assert_eq!(kind(&provider, key).await, ErrorKind::NotFound, "{key}");
+    }
+    let nowhere = FileProvider::directory(folder.path().join("later"));
+    let error = get(&nowhere, "A").await.unwrap_err();
+    assert!(
+        error.is_not_found() && error.message().contains("does not exist"),
+        "{error}"
+    );
+    assert!(nowhere.list(&KeyPrefix::root()).await.unwrap().is_empty());
+    assert_eq!(
+        nowhere.health().await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    assert!(provider.health().await.is_ok());
+
+    let document = FileProvider::document(folder.path().join("later.json"));
+    assert_eq!(kind(&document, "A").await, ErrorKind::NotFound);
+    let unknown = FileProvider::document(folder.path().join("A"));
+    assert_eq!(kind(&unknown, "A").await, ErrorKind::InvalidConfig);
+}
+
+#[tokio::test]
+async fn a_document_is_read_in_its_format() {
+    let folder = folder(&[
+        (".env", b"DB_PORT=1"),
+        ("a.json", b"{\"DB\":{\"PORT\":2}}"),
+        ("a.yml", b"DB:\n  PORT: 3"),
+        ("a.toml", b"[DB]\nPORT = 4"),
+        ("plain", b"DB_PORT=5"),
+    ]);
+    for (name, port) in [
+        (".env", "1"),
+        ("a.json", "2"),
+        ("a.yml", "3"),
+        ("a.toml", "4"),
+    ] {
+        let provider = FileProvider::at(folder.path().join(name));
+        assert_eq!(text(&provider, "DB/PORT").await, port);
+        assert_eq!(kind(&provider, "DB/NONE").await, ErrorKind::NotFound);
+    }
+    let told = FileProvider::document(folder.path().join("plain")).format(Format::Env);
+    assert_eq!(text(&told, "DB/PORT").await, "5");
+    let keys = FileProvider::at(folder.path().join("a.json"))
+        .list(&KeyPrefix::root())
+        .await
+        .unwrap();
+    assert_eq!(keys, [SecretKey::parse("DB/PORT").unwrap()]);
+}
+
+#[tokio::test]
+async fn a_malformed_document_says_where_and_nothing_of_what() {
+    let folder = folder(&[("a.json", b"{\n\"a\": \"c4n4ry")]);
+    let error = get(&FileProvider::at(folder.path().join("a.json")), "a")
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Malformed);
+    assert!(error.message().starts_with("line 2"), "{error}");
+    assert!(!format!("{error} {error:?}").contains("c4n4ry"));
+}
+
+#[tokio::test]
+async fn listing_finds_what_can_be_read_and_nothing_else() {
+    let folder = folder(&[
+        ("A", b""),
+        ("db/USER", b""),
+        ("db/deep/er", b""),
+        (".hidden", b""),
+        (" x", b""),
+    ]);
+    let provider = FileProvider::directory(folder.path());
+    let listed = |prefix: &'static str| {
+        let provider = provider.clone();
+        async move {
+            let keys = provider
+                .list(&KeyPrefix::parse(prefix).unwrap())
+                .await
+                .unwrap();
+            keys.iter().map(ToString::to_string).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(listed("").await, ["A", "db/USER", "db/deep/er"]);
+    assert_eq!(listed("db").await, ["db/USER", "db/deep/er"]);
+    assert!(listed("none").await.is_empty());
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whatever_is_no_file_has_an_error_of_its_own() {
+        let folder = folder(&[("root/A", b"a"), ("outside", b"c4n4ry")]);
+        let root = folder.path().join("root");
+        fs::create_dir(root.join("DIR")).unwrap();
+        symlink("../outside", root.join("OUT")).unwrap();
+        symlink(folder.path().join("outside"), root.join("ABSOLUTE")).unwrap();
+        symlink("CIRCLE", root.join("CIRCLE")).unwrap();
+        symlink("A", root.join("LINK")).unwrap();
+        symlink("/dev/zero", root.join("DEVICE")).unwrap();
+        let here = rustix::fs::CWD;
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(here, root.join("FIFO"), fifo, 0o600.into(), 0).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(root.join("SOCKET")).unwrap();
+
+        let provider = FileProvider::directory(&root);
+        assert_eq!(text(&provider, "LINK").await, "a");
+        for (key, kind, words) in [
+            ("DIR", ErrorKind::Malformed, "a directory"),
+            ("FIFO", ErrorKind::Malformed, "a named pipe"),
+            ("SOCKET", ErrorKind::Malformed, "a socket"),
+            ("CIRCLE", ErrorKind::Malformed, "circle"),
+            ("OUT", ErrorKind::Denied, "out of the directory"),
+            ("ABSOLUTE", ErrorKind::Denied, "out of the directory"),
+            ("DEVICE", ErrorKind::Denied, "out of the directory"),
+            ("..data", ErrorKind::InvalidKey, "volume's own"),
+        ] {
+            let error = get(&provider, key).await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{key}");
+            assert!(error.to_string().contains(words), "{key}: {error}");
+        }
+        let device = FileProvider::document("/dev/zero").format(Format::Env);
+        assert!(
+            get(&device, "A")
+                .await
+                .unwrap_err()
+                .message()
+                .contains("a device")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_file_that_may_not_be_read_is_denied() {
+        let folder = folder(&[("A", b"a")]);
+        fs::set_permissions(folder.path().join("A"), fs::Permissions::from_mode(0o000)).unwrap();
+        let outcome = get(&FileProvider::directory(folder.path()), "A").await;
+        // Nothing is forbidden to root.
+        if rustix::process::geteuid().is_root() {
+            assert!(outcome.is_ok());
+        } else {
+            assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Denied);
+        }
+    }
+
+    #[tokio::test]
+    async fn open_permissions_are_refused_only_when_strict() {
+        let folder = folder(&[("A", b"a")]);
+        let provider = FileProvider::directory(folder.path());
+        let strict = provider.clone().strict_permissions();
+        assert_eq!(text(&strict, "A").await, "a");
+        for mode in [0o640, 0o604, 0o644] {
+            fs::set_permissions(folder.path().join("A"), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(text(&provider, "A").await, "a");
+            let error = get(&strict, "A").await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Denied);
+            assert!(error.to_string().contains(&format!("{mode:o}")), "{error}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_replaced_while_it_is_read_is_old_or_new_and_never_a_mix() {
+        let folder = folder(&[("A", b"")]);
+        let path = folder.path().join("A");
+        let values = ["a".repeat(50_000), "b".repeat(60_000)];
+        write(&path, values[0].as_bytes());
+        let done = Arc::new(AtomicBool::new(false));
+        let writer = std::thread::spawn({
+            let (path, values, done) = (path.clone(), values.clone(), done.clone());
+            move || {
+                let fresh = path.with_extension("new");
+                for value in values.iter().cycle() {
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    write(&fresh, value.as_bytes());
+                    fs::rename(&fresh, &path).unwrap();
+                }
+            }
+        });
+        let provider = FileProvider::directory(folder.path());
+        for _ in 0..300 {
+            let seen = text(&provider, "A").await;
+            assert!(
+                values.contains(&seen),
+                "{} bytes, from {:?}",
+                seen.len(),
+                seen.chars().next()
+            );
+        }
+        done.store(true, Ordering::Relaxed);
+        writer.join().unwrap();
+    }
+
+    /// Lays a new version of a Kubernetes volume beside the old one and swaps it in, as the kubelet does.
+    fn swap(volume: &Path, version: &str, value: &str) {
+        let data = volume.join(format!("..{version}"));
+        fs::create_dir(&data).unwrap();
+        write(&data.join("AUTH_SECRET"), value.as_bytes());
+        symlink(format!("..{version}"), volume.join("..data_tmp")).unwrap();
+        fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
+        let link = volume.join("AUTH_SECRET");
+        if !link.is_symlink() {
+            symlink("..data/AUTH_SECRET", link).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kubernetes_volume_is_read_and_its_swap_is_told() {
+        let volume = tempfile::tempdir().unwrap();
+        swap(volume.path(), "2026_01", "one");
+        let provider = FileProvider::directory(volume.path()).strict_permissions();
+        let mut notices = provider.watch().unwrap();
+        assert_eq!(text(&provider, "AUTH_SECRET").await, "one");
+        let keys = provider.list(&KeyPrefix::root()).await.unwrap();
+        assert_eq!(keys, [SecretKey::parse("AUTH_SECRET").unwrap()]);
+
+        swap(volume.path(), "2026_02", "two");
+        told_until(&mut notices, &provider, "AUTH_SECRET", "two").await;
+    }
+}
+
+/// Reads at each notice until `key` is `value`.
+async fn told_until(notices: &mut ChangeStream, provider: &FileProvider, key: &str, value: &str) {
+    let told = async {
+        loop {
+            assert_eq!(notices.next().await.unwrap().unwrap(), Change::All);
+            let read = get(provider, key).await;
+            if read.is_ok_and(|secret| secret.value.expose_bytes() == value.as_bytes()) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, told)
+        .await
+        .expect("a notice");
+}
+
+#[tokio::test]
+async fn a_replaced_document_is_told() {
+    let folder = folder(&[("app.json", b"{\"A\":\"one\"}")]);
+    let provider = FileProvider::at(folder.path().join("app.json"));
+    let mut notices = provider.watch().unwrap();
+    write(&folder.path().join("new"), b"{\"A\":\"two\"}");
+    fs::rename(folder.path().join("new"), folder.path().join("app.json")).unwrap();
+    told_until(&mut notices, &provider, "A", "two").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_comes_later_goes_and_comes_again_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("later");
+    let provider = FileProvider::directory(&path);
+    let mut notices = provider.watch().unwrap();
+    for value in ["one", "two"] {
+        fs::create_dir(&path).unwrap();
+        write(&path.join("A"), value.as_bytes());
+        told_until(&mut notices, &provider, "A", value).await;
+        fs::remove_dir_all(&path).unwrap();
+        while get(&provider, "A").await.is_ok() {
+            notices.next().await.unwrap().unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn dropping_the_stream_ends_the_watch() {
+    let folder = folder(&[("A", b"a")]);
+    let provider = FileProvider::directory(folder.path());
+    drop(provider.watch());
+    assert_eq!(text(&provider, "A").await, "a");
+}
