@@ -256,7 +256,7 @@ fn log<A>(auth: &Inner<A>, state: &State, outcome: Option<&Outcome>) {
                 generation = state.generation(),
                 mode = %auth.settings.mode,
                 source = %auth.resolver.source(),
-                secrets = outcome.map(|outcome| describe(&outcome.secrets)),
+                secrets = outcome.and_then(|outcome| describe(&outcome.secrets)),
                 problems = outcome.and_then(|o| o.failure.as_ref()).map(tracing::field::display),
                 took_ms = outcome.map(|outcome| outcome.took.as_secs_f64() * 1000.0),
                 "auth is {}",
@@ -272,7 +272,7 @@ fn log<A>(auth: &Inner<A>, state: &State, outcome: Option<&Outcome>) {
 }
 
 /// `AUTH_SECRET@3 fresh from env://`, for each secret.
-fn describe(secrets: &[(SecretKey, Resolved)]) -> String {
+fn describe(secrets: &[(SecretKey, Resolved)]) -> Option<String> {
     let mut text = String::new();
     for (key, secret) in secrets {
         let separator = if text.is_empty() { "" } else { ", " };
@@ -290,7 +290,7 @@ fn describe(secrets: &[(SecretKey, Resolved)]) -> String {
             secret.source
         );
     }
-    text
+    (!text.is_empty()).then_some(text)
 }
 
 impl<A> Drop for Driver<A> {

@@ -1,4 +1,50 @@
-//! The core of Secretwell (draft docs).
+//! The core of [Secretwell](https://docs.rs/secretwell): what a secret provider is, and what every
+//! service wants on top of one.
+//!
+//! For authors of backends, who implement [`SecretProvider`]; services use it through the `secretwell`
+//! crate, which re-exports all of this and brings the backends.
+//!
+//! ```
+//! use secretwell_core::{MemoryProvider, Resolver, SecretProviderExt};
+//! use serde::Deserialize;
+//!
+//! #[derive(Deserialize)]
+//! #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+//! struct Settings {
+//!     auth_secret: secrecy::SecretString,
+//!     port: u16,
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let vault = MemoryProvider::from_iter([("AUTH_SECRET", "s3cr3t")]);
+//! let defaults = MemoryProvider::from_iter([("PORT", "8080")]);
+//!
+//! let resolver = Resolver::new(vault.or_else(defaults));
+//! let settings: Settings = resolver.load().await?;
+//! assert_eq!(settings.port, 8080);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Why this shape
+//! A provider is small and honest: it reads, once, and says what it saw. Everything that has to do with
+//! time and trouble stands once, in the [`Resolver`], and not again in each backend: caching, refresh,
+//! retries, staleness. Everything that combines sources is a provider itself: [`Chain`],
+//! [`Mapped`], [`WithDeadline`]. And what a service needs is said once, by the fields of a struct that
+//! [`Resolver::load`] fills.
+//!
+//! | to | use |
+//! | --- | --- |
+//! | read one secret | [`Resolver::get`], or [`Resolver::with_cached`] where nanoseconds count |
+//! | read all that a type needs | [`Resolver::load`]; [`Plan`] tells the keys beforehand |
+//! | ask several sources | [`SecretProviderExt::or_else`] |
+//! | read under other names | [`SecretProviderExt::prefixed`], [`SecretProviderExt::renamed`] |
+//! | learn of changes | [`Resolver::watch`] |
+//! | test without a backend | [`MemoryProvider`], and the crate `secretwell-testkit` |
+//!
+//! # What is not here
+//! No HTTP and no TLS. No global state. No cache but the resolver's. No value in any message.
 
 mod adapters;
 mod capabilities;

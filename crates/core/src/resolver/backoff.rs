@@ -8,19 +8,24 @@ use tokio::time::Instant;
 pub(crate) const FLOOR: Duration = Duration::from_secs(1);
 
 /// When to ask again, at `now`, what has failed since `since`: after an eighth of the time that the
-/// failure has lasted, at least a second and at most `cap`, give or take a tenth.
+/// failure has lasted, at least a second and at most `cap`, times `jitter`.
 ///
 /// So whatever recovers is noticed after at most an eighth more of its outage (11 s after 90), and a
 /// source that is down for a day is asked some 260 times with a cap of seven minutes. Doubling would
 /// ask as rarely and notice a recovery only after up to as much time again as the outage took.
-pub(crate) fn retry_at(now: Instant, since: Instant, cap: Duration) -> Instant {
+pub(crate) fn retry_at(now: Instant, since: Instant, cap: Duration, jitter: f64) -> Instant {
     let lasted = now.saturating_duration_since(since);
-    now + jittered((lasted / 8).clamp(FLOOR, cap.max(FLOOR)), 0.9, 1.1)
+    now + (lasted / 8).clamp(FLOOR, cap.max(FLOOR)).mul_f64(jitter)
 }
 
-/// `wait` times a random factor between `low` and `high`.
-pub(crate) fn jittered(wait: Duration, low: f64, high: f64) -> Duration {
-    wait.mul_f64(low + (high - low) * fastrand::f64())
+/// A random factor between `low` and `high`.
+pub(crate) fn between(low: f64, high: f64) -> f64 {
+    low + (high - low) * fastrand::f64()
+}
+
+/// The factor of a retry: give or take a tenth.
+pub(crate) fn jitter() -> f64 {
+    between(0.9, 1.1)
 }
 
 /// A bucket of retries that all keys of a provider share: as many secrets may fail as like, the
@@ -34,7 +39,7 @@ pub(crate) struct RetryBudget {
 }
 
 impl RetryBudget {
-    pub(crate) fn new(burst: u32, per_minute: u32, now: Instant) -> Self {
+    pub(crate) fn new((burst, per_minute): (u32, u32), now: Instant) -> Self {
         let burst = f64::from(burst);
         Self {
             tokens: burst,
@@ -86,7 +91,7 @@ mod tests {
             (100_000, 420.0),
         ] {
             let now = since + Duration::from_secs(lasted);
-            let wait = (retry_at(now, since, CAP) - now).as_secs_f64();
+            let wait = (retry_at(now, since, CAP, jitter()) - now).as_secs_f64();
             assert!(
                 (0.89..=1.11).contains(&(wait / expected)),
                 "{lasted} s: {wait} s"
@@ -99,7 +104,7 @@ mod tests {
         let since = Instant::now();
         let (mut now, mut tries) = (since, 0);
         while now < since + Duration::from_secs(86_400) {
-            now = retry_at(now, since, CAP);
+            now = retry_at(now, since, CAP, jitter());
             tries += 1;
         }
         assert!((220..320).contains(&tries), "{tries}");
@@ -108,7 +113,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_budget_refills_with_time() {
         let start = Instant::now();
-        let mut budget = RetryBudget::new(2, 60, start);
+        let mut budget = RetryBudget::new((2, 60), start);
         assert!(budget.take(start) && budget.take(start) && !budget.take(start));
         assert_eq!(budget.next_at(start), start + Duration::from_secs(1));
         assert!(budget.take(start + Duration::from_secs(1)));

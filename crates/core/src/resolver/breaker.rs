@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backoff::retry_at;
+use super::backoff::{jitter, retry_at};
 use crate::{Error, ErrorKind};
 
 /// How many calls in a row must fail before the rest are spared.
@@ -61,7 +61,7 @@ impl Breaker {
         };
         let until = match told {
             Some(wait) => now + wait.min(LONGEST_RETRY_AFTER),
-            None if self.failures >= THRESHOLD => retry_at(now, since, cap),
+            None if self.failures >= THRESHOLD => retry_at(now, since, cap, jitter()),
             None => return,
         };
         self.open = Some(Open {

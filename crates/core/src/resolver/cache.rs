@@ -45,9 +45,9 @@ pub(crate) enum State {
     Fresh,
     /// Take it, and see to it that it is read again.
     Due,
-    /// Look at the clock: it is past its ttl, or nobody keeps its time.
+    /// Look closer: it is past its ttl.
     Held,
-    /// Ask the source first: it said that the value may have changed.
+    /// Ask the source first: the value may have changed.
     Suspect,
 }
 

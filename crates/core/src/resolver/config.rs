@@ -24,11 +24,25 @@ pub(crate) struct Config {
     pub(crate) max_stale: Duration,
     pub(crate) deadline: Duration,
     pub(crate) max_backoff: Duration,
-    pub(crate) negative_ttl: Duration,
+    negative_ttl: Option<Duration>,
     pub(crate) max_entries: usize,
-    pub(crate) retry_burst: u32,
-    pub(crate) retries_per_minute: u32,
+    retry_budget: Option<(u32, u32)>,
     pub(crate) on_denied: OnDenied,
+}
+
+impl Config {
+    /// The longest wait before what was refused is asked again.
+    pub(crate) fn negative_ttl(&self) -> Duration {
+        self.negative_ttl
+            .unwrap_or(self.ttl.min(Duration::from_secs(30)))
+    }
+
+    /// How many retries at once, and how many a minute. Sources with a short ttl are cheap to ask.
+    pub(crate) fn retry_budget(&self) -> (u32, u32) {
+        let ttl = u32::try_from(self.ttl.as_secs()).unwrap_or(u32::MAX).max(1);
+        let default = (20 * 60 / ttl).max(60);
+        self.retry_budget.unwrap_or((default, default))
+    }
 }
 
 /// Settings of a [`Resolver`], made by [`Resolver::builder`]. Every default is meant to be kept.
@@ -46,10 +60,9 @@ impl ResolverBuilder {
             max_stale: Duration::from_secs(24 * 3600),
             deadline: Duration::from_secs(30),
             max_backoff: Duration::from_secs(7 * 60),
-            negative_ttl: ttl.min(Duration::from_secs(30)),
+            negative_ttl: None,
             max_entries: 1000,
-            retry_burst: 60,
-            retries_per_minute: 60,
+            retry_budget: None,
             on_denied: OnDenied::default(),
         };
         Self { provider, config }
@@ -86,7 +99,7 @@ impl ResolverBuilder {
     /// The longest wait before a secret that was absent or denied is looked for again; the first
     /// wait is 1 s. Default: 30 s, or the ttl where that is shorter.
     pub fn negative_ttl(mut self, negative_ttl: Duration) -> Self {
-        self.config.negative_ttl = negative_ttl;
+        self.config.negative_ttl = Some(negative_ttl);
         self
     }
 
@@ -98,10 +111,9 @@ impl ResolverBuilder {
     }
 
     /// How often what failed may be asked again, over all keys together: `burst` times at once, and
-    /// `per_minute` in the long run. Default: 60 and 60.
+    /// `per_minute` in the long run. Default: 60 and 60; with a ttl below 20 s, 20 for each ttl.
     pub fn retry_budget(mut self, burst: u32, per_minute: u32) -> Self {
-        self.config.retry_burst = burst.max(1);
-        self.config.retries_per_minute = per_minute.max(1);
+        self.config.retry_budget = Some((burst.max(1), per_minute.max(1)));
         self
     }
 

@@ -137,10 +137,12 @@ impl Shared {
         self.force(&mut ledger, batch);
     }
 
-    /// The keeper is gone, so nobody keeps the entries' time: every reader must look closer.
+    /// The keeper is gone: nobody keeps the entries' time or hears the source's notices, so every
+    /// reader must ask the source first.
     fn orphan(&self) {
         self.ledger().keeper_runs = false;
-        self.cache.for_each(|_, entry| entry.set_state(State::Held));
+        self.cache
+            .for_each(|_, entry| entry.set_state(State::Suspect));
     }
 }
 

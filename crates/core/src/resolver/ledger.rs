@@ -48,6 +48,8 @@ pub(crate) struct Failure {
     /// The beginning of the failures without a success between.
     pub(crate) since: Instant,
     pub(crate) retry_at: Instant,
+    /// When the source itself last said what `error` says.
+    pub(crate) said_at: Instant,
 }
 
 impl Ledger {
@@ -58,11 +60,7 @@ impl Ledger {
             pins: HashMap::new(),
             forced: HashMap::new(),
             breaker: Breaker::default(),
-            budget: RetryBudget::new(
-                config.retry_burst,
-                config.retries_per_minute,
-                Instant::now(),
-            ),
+            budget: RetryBudget::new(config.retry_budget(), Instant::now()),
             keeper_runs: false,
             tasks: JoinSet::new(),
             last_flight: 0,

@@ -178,7 +178,9 @@ impl Resolver {
     pub fn retry_at(&self, keys: &[SecretKey]) -> Option<Instant> {
         let ledger = self.shared.ledger();
         let retries = keys.iter().filter_map(|key| ledger.failures.get(key));
-        let soonest = retries.map(|failure| failure.retry_at).min()?;
+        // What is due this moment is being asked for, or has to wait for something else.
+        let soon = Instant::now() + backoff::FLOOR / 10;
+        let soonest = retries.map(|failure| failure.retry_at).min()?.max(soon);
         Some(
             ledger
                 .breaker

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::backoff::{jittered, retry_at};
+use super::backoff::{between, jitter, retry_at};
 use super::cache::{Cache, State, Times};
 use super::config::{Config, OnDenied};
 use super::ledger::{Failure, Flight, Landed, Ledger};
@@ -30,6 +30,24 @@ pub(crate) struct Shared {
     news: watch::Sender<u64>,
     /// Wakes the keeper to look at its clock again.
     pub(crate) wake: Arc<Notify>,
+}
+
+/// The random part of when a key is read again.
+#[derive(Debug, Clone, Copy)]
+struct Rhythm {
+    /// Of its ttl, after an answer.
+    refresh: f64,
+    /// Of its backoff, after a failure.
+    retry: f64,
+}
+
+impl Rhythm {
+    fn new() -> Self {
+        Self {
+            refresh: between(0.75, 0.875),
+            retry: jitter(),
+        }
+    }
 }
 
 /// What to do about one key.
@@ -148,10 +166,6 @@ impl Shared {
         let flight = ledger.flights.get(key);
         let held = self.cache.read(key.as_str(), |entry| {
             let fresh = now < entry.times.expires && entry.state() != State::Suspect;
-            if fresh && entry.state() == State::Held {
-                // Left behind by a keeper that ended; the one that runs now keeps its time again.
-                entry.set_state(State::Fresh);
-            }
             let due = now >= entry.times.refresh;
             (
                 fresh,
@@ -272,6 +286,12 @@ impl Shared {
             && !ledger.budget.take(now)
         {
             ledger.breaker.abandoned();
+            let next = ledger.budget.next_at(now);
+            for key in &keys {
+                if let Some(failure) = ledger.failures.get_mut(key) {
+                    failure.retry_at = failure.retry_at.max(next);
+                }
+            }
             return Err(error);
         }
         Ok(self.spawn_flight(ledger, keys))
@@ -303,23 +323,18 @@ impl Shared {
         let now = Instant::now();
         let mut ledger = self.ledger();
         self.judge(&mut ledger, &outcomes, now);
-        let together = jittered(Duration::from_secs(1), 0.75, 0.875);
-        let batches = self.provider.capabilities().batch;
+        // Keys that are read together stay together; the others drift apart.
+        let together = self.provider.capabilities().batch.then(Rhythm::new);
         let landed = outcomes
             .into_iter()
             .map(|(key, outcome)| {
-                // Keys that are read together stay together; the others drift apart.
-                let share = if batches {
-                    together
-                } else {
-                    jittered(Duration::from_secs(1), 0.75, 0.875)
-                };
+                let rhythm = together.unwrap_or_else(Rhythm::new);
                 let outcome = match outcome {
-                    Ok(secret) => self.keep(&mut ledger, id, &key, secret, share, took, now),
+                    Ok(secret) => self.keep(&mut ledger, id, &key, secret, rhythm, took, now),
                     Err(error) => {
                         let error = error.at(self.provider.source()).for_key(&key);
                         if ledger.touch_down(&key, id) {
-                            self.lose(&mut ledger, &key, &error, now);
+                            self.lose(&mut ledger, &key, &error, rhythm, now);
                         }
                         Err(error)
                     }
@@ -359,7 +374,7 @@ impl Shared {
         id: u64,
         key: &SecretKey,
         secret: Secret,
-        share: Duration,
+        rhythm: Rhythm,
         took: Duration,
         now: Instant,
     ) -> Result<Resolved, Error> {
@@ -375,7 +390,7 @@ impl Shared {
             return Ok(resolved);
         }
         if let Some(error) = self.went_back(key, &resolved) {
-            self.lose(ledger, key, &error, now);
+            self.lose(ledger, key, &error, rhythm, now);
             return Err(error);
         }
         let lease = secret
@@ -385,7 +400,7 @@ impl Shared {
         let expires = now + ttl;
         let times = Times {
             fetched: now,
-            refresh: now + ttl.mul_f64(share.as_secs_f64()),
+            refresh: now + ttl.mul_f64(rhythm.refresh),
             expires,
             unusable: lease.map_or_else(
                 || after(expires, self.config.max_stale),
@@ -425,11 +440,18 @@ impl Shared {
         })
     }
 
-    fn lose(&self, ledger: &mut Ledger, key: &SecretKey, error: &Error, now: Instant) {
+    fn lose(
+        &self,
+        ledger: &mut Ledger,
+        key: &SecretKey,
+        error: &Error,
+        rhythm: Rhythm,
+        now: Instant,
+    ) {
         let before = ledger.failures.get(key);
         let since = before.map_or(now, |failure| failure.since);
         let cap = if error.is_refusal() {
-            self.config.negative_ttl
+            self.config.negative_ttl()
         } else {
             self.config.max_backoff
         };
@@ -437,17 +459,31 @@ impl Shared {
             ErrorKind::RateLimited { retry_after } => retry_after,
             _ => None,
         };
-        let soon = retry_at(now, since, cap);
+        let soon = retry_at(now, since, cap, rhythm.retry);
         let retry_at = told.map_or(soon, |wait| {
             soon.max(now + wait.min(Duration::from_secs(3600)))
         });
         if before.is_none_or(|failure| failure.error.kind() != error.kind()) {
             tracing::warn!(%key, %error, temporary = error.is_temporary(), "secret cannot be read");
         }
+        // What was absent before an outage is taken to be absent during it, as long as a value that
+        // was there would be taken to be there.
+        let known = self.config.ttl.saturating_add(self.config.max_stale);
+        let (error, said_at) = match before {
+            Some(absence)
+                if absence.error.is_not_found()
+                    && error.is_temporary()
+                    && now < after(absence.said_at, known) =>
+            {
+                (absence.error.clone(), absence.said_at)
+            }
+            _ => (error.clone(), now),
+        };
         let failure = Failure {
             error: error.clone(),
             since,
             retry_at,
+            said_at,
         };
         ledger.note_failure(key, failure, self.config.max_entries);
         if error.is_refusal() && self.config.on_denied == OnDenied::Purge && self.cache.remove(key)

@@ -1,0 +1,244 @@
+//! Providers from URLs, so that where the secrets are is a matter of configuration.
+
+use std::sync::Arc;
+
+use secretwell_core::{Chain, Error, ErrorKind, MemoryProvider, SecretProvider};
+
+/// The provider that `url` names, or the chain of those that it names, separated by commas.
+///
+/// | URL | secrets from | feature |
+/// | --- | --- | --- |
+/// | `env://`, `env://APP_` | environment variables, all or those with a prefix | `env` |
+/// | `file:///run/secrets` | a directory of one file for each secret | `file` |
+/// | `file:///etc/app/.env`, `….json`, `….yaml`, `….toml` | one document | `file` |
+/// | `memory://` | nowhere: an empty memory, for tests | |
+/// | `env://,file:///run/secrets` | the first, and for what is absent there, the second | |
+///
+/// A file URL may end in `?format=env|json|yaml|toml|directory` where the path does not tell, and in
+/// `?permissions=strict` to refuse files that others may read (both joined by `&`).
+///
+/// Nothing is read yet, so a secret or a file that is not there is no error here.
+///
+/// # Errors
+/// [`ErrorKind::InvalidConfig`]: what in the URL is wrong, or which cargo feature it needs.
+/// Credentials never belong in a URL, and one that holds any is refused.
+///
+/// ```
+/// let provider = secretwell::from_url("env://APP_,memory://")?;
+/// assert_eq!(provider.source().as_str(), "env://APP_,memory://");
+/// # Ok::<(), secretwell::Error>(())
+/// ```
+pub fn from_url(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
+    let mut providers = split(url).into_iter().map(single);
+    let first = providers
+        .next()
+        .unwrap_or_else(|| Err(invalid("there is no URL")))?;
+    let mut chain = Chain::new(first.clone());
+    let mut links = 1;
+    for provider in providers {
+        chain = chain.or_else(provider?);
+        links += 1;
+    }
+    Ok(if links == 1 { first } else { Arc::new(chain) })
+}
+
+/// Splits at those commas that another URL follows: a path may hold commas too.
+fn split(urls: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for (comma, _) in urls.match_indices(',') {
+        let scheme = urls[comma + 1..].split("://").next().unwrap_or_default();
+        let follows = urls[comma + 1..].contains("://") && is_scheme(scheme.trim_start());
+        if follows {
+            parts.push(urls[start..comma].trim());
+            start = comma + 1;
+        }
+    }
+    parts.push(urls[start..].trim());
+    parts
+}
+
+fn is_scheme(text: &str) -> bool {
+    let letter = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '-' || c == '.';
+    text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(letter)
+}
+
+fn single(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
+    let (scheme, rest) = url.split_once("://").ok_or_else(|| {
+        invalid("a source needs a scheme").hint("write it like `env://` or `file:///run/secrets`")
+    })?;
+    let (place, query) = rest
+        .split_once('?')
+        .map_or((rest, None), |(place, query)| (place, Some(query)));
+    if place.split('/').next().unwrap_or_default().contains('@') {
+        return Err(invalid("a URL must not hold credentials").hint(
+            "take out what stands before the `@`; the backend's own variables or files hold them",
+        ));
+    }
+    match scheme {
+        "env" => env(place, query),
+        "file" => file(place, query),
+        "memory" if place.is_empty() && query.is_none() => Ok(Arc::new(MemoryProvider::new())),
+        "memory" => Err(invalid("`memory://` takes nothing after it")),
+        _ if is_scheme(scheme) => Err(invalid(format!("there is no source `{scheme}://`"))
+            .hint("there are `env://`, `file://` and `memory://`")),
+        _ => Err(invalid("the scheme before `://` is none")),
+    }
+}
+
+#[cfg(feature = "env")]
+fn env(prefix: &str, query: Option<&str>) -> Result<Arc<dyn SecretProvider>, Error> {
+    if query.is_some() || prefix.contains('/') {
+        return Err(
+            invalid("`env://` takes a prefix of variable names and nothing else")
+                .hint("write it like `env://APP_`"),
+        );
+    }
+    Ok(match prefix {
+        "" => Arc::new(secretwell_env::EnvProvider::new()),
+        prefix => Arc::new(secretwell_env::EnvProvider::prefixed(prefix)),
+    })
+}
+
+#[cfg(not(feature = "env"))]
+fn env(_: &str, _: Option<&str>) -> Result<Arc<dyn SecretProvider>, Error> {
+    Err(needs_feature("env"))
+}
+
+#[cfg(feature = "file")]
+fn file(place: &str, query: Option<&str>) -> Result<Arc<dyn SecretProvider>, Error> {
+    use secretwell_file::{FileProvider, Format};
+
+    if !place.starts_with('/') {
+        return Err(invalid("a file's path must be absolute")
+            .hint("write three slashes, like `file:///run/secrets`"));
+    }
+    let path = decoded(place)?;
+    let mut format = None;
+    let mut strict = false;
+    for option in query.into_iter().flat_map(|query| query.split('&')) {
+        match option {
+            "format=directory" => format = Some(None),
+            "format=env" => format = Some(Some(Format::Env)),
+            "format=json" => format = Some(Some(Format::Json)),
+            "format=yaml" => format = Some(Some(Format::Yaml)),
+            "format=toml" => format = Some(Some(Format::Toml)),
+            "permissions=strict" => strict = true,
+            _ => {
+                let name: String = option
+                    .split('=')
+                    .next()
+                    .unwrap_or_default()
+                    .escape_debug()
+                    .collect();
+                return Err(invalid(format!(
+                    "`file://` cannot take the option `{name}` or its value"
+                ))
+                .hint("there are `format=env|json|yaml|toml|directory` and `permissions=strict`"));
+            }
+        }
+    }
+    let provider = match format {
+        None => FileProvider::at(path),
+        Some(None) => FileProvider::directory(path),
+        Some(Some(format)) => FileProvider::document(path).format(format),
+    };
+    Ok(Arc::new(if strict {
+        provider.strict_permissions()
+    } else {
+        provider
+    }))
+}
+
+#[cfg(not(feature = "file"))]
+fn file(_: &str, _: Option<&str>) -> Result<Arc<dyn SecretProvider>, Error> {
+    Err(needs_feature("file"))
+}
+
+/// Undoes percent-encoding.
+#[cfg(feature = "file")]
+fn decoded(path: &str) -> Result<String, Error> {
+    let bad = || invalid("a `%` in the path is not followed by two hexadecimal digits");
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let (digits, after) = rest.split_at_checked(2).ok_or_else(bad)?;
+        let digits = std::str::from_utf8(digits).map_err(|_| bad())?;
+        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| bad())?);
+        rest = after;
+    }
+    match String::from_utf8(bytes) {
+        Ok(path) if !path.contains('\0') => Ok(path),
+        _ => Err(invalid("the path is not UTF-8 text, or holds a NUL")),
+    }
+}
+
+fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidConfig, message)
+}
+
+#[cfg(not(all(feature = "env", feature = "file")))]
+fn needs_feature(feature: &str) -> Error {
+    invalid(format!(
+        "`{feature}://` needs the cargo feature `{feature}` of secretwell"
+    ))
+    .hint(format!(
+        "write `secretwell = {{ version = \"…\", features = [\"{feature}\"] }}`"
+    ))
+}
+
+#[cfg(all(test, feature = "file", feature = "env"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_and_chains_are_made() {
+        for (url, source) in [
+            ("env://", "env://"),
+            ("env://APP_", "env://APP_"),
+            ("memory://", "memory://"),
+            ("file:///run/secrets", "file:///run/secrets"),
+            ("file:///etc/my%20app/.env", "file:///etc/my app/.env"),
+            (
+                "file:///etc/app?format=yaml&permissions=strict",
+                "file:///etc/app",
+            ),
+            ("file:///a,b/c", "file:///a,b/c"),
+            (
+                "env://, file:///run/secrets,memory://",
+                "env://,file:///run/secrets,memory://",
+            ),
+        ] {
+            assert_eq!(from_url(url).unwrap().source().as_str(), source);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_credentials_are_not() {
+        for (url, expected) in [
+            ("", "needs a scheme"),
+            ("env", "needs a scheme"),
+            ("redis://host", "no source `redis://`"),
+            ("://x", "the scheme before"),
+            ("memory://x", "takes nothing"),
+            ("env://A/B", "prefix"),
+            ("env://A?b", "prefix"),
+            ("file://run/secrets", "absolute"),
+            ("file:///a%zz", "hexadecimal"),
+            ("file:///a%00", "NUL"),
+            ("file:///a?mode=x", "option `mode`"),
+            ("env://user:c4n4ry@host", "credentials"),
+            ("env://,ftp://x", "no source `ftp://`"),
+        ] {
+            let error = from_url(url).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+            assert!(error.to_string().contains(expected), "{url}: {error}");
+            assert!(!format!("{error} {error:?}").contains("c4n4ry"));
+        }
+    }
+}

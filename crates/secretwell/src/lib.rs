@@ -1,0 +1,14 @@
+#![doc = include_str!("../../../README.md")]
+
+mod from_url;
+
+pub use from_url::from_url;
+pub use secrecy::{ExposeSecret, SecretString};
+#[cfg(feature = "auth")]
+#[doc(inline)]
+pub use secretwell_auth as auth;
+pub use secretwell_core::*;
+#[cfg(feature = "env")]
+pub use secretwell_env::EnvProvider;
+#[cfg(feature = "file")]
+pub use secretwell_file::{FileProvider, Format};
