@@ -2,11 +2,16 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
+//! | `conformance` | the contract of a provider, for every provider |
 //! | `resolver` | time and trouble between a resolver and its provider, under paused time |
 //! | `lazy` | the lazily built auth: starts, rotations, failures, its log |
 //! | `e2e` | whole services on real sockets |
 //! | `packaging` | what the features pull in |
 
+// A test that cannot set its stage has failed.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod conformance;
 mod e2e;
 mod lazy;
 mod packaging;

@@ -1,8 +1,9 @@
 //! Reads a document of any format into one tree.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use secretwell_core::{Error, ErrorKind, SecretKey};
+use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use zeroize::Zeroize;
@@ -107,11 +108,20 @@ impl Node {
         }
     }
 
-    /// The paths of all values that are no table, except nulls.
-    pub(crate) fn paths(&self) -> Vec<String> {
+    /// The keys below `prefix` of all values that are no table, except nulls.
+    pub(crate) fn keys(&self, format: Format, prefix: &KeyPrefix) -> BTreeSet<SecretKey> {
         let mut paths = Vec::new();
         self.collect_paths("", &mut paths);
-        paths
+        if let (Format::Env, Some(joined)) =
+            (format, Some(prefix.as_str()).filter(|p| !p.is_empty()))
+        {
+            // Where a name of `.env` begins has no mark, so it is below any prefix that it begins with.
+            let start = format!("{}_", joined.replace('/', "_"));
+            let below = |path: &String| Some(format!("{joined}/{}", path.strip_prefix(&start)?));
+            paths = paths.iter().filter_map(below).collect();
+        }
+        let keys = paths.iter().filter_map(|path| SecretKey::parse(path).ok());
+        keys.filter(|key| prefix.contains(key)).collect()
     }
 
     fn collect_paths(&self, path: &str, into: &mut Vec<String>) {

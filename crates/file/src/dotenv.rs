@@ -37,6 +37,15 @@ pub(crate) fn parse(text: &str) -> Result<Vec<(String, Zeroizing<String>)>, Flaw
     Ok(variables)
 }
 
+/// Whether a line can give a value to `name`.
+pub(crate) fn is_name(name: &str) -> bool {
+    name.chars().all(is_name_char)
+}
+
+fn is_name_char(c: char) -> bool {
+    !c.is_whitespace() && !matches!(c, '=' | '#' | '\'' | '"')
+}
+
 struct Reader<'a> {
     rest: &'a str,
     line: usize,
@@ -86,11 +95,10 @@ impl<'a> Reader<'a> {
     }
 
     fn name(&mut self) -> Result<String, Flaw> {
-        let in_name = |c: char| !c.is_whitespace() && !matches!(c, '=' | '#' | '\'' | '"');
-        let mut name = self.take_while(in_name);
+        let mut name = self.take_while(is_name_char);
         self.skip_blanks();
         if name == "export" && self.peek() != Some('=') {
-            name = self.take_while(in_name);
+            name = self.take_while(is_name_char);
             self.skip_blanks();
         }
         if name.is_empty() {

@@ -16,6 +16,7 @@ use secretwell_core::{
 
 use crate::config::{Config, Format, Layout};
 use crate::document::{self, Node};
+use crate::dotenv;
 use crate::open::{self, Place, open_to_others};
 use crate::watch;
 
@@ -193,6 +194,10 @@ impl Reader {
         document: &Node,
         key: &SecretKey,
     ) -> Result<Secret, Error> {
+        if format == Format::Env && !dotenv::is_name(key.as_str()) {
+            let message = "a name in `.env` may hold no white space, quote, `=` or `#`";
+            return Err(Error::new(ErrorKind::InvalidKey, message).hint("rename the key"));
+        }
         let node = document.at(format, key).ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
@@ -254,11 +259,7 @@ impl Reader {
                 self.list_directory(&top, prefix.as_str(), 0, &mut keys)?;
             }
             Layout::Document(format) => match self.read_document(format) {
-                Ok((_, document)) => {
-                    let paths = document.paths();
-                    keys.extend(paths.iter().filter_map(|path| SecretKey::parse(path).ok()));
-                    keys.retain(|key| prefix.contains(key));
-                }
+                Ok((format, document)) => keys = document.keys(format, prefix),
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error.at(&self.source)),
             },

@@ -9,6 +9,6 @@ pub use secrecy::{ExposeSecret, SecretString};
 pub use secretwell_auth as auth;
 pub use secretwell_core::*;
 #[cfg(feature = "env")]
-pub use secretwell_env::EnvProvider;
+pub use secretwell_env::{EnvProvider, Environment};
 #[cfg(feature = "file")]
 pub use secretwell_file::{FileProvider, Format};

@@ -43,6 +43,9 @@ pub struct Abilities {
     pub calls: bool,
     /// The source cannot tell `a` from `A`, as the environment of Windows.
     pub case_blind: bool,
+    /// The source's names have no hierarchy: `db/PASSWORD` is kept as one name, such as
+    /// `db_PASSWORD`, so that the list of everything may show it as that.
+    pub flat_names: bool,
     /// Nothing but the provider starts tasks in the test's runtime, so that a task that is left over
     /// is the provider's. Leave it `false` when a mock server runs in it.
     pub quiet_runtime: bool,

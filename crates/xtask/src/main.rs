@@ -11,7 +11,7 @@ struct Part {
     calls: &'static [&'static [&'static str]],
 }
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     Part {
         name: "unit",
         about: "the unit tests of each crate",
@@ -32,7 +32,7 @@ const PARTS: [Part; 4] = [
         name: "e2e",
         about: "whole services on real servers, and the story of the late secret",
         calls: &[
-            &["test", "--package", "secretwell-tests", "--test", "e2e"],
+            &["test", "--package", "secretwell-tests", "--", "e2e::"],
             &[
                 "run",
                 "--quiet",

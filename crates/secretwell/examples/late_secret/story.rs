@@ -41,13 +41,15 @@ impl Instance {
         let (auth, builds) = service::auth(settings);
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let server = axum::serve(listener, service::router(&auth));
-        tokio::spawn(async move { server.await });
+        let router = service::router(&auth);
+        let mut server = JoinSet::new();
+        server.spawn(async move { drop(axum::serve(listener, router).await) });
         Ok(Self {
             auth,
             builds,
             url,
             client: Client::builder().no_proxy().build()?,
+            _server: server,
         })
     }
 

@@ -1,0 +1,374 @@
+//! The contract of a provider, for every provider that is embedded.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use secretwell::{
+    EnvProvider, Environment, FileProvider, MemoryProvider, SecretKey, SecretProvider,
+    SecretProviderExt,
+};
+use secretwell_testkit::{Abilities, Harness, conformance_tests};
+use tempfile::TempDir;
+
+conformance_tests!(memory, Memory::default());
+conformance_tests!(chain, Chained::default());
+conformance_tests!(env, Env::default());
+conformance_tests!(directory, Directory::new());
+conformance_tests!(json, Document::new("secrets.json"));
+conformance_tests!(yaml, Document::new("secrets.yaml"));
+conformance_tests!(toml, Document::new("secrets.toml"));
+conformance_tests!(dotenv, Document::new(".env"));
+
+#[derive(Default)]
+struct Memory(Arc<MemoryProvider>);
+
+#[async_trait]
+impl Harness for Memory {
+    fn provider(&self) -> Arc<dyn SecretProvider> {
+        self.0.clone()
+    }
+
+    async fn seed(&self, key: &SecretKey, value: &[u8]) {
+        self.0.set(key, value).unwrap();
+    }
+
+    async fn delete(&self, key: &SecretKey) {
+        self.0.remove(key).unwrap();
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            binary_values: true,
+            empty_values: true,
+            quiet_runtime: true,
+            ..Abilities::default()
+        }
+    }
+}
+
+/// Writes to the second link, behind a prefix.
+struct Chained {
+    memory: MemoryProvider,
+    chain: Arc<dyn SecretProvider>,
+}
+
+impl Default for Chained {
+    fn default() -> Self {
+        let memory = MemoryProvider::new();
+        let second = memory.clone().prefixed("app").unwrap();
+        let chain = Arc::new(MemoryProvider::new().or_else(second));
+        Self { memory, chain }
+    }
+}
+
+#[async_trait]
+impl Harness for Chained {
+    fn provider(&self) -> Arc<dyn SecretProvider> {
+        self.chain.clone()
+    }
+
+    async fn seed(&self, key: &SecretKey, value: &[u8]) {
+        self.memory.set(format!("app/{key}"), value).unwrap();
+    }
+
+    async fn delete(&self, key: &SecretKey) {
+        self.memory.remove(format!("app/{key}")).unwrap();
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            binary_values: true,
+            empty_values: true,
+            ..Abilities::default()
+        }
+    }
+}
+
+#[derive(Default, Clone)]
+struct Variables(Arc<Mutex<HashMap<OsString, OsString>>>);
+
+impl Environment for Variables {
+    fn value(&self, name: &OsStr) -> Option<OsString> {
+        self.0.lock().unwrap().get(name).cloned()
+    }
+
+    fn names(&self) -> Vec<OsString> {
+        self.0.lock().unwrap().keys().cloned().collect()
+    }
+}
+
+struct Env {
+    variables: Variables,
+    provider: Arc<EnvProvider>,
+}
+
+impl Default for Env {
+    fn default() -> Self {
+        let variables = Variables::default();
+        Self {
+            provider: Arc::new(EnvProvider::over(variables.clone(), "APP_")),
+            variables,
+        }
+    }
+}
+
+fn variable(key: &SecretKey) -> OsString {
+    format!("APP_{}", key.as_str().replace('/', "_")).into()
+}
+
+#[async_trait]
+impl Harness for Env {
+    fn provider(&self) -> Arc<dyn SecretProvider> {
+        self.provider.clone()
+    }
+
+    fn another(&self) -> Option<Arc<dyn SecretProvider>> {
+        Some(Arc::new(EnvProvider::over(self.variables.clone(), "APP_")))
+    }
+
+    async fn seed(&self, key: &SecretKey, value: &[u8]) {
+        let value = std::str::from_utf8(value).unwrap();
+        self.variables
+            .0
+            .lock()
+            .unwrap()
+            .insert(variable(key), value.into());
+    }
+
+    async fn delete(&self, key: &SecretKey) {
+        self.variables.0.lock().unwrap().remove(&variable(key));
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            empty_values: true,
+            flat_names: true,
+            quiet_runtime: true,
+            ..Abilities::default()
+        }
+    }
+}
+
+/// Writes a file as whoever replaces a secret should: beside its place, then into it.
+fn replace(path: &Path, bytes: &[u8]) {
+    let folder = path.parent().unwrap();
+    std::fs::create_dir_all(folder).unwrap();
+    let file = tempfile::Builder::new()
+        .prefix(".new")
+        .tempfile_in(folder)
+        .unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    file.persist(path).unwrap();
+}
+
+struct Directory {
+    folder: TempDir,
+    provider: Arc<FileProvider>,
+}
+
+impl Directory {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let provider = Arc::new(FileProvider::directory(folder.path()).keep_trailing_newline());
+        Self { folder, provider }
+    }
+}
+
+#[async_trait]
+impl Harness for Directory {
+    fn provider(&self) -> Arc<dyn SecretProvider> {
+        self.provider.clone()
+    }
+
+    fn another(&self) -> Option<Arc<dyn SecretProvider>> {
+        Some(Arc::new(
+            FileProvider::directory(self.folder.path()).keep_trailing_newline(),
+        ))
+    }
+
+    async fn seed(&self, key: &SecretKey, value: &[u8]) {
+        replace(&self.folder.path().join(key.as_str()), value);
+    }
+
+    async fn delete(&self, key: &SecretKey) {
+        std::fs::remove_file(self.folder.path().join(key.as_str())).unwrap();
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            binary_values: true,
+            empty_values: true,
+            ..Abilities::default()
+        }
+    }
+
+    fn max_value(&self) -> Option<usize> {
+        Some(1 << 20)
+    }
+}
+
+/// One document, written anew at each change.
+struct Document {
+    folder: TempDir,
+    name: &'static str,
+    entries: Mutex<serde_json::Map<String, serde_json::Value>>,
+    provider: Arc<FileProvider>,
+}
+
+impl Document {
+    fn new(name: &'static str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let provider = Arc::new(FileProvider::document(folder.path().join(name)));
+        Self {
+            folder,
+            name,
+            entries: Mutex::default(),
+            provider,
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join(self.name)
+    }
+
+    fn set(&self, key: &SecretKey, value: Option<serde_json::Value>) {
+        let mut entries = self.entries.lock().unwrap();
+        if self.name == ".env" {
+            let name = key.as_str().replace('/', "_");
+            match value {
+                Some(value) => drop(entries.insert(name, value)),
+                None => drop(entries.remove(&name)),
+            }
+        } else {
+            put(&mut entries, &key.segments().collect::<Vec<_>>(), value);
+        }
+        drop(entries);
+        self.write();
+    }
+
+    fn write(&self) {
+        let entries = self.entries.lock().unwrap();
+        let text = match self.name {
+            // JSON is YAML too.
+            "secrets.json" | "secrets.yaml" => serde_json::to_string_pretty(&*entries).unwrap(),
+            "secrets.toml" => inline_tables(&entries),
+            _ => entries
+                .iter()
+                .map(|(name, value)| format!("{name}={}\n", quoted(value)))
+                .collect(),
+        };
+        replace(&self.path(), text.as_bytes());
+    }
+}
+
+fn put(
+    entries: &mut serde_json::Map<String, serde_json::Value>,
+    path: &[&str],
+    value: Option<serde_json::Value>,
+) {
+    match (path, value) {
+        ([name], Some(value)) => drop(entries.insert((*name).to_owned(), value)),
+        ([name], None) => drop(entries.remove(*name)),
+        ([name, rest @ ..], value) => {
+            let inner = entries
+                .entry(*name)
+                .or_insert_with(|| serde_json::json!({}));
+            put(inner.as_object_mut().unwrap(), rest, value);
+        }
+        ([], _) => {}
+    }
+}
+
+/// TOML without a writer of it: strings and names are close to JSON's, tables are written inline.
+fn inline_tables(entries: &serde_json::Map<String, serde_json::Value>) -> String {
+    fn inline(value: &serde_json::Value) -> String {
+        match value {
+            serde_json::Value::Object(map) => {
+                let inner: Vec<String> = map
+                    .iter()
+                    .map(|(name, value)| format!("{} = {}", string(name), inline(value)))
+                    .collect();
+                format!("{{ {} }}", inner.join(", "))
+            }
+            serde_json::Value::Array(items) => {
+                format!(
+                    "[{}]",
+                    items.iter().map(inline).collect::<Vec<_>>().join(",")
+                )
+            }
+            serde_json::Value::String(text) => string(text),
+            other => other.to_string(),
+        }
+    }
+    fn string(text: &str) -> String {
+        let escape = |c: char| match c {
+            '"' | '\\' => format!("\\{c}"),
+            c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+            c => c.to_string(),
+        };
+        format!("\"{}\"", text.chars().map(escape).collect::<String>())
+    }
+    entries
+        .iter()
+        .map(|(name, value)| format!("{} = {}\n", string(name), inline(value)))
+        .collect()
+}
+
+fn quoted(value: &serde_json::Value) -> String {
+    let text = value.as_str().unwrap();
+    let escape = |c: char| match c {
+        '"' | '\\' | '$' => format!("\\{c}"),
+        '\r' => "\\r".to_owned(),
+        c => c.to_string(),
+    };
+    format!("\"{}\"", text.chars().map(escape).collect::<String>())
+}
+
+#[async_trait]
+impl Harness for Document {
+    fn provider(&self) -> Arc<dyn SecretProvider> {
+        self.provider.clone()
+    }
+
+    fn another(&self) -> Option<Arc<dyn SecretProvider>> {
+        Some(Arc::new(FileProvider::document(self.path())))
+    }
+
+    async fn seed(&self, key: &SecretKey, value: &[u8]) {
+        self.set(key, Some(std::str::from_utf8(value).unwrap().into()));
+    }
+
+    async fn seed_json(&self, key: &SecretKey, json: &str) {
+        self.set(key, Some(serde_json::from_str(json).unwrap()));
+    }
+
+    async fn delete(&self, key: &SecretKey) {
+        self.set(key, None);
+    }
+
+    async fn garble(&self) {
+        let text = format!("{{{{ \" {}", secretwell_testkit::GARBAGE);
+        replace(&self.path(), text.as_bytes());
+    }
+
+    async fn heal(&self) {
+        self.write();
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            empty_values: true,
+            json_values: self.name != ".env",
+            flat_names: self.name == ".env",
+            garble: true,
+            ..Abilities::default()
+        }
+    }
+
+    fn max_value(&self) -> Option<usize> {
+        None
+    }
+}
