@@ -5,6 +5,9 @@
 //! cargo run --example late_secret -- --serve --from env://   serves /me and /login until stopped
 //! ```
 
+// An example shows what it does.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 mod service;
 mod story;
 
