@@ -5,6 +5,7 @@
 //! | `conformance` | the contract of a provider, for every provider |
 //! | `resolver` | time and trouble between a resolver and its provider, under paused time |
 //! | `lazy` | the lazily built auth: starts, rotations, failures, its log |
+//! | `ready` | the ready path allocates nothing |
 //! | `e2e` | whole services on real sockets |
 //! | `packaging` | what the features pull in |
 
@@ -15,5 +16,6 @@ mod conformance;
 mod e2e;
 mod lazy;
 mod packaging;
+mod ready;
 mod resolver;
 mod support;

@@ -10,7 +10,6 @@ use secretwell_core::{Error, ErrorKind, Freshness, Resolved, SecretKey};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::built::Built;
 use crate::lazy::Inner;
 use crate::recipe::{Ingredients, keys, read};
 use crate::ring::Rings;
@@ -22,7 +21,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 /// Lives from the first use of an auth until the auth is dropped or its runtime ends.
 ///
 /// One loop does it all: attempt, then wait for whatever makes the next attempt worth while.
-pub(crate) struct Driver<A> {
+pub(crate) struct Driver<A: Send + Sync> {
     auth: Weak<Inner<A>>,
     nudge: Arc<Notify>,
     /// What the build in service was made from.
@@ -147,7 +146,7 @@ impl<A: Send + Sync + 'static> Driver<A> {
                     self.build_failures = BuildFailures::default();
                     self.generation += 1;
                     (self.rings, self.sight) = (rings, sight);
-                    auth.stage.publish(Built::new(value, self.generation));
+                    auth.stage.publish(value, self.generation);
                     None
                 }
                 Ok(Some(Err(error))) => {
@@ -225,7 +224,7 @@ where
 }
 
 /// Makes `state` the state, and says so in the log if it is another one.
-fn announce<A>(auth: &Inner<A>, state: State, end: Option<(&Outcome, u64)>) {
+fn announce<A: Send + Sync>(auth: &Inner<A>, state: State, end: Option<(&Outcome, u64)>) {
     let mut changed = false;
     auth.progress.send_modify(|progress| {
         // A retry of a failed start that fails alike is no news.
@@ -248,7 +247,7 @@ fn announce<A>(auth: &Inner<A>, state: State, end: Option<(&Outcome, u64)>) {
     }
 }
 
-fn log<A>(auth: &Inner<A>, state: &State, outcome: Option<&Outcome>) {
+fn log<A: Send + Sync>(auth: &Inner<A>, state: &State, outcome: Option<&Outcome>) {
     macro_rules! event {
         ($level:ident) => {
             tracing::$level!(
@@ -293,7 +292,7 @@ fn describe(secrets: &[(SecretKey, Resolved)]) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-impl<A> Drop for Driver<A> {
+impl<A: Send + Sync> Drop for Driver<A> {
     /// The runtime has ended, or the auth is gone. Whoever waits shall start anew.
     fn drop(&mut self) {
         let Some(auth) = self.auth.upgrade() else {

@@ -1,8 +1,10 @@
 //! The lazy auth initializer itself.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use secretwell_core::Resolver;
@@ -65,11 +67,11 @@ use crate::{BuildContext, BuildError, LazyAuthBuilder, Mode, NotReady, State};
 /// # Ok(())
 /// # }
 /// ```
-pub struct LazyAuth<A> {
+pub struct LazyAuth<A: Send + Sync> {
     pub(crate) inner: Arc<Inner<A>>,
 }
 
-pub(crate) struct Inner<A> {
+pub(crate) struct Inner<A: Send + Sync> {
     pub(crate) resolver: Resolver,
     pub(crate) recipe: Box<dyn Recipe<A>>,
     pub(crate) settings: Settings,
@@ -137,10 +139,12 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// # Errors
     /// [`NotReady`] with every reason: when the start that this call waited for fails, when a start
     /// failed a moment ago and the next try is not due yet, or when the deadline passes.
-    pub async fn get(&self) -> Result<Guard<A>, NotReady> {
-        match self.serving() {
-            Some(guard) => Ok(guard),
-            None => Box::pin(self.start(self.inner.settings.deadline)).await,
+    #[inline]
+    pub fn get(&self) -> Get<'_, A> {
+        Get {
+            auth: self,
+            deadline: None,
+            start: None,
         }
     }
 
@@ -148,10 +152,12 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub async fn get_within(&self, deadline: Duration) -> Result<Guard<A>, NotReady> {
-        match self.serving() {
-            Some(guard) => Ok(guard),
-            None => Box::pin(self.start(deadline)).await,
+    #[inline]
+    pub fn get_within(&self, deadline: Duration) -> Get<'_, A> {
+        Get {
+            auth: self,
+            deadline: Some(deadline),
+            start: None,
         }
     }
 
@@ -183,8 +189,8 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
 
     /// Hands what is in service to `reader`, or returns `None` if there is nothing; starts nothing.
     ///
-    /// The fastest way to read from many threads: each keeps a copy of its own, until it looks again
-    /// after a rotation or the thread ends.
+    /// The fastest way to read from many threads: each keeps a reference of its own to the build that
+    /// it saw last. That build is kept alive until the thread reads again, or the auth is dropped.
     pub fn with<R>(&self, reader: impl FnOnce(&A) -> R) -> Option<R> {
         self.inner.stage.with(reader)
     }
@@ -239,12 +245,22 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// What is in service, with somebody to keep it current.
     fn serving(&self) -> Option<Guard<A>> {
         let guard = self.inner.stage.load()?;
-        if self.inner.undriven.load(Ordering::Relaxed)
-            && tokio::runtime::Handle::try_current().is_ok()
-        {
-            self.ensure_driver();
+        if self.inner.undriven.load(Ordering::Relaxed) {
+            self.drive_again();
         }
         Some(guard)
+    }
+
+    #[cold]
+    fn drive_again(&self) {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            self.ensure_driver();
+        }
+    }
+
+    #[cold]
+    fn boxed_start(&self, deadline: Option<Duration>) -> Starting<'_, A> {
+        Box::pin(self.start(deadline.unwrap_or(self.inner.settings.deadline)))
     }
 
     async fn start(&self, deadline: Duration) -> Result<Guard<A>, NotReady> {
@@ -300,7 +316,7 @@ impl LazyAuth<()> {
     }
 }
 
-impl<A> LazyAuth<A> {
+impl<A: Send + Sync> LazyAuth<A> {
     pub(crate) fn assemble(
         resolver: Resolver,
         recipe: Box<dyn Recipe<A>>,
@@ -334,7 +350,7 @@ impl<A> LazyAuth<A> {
     }
 }
 
-impl<A> Inner<A> {
+impl<A: Send + Sync> Inner<A> {
     fn lock_driver(&self) -> MutexGuard<'_, Option<AbortHandle>> {
         self.driver.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -344,7 +360,7 @@ impl<A> Inner<A> {
     }
 }
 
-impl<A> Drop for Inner<A> {
+impl<A: Send + Sync> Drop for Inner<A> {
     fn drop(&mut self) {
         if let Some(driver) = self.lock_driver().take() {
             driver.abort();
@@ -352,7 +368,7 @@ impl<A> Drop for Inner<A> {
     }
 }
 
-impl<A> Clone for LazyAuth<A> {
+impl<A: Send + Sync> Clone for LazyAuth<A> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
@@ -360,13 +376,51 @@ impl<A> Clone for LazyAuth<A> {
     }
 }
 
-impl<A> fmt::Debug for LazyAuth<A> {
+impl<A: Send + Sync> fmt::Debug for LazyAuth<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LazyAuth")
             .field("source", self.inner.resolver.source())
             .field("mode", &self.inner.settings.mode)
             .field("state", &self.inner.progress.borrow().state)
             .finish_non_exhaustive()
+    }
+}
+
+/// The future of [`LazyAuth::get`]. Written by hand, because the compiler inlines it that way: when
+/// the auth is ready, it costs no more than the look at it.
+#[must_use = "futures do nothing unless polled"]
+pub struct Get<'a, A: Send + Sync> {
+    auth: &'a LazyAuth<A>,
+    /// The configured one if none.
+    deadline: Option<Duration>,
+    /// The wait for a start, if there is nothing in service yet.
+    start: Option<Starting<'a, A>>,
+}
+
+type Starting<'a, A> = Pin<Box<dyn Future<Output = Result<Guard<A>, NotReady>> + Send + 'a>>;
+
+impl<A: Send + Sync + 'static> Future for Get<'_, A> {
+    type Output = Result<Guard<A>, NotReady>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let auth = self.auth;
+        if self.start.is_none() {
+            match auth.serving() {
+                Some(guard) => return Poll::Ready(Ok(guard)),
+                None => self.start = Some(auth.boxed_start(self.deadline)),
+            }
+        }
+        match &mut self.start {
+            Some(start) => start.as_mut().poll(context),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<A: Send + Sync> fmt::Debug for Get<'_, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Get").finish_non_exhaustive()
     }
 }
 

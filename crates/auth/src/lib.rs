@@ -81,7 +81,7 @@ pub use axum::{Auth, Principal};
 pub use built::{Guard, Handle};
 pub use config::LazyAuthBuilder;
 pub use context::{BuildContext, BuildError};
-pub use lazy::{LazyAuth, StateWatch};
+pub use lazy::{Get, LazyAuth, StateWatch};
 pub use mode::Mode;
 pub use preflight::{Finding, Report, Verdict};
 pub use ring::KeyRing;

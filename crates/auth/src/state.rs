@@ -76,17 +76,17 @@ impl State {
 /// Its text is for the log. What a client may see is the HTTP answer that the `tower` feature makes
 /// of it, which holds no reason.
 #[derive(Clone)]
-pub struct NotReady {
-    problems: Arc<[Error]>,
+pub struct NotReady(Arc<Reasons>);
+
+/// Behind a pointer, so that the `Result` of the ready path is small.
+struct Reasons {
+    problems: Vec<Error>,
     retry_at: Option<Instant>,
 }
 
 impl NotReady {
     pub(crate) fn new(problems: Vec<Error>, retry_at: Option<Instant>) -> Self {
-        Self {
-            problems: problems.into(),
-            retry_at,
-        }
+        Self(Arc::new(Reasons { problems, retry_at }))
     }
 
     pub(crate) fn waiting(message: &'static str) -> Self {
@@ -95,24 +95,24 @@ impl NotReady {
 
     /// What is wrong, each with its key and source. There is at least one problem.
     pub fn problems(&self) -> &[Error] {
-        &self.problems
+        &self.0.problems
     }
 
     /// Whether it may pass without anybody changing anything: a start that is still under way, a
     /// source that cannot be reached. An absent or weak secret is not temporary.
     pub fn is_temporary(&self) -> bool {
-        self.problems.iter().all(Error::is_temporary)
+        self.0.problems.iter().all(Error::is_temporary)
     }
 
     /// When the next try comes, if that is known.
     pub fn retry_at(&self) -> Option<Instant> {
-        self.retry_at
+        self.0.retry_at
     }
 
     /// How long it is until the next try: at least a second, for `Retry-After`.
     pub fn retry_after(&self) -> Duration {
         let wait = self
-            .retry_at
+            .retry_at()
             .map(|at| at.saturating_duration_since(Instant::now()));
         wait.unwrap_or_default().max(Duration::from_secs(1))
     }
@@ -123,7 +123,7 @@ impl PartialEq for NotReady {
     fn eq(&self, other: &Self) -> bool {
         let texts = |failure: &Self| {
             failure
-                .problems
+                .problems()
                 .iter()
                 .map(Error::to_string)
                 .collect::<Vec<_>>()
@@ -135,7 +135,7 @@ impl PartialEq for NotReady {
 impl fmt::Display for NotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("not ready:")?;
-        for (index, problem) in self.problems.iter().enumerate() {
+        for (index, problem) in self.0.problems.iter().enumerate() {
             write!(f, " ({}) {problem}", index + 1)?;
         }
         Ok(())
@@ -145,13 +145,13 @@ impl fmt::Display for NotReady {
 impl fmt::Debug for NotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NotReady")
-            .field("problems", &self.problems)
+            .field("problems", &self.0.problems)
             .finish_non_exhaustive()
     }
 }
 
 impl std::error::Error for NotReady {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.problems.first().map(|problem| problem as _)
+        self.0.problems.first().map(|problem| problem as _)
     }
 }

@@ -21,17 +21,17 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
 }
 
 /// Puts a [`LazyAuth`] into each request's extensions. Made by [`LazyAuth::layer`].
-pub struct AuthLayer<A> {
+pub struct AuthLayer<A: Send + Sync> {
     auth: LazyAuth<A>,
 }
 
 /// What [`AuthLayer`] makes of a service.
-pub struct WithAuth<A, S> {
+pub struct WithAuth<A: Send + Sync, S> {
     auth: LazyAuth<A>,
     inner: S,
 }
 
-impl<A, S> Layer<S> for AuthLayer<A> {
+impl<A: Send + Sync, S> Layer<S> for AuthLayer<A> {
     type Service = WithAuth<A, S>;
 
     fn layer(&self, inner: S) -> WithAuth<A, S> {
@@ -109,7 +109,7 @@ where
 /// # Ok(())
 /// # }
 /// ```
-pub struct LazyService<S> {
+pub struct LazyService<S: Send + Sync> {
     service: LazyAuth<S>,
 }
 
@@ -154,7 +154,7 @@ where
     }
 }
 
-impl<A> Clone for AuthLayer<A> {
+impl<A: Send + Sync> Clone for AuthLayer<A> {
     fn clone(&self) -> Self {
         Self {
             auth: self.auth.clone(),
@@ -162,7 +162,7 @@ impl<A> Clone for AuthLayer<A> {
     }
 }
 
-impl<A, S: Clone> Clone for WithAuth<A, S> {
+impl<A: Send + Sync, S: Clone> Clone for WithAuth<A, S> {
     fn clone(&self) -> Self {
         Self {
             auth: self.auth.clone(),
@@ -171,7 +171,7 @@ impl<A, S: Clone> Clone for WithAuth<A, S> {
     }
 }
 
-impl<S> Clone for LazyService<S> {
+impl<S: Send + Sync> Clone for LazyService<S> {
     fn clone(&self) -> Self {
         Self {
             service: self.service.clone(),
@@ -179,7 +179,7 @@ impl<S> Clone for LazyService<S> {
     }
 }
 
-impl<A> fmt::Debug for AuthLayer<A> {
+impl<A: Send + Sync> fmt::Debug for AuthLayer<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthLayer")
             .field("auth", &self.auth)
@@ -187,7 +187,7 @@ impl<A> fmt::Debug for AuthLayer<A> {
     }
 }
 
-impl<A, S> fmt::Debug for WithAuth<A, S> {
+impl<A: Send + Sync, S> fmt::Debug for WithAuth<A, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WithAuth")
             .field("auth", &self.auth)
@@ -195,7 +195,7 @@ impl<A, S> fmt::Debug for WithAuth<A, S> {
     }
 }
 
-impl<S> fmt::Debug for LazyService<S> {
+impl<S: Send + Sync> fmt::Debug for LazyService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LazyService")
             .field("service", &self.service)

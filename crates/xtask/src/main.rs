@@ -28,7 +28,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "behaviour",
         about: "resolver, lazy auth and features: faults, load, a paused clock",
-        calls: &["test --package secretwell-tests -- resolver:: lazy:: packaging::"],
+        calls: &["test --package secretwell-tests -- resolver:: lazy:: ready:: packaging::"],
     },
     Part {
         name: "e2e",

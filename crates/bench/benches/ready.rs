@@ -1,0 +1,76 @@
+//! What a request pays to reach an auth that is ready.
+
+mod measure;
+
+use std::sync::{Arc, OnceLock, RwLock};
+
+use arc_swap::{ArcSwap, Cache};
+use criterion::{Criterion, criterion_group, criterion_main};
+use measure::{measure, measure_each};
+use secretwell::auth::{BuildContext, LazyAuth};
+use secretwell::{ExposeSecret, MemoryProvider, Resolver, SecretString};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Secrets {
+    secret: SecretString,
+}
+
+/// What is built: one word of it is read by each call.
+struct Built {
+    length: usize,
+}
+
+fn ready(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let built = || Built { length: 44 };
+
+    let memory = MemoryProvider::new();
+    memory
+        .set("secret", "a-secret-that-is-long-enough-to-be-accepted!")
+        .expect("a valid key");
+    let lazy = LazyAuth::infallible(
+        Resolver::new(memory),
+        |secrets: Secrets, _: BuildContext| Built {
+            length: secrets.secret.expose_secret().len(),
+        },
+    );
+    runtime.block_on(lazy.get()).expect("it starts");
+
+    let swap = ArcSwap::from_pointee(built());
+    let shared_swap = Arc::new(ArcSwap::from_pointee(built()));
+    let once_lock: OnceLock<Built> = OnceLock::new();
+    let _ = once_lock.set(built());
+    let once_cell = tokio::sync::OnceCell::new_with(Some(built()));
+    let lock = RwLock::new(Arc::new(built()));
+
+    let mut group = criterion.benchmark_group("ready");
+    measure(&mut group, "secretwell get", async || {
+        lazy.get().await.map(|auth| auth.length).ok()
+    });
+    measure(&mut group, "secretwell with", async || {
+        lazy.with(|auth| auth.length)
+    });
+    measure_each(&mut group, "secretwell handle", || {
+        let mut handle = lazy.handle().expect("it is ready");
+        async move || handle.get().length
+    });
+    measure(&mut group, "arc-swap load", async || swap.load().length);
+    measure_each(&mut group, "arc-swap cache", || {
+        let mut cache = Cache::new(shared_swap.clone());
+        async move || cache.load().length
+    });
+    measure(&mut group, "std OnceLock (never swaps)", async || {
+        once_lock.get().map(|auth| auth.length)
+    });
+    measure(&mut group, "tokio OnceCell (never swaps)", async || {
+        once_cell.get_or_init(async || built()).await.length
+    });
+    measure(&mut group, "std RwLock<Arc>", async || {
+        lock.read().map(|auth| auth.clone().length).ok()
+    });
+    group.finish();
+}
+
+criterion_group!(benches, ready);
+criterion_main!(benches);
