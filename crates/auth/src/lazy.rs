@@ -141,23 +141,17 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// failed a moment ago and the next try is not due yet, or when the deadline passes.
     #[inline]
     pub fn get(&self) -> Get<'_, A> {
-        Get {
-            auth: self,
-            deadline: None,
-            start: None,
-        }
+        Get(Step::Look(self))
     }
 
     /// Like [`get`](Self::get), with a deadline of the caller's own.
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    #[inline]
-    pub fn get_within(&self, deadline: Duration) -> Get<'_, A> {
-        Get {
-            auth: self,
-            deadline: Some(deadline),
-            start: None,
+    pub async fn get_within(&self, deadline: Duration) -> Result<Guard<A>, NotReady> {
+        match self.serving() {
+            Some(guard) => Ok(guard),
+            None => self.boxed_start(deadline).await,
         }
     }
 
@@ -259,8 +253,8 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     }
 
     #[cold]
-    fn boxed_start(&self, deadline: Option<Duration>) -> Starting<'_, A> {
-        Box::pin(self.start(deadline.unwrap_or(self.inner.settings.deadline)))
+    fn boxed_start(&self, deadline: Duration) -> Starting<'_, A> {
+        Box::pin(self.start(deadline))
     }
 
     async fn start(&self, deadline: Duration) -> Result<Guard<A>, NotReady> {
@@ -389,12 +383,12 @@ impl<A: Send + Sync> fmt::Debug for LazyAuth<A> {
 /// The future of [`LazyAuth::get`]. Written by hand, because the compiler inlines it that way: when
 /// the auth is ready, it costs no more than the look at it.
 #[must_use = "futures do nothing unless polled"]
-pub struct Get<'a, A: Send + Sync> {
-    auth: &'a LazyAuth<A>,
-    /// The configured one if none.
-    deadline: Option<Duration>,
-    /// The wait for a start, if there is nothing in service yet.
-    start: Option<Starting<'a, A>>,
+pub struct Get<'a, A: Send + Sync>(Step<'a, A>);
+
+/// Two words, because each that is written costs as much as the rest of the look.
+enum Step<'a, A: Send + Sync> {
+    Look(&'a LazyAuth<A>),
+    Start(Starting<'a, A>),
 }
 
 type Starting<'a, A> = Pin<Box<dyn Future<Output = Result<Guard<A>, NotReady>> + Send + 'a>>;
@@ -404,16 +398,15 @@ impl<A: Send + Sync + 'static> Future for Get<'_, A> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let auth = self.auth;
-        if self.start.is_none() {
+        if let Step::Look(auth) = self.0 {
             match auth.serving() {
                 Some(guard) => return Poll::Ready(Ok(guard)),
-                None => self.start = Some(auth.boxed_start(self.deadline)),
+                None => self.0 = Step::Start(auth.boxed_start(auth.inner.settings.deadline)),
             }
         }
-        match &mut self.start {
-            Some(start) => start.as_mut().poll(context),
-            None => Poll::Pending,
+        match &mut self.0 {
+            Step::Start(start) => start.as_mut().poll(context),
+            Step::Look(_) => Poll::Pending,
         }
     }
 }
