@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use arc_swap::{ArcSwap, Cache, Guard as SwapGuard};
+use arc_swap::{ArcSwapOption, Cache, Guard as SwapGuard};
 use thread_local::ThreadLocal;
 
 use crate::Generation;
@@ -16,68 +16,65 @@ pub(crate) struct Built<A> {
     pub(crate) generation: Generation,
 }
 
-/// Where the build in service stands. Empty until the first one.
-pub(crate) struct Stage<A: Send + Sync>(OnceLock<Place<A>>);
+/// Where the build in service stands. Empty until the first one, and never again.
+pub(crate) type Current<A> = Arc<ArcSwapOption<Built<A>>>;
 
-struct Place<A: Send + Sync> {
-    current: Arc<ArcSwap<Built<A>>>,
-    /// What each thread saw last. Reading one's own costs no shared cache line but the pointer's.
-    seen: ThreadLocal<RefCell<Seen<A>>>,
+/// A thread's or a task's own look at it, with what was seen last.
+type Look<A> = Cache<Current<A>, Option<Arc<Built<A>>>>;
+
+/// The build in service, and what each thread saw of it last: reading one's own costs no shared
+/// cache line but the pointer's.
+pub(crate) struct Stage<A: Send + Sync> {
+    pub(crate) current: Current<A>,
+    looks: ThreadLocal<RefCell<Look<A>>>,
 }
-
-type Seen<A> = Cache<Arc<ArcSwap<Built<A>>>, Arc<Built<A>>>;
 
 impl<A: Send + Sync> Stage<A> {
     pub(crate) fn new() -> Self {
-        Self(OnceLock::new())
+        Self {
+            current: Arc::default(),
+            looks: ThreadLocal::new(),
+        }
     }
 
-    pub(crate) fn load(&self) -> Option<Guard<A>> {
-        self.0.get().map(|place| Guard(place.current.load()))
-    }
-
-    pub(crate) fn handle(&self) -> Option<Handle<A>> {
-        self.0.get().map(|place| Handle(place.look()))
-    }
-}
-
-impl<A: Send + Sync> Stage<A> {
     /// Puts a build into service in place of what was there.
     pub(crate) fn publish(&self, value: A, generation: Generation) {
-        let built = Arc::new(Built { value, generation });
-        let place = self.0.get_or_init(|| Place {
-            current: Arc::new(ArcSwap::new(built.clone())),
-            seen: ThreadLocal::new(),
-        });
-        place.current.store(built);
+        self.current
+            .store(Some(Arc::new(Built { value, generation })));
     }
 
     /// Hands the build in service to `reader`.
     pub(crate) fn with<R>(&self, reader: impl FnOnce(&A) -> R) -> Option<R> {
-        let place = self.0.get()?;
-        let seen = place.seen.get_or(|| RefCell::new(place.look()));
-        // A reader that reads again finds its thread's own taken.
-        Some(match seen.try_borrow_mut() {
-            Ok(mut seen) => reader(&seen.load().value),
-            Err(_) => reader(&place.current.load().value),
-        })
+        let own = || RefCell::new(Cache::new(self.current.clone()));
+        match self.looks.get_or(own).try_borrow_mut() {
+            Ok(mut look) => look.load().as_ref().map(|built| reader(&built.value)),
+            // A reader that reads again finds its thread's own taken.
+            Err(_) => Guard::new(&self.current).map(|guard| reader(&guard)),
+        }
     }
 }
 
-impl<A: Send + Sync> Place<A> {
-    fn look(&self) -> Seen<A> {
-        Cache::new(self.current.clone())
+fn in_service<A>(seen: &Option<Arc<Built<A>>>) -> &Built<A> {
+    match seen {
+        Some(built) => built,
+        None => unreachable!("what is in service is only ever replaced"),
     }
 }
 
 /// The build in service, lent out. It keeps that build alive, so hold it briefly and not across an
 /// await; a [`Handle`] is for keeping.
-pub struct Guard<A>(SwapGuard<Arc<Built<A>>>);
+pub struct Guard<A>(SwapGuard<Option<Arc<Built<A>>>>);
 
 impl<A> Guard<A> {
+    #[inline]
+    pub(crate) fn new(current: &Current<A>) -> Option<Self> {
+        let seen = current.load();
+        seen.is_some().then_some(Self(seen))
+    }
+
     /// Which build it is.
     pub fn generation(&self) -> Generation {
-        self.0.generation
+        in_service(&self.0).generation
     }
 }
 
@@ -85,7 +82,7 @@ impl<A> Deref for Guard<A> {
     type Target = A;
 
     fn deref(&self) -> &A {
-        &self.0.value
+        &in_service(&self.0).value
     }
 }
 
@@ -100,12 +97,17 @@ impl<A> fmt::Debug for Guard<A> {
 /// Access to what is in service for a task or a connection that keeps it: the fastest way to read,
 /// and always the newest build. It holds the build that it saw last until it looks again.
 #[derive(Clone)]
-pub struct Handle<A>(Seen<A>);
+pub struct Handle<A>(Look<A>);
 
 impl<A> Handle<A> {
+    pub(crate) fn new(current: &Current<A>) -> Option<Self> {
+        let mut look = Cache::new(current.clone());
+        look.load().is_some().then_some(Self(look))
+    }
+
     /// The build in service.
     pub fn get(&mut self) -> &A {
-        &self.0.load().value
+        &in_service(self.0.load()).value
     }
 }
 
@@ -122,17 +124,17 @@ mod tests {
     #[test]
     fn every_way_to_read_sees_the_newest_build() {
         let stage = Stage::new();
-        assert!(stage.load().is_none() && stage.handle().is_none());
+        assert!(Guard::new(&stage.current).is_none() && Handle::new(&stage.current).is_none());
         assert_eq!(stage.with(|value: &String| value.clone()), None);
 
         stage.publish("one".to_owned(), 1);
-        let mut handle = stage.handle().unwrap();
+        let mut handle = Handle::new(&stage.current).unwrap();
         for (value, generation) in [("one", 1), ("two", 2)] {
             if generation > 1 {
                 stage.publish(value.to_owned(), generation);
             }
-            assert_eq!(&*stage.load().unwrap(), value);
-            assert_eq!(stage.load().unwrap().generation(), generation);
+            assert_eq!(&*Guard::new(&stage.current).unwrap(), value);
+            assert_eq!(Guard::new(&stage.current).unwrap().generation(), generation);
             assert_eq!(stage.with(|v| v.clone()).as_deref(), Some(value));
             assert_eq!(
                 stage.with(|v| v.clone()).as_deref(),

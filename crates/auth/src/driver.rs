@@ -10,6 +10,7 @@ use secretwell_core::{Error, ErrorKind, Freshness, Resolved, SecretKey};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::built::Guard;
 use crate::lazy::Inner;
 use crate::recipe::{Ingredients, keys, read};
 use crate::ring::Rings;
@@ -52,7 +53,7 @@ impl<A: Send + Sync + 'static> Driver<A> {
             nudge: auth.nudge.clone(),
             rings: Rings::default(),
             sight: None,
-            generation: auth.stage.load().map_or(0, |guard| guard.generation()),
+            generation: Guard::new(&auth.stage.current).map_or(0, |guard| guard.generation()),
             build_failures: BuildFailures::default(),
         }
     }

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::built::{Guard, Handle, Stage};
+use crate::built::{Current, Guard, Handle, Stage};
 use crate::driver::Driver;
 use crate::recipe::Recipe;
 use crate::ring::Pace;
@@ -69,6 +69,8 @@ use crate::{BuildContext, BuildError, LazyAuthBuilder, Mode, NotReady, State};
 /// ```
 pub struct LazyAuth<A: Send + Sync> {
     pub(crate) inner: Arc<Inner<A>>,
+    /// The stage's, once more, because each pointer less on the ready path counts.
+    current: Current<A>,
 }
 
 pub(crate) struct Inner<A: Send + Sync> {
@@ -178,7 +180,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
 
     /// What is in service, if anything; starts nothing.
     pub fn peek(&self) -> Option<Guard<A>> {
-        self.inner.stage.load()
+        Guard::new(&self.current)
     }
 
     /// Hands what is in service to `reader`, or returns `None` if there is nothing; starts nothing.
@@ -191,7 +193,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
 
     /// Access for a task or a connection that keeps it. `None` before the first build.
     pub fn handle(&self) -> Option<Handle<A>> {
-        self.inner.stage.handle()
+        Handle::new(&self.current)
     }
 
     /// Where it stands.
@@ -238,7 +240,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
 
     /// What is in service, with somebody to keep it current.
     fn serving(&self) -> Option<Guard<A>> {
-        let guard = self.inner.stage.load()?;
+        let guard = Guard::new(&self.current)?;
         if self.inner.undriven.load(Ordering::Relaxed) {
             self.drive_again();
         }
@@ -334,6 +336,7 @@ impl<A: Send + Sync> LazyAuth<A> {
             driver: Mutex::new(None),
         };
         Self {
+            current: inner.stage.current.clone(),
             inner: Arc::new(inner),
         }
     }
@@ -366,6 +369,7 @@ impl<A: Send + Sync> Clone for LazyAuth<A> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
+            current: self.current.clone(),
         }
     }
 }

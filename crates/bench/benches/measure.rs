@@ -1,6 +1,5 @@
 //! How the benchmarks measure: time per call with one and two threads, and allocations per call.
 
-use std::hint::black_box;
 use std::pin::pin;
 use std::sync::Barrier;
 use std::task::{Context, Poll, Waker};
@@ -10,47 +9,46 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId};
 
-/// Measures `call` under `name`, with one thread and with two at once, and says how often it
-/// allocates. It must be ready at once, and is awaited in a loop, as in a task.
-pub(crate) fn measure<R>(
-    group: &mut BenchmarkGroup<'_, WallTime>,
-    name: &str,
-    call: impl AsyncFn() -> R + Sync,
-) {
-    measure_each(group, name, || &call);
+/// Measures an expression, evaluated in a loop within a task. What follows `with` is made once for
+/// each thread.
+macro_rules! measure {
+    ($group:ident, $name:literal, $call:expr $(, with $setup:stmt)?) => {
+        $crate::measure::calls(&mut $group, $name, &async |calls: u64| {
+            $($setup)?
+            for _ in 0..calls {
+                std::hint::black_box($call);
+            }
+        })
+    };
 }
+pub(crate) use measure;
 
-/// Like [`measure`], for a call that each thread makes with something of its own.
-pub(crate) fn measure_each<R, C: AsyncFnMut() -> R>(
+/// Measures what makes as many calls as it is told, with one thread and with two at once, and says
+/// how often a call allocates. It must never wait.
+pub(crate) fn calls(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
-    own: impl Fn() -> C + Sync,
+    make: &(impl AsyncFn(u64) + Sync),
 ) {
-    let mut call = own();
-    repeat(1, &mut call);
-    let allocations = allocation_counter::measure(|| repeat(1, &mut call)).count_total;
-    println!("{name}: {allocations} allocations per call");
+    run(make(1));
+    let allocations = |calls| allocation_counter::measure(|| run(make(calls))).count_total;
+    let each = allocations(2) - allocations(1);
+    println!("{name}: {each} allocations per call");
     for threads in [1, 2] {
         group.bench_function(BenchmarkId::new(name, threads), |bencher| {
-            bencher.iter_custom(|calls| at_once(threads, calls, &own));
+            bencher.iter_custom(|calls| at_once(threads, || run(make(calls))));
         });
     }
 }
 
-/// How long `threads` threads take for `calls` calls each.
-fn at_once<R, C: AsyncFnMut() -> R>(
-    threads: usize,
-    calls: u64,
-    own: &(impl Fn() -> C + Sync),
-) -> Duration {
+/// How long `threads` threads take that do the same at once.
+fn at_once(threads: usize, work: impl Fn() + Sync) -> Duration {
     let ready = Barrier::new(threads + 1);
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let mut call = own();
-                repeat(1, &mut call);
                 ready.wait();
-                repeat(calls, &mut call);
+                work();
             });
         }
         ready.wait();
@@ -59,12 +57,7 @@ fn at_once<R, C: AsyncFnMut() -> R>(
     .elapsed()
 }
 
-fn repeat<R, C: AsyncFnMut() -> R>(calls: u64, call: &mut C) {
-    let all = async {
-        for _ in 0..calls {
-            black_box(call().await);
-        }
-    };
-    let polled = pin!(all).poll(&mut Context::from_waker(Waker::noop()));
-    assert_eq!(polled, Poll::Ready(()), "what is measured is ready");
+fn run(work: impl Future<Output = ()>) {
+    let polled = pin!(work).poll(&mut Context::from_waker(Waker::noop()));
+    assert_eq!(polled, Poll::Ready(()), "what is measured never waits");
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, RwLock};
 
 use arc_swap::{ArcSwap, Cache};
 use criterion::{Criterion, criterion_group, criterion_main};
-use measure::{measure, measure_each};
+use measure::measure;
 use secretwell::auth::{BuildContext, LazyAuth};
 use secretwell::{ExposeSecret, MemoryProvider, Resolver, SecretString};
 use serde::Deserialize;
@@ -45,30 +45,38 @@ fn ready(criterion: &mut Criterion) {
     let lock = RwLock::new(Arc::new(built()));
 
     let mut group = criterion.benchmark_group("ready");
-    measure(&mut group, "secretwell get", async || {
-        lazy.get().await.map(|auth| auth.length).ok()
-    });
-    measure(&mut group, "secretwell with", async || {
-        lazy.with(|auth| auth.length)
-    });
-    measure_each(&mut group, "secretwell handle", || {
-        let mut handle = lazy.handle().expect("it is ready");
-        async move || handle.get().length
-    });
-    measure(&mut group, "arc-swap load", async || swap.load().length);
-    measure_each(&mut group, "arc-swap cache", || {
-        let mut cache = Cache::new(shared_swap.clone());
-        async move || cache.load().length
-    });
-    measure(&mut group, "std OnceLock (never swaps)", async || {
+    measure!(
+        group,
+        "secretwell get",
+        match lazy.get().await {
+            Ok(auth) => auth.length,
+            Err(_) => return,
+        }
+    );
+    measure!(group, "secretwell with", lazy.with(|auth| auth.length));
+    measure!(group, "secretwell handle", handle.get().length, with
+        let mut handle = lazy.handle().expect("it is ready"));
+    measure!(group, "arc-swap load", swap.load().length);
+    measure!(group, "arc-swap cache", cache.load().length, with
+        let mut cache = Cache::new(shared_swap.clone()));
+    measure!(
+        group,
+        "std OnceLock (never swaps)",
         once_lock.get().map(|auth| auth.length)
-    });
-    measure(&mut group, "tokio OnceCell (never swaps)", async || {
+    );
+    measure!(
+        group,
+        "tokio OnceCell (never swaps)",
         once_cell.get_or_init(async || built()).await.length
-    });
-    measure(&mut group, "std RwLock<Arc>", async || {
-        lock.read().map(|auth| auth.clone().length).ok()
-    });
+    );
+    measure!(
+        group,
+        "std RwLock<Arc>",
+        match lock.read() {
+            Ok(auth) => auth.clone().length,
+            Err(_) => return,
+        }
+    );
     group.finish();
 }
 

@@ -1,4 +1,4 @@
-#![doc = include_str!("../../../README.md")]
+#![doc = include_str!("../README.md")]
 
 mod from_url;
 
@@ -12,3 +12,14 @@ pub use secretwell_core::*;
 pub use secretwell_env::{EnvProvider, Environment};
 #[cfg(feature = "file")]
 pub use secretwell_file::{FileProvider, Format};
+
+/// The examples of the documents compile and run.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../../../docs/contract.md")]
+    struct Contract;
+    #[doc = include_str!("../../../docs/backends/env.md")]
+    struct Env;
+    #[doc = include_str!("../../../docs/backends/file.md")]
+    struct File;
+}

@@ -10,9 +10,6 @@ mod resolved;
 mod shared;
 mod watch;
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 
 use tokio::time::Instant;
