@@ -7,6 +7,7 @@
 //! | `lazy` | the lazily built auth: starts, rotations, failures, its log |
 //! | `ready` | the ready path allocates nothing |
 //! | `e2e` | whole services on real sockets |
+//! | `process` | what only a process of its own can show |
 //! | `packaging` | what the features pull in |
 
 // A test that cannot set its stage has failed.
@@ -16,6 +17,7 @@ mod conformance;
 mod e2e;
 mod lazy;
 mod packaging;
+mod process;
 mod ready;
 mod resolver;
 mod support;

@@ -34,7 +34,7 @@ const PARTS: &[Part] = &[
         name: "e2e",
         about: "whole services on real sockets, and the story of the late secret",
         calls: &[
-            "test --package secretwell-tests -- e2e::",
+            "test --package secretwell-tests -- e2e:: process::",
             "run --quiet --package secretwell --example late_secret",
         ],
     },
