@@ -3,7 +3,8 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | `conformance` | the contract of a provider, for every provider |
-//! | `resolver` | time and trouble between a resolver and its provider, under paused time |
+//! | `resolver` | what passes between a resolver and its provider as time goes by |
+//! | `trouble` | a resolver whose provider fails, hangs or refuses |
 //! | `lazy` | the lazily built auth: starts, rotations, failures, its log |
 //! | `ready` | the ready path allocates nothing |
 //! | `e2e` | whole services on real sockets |
@@ -21,3 +22,4 @@ mod process;
 mod ready;
 mod resolver;
 mod support;
+mod trouble;

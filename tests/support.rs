@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use secretwell::{Error, ErrorKind, Resolver, SecretKey, SecretProvider};
+use secretwell::{
+    Capabilities, Error, ErrorKind, MemoryProvider, Resolver, SecretKey, SecretProvider,
+};
+use secretwell_testkit::FaultyProvider;
 
 pub(crate) fn key(text: &str) -> SecretKey {
     SecretKey::parse(text).unwrap()
@@ -30,6 +33,14 @@ pub(crate) fn resolver(provider: impl SecretProvider) -> Resolver {
         .ttl(secs(100))
         .max_stale(secs(1000))
         .build()
+}
+
+/// A provider without notices, so that only the resolver's own clock makes it look again.
+pub(crate) fn source(secrets: &[(&str, &str)]) -> (MemoryProvider, FaultyProvider<MemoryProvider>) {
+    let memory: MemoryProvider = secrets.iter().copied().collect();
+    let capabilities = Capabilities::none().with_versions().with_batch();
+    let faulty = FaultyProvider::new(memory.clone()).with_capabilities(capabilities);
+    (memory, faulty)
 }
 
 /// The text of `key`, for comparing.

@@ -258,7 +258,7 @@ fn log<A: Send + Sync>(auth: &Inner<A>, state: &State, outcome: Option<&Outcome>
                 source = %auth.resolver.source(),
                 secrets = outcome.and_then(|outcome| describe(&outcome.secrets)),
                 problems = outcome.and_then(|o| o.failure.as_ref()).map(tracing::field::display),
-                took_ms = outcome.map(|outcome| outcome.took.as_secs_f64() * 1000.0),
+                took = outcome.map(|outcome| tracing::field::debug(outcome.took)),
                 "auth is {}",
                 state.name(),
             )

@@ -28,7 +28,9 @@ const PARTS: &[Part] = &[
     Part {
         name: "behaviour",
         about: "resolver, lazy auth and features: faults, load, a paused clock",
-        calls: &["test --package secretwell-tests -- resolver:: lazy:: ready:: packaging::"],
+        calls: &[
+            "test --package secretwell-tests -- resolver:: trouble:: lazy:: ready:: packaging::",
+        ],
     },
     Part {
         name: "e2e",

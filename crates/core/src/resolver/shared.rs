@@ -548,7 +548,7 @@ impl Crew {
             source = %provider.source(),
             keys = self.batch.len(),
             failed = answers.iter().filter(|answer| answer.is_err()).count(),
-            took_ms = took.as_millis(),
+            ?took,
             "asked",
         );
         if let Some(shared) = self.shared.upgrade() {
