@@ -1,0 +1,305 @@
+//! Carries a request to a server that answers it: the one client, the one retry loop.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::header::LOCATION;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use secretwell_core::{Error, ErrorKind, SecretValue, Source};
+use tokio::time::{Instant, timeout, timeout_at};
+use zeroize::Zeroizing;
+
+use crate::body;
+use crate::config::{Address, ClientConfig, invalid};
+use crate::failure::Failure;
+use crate::retry::wait;
+use crate::tls;
+
+/// A request, to be carried to whichever server answers.
+#[derive(Clone)]
+pub struct Request {
+    method: Method,
+    path: String,
+    headers: HeaderMap,
+    body: Option<SecretValue>,
+    once: bool,
+}
+
+impl Request {
+    /// A request for `path`, which begins with a slash, is percent-encoded, and may have a query.
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Self {
+            method,
+            path: path.into(),
+            headers: HeaderMap::new(),
+            body: None,
+            once: false,
+        }
+    }
+
+    /// The same with a header.
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// The same with a header that holds a secret, which is marked so and shown nowhere.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`]: it holds a line end or another byte that no header may.
+    pub fn secret_header(self, name: HeaderName, value: &[u8]) -> Result<Self, Error> {
+        let mut value = HeaderValue::from_bytes(value).map_err(|_| {
+            Error::new(ErrorKind::Invalid, "the token holds bytes that none may")
+                .hint("does it end in a line break?")
+        })?;
+        value.set_sensitive(true);
+        Ok(self.header(name, value))
+    }
+
+    /// The same with a body of JSON.
+    pub fn json(mut self, body: SecretValue) -> Self {
+        self.body = Some(body);
+        let json = HeaderValue::from_static("application/json");
+        self.header(http::header::CONTENT_TYPE, json)
+    }
+
+    /// The same, for what must not be done twice: it is not sent again once a server may have seen it.
+    pub fn once(mut self) -> Self {
+        self.once = true;
+        self
+    }
+}
+
+/// Without headers and body, which hold tokens and credentials.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a server answered.
+pub struct Reply {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+/// Without headers and body, which may hold secrets.
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is to be done with an answer.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Hand it to whoever asked.
+    Answer,
+    /// It says no, for good: the error is what whoever asked gets.
+    Refusal(Error),
+    /// This server cannot answer now, another may. When none can, the error stands.
+    Elsewhere(Error),
+    /// The service asks for patience, for this long if it says so.
+    Later(Option<Duration>, Error),
+}
+
+/// What a backend's answers mean.
+pub trait Protocol: fmt::Debug + Send + Sync + 'static {
+    /// What is to be done with `reply`. Its errors must not quote the body of a success.
+    fn judge(&self, reply: &Reply) -> Verdict;
+}
+
+/// The way to a backend: its addresses, connections and patience. Clones share the connections.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    http: reqwest::Client,
+    config: ClientConfig,
+    protocol: Box<dyn Protocol>,
+    source: Source,
+    /// The address that answered last.
+    preferred: AtomicUsize,
+}
+
+impl Client {
+    /// A client; no connection is made yet. `source` is what its errors are marked with.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`]: certificates that cannot be read, or an address that tokens must
+    /// not be sent to.
+    pub fn new(
+        config: ClientConfig,
+        protocol: impl Protocol,
+        source: Source,
+    ) -> Result<Self, Error> {
+        let http = Self::http(&config).map_err(|error| error.at(&source))?;
+        let shared = Shared {
+            http,
+            config,
+            protocol: Box::new(protocol),
+            source,
+            preferred: AtomicUsize::new(0),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    fn http(config: &ClientConfig) -> Result<reqwest::Client, Error> {
+        config.check()?;
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls::client_config(&config.tls)?)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .connect_timeout(config.connect)
+            .user_agent(concat!("secretwell/", env!("CARGO_PKG_VERSION")));
+        #[cfg(unix)]
+        if let Some(path) = &config.unix_socket {
+            builder = builder.unix_socket(path.clone());
+        }
+        builder
+            .build()
+            .map_err(|error| invalid("the HTTP client cannot be set up").caused_by(error))
+    }
+
+    /// Carries `request` to a server that answers it, within the configured deadline.
+    ///
+    /// A server that cannot be reached, hangs or says so is passed over for the next one; when all
+    /// have been, it waits a little, up to a second, and begins again.
+    ///
+    /// # Errors
+    /// What the protocol made of the answer, or of the last failure when the deadline has passed.
+    /// Cancelling it cancels the request under way, which the server may have seen.
+    pub async fn send(&self, request: &Request) -> Result<Reply, Error> {
+        let end = Instant::now() + self.shared.config.deadline;
+        let addresses = self.shared.config.addresses.len();
+        let mut round = 0;
+        loop {
+            let first = self.shared.preferred.load(Ordering::Relaxed);
+            let mut told = None;
+            let mut failure = None;
+            for index in (0..addresses).map(|offset| (first + offset) % addresses) {
+                match self.attempt(index, request, end).await {
+                    Ok(reply) => match self.shared.protocol.judge(&reply) {
+                        Verdict::Answer => {
+                            self.shared.preferred.store(index, Ordering::Relaxed);
+                            return Ok(reply);
+                        }
+                        Verdict::Refusal(error) => return Err(error.at(&self.shared.source)),
+                        Verdict::Elsewhere(error) => failure = Some(error),
+                        Verdict::Later(wait, error) => {
+                            (told, failure) = (wait, Some(error));
+                            break;
+                        }
+                    },
+                    Err(broken) => {
+                        let final_word = request.once && !broken.is_before_sending()
+                            || matches!(broken, Failure::TooLarge(_));
+                        let authority = self.shared.config.addresses[index].authority();
+                        let error = broken.into_error(&authority);
+                        if final_word || !error.is_temporary() && addresses == 1 {
+                            return Err(error.at(&self.shared.source));
+                        }
+                        failure = Some(error);
+                    }
+                }
+            }
+            let failure = failure
+                .unwrap_or_else(|| Error::new(ErrorKind::Unavailable, "there was no attempt"))
+                .at(&self.shared.source);
+            let again = Instant::now() + told.unwrap_or_else(|| wait(round));
+            if again >= end {
+                return Err(failure);
+            }
+            tracing::debug!(source = %self.shared.source, error = %failure, "asking again");
+            tokio::time::sleep_until(again).await;
+            round += 1;
+        }
+    }
+
+    /// One exchange with the server at `index`, following one redirect at most.
+    async fn attempt(
+        &self,
+        index: usize,
+        request: &Request,
+        end: Instant,
+    ) -> Result<Reply, Failure> {
+        let limit = self.shared.config.attempt;
+        let exchange = async {
+            let address = &self.shared.config.addresses[index];
+            let reply = self.exchange(address, request).await?;
+            match self.redirect(&reply, request)? {
+                Some(other) => self.exchange(other, request).await,
+                None => Ok(reply),
+            }
+        };
+        match timeout_at(end, timeout(limit, exchange)).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(Failure::Timeout(limit)),
+        }
+    }
+
+    async fn exchange(&self, address: &Address, request: &Request) -> Result<Reply, Failure> {
+        // Paths are made of encoded segments, so they always parse behind an address.
+        let url = address.url(&request.path).map_err(|_| Failure::Redirect)?;
+        let mut sending = self
+            .shared
+            .http
+            .request(request.method.clone(), url)
+            .headers(request.headers.clone());
+        if let Some(body) = &request.body {
+            sending = sending.body(body.expose_bytes().to_vec());
+        }
+        let response = sending.send().await.map_err(Failure::Exchange)?;
+        Ok(Reply {
+            status: response.status(),
+            headers: response.headers().clone(),
+            body: body::read(response, self.shared.config.max_bytes).await?,
+        })
+    }
+
+    /// The configured server that `reply` redirects to, for the very same path.
+    fn redirect(&self, reply: &Reply, request: &Request) -> Result<Option<&Address>, Failure> {
+        if !reply.status.is_redirection() {
+            return Ok(None);
+        }
+        let target = reply
+            .headers
+            .get(LOCATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| reqwest::Url::parse(text).ok())
+            .ok_or(Failure::Redirect)?;
+        let addresses = &self.shared.config.addresses;
+        let known = addresses.iter().find(|address| {
+            address.holds(&target)
+                && address
+                    .url(&request.path)
+                    .is_ok_and(|url| url.path() == target.path() && url.query() == target.query())
+        });
+        known.map(Some).ok_or(Failure::Redirect)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("source", &self.shared.source)
+            .field("addresses", &self.shared.config.addresses)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,227 @@
+//! Whom to trust, and what to show.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::client::ResolvesClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls_platform_verifier::Verifier;
+use secretwell_core::Error;
+
+use crate::config::{Pem, TlsConfig, invalid};
+
+/// TLS 1.2 and 1.3, the platform's authorities and the given ones. No process-wide default is used or
+/// set.
+pub(crate) fn client_config(config: &TlsConfig) -> Result<ClientConfig, Error> {
+    let crypto = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(crypto.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| invalid("TLS cannot be set up").caused_by(error))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier(config, &crypto)?);
+    let mut client = match &config.identity {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => {
+            let identity = Identity {
+                chain: chain.clone(),
+                key: key.clone(),
+                crypto,
+            };
+            // Read once now, so that a wrong path is told at once and not as a failed handshake.
+            identity.load()?;
+            builder.with_client_cert_resolver(Arc::new(identity))
+        }
+    };
+    client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(client)
+}
+
+fn verifier(
+    config: &TlsConfig,
+    crypto: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, Error> {
+    if config.skip_verify {
+        return Ok(Arc::new(TakesAnything(crypto.clone())));
+    }
+    let mut extra = Vec::new();
+    for pem in &config.authorities {
+        let found: Result<Vec<_>, _> = match pem {
+            Pem::File(path) => CertificateDer::pem_file_iter(path).and_then(Iterator::collect),
+            Pem::Text(text) => CertificateDer::pem_slice_iter(text).collect(),
+        };
+        let place = match pem {
+            Pem::File(path) => shown(path),
+            Pem::Text(_) => "the given text".into(),
+        };
+        match found {
+            Ok(found) if found.is_empty() => {
+                return Err(invalid(format!("{place} holds no certificate"))
+                    .hint("give a PEM file of the authority's certificate"));
+            }
+            Ok(found) => extra.extend(found),
+            Err(error) => {
+                return Err(invalid(format!(
+                    "the authority's certificate cannot be read from {place}"
+                ))
+                .caused_by(error));
+            }
+        }
+    }
+    let verifier = Verifier::new_with_extra_roots(extra, crypto.clone())
+        .map_err(|error| invalid("the trusted authorities cannot be set up").caused_by(error))?;
+    let Some(name) = &config.server_name else {
+        return Ok(Arc::new(verifier));
+    };
+    let name = ServerName::try_from(name.clone())
+        .map_err(|_| invalid("the server's name is neither a host name nor an IP address"))?;
+    Ok(Arc::new(Expecting { name, verifier }))
+}
+
+fn shown(path: &Path) -> String {
+    format!("`{}`", path.display().to_string().escape_debug())
+}
+
+/// A client certificate in files, read for each handshake: whoever renews it needs to tell nobody.
+struct Identity {
+    chain: PathBuf,
+    key: PathBuf,
+    crypto: Arc<CryptoProvider>,
+}
+
+impl Identity {
+    fn load(&self) -> Result<CertifiedKey, Error> {
+        let chain: Vec<_> = CertificateDer::pem_file_iter(&self.chain)
+            .and_then(Iterator::collect)
+            .map_err(|error| self.unreadable(&self.chain).caused_by(error))?;
+        if chain.is_empty() {
+            return Err(invalid(format!(
+                "{} holds no certificate",
+                shown(&self.chain)
+            )));
+        }
+        // The reason is not kept: it may quote the key.
+        let key =
+            PrivateKeyDer::from_pem_file(&self.key).map_err(|_| self.unreadable(&self.key))?;
+        CertifiedKey::from_der(chain, key, &self.crypto)
+            .map_err(|error| invalid("client certificate and key do not fit").caused_by(error))
+    }
+
+    fn unreadable(&self, path: &Path) -> Error {
+        invalid(format!("{} cannot be read as PEM", shown(path)))
+            .hint("give the certificate and its key as PEM files that the service may read")
+    }
+}
+
+impl ResolvesClientCert for Identity {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.load()
+            .inspect_err(|error| tracing::warn!(%error, "no client certificate is shown"))
+            .ok()
+            .map(Arc::new)
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("chain", &self.chain)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Verifies the certificate for another name than the address's.
+#[derive(Debug)]
+struct Expecting {
+    name: ServerName<'static>,
+    verifier: Verifier,
+}
+
+impl ServerCertVerifier for Expecting {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.verifier
+            .verify_server_cert(certificate, intermediates, &self.name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier
+            .verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier
+            .verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}
+
+/// What `danger_skip_verification` asks for: the handshake is checked, whose it is is not.
+#[derive(Debug)]
+struct TakesAnything(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for TakesAnything {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
