@@ -9,6 +9,7 @@
 //! | `ready` | the ready path allocates nothing |
 //! | `e2e` | whole services on real sockets |
 //! | `process` | what only a process of its own can show |
+//! | `vault` | the Vault backend, on a real OpenBao |
 //! | `packaging` | what the features pull in |
 
 // A test that cannot set its stage has failed.
@@ -23,3 +24,4 @@ mod ready;
 mod resolver;
 mod support;
 mod trouble;
+mod vault;

@@ -5,11 +5,12 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
 
-/// Awaits all `futures`, at most `limit` at a time, and returns their results in order.
+/// Awaits all `futures`, at most `limit` at a time, and returns their results in order; for backends
+/// that read many secrets side by side.
 ///
-/// tokio's `JoinSet` wants `'static` futures, and a futures crate for one function would be four
-/// more crates in every build.
-pub(crate) async fn join_bounded<F: Future>(
+/// Dropping it drops the futures. They are polled by one task, so they wait side by side and do not
+/// compute so.
+pub async fn join_bounded<F: Future>(
     limit: usize,
     futures: impl IntoIterator<Item = F>,
 ) -> Vec<F::Output> {

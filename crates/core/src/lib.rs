@@ -66,6 +66,7 @@ pub use capabilities::Capabilities;
 pub use chain::Chain;
 pub use change::{Change, ChangeSender, ChangeStream};
 pub use error::{Error, ErrorKind};
+pub use join::join_bounded;
 pub use key::{KeyPrefix, SecretKey};
 pub use load::{LoadError, Loaded, Plan, PlannedField};
 pub use memory::MemoryProvider;

@@ -203,6 +203,27 @@ impl ClientConfig {
         self
     }
 
+    /// The same settings for other addresses.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_addresses<A: AsRef<str>>(
+        self,
+        addresses: impl IntoIterator<Item = A>,
+    ) -> Result<Self, Error> {
+        let ClientConfig { addresses, .. } = Self::new(addresses)?;
+        Ok(Self {
+            addresses,
+            unix_socket: None,
+            ..self
+        })
+    }
+
+    /// Whether [`danger_skip_verification`](Self::danger_skip_verification) was asked for.
+    pub fn skips_verification(&self) -> bool {
+        self.tls.skip_verify
+    }
+
     /// The addresses, in the order in which they are tried.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
@@ -20,7 +20,7 @@ use crate::config::{Pem, TlsConfig, invalid};
 /// TLS 1.2 and 1.3, the platform's authorities and the given ones. No process-wide default is used or
 /// set.
 pub(crate) fn client_config(config: &TlsConfig) -> Result<ClientConfig, Error> {
-    let crypto = Arc::new(ring::default_provider());
+    let crypto = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(crypto.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| invalid("TLS cannot be set up").caused_by(error))?

@@ -11,6 +11,8 @@ use secretwell_core::{Chain, Error, ErrorKind, MemoryProvider, SecretProvider};
 /// | `env://`, `env://APP_` | environment variables, all or those with a prefix | `env` |
 /// | `file:///run/secrets` | a directory of one file for each secret | `file` |
 /// | `file:///etc/app/.env`, `….json`, `….yaml`, `….toml` | one document | `file` |
+/// | `vault://host:8200/mount/path?auth=approle&role=…` | Vault or OpenBao, over TLS; its crate lists the options | `vault` |
+/// | `vault+http://127.0.0.1:8200/mount/path` | the same over plain HTTP, on this machine only | `vault` |
 /// | `memory://` | nowhere: an empty memory, for tests | |
 /// | `env://,file:///run/secrets` | the first, and for what is absent there, the second | |
 ///
@@ -78,10 +80,11 @@ fn single(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
     match scheme {
         "env" => env(place, query),
         "file" => file(place, query),
+        "vault" | "vault+http" => vault(url),
         "memory" if place.is_empty() && query.is_none() => Ok(Arc::new(MemoryProvider::new())),
         "memory" => Err(invalid("`memory://` takes nothing after it")),
         _ if is_scheme(scheme) => Err(invalid(format!("there is no source `{scheme}://`"))
-            .hint("there are `env://`, `file://` and `memory://`")),
+            .hint("there are `env://`, `file://`, `vault://` and `memory://`")),
         _ => Err(invalid("the scheme before `://` is none")),
     }
 }
@@ -103,6 +106,18 @@ fn env(prefix: &str, query: Option<&str>) -> Result<Arc<dyn SecretProvider>, Err
 #[cfg(not(feature = "env"))]
 fn env(_: &str, _: Option<&str>) -> Result<Arc<dyn SecretProvider>, Error> {
     Err(needs_feature("env"))
+}
+
+#[cfg(feature = "vault")]
+fn vault(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
+    Ok(Arc::new(
+        secretwell_vault::VaultProvider::from_url(url)?.build()?,
+    ))
+}
+
+#[cfg(not(feature = "vault"))]
+fn vault(_: &str) -> Result<Arc<dyn SecretProvider>, Error> {
+    Err(needs_feature("vault"))
 }
 
 #[cfg(feature = "file")]
@@ -182,7 +197,7 @@ fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidConfig, message)
 }
 
-#[cfg(not(all(feature = "env", feature = "file")))]
+#[cfg(not(all(feature = "env", feature = "file", feature = "vault")))]
 fn needs_feature(feature: &str) -> Error {
     invalid(format!(
         "`{feature}://` needs the cargo feature `{feature}` of secretwell"

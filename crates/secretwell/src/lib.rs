@@ -12,6 +12,9 @@ pub use secretwell_core::*;
 pub use secretwell_env::{EnvProvider, Environment};
 #[cfg(feature = "file")]
 pub use secretwell_file::{FileProvider, Format};
+#[cfg(feature = "vault")]
+#[doc(inline)]
+pub use secretwell_vault as vault;
 
 /// The examples of the documents compile and run.
 #[cfg(doctest)]

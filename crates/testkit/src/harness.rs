@@ -39,6 +39,8 @@ pub struct Abilities {
     pub empty_values: bool,
     /// The source holds JSON, and [`seed_json`](Harness::seed_json) works.
     pub json_values: bool,
+    /// The source keeps numbers as floating point, so that large integers lose their last digits.
+    pub float_numbers: bool,
     /// [`calls`](Harness::calls) counts.
     pub calls: bool,
     /// The source cannot tell `a` from `A`, as the environment of Windows.

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | check a provider against the whole contract | [`conformance_tests!`], [`conformance::run_all`] |
 //! | let a source fail, hang, lie or be slow, and count its calls | [`FaultyProvider`] |
+//! | stand between a remote source and its server, and break what passes | [`FaultProxy`] |
 //! | see that no secret shows in errors, debug output or logs | [`Canary`], [`CanaryLog`] |
 //!
 //! # Checking a backend
@@ -66,8 +67,10 @@ mod harness;
 mod log;
 #[cfg(test)]
 mod memory_harness;
+mod proxy;
 
 pub use canary::Canary;
 pub use faulty::{FaultyProvider, Step};
 pub use harness::{Abilities, Calls, GARBAGE, Harness};
 pub use log::CanaryLog;
+pub use proxy::{Fault, FaultProxy};

@@ -324,6 +324,7 @@ impl Harness for Memory {
             empty_values: true,
             json_values: true,
             calls: true,
+            float_numbers: false,
             case_blind: false,
             flat_names: false,
             quiet_runtime: true,

@@ -7,10 +7,16 @@ use std::env;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 
-/// A part of the tests: its name, what it covers, and the cargo calls that it takes.
+mod install;
+
+use install::install_openbao;
+
+/// A part of the tests: its name, what it covers, what must be installed, and the cargo calls that it
+/// takes.
 struct Part {
     name: &'static str,
     about: &'static str,
+    needs: Option<fn() -> Result<(), String>>,
     calls: &'static [&'static str],
 }
 
@@ -18,16 +24,19 @@ const PARTS: &[Part] = &[
     Part {
         name: "unit",
         about: "the unit tests of each crate",
+        needs: None,
         calls: &["test --workspace --all-features --lib --bins"],
     },
     Part {
         name: "conformance",
         about: "the contract of a provider, for every provider",
+        needs: None,
         calls: &["test --package secretwell-tests -- conformance::"],
     },
     Part {
         name: "behaviour",
         about: "resolver, lazy auth and features: faults, load, a paused clock",
+        needs: None,
         calls: &[
             "test --package secretwell-tests -- resolver:: trouble:: lazy:: ready:: packaging::",
         ],
@@ -35,14 +44,22 @@ const PARTS: &[Part] = &[
     Part {
         name: "e2e",
         about: "whole services on real sockets, and the story of the late secret",
+        needs: None,
         calls: &[
             "test --package secretwell-tests -- e2e:: process::",
             "run --quiet --package secretwell --example late_secret",
         ],
     },
     Part {
+        name: "vault",
+        about: "the Vault backend, on a real OpenBao",
+        needs: Some(install_openbao),
+        calls: &["test --package secretwell-tests -- vault::"],
+    },
+    Part {
         name: "docs",
         about: "the examples of the documentation",
+        needs: None,
         calls: &["test --workspace --all-features --doc"],
     },
 ];
@@ -66,6 +83,11 @@ fn main() -> ExitCode {
     let mut total = Tally::default();
     for part in parts {
         println!("\n== {}: {}", part.name, part.about);
+        if let Some(Err(error)) = part.needs.map(|install| install()) {
+            eprintln!("{error}");
+            total.failed += 1;
+            continue;
+        }
         for call in part.calls {
             total += cargo(call);
         }

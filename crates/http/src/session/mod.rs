@@ -13,9 +13,8 @@ use tokio::time::Instant;
 /// How long a refused credential is not sent again while it stays the same. Servers lock out whoever
 /// goes on guessing: Vault after five wrong secret ids, newer Infisical after three.
 const REFUSAL: Duration = Duration::from_secs(5 * 60);
-/// How often a token may be given up because the server refused it: so that a missing permission that
-/// looks like a bad token does not become a stream of logins.
-const BETWEEN_REJECTIONS: Duration = Duration::from_secs(5);
+/// How often a token may be given up on a suspicion.
+const BETWEEN_SUSPICIONS: Duration = Duration::from_secs(5);
 /// How long to wait before a renewal that failed is tried again, at first and at most.
 const RENEW_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -100,7 +99,7 @@ struct State {
     token: Option<Arc<Token>>,
     flight: Option<Flight>,
     refused: Option<Refused>,
-    rejected_at: Option<Instant>,
+    suspected: Option<Instant>,
     keeper: Option<AbortHandle>,
     tasks: JoinSet<()>,
 }
@@ -150,29 +149,35 @@ impl Session {
         })
     }
 
-    /// Gives up a token that the server has refused. Returns whether it is worth asking again with
-    /// another: not when one was given up a moment ago.
-    pub fn reject(&self, token: &Arc<Token>) -> bool {
+    /// Gives up a token that the server seems to have refused. Returns whether it is worth asking
+    /// again with another: not when one was given up a moment ago, so that a missing permission that
+    /// looks like a bad token does not become a stream of logins.
+    pub fn suspect(&self, token: &Arc<Token>) -> bool {
         let now = Instant::now();
         let mut state = self.shared.state();
-        let current = state
-            .token
-            .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(current, token));
-        if !current {
+        if !state.holds(token) {
             // Somebody has given it up already, and there may be another.
             return true;
         }
-        let recent = state
-            .rejected_at
-            .is_some_and(|at| now < at + BETWEEN_REJECTIONS && token.granted >= at);
-        if recent {
+        let suspected = state.suspected;
+        if suspected.is_some_and(|at| now < at + BETWEEN_SUSPICIONS && token.granted >= at) {
             return false;
         }
-        tracing::info!(source = %self.shared.source, "the token is refused, logging in again");
-        state.rejected_at = Some(now);
-        state.token = None;
+        state.suspected = Some(now);
+        self.shared.give_up(&mut state, token);
         true
+    }
+
+    /// Gives up a token that the server has certainly refused.
+    pub fn reject(&self, token: &Arc<Token>) {
+        self.shared.give_up(&mut self.shared.state(), token);
+    }
+}
+
+impl State {
+    fn holds(&self, token: &Arc<Token>) -> bool {
+        let held = self.token.as_ref();
+        held.is_some_and(|held| Arc::ptr_eq(held, token))
     }
 }
 
@@ -183,6 +188,13 @@ impl Drop for Session {
 }
 
 impl Shared {
+    fn give_up(&self, state: &mut State, token: &Arc<Token>) {
+        if state.holds(token) {
+            tracing::info!(source = %self.source, "the token is refused, logging in again");
+            state.token = None;
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -230,7 +242,7 @@ impl Shared {
             }
             Err(error) => {
                 tracing::warn!(source = %self.source, %error, "the login failed");
-                if !error.is_temporary() {
+                if error.kind() == ErrorKind::Unauthenticated && !error.is_temporary() {
                     self.state().refused = Some(Refused {
                         credential,
                         until: started + REFUSAL,
@@ -359,22 +371,14 @@ impl Keeper {
     }
 
     fn is_current(&self, shared: &Shared) -> bool {
-        let state = shared.state();
-        state
-            .token
-            .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(current, &self.token))
+        shared.state().holds(&self.token)
     }
 
     /// Puts the renewed token in place of the one that was renewed.
     fn adopt(&mut self, shared: &Shared, grant: Grant, asked: Instant) {
         let renewed = Arc::new(Token::new(grant, asked));
         let mut state = shared.state();
-        let current = state
-            .token
-            .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(current, &self.token));
-        if current {
+        if state.holds(&self.token) {
             state.token = Some(renewed.clone());
         }
         self.token = renewed;

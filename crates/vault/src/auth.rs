@@ -1,0 +1,407 @@
+//! How to log in.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::header::HeaderName;
+use http::{HeaderValue, Method as Verb};
+use secretwell_core::{Error, ErrorKind, SecretValue};
+use secretwell_http::{Client, Grant, Login, Reply, Request};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use crate::config::{encoded, invalid};
+use crate::wire;
+
+pub(crate) const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
+pub(crate) const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
+/// Without it, a proxy that guards against forged requests refuses them.
+pub(crate) const REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
+
+/// Where Kubernetes puts the token of a pod's service account.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+/// For how long a login by Kubernetes that is refused may be the cluster's own trouble: Vault says 403
+/// when it cannot ask the cluster.
+const CLUSTER_TROUBLE: Duration = Duration::from_secs(5 * 60);
+
+/// Something to log in with: at hand, or in a file that is read anew for each login.
+#[derive(Debug, Clone)]
+pub struct Credential(Place);
+
+#[derive(Debug, Clone)]
+enum Place {
+    Value(SecretValue),
+    File(PathBuf),
+}
+
+impl Credential {
+    /// At hand.
+    pub fn value(value: impl Into<SecretValue>) -> Self {
+        Self(Place::Value(value.into()))
+    }
+
+    /// In a file, which may be replaced at any time. White space around it is ignored.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self(Place::File(path.into()))
+    }
+
+    async fn read(&self) -> Result<SecretValue, Error> {
+        let text = match &self.0 {
+            Place::Value(value) => value.clone(),
+            Place::File(path) => {
+                let shown = path.display().to_string();
+                let bytes = tokio::fs::read(path).await.map(Zeroizing::new);
+                let bytes = bytes.map_err(|error| {
+                    let kind = match error.kind() {
+                        std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
+                            ErrorKind::Unauthenticated
+                        }
+                        _ => ErrorKind::Unavailable,
+                    };
+                    let message = format!(
+                        "the credential in `{}` cannot be read",
+                        shown.escape_debug()
+                    );
+                    // It may be mounted a moment later.
+                    Error::new(kind, message)
+                        .hint("is the file there, and may the service read it?")
+                        .caused_by(error)
+                        .with_temporary(true)
+                })?;
+                bytes.trim_ascii().into()
+            }
+        };
+        match text.expose_text() {
+            Ok(printable) if !printable.is_empty() && !printable.contains(char::is_control) => {
+                Ok(text)
+            }
+            _ => Err(Error::new(
+                ErrorKind::Unauthenticated,
+                "the credential is empty, or holds bytes that none may",
+            )
+            .hint("look at where it comes from")),
+        }
+    }
+}
+
+/// How to log in to Vault.
+///
+/// ```
+/// use secretwell_vault::{Auth, Credential};
+///
+/// let pod = Auth::kubernetes("my-role");
+/// let vm = Auth::app_role("role-id", Credential::file("/etc/app/secret-id")).at("approle-prod");
+/// ```
+#[derive(Debug, Clone)]
+pub struct Auth {
+    method: Method,
+    mount: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+enum Method {
+    Agent,
+    Token(Credential),
+    AppRole {
+        role_id: String,
+        secret_id: Credential,
+        wrapped: bool,
+    },
+    Jwt {
+        kubernetes: bool,
+        role: String,
+        jwt: Credential,
+    },
+    Userpass {
+        user: String,
+        password: Credential,
+    },
+    Certificate {
+        name: Option<String>,
+    },
+}
+
+impl Auth {
+    fn new(method: Method) -> Self {
+        Self {
+            method,
+            mount: None,
+        }
+    }
+
+    /// A token. One in a file is read again when it ends or is refused.
+    pub fn token(token: Credential) -> Self {
+        Self::new(Method::Token(token))
+    }
+
+    /// AppRole, with a role id and a secret id.
+    pub fn app_role(role_id: impl Into<String>, secret_id: Credential) -> Self {
+        Self::new(Method::AppRole {
+            role_id: role_id.into(),
+            secret_id,
+            wrapped: false,
+        })
+    }
+
+    /// AppRole with a wrapped secret id: `token` is the wrapping token. It is unwrapped once, and the
+    /// secret id is kept in memory for later logins.
+    pub fn app_role_wrapped(role_id: impl Into<String>, token: Credential) -> Self {
+        Self::new(Method::AppRole {
+            role_id: role_id.into(),
+            secret_id: token,
+            wrapped: true,
+        })
+    }
+
+    /// The service account of the pod, as the role `role`. Its token is read anew for each login.
+    pub fn kubernetes(role: impl Into<String>) -> Self {
+        Self::kubernetes_with(role, Credential::file(SERVICE_ACCOUNT))
+    }
+
+    /// Like [`kubernetes`](Self::kubernetes), with a token from elsewhere.
+    pub fn kubernetes_with(role: impl Into<String>, jwt: Credential) -> Self {
+        Self::new(Method::Jwt {
+            kubernetes: true,
+            role: role.into(),
+            jwt,
+        })
+    }
+
+    /// A JWT of an identity provider, as the role `role`.
+    pub fn jwt(role: impl Into<String>, jwt: Credential) -> Self {
+        Self::new(Method::Jwt {
+            kubernetes: false,
+            role: role.into(),
+            jwt,
+        })
+    }
+
+    /// User name and password.
+    pub fn userpass(user: impl Into<String>, password: Credential) -> Self {
+        Self::new(Method::Userpass {
+            user: user.into(),
+            password,
+        })
+    }
+
+    /// The client certificate of the connection; give it by
+    /// [`VaultBuilder::client`](crate::VaultBuilder::client). With a name, only that role is tried.
+    pub fn certificate(name: Option<String>) -> Self {
+        Self::new(Method::Certificate { name })
+    }
+
+    /// None of our own: an agent or proxy with auto-auth stands in front, and adds the token.
+    pub fn agent() -> Self {
+        Self::new(Method::Agent)
+    }
+
+    /// The mount of the login, where it is not the method's own name.
+    pub fn at(mut self, mount: impl Into<String>) -> Self {
+        self.mount = Some(mount.into());
+        self
+    }
+
+    pub(crate) fn is_agent(&self) -> bool {
+        matches!(self.method, Method::Agent)
+    }
+
+    /// The path of the login below `/v1/`.
+    fn path(&self) -> Result<String, Error> {
+        let method = match &self.method {
+            Method::Agent | Method::Token(_) => "token",
+            Method::AppRole { .. } => "approle",
+            Method::Jwt { kubernetes, .. } if *kubernetes => "kubernetes",
+            Method::Jwt { .. } => "jwt",
+            Method::Userpass { .. } => "userpass",
+            Method::Certificate { .. } => "cert",
+        };
+        let mount = encoded(self.mount.as_deref().unwrap_or(method))?;
+        Ok(match &self.method {
+            Method::Userpass { user, .. } => format!("/v1/auth/{mount}/login/{}", encoded(user)?),
+            _ => format!("/v1/auth/{mount}/login"),
+        })
+    }
+
+    /// What can be told to be wrong without asking anybody.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let role = match &self.method {
+            Method::AppRole { role_id, .. } => role_id,
+            Method::Jwt { role, .. } => role,
+            Method::Userpass { user, .. } => user,
+            _ => return self.path().map(drop),
+        };
+        match role.trim().is_empty() {
+            true => Err(invalid("the login's role or user is empty").hint("say which")),
+            false => self.path().map(drop),
+        }
+    }
+}
+
+/// The login of one provider.
+pub(crate) struct VaultLogin {
+    client: Client,
+    auth: Auth,
+    namespace: Option<HeaderValue>,
+    /// The wrapping token that was unwrapped last, and what was in it.
+    unwrapped: Mutex<Option<(SecretValue, SecretValue)>>,
+    /// Since when the cluster may be in trouble.
+    trouble: Mutex<Option<Instant>>,
+}
+
+impl VaultLogin {
+    pub(crate) fn new(client: Client, auth: Auth, namespace: Option<HeaderValue>) -> Self {
+        Self {
+            client,
+            auth,
+            namespace,
+            unwrapped: Mutex::default(),
+            trouble: Mutex::default(),
+        }
+    }
+
+    fn request(&self, verb: Verb, path: &str) -> Request {
+        let request = Request::new(verb, path).header(REQUEST, HeaderValue::from_static("true"));
+        match &self.namespace {
+            Some(namespace) => request.header(NAMESPACE, namespace.clone()),
+            None => request,
+        }
+    }
+
+    async fn unwrap(&self, token: SecretValue) -> Result<SecretValue, Error> {
+        if let Some((known, secret_id)) = &*lock(&self.unwrapped)
+            && *known == token
+        {
+            return Ok(secret_id.clone());
+        }
+        let request = self
+            .request(Verb::POST, "/v1/sys/wrapping/unwrap")
+            .secret_header(TOKEN, token.expose_bytes())?
+            // A second try would find it used, by ourselves, and look like a theft.
+            .once();
+        let reply = self.client.send(&request).await?;
+        let secret_id = wire::unwrapped_secret_id(&reply)?;
+        *lock(&self.unwrapped) = Some((token, secret_id.clone()));
+        Ok(secret_id)
+    }
+
+    /// What a refused login means.
+    fn refused(&self, reply: &Reply) -> Error {
+        let error = wire::login_refused(reply);
+        let kubernetes = matches!(
+            self.auth.method,
+            Method::Jwt {
+                kubernetes: true,
+                ..
+            }
+        );
+        if !kubernetes || reply.status.as_u16() != 403 {
+            return error;
+        }
+        let now = Instant::now();
+        let since = *lock(&self.trouble).get_or_insert(now);
+        if now.duration_since(since) >= CLUSTER_TROUBLE {
+            return error;
+        }
+        Error::new(
+            ErrorKind::Unavailable,
+            "the login was refused, or the server cannot reach the cluster's API",
+        )
+        .hint("if it lasts: is the service account bound to the role?")
+    }
+}
+
+#[async_trait]
+impl Login for VaultLogin {
+    async fn credential(&self) -> Result<SecretValue, Error> {
+        match &self.auth.method {
+            Method::Agent => Ok("".into()),
+            Method::Token(token) => token.read().await,
+            Method::AppRole {
+                role_id,
+                secret_id,
+                wrapped,
+            } => {
+                let mut secret_id = secret_id.read().await?;
+                if *wrapped {
+                    secret_id = self.unwrap(secret_id).await?;
+                }
+                body(&[
+                    ("role_id", role_id),
+                    ("secret_id", secret_id.expose_text()?),
+                ])
+            }
+            Method::Jwt { role, jwt, .. } => {
+                let jwt = jwt.read().await?;
+                body(&[("role", role), ("jwt", jwt.expose_text()?)])
+            }
+            Method::Userpass { password, .. } => {
+                let password = password.read().await?;
+                body(&[("password", password.expose_text()?)])
+            }
+            Method::Certificate { name: Some(name) } => body(&[("name", name)]),
+            Method::Certificate { name: None } => body(&[]),
+        }
+    }
+
+    async fn login(&self, credential: &SecretValue) -> Result<Grant, Error> {
+        if let Method::Token(_) = self.auth.method {
+            let request = self
+                .request(Verb::GET, "/v1/auth/token/lookup-self")
+                .secret_header(TOKEN, credential.expose_bytes())?;
+            return wire::looked_up(&self.client.send(&request).await?, credential);
+        }
+        let request = self
+            .request(Verb::POST, &self.auth.path()?)
+            .json(credential.clone());
+        let reply = self.client.send(&request).await?;
+        if !reply.status.is_success() {
+            return Err(self.refused(&reply));
+        }
+        *lock(&self.trouble) = None;
+        wire::grant(&reply)
+    }
+
+    async fn renew(&self, token: &SecretValue) -> Result<Grant, Error> {
+        let request = self
+            .request(Verb::POST, "/v1/auth/token/renew-self")
+            .secret_header(TOKEN, token.expose_bytes())?
+            .json("{}".into());
+        let reply = self.client.send(&request).await?;
+        match reply.status.is_success() {
+            true => wire::grant(&reply),
+            false => Err(wire::login_refused(&reply)),
+        }
+    }
+}
+
+impl fmt::Debug for VaultLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VaultLogin")
+            .field("auth", &self.auth)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A JSON object of texts, in a buffer that does not move as it grows.
+fn body(fields: &[(&str, &str)]) -> Result<SecretValue, Error> {
+    let escaped = |text: &str| 6 * text.len() + 8;
+    let most = fields
+        .iter()
+        .map(|(name, value)| escaped(name) + escaped(value));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(most.sum::<usize>() + 2));
+    let object: std::collections::BTreeMap<_, _> = fields.iter().copied().collect();
+    serde_json::to_writer(&mut *bytes, &object).map_err(|_| {
+        Error::new(
+            ErrorKind::Invalid,
+            "the credential cannot be written as JSON",
+        )
+    })?;
+    Ok(bytes.as_slice().into())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

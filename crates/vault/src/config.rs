@@ -1,0 +1,568 @@
+//! Where the server is, where in it the secrets are, and how to log in.
+
+use std::borrow::Cow;
+use std::env;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderValue;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use secretwell_core::{Error, ErrorKind};
+use secretwell_http::ClientConfig;
+
+use crate::wire::KvVersion;
+use crate::{Auth, Credential, VaultProvider};
+
+/// Where the server listens when nobody says.
+const DEFAULT_ADDRESS: &str = "https://127.0.0.1:8200";
+
+/// Settings of a [`VaultProvider`], made by [`VaultProvider::builder`] or
+/// [`from_env`](VaultProvider::from_env). Every default is meant to be kept.
+#[derive(Debug, Clone)]
+pub struct VaultBuilder {
+    pub(crate) client: ClientConfig,
+    pub(crate) mount: String,
+    pub(crate) path: String,
+    pub(crate) kv: Option<KvVersion>,
+    pub(crate) auth: Auth,
+    pub(crate) namespace: Option<String>,
+    pub(crate) login_namespace: Option<String>,
+    pub(crate) whole: bool,
+    wants_no_verification: bool,
+}
+
+impl VaultBuilder {
+    pub(crate) fn new(client: ClientConfig, auth: Auth) -> Self {
+        Self {
+            client,
+            mount: "secret".into(),
+            path: String::new(),
+            kv: None,
+            auth,
+            namespace: None,
+            login_namespace: None,
+            whole: false,
+            wants_no_verification: false,
+        }
+    }
+
+    /// The mount of the key-value engine. Default: `secret`.
+    pub fn mount(mut self, mount: impl Into<String>) -> Self {
+        self.mount = mount.into();
+        self
+    }
+
+    /// The path below the mount at which keys begin. The key `PASSWORD` is a field of the secret at
+    /// this path, the key `db/PASSWORD` one of the secret `db` below it. Default: the mount itself.
+    pub fn path(mut self, path: impl Into<String>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// The version of the key-value engine. Default: the server is asked, once.
+    pub fn kv_version(mut self, version: KvVersion) -> Self {
+        self.kv = Some(version);
+        self
+    }
+
+    /// How to log in.
+    pub fn auth(mut self, auth: Auth) -> Self {
+        self.auth = auth;
+        self
+    }
+
+    /// The namespace of the secrets, and of the login unless
+    /// [`login_namespace`](Self::login_namespace) says otherwise. `VAULT_NAMESPACE`.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = Some(namespace.into());
+        self
+    }
+
+    /// The namespace of the login, where it is another than that of the secrets; `root` for none.
+    pub fn login_namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.login_namespace = Some(namespace.into());
+        self
+    }
+
+    /// Takes keys for paths of secrets, not of fields: each value is a secret's whole data, as JSON.
+    pub fn whole_secrets(mut self) -> Self {
+        self.whole = true;
+        self
+    }
+
+    /// Changes how the server is reached: deadlines, certificates, a socket.
+    pub fn client(mut self, change: impl FnOnce(ClientConfig) -> ClientConfig) -> Self {
+        self.client = change(self.client);
+        self
+    }
+
+    /// The provider. Does no I/O but for reading certificates.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`]: a name that cannot be, certificates that cannot be read, an
+    /// address that tokens must not be sent to, or `VAULT_SKIP_VERIFY` without
+    /// [`danger_skip_verification`](ClientConfig::danger_skip_verification).
+    pub fn build(self) -> Result<VaultProvider, Error> {
+        if self.wants_no_verification && !self.client.skips_verification() {
+            return Err(invalid(
+                "`VAULT_SKIP_VERIFY` is set, and this program does not allow that",
+            )
+            .hint("give the authority's certificate by `VAULT_CACERT` instead"));
+        }
+        self.auth.check()?;
+        VaultProvider::new(self)
+    }
+
+    /// What the conventional variables say, each by its `BAO_` name first.
+    pub(crate) fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let read = Variables(variable);
+        let address = read.get("AGENT_ADDR").or_else(|| read.get("ADDR"));
+        let address = address.as_deref().unwrap_or(DEFAULT_ADDRESS);
+        let mut client = client_for(address)?;
+        if let Some(path) = read.get("CACERT") {
+            client = client.certificate_authority_file(path);
+        } else if let Some(text) = read.get("CACERT_BYTES") {
+            client = client.certificate_authority(text);
+        }
+        client = match (read.get("CLIENT_CERT"), read.get("CLIENT_KEY")) {
+            (Some(chain), Some(key)) => client.identity_files(chain, key),
+            (None, None) => client,
+            _ => {
+                return Err(invalid(
+                    "of `VAULT_CLIENT_CERT` and `VAULT_CLIENT_KEY` only one is set",
+                )
+                .hint("set both, or neither"));
+            }
+        };
+        if let Some(name) = read.get("TLS_SERVER_NAME") {
+            client = client.server_name(name);
+        }
+        if let Some(text) = read.get("CLIENT_TIMEOUT") {
+            client = client.deadline(duration(&text)?);
+        }
+        let mut builder = Self::new(client, Auth::token(token(&read)?));
+        builder.namespace = read.get("NAMESPACE");
+        builder.wants_no_verification = match read.get("SKIP_VERIFY") {
+            None => false,
+            Some(text) => flag(&text)?,
+        };
+        Ok(builder)
+    }
+
+    /// What a URL says, and the conventional variables where it says nothing:
+    /// `vault://host:8200/mount/path?auth=approle&role=…`.
+    pub(crate) fn from_url(
+        url: &str,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Error> {
+        let wrong = |message: &'static str| {
+            invalid(message)
+                .hint("write it like `vault://host:8200/mount/path?auth=kubernetes&role=app`")
+        };
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("it is no URL"))?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (hosts, place) = rest.split_once('/').unwrap_or((rest, ""));
+        let scheme = match scheme {
+            "vault" => "https",
+            "vault+http" => "http",
+            _ => return Err(wrong("its scheme is neither `vault` nor `vault+http`")),
+        };
+        let read = Variables(variable);
+        // The variables' token is only asked for when nothing else is said.
+        let with_token = |name: &str| match name {
+            "VAULT_TOKEN" | "BAO_TOKEN" => variable(name).or(Some("unset".into())),
+            _ => variable(name),
+        };
+        let mut builder = Self::from_variables(&with_token)?;
+        if !hosts.is_empty() {
+            let addresses = hosts.split(',').map(|host| format!("{scheme}://{host}"));
+            builder.client = builder.client.with_addresses(addresses)?;
+        }
+        let place = decoded(place.trim_matches('/'))?;
+        if !place.is_empty() {
+            let (mount, path) = place.split_once('/').unwrap_or((&place, ""));
+            (builder.mount, builder.path) = (mount.to_owned(), path.to_owned());
+        }
+        let options = Options::parse(query)?;
+        builder.kv = match options.get("kv") {
+            None => None,
+            Some("1") => Some(KvVersion::V1),
+            Some("2") => Some(KvVersion::V2),
+            Some(_) => return Err(wrong("`kv` is neither 1 nor 2")),
+        };
+        if let Some(mount) = options.get("mount") {
+            builder.mount = mount.to_owned();
+            builder.path = place
+                .strip_prefix(mount)
+                .unwrap_or(&place)
+                .trim_matches('/')
+                .to_owned();
+        }
+        builder.namespace = options
+            .get("namespace")
+            .map(str::to_owned)
+            .or(builder.namespace);
+        builder.login_namespace = options.get("login_namespace").map(str::to_owned);
+        builder.auth = options.auth(&read)?;
+        Ok(builder)
+    }
+}
+
+struct Variables<'a>(&'a dyn Fn(&str) -> Option<String>);
+
+impl Variables<'_> {
+    /// `BAO_` before `VAULT_`; empty is unset.
+    fn get(&self, name: &str) -> Option<String> {
+        ["BAO_", "VAULT_"]
+            .into_iter()
+            .filter_map(|prefix| (self.0)(&format!("{prefix}{name}")))
+            .find(|value| !value.trim().is_empty())
+    }
+
+    /// The credential in the variable `name`, or in the file that `name` and `_FILE` names.
+    fn credential(&self, name: &str) -> Option<Credential> {
+        let file = || self.get(&format!("{name}_FILE")).map(Credential::file);
+        self.get(name).map(Credential::value).or_else(file)
+    }
+}
+
+/// The token of the variables, or of the file in which the command keeps it.
+fn token(read: &Variables<'_>) -> Result<Credential, Error> {
+    let kept = || {
+        let home = (read.0)("HOME").filter(|home| !home.is_empty())?;
+        Some(Credential::file(PathBuf::from(home).join(".vault-token")))
+    };
+    read.credential("TOKEN").or_else(kept).ok_or_else(|| {
+        invalid("there is no token").hint("set `VAULT_TOKEN`, or say another login by `auth`")
+    })
+}
+
+/// The options of a URL.
+struct Options(Vec<(String, String)>);
+
+impl Options {
+    const KNOWN: &[&str] = &[
+        "auth",
+        "auth_mount",
+        "role",
+        "user",
+        "token_file",
+        "secret_id_file",
+        "wrapped_secret_id_file",
+        "jwt_file",
+        "password_file",
+        "kv",
+        "mount",
+        "namespace",
+        "login_namespace",
+    ];
+
+    fn parse(query: &str) -> Result<Self, Error> {
+        let mut options: Vec<(String, String)> = Vec::new();
+        for option in query.split('&').filter(|option| !option.is_empty()) {
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
+            let (name, value) = (decoded(name)?, decoded(value)?);
+            if matches!(name.as_str(), "token" | "secret_id" | "password" | "jwt") {
+                return Err(invalid("a URL must not hold credentials").hint(format!(
+                    "put it into a file and name that by `{name}_file`, or into `VAULT_{}`",
+                    name.to_ascii_uppercase()
+                )));
+            }
+            if !Self::KNOWN.contains(&name.as_str()) {
+                return Err(invalid("the URL has an option that there is none of")
+                    .hint(format!("there are: {}", Self::KNOWN.join(", "))));
+            }
+            if options.iter().any(|(known, _)| *known == name) {
+                return Err(invalid(format!("the URL has the option `{name}` twice")));
+            }
+            options.push((name, value));
+        }
+        Ok(Self(options))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.0.iter().find(|(known, _)| known == name)?;
+        Some(value)
+    }
+
+    fn required(&self, name: &'static str) -> Result<String, Error> {
+        self.get(name).map(str::to_owned).ok_or_else(|| {
+            invalid(format!("the login needs `{name}`")).hint(format!("add `&{name}=…` to the URL"))
+        })
+    }
+
+    fn credential(&self, read: &Variables<'_>, name: &str) -> Result<Credential, Error> {
+        let option = format!("{name}_file");
+        let variable = name.to_ascii_uppercase();
+        let file = self.get(&option).map(Credential::file);
+        file.or_else(|| read.credential(&variable)).ok_or_else(|| {
+            invalid(format!("the login needs a {name}")).hint(format!(
+                "name its file by `{option}` or `VAULT_{variable}_FILE`, or set `VAULT_{variable}`"
+            ))
+        })
+    }
+
+    fn auth(&self, read: &Variables<'_>) -> Result<Auth, Error> {
+        let auth = match self.get("auth").unwrap_or("token") {
+            "token" => match self.get("token_file") {
+                Some(path) => Auth::token(Credential::file(path)),
+                None => Auth::token(token(read)?),
+            },
+            "approle" => match self.get("wrapped_secret_id_file") {
+                Some(path) => {
+                    Auth::app_role_wrapped(self.required("role")?, Credential::file(path))
+                }
+                None => Auth::app_role(self.required("role")?, self.credential(read, "secret_id")?),
+            },
+            "kubernetes" => match self.get("jwt_file") {
+                Some(path) => Auth::kubernetes_with(self.required("role")?, Credential::file(path)),
+                None => Auth::kubernetes(self.required("role")?),
+            },
+            "jwt" => Auth::jwt(self.required("role")?, self.credential(read, "jwt")?),
+            "userpass" => {
+                Auth::userpass(self.required("user")?, self.credential(read, "password")?)
+            }
+            "cert" => Auth::certificate(self.get("role").map(str::to_owned)),
+            "agent" => Auth::agent(),
+            _ => {
+                return Err(invalid("there is no such login").hint(
+                    "there are `token`, `approle`, `kubernetes`, `jwt`, `userpass`, `cert` and `agent`",
+                ));
+            }
+        };
+        Ok(match self.get("auth_mount") {
+            Some(mount) => auth.at(mount),
+            None => auth,
+        })
+    }
+}
+
+/// The way to `address`, which may be a socket: `unix:///path`.
+fn client_for(address: &str) -> Result<ClientConfig, Error> {
+    match address.strip_prefix("unix://") {
+        Some(socket) => Ok(ClientConfig::new(["http://localhost"])?.unix_socket(socket)),
+        None => ClientConfig::new([address]),
+    }
+}
+
+/// `60`, in seconds, or `60s`.
+fn duration(text: &str) -> Result<Duration, Error> {
+    let seconds = text.trim().parse().ok().map(Duration::from_secs);
+    seconds
+        .or_else(|| humantime::parse_duration(text.trim()).ok())
+        .ok_or_else(|| invalid("`VAULT_CLIENT_TIMEOUT` is no duration").hint("write it like `30s`"))
+}
+
+fn flag(text: &str) -> Result<bool, Error> {
+    match text.trim() {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(invalid("`VAULT_SKIP_VERIFY` is neither true nor false")),
+    }
+}
+
+fn decoded(text: &str) -> Result<String, Error> {
+    percent_encoding::percent_decode_str(text)
+        .decode_utf8()
+        .map(Cow::into_owned)
+        .map_err(|_| invalid("the URL has an escape that is no UTF-8"))
+}
+
+/// A path as the server takes it: each segment escaped, the slashes kept.
+///
+/// # Errors
+/// [`ErrorKind::InvalidConfig`]: an empty segment, `.` or `..`, or a control character. The server
+/// would answer with a redirect to another path.
+pub(crate) fn encoded(path: &str) -> Result<String, Error> {
+    const KEPT: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~');
+
+    let path = path.trim_matches('/');
+    let bad =
+        |segment: &str| matches!(segment, "" | "." | "..") || segment.contains(char::is_control);
+    if path.split('/').any(bad) {
+        return Err(invalid(
+            "a path has an empty segment, `.`, `..` or a control character",
+        ));
+    }
+    let segments = path
+        .split('/')
+        .map(|segment| utf8_percent_encode(segment, KEPT).to_string());
+    Ok(segments.collect::<Vec<_>>().join("/"))
+}
+
+/// The header of a namespace.
+pub(crate) fn namespace(name: &str) -> Result<HeaderValue, Error> {
+    HeaderValue::from_str(name.trim_matches('/'))
+        .map_err(|_| invalid("the namespace holds a character that none may"))
+}
+
+pub(crate) fn process_variable(name: &str) -> Option<String> {
+    env::var(name).ok()
+}
+
+pub(crate) fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidConfig, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with<'a>(set: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
+        |name| {
+            let (_, value) = set.iter().find(|(known, _)| *known == name)?;
+            Some((*value).to_owned())
+        }
+    }
+
+    fn addresses(builder: &VaultBuilder) -> Vec<String> {
+        let addresses = builder.client.addresses().iter();
+        addresses.map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_conventional_variables_are_read_and_bao_comes_first() {
+        let set = [
+            ("VAULT_ADDR", "https://vault:8200/"),
+            ("BAO_ADDR", "https://bao:8200"),
+            ("VAULT_TOKEN", "t"),
+            ("BAO_NAMESPACE", " "),
+            ("VAULT_NAMESPACE", "team1/"),
+            ("VAULT_CLIENT_TIMEOUT", "7"),
+        ];
+        let builder = VaultBuilder::from_variables(&with(&set)).unwrap();
+        assert_eq!(addresses(&builder), ["https://bao:8200"]);
+        assert_eq!(builder.namespace.as_deref(), Some("team1/"));
+        assert_eq!(namespace("team1/").unwrap(), "team1");
+        builder.build().unwrap();
+        assert_eq!(duration("90s").unwrap(), Duration::from_secs(90));
+
+        let kept = VaultBuilder::from_variables(&with(&[("HOME", "/home/me")])).unwrap();
+        assert_eq!(addresses(&kept), [DEFAULT_ADDRESS]);
+        assert!(format!("{:?}", kept.auth).contains(".vault-token"));
+    }
+
+    #[test]
+    fn variables_that_cannot_be_are_refused_by_name() {
+        for (set, expected) in [
+            (vec![], "no token"),
+            (vec![("VAULT_ADDR", "vault:8200")], "https://"),
+            (vec![("VAULT_ADDR", "http://vault:8200")], "in the clear"),
+            (vec![("VAULT_CLIENT_CERT", "a.pem")], "VAULT_CLIENT_KEY"),
+            (
+                vec![("VAULT_CLIENT_TIMEOUT", "soon")],
+                "VAULT_CLIENT_TIMEOUT",
+            ),
+            (vec![("VAULT_SKIP_VERIFY", "yes")], "VAULT_SKIP_VERIFY"),
+            (vec![("VAULT_SKIP_VERIFY", "true")], "does not allow"),
+            (vec![("VAULT_CACERT", "/no/such.pem")], "/no/such.pem"),
+        ] {
+            let mut set = set;
+            if expected != "no token" {
+                set.push(("VAULT_TOKEN", "c4n4ry"));
+            }
+            let built = VaultBuilder::from_variables(&with(&set)).and_then(VaultBuilder::build);
+            let error = built.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+            assert!(error.to_string().contains(expected), "{expected}: {error}");
+            assert!(!format!("{error:?}").contains("c4n4ry"));
+        }
+        let set = [("VAULT_TOKEN", "t"), ("VAULT_SKIP_VERIFY", "1")];
+        let builder = VaultBuilder::from_variables(&with(&set)).unwrap();
+        let asked = builder.client(ClientConfig::danger_skip_verification);
+        asked.build().unwrap();
+    }
+
+    #[test]
+    fn urls_say_where_and_how() {
+        let set = [
+            ("VAULT_ADDR", "https://from-env:8200"),
+            ("VAULT_SECRET_ID", "c4n4ry"),
+            ("VAULT_TOKEN", "c4n4ry"),
+            ("VAULT_PASSWORD", "c4n4ry"),
+        ];
+        for (url, address, mount, path, kv) in [
+            ("vault://", "https://from-env:8200", "secret", "", None),
+            ("vault://v:1/kv", "https://v:1", "kv", "", None),
+            (
+                "vault://v/kv/my%20app/db/?kv=1",
+                "https://v",
+                "kv",
+                "my app/db",
+                Some(KvVersion::V1),
+            ),
+            (
+                "vault:///team/kv/app?mount=team/kv&kv=2&auth=userpass&user=me",
+                "https://from-env:8200",
+                "team/kv",
+                "app",
+                Some(KvVersion::V2),
+            ),
+            (
+                "vault+http://127.0.0.1:8200/secret/app?auth=approle&role=r",
+                "http://127.0.0.1:8200",
+                "secret",
+                "app",
+                None,
+            ),
+        ] {
+            let builder = VaultBuilder::from_url(url, &with(&set)).unwrap();
+            assert_eq!(addresses(&builder), [address], "{url}");
+            assert_eq!(
+                (builder.mount.as_str(), builder.path.as_str()),
+                (mount, path),
+                "{url}"
+            );
+            assert_eq!(builder.kv, kv, "{url}");
+            let provider = builder.build().unwrap();
+            assert!(!format!("{provider:?}").contains("c4n4ry"));
+        }
+        let several = VaultBuilder::from_url("vault://a:1,b:2/kv", &with(&set)).unwrap();
+        assert_eq!(addresses(&several), ["https://a:1", "https://b:2"]);
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_url_is_named_and_credentials_are_not() {
+        for (url, expected) in [
+            ("vault://v/kv?token=c4n4ry", "must not hold credentials"),
+            (
+                "vault://v/kv?auth=approle&role=r&secret_id=c4n4ry",
+                "secret_id_file",
+            ),
+            ("vault://u:c4n4ry@v/kv", "credentials"),
+            ("vault://v/kv?auth=github", "no such login"),
+            ("vault://v/kv?auth=approle", "`role`"),
+            ("vault://v/kv?auth=approle&role=r", "secret_id"),
+            ("vault://v/kv?auth=jwt&role=r", "jwt"),
+            ("vault://v/kv?auth=kubernetes&role=", "empty"),
+            ("vault://v/kv", "no token"),
+            ("vault://v/kv?kv=3&auth=agent", "neither 1 nor 2"),
+            ("vault://v/kv?auth=agent&auth=agent", "twice"),
+            ("vault://v/kv?depth=1", "there are: auth"),
+            ("vault+http://v/kv?auth=agent", "in the clear"),
+            ("vault://v/a/../b?auth=agent", "`..`"),
+            ("vault://v/kv?auth=agent&namespace=a%0Ab", "namespace"),
+        ] {
+            let built = VaultBuilder::from_url(url, &with(&[])).and_then(VaultBuilder::build);
+            let error = built.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{url}: {error}");
+            assert!(error.to_string().contains(expected), "{url}: {error}");
+            assert!(!format!("{error} {error:?}").contains("c4n4ry"), "{url}");
+        }
+    }
+
+    #[test]
+    fn paths_are_escaped_by_segment() {
+        assert_eq!(
+            encoded("/app/my db+ä%/").unwrap(),
+            "app/my%20db%2B%C3%A4%25"
+        );
+        for bad in ["", "/", "a//b", "a/../b", ".", "a\nb"] {
+            assert!(encoded(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,584 @@
+//! What the server says, and what it means.
+//!
+//! All of it as observed on OpenBao 2.7.2; what is said of HashiCorp Vault is from its source and
+//! documentation.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
+use secretwell_http::{Grant, Protocol, Reply, Verdict, retry_after};
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
+
+/// The header by which a replicated server tells how far its data goes.
+pub(crate) const INDEX: &str = "x-vault-index";
+
+/// What is around every answer.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    auth: Option<&'a RawValue>,
+    #[serde(default)]
+    warnings: Option<Vec<String>>,
+    #[serde(default)]
+    errors: Option<Vec<String>>,
+}
+
+impl<'a> Envelope<'a> {
+    /// The envelope of an error, as far as there is one: bodies may be empty, plain text or HTML.
+    fn of_error(reply: &'a Reply) -> Self {
+        serde_json::from_slice(&reply.body).unwrap_or(Self {
+            data: None,
+            auth: None,
+            warnings: None,
+            errors: None,
+        })
+    }
+
+    fn of(reply: &'a Reply) -> Result<Self, Error> {
+        serde_json::from_slice(&reply.body).map_err(|_| malformed("it is not the JSON of a Vault"))
+    }
+
+    /// Whether one of its errors or warnings holds `text`.
+    fn says(&self, text: &str) -> bool {
+        let errors = self.errors.iter().flatten();
+        errors
+            .chain(self.warnings.iter().flatten())
+            .any(|line| line.contains(text))
+    }
+}
+
+fn malformed(what: &'static str) -> Error {
+    Error::new(
+        ErrorKind::Malformed,
+        format!("the answer makes no sense: {what}"),
+    )
+    .hint("is the address that of a Vault or OpenBao server?")
+}
+
+/// Which server to ask, and when to ask again.
+#[derive(Debug)]
+pub(crate) struct Vault;
+
+impl Protocol for Vault {
+    fn judge(&self, reply: &Reply) -> Verdict {
+        let unavailable = |message| Error::new(ErrorKind::Unavailable, message);
+        let body = Envelope::of_error(reply);
+        match reply.status.as_u16() {
+            200..=299 | 404 => Verdict::Answer,
+            400 if body.says("cannot write to readonly storage") => {
+                Verdict::Elsewhere(unavailable("a standby cannot do this"))
+            }
+            400 if body.says("Waiting for the primary to upgrade") => {
+                Verdict::Elsewhere(unavailable("the server is being upgraded"))
+            }
+            400 if reply
+                .body
+                .starts_with(b"Client sent an HTTP request to an HTTPS server") =>
+            {
+                let message = "the server speaks TLS, and the address does not";
+                Verdict::Refusal(
+                    Error::new(ErrorKind::InvalidConfig, message).hint("write `https://`"),
+                )
+            }
+            400 | 403 => Verdict::Answer,
+            300..=399 => Verdict::Elsewhere(unavailable("a standby knows no active server")),
+            412 => Verdict::Elsewhere(unavailable("the server's data is behind")),
+            // OpenBao's way to say that it has not come to the asked index yet.
+            429 if body.errors.as_ref().is_some_and(Vec::is_empty) => {
+                Verdict::Elsewhere(unavailable("the server's data is behind"))
+            }
+            429 => {
+                let wait = retry_after(&reply.headers);
+                let kind = ErrorKind::RateLimited { retry_after: wait };
+                let error = Error::new(kind, "a rate limit quota is exceeded")
+                    .hint("raise the quota, or the ttl");
+                Verdict::Later(wait, error)
+            }
+            500 if body.says("local node not active") || body.says("leadership lost") => {
+                Verdict::Elsewhere(unavailable("there is no active server"))
+            }
+            501 => Verdict::Elsewhere(
+                unavailable("the server is not initialized").hint("initialize and unseal it"),
+            ),
+            503 if body.says("sealed") => {
+                Verdict::Elsewhere(unavailable("the server is sealed").hint("unseal it"))
+            }
+            502..=504 => Verdict::Elsewhere(unavailable("the server is not ready")),
+            // The text is not repeated: it may tell of a database's host and user.
+            500..=599 => Verdict::Refusal(
+                unavailable("the server had an error of its own").hint("look at its log"),
+            ),
+            413 => Verdict::Refusal(Error::new(
+                ErrorKind::TooLarge,
+                "the request is too large for the server",
+            )),
+            status => Verdict::Refusal(
+                Error::new(
+                    ErrorKind::Malformed,
+                    format!("the server answers with status {status}"),
+                )
+                .hint("is the address that of a Vault or OpenBao server?"),
+            ),
+        }
+    }
+}
+
+/// Why a request with a token was answered with 403.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forbidden {
+    /// The token is good, and it may not do this.
+    NoPermission,
+    /// The token is not good, or the server does not say which of the two it is.
+    BadToken,
+}
+
+/// Vault says 403 for both, and only the text differs.
+pub(crate) fn forbidden(reply: &Reply) -> Option<Forbidden> {
+    if reply.status != StatusCode::FORBIDDEN {
+        return None;
+    }
+    let body = Envelope::of_error(reply);
+    let no_permission = body.says("1 error occurred") || body.says("preflight capability check");
+    Some(match no_permission && !body.says("invalid token") {
+        true => Forbidden::NoPermission,
+        false => Forbidden::BadToken,
+    })
+}
+
+/// The fields of one secret, as they stand in the answer.
+pub(crate) struct Fields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("names and values")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut fields: Vec<(String, &RawValue)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+                    if fields.iter().any(|(known, _)| *known == name) {
+                        return Err(de::Error::custom("a name stands twice"));
+                    }
+                    fields.push((name, value));
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+/// One revision of one secret.
+pub(crate) struct Document {
+    fields: Vec<(String, SecretValue)>,
+    whole: SecretValue,
+    pub(crate) version: Option<Version>,
+}
+
+impl Document {
+    fn new(data: &RawValue, version: Option<Version>) -> Result<Self, Error> {
+        let Fields(fields) = serde_json::from_str(data.get())
+            .map_err(|_| malformed("a secret's data is not names and values"))?;
+        let fields = fields
+            .into_iter()
+            .filter(|(_, value)| value.get() != "null")
+            .map(|(name, value)| Ok((name, text_or_json(value)?)))
+            .collect::<Result<_, Error>>()?;
+        Ok(Self {
+            fields,
+            whole: data.get().into(),
+            version,
+        })
+    }
+
+    /// The value of the field `name`: text as it is, anything else as its JSON; `null` is absent.
+    pub(crate) fn field(&self, name: &str) -> Option<Secret> {
+        let (_, value) = self.fields.iter().find(|(known, _)| known == name)?;
+        Some(self.secret(value))
+    }
+
+    /// All fields as one JSON object.
+    pub(crate) fn whole(&self) -> Secret {
+        self.secret(&self.whole)
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.fields.iter().map(|(name, _)| name.as_str())
+    }
+
+    fn secret(&self, value: &SecretValue) -> Secret {
+        let version = match &self.version {
+            Some(version) => version.clone(),
+            None => Version::of_content(value.expose_bytes()),
+        };
+        Secret::new(value.clone()).with_version(version)
+    }
+}
+
+fn text_or_json(value: &RawValue) -> Result<SecretValue, Error> {
+    if !value.get().starts_with('"') {
+        return Ok(value.get().into());
+    }
+    let text: Zeroizing<String> = serde_json::from_str(value.get())
+        .map(Zeroizing::new)
+        .map_err(|_| malformed("a value is no text"))?;
+    Ok(text.as_str().into())
+}
+
+#[derive(Deserialize)]
+struct Versioned<'a> {
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    version: u64,
+    #[serde(default)]
+    created_time: Option<String>,
+    #[serde(default)]
+    destroyed: bool,
+}
+
+impl Metadata {
+    fn version(&self) -> Version {
+        let version = Version::numbered(self.version);
+        let created = self.created_time.as_deref().and_then(time);
+        match created {
+            Some(created) => version.with_created_at(created),
+            None => version,
+        }
+    }
+}
+
+fn time(text: &str) -> Option<SystemTime> {
+    humantime::parse_rfc3339(text).ok()
+}
+
+/// What a read of KV version 2 brought.
+pub(crate) fn read_v2(reply: &Reply) -> Result<Document, Error> {
+    if !reply.status.is_success() {
+        return Err(why_not(reply));
+    }
+    let envelope = Envelope::of(reply)?;
+    let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
+    let versioned: Versioned<'_> = serde_json::from_str(data.get())
+        .map_err(|_| malformed("it is no answer of KV version 2"))?;
+    let version = versioned.metadata.version();
+    // A secret may be written with no data at all.
+    let fields = versioned.data.filter(|data| data.get() != "null");
+    let nothing = RawValue::from_string("{}".into()).map_err(|_| malformed("there is no data"))?;
+    Document::new(fields.unwrap_or(&nothing), Some(version))
+}
+
+/// What a read of KV version 1 brought, or of anything else that answers with plain data.
+pub(crate) fn read_v1(reply: &Reply) -> Result<Document, Error> {
+    if !reply.status.is_success() {
+        return Err(why_not(reply));
+    }
+    let envelope = Envelope::of(reply)?;
+    let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
+    Document::new(data, None)
+}
+
+/// Why a read was not answered with a secret. There are five kinds of 404.
+fn why_not(reply: &Reply) -> Error {
+    let body = Envelope::of_error(reply);
+    let absent = |message| Error::new(ErrorKind::NotFound, message);
+    let misconfigured = |message| Error::new(ErrorKind::InvalidConfig, message);
+    match reply.status.as_u16() {
+        404 if body.says("Invalid path for a versioned K/V") => {
+            misconfigured("the mount is of KV version 2, and it was read as version 1")
+                .hint("say `kv=2`, or let the version be found out")
+        }
+        404 if body.says("no handler for route") => {
+            misconfigured("there is no such mount").hint("look at `vault secrets list`")
+        }
+        404 if body.says("namespace not found") => {
+            misconfigured("there is no such namespace").hint("its name's case matters")
+        }
+        404 => match body.data.map(|data| serde_json::from_str(data.get())) {
+            Some(Ok(Versioned { metadata, .. })) if metadata.destroyed => {
+                absent("this version was destroyed").hint("write it anew, or read another version")
+            }
+            Some(Ok(Versioned { .. })) => {
+                absent("this version was deleted").hint("undelete it, or write it anew")
+            }
+            _ => absent("there is no such secret").hint("write it, or add a source that has it"),
+        },
+        403 => Error::new(ErrorKind::Denied, "the login may not read this")
+            .hint("grant its policy `read` on the path"),
+        400 if reply.body.is_empty() || body.says("relative paths") => {
+            Error::new(ErrorKind::InvalidKey, "the server cannot have such a name")
+        }
+        status => malformed_status(status),
+    }
+}
+
+fn malformed_status(status: u16) -> Error {
+    Error::new(
+        ErrorKind::Malformed,
+        format!("the server refuses the request with status {status}"),
+    )
+    .hint("look at its log")
+}
+
+/// Which version of the key-value engine stands at a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvVersion {
+    /// One value for each secret, without history.
+    V1,
+    /// Secrets with versions.
+    V2,
+}
+
+#[derive(Deserialize)]
+struct Mount {
+    #[serde(default)]
+    r#type: String,
+    #[serde(default)]
+    options: Option<MountOptions>,
+}
+
+#[derive(Deserialize)]
+struct MountOptions {
+    #[serde(default)]
+    version: Option<String>,
+}
+
+/// What the server says of a mount.
+///
+/// # Errors
+/// Whenever it does not say: a failed look is never taken for a fact.
+pub(crate) fn mount(reply: &Reply) -> Result<KvVersion, Error> {
+    if !reply.status.is_success() {
+        return Err(Error::new(
+            ErrorKind::Denied,
+            "the server does not tell which KV version the mount is of",
+        )
+        .hint("does it exist, and may this login read below it? Or say `kv=1` or `kv=2`"));
+    }
+    let envelope = Envelope::of(reply)?;
+    let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
+    let mount: Mount = serde_json::from_str(data.get()).map_err(|_| malformed("it is no mount"))?;
+    match (
+        mount.r#type.as_str(),
+        mount.options.and_then(|options| options.version),
+    ) {
+        ("kv" | "generic", version) if version.as_deref() == Some("2") => Ok(KvVersion::V2),
+        ("kv" | "generic", _) => Ok(KvVersion::V1),
+        _ => Err(Error::new(
+            ErrorKind::InvalidConfig,
+            "the mount holds no key-value secrets",
+        )
+        .hint("name a mount of type `kv`")),
+    }
+}
+
+/// The names below a folder; those of folders end in a slash. An absent folder has none.
+pub(crate) fn listed(reply: &Reply) -> Result<Vec<String>, Error> {
+    #[derive(Deserialize)]
+    struct Keys {
+        keys: Vec<String>,
+    }
+
+    if reply.status == StatusCode::NOT_FOUND {
+        return match why_not(reply) {
+            error if error.is_not_found() => Ok(Vec::new()),
+            error => Err(error),
+        };
+    }
+    if !reply.status.is_success() {
+        return Err(why_not(reply));
+    }
+    let envelope = Envelope::of(reply)?;
+    let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
+    serde_json::from_str(data.get())
+        .map(|Keys { keys }| keys)
+        .map_err(|_| malformed("it is no list"))
+}
+
+#[derive(Deserialize)]
+struct Auth {
+    client_token: SecretValue,
+    #[serde(default)]
+    lease_duration: u64,
+    #[serde(default)]
+    renewable: bool,
+}
+
+/// The token that a login or a renewal brought.
+pub(crate) fn grant(reply: &Reply) -> Result<Grant, Error> {
+    let envelope = Envelope::of(reply)?;
+    let auth = envelope
+        .auth
+        .ok_or_else(|| malformed("there is no token"))?;
+    let auth: Auth =
+        serde_json::from_str(auth.get()).map_err(|_| malformed("it is no login's answer"))?;
+    Ok(Grant {
+        token: auth.client_token,
+        lifetime: lifetime(auth.lease_duration),
+        renewable: auth.renewable,
+    })
+}
+
+/// Zero stands for no end.
+fn lifetime(seconds: u64) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+#[derive(Deserialize)]
+struct LookedUp {
+    #[serde(default)]
+    ttl: u64,
+    #[serde(default)]
+    renewable: bool,
+}
+
+/// How long the token that was asked about is good.
+pub(crate) fn looked_up(reply: &Reply, token: &SecretValue) -> Result<Grant, Error> {
+    let (lifetime, renewable) = match (reply.status.as_u16(), forbidden(reply)) {
+        (200, _) => {
+            let envelope = Envelope::of(reply)?;
+            let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
+            let found: LookedUp =
+                serde_json::from_str(data.get()).map_err(|_| malformed("it is no token"))?;
+            (lifetime(found.ttl), found.renewable)
+        }
+        // It is good, and may not be asked about: a token without the default policy.
+        (_, Some(Forbidden::NoPermission)) => (None, false),
+        (_, Some(Forbidden::BadToken)) => {
+            return Err(Error::new(
+                ErrorKind::Unauthenticated,
+                "the token is not, or no longer, good",
+            )
+            .hint("give another"));
+        }
+        (status, None) => return Err(malformed_status(status)),
+    };
+    Ok(Grant {
+        token: token.clone(),
+        lifetime,
+        renewable,
+    })
+}
+
+/// What a wrapping token holds: the secret id of an AppRole.
+pub(crate) fn unwrapped_secret_id(reply: &Reply) -> Result<SecretValue, Error> {
+    #[derive(Deserialize)]
+    struct Wrapped {
+        secret_id: SecretValue,
+    }
+
+    if !reply.status.is_success() {
+        return Err(Error::new(
+            ErrorKind::Unauthenticated,
+            "the wrapping token is not good: it has expired, or somebody has used it",
+        )
+        .hint("find out who unwrapped it before you wrap another"));
+    }
+    let envelope = Envelope::of(reply)?;
+    let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
+    serde_json::from_str(data.get())
+        .map(|wrapped: Wrapped| wrapped.secret_id)
+        .map_err(|_| malformed("what was wrapped is no secret id"))
+}
+
+/// Why a login was refused. The server's words are matched and never repeated.
+pub(crate) fn login_refused(reply: &Reply) -> Error {
+    const KNOWN: &[(&str, &str)] = &[
+        (
+            "invalid role or secret ID",
+            "role id or secret id is not good",
+        ),
+        (
+            "invalid username or password",
+            "user name or password is not good",
+        ),
+        ("invalid audience", "the JWT is for another audience"),
+        ("invalid issuer", "the JWT is of another issuer"),
+        ("token is expired", "the JWT has expired"),
+        ("not yet valid", "the JWT is not valid yet"),
+        ("could not be found", "there is no such role"),
+        ("CIDR", "this machine's address may not log in"),
+        (
+            "client certificate",
+            "there is no client certificate, or none that is accepted",
+        ),
+        (
+            "no chain matching all constraints",
+            "the client certificate is not accepted",
+        ),
+        ("invalid lease ID", "the token cannot be renewed here"),
+    ];
+    let body = Envelope::of_error(reply);
+    let known = KNOWN.iter().find(|(text, _)| body.says(text));
+    let seen = known.map_or("the login was refused", |(_, meaning)| meaning);
+    let error = Error::new(ErrorKind::Unauthenticated, seen);
+    match reply.status.as_u16() {
+        // Also what it says when the credential is locked, and when there is no such login.
+        403 => error.hint("does this login exist at this mount, and is it not locked out?"),
+        _ => error.hint("give it another credential; this one is not sent again for a while"),
+    }
+}
+
+/// How far a server's data goes, so that the next one asked is not behind it.
+#[derive(Debug, Default)]
+pub(crate) struct Index(Option<(HeaderValue, Position)>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct Position {
+    cluster: String,
+    value: String,
+}
+
+impl Index {
+    /// Takes note of an answer's index, unless a later one of the same cluster is known.
+    pub(crate) fn note(&mut self, headers: &HeaderMap) {
+        let Some(value) = headers.get(INDEX) else {
+            return;
+        };
+        let Some(position) = Position::parse(value) else {
+            return;
+        };
+        if let Some((_, known)) = &self.0
+            && known.cluster == position.cluster
+            && known.number() >= position.number()
+        {
+            return;
+        }
+        self.0 = Some((value.clone(), position));
+    }
+
+    pub(crate) fn header(&self) -> Option<HeaderValue> {
+        self.0.as_ref().map(|(header, _)| header.clone())
+    }
+}
+
+impl Position {
+    fn parse(value: &HeaderValue) -> Option<Self> {
+        let text = value.to_str().ok()?.trim_end_matches('=');
+        serde_json::from_slice(&STANDARD_NO_PAD.decode(text).ok()?).ok()
+    }
+
+    fn number(&self) -> u64 {
+        self.value.parse().unwrap_or(0)
+    }
+}

@@ -1,0 +1,4 @@
+//! The Vault backend, on a real OpenBao.
+
+mod contract;
+mod server;
