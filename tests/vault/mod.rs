@@ -1,4 +1,5 @@
 //! The Vault backend, on a real OpenBao.
 
 mod contract;
+mod login;
 mod server;

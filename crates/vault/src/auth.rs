@@ -297,7 +297,7 @@ impl VaultLogin {
                 ..
             }
         );
-        if !kubernetes || reply.status.as_u16() != 403 {
+        if !kubernetes || !wire::is_bare_denial(reply) {
             return error;
         }
         let now = Instant::now();

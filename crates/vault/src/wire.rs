@@ -154,6 +154,16 @@ pub(crate) fn forbidden(reply: &Reply) -> Option<Forbidden> {
     })
 }
 
+/// Whether the server denies without a word of why.
+pub(crate) fn is_bare_denial(reply: &Reply) -> bool {
+    let body = Envelope::of_error(reply);
+    let bare = body
+        .errors
+        .as_deref()
+        .is_some_and(|errors| errors == ["permission denied"]);
+    reply.status == StatusCode::FORBIDDEN && bare
+}
+
 /// The fields of one secret, as they stand in the answer.
 pub(crate) struct Fields<'a>(Vec<(String, &'a RawValue)>);
 

@@ -1,0 +1,528 @@
+//! Each way to log in, and what becomes of a token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::routing::post;
+use axum::{Json, Router};
+use secretwell::vault::{Auth, ClientConfig, Credential, KvVersion, VaultProvider};
+use secretwell::{ErrorKind, SecretProvider};
+use secretwell_testkit::{Fault, FaultProxy};
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::server::{Bao, shared, unique};
+use crate::support::{key, secs};
+
+/// A mount with one secret, a policy to read it, and a proxy that counts.
+struct Stage {
+    bao: &'static Bao,
+    proxy: FaultProxy,
+    name: String,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let bao = shared().await;
+        let name = unique("login");
+        bao.mount(&name, 2).await;
+        let secret = json!({"data": {"A": "value"}});
+        bao.root("POST", &format!("{name}/data/app"), secret).await;
+        let rules = format!("path \"{name}/data/*\" {{ capabilities = [\"read\"] }}");
+        bao.policy(&name, &rules).await;
+        Self {
+            proxy: FaultProxy::start(bao.address).await,
+            bao,
+            name,
+        }
+    }
+
+    /// Turns a login method on, at a mount of its own.
+    async fn method(&self, kind: &str) {
+        let path = format!("sys/auth/{}", self.name);
+        self.bao.root("POST", &path, json!({"type": kind})).await;
+    }
+
+    async fn root(&self, path: &str, body: Value) -> Value {
+        let path = format!("auth/{}/{path}", self.name);
+        self.bao.root("POST", &path, body).await
+    }
+
+    fn provider(&self, auth: Auth) -> VaultProvider {
+        self.provider_with(auth, |client| client)
+    }
+
+    fn provider_with(
+        &self,
+        auth: Auth,
+        change: impl FnOnce(ClientConfig) -> ClientConfig,
+    ) -> VaultProvider {
+        VaultProvider::builder([format!("http://{}", self.proxy.address())], auth)
+            .unwrap()
+            .mount(&self.name)
+            .path("app")
+            .kv_version(KvVersion::V2)
+            .client(change)
+            .build()
+            .unwrap()
+    }
+
+    fn logins(&self) -> usize {
+        self.proxy.count("POST /v1/auth/") - self.renewals()
+    }
+
+    fn renewals(&self) -> usize {
+        self.proxy.count("POST /v1/auth/token/renew-self")
+    }
+
+    /// An AppRole whose tokens are made like this, and its ids.
+    async fn app_role(&self, settings: Value) -> (String, String) {
+        self.method("approle").await;
+        let mut settings = settings;
+        settings["token_policies"] = json!([self.name]);
+        self.root("role/app", settings).await;
+        let path = format!("auth/{}/role/app/role-id", self.name);
+        let role_id = self.bao.root("GET", &path, Value::Null).await;
+        let secret_id = self.root("role/app/secret-id", json!({})).await;
+        (text(&role_id, "role_id"), text(&secret_id, "secret_id"))
+    }
+
+    /// A token of its own, made like this.
+    async fn token(&self, settings: Value) -> String {
+        let mut settings = settings;
+        settings["policies"] = json!([self.name]);
+        let answer = self.bao.root("POST", "auth/token/create", settings).await;
+        answer["auth"]["client_token"].as_str().unwrap().to_owned()
+    }
+}
+
+fn text(answer: &Value, field: &str) -> String {
+    answer["data"][field].as_str().unwrap().to_owned()
+}
+
+async fn assert_reads(provider: &VaultProvider) {
+    let secret = provider.get(&key("A")).await.unwrap();
+    assert_eq!(secret.value.expose_text().unwrap(), "value");
+}
+
+async fn assert_refused(provider: &VaultProvider) {
+    let error = provider.get(&key("A")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+}
+
+#[tokio::test]
+async fn a_token_at_hand_or_in_a_file_that_is_replaced() {
+    let stage = Stage::new().await;
+    let first = stage.token(json!({})).await;
+    assert_reads(&stage.provider(Auth::token(Credential::value(first.as_str())))).await;
+    let bad = stage.provider(Auth::token(Credential::value("no-such-token")));
+    assert_refused(&bad).await;
+
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{first}\n")).unwrap();
+    let provider = stage.provider(Auth::token(Credential::file(file.path())));
+    assert_reads(&provider).await;
+    let revoke = json!({"token": first});
+    stage.bao.root("POST", "auth/token/revoke", revoke).await;
+    let second = stage.token(json!({})).await;
+    std::fs::write(file.path(), second).unwrap();
+    assert_reads(&provider).await;
+}
+
+#[tokio::test]
+async fn a_token_that_may_not_ask_about_itself_is_good_all_the_same() {
+    let stage = Stage::new().await;
+    let token = stage.token(json!({"no_default_policy": true})).await;
+    let provider = stage.provider(Auth::token(Credential::value(token.as_str())));
+    assert_reads(&provider).await;
+    provider.health().await.unwrap();
+}
+
+#[tokio::test]
+async fn app_role_with_a_secret_id_at_hand_in_a_file_or_wrapped() {
+    let stage = Stage::new().await;
+    let (role_id, secret_id) = stage.app_role(json!({})).await;
+    let at_hand = Auth::app_role(&role_id, Credential::value(secret_id.as_str())).at(&stage.name);
+    assert_reads(&stage.provider(at_hand)).await;
+
+    // Not there yet, and then there.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret-id");
+    let in_a_file = Auth::app_role(&role_id, Credential::file(&path)).at(&stage.name);
+    let provider = stage.provider(in_a_file);
+    let error = provider.get(&key("A")).await.unwrap_err();
+    assert!(
+        error.is_temporary() && error.to_string().contains("secret-id"),
+        "{error}"
+    );
+    std::fs::write(&path, &secret_id).unwrap();
+    assert_reads(&provider).await;
+
+    let wrapped = wrapped_secret_id(&stage).await;
+    let auth = Auth::app_role_wrapped(&role_id, Credential::value(wrapped.as_str()));
+    let provider = stage.provider(auth.clone().at(&stage.name));
+    assert_reads(&provider).await;
+    // Its secret id is kept, so that a later login needs no wrapping token.
+    let prefix = format!("sys/leases/revoke-prefix/auth/{}/login", stage.name);
+    stage.bao.root("POST", &prefix, json!({"sync": true})).await;
+    assert_reads(&provider).await;
+    assert_eq!(stage.proxy.count("POST /v1/sys/wrapping/unwrap"), 1);
+    // Another finds the token used, and says so.
+    let thief = stage.provider(auth.at(&stage.name));
+    let error = thief.get(&key("A")).await.unwrap_err();
+    assert!(
+        error.to_string().contains("somebody has used it"),
+        "{error}"
+    );
+}
+
+async fn wrapped_secret_id(stage: &Stage) -> String {
+    let url = format!(
+        "http://{}/v1/auth/{}/role/app/secret-id",
+        stage.bao.address, stage.name
+    );
+    let request = reqwest::Client::new()
+        .post(url)
+        .header("x-vault-token", super::server::ROOT)
+        .header("x-vault-wrap-ttl", "60s");
+    let answer: Value = request.send().await.unwrap().json().await.unwrap();
+    answer["wrap_info"]["token"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn user_name_and_password() {
+    let stage = Stage::new().await;
+    stage.method("userpass").await;
+    let settings = json!({"password": "pass \"word\"", "token_policies": [stage.name]});
+    stage.root("users/me", settings).await;
+    let auth = |password| Auth::userpass("me", Credential::value(password)).at(&stage.name);
+    assert_reads(&stage.provider(auth("pass \"word\""))).await;
+    assert_refused(&stage.provider(auth("password"))).await;
+}
+
+const SIGNING_KEY: &[u8] = include_bytes!("../fixtures/es256.pem");
+const VERIFYING_KEY: &str = include_str!("../fixtures/es256.pub.pem");
+
+fn signed(claims: Value) -> String {
+    let key = jsonwebtoken::EncodingKey::from_ec_pem(SIGNING_KEY).unwrap();
+    let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
+    jsonwebtoken::encode(&header, &claims, &key).unwrap()
+}
+
+#[tokio::test]
+async fn a_jwt_that_is_read_anew_for_each_login() {
+    let stage = Stage::new().await;
+    stage.method("jwt").await;
+    let keys = json!({"jwt_validation_pubkeys": [VERIFYING_KEY], "bound_issuer": "tests"});
+    stage.root("config", keys).await;
+    let role = json!({
+        "role_type": "jwt",
+        "bound_audiences": ["vault"],
+        "user_claim": "sub",
+        "token_policies": [stage.name],
+        "token_no_default_policy": false,
+    });
+    stage.root("role/app", role).await;
+    let claims = |audience, expires: i64| json!({"iss": "tests", "sub": "service", "aud": audience, "exp": expires, "iat": 1});
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), signed(claims("other", i64::from(i32::MAX)))).unwrap();
+    let provider = stage.provider(Auth::jwt("app", Credential::file(file.path())).at(&stage.name));
+    let error = provider.get(&key("A")).await.unwrap_err();
+    assert!(error.to_string().contains("another audience"), "{error}");
+    std::fs::write(file.path(), signed(claims("vault", 1_000))).unwrap();
+    let error = provider.get(&key("A")).await.unwrap_err();
+    assert!(error.to_string().contains("expired"), "{error}");
+    std::fs::write(file.path(), signed(claims("vault", i64::from(i32::MAX)))).unwrap();
+    assert_reads(&provider).await;
+}
+
+/// The part of a cluster that Vault asks about service accounts.
+async fn token_review(Json(review): Json<Value>) -> Json<Value> {
+    let jwt = review["spec"]["token"].as_str().unwrap();
+    let known = jwt.ends_with(signed_by_the_cluster().rsplit('.').next().unwrap());
+    let status = json!({
+        "authenticated": known,
+        "user": {
+            "username": "system:serviceaccount:default:app",
+            "uid": "1",
+            "groups": ["system:serviceaccounts"],
+        },
+    });
+    Json(json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "status": status}))
+}
+
+fn signed_by_the_cluster() -> &'static str {
+    static JWT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    JWT.get_or_init(|| {
+        signed(json!({
+            "iss": "kubernetes/serviceaccount",
+            "sub": "system:serviceaccount:default:app",
+            "kubernetes.io/serviceaccount/namespace": "default",
+            "kubernetes.io/serviceaccount/service-account.name": "app",
+            "kubernetes.io/serviceaccount/service-account.uid": "1",
+        }))
+    })
+}
+
+#[tokio::test]
+async fn the_service_account_of_a_pod() {
+    let stage = Stage::new().await;
+    stage.method("kubernetes").await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let cluster = listener.local_addr().unwrap();
+    let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let router = Router::new().route(path, post(token_review));
+    let serving = tokio::spawn(async move { axum::serve(listener, router).await });
+    let config = json!({
+        "kubernetes_host": format!("http://{cluster}"),
+        "token_reviewer_jwt": signed_by_the_cluster(),
+        "disable_local_ca_jwt": true,
+        "kubernetes_ca_cert": include_str!("../fixtures/ca.pem"),
+    });
+    stage.root("config", config).await;
+    let role = json!({
+        "bound_service_account_names": "app",
+        "bound_service_account_namespaces": "default",
+        "token_policies": [stage.name],
+    });
+    stage.root("role/app", role).await;
+
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), signed_by_the_cluster()).unwrap();
+    let auth = Auth::kubernetes_with("app", Credential::file(file.path())).at(&stage.name);
+    assert_reads(&stage.provider(auth.clone())).await;
+
+    // The cluster's API is down: Vault says 403, and it is no refusal yet.
+    serving.abort();
+    let _ = serving.await;
+    let error = stage.provider(auth).get(&key("A")).await.unwrap_err();
+    assert!(error.is_temporary(), "{error}");
+    assert!(error.to_string().contains("cluster"), "{error}");
+}
+
+#[tokio::test]
+async fn an_agent_in_front_needs_no_login_of_ours() {
+    let stage = Stage::new().await;
+    // Without an agent there is nobody who adds a token.
+    let provider = stage.provider(Auth::agent());
+    let error = provider.get(&key("A")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    assert_eq!(stage.logins(), 0);
+}
+
+/// Reads for `time`, as fast as ten tasks can, and wants every read to succeed.
+async fn read_for(provider: &Arc<VaultProvider>, time: Duration) -> usize {
+    let end = Instant::now() + time;
+    let mut tasks = JoinSet::new();
+    for _ in 0..10 {
+        let provider = provider.clone();
+        tasks.spawn(async move {
+            let mut reads = 0;
+            while Instant::now() < end {
+                assert_reads(&provider).await;
+                reads += 1;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            reads
+        });
+    }
+    tasks.join_all().await.into_iter().sum()
+}
+
+#[tokio::test]
+async fn tokens_of_two_seconds_fail_no_read_whatever_becomes_of_them() {
+    for (settings, logins, renewals) in [
+        // Renewed for ever.
+        (json!({"token_period": "2s"}), 1..=1, 5..=9),
+        // Renewed up to a maximum, then replaced.
+        (
+            json!({"token_ttl": "2s", "token_max_ttl": "5s"}),
+            2..=4,
+            2..=9,
+        ),
+        // Never renewed.
+        (
+            json!({"token_ttl": "2s", "token_type": "batch"}),
+            5..=8,
+            0..=0,
+        ),
+    ] {
+        let stage = Stage::new().await;
+        let (role_id, secret_id) = stage.app_role(settings.clone()).await;
+        let auth = Auth::app_role(role_id, Credential::value(secret_id)).at(&stage.name);
+        let provider = Arc::new(stage.provider(auth));
+        let reads = read_for(&provider, secs(10)).await;
+        assert!(reads > 100, "{reads} reads");
+        let (asked, renewed) = (stage.logins(), stage.renewals());
+        assert!(logins.contains(&asked), "{settings}: {asked} logins");
+        assert!(
+            renewals.contains(&renewed),
+            "{settings}: {renewed} renewals"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_callers_with_a_token_that_was_revoked_cause_one_login() {
+    let stage = Stage::new().await;
+    let (role_id, secret_id) = stage.app_role(json!({})).await;
+    let auth = Auth::app_role(role_id, Credential::value(secret_id)).at(&stage.name);
+    let provider = Arc::new(stage.provider(auth));
+    assert_reads(&provider).await;
+    let prefix = format!("sys/leases/revoke-prefix/auth/{}/login", stage.name);
+    stage.bao.root("POST", &prefix, json!({"sync": true})).await;
+
+    let mut callers = JoinSet::new();
+    for _ in 0..100 {
+        let provider = provider.clone();
+        callers.spawn(async move { assert_reads(&provider).await });
+    }
+    callers.join_all().await;
+    assert_eq!(stage.logins(), 2);
+}
+
+#[tokio::test]
+async fn a_wrong_secret_id_costs_one_login_until_it_changes() {
+    let stage = Stage::new().await;
+    let (role_id, secret_id) = stage.app_role(json!({})).await;
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "wrong").unwrap();
+    let auth = Auth::app_role(&role_id, Credential::file(file.path())).at(&stage.name);
+    let provider = stage.provider(auth);
+    for _ in 0..20 {
+        assert_refused(&provider).await;
+    }
+    assert_eq!(stage.logins(), 1);
+    std::fs::write(file.path(), secret_id).unwrap();
+    assert_reads(&provider).await;
+    assert_eq!(stage.logins(), 2);
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_no_bad_token() {
+    let stage = Stage::new().await;
+    let (role_id, secret_id) = stage.app_role(json!({})).await;
+    let auth = Auth::app_role(role_id, Credential::value(secret_id)).at(&stage.name);
+    let provider = stage.provider(auth);
+    assert_reads(&provider).await;
+    stage
+        .bao
+        .policy(&stage.name, "path \"none\" { capabilities = [\"read\"] }")
+        .await;
+    for _ in 0..10 {
+        let error = provider.get(&key("A")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    }
+    assert_eq!(stage.logins(), 1);
+}
+
+#[tokio::test]
+async fn many_keys_of_few_secrets_cost_one_read_each_after_one_login() {
+    let stage = Stage::new().await;
+    let mut keys = Vec::new();
+    for secret in 0..10 {
+        let fields: serde_json::Map<String, Value> = (0..10)
+            .map(|field| (format!("F{field}"), json!(format!("{secret}.{field}"))))
+            .collect();
+        let path = format!("{}/data/app/s{secret}", stage.name);
+        stage.bao.root("POST", &path, json!({"data": fields})).await;
+        keys.extend((0..10).map(|field| key(&format!("s{secret}/F{field}"))));
+    }
+    let (role_id, secret_id) = stage.app_role(json!({})).await;
+    let auth = Auth::app_role(role_id, Credential::value(secret_id)).at(&stage.name);
+    let provider = stage.provider(auth);
+    for (key, answer) in keys.iter().zip(provider.get_many(&keys).await) {
+        let value = answer.unwrap().value;
+        let expected = key.as_str().replace("/F", ".").replace('s', "");
+        assert_eq!(value.expose_text().unwrap(), expected);
+    }
+    let reads = format!("GET /v1/{}/data/", stage.name);
+    assert_eq!((stage.logins(), stage.proxy.count(&reads)), (1, 10));
+    assert_eq!(stage.proxy.requests().len(), 11);
+}
+
+#[tokio::test]
+async fn faults_are_typed_within_the_deadline_and_leave_nothing_behind() {
+    let stage = Stage::new().await;
+    let token = stage.token(json!({})).await;
+    let provider = stage.provider_with(Auth::token(Credential::value(token.as_str())), |client| {
+        client
+            .deadline(Duration::from_millis(900))
+            .attempt_timeout(Duration::from_millis(500))
+            .max_bytes(1 << 20)
+    });
+    assert_reads(&provider).await;
+    let answer = |head: &str, body: &str| {
+        let text = format!("HTTP/1.1 {head}\r\nconnection: close\r\n\r\n{body}");
+        Fault::Answer(text.into_bytes())
+    };
+    let elsewhere = FaultProxy::start(stage.bao.address).await;
+    let redirect = format!(
+        "307 Temporary Redirect\r\nlocation: http://{}/v1/{}/data/app\r\ncontent-length: 0",
+        elsewhere.address(),
+        stage.name
+    );
+    let deep = format!("{{\"data\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    for (name, fault, kind) in [
+        ("cut", Fault::Cut, ErrorKind::Unavailable),
+        ("stall", Fault::Stall, ErrorKind::Timeout),
+        (
+            "drip",
+            Fault::Drip(Duration::from_millis(50)),
+            ErrorKind::Timeout,
+        ),
+        ("truncated", Fault::Truncate(300), ErrorKind::Unavailable),
+        ("endless", Fault::Endless, ErrorKind::TooLarge),
+        ("redirect", answer(&redirect, ""), ErrorKind::Malformed),
+        ("html", answer("200 OK", "<html>"), ErrorKind::Malformed),
+        ("empty", answer("200 OK", ""), ErrorKind::Malformed),
+        (
+            "no content",
+            answer("204 No Content", ""),
+            ErrorKind::Malformed,
+        ),
+        ("deep", answer("200 OK", &deep), ErrorKind::Malformed),
+        (
+            "a name twice",
+            answer(
+                "200 OK",
+                r#"{"data":{"data":{"A":"1","A":"2"},"metadata":{"version":1}}}"#,
+            ),
+            ErrorKind::Malformed,
+        ),
+        (
+            "bad chunk",
+            answer("200 OK\r\ntransfer-encoding: chunked", "zz\r\n"),
+            ErrorKind::Unavailable,
+        ),
+        (
+            "not HTTP",
+            Fault::Answer(b"SSH-2.0\r\n".to_vec()),
+            ErrorKind::Unavailable,
+        ),
+        (
+            "sealed",
+            answer("503 No", r#"{"errors":["Vault is sealed"]}"#),
+            ErrorKind::Unavailable,
+        ),
+        ("teapot", answer("418 No", ""), ErrorKind::Malformed),
+    ] {
+        stage.proxy.set(fault);
+        let started = Instant::now();
+        let error = provider.get(&key("A")).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{name}: {error}");
+        assert!(
+            started.elapsed() < secs(5),
+            "{name}: {:?}",
+            started.elapsed()
+        );
+        stage.proxy.set(Fault::None);
+        assert_reads(&provider).await;
+    }
+    assert!(
+        elsewhere.requests().is_empty(),
+        "no token leaves the configured servers"
+    );
+}
