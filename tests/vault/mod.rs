@@ -3,3 +3,4 @@
 mod contract;
 mod login;
 mod server;
+mod tls;

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::tls::Identity;
 
 /// The token that may do anything.
 pub(crate) const ROOT: &str = "root-token-of-the-tests";
@@ -16,50 +19,129 @@ pub(crate) const ROOT: &str = "root-token-of-the-tests";
 /// only this process holds.
 pub(crate) struct Bao {
     pub(crate) address: SocketAddr,
+    base: String,
+    client: Client,
+    root: String,
+    unseal_key: String,
     _shell: Child,
+    _folder: Option<TempDir>,
 }
 
 /// The server that all tests share; each has mounts of its own on it.
 pub(crate) async fn shared() -> &'static Bao {
     static SHARED: OnceLock<Bao> = OnceLock::new();
-    let bao = SHARED.get_or_init(Bao::start);
+    let bao = SHARED.get_or_init(Bao::development);
     bao.wait().await;
     bao
 }
 
+/// Starts the server with these arguments.
+fn start(arguments: &[&str]) -> Child {
+    let script = r#""$@" >/dev/null 2>&1 & cat >/dev/null; kill -9 $!"#;
+    Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(binary())
+        .arg("server")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
 impl Bao {
-    pub(crate) fn start() -> Self {
+    /// In memory, unsealed, over plain HTTP.
+    fn development() -> Self {
         let address = free_address();
-        let script = r#""$0" server -dev -dev-no-store-token -dev-root-token-id="$1" \
-            -dev-listen-address="$2" >/dev/null 2>&1 & cat >/dev/null; kill -9 $!"#;
-        let shell = Command::new("sh")
-            .args(["-c", script])
-            .arg(binary())
-            .args([ROOT, &address.to_string()])
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let listen = format!("-dev-listen-address={address}");
+        let root = format!("-dev-root-token-id={ROOT}");
         Self {
             address,
-            _shell: shell,
+            base: format!("http://{address}"),
+            client: Client::new(),
+            root: ROOT.to_owned(),
+            unseal_key: String::new(),
+            _shell: start(&["-dev", "-dev-no-store-token", &root, &listen]),
+            _folder: None,
         }
+    }
+
+    /// In memory, initialized and unsealed here, over TLS with these certificates.
+    pub(crate) async fn with_tls(server: &Identity) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(path("cert.pem"), &server.chain).unwrap();
+        std::fs::write(path("key.pem"), &server.key).unwrap();
+        let address = free_address();
+        let config = format!(
+            r#"
+            storage "inmem" {{}}
+            listener "tcp" {{
+                address = "{address}"
+                tls_cert_file = "{}"
+                tls_key_file = "{}"
+            }}
+            api_addr = "https://{address}"
+            "#,
+            path("cert.pem"),
+            path("key.pem"),
+        );
+        std::fs::write(path("config.hcl"), config).unwrap();
+        // Whether its certificate is good is for the providers to find out.
+        let client = Client::builder()
+            .tls_danger_accept_invalid_certs(true)
+            .build()
+            .unwrap();
+        let mut bao = Self {
+            address,
+            base: format!("https://{address}"),
+            client,
+            root: String::new(),
+            unseal_key: String::new(),
+            _shell: start(&[&format!("-config={}", path("config.hcl"))]),
+            _folder: Some(folder),
+        };
+        bao.wait().await;
+        let shares = json!({"secret_shares": 1, "secret_threshold": 1});
+        let (_, keys) = bao.ask("", "POST", "sys/init", shares).await;
+        bao.root = keys["root_token"].as_str().unwrap().to_owned();
+        bao.unseal_key = keys["keys"][0].as_str().unwrap().to_owned();
+        bao.unseal().await;
+        bao
+    }
+
+    pub(crate) async fn unseal(&self) {
+        let key = json!({"key": self.unseal_key});
+        self.root("POST", "sys/unseal", key).await;
+        for _ in 0..100 {
+            let (status, _) = self.ask("", "GET", "sys/health", Value::Null).await;
+            if status == 200 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("OpenBao stays sealed");
+    }
+
+    pub(crate) fn root_token(&self) -> &str {
+        &self.root
     }
 
     /// Waits until it answers.
     pub(crate) async fn wait(&self) {
-        let url = format!("http://{}/v1/sys/health", self.address);
+        let url = format!("{}/v1/sys/health", self.base);
         for _ in 0..300 {
-            if reqwest::get(&url).await.is_ok_and(|r| r.status() == 200) {
+            let answer = self.client.get(&url).send().await;
+            if answer.is_ok_and(|reply| matches!(reply.status().as_u16(), 200 | 501 | 503)) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("OpenBao does not answer at {}", self.address);
+        panic!("OpenBao does not answer at {}", self.base);
     }
 
     /// Asks as root, and wants success.
     pub(crate) async fn root(&self, method: &str, path: &str, body: Value) -> Value {
-        let (status, answer) = self.ask(ROOT, method, path, body).await;
+        let (status, answer) = self.ask(&self.root, method, path, body).await;
         assert!(status.is_success(), "{method} {path}: {status} {answer}");
         answer
     }
@@ -72,8 +154,9 @@ impl Bao {
         body: Value,
     ) -> (StatusCode, Value) {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
-        let mut request = Client::new()
-            .request(method, format!("http://{}/v1/{path}", self.address))
+        let mut request = self
+            .client
+            .request(method, format!("{}/v1/{path}", self.base))
             .header("x-vault-token", token);
         if !body.is_null() {
             request = request.json(&body);
@@ -95,7 +178,7 @@ impl Bao {
         };
         for _ in 0..100 {
             let (status, _) = self
-                .ask(ROOT, "POST", &probe, json!({"data": {"a": "b"}}))
+                .ask(&self.root, "POST", &probe, json!({"data": {"a": "b"}}))
                 .await;
             if status.is_success() {
                 return;

@@ -25,4 +25,6 @@ mod documents {
     struct Env;
     #[doc = include_str!("../../../docs/backends/file.md")]
     struct File;
+    #[doc = include_str!("../../../docs/backends/vault.md")]
+    struct Vault;
 }

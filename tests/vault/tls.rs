@@ -1,0 +1,240 @@
+//! Certificates, good and bad, and a server that is sealed, on an OpenBao over TLS.
+
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, date_time_ymd,
+};
+use secretwell::vault::{Auth, ClientConfig, Credential, VaultProvider};
+use secretwell::{ErrorKind, SecretProvider};
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+
+use super::server::{Bao, free_address};
+use crate::support::key;
+
+/// Signs certificates.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, as PEM.
+pub(crate) struct Identity {
+    pub(crate) chain: String,
+    pub(crate) key: String,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    fn sign(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        Identity {
+            chain: certificate.pem(),
+            key: key.serialize_pem(),
+        }
+    }
+}
+
+fn file(text: &str) -> NamedTempFile {
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+fn quick(client: ClientConfig) -> ClientConfig {
+    client.deadline(Duration::from_secs(2))
+}
+
+fn provider(
+    addresses: &[String],
+    auth: Auth,
+    change: impl FnOnce(ClientConfig) -> ClientConfig,
+) -> VaultProvider {
+    VaultProvider::builder(addresses, auth)
+        .unwrap()
+        .mount("secret")
+        .path("app")
+        .client(quick)
+        .client(change)
+        .build()
+        .unwrap()
+}
+
+async fn seed(bao: &Bao) {
+    bao.mount("secret", 2).await;
+    let secret = json!({"data": {"A": "value"}});
+    bao.root("POST", "secret/data/app", secret).await;
+}
+
+async fn reads(provider: &VaultProvider) -> Result<String, secretwell::Error> {
+    let secret = provider.get(&key("A")).await?;
+    Ok(secret.value.expose_text()?.to_owned())
+}
+
+#[tokio::test]
+async fn certificates_are_checked_and_what_is_wrong_with_one_is_told() {
+    let authority = Authority::new("the tests' authority");
+    let good = authority.sign(&["127.0.0.1"], |_| ());
+    let bao = Bao::with_tls(&good).await;
+    seed(&bao).await;
+    let address = [format!("https://{}", bao.address)];
+    let token = || Auth::token(Credential::value(bao.root_token()));
+    let ca = authority.pem();
+
+    let trusting = provider(&address, token(), |client| {
+        client.certificate_authority(ca.clone())
+    });
+    assert_eq!(reads(&trusting).await.unwrap(), "value");
+    let from_file = file(&ca);
+    let trusting = provider(&address, token(), |client| {
+        client.certificate_authority_file(from_file.path())
+    });
+    assert_eq!(reads(&trusting).await.unwrap(), "value");
+    let careless = provider(&address, token(), ClientConfig::danger_skip_verification);
+    assert_eq!(reads(&careless).await.unwrap(), "value");
+
+    let other = Authority::new("another").pem();
+    let cases: [(&str, Box<dyn FnOnce(ClientConfig) -> ClientConfig>); 3] = [
+        ("not trusted", Box::new(|client| client)),
+        (
+            "not trusted",
+            Box::new(|client| client.certificate_authority(other)),
+        ),
+        (
+            "another name",
+            Box::new(|client| {
+                let client = client.certificate_authority(ca.clone());
+                client.server_name("vault.internal")
+            }),
+        ),
+    ];
+    for (expected, change) in cases {
+        let error = reads(&provider(&address, token(), change))
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(error.to_string().contains("127.0.0.1"), "{error}");
+        assert!(!error.is_temporary(), "{error}");
+    }
+
+    // Each speaks where the other is expected.
+    let plain = [format!("http://{}", bao.address)];
+    let error = reads(&provider(&plain, token(), |client| client))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+    let http = super::server::shared().await;
+    let wrong = [format!("https://{}", http.address)];
+    let error = reads(&provider(&wrong, token(), |client| client))
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("does not answer in TLS"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_and_an_expired_one() {
+    let authority = Authority::new("the tests' authority");
+    let named = authority.sign(&["vault.internal"], |_| ());
+    let bao = Bao::with_tls(&named).await;
+    seed(&bao).await;
+    let address = [format!("https://{}", bao.address)];
+    let token = || Auth::token(Credential::value(bao.root_token()));
+    let expecting = provider(&address, token(), |client| {
+        let client = client.certificate_authority(authority.pem());
+        client.server_name("vault.internal")
+    });
+    assert_eq!(reads(&expecting).await.unwrap(), "value");
+
+    let expired = authority.sign(&["127.0.0.1"], |params| {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    });
+    let bao = Bao::with_tls(&expired).await;
+    let address = [format!("https://{}", bao.address)];
+    let trusting = provider(&address, token(), |client| {
+        client.certificate_authority(authority.pem())
+    });
+    let error = reads(&trusting).await.unwrap_err();
+    assert!(error.to_string().contains("expired"), "{error}");
+    assert!(!error.is_temporary(), "{error}");
+}
+
+#[tokio::test]
+async fn a_client_certificate_logs_in() {
+    let authority = Authority::new("the tests' authority");
+    let server = authority.sign(&["127.0.0.1"], |_| ());
+    let bao = Bao::with_tls(&server).await;
+    seed(&bao).await;
+    bao.policy(
+        "app",
+        "path \"secret/data/*\" { capabilities = [\"read\"] }",
+    )
+    .await;
+    bao.root("POST", "sys/auth/cert", json!({"type": "cert"}))
+        .await;
+    let role = json!({"certificate": authority.pem(), "token_policies": ["app"]});
+    bao.root("POST", "auth/cert/certs/app", role).await;
+    let address = [format!("https://{}", bao.address)];
+
+    let identity = authority.sign(&["service"], |_| ());
+    let (chain, private) = (file(&identity.chain), file(&identity.key));
+    let with_certificate = provider(&address, Auth::certificate(None), |client| {
+        client
+            .certificate_authority(authority.pem())
+            .identity_files(chain.path(), private.path())
+    });
+    assert_eq!(reads(&with_certificate).await.unwrap(), "value");
+
+    let without = provider(&address, Auth::certificate(None), |client| {
+        client.certificate_authority(authority.pem())
+    });
+    let error = reads(&without).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+    assert!(error.to_string().contains("client certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn a_sealed_server_is_passed_over_and_one_that_is_gone_too() {
+    let authority = Authority::new("the tests' authority");
+    let server = authority.sign(&["127.0.0.1"], |_| ());
+    let bao = Bao::with_tls(&server).await;
+    seed(&bao).await;
+    let gone = free_address();
+    let addresses = [
+        format!("https://{gone}"),
+        format!("https://{}", bao.address),
+    ];
+    let auth = Auth::token(Credential::value(bao.root_token()));
+    let provider = provider(&addresses, auth, |client| {
+        client.certificate_authority(authority.pem())
+    });
+    assert_eq!(reads(&provider).await.unwrap(), "value");
+
+    bao.root("POST", "sys/seal", Value::Null).await;
+    let error = reads(&provider).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(provider.health().await.is_err());
+    bao.unseal().await;
+    assert_eq!(reads(&provider).await.unwrap(), "value");
+    provider.health().await.unwrap();
+}
