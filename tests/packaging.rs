@@ -52,15 +52,22 @@ fn a_feature_brings_its_backend_and_no_other() {
     let backends = |features| {
         let mut crates = crates_of(features);
         crates.retain(|name| {
-            ["secretwell-env", "secretwell-file", "secretwell-auth"].contains(&name.as_str())
+            name.starts_with("secretwell-")
+                && !["secretwell-core", "secretwell-http"].contains(&name.as_str())
         });
         crates.into_iter().collect::<Vec<_>>()
     };
     assert_eq!(backends("env"), ["secretwell-env"]);
     assert_eq!(backends("file"), ["secretwell-file"]);
     assert_eq!(backends("axum"), ["secretwell-auth"]);
+    assert_eq!(backends("vault"), ["secretwell-vault"]);
     assert_eq!(
         backends("full"),
-        ["secretwell-auth", "secretwell-env", "secretwell-file"]
+        [
+            "secretwell-auth",
+            "secretwell-env",
+            "secretwell-file",
+            "secretwell-vault"
+        ]
     );
 }

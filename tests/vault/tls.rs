@@ -111,7 +111,8 @@ async fn certificates_are_checked_and_what_is_wrong_with_one_is_told() {
     assert_eq!(reads(&careless).await.unwrap(), "value");
 
     let other = Authority::new("another").pem();
-    let cases: [(&str, Box<dyn FnOnce(ClientConfig) -> ClientConfig>); 3] = [
+    type Change<'a> = Box<dyn FnOnce(ClientConfig) -> ClientConfig + 'a>;
+    let cases: [(&str, Change<'_>); 3] = [
         ("not trusted", Box::new(|client| client)),
         (
             "not trusted",
