@@ -35,6 +35,16 @@ pub(crate) async fn shared() -> &'static Bao {
     bao
 }
 
+/// Keeps no connections, because each test has a runtime of its own. Whether a certificate is good is
+/// for the providers to find out.
+fn client() -> Client {
+    Client::builder()
+        .pool_max_idle_per_host(0)
+        .tls_danger_accept_invalid_certs(true)
+        .build()
+        .unwrap()
+}
+
 /// Starts the server with these arguments.
 fn start(arguments: &[&str]) -> Child {
     let script = r#""$@" >/dev/null 2>&1 & cat >/dev/null; kill -9 $!"#;
@@ -57,7 +67,7 @@ impl Bao {
         Self {
             address,
             base: format!("http://{address}"),
-            client: Client::new(),
+            client: client(),
             root: ROOT.to_owned(),
             unseal_key: String::new(),
             _shell: start(&["-dev", "-dev-no-store-token", &root, &listen]),
@@ -86,15 +96,10 @@ impl Bao {
             path("key.pem"),
         );
         std::fs::write(path("config.hcl"), config).unwrap();
-        // Whether its certificate is good is for the providers to find out.
-        let client = Client::builder()
-            .tls_danger_accept_invalid_certs(true)
-            .build()
-            .unwrap();
         let mut bao = Self {
             address,
             base: format!("https://{address}"),
-            client,
+            client: client(),
             root: String::new(),
             unseal_key: String::new(),
             _shell: start(&[&format!("-config={}", path("config.hcl"))]),

@@ -33,6 +33,7 @@
 
 mod auth;
 mod config;
+mod lease;
 mod provider;
 mod wire;
 

@@ -15,6 +15,7 @@ use tokio::sync::OnceCell;
 
 use crate::auth::{NAMESPACE, REQUEST, TOKEN, VaultLogin};
 use crate::config::{encoded, namespace, process_variable};
+use crate::lease::Leases;
 use crate::wire::{self, Document, Forbidden, Index, KvVersion};
 use crate::{Auth, VaultBuilder};
 
@@ -33,7 +34,7 @@ pub struct VaultProvider {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     source: Source,
     client: Client,
     /// None behind an agent, which adds its own token.
@@ -44,6 +45,7 @@ struct Inner {
     kv: OnceCell<KvVersion>,
     old_versions: bool,
     whole: bool,
+    leases: Leases,
     index: Mutex<Index>,
 }
 
@@ -81,6 +83,16 @@ impl VaultProvider {
         VaultBuilder::from_url(url, &process_variable)
     }
 
+    /// Ends the leases of all [dynamic](VaultBuilder::dynamic) secrets that this provider holds: for an
+    /// orderly shutdown. Whoever still uses such a secret loses it; the next read makes another.
+    ///
+    /// # Errors
+    /// What keeps a lease from being revoked; it then ends by itself.
+    pub async fn revoke_leases(&self) -> Result<(), Error> {
+        let revoked = self.inner.leases.revoke(&self.inner).await;
+        revoked.map_err(|error| error.at(&self.inner.source))
+    }
+
     pub(crate) fn new(settings: VaultBuilder) -> Result<Self, Error> {
         let authorities = settings.client.addresses().iter();
         let authorities: Vec<String> = authorities.map(|address| address.authority()).collect();
@@ -109,6 +121,7 @@ impl VaultProvider {
             let login = VaultLogin::new(client.clone(), settings.auth.clone(), login);
             Session::new(login, source.clone())
         });
+        let leases = Leases::new(settings.dynamic).map_err(|error| error.at(&source))?;
         let inner = Inner {
             source,
             client,
@@ -119,6 +132,7 @@ impl VaultProvider {
             kv: OnceCell::new_with(settings.kv),
             old_versions: settings.kv != Some(KvVersion::V1),
             whole: settings.whole,
+            leases,
             index: Mutex::default(),
         };
         Ok(Self {
@@ -128,15 +142,31 @@ impl VaultProvider {
 }
 
 impl Inner {
-    /// Asks with a token. A token that turns out to be bad is replaced by one new login.
-    async fn call(&self, method: Method, path: &str) -> Result<Reply, Error> {
+    /// The token of the login, if there is one.
+    pub(crate) async fn token(&self) -> Result<Option<Arc<Token>>, Error> {
+        match &self.session {
+            Some(session) => session.token().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn read_path(&self, path: String) -> Result<Reply, Error> {
+        let (reply, _) = self.call(Request::new(Method::GET, path)).await?;
+        Ok(reply)
+    }
+
+    /// Asks with a token, and tells which. One that turns out to be bad is replaced by a new login,
+    /// once.
+    pub(crate) async fn call(
+        &self,
+        request: Request,
+    ) -> Result<(Reply, Option<Arc<Token>>), Error> {
+        let mut request = request.header(REQUEST, HeaderValue::from_static("true"));
+        if let Some(namespace) = &self.namespace {
+            request = request.header(NAMESPACE, namespace.clone());
+        }
         let mut replaced = false;
         loop {
-            let mut request = Request::new(method.clone(), path)
-                .header(REQUEST, HeaderValue::from_static("true"));
-            if let Some(namespace) = &self.namespace {
-                request = request.header(NAMESPACE, namespace.clone());
-            }
             if let Some(index) = self.index().header() {
                 request = request
                     .header(HeaderName::from_static(wire::INDEX), index)
@@ -146,18 +176,20 @@ impl Inner {
                     );
             }
             let Some(session) = &self.session else {
-                return self.client.send(&request).await;
+                return Ok((self.client.send(&request).await?, None));
             };
             let token = session.token().await?;
-            let request = request.secret_header(TOKEN, token.value().expose_bytes())?;
-            let reply = self.client.send(&request).await?;
+            let with_token = request
+                .clone()
+                .secret_header(TOKEN, token.value().expose_bytes())?;
+            let reply = self.client.send(&with_token).await?;
             self.index().note(&reply.headers);
             if replaced || wire::forbidden(&reply) != Some(Forbidden::BadToken) {
-                return Ok(reply);
+                return Ok((reply, Some(token)));
             }
             if !session.suspect(&token) {
                 if self.is_good(&token).await? {
-                    return Ok(reply);
+                    return Ok((reply, Some(token)));
                 }
                 session.reject(&token);
             }
@@ -185,7 +217,7 @@ impl Inner {
                 path => format!("{}/{}", self.mount, encoded(path)?),
             };
             let path = format!("/v1/sys/internal/ui/mounts/{path}");
-            wire::mount(&self.call(Method::GET, &path).await?)
+            wire::mount(&self.read_path(path).await?)
         };
         self.kv.get_or_try_init(find_out).await.copied()
     }
@@ -198,15 +230,15 @@ impl Inner {
         match (kv, version) {
             (KvVersion::V2, None) => {
                 let path = format!("/v1/{mount}/data/{path}");
-                wire::read_v2(&self.call(Method::GET, &path).await?)
+                wire::read_v2(&self.read_path(path).await?)
             }
             (KvVersion::V2, Some(version)) => {
                 let path = format!("/v1/{mount}/data/{path}?version={version}");
-                wire::read_v2(&self.call(Method::GET, &path).await?)
+                wire::read_v2(&self.read_path(path).await?)
             }
             (KvVersion::V1, None) => {
                 let path = format!("/v1/{mount}/{path}");
-                wire::read_v1(&self.call(Method::GET, &path).await?)
+                wire::read_v1(&self.read_path(path).await?)
             }
             (KvVersion::V1, Some(_)) => Err(unsupported("KV version 1 keeps no earlier versions")),
         }
@@ -253,7 +285,7 @@ impl Inner {
                 "" => format!("/v1/{}{kind}/?list=true", self.mount),
                 _ => format!("/v1/{}{kind}/{}/?list=true", self.mount, encoded(&folder)?),
             };
-            for name in wire::listed(&self.call(Method::GET, &place).await?)? {
+            for name in wire::listed(&self.read_path(place).await?)? {
                 let path = match folder.as_str() {
                     "" => name.trim_end_matches('/').to_owned(),
                     _ => format!("{folder}/{}", name.trim_end_matches('/')),
@@ -288,14 +320,21 @@ impl SecretProvider for VaultProvider {
             .with_versions()
             .with_batch()
             .with_list();
-        match self.inner.old_versions {
+        let capabilities = match self.inner.old_versions {
             true => capabilities.with_old_versions(),
             false => capabilities,
+        };
+        match self.inner.leases.is_empty() {
+            true => capabilities,
+            false => capabilities.with_lease(),
         }
     }
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
         let named = |error: Error| error.at(&self.inner.source).for_key(key);
+        if self.inner.leases.make(key.directory()) {
+            return self.inner.leases.get(&self.inner, key).await.map_err(named);
+        }
         let (path, field) = self.inner.locate(key).map_err(named)?;
         let document = self.inner.read(&path, None).await.map_err(named)?;
         Inner::pick(&document, field).map_err(named)
@@ -306,27 +345,29 @@ impl SecretProvider for VaultProvider {
         let located: Vec<_> = keys.iter().map(|key| self.inner.locate(key)).collect();
         let mut paths: Vec<&str> = located
             .iter()
-            .flatten()
+            .zip(keys)
+            .filter(|(_, key)| !self.inner.leases.make(key.directory()))
+            .filter_map(|(place, _)| place.as_ref().ok())
             .map(|(path, _)| path.as_str())
             .collect();
         paths.sort_unstable();
         paths.dedup();
         let reads = paths.iter().map(|path| self.inner.read(path, None));
         let read = join_bounded(CONCURRENCY, reads).await;
-        let documents: BTreeMap<&str, Result<Document, Error>> =
-            paths.into_iter().zip(read).collect();
-        let pick = |(key, place): (&SecretKey, &Result<(String, Option<&str>), Error>)| {
-            let picked = match place {
-                Err(error) => Err(error.clone()),
-                Ok((path, field)) => match documents.get(path.as_str()) {
-                    Some(Ok(document)) => Inner::pick(document, *field),
-                    Some(Err(error)) => Err(error.clone()),
-                    None => Err(Error::new(ErrorKind::Unavailable, "it was not read")),
-                },
+        let documents: BTreeMap<&str, _> = paths.into_iter().zip(read).collect();
+        let picks = keys.iter().zip(&located).map(async |(key, place)| {
+            let picked = match place
+                .as_ref()
+                .map(|(path, field)| (documents.get(path.as_str()), *field))
+            {
+                Ok((Some(Ok(document)), field)) => Inner::pick(document, field),
+                Ok((Some(Err(error)), _)) | Err(error) => Err(error.clone()),
+                // Not kept, but made.
+                Ok((None, _)) => self.inner.leases.get(&self.inner, key).await,
             };
             picked.map_err(|error| error.at(&self.inner.source).for_key(key))
-        };
-        keys.iter().zip(&located).map(pick).collect()
+        });
+        join_bounded(CONCURRENCY, picks).await
     }
 
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
@@ -396,7 +437,7 @@ impl SecretProvider for VaultProvider {
     async fn health(&self) -> Result<(), Error> {
         let asked = self
             .inner
-            .call(Method::GET, "/v1/auth/token/lookup-self")
+            .read_path("/v1/auth/token/lookup-self".into())
             .await;
         let reply = asked.map_err(|error| error.at(&self.inner.source))?;
         match wire::forbidden(&reply) {

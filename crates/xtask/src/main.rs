@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 mod install;
 
-use install::install_openbao;
+use install::install_for_vault;
 
 /// A part of the tests: its name, what it covers, what must be installed, and the cargo calls that it
 /// takes.
@@ -52,8 +52,8 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "vault",
-        about: "the Vault backend, on a real OpenBao",
-        needs: Some(install_openbao),
+        about: "the Vault backend, on a real OpenBao and PostgreSQL",
+        needs: Some(install_for_vault),
         calls: &["test --package secretwell-tests -- vault::"],
     },
     Part {

@@ -10,11 +10,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
-use secretwell_http::{Grant, Protocol, Reply, Verdict, retry_after};
+use secretwell_http::{Protocol, Reply, Verdict, retry_after};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
+
+mod login;
+
+pub(crate) use login::{grant, is_bare_denial, login_refused, looked_up, unwrapped_secret_id};
 
 /// The header by which a replicated server tells how far its data goes.
 pub(crate) const INDEX: &str = "x-vault-index";
@@ -27,6 +31,12 @@ struct Envelope<'a> {
     #[serde(borrow, default)]
     auth: Option<&'a RawValue>,
     #[serde(default)]
+    lease_id: String,
+    #[serde(default)]
+    lease_duration: u64,
+    #[serde(default)]
+    renewable: bool,
+    #[serde(default)]
     warnings: Option<Vec<String>>,
     #[serde(default)]
     errors: Option<Vec<String>>,
@@ -38,6 +48,9 @@ impl<'a> Envelope<'a> {
         serde_json::from_slice(&reply.body).unwrap_or(Self {
             data: None,
             auth: None,
+            lease_id: String::new(),
+            lease_duration: 0,
+            renewable: false,
             warnings: None,
             errors: None,
         })
@@ -152,16 +165,6 @@ pub(crate) fn forbidden(reply: &Reply) -> Option<Forbidden> {
         true => Forbidden::NoPermission,
         false => Forbidden::BadToken,
     })
-}
-
-/// Whether the server denies without a word of why.
-pub(crate) fn is_bare_denial(reply: &Reply) -> bool {
-    let body = Envelope::of_error(reply);
-    let bare = body
-        .errors
-        .as_deref()
-        .is_some_and(|errors| errors == ["permission denied"]);
-    reply.status == StatusCode::FORBIDDEN && bare
 }
 
 /// The fields of one secret, as they stand in the answer.
@@ -308,6 +311,50 @@ pub(crate) fn read_v1(reply: &Reply) -> Result<Document, Error> {
     Document::new(data, None)
 }
 
+/// Zero stands for no end.
+fn lifetime(seconds: u64) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+/// The lease of a secret that was made on demand.
+pub(crate) struct Leased {
+    pub(crate) id: Option<String>,
+    pub(crate) duration: Option<Duration>,
+    pub(crate) renewable: bool,
+}
+
+/// The lease that an answer comes with, if it does.
+pub(crate) fn leased(reply: &Reply) -> Result<Leased, Error> {
+    let envelope = Envelope::of(reply)?;
+    let id = Some(envelope.lease_id).filter(|id| !id.is_empty());
+    Ok(Leased {
+        // Without an id the duration is advice, not an end.
+        duration: id.as_ref().and_then(|_| lifetime(envelope.lease_duration)),
+        renewable: envelope.renewable,
+        id,
+    })
+}
+
+/// What renewing or revoking a lease brought.
+pub(crate) fn lease_answer(reply: &Reply) -> Result<Leased, Error> {
+    match reply.status.as_u16() {
+        204 => Ok(Leased {
+            id: None,
+            duration: None,
+            renewable: false,
+        }),
+        200 => leased(reply),
+        403 => Err(
+            Error::new(ErrorKind::Denied, "the login may not touch its leases")
+                .hint("grant it `update` on `sys/leases/renew` and `sys/leases/revoke`"),
+        ),
+        _ => Err(Error::new(
+            ErrorKind::NotFound,
+            "there is no such lease any more",
+        )),
+    }
+}
+
 /// Why a read was not answered with a secret. There are five kinds of 404.
 fn why_not(reply: &Reply) -> Error {
     let body = Envelope::of_error(reply);
@@ -423,130 +470,6 @@ pub(crate) fn listed(reply: &Reply) -> Result<Vec<String>, Error> {
     serde_json::from_str(data.get())
         .map(|Keys { keys }| keys)
         .map_err(|_| malformed("it is no list"))
-}
-
-#[derive(Deserialize)]
-struct Auth {
-    client_token: SecretValue,
-    #[serde(default)]
-    lease_duration: u64,
-    #[serde(default)]
-    renewable: bool,
-}
-
-/// The token that a login or a renewal brought.
-pub(crate) fn grant(reply: &Reply) -> Result<Grant, Error> {
-    let envelope = Envelope::of(reply)?;
-    let auth = envelope
-        .auth
-        .ok_or_else(|| malformed("there is no token"))?;
-    let auth: Auth =
-        serde_json::from_str(auth.get()).map_err(|_| malformed("it is no login's answer"))?;
-    Ok(Grant {
-        token: auth.client_token,
-        lifetime: lifetime(auth.lease_duration),
-        renewable: auth.renewable,
-    })
-}
-
-/// Zero stands for no end.
-fn lifetime(seconds: u64) -> Option<Duration> {
-    (seconds > 0).then(|| Duration::from_secs(seconds))
-}
-
-#[derive(Deserialize)]
-struct LookedUp {
-    #[serde(default)]
-    ttl: u64,
-    #[serde(default)]
-    renewable: bool,
-}
-
-/// How long the token that was asked about is good.
-pub(crate) fn looked_up(reply: &Reply, token: &SecretValue) -> Result<Grant, Error> {
-    let (lifetime, renewable) = match (reply.status.as_u16(), forbidden(reply)) {
-        (200, _) => {
-            let envelope = Envelope::of(reply)?;
-            let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
-            let found: LookedUp =
-                serde_json::from_str(data.get()).map_err(|_| malformed("it is no token"))?;
-            (lifetime(found.ttl), found.renewable)
-        }
-        // It is good, and may not be asked about: a token without the default policy.
-        (_, Some(Forbidden::NoPermission)) => (None, false),
-        (_, Some(Forbidden::BadToken)) => {
-            return Err(Error::new(
-                ErrorKind::Unauthenticated,
-                "the token is not, or no longer, good",
-            )
-            .hint("give another"));
-        }
-        (status, None) => return Err(malformed_status(status)),
-    };
-    Ok(Grant {
-        token: token.clone(),
-        lifetime,
-        renewable,
-    })
-}
-
-/// What a wrapping token holds: the secret id of an AppRole.
-pub(crate) fn unwrapped_secret_id(reply: &Reply) -> Result<SecretValue, Error> {
-    #[derive(Deserialize)]
-    struct Wrapped {
-        secret_id: SecretValue,
-    }
-
-    if !reply.status.is_success() {
-        return Err(Error::new(
-            ErrorKind::Unauthenticated,
-            "the wrapping token is not good: it has expired, or somebody has used it",
-        )
-        .hint("find out who unwrapped it before you wrap another"));
-    }
-    let envelope = Envelope::of(reply)?;
-    let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
-    serde_json::from_str(data.get())
-        .map(|wrapped: Wrapped| wrapped.secret_id)
-        .map_err(|_| malformed("what was wrapped is no secret id"))
-}
-
-/// Why a login was refused. The server's words are matched and never repeated.
-pub(crate) fn login_refused(reply: &Reply) -> Error {
-    const KNOWN: &[(&str, &str)] = &[
-        (
-            "invalid role or secret ID",
-            "role id or secret id is not good",
-        ),
-        (
-            "invalid username or password",
-            "user name or password is not good",
-        ),
-        ("invalid audience", "the JWT is for another audience"),
-        ("invalid issuer", "the JWT is of another issuer"),
-        ("token is expired", "the JWT has expired"),
-        ("not yet valid", "the JWT is not valid yet"),
-        ("could not be found", "there is no such role"),
-        ("CIDR", "this machine's address may not log in"),
-        (
-            "client certificate",
-            "there is no client certificate, or none that is accepted",
-        ),
-        (
-            "no chain matching all constraints",
-            "the client certificate is not accepted",
-        ),
-        ("invalid lease ID", "the token cannot be renewed here"),
-    ];
-    let body = Envelope::of_error(reply);
-    let known = KNOWN.iter().find(|(text, _)| body.says(text));
-    let seen = known.map_or("the login was refused", |(_, meaning)| meaning);
-    let error = Error::new(ErrorKind::Unauthenticated, seen);
-    match reply.status.as_u16() {
-        // Also what it says when the credential is locked, and when there is no such login.
-        403 => error.hint("does this login exist at this mount, and is it not locked out?"),
-        _ => error.hint("give it another credential; this one is not sent again for a while"),
-    }
 }
 
 /// How far a server's data goes, so that the next one asked is not behind it.

@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use secretwell_core::{Error, ErrorKind};
+use secretwell_core::{Error, ErrorKind, SecretValue};
 use secretwell_http::ClientConfig;
 
+use crate::lease::Dynamic;
 use crate::wire::KvVersion;
 use crate::{Auth, Credential, VaultProvider};
+
+#[cfg(test)]
+mod tests;
 
 /// Where the server listens when nobody says.
 const DEFAULT_ADDRESS: &str = "https://127.0.0.1:8200";
@@ -28,6 +32,7 @@ pub struct VaultBuilder {
     pub(crate) namespace: Option<String>,
     pub(crate) login_namespace: Option<String>,
     pub(crate) whole: bool,
+    pub(crate) dynamic: Vec<Dynamic>,
     wants_no_verification: bool,
 }
 
@@ -42,6 +47,7 @@ impl VaultBuilder {
             namespace: None,
             login_namespace: None,
             whole: false,
+            dynamic: Vec::new(),
             wants_no_verification: false,
         }
     }
@@ -87,6 +93,35 @@ impl VaultBuilder {
     /// Takes keys for paths of secrets, not of fields: each value is a secret's whole data, as JSON.
     pub fn whole_secrets(mut self) -> Self {
         self.whole = true;
+        self
+    }
+
+    /// Takes the keys below `directory` from what a read of `path` makes: with `db` and
+    /// `database/creds/app`, the keys `db/username` and `db/password` are the credentials of one lease.
+    ///
+    /// What was made is kept for as long as it has half of its life before it, renewed then, and
+    /// replaced where that no longer helps, or when the login was replaced that it would die with.
+    pub fn dynamic(self, directory: impl Into<String>, path: impl Into<String>) -> Self {
+        self.with_dynamic(directory.into(), path.into(), None)
+    }
+
+    /// Like [`dynamic`](Self::dynamic), for a path that is written to, with a body of JSON: a
+    /// certificate from `pki/issue/app`, say.
+    pub fn dynamic_with(
+        self,
+        directory: impl Into<String>,
+        path: impl Into<String>,
+        json: impl Into<SecretValue>,
+    ) -> Self {
+        self.with_dynamic(directory.into(), path.into(), Some(json.into()))
+    }
+
+    fn with_dynamic(mut self, directory: String, path: String, body: Option<SecretValue>) -> Self {
+        self.dynamic.push(Dynamic {
+            directory,
+            path,
+            body,
+        });
         self
     }
 
@@ -406,163 +441,4 @@ pub(crate) fn process_variable(name: &str) -> Option<String> {
 
 pub(crate) fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidConfig, message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn with<'a>(set: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
-        |name| {
-            let (_, value) = set.iter().find(|(known, _)| *known == name)?;
-            Some((*value).to_owned())
-        }
-    }
-
-    fn addresses(builder: &VaultBuilder) -> Vec<String> {
-        let addresses = builder.client.addresses().iter();
-        addresses.map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn the_conventional_variables_are_read_and_bao_comes_first() {
-        let set = [
-            ("VAULT_ADDR", "https://vault:8200/"),
-            ("BAO_ADDR", "https://bao:8200"),
-            ("VAULT_TOKEN", "t"),
-            ("BAO_NAMESPACE", " "),
-            ("VAULT_NAMESPACE", "team1/"),
-            ("VAULT_CLIENT_TIMEOUT", "7"),
-        ];
-        let builder = VaultBuilder::from_variables(&with(&set)).unwrap();
-        assert_eq!(addresses(&builder), ["https://bao:8200"]);
-        assert_eq!(builder.namespace.as_deref(), Some("team1/"));
-        assert_eq!(namespace("team1/").unwrap(), "team1");
-        builder.build().unwrap();
-        assert_eq!(duration("90s").unwrap(), Duration::from_secs(90));
-
-        let kept = VaultBuilder::from_variables(&with(&[("HOME", "/home/me")])).unwrap();
-        assert_eq!(addresses(&kept), [DEFAULT_ADDRESS]);
-        assert!(format!("{:?}", kept.auth).contains(".vault-token"));
-    }
-
-    #[test]
-    fn variables_that_cannot_be_are_refused_by_name() {
-        for (set, expected) in [
-            (vec![], "no token"),
-            (vec![("VAULT_ADDR", "vault:8200")], "https://"),
-            (vec![("VAULT_ADDR", "http://vault:8200")], "in the clear"),
-            (vec![("VAULT_CLIENT_CERT", "a.pem")], "VAULT_CLIENT_KEY"),
-            (
-                vec![("VAULT_CLIENT_TIMEOUT", "soon")],
-                "VAULT_CLIENT_TIMEOUT",
-            ),
-            (vec![("VAULT_SKIP_VERIFY", "yes")], "VAULT_SKIP_VERIFY"),
-            (vec![("VAULT_SKIP_VERIFY", "true")], "does not allow"),
-            (vec![("VAULT_CACERT", "/no/such.pem")], "/no/such.pem"),
-        ] {
-            let mut set = set;
-            if expected != "no token" {
-                set.push(("VAULT_TOKEN", "c4n4ry"));
-            }
-            let built = VaultBuilder::from_variables(&with(&set)).and_then(VaultBuilder::build);
-            let error = built.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
-            assert!(error.to_string().contains(expected), "{expected}: {error}");
-            assert!(!format!("{error:?}").contains("c4n4ry"));
-        }
-        let set = [("VAULT_TOKEN", "t"), ("VAULT_SKIP_VERIFY", "1")];
-        let builder = VaultBuilder::from_variables(&with(&set)).unwrap();
-        let asked = builder.client(ClientConfig::danger_skip_verification);
-        asked.build().unwrap();
-    }
-
-    #[test]
-    fn urls_say_where_and_how() {
-        let set = [
-            ("VAULT_ADDR", "https://from-env:8200"),
-            ("VAULT_SECRET_ID", "c4n4ry"),
-            ("VAULT_TOKEN", "c4n4ry"),
-            ("VAULT_PASSWORD", "c4n4ry"),
-        ];
-        for (url, address, mount, path, kv) in [
-            ("vault://", "https://from-env:8200", "secret", "", None),
-            ("vault://v:1/kv", "https://v:1", "kv", "", None),
-            (
-                "vault://v/kv/my%20app/db/?kv=1",
-                "https://v",
-                "kv",
-                "my app/db",
-                Some(KvVersion::V1),
-            ),
-            (
-                "vault:///team/kv/app?mount=team/kv&kv=2&auth=userpass&user=me",
-                "https://from-env:8200",
-                "team/kv",
-                "app",
-                Some(KvVersion::V2),
-            ),
-            (
-                "vault+http://127.0.0.1:8200/secret/app?auth=approle&role=r",
-                "http://127.0.0.1:8200",
-                "secret",
-                "app",
-                None,
-            ),
-        ] {
-            let builder = VaultBuilder::from_url(url, &with(&set)).unwrap();
-            assert_eq!(addresses(&builder), [address], "{url}");
-            assert_eq!(
-                (builder.mount.as_str(), builder.path.as_str()),
-                (mount, path),
-                "{url}"
-            );
-            assert_eq!(builder.kv, kv, "{url}");
-            let provider = builder.build().unwrap();
-            assert!(!format!("{provider:?}").contains("c4n4ry"));
-        }
-        let several = VaultBuilder::from_url("vault://a:1,b:2/kv", &with(&set)).unwrap();
-        assert_eq!(addresses(&several), ["https://a:1", "https://b:2"]);
-    }
-
-    #[test]
-    fn what_is_wrong_in_a_url_is_named_and_credentials_are_not() {
-        for (url, expected) in [
-            ("vault://v/kv?token=c4n4ry", "must not hold credentials"),
-            (
-                "vault://v/kv?auth=approle&role=r&secret_id=c4n4ry",
-                "secret_id_file",
-            ),
-            ("vault://u:c4n4ry@v/kv", "credentials"),
-            ("vault://v/kv?auth=github", "no such login"),
-            ("vault://v/kv?auth=approle", "`role`"),
-            ("vault://v/kv?auth=approle&role=r", "secret_id"),
-            ("vault://v/kv?auth=jwt&role=r", "jwt"),
-            ("vault://v/kv?auth=kubernetes&role=", "empty"),
-            ("vault://v/kv", "no token"),
-            ("vault://v/kv?kv=3&auth=agent", "neither 1 nor 2"),
-            ("vault://v/kv?auth=agent&auth=agent", "twice"),
-            ("vault://v/kv?depth=1", "there are: auth"),
-            ("vault+http://v/kv?auth=agent", "in the clear"),
-            ("vault://v/a/../b?auth=agent", "`..`"),
-            ("vault://v/kv?auth=agent&namespace=a%0Ab", "namespace"),
-        ] {
-            let built = VaultBuilder::from_url(url, &with(&[])).and_then(VaultBuilder::build);
-            let error = built.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{url}: {error}");
-            assert!(error.to_string().contains(expected), "{url}: {error}");
-            assert!(!format!("{error} {error:?}").contains("c4n4ry"), "{url}");
-        }
-    }
-
-    #[test]
-    fn paths_are_escaped_by_segment() {
-        assert_eq!(
-            encoded("/app/my db+ä%/").unwrap(),
-            "app/my%20db%2B%C3%A4%25"
-        );
-        for bad in ["", "/", "a//b", "a/../b", ".", "a\nb"] {
-            assert!(encoded(bad).is_err(), "{bad:?}");
-        }
-    }
 }
