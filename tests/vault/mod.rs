@@ -1,5 +1,6 @@
 //! The Vault backend, on a real OpenBao.
 
+mod cluster;
 mod contract;
 mod lease;
 mod login;

@@ -1,5 +1,6 @@
 //! A real server: OpenBao in development mode, on a free port of the loopback.
 
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -15,15 +16,14 @@ use super::tls::Identity;
 /// The token that may do anything.
 pub(crate) const ROOT: &str = "root-token-of-the-tests";
 
-/// A server. It ends with the tests' process, however that ends: it reads from a pipe whose other end
-/// only this process holds.
+/// A server. It ends with the tests' process, however that ends.
 pub(crate) struct Bao {
     pub(crate) address: SocketAddr,
     base: String,
     client: Client,
     root: String,
     unseal_key: String,
-    _shell: Child,
+    process: Process,
     _folder: Option<TempDir>,
 }
 
@@ -40,22 +40,51 @@ pub(crate) async fn shared() -> &'static Bao {
 fn client() -> Client {
     Client::builder()
         .pool_max_idle_per_host(0)
+        .redirect(reqwest::redirect::Policy::none())
         .tls_danger_accept_invalid_certs(true)
         .build()
         .unwrap()
 }
 
-/// Starts the server with these arguments.
-fn start(arguments: &[&str]) -> Child {
-    let script = r#""$@" >/dev/null 2>&1 & cat >/dev/null; kill -9 $!"#;
-    Command::new("sh")
-        .args(["-c", script, "sh"])
-        .arg(binary())
-        .arg("server")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap()
+/// The process of a server.
+struct Process {
+    /// Ends it when this process does: it reads from a pipe whose other end is here.
+    shell: Child,
+    id: String,
+}
+
+impl Process {
+    /// Starts the server with these arguments.
+    fn start(arguments: &[&str]) -> Self {
+        let script = r#""$@" >/dev/null 2>&1 & echo $!; cat >/dev/null; kill -9 $!"#;
+        let mut shell = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(binary())
+            .arg("server")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut id = String::new();
+        let output = shell.stdout.take().unwrap();
+        BufReader::new(output).read_line(&mut id).unwrap();
+        let id = id.trim().to_owned();
+        Self { shell, id }
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.id]).status();
+        assert!(status.unwrap().success(), "kill -s {name} {}", self.id);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        let _ = self.shell.wait();
+    }
 }
 
 impl Bao {
@@ -70,7 +99,7 @@ impl Bao {
             client: client(),
             root: ROOT.to_owned(),
             unseal_key: String::new(),
-            _shell: start(&["-dev", "-dev-no-store-token", &root, &listen]),
+            process: Process::start(&["-dev", "-dev-no-store-token", &root, &listen]),
             _folder: None,
         }
     }
@@ -95,23 +124,125 @@ impl Bao {
             path("cert.pem"),
             path("key.pem"),
         );
-        std::fs::write(path("config.hcl"), config).unwrap();
-        let mut bao = Self {
+        let mut bao = Self::configured(address, "https", &config, folder).await;
+        bao.initialize().await;
+        bao
+    }
+
+    /// Three servers over plain HTTP that keep the same data by raft. The first was the active one.
+    pub(crate) async fn cluster() -> [Self; 3] {
+        let addresses = [free_address(), free_address(), free_address()];
+        let mut servers = Vec::new();
+        for (number, address) in addresses.into_iter().enumerate() {
+            let folder = tempfile::tempdir().unwrap();
+            let cluster = free_address();
+            let config = format!(
+                r#"
+                storage "raft" {{
+                    path = "{}"
+                    node_id = "n{number}"
+                    retry_join {{ leader_api_addr = "http://{}" }}
+                }}
+                listener "tcp" {{
+                    address = "{address}"
+                    cluster_address = "{cluster}"
+                    tls_disable = true
+                }}
+                api_addr = "http://{address}"
+                cluster_addr = "https://{cluster}"
+                "#,
+                folder.path().display(),
+                addresses[0],
+            );
+            let mut server = Self::configured(address, "http", &config, folder).await;
+            match servers.first() {
+                None => server.initialize().await,
+                Some(Self {
+                    root, unseal_key, ..
+                }) => {
+                    (server.root, server.unseal_key) = (root.clone(), unseal_key.clone());
+                    server.join().await;
+                }
+            }
+            servers.push(server);
+        }
+        servers[0].wait_for_voters(3).await;
+        servers.try_into().unwrap_or_else(|_| unreachable!())
+    }
+
+    async fn configured(address: SocketAddr, scheme: &str, config: &str, folder: TempDir) -> Self {
+        let file = folder.path().join("config.hcl");
+        std::fs::write(&file, config).unwrap();
+        let bao = Self {
             address,
-            base: format!("https://{address}"),
+            base: format!("{scheme}://{address}"),
             client: client(),
             root: String::new(),
             unseal_key: String::new(),
-            _shell: start(&[&format!("-config={}", path("config.hcl"))]),
+            process: Process::start(&[&format!("-config={}", file.display())]),
             _folder: Some(folder),
         };
         bao.wait().await;
-        let shares = json!({"secret_shares": 1, "secret_threshold": 1});
-        let (_, keys) = bao.ask("", "POST", "sys/init", shares).await;
-        bao.root = keys["root_token"].as_str().unwrap().to_owned();
-        bao.unseal_key = keys["keys"][0].as_str().unwrap().to_owned();
-        bao.unseal().await;
         bao
+    }
+
+    async fn initialize(&mut self) {
+        let shares = json!({"secret_shares": 1, "secret_threshold": 1});
+        let (_, keys) = self.ask("", "POST", "sys/init", shares).await;
+        self.root = keys["root_token"].as_str().unwrap().to_owned();
+        self.unseal_key = keys["keys"][0].as_str().unwrap().to_owned();
+        self.unseal().await;
+    }
+
+    /// Unseals a server that joins a cluster, which takes it a while to be ready for.
+    async fn join(&self) {
+        for _ in 0..200 {
+            let key = json!({"key": self.unseal_key});
+            self.ask("", "POST", "sys/unseal", key).await;
+            let (status, _) = self
+                .ask("", "GET", "sys/health?standbyok=true", Value::Null)
+                .await;
+            if status == 200 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{} does not join the cluster", self.base);
+    }
+
+    /// Waits until so many servers have a vote in who leads.
+    async fn wait_for_voters(&self, wanted: usize) {
+        let quickly = json!({"server_stabilization_time": "1s"});
+        let path = "sys/storage/raft/autopilot/configuration";
+        self.root("POST", path, quickly).await;
+        for _ in 0..600 {
+            let path = "sys/storage/raft/configuration";
+            let answer = self.root("GET", path, Value::Null).await;
+            let members = answer["data"]["config"]["servers"].as_array().cloned();
+            let members = members.unwrap_or_default();
+            if members
+                .iter()
+                .filter(|member| member["voter"] == true)
+                .count()
+                == wanted
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the cluster does not come together");
+    }
+
+    /// Whether it is the active server of its cluster.
+    pub(crate) async fn is_active(&self) -> bool {
+        let url = format!("{}/v1/sys/health", self.base);
+        let asked = self.client.get(url).timeout(Duration::from_millis(300));
+        asked.send().await.is_ok_and(|reply| reply.status() == 200)
+    }
+
+    /// Sends a signal to it: `KILL`, `STOP`, `CONT`.
+    pub(crate) fn signal(&self, name: &str) {
+        self.process.signal(name);
     }
 
     pub(crate) async fn unseal(&self) {

@@ -1,8 +1,8 @@
 //! Carries a request to a server that answers it: the one client, the one retry loop.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::header::LOCATION;
@@ -17,6 +17,9 @@ use crate::failure::Failure;
 use crate::retry::wait;
 use crate::tls;
 
+/// How long an address that did not answer is tried after the others.
+const SHUN: Duration = Duration::from_secs(10);
+
 /// A request, to be carried to whichever server answers.
 #[derive(Clone)]
 pub struct Request {
@@ -24,6 +27,8 @@ pub struct Request {
     path: String,
     headers: HeaderMap,
     body: Option<SecretValue>,
+    /// Dropped when every server that answers is behind.
+    consistency: Option<(HeaderName, HeaderValue)>,
     once: bool,
 }
 
@@ -35,6 +40,7 @@ impl Request {
             path: path.into(),
             headers: HeaderMap::new(),
             body: None,
+            consistency: None,
             once: false,
         }
     }
@@ -56,6 +62,13 @@ impl Request {
         })?;
         value.set_sensitive(true);
         Ok(self.header(name, value))
+    }
+
+    /// The same with a header that asks a replicated server to have come so far. When every server
+    /// that answers is [behind](Verdict::Behind), the request goes out without it.
+    pub fn consistency(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.consistency = Some((name, value));
+        self
     }
 
     /// The same with a body of JSON.
@@ -90,6 +103,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Zeroizing<Vec<u8>>,
+    /// Whether it is from a server that is behind, for want of a better one.
+    pub behind: bool,
 }
 
 /// Without headers and body, which may hold secrets.
@@ -110,6 +125,8 @@ pub enum Verdict {
     Refusal(Error),
     /// This server cannot answer now, another may. When none can, the error stands.
     Elsewhere(Error),
+    /// This server has not come as far as the request's [consistency](Request::consistency) asks.
+    Behind(Error),
     /// The service asks for patience, for this long if it says so.
     Later(Option<Duration>, Error),
 }
@@ -133,6 +150,8 @@ struct Shared {
     source: Source,
     /// The address that answered last.
     preferred: AtomicUsize,
+    /// When each address last failed to answer.
+    failed: Mutex<Vec<Option<Instant>>>,
 }
 
 impl Client {
@@ -153,6 +172,7 @@ impl Client {
             protocol: Box::new(protocol),
             source,
             preferred: AtomicUsize::new(0),
+            failed: Mutex::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -187,37 +207,50 @@ impl Client {
     /// Cancelling it cancels the request under way, which the server may have seen.
     pub async fn send(&self, request: &Request) -> Result<Reply, Error> {
         let end = Instant::now() + self.shared.config.deadline;
-        let addresses = self.shared.config.addresses.len();
         let mut round = 0;
         loop {
-            let first = self.shared.preferred.load(Ordering::Relaxed);
             let mut told = None;
             let mut failure = None;
-            for index in (0..addresses).map(|offset| (first + offset) % addresses) {
-                match self.attempt(index, request, end).await {
+            let mut behind = None;
+            for index in self.order() {
+                // Rather what is a little old, now, than a wait for a server that did not answer
+                // a moment ago.
+                if behind.is_some() && self.failed_lately(index) {
+                    continue;
+                }
+                match self.attempt(index, request, false, end).await {
                     Ok(reply) => match self.shared.protocol.judge(&reply) {
-                        Verdict::Answer => {
-                            self.shared.preferred.store(index, Ordering::Relaxed);
-                            return Ok(reply);
-                        }
+                        Verdict::Answer => return Ok(self.answered(index, reply)),
                         Verdict::Refusal(error) => return Err(error.at(&self.shared.source)),
                         Verdict::Elsewhere(error) => failure = Some(error),
+                        Verdict::Behind(error) => {
+                            behind.get_or_insert(index);
+                            failure = Some(error);
+                        }
                         Verdict::Later(wait, error) => {
                             (told, failure) = (wait, Some(error));
                             break;
                         }
                     },
                     Err(broken) => {
+                        self.failed()[index] = Some(Instant::now());
                         let final_word = request.once && !broken.is_before_sending()
                             || matches!(broken, Failure::TooLarge(_));
-                        let authority = self.shared.config.addresses[index].authority();
-                        let error = broken.into_error(&authority);
-                        if final_word || !error.is_temporary() && addresses == 1 {
+                        let addresses = &self.shared.config.addresses;
+                        let error = broken.into_error(&addresses[index].authority());
+                        if final_word || !error.is_temporary() && addresses.len() == 1 {
                             return Err(error.at(&self.shared.source));
                         }
                         failure = Some(error);
                     }
                 }
+            }
+            if let Some(index) = behind
+                && let Ok(mut reply) = self.attempt(index, request, true, end).await
+                && matches!(self.shared.protocol.judge(&reply), Verdict::Answer)
+            {
+                reply.behind = true;
+                return Ok(self.answered(index, reply));
             }
             let failure = failure
                 .unwrap_or_else(|| Error::new(ErrorKind::Unavailable, "there was no attempt"))
@@ -232,19 +265,51 @@ impl Client {
         }
     }
 
+    /// The addresses from the one that answered last on; those that failed a moment ago at the end.
+    fn order(&self) -> Vec<usize> {
+        let addresses = self.shared.config.addresses.len();
+        let first = self.shared.preferred.load(Ordering::Relaxed);
+        let mut order: Vec<_> = (0..addresses)
+            .map(|offset| (first + offset) % addresses)
+            .collect();
+        order.sort_by_key(|index| self.failed_lately(*index));
+        order
+    }
+
+    fn answered(&self, index: usize, reply: Reply) -> Reply {
+        self.shared.preferred.store(index, Ordering::Relaxed);
+        self.failed()[index] = None;
+        reply
+    }
+
+    fn failed_lately(&self, index: usize) -> bool {
+        self.failed()[index].is_some_and(|at| at.elapsed() < SHUN)
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Vec<Option<Instant>>> {
+        let mut failed = self
+            .shared
+            .failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        failed.resize(self.shared.config.addresses.len(), None);
+        failed
+    }
+
     /// One exchange with the server at `index`, following one redirect at most.
     async fn attempt(
         &self,
         index: usize,
         request: &Request,
+        relaxed: bool,
         end: Instant,
     ) -> Result<Reply, Failure> {
         let limit = self.shared.config.attempt;
         let exchange = async {
             let address = &self.shared.config.addresses[index];
-            let reply = self.exchange(address, request).await?;
+            let reply = self.exchange(address, request, relaxed).await?;
             match self.redirect(&reply, request)? {
-                Some(other) => self.exchange(other, request).await,
+                Some(other) => self.exchange(other, request, relaxed).await,
                 None => Ok(reply),
             }
         };
@@ -254,7 +319,12 @@ impl Client {
         }
     }
 
-    async fn exchange(&self, address: &Address, request: &Request) -> Result<Reply, Failure> {
+    async fn exchange(
+        &self,
+        address: &Address,
+        request: &Request,
+        relaxed: bool,
+    ) -> Result<Reply, Failure> {
         // Paths are made of encoded segments, so they always parse behind an address.
         let url = address.url(&request.path).map_err(|_| Failure::Redirect)?;
         let mut sending = self
@@ -262,6 +332,9 @@ impl Client {
             .http
             .request(request.method.clone(), url)
             .headers(request.headers.clone());
+        if let Some((name, value)) = request.consistency.as_ref().filter(|_| !relaxed) {
+            sending = sending.header(name, value);
+        }
         if let Some(body) = &request.body {
             sending = sending.body(body.expose_bytes().to_vec());
         }
@@ -270,6 +343,7 @@ impl Client {
             status: response.status(),
             headers: response.headers().clone(),
             body: body::read(response, self.shared.config.max_bytes).await?,
+            behind: false,
         })
     }
 

@@ -1,11 +1,11 @@
 //! The provider.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use secretwell_core::{
     Capabilities, Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider, Source, Version,
     join_bounded,
@@ -24,9 +24,6 @@ const CONCURRENCY: usize = 16;
 /// How far and how deep a listing goes.
 const MAX_LISTED: usize = 10_000;
 const MAX_DEPTH: usize = 16;
-
-/// With [`wire::INDEX`]: a server that is behind asks the active one instead of answering.
-const INCONSISTENT: HeaderName = HeaderName::from_static("x-vault-inconsistent");
 
 /// Secrets from Vault or OpenBao. See the [crate](crate) for how keys become paths and fields.
 #[derive(Clone)]
@@ -47,6 +44,8 @@ pub(crate) struct Inner {
     whole: bool,
     leases: Leases,
     index: Mutex<Index>,
+    /// The newest version of each secret that was seen.
+    seen: Mutex<HashMap<String, Version>>,
 }
 
 impl VaultProvider {
@@ -134,6 +133,7 @@ impl VaultProvider {
             whole: settings.whole,
             leases,
             index: Mutex::default(),
+            seen: Mutex::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -152,6 +152,13 @@ impl Inner {
 
     async fn read_path(&self, path: String) -> Result<Reply, Error> {
         let (reply, _) = self.call(Request::new(Method::GET, path)).await?;
+        if reply.behind && reply.status == StatusCode::NOT_FOUND {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "every server that answers is behind, and has no such secret yet",
+            )
+            .hint("is there an active server?"));
+        }
         Ok(reply)
     }
 
@@ -168,12 +175,7 @@ impl Inner {
         let mut replaced = false;
         loop {
             if let Some(index) = self.index().header() {
-                request = request
-                    .header(HeaderName::from_static(wire::INDEX), index)
-                    .header(
-                        INCONSISTENT,
-                        HeaderValue::from_static("forward-active-node"),
-                    );
+                request = request.consistency(HeaderName::from_static(wire::INDEX), index);
             }
             let Some(session) = &self.session else {
                 return Ok((self.client.send(&request).await?, None));
@@ -225,23 +227,50 @@ impl Inner {
     /// Reads one secret: its current version, or the given one.
     async fn read(&self, path: &str, version: Option<u64>) -> Result<Document, Error> {
         let kv = self.kv().await?;
-        let path = encoded(path)?;
+        let escaped = encoded(path)?;
         let mount = &self.mount;
         match (kv, version) {
             (KvVersion::V2, None) => {
-                let path = format!("/v1/{mount}/data/{path}");
-                wire::read_v2(&self.read_path(path).await?)
+                let reply = self
+                    .read_path(format!("/v1/{mount}/data/{escaped}"))
+                    .await?;
+                self.not_older(path, wire::read_v2(&reply)?, reply.behind)
             }
             (KvVersion::V2, Some(version)) => {
-                let path = format!("/v1/{mount}/data/{path}?version={version}");
+                let path = format!("/v1/{mount}/data/{escaped}?version={version}");
                 wire::read_v2(&self.read_path(path).await?)
             }
             (KvVersion::V1, None) => {
-                let path = format!("/v1/{mount}/{path}");
-                wire::read_v1(&self.read_path(path).await?)
+                wire::read_v1(&self.read_path(format!("/v1/{mount}/{escaped}")).await?)
             }
             (KvVersion::V1, Some(_)) => Err(unsupported("KV version 1 keeps no earlier versions")),
         }
+    }
+
+    /// The document, unless it is from a server that is behind and an earlier one than was seen.
+    fn not_older(&self, path: &str, document: Document, behind: bool) -> Result<Document, Error> {
+        let Some(version) = &document.version else {
+            return Ok(document);
+        };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen
+            .get(path)
+            .is_some_and(|seen| version.is_older_than(seen))
+        {
+            if behind {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "every server that answers is behind, and has an earlier version",
+                )
+                .hint("is there an active server?"));
+            }
+            return Ok(document);
+        }
+        if seen.len() >= MAX_LISTED {
+            seen.clear();
+        }
+        seen.insert(path.to_owned(), version.clone());
+        Ok(document)
     }
 
     /// The secret that holds `key`, and the field in it, unless it is all of it.

@@ -104,10 +104,10 @@ impl Protocol for Vault {
             }
             400 | 403 => Verdict::Answer,
             300..=399 => Verdict::Elsewhere(unavailable("a standby knows no active server")),
-            412 => Verdict::Elsewhere(unavailable("the server's data is behind")),
+            412 => Verdict::Behind(unavailable("the server's data is behind")),
             // OpenBao's way to say that it has not come to the asked index yet.
             429 if body.errors.as_ref().is_some_and(Vec::is_empty) => {
-                Verdict::Elsewhere(unavailable("the server's data is behind"))
+                Verdict::Behind(unavailable("the server's data is behind"))
             }
             429 => {
                 let wait = retry_after(&reply.headers);
