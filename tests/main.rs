@@ -6,6 +6,7 @@
 //! | `resolver` | what passes between a resolver and its provider as time goes by |
 //! | `trouble` | a resolver whose provider fails, hangs or refuses |
 //! | `lazy` | the lazily built auth: starts, rotations, failures, its log |
+//! | `rotation` | the key ring, when time and runtimes are not kind to it |
 //! | `ready` | the ready path allocates nothing |
 //! | `e2e` | whole services on real sockets |
 //! | `process` | what only a process of its own can show |
@@ -22,6 +23,7 @@ mod packaging;
 mod process;
 mod ready;
 mod resolver;
+mod rotation;
 mod support;
 mod trouble;
 mod vault;

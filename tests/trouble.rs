@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use secretwell::{ErrorKind, Freshness, OnDenied, Resolver};
+use secretwell::{Chain, ErrorKind, Freshness, OnDenied, Resolver, Secret, SecretProvider};
 use secretwell_testkit::Step;
 use tokio::time::Instant;
 
-use crate::support::{denied, down, pass, resolver, secs, settle, source, text};
+use crate::support::{denied, down, key, keys, pass, resolver, secs, settle, source, text};
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_is_bridged_by_stale_values_until_max_stale() {
@@ -194,4 +194,120 @@ async fn a_refusal_purges_unless_told_to_keep() {
         }
         assert_eq!(resolver.len(), usize::from(kept));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_key_never_gets_what_was_said_of_another() {
+    let (memory, faulty) = source(&[("THERE", "v")]);
+    let resolver = Resolver::builder(faulty.clone())
+        .ttl(secs(100))
+        .retry_budget(1, 1)
+        .build();
+    for _ in 0..4 {
+        assert!(resolver.get("ABSENT").await.unwrap_err().is_not_found());
+        pass(secs(2)).await;
+    }
+    // The budget is empty and ABSENT is due again: THERE was never asked for, and is.
+    let answers = resolver.get_many(&keys(&["ABSENT", "THERE"])).await;
+    assert!(answers[0].as_ref().unwrap_err().is_not_found());
+    assert_eq!(
+        answers[1].as_ref().unwrap().value.expose_text().unwrap(),
+        "v"
+    );
+
+    // An outage makes no failure of an absence, however often it is asked about.
+    memory.set("HELD", "held").unwrap();
+    resolver.get("HELD").await.unwrap();
+    faulty.always(Step::Fail(down()));
+    for _ in 0..600 {
+        let answers = resolver.get_many(&keys(&["HELD", "ABSENT"])).await;
+        assert!(answers[0].is_ok());
+        assert!(answers[1].as_ref().unwrap_err().is_not_found());
+        pass(secs(7)).await;
+    }
+    // What comes late is found when the source is asked again at all: the breaker waits for 7 min.
+    faulty.heal();
+    memory.set("ABSENT", "late").unwrap();
+    pass(secs(480)).await;
+    assert!(resolver.get("ABSENT").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_at_the_refresh_of_a_watched_key_blinds_nobody() {
+    let (memory, faulty) = source(&[("K", "old")]);
+    let resolver = resolver(faulty.clone());
+    let mut watch = resolver.watch(&keys(&["K"]));
+    resolver.get("K").await.unwrap();
+    faulty.push(Step::Panic);
+    faulty.push(Step::Panic);
+    memory.set("K", "new").unwrap();
+    let start = Instant::now();
+    loop {
+        watch.changed().await;
+        if text(&resolver, "K").await == "new" {
+            break;
+        }
+    }
+    assert!(start.elapsed() < secs(100), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_ended_when_it_comes_is_no_answer_and_not_asked_for_in_a_loop() {
+    let (_, faulty) = source(&[]);
+    faulty.always(Step::Answer(Secret::new("v").valid_for(Duration::ZERO)));
+    let resolver = resolver(faulty.clone());
+    let _watch = resolver.watch(&keys(&["K"]));
+    let error = resolver.get("K").await.unwrap_err();
+    assert!(
+        error.is_temporary() && error.to_string().contains("has ended"),
+        "{error}"
+    );
+    pass(secs(60)).await;
+    assert!(faulty.calls() < 40, "{} calls", faulty.calls());
+}
+
+#[tokio::test(start_paused = true)]
+async fn durations_without_end_are_taken_as_such() {
+    let (_, faulty) = source(&[("K", "v")]);
+    let resolver = Resolver::builder(faulty)
+        .ttl(Duration::MAX)
+        .max_stale(Duration::MAX)
+        .build();
+    assert_eq!(text(&resolver, "K").await, "v");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_weaker_source_stands_in_only_where_it_is_told_to() {
+    let (down_source, empty) = (source(&[("K", "strong")]).1, source(&[]).1);
+    down_source.always(Step::Fail(down()));
+    let weak = source(&[("K", "weak")]).0;
+    let chain = Chain::new(down_source)
+        .or_else_on_failure(empty)
+        .or_else(weak);
+    let error = chain.get(&key("K")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    let answers = chain.get_many(&keys(&["K"])).await;
+    assert_eq!(
+        answers[0].as_ref().unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
+}
+
+#[test]
+fn outside_of_a_runtime_a_miss_is_an_error_and_wedges_nobody() {
+    let (_, faulty) = source(&[("A", "a"), ("B", "b")]);
+    let resolver = Resolver::new(faulty);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(resolver.get("A")).unwrap();
+    let alone = resolver.clone();
+    let outside = std::thread::spawn(move || {
+        let mut asked = Box::pin(alone.get("B"));
+        let waker = std::task::Waker::noop();
+        asked
+            .as_mut()
+            .poll(&mut std::task::Context::from_waker(waker))
+            .map(|got| got.is_err())
+    });
+    assert_eq!(outside.join().unwrap(), std::task::Poll::Ready(true));
+    runtime.block_on(resolver.get("B")).unwrap();
 }

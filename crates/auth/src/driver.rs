@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::built::Guard;
 use crate::lazy::Inner;
 use crate::recipe::{Ingredients, keys, read};
-use crate::ring::Rings;
+use crate::ring::{Rings, later};
 use crate::{BuildContext, Generation, NotReady, State};
 
 /// The longest wait before a build that failed is tried again.
@@ -25,11 +25,17 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 pub(crate) struct Driver<A: Send + Sync> {
     auth: Weak<Inner<A>>,
     nudge: Arc<Notify>,
-    /// What the build in service was made from.
-    rings: Rings,
-    sight: Option<HashMap<SecretKey, (u64, Vec<u64>)>>,
+    made_from: MadeFrom,
     generation: Generation,
     build_failures: BuildFailures,
+}
+
+/// What the build in service was made from. The auth keeps it for the next driver, which must not
+/// forget the earlier secrets.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MadeFrom {
+    rings: Rings,
+    sight: Option<HashMap<SecretKey, (u64, Vec<u64>)>>,
 }
 
 /// How builds have failed since the last good one.
@@ -41,6 +47,8 @@ struct BuildFailures {
 
 /// How an attempt ended.
 struct Outcome {
+    /// When the secrets were read: what was due by then has been done.
+    at: Instant,
     failure: Option<NotReady>,
     took: Duration,
     secrets: Vec<(SecretKey, Resolved)>,
@@ -51,8 +59,7 @@ impl<A: Send + Sync + 'static> Driver<A> {
         Self {
             auth: auth.weak(),
             nudge: auth.nudge.clone(),
-            rings: Rings::default(),
-            sight: None,
+            made_from: auth.made_from().clone(),
             generation: Guard::new(&auth.stage.current).map_or(0, |guard| guard.generation()),
             build_failures: BuildFailures::default(),
         }
@@ -86,10 +93,9 @@ impl<A: Send + Sync + 'static> Driver<A> {
 
     /// When to look again if nothing happens.
     fn next_wake(&self, outcome: &Outcome) -> Instant {
-        let now = Instant::now();
         let retry = outcome.failure.as_ref().and_then(NotReady::retry_at);
-        let turn = self.rings.next_turn(now);
-        let never = now + Duration::from_secs(24 * 3600);
+        let turn = self.made_from.rings.next_turn(outcome.at);
+        let never = later(Instant::now(), Duration::from_secs(24 * 3600));
         [retry, turn].into_iter().flatten().min().unwrap_or(never)
     }
 
@@ -99,19 +105,19 @@ impl<A: Send + Sync + 'static> Driver<A> {
         if self.generation == 0 {
             announce(auth, State::Starting, None);
         }
+        let keys = keys(auth.recipe.as_ref());
+        let answers = read(&auth.resolver, &keys, forced).await;
+        let now = Instant::now();
         let outcome = |failure, secrets| Outcome {
+            at: now,
             failure,
             took: started.elapsed(),
             secrets,
         };
-
-        let keys = keys(auth.recipe.as_ref());
-        let answers = read(&auth.resolver, &keys, forced).await;
-        let now = Instant::now();
         let retry_at = auth
             .resolver
             .retry_at(&keys)
-            .unwrap_or(now + auth.resolver.ttl());
+            .unwrap_or_else(|| later(now, auth.resolver.ttl()));
         let prepared = auth
             .recipe
             .prepare(answers, auth.settings.mode, &auth.settings.policy);
@@ -122,9 +128,9 @@ impl<A: Send + Sync + 'static> Driver<A> {
             }
         };
 
-        let rings = self.rings.with(&secrets, auth.settings.pace, now);
+        let rings = self.made_from.rings.with(&secrets, auth.settings.pace, now);
         let sight = Some(rings.sight(now));
-        if sight != self.sight || forced {
+        if sight != self.made_from.sight || forced {
             if self.generation > 0 {
                 announce(
                     auth,
@@ -146,12 +152,16 @@ impl<A: Send + Sync + 'static> Driver<A> {
                 Ok(Some(Ok(value))) => {
                     self.build_failures = BuildFailures::default();
                     self.generation += 1;
-                    (self.rings, self.sight) = (rings, sight);
+                    self.made_from = MadeFrom { rings, sight };
+                    *auth.made_from() = self.made_from.clone();
                     auth.stage.publish(value, self.generation);
                     None
                 }
                 Ok(Some(Err(error))) => {
-                    let text = format!("the builder failed: {}", error.scrubbed(&secrets));
+                    let text = format!(
+                        "the builder failed: {}",
+                        error.scrubbed(&secrets, &rings.snapshots(now))
+                    );
                     Some(Error::new(ErrorKind::Invalid, text))
                 }
                 Ok(None) => {

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::built::{Current, Guard, Handle, Stage};
-use crate::driver::Driver;
+use crate::driver::{Driver, MadeFrom};
 use crate::recipe::Recipe;
 use crate::ring::Pace;
 use crate::strength::Policy;
@@ -86,6 +86,7 @@ pub(crate) struct Inner<A: Send + Sync> {
     /// Set when the driver ended with its runtime: somebody must start another.
     pub(crate) undriven: AtomicBool,
     driver: Mutex<Option<AbortHandle>>,
+    made_from: Mutex<MadeFrom>,
 }
 
 #[derive(Debug)]
@@ -203,7 +204,10 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
 
     /// Where it stands, with a wait for the next change.
     pub fn watch_state(&self) -> StateWatch {
-        StateWatch(self.inner.progress.subscribe())
+        StateWatch {
+            last: self.state(),
+            progress: self.inner.progress.subscribe(),
+        }
     }
 
     /// Reads the secrets anew and builds from them, even if they are the same, and waits for it
@@ -334,6 +338,7 @@ impl<A: Send + Sync> LazyAuth<A> {
             requests: AtomicU64::new(0),
             undriven: AtomicBool::new(false),
             driver: Mutex::new(None),
+            made_from: Mutex::default(),
         };
         Self {
             current: inner.stage.current.clone(),
@@ -350,6 +355,12 @@ impl<A: Send + Sync> LazyAuth<A> {
 impl<A: Send + Sync> Inner<A> {
     fn lock_driver(&self) -> MutexGuard<'_, Option<AbortHandle>> {
         self.driver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn made_from(&self) -> MutexGuard<'_, MadeFrom> {
+        self.made_from
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn weak(self: &Arc<Self>) -> Weak<Self> {
@@ -423,28 +434,32 @@ impl<A: Send + Sync> fmt::Debug for Get<'_, A> {
 
 /// Follows the state of a [`LazyAuth`]. Made by [`LazyAuth::watch_state`].
 #[derive(Debug, Clone)]
-pub struct StateWatch(watch::Receiver<Progress>);
+pub struct StateWatch {
+    /// The state that was handed out last.
+    last: State,
+    progress: watch::Receiver<Progress>,
+}
 
 impl StateWatch {
     /// The state now.
     pub fn current(&self) -> State {
-        self.0.borrow().state.clone()
+        self.progress.borrow().state.clone()
     }
 
-    /// Waits until the state is another than it was when this was last called, and returns it; the
-    /// states between are skipped. `None` when the auth was dropped.
+    /// Waits until the state is another than the one that this watch has returned last, or was made
+    /// in, and returns it; the states between are skipped. `None` when the auth was dropped.
     pub async fn changed(&mut self) -> Option<State> {
-        let before = self.current();
-        self.wait_for(|state| *state != before).await
+        let last = self.last.clone();
+        self.wait_for(|state| *state != last).await
     }
 
     /// Waits until `wanted` is true of the state, and returns it. `None` when the auth was dropped.
     pub async fn wait_for(&mut self, mut wanted: impl FnMut(&State) -> bool) -> Option<State> {
-        let progress = self
-            .0
-            .wait_for(|progress| wanted(&progress.state))
-            .await
-            .ok()?;
-        Some(progress.state.clone())
+        let state = {
+            let progress = self.progress.wait_for(|progress| wanted(&progress.state));
+            progress.await.ok()?.state.clone()
+        };
+        self.last = state.clone();
+        Some(state)
     }
 }

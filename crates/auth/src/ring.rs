@@ -42,12 +42,18 @@ pub(crate) struct Pace {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rings(HashMap<SecretKey, Ring>);
 
+/// The secrets of one key, the newest first.
 #[derive(Debug, Clone)]
-struct Ring {
-    newest: SecretValue,
-    active_from: Instant,
-    /// The secrets before, the latest first, each with the end of its grace.
-    earlier: Vec<(SecretValue, Instant)>,
+struct Ring(Vec<Entry>);
+
+#[derive(Debug, Clone)]
+struct Entry {
+    value: SecretValue,
+    /// When it may sign. A secret that was replaced before that time never does: an instance that
+    /// was not looking in between has never heard of it.
+    active_from: Option<Instant>,
+    /// When it ceases to verify; `None` for the newest.
+    until: Option<Instant>,
 }
 
 impl Rings {
@@ -56,11 +62,11 @@ impl Rings {
         let turned = secrets.iter().map(|(key, secret)| {
             let ring = match self.0.get(key) {
                 Some(ring) => ring.turned(&secret.value, pace, now),
-                None => Ring {
-                    newest: secret.value.clone(),
-                    active_from: now,
-                    earlier: Vec::new(),
-                },
+                None => Ring(vec![Entry {
+                    value: secret.value.clone(),
+                    active_from: Some(now),
+                    until: None,
+                }]),
             };
             (key.clone(), ring)
         });
@@ -69,34 +75,23 @@ impl Rings {
 
     /// When the next secret becomes active or the next grace ends.
     pub(crate) fn next_turn(&self, now: Instant) -> Option<Instant> {
-        let turns = self.0.values().flat_map(|ring| {
-            ring.earlier
-                .iter()
-                .map(|(_, until)| *until)
-                .chain([ring.active_from])
-        });
+        let entries = self.0.values().flat_map(|ring| &ring.0);
+        let turns = entries.flat_map(|entry| entry.active_from.into_iter().chain(entry.until));
         turns.filter(|turn| *turn > now).min()
     }
 
     pub(crate) fn snapshot(&self, key: &str, now: Instant) -> Option<KeyRing> {
         let ring = self.0.get(key)?;
         let live = || {
-            ring.earlier
+            ring.0
                 .iter()
-                .filter(|(_, until)| *until > now)
-                .map(|(value, _)| value)
+                .filter(|entry| entry.until.is_none_or(|until| until > now))
         };
-        let signing = match live().next() {
-            Some(before) if now < ring.active_from => before,
-            _ => &ring.newest,
-        };
-        let verifying = std::iter::once(&ring.newest)
-            .chain(live())
-            .cloned()
-            .collect();
+        let active = |entry: &&Entry| entry.active_from.is_some_and(|from| from <= now);
+        let signing = live().find(active).or(ring.0.first())?;
         Some(KeyRing {
-            signing: signing.clone(),
-            verifying,
+            signing: signing.value.clone(),
+            verifying: live().map(|entry| entry.value.clone()).collect(),
         })
     }
 
@@ -127,18 +122,40 @@ impl Rings {
 
 impl Ring {
     fn turned(&self, value: &SecretValue, pace: Pace, now: Instant) -> Self {
-        let mut ring = self.clone();
-        ring.earlier.retain(|(_, until)| *until > now);
-        if ring.newest != *value {
-            let active_from = now + pace.activation_delay;
-            let before = std::mem::replace(&mut ring.newest, value.clone());
-            // Rotating back to an earlier secret takes it out of the earlier ones.
-            ring.earlier.retain(|(earlier, _)| earlier != value);
-            ring.earlier.insert(0, (before, active_from + pace.grace));
-            ring.active_from = active_from;
+        let mut entries = self.0.clone();
+        entries.retain(|entry| entry.until.is_none_or(|until| until > now));
+        if entries.first().is_some_and(|newest| newest.value == *value) {
+            return Self(entries);
         }
-        ring
+        // A secret that comes back is known to everybody already, if it ever was active.
+        let known = entries.iter().position(|entry| entry.value == *value);
+        let known = known.map(|index| entries.remove(index));
+        let active_from = known
+            .and_then(|entry| entry.active_from)
+            .filter(|from| *from <= now)
+            .unwrap_or_else(|| later(now, pace.activation_delay));
+        for entry in &mut entries {
+            entry.active_from = entry.active_from.filter(|from| *from <= now);
+            entry.until = entry
+                .until
+                .or(Some(later(active_from.max(now), pace.grace)));
+        }
+        entries.insert(
+            0,
+            Entry {
+                value: value.clone(),
+                active_from: Some(active_from),
+                until: None,
+            },
+        );
+        Self(entries)
     }
+}
+
+/// `wait` from `now`, or in effect never where the clock cannot hold that.
+pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
+    const AGES: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    now + wait.min(AGES)
 }
 
 #[cfg(test)]
@@ -188,6 +205,25 @@ mod tests {
         let rings = rings.with(&read("three"), PACE, at(50));
         assert_eq!(seen(&rings, at(70)), pair("three", "three,two,one"));
         let rings = rings.with(&read("one"), PACE, at(80));
+        assert_eq!(seen(&rings, at(80)), pair("one", "one,three,two"));
         assert_eq!(seen(&rings, at(95)), pair("one", "one,three,two"));
+
+        // What is replaced before it was active never signs, whatever replaces it.
+        let rings = Rings::default().with(&read("one"), PACE, start);
+        let rings = rings.with(&read("two"), PACE, at(1));
+        let back = rings.with(&read("one"), PACE, at(5));
+        assert_eq!(seen(&back, at(5)), pair("one", "one,two"));
+        assert_eq!(seen(&back, at(20)), pair("one", "one,two"));
+        let on = rings.with(&read("three"), PACE, at(5));
+        assert_eq!(seen(&on, at(12)), pair("one", "three,two,one"));
+        assert_eq!(seen(&on, at(15)), pair("three", "three,two,one"));
+
+        let for_ever = Pace {
+            grace: Duration::MAX,
+            ..PACE
+        };
+        let rings = Rings::default().with(&read("one"), for_ever, start);
+        let rings = rings.with(&read("two"), for_ever, at(1));
+        assert_eq!(seen(&rings, at(1_000_000)), pair("two", "two,one"));
     }
 }

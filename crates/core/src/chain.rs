@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::adapters::too_few_answers;
 use crate::{
     Capabilities, Change, ChangeStream, Error, ErrorKind, KeyPrefix, Secret, SecretKey,
     SecretProvider, Source, Version,
@@ -77,12 +78,13 @@ impl Chain {
         self
     }
 
-    /// Whether `outcome`, come from the link before `next`, leads on to `next`.
-    fn falls_through(outcome: &Result<Secret, Error>, next: &Link) -> bool {
-        match outcome {
+    /// Whether what the links before `next` answered leads on to `next`. A failure anywhere before it
+    /// does so only if `next` itself stands in for failures.
+    fn falls_through(asked: &[Result<Secret, Error>], next: &Link) -> bool {
+        asked.iter().all(|outcome| match outcome {
             Ok(_) => false,
             Err(error) => error.is_not_found() || next.on_failure,
-        }
+        })
     }
 
     fn absent_everywhere(&self, key: &SecretKey) -> Error {
@@ -143,11 +145,8 @@ impl SecretProvider for Chain {
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
         let mut asked = Vec::with_capacity(self.links.len());
         for link in &self.links {
-            if asked
-                .last()
-                .is_some_and(|outcome| !Self::falls_through(outcome, link))
-            {
-                break;
+            if !Self::falls_through(&asked, link) {
+                continue;
             }
             asked.push(stamped(
                 link.provider.get(key).await,
@@ -160,20 +159,16 @@ impl SecretProvider for Chain {
     /// One batch to each link, of the keys that fell through to it.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
         let mut asked: Vec<Vec<Result<Secret, Error>>> = keys.iter().map(|_| Vec::new()).collect();
-        for (rank, link) in self.links.iter().enumerate() {
+        for link in &self.links {
             let open: Vec<usize> = (0..keys.len())
-                .filter(|&index| asked[index].len() == rank)
-                .filter(|&index| {
-                    asked[index]
-                        .last()
-                        .is_none_or(|outcome| Self::falls_through(outcome, link))
-                })
+                .filter(|&index| Self::falls_through(&asked[index], link))
                 .collect();
             if open.is_empty() {
-                break;
+                continue;
             }
             let batch: Vec<SecretKey> = open.iter().map(|&index| keys[index].clone()).collect();
-            let outcomes = link.provider.get_many(&batch).await;
+            let mut outcomes = link.provider.get_many(&batch).await;
+            outcomes.resize_with(batch.len(), || Err(too_few_answers(link.provider.source())));
             for (index, outcome) in open.into_iter().zip(outcomes) {
                 asked[index].push(stamped(outcome, link.provider.source()));
             }

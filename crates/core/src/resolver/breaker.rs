@@ -26,6 +26,8 @@ pub(crate) struct Breaker {
 #[derive(Debug)]
 struct Open {
     until: Instant,
+    /// Whether the source said itself how long to wait.
+    told: bool,
     probing: bool,
     error: Error,
 }
@@ -64,11 +66,30 @@ impl Breaker {
             None if self.failures >= THRESHOLD => retry_at(now, since, cap, jitter()),
             None => return,
         };
+        // A call that set out before the wait was told must not shorten it.
+        let until = match &self.open {
+            Some(open) if open.told => open.until.max(until),
+            _ => until,
+        };
         self.open = Some(Open {
             until,
+            told: told.is_some()
+                || self
+                    .open
+                    .as_ref()
+                    .is_some_and(|open| open.told && open.until > now),
             probing: false,
             error: error.clone(),
         });
+    }
+
+    /// Somebody has a reason to ask at once. What the source itself has asked for stands.
+    pub(crate) fn forgive(&mut self) {
+        let open = self.open.take().filter(|open| open.told);
+        *self = Self {
+            open,
+            ..Self::default()
+        };
     }
 
     /// The probe ended without an outcome.

@@ -18,6 +18,8 @@ pub enum OnDenied {
     KeepUntilMaxStale,
 }
 
+const SHORTEST_TTL: Duration = Duration::from_millis(1);
+
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) ttl: Duration,
@@ -54,7 +56,7 @@ pub struct ResolverBuilder {
 
 impl ResolverBuilder {
     pub(super) fn new(provider: Arc<dyn SecretProvider>) -> Self {
-        let ttl = provider.capabilities().ttl;
+        let ttl = provider.capabilities().ttl.max(SHORTEST_TTL);
         let config = Config {
             ttl,
             max_stale: Duration::from_secs(24 * 3600),
@@ -72,7 +74,7 @@ impl ResolverBuilder {
     /// three quarters and seven eighths of it. Default: what the provider's capabilities suggest
     /// (1 s for the environment, 60 s for watched files, 300 s for remote sources).
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.config.ttl = ttl.max(Duration::from_millis(1));
+        self.config.ttl = ttl.max(SHORTEST_TTL);
         self
     }
 

@@ -18,19 +18,12 @@ const NOTICE_INTERVAL: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_secs(3600);
 
 impl Shared {
-    /// Starts the keeper, unless it runs. It subscribes to the source's notices before anything is
-    /// read, so that no change falls between.
-    pub(crate) fn ensure_keeper(self: &Arc<Self>, ledger: &mut Ledger) {
-        if ledger.keeper_runs {
-            return;
+    /// Has the keeper started, unless it runs.
+    pub(crate) fn ensure_keeper(&self, ledger: &mut Ledger) {
+        if !ledger.keeper_runs {
+            ledger.keeper_runs = true;
+            ledger.keeper_wanted = true;
         }
-        ledger.keeper_runs = true;
-        let keeper = Keeper {
-            shared: Arc::downgrade(self),
-            wake: self.wake.clone(),
-            notices: self.provider.watch(),
-        };
-        ledger.tasks.spawn(keeper.run());
     }
 
     /// Does what is due at `now` and returns when to look again.
@@ -110,6 +103,7 @@ impl Shared {
             }
         }
         drop(ledger);
+        self.set_out();
         if aged {
             self.tell();
         }
@@ -135,11 +129,13 @@ impl Shared {
         });
         ledger.failures.retain(|key, _| !change.covers(key));
         self.force(&mut ledger, batch);
+        drop(ledger);
+        self.set_out();
     }
 
     /// The keeper is gone: nobody keeps the entries' time or hears the source's notices, so every
     /// reader must ask the source first.
-    fn orphan(&self) {
+    pub(crate) fn orphan(&self) {
         self.ledger().keeper_runs = false;
         self.cache
             .for_each(|_, entry| entry.set_state(State::Suspect));
@@ -171,14 +167,26 @@ impl Round {
     }
 }
 
-struct Keeper {
+pub(crate) struct Keeper {
     shared: Weak<Shared>,
     wake: Arc<Notify>,
     notices: Option<ChangeStream>,
 }
 
 impl Keeper {
-    async fn run(mut self) {
+    /// A keeper that listens from now on.
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        let mut keeper = Self {
+            shared: Arc::downgrade(shared),
+            wake: shared.wake.clone(),
+            notices: None,
+        };
+        // Once it is there, so that a panic in here orphans the resolver instead of fooling it.
+        keeper.notices = shared.provider.watch();
+        keeper
+    }
+
+    pub(crate) async fn run(mut self) {
         let mut listen_from = Instant::now();
         loop {
             let Some(next) = self

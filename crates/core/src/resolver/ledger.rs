@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Resolved;
 use super::backoff::RetryBudget;
 use super::breaker::Breaker;
 use super::config::Config;
+use super::crew::Crew;
 use crate::{Error, SecretKey};
 
 /// Everything that is changed under the resolver's one lock. None of it is touched by a cache hit.
@@ -26,8 +26,9 @@ pub(crate) struct Ledger {
     pub(crate) breaker: Breaker,
     pub(crate) budget: RetryBudget,
     pub(crate) keeper_runs: bool,
-    /// The keeper and the flights. They end with the resolver.
-    pub(crate) tasks: JoinSet<()>,
+    /// Prepared, and to be started by `Shared::set_out`.
+    pub(crate) keeper_wanted: bool,
+    pub(crate) departing: Vec<Crew>,
     last_flight: u64,
 }
 
@@ -35,6 +36,7 @@ pub(crate) struct Ledger {
 #[derive(Debug, Clone)]
 pub(crate) struct Flight {
     pub(crate) id: u64,
+    pub(crate) since: Instant,
     pub(crate) landed: watch::Receiver<Option<Arc<Landed>>>,
 }
 
@@ -62,7 +64,8 @@ impl Ledger {
             breaker: Breaker::default(),
             budget: RetryBudget::new(config.retry_budget(), Instant::now()),
             keeper_runs: false,
-            tasks: JoinSet::new(),
+            keeper_wanted: false,
+            departing: Vec::new(),
             last_flight: 0,
         }
     }
@@ -76,6 +79,7 @@ impl Ledger {
         let (sender, landed) = watch::channel(None);
         let flight = Flight {
             id: self.last_flight,
+            since: Instant::now(),
             landed,
         };
         self.flights

@@ -4,6 +4,7 @@ mod backoff;
 mod breaker;
 mod cache;
 mod config;
+mod crew;
 mod keeper;
 mod ledger;
 mod resolved;

@@ -1,22 +1,26 @@
 //! The resolver's engine: decides for each key whether to answer, to wait or to ask.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::backoff::{between, jitter, retry_at};
 use super::cache::{Cache, State, Times};
 use super::config::{Config, OnDenied};
+use super::crew::Crew;
+use super::keeper::Keeper;
 use super::ledger::{Failure, Flight, Landed, Ledger};
 use super::{Freshness, Resolved};
-use crate::adapters::{timed_out, too_few_answers};
 use crate::{Error, ErrorKind, Secret, SecretKey, SecretProvider};
 
 /// A refresh by force within this time of the last one is an ordinary read.
 const FORCE_INTERVAL: Duration = Duration::from_secs(1);
+/// What is good for less than this has ended before anybody can use it.
+const SHORTEST_LEASE: Duration = Duration::from_millis(20);
 /// How often a caller whose flight was lost with its runtime sets out again.
 const DEPARTURES: usize = 3;
 
@@ -26,6 +30,9 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) cache: Cache,
     ledger: Mutex<Ledger>,
+    /// The keeper and the flights. They end with the resolver. Locked after the ledger, never within:
+    /// a runtime that takes no more tasks drops them at once, and they clear up in the ledger.
+    tasks: Mutex<JoinSet<()>>,
     /// Counts up when something happened that a watch may want to look at.
     news: watch::Sender<u64>,
     /// Wakes the keeper to look at its clock again.
@@ -68,6 +75,7 @@ impl Shared {
             config,
             cache: Cache::new(),
             ledger,
+            tasks: Mutex::default(),
             news,
             wake: Arc::default(),
         }
@@ -98,16 +106,17 @@ impl Shared {
             }
             let waits = self.depart(keys, &open, &mut answers);
             for (index, flight) in waits {
-                if let Some(outcome) = flight.outcome(&keys[index]).await {
+                let (key, since) = (&keys[index], flight.since);
+                if let Some(outcome) = flight.outcome(key).await {
                     answers[index] =
-                        Some(outcome.or_else(|error| self.stale_or(&keys[index], error)));
+                        Some(outcome.or_else(|error| self.stale_or(key, error, since)));
                 }
             }
         }
         let lost = |key: &SecretKey| {
             Error::new(
                 ErrorKind::Unavailable,
-                "the runtime that was asking has ended",
+                "there is no tokio runtime to ask in, or it has ended",
             )
             .at(self.provider.source())
             .for_key(key)
@@ -146,17 +155,25 @@ impl Shared {
                 }
             }
         }
-        let outcome = self.launch(&mut ledger, batch, now);
-        drop(ledger);
+        let refused = self.launch(&mut ledger, batch, now).err();
         for index in asking {
-            match &outcome {
-                Ok(flight) => waits.push((index, flight.clone())),
-                Err(error) => {
-                    let error = error.clone().for_key(&keys[index]);
-                    answers[index] = Some(self.stale_or(&keys[index], error));
-                }
+            let key = &keys[index];
+            if let Some(flight) = ledger.flights.get(key) {
+                waits.push((index, flight.clone()));
+                continue;
             }
+            // What the source last said of this very key comes before what is the matter with it.
+            let own = ledger
+                .failures
+                .get(key)
+                .map(|failure| failure.error.clone());
+            let error = own
+                .or_else(|| refused.clone())
+                .unwrap_or_else(|| self.not_asked());
+            answers[index] = Some(self.stale_or(key, error.for_key(key), now));
         }
+        drop(ledger);
+        self.set_out();
         waits
     }
 
@@ -199,14 +216,21 @@ impl Shared {
         }
     }
 
-    /// The held value marked as stale because of `error`, or `error` if there is none.
-    fn stale_or(&self, key: &SecretKey, error: Error) -> Result<Resolved, Error> {
+    /// The held value marked as stale because of `error`, which began at `since`, or `error` if there
+    /// is none.
+    fn stale_or(&self, key: &SecretKey, error: Error, since: Instant) -> Result<Resolved, Error> {
         let now = Instant::now();
-        self.cache
-            .peek(key, |entry| (entry.resolved.clone(), entry.times))
-            .filter(|(_, times)| now < times.unusable)
-            .map(|(resolved, times)| stale(resolved, now - times.fetched, error.clone()))
-            .ok_or(error)
+        let held = self
+            .cache
+            .peek(key, |entry| (entry.resolved.clone(), entry.times));
+        match held {
+            // Another flight has brought it, while the one that failed was still under way.
+            Some((resolved, times)) if times.fetched > since && now < times.expires => Ok(resolved),
+            Some((resolved, times)) if now < times.unusable => {
+                Ok(stale(resolved, now - times.fetched, error))
+            }
+            _ => Err(error),
+        }
     }
 
     /// Reads `keys` again whatever is held or has failed. Within a second of the last time, that is
@@ -230,6 +254,7 @@ impl Shared {
                 .extend(due.iter().map(|key| (key.clone(), now)));
             self.force(&mut ledger, due);
         }
+        self.set_out();
         let flights: Vec<Option<Flight>> = {
             let ledger = self.ledger();
             keys.iter()
@@ -238,12 +263,17 @@ impl Shared {
         };
         let mut answers = Vec::with_capacity(keys.len());
         for (key, flight) in keys.iter().zip(flights) {
+            let since = flight
+                .as_ref()
+                .map_or_else(Instant::now, |flight| flight.since);
             let landed = match flight {
                 Some(flight) => flight.outcome(key).await,
                 None => None,
             };
             match landed {
-                Some(outcome) => answers.push(outcome.or_else(|error| self.stale_or(key, error))),
+                Some(outcome) => {
+                    answers.push(outcome.or_else(|error| self.stale_or(key, error, since)));
+                }
                 None => answers.extend(self.get_many(std::slice::from_ref(key)).await),
             }
         }
@@ -251,7 +281,8 @@ impl Shared {
     }
 
     /// Asks for `keys` in spite of backoff, breaker and flights that are under way already: these
-    /// may have set out before whatever is the reason to ask again.
+    /// may have set out before whatever is the reason to ask again. The flight sets out with
+    /// [`set_out`](Self::set_out).
     pub(crate) fn force(self: &Arc<Self>, ledger: &mut Ledger, keys: BTreeSet<SecretKey>) {
         if keys.is_empty() {
             return;
@@ -259,45 +290,52 @@ impl Shared {
         for key in &keys {
             ledger.failures.remove(key);
         }
-        ledger.breaker.succeeded();
-        self.spawn_flight(ledger, keys);
+        ledger.breaker.forgive();
+        self.prepare(ledger, keys);
     }
 
-    /// Sends out one flight for `keys`, if breaker and budget let it.
+    /// Prepares one flight for those of `keys` that breaker and budget let out. It sets out with
+    /// [`set_out`](Self::set_out).
     ///
     /// # Errors
-    /// Why nothing is asked at the moment.
+    /// Why nothing at all is asked at the moment.
     pub(crate) fn launch(
         self: &Arc<Self>,
         ledger: &mut Ledger,
         keys: BTreeSet<SecretKey>,
         now: Instant,
-    ) -> Result<Flight, Error> {
-        let nothing = || Error::new(ErrorKind::Unavailable, "not asked").at(self.provider.source());
-        let retried = keys
-            .iter()
-            .find_map(|key| ledger.failures.get(key))
-            .map(|f| f.error.clone());
+    ) -> Result<(), Error> {
         if keys.is_empty() {
-            return Err(nothing());
+            return Err(self.not_asked());
         }
         ledger.breaker.admit(now)?;
-        if let Some(error) = retried
-            && !ledger.budget.take(now)
-        {
-            ledger.breaker.abandoned();
+        let (again, mut out): (BTreeSet<_>, BTreeSet<_>) = keys
+            .into_iter()
+            .partition(|key| ledger.failures.contains_key(key));
+        if again.is_empty() || ledger.budget.take(now) {
+            out.extend(again);
+        } else {
             let next = ledger.budget.next_at(now);
-            for key in &keys {
+            for key in &again {
                 if let Some(failure) = ledger.failures.get_mut(key) {
                     failure.retry_at = failure.retry_at.max(next);
                 }
             }
-            return Err(error);
         }
-        Ok(self.spawn_flight(ledger, keys))
+        if out.is_empty() {
+            ledger.breaker.abandoned();
+            return Err(self.not_asked());
+        }
+        self.prepare(ledger, out);
+        Ok(())
     }
 
-    fn spawn_flight(self: &Arc<Self>, ledger: &mut Ledger, keys: BTreeSet<SecretKey>) -> Flight {
+    fn not_asked(&self) -> Error {
+        Error::new(ErrorKind::Unavailable, "it is not asked for at the moment")
+            .at(self.provider.source())
+    }
+
+    fn prepare(self: &Arc<Self>, ledger: &mut Ledger, keys: BTreeSet<SecretKey>) {
         let batch: Vec<SecretKey> = keys.into_iter().collect();
         let (flight, landed) = ledger.take_off(&batch);
         let crew = Crew {
@@ -306,15 +344,37 @@ impl Shared {
             batch,
             landed,
         };
-        while ledger.tasks.try_join_next().is_some() {}
-        ledger
-            .tasks
-            .spawn(crew.fly(self.provider.clone(), self.config.deadline));
-        flight
+        ledger.departing.push(crew);
+    }
+
+    /// Starts what was prepared under the lock. Whoever prepared something calls this without it.
+    pub(crate) fn set_out(self: &Arc<Self>) {
+        let (starts_keeper, departing) = {
+            let mut ledger = self.ledger();
+            let starts_keeper = std::mem::take(&mut ledger.keeper_wanted);
+            (starts_keeper, std::mem::take(&mut ledger.departing))
+        };
+        if tokio::runtime::Handle::try_current().is_err() {
+            if starts_keeper {
+                self.orphan();
+            }
+            return;
+        }
+        // It subscribes to the source's notices before anything is read, so that no change falls
+        // between.
+        let keeper = starts_keeper.then(|| Keeper::new(self));
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        if let Some(keeper) = keeper {
+            tasks.spawn(keeper.run());
+        }
+        for crew in departing {
+            tasks.spawn(crew.fly(self.provider.clone(), self.config.deadline));
+        }
     }
 
     /// Takes in what flight `id` brought. What a newer flight is about to bring is left to that one.
-    fn settle(
+    pub(crate) fn settle(
         &self,
         id: u64,
         outcomes: Vec<(SecretKey, Result<Secret, Error>)>,
@@ -333,10 +393,10 @@ impl Shared {
                     Ok(secret) => self.keep(&mut ledger, id, &key, secret, rhythm, took, now),
                     Err(error) => {
                         let error = error.at(self.provider.source()).for_key(&key);
-                        if ledger.touch_down(&key, id) {
-                            self.lose(&mut ledger, &key, &error, rhythm, now);
-                        }
-                        Err(error)
+                        Err(match ledger.touch_down(&key, id) {
+                            true => self.lose(&mut ledger, &key, error, rhythm, now),
+                            false => error,
+                        })
                     }
                 };
                 (key, outcome)
@@ -355,15 +415,21 @@ impl Shared {
         outcomes: &[(SecretKey, Result<Secret, Error>)],
         now: Instant,
     ) {
-        let mut trouble = None;
-        for (_, outcome) in outcomes {
-            match outcome {
-                Err(error) if error.is_temporary() => trouble = Some(error),
-                _ => return ledger.breaker.succeeded(),
-            }
-        }
-        if let Some(error) = trouble {
-            ledger.breaker.failed(error, now, self.config.max_backoff);
+        let errors = || {
+            outcomes
+                .iter()
+                .filter_map(|(_, outcome)| outcome.as_ref().err())
+        };
+        let asks_for_patience =
+            |error: &&Error| matches!(error.kind(), ErrorKind::RateLimited { .. });
+        let all_failed = errors().filter(|error| error.is_temporary()).count() == outcomes.len();
+        let trouble = match errors().find(asks_for_patience) {
+            None if all_failed => errors().next(),
+            patience => patience,
+        };
+        match trouble {
+            Some(error) => ledger.breaker.failed(error, now, self.config.max_backoff),
+            None => ledger.breaker.succeeded(),
         }
     }
 
@@ -390,17 +456,23 @@ impl Shared {
             return Ok(resolved);
         }
         if let Some(error) = self.went_back(key, &resolved) {
-            self.lose(ledger, key, &error, rhythm, now);
-            return Err(error);
+            return Err(self.lose(ledger, key, error, rhythm, now));
         }
         let lease = secret
             .valid_for
             .map(|lifetime| lifetime.saturating_sub(took));
+        if lease.is_some_and(|lease| lease < SHORTEST_LEASE) {
+            let error = Error::new(ErrorKind::Unavailable, "what it answered has ended already")
+                .at(&resolved.source)
+                .for_key(key)
+                .hint("compare the clocks, and how long its leases are");
+            return Err(self.lose(ledger, key, error, rhythm, now));
+        }
         let ttl = lease.map_or(self.config.ttl, |lease| lease.min(self.config.ttl));
-        let expires = now + ttl;
+        let expires = after(now, ttl);
         let times = Times {
             fetched: now,
-            refresh: now + ttl.mul_f64(rhythm.refresh),
+            refresh: after(now, ttl.mul_f64(rhythm.refresh)),
             expires,
             unusable: lease.map_or_else(
                 || after(expires, self.config.max_stale),
@@ -440,32 +512,23 @@ impl Shared {
         })
     }
 
+    /// Notes that `key` could not be read, and returns what is now said of it.
     fn lose(
         &self,
         ledger: &mut Ledger,
         key: &SecretKey,
-        error: &Error,
+        error: Error,
         rhythm: Rhythm,
         now: Instant,
-    ) {
+    ) -> Error {
         let before = ledger.failures.get(key);
-        let since = before.map_or(now, |failure| failure.since);
-        let cap = if error.is_refusal() {
-            self.config.negative_ttl()
-        } else {
-            self.config.max_backoff
-        };
+        if before.is_none_or(|failure| failure.error.kind() != error.kind()) {
+            tracing::warn!(%key, %error, temporary = error.is_temporary(), "secret cannot be read");
+        }
         let told = match error.kind() {
             ErrorKind::RateLimited { retry_after } => retry_after,
             _ => None,
         };
-        let soon = retry_at(now, since, cap, rhythm.retry);
-        let retry_at = told.map_or(soon, |wait| {
-            soon.max(now + wait.min(Duration::from_secs(3600)))
-        });
-        if before.is_none_or(|failure| failure.error.kind() != error.kind()) {
-            tracing::warn!(%key, %error, temporary = error.is_temporary(), "secret cannot be read");
-        }
         // What was absent before an outage is taken to be absent during it, as long as a value that
         // was there would be taken to be there.
         let known = self.config.ttl.saturating_add(self.config.max_stale);
@@ -477,8 +540,21 @@ impl Shared {
             {
                 (absence.error.clone(), absence.said_at)
             }
-            _ => (error.clone(), now),
+            _ => (error, now),
         };
+        // A refusal and an outage are two troubles: the one says nothing of how long the other lasts.
+        let since = before
+            .filter(|failure| failure.error.is_refusal() == error.is_refusal())
+            .map_or(now, |failure| failure.since);
+        let cap = if error.is_refusal() {
+            self.config.negative_ttl()
+        } else {
+            self.config.max_backoff
+        };
+        let soon = retry_at(now, since, cap, rhythm.retry);
+        let retry_at = told.map_or(soon, |wait| {
+            soon.max(now + wait.min(Duration::from_secs(3600)))
+        });
         let failure = Failure {
             error: error.clone(),
             since,
@@ -490,15 +566,33 @@ impl Shared {
         {
             tracing::warn!(%key, %error, "held value purged: the source says no");
         }
+        error
+    }
+
+    /// Lets what failed for the first time just now be asked again at once.
+    pub(crate) fn excuse(&self, batch: &[SecretKey], now: Instant) {
+        let mut ledger = self.ledger();
+        for key in batch {
+            if let Some(failure) = ledger.failures.get_mut(key)
+                && failure.since >= now
+            {
+                failure.retry_at = failure.since;
+            }
+        }
+        drop(ledger);
+        self.wake.notify_one();
     }
 
     /// Gives up the keys of a flight that ended without an answer, so that the next caller asks anew.
-    fn abandon(&self, id: u64, batch: &[SecretKey]) {
+    pub(crate) fn abandon(&self, id: u64, batch: &[SecretKey]) {
         let mut ledger = self.ledger();
         ledger.breaker.abandoned();
         for key in batch {
             ledger.touch_down(key, id);
         }
+        drop(ledger);
+        self.tell();
+        self.wake.notify_one();
     }
 
     /// Forgets what is held of `key` and what has failed, and what is under way as well.
@@ -524,65 +618,4 @@ fn stale(resolved: Resolved, age: Duration, reason: Error) -> Resolved {
 fn after(instant: Instant, wait: Duration) -> Instant {
     const AGES: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     instant + wait.min(AGES)
-}
-
-/// Whoever flies a flight: asks the provider, hands in the answers, and clears up if it cannot.
-struct Crew {
-    shared: Weak<Shared>,
-    id: u64,
-    batch: Vec<SecretKey>,
-    landed: watch::Sender<Option<Arc<Landed>>>,
-}
-
-impl Crew {
-    async fn fly(mut self, provider: Arc<dyn SecretProvider>, deadline: Duration) {
-        let started = Instant::now();
-        let answers = tokio::time::timeout(deadline, provider.get_many(&self.batch)).await;
-        let mut answers = match answers {
-            Ok(answers) => answers,
-            Err(_) => vec![Err(timed_out(provider.source(), deadline)); self.batch.len()],
-        };
-        answers.resize_with(self.batch.len(), || Err(too_few_answers(provider.source())));
-        let took = started.elapsed();
-        tracing::debug!(
-            source = %provider.source(),
-            keys = self.batch.len(),
-            failed = answers.iter().filter(|answer| answer.is_err()).count(),
-            ?took,
-            "asked",
-        );
-        if let Some(shared) = self.shared.upgrade() {
-            let batch = std::mem::take(&mut self.batch);
-            let outcomes = batch.into_iter().zip(answers).collect();
-            let landed = shared.settle(self.id, outcomes, took);
-            self.landed.send_replace(Some(Arc::new(landed)));
-        }
-    }
-
-    fn crashed(&self) -> Landed {
-        let error = |key| {
-            Error::new(ErrorKind::Unavailable, "the provider panicked")
-                .for_key(key)
-                .hint("see its log")
-        };
-        self.batch
-            .iter()
-            .map(|key| (key.clone(), Err(error(key))))
-            .collect()
-    }
-}
-
-impl Drop for Crew {
-    fn drop(&mut self) {
-        if self.batch.is_empty() {
-            return;
-        }
-        if let Some(shared) = self.shared.upgrade() {
-            shared.abandon(self.id, &self.batch);
-        }
-        if std::thread::panicking() {
-            let crashed = self.crashed();
-            self.landed.send_replace(Some(Arc::new(crashed)));
-        }
-    }
 }
