@@ -5,4 +5,5 @@ mod contract;
 mod lease;
 mod login;
 mod server;
+mod states;
 mod tls;

@@ -1,0 +1,192 @@
+//! What a service sees of trouble with its Vault: the states of a lazily built auth.
+
+use std::time::Duration;
+
+use secretwell::auth::{BuildError, LazyAuth, State};
+use secretwell::vault::{Auth, Credential, KvVersion, VaultProvider};
+use secretwell::{ErrorKind, Resolver, SecretProvider, SecretString};
+use secretwell_testkit::{Fault, FaultProxy};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::server::{Bao, shared, unique};
+use crate::support::{key, secs};
+
+const SECRET: &str = "a secret of thirty-two bytes or more";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+struct Secrets {
+    auth_secret: SecretString,
+}
+
+struct Stage {
+    bao: &'static Bao,
+    proxy: FaultProxy,
+    name: String,
+    auth: LazyAuth<SecretString>,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let bao = shared().await;
+        let name = unique("states");
+        bao.mount(&name, 2).await;
+        bao.root(
+            "POST",
+            &format!("sys/auth/{name}"),
+            json!({"type": "userpass"}),
+        )
+        .await;
+        let user = json!({"password": "pass", "token_policies": [name]});
+        bao.root("POST", &format!("auth/{name}/users/me"), user)
+            .await;
+        let proxy = FaultProxy::start(bao.address).await;
+        let login = Auth::userpass("me", Credential::value("pass")).at(&name);
+        let provider = VaultProvider::builder([format!("http://{}", proxy.address())], login)
+            .unwrap()
+            .mount(&name)
+            .path("app")
+            .kv_version(KvVersion::V2)
+            .client(|client| {
+                client
+                    .deadline(secs(1))
+                    .attempt_timeout(Duration::from_millis(500))
+            })
+            .build()
+            .unwrap();
+        let resolver = Resolver::builder(provider)
+            .ttl(Duration::from_millis(500))
+            .negative_ttl(secs(1))
+            .max_backoff(secs(1))
+            .build();
+        let stage = Self {
+            auth: LazyAuth::new(resolver, |secrets: Secrets, _| async move {
+                Ok::<_, BuildError>(secrets.auth_secret)
+            }),
+            bao,
+            proxy,
+            name,
+        };
+        stage.allow(true).await;
+        stage.write().await;
+        stage.auth.get().await.unwrap();
+        stage
+    }
+
+    async fn allow(&self, allow: bool) {
+        let capability = if allow { "read" } else { "deny" };
+        let rules = format!(
+            "path \"{}/data/*\" {{ capabilities = [\"{capability}\"] }}",
+            self.name
+        );
+        self.bao.policy(&self.name, &rules).await;
+    }
+
+    async fn write(&self) {
+        let path = format!("{}/data/app", self.name);
+        let secret = json!({"data": {"AUTH_SECRET": SECRET}});
+        self.bao.root("POST", &path, secret).await;
+    }
+
+    async fn change(&self, verb: &str) {
+        let path = format!("{}/{verb}/app", self.name);
+        self.bao.root("POST", &path, json!({"versions": [1]})).await;
+    }
+
+    /// Waits until the auth is degraded for this reason, and sees that it serves all the same.
+    async fn is_degraded(&self, kind: ErrorKind) {
+        let wanted = |state: &State| match state {
+            State::Degraded { failure, .. } => failure.problems().iter().any(|e| e.kind() == kind),
+            _ => false,
+        };
+        self.wait_for(wanted).await;
+        self.auth.try_get().unwrap();
+    }
+
+    async fn is_ready(&self) {
+        self.wait_for(|state| matches!(state, State::Ready { .. }))
+            .await;
+    }
+
+    async fn wait_for(&self, wanted: impl FnMut(&State) -> bool) {
+        let mut watch = self.auth.watch_state();
+        let waited = tokio::time::timeout(secs(30), watch.wait_for(wanted)).await;
+        assert!(waited.is_ok(), "{:?}", self.auth.state());
+    }
+}
+
+#[tokio::test]
+async fn a_policy_taken_away_and_a_secret_deleted_degrade_until_they_are_back() {
+    let stage = Stage::new().await;
+    stage.allow(false).await;
+    stage.is_degraded(ErrorKind::Denied).await;
+    stage.allow(true).await;
+    stage.is_ready().await;
+
+    stage.change("delete").await;
+    stage.is_degraded(ErrorKind::NotFound).await;
+    stage.change("undelete").await;
+    stage.is_ready().await;
+
+    stage.change("destroy").await;
+    stage.is_degraded(ErrorKind::NotFound).await;
+    stage.write().await;
+    stage.is_ready().await;
+}
+
+#[tokio::test]
+async fn an_outage_and_a_quota_degrade_and_a_revoked_token_is_not_noticed() {
+    let stage = Stage::new().await;
+    stage.proxy.set(Fault::Cut);
+    stage.is_degraded(ErrorKind::Unavailable).await;
+    stage.proxy.set(Fault::None);
+    stage.is_ready().await;
+
+    let quota = format!("sys/quotas/rate-limit/{}", stage.name);
+    let limit = json!({"path": format!("{}/", stage.name), "rate": 0.001, "interval": "1h"});
+    stage.bao.root("POST", &quota, limit).await;
+    stage
+        .is_degraded(ErrorKind::RateLimited { retry_after: None })
+        .await;
+    stage.bao.root("DELETE", &quota, Value::Null).await;
+
+    let stage = Stage::new().await;
+    let revoke = format!("sys/leases/revoke-prefix/auth/{}/login", stage.name);
+    stage.bao.root("POST", &revoke, json!({"sync": true})).await;
+    let logins = stage.proxy.count("POST /v1/auth/");
+    stage.auth.rebuild().await.unwrap();
+    assert_eq!(stage.proxy.count("POST /v1/auth/"), logins + 1);
+    assert!(matches!(stage.auth.state(), State::Ready { .. }));
+}
+
+#[tokio::test]
+async fn a_namespace_has_secrets_of_its_own() {
+    let bao = shared().await;
+    let team = unique("team");
+    bao.root("POST", &format!("sys/namespaces/{team}"), json!({}))
+        .await;
+    let kv = json!({"type": "kv", "options": {"version": "1"}});
+    bao.root("POST", &format!("{team}/sys/mounts/kv"), kv).await;
+    bao.root(
+        "POST",
+        &format!("{team}/kv/app"),
+        json!({"A": "of the team"}),
+    )
+    .await;
+    let provider = |namespace: &str| {
+        let token = Auth::token(Credential::value(bao.root_token()));
+        VaultProvider::builder([format!("http://{}", bao.address)], token)
+            .unwrap()
+            .mount("kv")
+            .path("app")
+            .namespace(namespace)
+            .login_namespace("root")
+            .build()
+            .unwrap()
+    };
+    let secret = provider(&format!("{team}/")).get(&key("A")).await.unwrap();
+    assert_eq!(secret.value.expose_text().unwrap(), "of the team");
+    let error = provider("no-such-team").get(&key("A")).await.unwrap_err();
+    assert!(!error.is_not_found() && !error.is_temporary(), "{error}");
+}
