@@ -104,6 +104,7 @@ pub(crate) fn login_refused(reply: &Reply) -> Error {
         ("token is expired", "the JWT has expired"),
         ("not yet valid", "the JWT is not valid yet"),
         ("could not be found", "there is no such role"),
+        ("invalid role name", "there is no such role"),
         ("CIDR", "this machine's address may not log in"),
         (
             "client certificate",

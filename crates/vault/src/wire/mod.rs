@@ -17,6 +17,8 @@ use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 mod login;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use login::{grant, is_bare_denial, login_refused, looked_up, unwrapped_secret_id};
 
@@ -384,6 +386,9 @@ fn why_not(reply: &Reply) -> Error {
             .hint("grant its policy `read` on the path"),
         400 if reply.body.is_empty() || body.says("relative paths") => {
             Error::new(ErrorKind::InvalidKey, "the server cannot have such a name")
+        }
+        400 if body.says("unknown role") => {
+            misconfigured("there is no such role").hint("look at the roles of the engine")
         }
         status => malformed_status(status),
     }
