@@ -24,6 +24,7 @@ pub(crate) struct Bao {
     root: String,
     unseal_key: String,
     process: Process,
+    arguments: Vec<String>,
     _folder: Option<TempDir>,
 }
 
@@ -55,7 +56,7 @@ struct Process {
 
 impl Process {
     /// Starts the server with these arguments.
-    fn start(arguments: &[&str]) -> Self {
+    fn start(arguments: &[String]) -> Self {
         let script = r#""$@" >/dev/null 2>&1 & echo $!; cat >/dev/null; kill -9 $!"#;
         let mut shell = Command::new("sh")
             .args(["-c", script, "sh"])
@@ -91,15 +92,20 @@ impl Bao {
     /// In memory, unsealed, over plain HTTP.
     fn development() -> Self {
         let address = free_address();
-        let listen = format!("-dev-listen-address={address}");
-        let root = format!("-dev-root-token-id={ROOT}");
+        let arguments = [
+            "-dev".to_owned(),
+            "-dev-no-store-token".to_owned(),
+            format!("-dev-listen-address={address}"),
+            format!("-dev-root-token-id={ROOT}"),
+        ];
         Self {
             address,
             base: format!("http://{address}"),
             client: client(),
             root: ROOT.to_owned(),
             unseal_key: String::new(),
-            process: Process::start(&["-dev", "-dev-no-store-token", &root, &listen]),
+            process: Process::start(&arguments),
+            arguments: arguments.into(),
             _folder: None,
         }
     }
@@ -173,13 +179,15 @@ impl Bao {
     async fn configured(address: SocketAddr, scheme: &str, config: &str, folder: TempDir) -> Self {
         let file = folder.path().join("config.hcl");
         std::fs::write(&file, config).unwrap();
+        let arguments = vec![format!("-config={}", file.display())];
         let bao = Self {
             address,
             base: format!("{scheme}://{address}"),
             client: client(),
             root: String::new(),
             unseal_key: String::new(),
-            process: Process::start(&[&format!("-config={}", file.display())]),
+            process: Process::start(&arguments),
+            arguments,
             _folder: Some(folder),
         };
         bao.wait().await;
@@ -240,7 +248,14 @@ impl Bao {
         asked.send().await.is_ok_and(|reply| reply.status() == 200)
     }
 
-    /// Sends a signal to it: `KILL`, `STOP`, `CONT`.
+    /// Starts it again once it has ended, and unseals it.
+    pub(crate) async fn restart(&mut self) {
+        self.process = Process::start(&self.arguments);
+        self.wait().await;
+        self.join().await;
+    }
+
+    /// Sends a signal to it: `KILL`, `TERM`, `STOP`, `CONT`.
     pub(crate) fn signal(&self, name: &str) {
         self.process.signal(name);
     }
@@ -289,6 +304,18 @@ impl Bao {
         path: &str,
         body: Value,
     ) -> (StatusCode, Value) {
+        let asked = self.try_ask(token, method, path, body).await;
+        asked.unwrap_or_else(|| panic!("{} does not answer {method} {path}", self.base))
+    }
+
+    /// The same, of a server that may be down.
+    pub(crate) async fn try_ask(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Value,
+    ) -> Option<(StatusCode, Value)> {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let mut request = self
             .client
@@ -297,10 +324,10 @@ impl Bao {
         if !body.is_null() {
             request = request.json(&body);
         }
-        let reply = request.send().await.unwrap();
+        let reply = request.send().await.ok()?;
         let status = reply.status();
-        let text = reply.text().await.unwrap();
-        (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+        let text = reply.text().await.ok()?;
+        Some((status, serde_json::from_str(&text).unwrap_or(Value::Null)))
     }
 
     /// Mounts an engine, and waits until it takes requests.

@@ -1,4 +1,4 @@
-//! Carries a request to a server that answers it: the one client, the one retry loop.
+//! The way to a backend: requests, answers and what they mean, single exchanges.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::body;
 use crate::config::{Address, ClientConfig, invalid};
 use crate::failure::Failure;
-use crate::retry::wait;
+use crate::sending::Sending;
 use crate::tls;
 
 /// How long an address that did not answer is tried after the others.
@@ -29,7 +29,7 @@ pub struct Request {
     body: Option<SecretValue>,
     /// Dropped when every server that answers is behind.
     consistency: Option<(HeaderName, HeaderValue)>,
-    once: bool,
+    pub(crate) once: bool,
 }
 
 impl Request {
@@ -143,11 +143,11 @@ pub struct Client {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(crate) struct Shared {
     http: reqwest::Client,
-    config: ClientConfig,
-    protocol: Box<dyn Protocol>,
-    source: Source,
+    pub(crate) config: ClientConfig,
+    pub(crate) protocol: Box<dyn Protocol>,
+    pub(crate) source: Source,
     /// The address that answered last.
     preferred: AtomicUsize,
     /// When each address last failed to answer.
@@ -199,76 +199,24 @@ impl Client {
 
     /// Carries `request` to a server that answers it, within the configured deadline.
     ///
-    /// A server that cannot be reached, hangs or says so is passed over for the next one; when all
-    /// have been, it waits a little, up to a second, and begins again.
+    /// A server that cannot be reached or says that it cannot answer is passed over for the next one,
+    /// and one that is silent gets company; when all have been asked, it waits a little, up to a
+    /// second, and begins again.
     ///
     /// # Errors
     /// What the protocol made of the answer, or of the last failure when the deadline has passed.
-    /// Cancelling it cancels the request under way, which the server may have seen.
+    /// Cancelling it cancels the requests under way, which servers may have seen.
     pub async fn send(&self, request: &Request) -> Result<Reply, Error> {
-        let end = Instant::now() + self.shared.config.deadline;
-        let mut round = 0;
-        loop {
-            let mut told = None;
-            let mut failure = None;
-            let mut behind = None;
-            for index in self.order() {
-                // Rather what is a little old, now, than a wait for a server that did not answer
-                // a moment ago.
-                if behind.is_some() && self.failed_lately(index) {
-                    continue;
-                }
-                match self.attempt(index, request, false, end).await {
-                    Ok(reply) => match self.shared.protocol.judge(&reply) {
-                        Verdict::Answer => return Ok(self.answered(index, reply)),
-                        Verdict::Refusal(error) => return Err(error.at(&self.shared.source)),
-                        Verdict::Elsewhere(error) => failure = Some(error),
-                        Verdict::Behind(error) => {
-                            behind.get_or_insert(index);
-                            failure = Some(error);
-                        }
-                        Verdict::Later(wait, error) => {
-                            (told, failure) = (wait, Some(error));
-                            break;
-                        }
-                    },
-                    Err(broken) => {
-                        self.failed()[index] = Some(Instant::now());
-                        let final_word = request.once && !broken.is_before_sending()
-                            || matches!(broken, Failure::TooLarge(_));
-                        let addresses = &self.shared.config.addresses;
-                        let error = broken.into_error(&addresses[index].authority());
-                        if final_word || !error.is_temporary() && addresses.len() == 1 {
-                            return Err(error.at(&self.shared.source));
-                        }
-                        failure = Some(error);
-                    }
-                }
-            }
-            if let Some(index) = behind
-                && let Ok(mut reply) = self.attempt(index, request, true, end).await
-                && matches!(self.shared.protocol.judge(&reply), Verdict::Answer)
-            {
-                reply.behind = true;
-                return Ok(self.answered(index, reply));
-            }
-            let failure = failure
-                .unwrap_or_else(|| Error::new(ErrorKind::Unavailable, "there was no attempt"))
-                .at(&self.shared.source);
-            let again = Instant::now() + told.unwrap_or_else(|| wait(round));
-            if again >= end {
-                return Err(failure);
-            }
-            tracing::debug!(source = %self.shared.source, error = %failure, "asking again");
-            tokio::time::sleep_until(again).await;
-            round += 1;
-        }
+        let sent = Sending::new(&self.shared, request).run().await;
+        sent.map_err(|error| error.at(&self.shared.source))
     }
+}
 
+impl Shared {
     /// The addresses from the one that answered last on; those that failed a moment ago at the end.
-    fn order(&self) -> Vec<usize> {
-        let addresses = self.shared.config.addresses.len();
-        let first = self.shared.preferred.load(Ordering::Relaxed);
+    pub(crate) fn order(&self) -> Vec<usize> {
+        let addresses = self.config.addresses.len();
+        let first = self.preferred.load(Ordering::Relaxed);
         let mut order: Vec<_> = (0..addresses)
             .map(|offset| (first + offset) % addresses)
             .collect();
@@ -276,37 +224,37 @@ impl Client {
         order
     }
 
-    fn answered(&self, index: usize, reply: Reply) -> Reply {
-        self.shared.preferred.store(index, Ordering::Relaxed);
+    pub(crate) fn answered(&self, index: usize) {
+        self.preferred.store(index, Ordering::Relaxed);
         self.failed()[index] = None;
-        reply
     }
 
-    fn failed_lately(&self, index: usize) -> bool {
+    /// Has `index` tried after the others for a while.
+    pub(crate) fn shun(&self, index: usize) {
+        self.failed()[index] = Some(Instant::now());
+    }
+
+    pub(crate) fn failed_lately(&self, index: usize) -> bool {
         self.failed()[index].is_some_and(|at| at.elapsed() < SHUN)
     }
 
     fn failed(&self) -> MutexGuard<'_, Vec<Option<Instant>>> {
-        let mut failed = self
-            .shared
-            .failed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        failed.resize(self.shared.config.addresses.len(), None);
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.resize(self.config.addresses.len(), None);
         failed
     }
 
     /// One exchange with the server at `index`, following one redirect at most.
-    async fn attempt(
+    pub(crate) async fn attempt(
         &self,
         index: usize,
         request: &Request,
         relaxed: bool,
         end: Instant,
     ) -> Result<Reply, Failure> {
-        let limit = self.shared.config.attempt;
+        let limit = self.config.attempt;
         let exchange = async {
-            let address = &self.shared.config.addresses[index];
+            let address = &self.config.addresses[index];
             let reply = self.exchange(address, request, relaxed).await?;
             match self.redirect(&reply, request)? {
                 Some(other) => self.exchange(other, request, relaxed).await,
@@ -328,7 +276,6 @@ impl Client {
         // Paths are made of encoded segments, so they always parse behind an address.
         let url = address.url(&request.path).map_err(|_| Failure::Redirect)?;
         let mut sending = self
-            .shared
             .http
             .request(request.method.clone(), url)
             .headers(request.headers.clone());
@@ -342,7 +289,7 @@ impl Client {
         Ok(Reply {
             status: response.status(),
             headers: response.headers().clone(),
-            body: body::read(response, self.shared.config.max_bytes).await?,
+            body: body::read(response, self.config.max_bytes).await?,
             behind: false,
         })
     }
@@ -358,7 +305,7 @@ impl Client {
             .and_then(|value| value.to_str().ok())
             .and_then(|text| reqwest::Url::parse(text).ok())
             .ok_or(Failure::Redirect)?;
-        let addresses = &self.shared.config.addresses;
+        let addresses = &self.config.addresses;
         let known = addresses.iter().find(|address| {
             address.holds(&target)
                 && address

@@ -89,6 +89,7 @@ pub struct ClientConfig {
     pub(crate) addresses: Vec<Address>,
     pub(crate) deadline: Duration,
     pub(crate) attempt: Duration,
+    pub(crate) hedge: Duration,
     pub(crate) connect: Duration,
     pub(crate) max_bytes: usize,
     pub(crate) unix_socket: Option<PathBuf>,
@@ -128,6 +129,7 @@ impl ClientConfig {
             addresses,
             deadline: Duration::from_secs(20),
             attempt: Duration::from_secs(4),
+            hedge: Duration::from_secs(1),
             connect: Duration::from_secs(2),
             max_bytes: 32 << 20,
             unix_socket: None,
@@ -142,9 +144,15 @@ impl ClientConfig {
         self
     }
 
-    /// How long one attempt may take before the next address is tried. Default: 4 s.
+    /// How long one attempt may take before it is given up. Default: 4 s.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt = timeout;
+        self
+    }
+
+    /// How long an address may be silent before the next one is asked beside it. Default: 1 s.
+    pub fn hedge_delay(mut self, delay: Duration) -> Self {
+        self.hedge = delay;
         self
     }
 

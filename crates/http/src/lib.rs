@@ -46,6 +46,7 @@ mod client;
 mod config;
 mod failure;
 mod retry;
+mod sending;
 mod session;
 mod tls;
 

@@ -1,0 +1,318 @@
+//! The one retry loop: from address to address, beside one that is silent, and round again.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use secretwell_core::Error;
+use tokio::time::{Instant, sleep_until};
+
+use crate::client::{Reply, Request, Shared, Verdict};
+use crate::failure::Failure;
+use crate::retry::wait;
+
+/// A request on its way.
+pub(crate) struct Sending<'a> {
+    shared: &'a Shared,
+    request: &'a Request,
+    end: Instant,
+    race: Race<'a>,
+    /// The addresses that have not been asked in this round.
+    waiting: VecDeque<usize>,
+    /// The address that was asked last.
+    latest: Option<usize>,
+    /// When the next one is asked, unless there is an answer before.
+    next: Instant,
+    rounds: u32,
+    /// An address that answers, and is behind.
+    behind: Option<usize>,
+}
+
+impl<'a> Sending<'a> {
+    pub(crate) fn new(shared: &'a Shared, request: &'a Request) -> Self {
+        let now = Instant::now();
+        Self {
+            shared,
+            request,
+            end: now + shared.config.deadline,
+            race: Race::default(),
+            waiting: shared.order().into(),
+            latest: None,
+            next: now,
+            rounds: 0,
+            behind: None,
+        }
+    }
+
+    pub(crate) async fn run(mut self) -> Result<Reply, Error> {
+        loop {
+            let landed = tokio::select! {
+                biased;
+                landed = self.race.next() => Some(landed),
+                () = sleep_until(self.next) => None,
+            };
+            match landed {
+                Some((place, outcome)) => {
+                    if let Some(reply) = self.land(place, outcome)? {
+                        return Ok(reply);
+                    }
+                }
+                None => self.ask_the_next(),
+            }
+        }
+    }
+
+    /// Asks the next address, beside those that are still silent.
+    fn ask_the_next(&mut self) {
+        if let Some(silent) = self.latest.take() {
+            self.shared.shun(silent);
+        }
+        if self.waiting.is_empty() && self.behind.is_none() {
+            self.waiting = self.shared.order().into();
+            self.rounds += 1;
+        }
+        // Rather what is a little old, now, than a wait for a server that did not answer a moment ago.
+        if self.behind.is_some() {
+            let shared = self.shared;
+            self.waiting.retain(|index| !shared.failed_lately(*index));
+        }
+        let (index, relaxed) = match self.waiting.pop_front() {
+            Some(index) => (index, false),
+            None => (self.behind.take().unwrap_or_default(), true),
+        };
+        let attempt = self.shared.attempt(index, self.request, relaxed, self.end);
+        self.race.start(Place { index, relaxed }, Box::pin(attempt));
+        self.latest = Some(index);
+        let alone = self.request.once || self.shared.config.addresses.len() == 1;
+        self.next = match alone {
+            true => self.end,
+            false => (Instant::now() + self.shared.config.hedge).min(self.end),
+        };
+    }
+
+    /// Takes what came of an attempt: the answer, or what to do next.
+    fn land(
+        &mut self,
+        place: Place,
+        outcome: Result<Reply, Failure>,
+    ) -> Result<Option<Reply>, Error> {
+        let Place { index, relaxed } = place;
+        if self.latest == Some(index) {
+            self.latest = None;
+        }
+        let mut told = None;
+        let failure = match outcome {
+            Ok(mut reply) => match self.shared.protocol.judge(&reply) {
+                Verdict::Answer => {
+                    self.shared.answered(index);
+                    reply.behind = relaxed;
+                    return Ok(Some(reply));
+                }
+                Verdict::Refusal(error) => return Err(error),
+                Verdict::Elsewhere(error) => error,
+                Verdict::Behind(error) => {
+                    self.behind.get_or_insert(index);
+                    error
+                }
+                Verdict::Later(wait, error) => {
+                    told = Some(wait);
+                    error
+                }
+            },
+            Err(broken) => {
+                self.shared.shun(index);
+                let final_word = self.request.once && !broken.is_before_sending()
+                    || matches!(broken, Failure::TooLarge(_));
+                let addresses = &self.shared.config.addresses;
+                let error = broken.into_error(&addresses[index].authority());
+                if final_word || !error.is_temporary() && addresses.len() == 1 {
+                    return Err(error);
+                }
+                error
+            }
+        };
+        self.go_on(told, failure)?;
+        Ok(None)
+    }
+
+    /// When to ask the next address after a failure.
+    fn go_on(&mut self, told: Option<Option<Duration>>, failure: Error) -> Result<(), Error> {
+        let now = Instant::now();
+        if told.is_none() {
+            if !self.waiting.is_empty() || self.behind.is_some() && self.race.is_empty() {
+                self.next = now;
+                return Ok(());
+            }
+            if !self.race.is_empty() {
+                return Ok(());
+            }
+        }
+        let again = now + told.flatten().unwrap_or_else(|| wait(self.rounds));
+        if again >= self.end {
+            return Err(failure);
+        }
+        tracing::debug!(source = %self.shared.source, error = %failure, "asking again");
+        self.race = Race::default();
+        self.waiting.clear();
+        self.behind = None;
+        self.latest = None;
+        self.next = again;
+        Ok(())
+    }
+}
+
+/// Where an attempt goes, and whether it is content with a server that is behind.
+#[derive(Clone, Copy)]
+struct Place {
+    index: usize,
+    relaxed: bool,
+}
+
+type Attempt<'a> = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send + 'a>>;
+
+/// Attempts side by side.
+#[derive(Default)]
+struct Race<'a> {
+    running: Vec<(Place, Attempt<'a>)>,
+}
+
+impl<'a> Race<'a> {
+    fn start(&mut self, place: Place, attempt: Attempt<'a>) {
+        self.running.push((place, attempt));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// The next that ends. Cancelling it cancels none; without any, it never ends.
+    async fn next(&mut self) -> (Place, Result<Reply, Failure>) {
+        poll_fn(|context| {
+            for (at, (place, attempt)) in self.running.iter_mut().enumerate() {
+                if let Poll::Ready(outcome) = attempt.as_mut().poll(context) {
+                    let place = *place;
+                    drop(self.running.swap_remove(at));
+                    return Poll::Ready((place, outcome));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, StatusCode};
+    use secretwell_core::{ErrorKind, Source};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::{Client, ClientConfig, Protocol};
+
+    /// How a server behaves.
+    #[derive(Clone, Copy)]
+    enum Server {
+        IsSilent,
+        Answers(&'static str),
+    }
+
+    #[derive(Debug)]
+    struct Plain;
+
+    impl Protocol for Plain {
+        fn judge(&self, reply: &Reply) -> Verdict {
+            let error = Error::new(ErrorKind::Unavailable, "not now");
+            match reply.status {
+                StatusCode::OK => Verdict::Answer,
+                StatusCode::PRECONDITION_FAILED => Verdict::Behind(error),
+                _ => Verdict::Elsewhere(error),
+            }
+        }
+    }
+
+    /// The address of a server that keeps to `script`, request by request, and then to its end.
+    async fn server(script: &'static [Server]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            for number in 0.. {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 4096]).await;
+                if let Server::Answers(status) = script[number.min(script.len() - 1)] {
+                    let answer = format!(
+                        "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                    );
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+                open.push(stream);
+            }
+        });
+        address
+    }
+
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    const AT_ONCE: Duration = Duration::from_millis(1);
+
+    /// Sends a request with limits that no test lives to see, so that only company helps.
+    async fn send(
+        scripts: &[&'static [Server]],
+        request: Request,
+        hedge: Duration,
+    ) -> Result<Reply, Error> {
+        let mut addresses = Vec::new();
+        for script in scripts {
+            addresses.push(server(script).await);
+        }
+        let config = ClientConfig::new(addresses)?
+            .deadline(HOUR)
+            .attempt_timeout(HOUR)
+            .hedge_delay(hedge);
+        let client = Client::new(config, Plain, Source::new("plain", "test"))?;
+        client.send(&request).await
+    }
+
+    fn get() -> Request {
+        Request::new(Method::GET, "/")
+    }
+
+    const SILENT: &[Server] = &[Server::IsSilent];
+    const GOOD: &[Server] = &[Server::Answers("200 OK")];
+    const STARTING: &[Server] = &[
+        Server::Answers("503 Starting"),
+        Server::Answers("503 Starting"),
+        Server::Answers("200 OK"),
+    ];
+
+    #[tokio::test]
+    async fn a_silent_server_gets_company() {
+        let reply = send(&[SILENT, SILENT, GOOD], get(), AT_ONCE).await.unwrap();
+        assert!(!reply.behind);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_starting_is_asked_again_beside_a_silent_one() {
+        send(&[SILENT, STARTING], get(), AT_ONCE).await.unwrap();
+        send(&[STARTING], get(), AT_ONCE).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_that_is_behind_is_good_enough_when_the_others_are_silent() {
+        const BEHIND: &[Server] = &[Server::Answers("412 Behind"), Server::Answers("200 OK")];
+        let reply = send(&[SILENT, BEHIND], get(), AT_ONCE).await.unwrap();
+        assert!(reply.behind);
+        let reply = send(&[BEHIND, GOOD], get(), HOUR).await.unwrap();
+        assert!(!reply.behind);
+    }
+
+    #[tokio::test]
+    async fn what_must_not_be_done_twice_gets_no_company() {
+        let sending = send(&[SILENT, GOOD], get().once(), AT_ONCE);
+        let waited = tokio::time::timeout(Duration::from_millis(50), sending).await;
+        assert!(waited.is_err(), "{waited:?}");
+    }
+}
