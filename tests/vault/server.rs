@@ -25,7 +25,7 @@ pub(crate) struct Bao {
     unseal_key: String,
     process: Process,
     arguments: Vec<String>,
-    _folder: Option<TempDir>,
+    folder: Option<TempDir>,
 }
 
 /// The server that all tests share; each has mounts of its own on it.
@@ -55,13 +55,12 @@ struct Process {
 }
 
 impl Process {
-    /// Starts the server with these arguments.
+    /// Starts OpenBao with these arguments.
     fn start(arguments: &[String]) -> Self {
         let script = r#""$@" >/dev/null 2>&1 & echo $!; cat >/dev/null; kill -9 $!"#;
         let mut shell = Command::new("sh")
             .args(["-c", script, "sh"])
             .arg(binary())
-            .arg("server")
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -93,6 +92,7 @@ impl Bao {
     fn development() -> Self {
         let address = free_address();
         let arguments = [
+            "server".to_owned(),
             "-dev".to_owned(),
             "-dev-no-store-token".to_owned(),
             format!("-dev-listen-address={address}"),
@@ -106,7 +106,7 @@ impl Bao {
             unseal_key: String::new(),
             process: Process::start(&arguments),
             arguments: arguments.into(),
-            _folder: None,
+            folder: None,
         }
     }
 
@@ -135,31 +135,23 @@ impl Bao {
         bao
     }
 
+    /// Over plain HTTP, with what it holds on disk, so that it can be restarted.
+    pub(crate) async fn on_disk() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let address = free_address();
+        let config = raft(&folder, address, address);
+        let mut bao = Self::configured(address, "http", &config, folder).await;
+        bao.initialize().await;
+        bao
+    }
+
     /// Three servers over plain HTTP that keep the same data by raft. The first was the active one.
     pub(crate) async fn cluster() -> [Self; 3] {
         let addresses = [free_address(), free_address(), free_address()];
         let mut servers = Vec::new();
-        for (number, address) in addresses.into_iter().enumerate() {
+        for address in addresses {
             let folder = tempfile::tempdir().unwrap();
-            let cluster = free_address();
-            let config = format!(
-                r#"
-                storage "raft" {{
-                    path = "{}"
-                    node_id = "n{number}"
-                    retry_join {{ leader_api_addr = "http://{}" }}
-                }}
-                listener "tcp" {{
-                    address = "{address}"
-                    cluster_address = "{cluster}"
-                    tls_disable = true
-                }}
-                api_addr = "http://{address}"
-                cluster_addr = "https://{cluster}"
-                "#,
-                folder.path().display(),
-                addresses[0],
-            );
+            let config = raft(&folder, address, addresses[0]);
             let mut server = Self::configured(address, "http", &config, folder).await;
             match servers.first() {
                 None => server.initialize().await,
@@ -179,7 +171,7 @@ impl Bao {
     async fn configured(address: SocketAddr, scheme: &str, config: &str, folder: TempDir) -> Self {
         let file = folder.path().join("config.hcl");
         std::fs::write(&file, config).unwrap();
-        let arguments = vec![format!("-config={}", file.display())];
+        let arguments = vec!["server".to_owned(), format!("-config={}", file.display())];
         let bao = Self {
             address,
             base: format!("{scheme}://{address}"),
@@ -188,7 +180,7 @@ impl Bao {
             unseal_key: String::new(),
             process: Process::start(&arguments),
             arguments,
-            _folder: Some(folder),
+            folder: Some(folder),
         };
         bao.wait().await;
         bao
@@ -253,6 +245,17 @@ impl Bao {
         self.process = Process::start(&self.arguments);
         self.wait().await;
         self.join().await;
+    }
+
+    /// Starts it again once it has ended, at another address.
+    pub(crate) async fn restart_at(&mut self, address: SocketAddr) {
+        let file = self.folder.as_ref().unwrap().path().join("config.hcl");
+        let config = std::fs::read_to_string(&file).unwrap();
+        let config = config.replace(&self.address.to_string(), &address.to_string());
+        std::fs::write(file, config).unwrap();
+        self.base = format!("http://{address}");
+        self.address = address;
+        self.restart().await;
     }
 
     /// Sends a signal to it: `KILL`, `TERM`, `STOP`, `CONT`.
@@ -354,6 +357,79 @@ impl Bao {
     pub(crate) async fn policy(&self, name: &str, rules: &str) {
         let path = format!("sys/policies/acl/{name}");
         self.root("POST", &path, json!({"policy": rules})).await;
+    }
+}
+
+/// The configuration of a server that keeps its data in `folder`, and shares it with `leader`.
+fn raft(folder: &TempDir, address: SocketAddr, leader: SocketAddr) -> String {
+    let cluster = free_address();
+    format!(
+        r#"
+        storage "raft" {{
+            path = "{}"
+            node_id = "{cluster}"
+            retry_join {{ leader_api_addr = "http://{leader}" }}
+        }}
+        listener "tcp" {{
+            address = "{address}"
+            cluster_address = "{cluster}"
+            tls_disable = true
+        }}
+        api_addr = "http://{address}"
+        cluster_addr = "https://{cluster}"
+        "#,
+        folder.path().display(),
+    )
+}
+
+/// A proxy in front of a server, that logs in by itself and listens on a socket.
+pub(crate) struct Proxy {
+    pub(crate) socket: PathBuf,
+    _process: Process,
+    _folder: TempDir,
+}
+
+impl Proxy {
+    /// One that logs in to `server` by AppRole at the mount `login`.
+    pub(crate) async fn start(server: &Bao, login: &str, role_id: &str, secret_id: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(path("role-id"), role_id).unwrap();
+        std::fs::write(path("secret-id"), secret_id).unwrap();
+        let config = format!(
+            r#"
+            vault {{ address = "{}" }}
+            auto_auth {{
+                method "approle" {{
+                    mount_path = "auth/{login}"
+                    config = {{
+                        role_id_file_path = "{}"
+                        secret_id_file_path = "{}"
+                    }}
+                }}
+            }}
+            api_proxy {{ use_auto_auth_token = true }}
+            listener "unix" {{
+                address = "{}"
+                tls_disable = true
+                require_request_header = true
+            }}
+            "#,
+            server.base,
+            path("role-id"),
+            path("secret-id"),
+            path("socket"),
+        );
+        std::fs::write(path("config.hcl"), config).unwrap();
+        let arguments = [
+            "proxy".to_owned(),
+            format!("-config={}", path("config.hcl")),
+        ];
+        Self {
+            socket: path("socket").into(),
+            _process: Process::start(&arguments),
+            _folder: folder,
+        }
     }
 }
 

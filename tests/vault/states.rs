@@ -9,7 +9,7 @@ use secretwell_testkit::{Fault, FaultProxy};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::server::{Bao, shared, unique};
+use super::server::{Bao, free_address, shared, unique};
 use crate::support::{key, secs};
 
 const SECRET: &str = "a secret of thirty-two bytes or more";
@@ -55,15 +55,8 @@ impl Stage {
             })
             .build()
             .unwrap();
-        let resolver = Resolver::builder(provider)
-            .ttl(Duration::from_millis(500))
-            .negative_ttl(secs(1))
-            .max_backoff(secs(1))
-            .build();
         let stage = Self {
-            auth: LazyAuth::new(resolver, |secrets: Secrets, _| async move {
-                Ok::<_, BuildError>(secrets.auth_secret)
-            }),
+            auth: lazy(provider),
             bao,
             proxy,
             name,
@@ -93,62 +86,70 @@ impl Stage {
         let path = format!("{}/{verb}/app", self.name);
         self.bao.root("POST", &path, json!({"versions": [1]})).await;
     }
+}
 
-    /// Waits until the auth is degraded for this reason, and sees that it serves all the same.
-    async fn is_degraded(&self, kind: ErrorKind) {
-        let wanted = |state: &State| match state {
-            State::Degraded { failure, .. } => failure.problems().iter().any(|e| e.kind() == kind),
-            _ => false,
-        };
-        self.wait_for(wanted).await;
-        self.auth.try_get().unwrap();
-    }
+fn lazy(provider: VaultProvider) -> LazyAuth<SecretString> {
+    let resolver = Resolver::builder(provider)
+        .ttl(Duration::from_millis(500))
+        .negative_ttl(secs(1))
+        .max_backoff(secs(1))
+        .build();
+    LazyAuth::new(resolver, |secrets: Secrets, _| async move {
+        Ok::<_, BuildError>(secrets.auth_secret)
+    })
+}
 
-    async fn is_ready(&self) {
-        self.wait_for(|state| matches!(state, State::Ready { .. }))
-            .await;
-    }
+/// Waits until the auth is degraded for this reason, and sees that it serves all the same.
+async fn is_degraded(auth: &LazyAuth<SecretString>, kind: ErrorKind) {
+    let wanted = |state: &State| match state {
+        State::Degraded { failure, .. } => failure.problems().iter().any(|e| e.kind() == kind),
+        _ => false,
+    };
+    wait_for(auth, wanted).await;
+    auth.try_get().unwrap();
+}
 
-    async fn wait_for(&self, wanted: impl FnMut(&State) -> bool) {
-        let mut watch = self.auth.watch_state();
-        let waited = tokio::time::timeout(secs(30), watch.wait_for(wanted)).await;
-        assert!(waited.is_ok(), "{:?}", self.auth.state());
-    }
+async fn is_ready(auth: &LazyAuth<SecretString>) {
+    wait_for(auth, |state| matches!(state, State::Ready { .. })).await;
+}
+
+async fn wait_for(auth: &LazyAuth<SecretString>, wanted: impl FnMut(&State) -> bool) {
+    let mut watch = auth.watch_state();
+    let waited = tokio::time::timeout(secs(30), watch.wait_for(wanted)).await;
+    assert!(waited.is_ok(), "{:?}", auth.state());
 }
 
 #[tokio::test]
 async fn a_policy_taken_away_and_a_secret_deleted_degrade_until_they_are_back() {
     let stage = Stage::new().await;
     stage.allow(false).await;
-    stage.is_degraded(ErrorKind::Denied).await;
+    is_degraded(&stage.auth, ErrorKind::Denied).await;
     stage.allow(true).await;
-    stage.is_ready().await;
+    is_ready(&stage.auth).await;
 
     stage.change("delete").await;
-    stage.is_degraded(ErrorKind::NotFound).await;
+    is_degraded(&stage.auth, ErrorKind::NotFound).await;
     stage.change("undelete").await;
-    stage.is_ready().await;
+    is_ready(&stage.auth).await;
 
     stage.change("destroy").await;
-    stage.is_degraded(ErrorKind::NotFound).await;
+    is_degraded(&stage.auth, ErrorKind::NotFound).await;
     stage.write().await;
-    stage.is_ready().await;
+    is_ready(&stage.auth).await;
 }
 
 #[tokio::test]
 async fn an_outage_and_a_quota_degrade_and_a_revoked_token_is_not_noticed() {
     let stage = Stage::new().await;
     stage.proxy.set(Fault::Cut);
-    stage.is_degraded(ErrorKind::Unavailable).await;
+    is_degraded(&stage.auth, ErrorKind::Unavailable).await;
     stage.proxy.set(Fault::None);
-    stage.is_ready().await;
+    is_ready(&stage.auth).await;
 
     let quota = format!("sys/quotas/rate-limit/{}", stage.name);
     let limit = json!({"path": format!("{}/", stage.name), "rate": 0.001, "interval": "1h"});
     stage.bao.root("POST", &quota, limit).await;
-    stage
-        .is_degraded(ErrorKind::RateLimited { retry_after: None })
-        .await;
+    is_degraded(&stage.auth, ErrorKind::RateLimited { retry_after: None }).await;
     stage.bao.root("DELETE", &quota, Value::Null).await;
 
     let stage = Stage::new().await;
@@ -158,6 +159,31 @@ async fn an_outage_and_a_quota_degrade_and_a_revoked_token_is_not_noticed() {
     stage.auth.rebuild().await.unwrap();
     assert_eq!(stage.proxy.count("POST /v1/auth/"), logins + 1);
     assert!(matches!(stage.auth.state(), State::Ready { .. }));
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_at_another_listed_address_is_found() {
+    let mut bao = Bao::on_disk().await;
+    bao.mount("secret", 2).await;
+    let secret = json!({"data": {"AUTH_SECRET": SECRET}});
+    bao.root("POST", "secret/data/app", secret).await;
+    let other = free_address();
+    let addresses = [bao.address, other].map(|address| format!("http://{address}"));
+    let token = Auth::token(Credential::value(bao.root_token()));
+    let provider = VaultProvider::builder(addresses, token)
+        .unwrap()
+        .path("app")
+        .client(|client| client.deadline(secs(1)))
+        .build()
+        .unwrap();
+    let auth = lazy(provider);
+    auth.get().await.unwrap();
+
+    bao.signal("KILL");
+    is_degraded(&auth, ErrorKind::Unavailable).await;
+    bao.restart_at(other).await;
+    is_ready(&auth).await;
+    auth.rebuild().await.unwrap();
 }
 
 #[tokio::test]

@@ -113,17 +113,29 @@ pub(crate) enum Pem {
 }
 
 impl ClientConfig {
-    /// The servers at `addresses`: one that does not answer is passed over for the next.
+    /// The servers at `addresses`: one that does not answer is passed over for the next. A single
+    /// one may be a socket of this machine, `unix:///path`.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidConfig`]: there is none, or one of them is [no address](Address::parse).
     pub fn new<A: AsRef<str>>(addresses: impl IntoIterator<Item = A>) -> Result<Self, Error> {
+        let mut unix_socket = None;
+        let mut parse = |address: &str| match address.strip_prefix("unix://") {
+            Some(path) => {
+                unix_socket = Some(PathBuf::from(path));
+                Address::parse("http://localhost")
+            }
+            None => Address::parse(address),
+        };
         let addresses = addresses
             .into_iter()
-            .map(|address| Address::parse(address.as_ref()))
+            .map(|address| parse(address.as_ref()))
             .collect::<Result<Vec<_>, _>>()?;
         if addresses.is_empty() {
             return Err(invalid("there is no address"));
+        }
+        if unix_socket.is_some() && addresses.len() > 1 {
+            return Err(invalid("a socket is the only address, if it is one"));
         }
         Ok(Self {
             addresses,
@@ -132,7 +144,7 @@ impl ClientConfig {
             hedge: Duration::from_secs(1),
             connect: Duration::from_secs(2),
             max_bytes: 32 << 20,
-            unix_socket: None,
+            unix_socket,
             tls: TlsConfig::default(),
             allow_http: false,
         })
@@ -205,12 +217,6 @@ impl ClientConfig {
         self
     }
 
-    /// Connects to this socket instead of the address's host.
-    pub fn unix_socket(mut self, path: impl Into<PathBuf>) -> Self {
-        self.unix_socket = Some(path.into());
-        self
-    }
-
     /// The same settings for other addresses.
     ///
     /// # Errors
@@ -219,10 +225,14 @@ impl ClientConfig {
         self,
         addresses: impl IntoIterator<Item = A>,
     ) -> Result<Self, Error> {
-        let ClientConfig { addresses, .. } = Self::new(addresses)?;
+        let Self {
+            addresses,
+            unix_socket,
+            ..
+        } = Self::new(addresses)?;
         Ok(Self {
             addresses,
-            unix_socket: None,
+            unix_socket,
             ..self
         })
     }
@@ -280,6 +290,8 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{bad}");
         }
         assert!(ClientConfig::new(Vec::<String>::new()).is_err());
+        assert!(ClientConfig::new(["unix:///run/agent.sock"]).is_ok());
+        assert!(ClientConfig::new(["unix:///run/agent.sock", "https://vault"]).is_err());
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl VaultBuilder {
         let read = Variables(variable);
         let address = read.get("AGENT_ADDR").or_else(|| read.get("ADDR"));
         let address = address.as_deref().unwrap_or(DEFAULT_ADDRESS);
-        let mut client = client_for(address)?;
+        let mut client = ClientConfig::new([address])?;
         if let Some(path) = read.get("CACERT") {
             client = client.certificate_authority_file(path);
         } else if let Some(text) = read.get("CACERT_BYTES") {
@@ -369,14 +369,6 @@ impl Options {
             Some(mount) => auth.at(mount),
             None => auth,
         })
-    }
-}
-
-/// The way to `address`, which may be a socket: `unix:///path`.
-fn client_for(address: &str) -> Result<ClientConfig, Error> {
-    match address.strip_prefix("unix://") {
-        Some(socket) => Ok(ClientConfig::new(["http://localhost"])?.unix_socket(socket)),
-        None => ClientConfig::new([address]),
     }
 }
 
