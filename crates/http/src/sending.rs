@@ -48,18 +48,18 @@ impl<'a> Sending<'a> {
 
     pub(crate) async fn run(mut self) -> Result<Reply, Error> {
         loop {
-            let landed = tokio::select! {
+            // Not left to the timer, which is a millisecond late.
+            if self.next <= Instant::now() {
+                self.ask_the_next();
+            }
+            tokio::select! {
                 biased;
-                landed = self.race.next() => Some(landed),
-                () = sleep_until(self.next) => None,
-            };
-            match landed {
-                Some((place, outcome)) => {
+                (place, outcome) = self.race.next() => {
                     if let Some(reply) = self.land(place, outcome)? {
                         return Ok(reply);
                     }
                 }
-                None => self.ask_the_next(),
+                () = sleep_until(self.next) => {}
             }
         }
     }
