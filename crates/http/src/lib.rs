@@ -44,13 +44,17 @@
 mod body;
 mod client;
 mod config;
+mod credential;
 mod failure;
 mod retry;
 mod sending;
 mod session;
 mod tls;
+mod url;
 
 pub use client::{Client, Protocol, Reply, Request, Verdict};
 pub use config::{Address, ClientConfig};
+pub use credential::{Credential, json_object};
 pub use retry::retry_after;
 pub use session::{Grant, Login, Session, Token};
+pub use url::{UrlOptions, decode, encode, encode_path};

@@ -1,7 +1,6 @@
 //! How to log in.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,11 +8,10 @@ use async_trait::async_trait;
 use http::header::HeaderName;
 use http::{HeaderValue, Method as Verb};
 use secretwell_core::{Error, ErrorKind, SecretValue};
-use secretwell_http::{Client, Grant, Login, Reply, Request};
+use secretwell_http::{Client, Credential, Grant, Login, Reply, Request, encode_path, json_object};
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
-use crate::config::{encoded, invalid};
+use crate::config::invalid;
 use crate::wire;
 
 pub(crate) const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
@@ -26,66 +24,6 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/tok
 /// For how long a login by Kubernetes that is refused may be the cluster's own trouble: Vault says 403
 /// when it cannot ask the cluster.
 const CLUSTER_TROUBLE: Duration = Duration::from_secs(5 * 60);
-
-/// Something to log in with: at hand, or in a file that is read anew for each login.
-#[derive(Debug, Clone)]
-pub struct Credential(Place);
-
-#[derive(Debug, Clone)]
-enum Place {
-    Value(SecretValue),
-    File(PathBuf),
-}
-
-impl Credential {
-    /// At hand.
-    pub fn value(value: impl Into<SecretValue>) -> Self {
-        Self(Place::Value(value.into()))
-    }
-
-    /// In a file, which may be replaced at any time. White space around it is ignored.
-    pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self(Place::File(path.into()))
-    }
-
-    async fn read(&self) -> Result<SecretValue, Error> {
-        let text = match &self.0 {
-            Place::Value(value) => value.clone(),
-            Place::File(path) => {
-                let shown = path.display().to_string();
-                let bytes = tokio::fs::read(path).await.map(Zeroizing::new);
-                let bytes = bytes.map_err(|error| {
-                    let kind = match error.kind() {
-                        std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
-                            ErrorKind::Unauthenticated
-                        }
-                        _ => ErrorKind::Unavailable,
-                    };
-                    let message = format!(
-                        "the credential in `{}` cannot be read",
-                        shown.escape_debug()
-                    );
-                    // It may be mounted a moment later.
-                    Error::new(kind, message)
-                        .hint("is the file there, and may the service read it?")
-                        .caused_by(error)
-                        .with_temporary(true)
-                })?;
-                bytes.trim_ascii().into()
-            }
-        };
-        match text.expose_text() {
-            Ok(printable) if !printable.is_empty() && !printable.contains(char::is_control) => {
-                Ok(text)
-            }
-            _ => Err(Error::new(
-                ErrorKind::Unauthenticated,
-                "the credential is empty, or holds bytes that none may",
-            )
-            .hint("look at where it comes from")),
-        }
-    }
-}
 
 /// How to log in to Vault.
 ///
@@ -218,9 +156,11 @@ impl Auth {
             Method::Userpass { .. } => "userpass",
             Method::Certificate { .. } => "cert",
         };
-        let mount = encoded(self.mount.as_deref().unwrap_or(method))?;
+        let mount = encode_path(self.mount.as_deref().unwrap_or(method))?;
         Ok(match &self.method {
-            Method::Userpass { user, .. } => format!("/v1/auth/{mount}/login/{}", encoded(user)?),
+            Method::Userpass { user, .. } => {
+                format!("/v1/auth/{mount}/login/{}", encode_path(user)?)
+            }
             _ => format!("/v1/auth/{mount}/login"),
         })
     }
@@ -328,21 +268,21 @@ impl Login for VaultLogin {
                 if *wrapped {
                     secret_id = self.unwrap(secret_id).await?;
                 }
-                body(&[
+                json_object(&[
                     ("role_id", role_id),
                     ("secret_id", secret_id.expose_text()?),
                 ])
             }
             Method::Jwt { role, jwt, .. } => {
                 let jwt = jwt.read().await?;
-                body(&[("role", role), ("jwt", jwt.expose_text()?)])
+                json_object(&[("role", role), ("jwt", jwt.expose_text()?)])
             }
             Method::Userpass { password, .. } => {
                 let password = password.read().await?;
-                body(&[("password", password.expose_text()?)])
+                json_object(&[("password", password.expose_text()?)])
             }
-            Method::Certificate { name: Some(name) } => body(&[("name", name)]),
-            Method::Certificate { name: None } => body(&[]),
+            Method::Certificate { name: Some(name) } => json_object(&[("name", name)]),
+            Method::Certificate { name: None } => json_object(&[]),
         }
     }
 
@@ -383,23 +323,6 @@ impl fmt::Debug for VaultLogin {
             .field("auth", &self.auth)
             .finish_non_exhaustive()
     }
-}
-
-/// A JSON object of texts, in a buffer that does not move as it grows.
-fn body(fields: &[(&str, &str)]) -> Result<SecretValue, Error> {
-    let escaped = |text: &str| 6 * text.len() + 8;
-    let most = fields
-        .iter()
-        .map(|(name, value)| escaped(name) + escaped(value));
-    let mut bytes = Zeroizing::new(Vec::with_capacity(most.sum::<usize>() + 2));
-    let object: std::collections::BTreeMap<_, _> = fields.iter().copied().collect();
-    serde_json::to_writer(&mut *bytes, &object).map_err(|_| {
-        Error::new(
-            ErrorKind::Invalid,
-            "the credential cannot be written as JSON",
-        )
-    })?;
-    Ok(bytes.as_slice().into())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

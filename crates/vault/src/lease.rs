@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use http::Method;
 use secretwell_core::{Error, ErrorKind, Secret, SecretKey, SecretValue, Version};
-use secretwell_http::Request;
+use secretwell_http::{Request, encode_path};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::config::{encoded, invalid};
+use crate::config::invalid;
 use crate::provider::Inner;
 use crate::wire::{self, Document, Leased};
 
@@ -70,7 +70,7 @@ impl Leases {
                 invalid("a directory of dynamic secrets is none").caused_by(error)
             })?;
             let slot = Slot {
-                path: format!("/v1/{}", encoded(&path)?),
+                path: format!("/v1/{}", encode_path(&path)?),
                 body,
                 held: Mutex::default(),
             };

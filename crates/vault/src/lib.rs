@@ -37,8 +37,8 @@ mod lease;
 mod provider;
 mod wire;
 
-pub use auth::{Auth, Credential};
+pub use auth::Auth;
 pub use config::VaultBuilder;
 pub use provider::VaultProvider;
-pub use secretwell_http::ClientConfig;
+pub use secretwell_http::{ClientConfig, Credential};
 pub use wire::KvVersion;

@@ -10,11 +10,11 @@ use secretwell_core::{
     Capabilities, Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider, Source, Version,
     join_bounded,
 };
-use secretwell_http::{Client, Reply, Request, Session, Token};
+use secretwell_http::{Client, Reply, Request, Session, Token, encode_path};
 use tokio::sync::OnceCell;
 
 use crate::auth::{NAMESPACE, REQUEST, TOKEN, VaultLogin};
-use crate::config::{encoded, namespace, process_variable};
+use crate::config::{namespace, process_variable};
 use crate::lease::Leases;
 use crate::wire::{self, Document, Forbidden, Index, KvVersion};
 use crate::{Auth, VaultBuilder};
@@ -104,9 +104,9 @@ impl VaultProvider {
         }
         let source = Source::new("vault", description.escape_debug());
 
-        let mount = encoded(&settings.mount).map_err(|error| error.at(&source))?;
+        let mount = encode_path(&settings.mount).map_err(|error| error.at(&source))?;
         if !settings.path.trim_matches('/').is_empty() {
-            encoded(&settings.path).map_err(|error| error.at(&source))?;
+            encode_path(&settings.path).map_err(|error| error.at(&source))?;
         }
         let header = |name: &Option<String>| name.as_deref().map(namespace).transpose();
         let secrets = header(&settings.namespace)?;
@@ -216,7 +216,7 @@ impl Inner {
         let find_out = async || {
             let path = match self.path.as_str() {
                 "" => self.mount.clone(),
-                path => format!("{}/{}", self.mount, encoded(path)?),
+                path => format!("{}/{}", self.mount, encode_path(path)?),
             };
             let path = format!("/v1/sys/internal/ui/mounts/{path}");
             wire::mount(&self.read_path(path).await?)
@@ -227,7 +227,7 @@ impl Inner {
     /// Reads one secret: its current version, or the given one.
     async fn read(&self, path: &str, version: Option<u64>) -> Result<Document, Error> {
         let kv = self.kv().await?;
-        let escaped = encoded(path)?;
+        let escaped = encode_path(path)?;
         let mount = &self.mount;
         match (kv, version) {
             (KvVersion::V2, None) => {
@@ -312,7 +312,11 @@ impl Inner {
             let kind = if kv == KvVersion::V2 { "/metadata" } else { "" };
             let place = match folder.as_str() {
                 "" => format!("/v1/{}{kind}/?list=true", self.mount),
-                _ => format!("/v1/{}{kind}/{}/?list=true", self.mount, encoded(&folder)?),
+                _ => format!(
+                    "/v1/{}{kind}/{}/?list=true",
+                    self.mount,
+                    encode_path(&folder)?
+                ),
             };
             for name in wire::listed(&self.read_path(place).await?)? {
                 let path = match folder.as_str() {

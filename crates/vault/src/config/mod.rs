@@ -6,13 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::HeaderValue;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secretwell_core::{Error, ErrorKind, SecretValue};
-use secretwell_http::ClientConfig;
+use secretwell_http::{ClientConfig, Credential, UrlOptions, decode};
 
 use crate::lease::Dynamic;
 use crate::wire::KvVersion;
-use crate::{Auth, Credential, VaultProvider};
+use crate::{Auth, VaultProvider};
 
 #[cfg(test)]
 mod tests;
@@ -202,7 +201,6 @@ impl VaultBuilder {
             "vault+http" => "http",
             _ => return Err(wrong("its scheme is neither `vault` nor `vault+http`")),
         };
-        let read = Variables(variable);
         // The variables' token is only asked for when nothing else is said.
         let with_token = |name: &str| match name {
             "VAULT_TOKEN" | "BAO_TOKEN" => variable(name).or(Some("unset".into())),
@@ -213,12 +211,12 @@ impl VaultBuilder {
             let addresses = hosts.split(',').map(|host| format!("{scheme}://{host}"));
             builder.client = builder.client.with_addresses(addresses)?;
         }
-        let place = decoded(place.trim_matches('/'))?;
+        let place = decode(place.trim_matches('/'))?;
         if !place.is_empty() {
             let (mount, path) = place.split_once('/').unwrap_or((&place, ""));
             (builder.mount, builder.path) = (mount.to_owned(), path.to_owned());
         }
-        let options = Options::parse(query)?;
+        let options = UrlOptions::parse(query, OPTIONS, CREDENTIALS)?;
         builder.kv = match options.get("kv") {
             None => None,
             Some("1") => Some(KvVersion::V1),
@@ -238,7 +236,11 @@ impl VaultBuilder {
             .map(str::to_owned)
             .or(builder.namespace);
         builder.login_namespace = options.get("login_namespace").map(str::to_owned);
-        builder.auth = options.auth(&read)?;
+        let login = LoginOptions {
+            options: &options,
+            read: Variables(variable),
+        };
+        builder.auth = login.auth()?;
         Ok(builder)
     }
 }
@@ -273,91 +275,71 @@ fn token(read: &Variables<'_>) -> Result<Credential, Error> {
 }
 
 /// The options of a URL.
-struct Options(Vec<(String, String)>);
+const OPTIONS: &[&str] = &[
+    "auth",
+    "auth_mount",
+    "role",
+    "user",
+    "token_file",
+    "secret_id_file",
+    "wrapped_secret_id_file",
+    "jwt_file",
+    "password_file",
+    "kv",
+    "mount",
+    "namespace",
+    "login_namespace",
+];
 
-impl Options {
-    const KNOWN: &[&str] = &[
-        "auth",
-        "auth_mount",
-        "role",
-        "user",
-        "token_file",
-        "secret_id_file",
-        "wrapped_secret_id_file",
-        "jwt_file",
-        "password_file",
-        "kv",
-        "mount",
-        "namespace",
-        "login_namespace",
-    ];
+/// What is no option of a URL, with the variable that it belongs into.
+const CREDENTIALS: &[(&str, &str)] = &[
+    ("token", "VAULT_TOKEN"),
+    ("secret_id", "VAULT_SECRET_ID"),
+    ("password", "VAULT_PASSWORD"),
+    ("jwt", "VAULT_JWT"),
+];
 
-    fn parse(query: &str) -> Result<Self, Error> {
-        let mut options: Vec<(String, String)> = Vec::new();
-        for option in query.split('&').filter(|option| !option.is_empty()) {
-            let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            let (name, value) = (decoded(name)?, decoded(value)?);
-            if matches!(name.as_str(), "token" | "secret_id" | "password" | "jwt") {
-                return Err(invalid("a URL must not hold credentials").hint(format!(
-                    "put it into a file and name that by `{name}_file`, or into `VAULT_{}`",
-                    name.to_ascii_uppercase()
-                )));
-            }
-            if !Self::KNOWN.contains(&name.as_str()) {
-                return Err(invalid("the URL has an option that there is none of")
-                    .hint(format!("there are: {}", Self::KNOWN.join(", "))));
-            }
-            if options.iter().any(|(known, _)| *known == name) {
-                return Err(invalid(format!("the URL has the option `{name}` twice")));
-            }
-            options.push((name, value));
-        }
-        Ok(Self(options))
-    }
+/// The login that a URL tells.
+struct LoginOptions<'a> {
+    options: &'a UrlOptions,
+    read: Variables<'a>,
+}
 
-    fn get(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.0.iter().find(|(known, _)| known == name)?;
-        Some(value)
-    }
-
-    fn required(&self, name: &'static str) -> Result<String, Error> {
-        self.get(name).map(str::to_owned).ok_or_else(|| {
-            invalid(format!("the login needs `{name}`")).hint(format!("add `&{name}=…` to the URL"))
-        })
-    }
-
-    fn credential(&self, read: &Variables<'_>, name: &str) -> Result<Credential, Error> {
+impl LoginOptions<'_> {
+    fn credential(&self, name: &str) -> Result<Credential, Error> {
         let option = format!("{name}_file");
         let variable = name.to_ascii_uppercase();
-        let file = self.get(&option).map(Credential::file);
-        file.or_else(|| read.credential(&variable)).ok_or_else(|| {
-            invalid(format!("the login needs a {name}")).hint(format!(
+        let file = self.options.get(&option).map(Credential::file);
+        file.or_else(|| self.read.credential(&variable))
+            .ok_or_else(|| {
+                invalid(format!("the login needs a {name}")).hint(format!(
                 "name its file by `{option}` or `VAULT_{variable}_FILE`, or set `VAULT_{variable}`"
             ))
-        })
+            })
     }
 
-    fn auth(&self, read: &Variables<'_>) -> Result<Auth, Error> {
-        let auth = match self.get("auth").unwrap_or("token") {
-            "token" => match self.get("token_file") {
+    fn auth(&self) -> Result<Auth, Error> {
+        let options = self.options;
+        let auth = match options.get("auth").unwrap_or("token") {
+            "token" => match options.get("token_file") {
                 Some(path) => Auth::token(Credential::file(path)),
-                None => Auth::token(token(read)?),
+                None => Auth::token(token(&self.read)?),
             },
-            "approle" => match self.get("wrapped_secret_id_file") {
+            "approle" => match options.get("wrapped_secret_id_file") {
                 Some(path) => {
-                    Auth::app_role_wrapped(self.required("role")?, Credential::file(path))
+                    Auth::app_role_wrapped(options.required("role")?, Credential::file(path))
                 }
-                None => Auth::app_role(self.required("role")?, self.credential(read, "secret_id")?),
+                None => Auth::app_role(options.required("role")?, self.credential("secret_id")?),
             },
-            "kubernetes" => match self.get("jwt_file") {
-                Some(path) => Auth::kubernetes_with(self.required("role")?, Credential::file(path)),
-                None => Auth::kubernetes(self.required("role")?),
+            "kubernetes" => match options.get("jwt_file") {
+                Some(path) => {
+                    Auth::kubernetes_with(options.required("role")?, Credential::file(path))
+                }
+                None => Auth::kubernetes(options.required("role")?),
             },
-            "jwt" => Auth::jwt(self.required("role")?, self.credential(read, "jwt")?),
-            "userpass" => {
-                Auth::userpass(self.required("user")?, self.credential(read, "password")?)
-            }
-            "cert" => Auth::certificate(self.get("role").map(str::to_owned)),
+            "jwt" => Auth::jwt(options.required("role")?, self.credential("jwt")?),
+            "userpass" => Auth::userpass(options.required("user")?, self.credential("password")?),
+            "cert" => Auth::certificate(options.get("role").map(str::to_owned)),
             "agent" => Auth::agent(),
             _ => {
                 return Err(invalid("there is no such login").hint(
@@ -365,7 +347,7 @@ impl Options {
                 ));
             }
         };
-        Ok(match self.get("auth_mount") {
+        Ok(match options.get("auth_mount") {
             Some(mount) => auth.at(mount),
             None => auth,
         })
@@ -386,39 +368,6 @@ fn flag(text: &str) -> Result<bool, Error> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err(invalid("`VAULT_SKIP_VERIFY` is neither true nor false")),
     }
-}
-
-fn decoded(text: &str) -> Result<String, Error> {
-    percent_encoding::percent_decode_str(text)
-        .decode_utf8()
-        .map(Cow::into_owned)
-        .map_err(|_| invalid("the URL has an escape that is no UTF-8"))
-}
-
-/// A path as the server takes it: each segment escaped, the slashes kept.
-///
-/// # Errors
-/// [`ErrorKind::InvalidConfig`]: an empty segment, `.` or `..`, or a control character. The server
-/// would answer with a redirect to another path.
-pub(crate) fn encoded(path: &str) -> Result<String, Error> {
-    const KEPT: &AsciiSet = &NON_ALPHANUMERIC
-        .remove(b'-')
-        .remove(b'.')
-        .remove(b'_')
-        .remove(b'~');
-
-    let path = path.trim_matches('/');
-    let bad =
-        |segment: &str| matches!(segment, "" | "." | "..") || segment.contains(char::is_control);
-    if path.split('/').any(bad) {
-        return Err(invalid(
-            "a path has an empty segment, `.`, `..` or a control character",
-        ));
-    }
-    let segments = path
-        .split('/')
-        .map(|segment| utf8_percent_encode(segment, KEPT).to_string());
-    Ok(segments.collect::<Vec<_>>().join("/"))
 }
 
 /// The header of a namespace.

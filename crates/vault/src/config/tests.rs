@@ -142,14 +142,3 @@ fn what_is_wrong_in_a_url_is_named_and_credentials_are_not() {
         assert!(!format!("{error} {error:?}").contains("c4n4ry"), "{url}");
     }
 }
-
-#[test]
-fn paths_are_escaped_by_segment() {
-    assert_eq!(
-        encoded("/app/my db+ä%/").unwrap(),
-        "app/my%20db%2B%C3%A4%25"
-    );
-    for bad in ["", "/", "a//b", "a/../b", ".", "a\nb"] {
-        assert!(encoded(bad).is_err(), "{bad:?}");
-    }
-}
