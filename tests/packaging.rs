@@ -60,6 +60,7 @@ fn a_feature_brings_its_backend_and_no_other() {
     assert_eq!(backends("env"), ["secretwell-env"]);
     assert_eq!(backends("file"), ["secretwell-file"]);
     assert_eq!(backends("axum"), ["secretwell-auth"]);
+    assert_eq!(backends("infisical"), ["secretwell-infisical"]);
     assert_eq!(backends("vault"), ["secretwell-vault"]);
     assert_eq!(
         backends("full"),
@@ -67,6 +68,7 @@ fn a_feature_brings_its_backend_and_no_other() {
             "secretwell-auth",
             "secretwell-env",
             "secretwell-file",
+            "secretwell-infisical",
             "secretwell-vault"
         ]
     );

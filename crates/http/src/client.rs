@@ -197,6 +197,11 @@ impl Client {
             .map_err(|error| invalid("the HTTP client cannot be set up").caused_by(error))
     }
 
+    /// How long a call may take, with all its attempts and waits.
+    pub fn deadline(&self) -> Duration {
+        self.shared.config.deadline
+    }
+
     /// Carries `request` to a server that answers it, within the configured deadline.
     ///
     /// A server that cannot be reached or says that it cannot answer is passed over for the next one,
@@ -296,7 +301,8 @@ impl Shared {
 
     /// The configured server that `reply` redirects to, for the very same path.
     fn redirect(&self, reply: &Reply, request: &Request) -> Result<Option<&Address>, Failure> {
-        if !reply.status.is_redirection() {
+        // Among those that begin with a 3 is also "not modified".
+        if !matches!(reply.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
             return Ok(None);
         }
         let target = reply

@@ -11,6 +11,8 @@ use secretwell_core::{Chain, Error, ErrorKind, MemoryProvider, SecretProvider};
 /// | `env://`, `env://APP_` | environment variables, all or those with a prefix | `env` |
 /// | `file:///run/secrets` | a directory of one file for each secret | `file` |
 /// | `file:///etc/app/.env`, `….json`, `….yaml`, `….toml` | one document | `file` |
+/// | `infisical://host/project/environment/folder?auth=universal` | Infisical, over TLS; its crate lists the options | `infisical` |
+/// | `infisical+http://127.0.0.1:8080/project/environment` | the same over plain HTTP, on this machine only | `infisical` |
 /// | `vault://host:8200/mount/path?auth=approle&role=…` | Vault or OpenBao, over TLS; its crate lists the options | `vault` |
 /// | `vault+http://127.0.0.1:8200/mount/path` | the same over plain HTTP, on this machine only | `vault` |
 /// | `memory://` | nowhere: an empty memory, for tests | |
@@ -80,11 +82,12 @@ fn single(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
     match scheme {
         "env" => env(place, query),
         "file" => file(place, query),
+        "infisical" | "infisical+http" => infisical(url),
         "vault" | "vault+http" => vault(url),
         "memory" if place.is_empty() && query.is_none() => Ok(Arc::new(MemoryProvider::new())),
         "memory" => Err(invalid("`memory://` takes nothing after it")),
         _ if is_scheme(scheme) => Err(invalid(format!("there is no source `{scheme}://`"))
-            .hint("there are `env://`, `file://`, `vault://` and `memory://`")),
+            .hint("there are `env://`, `file://`, `infisical://`, `vault://` and `memory://`")),
         _ => Err(invalid("the scheme before `://` is none")),
     }
 }
@@ -106,6 +109,18 @@ fn env(prefix: &str, query: Option<&str>) -> Result<Arc<dyn SecretProvider>, Err
 #[cfg(not(feature = "env"))]
 fn env(_: &str, _: Option<&str>) -> Result<Arc<dyn SecretProvider>, Error> {
     Err(needs_feature("env"))
+}
+
+#[cfg(feature = "infisical")]
+fn infisical(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
+    Ok(Arc::new(
+        secretwell_infisical::InfisicalProvider::from_url(url)?.build()?,
+    ))
+}
+
+#[cfg(not(feature = "infisical"))]
+fn infisical(_: &str) -> Result<Arc<dyn SecretProvider>, Error> {
+    Err(needs_feature("infisical"))
 }
 
 #[cfg(feature = "vault")]
@@ -197,7 +212,12 @@ fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidConfig, message)
 }
 
-#[cfg(not(all(feature = "env", feature = "file", feature = "vault")))]
+#[cfg(not(all(
+    feature = "env",
+    feature = "file",
+    feature = "infisical",
+    feature = "vault"
+)))]
 fn needs_feature(feature: &str) -> Error {
     invalid(format!(
         "`{feature}://` needs the cargo feature `{feature}` of secretwell"

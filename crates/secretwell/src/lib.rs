@@ -12,6 +12,9 @@ pub use secretwell_core::*;
 pub use secretwell_env::{EnvProvider, Environment};
 #[cfg(feature = "file")]
 pub use secretwell_file::{FileProvider, Format};
+#[cfg(feature = "infisical")]
+#[doc(inline)]
+pub use secretwell_infisical as infisical;
 #[cfg(feature = "vault")]
 #[doc(inline)]
 pub use secretwell_vault as vault;
@@ -25,6 +28,8 @@ mod documents {
     struct Env;
     #[doc = include_str!("../../../docs/backends/file.md")]
     struct File;
+    #[doc = include_str!("../../../docs/backends/infisical.md")]
+    struct Infisical;
     #[doc = include_str!("../../../docs/backends/vault.md")]
     struct Vault;
 }

@@ -1,0 +1,106 @@
+//! How many reads the server still allows.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::time::Instant;
+
+/// From this share of the limit on, what is left is spread over the rest of the window.
+const LOW: u32 = 4;
+
+/// The reads that are left in the server's window, shared by all keys of a provider. Servers count by
+/// address and route: default self-hosted ones allow 40 a minute, and answers without a body count.
+#[derive(Debug, Default)]
+pub(crate) struct Budget(Mutex<Option<Window>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    limit: u32,
+    left: u32,
+    ends: Instant,
+    /// When the next read may go out, where they are few.
+    next: Instant,
+}
+
+impl Budget {
+    /// Takes note of what an answer says is left.
+    pub(crate) fn note(&self, headers: &HeaderMap) {
+        let number = |name| headers.get(name)?.to_str().ok()?.trim().parse().ok();
+        let (Some(limit), Some(left), Some(reset)) = (
+            number("x-ratelimit-limit"),
+            number("x-ratelimit-remaining"),
+            number("x-ratelimit-reset"),
+        ) else {
+            return;
+        };
+        let now = Instant::now();
+        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *window = Some(Window {
+            limit,
+            left,
+            ends: now + Duration::from_secs(u64::from(reset)),
+            next: window.map_or(now, |window| window.next),
+        });
+    }
+
+    /// Takes a place, and tells how long to wait for it. Nothing to wait for while there is plenty.
+    pub(crate) fn take(&self) -> Duration {
+        let now = Instant::now();
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(window) = guard.as_mut() else {
+            return Duration::ZERO;
+        };
+        if now >= window.ends || window.left > window.limit / LOW {
+            window.left = window.left.saturating_sub(1);
+            return Duration::ZERO;
+        }
+        let place = match window.left {
+            0 => window.ends,
+            left => {
+                let place = window.next.max(now);
+                window.next = place + (window.ends - now) / left;
+                place
+            }
+        };
+        window.left = window.left.saturating_sub(1);
+        place - now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(limit: u32, left: u32, reset: u32) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-ratelimit-limit", limit.into());
+        headers.insert("x-ratelimit-remaining", left.into());
+        headers.insert("x-ratelimit-reset", reset.into());
+        headers
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_reads_are_spread_over_the_window() {
+        let budget = Budget::default();
+        assert_eq!(budget.take(), Duration::ZERO);
+        budget.note(&headers(40, 30, 50));
+        assert_eq!(budget.take(), Duration::ZERO);
+
+        budget.note(&headers(40, 10, 50));
+        let waits: Vec<u64> = (0..3).map(|_| budget.take().as_secs()).collect();
+        assert_eq!(waits, [0, 5, 10]);
+        budget.note(&headers(40, 0, 20));
+        assert_eq!(budget.take(), Duration::from_secs(20));
+
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert_eq!(budget.take(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_has_no_limit() {
+        let budget = Budget::default();
+        budget.note(&HeaderMap::new());
+        assert!((0..1_000).all(|_| budget.take().is_zero()));
+    }
+}

@@ -1,0 +1,92 @@
+use secretwell_core::SecretProvider;
+
+use super::*;
+
+const ID: &str = "c6a2cd9b-8c32-4b0c-9d8e-0c9f1b2f9d11";
+
+fn no_variable(_: &str) -> Option<String> {
+    None
+}
+
+fn source(url: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, Error> {
+    let builder = InfisicalBuilder::from_url(url, variable)?;
+    Ok(builder.build()?.source().as_str().to_owned())
+}
+
+#[test]
+fn a_project_is_an_id_or_a_slug() {
+    assert_eq!(Project::parse(ID), Project::Id(ID.into()));
+    for slug in ["demo-app", "c6a2cd9b-8c32-4b0c-9d8e-0c9f1b2f9d1", ""] {
+        assert_eq!(Project::parse(slug), Project::Slug(slug.into()));
+    }
+}
+
+#[test]
+fn a_url_says_where_and_how() {
+    let login = "client_id=me&client_secret_file=/x";
+    let url = format!("infisical://secrets.internal/demo/prod/app/keys?{login}");
+    let found = source(&url, &no_variable).unwrap();
+    assert_eq!(found, "infisical://secrets.internal/demo/prod/app/keys");
+
+    let url =
+        format!("infisical+http://127.0.0.1:8080/{ID}/dev?{login}&api=3&imports=false&tags=a,b");
+    let builder = InfisicalBuilder::from_url(&url, &no_variable).unwrap();
+    assert_eq!(builder.settings.project, Project::Id(ID.into()));
+    assert_eq!(builder.settings.tags, ["a", "b"]);
+    assert_eq!(builder.settings.api, Some(ApiVersion::V3));
+    assert!(!builder.settings.imports && builder.settings.expand);
+    assert_eq!(builder.settings.folder, "/");
+
+    let variables = |name: &str| match name {
+        "INFISICAL_DOMAIN" => Some("https://eu.infisical.com/api".to_owned()),
+        "INFISICAL_PROJECT_ID" => Some("demo".to_owned()),
+        "INFISICAL_ENVIRONMENT" => Some("staging".to_owned()),
+        "INFISICAL_CLIENT_ID" => Some("me".to_owned()),
+        "INFISICAL_CLIENT_SECRET_FILE" => Some("/x".to_owned()),
+        _ => None,
+    };
+    let found = source("infisical://", &variables).unwrap();
+    assert_eq!(found, "infisical://eu.infisical.com/demo/staging");
+    let builder = InfisicalBuilder::from_variables(&variables).unwrap();
+    assert!(builder.build().is_ok());
+}
+
+#[test]
+fn what_is_wrong_is_named_and_credentials_are_not() {
+    let full = "client_id=me&client_secret_file=/x";
+    for (url, expected) in [
+        ("infisical://h/p/e", "needs a client id"),
+        ("infisical://h/p/e?client_id=me", "needs a client secret"),
+        ("infisical://h/p/e?auth=token", "needs a token"),
+        ("infisical://h/p/e?auth=kubernetes", "machine identity"),
+        ("infisical://h/p/e?auth=oidc&identity=i", "needs a JWT"),
+        ("infisical://h/p/e?auth=magic", "no such login"),
+        (
+            "infisical://h/p/e?client_secret=c4n4ry",
+            "must not hold credentials",
+        ),
+        ("infisical://h/p/e?mode=x", "none of"),
+        (&format!("infisical://h?{full}"), "the project is not said"),
+        (
+            &format!("infisical://h/p?{full}"),
+            "the environment is not said",
+        ),
+        (&format!("infisical://h/p/e/a/../b?{full}"), "no path"),
+        (
+            &format!("infisical://h/p/e?{full}&api=5"),
+            "neither 3 nor 4",
+        ),
+        (
+            &format!("infisical://h/p/e?{full}&imports=1"),
+            "neither `true` nor",
+        ),
+        (&format!("infisical+http://h/p/e?{full}"), "in the clear"),
+        (&format!("redis://h/p/e?{full}"), "scheme"),
+    ] {
+        let error = source(url, &no_variable).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{url}");
+        assert!(error.to_string().contains(expected), "{url}: {error}");
+        assert!(!format!("{error} {error:?}").contains("c4n4ry"));
+    }
+    assert!(InfisicalBuilder::from_variables(&no_variable).is_err());
+}

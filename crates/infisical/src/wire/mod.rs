@@ -1,0 +1,211 @@
+//! What the server says, and what it means.
+//!
+//! Of version 3 of the API all is as observed on a self-hosted server of October 2024; of version 4 it is
+//! as newer sources and documents have it.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+use secretwell_core::{Error, ErrorKind};
+use secretwell_http::{Protocol, Reply, Verdict, retry_after};
+use serde::Deserialize;
+
+mod login;
+mod secrets;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use login::{Granted, granted};
+pub(crate) use secrets::{Entry, Listing, folder_names, leftover, project_id, single};
+
+/// The version of the API for secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApiVersion {
+    /// `/api/v3/secrets/raw`, which every server has.
+    V3,
+    /// `/api/v4/secrets`, of newer servers.
+    V4,
+}
+
+/// What every error looks like. Servers of other versions leave out or add fields.
+#[derive(Deserialize, Default)]
+struct Failure<'a> {
+    #[serde(borrow, default)]
+    error: Cow<'a, str>,
+    #[serde(borrow, default)]
+    message: Message<'a>,
+}
+
+/// A text, or the list of everything that is wrong with a request.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Message<'a> {
+    Text(#[serde(borrow)] Cow<'a, str>),
+    List(serde::de::IgnoredAny),
+}
+
+impl Default for Message<'_> {
+    fn default() -> Self {
+        Self::Text(Cow::Borrowed(""))
+    }
+}
+
+impl<'a> Failure<'a> {
+    /// What the body tells; nothing where it is none of this server's.
+    fn of(reply: &'a Reply) -> Self {
+        serde_json::from_slice(&reply.body).unwrap_or_default()
+    }
+
+    fn says(&self, text: &str) -> bool {
+        matches!(&self.message, Message::Text(message) if message.contains(text))
+    }
+
+    fn is_list(&self) -> bool {
+        matches!(self.message, Message::List(_))
+    }
+}
+
+/// Which server to ask, and when to ask again.
+#[derive(Debug)]
+pub(crate) struct Infisical;
+
+impl Protocol for Infisical {
+    fn judge(&self, reply: &Reply) -> Verdict {
+        let body = Failure::of(reply);
+        let unavailable = |message| Error::new(ErrorKind::Unavailable, message);
+        match reply.status.as_u16() {
+            // What these say depends on what was asked.
+            200..=299 | 304 | 400 | 401 | 403 | 404 | 410 | 422 => Verdict::Answer,
+            429 => {
+                let reset = reply.headers.get("x-ratelimit-reset");
+                let reset = reset.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+                let wait =
+                    retry_after(&reply.headers).or(reset.map(std::time::Duration::from_secs));
+                let kind = ErrorKind::RateLimited { retry_after: wait };
+                let error = Error::new(kind, "the server's rate limit is reached")
+                    .hint("raise the ttl, or the limit");
+                Verdict::Later(wait, error)
+            }
+            431 => Verdict::Refusal(Error::new(
+                ErrorKind::InvalidKey,
+                "the name is too long for the server",
+            )),
+            500 if body.error.to_ascii_lowercase().contains("project by slug") => {
+                Verdict::Refusal(no_such_project())
+            }
+            502..=504 => Verdict::Elsewhere(unavailable("the server is not ready")),
+            // Also what it says of a path or a reference that leads nowhere.
+            500..=599 => Verdict::Refusal(
+                unavailable("the server had an error of its own").hint("look at its log"),
+            ),
+            status => Verdict::Refusal(malformed_status(status)),
+        }
+    }
+}
+
+/// Why a request with a token was refused, if that is for the token's sake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeadToken {
+    /// It has come to its end, and a new login will do.
+    Spent,
+    /// The server does not know it, or not any more.
+    Unknown,
+}
+
+/// The server says 401 of a dead token and of a bad query, and 403 of a dead token and of a missing
+/// permission.
+pub(crate) fn dead_token(reply: &Reply) -> Option<DeadToken> {
+    let body = Failure::of(reply);
+    let is_spent = body.says("due to TTL expiration")
+        || body.says("number of uses limit")
+        || body.says("Your token has expired");
+    match (reply.status.as_u16(), body.error.as_ref()) {
+        (401, "ValidationFailure") => None,
+        (401, _) if body.is_list() => None,
+        (401, _) | (403, "TokenError") if is_spent => Some(DeadToken::Spent),
+        (401, _) | (403, "TokenError") => Some(DeadToken::Unknown),
+        (404, _) if body.says("Service token with ID") => Some(DeadToken::Unknown),
+        _ => None,
+    }
+}
+
+/// Whether the server has no such route at all.
+pub(crate) fn is_unknown_route(reply: &Reply) -> bool {
+    let body = Failure::of(reply);
+    let route = body.error == "Not Found" && body.says("Route ");
+    route && reply.status == StatusCode::NOT_FOUND || reply.status == StatusCode::GONE
+}
+
+/// Why a request for secrets was not answered with any.
+fn why_not(reply: &Reply) -> Error {
+    let body = Failure::of(reply);
+    match reply.status.as_u16() {
+        404 if body.says("Project with") => no_such_project(),
+        404 if body.says("Secret with name") => no_such_secret(),
+        404 if body.says("Folder with path") => no_such_folder(),
+        404 if is_unknown_route(reply) => Error::new(
+            ErrorKind::InvalidConfig,
+            "the server does not have this API",
+        )
+        .hint("is the address that of an Infisical server?"),
+        403 if body.says("reference") => Error::new(
+            ErrorKind::Denied,
+            "the login may not read what this refers to",
+        )
+        .hint("grant its role to read the secret that the reference names"),
+        403 if body.error.contains("not a member") || body.says("not a member") => Error::new(
+            ErrorKind::Denied,
+            "the machine identity is no member of the project",
+        )
+        .hint("add it to the project, with a role that may read secrets"),
+        403 if !body.error.is_empty() => {
+            Error::new(ErrorKind::Denied, "the login may not read this")
+                .hint("give its role the permission to read secrets here")
+        }
+        400 | 401 | 410 | 422 if !body.error.is_empty() => Error::new(
+            ErrorKind::InvalidConfig,
+            "the server does not take the request",
+        )
+        .hint("are project, environment and folder right?"),
+        status => malformed_status(status),
+    }
+}
+
+fn no_such_project() -> Error {
+    Error::new(ErrorKind::InvalidConfig, "there is no such project")
+        .hint("give the project's id or slug, as in its settings")
+}
+
+pub(crate) fn no_such_environment() -> Error {
+    Error::new(
+        ErrorKind::InvalidConfig,
+        "the project has no such environment",
+    )
+    .hint("give the environment's slug, such as `prod`; its case matters")
+}
+
+pub(crate) fn no_such_secret() -> Error {
+    Error::new(ErrorKind::NotFound, "there is no such secret")
+        .hint("write it, or add a source that has it")
+}
+
+pub(crate) fn no_such_folder() -> Error {
+    Error::new(ErrorKind::NotFound, "there is no such folder")
+        .hint("make it, or look at the path; its case matters")
+}
+
+fn malformed_status(status: u16) -> Error {
+    Error::new(
+        ErrorKind::Malformed,
+        format!("the server answers with status {status}"),
+    )
+    .hint("is the address that of an Infisical server?")
+}
+
+fn malformed(what: &'static str) -> Error {
+    Error::new(
+        ErrorKind::Malformed,
+        format!("the answer makes no sense: {what}"),
+    )
+    .hint("is the address that of an Infisical server?")
+}
