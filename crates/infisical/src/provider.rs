@@ -23,6 +23,8 @@ use crate::{Auth, InfisicalBuilder};
 
 /// How many requests are under way at a time.
 const CONCURRENCY: usize = 8;
+/// The longest name in characters that servers take in a path.
+const LONGEST_NAME: usize = 100;
 /// From how many folders on it is cheaper to list them together.
 const TOGETHER: usize = 3;
 
@@ -356,6 +358,11 @@ impl Inner {
             None => self.base().to_owned(),
             Some(directory) => format!("{}/{directory}", self.base().trim_end_matches('/')),
         };
+        if key.name().chars().count() > LONGEST_NAME {
+            let message = "the server cannot have so long a name";
+            return Err(Error::new(ErrorKind::InvalidKey, message)
+                .hint(format!("names have {LONGEST_NAME} characters at most")));
+        }
         // The server answers such a path with an error of its own.
         if path.contains(['*', '%']) || path.contains("..") {
             return Err(Error::new(

@@ -142,6 +142,8 @@ fn why_not(reply: &Reply) -> Error {
     match reply.status.as_u16() {
         404 if body.says("Project with") => no_such_project(),
         404 if body.says("Secret with name") => no_such_secret(),
+        // The root folder is there whenever its environment is.
+        404 if body.says("Folder with path '/' in") => no_such_environment(),
         404 if body.says("Folder with path") => no_such_folder(),
         404 if is_unknown_route(reply) => Error::new(
             ErrorKind::InvalidConfig,

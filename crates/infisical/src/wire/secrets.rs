@@ -155,6 +155,12 @@ impl Listing {
         self.own.values().all(HashMap::is_empty) && self.imported.is_empty()
     }
 
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let own = self.own.values().map(HashMap::len).sum();
+        (own, self.imported.len())
+    }
+
     /// The folders that hold secrets of their own, with their names.
     pub(crate) fn folders(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = &str>)> {
         self.own.iter().filter_map(|(folder, names)| {
