@@ -37,6 +37,7 @@
 //! - The last list of each folder that was read is kept, to compare with; `Debug` does not show it.
 //! - Logging in by AWS, GCP or Azure is not there; give a token, or use another method.
 
+mod api;
 mod auth;
 mod budget;
 mod config;

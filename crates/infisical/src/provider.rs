@@ -2,23 +2,20 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use http::header::{AUTHORIZATION, ETAG, IF_NONE_MATCH};
-use http::{HeaderValue, Method, StatusCode};
+use http::StatusCode;
+use http::header::ETAG;
 use secretwell_core::{
     Capabilities, Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider, Source, Version,
     join_bounded,
 };
-use secretwell_http::{Client, Reply, Request, Session, encode};
-use tokio::sync::OnceCell;
 
-use crate::auth::{InfisicalLogin, bearer};
-use crate::budget::Budget;
-use crate::config::{Project, Settings, process_variable};
-use crate::folder::Folders;
-use crate::wire::{self, ApiVersion, DeadToken, Entry, Listing};
+use crate::api::Api;
+use crate::config::{Settings, process_variable};
+use crate::folder::{Folders, Last};
+use crate::wire::{self, ApiVersion, Entry, Listing};
 use crate::{Auth, InfisicalBuilder};
 
 /// How many requests are under way at a time.
@@ -36,15 +33,8 @@ pub struct InfisicalProvider {
 
 struct Inner {
     source: Source,
-    client: Client,
-    session: Session,
-    settings: Settings,
-    /// The version of the API, once it is known.
-    api: OnceLock<ApiVersion>,
-    project_id: OnceCell<String>,
+    api: Api,
     folders: Folders,
-    lists: Budget,
-    singles: Budget,
 }
 
 impl InfisicalProvider {
@@ -93,22 +83,10 @@ impl InfisicalProvider {
             settings.folder.trim_end_matches('/'),
         );
         let source = Source::new("infisical", place.escape_debug());
-        let client = Client::new(client, wire::Infisical, source.clone())?;
-        let login = InfisicalLogin::new(client.clone(), auth);
-        let project_id = match &settings.project {
-            Project::Id(id) => OnceCell::new_with(Some(id.clone())),
-            Project::Slug(_) => OnceCell::new(),
-        };
         let inner = Inner {
-            session: Session::new(login, source.clone()),
+            api: Api::new(client, auth, settings, &source)?,
             source,
-            client,
-            api: settings.api.map_or_else(OnceLock::new, OnceLock::from),
-            settings,
-            project_id,
             folders: Folders::default(),
-            lists: Budget::default(),
-            singles: Budget::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -117,160 +95,6 @@ impl InfisicalProvider {
 }
 
 impl Inner {
-    /// Asks with a token. One that turns out to be dead is replaced by a new login, once.
-    async fn call(&self, request: Request, budget: Option<&Budget>) -> Result<Reply, Error> {
-        let mut replaced = false;
-        loop {
-            let token = self.session.token().await?;
-            let with_token = request
-                .clone()
-                .secret_header(AUTHORIZATION, &bearer(token.value()))?;
-            if let Some(budget) = budget {
-                self.wait_for(budget).await?;
-            }
-            let reply = self.client.send(&with_token).await?;
-            if let Some(budget) = budget {
-                budget.note(&reply.headers);
-            }
-            match wire::dead_token(&reply) {
-                None => return Ok(reply),
-                Some(DeadToken::Spent) if !replaced => self.session.reject(&token),
-                Some(DeadToken::Unknown) if !replaced && self.session.suspect(&token) => {}
-                Some(_) => {
-                    let message = "the server does not know the token of the login";
-                    return Err(Error::new(ErrorKind::Unauthenticated, message)
-                        .hint("give another token; was the machine identity removed?"));
-                }
-            }
-            replaced = true;
-        }
-    }
-
-    /// Waits for a place in what the server still allows.
-    async fn wait_for(&self, budget: &Budget) -> Result<(), Error> {
-        let wait = budget.take();
-        if wait > self.client.deadline() {
-            let kind = ErrorKind::RateLimited {
-                retry_after: Some(wait),
-            };
-            return Err(
-                Error::new(kind, "the server's rate limit is all but reached")
-                    .hint("raise the ttl, or the limit"),
-            );
-        }
-        tokio::time::sleep(wait).await;
-        Ok(())
-    }
-
-    /// Asks the API for secrets, in the version that the server has: the newer one first, once.
-    async fn secrets(
-        &self,
-        name: Option<&str>,
-        query: &[(&str, &str)],
-        etag: Option<&HeaderValue>,
-    ) -> Result<Reply, Error> {
-        let known = self.api.get().copied();
-        let reply = self.ask(known.unwrap_or(ApiVersion::V4), name, query, etag);
-        let reply = reply.await?;
-        if known.is_some() {
-            return Ok(reply);
-        }
-        // A failed look is never taken for a fact.
-        if !wire::is_unknown_route(&reply) {
-            if reply.status.is_success() {
-                let _ = self.api.set(ApiVersion::V4);
-            }
-            return Ok(reply);
-        }
-        let reply = self.ask(ApiVersion::V3, name, query, etag).await?;
-        if reply.status.is_success() {
-            let _ = self.api.set(ApiVersion::V3);
-        }
-        Ok(reply)
-    }
-
-    async fn ask(
-        &self,
-        api: ApiVersion,
-        name: Option<&str>,
-        query: &[(&str, &str)],
-        etag: Option<&HeaderValue>,
-    ) -> Result<Reply, Error> {
-        let mut request = Request::new(Method::GET, self.path(api, name, query).await?);
-        if let Some(etag) = etag {
-            request = request.header(IF_NONE_MATCH, etag.clone());
-        }
-        let budget = match name {
-            None => &self.lists,
-            Some(_) => &self.singles,
-        };
-        self.call(request, Some(budget)).await
-    }
-
-    /// Every flag is said every time: their defaults differ from version to version.
-    async fn path(
-        &self,
-        api: ApiVersion,
-        name: Option<&str>,
-        query: &[(&str, &str)],
-    ) -> Result<String, Error> {
-        let flag = |set: bool| if set { "true" } else { "false" };
-        let settings = &self.settings;
-        let mut path = match api {
-            ApiVersion::V3 => "/api/v3/secrets/raw".to_owned(),
-            ApiVersion::V4 => "/api/v4/secrets".to_owned(),
-        };
-        if let Some(name) = name {
-            path += &format!("/{}", encode(name));
-        }
-        let mut all = vec![("environment", settings.environment.as_str())];
-        match (&settings.project, api) {
-            (Project::Slug(slug), ApiVersion::V3) => all.push(("workspaceSlug", slug)),
-            (_, ApiVersion::V3) => all.push(("workspaceId", self.project_id().await?)),
-            (_, ApiVersion::V4) => all.push(("projectId", self.project_id().await?)),
-        }
-        let (imports, expand) = (flag(settings.imports), flag(settings.expand));
-        all.extend([
-            ("viewSecretValue", "true"),
-            ("expandSecretReferences", expand),
-            ("include_imports", imports),
-        ]);
-        if api == ApiVersion::V4 {
-            all.push(("includeImports", imports));
-            all.push(("includePersonalOverrides", flag(settings.personal)));
-        }
-        let tags = settings.tags.join(",");
-        if name.is_none() && !tags.is_empty() {
-            all.push(("tagSlugs", &tags));
-        }
-        all.extend(query);
-        let pairs = all
-            .iter()
-            .map(|(name, value)| format!("{name}={}", encode(value)));
-        Ok(format!("{path}?{}", pairs.collect::<Vec<_>>().join("&")))
-    }
-
-    /// The project's id. Where it was given by its slug, the server is asked, once.
-    async fn project_id(&self) -> Result<&str, Error> {
-        let find_out = async || {
-            let slug = encode(self.settings.project.as_str());
-            let mut last = None;
-            for path in ["/api/v2/workspace/", "/api/v1/projects/slug/"] {
-                let request = Request::new(Method::GET, format!("{path}{slug}"));
-                let reply = self.call(request, None).await?;
-                if !wire::is_unknown_route(&reply) {
-                    return wire::project_id(&reply);
-                }
-                last = Some(reply);
-            }
-            last.map_or_else(|| Ok(String::new()), |reply| wire::project_id(&reply))
-        };
-        self.project_id
-            .get_or_try_init(find_out)
-            .await
-            .map(String::as_str)
-    }
-
     /// What a folder holds, alone or with all below it. Callers share a list that sets out after they
     /// came.
     async fn list(&self, path: &str, recursive: bool) -> Result<Arc<Listing>, Error> {
@@ -290,16 +114,16 @@ impl Inner {
         &self,
         path: &str,
         recursive: bool,
-        last: &mut crate::folder::Last,
+        last: &mut Last,
     ) -> Result<Arc<Listing>, Error> {
         let flag = if recursive { "true" } else { "false" };
         let query = [("secretPath", path), ("recursive", flag)];
         let etag = last.kept.as_ref().map(|(etag, _)| etag.clone());
-        let reply = self.secrets(None, &query, etag.as_ref()).await?;
+        let reply = self.api.secrets(None, &query, etag.as_ref()).await?;
         if let (StatusCode::NOT_MODIFIED, Some((_, listing))) = (reply.status, &last.kept) {
             return Ok(listing.clone());
         }
-        let listing = Arc::new(Listing::of(&reply, self.settings.personal)?);
+        let listing = Arc::new(Listing::of(&reply, self.api.settings.personal)?);
         let etag = reply.headers.get(ETAG).cloned();
         last.kept = etag.map(|etag| (etag, listing.clone()));
         last.checked = None;
@@ -324,7 +148,7 @@ impl Inner {
     async fn check_now(&self, path: &str) -> Result<(), Error> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         let parent = if parent.is_empty() { "/" } else { parent };
-        let names = match self.folders_in(parent).await {
+        let names = match self.api.folders_in(parent).await {
             Ok(names) => names,
             // Whoever may read secrets need not be allowed to see folders.
             Err(error) if error.kind() == ErrorKind::Denied => return Ok(()),
@@ -336,20 +160,9 @@ impl Inner {
         }
     }
 
-    /// The names of the folders in a folder.
-    async fn folders_in(&self, path: &str) -> Result<Vec<String>, Error> {
-        let place = format!(
-            "/api/v1/folders?workspaceId={}&environment={}&path={}",
-            encode(self.project_id().await?),
-            encode(&self.settings.environment),
-            encode(path)
-        );
-        wire::folder_names(&self.call(Request::new(Method::GET, place), None).await?)
-    }
-
     /// The folder that all keys are below.
     fn base(&self) -> &str {
-        &self.settings.folder
+        &self.api.settings.folder
     }
 
     /// The folder of a key, and its name in it.
@@ -375,7 +188,7 @@ impl Inner {
     }
 
     /// The secrets of `places`, each a folder and a name.
-    async fn read(&self, places: &[(String, &str)]) -> Vec<Result<Secret, Error>> {
+    async fn read(&self, places: &[&(String, &str)]) -> Vec<Result<Secret, Error>> {
         let folders: BTreeSet<&str> = places.iter().map(|(folder, _)| folder.as_str()).collect();
         let together = match folders.len() >= TOGETHER {
             true => self.list(self.base(), true).await.ok(),
@@ -420,7 +233,7 @@ impl Inner {
     async fn finish(&self, folder: &str, name: &str, entry: &Entry) -> Result<Secret, Error> {
         let secret = entry.secret()?;
         let text = secret.value.expose_text()?;
-        match wire::leftover(text).filter(|_| self.settings.expand) {
+        match wire::leftover(text).filter(|_| self.api.settings.expand) {
             None => Ok(secret),
             Some(reference) => self.confirm(folder, name, reference).await,
         }
@@ -437,6 +250,7 @@ impl Inner {
             .hint("correct the reference, or read without expanding references")
         };
         let reply = match self
+            .api
             .secrets(Some(name), &[("secretPath", folder)], None)
             .await
         {
@@ -467,7 +281,7 @@ impl SecretProvider for InfisicalProvider {
             .with_versions()
             .with_batch()
             .with_list();
-        match self.inner.api.get() {
+        match self.inner.api.version() {
             Some(ApiVersion::V3) => capabilities,
             _ => capabilities.with_old_versions(),
         }
@@ -484,10 +298,13 @@ impl SecretProvider for InfisicalProvider {
     /// for all of them first.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
         let located: Vec<_> = keys.iter().map(|key| self.inner.locate(key)).collect();
-        let places: Vec<_> = located.iter().flatten().cloned().collect();
+        let places: Vec<_> = located.iter().flatten().collect();
         let mut read = self.inner.read(&places).await.into_iter();
         let answers = located.into_iter().zip(keys).map(|(place, key)| {
-            let answer = place.and_then(|_| read.next().unwrap_or(Err(wire::no_such_secret())));
+            let answer = match place {
+                Ok(_) => read.next().unwrap_or_else(|| Err(wire::no_such_secret())),
+                Err(error) => Err(error),
+            };
             answer.map_err(|error| error.at(&self.inner.source).for_key(key))
         });
         answers.collect()
@@ -505,6 +322,7 @@ impl SecretProvider for InfisicalProvider {
         let number = number.to_string();
         let query = [("secretPath", folder.as_str()), ("version", &number)];
         let reply = inner
+            .api
             .secrets(Some(name), &query, None)
             .await
             .map_err(named)?;
@@ -534,7 +352,7 @@ impl SecretProvider for InfisicalProvider {
             folders.insert(folder.to_owned());
             names.extend(found.map(|name| (folder.to_owned(), name.to_owned())));
         }
-        if inner.settings.imports {
+        if inner.api.settings.imports {
             let lists = folders
                 .iter()
                 .map(async |folder| (folder, inner.list(folder, false).await));
@@ -571,7 +389,7 @@ impl SecretProvider for InfisicalProvider {
     /// Asks for the folders of the environment, which takes login, project and environment, and no
     /// secret.
     async fn health(&self) -> Result<(), Error> {
-        let asked = self.inner.folders_in("/").await;
+        let asked = self.inner.api.folders_in("/").await;
         asked
             .map(drop)
             .map_err(|error| error.at(&self.inner.source))
@@ -582,7 +400,7 @@ impl fmt::Debug for InfisicalProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InfisicalProvider")
             .field("source", &self.inner.source)
-            .field("api", &self.inner.api.get())
+            .field("api", &self.inner.api.version())
             .finish_non_exhaustive()
     }
 }

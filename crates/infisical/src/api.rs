@@ -1,0 +1,225 @@
+//! The way to the server: who asks, in which version of the API, and how often.
+
+use std::sync::OnceLock;
+
+use http::header::{AUTHORIZATION, IF_NONE_MATCH};
+use http::{HeaderValue, Method};
+use secretwell_core::{Error, ErrorKind, Source};
+use secretwell_http::{Client, ClientConfig, Reply, Request, Session, encode};
+use tokio::sync::OnceCell;
+
+use crate::Auth;
+use crate::auth::{InfisicalLogin, bearer};
+use crate::budget::Budget;
+use crate::config::{Project, Settings};
+use crate::wire::{self, ApiVersion, DeadToken};
+
+/// The requests of one provider.
+pub(crate) struct Api {
+    client: Client,
+    session: Session,
+    pub(crate) settings: Settings,
+    /// The version of the API, once it is known.
+    version: OnceLock<ApiVersion>,
+    project_id: OnceCell<String>,
+    lists: Budget,
+    singles: Budget,
+}
+
+impl Api {
+    pub(crate) fn new(
+        client: ClientConfig,
+        auth: Auth,
+        settings: Settings,
+        source: &Source,
+    ) -> Result<Self, Error> {
+        let client = Client::new(client, wire::Infisical, source.clone())?;
+        let login = InfisicalLogin::new(client.clone(), auth);
+        let project_id = match &settings.project {
+            Project::Id(id) => OnceCell::new_with(Some(id.clone())),
+            Project::Slug(_) => OnceCell::new(),
+        };
+        Ok(Self {
+            client,
+            session: Session::new(login, source.clone()),
+            version: settings.api.map_or_else(OnceLock::new, OnceLock::from),
+            settings,
+            project_id,
+            lists: Budget::default(),
+            singles: Budget::default(),
+        })
+    }
+
+    /// The version of the API, if it is known.
+    pub(crate) fn version(&self) -> Option<ApiVersion> {
+        self.version.get().copied()
+    }
+
+    /// Asks with a token. One that turns out to be dead is replaced by a new login, once.
+    async fn call(&self, request: Request, budget: Option<&Budget>) -> Result<Reply, Error> {
+        let mut replaced = false;
+        loop {
+            let token = self.session.token().await?;
+            let with_token = request
+                .clone()
+                .secret_header(AUTHORIZATION, &bearer(token.value()))?;
+            if let Some(budget) = budget {
+                self.wait_for(budget).await?;
+            }
+            let reply = self.client.send(&with_token).await?;
+            if let Some(budget) = budget {
+                budget.note(&reply.headers);
+            }
+            match wire::dead_token(&reply) {
+                None => return Ok(reply),
+                Some(DeadToken::Spent) if !replaced => self.session.reject(&token),
+                Some(DeadToken::Unknown) if !replaced && self.session.suspect(&token) => {}
+                Some(_) => {
+                    let message = "the server does not know the token of the login";
+                    return Err(Error::new(ErrorKind::Unauthenticated, message)
+                        .hint("give another token; was the machine identity removed?"));
+                }
+            }
+            replaced = true;
+        }
+    }
+
+    /// Waits for a place in what the server still allows.
+    async fn wait_for(&self, budget: &Budget) -> Result<(), Error> {
+        let wait = budget.take();
+        if wait > self.client.deadline() {
+            let kind = ErrorKind::RateLimited {
+                retry_after: Some(wait),
+            };
+            return Err(
+                Error::new(kind, "the server's rate limit is all but reached")
+                    .hint("raise the ttl, or the limit"),
+            );
+        }
+        // Not for nothing: the timer is a millisecond late.
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(())
+    }
+
+    /// Asks the API for secrets, in the version that the server has: the newer one first, once.
+    pub(crate) async fn secrets(
+        &self,
+        name: Option<&str>,
+        query: &[(&str, &str)],
+        etag: Option<&HeaderValue>,
+    ) -> Result<Reply, Error> {
+        let known = self.version.get().copied();
+        let reply = self.ask(known.unwrap_or(ApiVersion::V4), name, query, etag);
+        let reply = reply.await?;
+        if known.is_some() {
+            return Ok(reply);
+        }
+        // A failed look is never taken for a fact.
+        if !wire::is_unknown_route(&reply) {
+            if reply.status.is_success() {
+                let _ = self.version.set(ApiVersion::V4);
+            }
+            return Ok(reply);
+        }
+        let reply = self.ask(ApiVersion::V3, name, query, etag).await?;
+        if reply.status.is_success() {
+            let _ = self.version.set(ApiVersion::V3);
+        }
+        Ok(reply)
+    }
+
+    async fn ask(
+        &self,
+        api: ApiVersion,
+        name: Option<&str>,
+        query: &[(&str, &str)],
+        etag: Option<&HeaderValue>,
+    ) -> Result<Reply, Error> {
+        let mut request = Request::new(Method::GET, self.path(api, name, query).await?);
+        if let Some(etag) = etag {
+            request = request.header(IF_NONE_MATCH, etag.clone());
+        }
+        let budget = match name {
+            None => &self.lists,
+            Some(_) => &self.singles,
+        };
+        self.call(request, Some(budget)).await
+    }
+
+    /// Every flag is said every time: their defaults differ from version to version.
+    async fn path(
+        &self,
+        api: ApiVersion,
+        name: Option<&str>,
+        query: &[(&str, &str)],
+    ) -> Result<String, Error> {
+        let flag = |set: bool| if set { "true" } else { "false" };
+        let settings = &self.settings;
+        let mut path = match api {
+            ApiVersion::V3 => "/api/v3/secrets/raw".to_owned(),
+            ApiVersion::V4 => "/api/v4/secrets".to_owned(),
+        };
+        if let Some(name) = name {
+            path += &format!("/{}", encode(name));
+        }
+        let mut all = vec![("environment", settings.environment.as_str())];
+        match (&settings.project, api) {
+            (Project::Slug(slug), ApiVersion::V3) => all.push(("workspaceSlug", slug)),
+            (_, ApiVersion::V3) => all.push(("workspaceId", self.project_id().await?)),
+            (_, ApiVersion::V4) => all.push(("projectId", self.project_id().await?)),
+        }
+        let (imports, expand) = (flag(settings.imports), flag(settings.expand));
+        all.extend([
+            ("viewSecretValue", "true"),
+            ("expandSecretReferences", expand),
+            ("include_imports", imports),
+        ]);
+        if api == ApiVersion::V4 {
+            all.push(("includeImports", imports));
+            all.push(("includePersonalOverrides", flag(settings.personal)));
+        }
+        let tags = settings.tags.join(",");
+        if name.is_none() && !tags.is_empty() {
+            all.push(("tagSlugs", &tags));
+        }
+        all.extend(query);
+        let pairs = all
+            .iter()
+            .map(|(name, value)| format!("{name}={}", encode(value)));
+        Ok(format!("{path}?{}", pairs.collect::<Vec<_>>().join("&")))
+    }
+
+    /// The project's id. Where it was given by its slug, the server is asked, once.
+    async fn project_id(&self) -> Result<&str, Error> {
+        let find_out = async || {
+            let slug = encode(self.settings.project.as_str());
+            let mut last = None;
+            for path in ["/api/v2/workspace/", "/api/v1/projects/slug/"] {
+                let request = Request::new(Method::GET, format!("{path}{slug}"));
+                let reply = self.call(request, None).await?;
+                if !wire::is_unknown_route(&reply) {
+                    return wire::project_id(&reply);
+                }
+                last = Some(reply);
+            }
+            last.map_or_else(|| Ok(String::new()), |reply| wire::project_id(&reply))
+        };
+        self.project_id
+            .get_or_try_init(find_out)
+            .await
+            .map(String::as_str)
+    }
+
+    /// The names of the folders in a folder.
+    pub(crate) async fn folders_in(&self, path: &str) -> Result<Vec<String>, Error> {
+        let place = format!(
+            "/api/v1/folders?workspaceId={}&environment={}&path={}",
+            encode(self.project_id().await?),
+            encode(&self.settings.environment),
+            encode(path)
+        );
+        wire::folder_names(&self.call(Request::new(Method::GET, place), None).await?)
+    }
+}
