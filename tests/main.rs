@@ -10,6 +10,7 @@
 //! | `ready` | the ready path allocates nothing |
 //! | `e2e` | whole services on real sockets |
 //! | `process` | what only a process of its own can show |
+//! | `infisical` | the Infisical backend, on a fake that is held to recorded exchanges |
 //! | `vault` | the Vault backend, on a real OpenBao |
 //! | `packaging` | what the features pull in |
 
@@ -18,6 +19,7 @@
 
 mod conformance;
 mod e2e;
+mod infisical;
 mod lazy;
 mod packaging;
 mod process;

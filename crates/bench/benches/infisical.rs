@@ -56,7 +56,9 @@ impl Folder {
         };
         let secrets: Vec<Value> = (0..KEYS).map(secret).collect();
         Self {
-            body: json!({"secrets": secrets, "imports": []}).to_string().into(),
+            body: json!({"secrets": secrets, "imports": []})
+                .to_string()
+                .into(),
             changes: Arc::default(),
             reads: Arc::default(),
         }

@@ -12,7 +12,7 @@ use crate::Auth;
 use crate::auth::{InfisicalLogin, bearer};
 use crate::budget::Budget;
 use crate::config::{Project, Settings};
-use crate::wire::{self, ApiVersion, DeadToken};
+use crate::wire::{self, ApiVersion};
 
 /// The requests of one provider.
 pub(crate) struct Api {
@@ -70,15 +70,14 @@ impl Api {
             if let Some(budget) = budget {
                 budget.note(&reply.headers);
             }
-            match wire::dead_token(&reply) {
-                None => return Ok(reply),
-                Some(DeadToken::Spent) if !replaced => self.session.reject(&token),
-                Some(DeadToken::Unknown) if !replaced && self.session.suspect(&token) => {}
-                Some(_) => {
-                    let message = "the server does not know the token of the login";
-                    return Err(Error::new(ErrorKind::Unauthenticated, message)
-                        .hint("give another token; was the machine identity removed?"));
-                }
+            if !wire::is_dead_token(&reply) {
+                return Ok(reply);
+            }
+            self.session.reject(&token);
+            if replaced {
+                let message = "the server does not know the token of the login";
+                return Err(Error::new(ErrorKind::Unauthenticated, message)
+                    .hint("give another token; was the machine identity removed?"));
             }
             replaced = true;
         }

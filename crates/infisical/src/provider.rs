@@ -275,13 +275,14 @@ impl SecretProvider for InfisicalProvider {
         &self.inner.source
     }
 
-    /// Old versions are claimed unless the server is known to have the older API, which ignores them.
+    /// Old versions are claimed unless the API is said to be of version 3, which ignores them on older
+    /// servers.
     fn capabilities(&self) -> Capabilities {
         let capabilities = Capabilities::none()
             .with_versions()
             .with_batch()
             .with_list();
-        match self.inner.api.version() {
+        match self.inner.api.settings.api {
             Some(ApiVersion::V3) => capabilities,
             _ => capabilities.with_old_versions(),
         }
@@ -314,6 +315,12 @@ impl SecretProvider for InfisicalProvider {
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
         let inner = &self.inner;
         let named = |error: Error| error.at(&inner.source).for_key(key);
+        if !self.capabilities().old_versions {
+            let message = "version 3 of the API tells the current version only";
+            return Err(named(
+                Error::new(ErrorKind::Unsupported, message).hint("see the provider's capabilities"),
+            ));
+        }
         let (folder, name) = inner.locate(key).map_err(named)?;
         let Some(number) = version.number().filter(|number| *number > 0) else {
             let message = "versions here are numbers from 1 on";

@@ -37,6 +37,8 @@ pub struct Abilities {
     pub binary_values: bool,
     /// The source can hold a value of no bytes.
     pub empty_values: bool,
+    /// The source trims white space around values, but for one line end.
+    pub trims_values: bool,
     /// The source holds JSON, and [`seed_json`](Harness::seed_json) works.
     pub json_values: bool,
     /// The source keeps numbers as floating point, so that large integers lose their last digits.

@@ -10,6 +10,7 @@
 //! | check a provider against the whole contract | [`conformance_tests!`], [`conformance::run_all`] |
 //! | let a source fail, hang, lie or be slow, and count its calls | [`FaultyProvider`] |
 //! | stand between a remote source and its server, and break what passes | [`FaultProxy`] |
+//! | read from Infisical without one, with the feature `infisical` | `infisical::FakeInfisical` |
 //! | see that no secret shows in errors, debug output or logs | [`Canary`], [`CanaryLog`] |
 //!
 //! # Checking a backend
@@ -64,6 +65,8 @@ mod canary;
 pub mod conformance;
 mod faulty;
 mod harness;
+#[cfg(feature = "infisical")]
+pub mod infisical;
 mod log;
 #[cfg(test)]
 mod memory_harness;

@@ -325,6 +325,7 @@ impl Harness for Memory {
             json_values: true,
             calls: true,
             float_numbers: false,
+            trims_values: false,
             case_blind: false,
             flat_names: false,
             quiet_runtime: true,

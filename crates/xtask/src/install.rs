@@ -44,7 +44,10 @@ fn node_package(name: &str, package: &str) -> Result<(), String> {
     fs::create_dir_all(&home).map_err(|error| format!("{}: {error}", text(&home)))?;
     let quiet = ["--silent", "--no-audit", "--no-fund"];
     let place = ["--prefix", &text(&home)];
-    run("npm", &[&["install"], &quiet[..], &place[..], &[package]].concat())?;
+    run(
+        "npm",
+        &[&["install"], &quiet[..], &place[..], &[package]].concat(),
+    )?;
     fs::write(&done, package).map_err(|error| format!("{}: {error}", text(&done)))
 }
 

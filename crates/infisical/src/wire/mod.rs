@@ -106,29 +106,16 @@ impl Protocol for Infisical {
     }
 }
 
-/// Why a request with a token was refused, if that is for the token's sake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum DeadToken {
-    /// It has come to its end, and a new login will do.
-    Spent,
-    /// The server does not know it, or not any more.
-    Unknown,
-}
-
-/// The server says 401 of a dead token and of a bad query, and 403 of a dead token and of a missing
-/// permission.
-pub(crate) fn dead_token(reply: &Reply) -> Option<DeadToken> {
+/// Whether a request was refused because its token is no good, or no longer. The server says 401 of a dead
+/// token and of a bad query, and 403 of a dead token and of a missing permission.
+pub(crate) fn is_dead_token(reply: &Reply) -> bool {
     let body = Failure::of(reply);
-    let is_spent = body.says("due to TTL expiration")
-        || body.says("number of uses limit")
-        || body.says("Your token has expired");
     match (reply.status.as_u16(), body.error.as_ref()) {
-        (401, "ValidationFailure") => None,
-        (401, _) if body.is_list() => None,
-        (401, _) | (403, "TokenError") if is_spent => Some(DeadToken::Spent),
-        (401, _) | (403, "TokenError") => Some(DeadToken::Unknown),
-        (404, _) if body.says("Service token with ID") => Some(DeadToken::Unknown),
-        _ => None,
+        (401, "ValidationFailure") => false,
+        (401, _) => !body.is_list(),
+        (403, "TokenError") => true,
+        (404, _) => body.says("Service token with ID"),
+        _ => false,
     }
 }
 

@@ -48,10 +48,8 @@ impl Exchange {
     }
 
     fn told(&self, reply: &Reply) -> Result<String, Error> {
-        if !matches!(self.what.as_str(), "login" | "renew")
-            && let Some(why) = dead_token(reply)
-        {
-            return Ok(format!("a new login, the token is {why:?}").to_lowercase());
+        if !matches!(self.what.as_str(), "login" | "renew") && is_dead_token(reply) {
+            return Ok("a new login".into());
         }
         if is_unknown_route(reply) {
             return Ok("another version of the API".into());

@@ -34,6 +34,9 @@ pub async fn get_existing(h: &dyn Harness) -> Outcome {
         "\u{feff}starts with a byte order mark",
         "schlüssel ключ 鍵",
     ] {
+        if h.abilities().trims_values && is_trimmed(value) {
+            continue;
+        }
         h.seed(&key, value.as_bytes()).await;
         let answer = read(&provider, &key).await;
         assert_value(&answer, &key, value.as_bytes());
@@ -43,6 +46,16 @@ pub async fn get_existing(h: &dyn Harness) -> Outcome {
         );
     }
     Outcome::Passed
+}
+
+/// Whether a source that trims would hold another value, by whatever it takes for white space.
+fn is_trimmed(value: &str) -> bool {
+    let blank = |c: char| c.is_whitespace() || c == '\u{feff}';
+    value
+        .strip_suffix('\n')
+        .unwrap_or(value)
+        .trim_matches(blank)
+        != value.trim_end_matches('\n')
 }
 
 /// A key that was never written is `NotFound`, which is permanent.

@@ -1,0 +1,6 @@
+//! The Infisical backend, on a fake that is held to what was recorded on a real server, or on a real
+//! server that the environment names.
+
+mod clients;
+mod contract;
+mod place;
