@@ -116,10 +116,13 @@ impl State {
             identity: 0,
         };
         let answer = self.route(&mut asked).unwrap_or_else(|answer| answer);
-        let answer = match method {
+        let mut answer = match method {
             "GET" => answer.unless_known(asked.header("if-none-match")),
             _ => answer,
         };
+        if method == "HEAD" {
+            answer.body.clear();
+        }
         self.requests
             .push((format!("{method} {target}"), answer.status));
         answer
@@ -359,7 +362,8 @@ impl State {
             (true, false) => self.store.expand_all(place, secret.latest(), &allowed),
         };
         let hidden = asked.is_v4 && known.values_hidden;
-        let mut json = secret.json(place, if hidden { HIDDEN } else { &value }, imported);
+        let value = if hidden { HIDDEN } else { &value };
+        let mut json = secret.json(place, value, imported && in_list);
         if !imported {
             json["tags"] = secret
                 .tags

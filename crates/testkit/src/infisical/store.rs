@@ -153,16 +153,12 @@ impl Store {
     }
 
     pub(super) fn remove(&mut self, place: Place<'_>, name: &str) -> Option<Secret> {
-        let now = self.now();
         let folder = self.folder_mut(place)?;
         let at = folder
             .secrets
             .iter()
             .position(|secret| secret.name == name)?;
-        let mut secret = folder.secrets.remove(at);
-        let value = secret.latest().to_owned();
-        secret.versions.push((value, now));
-        Some(secret)
+        Some(folder.secrets.remove(at))
     }
 
     pub(super) fn import(&mut self, into: Place<'_>, from: (String, String)) -> Option<()> {
