@@ -3,5 +3,7 @@
 
 mod clients;
 mod contract;
+mod login;
 mod place;
+mod reads;
 mod replay;

@@ -215,6 +215,11 @@ impl Place {
         }
     }
 
+    /// A token of the identity, from a login of our own.
+    pub(crate) async fn token(&self) -> String {
+        self.log_in().await
+    }
+
     async fn log_in(&self) -> String {
         let url = format!("{}/api/v1/auth/universal-auth/login", self.url);
         let body = json!({"clientId": self.client_id, "clientSecret": self.client_secret().trim()});
