@@ -17,7 +17,6 @@ conformance_tests!(v4, Folder::new(ApiVersion::V4).await);
 
 /// A folder behind a proxy, if a proxy can be there.
 struct Folder {
-    api: ApiVersion,
     place: Place,
     proxy: Option<FaultProxy>,
     provider: Arc<InfisicalProvider>,
@@ -31,8 +30,7 @@ impl Folder {
             None => None,
         };
         Self {
-            provider: Arc::new(provider(api, &place, proxy.as_ref())),
-            api,
+            provider: Arc::new(provider(&place, proxy.as_ref())),
             place,
             proxy,
         }
@@ -43,16 +41,12 @@ impl Folder {
     }
 }
 
-fn provider(api: ApiVersion, place: &Place, proxy: Option<&FaultProxy>) -> InfisicalProvider {
+fn provider(place: &Place, proxy: Option<&FaultProxy>) -> InfisicalProvider {
     let builder = match proxy {
         Some(proxy) => place.provider_at(&format!("http://{}", proxy.address())),
         None => place.provider(),
     };
-    // Which version a real server has beside the older one is for the provider to find out.
-    let builder = match api {
-        ApiVersion::V3 => builder.api(api),
-        ApiVersion::V4 => builder,
-    };
+    let builder = builder.api(place.api);
     let quick = |client: secretwell::infisical::ClientConfig| {
         client
             .deadline(Duration::from_secs(1))
@@ -79,7 +73,7 @@ impl Harness for Folder {
     }
 
     fn another(&self) -> Option<Arc<dyn SecretProvider>> {
-        let another = provider(self.api, &self.place, self.proxy.as_ref());
+        let another = provider(&self.place, self.proxy.as_ref());
         Some(Arc::new(another))
     }
 

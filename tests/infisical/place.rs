@@ -14,6 +14,8 @@ use tokio::sync::Mutex;
 /// Where a test's secrets are, and who may read and write them.
 pub(crate) struct Place {
     pub(crate) fake: Option<FakeInfisical>,
+    /// The version of the API that is wanted, if the server has it.
+    pub(crate) api: ApiVersion,
     url: String,
     pub(crate) project: String,
     pub(crate) environment: String,
@@ -28,15 +30,16 @@ pub(crate) struct Place {
 
 impl Place {
     /// On the real server if there is one, else on a fake of this version.
-    pub(crate) async fn new(api: ApiVersion) -> Self {
+    pub(crate) async fn new(wanted: ApiVersion) -> Self {
         let Some(url) = variable("URL") else {
-            return Self::fake(api).await;
+            return Self::fake(wanted).await;
         };
         let needed = |name| {
             variable(name).unwrap_or_else(|| panic!("`SECRETWELL_INFISICAL_{name}` is not set"))
         };
-        let place = Self {
+        let mut place = Self {
             fake: None,
+            api: wanted,
             url: url.trim_end_matches('/').to_owned(),
             project: needed("PROJECT_ID"),
             environment: needed("ENVIRONMENT"),
@@ -47,6 +50,10 @@ impl Place {
             http: client(),
             token: Mutex::default(),
         };
+        let (_, answer) = place.ask(Method::GET, "/api/v4/secrets", Value::Null).await;
+        if answer["error"] == "Not Found" {
+            place.api = ApiVersion::V3;
+        }
         place.make_folder(&place.folder).await;
         place
     }
@@ -71,6 +78,7 @@ impl Place {
         let folder = unique_folder();
         fake.folder(&project, "dev", &folder);
         Self {
+            api,
             url: fake.url(),
             project,
             environment: "dev".into(),
