@@ -215,6 +215,10 @@ impl Place {
             let request = request.bearer_auth(token.as_deref().unwrap_or_default());
             let reply = request.send().await.unwrap();
             let status = reply.status();
+            assert!(
+                status != StatusCode::TOO_MANY_REQUESTS,
+                "the server's rate limit is too low for tests: see docs/backends/infisical.md"
+            );
             if !is_fresh && matches!(status.as_u16(), 401 | 403) {
                 *token = None;
                 continue;

@@ -266,6 +266,34 @@ async fn hidden_values_and_denied_folders_are_denied() {
 }
 
 #[tokio::test]
+async fn a_reference_to_what_may_not_be_read_is_denied() {
+    let place = Place::fake(ApiVersion::V3).await;
+    place.write(Some("private"), "B", "value").await;
+    let path = place.below(Some("private")).replace('/', ".");
+    place.write(None, "A", &format!("${{dev{path}.B}}")).await;
+    let provider = place.provider().build().unwrap();
+    assert_eq!(text(&provider, "A").await, "value");
+    let denied = place.below(Some("private"));
+    place.as_fake().deny(&place.identity, "dev", &denied);
+    let error = provider.get(&key("A")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+}
+
+#[tokio::test]
+async fn personal_values_count_when_they_are_asked_for() {
+    for api in BOTH {
+        let place = Place::fake(api).await;
+        place.write(None, "A", "shared").await;
+        let (fake, folder) = (place.as_fake(), &place.folder);
+        fake.set_personal(&place.project, "dev", folder, "A", "personal");
+        let provider = place.provider().build().unwrap();
+        assert_eq!(text(&provider, "A").await, "shared");
+        let provider = place.provider().personal_overrides().build().unwrap();
+        assert_eq!(text(&provider, "A").await, "personal");
+    }
+}
+
+#[tokio::test]
 async fn tags_choose() {
     let place = Place::fake(ApiVersion::V3).await;
     for (name, tag) in [("A", "app"), ("B", "other")] {

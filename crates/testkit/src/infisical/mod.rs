@@ -174,6 +174,23 @@ impl FakeInfisical {
         written.expect("a known folder");
     }
 
+    /// Gives whoever lists the folder a personal value beside the shared one, as users have them.
+    ///
+    /// # Panics
+    /// There is no such folder.
+    pub fn set_personal(
+        &self,
+        project: &str,
+        environment: &str,
+        path: &str,
+        name: &str,
+        value: &str,
+    ) {
+        let place = place(project, environment, path);
+        let written = self.state().store.write_personal(place, name, value);
+        written.expect("a known folder");
+    }
+
     /// Says something of a secret that is there: its comment, and the slugs of its tags.
     pub fn describe(
         &self,

@@ -139,6 +139,26 @@ impl Store {
         Some(secret)
     }
 
+    /// Adds what a user has instead of the shared secret of the same name.
+    pub(super) fn write_personal(
+        &mut self,
+        place: Place<'_>,
+        name: &str,
+        value: &str,
+    ) -> Option<()> {
+        let (id, now) = (self.new_id(), self.now());
+        self.folder_mut(place)?.secrets.push(Secret {
+            id,
+            name: name.to_owned(),
+            personal: true,
+            comment: String::new(),
+            tags: Vec::new(),
+            created: now.clone(),
+            versions: vec![(trimmed(value), now)],
+        });
+        Some(())
+    }
+
     /// Changes a secret in place.
     pub(super) fn change(
         &mut self,
