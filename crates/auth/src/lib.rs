@@ -58,6 +58,8 @@
 
 #[cfg(feature = "tower")]
 mod answer;
+#[cfg(feature = "authjs")]
+pub mod authjs;
 #[cfg(feature = "axum")]
 mod axum;
 mod built;

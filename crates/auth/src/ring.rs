@@ -20,6 +20,21 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
+    /// A ring of one secret, for what is built without a [`LazyAuth`](crate::LazyAuth).
+    pub fn of(secret: impl Into<SecretValue>) -> Self {
+        let secret = secret.into();
+        Self {
+            signing: secret.clone(),
+            verifying: vec![secret],
+        }
+    }
+
+    /// The same with an earlier secret, which verifies after all others.
+    pub fn with_earlier(mut self, secret: impl Into<SecretValue>) -> Self {
+        self.verifying.push(secret.into());
+        self
+    }
+
     /// The secret to sign and encrypt with.
     pub fn signing(&self) -> &SecretValue {
         &self.signing

@@ -192,18 +192,17 @@ impl Api {
 
     /// The project's id. Where it was given by its slug, the server is asked, once.
     async fn project_id(&self) -> Result<&str, Error> {
+        let slug = encode(self.settings.project.as_str());
+        let ask = async |path: &str| {
+            let request = Request::new(Method::GET, format!("{path}{slug}"));
+            self.call(request, None).await
+        };
         let find_out = async || {
-            let slug = encode(self.settings.project.as_str());
-            let mut last = None;
-            for path in ["/api/v2/workspace/", "/api/v1/projects/slug/"] {
-                let request = Request::new(Method::GET, format!("{path}{slug}"));
-                let reply = self.call(request, None).await?;
-                if !wire::is_unknown_route(&reply) {
-                    return wire::project_id(&reply);
-                }
-                last = Some(reply);
+            let reply = ask("/api/v2/workspace/").await?;
+            match wire::is_unknown_route(&reply) {
+                true => wire::project_id(&ask("/api/v1/projects/slug/").await?),
+                false => wire::project_id(&reply),
             }
-            last.map_or_else(|| Ok(String::new()), |reply| wire::project_id(&reply))
         };
         self.project_id
             .get_or_try_init(find_out)

@@ -194,7 +194,10 @@ impl Login for InfisicalLogin {
         }
         let path = format!("/api/v1/auth/{}/login", self.auth.route());
         let asked = Instant::now();
-        let request = Request::new(Verb::POST, path).json(credential.clone());
+        let request = Request::new(Verb::POST, path)
+            .json(credential.clone())
+            // The client secret may be good for so many uses only.
+            .once();
         let granted = wire::granted(&self.client.send(&request).await?)?;
         Ok(self.grant(granted, asked, true))
     }

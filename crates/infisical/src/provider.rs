@@ -191,7 +191,14 @@ impl Inner {
     async fn read(&self, places: &[&(String, &str)]) -> Vec<Result<Secret, Error>> {
         let folders: BTreeSet<&str> = places.iter().map(|(folder, _)| folder.as_str()).collect();
         let together = match folders.len() >= TOGETHER {
-            true => self.list(self.base(), true).await.ok(),
+            true => match self.list(self.base(), true).await {
+                Ok(listing) => Some(listing),
+                Err(error) if error.is_temporary() => {
+                    return places.iter().map(|_| Err(error.clone())).collect();
+                }
+                // Not allowed for all, and perhaps for some.
+                Err(_) => None,
+            },
             false => None,
         };
         // What a folder itself holds stands before what it imports, so it needs no list of its own.

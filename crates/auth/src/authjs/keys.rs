@@ -1,0 +1,81 @@
+//! The keys that Auth.js derives from a secret.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hkdf::Hkdf;
+use secretwell_core::{Error, ErrorKind, SecretValue};
+use sha2::{Digest, Sha256, Sha512};
+use zeroize::Zeroizing;
+
+use crate::KeyRing;
+
+/// How long a key is for each way to encrypt.
+pub(super) const CBC_KEY: usize = 64;
+pub(super) const GCM_KEY: usize = 32;
+
+/// Which version of the packages a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    /// next-auth 4.
+    V4,
+    /// `@auth/core`, and next-auth 5.
+    V5,
+}
+
+/// The keys of one secret, for tokens of one salt.
+pub(super) struct Keys {
+    pub(super) cbc: Zeroizing<[u8; CBC_KEY]>,
+    pub(super) gcm: Zeroizing<[u8; GCM_KEY]>,
+    /// What names each key in a token's header.
+    pub(super) cbc_id: String,
+    pub(super) gcm_id: String,
+}
+
+impl Keys {
+    /// # Errors
+    /// [`ErrorKind::Invalid`]: the secret is empty.
+    fn derive(secret: &SecretValue, format: Format, salt: &str) -> Result<Self, Error> {
+        if secret.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, "the secret is empty")
+                .hint("make one by `openssl rand -base64 33`"));
+        }
+        let info = match (format, salt) {
+            (Format::V4, "") => "NextAuth.js Generated Encryption Key".to_owned(),
+            (Format::V4, salt) => format!("NextAuth.js Generated Encryption Key ({salt})"),
+            (Format::V5, salt) => format!("Auth.js Generated Encryption Key ({salt})"),
+        };
+        let source = Hkdf::<Sha256>::new(Some(salt.as_bytes()), secret.expose_bytes());
+        let too_long = |_| Error::new(ErrorKind::Invalid, "the key cannot be derived");
+        let mut cbc = Zeroizing::new([0; CBC_KEY]);
+        source
+            .expand(info.as_bytes(), &mut *cbc)
+            .map_err(too_long)?;
+        let mut gcm = Zeroizing::new([0; GCM_KEY]);
+        source
+            .expand(info.as_bytes(), &mut *gcm)
+            .map_err(too_long)?;
+        let cbc_id = URL_SAFE_NO_PAD.encode(Sha512::digest(&*thumbprint(&*cbc)));
+        let gcm_id = URL_SAFE_NO_PAD.encode(Sha256::digest(&*thumbprint(&*gcm)));
+        Ok(Self {
+            cbc,
+            gcm,
+            cbc_id,
+            gcm_id,
+        })
+    }
+
+    /// Those of all secrets of a ring: the one to encrypt with first, and then the others as they are.
+    pub(super) fn of(ring: &KeyRing, format: Format, salt: &str) -> Result<Vec<Self>, Error> {
+        let others = ring.verifying().filter(|secret| *secret != ring.signing());
+        std::iter::once(ring.signing())
+            .chain(others)
+            .map(|secret| Self::derive(secret, format, salt))
+            .collect()
+    }
+}
+
+/// What the id of a key is the hash of: RFC 7638, members in order and without blanks.
+fn thumbprint(key: &[u8]) -> Zeroizing<String> {
+    let key = Zeroizing::new(URL_SAFE_NO_PAD.encode(key));
+    Zeroizing::new(format!(r#"{{"k":"{}","kty":"oct"}}"#, *key))
+}

@@ -1,0 +1,304 @@
+//! Tokens that the real packages made and judged, and what no token may do.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::*;
+
+const VECTORS: &str = include_str!("../../fixtures/authjs-vectors.json");
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Vector {
+    id: String,
+    kind: String,
+    pkg: String,
+    decode_secrets: Secrets,
+    #[serde(default)]
+    salt: String,
+    #[serde(default)]
+    token: Option<String>,
+    expect: String,
+    #[serde(default)]
+    also_acceptable: Vec<String>,
+    #[serde(default)]
+    decoded: Option<Value>,
+    #[serde(default)]
+    now: Option<u64>,
+    #[serde(default)]
+    cookie_name: String,
+    /// Of a chunked cookie.
+    #[serde(default)]
+    cookies: Vec<(String, String)>,
+    /// Of a CSRF token: what the form has.
+    #[serde(default)]
+    body_value: Option<String>,
+    #[serde(default)]
+    is_post: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Secrets {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Vector {
+    fn format(&self) -> Format {
+        match self.pkg.as_str() {
+            "next-auth" => Format::V4,
+            _ => Format::V5,
+        }
+    }
+
+    fn ring(&self) -> KeyRing {
+        let secrets = match &self.decode_secrets {
+            Secrets::One(secret) => std::slice::from_ref(secret),
+            Secrets::Many(secrets) => secrets,
+        };
+        let ring = KeyRing::of(secrets[0].as_str());
+        let earlier = secrets[1..].iter().map(String::as_str);
+        earlier.fold(ring, KeyRing::with_earlier)
+    }
+
+    fn tokens(&self) -> Result<SessionTokens, Error> {
+        SessionTokens::new(self.format(), &self.salt, &self.ring())
+    }
+
+    /// The token, also where it is in several cookies.
+    fn token(&self) -> String {
+        let whole = || self.token.clone().unwrap_or_default();
+        if self.kind != "chunked-cookie" {
+            return whole();
+        }
+        let cookie = SessionCookie::v5(false).named(&self.cookie_name);
+        let pairs = self
+            .cookies
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"));
+        let header = pairs.collect::<Vec<_>>().join("; ");
+        cookie.find(&header).unwrap_or_default()
+    }
+
+    /// What we make of it, and whether that is what the packages make of it or a stricter answer that is
+    /// right as well.
+    fn judge(&self) -> (String, bool) {
+        let tokens = match self.tokens() {
+            Ok(tokens) => tokens,
+            Err(error) => return (error.to_string(), self.expect == "empty_secret"),
+        };
+        let now = self
+            .now
+            .map_or_else(SystemTime::now, |now| UNIX_EPOCH + Duration::from_secs(now));
+        let found = tokens.decode_at::<Value>(&self.token(), now);
+        let accepts = |kinds: &[&str]| {
+            let expected = std::iter::once(&self.expect).chain(&self.also_acceptable);
+            expected
+                .into_iter()
+                .any(|expected| kinds.contains(&expected.as_str()))
+        };
+        let right = match &found {
+            Ok(session) => accepts(&["ok"]) && Some(&session.claims) == self.decoded.as_ref(),
+            Err(TokenError::Forged) => accepts(&["no_matching_secret", "decryption_failed"]),
+            Err(TokenError::Expired) => accepts(&["expired"]),
+            Err(TokenError::Malformed) => accepts(&[
+                "malformed",
+                "null",
+                "alg_not_allowed",
+                "not_supported",
+                "claim_invalid",
+                "payload_not_object",
+            ]),
+        };
+        (format!("{found:?}"), right)
+    }
+}
+
+fn vectors(kinds: &[&str]) -> Vec<Vector> {
+    let vectors: Vec<Vector> = serde_json::from_str(VECTORS).unwrap();
+    let wanted = |vector: &Vector| kinds.contains(&vector.kind.as_str());
+    vectors.into_iter().filter(wanted).collect()
+}
+
+#[test]
+fn tokens_of_the_real_packages_are_judged_alike() {
+    let vectors = vectors(&["jwe", "check-cookie", "chunked-cookie"]);
+    assert_eq!(vectors.len(), 79);
+    for vector in vectors {
+        let (found, right) = vector.judge();
+        let (id, expect) = (&vector.id, &vector.expect);
+        assert!(right, "{id}: expected {expect}, found {found}");
+    }
+}
+
+#[test]
+fn csrf_tokens_of_the_real_packages_are_judged_alike() {
+    let vectors = vectors(&["csrf"]);
+    assert_eq!(vectors.len(), 9);
+    for vector in vectors {
+        let expected = match vector.expect.as_str() {
+            "verified" => Csrf::Verified,
+            "cookie_ok_not_verified" => Csrf::CookieOnly,
+            _ => Csrf::Rejected,
+        };
+        let body = vector.body_value.as_deref();
+        let judge = |tokens: CsrfTokens| tokens.verify(&vector.token(), body, vector.is_post);
+        let found = judge(CsrfTokens::new(&vector.ring()).joined_only());
+        assert_eq!(found, expected, "{}", vector.id);
+        // What the packages reject after a rotation is still good with us.
+        let kept = match vector.id.as_str() {
+            "m-v5-csrf-rotation-breaks" => Csrf::Verified,
+            _ => expected,
+        };
+        assert_eq!(
+            judge(CsrfTokens::new(&vector.ring())),
+            kept,
+            "{}",
+            vector.id
+        );
+    }
+}
+
+fn ring() -> KeyRing {
+    KeyRing::of("the secret of the tests, long enough")
+}
+
+fn both() -> [SessionTokens; 2] {
+    [
+        SessionTokens::v5("authjs.session-token", &ring()).unwrap(),
+        SessionTokens::v4(&ring()).unwrap(),
+    ]
+}
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+#[test]
+fn what_is_encoded_is_decoded() {
+    for tokens in both() {
+        for claims in [
+            json!({}),
+            json!({"sub": "42", "name": "Ünïcödé 🔑", "roles": ["a", "b"], "nested": {"x": null}}),
+            json!({"blob": "x".repeat(50_000)}),
+        ] {
+            let now = SystemTime::now();
+            let token = tokens.encode_at(&claims, HOUR, now).unwrap();
+            let session = tokens.decode::<Map<String, Value>>(&token).unwrap();
+            for (name, value) in claims.as_object().unwrap() {
+                assert_eq!(session.claims.get(name), Some(value));
+            }
+            let left = session.expires.unwrap().duration_since(now).unwrap();
+            assert!(
+                left <= HOUR && left > HOUR - Duration::from_secs(2),
+                "{left:?}"
+            );
+        }
+        // What it says of its times is ours to say.
+        let token = tokens
+            .encode(&json!({"exp": 1, "jti": "mine"}), HOUR)
+            .unwrap();
+        let session = tokens.decode::<Map<String, Value>>(&token).unwrap();
+        assert_ne!(session.claims["jti"], "mine");
+        assert!(tokens.encode(&json!("no object"), HOUR).is_err());
+    }
+}
+
+#[test]
+fn times_beyond_2038_are_times() {
+    let late = UNIX_EPOCH + Duration::from_secs(2_147_483_649);
+    for tokens in both() {
+        let token = tokens.encode_at(&json!({}), HOUR, late).unwrap();
+        let session = tokens.decode_at::<Value>(&token, late).unwrap();
+        assert_eq!(session.expires, Some(late + HOUR));
+        let over = tokens.decode_at::<Value>(&token, late + HOUR + Duration::from_secs(15));
+        assert_eq!(over.unwrap_err(), TokenError::Expired);
+    }
+}
+
+#[test]
+fn a_rotation_leaves_the_tokens_of_before_good() {
+    let (old, new) = (
+        "an old secret, long enough for it",
+        "a new secret, long enough for it",
+    );
+    let before = SessionTokens::v5("session", &KeyRing::of(old)).unwrap();
+    let after = SessionTokens::v5("session", &KeyRing::of(new).with_earlier(old)).unwrap();
+    let token = before.encode(&json!({"sub": "1"}), HOUR).unwrap();
+    assert!(after.decode::<Value>(&token).is_ok());
+    let renewed = after.encode(&json!({"sub": "1"}), HOUR).unwrap();
+    assert_eq!(
+        before.decode::<Value>(&renewed).unwrap_err(),
+        TokenError::Forged
+    );
+    let revoked = SessionTokens::v5("session", &KeyRing::of(new)).unwrap();
+    assert_eq!(
+        revoked.decode::<Value>(&token).unwrap_err(),
+        TokenError::Forged
+    );
+    assert!(revoked.decode::<Value>(&renewed).is_ok());
+}
+
+#[test]
+fn no_change_of_a_single_bit_passes() {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+
+    for tokens in both() {
+        let token = tokens.encode(&json!({"sub": "42"}), HOUR).unwrap();
+        let parts: Vec<Vec<u8>> = token
+            .split('.')
+            .map(|part| BASE64.decode(part).unwrap())
+            .collect();
+        for (place, part) in parts.iter().enumerate() {
+            for bit in 0..part.len() * 8 {
+                let mut changed = parts.clone();
+                changed[place][bit / 8] ^= 1 << (bit % 8);
+                let changed: Vec<String> = changed.iter().map(|part| BASE64.encode(part)).collect();
+                let judged = tokens.decode::<Value>(&changed.join("."));
+                assert!(judged.is_err(), "bit {bit} of part {place}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_panics_on_nonsense() {
+    let token = both()[0].encode(&json!({"sub": "42"}), HOUR).unwrap();
+    let random = || -> String {
+        let alphabet = b"ABCabc019-_.{}\"=+/ \0";
+        (0..usize::from(fastrand_byte()))
+            .map(|_| char::from(alphabet[usize::from(fastrand_byte()) % alphabet.len()]))
+            .collect()
+    };
+    for tokens in both() {
+        for length in 0..token.len() {
+            assert!(tokens.decode::<Value>(&token[..length]).is_err());
+        }
+        for _ in 0..2_000 {
+            assert!(tokens.decode::<Value>(&random()).is_err());
+        }
+        let huge = format!("{}.", "A".repeat(1_000_000));
+        assert_eq!(
+            tokens.decode::<Value>(&huge).unwrap_err(),
+            TokenError::Malformed
+        );
+    }
+}
+
+fn fastrand_byte() -> u8 {
+    let mut byte = [0];
+    getrandom::fill(&mut byte).unwrap();
+    byte[0]
+}
+
+#[test]
+fn nothing_shows_a_key() {
+    let secret = "the secret of the tests, long enough";
+    let shown = format!("{:?} {:?}", both(), TokenError::Forged);
+    assert!(!shown.contains(secret), "{shown}");
+    let keys = Keys::of(&ring(), Format::V4, "").unwrap();
+    let key: String = keys[0].gcm.iter().map(|byte| format!("{byte}, ")).collect();
+    assert!(!shown.contains(key.trim_end_matches(", ")), "{shown}");
+}
