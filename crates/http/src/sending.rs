@@ -48,8 +48,11 @@ impl<'a> Sending<'a> {
 
     pub(crate) async fn run(mut self) -> Result<Reply, Error> {
         loop {
+            // At the end those that were asked are waited for, and each gives up by then.
+            let now = Instant::now();
+            let may_ask = now < self.end || self.race.is_empty();
             // Not left to the timer, which is a millisecond late.
-            if self.next <= Instant::now() {
+            if may_ask && self.next <= now {
                 self.ask_the_next();
             }
             tokio::select! {
@@ -59,7 +62,7 @@ impl<'a> Sending<'a> {
                         return Ok(reply);
                     }
                 }
-                () = sleep_until(self.next) => {}
+                () = sleep_until(self.next), if may_ask && self.next < self.end => {}
             }
         }
     }
@@ -71,6 +74,7 @@ impl<'a> Sending<'a> {
         }
         if self.waiting.is_empty() && self.behind.is_none() {
             self.waiting = self.shared.order().into();
+            self.waiting.retain(|index| !self.race.includes(*index));
             self.rounds += 1;
         }
         // Rather what is a little old, now, than a wait for a server that did not answer a moment ago.
@@ -78,13 +82,14 @@ impl<'a> Sending<'a> {
             let shared = self.shared;
             self.waiting.retain(|index| !shared.failed_lately(*index));
         }
-        let (index, relaxed) = match self.waiting.pop_front() {
-            Some(index) => (index, false),
-            None => (self.behind.take().unwrap_or_default(), true),
-        };
-        let attempt = self.shared.attempt(index, self.request, relaxed, self.end);
-        self.race.start(Place { index, relaxed }, Box::pin(attempt));
-        self.latest = Some(index);
+        let fresh = self.waiting.pop_front().map(|index| (index, false));
+        let place = fresh.or_else(|| self.behind.take().map(|index| (index, true)));
+        // Without one, every address is being asked.
+        if let Some((index, relaxed)) = place {
+            let attempt = self.shared.attempt(index, self.request, relaxed, self.end);
+            self.race.start(Place { index, relaxed }, Box::pin(attempt));
+            self.latest = Some(index);
+        }
         let alone = self.request.once || self.shared.config.addresses.len() == 1;
         self.next = match alone {
             true => self.end,
@@ -141,7 +146,8 @@ impl<'a> Sending<'a> {
     fn go_on(&mut self, told: Option<Option<Duration>>, failure: Error) -> Result<(), Error> {
         let now = Instant::now();
         if told.is_none() {
-            if !self.waiting.is_empty() || self.behind.is_some() && self.race.is_empty() {
+            let more = !self.waiting.is_empty() || self.behind.is_some() && self.race.is_empty();
+            if more && now < self.end {
                 self.next = now;
                 return Ok(());
             }
@@ -181,6 +187,10 @@ struct Race<'a> {
 impl<'a> Race<'a> {
     fn start(&mut self, place: Place, attempt: Attempt<'a>) {
         self.running.push((place, attempt));
+    }
+
+    fn includes(&self, index: usize) -> bool {
+        self.running.iter().any(|(place, _)| place.index == index)
     }
 
     fn is_empty(&self) -> bool {
@@ -307,6 +317,16 @@ mod tests {
         assert!(reply.behind);
         let reply = send(&[BEHIND, GOOD], get(), HOUR).await.unwrap();
         assert!(!reply.behind);
+    }
+
+    #[tokio::test]
+    async fn all_that_are_silent_end_with_the_deadline() {
+        tokio::time::pause();
+        for hedge in [AT_ONCE * 500, HOUR] {
+            let sending = send(&[SILENT, SILENT, SILENT], get(), hedge);
+            let error = sending.await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        }
     }
 
     #[tokio::test]

@@ -126,27 +126,39 @@ impl Session {
     }
 
     /// A token that is good as far as can be told, from a login if need be. Any number of callers
-    /// share one login; one that goes away stops nothing.
+    /// share one login; one that goes away stops nothing. Who joins a login that was under way and
+    /// fails for a passing reason is not bound by it, and takes part in another, once.
     ///
     /// # Errors
     /// What the login says. A credential that was refused is not sent again for five minutes unless
     /// it has changed meanwhile.
     pub async fn token(&self) -> Result<Arc<Token>, Error> {
-        let mut flight = {
+        match self.take_part().await {
+            (true, Err(error)) if error.is_temporary() && !is_throttled(&error) => {
+                self.take_part().await.1
+            }
+            (_, outcome) => outcome,
+        }
+    }
+
+    /// What comes of the token at hand or of a login, and whether that was under way already.
+    async fn take_part(&self) -> (bool, Outcome) {
+        let (mut flight, under_way) = {
             let mut state = self.shared.state();
             match &state.token {
-                Some(token) if token.is_good(Instant::now()) => return Ok(token.clone()),
+                Some(token) if token.is_good(Instant::now()) => return (false, Ok(token.clone())),
                 _ => self.shared.clone().join(&mut state),
             }
         };
         let landed = flight.wait_for(Option::is_some).await;
         let outcome = landed.ok().and_then(|outcome| outcome.clone());
-        outcome.unwrap_or_else(|| {
+        let outcome = outcome.unwrap_or_else(|| {
             Err(
                 Error::new(ErrorKind::Unavailable, "the login was broken off")
                     .at(&self.shared.source),
             )
-        })
+        });
+        (under_way, outcome)
     }
 
     /// Gives up a token that the server seems to have refused. Returns whether it is worth asking
@@ -199,13 +211,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The login that is under way, or a new one.
-    fn join(self: Arc<Self>, state: &mut State) -> Flight {
+    /// The login that is under way, or a new one; and which of them.
+    fn join(self: Arc<Self>, state: &mut State) -> (Flight, bool) {
         if let Some(flight) = &state.flight
             && flight.has_changed().is_ok()
             && flight.borrow().is_none()
         {
-            return flight.clone();
+            return (flight.clone(), true);
         }
         let (sender, flight) = watch::channel(None);
         state.flight = Some(flight.clone());
@@ -218,7 +230,7 @@ impl Shared {
                 sender.send_replace(Some(outcome));
             }
         });
-        flight
+        (flight, false)
     }
 
     async fn log_in(self: &Arc<Self>) -> Outcome {
@@ -284,6 +296,10 @@ impl Token {
                 .and_then(|lifetime| asked.checked_add(lifetime)),
         }
     }
+}
+
+fn is_throttled(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::RateLimited { .. })
 }
 
 /// Renews one token for as long as that is possible, and has it replaced before its end.
@@ -361,7 +377,7 @@ impl Keeper {
 
     /// Logs in anew. The token that is there stays until that has worked, and this keeper ends with it.
     async fn replace(&self, shared: Arc<Shared>) -> Result<(), Error> {
-        let mut flight = shared.clone().join(&mut shared.state());
+        let (mut flight, _) = shared.clone().join(&mut shared.state());
         drop(shared);
         let landed = flight.wait_for(Option::is_some).await;
         match landed.ok().and_then(|outcome| outcome.clone()) {

@@ -91,19 +91,35 @@ async fn pass(seconds: u64) {
 async fn a_hundred_callers_share_one_login_and_a_cancelled_one_stops_nothing() {
     let login = FakeLogin::new(Some(60), Ok(60));
     let session = Arc::new(login.session());
+    let gave_up = tokio::time::timeout(Duration::from_millis(5), session.token()).await;
+    assert!(gave_up.is_err());
     let mut callers = JoinSet::new();
     for _ in 0..100 {
         let session = session.clone();
         callers.spawn(async move { text(&session).await });
     }
-    tokio::task::yield_now().await;
-    callers.spawn(async { String::from("token 1") }).abort();
-    while let Some(caller) = callers.join_next().await {
-        if let Ok(token) = caller {
-            assert_eq!(token, "token 1");
-        }
+    for token in callers.join_all().await {
+        assert_eq!(token, "token 1");
     }
     assert_eq!(login.logins(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_a_login_that_fails_takes_part_in_one_more() {
+    let login = FakeLogin::new(None, Ok(1));
+    let session = Arc::new(login.session());
+    login.refuse(Some(ErrorKind::Timeout));
+    let gave_up = tokio::time::timeout(Duration::from_millis(5), session.token()).await;
+    assert!(gave_up.is_err());
+    let mut callers = JoinSet::new();
+    for _ in 0..100 {
+        let session = session.clone();
+        callers.spawn(async move { session.token().await.map(drop) });
+    }
+    for outcome in callers.join_all().await {
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Timeout);
+    }
+    assert_eq!(login.logins(), 2);
 }
 
 #[tokio::test(start_paused = true)]
