@@ -49,8 +49,8 @@ fn provider(place: &Place, proxy: Option<&FaultProxy>) -> InfisicalProvider {
     let builder = builder.api(place.api);
     let quick = |client: secretwell::infisical::ClientConfig| {
         client
-            .deadline(Duration::from_secs(1))
-            .attempt_timeout(Duration::from_millis(800))
+            .deadline(Duration::from_millis(2500))
+            .attempt_timeout(Duration::from_secs(2))
     };
     // Some of the values look like references.
     let builder = builder.expand_references(false).client(quick);

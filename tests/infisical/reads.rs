@@ -363,8 +363,8 @@ async fn faults_are_typed_within_the_deadline_and_leave_nothing_behind() {
     let proxy = FaultProxy::start(place.as_fake().address()).await;
     let quick = |client: secretwell::infisical::ClientConfig| {
         client
-            .deadline(Duration::from_millis(900))
-            .attempt_timeout(Duration::from_millis(500))
+            .deadline(Duration::from_millis(2500))
+            .attempt_timeout(Duration::from_secs(2))
             .max_bytes(1 << 20)
     };
     let url = format!("http://{}", proxy.address());

@@ -148,8 +148,8 @@ fn provider(
         .kv_version(version)
         .client(|client| {
             client
-                .deadline(Duration::from_secs(1))
-                .attempt_timeout(Duration::from_millis(800))
+                .deadline(Duration::from_millis(2500))
+                .attempt_timeout(Duration::from_secs(2))
         })
         .build()
         .unwrap()

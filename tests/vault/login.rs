@@ -458,8 +458,8 @@ async fn faults_are_typed_within_the_deadline_and_leave_nothing_behind() {
     let token = stage.token(json!({})).await;
     let provider = stage.provider_with(Auth::token(Credential::value(token.as_str())), |client| {
         client
-            .deadline(Duration::from_millis(900))
-            .attempt_timeout(Duration::from_millis(500))
+            .deadline(Duration::from_millis(2500))
+            .attempt_timeout(Duration::from_secs(2))
             .max_bytes(1 << 20)
     });
     assert_reads(&provider).await;

@@ -50,8 +50,8 @@ impl Stage {
             .kv_version(KvVersion::V2)
             .client(|client| {
                 client
-                    .deadline(secs(1))
-                    .attempt_timeout(Duration::from_millis(500))
+                    .deadline(Duration::from_millis(2500))
+                    .attempt_timeout(secs(2))
             })
             .build()
             .unwrap();
