@@ -4,7 +4,7 @@ use secretwell::auth::{BuildContext, BuildError, KeyRing, LazyAuth, State};
 use secretwell::{MemoryProvider, Resolver, SecretString};
 use serde::Deserialize;
 
-use crate::support::{pass, secs};
+use crate::support::{pass, ring_text, secs};
 
 const FIRST: &str = "the first secret, thirty-two bytes or more";
 const NEXT: &str = "the next secret, thirty-two bytes or more";
@@ -69,14 +69,26 @@ fn the_earlier_secrets_outlive_the_runtime_that_knew_them() {
     runtime().block_on(auth.get()).unwrap();
     memory.set("AUTH_SECRET", NEXT).unwrap();
     let ring = runtime().block_on(async { auth.rebuild().await.unwrap().clone() });
-    let verifying: Vec<_> = ring
-        .verifying()
-        .map(|value| value.expose_text().unwrap())
-        .collect();
-    assert_eq!(verifying, [NEXT, FIRST]);
+    // The next one signs when everybody knows it.
+    assert_eq!(ring_text(&ring), (FIRST.into(), format!("{NEXT},{FIRST}")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_secret_verifies_nothing_any_more() {
+    let memory = MemoryProvider::from_iter([("AUTH_SECRET", FIRST)]);
+    let auth = ring(&memory);
+    auth.get().await.unwrap();
+    memory.set("AUTH_SECRET", NEXT).unwrap();
+    let rotated = auth.rebuild().await.unwrap();
     assert_eq!(
-        ring.signing().expose_text().unwrap(),
-        FIRST,
-        "until everybody knows the next"
+        ring_text(&rotated),
+        (FIRST.into(), format!("{NEXT},{FIRST}"))
+    );
+    let revoked = auth.revoke_earlier().await.unwrap();
+    assert_eq!(ring_text(&revoked), (NEXT.into(), NEXT.into()));
+    pass(secs(100)).await;
+    assert_eq!(
+        ring_text(&auth.get().await.unwrap()),
+        (NEXT.into(), NEXT.into())
     );
 }

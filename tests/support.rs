@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use secretwell::auth::KeyRing;
 use secretwell::{
     Capabilities, Error, ErrorKind, MemoryProvider, Resolver, SecretKey, SecretProvider,
+    SecretValue,
 };
 use secretwell_testkit::FaultyProvider;
 
@@ -67,4 +69,11 @@ pub(crate) async fn pass(time: Duration) {
     let end = tokio::time::Instant::now() + time;
     tokio::time::sleep_until(end).await;
     settle().await;
+}
+
+/// The secret of a ring that signs, and those that verify.
+pub(crate) fn ring_text(ring: &KeyRing) -> (String, String) {
+    let text = |value: &SecretValue| value.expose_text().unwrap().to_owned();
+    let verifying: Vec<_> = ring.verifying().map(text).collect();
+    (text(ring.signing()), verifying.join(","))
 }

@@ -4,6 +4,7 @@ mod cluster;
 mod contract;
 mod lease;
 mod login;
+mod rotation;
 mod server;
 mod states;
 mod tls;

@@ -11,9 +11,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::built::Guard;
+use crate::history::recall;
 use crate::lazy::Inner;
 use crate::recipe::{Ingredients, keys, read};
 use crate::ring::{Rings, later};
+use crate::strength::is_secret;
 use crate::{BuildContext, Generation, NotReady, State};
 
 /// The longest wait before a build that failed is tried again.
@@ -128,7 +130,13 @@ impl<A: Send + Sync + 'static> Driver<A> {
             }
         };
 
-        let rings = self.made_from.rings.with(&secrets, auth.settings.pace, now);
+        let revoking = auth.revoking.load(Ordering::SeqCst);
+        let mut rings = self.made_from.rings.with(&secrets, auth.settings.pace, now);
+        if revoking {
+            rings.revoke_earlier(now);
+        } else {
+            self.recall(auth, &mut rings, &secrets, now).await;
+        }
         let sight = Some(rings.sight(now));
         if sight != self.made_from.sight || forced {
             if self.generation > 0 {
@@ -154,6 +162,9 @@ impl<A: Send + Sync + 'static> Driver<A> {
                     self.generation += 1;
                     self.made_from = MadeFrom { rings, sight };
                     *auth.made_from() = self.made_from.clone();
+                    if revoking {
+                        auth.revoking.store(false, Ordering::SeqCst);
+                    }
                     auth.stage.publish(value, self.generation);
                     None
                 }
@@ -180,6 +191,31 @@ impl<A: Send + Sync + 'static> Driver<A> {
         let stale = staleness(&secrets);
         let failure = (!stale.is_empty()).then(|| NotReady::new(stale, Some(retry_at)));
         outcome(failure, secrets)
+    }
+
+    /// Adds what the source remembers to the rings of keys that are new here.
+    async fn recall(
+        &self,
+        auth: &Inner<A>,
+        rings: &mut Rings,
+        secrets: &[(SecretKey, Resolved)],
+        now: Instant,
+    ) {
+        let fields = auth.recipe.fields().unwrap_or_default();
+        let signs = |key: &SecretKey| {
+            fields
+                .iter()
+                .any(|field| field.key == *key && is_secret(field))
+        };
+        let new = secrets
+            .iter()
+            .filter(|(key, _)| signs(key) && !self.made_from.rings.holds(key));
+        for (key, secret) in new {
+            let history = recall(&auth.resolver, key, secret, auth.settings.pace).await;
+            if let Some(history) = history {
+                rings.remember(key, history, now);
+            }
+        }
     }
 
     fn publish(&self, auth: &Inner<A>, outcome: Outcome, served: u64) {

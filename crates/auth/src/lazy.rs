@@ -85,6 +85,8 @@ pub(crate) struct Inner<A: Send + Sync> {
     pub(crate) requests: AtomicU64,
     /// Set when the driver ended with its runtime: somebody must start another.
     pub(crate) undriven: AtomicBool,
+    /// Whether the next build leaves the earlier secrets out.
+    pub(crate) revoking: AtomicBool,
     driver: Mutex<Option<AbortHandle>>,
     made_from: Mutex<MadeFrom>,
 }
@@ -242,6 +244,20 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
             .unwrap_or_else(|_| Err(late()))
     }
 
+    /// Ends the grace of all earlier secrets: only the newest of each key signs and verifies from now
+    /// on, so whoever holds something that an earlier one signed is logged out. For a secret that has
+    /// leaked: write another first, and then revoke.
+    ///
+    /// A source that keeps old versions gives them back to the next process, as long as their grace is
+    /// not over: delete them there as well.
+    ///
+    /// # Errors
+    /// As [`rebuild`](Self::rebuild). The next build revokes them nevertheless.
+    pub async fn revoke_earlier(&self) -> Result<Guard<A>, NotReady> {
+        self.inner.revoking.store(true, Ordering::SeqCst);
+        self.rebuild().await
+    }
+
     /// What is in service, with somebody to keep it current.
     fn serving(&self) -> Option<Guard<A>> {
         let guard = Guard::new(&self.current)?;
@@ -337,6 +353,7 @@ impl<A: Send + Sync> LazyAuth<A> {
             nudge: Arc::default(),
             requests: AtomicU64::new(0),
             undriven: AtomicBool::new(false),
+            revoking: AtomicBool::new(false),
             driver: Mutex::new(None),
             made_from: Mutex::default(),
         };

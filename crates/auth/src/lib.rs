@@ -50,7 +50,7 @@
 //! | --- | --- |
 //! | use it in a request | [`LazyAuth::get`], or [`LazyAuth::with`] where nanoseconds count |
 //! | guard an axum handler | `Auth<T>` and `LazyAuth::layer`, features `axum` and `tower` |
-//! | sign and verify over a rotation | [`BuildContext::key_ring`] |
+//! | sign and verify over a rotation | [`BuildContext::key_ring`], [`LazyAuth::revoke_earlier`] |
 //! | know how it stands | [`LazyAuth::state`], [`LazyAuth::watch_state`] |
 //! | know beforehand | [`LazyAuth::preflight`] |
 //!
@@ -66,6 +66,7 @@ mod built;
 mod config;
 mod context;
 mod driver;
+mod history;
 mod lazy;
 mod mode;
 mod preflight;

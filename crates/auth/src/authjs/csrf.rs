@@ -39,30 +39,26 @@ pub enum Csrf {
 pub struct CsrfTokens {
     /// What may stand behind a token when it is hashed; the first is what we write.
     endings: Vec<SecretValue>,
+    /// All secrets, joined.
+    list: SecretValue,
 }
+
+/// How many secrets the packages have at most.
+const LONGEST_LIST: usize = 4;
 
 impl CsrfTokens {
     /// Those of a ring. A cookie counts that was made with any of its secrets, and one that was made with
-    /// all of them: the packages join a list of secrets by commas.
+    /// several that follow each other: the packages join a list of secrets by commas.
     pub fn new(secrets: &KeyRing) -> Self {
-        let mut endings = vec![secrets.signing().clone()];
-        let earlier = || {
-            secrets
-                .verifying()
-                .filter(|secret| *secret != secrets.signing())
-        };
-        endings.extend(earlier().cloned());
-        let mut joined = Zeroizing::new(secrets.signing().expose_bytes().to_vec());
-        // The packages have lists of one to four; the list grows from the front.
-        for secret in earlier() {
-            let mut longer = Zeroizing::new(Vec::with_capacity(joined.len() + 1 + secret.len()));
-            longer.extend_from_slice(&joined);
-            longer.push(b',');
-            longer.extend_from_slice(secret.expose_bytes());
-            joined = longer;
-            endings.push(joined.as_slice().into());
+        let all: Vec<&SecretValue> = secrets.verifying().collect();
+        let others = all.iter().filter(|secret| **secret != secrets.signing());
+        let single = std::iter::once(secrets.signing()).chain(others.copied());
+        let mut endings: Vec<SecretValue> = single.cloned().collect();
+        for length in 2..=all.len().min(LONGEST_LIST) {
+            endings.extend(all.windows(length).map(joined));
         }
-        Self { endings }
+        let list = joined(&all);
+        Self { endings, list }
     }
 
     /// A new token, and the value of the cookie that goes with it, not yet percent-encoded.
@@ -81,8 +77,7 @@ impl CsrfTokens {
     /// Has only the whole list of secrets count, and makes tokens with that, as the packages do where they
     /// have a list. Then each rotation rejects the tokens that are out.
     pub fn joined_only(mut self) -> Self {
-        let joined = self.endings.pop();
-        self.endings = joined.into_iter().collect();
+        self.endings = vec![self.list.clone()];
         self
     }
 
@@ -112,6 +107,19 @@ impl fmt::Debug for CsrfTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CsrfTokens").finish_non_exhaustive()
     }
+}
+
+fn joined(secrets: &[&SecretValue]) -> SecretValue {
+    let length = secrets.iter().map(|secret| secret.len() + 1).sum();
+    // With room for all, so that no copy is left behind.
+    let mut list = Zeroizing::new(Vec::with_capacity(length));
+    for (place, secret) in secrets.iter().enumerate() {
+        if place > 0 {
+            list.push(b',');
+        }
+        list.extend_from_slice(secret.expose_bytes());
+    }
+    list.as_slice().into()
 }
 
 fn hash(token: &str, ending: &SecretValue) -> String {

@@ -36,6 +36,7 @@ mod cookie;
 mod csrf;
 mod jwe;
 mod keys;
+mod order;
 #[cfg(test)]
 mod tests;
 
@@ -50,6 +51,7 @@ use zeroize::Zeroizing;
 
 pub use cookie::SessionCookie;
 pub use csrf::{Csrf, CsrfTokens};
+pub use order::SecretOrder;
 
 use crate::KeyRing;
 use keys::{Format, Keys};

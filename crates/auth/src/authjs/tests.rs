@@ -2,10 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use secretwell_core::{MemoryProvider, Resolver, SecretValue};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::{BuildContext, LazyAuth};
 
 const VECTORS: &str = include_str!("../../fixtures/authjs-vectors.json");
 
@@ -301,4 +303,79 @@ fn nothing_shows_a_key() {
     let keys = Keys::of(&ring(), Format::V4, "").unwrap();
     let key: String = keys[0].gcm.iter().map(|byte| format!("{byte}, ")).collect();
     assert!(!shown.contains(key.trim_end_matches(", ")), "{shown}");
+}
+
+#[test]
+fn a_csrf_cookie_of_any_list_that_the_packages_had_counts() {
+    let secrets = ["three", "two", "one", "zero"];
+    let ring = KeyRing::joined(secrets.map(KeyRing::of)).unwrap();
+    let tokens = CsrfTokens::new(&ring);
+    let cookie_of = |list: &str| CsrfTokens::new(&KeyRing::of(list)).make().unwrap();
+    for (list, verdict) in [
+        ("three", Csrf::Verified),
+        ("zero", Csrf::Verified),
+        ("one,zero", Csrf::Verified),
+        ("two,one,zero", Csrf::Verified),
+        ("three,two,one,zero", Csrf::Verified),
+        ("three,two", Csrf::Verified),
+        ("zero,one", Csrf::Rejected),
+        ("three,one", Csrf::Rejected),
+    ] {
+        let (token, cookie) = cookie_of(list);
+        assert_eq!(
+            tokens.verify(&cookie, Some(&token), true),
+            verdict,
+            "{list}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_orders_of_the_secrets_are_those_of_the_packages() {
+    use SecretOrder::{AuthCore, NextAuth4, NextAuth5};
+
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+    #[expect(dead_code, reason = "the ring is what the test looks at")]
+    struct Secrets {
+        auth_secret: Option<String>,
+        auth_secret_1: Option<String>,
+        auth_secret_2: Option<String>,
+        auth_secret_3: Option<String>,
+        nextauth_secret: Option<String>,
+    }
+    const NUMBERED: [(&str, &str); 3] = [
+        ("AUTH_SECRET_1", "one"),
+        ("AUTH_SECRET_2", "two"),
+        ("AUTH_SECRET_3", "three"),
+    ];
+    const BASE: (&str, &str) = ("AUTH_SECRET", "base");
+    const NEXT: (&str, &str) = ("NEXTAUTH_SECRET", "next");
+    let all = [NUMBERED.to_vec(), vec![BASE, NEXT]].concat();
+    for (secrets, order, expected) in [
+        (&all, AuthCore, Some("three,two,one,base")),
+        (&all, NextAuth5, Some("base")),
+        (&all, NextAuth4, Some("next")),
+        (&NUMBERED.to_vec(), AuthCore, Some("three,two,one")),
+        (&NUMBERED.to_vec(), NextAuth5, Some("three,two,one")),
+        (&NUMBERED.to_vec(), NextAuth4, None),
+        (&vec![NEXT], AuthCore, None),
+        (&vec![NEXT], NextAuth5, Some("next")),
+        (&vec![BASE], NextAuth4, Some("base")),
+        (&vec![("AUTH_SECRET", ""), NEXT], NextAuth5, Some("next")),
+    ] {
+        let memory = MemoryProvider::from_iter(secrets.iter().copied());
+        let auth = LazyAuth::new(
+            Resolver::new(memory),
+            move |_: Secrets, context: BuildContext| async move { Ok(order.ring(&context)?) },
+        );
+        let ring = auth.get().await;
+        let text = |value: &SecretValue| value.expose_text().unwrap().to_owned();
+        let found = ring.map(|ring| {
+            let all: Vec<_> = ring.verifying().map(text).collect();
+            assert_eq!(text(ring.signing()), all[0]);
+            all.join(",")
+        });
+        assert_eq!(found.as_deref().ok(), expected, "{order:?} of {secrets:?}");
+    }
 }
