@@ -27,9 +27,9 @@ const MAX_CHUNKS: usize = 100;
 /// ```
 #[derive(Debug, Clone)]
 pub struct SessionCookie {
+    format: Format,
     name: String,
     secure: bool,
-    chunk: usize,
 }
 
 impl SessionCookie {
@@ -46,13 +46,14 @@ impl SessionCookie {
     fn new(format: Format, name: &str, secure: bool) -> Self {
         let prefix = if secure { "__Secure-" } else { "" };
         Self {
+            format,
             name: format!("{prefix}{name}"),
             secure,
-            chunk: match format {
-                Format::V4 => V4_CHUNK,
-                Format::V5 => V5_CHUNK,
-            },
         }
+    }
+
+    pub(super) fn format(&self) -> Format {
+        self.format
     }
 
     /// The same by another name, where the application has configured one. It is sent over HTTPS only if
@@ -101,13 +102,17 @@ impl SessionCookie {
             headers.push(self.header(&name, value, max_age));
             written.push(name);
         };
-        if token.len() <= self.chunk {
+        let chunk = match self.format {
+            Format::V4 => V4_CHUNK,
+            Format::V5 => V5_CHUNK,
+        };
+        if token.len() <= chunk {
             write(self.name.clone(), token);
         } else {
             let mut rest = token;
             for number in 0.. {
-                let (chunk, after) = rest.split_at(boundary(rest, self.chunk));
-                write(format!("{}.{number}", self.name), chunk);
+                let (part, after) = rest.split_at(boundary(rest, chunk));
+                write(format!("{}.{number}", self.name), part);
                 if after.is_empty() {
                     break;
                 }

@@ -37,6 +37,7 @@ mod csrf;
 mod jwe;
 mod keys;
 mod order;
+mod sessions;
 #[cfg(test)]
 mod tests;
 
@@ -52,6 +53,7 @@ use zeroize::Zeroizing;
 pub use cookie::SessionCookie;
 pub use csrf::{Csrf, CsrfTokens};
 pub use order::SecretOrder;
+pub use sessions::Sessions;
 
 use crate::KeyRing;
 use keys::{Format, Keys};
