@@ -7,6 +7,7 @@
 //! | `trouble` | a resolver whose provider fails, hangs or refuses |
 //! | `lazy` | the lazily built auth: starts, rotations, failures, its log |
 //! | `rotation` | the key ring, when time and runtimes are not kind to it |
+//! | `sessions` | sessions shared with Auth.js, in a whole service |
 //! | `ready` | the ready path allocates nothing |
 //! | `e2e` | whole services on real sockets |
 //! | `process` | what only a process of its own can show |
@@ -26,6 +27,7 @@ mod process;
 mod ready;
 mod resolver;
 mod rotation;
+mod sessions;
 mod support;
 mod trouble;
 mod vault;

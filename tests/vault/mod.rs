@@ -4,7 +4,7 @@ mod cluster;
 mod contract;
 mod lease;
 mod login;
-mod rotation;
+mod restart;
 mod server;
 mod states;
 mod tls;

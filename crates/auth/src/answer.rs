@@ -45,7 +45,8 @@ impl Answer {
         }
     }
 
-    /// The answer with a body of any type that static text converts into.
+    /// The answer with a body of any type that static text converts into, and itself among the
+    /// response's extensions.
     pub fn into_http<B: From<&'static str>>(self) -> Response<B> {
         let mut response = Response::new(B::from(self.body()));
         *response.status_mut() = self.status;
@@ -55,6 +56,7 @@ impl Answer {
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -108,7 +108,12 @@ impl<A: Send + Sync + 'static> Driver<A> {
             announce(auth, State::Starting, None);
         }
         let keys = keys(auth.recipe.as_ref());
-        let answers = read(&auth.resolver, &keys, forced).await;
+        let revoking = auth.revoking.load(Ordering::SeqCst);
+        if revoking {
+            // Even an answer of a moment ago may be the secret that is to go.
+            keys.iter().for_each(|key| auth.resolver.invalidate(key));
+        }
+        let answers = read(&auth.resolver, &keys, forced && !revoking).await;
         let now = Instant::now();
         let outcome = |failure, secrets| Outcome {
             at: now,
@@ -130,7 +135,6 @@ impl<A: Send + Sync + 'static> Driver<A> {
             }
         };
 
-        let revoking = auth.revoking.load(Ordering::SeqCst);
         let mut rings = self.made_from.rings.with(&secrets, auth.settings.pace, now);
         if revoking {
             rings.revoke_earlier(now);

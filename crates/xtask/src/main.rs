@@ -46,7 +46,7 @@ const PARTS: &[Part] = &[
         about: "whole services on real sockets, and the story of the late secret",
         needs: None,
         calls: &[
-            "test --package secretwell-tests -- e2e:: process::",
+            "test --package secretwell-tests -- e2e:: sessions:: process::",
             "run --quiet --package secretwell --example late_secret",
         ],
     },

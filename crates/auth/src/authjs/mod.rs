@@ -28,6 +28,10 @@
 //! # }
 //! ```
 //!
+//! A service wants [`Sessions`], which put the token and its cookie together, built by a
+//! [`LazyAuth`](crate::LazyAuth) from a ring in the packages' own order, [`SecretOrder`]; and around its
+//! routes the layer of `LazyAuth::session_layer`.
+//!
 //! # Differences from the packages
 //! Times are 64 bits wide, where the packages' tokens are born expired from 2038 on. Compressed tokens,
 //! which the packages read and never write, are refused, and so is base64 with padding.
@@ -36,6 +40,8 @@ mod cookie;
 mod csrf;
 mod jwe;
 mod keys;
+#[cfg(feature = "tower")]
+mod layer;
 mod order;
 mod sessions;
 #[cfg(test)]
@@ -52,6 +58,8 @@ use zeroize::Zeroizing;
 
 pub use cookie::SessionCookie;
 pub use csrf::{Csrf, CsrfTokens};
+#[cfg(feature = "tower")]
+pub use layer::{SessionLayer, WithSessions};
 pub use order::SecretOrder;
 pub use sessions::Sessions;
 

@@ -54,7 +54,7 @@ const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// ```
 #[derive(Debug)]
 pub struct Sessions {
-    cookie: SessionCookie,
+    pub(super) cookie: SessionCookie,
     tokens: SessionTokens,
     max_age: Duration,
 }
@@ -140,13 +140,7 @@ impl<C: DeserializeOwned + Send + 'static> crate::Principal for Session<C> {
     type Authenticator = Sessions;
 
     fn authenticate(sessions: &Sessions, request: &http::request::Parts) -> Option<Self> {
-        // HTTP/2 may send each cookie in a header of its own.
-        let headers = request.headers.get_all(http::header::COOKIE);
-        let texts: Vec<&str> = headers
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .collect();
-        sessions.find(&texts.join("; "))
+        sessions.find(&super::layer::cookies(&request.headers))
     }
 }
 
