@@ -48,8 +48,8 @@ async fn serve(url: &str) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     println!("secrets from {url}");
-    println!("curl -i -X POST http://{address}/login");
-    println!("curl -i http://{address}/me -H \"Authorization: Bearer TOKEN\"");
+    println!("curl -c cookies -X POST http://{address}/login");
+    println!("curl -b cookies -i http://{address}/me");
     axum::serve(listener, service::router(&auth)).await?;
     Ok(())
 }

@@ -1,19 +1,17 @@
-//! A small service whose users log in with a token that an `AUTH_SECRET` signs.
+//! A small service whose users are logged in as Auth.js has it: a Next.js application beside it, with the same
+//! `AUTH_SECRET`, would know them too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
 
 use axum::extract::Extension;
+use axum::response::AppendHeaders;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use http::header::AUTHORIZATION;
-use http::request::Parts;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
-use secretwell::auth::{
-    Answer, Auth, BuildContext, BuildError, LazyAuth, LazyAuthBuilder, Principal,
-};
-use secretwell::{SecretString, SecretValue};
+use http::header::{HeaderName, SET_COOKIE};
+use secretwell::SecretString;
+use secretwell::auth::authjs::{SecretOrder, Session, SessionCookie, Sessions};
+use secretwell::auth::{Answer, Auth, BuildContext, BuildError, LazyAuth, LazyAuthBuilder};
 use serde::{Deserialize, Serialize};
 
 /// The secrets that the service needs. The field's name is the key.
@@ -27,95 +25,46 @@ pub(crate) struct Secrets {
     auth_secret: SecretString,
 }
 
-/// What is built from them: signs tokens and verifies them.
-pub(crate) struct Tokens {
-    signing: EncodingKey,
-    verifying: Vec<DecodingKey>,
-}
-
+/// Who is logged in.
 #[derive(Serialize, Deserialize)]
-struct Claims {
-    sub: String,
-    exp: u64,
-}
-
-impl Tokens {
-    pub(crate) fn new(context: &BuildContext) -> Result<Self, BuildError> {
-        let ring = context.key_ring("AUTH_SECRET")?;
-        let decoding = |secret: &SecretValue| DecodingKey::from_secret(secret.expose_bytes());
-        Ok(Self {
-            signing: EncodingKey::from_secret(ring.signing().expose_bytes()),
-            verifying: ring.verifying().map(decoding).collect(),
-        })
-    }
-
-    pub(crate) fn issue(&self, user: &str) -> Result<String, jsonwebtoken::errors::Error> {
-        let in_an_hour = SystemTime::now() + Duration::from_secs(3600);
-        let exp = in_an_hour
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
-        encode(
-            &Header::new(Algorithm::HS256),
-            &Claims {
-                sub: user.to_owned(),
-                exp,
-            },
-            &self.signing,
-        )
-    }
-
-    fn user(&self, token: &str) -> Option<String> {
-        let rules = Validation::new(Algorithm::HS256);
-        let claims = self
-            .verifying
-            .iter()
-            .find_map(|key| decode::<Claims>(token, key, &rules).ok())?;
-        Some(claims.claims.sub)
-    }
-}
-
-/// A user who showed a good token.
-#[derive(Serialize)]
 pub(crate) struct User {
     name: String,
 }
 
-impl Principal for User {
-    type Authenticator = Tokens;
-
-    fn authenticate(tokens: &Tokens, request: &Parts) -> Option<Self> {
-        let header = request.headers.get(AUTHORIZATION)?.to_str().ok()?;
-        tokens
-            .user(header.strip_prefix("Bearer ")?)
-            .map(|name| Self { name })
-    }
+async fn me(Auth(session): Auth<Session<User>>) -> Json<User> {
+    Json(session.claims)
 }
 
-async fn me(Auth(user): Auth<User>) -> Json<User> {
-    Json(user)
-}
-
-/// Hands a token to anybody: logging in is not what this example is about.
-async fn login(Extension(auth): Extension<LazyAuth<Tokens>>) -> Result<String, Answer> {
-    let tokens = auth.get().await.map_err(|failure| Answer::from(&failure))?;
-    tokens.issue("ada").map_err(|_| Answer::misconfigured())
+/// Logs anybody in: how that is decided is not what this example is about.
+async fn login(
+    Extension(auth): Extension<LazyAuth<Sessions>>,
+) -> Result<AppendHeaders<Vec<(HeaderName, String)>>, Answer> {
+    let sessions = auth.get().await.map_err(|failure| Answer::from(&failure))?;
+    let ada = User { name: "ada".into() };
+    let cookies = sessions
+        .start(&ada, "")
+        .map_err(|_| Answer::misconfigured())?;
+    let headers = cookies.into_iter().map(|cookie| (SET_COOKIE, cookie));
+    Ok(AppendHeaders(headers.collect()))
 }
 
 /// The auth, not built yet, and the count of its builds.
-pub(crate) fn auth(builder: LazyAuthBuilder) -> (LazyAuth<Tokens>, Arc<AtomicUsize>) {
+pub(crate) fn auth(builder: LazyAuthBuilder) -> (LazyAuth<Sessions>, Arc<AtomicUsize>) {
     let builds = Arc::new(AtomicUsize::new(0));
     let count = builds.clone();
-    let auth = builder.build(move |_: Secrets, context| {
+    let auth = builder.build(move |_: Secrets, context: BuildContext| {
         count.fetch_add(1, Ordering::SeqCst);
-        async move { Tokens::new(&context) }
+        async move {
+            let ring = SecretOrder::AuthCore.ring(&context)?;
+            Ok::<_, BuildError>(Sessions::new(SessionCookie::v5(false), &ring)?)
+        }
     });
     (auth, builds)
 }
 
-pub(crate) fn router(auth: &LazyAuth<Tokens>) -> Router {
+pub(crate) fn router(auth: &LazyAuth<Sessions>) -> Router {
     Router::new()
         .route("/me", get(me))
         .route("/login", post(login))
-        .layer(auth.layer())
+        .layer(auth.session_layer())
 }

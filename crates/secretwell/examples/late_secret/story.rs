@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use reqwest::header::{COOKIE, SET_COOKIE};
 use reqwest::{Client, StatusCode};
+use secretwell::auth::authjs::Sessions;
 use secretwell::auth::{LazyAuth, Mode, State};
 use secretwell::{FileProvider, Resolver};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::service::{self, Tokens};
+use crate::service;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -23,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One running instance of the service.
 struct Instance {
-    auth: LazyAuth<Tokens>,
+    auth: LazyAuth<Sessions>,
     builds: Arc<AtomicUsize>,
     url: String,
     client: Client,
@@ -53,22 +55,26 @@ impl Instance {
         })
     }
 
-    async fn me(&self, token: &str) -> Outcome<(StatusCode, String)> {
+    async fn me(&self, session: &str) -> Outcome<(StatusCode, String)> {
         let request = self
             .client
             .get(format!("{}/me", self.url))
-            .bearer_auth(token);
+            .header(COOKIE, session);
         let response = request.send().await?;
         Ok((response.status(), response.text().await?))
     }
 
+    /// Logs in, and returns the cookie of the session.
     async fn login(&self) -> Outcome<String> {
         let response = self
             .client
             .post(format!("{}/login", self.url))
             .send()
             .await?;
-        Ok(response.error_for_status()?.text().await?)
+        let response = response.error_for_status()?;
+        let cookie = response.headers().get(SET_COOKIE).ok_or("no cookie")?;
+        let cookie = cookie.to_str()?.split(';').next();
+        Ok(cookie.unwrap_or_default().to_owned())
     }
 
     async fn until(&self, what: &str, wanted: impl FnMut(&State) -> bool) -> Outcome {
@@ -86,7 +92,7 @@ pub(crate) async fn play() -> Outcome {
     let instance = Instance::start(&secrets.0).await?;
 
     chapter("1. The service is up, and its secret is not there yet");
-    let (status, body) = instance.me("any token").await?;
+    let (status, body) = instance.me("authjs.session-token=any").await?;
     tell(format!(
         "GET /me -> {status} {body}   (the reason is in the log only)"
     ));
@@ -104,8 +110,8 @@ pub(crate) async fn play() -> Outcome {
     instance
         .until("ready", |state| matches!(state, State::Ready { .. }))
         .await?;
-    let first_token = instance.login().await?;
-    let (status, body) = instance.me(&first_token).await?;
+    let first_session = instance.login().await?;
+    let (status, body) = instance.me(&first_session).await?;
     tell(format!("GET /me -> {status} {body}"));
     check(status == StatusCode::OK, "the service must work now")?;
 
@@ -113,8 +119,8 @@ pub(crate) async fn play() -> Outcome {
     let second = Arc::new(Instance::start(&secrets.0).await?);
     let mut clients = JoinSet::new();
     for _ in 0..1000 {
-        let (second, token) = (second.clone(), first_token.clone());
-        clients.spawn(async move { second.me(&token).await.map(|(status, _)| status).ok() });
+        let (second, session) = (second.clone(), first_session.clone());
+        clients.spawn(async move { second.me(&session).await.map(|(status, _)| status).ok() });
     }
     let served = clients
         .join_all()
@@ -133,7 +139,7 @@ pub(crate) async fn play() -> Outcome {
     drop(second);
 
     chapter("4. The secret is rotated under load");
-    let load = Load::start(&instance, &first_token);
+    let load = Load::start(&instance, &first_session);
     secrets.put("the second secret, no less than thirty-two bytes")?;
     instance
         .until("generation 2", |state| state.generation() == Some(2))
@@ -142,19 +148,19 @@ pub(crate) async fn play() -> Outcome {
     instance
         .until("generation 3", |state| state.generation() == Some(3))
         .await?;
-    let second_token = instance.login().await?;
+    let second_session = instance.login().await?;
     tell("new secret active: it signs now, the old one still verifies");
     check(
-        instance.me(&second_token).await?.0 == StatusCode::OK,
-        "the new token must work",
+        instance.me(&second_session).await?.0 == StatusCode::OK,
+        "the new session must be good",
     )?;
     check(
-        instance.me(&first_token).await?.0 == StatusCode::OK,
-        "the old token must work in the grace",
+        instance.me(&first_session).await?.0 == StatusCode::OK,
+        "the old session must be good in the grace",
     )?;
     let (requests, failures) = load.stop().await;
     tell(format!(
-        "{requests} requests with the old token meanwhile, {failures} failed"
+        "{requests} requests with the old session meanwhile, {failures} failed"
     ));
     check(
         requests > 0 && failures == 0,
@@ -163,13 +169,13 @@ pub(crate) async fn play() -> Outcome {
     instance
         .until("generation 4", |state| state.generation() == Some(4))
         .await?;
-    let (status, _) = instance.me(&first_token).await?;
+    let (status, _) = instance.me(&first_session).await?;
     tell(format!(
-        "the grace is over: the old token -> {status}, the new one goes on"
+        "the grace is over: the old session -> {status}, the new one goes on"
     ));
     check(
         status == StatusCode::UNAUTHORIZED,
-        "the old token must end with the grace",
+        "the old session must end with the grace",
     )?;
 
     chapter("5. A bad rotation: the file is emptied");
@@ -177,7 +183,7 @@ pub(crate) async fn play() -> Outcome {
     instance
         .until("degraded", |state| matches!(state, State::Degraded { .. }))
         .await?;
-    let (status, _) = instance.me(&second_token).await?;
+    let (status, _) = instance.me(&second_session).await?;
     tell(format!(
         "GET /me -> {status}: the last good secret goes on serving"
     ));
@@ -191,7 +197,7 @@ pub(crate) async fn play() -> Outcome {
     instance
         .until("repaired", |state| state.generation() > Some(4))
         .await?;
-    let (status, _) = instance.me(&second_token).await?;
+    let (status, _) = instance.me(&second_session).await?;
     tell(format!("GET /me -> {status}, and nobody was logged out"));
     check(status == StatusCode::OK, "repair must not log anybody out")?;
     tell("the end");
@@ -205,14 +211,14 @@ struct Load {
 }
 
 impl Load {
-    fn start(instance: &Instance, token: &str) -> Self {
+    fn start(instance: &Instance, session: &str) -> Self {
         let stopping = Arc::new(AtomicBool::new(false));
         let mut clients = JoinSet::new();
         for _ in 0..8 {
             let request = instance
                 .client
                 .get(format!("{}/me", instance.url))
-                .bearer_auth(token);
+                .header(COOKIE, session);
             let stopping = stopping.clone();
             clients.spawn(async move {
                 let (mut requests, mut failures) = (0, 0);
