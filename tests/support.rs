@@ -7,7 +7,7 @@ use secretwell::{
     Capabilities, Error, ErrorKind, MemoryProvider, Resolver, SecretKey, SecretProvider,
     SecretValue,
 };
-use secretwell_testkit::FaultyProvider;
+use secretwell_testkit::{Fault, FaultyProvider};
 
 pub(crate) fn key(text: &str) -> SecretKey {
     SecretKey::parse(text).unwrap()
@@ -69,6 +69,51 @@ pub(crate) async fn pass(time: Duration) {
     let end = tokio::time::Instant::now() + time;
     tokio::time::sleep_until(end).await;
     settle().await;
+}
+
+/// A whole answer in place of the server's.
+pub(crate) fn answer(head: &str, body: &str) -> Fault {
+    let text = format!("HTTP/1.1 {head}\r\nconnection: close\r\n\r\n{body}");
+    Fault::Answer(text.into_bytes())
+}
+
+/// What may become of a request to any remote source, and what kind of error it is: `member` is where its
+/// answers hold the secrets, `twice` an answer that says a name twice, `redirect` the address of another
+/// server, and `cut` a length at which an answer is not whole.
+pub(crate) fn remote_faults(
+    member: &str,
+    twice: &str,
+    redirect: &str,
+    cut: usize,
+) -> Vec<(&'static str, Fault, ErrorKind)> {
+    let redirect = format!("307 Temporary Redirect\r\nlocation: {redirect}\r\ncontent-length: 0");
+    let (open, close) = ("[".repeat(10_000), "]".repeat(10_000));
+    let deep = format!("{{\"{member}\":{open}{close}}}");
+    let drip = Fault::Drip(Duration::from_millis(50));
+    let foreign = Fault::Answer(b"SSH-2.0\r\n".to_vec());
+    vec![
+        ("cut", Fault::Cut, ErrorKind::Unavailable),
+        ("stall", Fault::Stall, ErrorKind::Timeout),
+        ("drip", drip, ErrorKind::Timeout),
+        ("truncated", Fault::Truncate(cut), ErrorKind::Unavailable),
+        ("endless", Fault::Endless, ErrorKind::TooLarge),
+        ("redirect", answer(&redirect, ""), ErrorKind::Malformed),
+        ("html", answer("200 OK", "<html>"), ErrorKind::Malformed),
+        ("empty", answer("200 OK", ""), ErrorKind::Malformed),
+        (
+            "no content",
+            answer("204 No Content", ""),
+            ErrorKind::Malformed,
+        ),
+        ("deep", answer("200 OK", &deep), ErrorKind::Malformed),
+        (
+            "a name twice",
+            answer("200 OK", twice),
+            ErrorKind::Malformed,
+        ),
+        ("not HTTP", foreign, ErrorKind::Unavailable),
+        ("teapot", answer("418 No", ""), ErrorKind::Malformed),
+    ]
 }
 
 /// The secret of a ring that signs, and those that verify.

@@ -7,7 +7,7 @@ use secretwell::{ErrorKind, Freshness, KeyPrefix, Resolver, SecretProvider, Vers
 use secretwell_testkit::{Fault, FaultProxy};
 
 use super::place::Place;
-use crate::support::{key, secs};
+use crate::support::{answer, key, remote_faults, secs};
 
 const BOTH: [ApiVersion; 2] = [ApiVersion::V3, ApiVersion::V4];
 
@@ -371,46 +371,11 @@ async fn faults_are_typed_within_the_deadline_and_leave_nothing_behind() {
     let provider = place.provider_at(&url).client(quick).build().unwrap();
     assert_eq!(text(&provider, "A").await, "value");
 
-    let answer = |head: &str, body: &str| {
-        let text = format!("HTTP/1.1 {head}\r\nconnection: close\r\n\r\n{body}");
-        Fault::Answer(text.into_bytes())
-    };
     let elsewhere = FaultProxy::start(place.as_fake().address()).await;
-    let redirect = format!(
-        "307 Temporary Redirect\r\nlocation: http://{}/api/v4/secrets\r\ncontent-length: 0",
-        elsewhere.address()
-    );
+    let redirect = format!("http://{}/api/v4/secrets", elsewhere.address());
     let twice =
         r#"{"secrets":[{"secretKey":"A","secretValue":"1","secretValue":"2","version":1}]}"#;
-    let deep = format!(
-        "{{\"secrets\":{}{}}}",
-        "[".repeat(10_000),
-        "]".repeat(10_000)
-    );
-    for (name, fault, kind) in [
-        ("cut", Fault::Cut, ErrorKind::Unavailable),
-        ("stall", Fault::Stall, ErrorKind::Timeout),
-        (
-            "drip",
-            Fault::Drip(Duration::from_millis(50)),
-            ErrorKind::Timeout,
-        ),
-        ("truncated", Fault::Truncate(40), ErrorKind::Unavailable),
-        ("endless", Fault::Endless, ErrorKind::TooLarge),
-        ("redirect", answer(&redirect, ""), ErrorKind::Malformed),
-        ("html", answer("200 OK", "<html>"), ErrorKind::Malformed),
-        ("empty", answer("200 OK", ""), ErrorKind::Malformed),
-        (
-            "no content",
-            answer("204 No Content", ""),
-            ErrorKind::Malformed,
-        ),
-        ("deep", answer("200 OK", &deep), ErrorKind::Malformed),
-        (
-            "a name twice",
-            answer("200 OK", twice),
-            ErrorKind::Malformed,
-        ),
+    let of_infisical = [
         (
             "a proxy's 403",
             answer("403 Forbidden", "<html>"),
@@ -421,15 +386,11 @@ async fn faults_are_typed_within_the_deadline_and_leave_nothing_behind() {
             answer("404 Not Found", "<html>"),
             ErrorKind::Malformed,
         ),
-        (
-            "not HTTP",
-            Fault::Answer(b"SSH-2.0\r\n".to_vec()),
-            ErrorKind::Unavailable,
-        ),
         ("broken", answer("500 No", "{}"), ErrorKind::Unavailable),
         ("starting", answer("503 No", ""), ErrorKind::Unavailable),
-        ("teapot", answer("418 No", ""), ErrorKind::Malformed),
-    ] {
+    ];
+    let faults = remote_faults("secrets", twice, &redirect, 40);
+    for (name, fault, kind) in faults.into_iter().chain(of_infisical) {
         proxy.set(fault);
         let asked = tokio::time::timeout(secs(5), provider.get(&key("A"))).await;
         let error = asked

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::server::{Bao, Proxy, shared, unique};
-use crate::support::{key, secs};
+use crate::support::{answer, key, remote_faults, secs};
 
 /// A mount with one secret, a policy to read it, and a proxy that counts.
 struct Stage {
@@ -463,52 +463,13 @@ async fn faults_are_typed_within_the_deadline_and_leave_nothing_behind() {
             .max_bytes(1 << 20)
     });
     assert_reads(&provider).await;
-    let answer = |head: &str, body: &str| {
-        let text = format!("HTTP/1.1 {head}\r\nconnection: close\r\n\r\n{body}");
-        Fault::Answer(text.into_bytes())
-    };
     let elsewhere = FaultProxy::start(stage.bao.address).await;
-    let redirect = format!(
-        "307 Temporary Redirect\r\nlocation: http://{}/v1/{}/data/app\r\ncontent-length: 0",
-        elsewhere.address(),
-        stage.name
-    );
-    let deep = format!("{{\"data\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
-    for (name, fault, kind) in [
-        ("cut", Fault::Cut, ErrorKind::Unavailable),
-        ("stall", Fault::Stall, ErrorKind::Timeout),
-        (
-            "drip",
-            Fault::Drip(Duration::from_millis(50)),
-            ErrorKind::Timeout,
-        ),
-        ("truncated", Fault::Truncate(300), ErrorKind::Unavailable),
-        ("endless", Fault::Endless, ErrorKind::TooLarge),
-        ("redirect", answer(&redirect, ""), ErrorKind::Malformed),
-        ("html", answer("200 OK", "<html>"), ErrorKind::Malformed),
-        ("empty", answer("200 OK", ""), ErrorKind::Malformed),
-        (
-            "no content",
-            answer("204 No Content", ""),
-            ErrorKind::Malformed,
-        ),
-        ("deep", answer("200 OK", &deep), ErrorKind::Malformed),
-        (
-            "a name twice",
-            answer(
-                "200 OK",
-                r#"{"data":{"data":{"A":"1","A":"2"},"metadata":{"version":1}}}"#,
-            ),
-            ErrorKind::Malformed,
-        ),
+    let redirect = format!("http://{}/v1/{}/data/app", elsewhere.address(), stage.name);
+    let twice = r#"{"data":{"data":{"A":"1","A":"2"},"metadata":{"version":1}}}"#;
+    let of_vault = [
         (
             "bad chunk",
             answer("200 OK\r\ntransfer-encoding: chunked", "zz\r\n"),
-            ErrorKind::Unavailable,
-        ),
-        (
-            "not HTTP",
-            Fault::Answer(b"SSH-2.0\r\n".to_vec()),
             ErrorKind::Unavailable,
         ),
         (
@@ -516,8 +477,9 @@ async fn faults_are_typed_within_the_deadline_and_leave_nothing_behind() {
             answer("503 No", r#"{"errors":["Vault is sealed"]}"#),
             ErrorKind::Unavailable,
         ),
-        ("teapot", answer("418 No", ""), ErrorKind::Malformed),
-    ] {
+    ];
+    let faults = remote_faults("data", twice, &redirect, 300);
+    for (name, fault, kind) in faults.into_iter().chain(of_vault) {
         stage.proxy.set(fault);
         let started = Instant::now();
         let error = provider.get(&key("A")).await.unwrap_err();

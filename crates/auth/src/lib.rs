@@ -66,6 +66,7 @@ mod built;
 mod config;
 mod context;
 mod driver;
+mod hex;
 mod history;
 mod lazy;
 mod mode;

@@ -11,6 +11,7 @@ use secretwell_core::{
 };
 use serde::de::DeserializeOwned;
 
+use crate::hex::hex;
 use crate::strength::{Policy, Strength, is_secret, weakness};
 use crate::{BuildContext, BuildError, Mode};
 
@@ -88,8 +89,7 @@ impl<T: DeserializeOwned, F> TypedRecipe<T, F> {
         getrandom::fill(&mut *random).map_err(|error| {
             Error::new(ErrorKind::Unavailable, "the system has no random numbers").caused_by(error)
         })?;
-        let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let value = SecretValue::from(text);
+        let value = SecretValue::from(hex(&*random));
         tracing::warn!(
             %key,
             "development: the secret is absent, so a random one is used until the process ends",

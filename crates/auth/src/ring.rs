@@ -72,6 +72,13 @@ impl KeyRing {
     pub fn verifying(&self) -> impl ExactSizeIterator<Item = &SecretValue> {
         self.verifying.iter()
     }
+
+    /// The secret to sign with, and then the others in their order.
+    #[cfg(feature = "authjs")]
+    pub(crate) fn signing_first(&self) -> impl Iterator<Item = &SecretValue> {
+        let others = self.verifying().filter(|secret| **secret != self.signing);
+        std::iter::once(&self.signing).chain(others)
+    }
 }
 
 /// How rotation takes its time.

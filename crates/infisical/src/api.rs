@@ -109,7 +109,7 @@ impl Api {
         query: &[(&str, &str)],
         etag: Option<&HeaderValue>,
     ) -> Result<Reply, Error> {
-        let known = self.version.get().copied();
+        let known = self.version();
         let reply = self.ask(known.unwrap_or(ApiVersion::V4), name, query, etag);
         let reply = reply.await?;
         if known.is_some() {
@@ -192,8 +192,8 @@ impl Api {
 
     /// The project's id. Where it was given by its slug, the server is asked, once.
     async fn project_id(&self) -> Result<&str, Error> {
-        let slug = encode(self.settings.project.as_str());
         let ask = async |path: &str| {
+            let slug = encode(self.settings.project.as_str());
             let request = Request::new(Method::GET, format!("{path}{slug}"));
             self.call(request, None).await
         };

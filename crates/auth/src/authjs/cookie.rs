@@ -72,15 +72,10 @@ impl SessionCookie {
     /// The token in a `Cookie` header: the cookie of the bare name, or else those of the name and `.0`,
     /// `.1` and so on, in order and without a gap. What else begins with the name is none of it.
     pub fn find(&self, header: &str) -> Option<String> {
-        let cookies = || {
-            header
-                .split(';')
-                .filter_map(|cookie| cookie.trim().split_once('='))
-        };
-        if let Some((_, token)) = cookies().find(|(name, _)| *name == self.name) {
+        if let Some((_, token)) = pairs(header).find(|(name, _)| *name == self.name) {
             return Some(token.to_owned());
         }
-        let mut chunks: Vec<(usize, &str)> = cookies()
+        let mut chunks: Vec<(usize, &str)> = pairs(header)
             .filter_map(|(name, value)| Some((self.number(name)?, value)))
             .collect();
         chunks.sort_unstable_by_key(|(number, _)| *number);
@@ -135,8 +130,7 @@ impl SessionCookie {
 
     /// The names of a session's cookies in a `Cookie` header.
     fn held<'a>(&'a self, header: Option<&'a str>) -> impl Iterator<Item = &'a str> {
-        let cookies = header.unwrap_or_default().split(';');
-        let names = cookies.filter_map(|cookie| Some(cookie.trim().split_once('=')?.0));
+        let names = pairs(header.unwrap_or_default()).map(|(name, _)| name);
         names.filter(|name| *name == self.name || self.number(name).is_some())
     }
 
@@ -154,6 +148,12 @@ impl SessionCookie {
         let number: usize = digits.parse().ok()?;
         (number < MAX_CHUNKS && number.to_string() == digits).then_some(number)
     }
+}
+
+/// The names and values in a `Cookie` header.
+fn pairs(header: &str) -> impl Iterator<Item = (&str, &str)> {
+    let cookies = header.split(';');
+    cookies.filter_map(|cookie| cookie.trim().split_once('='))
 }
 
 /// The end of a character, at `most` bytes or before.

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::TokenError;
 use crate::KeyRing;
+use crate::hex::hex;
 
 /// What a request proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +52,7 @@ impl CsrfTokens {
     /// several that follow each other: the packages join a list of secrets by commas.
     pub fn new(secrets: &KeyRing) -> Self {
         let all: Vec<&SecretValue> = secrets.verifying().collect();
-        let others = all.iter().filter(|secret| **secret != secrets.signing());
-        let single = std::iter::once(secrets.signing()).chain(others.copied());
-        let mut endings: Vec<SecretValue> = single.cloned().collect();
+        let mut endings: Vec<SecretValue> = secrets.signing_first().cloned().collect();
         for length in 2..=all.len().min(LONGEST_LIST) {
             endings.extend(all.windows(length).map(joined));
         }
@@ -127,8 +126,4 @@ fn hash(token: &str, ending: &SecretValue) -> String {
     hasher.update(token);
     hasher.update(ending.expose_bytes());
     hex(&hasher.finalize())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

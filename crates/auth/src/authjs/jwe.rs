@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::TokenError;
-use super::keys::{Format, Keys};
+use super::keys::{CBC_KEY, Format, GCM_KEY, Keys};
 
 /// The longest token that is looked at: a hundred cookies' worth.
 const MAX_TOKEN: usize = 400_000;
@@ -117,7 +117,7 @@ fn decoded(part: &str) -> Result<Vec<u8>, TokenError> {
 
 /// AES-CBC with an HMAC around it (RFC 7518, section 5.2.5). The tag is checked first, so that nobody
 /// learns anything of the padding.
-fn open_cbc(parts: &Parts<'_>, key: &[u8; 64]) -> Option<Zeroizing<Vec<u8>>> {
+fn open_cbc(parts: &Parts<'_>, key: &[u8; CBC_KEY]) -> Option<Zeroizing<Vec<u8>>> {
     let (mac_key, text_key) = key.split_at(32);
     let tag = cbc_tag(mac_key, parts.header, &parts.iv, &parts.text)?;
     if !bool::from(tag.ct_eq(&parts.tag)) {
@@ -139,7 +139,7 @@ fn cbc_tag(key: &[u8], header: &str, iv: &[u8], text: &[u8]) -> Option<[u8; 32]>
     mac.finalize().into_bytes()[..32].try_into().ok()
 }
 
-fn open_gcm(parts: &Parts<'_>, key: &[u8; 32]) -> Option<Zeroizing<Vec<u8>>> {
+fn open_gcm(parts: &Parts<'_>, key: &[u8; GCM_KEY]) -> Option<Zeroizing<Vec<u8>>> {
     let cipher = Aes256Gcm::new_from_slice(key).ok()?;
     let nonce: &Nonce<_> = parts.iv.as_slice().try_into().ok()?;
     let tag: &Tag = parts.tag.as_slice().try_into().ok()?;

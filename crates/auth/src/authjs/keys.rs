@@ -66,9 +66,7 @@ impl Keys {
 
     /// Those of all secrets of a ring: the one to encrypt with first, and then the others as they are.
     pub(super) fn of(ring: &KeyRing, format: Format, salt: &str) -> Result<Vec<Self>, Error> {
-        let others = ring.verifying().filter(|secret| *secret != ring.signing());
-        std::iter::once(ring.signing())
-            .chain(others)
+        ring.signing_first()
             .map(|secret| Self::derive(secret, format, salt))
             .collect()
     }

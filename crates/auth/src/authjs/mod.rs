@@ -64,6 +64,7 @@ pub use order::SecretOrder;
 pub use sessions::Sessions;
 
 use crate::KeyRing;
+use crate::hex::hex;
 use keys::{Format, Keys};
 
 /// By how many seconds clocks may differ.
@@ -230,7 +231,7 @@ fn id() -> Result<String, TokenError> {
     getrandom::fill(&mut bytes).map_err(|_| TokenError::Malformed)?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex(&bytes);
     let parts = [
         &hex[..8],
         &hex[8..12],
