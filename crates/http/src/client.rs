@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use secretwell_core::{Error, ErrorKind, SecretValue, Source};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
 use crate::body;
@@ -266,9 +266,11 @@ impl Shared {
                 None => Ok(reply),
             }
         };
-        match timeout_at(end, timeout(limit, exchange)).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) | Err(_) => Err(Failure::Timeout(limit)),
+        let left = end.saturating_duration_since(Instant::now());
+        match timeout(limit.min(left), exchange).await {
+            Ok(outcome) => outcome,
+            Err(_) if left < limit => Err(Failure::Deadline(left)),
+            Err(_) => Err(Failure::Timeout(limit)),
         }
     }
 

@@ -11,6 +11,9 @@ pub(crate) enum Failure {
     Exchange(#[source] reqwest::Error),
     #[error("no answer within {0:?}")]
     Timeout(std::time::Duration),
+    /// The request's deadline came before the attempt had had its time.
+    #[error("the deadline came after {0:?}")]
+    Deadline(std::time::Duration),
     #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),
     #[error("it redirects to where this client may not go")]
@@ -27,7 +30,7 @@ impl Failure {
     /// only, but a library's message may hold anything.
     pub(crate) fn into_error(self, authority: &str) -> Error {
         match self {
-            Self::Timeout(after) => Error::new(
+            Self::Timeout(after) | Self::Deadline(after) => Error::new(
                 ErrorKind::Timeout,
                 format!("`{authority}` did not answer within {after:?}"),
             )

@@ -28,6 +28,8 @@ pub(crate) struct Sending<'a> {
     rounds: u32,
     /// An address that answers, and is behind.
     behind: Option<usize>,
+    /// Why the latest round brought no answer.
+    latest_failure: Option<Error>,
 }
 
 impl<'a> Sending<'a> {
@@ -43,6 +45,7 @@ impl<'a> Sending<'a> {
             next: now,
             rounds: 0,
             behind: None,
+            latest_failure: None,
         }
     }
 
@@ -128,6 +131,12 @@ impl<'a> Sending<'a> {
             },
             Err(broken) => {
                 self.shared.shun(index);
+                // An attempt that had no time tells less than the round before it.
+                if matches!(broken, Failure::Deadline(_))
+                    && let Some(failure) = self.latest_failure.take()
+                {
+                    return Err(failure);
+                }
                 let final_word = self.request.once && !broken.is_before_sending()
                     || matches!(broken, Failure::TooLarge(_));
                 let addresses = &self.shared.config.addresses;
@@ -160,6 +169,7 @@ impl<'a> Sending<'a> {
             return Err(failure);
         }
         tracing::debug!(source = %self.shared.source, error = %failure, "asking again");
+        self.latest_failure = Some(failure);
         self.race = Race::default();
         self.waiting.clear();
         self.behind = None;
@@ -327,6 +337,14 @@ mod tests {
             let error = sending.await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_last_attempt_without_time_hides_no_reason() {
+        const THEN_SILENT: &[Server] = &[Server::Answers("503 Starting"), Server::IsSilent];
+        tokio::time::pause();
+        let error = send(&[THEN_SILENT], get(), HOUR).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     }
 
     #[tokio::test]
