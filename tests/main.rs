@@ -12,12 +12,14 @@
 //! | `e2e` | whole services on real sockets |
 //! | `process` | what only a process of its own can show |
 //! | `infisical` | the Infisical backend, on a fake that is held to recorded exchanges |
+//! | `authjs` | the same with the real packages, in an application of Next.js |
 //! | `vault` | the Vault backend, on a real OpenBao |
 //! | `packaging` | what the features pull in |
 
 // A test that cannot set its stage has failed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod authjs;
 mod conformance;
 mod e2e;
 mod infisical;

@@ -1,5 +1,6 @@
 //! What several tests need.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secretwell::auth::KeyRing;
@@ -121,4 +122,16 @@ pub(crate) fn ring_text(ring: &KeyRing) -> (String, String) {
     let text = |value: &SecretValue| value.expose_text().unwrap().to_owned();
     let verifying: Vec<_> = ring.verifying().map(text).collect();
     (text(ring.signing()), verifying.join(","))
+}
+
+/// Something that `cargo xtask test` has installed.
+pub(crate) fn tool(path: &str) -> PathBuf {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
+    let path = tools.join(path);
+    assert!(
+        path.exists(),
+        "there is no {}: run the part of `cargo xtask test` that this test belongs to",
+        path.display()
+    );
+    path
 }

@@ -1,7 +1,7 @@
 //! The official clients read what our provider reads.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use infisical::secrets::GetSecretRequest;
 use secretwell::SecretProvider;
@@ -9,7 +9,7 @@ use secretwell::infisical::ApiVersion;
 use tokio::process::Command;
 
 use super::place::Place;
-use crate::support::key;
+use crate::support::{key, tool};
 
 /// Own secrets and imported ones, references, and everything that a value may hold.
 const NAMES: &[&str] = &[
@@ -62,29 +62,12 @@ async fn ours(place: &Place) -> BTreeMap<String, String> {
 
 /// What a script of `tests/clients` finds in the folder.
 async fn by_script(place: &Place, program: PathBuf, script: &str) -> BTreeMap<String, String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("clients")
-        .join(script);
     let mut command = Command::new(program);
-    command
-        .arg(script)
-        .env("NODE_PATH", tool("infisical-node/node_modules"));
+    command.arg(tool(&format!("clients/{script}")));
     let output = command.envs(place.for_clients()).output().await.unwrap();
     let wrote = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{wrote}");
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// What `cargo xtask test infisical` has installed.
-fn tool(path: &str) -> PathBuf {
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
-    let path = tools.join(path);
-    assert!(
-        path.exists(),
-        "there is no {}: run `cargo xtask test infisical`, which installs it",
-        path.display()
-    );
-    path
 }
 
 /// By its reads of single secrets: its lists show a name twice that is imported twice.
@@ -121,7 +104,7 @@ async fn the_official_clients_read_the_same() {
         assert_eq!(ours["BOTH"], "own");
         assert_eq!(ours["TWICE"], "second");
         assert_eq!(
-            by_script(&place, "node".into(), "infisical.cjs").await,
+            by_script(&place, "node".into(), "infisical.mjs").await,
             ours
         );
         let python = tool("infisical-python/bin/python");

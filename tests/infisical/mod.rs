@@ -4,6 +4,6 @@
 mod clients;
 mod contract;
 mod login;
-mod place;
+pub(crate) mod place;
 mod reads;
 mod replay;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::server::{Bao, shared, unique};
-use crate::support::{key, secs};
+use crate::support::{key, secs, tool};
 
 /// A PostgreSQL of its own. It ends with the tests' process.
 struct Postgres {
@@ -43,17 +43,11 @@ print('ready', flush=True)
 sys.stdin.read()
 server.cleanup()
 ";
-        let python =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/postgres/bin/python");
-        assert!(
-            python.exists(),
-            "there is no PostgreSQL: run `cargo xtask test vault`, which installs it"
-        );
         let folder = tempfile::tempdir().unwrap();
         // As root, the server runs as a user of its own.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let socket = folder.path().join("data");
-        let mut child = Command::new(python)
+        let mut child = Command::new(tool("postgres/bin/python"))
             .args(["-c", SCRIPT])
             .arg(&socket)
             .stdin(Stdio::piped())

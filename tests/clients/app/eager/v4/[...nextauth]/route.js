@@ -1,0 +1,10 @@
+// As most applications have it: what the secret is when the module is loaded, it remains.
+import NextAuth from "next-auth-4";
+import Credentials from "next-auth-4/providers/credentials";
+
+import { options } from "../../../../options.mjs";
+import { secretNow } from "../../../../secret.mjs";
+
+const handler = NextAuth(options(Credentials, await secretNow()));
+
+export { handler as GET, handler as POST };

@@ -1,0 +1,10 @@
+// The cure: the options are made in the request.
+import NextAuth from "next-auth";
+import Credentials from "next-auth/providers/credentials";
+
+import { options } from "../../../../options.mjs";
+import { secretNow } from "../../../../secret.mjs";
+
+const { handlers } = NextAuth(async () => options(Credentials, await secretNow(), "/lazy/v5"));
+
+export const { GET, POST } = handlers;

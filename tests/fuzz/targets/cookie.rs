@@ -1,0 +1,43 @@
+//! `Cookie` headers: whatever stands in one, it is read without a panic, what is set is found again beside
+//! it, and what is cleared is gone.
+
+#![no_main]
+
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use secretwell_auth::authjs::SessionCookie;
+
+fuzz_target!(|data: &[u8]| {
+    let header = String::from_utf8_lossy(data);
+    for cookie in [SessionCookie::v5(true), SessionCookie::v4(false)] {
+        let found = cookie.find(&header).unwrap_or_default();
+        let length = data.first().map_or(0, |first| usize::from(*first) * 400);
+        for token in [found.as_str(), &"t".repeat(length)] {
+            let set = cookie.set(token, Duration::from_secs(60), Some(&header));
+            let browser = after(&header, &set);
+            let sent = cookie.find(&browser);
+            let is_trimmed = token.trim() == token && !token.is_empty();
+            assert!(!is_trimmed || sent.as_deref() == Some(token), "{header:?} {browser:?}");
+        }
+        let browser = after(&header, &cookie.clear(&header));
+        assert_eq!(cookie.find(&browser), None, "{browser:?}");
+    }
+});
+
+/// The header that a browser sends after it was answered with `set`.
+fn after(header: &str, set: &[String]) -> String {
+    let pair = |set: &str| {
+        let (name, value) = set.split(';').next()?.split_once('=')?;
+        Some((name.to_owned(), value.to_owned(), set.contains("; Max-Age=0;")))
+    };
+    let set: Vec<_> = set.iter().filter_map(|set| pair(set)).collect();
+    let held = header.split(';').map(str::trim);
+    let kept = held.filter(|held| {
+        let name = held.split_once('=').map(|(name, _)| name);
+        set.iter().all(|(set, ..)| Some(set.as_str()) != name)
+    });
+    let new = set.iter().filter(|(_, _, cleared)| !cleared);
+    let new: Vec<String> = new.map(|(name, value, _)| format!("{name}={value}")).collect();
+    kept.map(str::to_owned).chain(new).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,32 @@
+//! CSRF cookies: only what we made counts, and only beside the same token in the body of a `POST`.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use secretwell_auth::KeyRing;
+use secretwell_auth::authjs::{Csrf, CsrfTokens};
+
+static TOKENS: LazyLock<[CsrfTokens; 2]> = LazyLock::new(|| {
+    let ring = KeyRing::of("the secret of now").with_earlier("the secret before");
+    [CsrfTokens::new(&ring), CsrfTokens::new(&ring).joined_only()]
+});
+
+fuzz_target!(|data: &[u8]| {
+    let text = String::from_utf8_lossy(data);
+    let (cookie, body) = text.split_once('\n').unwrap_or((&text, &text));
+    for tokens in &*TOKENS {
+        for is_post in [true, false] {
+            assert_eq!(tokens.verify(cookie, Some(body), is_post), Csrf::Rejected);
+            assert_eq!(tokens.verify(cookie, None, is_post), Csrf::Rejected);
+        }
+        let (token, ours) = tokens.make().unwrap();
+        let expected = if body == token { Csrf::Verified } else { Csrf::CookieOnly };
+        assert_eq!(tokens.verify(&ours, Some(body), true), expected);
+        let more = format!("{ours}|{cookie}");
+        assert_eq!(tokens.verify(&more, Some(&token), true), Csrf::Verified);
+        let before = format!("{cookie}{ours}");
+        assert!(cookie.is_empty() || tokens.verify(&before, Some(&token), true) == Csrf::Rejected);
+    }
+});
