@@ -1,5 +1,7 @@
 //! A secret rotates, on one side before the other: nobody is logged out, until the old one is revoked.
 
+use std::time::Duration;
+
 use secretwell::auth::authjs::{SessionCookie, Sessions};
 use secretwell::auth::{LazyAuth, State};
 use secretwell::{MemoryProvider, Resolver};
@@ -20,7 +22,7 @@ struct Service {
 }
 
 /// How long its new secret only verifies.
-const DELAY: time::Duration = secs(600);
+const DELAY: Duration = Duration::from_secs(600);
 
 impl Service {
     async fn new(cookie: SessionCookie) -> Self {
