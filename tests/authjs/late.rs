@@ -1,1 +1,208 @@
+//! The late secret: it comes from Infisical when all have started, an application of Next.js, a program by
+//! Effect, and a service of ours.
 
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use axum::Router;
+use axum::routing::get;
+use secretwell::auth::authjs::{Session, SessionCookie, Sessions};
+use secretwell::auth::{Auth, KeyRing, LazyAuth, Mode};
+use secretwell::infisical::ApiVersion;
+use secretwell::{Resolver, SecretProvider};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::net::TcpListener;
+use tokio::process::{Child, ChildStdout, Command};
+
+use super::sessions;
+use super::site::{Application, Browser, Site};
+use crate::infisical::place::Place;
+use crate::support::{key, tool};
+
+const SECRET: &str = "the late secret, thirty-two bytes or more";
+/// The routes of the application, and the cookie of each.
+const ROUTES: [(&str, fn(bool) -> SessionCookie); 2] =
+    [("v4", SessionCookie::v4), ("v5", SessionCookie::v5)];
+
+#[derive(Deserialize)]
+struct User {
+    name: String,
+}
+
+async fn me(Auth(session): Auth<Session<User>>) -> String {
+    session.claims.name
+}
+
+/// A service that shares the sessions of this cookie, with the secret of `place`.
+struct Service {
+    auth: LazyAuth<Sessions>,
+    address: SocketAddr,
+}
+
+impl Service {
+    async fn start(place: &Place, cookie: SessionCookie) -> Self {
+        let resolver = Resolver::new(place.provider().build().unwrap());
+        let auth = sessions(LazyAuth::builder(resolver).mode(Mode::Production), cookie);
+        let app = Router::new().route("/me", get(me));
+        let app = app.layer(auth.session_layer());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async { axum::serve(listener, app).await });
+        Self { auth, address }
+    }
+
+    async fn me(&self, browser: &Browser) -> (u16, String) {
+        let request = reqwest::Client::new().get(format!("http://{}/me", self.address));
+        let answer = request.header("cookie", browser.header());
+        let answer = answer.send().await.unwrap();
+        assert!(answer.headers().get("set-cookie").is_none());
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+}
+
+/// Whether the site works: its status, for somebody who is not logged in.
+async fn status(site: &Site<'_>) -> u64 {
+    site.get(&mut Browser::default(), "session").await.0
+}
+
+#[tokio::test]
+async fn an_eager_application_never_recovers_and_the_lazy_ones_do() {
+    let place = Place::fake(ApiVersion::V4).await;
+    let application = Application::start(&place.for_clients()).await;
+    let mut services = Vec::new();
+    for (version, cookie) in ROUTES {
+        services.push((version, cookie, Service::start(&place, cookie(false)).await));
+    }
+    for (version, cookie, service) in &services {
+        for start in ["eager", "lazy"] {
+            let site = application.site(&format!("{start}/{version}"));
+            let (status, body) = site.get(&mut Browser::default(), "session").await;
+            assert_eq!(status, 500);
+            assert!(
+                body.contains("problem with the server configuration"),
+                "{body}"
+            );
+        }
+        let sessions = Sessions::new(cookie(false), &KeyRing::of(SECRET)).unwrap();
+        let before = Browser::sent(&sessions.start(&json!({"name": "Ada"}), "").unwrap());
+        assert_eq!(
+            service.me(&before).await.0,
+            500,
+            "it says so, and clears nothing"
+        );
+    }
+    let log = application.log();
+    for reason in ["[NO_SECRET]", "MissingSecret"] {
+        assert!(log.contains(reason), "{log}");
+    }
+
+    place.write(None, "AUTH_SECRET", SECRET).await;
+    for (version, cookie, service) in &services {
+        service.auth.rebuild().await.unwrap();
+        let eager = application.site(&format!("eager/{version}"));
+        let lazy = application.site(&format!("lazy/{version}"));
+        assert_eq!((status(&eager).await, status(&lazy).await), (500, 200));
+
+        let ada = lazy.log_in("Ada").await;
+        assert_eq!(service.me(&ada).await, (200, "Ada".to_owned()));
+        let sessions = Sessions::new(cookie(false), &KeyRing::of(SECRET)).unwrap();
+        let bob = Browser::sent(&sessions.start(&json!({"name": "Bob"}), "").unwrap());
+        assert_eq!(lazy.name(&bob).await.as_deref(), Some("Bob"));
+        assert_eq!(service.me(&bob).await, (200, "Bob".to_owned()));
+        assert_eq!(service.me(&Browser::default()).await.0, 401);
+    }
+    assert!(!application.log().contains(SECRET));
+}
+
+#[tokio::test]
+async fn the_same_application_works_when_the_secret_is_there_before_its_first_line() {
+    let place = Place::fake(ApiVersion::V4).await;
+    place.write(None, "AUTH_SECRET", SECRET).await;
+    let provider = place.provider().build().unwrap();
+    let secret = provider.get(&key("AUTH_SECRET")).await.unwrap().value;
+    let environment = [("AUTH_SECRET", secret.expose_text().unwrap().to_owned())];
+    for application in [
+        Application::start(&environment).await,
+        Application::start(&place.for_clients()).await,
+    ] {
+        for (version, cookie) in ROUTES {
+            let service = Service::start(&place, cookie(false)).await;
+            let eager = application.site(&format!("eager/{version}"));
+            let ada = eager.log_in("Ada").await;
+            assert_eq!(eager.name(&ada).await.as_deref(), Some("Ada"));
+            assert_eq!(service.me(&ada).await, (200, "Ada".to_owned()));
+        }
+    }
+}
+
+/// A program by Effect, `tests/clients/effect.mjs`.
+struct Program {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Program {
+    fn start(reads: &str, variables: &[(&str, String)]) -> Self {
+        let mut process = Command::new("node")
+            .arg(tool("clients/effect.mjs"))
+            .arg(reads)
+            .env_remove("AUTH_SECRET")
+            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, lines }
+    }
+
+    async fn line(&mut self) -> Option<String> {
+        self.lines.next_line().await.unwrap()
+    }
+
+    /// The name in the session that it makes.
+    async fn name(mut self, sessions: &Sessions) -> String {
+        let token = self.line().await.unwrap();
+        let cookies = format!("authjs.session-token={token}");
+        sessions.find::<User>(&cookies).unwrap().claims.name
+    }
+
+    /// Why it has ended without one.
+    async fn failure(self) -> String {
+        let output = self.process.wait_with_output().await.unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_program_by_effect_reads_the_secret_when_it_is_there() {
+    const VERSIONS: [&str; 2] = ["environment", "environment, Effect 4"];
+    for reads in VERSIONS {
+        let failure = Program::start(reads, &[]).failure().await;
+        assert!(failure.contains("AUTH_SECRET"), "{failure}");
+    }
+
+    let place = Place::fake(ApiVersion::V4).await;
+    let mut waiting = Program::start("infisical", &place.for_clients());
+    assert_eq!(waiting.line().await.as_deref(), Some("started"));
+    let service = Service::start(&place, SessionCookie::v5(false)).await;
+    service.auth.get().await.unwrap_err();
+    place.write(None, "AUTH_SECRET", SECRET).await;
+    let sessions = service.auth.rebuild().await.unwrap();
+    assert_eq!(waiting.name(&sessions).await, "Ada");
+
+    let secret = service.auth.resolver().get("AUTH_SECRET").await.unwrap();
+    let variables = [(
+        "AUTH_SECRET",
+        secret.value.expose_text().unwrap().to_owned(),
+    )];
+    for reads in VERSIONS {
+        let mut program = Program::start(reads, &variables);
+        assert_eq!(program.line().await.as_deref(), Some("started"));
+        assert_eq!(program.name(&sessions).await, "Ada");
+    }
+}
