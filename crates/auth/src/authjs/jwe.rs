@@ -8,14 +8,13 @@ use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce, Tag};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hmac::{Hmac, Mac};
+use hmac::Mac;
 use serde::Deserialize;
-use sha2::Sha512;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::TokenError;
-use super::keys::{CBC_KEY, Format, GCM_KEY, Keys};
+use super::keys::{Format, GCM_KEY, Keys};
 
 /// The longest token that is looked at: a hundred cookies' worth.
 const MAX_TOKEN: usize = 400_000;
@@ -67,8 +66,27 @@ pub(super) fn open(
         return Err(TokenError::Malformed);
     }
     let parts = Parts::of(token)?;
+    let (encryption, keys) = read_header(parts.header, keys, format)?;
+    let opened = keys.into_iter().find_map(|keys| match encryption {
+        Encryption::Cbc => open_cbc(&parts, keys),
+        Encryption::Gcm => open_gcm(&parts, &keys.gcm),
+    });
+    opened.ok_or(TokenError::Forged)
+}
+
+/// How a token with this header is encrypted, and which keys it may have been with.
+fn read_header<'a>(
+    header: &str,
+    keys: &'a [Keys],
+    format: Format,
+) -> Result<(Encryption, Vec<&'a Keys>), TokenError> {
+    // Nearly always, it is one that we could have written.
+    let known: Vec<&Keys> = keys.iter().filter(|keys| keys.header == header).collect();
+    if !known.is_empty() {
+        return Ok((Encryption::of(format), known));
+    }
     let header: Header =
-        serde_json::from_slice(&decoded(parts.header)?).map_err(|_| TokenError::Malformed)?;
+        serde_json::from_slice(&decoded(header)?).map_err(|_| TokenError::Malformed)?;
     if header.alg != "dir" || header.crit.is_some() || header.zip.is_some() {
         return Err(TokenError::Malformed);
     }
@@ -77,7 +95,7 @@ pub(super) fn open(
         ("A256GCM", _) => Encryption::Gcm,
         _ => return Err(TokenError::Malformed),
     };
-    let candidates: Vec<&Keys> = match (&header.kid, format) {
+    let candidates = match (&header.kid, format) {
         (Some(id), _) => keys
             .iter()
             .filter(|keys| match encryption {
@@ -90,11 +108,17 @@ pub(super) fn open(
         // token names none.
         (None, Format::V5) => keys.iter().take(1).collect(),
     };
-    let opened = candidates.into_iter().find_map(|keys| match encryption {
-        Encryption::Cbc => open_cbc(&parts, &keys.cbc),
-        Encryption::Gcm => open_gcm(&parts, &keys.gcm),
-    });
-    opened.ok_or(TokenError::Forged)
+    Ok((encryption, candidates))
+}
+
+impl Encryption {
+    /// That of the tokens that are written.
+    fn of(format: Format) -> Self {
+        match format {
+            Format::V4 => Self::Gcm,
+            Format::V5 => Self::Cbc,
+        }
+    }
 }
 
 impl<'a> Parts<'a> {
@@ -123,24 +147,24 @@ fn decoded(part: &str) -> Result<Vec<u8>, TokenError> {
 
 /// AES-CBC with an HMAC around it (RFC 7518, section 5.2.5). The tag is checked first, so that nobody
 /// learns anything of the padding.
-fn open_cbc(parts: &Parts<'_>, key: &[u8; CBC_KEY]) -> Option<Zeroizing<Vec<u8>>> {
-    let (mac_key, text_key) = key.split_at(32);
-    let tag = cbc_tag(mac_key, parts.header, &parts.iv, &parts.text)?;
+fn open_cbc(parts: &Parts<'_>, keys: &Keys) -> Option<Zeroizing<Vec<u8>>> {
+    let tag = cbc_tag(keys, parts.header, &parts.iv, &parts.text)?;
     if !bool::from(tag.ct_eq(&parts.tag)) {
         return None;
     }
     #[cfg(test)]
     DECRYPTIONS.set(DECRYPTIONS.get() + 1);
-    let cipher = cbc::Decryptor::<aes::Aes256>::new_from_slices(text_key, &parts.iv).ok()?;
+    let key = &*keys.cbc_text;
+    let cipher = cbc::Decryptor::<aes::Aes256>::new_from_slices(key, &parts.iv).ok()?;
     let mut text = Zeroizing::new(parts.text.clone());
     let length = cipher.decrypt_padded::<Pkcs7>(&mut text).ok()?.len();
     text.truncate(length);
     Some(text)
 }
 
-pub(super) fn cbc_tag(key: &[u8], header: &str, iv: &[u8], text: &[u8]) -> Option<[u8; 32]> {
+pub(super) fn cbc_tag(keys: &Keys, header: &str, iv: &[u8], text: &[u8]) -> Option<[u8; 32]> {
     let bits = u64::try_from(header.len()).ok()?.checked_mul(8)?;
-    let mut mac = Hmac::<Sha512>::new_from_slice(key).ok()?;
+    let mut mac = keys.cbc_tag.clone();
     for part in [header.as_bytes(), iv, text, &bits.to_be_bytes()] {
         mac.update(part);
     }
@@ -165,14 +189,7 @@ fn open_gcm(parts: &Parts<'_>, key: &[u8; GCM_KEY]) -> Option<Zeroizing<Vec<u8>>
 /// [`TokenError::Malformed`]: the system has no random numbers, or the text is too long.
 pub(super) fn seal(text: &[u8], keys: &Keys, format: Format) -> Result<String, TokenError> {
     let wrong = || TokenError::Malformed;
-    let header = match format {
-        Format::V4 => r#"{"alg":"dir","enc":"A256GCM"}"#.to_owned(),
-        Format::V5 => format!(
-            r#"{{"alg":"dir","enc":"A256CBC-HS512","kid":"{}"}}"#,
-            keys.cbc_id
-        ),
-    };
-    let header = URL_SAFE_NO_PAD.encode(header);
+    let header = &keys.header;
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|_| wrong())?;
     let (iv, text, tag) = match format {
@@ -187,11 +204,10 @@ pub(super) fn seal(text: &[u8], keys: &Keys, format: Format) -> Result<String, T
             (iv, text, tag.to_vec())
         }
         Format::V5 => {
-            let (mac_key, text_key) = keys.cbc.split_at(32);
-            let cipher = cbc::Encryptor::<aes::Aes256>::new_from_slices(text_key, &random)
+            let cipher = cbc::Encryptor::<aes::Aes256>::new_from_slices(&*keys.cbc_text, &random)
                 .map_err(|_| wrong())?;
             let text = cipher.encrypt_padded_vec::<Pkcs7>(text);
-            let tag = cbc_tag(mac_key, &header, &random, &text).ok_or_else(wrong)?;
+            let tag = cbc_tag(keys, header, &random, &text).ok_or_else(wrong)?;
             (&random[..], text, tag.to_vec())
         }
     };

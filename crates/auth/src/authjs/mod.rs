@@ -51,9 +51,9 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use secretwell_core::Error;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Number, Value};
+use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Number, Value};
 use zeroize::Zeroizing;
 
 pub use cookie::SessionCookie;
@@ -144,14 +144,10 @@ impl SessionTokens {
     ) -> Result<Session<C>, TokenError> {
         let text = jwe::open(token, &self.keys, self.format)?;
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-        let claims: Map<String, Value> =
-            serde_json::from_slice(text).map_err(|_| TokenError::Malformed)?;
-        let expires = check(&claims, seconds(now))?;
-        let claims = serde_json::from_value(Value::Object(claims));
-        Ok(Session {
-            claims: claims.map_err(|_| TokenError::Malformed)?,
-            expires,
-        })
+        let times: Times = serde_json::from_slice(text).map_err(|_| TokenError::Malformed)?;
+        let expires = times.check(seconds(now))?;
+        let claims = serde_json::from_slice(text).map_err(|_| TokenError::Malformed)?;
+        Ok(Session { claims, expires })
     }
 
     /// A token that says `claims`, which must be an object, and is good for `max_age` from now on.
@@ -196,24 +192,65 @@ impl fmt::Debug for SessionTokens {
     }
 }
 
-/// Checks the claims about time, and returns when the token ends. One without an end is good, as the
-/// packages have it.
-fn check(claims: &Map<String, Value>, now: f64) -> Result<Option<SystemTime>, TokenError> {
-    let time = |name| match claims.get(name) {
-        None => Ok(None),
-        Some(Value::Number(number)) => Ok(number.as_f64()),
-        Some(_) => Err(TokenError::Malformed),
-    };
-    time("iat")?;
-    if time("nbf")?.is_some_and(|begin| begin > now + TOLERANCE) {
-        return Err(TokenError::Malformed);
+/// What a token says of its times, in seconds since 1970.
+#[derive(Default)]
+struct Times {
+    begin: Option<f64>,
+    end: Option<f64>,
+}
+
+impl Times {
+    /// When the token ends, if it is good now. One without an end is, as the packages have it.
+    fn check(&self, now: f64) -> Result<Option<SystemTime>, TokenError> {
+        if self.begin.is_some_and(|begin| begin > now + TOLERANCE) {
+            return Err(TokenError::Malformed);
+        }
+        match self.end {
+            Some(end) if end <= now - TOLERANCE => Err(TokenError::Expired),
+            Some(end) => Ok(Duration::try_from_secs_f64(end)
+                .ok()
+                .and_then(|end| UNIX_EPOCH.checked_add(end))),
+            None => Ok(None),
+        }
     }
-    match time("exp")? {
-        Some(end) if end <= now - TOLERANCE => Err(TokenError::Expired),
-        Some(end) => Ok(Duration::try_from_secs_f64(end)
-            .ok()
-            .and_then(|end| UNIX_EPOCH.checked_add(end))),
-        None => Ok(None),
+}
+
+/// Not derived: a name that is said twice is what it was said to be last, as in JavaScript.
+impl<'de> Deserialize<'de> for Times {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(field_identifier, rename_all = "lowercase")]
+        enum Name {
+            Exp,
+            Iat,
+            Nbf,
+            Other(IgnoredAny),
+        }
+
+        struct Claims;
+
+        impl<'de> Visitor<'de> for Claims {
+            type Value = Times;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of claims")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Times, M::Error> {
+                let mut times = Times::default();
+                while let Some(name) = map.next_key()? {
+                    match name {
+                        Name::Exp => times.end = Some(map.next_value()?),
+                        Name::Nbf => times.begin = Some(map.next_value()?),
+                        Name::Iat => drop(map.next_value::<f64>()?),
+                        Name::Other(_) => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(times)
+            }
+        }
+
+        deserializer.deserialize_map(Claims)
     }
 }
 

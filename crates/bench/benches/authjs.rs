@@ -1,0 +1,156 @@
+//! What a session token costs, to read and to make, beside `@auth/core` in Node with the same token; and
+//! what a route that asks for a session costs over one that does not.
+//!
+//! With `RUSTFLAGS="--cfg josekit"`, also beside josekit, which needs OpenSSL: to decrypt, with a key that was
+//! derived before.
+
+mod measure;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use axum::routing::get;
+use criterion::{Criterion, criterion_group, criterion_main};
+use measure::measure;
+use secretwell::auth::authjs::{SecretOrder, Session, SessionCookie, SessionTokens, Sessions};
+use secretwell::auth::{Auth, BuildContext, KeyRing, LazyAuth};
+use secretwell::{MemoryProvider, Resolver, SecretString};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
+use tower_service::Service;
+
+const SALT: &str = "authjs.session-token";
+const SECRET: &str = "a-secret-that-is-long-enough-to-be-accepted!";
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+#[derive(Clone, Serialize, Deserialize)]
+struct User {
+    sub: String,
+    name: String,
+    email: String,
+    picture: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+struct Secrets {
+    #[expect(dead_code, reason = "the ring holds it")]
+    auth_secret: SecretString,
+}
+
+fn ada() -> User {
+    User {
+        sub: "00000000-0000-4000-8000-000000000001".into(),
+        name: "Ada Lovelace".into(),
+        email: "ada@example.com".into(),
+        picture: "https://example.com/pictures/ada-lovelace.png".into(),
+    }
+}
+
+fn tokens(criterion: &mut Criterion) {
+    let tokens = SessionTokens::v5(SALT, &KeyRing::of(SECRET)).expect("keys");
+    let ada = ada();
+    let token = tokens.encode(&ada, HOUR).expect("a token");
+    node(&token);
+    let mut group = criterion.benchmark_group("token");
+    measure!(group, "secretwell decode", tokens.decode::<User>(&token));
+    measure!(group, "secretwell encode", tokens.encode(&ada, HOUR));
+    #[cfg(josekit)]
+    {
+        let decrypter = peer::decrypter();
+        measure!(group, "josekit decode", peer::decode(&token, &decrypter));
+    }
+    group.finish();
+}
+
+/// Has `@auth/core` do the same, which `cargo xtask test authjs` has installed, and prints what it takes.
+fn node(token: &str) {
+    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/clients");
+    let measured = Command::new("node")
+        .arg(clients.join("bench.mjs"))
+        .env("TOKEN", token)
+        .env("SECRET", SECRET)
+        .env("SALT", SALT)
+        .output();
+    match measured {
+        Ok(output) if output.status.success() => {
+            for line in String::from_utf8_lossy(&output.stdout).lines() {
+                println!("@auth/core {line} ns");
+            }
+        }
+        _ => println!("@auth/core is not installed: run `cargo xtask test authjs`"),
+    }
+}
+
+/// As an application would with josekit.
+#[cfg(josekit)]
+mod peer {
+    use josekit::jwe::alg::direct::DirectJweDecrypter;
+    use josekit::jwe::{self, Dir};
+
+    use super::{SALT, SECRET, User};
+
+    pub(super) fn decrypter() -> DirectJweDecrypter {
+        let mut key = [0; 64];
+        let info = format!("Auth.js Generated Encryption Key ({SALT})");
+        hkdf::Hkdf::<sha2::Sha256>::new(Some(SALT.as_bytes()), SECRET.as_bytes())
+            .expand(info.as_bytes(), &mut key)
+            .expect("a key");
+        Dir.decrypter_from_bytes(key).expect("a decrypter")
+    }
+
+    pub(super) fn decode(token: &str, decrypter: &DirectJweDecrypter) -> User {
+        let (text, _) = jwe::deserialize_compact(token, decrypter).expect("a good token");
+        serde_json::from_slice(&text).expect("a user")
+    }
+}
+
+async fn guarded(Auth(session): Auth<Session<User>>) -> String {
+    session.claims.name
+}
+
+async fn unguarded() -> String {
+    "Ada Lovelace".into()
+}
+
+fn routes(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime");
+    let memory = MemoryProvider::from_iter([("AUTH_SECRET", SECRET)]);
+    let auth = LazyAuth::new(
+        Resolver::new(memory),
+        |_: Secrets, context: BuildContext| async move {
+            let ring = SecretOrder::AuthCore.ring(&context)?;
+            Ok(Sessions::new(SessionCookie::v5(false), &ring)?)
+        },
+    );
+    let sessions = runtime.block_on(auth.get()).expect("it starts");
+    let set = sessions.start(&ada(), "").expect("a session");
+    let cookie = set[0].split(';').next().unwrap_or_default();
+
+    let bare = Router::new().route("/", get(unguarded));
+    let behind = Router::new()
+        .route("/", get(guarded))
+        .layer(auth.session_layer());
+    let mut group = criterion.benchmark_group("route");
+    measure!(group, "unguarded", ask(&mut router, cookie).await, with let mut router = bare.clone());
+    measure!(group, "guarded", ask(&mut router, cookie).await, with let mut router = behind.clone());
+    group.finish();
+}
+
+async fn ask(router: &mut Router, cookie: &str) {
+    let request = Request::builder().uri("/").header("cookie", cookie);
+    let request = request.body(Body::empty()).expect("a request");
+    let Ok(response) = router.call(request).await;
+    assert!(response.status().is_success());
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
+    targets = tokens, routes
+}
+criterion_main!(benches);
