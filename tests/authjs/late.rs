@@ -22,9 +22,14 @@ use crate::infisical::place::Place;
 use crate::support::{key, tool};
 
 const SECRET: &str = "the late secret, thirty-two bytes or more";
-/// The routes of the application, and the cookie of each.
-const ROUTES: [(&str, fn(bool) -> SessionCookie); 2] =
-    [("v4", SessionCookie::v4), ("v5", SessionCookie::v5)];
+
+/// The versions of next-auth in the application, and the cookie of each.
+fn versions() -> [(&'static str, SessionCookie); 2] {
+    [
+        ("v4", SessionCookie::v4(false)),
+        ("v5", SessionCookie::v5(false)),
+    ]
+}
 
 #[derive(Deserialize)]
 struct User {
@@ -72,8 +77,9 @@ async fn an_eager_application_never_recovers_and_the_lazy_ones_do() {
     let place = Place::fake(ApiVersion::V4).await;
     let application = Application::start(&place.for_clients()).await;
     let mut services = Vec::new();
-    for (version, cookie) in ROUTES {
-        services.push((version, cookie, Service::start(&place, cookie(false)).await));
+    for (version, cookie) in versions() {
+        let service = Service::start(&place, cookie.clone()).await;
+        services.push((version, cookie, service));
     }
     for (version, cookie, service) in &services {
         for start in ["eager", "lazy"] {
@@ -85,7 +91,7 @@ async fn an_eager_application_never_recovers_and_the_lazy_ones_do() {
                 "{body}"
             );
         }
-        let sessions = Sessions::new(cookie(false), &KeyRing::of(SECRET)).unwrap();
+        let sessions = Sessions::new(cookie.clone(), &KeyRing::of(SECRET)).unwrap();
         let before = Browser::sent(&sessions.start(&json!({"name": "Ada"}), "").unwrap());
         assert_eq!(
             service.me(&before).await.0,
@@ -107,7 +113,7 @@ async fn an_eager_application_never_recovers_and_the_lazy_ones_do() {
 
         let ada = lazy.log_in("Ada").await;
         assert_eq!(service.me(&ada).await, (200, "Ada".to_owned()));
-        let sessions = Sessions::new(cookie(false), &KeyRing::of(SECRET)).unwrap();
+        let sessions = Sessions::new(cookie.clone(), &KeyRing::of(SECRET)).unwrap();
         let bob = Browser::sent(&sessions.start(&json!({"name": "Bob"}), "").unwrap());
         assert_eq!(lazy.name(&bob).await.as_deref(), Some("Bob"));
         assert_eq!(service.me(&bob).await, (200, "Bob".to_owned()));
@@ -127,8 +133,8 @@ async fn the_same_application_works_when_the_secret_is_there_before_its_first_li
         Application::start(&environment).await,
         Application::start(&place.for_clients()).await,
     ] {
-        for (version, cookie) in ROUTES {
-            let service = Service::start(&place, cookie(false)).await;
+        for (version, cookie) in versions() {
+            let service = Service::start(&place, cookie.clone()).await;
             let eager = application.site(&format!("eager/{version}"));
             let ada = eager.log_in("Ada").await;
             assert_eq!(eager.name(&ada).await.as_deref(), Some("Ada"));

@@ -57,8 +57,16 @@ fn tokens(criterion: &mut Criterion) {
     let token = tokens.encode(&ada, HOUR).expect("a token");
     node(&token);
     let mut group = criterion.benchmark_group("token");
-    measure!(group, "secretwell decode", tokens.decode::<User>(&token));
-    measure!(group, "secretwell encode", tokens.encode(&ada, HOUR));
+    measure!(
+        group,
+        "secretwell decode",
+        tokens.decode::<User>(&token).is_ok()
+    );
+    measure!(
+        group,
+        "secretwell encode",
+        tokens.encode(&ada, HOUR).is_ok()
+    );
     #[cfg(josekit)]
     {
         let decrypter = peer::decrypter();
