@@ -7,6 +7,7 @@
 //! | `trouble` | a resolver whose provider fails, hangs or refuses |
 //! | `lazy` | the lazily built auth: starts, rotations, failures, its log |
 //! | `rotation` | the key ring, when time and runtimes are not kind to it |
+//! | `restart` | a process that starts in the middle of a rotation, on a real OpenBao and Infisical |
 //! | `sessions` | sessions shared with Auth.js, in a whole service |
 //! | `ready` | the ready path allocates nothing |
 //! | `e2e` | whole services on real sockets |
@@ -28,6 +29,7 @@ mod packaging;
 mod process;
 mod ready;
 mod resolver;
+mod restart;
 mod rotation;
 mod sessions;
 mod support;

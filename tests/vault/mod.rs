@@ -4,7 +4,6 @@ mod cluster;
 mod contract;
 mod lease;
 mod login;
-mod restart;
-mod server;
+pub(crate) mod server;
 mod states;
 mod tls;

@@ -348,7 +348,7 @@ impl SecretProvider for InfisicalProvider {
             )));
         }
         let secret = entry.secret().map_err(named)?;
-        Ok(secret.with_version(version.clone()))
+        Ok(secret)
     }
 
     /// Where imports count, each folder with secrets is listed; one that only imports is not found.

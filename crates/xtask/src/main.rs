@@ -60,7 +60,7 @@ const PARTS: &[Part] = &[
         name: "vault",
         about: "the Vault backend, on a real OpenBao and PostgreSQL",
         needs: Some(install_for_vault),
-        calls: &["test --package secretwell-tests -- vault::"],
+        calls: &["test --package secretwell-tests -- vault:: restart::"],
     },
     Part {
         name: "authjs",
