@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use secretwell_core::{Error, Freshness, PlannedField, Resolved};
+use secretwell_core::{Error, ErrorKind, Freshness, Resolved, Resolver, SecretKey};
 
 use crate::recipe::{check, keys, read};
-use crate::strength::is_secret;
-use crate::{LazyAuth, Mode};
+use crate::strength::{is_secret, too_weak};
+use crate::{LazyAuth, Mode, Strength};
 
 /// What a start would find, key by key. Made by [`LazyAuth::preflight`]; it prints as a table.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ pub struct Report {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Finding {
-    /// The field that the key belongs to.
-    pub field: PlannedField,
+    /// Its key.
+    pub key: SecretKey,
     /// How it is.
     pub verdict: Verdict,
 }
@@ -89,7 +89,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
                     (None, _) => Verdict::Optional,
                 };
                 Finding {
-                    field: field.clone(),
+                    key: field.key.clone(),
                     verdict,
                 }
             })
@@ -103,9 +103,15 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     }
 }
 
-fn unknown_key(key: &secretwell_core::SecretKey) -> Error {
+fn blank(key: &SecretKey, secret: &Resolved) -> Error {
+    Error::new(ErrorKind::NotFound, "it is there and empty")
+        .at(&secret.source)
+        .for_key(key)
+}
+
+fn unknown_key(key: &SecretKey) -> Error {
     Error::new(
-        secretwell_core::ErrorKind::InvalidConfig,
+        ErrorKind::InvalidConfig,
         "a strength is set for it, but no field has it",
     )
     .for_key(key)
@@ -113,6 +119,39 @@ fn unknown_key(key: &secretwell_core::SecretKey) -> Error {
 }
 
 impl Report {
+    /// What a program finds that needs all of `keys`, each of this strength. There is nobody to make up
+    /// for an absent one, so that is a problem in development as well.
+    pub async fn of(resolver: &Resolver, keys: &[(SecretKey, Strength)], mode: Mode) -> Self {
+        let names: Vec<SecretKey> = keys.iter().map(|(key, _)| key.clone()).collect();
+        let answers = resolver.refresh_now(&names).await;
+        let findings = keys.iter().zip(answers).map(|((key, strength), answer)| {
+            let verdict = match answer {
+                Err(error) => Verdict::Bad(error),
+                Ok(secret) if secret.value.is_blank() => Verdict::Bad(blank(key, &secret)),
+                Ok(secret) => match (too_weak(key, &secret, *strength), mode) {
+                    (None, _) => Verdict::Good(secret),
+                    (Some(weak), Mode::Development) => Verdict::Tolerated(weak),
+                    (Some(weak), Mode::Production) => Verdict::Bad(weak),
+                },
+            };
+            Finding {
+                key: key.clone(),
+                verdict,
+            }
+        });
+        let findings: Vec<Finding> = findings.collect();
+        let problem = |finding: &Finding| match &finding.verdict {
+            Verdict::Bad(error) => Some(error.clone()),
+            _ => None,
+        };
+        Self {
+            mode,
+            source: resolver.source().to_string(),
+            problems: findings.iter().filter_map(problem).collect(),
+            findings,
+        }
+    }
+
     /// Whether a start would find all it needs.
     pub fn is_ready(&self) -> bool {
         self.problems.is_empty()
@@ -145,11 +184,11 @@ impl fmt::Display for Report {
         let width = self
             .findings
             .iter()
-            .map(|finding| finding.field.key.as_str().len())
+            .map(|finding| finding.key.as_str().len())
             .max();
         let width = width.unwrap_or_default();
-        for Finding { field, verdict } in &self.findings {
-            write!(f, "  {:width$}  ", field.key.as_str())?;
+        for Finding { key, verdict } in &self.findings {
+            write!(f, "  {:width$}  ", key.as_str())?;
             match verdict {
                 Verdict::Good(secret) => {
                     write!(f, "ok        from {}", secret.source)?;
@@ -170,7 +209,7 @@ impl fmt::Display for Report {
             !self
                 .findings
                 .iter()
-                .any(|finding| problem.key() == Some(&finding.field.key))
+                .any(|finding| problem.key() == Some(&finding.key))
         };
         for problem in self.problems.iter().filter(elsewhere) {
             writeln!(f, "  PROBLEM   {problem}")?;

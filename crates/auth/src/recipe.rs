@@ -12,7 +12,7 @@ use secretwell_core::{
 use serde::de::DeserializeOwned;
 
 use crate::hex::hex;
-use crate::strength::{Policy, Strength, is_secret, weakness};
+use crate::strength::{Policy, is_secret, too_weak};
 use crate::{BuildContext, BuildError, Mode};
 
 pub(crate) type Building<A> = Pin<Box<dyn Future<Output = Result<A, BuildError>> + Send>>;
@@ -153,15 +153,10 @@ where
 
 /// What speaks against using `secret` for `field`, unless it is blank and so absent.
 pub(crate) fn check(field: &PlannedField, secret: &Resolved, policy: &Policy) -> Option<Error> {
-    if policy.of(field) == Strength::Any || secret.value.is_blank() {
-        return None;
+    match secret.value.is_blank() {
+        true => None,
+        false => too_weak(&field.key, secret, policy.of(field)),
     }
-    weakness(&secret.value).map(|weakness| {
-        Error::new(ErrorKind::Invalid, weakness.to_string())
-            .at(&secret.source)
-            .for_key(&field.key)
-            .hint("make one with `openssl rand -base64 32`, or relax the check for this key")
-    })
 }
 
 /// The keys of `recipe`, as far as they can be known.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use secretwell_core::{PlannedField, SecretKey, SecretValue};
+use secretwell_core::{Error, ErrorKind, PlannedField, Resolved, SecretKey, SecretValue};
 
 /// The fewest bytes of a signing secret: the size of a SHA-256 key, RFC 7518 section 3.2.
 const MIN_BYTES: usize = 32;
@@ -24,7 +24,7 @@ pub enum Strength {
 
 /// Why a secret is not fit to sign with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Weakness {
+enum Weakness {
     Short { bytes: usize },
     Placeholder,
     Pattern,
@@ -72,8 +72,21 @@ pub(crate) fn is_secret(field: &PlannedField) -> bool {
     field.type_name.contains("SecretBox<") || field.type_name.ends_with("::SecretValue")
 }
 
+/// What speaks against using `secret` where this strength is asked for.
+pub(crate) fn too_weak(key: &SecretKey, secret: &Resolved, asked: Strength) -> Option<Error> {
+    if asked == Strength::Any {
+        return None;
+    }
+    weakness(&secret.value).map(|weakness| {
+        Error::new(ErrorKind::Invalid, weakness.to_string())
+            .at(&secret.source)
+            .for_key(key)
+            .hint("make one with `openssl rand -base64 32`, or relax the check for this key")
+    })
+}
+
 /// What speaks against signing with `value`.
-pub(crate) fn weakness(value: &SecretValue) -> Option<Weakness> {
+fn weakness(value: &SecretValue) -> Option<Weakness> {
     let bytes = value.expose_bytes().trim_ascii();
     if is_placeholder(bytes) {
         Some(Weakness::Placeholder)
