@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -12,6 +12,8 @@ use secretwell::{
 };
 use secretwell_testkit::{Abilities, Harness, conformance_tests};
 use tempfile::TempDir;
+
+use crate::support::replace;
 
 conformance_tests!(memory, Memory::default());
 conformance_tests!(chain, Chained::default());
@@ -150,18 +152,6 @@ impl Harness for Env {
             ..Abilities::default()
         }
     }
-}
-
-/// Writes a file as whoever replaces a secret should: beside its place, then into it.
-fn replace(path: &Path, bytes: &[u8]) {
-    let folder = path.parent().unwrap();
-    std::fs::create_dir_all(folder).unwrap();
-    let file = tempfile::Builder::new()
-        .prefix(".new")
-        .tempfile_in(folder)
-        .unwrap();
-    std::fs::write(file.path(), bytes).unwrap();
-    file.persist(path).unwrap();
 }
 
 struct Directory {

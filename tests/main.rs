@@ -15,6 +15,7 @@
 //! | `infisical` | the Infisical backend, on a fake that is held to recorded exchanges |
 //! | `authjs` | the same with the real packages, in an application of Next.js |
 //! | `vault` | the Vault backend, on a real OpenBao |
+//! | `matrix` | both modes, all that can happen to a secret, four backends: states, answers, log |
 //! | `packaging` | what the features pull in |
 
 // A test that cannot set its stage has failed.
@@ -25,6 +26,7 @@ mod conformance;
 mod e2e;
 mod infisical;
 mod lazy;
+mod matrix;
 mod packaging;
 mod process;
 mod ready;

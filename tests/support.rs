@@ -46,6 +46,18 @@ pub(crate) fn source(secrets: &[(&str, &str)]) -> (MemoryProvider, FaultyProvide
     (memory, faulty)
 }
 
+/// Writes a file as whoever replaces a secret should: beside its place, then into it.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) {
+    let folder = path.parent().unwrap();
+    std::fs::create_dir_all(folder).unwrap();
+    let file = tempfile::Builder::new()
+        .prefix(".new")
+        .tempfile_in(folder)
+        .unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    file.persist(path).unwrap();
+}
+
 /// The text of `key`, for comparing.
 pub(crate) async fn text(resolver: &Resolver, key: &str) -> String {
     resolver

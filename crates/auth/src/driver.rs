@@ -128,7 +128,11 @@ impl<A: Send + Sync + 'static> Driver<A> {
         let prepared = auth
             .recipe
             .prepare(answers, auth.settings.mode, &auth.settings.policy);
-        let Ingredients { secrets, finish } = match prepared {
+        let Ingredients {
+            secrets,
+            tolerated,
+            finish,
+        } = match prepared {
             Ok(ingredients) => ingredients,
             Err(problems) => {
                 return outcome(Some(NotReady::new(problems, Some(retry_at))), Vec::new());
@@ -151,6 +155,9 @@ impl<A: Send + Sync + 'static> Driver<A> {
                     },
                     None,
                 );
+            }
+            for weakness in tolerated {
+                tracing::warn!(%weakness, "development: a weak secret is accepted");
             }
             let context = BuildContext {
                 mode: auth.settings.mode,

@@ -21,6 +21,8 @@ type Finish<A> = Box<dyn FnOnce(BuildContext) -> Building<A> + Send>;
 /// The secrets for one build, found acceptable, and how to go on from there.
 pub(crate) struct Ingredients<A> {
     pub(crate) secrets: Vec<(SecretKey, Resolved)>,
+    /// What is wrong with them, and good enough for development.
+    pub(crate) tolerated: Vec<Error>,
     pub(crate) finish: Finish<A>,
 }
 
@@ -129,11 +131,10 @@ where
                 weak.push(error);
             }
         }
-        if mode == Mode::Development {
-            for weakness in weak.drain(..) {
-                tracing::warn!(%weakness, "development: a weak secret is accepted");
-            }
-        }
+        let tolerated = match mode {
+            Mode::Development => std::mem::take(&mut weak),
+            Mode::Production => Vec::new(),
+        };
         let loaded = self.load(plan, answers, mode).map_err(|error| {
             let mut problems = error.problems().to_vec();
             problems.append(&mut weak);
@@ -146,6 +147,7 @@ where
         let finish: Finish<A> = Box::new(move |context| Box::pin(build(value, context)));
         Ok(Ingredients {
             secrets: loaded.secrets,
+            tolerated,
             finish,
         })
     }

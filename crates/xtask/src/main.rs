@@ -58,9 +58,9 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "vault",
-        about: "the Vault backend, on a real OpenBao and PostgreSQL",
+        about: "the Vault backend, on a real OpenBao and PostgreSQL, and what takes all backends",
         needs: Some(install_for_vault),
-        calls: &["test --package secretwell-tests -- vault:: restart::"],
+        calls: &["test --package secretwell-tests -- vault:: restart:: matrix::"],
     },
     Part {
         name: "authjs",
