@@ -313,6 +313,7 @@ fn text(state: &State) -> String {
 }
 
 /// Prints the table with the backends as its last columns, and then all that was otherwise.
+#[expect(clippy::print_stdout, reason = "for whoever runs the test")]
 fn print(situations: &[Situation], played: &[Played]) {
     let line = |cells: [&str; 4], marks: [&str; 4]| {
         let [acts, answers, state, log] = cells;
