@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::{Client, Method, StatusCode};
@@ -197,7 +198,7 @@ impl Bao {
 
     /// Unseals a server that joins a cluster, which takes it a while to be ready for.
     async fn join(&self) {
-        for _ in 0..200 {
+        for _ in 0..600 {
             let key = json!({"key": self.unseal_key});
             self.ask("", "POST", "sys/unseal", key).await;
             let (status, _) = self
@@ -438,15 +439,23 @@ fn binary() -> PathBuf {
     std::env::var_os("SECRETWELL_OPENBAO").map_or_else(|| tool("bao"), PathBuf::from)
 }
 
+/// An address that stays free until a server binds it, be it much later: its port is none that the
+/// system gives to outgoing connections, and each is named once.
 pub(crate) fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(64);
+    loop {
+        let number = first.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
+        let port = 20_000 + (number % 10_000) as u16;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// A name that no other test of this process has.
 pub(crate) fn unique(start: &str) -> String {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     format!("{start}{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
