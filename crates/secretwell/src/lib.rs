@@ -32,4 +32,8 @@ mod documents {
     struct Infisical;
     #[doc = include_str!("../../../docs/backends/vault.md")]
     struct Vault;
+    #[doc = include_str!("../../../docs/authjs.md")]
+    struct AuthJs;
+    #[doc = include_str!("../../../docs/recipes.md")]
+    struct Recipes;
 }
