@@ -17,8 +17,8 @@ pub(crate) struct Flaw {
 ///
 /// - `NAME=value`, `export NAME=value`, blank lines, and comments from `#` to the end of the line;
 ///   behind an unquoted value, `#` needs white space before it.
-/// - `'…'` is kept to the letter; in `"…"` a backslash makes `\n`, `\r`, `\t`, `\"`, `\\` and `\$` what
-///   they stand for and is kept before anything else. Either may span lines.
+/// - `'…'` is kept to the letter; in `"…"` a backslash makes `\n`, `\r`, `\t`, `\"`, `\\`, `\$` and
+///   ``\` `` what they stand for and is kept before anything else. Either may span lines.
 /// - Unquoted values lose the white space around them.
 pub(crate) fn parse(text: &str) -> Result<Vec<(String, Zeroizing<String>)>, Flaw> {
     let mut reader = Reader {
@@ -160,7 +160,7 @@ impl<'a> Reader<'a> {
                     Some('n') => value.push('\n'),
                     Some('r') => value.push('\r'),
                     Some('t') => value.push('\t'),
-                    Some(c @ ('"' | '\\' | '$')) => value.push(c),
+                    Some(c @ ('"' | '\\' | '$' | '`')) => value.push(c),
                     Some(c) => value.extend(['\\', c]),
                     None => {
                         return Err(Flaw {
@@ -201,8 +201,8 @@ mod tests {
             ("# before\n\nK=v\n", "v"),
             ("K='a # \"b\" \\n $c'", "a # \"b\" \\n $c"),
             (
-                "K=\"a # 'b'\\n\\t\\\"\\\\ \\$c \\x\" # comment",
-                "a # 'b'\n\t\"\\ $c \\x",
+                "K=\"a # 'b'\\n\\t\\\"\\\\ \\$c \\` \\x\" # comment",
+                "a # 'b'\n\t\"\\ $c ` \\x",
             ),
             (
                 "K=\"-----BEGIN\nline\r\n-----END\"",
