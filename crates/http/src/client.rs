@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use http::header::LOCATION;
+use http::header::{DATE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use secretwell_core::{Error, ErrorKind, SecretValue, Source};
 use tokio::time::{Instant, timeout};
@@ -214,6 +214,25 @@ impl Client {
     pub async fn send(&self, request: &Request) -> Result<Reply, Error> {
         let sent = Sending::new(&self.shared, request).run().await;
         sent.map_err(|error| error.at(&self.shared.source))
+    }
+
+    /// What time the server says it is when it answers a request for `path`, which takes no login: to
+    /// tell whether it can be reached, and whether its clock and ours agree.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); [`ErrorKind::Malformed`] when the answer has no date, which RFC 9110
+    /// (section 6.6.1) wants of every server with a clock.
+    pub async fn server_time(&self, path: &str) -> Result<SystemTime, Error> {
+        let reply = self.send(&Request::new(Method::GET, path)).await?;
+        let date = reply.headers.get(DATE).and_then(|date| date.to_str().ok());
+        date.and_then(|date| httpdate::parse_http_date(date).ok())
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Malformed,
+                    "the answer does not say what time it is",
+                )
+                .at(&self.shared.source)
+            })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The way to the server: who asks, in which version of the API, and how often.
 
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use http::header::{AUTHORIZATION, IF_NONE_MATCH};
 use http::{HeaderValue, Method};
@@ -53,6 +54,10 @@ impl Api {
     /// The version of the API, if it is known.
     pub(crate) fn version(&self) -> Option<ApiVersion> {
         self.version.get().copied()
+    }
+
+    pub(crate) async fn server_time(&self) -> Result<SystemTime, Error> {
+        self.client.server_time("/api/status").await
     }
 
     /// Asks with a token. One that turns out to be dead is replaced by a new login, once.

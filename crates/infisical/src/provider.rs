@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use http::StatusCode;
@@ -66,6 +67,14 @@ impl InfisicalProvider {
     /// that holds any is refused.
     pub fn from_url(url: &str) -> Result<InfisicalBuilder, Error> {
         InfisicalBuilder::from_url(url, &process_variable)
+    }
+
+    /// What time the server says it is. Takes no login: it tells whether the server can be reached.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub async fn server_time(&self) -> Result<SystemTime, Error> {
+        self.inner.api.server_time().await
     }
 
     pub(crate) fn new(

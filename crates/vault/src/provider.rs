@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -90,6 +91,14 @@ impl VaultProvider {
     pub async fn revoke_leases(&self) -> Result<(), Error> {
         let revoked = self.inner.leases.revoke(&self.inner).await;
         revoked.map_err(|error| error.at(&self.inner.source))
+    }
+
+    /// What time the server says it is. Takes no login: it tells whether the server can be reached.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub async fn server_time(&self) -> Result<SystemTime, Error> {
+        self.inner.client.server_time("/v1/sys/seal-status").await
     }
 
     pub(crate) fn new(settings: VaultBuilder) -> Result<Self, Error> {
