@@ -33,7 +33,7 @@ use secretwell_core::{Chain, Error, ErrorKind, MemoryProvider, SecretProvider};
 /// # Ok::<(), secretwell::Error>(())
 /// ```
 pub fn from_url(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
-    let mut providers = split(url).into_iter().map(single);
+    let mut providers = split_urls(url).into_iter().map(single);
     let first = providers
         .next()
         .unwrap_or_else(|| Err(invalid("there is no URL")))?;
@@ -46,8 +46,14 @@ pub fn from_url(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
     Ok(if links == 1 { first } else { Arc::new(chain) })
 }
 
-/// Splits at those commas that another URL follows: a path may hold commas too.
-fn split(urls: &str) -> Vec<&str> {
+/// The URLs of a chain one by one, as [`from_url`] takes them: it is split at those commas that another URL
+/// follows, for a path may hold commas too.
+///
+/// ```
+/// let urls = secretwell::split_urls("env://,file:///run/a,b");
+/// assert_eq!(urls, ["env://", "file:///run/a,b"]);
+/// ```
+pub fn split_urls(urls: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut start = 0;
     for (comma, _) in urls.match_indices(',') {

@@ -2,7 +2,7 @@
 
 mod from_url;
 
-pub use from_url::from_url;
+pub use from_url::{from_url, split_urls};
 pub use secrecy::{ExposeSecret, SecretString};
 #[cfg(feature = "auth")]
 #[doc(inline)]
