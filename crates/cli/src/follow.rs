@@ -1,0 +1,114 @@
+//! Follows the secrets of a running program.
+
+use std::time::Duration;
+
+use secretwell::{Resolver, SecretKey};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use crate::environment::{Naming, Variable};
+use crate::place::Wanted;
+use crate::read::read;
+
+/// How long nothing must have changed, so that what changes together is told together, and the longest
+/// that this may take.
+const QUIET: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(5);
+/// The longest wait before what could not be read is read again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Tells the variables of the program whenever they are others than before: a version that changed alone is
+/// no change. What is absent or cannot be read changes nothing either; that is logged, and looked at again.
+pub(crate) fn follow(
+    resolver: Resolver,
+    wanted: Wanted,
+    naming: Naming,
+    keys: Vec<SecretKey>,
+    mut known: Vec<Variable>,
+) -> mpsc::UnboundedReceiver<Vec<Variable>> {
+    let (tell, news) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut watch = resolver.watch(&keys);
+        let _ = resolver.get_many(&keys).await;
+        while !tell.is_closed() {
+            watch.changed().await;
+            let end = Instant::now() + LONGEST;
+            while Instant::now() < end && timeout(QUIET, watch.changed()).await.is_ok() {}
+
+            let mut pause = QUIET;
+            let new = loop {
+                let found = read(resolver.provider(), &wanted, Duration::ZERO).await;
+                let failure = match found.and_then(|found| naming.variables(&found)) {
+                    Ok(new) => break new,
+                    Err(failure) => failure,
+                };
+                for problem in failure.problems() {
+                    tracing::warn!("the program keeps the secrets that it has: {problem}");
+                }
+                let _ = timeout(pause, watch.changed()).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            };
+            if new != known {
+                known.clone_from(&new);
+                let _ = tell.send(new);
+            }
+        }
+    });
+    news
+}
+
+#[cfg(test)]
+mod tests {
+    use secretwell::{MemoryProvider, SecretProvider};
+
+    use super::*;
+
+    async fn following(memory: &MemoryProvider) -> mpsc::UnboundedReceiver<Vec<Variable>> {
+        let wanted = Wanted::Only(vec![SecretKey::parse("A").unwrap()]);
+        let found = read(memory, &wanted, Duration::ZERO).await.unwrap();
+        let naming = Naming::new("", []);
+        let known = naming.variables(&found).unwrap();
+        let keys = found.into_iter().map(|found| found.key).collect();
+        let resolver = Resolver::new(memory.clone());
+        assert!(resolver.provider().watch().is_some());
+        follow(resolver, wanted, naming, keys, known)
+    }
+
+    fn values(variables: &[Variable]) -> Vec<&str> {
+        let values = variables
+            .iter()
+            .map(|variable| variable.value.expose_text());
+        values.map(Result::unwrap).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_another_value_is_news_and_a_burst_is_told_once() {
+        let memory = MemoryProvider::from_iter([("A", "1")]);
+        let mut news = following(&memory).await;
+        memory.set("A", "1").unwrap();
+        let nothing = timeout(Duration::from_secs(60), news.recv()).await;
+        nothing.unwrap_err();
+
+        for value in ["2", "3", "4"] {
+            memory.set("A", value).unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(values(&news.recv().await.unwrap()), ["4"]);
+        let nothing = timeout(Duration::from_secs(60), news.recv()).await;
+        nothing.unwrap_err();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_absent_or_blank_changes_nothing_until_it_is_good() {
+        let memory = MemoryProvider::from_iter([("A", "1")]);
+        let mut news = following(&memory).await;
+        memory.set("A", " ").unwrap();
+        let nothing = timeout(Duration::from_secs(60), news.recv()).await;
+        nothing.unwrap_err();
+        memory.remove("A").unwrap();
+        let nothing = timeout(Duration::from_secs(60), news.recv()).await;
+        nothing.unwrap_err();
+        memory.set("A", "2").unwrap();
+        assert_eq!(values(&news.recv().await.unwrap()), ["2"]);
+    }
+}

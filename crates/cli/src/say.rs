@@ -1,0 +1,66 @@
+//! What is said on standard error: the log, and that something takes its time.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use tokio::time::{Instant, interval_at};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::args::{Log, LogFormat};
+
+/// How long something may take without a word.
+const PATIENCE: Duration = Duration::from_secs(1);
+const CLEAR_LINE: &str = "\r\x1b[2K";
+
+/// Sets up the log: warnings, or more when asked for.
+pub(crate) fn start_log(log: &Log) {
+    let level = match log.verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(log.verbose > 1)
+        .with_ansi(std::io::stderr().is_terminal() && !no_colour)
+        .with_writer(std::io::stderr);
+    match log.log_format {
+        LogFormat::Text => builder.without_time().init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+/// Does `work`; when it takes more than a second and somebody watches, says what is waited for.
+pub(crate) async fn with_progress<T>(
+    log: &Log,
+    what: impl FnOnce() -> String,
+    work: impl Future<Output = T>,
+) -> T {
+    if log.log_format == LogFormat::Json || !std::io::stderr().is_terminal() {
+        return work.await;
+    }
+    let start = Instant::now();
+    let mut ticks = interval_at(start + PATIENCE, PATIENCE);
+    let mut what = Some(what);
+    let mut text = None;
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => {
+                if text.is_some() {
+                    eprint!("{CLEAR_LINE}");
+                    let _ = std::io::stderr().flush();
+                }
+                return done;
+            }
+            _ = ticks.tick() => {
+                let text = text.get_or_insert_with(|| what.take().map(|what| what()).unwrap_or_default());
+                eprint!("{CLEAR_LINE}secretwell: {text} ({} s)", start.elapsed().as_secs());
+                let _ = std::io::stderr().flush();
+            }
+        }
+    }
+}
