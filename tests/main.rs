@@ -16,12 +16,14 @@
 //! | `authjs` | the same with the real packages, in an application of Next.js |
 //! | `vault` | the Vault backend, on a real OpenBao |
 //! | `matrix` | both modes, all that can happen to a secret, four backends: states, answers, log |
+//! | `cli` | the command, on files, real servers and terminals |
 //! | `packaging` | what the features pull in |
 
 // A test that cannot set its stage has failed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod authjs;
+mod cli;
 mod conformance;
 mod e2e;
 mod infisical;

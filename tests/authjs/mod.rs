@@ -2,7 +2,7 @@
 
 mod late;
 mod rotation;
-mod site;
+pub(crate) mod site;
 mod tokens;
 
 use secretwell::SecretString;

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use crate::support::tool;
 
 /// A process with the packages, `tests/clients/authjs.mjs`.
-pub(super) struct Packages {
+pub(crate) struct Packages {
     _process: Child,
     pipes: Mutex<(ChildStdin, Lines<BufReader<ChildStdout>>)>,
 }
@@ -52,7 +52,7 @@ impl Packages {
 }
 
 /// An application of Next.js in production, `tests/clients/app`.
-pub(super) struct Application {
+pub(crate) struct Application {
     _process: Child,
     address: String,
     log: Arc<StdMutex<String>>,
@@ -61,8 +61,15 @@ pub(super) struct Application {
 impl Application {
     /// Starts it with these variables, and waits until it listens.
     pub(super) async fn start<N: AsRef<str>>(variables: &[(N, String)]) -> Self {
+        Self::start_by(Command::new("node"), variables).await
+    }
+
+    /// The same by a command that runs node.
+    pub(crate) async fn start_by<N: AsRef<str>>(
+        mut command: Command,
+        variables: &[(N, String)],
+    ) -> Self {
         let home = tool("clients");
-        let mut command = Command::new("node");
         command
             .arg("--max-http-header-size=100000")
             .arg(home.join("node_modules/next/dist/bin/next"))
@@ -100,12 +107,12 @@ impl Application {
     }
 
     /// One of its routes, such as `eager/v5`.
-    pub(super) fn site(&self, route: &str) -> Site<'static> {
+    pub(crate) fn site(&self, route: &str) -> Site<'static> {
         Site::Served(format!("{}/{route}", self.address))
     }
 
     /// What it has logged so far.
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 }
@@ -120,7 +127,7 @@ async fn keep(
 }
 
 /// Where people log in.
-pub(super) enum Site<'a> {
+pub(crate) enum Site<'a> {
     /// A server's address.
     Served(String),
     /// `@auth/core` alone, with its secrets, the first of which encrypts.
@@ -128,10 +135,10 @@ pub(super) enum Site<'a> {
 }
 
 /// An answer: its status, and its body.
-pub(super) type Answer = (u64, String);
+pub(crate) type Answer = (u64, String);
 
 impl Site<'_> {
-    pub(super) async fn get(&self, browser: &mut Browser, action: &str) -> Answer {
+    pub(crate) async fn get(&self, browser: &mut Browser, action: &str) -> Answer {
         self.ask(browser, action, None).await
     }
 
@@ -142,7 +149,7 @@ impl Site<'_> {
     }
 
     /// Logs in by a name, as a page of the site does.
-    pub(super) async fn log_in(&self, name: &str) -> Browser {
+    pub(crate) async fn log_in(&self, name: &str) -> Browser {
         let mut browser = Browser::default();
         let token = self.csrf_token(&mut browser).await;
         let (status, body) = self.post_name(&mut browser, &token, name).await;
@@ -157,7 +164,7 @@ impl Site<'_> {
     }
 
     /// Who is logged in; the browser stays as it is.
-    pub(super) async fn name(&self, browser: &Browser) -> Option<String> {
+    pub(crate) async fn name(&self, browser: &Browser) -> Option<String> {
         let (status, body) = self.get(&mut browser.clone(), "session").await;
         assert_eq!(status, 200, "{body}");
         let session: Value = serde_json::from_str(&body).unwrap();
@@ -212,7 +219,7 @@ impl Site<'_> {
 
 /// Somebody's cookies.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Browser {
+pub(crate) struct Browser {
     cookies: BTreeMap<String, String>,
 }
 

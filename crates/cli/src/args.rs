@@ -257,8 +257,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn mapping(text: &str) -> Result<(SecretKey, String), String> {
+    // A key may hold the sign, a variable's name may not.
     let (key, name) = text
-        .split_once('=')
+        .rsplit_once('=')
         .ok_or("write it like `db/PASSWORD=DB_PASSWORD`")?;
     let key = SecretKey::parse(key).map_err(|error| error.to_string())?;
     Ok((key, name.to_owned()))

@@ -52,14 +52,11 @@ impl Profile {
     /// Reads the profile `name` of the file at `path`.
     pub(crate) fn read(path: &Path, name: &str) -> Result<Self, Failure> {
         let text = fs::read_to_string(path).map_err(|error| {
-            let hint = match error.kind() {
-                ErrorKind::NotFound => "there is no such file; name another by --config",
-                _ => "it cannot be read as text",
+            let what = match error.kind() {
+                ErrorKind::NotFound => "there is no such file; name another by --config".into(),
+                kind => format!("it cannot be read as text: {kind}"),
             };
-            Failure::new(
-                Reason::Configuration,
-                format!("{}: {hint} ({})", path.display(), error.kind()),
-            )
+            Failure::new(Reason::Configuration, format!("{}: {what}", path.display()))
         })?;
         Self::parse(&text, name).map_err(|flaws| flaws.into_failure(path))
     }
@@ -68,7 +65,7 @@ impl Profile {
         let mut flaws = Flaws(Vec::new());
         let document: Document = toml::from_str(text).map_err(|error| {
             let line = error.span().map(|span| line(text, &span));
-            Flaws(vec![(line, error.message().replace('\n', " "))])
+            Flaws(vec![(line, unquoted(error.message()))])
         })?;
         let Some(written) = document.profile.get(name) else {
             let known: Vec<_> = document.profile.keys().map(String::as_str).collect();
@@ -142,6 +139,17 @@ impl Flaws {
     }
 }
 
+/// A parser's message on one line, without the text that it quotes: that may be a URL with a password.
+fn unquoted(message: &str) -> String {
+    let message = message.replace('\n', " ");
+    match (message.find('"'), message.rfind('"')) {
+        (Some(start), Some(end)) if start < end => {
+            format!("{}…{}", &message[..start], &message[end + 1..])
+        }
+        _ => message,
+    }
+}
+
 /// The line that a place is in, from 1 on.
 fn line(text: &str, place: &Range<usize>) -> usize {
     let before = text.as_bytes().iter().take(place.start);
@@ -197,9 +205,9 @@ mod tests {
             ("x = 1", Some(1), "unknown field"),
             ("[profile.production", Some(1), "unclosed table"),
             (
-                "[profile.production]\nfrom = \"env://\"",
+                "[profile.production]\nfrom = \"vault://user:c4n4ry@host\"",
                 Some(2),
-                "expected a sequence",
+                "string …, expected a sequence",
             ),
             ("[profile.staging]", None, "it has staging"),
             ("", None, "it has none"),

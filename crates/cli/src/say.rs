@@ -4,7 +4,9 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use tokio::time::{Instant, interval_at};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{Log, LogFormat};
 
@@ -14,22 +16,31 @@ const CLEAR_LINE: &str = "\r\x1b[2K";
 
 /// Sets up the log: warnings, or more when asked for.
 pub(crate) fn start_log(log: &Log) {
-    let level = match log.verbose {
+    let levels = Targets::new().with_default(match log.verbose {
         0 => LevelFilter::WARN,
         1 => LevelFilter::INFO,
         2 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
+    });
+    // What these warn of, the command says in its own words.
+    let levels = match log.verbose {
+        0 => levels
+            .with_target("secretwell_core", LevelFilter::ERROR)
+            .with_target("secretwell_http", LevelFilter::ERROR),
+        _ => levels,
     };
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
+    let lines = tracing_subscriber::fmt::layer()
         .with_target(log.verbose > 1)
         .with_ansi(std::io::stderr().is_terminal() && !no_colour)
         .with_writer(std::io::stderr);
-    match log.log_format {
-        LogFormat::Text => builder.without_time().init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
+    let log = match log.log_format {
+        LogFormat::Text => lines.without_time().boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(log.with_filter(levels))
+        .init();
 }
 
 /// Does `work`; when it takes more than a second and somebody watches, says what is waited for.

@@ -41,6 +41,12 @@ pub(crate) fn install_for_authjs() -> Result<(), String> {
     run("node", &[&next, "build", &text(&home)]).map(drop)
 }
 
+/// Installs the servers that the command reads from, and the programs that it runs.
+pub(crate) fn install_for_cli() -> Result<(), String> {
+    install_for_vault()?;
+    install_for_authjs()
+}
+
 /// Puts `tests/clients` beside the Node packages that its lock file names: into a folder below `target/`,
 /// because packages are looked for where a script is. Returns that folder.
 fn node_clients() -> Result<PathBuf, String> {

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 mod install;
 
-use install::{install_for_authjs, install_for_infisical, install_for_vault};
+use install::{install_for_authjs, install_for_cli, install_for_infisical, install_for_vault};
 
 /// A part of the tests: its name, what it covers, what must be installed, and the cargo calls that it
 /// takes.
@@ -67,6 +67,15 @@ const PARTS: &[Part] = &[
         about: "sessions shared with the real packages, in an application of Next.js",
         needs: Some(install_for_authjs),
         calls: &["test --package secretwell-tests -- authjs::"],
+    },
+    Part {
+        name: "cli",
+        about: "the command: transcripts, signals, terminals, and real servers and programs",
+        needs: Some(install_for_cli),
+        calls: &[
+            "build --package secretwell-cli",
+            "test --package secretwell-tests -- cli::",
+        ],
     },
     Part {
         name: "docs",

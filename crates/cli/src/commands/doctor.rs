@@ -68,6 +68,9 @@ async fn examine(
     findings.good(step, good);
     let mut keys = required.to_vec();
     match provider.list(&KeyPrefix::root()).await {
+        Ok(listed) if listed.is_empty() => {
+            findings.line("warning", "list", "there is no secret; is the place right?");
+        }
         Ok(listed) => {
             findings.good("list", &format!("secrets: {}", listed.len()));
             keys.extend(listed);
