@@ -204,10 +204,11 @@ async fn a_program_that_does_not_stop_is_killed_with_what_it_has_left() {
     assert!(!is_alive(&first));
     assert!(left.iter().all(|process| !is_alive(process)));
     assert_eq!(supervised.children(), std::slice::from_ref(&second));
-    // Dying by `kill -9`, the supervisor takes the program with it and not what the program has started.
-    group(&second)
-        .iter()
-        .for_each(|process| kill("KILL", process));
+    // An end of its own has the same end for what it leaves.
+    let left = group(&second);
+    kill("KILL", &second);
+    assert_eq!(supervised.ends().await.signal(), Some(9));
+    assert!(left.iter().all(|process| !is_alive(process)));
 }
 
 #[tokio::test]
