@@ -14,7 +14,7 @@ use crate::environment::Variable;
 use crate::exit::{Failure, Reason};
 use crate::follow::follow;
 use crate::place::Setup;
-use crate::read::read;
+use crate::read::{Found, read};
 use crate::say::with_progress;
 use crate::supervise::Supervisor;
 
@@ -32,6 +32,11 @@ pub(crate) async fn run(setup: Setup, run: Run, log: &Log) -> Result<ExitCode, F
     let what = || format!("reading the secrets from {}", setup.provider.source());
     let secrets = with_progress(log, what, read(&setup.provider, &wanted, run.wait)).await?;
     let variables = naming.variables(&secrets)?;
+    for Found { key, secret } in &secrets {
+        let source = secret.source.as_ref().unwrap_or(setup.provider.source());
+        let version = secret.version.as_ref().map(tracing::field::display);
+        tracing::info!(%key, version, %source, "secret read");
+    }
     let program = Program {
         words: run.program,
         pristine: run.pristine,
