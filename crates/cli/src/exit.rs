@@ -4,8 +4,6 @@ use std::process::ExitCode;
 
 use secretwell::{Error, ErrorKind};
 
-use crate::args::LogFormat;
-
 /// The statuses as the manual tells them. They follow `sysexits.h`, and for `run` what shells do.
 pub(crate) const EXIT_STATUS: &str = "Exit status:
   0    all is well
@@ -97,16 +95,6 @@ impl Failure {
 
     pub(crate) fn problems(&self) -> &[String] {
         &self.problems
-    }
-
-    /// Says what is wrong, in the form of the log.
-    pub(crate) fn report(&self, format: LogFormat) {
-        for problem in &self.problems {
-            match format {
-                LogFormat::Text => eprintln!("secretwell: {problem}"),
-                LogFormat::Json => tracing::error!("{problem}"),
-            }
-        }
     }
 }
 

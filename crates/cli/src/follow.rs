@@ -7,8 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use crate::environment::{Naming, Variable};
-use crate::place::Wanted;
-use crate::read::read;
+use crate::read::{Wanted, read};
 
 /// How long nothing must have changed, so that what changes together is told together, and the longest
 /// that this may take.

@@ -17,7 +17,7 @@
 //! | --- | --- |
 //! | use it | `docs/cli.md`, or `secretwell --help` |
 //! | see what may be said to it | `args.rs` |
-//! | follow `run` | `run.rs`, then `follow.rs` and `supervise.rs` |
+//! | follow `run` | `run.rs`, then `program.rs`, and for `--watch` `follow.rs` and `supervise.rs` |
 //! | follow the others | `commands/` |
 
 // Output is what a command is for.
@@ -33,6 +33,7 @@ mod exit;
 mod follow;
 mod place;
 mod profile;
+mod program;
 mod read;
 mod run;
 mod say;
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
     let format = arguments.log.log_format;
     say::start_log(&arguments.log);
     perform(arguments).unwrap_or_else(|failure| {
-        failure.report(format);
+        say::report(&failure, format);
         failure.reason().status()
     })
 }
@@ -78,7 +79,7 @@ fn perform(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Tied {
             supervisor,
             program,
-        } => return Err(supervise::tied(*supervisor, program.clone())),
+        } => return Err(program::tied(*supervisor, program.clone())),
         Command::Completions { shell } => return completions(*shell),
         Command::Man { command } => return manual(command.as_deref()),
         _ => {}

@@ -10,6 +10,7 @@ use crate::args::{Place, Selection};
 use crate::environment::Naming;
 use crate::exit::{Failure, Reason};
 use crate::profile::Profile;
+use crate::read::Wanted;
 
 /// Names the sources where no option does.
 const FROM: &str = "SECRETWELL_FROM";
@@ -21,15 +22,6 @@ pub(crate) struct Setup {
     /// The sources one by one.
     pub(crate) urls: Vec<String>,
     pub(crate) profile: Profile,
-}
-
-/// Which secrets count.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    /// These, all of which must be there.
-    Only(Vec<SecretKey>),
-    /// All that the sources list, among them these.
-    All { require: Vec<SecretKey> },
 }
 
 impl Setup {

@@ -6,11 +6,19 @@ use secretwell::{Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider}
 use tokio::time::{Instant, timeout};
 
 use crate::exit::Failure;
-use crate::place::Wanted;
 
 /// The first wait before what was not there is looked for again; each is longer by half.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// Which secrets count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// These, all of which must be there.
+    Only(Vec<SecretKey>),
+    /// All that the sources list, among them these.
+    All { require: Vec<SecretKey> },
+}
 
 /// A secret that is there.
 #[derive(Debug, Clone)]

@@ -9,6 +9,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{Log, LogFormat};
+use crate::exit::Failure;
 
 /// How long something may take without a word.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -41,6 +42,16 @@ pub(crate) fn start_log(log: &Log) {
     tracing_subscriber::registry()
         .with(log.with_filter(levels))
         .init();
+}
+
+/// Says what is wrong, in the form of the log.
+pub(crate) fn report(failure: &Failure, format: LogFormat) {
+    for problem in failure.problems() {
+        match format {
+            LogFormat::Text => eprintln!("secretwell: {problem}"),
+            LogFormat::Json => tracing::error!("{problem}"),
+        }
+    }
 }
 
 /// Does `work`; when it takes more than a second and somebody watches, says what is waited for.

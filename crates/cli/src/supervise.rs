@@ -1,6 +1,5 @@
 //! Looks after a program whose secrets may change.
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::environment::Variable;
 use crate::exit::{Failure, Reason};
-use crate::run::{Program, become_program, cannot_start};
+use crate::program::{Program, cannot_start};
 use crate::signals::{Signal, Told, listen};
 
 /// What to do when the secrets have changed.
@@ -212,45 +211,6 @@ impl ExitStatus {
         let status = self.0.exit_status().unwrap_or_default();
         ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX))
     }
-}
-
-impl Program {
-    /// The program by way of [`tied`], so that it dies with this process.
-    #[cfg(target_os = "linux")]
-    fn tied(&self) -> Self {
-        // This very file, even when a newer one has taken its name.
-        let mut words: Vec<OsString> = vec!["/proc/self/exe".into(), "tied".into()];
-        words.push(process::getpid().as_raw_nonzero().to_string().into());
-        words.push("--".into());
-        words.extend(self.found_words());
-        Self {
-            words,
-            pristine: self.pristine,
-        }
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn tied(&self) -> Self {
-        self.clone()
-    }
-}
-
-/// Becomes the program, after it has tied its life to that of the supervisor: when the supervisor dies, be
-/// it of `kill -9`, the system kills the program.
-pub(crate) fn tied(supervisor: i32, words: Vec<OsString>) -> Failure {
-    #[cfg(target_os = "linux")]
-    {
-        // An error means that this kernel cannot do it; then the program lives on, as elsewhere.
-        let _ = process::set_parent_process_death_signal(Some(process::Signal::KILL));
-    }
-    if process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(supervisor) {
-        return Failure::new(Reason::NotExecutable, "the supervisor is gone");
-    }
-    let program = Program {
-        words,
-        pristine: false,
-    };
-    become_program(program.command(&[]))
 }
 
 /// Has what the program leaves behind become our children, so that it can be ended and buried.

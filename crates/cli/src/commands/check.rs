@@ -8,8 +8,8 @@ use secretwell::{Resolver, SecretKey};
 use super::write;
 use crate::args::{Check, Log, Selection};
 use crate::exit::{Failure, Reason};
-use crate::place::{Setup, Wanted};
-use crate::read::keys;
+use crate::place::Setup;
+use crate::read::{Wanted, keys};
 use crate::say::with_progress;
 
 /// What Auth.js and NextAuth sign and encrypt with.
