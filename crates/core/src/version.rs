@@ -10,12 +10,15 @@ use crate::value::fingerprint;
 ///
 /// Two versions can always be compared for equality. Only numbered ones also have an order, and only
 /// as far as the backend keeps it: a key that was deleted and written anew starts at 1 again on Vault
-/// and on Infisical alike, so a number is read together with its time of creation.
+/// and on Infisical alike. So a number is read together with its time of creation, and where the
+/// backend tells what it counts the revisions of, only together with that.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Version {
     label: Arc<str>,
     number: Option<u64>,
     created_at: Option<SystemTime>,
+    /// A hash of what it is a revision of; 0 where the backend does not tell.
+    identity: u64,
 }
 
 impl Version {
@@ -25,6 +28,7 @@ impl Version {
             label: label.into(),
             number: None,
             created_at: None,
+            identity: 0,
         }
     }
 
@@ -34,6 +38,7 @@ impl Version {
             label: number.to_string().into(),
             number: Some(number),
             created_at: None,
+            identity: 0,
         }
     }
 
@@ -46,6 +51,14 @@ impl Version {
     /// The same version with the time at which the backend says it was written.
     pub fn with_created_at(mut self, time: SystemTime) -> Self {
         self.created_at = Some(time);
+        self
+    }
+
+    /// The same version as a revision of what the backend knows by `id`. A key that was deleted and
+    /// written anew, or is found elsewhere now, has another, and numbers under two say nothing of
+    /// each other.
+    pub fn with_identity(mut self, id: &str) -> Self {
+        self.identity = fingerprint(id.as_bytes());
         self
     }
 
@@ -64,14 +77,14 @@ impl Version {
         self.created_at
     }
 
-    /// Whether this version certainly came before `other`: both are numbered, this number is
-    /// smaller, and its creation time, where both are known, is not later.
+    /// Whether this version certainly came before `other`: both are numbered, of the same identity
+    /// or of none, this number is smaller, and its creation time, where both are known, is not later.
     pub fn is_older_than(&self, other: &Self) -> bool {
         let (Some(mine), Some(theirs)) = (self.number, other.number) else {
             return false;
         };
         let recreated = matches!((self.created_at, other.created_at), (Some(a), Some(b)) if a > b);
-        mine < theirs && !recreated
+        self.identity == other.identity && mine < theirs && !recreated
     }
 }
 
@@ -111,6 +124,16 @@ mod tests {
                 .with_created_at(time(90))
                 .is_older_than(&before)
         );
+    }
+
+    #[test]
+    fn numbers_have_an_order_within_one_identity_only() {
+        let of = |id: &str, number| Version::numbered(number).with_identity(id);
+        assert!(of("a", 1).is_older_than(&of("a", 7)));
+        assert!(!of("b", 1).is_older_than(&of("a", 7)));
+        assert!(!Version::numbered(1).is_older_than(&of("a", 7)));
+        assert_ne!(of("a", 1), of("b", 1));
+        assert_eq!(of("a", 1), of("a", 1));
     }
 
     #[test]

@@ -13,6 +13,9 @@ use super::{malformed, no_such_environment, why_not};
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Found {
+    /// What its versions are counted for: one that is deleted and written anew has another.
+    #[serde(default)]
+    id: Option<String>,
     secret_key: String,
     #[serde(default)]
     secret_value: Option<SecretValue>,
@@ -48,6 +51,9 @@ impl Entry {
     fn of(found: Found) -> (String, Self) {
         let hidden = found.secret_value_hidden;
         let mut version = Version::numbered(found.version);
+        if let Some(id) = &found.id {
+            version = version.with_identity(id);
+        }
         let written = found.updated_at.as_deref().and_then(time);
         if let Some(written) = written {
             version = version.with_created_at(written);
