@@ -143,6 +143,43 @@ async fn a_missing_permission_is_no_dead_token() {
 }
 
 #[tokio::test]
+async fn servers_before_august_2024_say_it_the_other_way_round() {
+    let place = place(|identity| identity).await;
+    place.as_fake().swap_statuses(true);
+    let provider = place.provider().build().unwrap();
+    assert_reads(&provider).await;
+    place.as_fake().revoke_tokens();
+    assert_reads(&provider).await;
+    assert_eq!(logins(&place), 2);
+
+    place.as_fake().deny(&place.identity, "dev", &place.folder);
+    for _ in 0..3 {
+        let error = provider.get(&key("A")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    }
+    assert_eq!(logins(&place), 2);
+}
+
+#[tokio::test]
+async fn a_login_that_does_not_help_is_not_repeated_for_each_read() {
+    let place = place(|identity| identity).await;
+    let provider = place.provider().api(ApiVersion::V3).build().unwrap();
+    assert_reads(&provider).await;
+    let text = "No identity access token found";
+    let fake = place.as_fake();
+    fake.refuse("GET ", 401, "UnauthorizedError", text);
+    for _ in 0..10 {
+        assert_refused(&provider).await;
+    }
+    // One, or another where this has taken more than five seconds.
+    let found = logins(&place);
+    assert!((2..=4).contains(&found), "{found} logins");
+    fake.relent();
+    assert_reads(&provider).await;
+    assert_eq!(logins(&place), found);
+}
+
+#[tokio::test]
 async fn tokens_of_others_are_read_anew_for_each_login() {
     for (method, auth) in [
         (

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::header::{AUTHORIZATION, IF_NONE_MATCH};
 use http::{HeaderValue, Method};
@@ -23,6 +24,8 @@ pub(crate) struct Api {
     /// The version of the API, once it is known.
     version: OnceLock<ApiVersion>,
     project_id: OnceCell<String>,
+    /// Whether the last login in place of a dead token brought one that was not.
+    login_helps: AtomicBool,
     lists: Budget,
     singles: Budget,
 }
@@ -46,6 +49,7 @@ impl Api {
             version: settings.api.map_or_else(OnceLock::new, OnceLock::from),
             settings,
             project_id,
+            login_helps: AtomicBool::new(false),
             lists: Budget::default(),
             singles: Budget::default(),
         })
@@ -60,7 +64,9 @@ impl Api {
         self.client.server_time("/api/status").await
     }
 
-    /// Asks with a token. One that turns out to be dead is replaced by a new login, once.
+    /// Asks with a token. One that turns out to be dead is replaced by a new login, once. Where that did not
+    /// help the last time, logins are as rare as the session has them: a client secret may be good for so
+    /// many only.
     async fn call(&self, request: Request, budget: Option<&Budget>) -> Result<Reply, Error> {
         let mut replaced = false;
         loop {
@@ -76,13 +82,19 @@ impl Api {
                 budget.note(&reply.headers);
             }
             if !wire::is_dead_token(&reply) {
+                if replaced {
+                    self.login_helps.store(true, Ordering::Relaxed);
+                }
                 return Ok(reply);
             }
-            self.session.reject(&token);
             if replaced {
-                let message = "the server does not know the token of the login";
-                return Err(Error::new(ErrorKind::Unauthenticated, message)
-                    .hint("give another token; was the machine identity removed?"));
+                self.login_helps.store(false, Ordering::Relaxed);
+                return Err(dead_token());
+            }
+            if self.login_helps.load(Ordering::Relaxed) {
+                self.session.reject(&token);
+            } else if !self.session.suspect(&token) {
+                return Err(dead_token());
             }
             replaced = true;
         }
@@ -225,4 +237,10 @@ impl Api {
         );
         wire::folder_names(&self.call(Request::new(Method::GET, place), None).await?)
     }
+}
+
+fn dead_token() -> Error {
+    let message = "the server does not know the token of the login";
+    Error::new(ErrorKind::Unauthenticated, message)
+        .hint("give another token; was the machine identity removed?")
 }

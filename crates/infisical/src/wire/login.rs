@@ -77,7 +77,7 @@ fn refused(reply: &Reply) -> Error {
         return Error::new(kind, "the login is locked after wrong ones")
             .hint("correct the credential, and wait or unlock it");
     }
-    if body.error == "ValidationFailure" || body.is_list() || reply.status.as_u16() == 422 {
+    if body.is_about_the_form() || reply.status.as_u16() == 422 {
         return Error::new(
             ErrorKind::Unauthenticated,
             "the server does not take the form of the login",

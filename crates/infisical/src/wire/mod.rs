@@ -63,8 +63,19 @@ impl<'a> Failure<'a> {
         matches!(&self.message, Message::Text(message) if message.contains(text))
     }
 
-    fn is_list(&self) -> bool {
-        matches!(self.message, Message::List(_))
+    /// Whether the request is not as it should be; then all that is wrong is listed.
+    fn is_about_the_form(&self) -> bool {
+        self.error == "ValidationFailure" || matches!(self.message, Message::List(_))
+    }
+
+    /// Whether it is a good login's that may not do this.
+    fn is_about_permission(&self) -> bool {
+        const NAMES: [&str; 3] = ["PermissionDenied", "ForbiddenError", "PolicyViolationError"];
+        NAMES.contains(&self.error.as_ref()) || self.is_no_member()
+    }
+
+    fn is_no_member(&self) -> bool {
+        self.error.contains("not a member") || self.says("not a member")
     }
 }
 
@@ -107,13 +118,13 @@ impl Protocol for Infisical {
 }
 
 /// Whether a request was refused because its token is no good, or no longer. The server says 401 of a dead
-/// token and of a bad query, and 403 of a dead token and of a missing permission.
+/// token and of a bad query, and 403 of a dead token and of a missing permission; servers before August
+/// 2024 have the two the other way round. So the name counts before the status.
 pub(crate) fn is_dead_token(reply: &Reply) -> bool {
     let body = Failure::of(reply);
     match (reply.status.as_u16(), body.error.as_ref()) {
-        (401, "ValidationFailure") => false,
-        (401, _) => !body.is_list(),
-        (403, "TokenError") => true,
+        (401 | 403, "TokenError" | "UnauthorizedError") => true,
+        (401, _) => !body.is_about_the_form() && !body.is_about_permission(),
         (404, _) => body.says("Service token with ID"),
         _ => false,
     }
@@ -129,6 +140,15 @@ pub(crate) fn is_unknown_route(reply: &Reply) -> bool {
 /// Why a request for secrets was not answered with any.
 fn why_not(reply: &Reply) -> Error {
     let body = Failure::of(reply);
+    let denied = || {
+        Error::new(ErrorKind::Denied, "the login may not read this")
+            .hint("give its role the permission to read secrets here")
+    };
+    let not_taken = || {
+        let message = "the server does not take the request";
+        Error::new(ErrorKind::InvalidConfig, message)
+            .hint("are project, environment and folder right?")
+    };
     match reply.status.as_u16() {
         404 if body.says("Project with") => no_such_project(),
         404 if body.says("Secret with name") => no_such_secret(),
@@ -140,25 +160,20 @@ fn why_not(reply: &Reply) -> Error {
             "the server does not have this API",
         )
         .hint("is the address that of an Infisical server?"),
-        403 if body.says("reference") => Error::new(
+        400 | 401 | 403 | 410 | 422 if body.is_about_the_form() => not_taken(),
+        401 | 403 if body.says("reference") => Error::new(
             ErrorKind::Denied,
             "the login may not read what this refers to",
         )
         .hint("grant its role to read the secret that the reference names"),
-        403 if body.error.contains("not a member") || body.says("not a member") => Error::new(
+        401 | 403 if body.is_no_member() => Error::new(
             ErrorKind::Denied,
             "the machine identity is no member of the project",
         )
         .hint("add it to the project, with a role that may read secrets"),
-        403 if !body.error.is_empty() => {
-            Error::new(ErrorKind::Denied, "the login may not read this")
-                .hint("give its role the permission to read secrets here")
-        }
-        400 | 401 | 410 | 422 if !body.error.is_empty() => Error::new(
-            ErrorKind::InvalidConfig,
-            "the server does not take the request",
-        )
-        .hint("are project, environment and folder right?"),
+        401 if body.is_about_permission() => denied(),
+        403 if !body.error.is_empty() => denied(),
+        400 | 401 | 410 | 422 if !body.error.is_empty() => not_taken(),
         status => malformed_status(status),
     }
 }

@@ -103,3 +103,65 @@ fn recorded_exchanges_mean_what_they_meant() {
     }
     assert_eq!(meanings.lines().count(), MEANINGS.lines().count());
 }
+
+/// What a caller gets of an answer with this name and message, to a list, a login or a renewal.
+fn meaning(what: &str, status: u16, error: &str, message: &str) -> String {
+    let exchange = Exchange {
+        name: String::new(),
+        what: what.into(),
+        status,
+        headers: BTreeMap::new(),
+        body: format!(r#"{{"statusCode":{status},"message":{message},"error":"{error}"}}"#),
+    };
+    exchange.meaning()
+}
+
+#[test]
+fn the_name_of_an_error_counts_before_its_status() {
+    const TEXT: &str = r#""Something is wrong""#;
+    const NO_MEMBER: &str = r#""Identity is not a member of the specified project""#;
+    const REFERENCE: &str = r#""You are attempting to reference secret named X""#;
+    const LISTED: &str = r#"[{"code":"invalid_type","path":["x"],"message":"Required"}]"#;
+    let denied = "denied: the login may not read this";
+    let no_member = "denied: the machine identity is no member of the project";
+    let referred = "denied: the login may not read what this refers to";
+    let not_taken = "invalid configuration: the server does not take the request";
+    for (name, message, statuses, expected) in [
+        // Before August 2024, since then, and newer ones where they differ once more.
+        ("PermissionDenied", TEXT, &[401, 403][..], denied),
+        ("UnauthorizedError", TEXT, &[403, 401], "a new login"),
+        ("ValidationFailure", LISTED, &[403, 401, 422], not_taken),
+        ("ValidationFailure", TEXT, &[403, 401, 422], not_taken),
+        ("TokenError", TEXT, &[403, 401], "a new login"),
+        ("ForbiddenError", TEXT, &[401, 403], denied),
+        ("ForbiddenError", REFERENCE, &[401, 403], referred),
+        ("ForbiddenError", NO_MEMBER, &[401, 403], no_member),
+        ("PolicyViolationError", TEXT, &[403], denied),
+        ("Identity is not a member", TEXT, &[401, 403], no_member),
+        ("BadRequest", TEXT, &[400], not_taken),
+        // A dead token by a name of its own.
+        ("Identity token is gone", TEXT, &[401], "a new login"),
+    ] {
+        for status in statuses {
+            let found = meaning("list", *status, name, message);
+            assert_eq!(found, expected, "{status} {name}");
+            let found = meaning("single", *status, name, message);
+            assert_eq!(found, expected, "{status} {name}");
+        }
+    }
+    let form = "not authenticated: the server does not take the form of the login";
+    let refused = "not authenticated: the login was refused";
+    for (name, message, statuses, expected) in [
+        ("ValidationFailure", LISTED, &[403, 401, 422][..], form),
+        ("UnauthorizedError", TEXT, &[403, 401], refused),
+        ("PermissionDenied", TEXT, &[401, 403], refused),
+        ("ForbiddenError", TEXT, &[403], refused),
+    ] {
+        for status in statuses {
+            for what in ["login", "renew"] {
+                let found = meaning(what, *status, name, message);
+                assert_eq!(found, expected, "{status} {name}");
+            }
+        }
+    }
+}

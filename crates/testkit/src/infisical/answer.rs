@@ -47,6 +47,21 @@ impl Answer {
         Self::json(status, body)
     }
 
+    /// The same as servers before August 2024 say it.
+    pub(super) fn of_before(mut self) -> Self {
+        let Ok(mut body) = serde_json::from_str::<Value>(&self.body) else {
+            return self;
+        };
+        let status = match body["error"].as_str() {
+            Some("UnauthorizedError" | "ValidationFailure") => 403,
+            Some("PermissionDenied") => 401,
+            _ => return self,
+        };
+        body["statusCode"] = json!(status);
+        (self.status, self.body) = (status, body.to_string());
+        self
+    }
+
     pub(super) fn no_route(method: &str, target: &str) -> Self {
         let message = format!("Route {method}:{target} not found");
         Self::json(

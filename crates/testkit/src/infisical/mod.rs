@@ -59,6 +59,9 @@ struct State {
     access: Access,
     has_v4: bool,
     half_expands: bool,
+    has_old_statuses: bool,
+    /// What requests that begin like this are answered, whatever they ask for.
+    refusals: Vec<(String, Answer)>,
     limit: Option<u32>,
     /// The windows of the rate limit, by route: when each began, and how often it was asked since.
     windows: HashMap<&'static str, (Instant, u32)>,
@@ -302,6 +305,23 @@ impl FakeInfisical {
     /// Leaves references within references unexpanded in lists, as older servers do now and then.
     pub fn half_expand_lists(&self, half: bool) {
         self.state().half_expands = half;
+    }
+
+    /// Says 401 of a missing permission and 403 of a dead token, as servers before August 2024 do.
+    pub fn swap_statuses(&self, swap: bool) {
+        self.state().has_old_statuses = swap;
+    }
+
+    /// Answers requests that begin like this, such as `GET /api/v1/folders`, with a failure of this status,
+    /// name and message, whatever they ask for.
+    pub fn refuse(&self, start: &str, status: u16, error: &str, message: &str) {
+        let refusal = (start.to_owned(), Answer::failure(status, error, message));
+        self.state().refusals.push(refusal);
+    }
+
+    /// Refuses nothing any more.
+    pub fn relent(&self) {
+        self.state().refusals.clear();
     }
 
     /// The requests so far: `GET /api/v3/secrets/raw?…`.

@@ -117,7 +117,15 @@ impl State {
             is_v4: path.starts_with("/api/v4/"),
             identity: 0,
         };
-        let answer = self.route(&mut asked).unwrap_or_else(|answer| answer);
+        let line = format!("{method} {target}");
+        let refused = |(start, _): &&(String, Answer)| line.starts_with(start.as_str());
+        let mut answer = match self.refusals.iter().find(refused) {
+            Some((_, refusal)) => refusal.clone(),
+            None => self.route(&mut asked).unwrap_or_else(|answer| answer),
+        };
+        if self.has_old_statuses {
+            answer = answer.of_before();
+        }
         let mut answer = match method {
             "GET" => answer.unless_known(asked.header("if-none-match")),
             _ => answer,
@@ -125,8 +133,7 @@ impl State {
         if method == "HEAD" {
             answer.body.clear();
         }
-        self.requests
-            .push((format!("{method} {target}"), answer.status));
+        self.requests.push((line, answer.status));
         answer
     }
 
