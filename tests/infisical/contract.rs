@@ -1,6 +1,6 @@
 //! The contract of a provider, for both versions of the API.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,6 +20,7 @@ struct Folder {
     place: Place,
     proxy: Option<FaultProxy>,
     provider: Arc<InfisicalProvider>,
+    wait: Mutex<Option<Duration>>,
 }
 
 impl Folder {
@@ -33,6 +34,7 @@ impl Folder {
             provider: Arc::new(provider(&place, proxy.as_ref())),
             place,
             proxy,
+            wait: Mutex::default(),
         }
     }
 
@@ -99,8 +101,15 @@ impl Harness for Folder {
         self.set(Fault::Cut);
     }
 
+    /// The wait that was told holds for whatever the provider asks, so it is over first.
     async fn heal(&self) {
         self.set(Fault::None);
+        let wait = self.wait.lock().unwrap().take();
+        if let Some(wait) = wait {
+            tokio::time::pause();
+            tokio::time::advance(wait).await;
+            tokio::time::resume();
+        }
     }
 
     async fn deny(&self, key: &SecretKey) {
@@ -134,6 +143,7 @@ impl Harness for Folder {
             wait.as_secs()
         );
         self.set(Fault::Answer(answer.into()));
+        *self.wait.lock().unwrap() = Some(wait);
     }
 
     async fn garble(&self) {

@@ -8,3 +8,4 @@ mod login;
 pub(crate) mod place;
 mod reads;
 mod replay;
+mod trouble;

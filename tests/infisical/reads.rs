@@ -145,8 +145,52 @@ async fn a_half_expanded_list_is_confirmed_by_a_single_read() {
     let provider = place.provider().build().unwrap();
     assert_eq!(text(&provider, "MID").await, "<leaf>");
     assert_eq!(singles(&place), 0);
-    assert_eq!(text(&provider, "TOP").await, "(<leaf>)");
+    // Once for as long as the list is the same.
+    for _ in 0..3 {
+        assert_eq!(text(&provider, "TOP").await, "(<leaf>)");
+    }
     assert_eq!(singles(&place), 1);
+    place.write(None, "DEEP", "root").await;
+    assert_eq!(text(&provider, "TOP").await, "(<root>)");
+    assert_eq!(singles(&place), 2);
+}
+
+#[tokio::test]
+async fn what_is_left_in_a_list_is_looked_into_once_while_that_can_be_the_same() {
+    let place = Place::fake(ApiVersion::V3).await;
+    place.write(None, "BROKEN", "${NONE}").await;
+    place.write(Some("x"), "DEEP", "first").await;
+    let inside = |folder| format!("${{dev{}", place.below(Some(folder)).replace('/', "."));
+    let deep = format!("{}.DEEP}}", inside("x"));
+    place.write(Some("y"), "MID", &deep).await;
+    let mid = format!("{}.MID}}", inside("y"));
+    place.write(None, "TOP", &mid).await;
+    place.as_fake().half_expand_lists(true);
+    let provider = place.provider().build().unwrap();
+    for _ in 0..3 {
+        let error = provider.get(&key("BROKEN")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    }
+    assert_eq!(singles(&place), 1);
+    // It stands in a list that stays the same when what it leads to does not.
+    assert_eq!(text(&provider, "TOP").await, "first");
+    place.write(Some("x"), "DEEP", "second").await;
+    assert_eq!(text(&provider, "TOP").await, "second");
+}
+
+#[tokio::test]
+async fn a_reference_that_leads_nowhere_is_none_of_an_earlier_version_either() {
+    let place = Place::fake(ApiVersion::V4).await;
+    place.write(None, "A", "${NONE}").await;
+    place.write(None, "A", "value").await;
+    let first = Version::numbered(1);
+    let provider = place.provider().build().unwrap();
+    let error = provider.get_version(&key("A"), &first).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains("`NONE`"), "{error}");
+    let raw = place.provider().expand_references(false).build().unwrap();
+    let secret = raw.get_version(&key("A"), &first).await.unwrap();
+    assert_eq!(secret.value.expose_text().unwrap(), "${NONE}");
 }
 
 #[tokio::test]
@@ -376,6 +420,11 @@ async fn faults_are_typed_within_the_deadline_and_leave_nothing_behind() {
     let twice =
         r#"{"secrets":[{"secretKey":"A","secretValue":"1","secretValue":"2","version":1}]}"#;
     let of_infisical = [
+        (
+            "a proxy's 401",
+            answer("401 Unauthorized", "<html>"),
+            ErrorKind::Malformed,
+        ),
         (
             "a proxy's 403",
             answer("403 Forbidden", "<html>"),

@@ -1,20 +1,24 @@
 //! The way to the server: who asks, in which version of the API, and how often.
 
-use std::sync::OnceLock;
-use std::time::SystemTime;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use http::header::{AUTHORIZATION, IF_NONE_MATCH};
 use http::{HeaderValue, Method};
 use secretwell_core::{Error, ErrorKind, Source};
 use secretwell_http::{Client, ClientConfig, Reply, Request, Session, encode};
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use crate::Auth;
 use crate::auth::{InfisicalLogin, bearer};
-use crate::budget::Budget;
+use crate::budget::{Budget, Pause};
 use crate::config::{Project, Settings};
 use crate::wire::{self, ApiVersion};
+
+/// How long a new login is not tried again for a dead token after one was in vain: a client secret may be
+/// good for so many logins only.
+const BETWEEN_LOGINS: Duration = Duration::from_secs(5);
 
 /// The requests of one provider.
 pub(crate) struct Api {
@@ -24,8 +28,9 @@ pub(crate) struct Api {
     /// The version of the API, once it is known.
     version: OnceLock<ApiVersion>,
     project_id: OnceCell<String>,
-    /// Whether the last login in place of a dead token brought one that was not.
-    login_helps: AtomicBool,
+    /// When a new login brought a token that was refused as well, unless one has helped since.
+    in_vain: Mutex<Option<Instant>>,
+    pause: Arc<Pause>,
     lists: Budget,
     singles: Budget,
 }
@@ -37,7 +42,11 @@ impl Api {
         settings: Settings,
         source: &Source,
     ) -> Result<Self, Error> {
-        let client = Client::new(client, wire::Infisical, source.clone())?;
+        let pause = Arc::default();
+        let infisical = wire::Infisical {
+            pause: Arc::clone(&pause),
+        };
+        let client = Client::new(client, infisical, source.clone())?;
         let login = InfisicalLogin::new(client.clone(), auth);
         let project_id = match &settings.project {
             Project::Id(id) => OnceCell::new_with(Some(id.clone())),
@@ -49,7 +58,8 @@ impl Api {
             version: settings.api.map_or_else(OnceLock::new, OnceLock::from),
             settings,
             project_id,
-            login_helps: AtomicBool::new(false),
+            in_vain: Mutex::default(),
+            pause,
             lists: Budget::default(),
             singles: Budget::default(),
         })
@@ -60,63 +70,82 @@ impl Api {
         self.version.get().copied()
     }
 
+    fn in_vain(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) async fn server_time(&self) -> Result<SystemTime, Error> {
         self.client.server_time("/api/status").await
     }
 
-    /// Asks with a token. One that turns out to be dead is replaced by a new login, once. Where that did not
-    /// help the last time, logins are as rare as the session has them: a client secret may be good for so
-    /// many only.
+    /// Asks with a token. One that turns out to be dead is replaced by a new login, once, unless that was in
+    /// vain a moment ago.
     async fn call(&self, request: Request, budget: Option<&Budget>) -> Result<Reply, Error> {
         let mut replaced = false;
+        let began = Instant::now();
         loop {
             let token = self.session.token().await?;
             let with_token = request
                 .clone()
                 .secret_header(AUTHORIZATION, &bearer(token.value()))?;
-            if let Some(budget) = budget {
-                self.wait_for(budget).await?;
-            }
+            self.wait_for(budget, began).await?;
             let reply = self.client.send(&with_token).await?;
             if let Some(budget) = budget {
                 budget.note(&reply.headers);
             }
-            if !wire::is_dead_token(&reply) {
-                if replaced {
-                    self.login_helps.store(true, Ordering::Relaxed);
-                }
+            let is_dead = wire::is_dead_token(&reply);
+            if replaced {
+                *self.in_vain() = is_dead.then(Instant::now);
+            }
+            if !is_dead {
                 return Ok(reply);
             }
-            if replaced {
-                self.login_helps.store(false, Ordering::Relaxed);
-                return Err(dead_token());
+            let lately = self
+                .in_vain()
+                .is_some_and(|at| at.elapsed() < BETWEEN_LOGINS);
+            if replaced || lately {
+                let message = "the server does not know the token of the login";
+                return Err(Error::new(ErrorKind::Unauthenticated, message)
+                    .hint("give another token; was the machine identity removed?"));
             }
-            if self.login_helps.load(Ordering::Relaxed) {
-                self.session.reject(&token);
-            } else if !self.session.suspect(&token) {
-                return Err(dead_token());
-            }
+            self.session.reject(&token);
             replaced = true;
         }
     }
 
-    /// Waits for a place in what the server still allows.
-    async fn wait_for(&self, budget: &Budget) -> Result<(), Error> {
-        let wait = budget.take();
-        if wait > self.client.deadline() {
-            let kind = ErrorKind::RateLimited {
-                retry_after: Some(wait),
-            };
-            return Err(
-                Error::new(kind, "the server's rate limit is all but reached")
-                    .hint("raise the ttl, or the limit"),
-            );
-        }
+    /// Waits for a place in what the server still allows, if that is in time for a call that `began` then.
+    async fn wait_for(&self, budget: Option<&Budget>, began: Instant) -> Result<(), Error> {
+        let place = budget.map_or(Duration::ZERO, Budget::take);
+        let mut wait = place.max(self.pause.left());
         // Not for nothing: the timer is a millisecond late.
-        if !wait.is_zero() {
+        while !wait.is_zero() {
+            if began.elapsed() + wait > self.client.deadline() {
+                let kind = ErrorKind::RateLimited {
+                    retry_after: Some(wait),
+                };
+                return Err(
+                    Error::new(kind, "the server's rate limit is all but reached")
+                        .hint("raise the ttl, or the limit"),
+                );
+            }
             tokio::time::sleep(wait).await;
+            wait = self.pause.left();
         }
         Ok(())
+    }
+
+    /// How long a call may take, with everything that belongs to it.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.client.deadline()
+    }
+
+    /// Whether a list would be answered, as far as can be told without its body.
+    pub(crate) async fn would_list(&self, query: &[(&str, &str)]) -> Result<bool, Error> {
+        let Some(api) = self.version() else {
+            return Ok(false);
+        };
+        let request = Request::new(Method::HEAD, self.path(api, None, query).await?);
+        Ok(self.call(request, None).await?.status.is_success())
     }
 
     /// Asks the API for secrets, in the version that the server has: the newer one first, once.
@@ -237,10 +266,4 @@ impl Api {
         );
         wire::folder_names(&self.call(Request::new(Method::GET, place), None).await?)
     }
-}
-
-fn dead_token() -> Error {
-    let message = "the server does not know the token of the login";
-    Error::new(ErrorKind::Unauthenticated, message)
-        .hint("give another token; was the machine identity removed?")
 }

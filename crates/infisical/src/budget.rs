@@ -1,6 +1,6 @@
 //! How many reads the server still allows.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -68,6 +68,30 @@ impl Budget {
     }
 }
 
+/// The wait that the server has asked for, which holds for everything that the provider asks.
+#[derive(Debug, Default)]
+pub(crate) struct Pause(Mutex<Option<Instant>>);
+
+impl Pause {
+    /// Takes note of a wait. It makes none shorter that was told before.
+    pub(crate) fn note(&self, wait: Duration) {
+        let mut end = self.end();
+        *end = (*end).max(Instant::now().checked_add(wait));
+    }
+
+    /// What is left of it.
+    pub(crate) fn left(&self) -> Duration {
+        let end = *self.end();
+        end.map_or(Duration::ZERO, |end| {
+            end.saturating_duration_since(Instant::now())
+        })
+    }
+
+    fn end(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +119,17 @@ mod tests {
 
         tokio::time::advance(Duration::from_secs(20)).await;
         assert_eq!(budget.take(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_was_told_holds_to_its_end() {
+        let pause = Pause::default();
+        assert_eq!(pause.left(), Duration::ZERO);
+        pause.note(Duration::from_secs(30));
+        pause.note(Duration::from_secs(10));
+        assert_eq!(pause.left(), Duration::from_secs(30));
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert_eq!(pause.left(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,6 +17,7 @@ const MOST: usize = 1_000;
 pub(crate) struct Folders {
     folders: Mutex<HashMap<(String, bool), Arc<Folder>>>,
     callers: AtomicU64,
+    latest: Mutex<Option<(String, bool)>>,
 }
 
 /// One folder. Whoever lists it holds the lock meanwhile.
@@ -43,6 +44,21 @@ impl Folders {
             folders.clear();
         }
         folders.entry(place).or_default().clone()
+    }
+
+    /// Takes note that the server has answered such a list.
+    pub(crate) fn note(&self, path: &str, recursive: bool) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *latest {
+            Some((known, kind)) if known == path => *kind = recursive,
+            _ => *latest = Some((path.to_owned(), recursive)),
+        }
+    }
+
+    /// The latest list that was answered.
+    pub(crate) fn latest(&self) -> Option<(String, bool)> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.clone()
     }
 
     /// A number for somebody who wants a list.

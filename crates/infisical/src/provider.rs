@@ -12,6 +12,7 @@ use secretwell_core::{
     Capabilities, Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider, Source, Version,
     join_bounded,
 };
+use tokio::time::{Instant, timeout_at};
 
 use crate::api::Api;
 use crate::config::{Settings, process_variable};
@@ -104,6 +105,25 @@ impl InfisicalProvider {
 }
 
 impl Inner {
+    /// When a call that begins now is given up. A single request ends a little before, and says more.
+    fn end(&self) -> Instant {
+        Instant::now() + self.api.deadline().mul_f64(1.1)
+    }
+
+    /// What comes of `work`, with its login, its waits and all its requests, if that is by `end`.
+    async fn by<T>(
+        &self,
+        end: Instant,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let done = timeout_at(end, work).await;
+        done.unwrap_or_else(|_| {
+            let deadline = self.api.deadline();
+            let message = format!("login, waits and requests took longer than {deadline:?}");
+            Err(Error::new(ErrorKind::Timeout, message).hint("is the server overloaded?"))
+        })
+    }
+
     /// What a folder holds, alone or with all below it. Callers share a list that sets out after they
     /// came.
     async fn list(&self, path: &str, recursive: bool) -> Result<Arc<Listing>, Error> {
@@ -125,10 +145,12 @@ impl Inner {
         recursive: bool,
         last: &mut Last,
     ) -> Result<Arc<Listing>, Error> {
-        let flag = if recursive { "true" } else { "false" };
-        let query = [("secretPath", path), ("recursive", flag)];
+        let query = list_query(path, recursive);
         let etag = last.kept.as_ref().map(|(etag, _)| etag.clone());
         let reply = self.api.secrets(None, &query, etag.as_ref()).await?;
+        if reply.status.is_success() || reply.status == StatusCode::NOT_MODIFIED {
+            self.folders.note(path, recursive);
+        }
         if let (StatusCode::NOT_MODIFIED, Some((_, listing))) = (reply.status, &last.kept) {
             return Ok(listing.clone());
         }
@@ -198,9 +220,10 @@ impl Inner {
 
     /// The secrets of `places`, each a folder and a name.
     async fn read(&self, places: &[&(String, &str)]) -> Vec<Result<Secret, Error>> {
+        let end = self.end();
         let folders: BTreeSet<&str> = places.iter().map(|(folder, _)| folder.as_str()).collect();
         let together = match folders.len() >= TOGETHER {
-            true => match self.list(self.base(), true).await {
+            true => match self.by(end, self.list(self.base(), true)).await {
                 Ok(listing) => Some(listing),
                 Err(error) if error.is_temporary() => {
                     return places.iter().map(|_| Err(error.clone())).collect();
@@ -211,78 +234,160 @@ impl Inner {
             false => None,
         };
         // What a folder itself holds stands before what it imports, so it needs no list of its own.
-        let found = |folder: &str, name: &str| together.as_ref()?.own_of(folder, name).cloned();
+        let found = |folder: &str, name: &str| together.as_ref()?.own_of(folder, name);
         let missing = places
             .iter()
             .filter(|(folder, name)| found(folder, name).is_none());
         let missing: BTreeSet<&str> = missing.map(|(folder, _)| folder.as_str()).collect();
         let lists = missing
             .into_iter()
-            .map(async |folder| (folder, self.list(folder, false).await));
+            .map(async |folder| (folder, self.by(end, self.list(folder, false)).await));
         let lists: HashMap<&str, _> = join_bounded(CONCURRENCY, lists).await.into_iter().collect();
 
         let reads = places.iter().map(async |(folder, name)| {
             let entry = match (found(folder, name), lists.get(folder.as_str())) {
                 (Some(entry), _) => entry,
                 (None, Some(Ok(listing))) => match listing.get(folder, name) {
-                    Some(entry) => entry.clone(),
-                    None => return Err(self.absent(folder, listing).await),
+                    Some(entry) => entry,
+                    None => return self.by(end, self.absent(folder, listing)).await,
                 },
                 (None, Some(Err(error))) => return Err(error.clone()),
                 (None, None) => return Err(wire::no_such_secret()),
             };
-            self.finish(folder, name, &entry).await
+            self.by(end, self.finish(folder, name, entry)).await
         });
         join_bounded(CONCURRENCY, reads).await
     }
 
     /// Why a secret is not in a listing.
-    async fn absent(&self, folder: &str, listing: &Listing) -> Error {
-        match listing.is_empty() {
-            true => self.check(folder).await.err(),
-            false => None,
+    async fn absent(&self, folder: &str, listing: &Listing) -> Result<Secret, Error> {
+        if listing.is_empty() {
+            self.check(folder).await?;
         }
-        .unwrap_or_else(wire::no_such_secret)
+        Err(wire::no_such_secret())
     }
 
-    /// What a listing has of a secret, as a secret.
+    /// What a listing has of a secret, as a secret. Lists of older servers come back half expanded now and
+    /// then; a single read does not.
     async fn finish(&self, folder: &str, name: &str, entry: &Entry) -> Result<Secret, Error> {
         let secret = entry.secret()?;
-        let text = secret.value.expose_text()?;
-        match wire::leftover(text).filter(|_| self.api.settings.expand) {
+        let Some(reference) = self.leftover(&secret)? else {
+            return Ok(secret);
+        };
+        if let Some(said) = entry.confirmed() {
+            return said;
+        }
+        let said = self.confirm(folder, name, &reference).await;
+        entry.note(&reference, &said);
+        said
+    }
+
+    /// Reads one secret in whose listed value a reference is left.
+    async fn confirm(&self, folder: &str, name: &str, reference: &str) -> Result<Secret, Error> {
+        let query = [("secretPath", folder)];
+        let reply = self.api.secrets(Some(name), &query, None).await?;
+        // What it says of a reference into nowhere, and perhaps of a trouble that has just begun.
+        if wire::is_own_error(&reply) {
+            return Err(wire::unresolved(reference).with_temporary(true));
+        }
+        self.whole(wire::single(&reply)?.secret()?)
+    }
+
+    /// A secret that was read by itself, unless a reference is left in it.
+    fn whole(&self, secret: Secret) -> Result<Secret, Error> {
+        match self.leftover(&secret)? {
             None => Ok(secret),
-            Some(reference) => self.confirm(folder, name, reference).await,
+            Some(reference) => Err(wire::unresolved(&reference)),
         }
     }
 
-    /// Reads one secret in whose listed value a reference is left. Lists of older servers come back half
-    /// expanded now and then; a single read does not.
-    async fn confirm(&self, folder: &str, name: &str, reference: &str) -> Result<Secret, Error> {
-        let unresolved = |reference: &str| {
-            Error::new(
-                ErrorKind::Invalid,
-                format!("its reference `{reference}` leads to no secret"),
-            )
-            .hint("correct the reference, or read without expanding references")
+    /// The first reference that is left in a secret's value, where none should be.
+    fn leftover(&self, secret: &Secret) -> Result<Option<String>, Error> {
+        let left = wire::leftover(secret.value.expose_text()?);
+        Ok(left.filter(|_| self.api.settings.expand).map(str::to_owned))
+    }
+
+    /// One version of a secret.
+    async fn read_version(
+        &self,
+        folder: &str,
+        name: &str,
+        version: &Version,
+    ) -> Result<Secret, Error> {
+        let Some(number) = version.number().filter(|number| *number > 0) else {
+            let message = "versions here are numbers from 1 on";
+            return Err(Error::new(ErrorKind::NotFound, message));
         };
-        let reply = match self
-            .api
-            .secrets(Some(name), &[("secretPath", folder)], None)
-            .await
-        {
-            Ok(reply) => reply,
-            // What the server says of a reference into an environment or folder that there is none of.
-            Err(error) if error.kind() == ErrorKind::Unavailable => {
-                return Err(unresolved(reference).with_temporary(true));
-            }
-            Err(error) => return Err(error),
-        };
-        let secret = wire::single(&reply)?.secret()?;
-        match wire::leftover(secret.value.expose_text()?) {
-            None => Ok(secret),
-            Some(reference) => Err(unresolved(reference)),
+        let number = number.to_string();
+        let query = [("secretPath", folder), ("version", &number)];
+        let entry = wire::single(&self.api.secrets(Some(name), &query, None).await?)?;
+        if entry.version().number() != version.number() {
+            let message = "the server answers with another version than was asked for";
+            return Err(Error::new(ErrorKind::Unsupported, message)
+                .hint("earlier versions take a newer server, and one that has this version"));
+        }
+        self.whole(entry.secret()?)
+    }
+
+    /// Whether the next read would be answered.
+    async fn check_health(&self) -> Result<(), Error> {
+        match self.api.folders_in("/").await {
+            // Whoever may read secrets need not be allowed to see folders.
+            Err(error) if error.kind() == ErrorKind::Denied => {}
+            told => drop(told?),
+        }
+        let latest = self.folders.latest();
+        let (path, recursive) = latest.unwrap_or_else(|| (self.base().to_owned(), false));
+        match self.api.would_list(&list_query(&path, recursive)).await? {
+            true => Ok(()),
+            false => self.list(&path, recursive).await.map(drop),
         }
     }
+
+    /// The keys below `base`.
+    async fn keys(&self, base: &str) -> Result<Vec<SecretKey>, Error> {
+        let all = self.list(base, true).await?;
+        let mut names: BTreeSet<(String, String)> = BTreeSet::new();
+        let mut folders = BTreeSet::from([base.to_owned()]);
+        for (folder, found) in all.folders() {
+            folders.insert(folder.to_owned());
+            names.extend(found.map(|name| (folder.to_owned(), name.to_owned())));
+        }
+        if self.api.settings.imports {
+            let lists = folders
+                .iter()
+                .map(async |folder| (folder, self.list(folder, false).await));
+            for (folder, listed) in join_bounded(CONCURRENCY, lists).await {
+                let listed = listed?;
+                let imported = listed.imported();
+                names.extend(imported.map(|name| (folder.clone(), name.to_owned())));
+            }
+        }
+        if names.is_empty() {
+            match self.check(base).await {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+        let below = |folder: &str| {
+            let rest = folder.strip_prefix(self.base()).unwrap_or(folder);
+            rest.trim_matches('/').to_owned()
+        };
+        let keys = names
+            .into_iter()
+            .map(|(folder, name)| match below(&folder) {
+                directory if directory.is_empty() => name,
+                directory => format!("{directory}/{name}"),
+            });
+        let mut keys: Vec<_> = keys.filter_map(|key| SecretKey::parse(key).ok()).collect();
+        keys.sort();
+        Ok(keys)
+    }
+}
+
+fn list_query(path: &str, recursive: bool) -> [(&str, &str); 2] {
+    let flag = if recursive { "true" } else { "false" };
+    [("secretPath", path), ("recursive", flag)]
 }
 
 #[async_trait]
@@ -338,84 +443,27 @@ impl SecretProvider for InfisicalProvider {
             ));
         }
         let (folder, name) = inner.locate(key).map_err(named)?;
-        let Some(number) = version.number().filter(|number| *number > 0) else {
-            let message = "versions here are numbers from 1 on";
-            return Err(named(Error::new(ErrorKind::NotFound, message)));
-        };
-        let number = number.to_string();
-        let query = [("secretPath", folder.as_str()), ("version", &number)];
-        let reply = inner
-            .api
-            .secrets(Some(name), &query, None)
-            .await
-            .map_err(named)?;
-        let entry = wire::single(&reply).map_err(named)?;
-        if entry.version().number() != version.number() {
-            let message = "the server answers with another version than was asked for";
-            return Err(named(Error::new(ErrorKind::Unsupported, message).hint(
-                "earlier versions take a newer server, and one that has this version",
-            )));
-        }
-        let secret = entry.secret().map_err(named)?;
-        Ok(secret)
+        let read = inner.read_version(&folder, name, version);
+        inner.by(inner.end(), read).await.map_err(named)
     }
 
     /// Where imports count, each folder with secrets is listed; one that only imports is not found.
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
         let inner = &self.inner;
-        let at = |error: Error| error.at(&inner.source);
         let base = match prefix.as_str() {
             "" => inner.base().to_owned(),
             prefix => format!("{}/{prefix}", inner.base().trim_end_matches('/')),
         };
-        let all = inner.list(&base, true).await.map_err(at)?;
-        let mut names: BTreeSet<(String, String)> = BTreeSet::new();
-        let mut folders = BTreeSet::from([base.clone()]);
-        for (folder, found) in all.folders() {
-            folders.insert(folder.to_owned());
-            names.extend(found.map(|name| (folder.to_owned(), name.to_owned())));
-        }
-        if inner.api.settings.imports {
-            let lists = folders
-                .iter()
-                .map(async |folder| (folder, inner.list(folder, false).await));
-            for (folder, listed) in join_bounded(CONCURRENCY, lists).await {
-                let listed = listed.map_err(at)?;
-                names.extend(
-                    listed
-                        .imported()
-                        .map(|name| (folder.clone(), name.to_owned())),
-                );
-            }
-        }
-        if names.is_empty() {
-            match inner.check(&base).await {
-                Err(error) if !error.is_not_found() => return Err(at(error)),
-                _ => {}
-            }
-        }
-        let below = |folder: &str| {
-            let rest = folder.strip_prefix(inner.base()).unwrap_or(folder);
-            rest.trim_matches('/').to_owned()
-        };
-        let keys = names
-            .into_iter()
-            .map(|(folder, name)| match below(&folder) {
-                directory if directory.is_empty() => name,
-                directory => format!("{directory}/{name}"),
-            });
-        let mut keys: Vec<_> = keys.filter_map(|key| SecretKey::parse(key).ok()).collect();
-        keys.sort();
-        Ok(keys)
+        let keys = inner.by(inner.end(), inner.keys(&base)).await;
+        keys.map_err(|error| error.at(&inner.source))
     }
 
-    /// Asks for the folders of the environment, which takes login, project and environment, and no
-    /// secret.
+    /// Asks for the folders of the environment, if that is allowed, and again for what was read last, but
+    /// not for what it says. That is a read only where it would fail, or where there was none before.
     async fn health(&self) -> Result<(), Error> {
-        let asked = self.inner.api.folders_in("/").await;
-        asked
-            .map(drop)
-            .map_err(|error| error.at(&self.inner.source))
+        let inner = &self.inner;
+        let checked = inner.by(inner.end(), inner.check_health()).await;
+        checked.map_err(|error| error.at(&inner.source))
     }
 }
 

@@ -70,6 +70,9 @@ fn refused(reply: &Reply) -> Error {
         ),
     ];
     let body = Failure::of(reply);
+    if reply.status.is_server_error() {
+        return super::own_error();
+    }
     if body.says("locked") {
         let kind = ErrorKind::RateLimited {
             retry_after: Some(LOCKOUT),

@@ -4,11 +4,14 @@
 //! as newer sources and documents have it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::StatusCode;
 use secretwell_core::{Error, ErrorKind};
 use secretwell_http::{Protocol, Reply, Verdict, retry_after};
 use serde::Deserialize;
+
+use crate::budget::Pause;
 
 mod login;
 mod secrets;
@@ -74,27 +77,36 @@ impl<'a> Failure<'a> {
         NAMES.contains(&self.error.as_ref()) || self.is_no_member()
     }
 
+    /// Whether the server says no more than that it failed.
+    fn is_own_error(&self) -> bool {
+        self.error == "InternalServerError"
+    }
+
     fn is_no_member(&self) -> bool {
         self.error.contains("not a member") || self.says("not a member")
     }
 }
 
 /// Which server to ask, and when to ask again.
-#[derive(Debug)]
-pub(crate) struct Infisical;
+#[derive(Debug, Default)]
+pub(crate) struct Infisical {
+    pub(crate) pause: Arc<Pause>,
+}
 
 impl Protocol for Infisical {
     fn judge(&self, reply: &Reply) -> Verdict {
         let body = Failure::of(reply);
         let unavailable = |message| Error::new(ErrorKind::Unavailable, message);
         match reply.status.as_u16() {
-            // What these say depends on what was asked.
+            // What these say depends on what was asked, and so does an error of the server's own.
             200..=299 | 304 | 400 | 401 | 403 | 404 | 410 | 422 => Verdict::Answer,
             429 => {
                 let reset = reply.headers.get("x-ratelimit-reset");
                 let reset = reset.and_then(|value| value.to_str().ok()?.trim().parse().ok());
                 let wait =
                     retry_after(&reply.headers).or(reset.map(std::time::Duration::from_secs));
+                // Also for whoever asks meanwhile.
+                self.pause.note(wait.unwrap_or_default());
                 let kind = ErrorKind::RateLimited { retry_after: wait };
                 let error = Error::new(kind, "the server's rate limit is reached")
                     .hint("raise the ttl, or the limit");
@@ -108,10 +120,9 @@ impl Protocol for Infisical {
                 Verdict::Refusal(no_such_project())
             }
             502..=504 => Verdict::Elsewhere(unavailable("the server is not ready")),
-            // Also what it says of a path or a reference that leads nowhere.
-            500..=599 => Verdict::Refusal(
-                unavailable("the server had an error of its own").hint("look at its log"),
-            ),
+            500 if body.is_own_error() => Verdict::Answer,
+            // Also what it says of a path that leads nowhere.
+            500..=599 => Verdict::Refusal(own_error()),
             status => Verdict::Refusal(malformed_status(status)),
         }
     }
@@ -124,10 +135,18 @@ pub(crate) fn is_dead_token(reply: &Reply) -> bool {
     let body = Failure::of(reply);
     match (reply.status.as_u16(), body.error.as_ref()) {
         (401 | 403, "TokenError" | "UnauthorizedError") => true,
+        // Not a word, as from a proxy or without a body.
+        (401, "") => false,
         (401, _) => !body.is_about_the_form() && !body.is_about_permission(),
         (404, _) => body.says("Service token with ID"),
         _ => false,
     }
+}
+
+/// Whether the server failed by itself, which is what it says of a reference into an environment or folder
+/// that there is none of. What is said of a database that fails has another name.
+pub(crate) fn is_own_error(reply: &Reply) -> bool {
+    reply.status == StatusCode::INTERNAL_SERVER_ERROR && Failure::of(reply).is_own_error()
 }
 
 /// Whether the server has no such route at all.
@@ -174,8 +193,21 @@ fn why_not(reply: &Reply) -> Error {
         401 if body.is_about_permission() => denied(),
         403 if !body.error.is_empty() => denied(),
         400 | 401 | 410 | 422 if !body.error.is_empty() => not_taken(),
+        500..=599 => own_error(),
         status => malformed_status(status),
     }
+}
+
+fn own_error() -> Error {
+    let message = "the server had an error of its own";
+    Error::new(ErrorKind::Unavailable, message).hint("look at its log")
+}
+
+/// That a reference is left in a value that should have none.
+pub(crate) fn unresolved(reference: &str) -> Error {
+    let message = format!("its reference `{reference}` leads to no secret");
+    Error::new(ErrorKind::Invalid, message)
+        .hint("correct the reference, or read without expanding references")
 }
 
 fn no_such_project() -> Error {

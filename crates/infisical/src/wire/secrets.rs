@@ -1,6 +1,7 @@
 //! What the server says of secrets, folders and projects.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
@@ -40,11 +41,12 @@ enum Kind {
 }
 
 /// One secret of a folder.
-#[derive(Clone)]
 pub(crate) struct Entry {
     /// None: the login may know that it is there, and not what it is.
     value: Option<SecretValue>,
     version: Version,
+    /// What a single read said of it, where that holds for as long as the list stays as it is.
+    confirmed: OnceLock<Result<Secret, Error>>,
 }
 
 impl Entry {
@@ -61,8 +63,29 @@ impl Entry {
         let entry = Self {
             value: found.secret_value.filter(|_| !hidden),
             version,
+            confirmed: OnceLock::new(),
         };
         (found.secret_key, entry)
+    }
+
+    /// What a single read said of it, if that still holds.
+    pub(crate) fn confirmed(&self) -> Option<Result<Secret, Error>> {
+        self.confirmed.get().cloned()
+    }
+
+    /// Takes note of what a single read said of it. `reference` is the one that was left in the list: one
+    /// into another folder may lead to another value while this list stays as it is.
+    pub(crate) fn note(&self, reference: &str, said: &Result<Secret, Error>) {
+        let holds = match said {
+            Ok(_) => !reference.contains('.'),
+            Err(error) => {
+                let settled = matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Denied);
+                settled && !error.is_temporary()
+            }
+        };
+        if holds {
+            let _ = self.confirmed.set(said.clone());
+        }
     }
 
     pub(crate) fn version(&self) -> &Version {

@@ -37,7 +37,7 @@ impl Exchange {
     fn meaning(&self) -> String {
         let reply = self.reply();
         let said = |error: &Error| format!("{}: {}", error.kind(), error.message());
-        let told = match Infisical.judge(&reply) {
+        let told = match Infisical::default().judge(&reply) {
             Verdict::Answer => self.told(&reply),
             Verdict::Refusal(error) => Err(error),
             Verdict::Elsewhere(error) => return format!("asked again, or {}", said(&error)),
