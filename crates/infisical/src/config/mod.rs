@@ -185,16 +185,7 @@ impl InfisicalBuilder {
     /// What the conventional variables say.
     pub(crate) fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Error> {
         let read = Variables(variable);
-        let auth = match (read.credential(&["TOKEN"]), read.first(CLIENT_ID)) {
-            (Some(token), _) => Auth::token(token),
-            (None, Some(client_id)) => Auth::universal(client_id, read.client_secret()?),
-            (None, None) => {
-                return Err(invalid("there is nothing to log in with").hint(
-                    "set `INFISICAL_UNIVERSAL_AUTH_CLIENT_ID` and \
-                     `INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET`, or `INFISICAL_TOKEN`",
-                ));
-            }
-        };
+        let auth = login(&UrlOptions::parse("", OPTIONS, CREDENTIALS)?, &read)?;
         Self::located(&read, auth)
     }
 
@@ -297,6 +288,29 @@ const CREDENTIALS: &[(&str, &str)] = &[
 const CLIENT_ID: &[&str] = &["UNIVERSAL_AUTH_CLIENT_ID", "CLIENT_ID"];
 const CLIENT_SECRET: &[&str] = &["UNIVERSAL_AUTH_CLIENT_SECRET", "CLIENT_SECRET"];
 
+/// Which login is meant where none is named: the one that the URL has something for, else the one that the
+/// variables have something for, and a token before Universal Auth.
+fn implied(options: &UrlOptions, read: &Variables<'_>) -> Result<&'static str, Error> {
+    let told = |name: &str| options.get(name).is_some();
+    if told("client_id") || told("client_secret_file") {
+        Ok("universal")
+    } else if told("token_file") {
+        Ok("token")
+    } else if told("identity") || told("jwt_file") {
+        Err(invalid("the login is not named")
+            .hint("add `&auth=kubernetes`, `&auth=oidc` or `&auth=jwt` to the URL"))
+    } else if read.credential(&["TOKEN"]).is_some() {
+        Ok("token")
+    } else if read.first(CLIENT_ID).is_some() || read.credential(CLIENT_SECRET).is_some() {
+        Ok("universal")
+    } else {
+        Err(invalid("there is nothing to log in with").hint(
+            "set `INFISICAL_UNIVERSAL_AUTH_CLIENT_ID` and \
+             `INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET`, or `INFISICAL_TOKEN`",
+        ))
+    }
+}
+
 /// The login that a URL tells.
 fn login(options: &UrlOptions, read: &Variables<'_>) -> Result<Auth, Error> {
     let identity = || {
@@ -317,7 +331,10 @@ fn login(options: &UrlOptions, read: &Variables<'_>) -> Result<Auth, Error> {
                 )
             })
     };
-    match options.get("auth").unwrap_or("universal") {
+    match options
+        .get("auth")
+        .map_or_else(|| implied(options, read), Ok)?
+    {
         "universal" => {
             let client_id = options.get("client_id").map(str::to_owned);
             let client_id = client_id.or_else(|| read.first(CLIENT_ID)).ok_or_else(|| {

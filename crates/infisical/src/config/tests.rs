@@ -55,7 +55,14 @@ fn a_url_says_where_and_how() {
 fn what_is_wrong_is_named_and_credentials_are_not() {
     let full = "client_id=me&client_secret_file=/x";
     for (url, expected) in [
-        ("infisical://h/p/e", "needs a client id"),
+        ("infisical://h/p/e", "nothing to log in with"),
+        ("infisical://h/p/e?auth=universal", "needs a client id"),
+        (
+            "infisical://h/p/e?client_secret_file=/x",
+            "needs a client id",
+        ),
+        ("infisical://h/p/e?identity=i", "the login is not named"),
+        ("infisical://h/p/e?jwt_file=/x", "the login is not named"),
         ("infisical://h/p/e?client_id=me", "needs a client secret"),
         ("infisical://h/p/e?auth=token", "needs a token"),
         ("infisical://h/p/e?auth=kubernetes", "machine identity"),
@@ -89,4 +96,43 @@ fn what_is_wrong_is_named_and_credentials_are_not() {
         assert!(!format!("{error} {error:?}").contains("c4n4ry"));
     }
     assert!(InfisicalBuilder::from_variables(&no_variable).is_err());
+}
+
+#[test]
+fn a_login_that_is_not_named_is_the_one_that_there_is_something_for() {
+    let auth = |query: &str, set: &[&str]| {
+        let variable = |name: &str| set.contains(&name).then(|| "it".to_owned());
+        let url = format!("infisical://h/p/e{query}");
+        let found = InfisicalBuilder::from_url(&url, &variable).map(|builder| builder.auth);
+        let text = found.map_or_else(|error| error.to_string(), |auth| format!("{auth:?}"));
+        let from_variables = InfisicalBuilder::from_variables(&variable);
+        (
+            text,
+            from_variables.map(|builder| format!("{:?}", builder.auth)),
+        )
+    };
+    const TOKEN: &str = "INFISICAL_TOKEN";
+    const ID: &str = "INFISICAL_UNIVERSAL_AUTH_CLIENT_ID";
+    const SECRET: &str = "INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET";
+    for (query, set, expected) in [
+        ("", &[TOKEN][..], "Token"),
+        ("", &["INFISICAL_TOKEN_FILE"], "Token"),
+        ("", &[TOKEN, ID, SECRET], "Token"),
+        ("", &[ID, SECRET], "Universal"),
+        ("", &[ID], "needs a client secret"),
+        ("", &[SECRET], "needs a client id"),
+        ("", &[], "nothing to log in with"),
+        // What the URL says goes before.
+        ("?client_id=me", &[TOKEN, SECRET], "Universal"),
+        ("?token_file=/x", &[ID, SECRET], "Token"),
+        ("?auth=universal", &[TOKEN, ID, SECRET], "Universal"),
+        ("?auth=token", &[TOKEN, ID, SECRET], "Token"),
+    ] {
+        let (from_url, from_variables) = auth(query, set);
+        assert!(from_url.contains(expected), "{query} {set:?}: {from_url}");
+        if query.is_empty() {
+            let found = from_variables.unwrap_or_else(|error| error.to_string());
+            assert!(found.contains(expected), "{set:?}: {found}");
+        }
+    }
 }
