@@ -130,6 +130,31 @@ async fn a_wrong_client_secret_costs_one_login_until_it_changes() {
 }
 
 #[tokio::test]
+async fn a_locked_login_is_not_tried_until_its_credential_changes() {
+    let place = place(|identity| identity).await;
+    let good = place.client_secret();
+    place.write_client_secret("wrong");
+    let fake = place.as_fake();
+    let text = "This identity auth method is temporarily locked, please try again later";
+    fake.refuse("POST /api/v1/auth/", 401, "UnauthorizedError", text);
+    let provider = place.provider().build().unwrap();
+    for _ in 0..5 {
+        let error = provider.get(&key("A")).await.unwrap_err();
+        let ErrorKind::RateLimited {
+            retry_after: Some(wait),
+        } = error.kind()
+        else {
+            panic!("{error}");
+        };
+        assert!(wait <= secs(300) && wait > secs(200), "{wait:?}");
+    }
+    assert_eq!(logins(&place), 1);
+    fake.relent();
+    place.write_client_secret(&good);
+    assert_reads(&provider).await;
+}
+
+#[tokio::test]
 async fn a_missing_permission_is_no_dead_token() {
     let place = place(|identity| identity).await;
     let provider = place.provider().build().unwrap();

@@ -112,6 +112,13 @@ pub(crate) struct InfisicalLogin {
     client: Client,
     auth: Auth,
     life: Mutex<Life>,
+    locked: Mutex<Option<Locked>>,
+}
+
+/// A login that the server takes no more for a while.
+struct Locked {
+    credential: SecretValue,
+    until: Instant,
 }
 
 /// How long the token in use lives.
@@ -137,6 +144,25 @@ impl InfisicalLogin {
             client,
             auth,
             life: Mutex::default(),
+            locked: Mutex::default(),
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Option<Locked>> {
+        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is still said to a login that was locked, while its credential stays the same.
+    fn check_lock(&self, credential: &SecretValue) -> Result<(), Error> {
+        let left = match &*self.locked() {
+            Some(locked) if locked.credential == *credential => {
+                locked.until.saturating_duration_since(Instant::now())
+            }
+            _ => Duration::ZERO,
+        };
+        match left.is_zero() {
+            true => Ok(()),
+            false => Err(wire::locked(left)),
         }
     }
 
@@ -192,13 +218,24 @@ impl Login for InfisicalLogin {
                 renewable: false,
             });
         }
+        self.check_lock(credential)?;
         let path = format!("/api/v1/auth/{}/login", self.auth.route());
         let asked = Instant::now();
         let request = Request::new(Verb::POST, path)
             .json(credential.clone())
             // The client secret may be good for so many uses only.
             .once();
-        let granted = wire::granted(&self.client.send(&request).await?)?;
+        let granted = wire::granted(&self.client.send(&request).await?).inspect_err(|error| {
+            if let ErrorKind::RateLimited {
+                retry_after: Some(wait),
+            } = error.kind()
+            {
+                *self.locked() = Some(Locked {
+                    credential: credential.clone(),
+                    until: asked + wait,
+                });
+            }
+        })?;
         Ok(self.grant(granted, asked, true))
     }
 

@@ -74,11 +74,7 @@ fn refused(reply: &Reply) -> Error {
         return super::own_error();
     }
     if body.says("locked") {
-        let kind = ErrorKind::RateLimited {
-            retry_after: Some(LOCKOUT),
-        };
-        return Error::new(kind, "the login is locked after wrong ones")
-            .hint("correct the credential, and wait or unlock it");
+        return locked(LOCKOUT);
     }
     if body.is_about_the_form() || reply.status.as_u16() == 422 {
         return Error::new(
@@ -99,4 +95,13 @@ fn refused(reply: &Reply) -> Error {
         "" => super::malformed_status(reply.status.as_u16()),
         _ => error,
     }
+}
+
+/// That a login is taken no more for as long.
+pub(crate) fn locked(wait: Duration) -> Error {
+    let kind = ErrorKind::RateLimited {
+        retry_after: Some(wait),
+    };
+    Error::new(kind, "the login is locked after wrong ones")
+        .hint("correct the credential, and wait or unlock it")
 }

@@ -18,7 +18,7 @@ mod secrets;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use login::{Granted, granted};
+pub(crate) use login::{Granted, granted, locked};
 pub(crate) use secrets::{Entry, Listing, folder_names, leftover, project_id, single};
 
 /// The version of the API for secrets.
