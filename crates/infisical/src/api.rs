@@ -115,7 +115,8 @@ impl Api {
 
     /// Waits for a place in what the server still allows, if that is in time for a call that `began` then.
     async fn wait_for(&self, budget: Option<&Budget>, began: Instant) -> Result<(), Error> {
-        let place = budget.map_or(Duration::ZERO, Budget::take);
+        let most = self.client.deadline().saturating_sub(began.elapsed());
+        let place = budget.map_or(Duration::ZERO, |budget| budget.take(most));
         let mut wait = place.max(self.pause.left());
         // Not for nothing: the timer is a millisecond late.
         while !wait.is_zero() {
@@ -265,5 +266,50 @@ impl Api {
             encode(path)
         );
         wire::folder_names(&self.call(Request::new(Method::GET, place), None).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secretwell_http::Credential;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    fn api() -> Api {
+        let client = ClientConfig::new(["http://127.0.0.1:1"]).unwrap();
+        let auth = Auth::token(Credential::value("token"));
+        let settings = Settings {
+            project: Project::Slug("demo".into()),
+            environment: "dev".into(),
+            folder: "/".into(),
+            api: None,
+            imports: true,
+            expand: true,
+            personal: false,
+            tags: Vec::new(),
+        };
+        let source = Source::new("infisical", "test");
+        Api::new(client.deadline(DEADLINE), auth, settings, &source).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_login_took_is_no_longer_there_to_wait() {
+        let wait = Duration::from_secs(15);
+        for (login, fits) in [(0, true), (4, true), (6, false), (30, false)] {
+            let (api, began) = (api(), Instant::now());
+            tokio::time::advance(Duration::from_secs(login)).await;
+            api.pause.note(wait);
+            let waited = api.wait_for(None, began).await;
+            assert_eq!(waited.is_ok(), fits, "{login}: {waited:?}");
+            assert_eq!(began.elapsed() >= wait + Duration::from_secs(login), fits);
+            if let Err(error) = waited {
+                let kind = ErrorKind::RateLimited {
+                    retry_after: Some(wait),
+                };
+                assert_eq!(error.kind(), kind, "{error}");
+            }
+        }
     }
 }

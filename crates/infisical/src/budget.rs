@@ -44,8 +44,9 @@ impl Budget {
         });
     }
 
-    /// Takes a place, and tells how long to wait for it. Nothing to wait for while there is plenty.
-    pub(crate) fn take(&self) -> Duration {
+    /// Takes a place, and tells how long to wait for it. Nothing to wait for while there is plenty; one that
+    /// is further away than `most` is left to others.
+    pub(crate) fn take(&self, most: Duration) -> Duration {
         let now = Instant::now();
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(window) = guard.as_mut() else {
@@ -57,14 +58,14 @@ impl Budget {
         }
         let place = match window.left {
             0 => window.ends,
-            left => {
-                let place = window.next.max(now);
-                window.next = place + (window.ends - now) / left;
-                place
-            }
+            _ => window.next.max(now),
         };
-        window.left = window.left.saturating_sub(1);
-        place - now
+        let wait = place - now;
+        if window.left > 0 && wait <= most {
+            window.next = place + (window.ends - now) / window.left;
+            window.left -= 1;
+        }
+        wait
     }
 }
 
@@ -106,19 +107,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_last_reads_are_spread_over_the_window() {
+        let most = Duration::from_secs(20);
         let budget = Budget::default();
-        assert_eq!(budget.take(), Duration::ZERO);
+        assert_eq!(budget.take(most), Duration::ZERO);
         budget.note(&headers(40, 30, 50));
-        assert_eq!(budget.take(), Duration::ZERO);
+        assert_eq!(budget.take(most), Duration::ZERO);
 
         budget.note(&headers(40, 10, 50));
-        let waits: Vec<u64> = (0..3).map(|_| budget.take().as_secs()).collect();
-        assert_eq!(waits, [0, 5, 10]);
+        let waits = |most| [0; 3].map(|_| budget.take(most).as_secs());
+        assert_eq!(waits(most), [0, 5, 10]);
+        // Who does not wait takes no place.
+        assert_eq!(waits(Duration::from_secs(1)), [16, 16, 16]);
         budget.note(&headers(40, 0, 20));
-        assert_eq!(budget.take(), Duration::from_secs(20));
+        assert_eq!(budget.take(most), Duration::from_secs(20));
 
         tokio::time::advance(Duration::from_secs(20)).await;
-        assert_eq!(budget.take(), Duration::ZERO);
+        assert_eq!(budget.take(most), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
@@ -136,6 +140,6 @@ mod tests {
     async fn a_server_that_says_nothing_has_no_limit() {
         let budget = Budget::default();
         budget.note(&HeaderMap::new());
-        assert!((0..1_000).all(|_| budget.take().is_zero()));
+        assert!((0..1_000).all(|_| budget.take(Duration::ZERO).is_zero()));
     }
 }
