@@ -34,7 +34,9 @@
 //!
 //! # Differences from the packages
 //! Times are 64 bits wide, where the packages' tokens are born expired from 2038 on. Compressed tokens,
-//! which the packages read and never write, are refused, and so is base64 with padding.
+//! which the packages read and never write, are refused, and so is all base64 that could be written
+//! otherwise, any `crit`, and claims that nest deeper than 128 or have numbers beyond 64-bit floats. Half a
+//! surrogate pair in a claim is read as U+FFFD.
 
 mod cookie;
 mod csrf;
@@ -46,6 +48,9 @@ mod order;
 mod sessions;
 #[cfg(test)]
 mod tests;
+mod text;
+#[cfg(test)]
+mod vectors;
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -53,7 +58,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use secretwell_core::Error;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 use zeroize::Zeroizing;
 
 pub use cookie::SessionCookie;
@@ -120,6 +125,16 @@ impl SessionTokens {
         Self::new(Format::V4, "", secrets)
     }
 
+    /// Those of next-auth 4 in its cookies that are no sessions (`next-auth.state`,
+    /// `next-auth.pkce.code_verifier`, `next-auth.nonce`). The name of the cookie goes into the key, as in
+    /// version 5.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid): a secret is empty.
+    pub fn v4_named(cookie_name: &str, secrets: &KeyRing) -> Result<Self, Error> {
+        Self::new(Format::V4, cookie_name, secrets)
+    }
+
     fn new(format: Format, salt: &str, secrets: &KeyRing) -> Result<Self, Error> {
         let keys = Keys::of(secrets, format, salt)?;
         Ok(Self { format, keys })
@@ -142,11 +157,16 @@ impl SessionTokens {
         token: &str,
         now: SystemTime,
     ) -> Result<Session<C>, TokenError> {
-        let text = jwe::open(token, &self.keys, self.format)?;
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-        let times: Times = serde_json::from_slice(text).map_err(|_| TokenError::Malformed)?;
+        let opened = jwe::open(token, &self.keys, self.format)?;
+        let text = text::json(opened.text, self.format).ok_or(TokenError::Malformed)?;
+        let times: Times = serde_json::from_str(&text).map_err(|_| TokenError::Malformed)?;
         let expires = times.check(seconds(now))?;
-        let claims = serde_json::from_slice(text).map_err(|_| TokenError::Malformed)?;
+        if let Some(header) = opened.header
+            && !agree(&header, &text)
+        {
+            return Err(TokenError::Malformed);
+        }
+        let claims = serde_json::from_str(&text).map_err(|_| TokenError::Malformed)?;
         Ok(Session { claims, expires })
     }
 
@@ -192,20 +212,58 @@ impl fmt::Debug for SessionTokens {
     }
 }
 
+/// Whether the claims that a token's header repeats are those of its text.
+fn agree(header: &Map<String, Value>, text: &str) -> bool {
+    let repeated = ["iss", "sub", "aud"];
+    if !repeated.iter().any(|name| header.contains_key(*name)) {
+        return true;
+    }
+    let Ok(claims) = serde_json::from_str::<Map<String, Value>>(text) else {
+        return false;
+    };
+    repeated.into_iter().all(|name| {
+        header.get(name).is_none_or(|repeated| {
+            // In JavaScript no object is equal to another, and the texts of audiences that are
+            // compared depend on the order of their names.
+            let is_comparable = !repeated.is_object() && (name == "aud" || !repeated.is_array());
+            is_comparable && claims.get(name) == Some(repeated)
+        })
+    })
+}
+
 /// What a token says of its times, in seconds since 1970.
 #[derive(Default)]
 struct Times {
-    begin: Option<f64>,
-    end: Option<f64>,
+    issued: Option<Time>,
+    begin: Option<Time>,
+    end: Option<Time>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum Time {
+    Seconds(f64),
+    None(IgnoredAny),
+}
+
+impl Time {
+    fn seconds(self) -> Result<f64, TokenError> {
+        match self {
+            Self::Seconds(seconds) => Ok(seconds),
+            Self::None(_) => Err(TokenError::Malformed),
+        }
+    }
 }
 
 impl Times {
     /// When the token ends, if it is good now. One without an end is, as the packages have it.
     fn check(&self, now: f64) -> Result<Option<SystemTime>, TokenError> {
-        if self.begin.is_some_and(|begin| begin > now + TOLERANCE) {
+        let seconds = |time: Option<Time>| time.map(Time::seconds).transpose();
+        seconds(self.issued)?;
+        if seconds(self.begin)?.is_some_and(|begin| begin > now + TOLERANCE) {
             return Err(TokenError::Malformed);
         }
-        match self.end {
+        match seconds(self.end)? {
             Some(end) if end <= now - TOLERANCE => Err(TokenError::Expired),
             Some(end) => Ok(Duration::try_from_secs_f64(end)
                 .ok()
@@ -242,7 +300,7 @@ impl<'de> Deserialize<'de> for Times {
                     match name {
                         Name::Exp => times.end = Some(map.next_value()?),
                         Name::Nbf => times.begin = Some(map.next_value()?),
-                        Name::Iat => drop(map.next_value::<f64>()?),
+                        Name::Iat => times.issued = Some(map.next_value()?),
                         Name::Other(_) => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }
