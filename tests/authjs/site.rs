@@ -221,6 +221,8 @@ impl Site<'_> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Browser {
     cookies: BTreeMap<String, String>,
+    /// By which header each was set last.
+    headers: BTreeMap<String, String>,
 }
 
 impl Browser {
@@ -236,6 +238,7 @@ impl Browser {
     pub(super) fn take(&mut self, header: &str) {
         let pair = header.split(';').next().unwrap();
         let (name, value) = pair.split_once('=').unwrap();
+        self.headers.insert(name.to_owned(), header.to_owned());
         if value.is_empty() {
             self.cookies.remove(name);
         } else {
@@ -250,6 +253,11 @@ impl Browser {
             .map(|(name, value)| format!("{name}={value}"))
             .collect();
         pairs.join("; ")
+    }
+
+    /// The `Set-Cookie` header that it has a cookie by.
+    pub(super) fn header_of(&self, name: &str) -> &str {
+        &self.headers[name]
     }
 
     /// The cookies whose names have this in them.

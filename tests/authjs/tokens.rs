@@ -1,7 +1,11 @@
 //! Tokens, cookies and forms of the packages, and ours, each read by the other.
 
+use std::collections::BTreeSet;
+
 use secretwell::auth::KeyRing;
-use secretwell::auth::authjs::{Csrf, CsrfTokens, SessionCookie, SessionTokens, Sessions};
+use secretwell::auth::authjs::{
+    Csrf, CsrfCookie, CsrfTokens, SessionCookie, SessionTokens, Sessions,
+};
 use serde_json::{Value, json};
 
 use super::site::{Application, Browser, Packages, Site};
@@ -18,15 +22,17 @@ async fn each_reads_the_tokens_of_the_other() {
     let ring = KeyRing::of(SECRET).with_earlier(OLD);
     for (by, salt, list) in [
         ("next-auth@4", "", false),
+        ("next-auth@4", "next-auth.state", false),
         ("next-auth@5", "authjs.session-token", true),
         ("next-auth@5", "__Secure-authjs.session-token", false),
         ("@auth/core", "authjs.session-token", false),
         ("@auth/core", "__Secure-authjs.session-token", true),
         ("@auth/core", "a.name.of-their-own", true),
     ] {
-        let tokens = match salt {
-            "" => SessionTokens::v4(&ring),
-            salt => SessionTokens::v5(salt, &ring),
+        let tokens = match (by, salt) {
+            ("next-auth@4", "") => SessionTokens::v4(&ring),
+            ("next-auth@4", salt) => SessionTokens::v4_named(salt, &ring),
+            (_, salt) => SessionTokens::v5(salt, &ring),
         }
         .unwrap();
         for (encoding, decoding) in [
@@ -87,40 +93,71 @@ async fn each_reads_the_cookies_of_the_other_however_many_they_are() {
 async fn each_accepts_the_forms_of_the_other() {
     let packages = Packages::start();
     let application = Application::start(&[("AUTH_SECRET", SECRET.to_owned())]).await;
+    let secure = Application::start(&[
+        ("AUTH_SECRET", SECRET.to_owned()),
+        ("NEXTAUTH_URL", "https://127.0.0.1".to_owned()),
+    ])
+    .await;
     let one = KeyRing::of(SECRET);
     let two = KeyRing::of(SECRET).with_earlier(OLD);
-    for (site, name, tokens) in [
+    let five = ["three", "two", "one"].map(KeyRing::of);
+    let five = KeyRing::joined(
+        [KeyRing::of(SECRET), KeyRing::of(OLD)]
+            .into_iter()
+            .chain(five),
+    );
+    for (site, cookie, tokens) in [
         (
             application.site("eager/v4"),
-            "next-auth.csrf-token",
+            CsrfCookie::v4(false),
             CsrfTokens::new(&one),
         ),
         (
             application.site("eager/v5"),
-            "authjs.csrf-token",
+            CsrfCookie::v5(false),
             CsrfTokens::new(&one),
         ),
         (
             Site::Core(&packages, json!([SECRET, OLD])),
-            "authjs.csrf-token",
+            CsrfCookie::v5(false),
             CsrfTokens::new(&two).joined_only(),
+        ),
+        (
+            Site::Core(&packages, json!([SECRET, OLD, "three", "two", "one"])),
+            CsrfCookie::v5(false),
+            CsrfTokens::new(&five.unwrap()).joined_only(),
+        ),
+        (
+            secure.site("eager/v4"),
+            CsrfCookie::v4(true),
+            CsrfTokens::new(&one),
+        ),
+        (
+            secure.site("eager/v5"),
+            CsrfCookie::v5(true),
+            CsrfTokens::new(&one),
         ),
     ] {
         let mut browser = Browser::default();
         let token = site.csrf_token(&mut browser).await;
-        let cookie = browser.named(name)[0].replace("%7C", "|");
-        assert_eq!(tokens.verify(&cookie, Some(&token), true), Csrf::Verified);
-        assert_eq!(
-            CsrfTokens::new(&two).verify(&cookie, Some(&token), true),
-            Csrf::Verified
-        );
+        let theirs = attributes(browser.header_of(cookie.name()));
+        let value = cookie.find(&browser.header()).unwrap();
+        assert_eq!(tokens.verify(&value, Some(&token), true), Csrf::Verified);
 
-        let (token, cookie) = tokens.make().unwrap();
-        let set = format!("{name}={}", cookie.replace('|', "%7C"));
+        let (token, value) = tokens.make().unwrap();
+        let set = [cookie.set(&value)];
         for (given, logged_in) in [("another", false), (token.as_str(), true)] {
-            let mut browser = Browser::sent(std::slice::from_ref(&set));
+            let mut browser = Browser::sent(&set);
             site.post_name(&mut browser, given, "Ada").await;
             assert_eq!(!browser.named("session-token").is_empty(), logged_in);
         }
+        assert_eq!(attributes(&set[0]), theirs, "but for its value");
     }
+}
+
+/// What stands behind the value in a `Set-Cookie` header, in any order.
+fn attributes(header: &str) -> BTreeSet<String> {
+    let mut parts = header.split("; ").map(str::to_owned);
+    let name = parts.next().unwrap().split('=').next().unwrap().to_owned();
+    parts.chain([name]).collect()
 }

@@ -17,8 +17,7 @@ fuzz_target!(|data: &[u8]| {
             let set = cookie.set(token, Duration::from_secs(60), Some(&header));
             let browser = after(&header, &set);
             let sent = cookie.find(&browser);
-            let is_trimmed = token.trim() == token && !token.is_empty();
-            assert!(!is_trimmed || sent.as_deref() == Some(token), "{header:?} {browser:?}");
+            assert!(token.is_empty() || sent.as_deref() == Some(token), "{header:?} {browser:?}");
         }
         let browser = after(&header, &cookie.clear(&header));
         assert_eq!(cookie.find(&browser), None, "{browser:?}");
@@ -34,7 +33,7 @@ fn after(header: &str, set: &[String]) -> String {
     let set: Vec<_> = set.iter().filter_map(|set| pair(set)).collect();
     let held = header.split(';').map(str::trim);
     let kept = held.filter(|held| {
-        let name = held.split_once('=').map(|(name, _)| name);
+        let name = held.split_once('=').map(|(name, _)| name.trim());
         set.iter().all(|(set, ..)| Some(set.as_str()) != name)
     });
     let new = set.iter().filter(|(_, _, cleared)| !cleared);

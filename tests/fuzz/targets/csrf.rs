@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use secretwell_auth::KeyRing;
-use secretwell_auth::authjs::{Csrf, CsrfTokens};
+use secretwell_auth::authjs::{Csrf, CsrfCookie, CsrfTokens};
 
 static TOKENS: LazyLock<[CsrfTokens; 2]> = LazyLock::new(|| {
     let ring = KeyRing::of("the secret of now").with_earlier("the secret before");
@@ -24,6 +24,11 @@ fuzz_target!(|data: &[u8]| {
         let (token, ours) = tokens.make().unwrap();
         let expected = if body == token { Csrf::Verified } else { Csrf::CookieOnly };
         assert_eq!(tokens.verify(&ours, Some(body), true), expected);
+        let name = CsrfCookie::v5(true);
+        let set = name.set(&ours);
+        let held = set.split(';').next().unwrap();
+        assert_eq!(name.find(&format!("{held};{cookie}")).as_deref(), Some(&*ours));
+        let _ = name.find(&text);
         let more = format!("{ours}|{cookie}");
         assert_eq!(tokens.verify(&more, Some(&token), true), Csrf::Verified);
         let before = format!("{cookie}{ours}");

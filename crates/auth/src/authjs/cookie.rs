@@ -1,8 +1,10 @@
 //! The cookie that a session is in, which is several where the token is long.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::keys::Format;
+use super::text::{percent_decoded, percent_encoded};
 
 /// How much of a token fits into one cookie, by what the packages leave for the rest of it.
 const V4_CHUNK: usize = 3933;
@@ -20,10 +22,10 @@ const MAX_CHUNKS: usize = 100;
 /// let cookie = SessionCookie::v5(true);
 /// assert_eq!(cookie.name(), "__Secure-authjs.session-token");
 ///
-/// let set = cookie.set("a token", Duration::from_secs(60), None);
-/// assert!(set[0].starts_with("__Secure-authjs.session-token=a token; Path=/;"));
-/// let token = cookie.find("theme=dark; __Secure-authjs.session-token=a token");
-/// assert_eq!(token.as_deref(), Some("a token"));
+/// let set = cookie.set("a.token", Duration::from_secs(60), None);
+/// assert!(set[0].starts_with("__Secure-authjs.session-token=a.token; Path=/;"));
+/// let token = cookie.find("theme=dark; __Secure-authjs.session-token=a.token");
+/// assert_eq!(token.as_deref(), Some("a.token"));
 /// ```
 #[derive(Debug, Clone)]
 pub struct SessionCookie {
@@ -60,7 +62,7 @@ impl SessionCookie {
     /// it begins with `__Secure-` or `__Host-`.
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
-        self.secure = self.name.starts_with("__Secure-") || self.name.starts_with("__Host-");
+        self.secure = is_secure(&self.name);
         self
     }
 
@@ -70,21 +72,27 @@ impl SessionCookie {
     }
 
     /// The token in a `Cookie` header: the cookie of the bare name, or else those of the name and `.0`,
-    /// `.1` and so on, in order and without a gap. What else begins with the name is none of it.
+    /// `.1` and so on, in order and without a gap. What else begins with the name is none of it, nor is
+    /// what is empty. Of several cookies of one name the first counts, as with the packages.
     pub fn find(&self, header: &str) -> Option<String> {
-        if let Some((_, token)) = pairs(header).find(|(name, _)| *name == self.name) {
-            return Some(token.to_owned());
+        let mut whole = None;
+        let mut chunks: BTreeMap<usize, &str> = BTreeMap::new();
+        for (name, value) in pairs(header) {
+            if name == self.name {
+                whole.get_or_insert(value);
+            } else if let Some(number) = self.number(name) {
+                chunks.entry(number).or_insert(value);
+            }
         }
-        let mut chunks: Vec<(usize, &str)> = pairs(header)
-            .filter_map(|(name, value)| Some((self.number(name)?, value)))
+        if let Some(token) = whole.filter(|token| !token.is_empty()) {
+            return Some(percent_decoded(token));
+        }
+        chunks.retain(|_, chunk| !chunk.is_empty());
+        let is_whole = chunks.keys().copied().eq(0..chunks.len());
+        let token = chunks
+            .values()
+            .map(|chunk| percent_decoded(chunk))
             .collect();
-        chunks.sort_unstable_by_key(|(number, _)| *number);
-        chunks.dedup_by_key(|(number, _)| *number);
-        let is_whole = chunks
-            .iter()
-            .enumerate()
-            .all(|(place, (number, _))| place == *number);
-        let token: String = chunks.iter().map(|(_, chunk)| *chunk).collect();
         (is_whole && !chunks.is_empty()).then_some(token)
     }
 
@@ -137,7 +145,8 @@ impl SessionCookie {
     fn header(&self, name: &str, value: &str, max_age: Duration) -> String {
         let secure = if self.secure { "; Secure" } else { "" };
         format!(
-            "{name}={value}; Path=/; Max-Age={}; HttpOnly; SameSite=Lax{secure}",
+            "{name}={}; Path=/; Max-Age={}; HttpOnly; SameSite=Lax{secure}",
+            percent_encoded(value),
             max_age.as_secs()
         )
     }
@@ -151,9 +160,17 @@ impl SessionCookie {
 }
 
 /// The names and values in a `Cookie` header.
-fn pairs(header: &str) -> impl Iterator<Item = (&str, &str)> {
+pub(super) fn pairs(header: &str) -> impl Iterator<Item = (&str, &str)> {
     let cookies = header.split(';');
-    cookies.filter_map(|cookie| cookie.trim().split_once('='))
+    cookies.filter_map(|cookie| {
+        let (name, value) = cookie.split_once('=')?;
+        Some((name.trim(), value.trim()))
+    })
+}
+
+/// Whether browsers take a cookie of this name over HTTPS only.
+pub(super) fn is_secure(name: &str) -> bool {
+    name.starts_with("__Secure-") || name.starts_with("__Host-")
 }
 
 /// The end of a character, at `most` bytes or before.
@@ -189,6 +206,17 @@ mod tests {
             ),
             (format!("{name}.0=a; {name}-other=x"), Some("a")),
             (format!("{name}.99999999999999999999=a"), None),
+            (format!("{name}=; {name}.0=a; {name}.1=b"), Some("ab")),
+            (format!("{name}.0=a; {name}.1="), Some("a")),
+            (format!("{name}="), None),
+            (
+                format!("{name}.1=b; {name}.0=a; {name}.1=c; {name}.0=d"),
+                Some("ab"),
+            ),
+            (format!("{name}=first; {name}=second"), Some("first")),
+            (format!("{name}=a%2Eb%"), Some("a%2Eb%")),
+            (format!("{name} = a%2Eb"), Some("a.b")),
+            (format!("{name}.0=a%2E; {name}.1=%62"), Some("a.b")),
             (String::new(), None),
             ("=;=;;".to_owned(), None),
         ] {

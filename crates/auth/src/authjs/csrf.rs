@@ -1,5 +1,6 @@
 //! Tokens against forged requests, as Auth.js keeps them: in a cookie with their hash, and in the form.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use secretwell_core::SecretValue;
@@ -7,7 +8,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::TokenError;
+use super::text::{percent_decoded, percent_encoded};
+use super::{TokenError, cookie};
 use crate::KeyRing;
 use crate::hex::hex;
 
@@ -40,27 +42,32 @@ pub enum Csrf {
 pub struct CsrfTokens {
     /// What may stand behind a token when it is hashed; the first is what we write.
     endings: Vec<SecretValue>,
-    /// All secrets, joined.
-    list: SecretValue,
+    /// All secrets, joined: the one that signs first, and the newest first.
+    lists: [SecretValue; 2],
 }
-
-/// How many secrets the packages have at most.
-const LONGEST_LIST: usize = 4;
 
 impl CsrfTokens {
     /// Those of a ring. A cookie counts that was made with any of its secrets, and one that was made with
-    /// several that follow each other: the packages join a list of secrets by commas.
+    /// several that follow each other: the packages join a list of secrets by commas. Their list begins with
+    /// the secret that signs, which in a rotation need not be the newest.
     pub fn new(secrets: &KeyRing) -> Self {
-        let all: Vec<&SecretValue> = secrets.verifying().collect();
+        let orders: [Vec<&SecretValue>; 2] = [
+            secrets.signing_first().collect(),
+            secrets.verifying().collect(),
+        ];
         let mut endings: Vec<SecretValue> = secrets.signing_first().cloned().collect();
-        for length in 2..=all.len().min(LONGEST_LIST) {
-            endings.extend(all.windows(length).map(joined));
+        for order in &orders {
+            for length in 2..=order.len() {
+                endings.extend(order.windows(length).map(joined));
+            }
         }
-        let list = joined(&all);
-        Self { endings, list }
+        let mut known = HashSet::new();
+        endings.retain(|ending| known.insert(ending.fingerprint()));
+        let lists = orders.map(|order| joined(&order));
+        Self { endings, lists }
     }
 
-    /// A new token, and the value of the cookie that goes with it, not yet percent-encoded.
+    /// A new token, and the value of the cookie that goes with it, for [`CsrfCookie::set`].
     ///
     /// # Errors
     /// [`TokenError::Malformed`]: the system has no random numbers.
@@ -76,12 +83,12 @@ impl CsrfTokens {
     /// Has only the whole list of secrets count, and makes tokens with that, as the packages do where they
     /// have a list. Then each rotation rejects the tokens that are out.
     pub fn joined_only(mut self) -> Self {
-        self.endings = vec![self.list.clone()];
+        self.endings = self.lists.to_vec();
         self
     }
 
-    /// What a request proves: by its cookie, percent-decoded, by the `csrfToken` of its body, and by
-    /// whether it is a `POST`.
+    /// What a request proves: by its cookie, as [`CsrfCookie::find`] finds it, by the `csrfToken` of its
+    /// body, and by whether it is a `POST`.
     pub fn verify(&self, cookie: &str, body: Option<&str>, is_post: bool) -> Csrf {
         let Some((token, given)) = cookie.split_once('|') else {
             return Csrf::Rejected;
@@ -90,14 +97,87 @@ impl CsrfTokens {
         let is_ours = |ending: &SecretValue| {
             bool::from(hash(token, ending).as_bytes().ct_eq(given.as_bytes()))
         };
-        // All of them, so that the time does not tell which one it was. An empty token proves nothing.
+        // All of them, so that the time does not tell which one it was.
         let ours = self.endings.iter().filter(|ending| is_ours(ending)).count() > 0;
         let repeated = body.is_some_and(|body| body.as_bytes().ct_eq(token.as_bytes()).into());
-        match (ours && !token.is_empty(), is_post && repeated) {
+        match (ours, is_post && repeated) {
             (false, _) => Csrf::Rejected,
             (true, true) => Csrf::Verified,
             (true, false) => Csrf::CookieOnly,
         }
+    }
+}
+
+/// The cookie of a CSRF token, as the packages name and write it.
+///
+/// ```
+/// use secretwell_auth::KeyRing;
+/// use secretwell_auth::authjs::{Csrf, CsrfCookie, CsrfTokens};
+///
+/// # fn main() -> Result<(), secretwell_auth::authjs::TokenError> {
+/// let cookie = CsrfCookie::v5(true);
+/// let tokens = CsrfTokens::new(&KeyRing::of("a secret of thirty-two bytes or more"));
+///
+/// let (token, value) = tokens.make()?;
+/// let set_cookie = cookie.set(&value);
+/// assert!(set_cookie.starts_with("__Host-authjs.csrf-token="));
+///
+/// let sent = set_cookie.split(';').next().unwrap_or_default();
+/// let value = cookie.find(sent).unwrap_or_default();
+/// assert_eq!(tokens.verify(&value, Some(&token), true), Csrf::Verified);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct CsrfCookie {
+    name: String,
+}
+
+impl CsrfCookie {
+    /// That of `@auth/core` and next-auth 5: `authjs.csrf-token`, over HTTPS with `__Host-` before it.
+    pub fn v5(secure: bool) -> Self {
+        Self::new("authjs.csrf-token", secure)
+    }
+
+    /// That of next-auth 4: `next-auth.csrf-token`, over HTTPS with `__Host-` before it.
+    pub fn v4(secure: bool) -> Self {
+        Self::new("next-auth.csrf-token", secure)
+    }
+
+    fn new(name: &str, secure: bool) -> Self {
+        let prefix = if secure { "__Host-" } else { "" };
+        Self {
+            name: format!("{prefix}{name}"),
+        }
+    }
+
+    /// The same by another name, where the application has configured one. It is sent over HTTPS only if
+    /// it begins with `__Secure-` or `__Host-`.
+    pub fn named(self, name: impl Into<String>) -> Self {
+        Self { name: name.into() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its value in a `Cookie` header, for [`CsrfTokens::verify`].
+    pub fn find(&self, header: &str) -> Option<String> {
+        let (_, value) = cookie::pairs(header).find(|(name, _)| *name == self.name)?;
+        (!value.is_empty()).then(|| percent_decoded(value))
+    }
+
+    /// The `Set-Cookie` header for a value that [`CsrfTokens::make`] has made: for as long as the browser
+    /// is open.
+    pub fn set(&self, value: &str) -> String {
+        let secure = if cookie::is_secure(&self.name) {
+            "; Secure"
+        } else {
+            ""
+        };
+        let (name, value) = (&self.name, percent_encoded(value));
+        format!("{name}={value}; Path=/; HttpOnly{secure}; SameSite=Lax")
     }
 }
 

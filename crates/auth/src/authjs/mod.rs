@@ -62,7 +62,7 @@ use serde_json::{Map, Number, Value};
 use zeroize::Zeroizing;
 
 pub use cookie::SessionCookie;
-pub use csrf::{Csrf, CsrfTokens};
+pub use csrf::{Csrf, CsrfCookie, CsrfTokens};
 #[cfg(feature = "tower")]
 pub use layer::{SessionLayer, WithSessions};
 pub use order::SecretOrder;

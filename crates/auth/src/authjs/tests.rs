@@ -237,6 +237,92 @@ fn a_csrf_cookie_of_any_list_that_the_packages_had_counts() {
     }
 }
 
+#[test]
+fn a_csrf_cookie_of_a_long_list_counts() {
+    let secrets = ["five", "four", "three", "two", "one"];
+    let ring = KeyRing::joined(secrets.map(KeyRing::of)).unwrap();
+    let (token, cookie) = CsrfTokens::new(&KeyRing::of("five,four,three,two,one"))
+        .make()
+        .unwrap();
+    for tokens in [CsrfTokens::new(&ring), CsrfTokens::new(&ring).joined_only()] {
+        assert_eq!(tokens.verify(&cookie, Some(&token), true), Csrf::Verified);
+    }
+}
+
+/// The packages' list begins with the secret that they sign with.
+#[tokio::test(start_paused = true)]
+async fn a_csrf_cookie_of_a_staged_rotation_counts_and_is_made_as_the_packages_do() {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+    #[expect(dead_code, reason = "the ring is what the test looks at")]
+    struct Secrets {
+        auth_secret: String,
+    }
+    let memory = MemoryProvider::from_iter([("AUTH_SECRET", "old")]);
+    let auth = LazyAuth::new(
+        Resolver::new(memory.clone()),
+        |_: Secrets, context: BuildContext| async move { Ok(SecretOrder::AuthCore.ring(&context)?) },
+    );
+    auth.get().await.unwrap();
+    memory.set("AUTH_SECRET", "new").unwrap();
+    let ring = auth.rebuild().await.unwrap();
+    let newest = ring.verifying().next().unwrap();
+    assert_ne!(newest, ring.signing(), "the new one waits");
+
+    let joined_only = CsrfTokens::new(&ring).joined_only();
+    let of_list = |list: &str| CsrfTokens::new(&KeyRing::of(list));
+    for list in ["old,new", "new,old"] {
+        let (token, cookie) = of_list(list).make().unwrap();
+        for tokens in [&CsrfTokens::new(&ring), &joined_only] {
+            assert_eq!(tokens.verify(&cookie, Some(&token), true), Csrf::Verified);
+        }
+    }
+    let (token, cookie) = joined_only.make().unwrap();
+    let theirs = of_list("old,new").verify(&cookie, Some(&token), true);
+    assert_eq!(theirs, Csrf::Verified);
+}
+
+#[test]
+fn an_empty_csrf_token_is_one_as_with_the_packages() {
+    use sha2::{Digest, Sha256};
+
+    let tokens = CsrfTokens::new(&KeyRing::of("secret"));
+    let cookie = format!("|{}", hex(&Sha256::digest("secret")));
+    assert_eq!(tokens.verify(&cookie, Some(""), true), Csrf::Verified);
+    assert_eq!(tokens.verify(&cookie, None, true), Csrf::CookieOnly);
+    assert_eq!(tokens.verify("|", Some(""), true), Csrf::Rejected);
+}
+
+#[test]
+fn a_csrf_cookie_is_named_written_and_found_as_by_the_packages() {
+    for (cookie, name, secure) in [
+        (CsrfCookie::v5(false), "authjs.csrf-token", ""),
+        (CsrfCookie::v5(true), "__Host-authjs.csrf-token", "; Secure"),
+        (CsrfCookie::v4(false), "next-auth.csrf-token", ""),
+        (
+            CsrfCookie::v4(true),
+            "__Host-next-auth.csrf-token",
+            "; Secure",
+        ),
+        (
+            CsrfCookie::v5(false).named("__Secure-csrf"),
+            "__Secure-csrf",
+            "; Secure",
+        ),
+    ] {
+        assert_eq!(cookie.name(), name);
+        assert_eq!(
+            cookie.set("a|b"),
+            format!("{name}=a%7Cb; Path=/; HttpOnly{secure}; SameSite=Lax")
+        );
+        for value in ["a%7Cb", "a%7cb", "a|b"] {
+            let header = format!("x=y; {name}={value}; {name}=c%7Cd");
+            assert_eq!(cookie.find(&header).as_deref(), Some("a|b"));
+        }
+        assert_eq!(cookie.find(&format!("{name}=; x{name}=a")), None);
+    }
+}
+
 #[tokio::test]
 async fn the_orders_of_the_secrets_are_those_of_the_packages() {
     use SecretOrder::{AuthCore, NextAuth4, NextAuth5};

@@ -52,6 +52,37 @@ fn half(text: &str) -> Option<u16> {
     (0xd800..=0xdfff).contains(&unit).then_some(unit)
 }
 
+/// As JavaScript's `encodeURIComponent` writes it.
+pub(super) fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.!~*'()".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded += &format!("%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+/// As `decodeURIComponent` reads it, and as it is where that reads nothing.
+pub(super) fn percent_decoded(text: &str) -> String {
+    fn decoded(text: &str) -> Option<String> {
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('%') {
+            bytes.extend_from_slice(before.as_bytes());
+            let digits = after.get(..2)?;
+            let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+            bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?);
+            rest = &after[2..];
+        }
+        bytes.extend_from_slice(rest.as_bytes());
+        String::from_utf8(bytes).ok()
+    }
+    decoded(text).unwrap_or_else(|| text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,5 +111,20 @@ mod tests {
         let read = json(bytes(), Format::V4).unwrap();
         assert_eq!(*read, "{\"a\":\"\u{fffd}\"}");
         assert!(json(bytes(), Format::V5).is_none());
+    }
+
+    #[test]
+    fn what_is_percent_encoded_is_decoded_and_what_is_not_is_left() {
+        for (decoded, encoded) in [
+            ("a|b", "a%7Cb"),
+            ("ü 100%", "%C3%BC%20100%25"),
+            ("a.b-c_", "a.b-c_"),
+        ] {
+            assert_eq!(percent_encoded(decoded), encoded);
+            assert_eq!(percent_decoded(encoded), decoded);
+        }
+        for odd in ["%", "%4", "%+1", "%ff", "%é", "100%7C%"] {
+            assert_eq!(percent_decoded(odd), odd);
+        }
     }
 }
