@@ -35,6 +35,11 @@ async fn greeting(Auth(session): Auth<Option<Session<User>>>) -> String {
     session.map_or_else(|| "stranger".to_owned(), |session| session.claims.name)
 }
 
+/// A page that caches may keep, by what its handler says.
+async fn public() -> ([(&'static str, &'static str); 1], &'static str) {
+    ([("cache-control", "public, max-age=600")], "for everybody")
+}
+
 struct Service {
     memory: MemoryProvider,
     auth: LazyAuth<Sessions>,
@@ -60,6 +65,7 @@ impl Service {
         let app = Router::new()
             .route("/me", get(me))
             .route("/", get(greeting))
+            .route("/public", get(public))
             .layer(layer);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -161,4 +167,37 @@ async fn a_session_slides_and_a_browser_is_sent_to_sign_in() {
         answer.headers()["location"],
         "/api/auth/signin?callbackUrl=%2Fme%3Ftab%3D1%26x%3D%2520"
     );
+}
+
+#[tokio::test]
+async fn a_response_that_prolongs_a_session_is_kept_by_no_cache() {
+    let service = Service::new().await;
+    service.memory.set("AUTH_SECRET", OLD).unwrap();
+    service.auth.get().await.unwrap();
+    let (short, long) = (service.log_in(HOUR / 4).await, service.log_in(HOUR).await);
+    for (cookies, prolonged, caches) in [
+        (short, true, "private, no-store"),
+        (long, false, "public, max-age=600"),
+    ] {
+        let answer = service.ask("/public", &cookies).await;
+        assert_eq!(answer.headers().contains_key("set-cookie"), prolonged);
+        assert_eq!(answer.headers()["cache-control"], caches);
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_that_is_no_text_costs_nobody_the_session() {
+    let service = Service::new().await;
+    service.memory.set("AUTH_SECRET", OLD).unwrap();
+    let ada = service.log_in(HOUR).await;
+    let beside = [&b"theme=\xe9\xff; "[..], ada.as_bytes()].concat();
+    for headers in [vec![&beside[..]], vec![&b"theme=\xe9"[..], ada.as_bytes()]] {
+        let mut request = service.client.get(format!("{}/me", service.address));
+        for header in headers {
+            request = request.header("cookie", header);
+        }
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.text().await.unwrap(), "Ada");
+    }
 }

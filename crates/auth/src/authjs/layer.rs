@@ -11,6 +11,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::Sessions;
+use super::text::percent_encoded;
 use crate::LazyAuth;
 use crate::answer::Answer;
 
@@ -64,7 +65,7 @@ impl SessionLayer {
         }
         let page = request.uri().path_and_query()?.as_str();
         let joint = if location.contains('?') { '&' } else { '?' };
-        let location = format!("{location}{joint}callbackUrl={}", encode(page));
+        let location = format!("{location}{joint}callbackUrl={}", percent_encoded(page));
         HeaderValue::try_from(location).ok()
     }
 
@@ -86,6 +87,8 @@ impl SessionLayer {
             let values = prolonged.into_iter().map(HeaderValue::try_from);
             for value in values.filter_map(Result::ok) {
                 headers.append(SET_COOKIE, value);
+                // Whatever the handler says of its page: who gets this one from a cache is somebody else.
+                headers.insert(CACHE_CONTROL, PRIVATE);
             }
         }
     }
@@ -97,25 +100,14 @@ fn sets_session(headers: &HeaderMap, name: &str) -> bool {
     set.any(|value| value.as_bytes().starts_with(name.as_bytes()))
 }
 
-/// All cookies of a request: HTTP/2 may send each in a header of its own.
+/// All cookies of a request: HTTP/2 may send each in a header of its own. What is no text in one of them
+/// leaves the others as they are.
 pub(super) fn cookies(headers: &HeaderMap) -> String {
     let all = headers.get_all(COOKIE).iter();
-    let texts: Vec<&str> = all.filter_map(|value| value.to_str().ok()).collect();
+    let texts: Vec<_> = all
+        .map(|value| String::from_utf8_lossy(value.as_bytes()))
+        .collect();
     texts.join("; ")
-}
-
-/// Percent-encoded for a query.
-fn encode(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte));
-            }
-            _ => encoded += &format!("%{byte:02X}"),
-        }
-    }
-    encoded
 }
 
 /// What [`SessionLayer`] makes of a service.
