@@ -8,6 +8,7 @@ use secretwell::vault::{self, VaultProvider};
 use secretwell::{Resolver, SecretProvider, SecretString};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::infisical::place::Place;
 use crate::support::ring_text;
@@ -90,6 +91,36 @@ async fn vault_remembers_the_earlier_secrets_until_they_are_deleted() {
         ring_text(&auth.get().await.unwrap()),
         (third.into(), third.into())
     );
+}
+
+/// A version of Vault's is one of all fields: one that is written later makes no secret new again.
+#[tokio::test]
+async fn a_finished_rotation_stays_finished_when_another_field_is_written() {
+    let bao = shared().await;
+    let mount = unique("rotation");
+    bao.mount(&mount, 2).await;
+    let write = async |path: &str, secret: &str, other: u32| {
+        let body = json!({"data": {"AUTH_SECRET": secret, "OTHER": other}});
+        bao.root("POST", &format!("{mount}/data/{path}"), body)
+            .await;
+    };
+    let [first, second, _] = SECRETS;
+    write("app", first, 0).await;
+    write("app", second, 0).await;
+    let written = Instant::now();
+    // So much time that the versions before and after it cannot be taken for each other.
+    for other in 0..200 {
+        write("elsewhere", first, other).await;
+    }
+    write("app", second, 1).await;
+    let delay = written.elapsed();
+
+    let auth = vault::Auth::token(vault::Credential::value(ROOT));
+    let builder = VaultProvider::builder([format!("http://{}", bao.address)], auth).unwrap();
+    let provider = builder.mount(&mount).path("app").build().unwrap();
+    let auth = started(provider, delay, AGES);
+    let ring = ring_text(&auth.get().await.unwrap());
+    assert_eq!(ring, (second.into(), format!("{second},{first}")));
 }
 
 #[tokio::test]

@@ -10,6 +10,10 @@ use crate::ring::Pace;
 /// How many earlier secrets of a key are looked up at most.
 const MOST: usize = 4;
 
+/// How many versions are looked at for them: where several secrets are written together, each writing of
+/// one is a version of all.
+const MOST_VERSIONS: usize = 50;
+
 /// What a source remembers of a key's rotation.
 #[derive(Debug)]
 pub(crate) struct History {
@@ -42,16 +46,15 @@ pub(crate) async fn recall(
         return None;
     }
     let mut version = current.version.clone()?;
-    let overlap = pace.activation_delay.saturating_add(pace.grace);
-    let mut history = History {
-        wait: pace.activation_delay.saturating_sub(age(&version)?),
-        earlier: Vec::new(),
-    };
-    while history.earlier.len() < MOST {
-        let replaced = age(&version);
-        let Some(left) = replaced.and_then(|age| overlap.checked_sub(age)) else {
+    let mut written = vec![Written {
+        value: current.value.clone(),
+        age: Some(age(&version)?),
+    }];
+    let mut earlier = 0;
+    while earlier < MOST && written.len() < MOST_VERSIONS {
+        if age(&version).is_none_or(|age| age > pace.overlap()) {
             break;
-        };
+        }
         let Some(number) = version.number().filter(|number| *number > 1) else {
             break;
         };
@@ -59,17 +62,12 @@ pub(crate) async fn recall(
         match provider.get_version(key, &version).await {
             Ok(secret) => {
                 version = secret.version.unwrap_or(version);
-                let lived = age(&version).zip(replaced);
-                let known = history.earlier.iter().any(|it| it.value == secret.value);
-                if !secret.value.is_blank() && secret.value != current.value && !known {
-                    history.earlier.push(Earlier {
-                        value: secret.value,
-                        left,
-                        was_active: lived.is_none_or(|(age, replaced)| {
-                            age.saturating_sub(replaced) >= pace.activation_delay
-                        }),
-                    });
-                }
+                let is_another = written.last().is_none_or(|it| it.value != secret.value);
+                earlier += usize::from(is_another);
+                written.push(Written {
+                    value: secret.value,
+                    age: age(&version),
+                });
             }
             Err(error) if error.is_not_found() => break,
             Err(error) => {
@@ -78,12 +76,101 @@ pub(crate) async fn recall(
             }
         }
     }
-    history.earlier.last_mut()?.was_active = true;
-    Some(history)
+    history(&written, pace)
+}
+
+/// One version of a key.
+struct Written {
+    value: SecretValue,
+    age: Option<Duration>,
+}
+
+/// What became of a key by its versions, the newest first. A secret is as old as the first of the versions
+/// that have had it one after the other.
+fn history(written: &[Written], pace: Pace) -> Option<History> {
+    let mut spans = written.chunk_by(|newer, older| newer.value == older.value);
+    let age = |span: &[Written]| span.iter().rev().find_map(|version| version.age);
+    let current = spans.next()?;
+    let mut replaced = age(current)?;
+    let wait = pace.activation_delay.saturating_sub(replaced);
+    let mut earlier: Vec<Earlier> = Vec::new();
+    for span in spans {
+        let value = &span.first()?.value;
+        let born = age(span);
+        let was_active =
+            born.is_none_or(|age| age.saturating_sub(replaced) >= pace.activation_delay);
+        if let Some(known) = earlier.iter_mut().find(|known| known.value == *value) {
+            known.was_active |= was_active;
+        } else if !value.is_blank() && *value != current.first()?.value {
+            earlier.push(Earlier {
+                value: value.clone(),
+                left: pace.overlap().saturating_sub(replaced),
+                was_active,
+            });
+        }
+        let Some(born) = born else { break };
+        replaced = born;
+    }
+    earlier.last_mut()?.was_active = true;
+    Some(History { wait, earlier })
 }
 
 /// How long ago a version was written; one of the future was written just now.
 fn age(version: &Version) -> Option<Duration> {
     let age = SystemTime::now().duration_since(version.created_at()?);
     Some(age.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PACE: Pace = Pace {
+        activation_delay: Duration::from_secs(10),
+        grace: Duration::from_secs(100),
+    };
+
+    /// An earlier secret, what is left of it, and whether it was active.
+    type Seen = (String, u64, bool);
+
+    /// What has become of the versions of these values and ages: the wait, and the earlier secrets.
+    fn of(versions: &[(&str, u64)]) -> Option<(u64, Vec<Seen>)> {
+        let written: Vec<Written> = versions
+            .iter()
+            .map(|(value, age)| Written {
+                value: (*value).into(),
+                age: Some(Duration::from_secs(*age)),
+            })
+            .collect();
+        let history = history(&written, PACE)?;
+        let earlier = history.earlier.into_iter().map(|earlier| {
+            let value = earlier.value.expose_text().unwrap().to_owned();
+            (value, earlier.left.as_secs(), earlier.was_active)
+        });
+        Some((history.wait.as_secs(), earlier.collect()))
+    }
+
+    #[test]
+    fn a_secret_is_as_old_as_the_first_of_its_versions() {
+        let old = |left| vec![("old".to_owned(), left, true)];
+        assert_eq!(of(&[("new", 4), ("old", 90)]), Some((6, old(106))));
+        let another_field_was_written = [("new", 1), ("new", 2), ("new", 60), ("old", 90)];
+        assert_eq!(of(&another_field_was_written), Some((0, old(50))));
+        assert_eq!(of(&[("new", 1), ("new", 60)]), None);
+    }
+
+    #[test]
+    fn an_earlier_secret_was_active_if_its_versions_together_lasted() {
+        let between = |versions| of(versions).unwrap().1[0].2;
+        assert!(!between(&[("c", 1), ("b", 9), ("a", 90)]));
+        assert!(between(&[("c", 1), ("b", 9), ("b", 11), ("a", 90)]));
+        assert!(between(&[
+            ("c", 1),
+            ("b", 9),
+            ("a", 12),
+            ("b", 40),
+            ("a", 90)
+        ]));
+        assert!(between(&[("c", 1), ("b", 9)]), "before all others");
+    }
 }

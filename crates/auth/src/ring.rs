@@ -88,6 +88,13 @@ pub(crate) struct Pace {
     pub(crate) grace: Duration,
 }
 
+impl Pace {
+    /// For how long after a rotation its old secret verifies.
+    pub(crate) fn overlap(self) -> Duration {
+        self.activation_delay.saturating_add(self.grace)
+    }
+}
+
 /// The rings of all keys, as they grow with each rotation.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rings(HashMap<SecretKey, Ring>);
