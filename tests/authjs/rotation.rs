@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use secretwell::auth::authjs::{SessionCookie, Sessions};
 use secretwell::auth::{LazyAuth, State};
+use secretwell::infisical::ApiVersion;
 use secretwell::{MemoryProvider, Resolver};
 use serde_json::{Value, json};
 use tokio::time;
 
 use super::sessions;
-use super::site::{Browser, Packages, Site};
+use super::site::{Application, Browser, Packages, Site};
+use crate::infisical::place::Place;
 use crate::support::secs;
 
 const OLD: &str = "the old secret, thirty-two bytes or more";
@@ -77,60 +79,101 @@ async fn all_are_in(service: &Service, site: &Site<'_>, people: &[(&str, &Browse
     }
 }
 
+/// Who shares the login, and takes a list of secrets.
+enum Beside {
+    Core(Packages),
+    /// The application of Next.js, which reads its secrets from there for each request.
+    Next5(Application, Place),
+}
+
+impl Beside {
+    async fn all() -> [Self; 2] {
+        let place = Place::fake(ApiVersion::V4).await;
+        let application = Application::start(&place.for_clients()).await;
+        [
+            Self::Core(Packages::start()),
+            Self::Next5(application, place),
+        ]
+    }
+
+    /// It with these secrets from now on, the first of which encrypts.
+    async fn with(&self, secrets: &[&str]) -> Site<'_> {
+        match self {
+            Self::Core(packages) => Site::Core(packages, json!(secrets)),
+            Self::Next5(application, place) => {
+                let other = secrets.last().unwrap();
+                place.write(None, "AUTH_SECRET", secrets[0]).await;
+                place.write(None, "OTHER_AUTH_SECRET", other).await;
+                application.site("lazy/v5")
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_service_first() {
-    let packages = Packages::start();
-    let site = |secrets: &[&str]| Site::Core(&packages, json!(secrets));
-    let service = Service::new(SessionCookie::v5(false)).await;
-    let ada = site(&[OLD]).log_in("Ada").await;
-    let bob = service.log_in("Bob").await;
-    all_are_in(&service, &site(&[OLD]), &[("Ada", &ada), ("Bob", &bob)]).await;
+    for beside in &Beside::all().await {
+        let service = Service::new(SessionCookie::v5(false)).await;
+        let site = beside.with(&[OLD]).await;
+        let ada = site.log_in("Ada").await;
+        let bob = service.log_in("Bob").await;
+        all_are_in(&service, &site, &[("Ada", &ada), ("Bob", &bob)]).await;
 
-    service.rotate().await;
-    let cleo = service.log_in("Cleo").await;
-    let old = [("Ada", &ada), ("Bob", &bob), ("Cleo", &cleo)];
-    all_are_in(&service, &site(&[OLD]), &old).await;
+        service.rotate().await;
+        let cleo = service.log_in("Cleo").await;
+        let old = [("Ada", &ada), ("Bob", &bob), ("Cleo", &cleo)];
+        all_are_in(&service, &site, &old).await;
 
-    let dan = site(&[NEW, OLD]).log_in("Dan").await;
-    service.activate().await;
-    let eve = service.log_in("Eve").await;
-    let new = [("Dan", &dan), ("Eve", &eve)];
-    all_are_in(&service, &site(&[NEW, OLD]), &old).await;
-    all_are_in(&service, &site(&[NEW, OLD]), &new).await;
-
-    service.auth.revoke_earlier().await.unwrap();
-    all_are_in(&service, &site(&[NEW]), &new).await;
-    for (_, browser) in old {
-        assert_eq!(service.name(browser).await, None);
-        assert_eq!(site(&[NEW]).name(browser).await, None);
+        let site = beside.with(&[NEW, OLD]).await;
+        let dan = site.log_in("Dan").await;
+        service.activate().await;
+        let eve = service.log_in("Eve").await;
+        let new = [("Dan", &dan), ("Eve", &eve)];
+        all_are_in(&service, &site, &old).await;
+        all_are_in(&service, &site, &new).await;
+        all_but_the_new_are_out(&service, beside, &old, &new).await;
     }
 }
 
 #[tokio::test]
 async fn the_application_first() {
-    let packages = Packages::start();
-    let site = |secrets: &[&str]| Site::Core(&packages, json!(secrets));
-    let service = Service::new(SessionCookie::v5(false)).await;
-    let bob = service.log_in("Bob").await;
+    for beside in &Beside::all().await {
+        let service = Service::new(SessionCookie::v5(false)).await;
+        let bob = service.log_in("Bob").await;
 
-    // It knows the new secret, and does not sign with it yet.
-    let ada = site(&[OLD, NEW]).log_in("Ada").await;
-    let old = [("Ada", &ada), ("Bob", &bob)];
-    all_are_in(&service, &site(&[OLD, NEW]), &old).await;
-    service.rotate().await;
-    service.activate().await;
-    let cleo = service.log_in("Cleo").await;
-    all_are_in(&service, &site(&[OLD, NEW]), &old).await;
-    let dan = site(&[NEW, OLD]).log_in("Dan").await;
-    let new = [("Cleo", &cleo), ("Dan", &dan)];
-    all_are_in(&service, &site(&[NEW, OLD]), &old).await;
-    all_are_in(&service, &site(&[NEW, OLD]), &new).await;
+        // It knows the new secret, and does not sign with it yet.
+        let site = beside.with(&[OLD, NEW]).await;
+        let ada = site.log_in("Ada").await;
+        let old = [("Ada", &ada), ("Bob", &bob)];
+        all_are_in(&service, &site, &old).await;
+        service.rotate().await;
+        service.activate().await;
+        let cleo = service.log_in("Cleo").await;
+        all_are_in(&service, &site, &old).await;
+        all_are_in(&service, &site, &[("Cleo", &cleo)]).await;
 
+        let site = beside.with(&[NEW, OLD]).await;
+        let dan = site.log_in("Dan").await;
+        let new = [("Cleo", &cleo), ("Dan", &dan)];
+        all_are_in(&service, &site, &old).await;
+        all_are_in(&service, &site, &new).await;
+        all_but_the_new_are_out(&service, beside, &old, &new).await;
+    }
+}
+
+/// Revokes the old secret on both sides.
+async fn all_but_the_new_are_out(
+    service: &Service,
+    beside: &Beside,
+    old: &[(&str, &Browser)],
+    new: &[(&str, &Browser)],
+) {
     service.auth.revoke_earlier().await.unwrap();
-    all_are_in(&service, &site(&[NEW]), &new).await;
+    let site = beside.with(&[NEW]).await;
+    all_are_in(service, &site, new).await;
     for (_, browser) in old {
         assert_eq!(service.name(browser).await, None);
-        assert_eq!(site(&[NEW]).name(browser).await, None);
+        assert_eq!(site.name(browser).await, None);
     }
 }
 

@@ -4,17 +4,23 @@ import { encode } from "@auth/core/jwt";
 import { Effect, Redacted, Schedule } from "effect";
 import * as Effect4 from "effect-4";
 
-import { fromEnvironment, fromInfisical } from "./secret.mjs";
+import { fromEnvironment, fromInfisical, listed } from "./secret.mjs";
+
+const secret4 = Effect4.Config.Redacted("AUTH_SECRET");
+
+const fromInfisical4 = Effect4.Effect.flatMap(Effect4.Effect.tryPromise(listed), (pairs) =>
+  secret4.parse(Effect4.ConfigProvider.fromUnknown(Object.fromEntries(pairs))),
+);
+
+const run4 = async (effect) =>
+  Redacted.make(Effect4.Redacted.value(await Effect4.Effect.runPromise(effect)));
 
 const programs = {
   environment: () => Effect.runPromise(fromEnvironment),
-  "environment, Effect 4": () =>
-    Effect4.Effect.runPromise(
-      Effect4.Effect.gen(function* () {
-        return Redacted.make(Effect4.Redacted.value(yield* Effect4.Config.Redacted("AUTH_SECRET")));
-      }),
-    ),
+  "environment, Effect 4": () => run4(secret4),
   infisical: () => Effect.runPromise(Effect.retry(fromInfisical, Schedule.spaced("50 millis"))),
+  "infisical, Effect 4": () =>
+    run4(Effect4.Effect.retry(fromInfisical4, Effect4.Schedule.spaced("50 millis"))),
 };
 
 console.log("started");

@@ -3,8 +3,8 @@ import NextAuth from "next-auth";
 import Credentials from "next-auth/providers/credentials";
 
 import { options } from "../../../../options.mjs";
-import { secretNow } from "../../../../secret.mjs";
+import { secretsNow } from "../../../../secret.mjs";
 
-const { handlers } = NextAuth(async () => options(Credentials, await secretNow(), "/lazy/v5"));
+const { handlers } = NextAuth(async () => options(Credentials, await secretsNow(), "/lazy/v5"));
 
 export const { GET, POST } = handlers;
