@@ -35,7 +35,7 @@
 //! # Differences from the packages
 //! Times are 64 bits wide, where the packages' tokens are born expired from 2038 on. Compressed tokens,
 //! which the packages read and never write, are refused, and so is all base64 that could be written
-//! otherwise, any `crit`, and claims that nest deeper than 128 or have numbers beyond 64-bit floats. Half a
+//! otherwise, and claims that nest deeper than 128 or have numbers that no 64-bit float holds. Half a
 //! surrogate pair in a claim is read as U+FFFD.
 
 mod cookie;
