@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use secretwell::{Chain, ErrorKind, Freshness, OnDenied, Resolver, Secret, SecretProvider};
+use secretwell::{Chain, Error, ErrorKind, Freshness, OnDenied, Resolver, Secret, SecretProvider};
 use secretwell_testkit::Step;
 use tokio::time::Instant;
 
@@ -174,9 +174,12 @@ async fn retries_of_many_keys_share_one_budget() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_purges_unless_told_to_keep() {
+    let no_login_yet = Error::new(ErrorKind::Unauthenticated, "no login yet").with_temporary(true);
     for (policy, error, kept) in [
         (OnDenied::Purge, denied(), false),
         (OnDenied::Purge, down(), true),
+        // A credential's file that is missing while it is replaced, say.
+        (OnDenied::Purge, no_login_yet, true),
         (OnDenied::KeepUntilMaxStale, denied(), true),
     ] {
         let (_, faulty) = source(&[("K", "v")]);

@@ -171,12 +171,13 @@ impl Error {
     }
 
     /// Whether the source answered, and the answer is no: the secret is gone, may not be read, or
-    /// the login is refused.
+    /// the login is refused. What may be answered otherwise a moment later is no refusal.
     pub fn is_refusal(&self) -> bool {
-        matches!(
+        let says_no = matches!(
             self.kind(),
             ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Unauthenticated
-        )
+        );
+        says_no && !self.is_temporary()
     }
 
     /// Where it went wrong.
@@ -263,6 +264,14 @@ mod tests {
                 .with_temporary(false)
                 .is_temporary()
         );
+    }
+
+    #[test]
+    fn a_passing_trouble_of_the_login_is_no_refusal() {
+        let error = Error::new(ErrorKind::Unauthenticated, "x");
+        assert!(error.is_refusal());
+        assert!(!error.with_temporary(true).is_refusal());
+        assert!(!Error::new(ErrorKind::Timeout, "x").is_refusal());
     }
 
     #[test]

@@ -170,7 +170,7 @@ pub struct Secret {
     /// What the backend calls this revision; `None` where it keeps none.
     pub version: Option<Version>,
     /// How long the backend promises the value to work, for leased credentials. The resolver
-    /// replaces the value before that time is over.
+    /// replaces the value ahead of that time, and never hands it out after.
     pub valid_for: Option<Duration>,
     /// The source that answered; `None` stands for the provider's own. A [`Chain`](crate::Chain)
     /// fills it in, so that logs tell which of its links had the secret.

@@ -21,6 +21,9 @@ use crate::{Error, ErrorKind, Secret, SecretKey, SecretProvider};
 const FORCE_INTERVAL: Duration = Duration::from_secs(1);
 /// What is good for less than this has ended before anybody can use it.
 const SHORTEST_LEASE: Duration = Duration::from_millis(20);
+/// The share of its life within which a leased value is replaced, so that whoever uses it has the rest of
+/// it to change to the next. Where it cannot be replaced it works to its end, and is stale.
+const LEASE_USE: f64 = 0.8;
 /// How often a caller whose flight was lost with its runtime sets out again.
 const DEPARTURES: usize = 3;
 
@@ -468,7 +471,9 @@ impl Shared {
                 .hint("compare the clocks, and how long its leases are");
             return Err(self.lose(ledger, key, error, rhythm, now));
         }
-        let ttl = lease.map_or(self.config.ttl, |lease| lease.min(self.config.ttl));
+        let ttl = lease.map_or(self.config.ttl, |lease| {
+            lease.mul_f64(LEASE_USE).min(self.config.ttl)
+        });
         let expires = after(now, ttl);
         let times = Times {
             fetched: now,
