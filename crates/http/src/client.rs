@@ -135,6 +135,13 @@ pub enum Verdict {
 pub trait Protocol: fmt::Debug + Send + Sync + 'static {
     /// What is to be done with `reply`. Its errors must not quote the body of a success.
     fn judge(&self, reply: &Reply) -> Verdict;
+
+    /// Whether a server that has to be passed over for another certainly did nothing of what was asked.
+    /// Otherwise that is where it ends for what must be done [once](Request::once). Default: nobody
+    /// knows.
+    fn did_nothing(&self, _reply: &Reply) -> bool {
+        false
+    }
 }
 
 /// The way to a backend: its addresses, connections and patience. Clones share the connections.

@@ -21,9 +21,13 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Whether the server cannot have seen the request.
-    pub(crate) fn is_before_sending(&self) -> bool {
-        matches!(self, Self::Exchange(error) if error.is_connect())
+    /// Whether no server can have done what was asked: none was reached, or it named another.
+    pub(crate) fn did_nothing(&self) -> bool {
+        match self {
+            Self::Exchange(error) => error.is_connect(),
+            Self::Redirect => true,
+            Self::Timeout(_) | Self::Deadline(_) | Self::TooLarge(_) => false,
+        }
     }
 
     /// What to tell, of the server at `authority`. The text is our own: an URL may hold a key's name

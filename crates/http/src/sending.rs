@@ -119,6 +119,11 @@ impl<'a> Sending<'a> {
                     return Ok(Some(reply));
                 }
                 Verdict::Refusal(error) => return Err(error),
+                Verdict::Elsewhere(error)
+                    if self.request.once && !self.shared.protocol.did_nothing(&reply) =>
+                {
+                    return Err(error);
+                }
                 Verdict::Elsewhere(error) => error,
                 Verdict::Behind(error) => {
                     self.behind.get_or_insert(index);
@@ -137,7 +142,7 @@ impl<'a> Sending<'a> {
                 {
                     return Err(failure);
                 }
-                let final_word = self.request.once && !broken.is_before_sending()
+                let final_word = self.request.once && !broken.did_nothing()
                     || matches!(broken, Failure::TooLarge(_));
                 let addresses = &self.shared.config.addresses;
                 let error = broken.into_error(&addresses[index].authority());
@@ -252,6 +257,10 @@ mod tests {
                 _ => Verdict::Elsewhere(error),
             }
         }
+
+        fn did_nothing(&self, reply: &Reply) -> bool {
+            reply.status == StatusCode::SERVICE_UNAVAILABLE
+        }
     }
 
     /// The address of a server that keeps to `script`, request by request, and then to its end.
@@ -352,5 +361,16 @@ mod tests {
         let sending = send(&[SILENT, GOOD], get().once(), AT_ONCE);
         let waited = tokio::time::timeout(Duration::from_millis(50), sending).await;
         assert!(waited.is_err(), "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn what_must_not_be_done_twice_goes_on_only_from_a_server_that_did_nothing() {
+        const FAILED: &[Server] = &[Server::Answers("502 Failed")];
+        send(&[FAILED, GOOD], get(), HOUR).await.unwrap();
+        let error = send(&[FAILED, GOOD], get().once(), HOUR).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        send(&[STARTING, GOOD], get().once(), HOUR).await.unwrap();
+        const SENDS_ON: &[Server] = &[Server::Answers("307 On\r\nlocation: http://127.0.0.1:1/")];
+        send(&[SENDS_ON, GOOD], get().once(), HOUR).await.unwrap();
     }
 }

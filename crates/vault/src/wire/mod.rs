@@ -147,6 +147,17 @@ impl Protocol for Vault {
             ),
         }
     }
+
+    /// A gateway in front does not know, and leadership may be lost behind what was written.
+    fn did_nothing(&self, reply: &Reply) -> bool {
+        let body = Envelope::of_error(reply);
+        match reply.status.as_u16() {
+            300..=400 | 501 => true,
+            500 => body.says("local node not active"),
+            503 => body.says("sealed"),
+            _ => false,
+        }
+    }
 }
 
 /// Why a request with a token was answered with 403.
