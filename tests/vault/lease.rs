@@ -1,6 +1,7 @@
 //! Secrets that are made on demand: credentials for a real PostgreSQL.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -9,7 +10,8 @@ use std::time::Duration;
 use deadpool_postgres::{Config, Pool, Runtime, tokio_postgres::NoTls};
 use secretwell::auth::{BuildError, LazyAuth, Strength};
 use secretwell::vault::{Auth, Credential, KvVersion, VaultProvider};
-use secretwell::{ExposeSecret, Resolver, SecretProvider, SecretString};
+use secretwell::{Error, ErrorKind, ExposeSecret, Resolver, SecretProvider, SecretString};
+use secretwell_testkit::{Fault, FaultProxy};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -134,6 +136,10 @@ impl Stage {
     }
 
     async fn provider(&self, token: Value) -> VaultProvider {
+        self.provider_at(self.bao.address, token).await
+    }
+
+    async fn provider_at(&self, address: SocketAddr, token: Value) -> VaultProvider {
         let role = format!("auth/{}/role/app", self.name);
         let mut settings = token;
         settings["token_policies"] = json!([self.name]);
@@ -149,8 +155,9 @@ impl Stage {
         let role_id = id["data"]["role_id"].as_str().unwrap();
         let secret_id = secret["data"]["secret_id"].as_str().unwrap();
         let auth = Auth::app_role(role_id, Credential::value(secret_id)).at(&self.name);
-        VaultProvider::builder([format!("http://{}", self.bao.address)], auth)
+        VaultProvider::builder([format!("http://{address}")], auth)
             .unwrap()
+            .client(|client| client.deadline(secs(2)))
             .kv_version(KvVersion::V2)
             .dynamic("db", format!("{}/creds/app", self.name))
             .build()
@@ -222,8 +229,9 @@ async fn query_for(stage: &Stage, provider: VaultProvider, time: Duration) -> u6
 async fn a_pool_is_rebuilt_before_its_credentials_end() {
     let stage = Stage::new(json!({"default_ttl": "3s", "max_ttl": "6s"})).await;
     let provider = stage.provider(json!({"token_ttl": "1h"})).await;
-    let pools = query_for(&stage, provider, secs(14)).await;
-    assert!((3..=6).contains(&pools), "{pools} pools");
+    // More than three times the longest that any credentials last.
+    let pools = query_for(&stage, provider, secs(20)).await;
+    assert!((4..=8).contains(&pools), "{pools} pools");
 }
 
 #[tokio::test]
@@ -234,6 +242,37 @@ async fn a_pool_is_rebuilt_before_its_credentials_die_with_the_token() {
         .await;
     let pools = query_for(&stage, provider, secs(13)).await;
     assert!((3..=6).contains(&pools), "{pools} pools");
+}
+
+#[tokio::test]
+async fn a_lease_that_is_neither_renewed_nor_replaced_is_good_to_its_end() {
+    let stage = Stage::new(json!({"default_ttl": "6s"})).await;
+    let proxy = FaultProxy::start(stage.bao.address).await;
+    let provider = stage.provider_at(proxy.address(), json!({})).await;
+    let started = Instant::now();
+    let user = async || {
+        let secret = provider.get(&key("db/username")).await?;
+        Ok::<_, Error>(secret.value.expose_text()?.to_owned())
+    };
+    let first = user().await.unwrap();
+    let renewals = || proxy.count("POST /v1/sys/leases/renew");
+    let made = || proxy.count(&format!("GET /v1/{}/creds/app", stage.name));
+    proxy.set(Fault::Cut);
+    let error = loop {
+        match user().await {
+            Ok(user) => assert_eq!(user, first),
+            Err(error) => break error,
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(started.elapsed() >= secs(6), "{:?}", started.elapsed());
+    assert!(
+        renewals() > 0 && made() > 1,
+        "both were tried ahead of that"
+    );
+    proxy.set(Fault::None);
+    assert_ne!(user().await.unwrap(), first);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod contract;
+mod dynamic;
 mod lease;
 mod login;
 pub(crate) mod server;

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::header::HeaderName;
-use http::{HeaderValue, Method as Verb};
+use http::{HeaderValue, Method as Verb, StatusCode};
 use secretwell_core::{Error, ErrorKind, SecretValue};
 use secretwell_http::{Client, Credential, Grant, Login, Reply, Request, encode_path, json_object};
 use tokio::time::Instant;
 
 use crate::config::invalid;
-use crate::wire;
+use crate::wire::{self, Index};
 
 pub(crate) const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 pub(crate) const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
@@ -185,6 +185,8 @@ pub(crate) struct VaultLogin {
     client: Client,
     auth: Auth,
     namespace: Option<HeaderValue>,
+    /// A read that follows is not to be behind its login.
+    index: Index,
     /// The wrapping token that was unwrapped last, and what was in it.
     unwrapped: Mutex<Option<(SecretValue, SecretValue)>>,
     /// Since when the cluster may be in trouble.
@@ -192,11 +194,17 @@ pub(crate) struct VaultLogin {
 }
 
 impl VaultLogin {
-    pub(crate) fn new(client: Client, auth: Auth, namespace: Option<HeaderValue>) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        auth: Auth,
+        namespace: Option<HeaderValue>,
+        index: Index,
+    ) -> Self {
         Self {
             client,
             auth,
             namespace,
+            index,
             unwrapped: Mutex::default(),
             trouble: Mutex::default(),
         }
@@ -210,9 +218,36 @@ impl VaultLogin {
         }
     }
 
-    async fn unwrap(&self, token: SecretValue) -> Result<SecretValue, Error> {
+    async fn send(&self, request: &Request) -> Result<Reply, Error> {
+        let reply = self.client.send(request).await?;
+        self.index.note(&reply.headers);
+        Ok(reply)
+    }
+
+    /// Sends what the server knows or refuses. A standby that is behind refuses what was made a moment
+    /// ago; then the active server is asked as well, and no other, so that a wrong credential is not
+    /// counted more than once by any of them.
+    async fn present(&self, request: Request) -> Result<Reply, Error> {
+        let reply = self.send(&request).await?;
+        if !matches!(
+            reply.status,
+            StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN
+        ) {
+            return Ok(reply);
+        }
+        // Without a namespace, where it is refused.
+        let health =
+            Request::new(Verb::GET, wire::HEALTH).header(REQUEST, HeaderValue::from_static("true"));
+        let standby = self.client.send(&health).await.ok();
+        match standby.and_then(|health| wire::ahead_of_standby(&health)) {
+            Some(ahead) => self.send(&wire::at_the_active(request, ahead)).await,
+            None => Ok(reply),
+        }
+    }
+
+    async fn unwrap(&self, token: &SecretValue) -> Result<SecretValue, Error> {
         if let Some((known, secret_id)) = &*lock(&self.unwrapped)
-            && *known == token
+            && known == token
         {
             return Ok(secret_id.clone());
         }
@@ -221,9 +256,9 @@ impl VaultLogin {
             .secret_header(TOKEN, token.expose_bytes())?
             // A second try would find it used, by ourselves, and look like a theft.
             .once();
-        let reply = self.client.send(&request).await?;
+        let reply = self.present(request).await?;
         let secret_id = wire::unwrapped_secret_id(&reply)?;
-        *lock(&self.unwrapped) = Some((token, secret_id.clone()));
+        *lock(&self.unwrapped) = Some((token.clone(), secret_id.clone()));
         Ok(secret_id)
     }
 
@@ -264,14 +299,12 @@ impl Login for VaultLogin {
                 secret_id,
                 wrapped,
             } => {
-                let mut secret_id = secret_id.read().await?;
-                if *wrapped {
-                    secret_id = self.unwrap(secret_id).await?;
+                let secret_id = secret_id.read().await?;
+                match wrapped {
+                    // Unwrapped by the login, so that a refusal to do so is a refused login.
+                    true => Ok(secret_id),
+                    false => app_role(role_id, &secret_id),
                 }
-                json_object(&[
-                    ("role_id", role_id),
-                    ("secret_id", secret_id.expose_text()?),
-                ])
             }
             Method::Jwt { role, jwt, .. } => {
                 let jwt = jwt.read().await?;
@@ -291,12 +324,18 @@ impl Login for VaultLogin {
             let request = self
                 .request(Verb::GET, "/v1/auth/token/lookup-self")
                 .secret_header(TOKEN, credential.expose_bytes())?;
-            return wire::looked_up(&self.client.send(&request).await?, credential);
+            return wire::looked_up(&self.send(&request).await?, credential);
         }
-        let request = self
-            .request(Verb::POST, &self.auth.path()?)
-            .json(credential.clone());
-        let reply = self.client.send(&request).await?;
+        let body = match &self.auth.method {
+            Method::AppRole {
+                role_id,
+                wrapped: true,
+                ..
+            } => app_role(role_id, &self.unwrap(credential).await?)?,
+            _ => credential.clone(),
+        };
+        let request = self.request(Verb::POST, &self.auth.path()?).json(body);
+        let reply = self.present(request).await?;
         if !reply.status.is_success() {
             return Err(self.refused(&reply));
         }
@@ -309,7 +348,7 @@ impl Login for VaultLogin {
             .request(Verb::POST, "/v1/auth/token/renew-self")
             .secret_header(TOKEN, token.expose_bytes())?
             .json("{}".into());
-        let reply = self.client.send(&request).await?;
+        let reply = self.send(&request).await?;
         match reply.status.is_success() {
             true => wire::grant(&reply),
             false => Err(wire::login_refused(&reply)),
@@ -323,6 +362,13 @@ impl fmt::Debug for VaultLogin {
             .field("auth", &self.auth)
             .finish_non_exhaustive()
     }
+}
+
+fn app_role(role_id: &str, secret_id: &SecretValue) -> Result<SecretValue, Error> {
+    json_object(&[
+        ("role_id", role_id),
+        ("secret_id", secret_id.expose_text()?),
+    ])
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

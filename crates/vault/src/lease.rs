@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::Method;
 use secretwell_core::{Error, ErrorKind, Secret, SecretKey, SecretValue, Version};
-use secretwell_http::{Request, encode_path};
+use secretwell_http::{Request, Token, encode_path};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -14,11 +15,11 @@ use crate::config::invalid;
 use crate::provider::Inner;
 use crate::wire::{self, Document, Leased};
 
-/// A secret is said to be good for this share of its life, so that whoever uses it has the rest of it
-/// to change to the next.
-const USE: f64 = 0.8;
 /// What is left of a lease when it is renewed, or replaced where that does not help.
 const RENEW_BELOW: f64 = 0.5;
+/// When to try again what could not be renewed or replaced: after this share of what is left of it, and
+/// this long at most.
+const AGAIN: (f64, Duration) = (0.1, Duration::from_secs(60));
 
 /// The paths that make secrets, each with what it made last.
 #[derive(Default)]
@@ -33,13 +34,22 @@ struct Slot {
 
 /// One secret that was made.
 struct Lease {
-    document: Document,
+    document: Arc<Document>,
     id: Option<String>,
     duration: Duration,
     renewable: bool,
     expires: Option<Instant>,
     /// The token that it was made with, and dies with.
-    token: Option<SecretValue>,
+    token: Option<Arc<Token>>,
+    /// Until when it is not tried to renew or replace it, because a moment ago that failed.
+    again: Option<Instant>,
+}
+
+/// What a lease is good for.
+pub(crate) struct Made {
+    document: Arc<Document>,
+    id: Option<String>,
+    ends: Option<Instant>,
 }
 
 /// A path to make secrets from, as it was configured.
@@ -88,42 +98,72 @@ impl Leases {
         directory.is_some_and(|directory| self.0.contains_key(directory))
     }
 
-    /// The secret of `key`: from what is held if that has enough of its life before it, renewed if it
-    /// can be, else made anew.
-    pub(crate) async fn get(&self, inner: &Inner, key: &SecretKey) -> Result<Secret, Error> {
-        let slot = key.directory().and_then(|directory| self.0.get(directory));
+    /// The secrets of `directory`: what is held if that has enough of its life before it, renewed if it
+    /// can be, else made anew. While neither can be, what is held is good to its end.
+    pub(crate) async fn get(&self, inner: &Inner, directory: &str) -> Result<Made, Error> {
+        let slot = self.0.get(directory);
         let slot = slot.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such path"))?;
         let mut held = slot.held.lock().await;
-        let token = inner.token().await?;
-        if let Some(lease) = &mut *held {
-            let same_token = lease.token.as_ref() == token.as_ref().map(|token| token.value());
-            if same_token && (lease.has_time() || lease.renew(inner).await?) {
-                return lease.secret(key, token.and_then(|token| token.expires()));
-            }
+        if let Some(lease) = &*held
+            && lease.again.is_some_and(|again| Instant::now() < again)
+            && lease.is_alive()
+        {
+            return Ok(lease.made());
         }
-        // What was there goes on until its end: whoever uses it still may need it for a while.
-        let lease = slot.make(inner).await?;
-        let lease = held.insert(lease);
-        // The one before may have been refused on the way, and another have taken its place.
-        let token = inner.token().await?;
-        lease.secret(key, token.and_then(|token| token.expires()))
+        match (slot.follow(&mut held, inner).await, &mut *held) {
+            (Ok(made), _) => Ok(made),
+            (Err(error), Some(lease)) if error.is_temporary() && lease.is_alive() => {
+                let source = inner.source();
+                tracing::warn!(%source, %directory, %error, "a lease has no successor yet");
+                lease.wait();
+                Ok(lease.made())
+            }
+            (Err(error), _) => Err(error),
+        }
     }
 
-    /// Ends all that are held.
+    /// Ends all that are held, as far as possible; the first error is told.
     pub(crate) async fn revoke(&self, inner: &Inner) -> Result<(), Error> {
+        let mut outcome = Ok(());
         for slot in self.0.values() {
-            let Some(Lease { id: Some(id), .. }) = slot.held.lock().await.take() else {
+            let mut held = slot.held.lock().await;
+            let Some(id) = held.as_ref().and_then(|lease| lease.id.as_deref()) else {
                 continue;
             };
-            let request = Request::new(Method::POST, "/v1/sys/leases/revoke").json(lease_id(&id));
-            let (reply, _) = inner.call(request).await?;
-            wire::lease_answer(&reply)?;
+            match revoke(inner, id).await {
+                Ok(()) => *held = None,
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
         }
-        Ok(())
+        outcome
+    }
+}
+
+async fn revoke(inner: &Inner, id: &str) -> Result<(), Error> {
+    let request = Request::new(Method::POST, "/v1/sys/leases/revoke").json(lease_id(id));
+    let (reply, _) = inner.call(request).await?;
+    match wire::lease_answer(&reply) {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
     }
 }
 
 impl Slot {
+    async fn follow(&self, held: &mut Option<Lease>, inner: &Inner) -> Result<Made, Error> {
+        let token = inner.token().await?;
+        if let Some(lease) = held
+            && lease.is_of(token.as_deref())
+        {
+            // The same may have been renewed.
+            lease.token = token;
+            if lease.has_time() || lease.renew(inner).await {
+                return Ok(lease.made());
+            }
+        }
+        // What was there goes on until its end: whoever uses it still may need it for a while.
+        Ok(held.insert(self.make(inner).await?).made())
+    }
+
     async fn make(&self, inner: &Inner) -> Result<Lease, Error> {
         // Each answer makes another secret, so it is not asked twice.
         let request = match &self.body {
@@ -140,12 +180,13 @@ impl Slot {
         } = wire::leased(&reply)?;
         let duration = duration.or_else(|| own_end(&document));
         Ok(Lease {
-            document,
+            document: Arc::new(document),
             id,
             duration: duration.unwrap_or_default(),
             renewable,
             expires: duration.and_then(|duration| asked.checked_add(duration)),
-            token: token.map(|token| token.value().clone()),
+            token,
+            again: None,
         })
     }
 }
@@ -166,6 +207,19 @@ fn own_end(document: &Document) -> Option<Duration> {
 }
 
 impl Lease {
+    fn is_of(&self, token: Option<&Token>) -> bool {
+        self.token.as_ref().map(|token| token.value()) == token.map(Token::value)
+    }
+
+    fn ends(&self) -> Option<Instant> {
+        let token = self.token.as_ref().and_then(|token| token.expires());
+        [self.expires, token].into_iter().flatten().min()
+    }
+
+    fn is_alive(&self) -> bool {
+        self.ends().is_none_or(|ends| Instant::now() < ends)
+    }
+
     /// Whether there is enough of its life left to hand it out as it is.
     fn has_time(&self) -> bool {
         let Some(expires) = self.expires else {
@@ -176,25 +230,48 @@ impl Lease {
     }
 
     /// Prolongs it. Returns whether that has helped: near its maximum it does not.
-    async fn renew(&mut self, inner: &Inner) -> Result<bool, Error> {
+    async fn renew(&mut self, inner: &Inner) -> bool {
         let Some(id) = self.id.as_ref().filter(|_| self.renewable) else {
-            return Ok(false);
+            return false;
         };
         let request = Request::new(Method::POST, "/v1/sys/leases/renew").json(lease_id(id));
         let asked = Instant::now();
-        let (reply, _) = inner.call(request).await?;
-        let Ok(renewed) = wire::lease_answer(&reply) else {
-            // It has ended, or may not be renewed: a new one will tell what is the matter.
-            return Ok(false);
-        };
-        if let Some(duration) = renewed.duration {
-            self.expires = asked.checked_add(duration);
+        let answered = inner.call(request).await;
+        match answered.and_then(|(reply, _)| wire::lease_answer(&reply)) {
+            Ok(renewed) => {
+                if let Some(duration) = renewed.duration {
+                    self.expires = asked.checked_add(duration);
+                }
+                self.has_time()
+            }
+            // It has ended, or may not be renewed, or the server is in trouble: a new one will tell.
+            Err(error) => {
+                tracing::debug!(source = %inner.source(), %error, "a lease is not renewed");
+                false
+            }
         }
-        Ok(self.has_time())
     }
 
-    fn secret(&self, key: &SecretKey, token_expires: Option<Instant>) -> Result<Secret, Error> {
-        let secret = self.document.field(key.name()).ok_or_else(|| {
+    fn wait(&mut self) {
+        let now = Instant::now();
+        let left = self.ends().map(|ends| ends.saturating_duration_since(now));
+        let wait = left.map_or(AGAIN.1, |left| left.mul_f64(AGAIN.0).min(AGAIN.1));
+        self.again = Some(now + wait);
+    }
+
+    fn made(&self) -> Made {
+        Made {
+            document: self.document.clone(),
+            id: self.id.clone(),
+            ends: self.ends(),
+        }
+    }
+}
+
+impl Made {
+    /// The secret of the field `name`.
+    pub(crate) fn secret(&self, name: &str) -> Result<Secret, Error> {
+        let secret = self.document.field(name).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "the secret has no such field")
                 .hint("look at what the path answers")
         })?;
@@ -203,13 +280,9 @@ impl Lease {
             None => Version::of_content(secret.value.expose_bytes()),
         };
         let secret = secret.with_version(version);
-        let end = [self.expires, token_expires].into_iter().flatten().min();
-        Ok(match end {
+        Ok(match self.ends {
             None => secret,
-            Some(end) => {
-                let left = end.saturating_duration_since(Instant::now());
-                secret.valid_for(left.mul_f64(USE))
-            }
+            Some(ends) => secret.valid_for(ends.saturating_duration_since(Instant::now())),
         })
     }
 }

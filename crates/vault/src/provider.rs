@@ -1,12 +1,12 @@
 //! The provider.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use secretwell_core::{
     Capabilities, Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider, Source, Version,
     join_bounded,
@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 
 use crate::auth::{NAMESPACE, REQUEST, TOKEN, VaultLogin};
 use crate::config::{namespace, process_variable};
-use crate::lease::Leases;
+use crate::lease::{Leases, Made};
 use crate::wire::{self, Document, Forbidden, Index, KvVersion};
 use crate::{Auth, VaultBuilder};
 
@@ -44,7 +44,7 @@ pub(crate) struct Inner {
     old_versions: bool,
     whole: bool,
     leases: Leases,
-    index: Mutex<Index>,
+    index: Index,
     /// The newest version of each secret that was seen.
     seen: Mutex<HashMap<String, Version>>,
 }
@@ -125,8 +125,10 @@ impl VaultProvider {
             None => secrets.clone(),
         };
         let client = Client::new(settings.client, wire::Vault, source.clone())?;
+        let index = Index::default();
         let session = (!settings.auth.is_agent()).then(|| {
-            let login = VaultLogin::new(client.clone(), settings.auth.clone(), login);
+            let auth = settings.auth.clone();
+            let login = VaultLogin::new(client.clone(), auth, login, index.clone());
             Session::new(login, source.clone())
         });
         let leases = Leases::new(settings.dynamic).map_err(|error| error.at(&source))?;
@@ -141,7 +143,7 @@ impl VaultProvider {
             old_versions: settings.kv != Some(KvVersion::V1),
             whole: settings.whole,
             leases,
-            index: Mutex::default(),
+            index,
             seen: Mutex::default(),
         };
         Ok(Self {
@@ -151,6 +153,10 @@ impl VaultProvider {
 }
 
 impl Inner {
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
     /// The token of the login, if there is one.
     pub(crate) async fn token(&self) -> Result<Option<Arc<Token>>, Error> {
         match &self.session {
@@ -159,16 +165,21 @@ impl Inner {
         }
     }
 
+    /// Reads `path`. An absence is confirmed by the active server where there may be standbys: they are
+    /// behind, and know nothing yet of what was written a moment ago.
     async fn read_path(&self, path: String) -> Result<Reply, Error> {
-        let (reply, _) = self.call(Request::new(Method::GET, path)).await?;
-        if reply.behind && reply.status == StatusCode::NOT_FOUND {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                "every server that answers is behind, and has no such secret yet",
-            )
-            .hint("is there an active server?"));
+        let reply = self.ask_for(&path, None).await?;
+        match self.index.ahead() {
+            Some(ahead) if reply.status == StatusCode::NOT_FOUND => {
+                self.ask_for(&path, Some(ahead)).await
+            }
+            _ => Ok(reply),
         }
-        Ok(reply)
+    }
+
+    async fn ask_for(&self, path: &str, ahead: Option<HeaderValue>) -> Result<Reply, Error> {
+        let request = Request::new(Method::GET, path);
+        Ok(self.exchange(request, ahead).await?.0)
     }
 
     /// Asks with a token, and tells which. One that turns out to be bad is replaced by a new login,
@@ -177,24 +188,42 @@ impl Inner {
         &self,
         request: Request,
     ) -> Result<(Reply, Option<Arc<Token>>), Error> {
+        self.exchange(request, None).await
+    }
+
+    /// The same; with an index that is `ahead` of all, only of the active server.
+    async fn exchange(
+        &self,
+        request: Request,
+        ahead: Option<HeaderValue>,
+    ) -> Result<(Reply, Option<Arc<Token>>), Error> {
         let mut request = request.header(REQUEST, HeaderValue::from_static("true"));
         if let Some(namespace) = &self.namespace {
             request = request.header(NAMESPACE, namespace.clone());
         }
+        let asks_anybody = ahead.is_none();
+        if let Some(ahead) = ahead {
+            request = wire::at_the_active(request, ahead);
+        }
         let mut replaced = false;
         loop {
-            if let Some(index) = self.index().header() {
-                request = request.consistency(HeaderName::from_static(wire::INDEX), index);
-            }
-            let Some(session) = &self.session else {
-                return Ok((self.client.send(&request).await?, None));
+            let token = match &self.session {
+                Some(session) => Some(session.token().await?),
+                None => None,
             };
-            let token = session.token().await?;
-            let with_token = request
-                .clone()
-                .secret_header(TOKEN, token.value().expose_bytes())?;
-            let reply = self.client.send(&with_token).await?;
-            self.index().note(&reply.headers);
+            // Behind the login, which tells of one.
+            if let Some(index) = self.index.header().filter(|_| asks_anybody) {
+                request = request.consistency(wire::INDEX, index);
+            }
+            let mut sent = request.clone();
+            if let Some(token) = &token {
+                sent = sent.secret_header(TOKEN, token.value().expose_bytes())?;
+            }
+            let reply = self.client.send(&sent).await?;
+            self.index.note(&reply.headers);
+            let (Some(session), Some(token)) = (&self.session, token) else {
+                return Ok((reply, None));
+            };
             if replaced || wire::forbidden(&reply) != Some(Forbidden::BadToken) {
                 return Ok((reply, Some(token)));
             }
@@ -217,10 +246,6 @@ impl Inner {
         Ok(wire::forbidden(&reply) != Some(Forbidden::BadToken))
     }
 
-    fn index(&self) -> std::sync::MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn kv(&self) -> Result<KvVersion, Error> {
         let find_out = async || {
             let path = match self.path.as_str() {
@@ -233,27 +258,38 @@ impl Inner {
         self.kv.get_or_try_init(find_out).await.copied()
     }
 
-    /// Reads one secret: its current version, or the given one.
-    async fn read(&self, path: &str, version: Option<u64>) -> Result<Document, Error> {
+    /// Reads the current version of one secret for these fields of it. That one of them is not there is
+    /// confirmed like any absence, and in doubt as long as it cannot be.
+    async fn read(&self, path: &str, fields: &[Option<&str>]) -> Result<Document, Error> {
         let kv = self.kv().await?;
         let escaped = encode_path(path)?;
-        let mount = &self.mount;
-        match (kv, version) {
-            (KvVersion::V2, None) => {
-                let reply = self
-                    .read_path(format!("/v1/{mount}/data/{escaped}"))
-                    .await?;
-                self.not_older(path, wire::read_v2(&reply)?, reply.behind)
-            }
-            (KvVersion::V2, Some(version)) => {
-                let path = format!("/v1/{mount}/data/{escaped}?version={version}");
-                wire::read_v2(&self.read_path(path).await?)
-            }
-            (KvVersion::V1, None) => {
-                wire::read_v1(&self.read_path(format!("/v1/{mount}/{escaped}")).await?)
-            }
-            (KvVersion::V1, Some(_)) => Err(unsupported("KV version 1 keeps no earlier versions")),
+        let place = match kv {
+            KvVersion::V2 => format!("/v1/{}/data/{escaped}", self.mount),
+            KvVersion::V1 => format!("/v1/{}/{escaped}", self.mount),
+        };
+        let understood = |reply: Reply| match kv {
+            KvVersion::V2 => self.not_older(path, wire::read_v2(&reply)?, reply.behind),
+            KvVersion::V1 => wire::read_v1(&reply),
+        };
+        let document = understood(self.read_path(place.clone()).await?)?;
+        let Some(ahead) = self.index.ahead().filter(|_| document.lacks(fields)) else {
+            return Ok(document);
+        };
+        let asked = self.ask_for(&place, Some(ahead)).await;
+        match asked.and_then(understood) {
+            Err(error) if error.is_temporary() => Ok(document.in_doubt(error)),
+            confirmed => confirmed,
         }
+    }
+
+    /// Reads an earlier version of one secret.
+    async fn read_version(&self, path: &str, version: u64) -> Result<Document, Error> {
+        if self.kv().await? == KvVersion::V1 {
+            return Err(unsupported("KV version 1 keeps no earlier versions"));
+        }
+        let (mount, escaped) = (&self.mount, encode_path(path)?);
+        let path = format!("/v1/{mount}/data/{escaped}?version={version}");
+        wire::read_v2(&self.read_path(path).await?)
     }
 
     /// The document, unless it is from a server that is behind and an earlier one than was seen.
@@ -302,14 +338,29 @@ impl Inner {
         Ok((path.join("/"), field))
     }
 
-    fn pick(document: &Document, field: Option<&str>) -> Result<Secret, Error> {
-        match field {
-            None => Ok(document.whole()),
-            Some(name) => document.field(name).ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, "the secret has no such field")
-                    .hint("add the field, or a source that has it")
-            }),
+    /// Reads the secrets that hold `located`, each once.
+    async fn read_all<'a>(
+        &self,
+        located: impl Iterator<Item = &'a (String, Option<&'a str>)>,
+    ) -> BTreeMap<&'a str, Result<Document, Error>> {
+        let mut wanted: BTreeMap<&str, Vec<Option<&str>>> = BTreeMap::new();
+        for (path, field) in located {
+            wanted.entry(path).or_default().push(*field);
         }
+        let reads = wanted
+            .iter()
+            .map(async |(path, fields)| (*path, self.read(path, fields).await));
+        join_bounded(CONCURRENCY, reads).await.into_iter().collect()
+    }
+
+    /// Makes the dynamic secrets of these directories, each once.
+    async fn make_all<'a>(
+        &self,
+        directories: BTreeSet<&'a str>,
+    ) -> BTreeMap<&'a str, Result<Made, Error>> {
+        let make = async |directory| (directory, self.leases.get(self, directory).await);
+        let made = join_bounded(CONCURRENCY, directories.into_iter().map(make)).await;
+        made.into_iter().collect()
     }
 
     /// The paths of all secrets at `path` and below.
@@ -373,43 +424,38 @@ impl SecretProvider for VaultProvider {
     }
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
-        let named = |error: Error| error.at(&self.inner.source).for_key(key);
-        if self.inner.leases.make(key.directory()) {
-            return self.inner.leases.get(&self.inner, key).await.map_err(named);
-        }
-        let (path, field) = self.inner.locate(key).map_err(named)?;
-        let document = self.inner.read(&path, None).await.map_err(named)?;
-        Inner::pick(&document, field).map_err(named)
+        let mut answers = self.get_many(std::slice::from_ref(key)).await;
+        answers.pop().unwrap_or_else(|| {
+            Err(Error::new(ErrorKind::Malformed, "there is no answer").at(&self.inner.source))
+        })
     }
 
-    /// One read for each secret that holds any of the keys, at most 16 at a time.
+    /// One read for each secret that holds any of the keys, at most 16 at a time, and one for all keys of
+    /// a path that makes them.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
-        let located: Vec<_> = keys.iter().map(|key| self.inner.locate(key)).collect();
-        let mut paths: Vec<&str> = located
-            .iter()
-            .zip(keys)
-            .filter(|(_, key)| !self.inner.leases.make(key.directory()))
-            .filter_map(|(place, _)| place.as_ref().ok())
-            .map(|(path, _)| path.as_str())
-            .collect();
-        paths.sort_unstable();
-        paths.dedup();
-        let reads = paths.iter().map(|path| self.inner.read(path, None));
-        let read = join_bounded(CONCURRENCY, reads).await;
-        let documents: BTreeMap<&str, _> = paths.into_iter().zip(read).collect();
-        let picks = keys.iter().zip(&located).map(async |(key, place)| {
-            let picked = match place
-                .as_ref()
-                .map(|(path, field)| (documents.get(path.as_str()), *field))
-            {
-                Ok((Some(Ok(document)), field)) => Inner::pick(document, field),
-                Ok((Some(Err(error)), _)) | Err(error) => Err(error.clone()),
-                // Not kept, but made.
-                Ok((None, _)) => self.inner.leases.get(&self.inner, key).await,
-            };
-            picked.map_err(|error| error.at(&self.inner.source).for_key(key))
+        let inner = &*self.inner;
+        let dynamic = |key: &SecretKey| inner.leases.make(key.directory());
+        let located: Vec<_> = keys.iter().map(|key| inner.locate(key)).collect();
+        let kept = keys.iter().zip(&located).filter(|(key, _)| !dynamic(key));
+        let kept = kept.filter_map(|(_, place)| place.as_ref().ok());
+        let made = keys.iter().filter(|key| dynamic(key));
+        let made = made.filter_map(SecretKey::directory).collect();
+        let (documents, made) = tokio::join!(inner.read_all(kept), inner.make_all(made));
+        let pick = |(key, place): (&SecretKey, &Result<(String, Option<&str>), Error>)| {
+            if let Some(made) = key.directory().and_then(|directory| made.get(directory)) {
+                return made.as_ref().map_err(Clone::clone)?.secret(key.name());
+            }
+            let (path, field) = place.as_ref().map_err(Clone::clone)?;
+            match documents.get(path.as_str()) {
+                Some(Ok(document)) => document.pick(*field),
+                Some(Err(error)) => Err(error.clone()),
+                None => Err(Error::new(ErrorKind::Malformed, "there is no answer")),
+            }
+        };
+        let answers = keys.iter().zip(&located).map(|(key, place)| {
+            pick((key, place)).map_err(|error| error.at(&inner.source).for_key(key))
         });
-        join_bounded(CONCURRENCY, picks).await
+        answers.collect()
     }
 
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
@@ -428,8 +474,8 @@ impl SecretProvider for VaultProvider {
                 ))
             })?;
         let (path, field) = self.inner.locate(key).map_err(named)?;
-        let document = self.inner.read(&path, Some(number)).await.map_err(named)?;
-        Inner::pick(&document, field).map_err(named)
+        let document = self.inner.read_version(&path, number).await;
+        document.map_err(named)?.pick(field).map_err(named)
     }
 
     /// Reads every secret below `prefix`, for the names of its fields.
@@ -453,7 +499,7 @@ impl SecretProvider for VaultProvider {
             keys.sort();
             return Ok(keys);
         }
-        let reads = secrets.iter().map(|path| self.inner.read(path, None));
+        let reads = secrets.iter().map(|path| self.inner.read(path, &[]));
         let read = join_bounded(CONCURRENCY, reads).await;
         let mut keys = Vec::new();
         for (path, document) in secrets.iter().zip(read) {

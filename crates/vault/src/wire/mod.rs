@@ -6,9 +6,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::StatusCode;
 use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
 use secretwell_http::{Protocol, Reply, Verdict, retry_after};
 use serde::Deserialize;
@@ -16,14 +14,13 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
+mod index;
 mod login;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use index::{HEALTH, INDEX, Index, ahead_of_standby, at_the_active};
 pub(crate) use login::{grant, is_bare_denial, login_refused, looked_up, unwrapped_secret_id};
-
-/// The header by which a replicated server tells how far its data goes.
-pub(crate) const INDEX: &str = "x-vault-index";
 
 /// What is around every answer.
 #[derive(Deserialize)]
@@ -217,6 +214,8 @@ pub(crate) struct Document {
     fields: Vec<(String, SecretValue)>,
     whole: SecretValue,
     pub(crate) version: Option<Version>,
+    /// Why nobody knows whether it has more fields.
+    doubt: Option<Error>,
 }
 
 impl Document {
@@ -232,6 +231,7 @@ impl Document {
             fields,
             whole: data.get().into(),
             version,
+            doubt: None,
         })
     }
 
@@ -242,8 +242,33 @@ impl Document {
     }
 
     /// All fields as one JSON object.
-    pub(crate) fn whole(&self) -> Secret {
+    fn whole(&self) -> Secret {
         self.secret(&self.whole)
+    }
+
+    /// The value of the field `name`, or of all of them.
+    pub(crate) fn pick(&self, field: Option<&str>) -> Result<Secret, Error> {
+        let Some(name) = field else {
+            return Ok(self.whole());
+        };
+        self.field(name).ok_or_else(|| {
+            self.doubt.clone().unwrap_or_else(|| {
+                Error::new(ErrorKind::NotFound, "the secret has no such field")
+                    .hint("add the field, or a source that has it")
+            })
+        })
+    }
+
+    /// Whether any of these fields is not there.
+    pub(crate) fn lacks(&self, fields: &[Option<&str>]) -> bool {
+        let mut names = fields.iter().flatten();
+        names.any(|name| !self.fields.iter().any(|(known, _)| known == name))
+    }
+
+    /// The same, when nobody can tell whether what it lacks is not there after all.
+    pub(crate) fn in_doubt(mut self, why: Error) -> Self {
+        self.doubt = Some(why);
+        self
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
@@ -488,48 +513,4 @@ pub(crate) fn listed(reply: &Reply) -> Result<Vec<String>, Error> {
     serde_json::from_str(data.get())
         .map(|Keys { keys }| keys)
         .map_err(|_| malformed("it is no list"))
-}
-
-/// How far a server's data goes, so that the next one asked is not behind it.
-#[derive(Debug, Default)]
-pub(crate) struct Index(Option<(HeaderValue, Position)>);
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-struct Position {
-    cluster: String,
-    value: String,
-}
-
-impl Index {
-    /// Takes note of an answer's index, unless a later one of the same cluster is known.
-    pub(crate) fn note(&mut self, headers: &HeaderMap) {
-        let Some(value) = headers.get(INDEX) else {
-            return;
-        };
-        let Some(position) = Position::parse(value) else {
-            return;
-        };
-        if let Some((_, known)) = &self.0
-            && known.cluster == position.cluster
-            && known.number() >= position.number()
-        {
-            return;
-        }
-        self.0 = Some((value.clone(), position));
-    }
-
-    pub(crate) fn header(&self) -> Option<HeaderValue> {
-        self.0.as_ref().map(|(header, _)| header.clone())
-    }
-}
-
-impl Position {
-    fn parse(value: &HeaderValue) -> Option<Self> {
-        let text = value.to_str().ok()?.trim_end_matches('=');
-        serde_json::from_slice(&STANDARD_NO_PAD.decode(text).ok()?).ok()
-    }
-
-    fn number(&self) -> u64 {
-        self.value.parse().unwrap_or(0)
-    }
 }
