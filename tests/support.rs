@@ -26,7 +26,7 @@ pub(crate) fn denied() -> Error {
     Error::new(ErrorKind::Denied, "the policy says no")
 }
 
-pub(crate) fn secs(seconds: u64) -> Duration {
+pub(crate) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 

@@ -3,6 +3,7 @@
 mod cluster;
 mod contract;
 mod dynamic;
+mod lag;
 mod lease;
 mod login;
 pub(crate) mod server;
