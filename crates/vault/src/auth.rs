@@ -8,11 +8,12 @@ use async_trait::async_trait;
 use http::header::HeaderName;
 use http::{HeaderValue, Method as Verb, StatusCode};
 use secretwell_core::{Error, ErrorKind, SecretValue};
-use secretwell_http::{Client, Credential, Grant, Login, Reply, Request, encode_path, json_object};
+use secretwell_http::{Credential, Grant, Login, Reply, Request, encode_path, json_object};
 use tokio::time::Instant;
 
 use crate::config::invalid;
-use crate::wire::{self, Index};
+use crate::server::Server;
+use crate::wire;
 
 pub(crate) const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 pub(crate) const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
@@ -182,11 +183,9 @@ impl Auth {
 
 /// The login of one provider.
 pub(crate) struct VaultLogin {
-    client: Client,
+    server: Server,
     auth: Auth,
     namespace: Option<HeaderValue>,
-    /// A read that follows is not to be behind its login.
-    index: Index,
     /// The wrapping token that was unwrapped last, and what was in it.
     unwrapped: Mutex<Option<(SecretValue, SecretValue)>>,
     /// Since when the cluster may be in trouble.
@@ -194,17 +193,11 @@ pub(crate) struct VaultLogin {
 }
 
 impl VaultLogin {
-    pub(crate) fn new(
-        client: Client,
-        auth: Auth,
-        namespace: Option<HeaderValue>,
-        index: Index,
-    ) -> Self {
+    pub(crate) fn new(server: Server, auth: Auth, namespace: Option<HeaderValue>) -> Self {
         Self {
-            client,
+            server,
             auth,
             namespace,
-            index,
             unwrapped: Mutex::default(),
             trouble: Mutex::default(),
         }
@@ -218,29 +211,19 @@ impl VaultLogin {
         }
     }
 
-    async fn send(&self, request: &Request) -> Result<Reply, Error> {
-        let reply = self.client.send(request).await?;
-        self.index.note(&reply.headers);
-        Ok(reply)
-    }
-
     /// Sends what the server knows or refuses. A standby that is behind refuses what was made a moment
     /// ago; then the active server is asked as well, and no other, so that a wrong credential is not
     /// counted more than once by any of them.
     async fn present(&self, request: Request) -> Result<Reply, Error> {
-        let reply = self.send(&request).await?;
+        let reply = self.server.send(&request).await?;
         if !matches!(
             reply.status,
             StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN
         ) {
             return Ok(reply);
         }
-        // Without a namespace, where it is refused.
-        let health =
-            Request::new(Verb::GET, wire::HEALTH).header(REQUEST, HeaderValue::from_static("true"));
-        let standby = self.client.send(&health).await.ok();
-        match standby.and_then(|health| wire::ahead_of_standby(&health)) {
-            Some(ahead) => self.send(&wire::at_the_active(request, ahead)).await,
+        match self.server.past_a_standby().await {
+            Some(ahead) => self.server.send(&wire::at_the_active(request, ahead)).await,
             None => Ok(reply),
         }
     }
@@ -324,7 +307,7 @@ impl Login for VaultLogin {
             let request = self
                 .request(Verb::GET, "/v1/auth/token/lookup-self")
                 .secret_header(TOKEN, credential.expose_bytes())?;
-            return wire::looked_up(&self.send(&request).await?, credential);
+            return wire::looked_up(&self.server.send(&request).await?, credential);
         }
         let body = match &self.auth.method {
             Method::AppRole {
@@ -348,7 +331,7 @@ impl Login for VaultLogin {
             .request(Verb::POST, "/v1/auth/token/renew-self")
             .secret_header(TOKEN, token.expose_bytes())?
             .json("{}".into());
-        let reply = self.send(&request).await?;
+        let reply = self.server.send(&request).await?;
         match reply.status.is_success() {
             true => wire::grant(&reply),
             false => Err(wire::login_refused(&reply)),

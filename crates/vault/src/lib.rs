@@ -35,6 +35,7 @@ mod auth;
 mod config;
 mod lease;
 mod provider;
+mod server;
 mod wire;
 
 pub use auth::Auth;

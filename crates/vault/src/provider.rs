@@ -17,7 +17,8 @@ use tokio::sync::OnceCell;
 use crate::auth::{NAMESPACE, REQUEST, TOKEN, VaultLogin};
 use crate::config::{namespace, process_variable};
 use crate::lease::{Leases, Made};
-use crate::wire::{self, Document, Forbidden, Index, KvVersion};
+use crate::server::Server;
+use crate::wire::{self, Document, Forbidden, KvVersion};
 use crate::{Auth, VaultBuilder};
 
 /// How many secrets are read at a time.
@@ -34,17 +35,18 @@ pub struct VaultProvider {
 
 pub(crate) struct Inner {
     source: Source,
-    client: Client,
+    server: Server,
     /// None behind an agent, which adds its own token.
     session: Option<Session>,
     namespace: Option<HeaderValue>,
     mount: String,
     path: String,
     kv: OnceCell<KvVersion>,
+    /// What the server says of the mount, where its version was given and looks wrong.
+    real_kv: OnceCell<Option<KvVersion>>,
     old_versions: bool,
     whole: bool,
     leases: Leases,
-    index: Index,
     /// The newest version of each secret that was seen.
     seen: Mutex<HashMap<String, Version>>,
 }
@@ -125,25 +127,25 @@ impl VaultProvider {
             None => secrets.clone(),
         };
         let client = Client::new(settings.client, wire::Vault, source.clone())?;
-        let index = Index::default();
+        let server = Server::new(client);
         let session = (!settings.auth.is_agent()).then(|| {
             let auth = settings.auth.clone();
-            let login = VaultLogin::new(client.clone(), auth, login, index.clone());
+            let login = VaultLogin::new(server.clone(), auth, login);
             Session::new(login, source.clone())
         });
         let leases = Leases::new(settings.dynamic).map_err(|error| error.at(&source))?;
         let inner = Inner {
             source,
-            client,
+            server,
             session,
             namespace: secrets,
             mount,
             path: settings.path.trim_matches('/').to_owned(),
             kv: OnceCell::new_with(settings.kv),
+            real_kv: OnceCell::new_with(settings.kv.is_none().then_some(None)),
             old_versions: settings.kv != Some(KvVersion::V1),
             whole: settings.whole,
             leases,
-            index,
             seen: Mutex::default(),
         };
         Ok(Self {
@@ -169,7 +171,7 @@ impl Inner {
     /// behind, and know nothing yet of what was written a moment ago.
     async fn read_path(&self, path: String) -> Result<Reply, Error> {
         let reply = self.ask_for(&path, None).await?;
-        match self.index.ahead() {
+        match self.server.index().ahead() {
             Some(ahead) if reply.status == StatusCode::NOT_FOUND => {
                 self.ask_for(&path, Some(ahead)).await
             }
@@ -212,15 +214,14 @@ impl Inner {
                 None => None,
             };
             // Behind the login, which tells of one.
-            if let Some(index) = self.index.header().filter(|_| asks_anybody) {
+            if let Some(index) = self.server.index().header().filter(|_| asks_anybody) {
                 request = request.consistency(wire::INDEX, index);
             }
             let mut sent = request.clone();
             if let Some(token) = &token {
                 sent = sent.secret_header(TOKEN, token.value().expose_bytes())?;
             }
-            let reply = self.client.send(&sent).await?;
-            self.index.note(&reply.headers);
+            let reply = self.server.send(&sent).await?;
             let (Some(session), Some(token)) = (&self.session, token) else {
                 return Ok((reply, None));
             };
@@ -242,20 +243,33 @@ impl Inner {
         let request = Request::new(Method::GET, "/v1/auth/token/lookup-self")
             .header(REQUEST, HeaderValue::from_static("true"))
             .secret_header(TOKEN, token.value().expose_bytes())?;
-        let reply = self.client.send(&request).await?;
+        let reply = self.server.send(&request).await?;
         Ok(wire::forbidden(&reply) != Some(Forbidden::BadToken))
     }
 
     async fn kv(&self) -> Result<KvVersion, Error> {
-        let find_out = async || {
-            let path = match self.path.as_str() {
-                "" => self.mount.clone(),
-                path => format!("{}/{}", self.mount, encode_path(path)?),
-            };
-            let path = format!("/v1/sys/internal/ui/mounts/{path}");
-            wire::mount(&self.read_path(path).await?)
+        self.kv.get_or_try_init(|| self.find_kv()).await.copied()
+    }
+
+    async fn find_kv(&self) -> Result<KvVersion, Error> {
+        let path = match self.path.as_str() {
+            "" => self.mount.clone(),
+            path => format!("{}/{}", self.mount, encode_path(path)?),
         };
-        self.kv.get_or_try_init(find_out).await.copied()
+        let path = format!("/v1/sys/internal/ui/mounts/{path}");
+        wire::mount(&self.read_path(path).await?)
+    }
+
+    /// Whether an absence is none, because the mount is not of the version that it is read as. It is
+    /// looked for once.
+    async fn is_of_version_1(&self) -> bool {
+        let look = async || match self.find_kv().await {
+            Ok(version) => Ok(Some(version)),
+            Err(error) if error.is_temporary() => Err(error),
+            Err(_) => Ok(None),
+        };
+        let real = self.real_kv.get_or_try_init(look).await;
+        matches!(real, Ok(Some(KvVersion::V1)))
     }
 
     /// Reads the current version of one secret for these fields of it. That one of them is not there is
@@ -271,8 +285,20 @@ impl Inner {
             KvVersion::V2 => self.not_older(path, wire::read_v2(&reply)?, reply.behind),
             KvVersion::V1 => wire::read_v1(&reply),
         };
-        let document = understood(self.read_path(place.clone()).await?)?;
-        let Some(ahead) = self.index.ahead().filter(|_| document.lacks(fields)) else {
+        let document = match understood(self.read_path(place.clone()).await?) {
+            Err(error)
+                if error.is_not_found() && kv == KvVersion::V2 && self.is_of_version_1().await =>
+            {
+                return Err(wire::is_of_version_1());
+            }
+            document => document?,
+        };
+        let Some(ahead) = self
+            .server
+            .index()
+            .ahead()
+            .filter(|_| document.lacks(fields))
+        else {
             return Ok(document);
         };
         let asked = self.ask_for(&place, Some(ahead)).await;

@@ -76,6 +76,30 @@ fn malformed(what: &'static str) -> Error {
     .hint("is the address that of a Vault or OpenBao server?")
 }
 
+/// Where a server tells without a login whether it was ever initialized.
+pub(crate) const SEAL_STATUS: &str = "/v1/sys/seal-status";
+const SEALED: &str = "the server is sealed";
+
+pub(crate) fn is_sealed(error: &Error) -> bool {
+    error.message() == SEALED
+}
+
+/// What this answer of [`SEAL_STATUS`] says of a server that seems to be sealed, if it is something else.
+pub(crate) fn seal_status(reply: &Reply) -> Option<Error> {
+    #[derive(Deserialize)]
+    struct Status {
+        initialized: bool,
+    }
+
+    let status: Status = serde_json::from_slice(&reply.body).ok()?;
+    (!status.initialized).then(not_initialized)
+}
+
+fn not_initialized() -> Error {
+    Error::new(ErrorKind::Unavailable, "the server is not initialized")
+        .hint("initialize and unseal it")
+}
+
 /// Which server to ask, and when to ask again.
 #[derive(Debug)]
 pub(crate) struct Vault;
@@ -120,12 +144,8 @@ impl Protocol for Vault {
             500 if body.says("local node not active") || body.says("leadership lost") => {
                 Verdict::Elsewhere(unavailable("there is no active server"))
             }
-            501 => Verdict::Elsewhere(
-                unavailable("the server is not initialized").hint("initialize and unseal it"),
-            ),
-            503 if body.says("sealed") => {
-                Verdict::Elsewhere(unavailable("the server is sealed").hint("unseal it"))
-            }
+            501 => Verdict::Elsewhere(not_initialized()),
+            503 if body.says("sealed") => Verdict::Elsewhere(unavailable(SEALED).hint("unseal it")),
             502..=504 => Verdict::Elsewhere(unavailable("the server is not ready")),
             // The text is not repeated: it may tell of a database's host and user.
             500..=599 => Verdict::Refusal(
@@ -325,6 +345,14 @@ fn time(text: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(text).ok()
 }
 
+/// What is the matter with a mount of KV version 1 that is taken for one of version 2: what it answers to
+/// a read is what it says of a secret that is not there.
+pub(crate) fn is_of_version_1() -> Error {
+    let message = "the mount is of KV version 1, and it was read as version 2";
+    Error::new(ErrorKind::InvalidConfig, message)
+        .hint("say `kv=1`, or let the version be found out")
+}
+
 /// What a read of KV version 2 brought.
 pub(crate) fn read_v2(reply: &Reply) -> Result<Document, Error> {
     if !reply.status.is_success() {
@@ -428,6 +456,9 @@ fn why_not(reply: &Reply) -> Error {
         400 if body.says("unknown role") => {
             misconfigured("there is no such role").hint("look at the roles of the engine")
         }
+        // What a path that makes secrets says of a wish that its role does not allow.
+        400 => misconfigured("the server refuses what is asked of it")
+            .hint("look at the path, at its role, and at what is written to it"),
         status => malformed_status(status),
     }
 }

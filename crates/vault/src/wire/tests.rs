@@ -38,7 +38,12 @@ impl Exchange {
         let told = match Vault.judge(&reply) {
             Verdict::Answer => self.told(&reply),
             Verdict::Refusal(error) => Err(error),
-            Verdict::Elsewhere(error) => return format!("another server, or {}", said(&error)),
+            Verdict::Elsewhere(error) if Vault.did_nothing(&reply) => {
+                return format!("another server, or {}", said(&error));
+            }
+            Verdict::Elsewhere(error) => {
+                return format!("another server unless once, or {}", said(&error));
+            }
             Verdict::Behind(error) => return format!("a newer server, or {}", said(&error)),
             Verdict::Later(wait, error) => return format!("after {wait:?}, or {}", said(&error)),
         };
@@ -66,6 +71,13 @@ impl Exchange {
         };
         Ok(match self.what.as_str() {
             "read" => document(read_v2(reply)?),
+            "read1" => document(read_v1(reply)?),
+            "health" if ahead_of_standby(reply).is_some() => "a standby".into(),
+            "health" => "not a standby that is known to lag".into(),
+            "seal" => match seal_status(reply) {
+                Some(error) => return Err(error),
+                None => "initialized".into(),
+            },
             "creds" => {
                 let read = read_v1(reply)?;
                 format!("{} for {:?}", document(read), leased(reply)?.duration)
@@ -96,4 +108,56 @@ fn recorded_exchanges_mean_what_they_meant() {
         assert_eq!(found, expected);
     }
     assert_eq!(meanings.lines().count(), MEANINGS.lines().count());
+}
+
+/// What was not recorded: the states of a failover, as they were seen, and what is said of HashiCorp Vault.
+#[test]
+fn what_was_seen_or_told_elsewhere_is_understood_as_well() {
+    let exchange = |what: &str, status, error: &str| Exchange {
+        name: String::new(),
+        what: what.into(),
+        status,
+        headers: BTreeMap::new(),
+        body: serde_json::json!({ "errors": [error] }).to_string(),
+    };
+    for (what, status, error, meaning) in [
+        (
+            "read",
+            500,
+            "local node not active but active cluster node not found",
+            "another server, or unavailable: there is no active server",
+        ),
+        (
+            "creds",
+            500,
+            "leadership lost while committing log",
+            "another server unless once, or unavailable: there is no active server",
+        ),
+        (
+            "login",
+            400,
+            "cannot write to readonly storage",
+            "another server, or unavailable: a standby cannot do this",
+        ),
+        (
+            "read",
+            400,
+            "Waiting for the primary to upgrade from non-versioned to versioned data",
+            "another server, or unavailable: the server is being upgraded",
+        ),
+        (
+            "read",
+            502,
+            "bad gateway",
+            "another server unless once, or unavailable: the server is not ready",
+        ),
+        (
+            "read",
+            403,
+            "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n",
+            "a new login",
+        ),
+    ] {
+        assert_eq!(exchange(what, status, error).meaning(), meaning);
+    }
 }
