@@ -10,10 +10,10 @@ use secretwell::{ErrorKind, ExposeSecret, Resolver, SecretString, from_url};
 use serde::Deserialize;
 
 /// Set in the process that a test starts.
-const CHILD: &str = "SECRETWELL_TESTS_CHILD";
+pub(crate) const CHILD: &str = "SECRETWELL_TESTS_CHILD";
 
 /// Runs the test `name` in a process that has these variables and no others.
-fn child(name: &str, variables: &[(&str, &[u8])]) -> Output {
+pub(crate) fn child(name: &str, variables: &[(&str, &[u8])]) -> Output {
     let variables = variables
         .iter()
         .map(|(name, value)| (OsStr::new(*name), OsStr::from_bytes(value)));
@@ -26,7 +26,7 @@ fn child(name: &str, variables: &[(&str, &[u8])]) -> Output {
         .unwrap()
 }
 
-fn assert_passed(output: &Output) {
+pub(crate) fn assert_passed(output: &Output) {
     let printed = String::from_utf8_lossy(&output.stdout);
     let wrote = String::from_utf8_lossy(&output.stderr);
     assert!(

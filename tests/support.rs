@@ -102,12 +102,15 @@ pub(crate) fn remote_faults(
     let redirect = format!("307 Temporary Redirect\r\nlocation: {redirect}\r\ncontent-length: 0");
     let (open, close) = ("[".repeat(10_000), "]".repeat(10_000));
     let deep = format!("{{\"{member}\":{open}{close}}}");
-    let drip = Fault::Drip(Duration::from_millis(50));
+    let drip = |pause| Fault::Drip(Duration::from_millis(pause));
     let foreign = Fault::Answer(b"SSH-2.0\r\n".to_vec());
     vec![
         ("cut", Fault::Cut, ErrorKind::Unavailable),
+        ("reset", Fault::Reset, ErrorKind::Unavailable),
         ("stall", Fault::Stall, ErrorKind::Timeout),
-        ("drip", drip, ErrorKind::Timeout),
+        ("delay", Fault::Delay(secs(60)), ErrorKind::Timeout),
+        ("drip", drip(50), ErrorKind::Timeout),
+        ("slow drip", drip(1_000), ErrorKind::Timeout),
         ("truncated", Fault::Truncate(cut), ErrorKind::Unavailable),
         ("endless", Fault::Endless, ErrorKind::TooLarge),
         ("redirect", answer(&redirect, ""), ErrorKind::Malformed),

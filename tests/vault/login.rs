@@ -1,6 +1,5 @@
 //! Each way to log in, and what becomes of a token.
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,14 +17,14 @@ use super::server::{Bao, Proxy, shared, unique};
 use crate::support::{answer, key, remote_faults, secs};
 
 /// A mount with one secret, a policy to read it, and a proxy that counts.
-struct Stage {
-    bao: &'static Bao,
+pub(super) struct Stage {
+    pub(super) bao: &'static Bao,
     proxy: FaultProxy,
-    name: String,
+    pub(super) name: String,
 }
 
 impl Stage {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let bao = shared().await;
         let name = unique("login");
         bao.mount(&name, 2).await;
@@ -41,17 +40,17 @@ impl Stage {
     }
 
     /// Turns a login method on, at a mount of its own.
-    async fn method(&self, kind: &str) {
+    pub(super) async fn method(&self, kind: &str) {
         let path = format!("sys/auth/{}", self.name);
         self.bao.root("POST", &path, json!({"type": kind})).await;
     }
 
-    async fn root(&self, path: &str, body: Value) -> Value {
+    pub(super) async fn root(&self, path: &str, body: Value) -> Value {
         let path = format!("auth/{}/{path}", self.name);
         self.bao.root("POST", &path, body).await
     }
 
-    fn provider(&self, auth: Auth) -> VaultProvider {
+    pub(super) fn provider(&self, auth: Auth) -> VaultProvider {
         self.provider_with(auth, |client| client)
     }
 
@@ -70,16 +69,16 @@ impl Stage {
             .unwrap()
     }
 
-    fn logins(&self) -> usize {
+    pub(super) fn logins(&self) -> usize {
         self.proxy.count("POST /v1/auth/") - self.renewals()
     }
 
-    fn renewals(&self) -> usize {
+    pub(super) fn renewals(&self) -> usize {
         self.proxy.count("POST /v1/auth/token/renew-self")
     }
 
     /// An AppRole whose tokens are made like this, and its ids.
-    async fn app_role(&self, settings: Value) -> (String, String) {
+    pub(super) async fn app_role(&self, settings: Value) -> (String, String) {
         self.method("approle").await;
         let mut settings = settings;
         settings["token_policies"] = json!([self.name]);
@@ -103,7 +102,7 @@ fn text(answer: &Value, field: &str) -> String {
     answer["data"][field].as_str().unwrap().to_owned()
 }
 
-async fn assert_reads(provider: &VaultProvider) {
+pub(super) async fn assert_reads(provider: &VaultProvider) {
     let secret = provider.get(&key("A")).await.unwrap();
     assert_eq!(secret.value.expose_text().unwrap(), "value");
 }
@@ -208,27 +207,61 @@ async fn user_name_and_password() {
 const SIGNING_KEY: &[u8] = include_bytes!("../fixtures/es256.pem");
 const VERIFYING_KEY: &str = include_str!("../fixtures/es256.pub.pem");
 
-fn signed(claims: Value) -> String {
+pub(super) fn signed(claims: Value) -> String {
     let key = jsonwebtoken::EncodingKey::from_ec_pem(SIGNING_KEY).unwrap();
     let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
     jsonwebtoken::encode(&header, &claims, &key).unwrap()
 }
 
+/// A JWT for the role `app`.
+pub(super) fn claims(audience: &str, expires: i64) -> Value {
+    json!({"iss": "tests", "sub": "service", "aud": audience, "exp": expires, "iat": 1})
+}
+
+impl Stage {
+    /// A login by JWT whose tokens are made like this.
+    pub(super) async fn jwt(&self, settings: Value) {
+        self.method("jwt").await;
+        let keys = json!({"jwt_validation_pubkeys": [VERIFYING_KEY], "bound_issuer": "tests"});
+        self.root("config", keys).await;
+        let mut role = settings;
+        role["role_type"] = json!("jwt");
+        role["bound_audiences"] = json!(["vault"]);
+        role["user_claim"] = json!("sub");
+        role["token_policies"] = json!([self.name]);
+        self.root("role/app", role).await;
+    }
+
+    /// A login by Kubernetes whose tokens are made like this, with a cluster that serves until it is
+    /// dropped.
+    pub(super) async fn kubernetes(&self, settings: Value) -> JoinSet<()> {
+        self.method("kubernetes").await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let cluster = listener.local_addr().unwrap();
+        let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+        let router = Router::new().route(path, post(token_review));
+        let mut serving = JoinSet::new();
+        serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let config = json!({
+            "kubernetes_host": format!("http://{cluster}"),
+            "token_reviewer_jwt": signed_by_the_cluster(),
+            "disable_local_ca_jwt": true,
+            "kubernetes_ca_cert": include_str!("../fixtures/ca.pem"),
+        });
+        self.root("config", config).await;
+        let mut role = settings;
+        role["bound_service_account_names"] = json!("app");
+        role["bound_service_account_namespaces"] = json!("default");
+        role["token_policies"] = json!([self.name]);
+        self.root("role/app", role).await;
+        serving
+    }
+}
+
 #[tokio::test]
 async fn a_jwt_that_is_read_anew_for_each_login() {
     let stage = Stage::new().await;
-    stage.method("jwt").await;
-    let keys = json!({"jwt_validation_pubkeys": [VERIFYING_KEY], "bound_issuer": "tests"});
-    stage.root("config", keys).await;
-    let role = json!({
-        "role_type": "jwt",
-        "bound_audiences": ["vault"],
-        "user_claim": "sub",
-        "token_policies": [stage.name],
-        "token_no_default_policy": false,
-    });
-    stage.root("role/app", role).await;
-    let claims = |audience, expires: i64| json!({"iss": "tests", "sub": "service", "aud": audience, "exp": expires, "iat": 1});
+    stage.jwt(json!({})).await;
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), signed(claims("other", i64::from(i32::MAX)))).unwrap();
     let provider = stage.provider(Auth::jwt("app", Credential::file(file.path())).at(&stage.name));
@@ -256,7 +289,7 @@ async fn token_review(Json(review): Json<Value>) -> Json<Value> {
     Json(json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "status": status}))
 }
 
-fn signed_by_the_cluster() -> &'static str {
+pub(super) fn signed_by_the_cluster() -> &'static str {
     static JWT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     JWT.get_or_init(|| {
         signed(json!({
@@ -272,34 +305,14 @@ fn signed_by_the_cluster() -> &'static str {
 #[tokio::test]
 async fn the_service_account_of_a_pod() {
     let stage = Stage::new().await;
-    stage.method("kubernetes").await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let cluster = listener.local_addr().unwrap();
-    let path = "/apis/authentication.k8s.io/v1/tokenreviews";
-    let router = Router::new().route(path, post(token_review));
-    let serving = tokio::spawn(async move { axum::serve(listener, router).await });
-    let config = json!({
-        "kubernetes_host": format!("http://{cluster}"),
-        "token_reviewer_jwt": signed_by_the_cluster(),
-        "disable_local_ca_jwt": true,
-        "kubernetes_ca_cert": include_str!("../fixtures/ca.pem"),
-    });
-    stage.root("config", config).await;
-    let role = json!({
-        "bound_service_account_names": "app",
-        "bound_service_account_namespaces": "default",
-        "token_policies": [stage.name],
-    });
-    stage.root("role/app", role).await;
-
+    let mut cluster = stage.kubernetes(json!({})).await;
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), signed_by_the_cluster()).unwrap();
     let auth = Auth::kubernetes_with("app", Credential::file(file.path())).at(&stage.name);
     assert_reads(&stage.provider(auth.clone())).await;
 
     // The cluster's API is down: Vault says 403, and it is no refusal yet.
-    serving.abort();
-    let _ = serving.await;
+    cluster.shutdown().await;
     let error = stage.provider(auth).get(&key("A")).await.unwrap_err();
     assert!(error.is_temporary(), "{error}");
     assert!(error.to_string().contains("cluster"), "{error}");
@@ -328,51 +341,6 @@ async fn an_agent_in_front_needs_no_login_of_ours() {
         assert!(error.is_temporary(), "{error}");
     }
     assert_reads(&provider).await;
-}
-
-/// Reads for `time`, as fast as ten tasks can, and wants every read to succeed.
-async fn read_for(provider: &Arc<VaultProvider>, time: Duration) -> usize {
-    let end = Instant::now() + time;
-    let mut tasks = JoinSet::new();
-    for _ in 0..10 {
-        let provider = provider.clone();
-        tasks.spawn(async move {
-            let mut reads = 0;
-            while Instant::now() < end {
-                assert_reads(&provider).await;
-                reads += 1;
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            reads
-        });
-    }
-    tasks.join_all().await.into_iter().sum()
-}
-
-/// Tokens that live for two seconds, read with for a minute.
-async fn outlive(settings: Value, logins: RangeInclusive<usize>, renewals: RangeInclusive<usize>) {
-    let stage = Stage::new().await;
-    let (role_id, secret_id) = stage.app_role(settings.clone()).await;
-    let auth = Auth::app_role(role_id, Credential::value(secret_id)).at(&stage.name);
-    let provider = Arc::new(stage.provider(auth));
-    let reads = read_for(&provider, secs(60)).await;
-    assert!(reads > 1_000, "{reads} reads");
-    let (asked, renewed) = (stage.logins(), stage.renewals());
-    assert!(logins.contains(&asked), "{settings}: {asked} logins");
-    let fits = renewals.contains(&renewed);
-    assert!(fits, "{settings}: {renewed} renewals");
-}
-
-#[tokio::test]
-async fn tokens_of_two_seconds_fail_no_read_whatever_becomes_of_them() {
-    let for_ever = json!({"token_period": "2s"});
-    let to_a_maximum = json!({"token_ttl": "2s", "token_max_ttl": "5s"});
-    let never = json!({"token_ttl": "2s", "token_type": "batch"});
-    tokio::join!(
-        outlive(for_ever, 1..=3, 20..=60),
-        outlive(to_a_maximum, 10..=24, 10..=60),
-        outlive(never, 28..=50, 0..=0),
-    );
 }
 
 #[tokio::test]

@@ -3,9 +3,12 @@
 mod cluster;
 mod contract;
 mod dynamic;
+mod ends;
+mod expiry;
 mod lag;
 mod lease;
 mod login;
+mod place;
 pub(crate) mod server;
 mod states;
 mod tls;

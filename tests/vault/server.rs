@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -41,12 +41,14 @@ pub(crate) async fn shared() -> &'static Bao {
 /// Keeps no connections, because each test has a runtime of its own. Whether a certificate is good is
 /// for the providers to find out.
 fn client() -> Client {
+    client_builder().build().unwrap()
+}
+
+fn client_builder() -> reqwest::ClientBuilder {
     Client::builder()
         .pool_max_idle_per_host(0)
         .redirect(reqwest::redirect::Policy::none())
         .tls_danger_accept_invalid_certs(true)
-        .build()
-        .unwrap()
 }
 
 /// The process of a server.
@@ -114,6 +116,26 @@ impl Bao {
 
     /// In memory, initialized and unsealed here, over TLS with these certificates.
     pub(crate) async fn with_tls(server: &Identity) -> Self {
+        Self::over_tls(server, "", client()).await
+    }
+
+    /// The same, for those only who show a certificate of `authority`; `client` is such a one.
+    pub(crate) async fn with_tls_for(
+        server: &Identity,
+        authority: &Path,
+        client: &Identity,
+    ) -> Self {
+        let options = format!(
+            "tls_require_and_verify_client_cert = true\ntls_client_ca_file = \"{}\"",
+            authority.display()
+        );
+        let pem = format!("{}{}", client.chain, client.key);
+        let identity = reqwest::Identity::from_pem(pem.as_bytes()).unwrap();
+        let client = client_builder().identity(identity).build().unwrap();
+        Self::over_tls(server, &options, client).await
+    }
+
+    async fn over_tls(server: &Identity, options: &str, client: Client) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         std::fs::write(path("cert.pem"), &server.chain).unwrap();
@@ -126,25 +148,31 @@ impl Bao {
                 address = "{address}"
                 tls_cert_file = "{}"
                 tls_key_file = "{}"
+                {options}
             }}
             api_addr = "https://{address}"
             "#,
             path("cert.pem"),
             path("key.pem"),
         );
-        let mut bao = Self::configured(address, "https", &config, folder).await;
+        let mut bao = Self::start(address, "https", &config, folder, client).await;
         bao.initialize().await;
         bao
     }
 
     /// Over plain HTTP, with what it holds on disk, so that it can be restarted.
     pub(crate) async fn on_disk() -> Self {
+        let mut bao = Self::uninitialized().await;
+        bao.initialize().await;
+        bao
+    }
+
+    /// The same, as it comes.
+    pub(crate) async fn uninitialized() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = free_address();
         let config = raft(&folder, address, address);
-        let mut bao = Self::configured(address, "http", &config, folder).await;
-        bao.initialize().await;
-        bao
+        Self::configured(address, "http", &config, folder).await
     }
 
     /// Three servers over plain HTTP that keep the same data by raft. The first was the active one.
@@ -171,13 +199,23 @@ impl Bao {
     }
 
     async fn configured(address: SocketAddr, scheme: &str, config: &str, folder: TempDir) -> Self {
+        Self::start(address, scheme, config, folder, client()).await
+    }
+
+    async fn start(
+        address: SocketAddr,
+        scheme: &str,
+        config: &str,
+        folder: TempDir,
+        client: Client,
+    ) -> Self {
         let file = folder.path().join("config.hcl");
         std::fs::write(&file, config).unwrap();
         let arguments = vec!["server".to_owned(), format!("-config={}", file.display())];
         let bao = Self {
             address,
             base: format!("{scheme}://{address}"),
-            client: client(),
+            client,
             root: String::new(),
             unseal_key: String::new(),
             process: Process::start(&arguments),
@@ -188,7 +226,7 @@ impl Bao {
         bao
     }
 
-    async fn initialize(&mut self) {
+    pub(crate) async fn initialize(&mut self) {
         let shares = json!({"secret_shares": 1, "secret_threshold": 1});
         let (_, keys) = self.ask("", "POST", "sys/init", shares).await;
         self.root = keys["root_token"].as_str().unwrap().to_owned();
@@ -258,6 +296,10 @@ impl Bao {
         self.base = format!("http://{address}");
         self.address = address;
         self.restart().await;
+    }
+
+    pub(crate) fn process_id(&self) -> &str {
+        &self.process.id
     }
 
     /// Sends a signal to it: `KILL`, `TERM`, `STOP`, `CONT`.

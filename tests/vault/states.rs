@@ -151,6 +151,7 @@ async fn an_outage_and_a_quota_degrade_and_a_revoked_token_is_not_noticed() {
     stage.bao.root("POST", &quota, limit).await;
     is_degraded(&stage.auth, ErrorKind::RateLimited { retry_after: None }).await;
     stage.bao.root("DELETE", &quota, Value::Null).await;
+    is_ready(&stage.auth).await;
 
     let stage = Stage::new().await;
     let revoke = format!("sys/leases/revoke-prefix/auth/{}/login", stage.name);
@@ -184,6 +185,42 @@ async fn a_server_that_comes_back_at_another_listed_address_is_found() {
     bao.restart_at(other).await;
     is_ready(&auth).await;
     auth.rebuild().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_sealed_degrades_who_is_ready_and_fails_who_starts() {
+    let bao = Bao::on_disk().await;
+    bao.mount("secret", 2).await;
+    let secret = json!({"data": {"AUTH_SECRET": SECRET}});
+    bao.root("POST", "secret/data/app", secret).await;
+    let provider = || {
+        let token = Auth::token(Credential::value(bao.root_token()));
+        VaultProvider::builder([format!("http://{}", bao.address)], token)
+            .unwrap()
+            .path("app")
+            .client(|client| client.deadline(secs(1)))
+            .build()
+            .unwrap()
+    };
+    let warm = lazy(provider());
+    warm.get().await.unwrap();
+
+    bao.root("POST", "sys/seal", Value::Null).await;
+    is_degraded(&warm, ErrorKind::Unavailable).await;
+    let cold = lazy(provider());
+    let error = cold.get().await.unwrap_err();
+    assert!(error.to_string().contains("sealed"), "{error}");
+    assert!(
+        matches!(cold.state(), State::Failed { .. }),
+        "{:?}",
+        cold.state()
+    );
+
+    bao.unseal().await;
+    is_ready(&warm).await;
+    let started = async { while cold.get().await.is_err() {} };
+    tokio::time::timeout(secs(30), started).await.unwrap();
+    is_ready(&cold).await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use secretwell::{ErrorKind, SecretProvider};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
+use super::expiry::read_for;
 use super::server::{Bao, free_address};
 use crate::support::key;
 
@@ -24,7 +25,7 @@ pub(crate) struct Identity {
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -35,7 +36,11 @@ impl Authority {
         self.0.pem()
     }
 
-    fn sign(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
+    pub(crate) fn sign(
+        &self,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.extended_key_usages = vec![
@@ -52,7 +57,7 @@ impl Authority {
     }
 }
 
-fn file(text: &str) -> NamedTempFile {
+pub(crate) fn file(text: &str) -> NamedTempFile {
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
     file
@@ -193,7 +198,12 @@ async fn a_client_certificate_logs_in() {
     .await;
     bao.root("POST", "sys/auth/cert", json!({"type": "cert"}))
         .await;
-    let role = json!({"certificate": authority.pem(), "token_policies": ["app"]});
+    let role = json!({
+        "certificate": authority.pem(),
+        "token_policies": ["app"],
+        "token_ttl": "2s",
+        "token_max_ttl": "4s",
+    });
     bao.root("POST", "auth/cert/certs/app", role).await;
     let address = [format!("https://{}", bao.address)];
 
@@ -205,6 +215,8 @@ async fn a_client_certificate_logs_in() {
             .identity_files(chain.path(), private.path())
     });
     assert_eq!(reads(&with_certificate).await.unwrap(), "value");
+    let lasting = std::sync::Arc::new(with_certificate);
+    assert!(read_for(&lasting, Duration::from_secs(10)).await > 100);
 
     let without = provider(&address, Auth::certificate(None), |client| {
         client.certificate_authority(authority.pem())
@@ -212,6 +224,29 @@ async fn a_client_certificate_logs_in() {
     let error = reads(&without).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
     assert!(error.to_string().contains("client certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_wants_a_certificate_of_everybody() {
+    let authority = Authority::new("the tests' authority");
+    let server = authority.sign(&["127.0.0.1"], |_| ());
+    let ours = authority.sign(&["service"], |_| ());
+    let ca = file(&authority.pem());
+    let bao = Bao::with_tls_for(&server, ca.path(), &ours).await;
+    seed(&bao).await;
+    let address = [format!("https://{}", bao.address)];
+    let token = || Auth::token(Credential::value(bao.root_token()));
+    // Read for each handshake.
+    let files = |identity: &Identity| (file(&identity.chain), file(&identity.key));
+    let with = |(chain, private): &(NamedTempFile, NamedTempFile)| {
+        provider(&address, token(), |client| {
+            client
+                .certificate_authority(authority.pem())
+                .identity_files(chain.path(), private.path())
+        })
+    };
+    let ours = files(&ours);
+    assert_eq!(reads(&with(&ours)).await.unwrap(), "value");
 }
 
 #[tokio::test]

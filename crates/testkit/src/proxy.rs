@@ -19,6 +19,8 @@ pub enum Fault {
     None,
     /// Breaks off the connection before it answers.
     Cut,
+    /// Resets the connection before it answers, so that the client is told of an error and not of an end.
+    Reset,
     /// Accepts the request and never answers.
     Stall,
     /// Answers after this long.
@@ -117,6 +119,7 @@ async fn serve(
     let fault = lock(&shared.fault).clone();
     match &fault {
         Fault::Cut => return Ok(()),
+        Fault::Reset => return client.set_zero_linger(),
         Fault::Stall => std::future::pending().await,
         Fault::Delay(time) => tokio::time::sleep(*time).await,
         Fault::Answer(bytes) => {
