@@ -300,8 +300,14 @@ async fn refresh_now_resets_backoff_and_is_rate_limited_without_a_wait() {
     let (memory, faulty) = source(&[]);
     let resolver = resolver(faulty.clone());
     faulty.always(Step::Fail(down()));
-    for _ in 0..600 {
+    let outage = Instant::now();
+    // Until a try has failed just now: after ten minutes, the next one is more than a minute away.
+    loop {
+        let calls = faulty.calls();
         resolver.get("K").await.unwrap_err();
+        if outage.elapsed() > secs(600) && faulty.calls() > calls {
+            break;
+        }
         tokio::time::advance(secs(1)).await;
     }
     memory.set("K", "fixed").unwrap();
@@ -374,6 +380,43 @@ async fn a_watch_keeps_its_keys_fresh_and_tells_of_values_not_versions() {
     faulty.heal();
     pass(secs(30)).await;
     assert_eq!(changed(&mut watch), keys(&["K", "LATE"]), "fresh again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_needs_nobody_else_to_read() {
+    let (memory, faulty) = source(&[("K", "here")]);
+    let resolver = resolver(faulty);
+    let mut watch = resolver.watch(&keys(&["K", "LATE"]));
+    assert_eq!(watch.changed().await, keys(&["K", "LATE"]));
+    let start = Instant::now();
+    memory.set("LATE", "here").unwrap();
+    assert_eq!(watch.changed().await, keys(&["LATE"]));
+    assert!(start.elapsed() < secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_watch_outlives_the_runtime_that_kept_its_keys() {
+    let (memory, faulty) = source(&[("K", "one")]);
+    let resolver = Resolver::builder(faulty)
+        .ttl(Duration::from_millis(1))
+        .build();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let first = runtime();
+    first.block_on(text(&resolver, "K"));
+    let mut watch = resolver.watch(&keys(&["K"]));
+    runtime().block_on(async {
+        let waiting = tokio::spawn(async move { watch.changed().await });
+        settle().await;
+        first.shutdown_background();
+        memory.set("K", "two").unwrap();
+        let changed = tokio::time::timeout(secs(30), waiting).await;
+        assert_eq!(changed.expect("it is told").unwrap(), keys(&["K"]));
+    });
 }
 
 /// Polls a future that is ready at once.

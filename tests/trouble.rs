@@ -228,10 +228,11 @@ async fn one_key_never_gets_what_was_said_of_another() {
         assert!(answers[1].as_ref().unwrap_err().is_not_found());
         pass(secs(7)).await;
     }
-    // What comes late is found when the source is asked again at all: the breaker waits for 7 min.
+    // What comes late is found when the source is asked again at all: the breaker waits for 7 min,
+    // give or take a tenth, and the retry that closes it takes the budget of a minute.
     faulty.heal();
     memory.set("ABSENT", "late").unwrap();
-    pass(secs(480)).await;
+    pass(secs(540)).await;
     assert!(resolver.get("ABSENT").await.is_ok());
 }
 

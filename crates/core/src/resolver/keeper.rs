@@ -18,7 +18,7 @@ const NOTICE_INTERVAL: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_secs(3600);
 
 impl Shared {
-    /// Has the keeper started, unless it runs.
+    /// Has the keeper started, unless it runs. It sets out with [`set_out`](Self::set_out).
     pub(crate) fn ensure_keeper(&self, ledger: &mut Ledger) {
         if !ledger.keeper_runs {
             ledger.keeper_runs = true;
@@ -229,6 +229,8 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade() {
             shared.orphan();
+            // A watch in a runtime that goes on starts another keeper there.
+            shared.tell();
         }
     }
 }

@@ -44,11 +44,14 @@ impl Watch {
     /// Waits until a key has another value than it had when the watch was made or when this was
     /// last called, or until it starts or ceases to be absent, refused or stale. Returns these keys.
     ///
-    /// A new version of an equal value is no change. Cancelling the wait loses nothing.
+    /// A new version of an equal value is no change. Cancelling the wait loses nothing. Outside of a
+    /// tokio runtime nothing is read, so nothing changes.
     pub async fn changed(&mut self) -> Vec<SecretKey> {
         loop {
-            self.news.borrow_and_update();
             self.shared.ensure_keeper(&mut self.shared.ledger());
+            self.shared.set_out();
+            // After that, so that a runtime that takes no more tasks does not have this spin.
+            self.news.borrow_and_update();
             let mut changed = Vec::new();
             for (key, seen) in &mut self.seen {
                 let now = look(&self.shared, key);
