@@ -2,8 +2,9 @@
 
 use std::error::Error as StdError;
 use std::fmt::{self, Write as _};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
+use tracing::Dispatch;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
@@ -30,6 +31,10 @@ pub struct CanaryLog {
     _guard: Option<DefaultGuard>,
 }
 
+/// While there is only one subscriber, `tracing` asks the thread that comes to an event first whether
+/// anybody wants it, and remembers that for all threads. One more subscriber has it ask them all.
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::registry()));
+
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);
 
@@ -37,6 +42,7 @@ impl CanaryLog {
     /// Listens on this thread until it is dropped. In a current-thread runtime that is all there is
     /// to hear but for threads that are no tasks.
     pub fn install() -> Self {
+        LazyLock::force(&SECOND);
         let lines = Lines::default();
         let subscriber = tracing_subscriber::registry().with(lines.clone());
         Self {
@@ -183,6 +189,17 @@ mod tests {
             assert!(log.contains(text), "{text} in {}", log.text());
         }
         assert_eq!(log.lines().len(), 4);
+    }
+
+    #[test]
+    fn what_another_thread_comes_to_first_is_heard_too() {
+        fn speak() {
+            tracing::info!("said twice");
+        }
+        let log = CanaryLog::install();
+        std::thread::spawn(speak).join().unwrap();
+        speak();
+        assert_eq!(log.lines_with("said twice").len(), 1);
     }
 
     #[test]
