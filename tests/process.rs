@@ -3,11 +3,17 @@
 use std::env;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use secretwell::auth::Mode;
-use secretwell::{ErrorKind, ExposeSecret, Resolver, SecretString, from_url};
+use secretwell::{
+    ErrorKind, ExposeSecret, FileProvider, Resolver, SecretProvider, SecretString, from_url,
+};
+use secretwell_testkit::CanaryLog;
 use serde::Deserialize;
+
+use crate::support::{key, replace, text};
 
 /// Set in the process that a test starts.
 pub(crate) const CHILD: &str = "SECRETWELL_TESTS_CHILD";
@@ -100,4 +106,52 @@ fn the_mode_is_what_the_variable_says_and_production_otherwise() {
     }
     let mode = Mode::from_env().map_err(|error| error.kind());
     assert_eq!(mode, expected(said.as_deref().map(OsStrExt::as_bytes)));
+}
+
+#[tokio::test]
+async fn the_credentials_of_systemd_are_where_its_variable_says() {
+    let name = "process::the_credentials_of_systemd_are_where_its_variable_says";
+    if env::var_os(CHILD).is_none() {
+        assert_passed(&child(name, &[]));
+        assert_passed(&child(name, &[("CREDENTIALS_DIRECTORY", b"")]));
+        let folder = tempfile::tempdir().unwrap();
+        replace(&folder.path().join("TOKEN"), b"from systemd\n");
+        let path = folder.path().as_os_str().as_bytes();
+        return assert_passed(&child(name, &[("CREDENTIALS_DIRECTORY", path)]));
+    }
+    match env::var_os("CREDENTIALS_DIRECTORY") {
+        Some(path) if !path.is_empty() => {
+            let resolver = Resolver::new(FileProvider::systemd_credentials().unwrap());
+            assert_eq!(text(&resolver, "TOKEN").await, "from systemd");
+        }
+        _ => {
+            let error = FileProvider::systemd_credentials().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+            assert!(error.to_string().contains("LoadCredential"), "{error}");
+        }
+    }
+}
+
+/// In a process of its own, because files are read, and warned about, on another thread.
+#[tokio::test]
+async fn a_file_that_is_open_to_others_is_warned_about_once() {
+    let name = "process::a_file_that_is_open_to_others_is_warned_about_once";
+    if env::var_os(CHILD).is_none() {
+        return assert_passed(&child(name, &[]));
+    }
+    let (log, folder) = (CanaryLog::global(), tempfile::tempdir().unwrap());
+    let provider = FileProvider::directory(folder.path());
+    let path = folder.path().join("TOKEN");
+    for (mode, warnings) in [(0o600, 0), (0o640, 1), (0o604, 1)] {
+        replace(&path, b"value");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        provider.get(&key("TOKEN")).await.unwrap();
+        let lines = log.lines_with("is open to others");
+        assert_eq!(lines.len(), warnings, "mode {mode:o}: {lines:?}");
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.starts_with("WARN") && line.contains("mode=640"))
+        );
+    }
 }

@@ -196,14 +196,18 @@ fn open_below(root: &Path, file: &Path) -> Result<File, OpenError> {
     open_below_checked(root, file)
 }
 
+fn open_below_checked(root: &Path, file: &Path) -> Result<File, OpenError> {
+    Ok(open_plainly(&resolve_below(root, file)?)?)
+}
+
 /// Where the kernel does not help: resolves the way first and looks where it ends. Who may write to
 /// the directory could change it in between.
-fn open_below_checked(root: &Path, file: &Path) -> Result<File, OpenError> {
-    let (root, file) = (root.canonicalize()?, root.join(file).canonicalize()?);
-    if !file.starts_with(&root) {
+pub(crate) fn resolve_below(root: &Path, path: &Path) -> Result<PathBuf, OpenError> {
+    let (root, path) = (root.canonicalize()?, root.join(path).canonicalize()?);
+    if !path.starts_with(&root) {
         return Err(OpenError::Outside);
     }
-    Ok(open_plainly(&file)?)
+    Ok(path)
 }
 
 fn check_type(metadata: &Metadata) -> Result<(), OpenError> {

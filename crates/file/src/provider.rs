@@ -157,13 +157,7 @@ impl Reader {
     }
 
     fn read_file(&self, key: &SecretKey) -> Result<Secret, Error> {
-        if key.segments().any(|segment| segment.starts_with("..")) {
-            return Err(Error::new(
-                ErrorKind::InvalidKey,
-                "names that begin with `..` are the volume's own",
-            )
-            .hint("use the name of the secret itself"));
-        }
+        refuse_own_names(key.as_str())?;
         let place = Place::Below(self.config.path.clone(), key.as_str().into());
         let mut bytes = self.read(&place)?;
         if self.config.trim_newline && bytes.last() == Some(&b'\n') {
@@ -255,8 +249,8 @@ impl Reader {
         let mut keys = BTreeSet::new();
         match self.config.layout {
             Layout::Directory => {
-                let top = self.config.path.join(prefix.as_str());
-                self.list_directory(&top, prefix.as_str(), 0, &mut keys)?;
+                refuse_own_names(prefix.as_str()).map_err(|error| error.at(&self.source))?;
+                self.list_directory(prefix.as_str(), 0, &mut keys)?;
             }
             Layout::Document(format) => match self.read_document(format) {
                 Ok((format, document)) => keys = document.keys(format, prefix),
@@ -267,27 +261,21 @@ impl Reader {
         Ok(keys.into_iter().collect())
     }
 
-    /// Adds the files below `directory`. What begins with a dot is the file system's or the volume's
-    /// own and is left out.
+    /// Adds the files below `path`. What begins with a dot is the file system's or the volume's own and
+    /// is left out, and so is what a link leads to outside of the root.
     fn list_directory(
         &self,
-        directory: &Path,
         path: &str,
         depth: usize,
         keys: &mut BTreeSet<SecretKey>,
     ) -> Result<(), Error> {
-        let entries = match std::fs::read_dir(directory) {
+        let root = &self.config.path;
+        let opened = open::resolve_below(root, Path::new(path))
+            .and_then(|directory| Ok(std::fs::read_dir(directory)?));
+        let entries = match opened {
             Ok(entries) => entries,
-            Err(error) => {
-                let error = open::OpenError::from(error)
-                    .into_error(directory)
-                    .at(&self.source);
-                return if error.is_not_found() {
-                    Ok(())
-                } else {
-                    Err(error)
-                };
-            }
+            Err(open::OpenError::Missing) => return Ok(()),
+            Err(error) => return Err(error.into_error(&root.join(path)).at(&self.source)),
         };
         for entry in entries.flatten() {
             let name = entry.file_name();
@@ -296,7 +284,10 @@ impl Reader {
             };
             let separator = if path.is_empty() { "" } else { "/" };
             let below = format!("{path}{separator}{name}");
-            // Follows links: whether one may be read is seen when it is.
+            let is_link = entry.path().is_symlink();
+            if is_link && open::resolve_below(root, Path::new(&below)).is_err() {
+                continue;
+            }
             let Ok(metadata) = std::fs::metadata(entry.path()) else {
                 continue;
             };
@@ -309,25 +300,36 @@ impl Reader {
             }
             if metadata.is_file() {
                 keys.extend(SecretKey::parse(below));
-            } else if metadata.is_dir() && depth < MAX_DEPTH && !entry.path().is_symlink() {
-                self.list_directory(&entry.path(), &below, depth + 1, keys)?;
+            } else if metadata.is_dir() && depth < MAX_DEPTH && !is_link {
+                self.list_directory(&below, depth + 1, keys)?;
             }
         }
         Ok(())
     }
 
+    /// A document is read as a whole, since whatever is wrong with it fails each key.
     fn health(&self) -> Result<(), Error> {
-        let path = &self.config.path;
         let looked = match self.config.layout {
-            Layout::Directory => std::fs::read_dir(path).map(drop),
-            Layout::Document(_) => std::fs::metadata(path).map(drop),
+            // To look at the directory's own entry takes what reading a file in it takes.
+            Layout::Directory => std::fs::metadata(self.config.path.join("."))
+                .map(drop)
+                .map_err(|error| open::OpenError::from(error).into_error(&self.config.path)),
+            Layout::Document(format) => self.read_document(format).map(drop),
         };
-        looked.map_err(|error| {
-            open::OpenError::from(error)
-                .into_error(path)
-                .at(&self.source)
-        })
+        looked.map_err(|error| error.at(&self.source))
     }
+}
+
+/// A Kubernetes volume keeps its versions under names that begin with `..`.
+fn refuse_own_names(path: &str) -> Result<(), Error> {
+    if path.split('/').any(|segment| segment.starts_with("..")) {
+        return Err(Error::new(
+            ErrorKind::InvalidKey,
+            "names that begin with `..` are the volume's own",
+        )
+        .hint("use the name of the secret itself"));
+    }
+    Ok(())
 }
 
 fn secret(bytes: Vec<u8>) -> Secret {

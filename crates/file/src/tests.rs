@@ -90,6 +90,23 @@ async fn bytes_and_sizes_are_kept_up_to_the_limit() {
 }
 
 #[tokio::test]
+async fn unless_told_a_secret_has_a_mebibyte_and_a_document_sixteen() {
+    let folder = folder(&[("A", b""), ("a.env", b"A=a\n#")]);
+    let directory = FileProvider::directory(folder.path());
+    let document = FileProvider::at(folder.path().join("a.env"));
+    for (name, provider, limit) in [("A", directory, 1 << 20), ("a.env", document, 16 << 20)] {
+        let file = fs::File::options()
+            .write(true)
+            .open(folder.path().join(name))
+            .unwrap();
+        file.set_len(limit).unwrap();
+        assert!(get(&provider, "A").await.is_ok(), "{name}");
+        file.set_len(limit + 1).unwrap();
+        assert_eq!(kind(&provider, "A").await, ErrorKind::TooLarge, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn absence_is_told_in_all_its_forms() {
     let folder = folder(&[("A", b"a")]);
     let provider = FileProvider::directory(folder.path());
@@ -141,6 +158,28 @@ async fn a_document_is_read_in_its_format() {
         .await
         .unwrap();
     assert_eq!(keys, [SecretKey::parse("DB/PORT").unwrap()]);
+}
+
+#[tokio::test]
+async fn a_document_is_unhealthy_when_no_key_of_it_can_be_read() {
+    let folder = folder(&[
+        ("good.json", b"{\"A\":1}"),
+        ("bad.json", b"{"),
+        ("plain", b"A=1"),
+    ]);
+    let at = |name: &str| FileProvider::document(folder.path().join(name));
+    assert!(at("good.json").health().await.is_ok());
+    for (provider, kind) in [
+        (at("bad.json"), ErrorKind::Malformed),
+        (at("plain"), ErrorKind::InvalidConfig),
+        (at("none.json"), ErrorKind::NotFound),
+        (at("good.json").max_bytes(3), ErrorKind::TooLarge),
+    ] {
+        let error = provider.health().await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!(error.origin(), Some(provider.source()));
+        assert_eq!(get(&provider, "A").await.unwrap_err().kind(), kind);
+    }
 }
 
 #[tokio::test]
@@ -219,26 +258,96 @@ mod unix {
             assert!(error.to_string().contains(words), "{key}: {error}");
         }
         let device = FileProvider::document("/dev/zero").format(Format::Env);
-        assert!(
-            get(&device, "A")
-                .await
-                .unwrap_err()
-                .message()
-                .contains("a device")
-        );
+        for error in [get(&device, "A").await.err(), device.health().await.err()] {
+            assert!(error.unwrap().message().contains("a device"));
+        }
     }
 
     #[tokio::test]
-    async fn a_file_that_may_not_be_read_is_denied() {
-        let folder = folder(&[("A", b"a")]);
-        fs::set_permissions(folder.path().join("A"), fs::Permissions::from_mode(0o000)).unwrap();
-        let outcome = get(&FileProvider::directory(folder.path()), "A").await;
-        // Nothing is forbidden to root.
-        if rustix::process::geteuid().is_root() {
-            assert!(outcome.is_ok());
-        } else {
-            assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Denied);
+    async fn no_list_leaves_the_root_or_names_what_cannot_be_read() {
+        let folder = folder(&[
+            ("root/..v1/A", b"a"),
+            ("root/db/B", b"b"),
+            ("outside/C", b"c"),
+        ]);
+        let root = folder.path().join("root");
+        symlink("..v1", root.join("..data")).unwrap();
+        symlink("..data/A", root.join("A")).unwrap();
+        symlink("db", root.join("inside")).unwrap();
+        symlink("../outside", root.join("out")).unwrap();
+        symlink("../../outside", root.join("db/out")).unwrap();
+        symlink(folder.path().join("outside/C"), root.join("C")).unwrap();
+
+        let provider = FileProvider::directory(&root);
+        let list = |prefix| {
+            let (provider, prefix) = (provider.clone(), KeyPrefix::parse(prefix).unwrap());
+            async move { provider.list(&prefix).await }
+        };
+        for (prefix, keys) in [
+            ("", vec!["A", "db/B"]),
+            ("db", vec!["db/B"]),
+            ("inside", vec!["inside/B"]),
+        ] {
+            let listed = list(prefix).await.unwrap();
+            let texts: Vec<&str> = listed.iter().map(SecretKey::as_str).collect();
+            assert_eq!(texts, keys, "below {prefix:?}");
+            for key in &keys {
+                assert!(get(&provider, key).await.is_ok(), "{key}");
+            }
         }
+        for (prefix, kind) in [
+            ("out", ErrorKind::Denied),
+            ("db/out", ErrorKind::Denied),
+            ("..data", ErrorKind::InvalidKey),
+            ("db/..data", ErrorKind::InvalidKey),
+        ] {
+            assert_eq!(list(prefix).await.unwrap_err().kind(), kind, "{prefix}");
+        }
+    }
+
+    /// Nothing is forbidden to root, until it lays that down: here for one thread and those that it
+    /// starts.
+    #[cfg(target_os = "linux")]
+    fn obey_permissions() {
+        use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+        let above = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+        let mut sets = capabilities(None).unwrap();
+        for set in [&mut sets.effective, &mut sets.permitted] {
+            set.remove(above);
+        }
+        set_capabilities(None, sets).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_may_not_be_read_is_denied_and_unhealthy() {
+        let folder = folder(&[("A", b"a"), ("a.json", b"{}"), ("closed/A", b"a")]);
+        for name in ["A", "a.json", "closed"] {
+            let mode = fs::Permissions::from_mode(0o000);
+            fs::set_permissions(folder.path().join(name), mode).unwrap();
+        }
+        let path = folder.path().to_owned();
+        let read = async move {
+            let directory = FileProvider::directory(&path);
+            assert_eq!(kind(&directory, "A").await, ErrorKind::Denied);
+            for refused in [
+                FileProvider::at(path.join("a.json")),
+                FileProvider::directory(path.join("closed")),
+            ] {
+                assert_eq!(kind(&refused, "A").await, ErrorKind::Denied);
+                let error = refused.health().await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+            }
+        };
+        let reader = std::thread::spawn(|| {
+            obey_permissions();
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            runtime.unwrap().block_on(read);
+        });
+        reader.join().unwrap();
+        let mode = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(folder.path().join("closed"), mode).unwrap();
     }
 
     #[tokio::test]
@@ -316,6 +425,18 @@ mod unix {
         swap(volume.path(), "2026_02", "two");
         told_until(&mut notices, &provider, "AUTH_SECRET", "two").await;
     }
+}
+
+#[tokio::test]
+async fn the_first_notice_comes_when_the_watch_stands() {
+    let folder = folder(&[("A", b"a")]);
+    let mut notices = FileProvider::directory(folder.path()).watch().unwrap();
+    let first = tokio::time::timeout(PATIENCE, notices.next()).await;
+    assert_eq!(
+        first.expect("a notice").unwrap().unwrap(),
+        Change::All,
+        "whatever changed until then"
+    );
 }
 
 /// Reads at each notice until `key` is `value`.

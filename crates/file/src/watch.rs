@@ -3,6 +3,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::fs::Metadata;
 use std::hash::{Hash, Hasher};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,16 +21,16 @@ const POLL: Duration = Duration::from_secs(2);
 const MAX_ENTRIES: usize = 10_000;
 const MAX_DEPTH: usize = 4;
 
-/// Starts to watch. What changes after this has returned is told.
+/// Starts to watch. What changes after this has returned is told, at the latest by the first notice:
+/// that one always comes, when the watch stands.
 pub(crate) fn start(config: &Config) -> ChangeStream {
     let (sender, stream) = ChangeStream::channel();
-    let target = Target::new(config);
     let patrol = Patrol {
-        watcher: target.watcher(&sender),
-        anchor: target.anchor(),
-        seen: target.look(),
-        target,
+        target: Target::new(config),
         sender,
+        watcher: None,
+        anchor: None,
+        seen: None,
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(patrol.run());
@@ -64,21 +65,21 @@ impl Target {
     /// Asks the platform for notices; `None` if it has none to give, or there is nothing to watch yet.
     fn watcher(&self, sender: &ChangeSender) -> Option<RecommendedWatcher> {
         let (target, sender) = (self.clone(), sender.clone());
-        let mut watcher = notify::recommended_watcher(
-            move |notice: notify::Result<notify::Event>| match notice {
-                Ok(event) if target.concerns(&event) => {
-                    sender.send(Change::All);
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    sender.fail(
-                        Error::new(ErrorKind::Unavailable, "the platform's file notices failed")
-                            .caused_by(error),
-                    );
-                }
-            },
-        )
-        .ok()?;
+        let tell = move |notice: notify::Result<notify::Event>| match notice {
+            Ok(event) if target.concerns(&event) => {
+                sender.send(Change::All);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                sender.fail(
+                    Error::new(ErrorKind::Unavailable, "the platform's file notices failed")
+                        .caused_by(error),
+                );
+            }
+        };
+        // What a link leads to is either inside, and watched there, or none of ours.
+        let config = notify::Config::default().with_follow_symlinks(false);
+        let mut watcher = RecommendedWatcher::new(tell, config).ok()?;
         let mode = if self.directory {
             RecursiveMode::Recursive
         } else {
@@ -119,19 +120,23 @@ impl Target {
     fn look(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         let mut left = MAX_ENTRIES;
-        look_at(
-            &self.path,
-            if self.directory { MAX_DEPTH } else { 0 },
-            &mut left,
-            &mut hasher,
-        );
+        let depth = if self.directory { MAX_DEPTH } else { 0 };
+        let metadata = std::fs::metadata(&self.path);
+        look_at(&self.path, metadata, depth, &mut left, &mut hasher);
         hasher.finish()
     }
 }
 
-fn look_at(path: &Path, depth: usize, left: &mut usize, hasher: &mut DefaultHasher) {
+/// Follows no link below `path`: a link that is replaced is another one itself.
+fn look_at(
+    path: &Path,
+    metadata: io::Result<Metadata>,
+    depth: usize,
+    left: &mut usize,
+    hasher: &mut DefaultHasher,
+) {
     path.hash(hasher);
-    let Ok(metadata) = std::fs::metadata(path) else {
+    let Ok(metadata) = metadata else {
         return false.hash(hasher);
     };
     identity(&metadata).hash(hasher);
@@ -153,7 +158,8 @@ fn look_at(path: &Path, depth: usize, left: &mut usize, hasher: &mut DefaultHash
     *left -= entries.len();
     entries.sort();
     for entry in entries {
-        look_at(&entry, depth - 1, left, hasher);
+        let metadata = std::fs::symlink_metadata(&entry);
+        look_at(&entry, metadata, depth - 1, left, hasher);
     }
 }
 
@@ -188,34 +194,62 @@ struct Patrol {
     sender: ChangeSender,
     watcher: Option<RecommendedWatcher>,
     anchor: Option<u64>,
-    seen: u64,
+    /// What the last look saw.
+    seen: Option<u64>,
 }
 
 impl Patrol {
     async fn run(mut self) {
         loop {
-            tokio::time::sleep(if self.watcher.is_some() {
-                SAFETY_NET
-            } else {
-                POLL
-            })
-            .await;
-            let target = self.target.clone();
-            let Ok((anchor, seen)) =
-                tokio::task::spawn_blocking(move || (target.anchor(), target.look())).await
-            else {
+            // All of it walks through directories, which blocks.
+            let round = tokio::task::spawn_blocking(move || self.round().then_some(self));
+            let Ok(Some(patrol)) = round.await else {
                 return;
             };
-            if self.watcher.is_none() && anchor.is_some() || anchor != self.anchor {
-                self.watcher = self.target.watcher(&self.sender);
-                self.anchor = anchor;
-            }
-            if seen != self.seen {
-                self.seen = seen;
-                if !self.sender.send(Change::All) {
-                    return;
-                }
-            }
+            self = patrol;
+            let watched = self.watcher.is_some();
+            tokio::time::sleep(if watched { SAFETY_NET } else { POLL }).await;
         }
+    }
+
+    /// `false` when nobody listens any more.
+    fn round(&mut self) -> bool {
+        let anchor = self.target.anchor();
+        if self.watcher.is_none() && anchor.is_some() || anchor != self.anchor {
+            self.watcher = self.target.watcher(&self.sender);
+            self.anchor = anchor;
+        }
+        // After that, so that no change falls between.
+        let seen = Some(self.target.look());
+        std::mem::replace(&mut self.seen, seen) == seen || self.sender.send(Change::All)
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_look_follows_no_link_and_sees_one_swapped() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path);
+        for directory in ["outside", "root/..v1", "root/..v2"] {
+            fs::create_dir_all(at(directory)).unwrap();
+        }
+        symlink("../outside", at("root/out")).unwrap();
+        symlink("..v1", at("root/..data")).unwrap();
+        let target = Target {
+            path: at("root"),
+            directory: true,
+        };
+        let before = target.look();
+        fs::write(at("outside/A"), "a").unwrap();
+        assert_eq!(target.look(), before);
+        symlink("..v2", at("root/new")).unwrap();
+        fs::rename(at("root/new"), at("root/..data")).unwrap();
+        assert_ne!(target.look(), before);
     }
 }
