@@ -17,6 +17,7 @@ use crate::support::replace;
 
 conformance_tests!(memory, Memory::default());
 conformance_tests!(chain, Chained::default());
+conformance_tests!(env_then_directory, Layered::new());
 conformance_tests!(env, Env::default());
 conformance_tests!(directory, Directory::new());
 conformance_tests!(json, Document::new("secrets.json"));
@@ -84,6 +85,7 @@ impl Harness for Chained {
         Abilities {
             binary_values: true,
             empty_values: true,
+            quiet_runtime: true,
             ..Abilities::default()
         }
     }
@@ -191,12 +193,59 @@ impl Harness for Directory {
         Abilities {
             binary_values: true,
             empty_values: true,
+            quiet_runtime: true,
             ..Abilities::default()
         }
     }
 
     fn max_value(&self) -> Option<usize> {
         Some(1 << 20)
+    }
+}
+
+/// An environment that has nothing yet before a directory, as `env://,file:///run/secrets` makes it.
+struct Layered {
+    directory: Directory,
+    chain: Arc<dyn SecretProvider>,
+}
+
+impl Layered {
+    fn new() -> Self {
+        let directory = Directory::new();
+        let chain = Self::over(&directory);
+        Self { directory, chain }
+    }
+
+    fn over(directory: &Directory) -> Arc<dyn SecretProvider> {
+        let files = FileProvider::directory(directory.folder.path()).keep_trailing_newline();
+        Arc::new(EnvProvider::over(Variables::default(), "").or_else(files))
+    }
+}
+
+#[async_trait]
+impl Harness for Layered {
+    fn provider(&self) -> Arc<dyn SecretProvider> {
+        self.chain.clone()
+    }
+
+    fn another(&self) -> Option<Arc<dyn SecretProvider>> {
+        Some(Self::over(&self.directory))
+    }
+
+    async fn seed(&self, key: &SecretKey, value: &[u8]) {
+        self.directory.seed(key, value).await;
+    }
+
+    async fn delete(&self, key: &SecretKey) {
+        self.directory.delete(key).await;
+    }
+
+    fn abilities(&self) -> Abilities {
+        self.directory.abilities()
+    }
+
+    fn max_value(&self) -> Option<usize> {
+        self.directory.max_value()
     }
 }
 
@@ -354,6 +403,7 @@ impl Harness for Document {
             json_values: self.name != ".env",
             flat_names: self.name == ".env",
             garble: true,
+            quiet_runtime: true,
             ..Abilities::default()
         }
     }

@@ -127,14 +127,15 @@ impl SecretProvider for Chain {
         &self.source
     }
 
-    /// What all links can do; the ttl is the shortest of them.
+    /// What all links can do; the ttl is the shortest of them. It watches when any link does: what the
+    /// others change is seen when that ttl is over.
     fn capabilities(&self) -> Capabilities {
         let mut links = self.links.iter().map(|link| link.provider.capabilities());
         let first = links.next().unwrap_or(Capabilities::none());
         links.fold(first, |all, link| Capabilities {
             versions: all.versions && link.versions,
             old_versions: all.old_versions && link.old_versions,
-            watch: all.watch && link.watch,
+            watch: all.watch || link.watch,
             batch: all.batch && link.batch,
             list: all.list && link.list,
             lease: all.lease || link.lease,
