@@ -100,7 +100,7 @@ impl VaultProvider {
     /// # Errors
     /// Why it cannot.
     pub async fn server_time(&self) -> Result<SystemTime, Error> {
-        self.inner.client.server_time("/v1/sys/seal-status").await
+        self.inner.server.time().await
     }
 
     pub(crate) fn new(settings: VaultBuilder) -> Result<Self, Error> {

@@ -1,5 +1,7 @@
 //! The servers, as one that is asked.
 
+use std::time::SystemTime;
+
 use http::{HeaderValue, Method};
 use secretwell_core::Error;
 use secretwell_http::{Client, Reply, Request};
@@ -20,6 +22,11 @@ impl Server {
             client,
             index: Index::default(),
         }
+    }
+
+    /// What time it is there, which it tells whoever asks.
+    pub(crate) async fn time(&self) -> Result<SystemTime, Error> {
+        self.client.server_time(wire::SEAL_STATUS).await
     }
 
     /// How far the data goes of those who have answered.
