@@ -247,6 +247,21 @@ async fn a_server_that_wants_a_certificate_of_everybody() {
     };
     let ours = files(&ours);
     assert_eq!(reads(&with(&ours)).await.unwrap(), "value");
+
+    let foreign = files(&Authority::new("another").sign(&["service"], |_| ()));
+    let without = provider(&address, token(), |client| {
+        client.certificate_authority(authority.pem())
+    });
+    for refused in [without, with(&foreign)] {
+        let error = reads(&refused).await.unwrap_err();
+        assert!(!error.is_temporary(), "{error}");
+        let told = error.to_string();
+        assert!(
+            told.contains("does not accept our client certificate"),
+            "{error}"
+        );
+        assert!(told.contains("127.0.0.1"), "{error}");
+    }
 }
 
 #[tokio::test]

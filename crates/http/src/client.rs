@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::body;
 use crate::config::{Address, ClientConfig, invalid};
-use crate::failure::Failure;
+use crate::failure::{Failure, is_unexplained};
 use crate::sending::Sending;
 use crate::tls;
 
@@ -152,6 +152,7 @@ pub struct Client {
 
 pub(crate) struct Shared {
     http: reqwest::Client,
+    tls: Arc<rustls::ClientConfig>,
     pub(crate) config: ClientConfig,
     pub(crate) protocol: Box<dyn Protocol>,
     pub(crate) source: Source,
@@ -172,9 +173,10 @@ impl Client {
         protocol: impl Protocol,
         source: Source,
     ) -> Result<Self, Error> {
-        let http = Self::http(&config).map_err(|error| error.at(&source))?;
+        let (http, tls) = Self::http(&config).map_err(|error| error.at(&source))?;
         let shared = Shared {
             http,
+            tls: Arc::new(tls),
             config,
             protocol: Box::new(protocol),
             source,
@@ -186,10 +188,11 @@ impl Client {
         })
     }
 
-    fn http(config: &ClientConfig) -> Result<reqwest::Client, Error> {
+    fn http(config: &ClientConfig) -> Result<(reqwest::Client, rustls::ClientConfig), Error> {
         config.check()?;
+        let tls = tls::client_config(&config.tls)?;
         let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::client_config(&config.tls)?)
+            .tls_backend_preconfigured(tls.clone())
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .no_proxy()
@@ -201,6 +204,7 @@ impl Client {
         }
         builder
             .build()
+            .map(|http| (http, tls))
             .map_err(|error| invalid("the HTTP client cannot be set up").caused_by(error))
     }
 
@@ -318,13 +322,26 @@ impl Shared {
         if let Some(body) = &request.body {
             sending = sending.body(body.expose_bytes().to_vec());
         }
-        let response = sending.send().await.map_err(Failure::Exchange)?;
+        let response = match sending.send().await {
+            Ok(response) => response,
+            Err(error) => return Err(self.explained(address, error).await),
+        };
         Ok(Reply {
             status: response.status(),
             headers: response.headers().clone(),
             body: body::read(response, self.config.max_bytes).await?,
             behind: false,
         })
+    }
+
+    async fn explained(&self, address: &Address, error: reqwest::Error) -> Failure {
+        if let Some((host, port)) = address.tls().filter(|_| is_unexplained(&error)) {
+            let look = tls::refusal(self.tls.clone(), host, port);
+            if let Ok(Some(refusal)) = timeout(self.config.connect, look).await {
+                return Failure::Tls(refusal);
+            }
+        }
+        Failure::Exchange(error)
     }
 
     /// The configured server that `reply` redirects to, for the very same path.

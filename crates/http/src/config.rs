@@ -54,6 +54,12 @@ impl Address {
         Ok(url)
     }
 
+    /// Host and port, if it speaks TLS.
+    pub(crate) fn tls(&self) -> Option<(&str, u16)> {
+        let host = self.0.host_str().filter(|_| self.0.scheme() == "https")?;
+        Some((host, self.0.port_or_known_default()?))
+    }
+
     /// Whether `url` leads to this server.
     pub(crate) fn holds(&self, url: &Url) -> bool {
         self.0.scheme() == url.scheme()

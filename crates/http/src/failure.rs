@@ -9,6 +9,8 @@ use secretwell_core::{Error, ErrorKind};
 pub(crate) enum Failure {
     #[error("the exchange failed")]
     Exchange(#[source] reqwest::Error),
+    #[error("the TLS connection failed")]
+    Tls(#[source] rustls::Error),
     #[error("no answer within {0:?}")]
     Timeout(std::time::Duration),
     /// The request's deadline came before the attempt had had its time.
@@ -26,7 +28,7 @@ impl Failure {
         match self {
             Self::Exchange(error) => error.is_connect(),
             Self::Redirect => true,
-            Self::Timeout(_) | Self::Deadline(_) | Self::TooLarge(_) => false,
+            Self::Tls(_) | Self::Timeout(_) | Self::Deadline(_) | Self::TooLarge(_) => false,
         }
     }
 
@@ -49,9 +51,15 @@ impl Failure {
                 format!("`{authority}` redirects to where this client may not go"),
             )
             .hint("list that server's address too, if it is to be trusted with the token"),
+            Self::Tls(error) => tls_error(&error, authority),
             Self::Exchange(error) => exchange(&error, authority),
         }
     }
+}
+
+/// Whether a connection was made, and broken off for no known reason.
+pub(crate) fn is_unexplained(error: &reqwest::Error) -> bool {
+    !error.is_connect() && !error.is_timeout() && find::<rustls::Error>(error).is_none()
 }
 
 fn exchange(error: &reqwest::Error, authority: &str) -> Error {

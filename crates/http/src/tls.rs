@@ -14,6 +14,9 @@ use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_platform_verifier::Verifier;
 use secretwell_core::Error;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::config::{Pem, TlsConfig, invalid};
 
@@ -41,6 +44,23 @@ pub(crate) fn client_config(config: &TlsConfig) -> Result<ClientConfig, Error> {
     };
     client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(client)
+}
+
+/// Why the server breaks off what it has just accepted, where that is because of the client's certificate:
+/// in TLS 1.3 it says so behind the handshake only, when the one who asks has no ear for it.
+pub(crate) async fn refusal(
+    config: Arc<ClientConfig>,
+    host: &str,
+    port: u16,
+) -> Option<rustls::Error> {
+    let host = host.trim_matches(['[', ']']);
+    let name = ServerName::try_from(host.to_owned()).ok()?;
+    let stream = TcpStream::connect((host, port)).await.ok()?;
+    let connecting = TlsConnector::from(config).connect(name, stream);
+    let mut stream = connecting.await.ok()?;
+    let error = stream.read_u8().await.err()?;
+    let alert: &rustls::Error = error.get_ref()?.downcast_ref()?;
+    Some(alert.clone())
 }
 
 fn verifier(
