@@ -1,11 +1,12 @@
 //! A real server: OpenBao in development mode, on a free port of the loopback.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 use reqwest::{Client, Method, StatusCode};
@@ -327,7 +328,7 @@ impl Bao {
     /// Waits until it answers.
     pub(crate) async fn wait(&self) {
         let url = format!("{}/v1/sys/health", self.base);
-        for _ in 0..300 {
+        for _ in 0..1200 {
             let answer = self.client.get(&url).send().await;
             if answer.is_ok_and(|reply| matches!(reply.status().as_u16(), 200 | 501 | 503)) {
                 return;
@@ -484,8 +485,10 @@ fn binary() -> PathBuf {
 /// An address that stays free until a server binds it, be it much later: its port is none that the
 /// system gives to outgoing connections, and each is named once.
 pub(crate) fn free_address() -> SocketAddr {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let first = std::process::id().wrapping_mul(64);
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    // Far from those of another process that runs the same tests now.
+    static FIRST: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
+    let first = *FIRST;
     loop {
         let number = first.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
         let port = 20_000 + (number % 10_000) as u16;
