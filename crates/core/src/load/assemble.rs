@@ -42,6 +42,9 @@ struct Supply {
     slots: HashMap<SecretKey, Slot>,
     /// Structs to hand over although all in them is absent, so that each absence is named.
     opened: HashSet<SecretKey>,
+    /// What no stand-in is good enough for, and the structs that cannot be made for want of it: not
+    /// handed over, so that the values after it are looked at all the same.
+    withheld: HashSet<SecretKey>,
 }
 
 pub(super) fn assemble<T: DeserializeOwned>(
@@ -80,7 +83,16 @@ pub(super) fn assemble<T: DeserializeOwned>(
         };
         let what = flaw.what;
         let place = match (flaw.place, what) {
-            (Some(Place::Struct(prefix)), What::Missing(name)) => below(&prefix, name).ok(),
+            (Some(Place::Struct(prefix)), What::Missing(name)) => match below(&prefix, name) {
+                Ok(key) if supply.withheld.contains(&key) => {
+                    let parent = SecretKey::parse(prefix.as_str());
+                    if parent.is_ok_and(|parent| supply.withheld.insert(parent)) {
+                        continue;
+                    }
+                    break None;
+                }
+                key => key.ok(),
+            },
             (Some(Place::Secret(key)), _) => Some(key),
             _ => None,
         };
@@ -97,7 +109,7 @@ pub(super) fn assemble<T: DeserializeOwned>(
                 *slot = Slot::Sample(0);
             }
             Some(Slot::Sample(next)) if *next + 1 < SAMPLES.len() => *next += 1,
-            // No stand-in is good enough: what comes after this field stays unseen this time.
+            Some(Slot::Sample(_)) if supply.withheld.insert(key.clone()) => {}
             Some(Slot::Sample(_)) => break None,
             Some(slot @ Slot::Value(_)) => {
                 let type_name = plan.field(&key).map(|field| field.type_name);
@@ -115,6 +127,20 @@ pub(super) fn assemble<T: DeserializeOwned>(
             }
         }
     };
+
+    // Whether what is absent after that is needed, serde does not say before it has made it.
+    let first = supply.withheld.iter().filter_map(rank).min();
+    for (rank, field) in plan.fields.iter().enumerate() {
+        if first.is_some_and(|first| first < rank)
+            && !field.optional
+            && let Some(error) = absences.remove(&field.key)
+        {
+            problems.push((
+                rank,
+                error.hint("set it, unless its field has a default or goes by another name"),
+            ));
+        }
+    }
 
     match whole {
         Some(value) if problems.is_empty() => Ok(Loaded {
@@ -239,7 +265,9 @@ impl<'de> MapAccess<'de> for Fields<'_> {
         seed: K,
     ) -> Result<Option<K::Value>, Flaw> {
         let supply = self.supply;
-        self.current = self.rest.find(|node| supply.has(node));
+        self.current = self
+            .rest
+            .find(|node| supply.has(node) && !supply.withheld.contains(&node.key));
         self.current
             .map(|node| seed.deserialize(StrDeserializer::new(node.name)))
             .transpose()

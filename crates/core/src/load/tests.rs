@@ -142,6 +142,85 @@ async fn absent_and_invalid_are_told_apart() {
     );
 }
 
+/// A type that none of the stand-ins makes.
+#[derive(Deserialize, Debug)]
+#[serde(try_from = "String")]
+struct Picky;
+
+impl TryFrom<String> for Picky {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "the one and only" => Ok(Self),
+            _ => Err(format!("{text} is not it")),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_type_that_nothing_stands_in_for_hides_no_problem_after_it() {
+    #[derive(Deserialize, Debug)]
+    #[expect(dead_code)]
+    struct Outer {
+        before: String,
+        inner: Inner,
+        spare: Option<Inner>,
+        after: String,
+        maybe: Option<u8>,
+        count: u8,
+    }
+    #[derive(Deserialize, Debug)]
+    #[expect(dead_code)]
+    struct Inner {
+        picky: Picky,
+        port: u16,
+        late: String,
+    }
+    assert_eq!(
+        problems::<Outer>(&[
+            ("inner/picky", "c4n4ry"),
+            ("inner/port", "x"),
+            ("spare/picky", "c4n4ry"),
+            ("count", "300"),
+        ])
+        .await,
+        [
+            "before not found",
+            "inner/picky invalid",
+            "inner/port invalid",
+            "inner/late not found",
+            "spare/picky invalid",
+            "after not found",
+            "count invalid",
+        ],
+    );
+    let good = [
+        ("before", "b"),
+        ("inner/picky", "the one and only"),
+        ("inner/port", "1"),
+        ("inner/late", "l"),
+        ("after", "a"),
+        ("count", "3"),
+    ];
+    assert!(load::<Outer>(&good).await.is_ok());
+
+    // What a default may cover says so.
+    #[derive(Deserialize, Debug)]
+    #[expect(dead_code)]
+    struct Flat {
+        picky: Picky,
+        #[serde(default)]
+        name: String,
+    }
+    let error = load::<Flat>(&[]).await.unwrap_err().to_string();
+    assert!(
+        error.contains("name from memory://: not found") && error.contains("has a default"),
+        "{error}"
+    );
+    assert!(load::<Flat>(&[("picky", "the one and only")]).await.is_ok());
+}
+
 #[tokio::test]
 async fn no_message_holds_a_value() {
     const CANARY: &str = "c4n4ry";
@@ -150,6 +229,17 @@ async fn no_message_holds_a_value() {
         panic!("loaded")
     };
     assert!(error.problems().len() > 7);
+    assert!(!format!("{error} {error:?} {error:#?}").contains(CANARY));
+
+    // As `url::Url` does, its error quotes what it was given.
+    #[derive(Deserialize, Debug)]
+    struct Address {
+        #[serde(rename = "ADDRESS")]
+        _address: Picky,
+    }
+    let error = load::<Address>(&[("ADDRESS", CANARY)]).await.unwrap_err();
+    assert_eq!(error.problems()[0].kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("`Picky`"), "{error}");
     assert!(!format!("{error} {error:?} {error:#?}").contains(CANARY));
 }
 
