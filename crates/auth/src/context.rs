@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use secretwell_core::{Error, ErrorKind, Resolved, SecretKey};
-use zeroize::Zeroizing;
-
+use crate::scrub::scrub;
 use crate::{Generation, KeyRing, Mode};
+use secretwell_core::{Error, ErrorKind, Resolved, SecretKey};
 
 /// What a builder may want to know beside the secrets themselves.
 #[derive(Debug, Clone)]
@@ -58,7 +57,7 @@ impl BuildError {
     }
 
     /// What it says, with every secret that the builder was given taken out: a library's errors may
-    /// quote what they were given, as it was or escaped.
+    /// quote what they were given, as it was or encoded.
     pub(crate) fn scrubbed(
         &self,
         secrets: &[(SecretKey, Resolved)],
@@ -68,43 +67,7 @@ impl BuildError {
         let ringed = rings
             .iter()
             .flat_map(|(key, ring)| ring.verifying().map(move |value| (key, value)));
-        let mut forms: Vec<(Zeroizing<String>, &SecretKey)> = Vec::new();
-        for (key, value) in current.chain(ringed) {
-            let Ok(value) = value.expose_text() else {
-                continue;
-            };
-            for text in [value, value.trim()] {
-                let escaped = [
-                    text.escape_debug().to_string(),
-                    text.escape_default().to_string(),
-                ];
-                let all = escaped
-                    .into_iter()
-                    .chain([text.to_owned()])
-                    .map(Zeroizing::new);
-                forms.extend(all.filter(|form| !form.is_empty()).map(|form| (form, key)));
-            }
-        }
-        // The longest first and all in one pass, so that no short one cuts a long one up.
-        forms.sort_by_key(|(form, _)| std::cmp::Reverse(form.len()));
-        let text = Zeroizing::new(self.0.to_string());
-        let (mut rest, mut scrubbed) = (text.as_str(), String::new());
-        while let Some(next) = rest.chars().next() {
-            match forms
-                .iter()
-                .find(|(form, _)| rest.starts_with(form.as_str()))
-            {
-                Some((form, key)) => {
-                    scrubbed += &format!("<{key}>");
-                    rest = &rest[form.len()..];
-                }
-                None => {
-                    scrubbed.push(next);
-                    rest = &rest[next.len_utf8()..];
-                }
-            }
-        }
-        scrubbed
+        scrub(self.0.to_string(), current.chain(ringed))
     }
 }
 
@@ -118,37 +81,5 @@ impl fmt::Debug for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not even the text: nobody has scrubbed it here.
         f.debug_struct("BuildError").finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use secretwell_core::Source;
-
-    use super::*;
-
-    #[test]
-    fn no_form_of_a_secret_is_left_in_a_builders_words() {
-        let secret = |key: &str, value: &str| {
-            let key = SecretKey::parse(key).unwrap();
-            (key, Resolved::fixed(value.into(), Source::new("test", "")))
-        };
-        let pem = "-----BEGIN KEY-----\nc4n4ry\n-----END KEY-----\n";
-        let secrets = [
-            secret("WORKERS", "1"),
-            secret("PASSWORD", "hunter1hunter"),
-            secret("PEM", pem),
-        ];
-        for (said, expected) in [
-            (
-                String::from("bad dsn hunter1hunter at 1"),
-                "bad dsn <PASSWORD> at <WORKERS>",
-            ),
-            (format!("cannot parse {pem:?}"), "cannot parse \"<PEM>\""),
-            (format!("cannot parse {}", pem.trim()), "cannot parse <PEM>"),
-        ] {
-            let scrubbed = BuildError::msg(said).scrubbed(&secrets, &HashMap::new());
-            assert_eq!(scrubbed, expected);
-        }
     }
 }

@@ -73,6 +73,7 @@ mod mode;
 mod preflight;
 mod recipe;
 mod ring;
+mod scrub;
 mod state;
 mod strength;
 #[cfg(feature = "tower")]
