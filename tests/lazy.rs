@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use secretwell::auth::{
-    BuildContext, BuildError, KeyRing, LazyAuth, LazyAuthBuilder, Mode, State, Strength, Verdict,
+    BuildContext, BuildError, KeyRing, LazyAuth, LazyAuthBuilder, Mode, NotReady, State, Strength,
+    Verdict,
 };
 use secretwell::{ErrorKind, ExposeSecret, MemoryProvider, Resolver, SecretString};
 use secretwell_testkit::{Canary, CanaryLog, FaultyProvider, Step};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::support::{down, pass, secs, settle};
+use crate::support::{down, pass, secs, settle, source};
+
+mod preflight;
 
 const FIRST: &str = "the first secret, thirty-two bytes or more";
 const SECOND: &str = "the second secret, thirty-two bytes or more";
@@ -440,31 +443,58 @@ async fn rebuild_reads_anew_and_builds_even_from_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn production_refuses_what_development_accepts_and_preflight_says_so_beforehand() {
-    for (secret, production, development) in [
-        (Some(FIRST), true, true),
-        (Some("short"), false, true),
-        (Some("changeme"), false, true),
-        (Some("abababababababababababababababab"), false, true),
-        (Some(""), false, true),
-        (Some(" \n"), false, true),
-        (None, false, true),
-    ] {
-        let secrets: Vec<(&str, &str)> = secret
-            .iter()
-            .map(|secret| ("AUTH_SECRET", *secret))
-            .collect();
-        for (mode, ready) in [
-            (Mode::Production, production),
-            (Mode::Development, development),
-        ] {
-            let stage = stage_with(&secrets, |builder| builder.mode(mode));
-            let report = stage.auth.preflight(mode).await;
-            assert_eq!(report.is_ready(), ready, "{mode} {secret:?}\n{report}");
-            assert_eq!(stage.auth.state(), State::Idle, "preflight starts nothing");
-            assert_eq!(stage.auth.get().await.is_ok(), ready, "{mode} {secret:?}");
+async fn rebuild_sees_what_was_written_since_the_last_one_and_asks_once_a_second() {
+    // Without notices, so that nothing else has it read anew.
+    let (memory, faulty) = source(&[("AUTH_SECRET", FIRST)]);
+    let resolver = Resolver::builder(faulty.clone()).ttl(secs(100)).build();
+    let auth = LazyAuth::infallible(resolver, |secrets: Secrets, _| {
+        secrets.auth_secret.expose_secret().to_owned()
+    });
+    auth.rebuild().await.unwrap();
+    memory.set("AUTH_SECRET", SECOND).unwrap();
+    let start = Instant::now();
+    assert_eq!(*auth.rebuild().await.unwrap(), SECOND);
+    assert!(start.elapsed() <= secs(1), "{:?}", start.elapsed());
+
+    let (start, calls) = (Instant::now(), faulty.calls());
+    for _ in 0..5 {
+        let mut callers = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let auth = auth.clone();
+            callers.spawn(async move { auth.rebuild().await.map(drop) });
+        }
+        assert!(callers.join_all().await.iter().all(Result::is_ok));
+    }
+    let (asked, took) = (faulty.calls() - calls, start.elapsed().as_secs());
+    assert!(asked > 0 && asked as u64 <= took + 1, "{asked} in {took} s");
+}
+
+#[test]
+fn outside_of_a_runtime_every_way_in_is_an_error_and_wedges_nobody() {
+    /// What `future` comes to without anybody to wait for.
+    fn now<T>(future: impl Future<Output = Result<T, NotReady>>) -> NotReady {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::pin!(future).poll(&mut context) {
+            std::task::Poll::Ready(Err(failure)) => failure,
+            std::task::Poll::Ready(Ok(_)) => panic!("there is nothing to build in"),
+            std::task::Poll::Pending => panic!("it waits for a runtime"),
         }
     }
+    let stage = stage(&[("AUTH_SECRET", FIRST)]);
+    for failure in [
+        now(stage.auth.get()),
+        now(stage.auth.get_within(secs(1))),
+        now(stage.auth.rebuild()),
+        stage.auth.try_get().err().unwrap(),
+    ] {
+        assert!(failure.is_temporary() && failure.to_string().contains("no tokio runtime"));
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime
+        .block_on(async { stage.auth.rebuild().await.map(drop) })
+        .unwrap();
+    assert!(now(stage.auth.rebuild()).is_temporary());
+    assert_eq!(stage.builds(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -483,51 +513,6 @@ async fn development_makes_up_a_secret_that_lasts_and_says_so() {
         .wait_for(|_| stage.auth.peek().is_some_and(|built| built.secret == FIRST))
         .await
         .unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_report_prints_every_key_and_no_value() {
-    #[derive(Deserialize)]
-    #[expect(dead_code)]
-    struct Many {
-        good: SecretString,
-        weak: SecretString,
-        absent: SecretString,
-        password: SecretString,
-        port: u16,
-        spare: Option<String>,
-    }
-    let canary = Canary::new("secret");
-    let memory =
-        MemoryProvider::from_iter([("weak", "we4k"), ("password", "pw"), ("port", "eighty")]);
-    memory.set("good", canary.value()).unwrap();
-    let auth = LazyAuth::builder(Resolver::new(memory))
-        .strength("password", Strength::Any)
-        .unwrap()
-        .strength("pasword", Strength::Any)
-        .unwrap()
-        .build(|_: Many, _| async { Ok(()) });
-    let report = auth.preflight(Mode::Production).await;
-    let text = report.to_string();
-    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
-    assert_eq!(
-        lines,
-        [
-            "production from memory://: NOT READY",
-            "  good      ok        from memory://, version 1",
-            "  weak      PROBLEM   weak from memory://: invalid: too weak: 4 bytes, at least 32 are needed; \
-             make one with `openssl rand -base64 32`, or relax the check for this key",
-            "  absent    PROBLEM   absent from memory://: not found: it was never set",
-            "  password  ok        from memory://, version 1",
-            "  port      PROBLEM   port from memory://: invalid: the value is not a valid `u16`",
-            "  spare     absent    optional",
-            "  PROBLEM   pasword: invalid configuration: a strength is set for it, but no field has it; \
-             use the key as the loaded type spells it",
-        ],
-    );
-    canary.assert_hidden(&report);
-    canary.assert_not_in(&text, "the report");
-    assert!(matches!(report.findings()[0].verdict, Verdict::Good(_)));
 }
 
 #[tokio::test(start_paused = true)]

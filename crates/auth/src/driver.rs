@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::built::Guard;
 use crate::history::recall;
 use crate::lazy::Inner;
-use crate::recipe::{Ingredients, keys, read};
+use crate::recipe::{Ingredients, keys};
 use crate::ring::{Rings, later};
 use crate::strength::is_secret;
 use crate::{BuildContext, Generation, NotReady, State};
@@ -113,7 +113,11 @@ impl<A: Send + Sync + 'static> Driver<A> {
             // Even an answer of a moment ago may be the secret that is to go.
             keys.iter().for_each(|key| auth.resolver.invalidate(key));
         }
-        let answers = read(&auth.resolver, &keys, forced && !revoking).await;
+        let answers = if forced && !revoking {
+            auth.resolver.read_anew(&keys).await
+        } else {
+            auth.resolver.get_many(&keys).await
+        };
         let now = Instant::now();
         let outcome = |failure, secrets| Outcome {
             at: now,

@@ -143,7 +143,8 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     ///
     /// # Errors
     /// [`NotReady`] with every reason: when the start that this call waited for fails, when a start
-    /// failed a moment ago and the next try is not due yet, or when the deadline passes.
+    /// failed a moment ago and the next try is not due yet, when the deadline passes, or outside of a
+    /// tokio runtime.
     #[inline]
     pub fn get(&self) -> Get<'_, A> {
         Get(Step::Look(self))
@@ -169,11 +170,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         if let Some(guard) = self.serving() {
             return Ok(guard);
         }
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(NotReady::waiting(
-                "there is no tokio runtime here to start it in",
-            ));
-        }
+        within_runtime()?;
         self.ensure_driver();
         match &self.inner.progress.borrow().state {
             State::Failed { failure } => Err(failure.clone()),
@@ -215,9 +212,13 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// Reads the secrets anew and builds from them, even if they are the same, and waits for it
     /// within the configured deadline. What is in service goes on serving meanwhile.
     ///
+    /// The source is asked after this was called, and at most once a second: within a second of the
+    /// last reading by force, this waits for that second to be over.
+    ///
     /// # Errors
     /// [`NotReady`] with every reason why the new build failed. What was in service before still is.
     pub async fn rebuild(&self) -> Result<Guard<A>, NotReady> {
+        within_runtime()?;
         let ticket = self.inner.requests.fetch_add(1, Ordering::SeqCst) + 1;
         let mut progress = self.inner.progress.subscribe();
         let served = async {
@@ -269,7 +270,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
 
     #[cold]
     fn drive_again(&self) {
-        if tokio::runtime::Handle::try_current().is_ok() {
+        if within_runtime().is_ok() {
             self.ensure_driver();
         }
     }
@@ -280,6 +281,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     }
 
     async fn start(&self, deadline: Duration) -> Result<Guard<A>, NotReady> {
+        within_runtime()?;
         // Subscribed before the first look, so that no change falls between.
         let mut progress = self.inner.progress.subscribe();
         let attempts = progress.borrow().attempts;
@@ -323,6 +325,14 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
             *driver = Some(task.abort_handle());
         }
     }
+}
+
+/// Outside of a tokio runtime nothing can be started.
+fn within_runtime() -> Result<(), NotReady> {
+    let runtime = tokio::runtime::Handle::try_current();
+    runtime
+        .map(drop)
+        .map_err(|_| NotReady::waiting("there is no tokio runtime here to start it in"))
 }
 
 impl LazyAuth<()> {

@@ -4,8 +4,8 @@ use std::fmt;
 
 use secretwell_core::{Error, ErrorKind, Freshness, Resolved, Resolver, SecretKey};
 
-use crate::recipe::{check, keys, read};
-use crate::strength::{is_secret, too_weak};
+use crate::recipe::{check, keys};
+use crate::strength::too_weak;
 use crate::{LazyAuth, Mode, Strength};
 
 /// What a start would find, key by key. Made by [`LazyAuth::preflight`]; it prints as a table.
@@ -59,7 +59,10 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
                 };
             }
         };
-        let answers = read(&inner.resolver, &keys(inner.recipe.as_ref()), true).await;
+        let answers = inner
+            .resolver
+            .refresh_now(&keys(inner.recipe.as_ref()))
+            .await;
         let policy = &inner.settings.policy;
         // The recipe has the last word: it knows defaults, and what parses as what.
         let mut problems = match inner.recipe.prepare(answers.clone(), mode, policy) {
@@ -70,6 +73,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
             .keys()
             .filter(|key| !fields.iter().any(|field| field.key == **key));
         problems.extend(strangers.map(unknown_key));
+        let made_up = |key: &SecretKey| mode == Mode::Development && inner.recipe.has_made_up(key);
         let findings = fields
             .iter()
             .zip(answers)
@@ -83,9 +87,10 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
                             None => Verdict::Good(secret),
                         }
                     }
-                    (None, Err(absent)) if is_secret(field) && !field.optional => {
-                        Verdict::Tolerated(absent)
-                    }
+                    (None, absent) if made_up(&field.key) => Verdict::Tolerated(match absent {
+                        Ok(secret) => blank(&field.key, &secret),
+                        Err(absent) => absent,
+                    }),
                     (None, _) => Verdict::Optional,
                 };
                 Finding {

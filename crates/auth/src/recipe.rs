@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use secretwell_core::{
-    Error, ErrorKind, LoadError, Loaded, Plan, PlannedField, Resolved, Resolver, SecretKey,
-    SecretValue, Source,
+    Error, ErrorKind, LoadError, Loaded, Plan, PlannedField, Resolved, SecretKey, SecretValue,
+    Source,
 };
 use serde::de::DeserializeOwned;
 
@@ -38,6 +38,9 @@ pub(crate) trait Recipe<A>: Send + Sync {
         mode: Mode,
         policy: &Policy,
     ) -> Result<Ingredients<A>, Vec<Error>>;
+
+    /// Whether a stand-in was made up for `key`, because it was absent and needed.
+    fn has_made_up(&self, key: &SecretKey) -> bool;
 }
 
 pub(crate) struct TypedRecipe<T, F> {
@@ -82,8 +85,12 @@ impl<T: DeserializeOwned, F> TypedRecipe<T, F> {
         if any { plan.assemble(answers) } else { loaded }
     }
 
+    fn made_up(&self) -> MutexGuard<'_, HashMap<SecretKey, SecretValue>> {
+        self.made_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn make_up(&self, key: &SecretKey) -> Result<Resolved, Error> {
-        let mut made_up = self.made_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made_up = self.made_up();
         if let Some(value) = made_up.get(key) {
             return Ok(Resolved::fixed(value.clone(), made_up_source()));
         }
@@ -151,6 +158,10 @@ where
             finish,
         })
     }
+
+    fn has_made_up(&self, key: &SecretKey) -> bool {
+        self.made_up().contains_key(key)
+    }
 }
 
 /// What speaks against using `secret` for `field`, unless it is blank and so absent.
@@ -169,17 +180,4 @@ pub(crate) fn keys<A>(recipe: &dyn Recipe<A>) -> Vec<SecretKey> {
         .iter()
         .map(|field| field.key.clone())
         .collect()
-}
-
-/// Reads `keys` and returns one answer each.
-pub(crate) async fn read(
-    resolver: &Resolver,
-    keys: &[SecretKey],
-    anew: bool,
-) -> Vec<Result<Resolved, Error>> {
-    if anew {
-        resolver.refresh_now(keys).await
-    } else {
-        resolver.get_many(keys).await
-    }
 }

@@ -22,7 +22,7 @@ pub use watch::Watch;
 use crate::{Error, SecretKey, SecretProvider, Source, Version};
 use cache::State;
 use config::Config;
-use shared::Shared;
+use shared::{FORCE_INTERVAL, Shared};
 
 /// Keeps the secrets of one provider at hand.
 ///
@@ -135,6 +135,24 @@ impl Resolver {
     /// Rate-limited without making anyone wait: within a second of the last forced reading of a
     /// key, that reading's result is returned.
     pub async fn refresh_now(&self, keys: &[SecretKey]) -> Vec<Result<Resolved, Error>> {
+        self.shared.refresh(keys).await
+    }
+
+    /// Reads `keys` again as [`refresh_now`](Self::refresh_now) does, for whoever must see what was
+    /// written before this was called: within a second of the last forced reading of a key, it waits
+    /// for that second to be over.
+    pub async fn read_anew(&self, keys: &[SecretKey]) -> Vec<Result<Resolved, Error>> {
+        let last = {
+            let ledger = self.shared.ledger();
+            let forced = keys.iter().filter_map(|key| ledger.forced.get(key));
+            forced.max().copied()
+        };
+        // Outside of a runtime there is no clock to wait for, and nothing can be read either.
+        if let Some(last) = last
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            tokio::time::sleep_until(last + FORCE_INTERVAL).await;
+        }
         self.shared.refresh(keys).await
     }
 

@@ -18,7 +18,7 @@ use super::{Freshness, Resolved};
 use crate::{Error, ErrorKind, Secret, SecretKey, SecretProvider};
 
 /// A refresh by force within this time of the last one is an ordinary read.
-const FORCE_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const FORCE_INTERVAL: Duration = Duration::from_secs(1);
 /// What is good for less than this has ended before anybody can use it.
 const SHORTEST_LEASE: Duration = Duration::from_millis(20);
 /// The share of its life within which a leased value is replaced, so that whoever uses it has the rest of

@@ -1,0 +1,117 @@
+//! What is told beforehand of a start, in either mode.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn production_refuses_what_development_accepts_and_preflight_says_so_beforehand() {
+    for (secret, production, development) in [
+        (Some(FIRST), true, true),
+        (Some("short"), false, true),
+        (Some("changeme"), false, true),
+        (Some("abababababababababababababababab"), false, true),
+        (Some(""), false, true),
+        (Some(" \n"), false, true),
+        (None, false, true),
+    ] {
+        let secrets: Vec<(&str, &str)> = secret
+            .iter()
+            .map(|secret| ("AUTH_SECRET", *secret))
+            .collect();
+        for (mode, ready) in [
+            (Mode::Production, production),
+            (Mode::Development, development),
+        ] {
+            let stage = stage_with(&secrets, |builder| builder.mode(mode));
+            let report = stage.auth.preflight(mode).await;
+            assert_eq!(report.is_ready(), ready, "{mode} {secret:?}\n{report}");
+            assert_eq!(stage.auth.state(), State::Idle, "preflight starts nothing");
+            assert_eq!(stage.auth.get().await.is_ok(), ready, "{mode} {secret:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_prints_every_key_and_no_value() {
+    #[derive(Deserialize)]
+    #[expect(dead_code)]
+    struct Many {
+        good: SecretString,
+        weak: SecretString,
+        absent: SecretString,
+        password: SecretString,
+        port: u16,
+        spare: Option<String>,
+    }
+    let canary = Canary::new("secret");
+    let memory =
+        MemoryProvider::from_iter([("weak", "we4k"), ("password", "pw"), ("port", "eighty")]);
+    memory.set("good", canary.value()).unwrap();
+    let auth = LazyAuth::builder(Resolver::new(memory))
+        .strength("password", Strength::Any)
+        .unwrap()
+        .strength("pasword", Strength::Any)
+        .unwrap()
+        .build(|_: Many, _| async { Ok(()) });
+    let report = auth.preflight(Mode::Production).await;
+    let text = report.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    assert_eq!(
+        lines,
+        [
+            "production from memory://: NOT READY",
+            "  good      ok        from memory://, version 1",
+            "  weak      PROBLEM   weak from memory://: invalid: too weak: 4 bytes, at least 32 are needed; \
+             make one with `openssl rand -base64 32`, or relax the check for this key",
+            "  absent    PROBLEM   absent from memory://: not found: it was never set",
+            "  password  ok        from memory://, version 1",
+            "  port      PROBLEM   port from memory://: invalid: the value is not a valid `u16`",
+            "  spare     absent    optional",
+            "  PROBLEM   pasword: invalid configuration: a strength is set for it, but no field has it; \
+             use the key as the loaded type spells it",
+        ],
+    );
+    canary.assert_hidden(&report);
+    canary.assert_not_in(&text, "the report");
+    assert!(matches!(report.findings()[0].verdict, Verdict::Good(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_needed_is_made_up_in_development_only_and_what_has_a_default_never() {
+    #[derive(Deserialize)]
+    #[expect(dead_code)]
+    struct Mixed {
+        needed: SecretString,
+        #[serde(default)]
+        spare: SecretString,
+        maybe: Option<SecretString>,
+        port: u16,
+    }
+    for (value, why) in [(None, "never set"), (Some(" \n"), "empty")] {
+        let memory = MemoryProvider::from_iter([("port", "eighty")]);
+        for key in ["needed", "spare", "maybe"] {
+            value
+                .into_iter()
+                .for_each(|value| memory.set(key, value).unwrap());
+        }
+        let auth = LazyAuth::infallible(Resolver::new(memory), |_: Mixed, _: BuildContext| ());
+        // Development first, so that what it made up is there when production is asked about.
+        for mode in [Mode::Development, Mode::Production] {
+            let report = auth.preflight(mode).await;
+            let verdicts: Vec<_> = report.findings().iter().map(|f| &f.verdict).collect();
+            match (mode, verdicts[0]) {
+                (Mode::Development, Verdict::Tolerated(error))
+                | (Mode::Production, Verdict::Bad(error)) => {
+                    assert!(
+                        error.is_not_found() && error.to_string().contains(why),
+                        "{error}"
+                    );
+                }
+                _ => panic!("{report}"),
+            }
+            for optional in &verdicts[1..3] {
+                assert!(matches!(optional, Verdict::Optional), "{report}");
+            }
+            assert!(matches!(verdicts[3], Verdict::Bad(_)), "{report}");
+        }
+    }
+}
