@@ -15,9 +15,10 @@ use crate::lazy::LazyAuth;
 /// ```
 /// use http::request::Parts;
 /// use secretwell_auth::Principal;
+/// use secretwell_core::SecretValue;
 ///
 /// /// Knows the one key that the service accepts.
-/// struct ApiKey(String);
+/// struct ApiKey(SecretValue);
 ///
 /// /// Somebody who has the key.
 /// struct Holder;
@@ -26,8 +27,9 @@ use crate::lazy::LazyAuth;
 ///     type Authenticator = ApiKey;
 ///
 ///     fn authenticate(key: &ApiKey, request: &Parts) -> Option<Self> {
-///         let given = request.headers.get("x-api-key")?;
-///         (given.as_bytes() == key.0.as_bytes()).then_some(Self)
+///         let given = SecretValue::from(request.headers.get("x-api-key")?.as_bytes());
+///         // In constant time, as secret values are compared.
+///         (key.0 == given).then_some(Self)
 ///     }
 /// }
 /// ```
