@@ -1,6 +1,6 @@
 //! Reads a document of any format into one tree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 
 use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
@@ -207,12 +207,13 @@ impl<'de> Deserialize<'de> for Node {
 
             fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
                 let mut entries: Vec<(String, Node)> = Vec::new();
+                let mut names = HashSet::new();
                 while let Some(name) = access.next_key::<String>()? {
                     if name == TOML_DATE {
                         return Ok(Node::Text(access.next_value()?));
                     }
                     let value = access.next_value()?;
-                    if entries.iter().any(|(known, _)| *known == name) {
+                    if !names.insert(name.clone()) {
                         return Err(de::Error::custom("a name stands twice"));
                     }
                     entries.push((name, value));

@@ -3,6 +3,9 @@
 //! The form that the tools of the field share, less what is dangerous for secrets: nothing is
 //! substituted, so `$` and backticks stand for themselves, and no message quotes a line.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use zeroize::Zeroizing;
 
 /// What is wrong, and in which line.
@@ -26,12 +29,16 @@ pub(crate) fn parse(text: &str) -> Result<Vec<(String, Zeroizing<String>)>, Flaw
         line: 1,
     };
     let mut variables: Vec<(String, Zeroizing<String>)> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     while reader.skip_to_entry() {
         let name = reader.name()?;
         let value = reader.value()?;
-        match variables.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, known)) => *known = value,
-            None => variables.push((name, value)),
+        match places.entry(name.clone()) {
+            Entry::Occupied(place) => variables[*place.get()].1 = value,
+            Entry::Vacant(place) => {
+                place.insert(variables.len());
+                variables.push((name, value));
+            }
         }
     }
     Ok(variables)
@@ -143,10 +150,21 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// How many bytes there are before the next `quote` that closes something.
+    fn length_to(&self, quote: char) -> usize {
+        let mut escaped = false;
+        let closes = |c: char| {
+            let closes = c == quote && !escaped;
+            escaped = quote == '"' && c == '\\' && !escaped;
+            closes
+        };
+        self.rest.find(closes).unwrap_or(self.rest.len())
+    }
+
     fn quoted(&mut self, quote: char) -> Result<Zeroizing<String>, Flaw> {
         let opened = self.line;
         // Sized at once, so that growing leaves no copies of the value behind.
-        let mut value = Zeroizing::new(String::with_capacity(self.rest.len()));
+        let mut value = Zeroizing::new(String::with_capacity(self.length_to(quote)));
         loop {
             match self.next() {
                 None => {
@@ -233,6 +251,17 @@ mod tests {
             assert_eq!(flaw.line, line, "{text:?}");
             assert!(!format!("{flaw} {flaw:?}").contains("c4n4ry"));
         }
+    }
+
+    #[test]
+    fn what_a_value_costs_does_not_grow_with_the_document() {
+        let line = |n: usize| format!("A{n}=\"a\\\"b\"\nB{n}='c'\n");
+        let text: String = (0..5_000).map(line).collect();
+        let mut count = 0;
+        let cost = allocation_counter::measure(|| count = parse(&text).unwrap().len());
+        assert_eq!(count, 10_000);
+        let most = 50 * u64::try_from(text.len()).unwrap();
+        assert!(cost.bytes_total < most, "{} of {most}", cost.bytes_total);
     }
 
     #[test]
