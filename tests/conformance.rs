@@ -18,6 +18,7 @@ use crate::support::replace;
 conformance_tests!(memory, Memory::default());
 conformance_tests!(chain, Chained::default());
 conformance_tests!(env_then_directory, Layered::new());
+conformance_tests!(renamed, Renamed::default());
 conformance_tests!(env, Env::default());
 conformance_tests!(directory, Directory::new());
 conformance_tests!(json, Document::new("secrets.json"));
@@ -88,6 +89,66 @@ impl Harness for Chained {
             quiet_runtime: true,
             ..Abilities::default()
         }
+    }
+}
+
+/// Some keys are kept under other names, one of them below a directory.
+struct Renamed {
+    memory: MemoryProvider,
+    renamed: Arc<dyn SecretProvider>,
+}
+
+const NAMES: [(&str, &str); 3] = [
+    ("AUTH_SECRET", "session/KEY"),
+    ("db/PASSWORD", "DB_PASSWORD"),
+    ("MANY_3", "MANY/3"),
+];
+
+impl Default for Renamed {
+    fn default() -> Self {
+        let memory = MemoryProvider::new();
+        let renamed = Arc::new(memory.clone().renamed(NAMES).unwrap());
+        Self { memory, renamed }
+    }
+}
+
+impl Renamed {
+    fn inner(key: &SecretKey) -> &str {
+        let renamed = NAMES.iter().find(|(outer, _)| *outer == key.as_str());
+        renamed.map_or(key.as_str(), |(_, inner)| inner)
+    }
+}
+
+#[async_trait]
+impl Harness for Renamed {
+    fn provider(&self) -> Arc<dyn SecretProvider> {
+        self.renamed.clone()
+    }
+
+    fn another(&self) -> Option<Arc<dyn SecretProvider>> {
+        Some(Arc::new(self.memory.clone().renamed(NAMES).unwrap()))
+    }
+
+    async fn seed(&self, key: &SecretKey, value: &[u8]) {
+        self.memory.set(Self::inner(key), value).unwrap();
+    }
+
+    async fn delete(&self, key: &SecretKey) {
+        self.memory.remove(Self::inner(key)).unwrap();
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            binary_values: true,
+            empty_values: true,
+            quiet_runtime: true,
+            ..Abilities::default()
+        }
+    }
+
+    /// Those that are renamed first, since some items take only one.
+    fn good_keys(&self) -> Vec<&'static str> {
+        vec!["AUTH_SECRET", "db/PASSWORD", "A", "a.b-c"]
     }
 }
 
@@ -403,6 +464,7 @@ impl Harness for Document {
             json_values: self.name != ".env",
             flat_names: self.name == ".env",
             garble: true,
+            whole_health: true,
             quiet_runtime: true,
             ..Abilities::default()
         }

@@ -31,6 +31,8 @@ pub struct Abilities {
     pub throttle: bool,
     /// [`garble`](Harness::garble) works.
     pub garble: bool,
+    /// The health check looks at all that a read would, so that a garbled source is unhealthy.
+    pub whole_health: bool,
     /// [`stall`](Harness::stall) works.
     pub stall: bool,
     /// The source can hold any bytes, not only text without NUL.

@@ -41,6 +41,8 @@ enum Flaw {
     LogsInForEach,
     SameVersion,
     LeavesTask,
+    AsksAgain,
+    LooksAway,
 }
 
 /// A memory with a limit, a login that may end and keys that may be denied.
@@ -220,7 +222,12 @@ impl<P: SecretProvider> SecretProvider for Outer<P> {
     }
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
-        let answer = self.inner.get(key).await;
+        let mut answer = self.inner.get(key).await;
+        for _ in 0..2 {
+            if self.flaw == Some(Flaw::AsksAgain) && answer.is_err() {
+                answer = self.inner.get(key).await;
+            }
+        }
         answer.map_err(|error| self.change(error))
     }
 
@@ -243,6 +250,9 @@ impl<P: SecretProvider> SecretProvider for Outer<P> {
     async fn health(&self) -> Result<(), Error> {
         if self.flaw == Some(Flaw::ReadsForHealth) {
             self.inner.get(&"A".parse()?).await?;
+        }
+        if self.flaw == Some(Flaw::LooksAway) {
+            return Ok(());
         }
         self.inner.health().await
     }
@@ -319,6 +329,7 @@ impl Harness for Memory {
             expire: true,
             throttle: true,
             garble: true,
+            whole_health: true,
             stall: true,
             binary_values: true,
             empty_values: true,
@@ -458,6 +469,16 @@ async fn each_flaw_is_found_by_its_item() {
             Flaw::ClaimsWatch,
             "capabilities_are_true",
             "`watch` must be claimed exactly",
+        ),
+        (
+            Flaw::AsksAgain,
+            "get_missing",
+            "must not be asked for 3 times",
+        ),
+        (
+            Flaw::LooksAway,
+            "health",
+            "the health of a source that makes no sense",
         ),
         (
             Flaw::ReadsForHealth,

@@ -266,6 +266,14 @@ pub async fn health(h: &dyn Harness) -> Outcome {
     let reads = h.calls().reads - before;
     assert!(reads == 0, "a health check must be no read, and is {reads}");
 
+    if h.abilities().garble && h.abilities().whole_health {
+        h.garble().await;
+        let garbled = within("a health check", provider.health()).await;
+        let why = "the health of a source that makes no sense";
+        assert_error(&failure(garbled, why), None, ErrorKind::Malformed, why);
+        h.heal().await;
+        healthy(&provider, "after the source makes sense again").await;
+    }
     if h.abilities().network {
         h.break_network().await;
         let error = within("a health check", provider.health()).await;

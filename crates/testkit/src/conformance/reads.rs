@@ -58,7 +58,8 @@ fn is_trimmed(value: &str) -> bool {
         != value.trim_end_matches('\n')
 }
 
-/// A key that was never written is `NotFound`, which is permanent.
+/// A key that was never written is `NotFound`, which is permanent and, where calls are counted, costs
+/// one call, or two where the source has to confirm it.
 pub async fn get_missing(h: &dyn Harness) -> Outcome {
     let provider = h.provider();
     let [there] = good_keys(h);
@@ -71,7 +72,10 @@ pub async fn get_missing(h: &dyn Harness) -> Outcome {
         } else {
             "a key that is absent from an empty source"
         };
+        let before = h.calls().reads;
         assert_fails(&provider, &key(ABSENT), ErrorKind::NotFound, why).await;
+        let cost = h.calls().reads - before;
+        assert!(cost <= 2, "{why} must not be asked for {cost} times");
     }
     Outcome::Passed
 }
