@@ -427,18 +427,6 @@ mod unix {
     }
 }
 
-#[tokio::test]
-async fn the_first_notice_comes_when_the_watch_stands() {
-    let folder = folder(&[("A", b"a")]);
-    let mut notices = FileProvider::directory(folder.path()).watch().unwrap();
-    let first = tokio::time::timeout(PATIENCE, notices.next()).await;
-    assert_eq!(
-        first.expect("a notice").unwrap().unwrap(),
-        Change::All,
-        "whatever changed until then"
-    );
-}
-
 /// Reads at each notice until `key` is `value`.
 async fn told_until(notices: &mut ChangeStream, provider: &FileProvider, key: &str, value: &str) {
     let told = async {

@@ -21,17 +21,18 @@ const POLL: Duration = Duration::from_secs(2);
 const MAX_ENTRIES: usize = 10_000;
 const MAX_DEPTH: usize = 4;
 
-/// Starts to watch. What changes after this has returned is told, at the latest by the first notice:
-/// that one always comes, when the watch stands.
+/// Starts to watch. What changes after this has returned is told, which takes the first look here and
+/// now; the later ones are taken where they may block.
 pub(crate) fn start(config: &Config) -> ChangeStream {
     let (sender, stream) = ChangeStream::channel();
-    let patrol = Patrol {
+    let mut patrol = Patrol {
         target: Target::new(config),
         sender,
         watcher: None,
         anchor: None,
-        seen: None,
+        seen: 0,
     };
+    patrol.look();
     let mut tasks = JoinSet::new();
     tasks.spawn(patrol.run());
     stream.fed_by(tasks)
@@ -194,34 +195,36 @@ struct Patrol {
     sender: ChangeSender,
     watcher: Option<RecommendedWatcher>,
     anchor: Option<u64>,
-    /// What the last look saw.
-    seen: Option<u64>,
+    seen: u64,
 }
 
 impl Patrol {
     async fn run(mut self) {
         loop {
+            let watched = self.watcher.is_some();
+            tokio::time::sleep(if watched { SAFETY_NET } else { POLL }).await;
             // All of it walks through directories, which blocks.
-            let round = tokio::task::spawn_blocking(move || self.round().then_some(self));
+            let round = tokio::task::spawn_blocking(move || {
+                let heard = !self.look() || self.sender.send(Change::All);
+                heard.then_some(self)
+            });
             let Ok(Some(patrol)) = round.await else {
                 return;
             };
             self = patrol;
-            let watched = self.watcher.is_some();
-            tokio::time::sleep(if watched { SAFETY_NET } else { POLL }).await;
         }
     }
 
-    /// `false` when nobody listens any more.
-    fn round(&mut self) -> bool {
+    /// Whether it sees anything else than the last time.
+    fn look(&mut self) -> bool {
         let anchor = self.target.anchor();
         if self.watcher.is_none() && anchor.is_some() || anchor != self.anchor {
             self.watcher = self.target.watcher(&self.sender);
             self.anchor = anchor;
         }
         // After that, so that no change falls between.
-        let seen = Some(self.target.look());
-        std::mem::replace(&mut self.seen, seen) == seen || self.sender.send(Change::All)
+        let seen = self.target.look();
+        std::mem::replace(&mut self.seen, seen) != seen
     }
 }
 
