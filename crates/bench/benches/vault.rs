@@ -1,6 +1,6 @@
 //! What a hundred keys from Vault cost, in ten secrets and in a hundred, beside vaultrs and bare
 //! reqwest: the clients' part, on a server of this process that answers from memory. All read 16
-//! secrets at a time and hand out every field.
+//! secrets at a time, and vaultrs one by one as well, and hand out every field.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -103,12 +103,14 @@ fn vault(criterion: &mut Criterion) {
                 assert!(read.iter().all(Result::is_ok), "{read:?}");
             });
         });
-        group.bench_function(BenchmarkId::new("vaultrs", secrets), |bencher| {
-            bencher.iter(|| {
-                let reads = paths.iter().map(|path| with_vaultrs(&vaultrs, path));
-                count(runtime.block_on(join_bounded(AT_A_TIME, reads)));
+        for (name, at_a_time) in [("vaultrs", AT_A_TIME), ("vaultrs one by one", 1)] {
+            group.bench_function(BenchmarkId::new(name, secrets), |bencher| {
+                bencher.iter(|| {
+                    let reads = paths.iter().map(|path| with_vaultrs(&vaultrs, path));
+                    count(runtime.block_on(join_bounded(at_a_time, reads)));
+                });
             });
-        });
+        }
         group.bench_function(BenchmarkId::new("reqwest", secrets), |bencher| {
             bencher.iter(|| {
                 let reads = paths.iter().map(|path| with_reqwest(&bare, &base, path));
