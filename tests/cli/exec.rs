@@ -97,12 +97,42 @@ fn signals_do_to_the_program_what_they_do_by_default() {
 }
 
 #[test]
+fn what_is_ignored_for_a_program_it_ignores() {
+    let secrets = Secrets::new(&[("A", "1")]);
+    for watch in [&[][..], &["--watch"]] {
+        let run = secrets.run(watch, &["grep", "SigIgn", "/proc/self/status"]);
+        let mut nohup = Command::new("sh");
+        nohup
+            .args(["-c", "trap '' HUP; exec \"$0\" \"$@\""])
+            .arg(run.get_program())
+            .args(run.get_args());
+        let said = text(&nohup.output().unwrap().stdout);
+        let mask = said.trim().rsplit('\t').next().unwrap();
+        let mask = u64::from_str_radix(mask, 16).unwrap();
+        assert_eq!(mask & 1, 1, "{watch:?}: {said}");
+    }
+}
+
+#[test]
 fn a_program_given_more_than_the_system_takes_is_told_so() {
-    let value = "x".repeat(200_000);
-    let secrets = Secrets::new(&[("A", value)]);
+    let secrets = Secrets::new(&[("A", "x".repeat(200_000))]);
     let output = secrets.run(&[], &["true"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(126));
-    assert!(text(&output.stderr).contains("so large an environment"));
+    assert_eq!(output.status.code(), Some(65));
+    assert!(text(&output.stderr).contains("no variable can hold so much"));
+
+    let value = "x".repeat(120_000);
+    let names: Vec<String> = (0..100).map(|number| format!("A{number}")).collect();
+    let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), &*value)).collect();
+    let secrets = Secrets::new(&many);
+    for watch in [&[][..], &["--watch"]] {
+        let output = secrets.run(watch, &["true"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(126));
+        let said = text(&output.stderr);
+        assert!(
+            said.contains("`true` cannot be given so large an environment"),
+            "{said}"
+        );
+    }
 }
 
 #[test]

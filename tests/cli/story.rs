@@ -18,6 +18,7 @@ use crate::authjs::site::{Application, Browser};
 use crate::infisical::place::Place;
 use crate::support::tool;
 use crate::vault::server::{Bao, shared, unique};
+use crate::vault::tls::Authority;
 
 const SECRET: &str = "the late secret, thirty-two bytes or more";
 
@@ -179,7 +180,15 @@ async fn transcripts_of_remote_sources() {
     vault.write(json!({"AUTH_SECRET": canary.text()})).await;
     let bad = format!("{}&namespace=nowhere", vault.url);
     let elsewhere = vault.url.replace("/app?", "/nowhere?");
+    let policies = json!({"policies": ["default"]});
+    let nobody = vault.bao.root("POST", "auth/token/create", policies).await;
+    let nobody = nobody["auth"]["client_token"].as_str().unwrap();
+    let authority = Authority::new("Test");
+    let server = authority.sign(&["127.0.0.1"], |_| ());
+    let secure = Bao::with_tls(&server).await;
     let variables = [
+        ("NOBODY", nobody),
+        ("SECURE", &secure.address.to_string()),
         ("VAULT", vault.url.as_str()),
         ("BAD", &bad),
         ("ELSEWHERE", &elsewhere),

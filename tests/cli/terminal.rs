@@ -20,16 +20,23 @@ struct Terminal {
     keyboard: ChildStdin,
     screen: ChildStdout,
     seen: String,
+    /// All that was cleared.
+    shown: String,
 }
 
 impl Terminal {
     fn start(words: &[&str]) -> Self {
+        Self::start_with(words, &[])
+    }
+
+    fn start_with(words: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut process = Command::new("python3")
             .args(["-c", TERMINAL])
             .arg(binary())
             .args(words)
             .env("TERM", "xterm")
             .env_remove("NO_COLOR")
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -40,6 +47,7 @@ impl Terminal {
             screen: process.stdout.take().unwrap(),
             process,
             seen: String::new(),
+            shown: String::new(),
         }
     }
 
@@ -61,7 +69,7 @@ impl Terminal {
         let shown = timeout(Duration::from_secs(60), read).await;
         shown.unwrap_or_else(|_| panic!("it never shows {text}: {}", self.seen));
         let end = self.seen.find(text).unwrap() + text.len();
-        self.seen.drain(..end);
+        self.shown.extend(self.seen.drain(..end));
     }
 
     async fn ends(mut self) -> Option<i32> {
@@ -127,4 +135,44 @@ async fn who_waits_is_told_what_for() {
     secrets.write("A", b"1");
     terminal.shows("done").await;
     assert_eq!(terminal.ends().await, Some(0));
+}
+
+#[tokio::test]
+async fn who_interrupts_a_restart_ends_it() {
+    let secrets = Secrets::new(&[("A", "1")]);
+    let url = secrets.url();
+    let go = tempfile::tempdir().unwrap();
+    let go = go.path().join("go");
+    let script = format!(
+        "trap 'echo stopping; while test ! -e {0}; do sleep 0.05; done; exit 5' TERM
+        trap 'touch {0}' INT
+        echo \"started $A\"; while :; do sleep 0.05; done",
+        go.display()
+    );
+    let words = [
+        "run", "--from", &url, "--watch", "--", "bash", "-c", &script,
+    ];
+    let mut terminal = Terminal::start(&words);
+    terminal.shows("started 1").await;
+    secrets.write("A", b"2");
+    terminal.shows("stopping").await;
+    terminal.types("\x03").await;
+    assert_eq!(terminal.ends().await, Some(5));
+}
+
+#[tokio::test]
+async fn the_log_has_colours_unless_they_are_unwanted() {
+    let secrets = Secrets::new(&[("A", "1")]);
+    let from = secrets.url();
+    let words = ["run", "-v", "--from", &from, "--", "echo", "done"];
+    for (variables, colours) in [
+        (&[][..], true),
+        (&[("NO_COLOR", "1")], false),
+        (&[("TERM", "dumb")], false),
+    ] {
+        let mut terminal = Terminal::start_with(&words, variables);
+        terminal.shows("done").await;
+        assert_eq!(terminal.shown.contains("\x1b["), colours, "{variables:?}");
+        assert!(terminal.shown.contains("secret read"));
+    }
 }

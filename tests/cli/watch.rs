@@ -27,8 +27,11 @@ struct Supervised {
 impl Supervised {
     fn start(secrets: &Secrets, options: &[&str], script: &str) -> Self {
         let options = [options, &["-v"]].concat();
-        let command = secrets.run(&options, &["sh", "-c", script]);
-        let mut process = Command::from(command)
+        Self::of(Command::from(secrets.run(&options, &["sh", "-c", script])))
+    }
+
+    fn of(mut command: Command) -> Self {
+        let mut process = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -161,6 +164,8 @@ async fn only_a_changed_value_restarts_and_a_bad_one_never_does() {
     supervised.logged("it is there and empty").await;
     secrets.write("A", b"a\0b");
     supervised.logged("it holds a NUL").await;
+    secrets.write("A", "x".repeat(200_000).as_bytes());
+    supervised.logged("no variable can hold so much").await;
     assert_eq!(supervised.children(), std::slice::from_ref(&process));
     secrets.write("A", b"3");
     assert_eq!(supervised.line().await, "stopped");
@@ -259,4 +264,52 @@ async fn a_late_secret_is_waited_for() {
     assert_eq!(supervised.children(), [] as [String; 0]);
     secrets.write("A", b"late");
     assert_eq!(supervised.started().await.0, "late");
+}
+
+#[tokio::test]
+async fn a_program_that_heeds_a_signal_is_restarted_all_the_same() {
+    let secrets = Secrets::new(&[("A", "1")]);
+    let mut supervised = Supervised::start(&secrets, &["--watch"], PROGRAM);
+    supervised.started().await;
+    supervised.signal("HUP");
+    assert_eq!(supervised.line().await, "HUP");
+    secrets.write("A", b"2");
+    assert_eq!(supervised.line().await, "stopped");
+    assert_eq!(supervised.started().await.0, "2");
+}
+
+#[tokio::test]
+async fn a_program_that_ends_anyway_is_not_restarted() {
+    let secrets = Secrets::new(&[("A", "1")]);
+    // What it leaves does not let itself be asked, so that there is a while between two programs.
+    let script = "trap 'echo stopped; exit 4' TERM
+        (trap '' TERM; exec sleep 1000) &
+        echo \"$A $$\"; while :; do sleep 0.02; done";
+    let options = ["--watch", "--stop-timeout", "5s"];
+    let mut supervised = Supervised::start(&secrets, &options, script);
+    supervised.started().await;
+    secrets.write("A", b"2");
+    assert_eq!(supervised.line().await, "stopped");
+    supervised.signal("TERM");
+    assert_eq!(supervised.lines.next_line().await.unwrap(), None);
+    assert_eq!(supervised.ends().await.code(), Some(4));
+}
+
+#[tokio::test]
+async fn who_was_there_before_the_program_stays() {
+    let secrets = Secrets::new(&[("A", "1")]);
+    let run = secrets.run(&["--watch"], &["sh", "-c", PROGRAM]);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "sleep 1000 & echo \"$!\"; exec \"$0\" \"$@\""])
+        .arg(run.get_program())
+        .args(run.get_args());
+    let mut supervised = Supervised::of(command);
+    let before = supervised.line().await;
+    supervised.started().await;
+    secrets.write("A", b"2");
+    assert_eq!(supervised.line().await, "stopped");
+    assert_eq!(supervised.started().await.0, "2");
+    assert!(is_alive(&before));
+    kill("KILL", &before);
 }

@@ -11,4 +11,4 @@ mod login;
 mod place;
 pub(crate) mod server;
 mod states;
-mod tls;
+pub(crate) mod tls;

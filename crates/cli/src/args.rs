@@ -12,7 +12,6 @@ use secretwell::auth::Mode;
 
 use crate::exit::EXIT_STATUS;
 use crate::signals::Signal;
-use crate::supervise::OnChange;
 
 /// Run any program with its secrets, and see what a service would see.
 ///
@@ -101,7 +100,7 @@ pub(crate) enum Command {
     /// to sign with: at least 32 bytes, no placeholder, no pattern. In development that is a warning only.
     Check(Check),
     /// Find out why secrets cannot be read, and what to do about it
-    Doctor,
+    Doctor(Doctor),
     /// Write the secrets to standard output in a form that other tools read
     Export(Export),
     /// Write the completions of a shell to standard output
@@ -113,15 +112,6 @@ pub(crate) enum Command {
     Man {
         /// The command
         command: Option<String>,
-    },
-    /// What a supervisor starts: it ties its life to the supervisor's and becomes the program.
-    #[command(hide = true)]
-    Tied {
-        /// The supervisor's process.
-        supervisor: i32,
-        /// The program and its arguments.
-        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-        program: Vec<OsString>,
     },
 }
 
@@ -176,6 +166,25 @@ pub(crate) struct Run {
     pub(crate) program: Vec<OsString>,
 }
 
+/// What to do when the secrets have changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnChange {
+    Restart,
+    Signal(Signal),
+}
+
+impl FromStr for OnChange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "restart" => Ok(Self::Restart),
+            Some(("signal", name)) => name.parse().map(Self::Signal),
+            _ => Err("write `restart`, or `signal:HUP`".into()),
+        }
+    }
+}
+
 /// Which secrets, and as which variables.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Selection {
@@ -212,7 +221,8 @@ pub(crate) struct Reveal {
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// The keys that are needed; by default those of the profile, else all that the sources list
+    /// The keys that are needed; by default those of the profile, else all that the sources list, none of
+    /// which may be empty then
     #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
     pub(crate) require: Vec<SecretKey>,
 
@@ -223,6 +233,13 @@ pub(crate) struct Check {
     /// One mode; by default both
     #[arg(long, value_name = "production|development", value_parser = Mode::from_str)]
     pub(crate) mode: Option<Mode>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Keys that must be readable, besides those of the profile and all that the sources list
+    #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
+    pub(crate) require: Vec<SecretKey>,
 }
 
 #[derive(Debug, Args)]
@@ -253,7 +270,12 @@ pub(crate) enum Format {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| "write it like `30s` or `2m`".into())
+    const YEAR: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+    let duration = humantime::parse_duration(text).map_err(|_| "write it like `30s` or `2m`")?;
+    match duration <= YEAR {
+        true => Ok(duration),
+        false => Err("it is more than a year".into()),
+    }
 }
 
 fn mapping(text: &str) -> Result<(SecretKey, String), String> {

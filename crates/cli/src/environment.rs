@@ -9,6 +9,10 @@ use secretwell::{Error, ErrorKind, SecretKey, SecretValue};
 use crate::exit::Failure;
 use crate::read::Found;
 
+/// The longest name and value together that Linux gives to a program: 32 pages, less an equals sign and a NUL
+/// (`MAX_ARG_STRLEN`, execve(2)). Others have no such limit, but one for all variables together.
+const LONGEST: usize = 32 * 4096 - 2;
+
 /// How variables are named.
 #[derive(Debug, Clone)]
 pub(crate) struct Naming {
@@ -62,6 +66,13 @@ impl Naming {
                     Error::new(ErrorKind::Invalid, "it holds a NUL, which no variable can")
                         .for_key(key)
                         .hint("store it encoded, say in base64, or name the other keys by --only"),
+                );
+            }
+            if name.len() + secret.value.len() > LONGEST {
+                problems.push(
+                    Error::new(ErrorKind::TooLarge, "no variable can hold so much")
+                        .for_key(key)
+                        .hint("read it from a file instead, or name the other keys by --only"),
                 );
             }
             let value = secret.value.clone();

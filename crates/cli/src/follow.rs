@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use crate::environment::{Naming, Variable};
-use crate::read::{Wanted, read};
+use crate::read::{Found, Wanted, read};
 
 /// How long nothing must have changed, so that what changes together is told together, and the longest
 /// that this may take.
@@ -22,10 +22,13 @@ pub(crate) fn follow(
     resolver: Resolver,
     wanted: Wanted,
     naming: Naming,
-    keys: Vec<SecretKey>,
+    found: &[Found],
     mut known: Vec<Variable>,
 ) -> mpsc::UnboundedReceiver<Vec<Variable>> {
     let (tell, news) = mpsc::unbounded_channel();
+    let keys: Vec<SecretKey> = found.iter().map(|found| found.key.clone()).collect();
+    // What the program has, it goes on to have: that a secret is gone or empty is no news.
+    let mut held = with_value(found);
     tokio::spawn(async move {
         let mut watch = resolver.watch(&keys);
         let _ = resolver.get_many(&keys).await;
@@ -36,9 +39,16 @@ pub(crate) fn follow(
 
             let mut pause = QUIET;
             let new = loop {
+                let wanted = wanted.with(&held);
                 let found = read(resolver.provider(), &wanted, Duration::ZERO).await;
-                let failure = match found.and_then(|found| naming.variables(&found)) {
-                    Ok(new) => break new,
+                let failure = match found {
+                    Ok(found) => match naming.variables(&found) {
+                        Ok(new) => {
+                            held = with_value(&found);
+                            break new;
+                        }
+                        Err(failure) => failure,
+                    },
                     Err(failure) => failure,
                 };
                 for problem in failure.problems() {
@@ -56,21 +66,28 @@ pub(crate) fn follow(
     news
 }
 
+/// The keys of secrets that are not empty.
+fn with_value(found: &[Found]) -> Vec<SecretKey> {
+    let found = found.iter().filter(|found| !found.secret.value.is_blank());
+    found.map(|found| found.key.clone()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use secretwell::{MemoryProvider, SecretProvider};
 
     use super::*;
 
-    async fn following(memory: &MemoryProvider) -> mpsc::UnboundedReceiver<Vec<Variable>> {
-        let wanted = Wanted::Only(vec![SecretKey::parse("A").unwrap()]);
+    async fn following(
+        memory: &MemoryProvider,
+        wanted: Wanted,
+    ) -> mpsc::UnboundedReceiver<Vec<Variable>> {
         let found = read(memory, &wanted, Duration::ZERO).await.unwrap();
         let naming = Naming::new("", []);
         let known = naming.variables(&found).unwrap();
-        let keys = found.into_iter().map(|found| found.key).collect();
         let resolver = Resolver::new(memory.clone());
         assert!(resolver.provider().watch().is_some());
-        follow(resolver, wanted, naming, keys, known)
+        follow(resolver, wanted, naming, &found, known)
     }
 
     fn values(variables: &[Variable]) -> Vec<&str> {
@@ -80,34 +97,46 @@ mod tests {
         values.map(Result::unwrap).collect()
     }
 
+    fn only_a() -> Wanted {
+        Wanted::Only(vec![SecretKey::parse("A").unwrap()])
+    }
+
+    async fn assert_quiet(news: &mut mpsc::UnboundedReceiver<Vec<Variable>>) {
+        let nothing = timeout(Duration::from_secs(60), news.recv()).await;
+        nothing.unwrap_err();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn only_another_value_is_news_and_a_burst_is_told_once() {
         let memory = MemoryProvider::from_iter([("A", "1")]);
-        let mut news = following(&memory).await;
+        let mut news = following(&memory, only_a()).await;
         memory.set("A", "1").unwrap();
-        let nothing = timeout(Duration::from_secs(60), news.recv()).await;
-        nothing.unwrap_err();
+        assert_quiet(&mut news).await;
 
         for value in ["2", "3", "4"] {
             memory.set("A", value).unwrap();
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(values(&news.recv().await.unwrap()), ["4"]);
-        let nothing = timeout(Duration::from_secs(60), news.recv()).await;
-        nothing.unwrap_err();
+        assert_quiet(&mut news).await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_absent_or_blank_changes_nothing_until_it_is_good() {
-        let memory = MemoryProvider::from_iter([("A", "1")]);
-        let mut news = following(&memory).await;
-        memory.set("A", " ").unwrap();
-        let nothing = timeout(Duration::from_secs(60), news.recv()).await;
-        nothing.unwrap_err();
-        memory.remove("A").unwrap();
-        let nothing = timeout(Duration::from_secs(60), news.recv()).await;
-        nothing.unwrap_err();
-        memory.set("A", "2").unwrap();
-        assert_eq!(values(&news.recv().await.unwrap()), ["2"]);
+        let all = Wanted::All { require: vec![] };
+        for wanted in [only_a(), all] {
+            let memory = MemoryProvider::from_iter([("A", "1"), ("EMPTY", "")]);
+            let mut news = following(&memory, wanted.clone()).await;
+            memory.set("A", " ").unwrap();
+            assert_quiet(&mut news).await;
+            memory.remove("A").unwrap();
+            assert_quiet(&mut news).await;
+            memory.set("A", "2").unwrap();
+            let expected = match wanted {
+                Wanted::Only(_) => vec!["2"],
+                Wanted::All { .. } => vec!["2", ""],
+            };
+            assert_eq!(values(&news.recv().await.unwrap()), expected);
+        }
     }
 }

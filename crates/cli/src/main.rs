@@ -31,6 +31,7 @@ mod commands;
 mod environment;
 mod exit;
 mod follow;
+mod orphans;
 mod place;
 mod profile;
 mod program;
@@ -47,8 +48,16 @@ use clap::{CommandFactory, Parser};
 use args::{Arguments, Command};
 use exit::{Failure, Reason};
 use place::Setup;
+use program::Tied;
 
 fn main() -> ExitCode {
+    if let Some(tied) = Tied::from_arguments() {
+        let format = tied.format;
+        let failure = tied.become_program();
+        say::start_log(0, format);
+        say::report(&failure, format);
+        return failure.reason().status();
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -62,7 +71,7 @@ fn main() -> ExitCode {
         }
     };
     let format = arguments.log.log_format;
-    say::start_log(&arguments.log);
+    say::start_log(arguments.log.verbose, format);
     perform(arguments).unwrap_or_else(|failure| {
         say::report(&failure, format);
         failure.reason().status()
@@ -76,10 +85,6 @@ fn perform(arguments: Arguments) -> Result<ExitCode, Failure> {
         command,
     } = arguments;
     match &command {
-        Command::Tied {
-            supervisor,
-            program,
-        } => return Err(program::tied(*supervisor, program.clone())),
         Command::Completions { shell } => return completions(*shell),
         Command::Man { command } => return manual(command.as_deref()),
         _ => {}
@@ -101,11 +106,9 @@ fn perform(arguments: Arguments) -> Result<ExitCode, Failure> {
             Command::Get(get) => commands::get(&setup, &get, &log).await,
             Command::List => commands::list(&setup, &log).await,
             Command::Check(check) => commands::check(setup, &check, &log).await,
-            Command::Doctor => commands::doctor(&setup, &log).await,
+            Command::Doctor(doctor) => commands::doctor(&setup, &doctor, &log).await,
             Command::Export(export) => commands::export(&setup, &export, &log).await,
-            Command::Completions { .. } | Command::Man { .. } | Command::Tied { .. } => {
-                Ok(ExitCode::SUCCESS)
-            }
+            Command::Completions { .. } | Command::Man { .. } => Ok(ExitCode::SUCCESS),
         }
     })
 }

@@ -1,6 +1,6 @@
 //! Where the secrets are, and which of them count.
 
-use std::env;
+use std::env::{self, VarError};
 use std::sync::Arc;
 
 use secretwell::auth::Mode;
@@ -28,7 +28,13 @@ impl Setup {
     /// Finds the sources. An option is stronger than a variable, and a variable than the file.
     pub(crate) fn find(place: &Place) -> Result<Self, Failure> {
         let wants_profile = place.profile.is_some() || place.config.is_some();
-        let variable = env::var(FROM).unwrap_or_default();
+        let variable = match env::var(FROM) {
+            Err(VarError::NotUnicode(_)) => {
+                let message = format!("{FROM} is not text; write a source like `env://` into it");
+                return Err(Failure::new(Reason::Configuration, message));
+            }
+            variable => variable.unwrap_or_default(),
+        };
         let mut profile = Profile::default();
         let urls = match (&place.from[..], variable.trim()) {
             (from @ [_, ..], _) => {
@@ -40,6 +46,13 @@ impl Setup {
             ([], from) if !wants_profile && !from.is_empty() => vec![from.to_owned()],
             ([], _) if wants_profile || place.file().exists() => {
                 profile = read_profile(place)?;
+                if profile.from.is_empty() {
+                    let file = place.file().display();
+                    let message = format!(
+                        "{file}: the profile names no source; add `from = [\"…\"]`, or say --from"
+                    );
+                    return Err(Failure::new(Reason::Configuration, message));
+                }
                 std::mem::take(&mut profile.from)
             }
             ([], _) => Vec::new(),
@@ -63,18 +76,18 @@ impl Setup {
 
     /// The secrets that count: the command line's word, or else the profile's.
     pub(crate) fn wanted(&self, selection: &Selection) -> Wanted {
-        let only = match selection.only.is_empty() {
-            true => &self.profile.only,
-            false => &selection.only,
-        };
-        if !only.is_empty() {
-            return Wanted::Only(unique(only.iter().chain(&self.profile.require)));
+        let (profile, named) = (&self.profile, selection.map.iter().map(|(key, _)| key));
+        if !selection.only.is_empty() {
+            return Wanted::Only(unique(selection.only.iter().chain(named)));
+        }
+        let required = profile.require.iter().chain(named);
+        if !profile.only.is_empty() {
+            return Wanted::Only(unique(profile.only.iter().chain(required)));
         }
         // A name is given to a secret that there should be.
-        let named = selection.map.iter().chain(&self.profile.map);
-        let named = named.map(|(key, _)| key);
+        let mapped = profile.map.iter().map(|(key, _)| key);
         Wanted::All {
-            require: unique(self.profile.require.iter().chain(named)),
+            require: unique(required.chain(mapped)),
         }
     }
 

@@ -3,14 +3,19 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process;
 
+use crate::args::LogFormat;
 use crate::environment::Variable;
 use crate::exit::{Failure, Reason};
+
+/// The first word of a command line that is for [`Tied`].
+const TIED: &str = "--tied-to-supervisor";
 
 /// A program, its arguments, and whether it gets other variables than its secrets.
 #[derive(Debug, Clone)]
@@ -34,6 +39,13 @@ impl Program {
         command
     }
 
+    /// As it was asked for.
+    pub(crate) fn name(&self) -> &OsStr {
+        self.words
+            .first()
+            .map_or(OsStr::new(""), OsString::as_os_str)
+    }
+
     /// The program and its arguments, so that it is found even where it is given no PATH.
     fn found_words(&self) -> Vec<OsString> {
         let mut words = self.words.clone();
@@ -45,22 +57,25 @@ impl Program {
         words
     }
 
-    /// The program by way of [`tied`], so that it dies with this process.
+    /// The program by way of [`Tied`], so that it dies with this process.
     #[cfg(target_os = "linux")]
-    pub(crate) fn tied(&self) -> Self {
+    pub(crate) fn tied(&self, format: LogFormat) -> Self {
+        let format = match format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        let supervisor = process::getpid().as_raw_nonzero().to_string();
         // This very file, even when a newer one has taken its name.
-        let mut words: Vec<OsString> = vec!["/proc/self/exe".into(), "tied".into()];
-        words.push(process::getpid().as_raw_nonzero().to_string().into());
-        words.push("--".into());
-        words.extend(self.found_words());
+        let words = ["/proc/self/exe", TIED, format, &supervisor];
+        let words = words.into_iter().map(OsString::from);
         Self {
-            words,
+            words: words.chain(self.found_words()).collect(),
             pristine: self.pristine,
         }
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(crate) fn tied(&self) -> Self {
+    pub(crate) fn tied(&self, _: LogFormat) -> Self {
         self.clone()
     }
 }
@@ -73,7 +88,12 @@ fn find(name: &OsStr) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
         .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
+        .find(|file| is_executable(file))
+}
+
+fn is_executable(file: &Path) -> bool {
+    let metadata = file.metadata();
+    metadata.is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
 /// Takes the place of this process. Returns only when it cannot.
@@ -102,20 +122,45 @@ pub(crate) fn cannot_start(program: &OsStr, error: &std::io::Error) -> Failure {
     }
 }
 
-/// Becomes the program, after it has tied its life to that of the supervisor: when the supervisor dies, be
-/// it of `kill -9`, the system kills the program.
-pub(crate) fn tied(supervisor: i32, words: Vec<OsString>) -> Failure {
-    #[cfg(target_os = "linux")]
-    {
-        // An error means that this kernel cannot do it; then the program lives on, as elsewhere.
-        let _ = process::set_parent_process_death_signal(Some(process::Signal::KILL));
+/// What a supervisor starts: it ties its life to the supervisor's and becomes the program.
+pub(crate) struct Tied {
+    pub(crate) format: LogFormat,
+    supervisor: Option<i32>,
+    program: Program,
+}
+
+impl Tied {
+    /// What this process was started for, unless it is for whoever types commands.
+    pub(crate) fn from_arguments() -> Option<Self> {
+        let mut words = env::args_os().skip(1);
+        if words.next()? != TIED {
+            return None;
+        }
+        let format = match words.next()?.to_str()? {
+            "json" => LogFormat::Json,
+            _ => LogFormat::Text,
+        };
+        Some(Self {
+            format,
+            supervisor: words.next()?.to_str()?.parse().ok(),
+            program: Program {
+                words: words.collect(),
+                pristine: false,
+            },
+        })
     }
-    if process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(supervisor) {
-        return Failure::new(Reason::NotExecutable, "the supervisor is gone");
+
+    /// Becomes the program. When the supervisor dies from now on, be it of `kill -9`, the system kills the
+    /// program.
+    pub(crate) fn become_program(self) -> Failure {
+        #[cfg(target_os = "linux")]
+        {
+            // An error means that this kernel cannot do it; then the program lives on, as elsewhere.
+            let _ = process::set_parent_process_death_signal(Some(process::Signal::KILL));
+        }
+        if process::getppid().map(|pid| pid.as_raw_nonzero().get()) != self.supervisor {
+            return Failure::new(Reason::NotExecutable, "the supervisor is gone");
+        }
+        become_program(self.program.command(&[]))
     }
-    let program = Program {
-        words,
-        pristine: false,
-    };
-    become_program(program.command(&[]))
 }

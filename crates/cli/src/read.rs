@@ -20,6 +20,18 @@ pub(crate) enum Wanted {
     All { require: Vec<SecretKey> },
 }
 
+impl Wanted {
+    /// The same, and that these keys must be there.
+    pub(crate) fn with(&self, keys: &[SecretKey]) -> Self {
+        match self {
+            Self::Only(_) => self.clone(),
+            Self::All { require } => Self::All {
+                require: require.iter().chain(keys).cloned().collect(),
+            },
+        }
+    }
+}
+
 /// A secret that is there.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
@@ -104,7 +116,9 @@ pub(crate) async fn keys(
 ) -> Result<Vec<SecretKey>, Error> {
     let listed = provider.list(&KeyPrefix::root()).await;
     let mut all = listed.map_err(|error| match error.kind() {
-        ErrorKind::Denied | ErrorKind::Unsupported => error.hint("name the keys by --only KEY,KEY"),
+        ErrorKind::Denied | ErrorKind::Unsupported => error.hint(
+            "name the keys that are needed, by --only, or by --require of `check` and `doctor`",
+        ),
         _ => error,
     })?;
     for key in require {

@@ -11,6 +11,7 @@ use crate::place::Setup;
 use crate::program::{Program, become_program};
 use crate::read::{Found, read};
 use crate::say::with_progress;
+use crate::signals::end_when_told;
 use crate::supervise::Supervisor;
 
 /// Reads the secrets, and then becomes the program or looks after it.
@@ -18,7 +19,9 @@ pub(crate) async fn run(setup: Setup, run: Run, log: &Log) -> Result<ExitCode, F
     let wanted = setup.wanted(&run.selection);
     let naming = setup.naming(&run.selection);
     let what = || format!("reading the secrets from {}", setup.provider.source());
+    let waiting = end_when_told();
     let secrets = with_progress(log, what, read(&setup.provider, &wanted, run.wait)).await?;
+    drop(waiting);
     let variables = naming.variables(&secrets)?;
     for Found { key, secret } in &secrets {
         let source = secret.source.as_ref().unwrap_or(setup.provider.source());
@@ -32,14 +35,15 @@ pub(crate) async fn run(setup: Setup, run: Run, log: &Log) -> Result<ExitCode, F
     match run.watch {
         None => Err(become_program(program.command(&variables))),
         Some(on_change) => {
-            let keys = secrets.into_iter().map(|found| found.key).collect();
             let mut resolver = Resolver::builder(setup.provider);
             if let Some(ttl) = run.ttl {
                 resolver = resolver.ttl(ttl);
             }
-            let news = follow(resolver.build(), wanted, naming, keys, variables.clone());
+            let known = variables.clone();
+            let news = follow(resolver.build(), wanted, naming, &secrets, known);
             let supervisor = Supervisor {
                 program,
+                format: log.log_format,
                 on_change,
                 stop_signal: run.stop_signal,
                 stop_timeout: run.stop_timeout,

@@ -16,26 +16,28 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const CLEAR_LINE: &str = "\r\x1b[2K";
 
 /// Sets up the log: warnings, or more when asked for.
-pub(crate) fn start_log(log: &Log) {
-    let levels = Targets::new().with_default(match log.verbose {
+pub(crate) fn start_log(verbose: u8, format: LogFormat) {
+    let levels = Targets::new().with_default(match verbose {
         0 => LevelFilter::WARN,
         1 => LevelFilter::INFO,
         2 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     });
     // What these warn of, the command says in its own words.
-    let levels = match log.verbose {
+    let levels = match verbose {
         0 => levels
             .with_target("secretwell_core", LevelFilter::ERROR)
             .with_target("secretwell_http", LevelFilter::ERROR),
         _ => levels,
     };
-    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let set = |name| std::env::var_os(name).unwrap_or_default();
+    let no_colour = !set("NO_COLOR").is_empty() || set("TERM") == "dumb";
     let lines = tracing_subscriber::fmt::layer()
-        .with_target(log.verbose > 1)
+        .with_target(verbose > 1)
         .with_ansi(std::io::stderr().is_terminal() && !no_colour)
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
-    let log = match log.log_format {
+    let log = match format {
         LogFormat::Text => lines.without_time().boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
@@ -48,10 +50,18 @@ pub(crate) fn start_log(log: &Log) {
 pub(crate) fn report(failure: &Failure, format: LogFormat) {
     for problem in failure.problems() {
         match format {
-            LogFormat::Text => eprintln!("secretwell: {problem}"),
+            LogFormat::Text => error_text(&format!("secretwell: {problem}\n")),
             LogFormat::Json => tracing::error!("{problem}"),
         }
     }
+}
+
+/// Writes to standard error, which may be closed or full: then there is nobody to tell.
+fn error_text(text: &str) {
+    let mut error = std::io::stderr().lock();
+    let _ = error
+        .write_all(text.as_bytes())
+        .and_then(|()| error.flush());
 }
 
 /// Does `work`; when it takes more than a second and somebody watches, says what is waited for.
@@ -73,15 +83,14 @@ pub(crate) async fn with_progress<T>(
             biased;
             done = &mut work => {
                 if text.is_some() {
-                    eprint!("{CLEAR_LINE}");
-                    let _ = std::io::stderr().flush();
+                    error_text(CLEAR_LINE);
                 }
                 return done;
             }
             _ = ticks.tick() => {
                 let text = text.get_or_insert_with(|| what.take().map(|what| what()).unwrap_or_default());
-                eprint!("{CLEAR_LINE}secretwell: {text} ({} s)", start.elapsed().as_secs());
-                let _ = std::io::stderr().flush();
+                let seconds = start.elapsed().as_secs();
+                error_text(&format!("{CLEAR_LINE}secretwell: {text} ({seconds} s)"));
             }
         }
     }

@@ -9,7 +9,7 @@ use secretwell::{Error, ErrorKind, KeyPrefix, SecretKey, SecretProvider};
 use tokio::time::Instant;
 
 use super::write;
-use crate::args::Log;
+use crate::args::{Doctor, Log};
 use crate::exit::{Failure, Reason};
 use crate::place::Setup;
 use crate::say::with_progress;
@@ -24,8 +24,11 @@ struct Findings {
     worst: Option<Reason>,
 }
 
-pub(crate) async fn doctor(setup: &Setup, log: &Log) -> Result<ExitCode, Failure> {
+pub(crate) async fn doctor(setup: &Setup, doctor: &Doctor, log: &Log) -> Result<ExitCode, Failure> {
     let mut findings = Findings::default();
+    let profile = &setup.profile;
+    let required = [&doctor.require, &profile.require, &profile.only];
+    let required: Vec<SecretKey> = required.into_iter().flatten().cloned().collect();
     for url in setup
         .urls
         .iter()
@@ -33,7 +36,7 @@ pub(crate) async fn doctor(setup: &Setup, log: &Log) -> Result<ExitCode, Failure
     {
         let provider = secretwell::from_url(url)?;
         let what = || format!("asking {}", provider.source());
-        let examination = examine(url, &provider, &setup.profile.require, &mut findings);
+        let examination = examine(url, &provider, &required, &mut findings);
         with_progress(log, what, examination).await?;
     }
     write(findings.text.as_bytes())?;
@@ -76,10 +79,11 @@ async fn examine(
             keys.extend(listed);
         }
         Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
-            findings.warning(
-                "list",
-                &error.hint("name the keys that are needed by --only"),
-            );
+            let error = error.hint("name the keys that are needed, here by --require");
+            match keys.is_empty() {
+                true => findings.problem("list", &error),
+                false => findings.warning("list", &error),
+            }
         }
         Err(error) => findings.problem("list", &error),
     }
@@ -154,6 +158,23 @@ impl Findings {
                     "{seconds} s from the server's; certificates and tokens may be refused: set it right"
                 ),
             ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_may_differ_a_little() {
+        for (seconds, told) in [(0, "agrees"), (50, "agrees"), (3600, "s from the server's")] {
+            let apart = Duration::from_secs(seconds);
+            for theirs in [SystemTime::now() + apart, SystemTime::now() - apart] {
+                let mut findings = Findings::default();
+                findings.clock(theirs);
+                assert!(findings.text.contains(told), "{}", findings.text);
+            }
         }
     }
 }

@@ -82,8 +82,9 @@ fn manifest(name: &str, variables: &[Variable]) -> Result<String, Failure> {
             "a Secret's name has small letters, digits, `-` and `.`; give one by --name",
         ));
     }
-    let mut document =
-        format!("apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\ntype: Opaque\ndata:\n");
+    let mut document = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: \"{name}\"\ntype: Opaque\ndata:\n"
+    );
     for Variable { name, value } in variables {
         let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if !name.chars().all(fits) {
@@ -93,7 +94,8 @@ fn manifest(name: &str, variables: &[Variable]) -> Result<String, Failure> {
             ));
         }
         let value = BASE64_STANDARD.encode(value.expose_bytes());
-        document.push_str(&format!("  {name}: {value}\n"));
+        // In quotes, because `null`, `on` and `0000` are no text to YAML.
+        document.push_str(&format!("  \"{name}\": \"{value}\"\n"));
     }
     Ok(document)
 }

@@ -2,19 +2,20 @@
 
 use std::process::ExitCode;
 
-use secretwell::{KeyPrefix, SecretProvider};
+use secretwell::SecretProvider;
 
 use super::table::table;
 use super::write;
 use crate::args::Log;
 use crate::exit::Failure;
 use crate::place::Setup;
+use crate::read::keys;
 use crate::say::with_progress;
 
 pub(crate) async fn list(setup: &Setup, log: &Log) -> Result<ExitCode, Failure> {
     let provider = &setup.provider;
     let read = async {
-        let keys = provider.list(&KeyPrefix::root()).await?;
+        let keys = keys(provider, &[]).await?;
         let answers = provider.get_many(&keys).await;
         Ok::<_, Failure>((keys, answers))
     };
