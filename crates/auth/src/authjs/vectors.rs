@@ -12,7 +12,7 @@ use super::*;
 const VECTORS: &str = include_str!("../../fixtures/authjs-vectors.json");
 
 /// More of them, of what is wrong with a token in unusual ways.
-const MORE: &str = include_str!("vectors.json");
+const MORE: &str = include_str!("../../fixtures/authjs-further-vectors.json");
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
