@@ -79,13 +79,7 @@ impl Supervised {
 
     /// The children of the supervisor, living or not buried.
     fn children(&self) -> Vec<String> {
-        let process = self.process.id().unwrap().to_string();
-        let output = std::process::Command::new("ps")
-            .args(["--ppid", &process, "-o", "pid="])
-            .output()
-            .unwrap();
-        let output = super::text(&output.stdout);
-        output.split_whitespace().map(str::to_owned).collect()
+        children(&self.process.id().unwrap().to_string())
     }
 
     async fn ends(mut self) -> std::process::ExitStatus {
@@ -96,11 +90,21 @@ impl Supervised {
     }
 }
 
+/// By the shell's own `kill`, which is there where there is a shell.
 fn kill(signal: &str, process: &str) {
-    let status = std::process::Command::new("kill")
-        .args(["-s", signal, process])
+    let status = std::process::Command::new("sh")
+        .args(["-c", "kill -s \"$0\" \"$1\"", signal, process])
         .status();
     assert!(status.unwrap().success());
+}
+
+fn children(process: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let lists =
+        tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).unwrap());
+    let lists: Vec<String> = lists.collect();
+    let processes = lists.iter().flat_map(|list| list.split_whitespace());
+    processes.map(str::to_owned).collect()
 }
 
 fn is_alive(process: &str) -> bool {
@@ -193,15 +197,7 @@ async fn a_program_that_does_not_stop_is_killed_with_what_it_has_left() {
     let options = ["--watch", "--stop-timeout", "300ms"];
     let mut supervised = Supervised::start(&secrets, &options, script);
     let (_, first) = supervised.started().await;
-    let group = |leader: &str| {
-        let mut ps = std::process::Command::new("ps");
-        let output = ps.args(["--ppid", leader, "-o", "pid="]).output();
-        let pids = super::text(&output.unwrap().stdout);
-        pids.split_whitespace()
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
-    let left = group(&first);
+    let left = children(&first);
     assert!(left.len() >= 2, "{left:?}");
     secrets.write("A", b"2");
     let (secret, second) = supervised.started().await;
@@ -210,7 +206,7 @@ async fn a_program_that_does_not_stop_is_killed_with_what_it_has_left() {
     assert!(left.iter().all(|process| !is_alive(process)));
     assert_eq!(supervised.children(), std::slice::from_ref(&second));
     // An end of its own has the same end for what it leaves.
-    let left = group(&second);
+    let left = children(&second);
     kill("KILL", &second);
     assert_eq!(supervised.ends().await.signal(), Some(9));
     assert!(left.iter().all(|process| !is_alive(process)));
