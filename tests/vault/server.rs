@@ -80,7 +80,8 @@ impl Process {
     }
 
     fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.id]).status();
+        let kill = ["-c", "kill -s \"$0\" \"$1\"", name, &self.id];
+        let status = Command::new("sh").args(kill).status();
         assert!(status.unwrap().success(), "kill -s {name} {}", self.id);
     }
 }
