@@ -6,6 +6,7 @@ mod cache;
 mod config;
 mod crew;
 mod keeper;
+mod landing;
 mod ledger;
 mod resolved;
 mod shared;
