@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use secretwell_core::{Error, ErrorKind, Resolved, SecretKey};
+
 use crate::scrub::scrub;
 use crate::{Generation, KeyRing, Mode};
-use secretwell_core::{Error, ErrorKind, Resolved, SecretKey};
 
 /// What a builder may want to know beside the secrets themselves.
 #[derive(Debug, Clone)]
