@@ -84,6 +84,23 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[command(flatten)]
+    WithSecrets(WithSecrets),
+    /// Write the completions of a shell to standard output
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual page, or that of one command, to standard output
+    Man {
+        /// The command
+        command: Option<String>,
+    },
+}
+
+/// The commands that need to know where the secrets are.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WithSecrets {
     /// Run a program with its secrets in its environment
     ///
     /// Nothing is started unless all that is needed is there; all problems are told at once. The program
@@ -103,16 +120,6 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Write the secrets to standard output in a form that other tools read
     Export(Export),
-    /// Write the completions of a shell to standard output
-    Completions {
-        /// The shell
-        shell: Shell,
-    },
-    /// Write the manual page, or that of one command, to standard output
-    Man {
-        /// The command
-        command: Option<String>,
-    },
 }
 
 #[derive(Debug, Args)]

@@ -100,9 +100,6 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self {
-            reason: Reason::of(error.kind()),
-            problems: vec![error.to_string()],
-        }
+        Self::new(Reason::of(error.kind()), error.to_string())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use secretwell::{Resolver, SecretKey};
+use secretwell::{Error, Resolved, Resolver, SecretKey};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
@@ -22,18 +22,27 @@ pub(crate) fn follow(
     resolver: Resolver,
     wanted: Wanted,
     naming: Naming,
-    found: &[Found],
+    found: Vec<Found>,
     mut known: Vec<Variable>,
 ) -> mpsc::UnboundedReceiver<Vec<Variable>> {
     let (tell, news) = mpsc::unbounded_channel();
     let keys: Vec<SecretKey> = found.iter().map(|found| found.key.clone()).collect();
     // What the program has, it goes on to have: that a secret is gone or empty is no news.
-    let mut held = with_value(found);
+    let mut held = with_value(&found);
     tokio::spawn(async move {
+        let answers = resolver.get_many(&keys).await;
         let mut watch = resolver.watch(&keys);
-        let _ = resolver.get_many(&keys).await;
+        let is_same = |(answer, found): (&Result<Resolved, Error>, &Found)| {
+            answer
+                .as_ref()
+                .is_ok_and(|now| now.value == found.secret.value)
+        };
+        // What has changed since the program's secrets were read is news, too.
+        let mut is_old = !answers.iter().zip(&found).all(is_same);
         while !tell.is_closed() {
-            watch.changed().await;
+            if !std::mem::take(&mut is_old) {
+                watch.changed().await;
+            }
             let end = Instant::now() + LONGEST;
             while Instant::now() < end && timeout(QUIET, watch.changed()).await.is_ok() {}
 
@@ -87,7 +96,7 @@ mod tests {
         let known = naming.variables(&found).unwrap();
         let resolver = Resolver::new(memory.clone());
         assert!(resolver.provider().watch().is_some());
-        follow(resolver, wanted, naming, &found, known)
+        follow(resolver, wanted, naming, found, known)
     }
 
     fn values(variables: &[Variable]) -> Vec<&str> {
@@ -118,6 +127,19 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(values(&news.recv().await.unwrap()), ["4"]);
+        assert_quiet(&mut news).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_changed_before_it_is_followed_is_news() {
+        let memory = MemoryProvider::from_iter([("A", "1")]);
+        let found = read(&memory, &only_a(), Duration::ZERO).await.unwrap();
+        let naming = Naming::new("", []);
+        let known = naming.variables(&found).unwrap();
+        memory.set("A", "2").unwrap();
+        let resolver = Resolver::new(memory);
+        let mut news = follow(resolver, only_a(), naming, found, known);
+        assert_eq!(values(&news.recv().await.unwrap()), ["2"]);
         assert_quiet(&mut news).await;
     }
 

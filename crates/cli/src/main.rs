@@ -45,7 +45,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, WithSecrets};
 use exit::{Failure, Reason};
 use place::Setup;
 use program::Tied;
@@ -84,11 +84,11 @@ fn perform(arguments: Arguments) -> Result<ExitCode, Failure> {
         log,
         command,
     } = arguments;
-    match &command {
-        Command::Completions { shell } => return completions(*shell),
+    let command = match command {
+        Command::Completions { shell } => return completions(shell),
         Command::Man { command } => return manual(command.as_deref()),
-        _ => {}
-    }
+        Command::WithSecrets(command) => command,
+    };
     let setup = Setup::find(&place)?;
     // One thread: it is little that there is to do, and what a supervisor starts is tied to it.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -102,13 +102,12 @@ fn perform(arguments: Arguments) -> Result<ExitCode, Failure> {
     })?;
     runtime.block_on(async {
         match command {
-            Command::Run(run) => run::run(setup, run, &log).await,
-            Command::Get(get) => commands::get(&setup, &get, &log).await,
-            Command::List => commands::list(&setup, &log).await,
-            Command::Check(check) => commands::check(setup, &check, &log).await,
-            Command::Doctor(doctor) => commands::doctor(&setup, &doctor, &log).await,
-            Command::Export(export) => commands::export(&setup, &export, &log).await,
-            Command::Completions { .. } | Command::Man { .. } => Ok(ExitCode::SUCCESS),
+            WithSecrets::Run(run) => run::run(setup, run, &log).await,
+            WithSecrets::Get(get) => commands::get(&setup, &get, &log).await,
+            WithSecrets::List => commands::list(&setup, &log).await,
+            WithSecrets::Check(check) => commands::check(setup, &check, &log).await,
+            WithSecrets::Doctor(doctor) => commands::doctor(&setup, &doctor, &log).await,
+            WithSecrets::Export(export) => commands::export(&setup, &export, &log).await,
         }
     })
 }
@@ -134,10 +133,9 @@ fn manual(name: Option<&str>) -> Result<ExitCode, Failure> {
                     "there is no such command; see `secretwell --help`",
                 )
             })?;
-            {
-                let title = format!("secretwell-{name}");
-                found.name(clap::builder::Str::from(title.leak() as &'static str))
-            }
+            // Names are static to the parser, and this process shows one page.
+            let title: &'static str = format!("secretwell-{name}").leak();
+            found.name(title)
         }
     };
     let mut text = Vec::new();

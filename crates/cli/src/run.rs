@@ -40,7 +40,7 @@ pub(crate) async fn run(setup: Setup, run: Run, log: &Log) -> Result<ExitCode, F
                 resolver = resolver.ttl(ttl);
             }
             let known = variables.clone();
-            let news = follow(resolver.build(), wanted, naming, &secrets, known);
+            let news = follow(resolver.build(), wanted, naming, secrets, known);
             let supervisor = Supervisor {
                 program,
                 format: log.log_format,
