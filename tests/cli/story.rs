@@ -72,13 +72,12 @@ impl Vault {
 
 /// Infisical as a source, and the variable that its client secret is in.
 fn infisical(place: &Place) -> (String, (&'static str, String)) {
-    let mut url = String::from("infisical+http://");
-    let mut secret = String::new();
-    let [server, project, environment, folder, id, client_secret] =
+    let [server, project, environment, folder, id, secret] =
         place.for_clients().map(|(_, value)| value);
-    url += server.trim_start_matches("http://");
-    url += &format!("/{project}/{environment}{folder}?auth=universal&client_id={id}");
-    secret += &client_secret;
+    let server = server.trim_start_matches("http://");
+    let url = format!(
+        "infisical+http://{server}/{project}/{environment}{folder}?auth=universal&client_id={id}"
+    );
     (url, ("INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET", secret))
 }
 
@@ -186,7 +185,7 @@ async fn transcripts_of_remote_sources() {
     let authority = Authority::new("Test");
     let server = authority.sign(&["127.0.0.1"], |_| ());
     let secure = Bao::with_tls(&server).await;
-    let variables = [
+    let mut variables = [
         ("NOBODY", nobody),
         ("SECURE", &secure.address.to_string()),
         ("VAULT", vault.url.as_str()),
@@ -196,7 +195,6 @@ async fn transcripts_of_remote_sources() {
         ("ADDRESS", &vault.bao.address.to_string()),
     ];
     // Longer values first, so that they are told by their own names.
-    let mut variables = variables;
     variables.sort_by_key(|(_, value)| std::cmp::Reverse(value.len()));
     tokio::task::block_in_place(|| play("vault", &variables));
 
