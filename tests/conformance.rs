@@ -10,7 +10,7 @@ use secretwell::{
     EnvProvider, Environment, FileProvider, MemoryProvider, SecretKey, SecretProvider,
     SecretProviderExt,
 };
-use secretwell_testkit::{Abilities, Harness, conformance_tests};
+use secretwell_testkit::{Harness, Supports, conformance_tests};
 use tempfile::TempDir;
 
 use crate::support::replace;
@@ -43,12 +43,12 @@ impl Harness for Memory {
         self.0.remove(key).unwrap();
     }
 
-    fn abilities(&self) -> Abilities {
-        Abilities {
+    fn supports(&self) -> Supports {
+        Supports {
             binary_values: true,
             empty_values: true,
             quiet_runtime: true,
-            ..Abilities::default()
+            ..Supports::default()
         }
     }
 }
@@ -82,12 +82,12 @@ impl Harness for Chained {
         self.memory.remove(format!("app/{key}")).unwrap();
     }
 
-    fn abilities(&self) -> Abilities {
-        Abilities {
+    fn supports(&self) -> Supports {
+        Supports {
             binary_values: true,
             empty_values: true,
             quiet_runtime: true,
-            ..Abilities::default()
+            ..Supports::default()
         }
     }
 }
@@ -137,12 +137,12 @@ impl Harness for Renamed {
         self.memory.remove(Self::inner(key)).unwrap();
     }
 
-    fn abilities(&self) -> Abilities {
-        Abilities {
+    fn supports(&self) -> Supports {
+        Supports {
             binary_values: true,
             empty_values: true,
             quiet_runtime: true,
-            ..Abilities::default()
+            ..Supports::default()
         }
     }
 
@@ -174,7 +174,7 @@ impl Default for Env {
     fn default() -> Self {
         let variables = Variables::default();
         Self {
-            provider: Arc::new(EnvProvider::over(variables.clone(), "APP_")),
+            provider: Arc::new(EnvProvider::with_environment(variables.clone(), "APP_")),
             variables,
         }
     }
@@ -191,7 +191,10 @@ impl Harness for Env {
     }
 
     fn another(&self) -> Option<Arc<dyn SecretProvider>> {
-        Some(Arc::new(EnvProvider::over(self.variables.clone(), "APP_")))
+        Some(Arc::new(EnvProvider::with_environment(
+            self.variables.clone(),
+            "APP_",
+        )))
     }
 
     async fn seed(&self, key: &SecretKey, value: &[u8]) {
@@ -207,12 +210,12 @@ impl Harness for Env {
         self.variables.0.lock().unwrap().remove(&variable(key));
     }
 
-    fn abilities(&self) -> Abilities {
-        Abilities {
+    fn supports(&self) -> Supports {
+        Supports {
             empty_values: true,
             flat_names: true,
             quiet_runtime: true,
-            ..Abilities::default()
+            ..Supports::default()
         }
     }
 }
@@ -250,12 +253,12 @@ impl Harness for Directory {
         std::fs::remove_file(self.folder.path().join(key.as_str())).unwrap();
     }
 
-    fn abilities(&self) -> Abilities {
-        Abilities {
+    fn supports(&self) -> Supports {
+        Supports {
             binary_values: true,
             empty_values: true,
             quiet_runtime: true,
-            ..Abilities::default()
+            ..Supports::default()
         }
     }
 
@@ -279,7 +282,7 @@ impl Layered {
 
     fn over(directory: &Directory) -> Arc<dyn SecretProvider> {
         let files = FileProvider::directory(directory.folder.path()).keep_trailing_newline();
-        Arc::new(EnvProvider::over(Variables::default(), "").or_else(files))
+        Arc::new(EnvProvider::with_environment(Variables::default(), "").or_else(files))
     }
 }
 
@@ -301,8 +304,8 @@ impl Harness for Layered {
         self.directory.delete(key).await;
     }
 
-    fn abilities(&self) -> Abilities {
-        self.directory.abilities()
+    fn supports(&self) -> Supports {
+        self.directory.supports()
     }
 
     fn max_value(&self) -> Option<usize> {
@@ -458,15 +461,15 @@ impl Harness for Document {
         self.write();
     }
 
-    fn abilities(&self) -> Abilities {
-        Abilities {
+    fn supports(&self) -> Supports {
+        Supports {
             empty_values: true,
             json_values: self.name != ".env",
             flat_names: self.name == ".env",
             garble: true,
             whole_health: true,
             quiet_runtime: true,
-            ..Abilities::default()
+            ..Supports::default()
         }
     }
 

@@ -274,7 +274,7 @@ fn put(folder: &Path, value: &str) {
 async fn the_canary_is_nowhere_on_the_way_through_a_whole_service() {
     let (log, canary) = (
         CanaryLog::install(),
-        Canary::of(Canary::new("secret").text().replace(['"', '\\'], "x")),
+        Canary::from_text(Canary::new("secret").text().replace(['"', '\\'], "x")),
     );
     let memory = MemoryProvider::new();
     let auth = lazy(Resolver::new(memory.clone()), Mode::Production);

@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use secretwell::auth::{
-    BuildContext, BuildError, KeyRing, LazyAuth, LazyAuthBuilder, Mode, NotReady, State, Strength,
-    Verdict,
+    BuildContext, BuildError, KeyRing, LazyAuth, LazyAuthBuilder, Mode, NotReady, SecretPolicy,
+    State, Status,
 };
 use secretwell::{ErrorKind, ExposeSecret, MemoryProvider, Resolver, SecretString};
 use secretwell_testkit::{Canary, CanaryLog, FaultyProvider, Step};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::support::{down, key, pass, secs, settle, source};
+use crate::support::{down, key, origin, pass, secs, settle};
 
 mod preflight;
 
@@ -38,10 +38,10 @@ impl Built {
     fn ring(&self) -> (&str, Vec<&str>) {
         let verifying = self
             .ring
-            .verifying()
+            .iter()
             .map(|value| value.expose_text().unwrap())
             .collect();
-        (self.ring.signing().expose_text().unwrap(), verifying)
+        (self.ring.primary().expose_text().unwrap(), verifying)
     }
 }
 
@@ -78,7 +78,7 @@ fn stage_with(
     let builder = LazyAuth::builder(resolver)
         .mode(Mode::Production)
         .activation_delay(secs(10))
-        .grace(secs(60));
+        .grace_period(secs(60));
     let auth = settings(builder).build(move |secrets: Secrets, context: BuildContext| {
         count.fetch_add(1, Ordering::SeqCst);
         async move {
@@ -115,7 +115,7 @@ async fn construction_asks_nothing_and_the_first_use_starts_it() {
     assert!(
         stage.auth.peek().is_none()
             && stage.auth.with(|_| ()).is_none()
-            && stage.auth.handle().is_none()
+            && stage.auth.reader().is_none()
     );
     let built = stage.auth.get().await.unwrap();
     assert_eq!(
@@ -317,7 +317,7 @@ async fn a_builder_that_rejects_or_hangs_is_told_without_its_secret_and_not_hamm
 async fn rotation_verifies_at_once_signs_later_and_ends_the_old_after_the_grace() {
     let stage = stage(&[("AUTH_SECRET", FIRST)]);
     stage.auth.get().await.unwrap();
-    let (mut handle, start) = (stage.auth.handle().unwrap(), Instant::now());
+    let (mut handle, start) = (stage.auth.reader().unwrap(), Instant::now());
     stage.memory.set("AUTH_SECRET", SECOND).unwrap();
     let mut states = stage.auth.watch_state();
     states
@@ -445,7 +445,7 @@ async fn rebuild_reads_anew_and_builds_even_from_the_same() {
 #[tokio::test(start_paused = true)]
 async fn rebuild_sees_what_was_written_since_the_last_one_and_asks_once_a_second() {
     // Without notices, so that nothing else has it read anew.
-    let (memory, faulty) = source(&[("AUTH_SECRET", FIRST)]);
+    let (memory, faulty) = origin(&[("AUTH_SECRET", FIRST)]);
     let resolver = Resolver::builder(faulty.clone()).ttl(secs(100)).build();
     let auth = LazyAuth::infallible(resolver, |secrets: Secrets, _| {
         secrets.auth_secret.expose_secret().to_owned()
@@ -511,7 +511,7 @@ async fn development_makes_up_a_secret_that_lasts_and_says_so() {
     assert_eq!(made_up.len(), 64);
     assert_eq!(stage.auth.rebuild().await.unwrap().secret, made_up);
     assert_eq!(log.lines_with("a random one is used").len(), 1);
-    log.assert_clean(&[&Canary::of(made_up)]);
+    log.assert_clean(&[&Canary::from_text(made_up)]);
     // The real one takes over when it comes.
     stage.memory.set("AUTH_SECRET", FIRST).unwrap();
     let mut states = stage.auth.watch_state();

@@ -25,7 +25,7 @@ async fn it_allocates_nothing() {
         ready(Ok::<_, BuildError>(secrets.secret))
     });
     drop(auth.get().await.unwrap());
-    let mut handle = auth.handle().unwrap();
+    let mut handle = auth.reader().unwrap();
     // The first look of a thread may.
     assert!(auth.with(|_| ()).is_some());
     assert!(resolver.get("secret").await.is_ok());

@@ -4,15 +4,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secretwell::{Capabilities, ErrorKind, MemoryProvider, Resolver, Secret, Version};
+use secretwell::backend::Capabilities;
+use secretwell::{ErrorKind, MemoryProvider, Resolver, Secret, Version};
 use secretwell_testkit::{Canary, CanaryLog, FaultyProvider, Step};
 use tokio::time::Instant;
 
-use crate::support::{down, key, keys, pass, resolver, secs, settle, source, text};
+use crate::support::{down, key, keys, origin, pass, resolver, secs, settle, text};
 
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_callers_cause_one_call() {
-    let (_, faulty) = source(&[("K", "v")]);
+    let (_, faulty) = origin(&[("K", "v")]);
     faulty.next(Step::Delay(Duration::from_millis(50)));
     let resolver = resolver(faulty.clone());
     let mut callers = tokio::task::JoinSet::new();
@@ -49,7 +50,7 @@ async fn a_hundred_keys_are_read_side_by_side() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_leader_leaves_the_others_served() {
-    let (_, faulty) = source(&[("K", "v")]);
+    let (_, faulty) = origin(&[("K", "v")]);
     faulty.next(Step::Delay(secs(1)));
     let resolver = resolver(faulty.clone());
     let leader = tokio::spawn({
@@ -69,7 +70,7 @@ async fn a_cancelled_leader_leaves_the_others_served() {
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_fails_its_callers_and_the_next_call_works() {
-    let (_, faulty) = source(&[("K", "v")]);
+    let (_, faulty) = origin(&[("K", "v")]);
     faulty.next(Step::Panic);
     let resolver = resolver(faulty.clone());
     let (one, two) = tokio::join!(resolver.get("K"), resolver.get("K"));
@@ -79,7 +80,7 @@ async fn a_panic_fails_its_callers_and_the_next_call_works() {
 
 #[tokio::test(start_paused = true)]
 async fn too_few_answers_are_malformed_and_a_hang_ends_at_the_deadline() {
-    let (_, faulty) = source(&[("A", "a"), ("B", "b")]);
+    let (_, faulty) = origin(&[("A", "a"), ("B", "b")]);
     faulty.next(Step::Short);
     let resolver = Resolver::builder(faulty.clone()).deadline(secs(7)).build();
     let answers = resolver.get_many(&keys(&["A", "B"])).await;
@@ -100,7 +101,7 @@ async fn too_few_answers_are_malformed_and_a_hang_ends_at_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_in_use_is_refreshed_before_its_ttl_ends_and_an_idle_one_is_not() {
-    let (memory, faulty) = source(&[("USED", "1"), ("IDLE", "1")]);
+    let (memory, faulty) = origin(&[("USED", "1"), ("IDLE", "1")]);
     let resolver = resolver(faulty.clone());
     text(&resolver, "IDLE").await;
     text(&resolver, "USED").await;
@@ -130,7 +131,7 @@ async fn a_key_in_use_is_refreshed_before_its_ttl_ends_and_an_idle_one_is_not() 
 
 #[tokio::test(start_paused = true)]
 async fn what_is_due_is_handed_out_and_refreshed_behind() {
-    let (memory, faulty) = source(&[("K", "1")]);
+    let (memory, faulty) = origin(&[("K", "1")]);
     let resolver = resolver(faulty.clone());
     text(&resolver, "K").await;
     memory.set("K", "2").unwrap();
@@ -193,7 +194,7 @@ async fn refreshes_of_a_thousand_keys_are_spread_over_a_tenth_of_the_ttl() {
 
 #[tokio::test(start_paused = true)]
 async fn keys_of_a_batching_source_stay_together() {
-    let (_, faulty) = source(&[("A", "a"), ("B", "b"), ("C", "c")]);
+    let (_, faulty) = origin(&[("A", "a"), ("B", "b"), ("C", "c")]);
     let resolver = resolver(faulty.clone());
     let asked = keys(&["A", "B", "C"]);
     resolver.get_many(&asked).await;
@@ -204,7 +205,7 @@ async fn keys_of_a_batching_source_stay_together() {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_answer_changes_nothing() {
-    let (memory, faulty) = source(&[("K", "old")]);
+    let (memory, faulty) = origin(&[("K", "old")]);
     let resolver = resolver(faulty.clone());
     // The first call takes its answer at once and brings it late; the second overtakes it.
     faulty.next(Step::Late(secs(10)));
@@ -214,7 +215,7 @@ async fn a_late_answer_changes_nothing() {
     });
     settle().await;
     memory.set("K", "new").unwrap();
-    let forced = resolver.refresh_now(&keys(&["K"])).await;
+    let forced = resolver.refresh(&keys(&["K"])).await;
     assert_eq!(forced[0].as_ref().unwrap().value.expose_bytes(), b"new");
     assert_eq!(
         slow.await.unwrap(),
@@ -226,13 +227,13 @@ async fn a_late_answer_changes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn an_older_version_never_replaces_a_newer_one() {
-    let (memory, faulty) = source(&[("K", "one")]);
+    let (memory, faulty) = origin(&[("K", "one")]);
     let resolver = resolver(faulty.clone());
     memory.set("K", "two").unwrap();
     assert_eq!(text(&resolver, "K").await, "two");
     let lagging = Secret::new("one").with_version(Version::numbered(1));
-    faulty.next(Step::Answer(lagging));
-    let answer = resolver.refresh_now(&keys(&["K"])).await.remove(0).unwrap();
+    faulty.next(Step::Return(lagging));
+    let answer = resolver.refresh(&keys(&["K"])).await.remove(0).unwrap();
     assert_eq!(answer.value.expose_bytes(), b"two");
     assert!(
         answer.freshness.is_stale(),
@@ -244,10 +245,10 @@ async fn an_older_version_never_replaces_a_newer_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leased_value_is_replaced_before_its_end_and_never_used_after() {
-    let (_, faulty) = source(&[]);
+    let (_, faulty) = origin(&[]);
     let lease = |value: &str| Secret::new(value).valid_for(secs(20));
-    faulty.next(Step::Answer(lease("first")));
-    faulty.next(Step::Answer(lease("second")));
+    faulty.next(Step::Return(lease("first")));
+    faulty.next(Step::Return(lease("second")));
     faulty.always(Step::Fail(down()));
     let resolver = resolver(faulty.clone());
     text(&resolver, "K").await;
@@ -282,7 +283,7 @@ async fn the_thousand_and_first_key_puts_out_the_least_recently_read() {
     assert_eq!(resolver.len(), 999);
 
     // With the order of reading known, the coldest goes.
-    let (_, faulty) = source(&[("A", "a"), ("B", "b"), ("C", "c")]);
+    let (_, faulty) = origin(&[("A", "a"), ("B", "b"), ("C", "c")]);
     let small = Resolver::builder(faulty).max_entries(2).build();
     text(&small, "A").await;
     text(&small, "B").await;
@@ -297,7 +298,7 @@ async fn the_thousand_and_first_key_puts_out_the_least_recently_read() {
 
 #[tokio::test(start_paused = true)]
 async fn refresh_now_resets_backoff_and_is_rate_limited_without_a_wait() {
-    let (memory, faulty) = source(&[]);
+    let (memory, faulty) = origin(&[]);
     let resolver = resolver(faulty.clone());
     faulty.always(Step::Fail(down()));
     let outage = Instant::now();
@@ -314,17 +315,17 @@ async fn refresh_now_resets_backoff_and_is_rate_limited_without_a_wait() {
     faulty.heal();
     assert!(resolver.get("K").await.is_err(), "still in its backoff");
     let start = Instant::now();
-    assert!(resolver.refresh_now(&keys(&["K"])).await[0].is_ok());
+    assert!(resolver.refresh(&keys(&["K"])).await[0].is_ok());
     let calls = faulty.calls();
     for _ in 0..100 {
-        assert!(resolver.refresh_now(&keys(&["K"])).await[0].is_ok());
+        assert!(resolver.refresh(&keys(&["K"])).await[0].is_ok());
     }
     assert_eq!((faulty.calls(), start.elapsed()), (calls, Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_rejected_version_is_read_again_unless_another_is_held() {
-    let (memory, faulty) = source(&[("K", "one")]);
+    let (memory, faulty) = origin(&[("K", "one")]);
     let resolver = resolver(faulty.clone());
     let one = resolver.get("K").await.unwrap();
     memory.set("K", "two").unwrap();
@@ -343,7 +344,7 @@ async fn a_rejected_version_is_read_again_unless_another_is_held() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_keeps_its_keys_fresh_and_tells_of_values_not_versions() {
-    let (memory, faulty) = source(&[("K", "one")]);
+    let (memory, faulty) = origin(&[("K", "one")]);
     let resolver = resolver(faulty.clone());
     text(&resolver, "K").await;
     let mut watch = resolver.watch(&keys(&["K", "LATE"]));
@@ -384,7 +385,7 @@ async fn a_watch_keeps_its_keys_fresh_and_tells_of_values_not_versions() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_needs_nobody_else_to_read() {
-    let (memory, faulty) = source(&[("K", "here")]);
+    let (memory, faulty) = origin(&[("K", "here")]);
     let resolver = resolver(faulty);
     let mut watch = resolver.watch(&keys(&["K", "LATE"]));
     assert_eq!(watch.changed().await, keys(&["K", "LATE"]));
@@ -396,7 +397,7 @@ async fn a_watch_needs_nobody_else_to_read() {
 
 #[test]
 fn a_watch_outlives_the_runtime_that_kept_its_keys() {
-    let (memory, faulty) = source(&[("K", "one")]);
+    let (memory, faulty) = origin(&[("K", "one")]);
     let resolver = Resolver::builder(faulty)
         .ttl(Duration::from_millis(1))
         .build();
@@ -452,7 +453,7 @@ async fn a_notice_is_followed_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn everything_ends_with_the_resolver() {
-    let (_, faulty) = source(&[("K", "v")]);
+    let (_, faulty) = origin(&[("K", "v")]);
     let token = Arc::new(());
     let provider = Holding(faulty.clone(), token.clone());
     let resolver = resolver(provider);
@@ -478,8 +479,8 @@ struct Holding(FaultyProvider<MemoryProvider>, #[expect(dead_code)] Arc<()>);
 
 #[async_trait::async_trait]
 impl secretwell::SecretProvider for Holding {
-    fn source(&self) -> &secretwell::Source {
-        self.0.source()
+    fn origin(&self) -> &secretwell::Origin {
+        self.0.origin()
     }
 
     async fn get(&self, key: &secretwell::SecretKey) -> Result<Secret, secretwell::Error> {
@@ -489,7 +490,7 @@ impl secretwell::SecretProvider for Holding {
 
 #[test]
 fn a_resolver_outlives_the_runtime_it_was_first_used_in() {
-    let (memory, faulty) = source(&[("K", "one")]);
+    let (memory, faulty) = origin(&[("K", "one")]);
     let resolver = Resolver::builder(faulty.clone())
         .ttl(Duration::from_millis(1))
         .build();
@@ -524,7 +525,7 @@ fn a_resolver_outlives_the_runtime_it_was_first_used_in() {
 #[tokio::test(start_paused = true)]
 async fn no_secret_is_logged_or_shown() {
     let (canary, log) = (Canary::new("secret"), CanaryLog::install());
-    let (memory, faulty) = source(&[]);
+    let (memory, faulty) = origin(&[]);
     memory.set("K", canary.value()).unwrap();
     let resolver = resolver(faulty.clone());
     let secret = resolver.get("K").await.unwrap();

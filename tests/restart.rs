@@ -34,7 +34,7 @@ const AGES: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 fn started(provider: impl SecretProvider, delay: Duration, grace: Duration) -> LazyAuth<KeyRing> {
     LazyAuth::builder(Resolver::new(provider))
         .activation_delay(delay)
-        .grace(grace)
+        .grace_period(grace)
         .build(|_: Secrets, context: BuildContext| async move {
             Ok::<_, BuildError>(context.key_ring("AUTH_SECRET")?)
         })
@@ -62,7 +62,7 @@ async fn rotates_and_restarts<P: SecretProvider>(
 
     let auth = started(provider(), AGES, AGES);
     auth.get().await.unwrap();
-    let revoked = auth.revoke_earlier().await.unwrap();
+    let revoked = auth.revoke_previous().await.unwrap();
     assert_eq!(ring_text(&revoked), (third.into(), third.into()));
 }
 
@@ -72,7 +72,7 @@ async fn vault_remembers_the_earlier_secrets_until_they_are_deleted() {
     let mount = unique("rotation");
     bao.mount(&mount, 2).await;
     let provider = || {
-        let auth = vault::Auth::token(vault::Credential::value(ROOT));
+        let auth = vault::VaultAuth::token(vault::Credential::value(ROOT));
         let builder = VaultProvider::builder([format!("http://{}", bao.address)], auth).unwrap();
         builder.mount(&mount).path("app").build().unwrap()
     };
@@ -115,7 +115,7 @@ async fn a_finished_rotation_stays_finished_when_another_field_is_written() {
     write("app", second, 1).await;
     let delay = written.elapsed();
 
-    let auth = vault::Auth::token(vault::Credential::value(ROOT));
+    let auth = vault::VaultAuth::token(vault::Credential::value(ROOT));
     let builder = VaultProvider::builder([format!("http://{}", bao.address)], auth).unwrap();
     let provider = builder.mount(&mount).path("app").build().unwrap();
     let auth = started(provider, delay, AGES);

@@ -39,7 +39,7 @@ async fn a_build_that_outlasts_the_activation_delay_delays_no_more_than_itself()
     auth.get().await.unwrap();
     memory.set("AUTH_SECRET", NEXT).unwrap();
     pass(secs(20)).await;
-    let signing = auth.get().await.unwrap().signing().clone();
+    let signing = auth.get().await.unwrap().primary().clone();
     assert_eq!(signing.expose_text().unwrap(), NEXT);
 }
 
@@ -87,7 +87,7 @@ async fn a_revoked_secret_verifies_nothing_any_more() {
     );
     // Written a moment after a forced reading, which is not repeated within a second.
     memory.set("AUTH_SECRET", LAST).unwrap();
-    let revoked = auth.revoke_earlier().await.unwrap();
+    let revoked = auth.revoke_previous().await.unwrap();
     assert_eq!(ring_text(&revoked), (LAST.into(), LAST.into()));
     pass(secs(100)).await;
     assert_eq!(

@@ -61,7 +61,7 @@ impl Service {
         let layer = auth.session_layer();
         let layer = layer
             .sign_in("/api/auth/signin")
-            .prolong_when_left(HOUR / 2);
+            .renew_when_remaining(HOUR / 2);
         let app = Router::new()
             .route("/me", get(me))
             .route("/", get(greeting))
@@ -87,7 +87,7 @@ impl Service {
     /// The `Cookie` header of somebody who has logged in for so long.
     async fn log_in(&self, max_age: Duration) -> String {
         let token = {
-            let ring = secretwell::auth::KeyRing::of(OLD);
+            let ring = secretwell::auth::KeyRing::new(OLD);
             let cookie = SessionCookie::v5(false);
             let sessions = Sessions::new(cookie, &ring).unwrap().max_age(max_age);
             sessions.start(&json!({"name": "Ada"}), "").unwrap()
@@ -133,7 +133,7 @@ async fn nobody_is_anonymous_or_logged_out_because_a_secret_is_late_or_rotates()
     states.wait_for(rotated).await.unwrap();
     let graced = service.ask("/me", &ada).await;
     assert_eq!(graced.status(), 200, "within the grace");
-    service.auth.revoke_earlier().await.unwrap();
+    service.auth.revoke_previous().await.unwrap();
     let revoked = service.ask("/me", &ada).await;
     assert_eq!(revoked.status(), 401);
     assert!(revoked.headers().get("set-cookie").is_none());

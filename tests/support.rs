@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secretwell::auth::KeyRing;
+use secretwell::backend::Capabilities;
 use secretwell::{
-    Capabilities, Error, ErrorKind, MemoryProvider, Resolver, SecretKey, SecretProvider,
-    SecretValue,
+    Error, ErrorKind, MemoryProvider, Resolver, SecretKey, SecretProvider, SecretValue,
 };
 use secretwell_testkit::{Fault, FaultyProvider};
 
@@ -39,7 +39,7 @@ pub(crate) fn resolver(provider: impl SecretProvider) -> Resolver {
 }
 
 /// A provider without notices, so that only the resolver's own clock makes it look again.
-pub(crate) fn source(secrets: &[(&str, &str)]) -> (MemoryProvider, FaultyProvider<MemoryProvider>) {
+pub(crate) fn origin(secrets: &[(&str, &str)]) -> (MemoryProvider, FaultyProvider<MemoryProvider>) {
     let memory: MemoryProvider = secrets.iter().copied().collect();
     let capabilities = Capabilities::none().with_versions().with_batch();
     let faulty = FaultyProvider::new(memory.clone()).with_capabilities(capabilities);
@@ -87,7 +87,7 @@ pub(crate) async fn pass(time: Duration) {
 /// A whole answer in place of the server's.
 pub(crate) fn answer(head: &str, body: &str) -> Fault {
     let text = format!("HTTP/1.1 {head}\r\nconnection: close\r\n\r\n{body}");
-    Fault::Answer(text.into_bytes())
+    Fault::Respond(text.into_bytes())
 }
 
 /// What may become of a request to any remote source, and what kind of error it is: `member` is where its
@@ -103,7 +103,7 @@ pub(crate) fn remote_faults(
     let (open, close) = ("[".repeat(10_000), "]".repeat(10_000));
     let deep = format!("{{\"{member}\":{open}{close}}}");
     let drip = |pause| Fault::Drip(Duration::from_millis(pause));
-    let foreign = Fault::Answer(b"SSH-2.0\r\n".to_vec());
+    let foreign = Fault::Respond(b"SSH-2.0\r\n".to_vec());
     vec![
         ("cut", Fault::Cut, ErrorKind::Unavailable),
         ("reset", Fault::Reset, ErrorKind::Unavailable),
@@ -135,8 +135,8 @@ pub(crate) fn remote_faults(
 /// The secret of a ring that signs, and those that verify.
 pub(crate) fn ring_text(ring: &KeyRing) -> (String, String) {
     let text = |value: &SecretValue| value.expose_text().unwrap().to_owned();
-    let verifying: Vec<_> = ring.verifying().map(text).collect();
-    (text(ring.signing()), verifying.join(","))
+    let verifying: Vec<_> = ring.iter().map(text).collect();
+    (text(ring.primary()), verifying.join(","))
 }
 
 /// Something that `cargo xtask test` has installed.

@@ -6,11 +6,11 @@ use secretwell::{Chain, Error, ErrorKind, Freshness, OnDenied, Resolver, Secret,
 use secretwell_testkit::Step;
 use tokio::time::Instant;
 
-use crate::support::{denied, down, key, keys, pass, resolver, secs, settle, source, text};
+use crate::support::{denied, down, key, keys, origin, pass, resolver, secs, settle, text};
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_is_bridged_by_stale_values_until_max_stale() {
-    let (_, faulty) = source(&[("K", "v")]);
+    let (_, faulty) = origin(&[("K", "v")]);
     let resolver = resolver(faulty.clone());
     text(&resolver, "K").await;
     text(&resolver, "K").await;
@@ -47,7 +47,7 @@ async fn an_outage_is_bridged_by_stale_values_until_max_stale() {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_hangs_delays_nobody_who_has_a_value() {
-    let (_, faulty) = source(&[("K", "v")]);
+    let (_, faulty) = origin(&[("K", "v")]);
     let resolver = resolver(faulty.clone());
     text(&resolver, "K").await;
     text(&resolver, "K").await;
@@ -63,7 +63,7 @@ async fn a_source_that_hangs_delays_nobody_who_has_a_value() {
 
 #[tokio::test(start_paused = true)]
 async fn absence_is_remembered_for_a_second_and_then_ever_longer() {
-    let (memory, faulty) = source(&[]);
+    let (memory, faulty) = origin(&[]);
     let resolver = resolver(faulty.clone());
     for _ in 0..100 {
         assert!(resolver.get("LATE").await.unwrap_err().is_not_found());
@@ -83,7 +83,7 @@ async fn absence_is_remembered_for_a_second_and_then_ever_longer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_source_is_asked_ever_more_rarely_whatever_the_demand() {
-    let (_, faulty) = source(&[]);
+    let (_, faulty) = origin(&[]);
     faulty.always(Step::Fail(down()));
     let resolver = resolver(faulty.clone());
     for _ in 0..24 * 3600 {
@@ -98,7 +98,7 @@ async fn a_dead_source_is_asked_ever_more_rarely_whatever_the_demand() {
 
 #[tokio::test(start_paused = true)]
 async fn the_breaker_opens_probes_once_and_closes() {
-    let (_, faulty) = source(&[("A", "a"), ("B", "b"), ("C", "c"), ("D", "d")]);
+    let (_, faulty) = origin(&[("A", "a"), ("B", "b"), ("C", "c"), ("D", "d")]);
     faulty.always(Step::Fail(down()));
     let resolver = resolver(faulty.clone());
     for name in ["A", "B", "C"] {
@@ -129,7 +129,7 @@ async fn the_breaker_opens_probes_once_and_closes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stated_wait_is_kept_for_the_whole_source() {
-    let (_, faulty) = source(&[("A", "a"), ("B", "b")]);
+    let (_, faulty) = origin(&[("A", "a"), ("B", "b")]);
     let wait = ErrorKind::RateLimited {
         retry_after: Some(secs(60)),
     };
@@ -148,7 +148,7 @@ async fn a_stated_wait_is_kept_for_the_whole_source() {
 
 #[tokio::test(start_paused = true)]
 async fn retries_of_many_keys_share_one_budget() {
-    let (_, faulty) = source(&[]);
+    let (_, faulty) = origin(&[]);
     faulty.always(Step::Fail(denied()));
     let resolver = Resolver::builder(faulty.clone())
         .ttl(secs(100))
@@ -174,7 +174,7 @@ async fn retries_of_many_keys_share_one_budget() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_purges_unless_told_to_keep() {
-    let no_login_yet = Error::new(ErrorKind::Unauthenticated, "no login yet").with_temporary(true);
+    let no_login_yet = Error::new(ErrorKind::Unauthenticated, "no login yet").temporary();
     for (policy, error, kept) in [
         (OnDenied::Purge, denied(), false),
         (OnDenied::Purge, down(), true),
@@ -182,7 +182,7 @@ async fn a_refusal_purges_unless_told_to_keep() {
         (OnDenied::Purge, no_login_yet, true),
         (OnDenied::KeepUntilMaxStale, denied(), true),
     ] {
-        let (_, faulty) = source(&[("K", "v")]);
+        let (_, faulty) = origin(&[("K", "v")]);
         let resolver = Resolver::builder(faulty.clone())
             .ttl(secs(100))
             .on_denied(policy)
@@ -201,7 +201,7 @@ async fn a_refusal_purges_unless_told_to_keep() {
 
 #[tokio::test(start_paused = true)]
 async fn one_key_never_gets_what_was_said_of_another() {
-    let (memory, faulty) = source(&[("THERE", "v")]);
+    let (memory, faulty) = origin(&[("THERE", "v")]);
     let resolver = Resolver::builder(faulty.clone())
         .ttl(secs(100))
         .retry_budget(1, 1)
@@ -238,7 +238,7 @@ async fn one_key_never_gets_what_was_said_of_another() {
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_at_the_refresh_of_a_watched_key_blinds_nobody() {
-    let (memory, faulty) = source(&[("K", "old")]);
+    let (memory, faulty) = origin(&[("K", "old")]);
     let resolver = resolver(faulty.clone());
     let mut watch = resolver.watch(&keys(&["K"]));
     resolver.get("K").await.unwrap();
@@ -257,8 +257,8 @@ async fn a_panic_at_the_refresh_of_a_watched_key_blinds_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn what_has_ended_when_it_comes_is_no_answer_and_not_asked_for_in_a_loop() {
-    let (_, faulty) = source(&[]);
-    faulty.always(Step::Answer(Secret::new("v").valid_for(Duration::ZERO)));
+    let (_, faulty) = origin(&[]);
+    faulty.always(Step::Return(Secret::new("v").valid_for(Duration::ZERO)));
     let resolver = resolver(faulty.clone());
     let _watch = resolver.watch(&keys(&["K"]));
     let error = resolver.get("K").await.unwrap_err();
@@ -272,7 +272,7 @@ async fn what_has_ended_when_it_comes_is_no_answer_and_not_asked_for_in_a_loop()
 
 #[tokio::test(start_paused = true)]
 async fn durations_without_end_are_taken_as_such() {
-    let (_, faulty) = source(&[("K", "v")]);
+    let (_, faulty) = origin(&[("K", "v")]);
     let resolver = Resolver::builder(faulty)
         .ttl(Duration::MAX)
         .max_stale(Duration::MAX)
@@ -282,9 +282,9 @@ async fn durations_without_end_are_taken_as_such() {
 
 #[tokio::test(start_paused = true)]
 async fn a_weaker_source_stands_in_only_where_it_is_told_to() {
-    let (down_source, empty) = (source(&[("K", "strong")]).1, source(&[]).1);
+    let (down_source, empty) = (origin(&[("K", "strong")]).1, origin(&[]).1);
     down_source.always(Step::Fail(down()));
-    let weak = source(&[("K", "weak")]).0;
+    let weak = origin(&[("K", "weak")]).0;
     let chain = Chain::new(down_source)
         .or_else_on_failure(empty)
         .or_else(weak);
@@ -299,7 +299,7 @@ async fn a_weaker_source_stands_in_only_where_it_is_told_to() {
 
 #[test]
 fn outside_of_a_runtime_a_miss_is_an_error_and_wedges_nobody() {
-    let (_, faulty) = source(&[("A", "a"), ("B", "b")]);
+    let (_, faulty) = origin(&[("A", "a"), ("B", "b")]);
     let resolver = Resolver::new(faulty);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(resolver.get("A")).unwrap();

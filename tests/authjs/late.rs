@@ -91,7 +91,7 @@ async fn an_eager_application_never_recovers_and_the_lazy_ones_do() {
                 "{body}"
             );
         }
-        let sessions = Sessions::new(cookie.clone(), &KeyRing::of(SECRET)).unwrap();
+        let sessions = Sessions::new(cookie.clone(), &KeyRing::new(SECRET)).unwrap();
         let before = Browser::sent(&sessions.start(&json!({"name": "Ada"}), "").unwrap());
         assert_eq!(
             service.me(&before).await.0,
@@ -113,7 +113,7 @@ async fn an_eager_application_never_recovers_and_the_lazy_ones_do() {
 
         let ada = lazy.log_in("Ada").await;
         assert_eq!(service.me(&ada).await, (200, "Ada".to_owned()));
-        let sessions = Sessions::new(cookie.clone(), &KeyRing::of(SECRET)).unwrap();
+        let sessions = Sessions::new(cookie.clone(), &KeyRing::new(SECRET)).unwrap();
         let bob = Browser::sent(&sessions.start(&json!({"name": "Bob"}), "").unwrap());
         assert_eq!(lazy.name(&bob).await.as_deref(), Some("Bob"));
         assert_eq!(service.me(&bob).await, (200, "Bob".to_owned()));

@@ -168,7 +168,7 @@ async fn all_but_the_new_are_out(
     old: &[(&str, &Browser)],
     new: &[(&str, &Browser)],
 ) {
-    service.auth.revoke_earlier().await.unwrap();
+    service.auth.revoke_previous().await.unwrap();
     let site = beside.with(&[NEW]).await;
     all_are_in(service, &site, new).await;
     for (_, browser) in old {
@@ -214,14 +214,14 @@ async fn the_service_carries_sessions_of_next_auth_4_over() {
     service.activate().await;
     let mut ada = set(&old);
     let sessions = service.auth.get().await.unwrap();
-    for header in sessions.prolong(&ada.header(), secs(u64::MAX)).unwrap() {
+    for header in sessions.renew(&ada.header(), secs(u64::MAX)).unwrap() {
         ada.take(&header);
     }
     let carried = json!(ada.named("session-token")[0]);
     let read = ask("decode", NEW, carried).await.unwrap();
     assert_eq!(read["name"], "Ada");
 
-    service.auth.revoke_earlier().await.unwrap();
+    service.auth.revoke_previous().await.unwrap();
     assert_eq!(service.name(&set(&old)).await, None);
     assert_eq!(service.name(&ada).await.as_deref(), Some("Ada"));
 }

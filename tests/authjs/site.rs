@@ -135,15 +135,20 @@ pub(crate) enum Site<'a> {
 }
 
 /// An answer: its status, and its body.
-pub(crate) type Answer = (u64, String);
+pub(crate) type PageResponse = (u64, String);
 
 impl Site<'_> {
-    pub(crate) async fn get(&self, browser: &mut Browser, action: &str) -> Answer {
+    pub(crate) async fn get(&self, browser: &mut Browser, action: &str) -> PageResponse {
         self.ask(browser, action, None).await
     }
 
     /// Logs in by a name, with this CSRF token.
-    pub(super) async fn post_name(&self, browser: &mut Browser, csrf: &str, name: &str) -> Answer {
+    pub(super) async fn post_name(
+        &self,
+        browser: &mut Browser,
+        csrf: &str,
+        name: &str,
+    ) -> PageResponse {
         let form = format!("csrfToken={csrf}&name={name}&json=true");
         self.ask(browser, "callback/credentials", Some(form)).await
     }
@@ -171,7 +176,7 @@ impl Site<'_> {
         session["user"]["name"].as_str().map(str::to_owned)
     }
 
-    async fn ask(&self, browser: &mut Browser, action: &str, form: Option<String>) -> Answer {
+    async fn ask(&self, browser: &mut Browser, action: &str, form: Option<String>) -> PageResponse {
         let method = if form.is_some() { "POST" } else { "GET" };
         let headers = [
             ("cookie", browser.header()),

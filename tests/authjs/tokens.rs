@@ -19,7 +19,7 @@ async fn each_reads_the_tokens_of_the_other() {
     let packages = Packages::start();
     let claims =
         json!({"sub": "42", "name": "Ünïcödé 🔑", "roles": ["a", "b"], "nested": {"x": null}});
-    let ring = KeyRing::of(SECRET).with_earlier(OLD);
+    let ring = KeyRing::new(SECRET).with_previous(OLD);
     for (by, salt, list) in [
         ("next-auth@4", "", false),
         ("next-auth@4", "next-auth.state", false),
@@ -73,7 +73,7 @@ async fn each_reads_the_cookies_of_the_other_however_many_they_are() {
         ),
     ] {
         let name = cookie.name().to_owned();
-        let sessions = Sessions::new(cookie, &KeyRing::of(SECRET)).unwrap();
+        let sessions = Sessions::new(cookie, &KeyRing::new(SECRET)).unwrap();
         for (length, cookies) in [(3, 1), (4_000, 2), (34_000, 12)] {
             let long = "x".repeat(length);
             let browser = site.log_in(&long).await;
@@ -98,11 +98,11 @@ async fn each_accepts_the_forms_of_the_other() {
         ("NEXTAUTH_URL", "https://127.0.0.1".to_owned()),
     ])
     .await;
-    let one = KeyRing::of(SECRET);
-    let two = KeyRing::of(SECRET).with_earlier(OLD);
-    let five = ["three", "two", "one"].map(KeyRing::of);
-    let five = KeyRing::joined(
-        [KeyRing::of(SECRET), KeyRing::of(OLD)]
+    let one = KeyRing::new(SECRET);
+    let two = KeyRing::new(SECRET).with_previous(OLD);
+    let five = ["three", "two", "one"].map(KeyRing::new);
+    let five = KeyRing::merge(
+        [KeyRing::new(SECRET), KeyRing::new(OLD)]
             .into_iter()
             .chain(five),
     );

@@ -131,7 +131,7 @@ async fn what_fails_without_the_command_works_with_it() {
             let (good, said) = effect(command()).await;
             assert!(good);
             let token = said.lines().nth(1).unwrap();
-            let ring = KeyRing::of(SECRET);
+            let ring = KeyRing::new(SECRET);
             let sessions = Sessions::new(SessionCookie::v5(false), &ring).unwrap();
             let cookies = format!("authjs.session-token={token}");
             let session = sessions.find::<User>(&cookies).unwrap();

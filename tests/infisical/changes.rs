@@ -8,7 +8,7 @@ use crate::support::key;
 
 /// Reads `A` again, and is content with nothing that is held.
 async fn refreshed(resolver: &Resolver) -> String {
-    let mut answers = resolver.refresh_now(&[key("A")]).await;
+    let mut answers = resolver.refresh(&[key("A")]).await;
     let answer = answers.remove(0).unwrap();
     assert!(
         matches!(answer.freshness, Freshness::Fresh),

@@ -6,9 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secretwell::infisical::{ApiVersion, InfisicalProvider};
 use secretwell::{SecretKey, SecretProvider};
-use secretwell_testkit::{
-    Abilities, Calls, Fault, FaultProxy, GARBAGE, Harness, conformance_tests,
-};
+use secretwell_testkit::{Calls, Fault, FaultProxy, GARBAGE, Harness, Supports, conformance_tests};
 
 use super::place::Place;
 
@@ -67,11 +65,11 @@ impl Harness for Folder {
 
     async fn seed(&self, key: &SecretKey, value: &[u8]) {
         let text = std::str::from_utf8(value).unwrap();
-        self.place.write(key.directory(), key.name(), text).await;
+        self.place.write(key.prefix(), key.name(), text).await;
     }
 
     async fn delete(&self, key: &SecretKey) {
-        self.place.delete(key.directory(), key.name()).await;
+        self.place.delete(key.prefix(), key.name()).await;
     }
 
     fn another(&self) -> Option<Arc<dyn SecretProvider>> {
@@ -80,9 +78,9 @@ impl Harness for Folder {
     }
 
     /// A real server takes nothing away on command.
-    fn abilities(&self) -> Abilities {
+    fn supports(&self) -> Supports {
         let (fake, proxy) = (self.place.fake.is_some(), self.proxy.is_some());
-        Abilities {
+        Supports {
             empty_values: true,
             trims_values: true,
             network: proxy,
@@ -93,7 +91,7 @@ impl Harness for Folder {
             deny: fake,
             login: fake,
             expire: fake,
-            ..Abilities::default()
+            ..Supports::default()
         }
     }
 
@@ -113,7 +111,7 @@ impl Harness for Folder {
     }
 
     async fn deny(&self, key: &SecretKey) {
-        let (place, folder) = (&self.place, self.place.below(key.directory()));
+        let (place, folder) = (&self.place, self.place.below(key.prefix()));
         let fake = place.as_fake();
         fake.deny(&place.identity, &place.environment, &folder);
     }
@@ -142,7 +140,7 @@ impl Harness for Folder {
              {{\"statusCode\":429,\"message\":\"Rate limit exceeded\",\"error\":\"RateLimitExceeded\"}}",
             wait.as_secs()
         );
-        self.set(Fault::Answer(answer.into()));
+        self.set(Fault::Respond(answer.into()));
         *self.wait.lock().unwrap() = Some(wait);
     }
 
@@ -152,7 +150,7 @@ impl Harness for Folder {
             "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
             body.len()
         );
-        self.set(Fault::Answer(answer.into()));
+        self.set(Fault::Respond(answer.into()));
     }
 
     async fn stall(&self) {

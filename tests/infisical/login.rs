@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use secretwell::infisical::{ApiVersion, Auth, Credential, InfisicalProvider};
+use secretwell::infisical::{ApiVersion, Credential, InfisicalAuth, InfisicalProvider};
 use secretwell::{ErrorKind, SecretProvider};
 use secretwell_testkit::infisical::Identity;
 use tempfile::NamedTempFile;
@@ -209,10 +209,10 @@ async fn tokens_of_others_are_read_anew_for_each_login() {
     for (method, auth) in [
         (
             "kubernetes-auth",
-            Auth::kubernetes_with as fn(String, Credential) -> Auth,
+            InfisicalAuth::kubernetes_with as fn(String, Credential) -> InfisicalAuth,
         ),
-        ("oidc-auth", Auth::oidc),
-        ("jwt-auth", Auth::jwt),
+        ("oidc-auth", InfisicalAuth::oidc),
+        ("jwt-auth", InfisicalAuth::jwt),
     ] {
         let place = Place::fake(ApiVersion::V4).await;
         let fake = place.as_fake();
@@ -234,16 +234,16 @@ async fn tokens_of_others_are_read_anew_for_each_login() {
 async fn a_token_at_hand_or_in_a_file_that_is_replaced() {
     let place = place(|identity| identity).await;
     let token = place.token().await;
-    let at_hand = Auth::token(Credential::value(token.as_str()));
+    let at_hand = InfisicalAuth::token(Credential::value(token.as_str()));
     assert_reads(&place.provider().auth(at_hand).build().unwrap()).await;
     for bad in ["garbage", "eyJ.eyJ.forged", "st.abc.def"] {
-        let auth = Auth::token(Credential::value(bad));
+        let auth = InfisicalAuth::token(Credential::value(bad));
         assert_refused(&place.provider().auth(auth).build().unwrap()).await;
     }
 
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), token).unwrap();
-    let auth = Auth::token(Credential::file(file.path()));
+    let auth = InfisicalAuth::token(Credential::file(file.path()));
     let provider = place.provider().auth(auth).build().unwrap();
     assert_reads(&provider).await;
     place.as_fake().revoke_tokens();

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reqwest::{Client, Method, StatusCode};
-use secretwell::infisical::{ApiVersion, Auth, Credential, InfisicalBuilder, InfisicalProvider};
+use secretwell::infisical::{
+    ApiVersion, Credential, InfisicalAuth, InfisicalBuilder, InfisicalProvider,
+};
 use secretwell_testkit::infisical::{FakeInfisical, Identity, Role};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -97,9 +99,9 @@ impl Place {
         self.fake.as_ref().unwrap()
     }
 
-    pub(crate) fn auth(&self) -> Auth {
+    pub(crate) fn auth(&self) -> InfisicalAuth {
         let client_secret = Credential::file(self.client_secret.path());
-        Auth::universal(&self.client_id, client_secret)
+        InfisicalAuth::universal(&self.client_id, client_secret)
     }
 
     pub(crate) fn client_secret(&self) -> String {

@@ -383,7 +383,7 @@ async fn a_rate_limit_makes_it_slower_and_serves_what_is_held() {
             if let Freshness::Stale { reason, .. } = &held.freshness {
                 break (held.value.clone(), reason.clone());
             }
-            resolver.refresh_now(&[key("A")]).await;
+            resolver.refresh(&[key("A")]).await;
             tokio::time::sleep(ttl).await;
         }
     };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use secretwell_testkit::infisical::{Answer, FakeInfisical, Identity, Role};
+use secretwell_testkit::infisical::{FakeInfisical, FakeResponse, Identity, Role};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -194,7 +194,7 @@ impl Exchange {
     }
 
     /// Asks the same, with what is `known` by now of the fake's tokens and ETags.
-    fn ask(&self, fake: &FakeInfisical, known: &HashMap<String, String>) -> Answer {
+    fn ask(&self, fake: &FakeInfisical, known: &HashMap<String, String>) -> FakeResponse {
         let bound = |text: &str| {
             let mut text = text.to_owned();
             for (recorded, ours) in known {
@@ -217,7 +217,7 @@ impl Exchange {
     }
 
     /// What differs from the recording; nothing if all is alike.
-    fn differs(&self, found: &Answer) -> Option<String> {
+    fn differs(&self, found: &FakeResponse) -> Option<String> {
         if found.status != self.status {
             return Some(format!("status {}: {}", found.status, found.body));
         }

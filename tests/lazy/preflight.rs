@@ -47,9 +47,9 @@ async fn a_report_prints_every_key_and_no_value() {
         MemoryProvider::from_iter([("weak", "we4k"), ("password", "pw"), ("port", "eighty")]);
     memory.set("good", canary.value()).unwrap();
     let auth = LazyAuth::builder(Resolver::new(memory))
-        .strength("password", Strength::Any)
+        .secret_policy("password", SecretPolicy::Unchecked)
         .unwrap()
-        .strength("pasword", Strength::Any)
+        .secret_policy("pasword", SecretPolicy::Unchecked)
         .unwrap()
         .build(|_: Many, _| async { Ok(()) });
     let report = auth.preflight(Mode::Production).await;
@@ -66,13 +66,13 @@ async fn a_report_prints_every_key_and_no_value() {
             "  password  ok        from memory://, version 1",
             "  port      PROBLEM   port from memory://: invalid: the value is not a valid `u16`",
             "  spare     absent    optional",
-            "  PROBLEM   pasword: invalid configuration: a strength is set for it, but no field has it; \
+            "  PROBLEM   pasword: invalid configuration: a policy is set for it, but no field has it; \
              use the key as the loaded type spells it",
         ],
     );
     canary.assert_hidden(&report);
     canary.assert_not_in(&text, "the report");
-    assert!(matches!(report.findings()[0].verdict, Verdict::Good(_)));
+    assert!(matches!(report.checks()[0].status, Status::Passed(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,10 +97,10 @@ async fn what_is_needed_is_made_up_in_development_only_and_what_has_a_default_ne
         // Development first, so that what it made up is there when production is asked about.
         for mode in [Mode::Development, Mode::Production] {
             let report = auth.preflight(mode).await;
-            let verdicts: Vec<_> = report.findings().iter().map(|f| &f.verdict).collect();
-            match (mode, verdicts[0]) {
-                (Mode::Development, Verdict::Tolerated(error))
-                | (Mode::Production, Verdict::Bad(error)) => {
+            let statuses: Vec<_> = report.checks().iter().map(|f| &f.status).collect();
+            match (mode, statuses[0]) {
+                (Mode::Development, Status::Warning(error))
+                | (Mode::Production, Status::Failed(error)) => {
                     assert!(
                         error.is_not_found() && error.to_string().contains(why),
                         "{error}"
@@ -108,10 +108,10 @@ async fn what_is_needed_is_made_up_in_development_only_and_what_has_a_default_ne
                 }
                 _ => panic!("{report}"),
             }
-            for optional in &verdicts[1..3] {
-                assert!(matches!(optional, Verdict::Optional), "{report}");
+            for optional in &statuses[1..3] {
+                assert!(matches!(optional, Status::Absent), "{report}");
             }
-            assert!(matches!(verdicts[3], Verdict::Bad(_)), "{report}");
+            assert!(matches!(statuses[3], Status::Failed(_)), "{report}");
         }
     }
 }

@@ -188,7 +188,7 @@ impl Service {
             secrets: [
                 ("good", Canary::new("good")),
                 ("next", Canary::new("next")),
-                ("weak", Canary::of(weak)),
+                ("weak", Canary::from_text(weak)),
             ],
             own: None,
             told: String::new(),
@@ -272,7 +272,7 @@ impl Service {
                 self.own.get_or_insert_with(own).clone()
             }
             _ => {
-                let ring = KeyRing::of(self.secret(name));
+                let ring = KeyRing::new(self.secret(name));
                 start(&Sessions::new(SessionCookie::v5(false), &ring).unwrap())
             }
         }

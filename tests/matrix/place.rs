@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use secretwell::infisical::ApiVersion;
-use secretwell::vault::{Auth, ClientConfig, Credential, VaultProvider};
+use secretwell::vault::{ClientConfig, Credential, VaultAuth, VaultProvider};
 use secretwell::{FileProvider, MemoryProvider, Resolver, ResolverBuilder};
 use secretwell_testkit::{Fault, FaultProxy, FaultyProvider, Step};
 use serde_json::json;
@@ -63,7 +63,7 @@ impl Place {
                 Resolver::builder(FileProvider::directory(folder.path().join("secrets")))
             }
             Self::Vault { proxy, mount, .. } => {
-                let auth = Auth::token(Credential::value(ROOT));
+                let auth = VaultAuth::token(Credential::value(ROOT));
                 let provider = VaultProvider::builder([url(proxy)], auth).unwrap();
                 let provider = provider.mount(mount).path("app").client(patient);
                 Resolver::builder(provider.build().unwrap())

@@ -107,7 +107,7 @@ fn line(name: &str) -> &'static str {
     match name.trim_end_matches(|c: char| c == ' ' || c.is_ascii_digit()) {
         "starting" => "INFO auth is starting",
         "rotating" => "INFO auth is rotating",
-        "ready" => "INFO auth is ready … generation={n} … fresh from {source}",
+        "ready" => "INFO auth is ready … generation={n} … fresh from {origin}",
         "random" => "INFO auth is ready … generation={n} … fresh from random://",
         "failed: absent" => "ERROR auth is failed … {absent}",
         "failed: empty" => "ERROR auth is failed … {empty}",

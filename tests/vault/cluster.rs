@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use secretwell::auth::{BuildError, LazyAuth, State, Strength};
-use secretwell::vault::{Auth, Credential, KvVersion, VaultProvider};
+use secretwell::auth::{BuildError, LazyAuth, SecretPolicy, State};
+use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{Resolver, SecretProvider, SecretString};
 use secretwell_testkit::{Fault, FaultProxy};
 use serde::Deserialize;
@@ -35,11 +35,11 @@ async fn write(active: &Bao, number: usize) {
     active.root("POST", "secret/data/app", secret).await;
 }
 
-fn user() -> Auth {
-    Auth::userpass("me", Credential::value("pass"))
+fn user() -> VaultAuth {
+    VaultAuth::userpass("me", Credential::value("pass"))
 }
 
-fn provider(addresses: &[String], auth: Auth) -> VaultProvider {
+fn provider(addresses: &[String], auth: VaultAuth) -> VaultProvider {
     VaultProvider::builder(addresses, auth)
         .unwrap()
         .path("app")
@@ -85,7 +85,7 @@ async fn standbys_that_lag_never_turn_a_secret_back() {
         .collect();
     let provider = provider(
         &addresses,
-        Auth::token(Credential::value(servers[0].root_token())),
+        VaultAuth::token(Credential::value(servers[0].root_token())),
     );
     provider.get(&key("A")).await.unwrap();
 
@@ -131,7 +131,7 @@ struct Secrets {
 
 fn lazy(provider: VaultProvider) -> LazyAuth<SecretString> {
     LazyAuth::builder(Resolver::builder(provider).ttl(secs(2)).build())
-        .strength("A", Strength::Any)
+        .secret_policy("A", SecretPolicy::Unchecked)
         .unwrap()
         .build(|secrets: Secrets, _| async move { Ok::<_, BuildError>(secrets.a) })
 }

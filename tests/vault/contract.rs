@@ -5,11 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use secretwell::vault::{Auth, Credential, KvVersion, VaultProvider};
+use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{SecretKey, SecretProvider};
-use secretwell_testkit::{
-    Abilities, Calls, Fault, FaultProxy, GARBAGE, Harness, conformance_tests,
-};
+use secretwell_testkit::{Calls, Fault, FaultProxy, GARBAGE, Harness, Supports, conformance_tests};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::sync::Mutex;
@@ -92,7 +90,7 @@ impl Kv {
         } else {
             ""
         };
-        match key.directory() {
+        match key.prefix() {
             None => format!("{}{data}/app", self.name),
             Some(directory) => format!("{}{data}/app/{directory}", self.name),
         }
@@ -140,7 +138,7 @@ fn provider(
     role_id: &str,
     secret_id: &Path,
 ) -> VaultProvider {
-    let auth = Auth::app_role(role_id, Credential::file(secret_id)).at(name);
+    let auth = VaultAuth::app_role(role_id, Credential::file(secret_id)).mount(name);
     VaultProvider::builder([format!("http://{}", proxy.address())], auth)
         .unwrap()
         .mount(name)
@@ -176,8 +174,8 @@ impl Harness for Kv {
         Some(Arc::new(another))
     }
 
-    fn abilities(&self) -> Abilities {
-        Abilities {
+    fn supports(&self) -> Supports {
+        Supports {
             empty_values: true,
             json_values: true,
             network: true,
@@ -189,7 +187,7 @@ impl Harness for Kv {
             stall: true,
             calls: true,
             float_numbers: true,
-            ..Abilities::default()
+            ..Supports::default()
         }
     }
 
@@ -239,7 +237,7 @@ impl Harness for Kv {
              {{\"errors\":[\"request path: rate limit quota exceeded\"]}}",
             wait.as_secs()
         );
-        self.proxy.set(Fault::Answer(answer.into()));
+        self.proxy.set(Fault::Respond(answer.into()));
     }
 
     async fn garble(&self) {
@@ -248,7 +246,7 @@ impl Harness for Kv {
             "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
             body.len()
         );
-        self.proxy.set(Fault::Answer(answer.into()));
+        self.proxy.set(Fault::Respond(answer.into()));
     }
 
     async fn stall(&self) {

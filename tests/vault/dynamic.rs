@@ -1,6 +1,6 @@
 //! Secrets that are made by a write, on a real certificate authority of OpenBao, and what becomes of leases.
 
-use secretwell::vault::{Auth, Credential, KvVersion, VaultProvider};
+use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{ErrorKind, SecretProvider};
 use secretwell_testkit::{Fault, FaultProxy};
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ impl Stage {
 
     /// A provider whose keys in each of these directories are of a certificate of their own.
     fn provider(&self, directories: &[&str]) -> VaultProvider {
-        let token = Auth::token(Credential::value(self.bao.root_token()));
+        let token = VaultAuth::token(Credential::value(self.bao.root_token()));
         let address = format!("http://{}", self.proxy.address());
         let mut builder = VaultProvider::builder([address], token).unwrap();
         for directory in directories {

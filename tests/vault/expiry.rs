@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secretwell::vault::{Auth, Credential, VaultProvider};
+use secretwell::vault::{Credential, VaultAuth, VaultProvider};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -35,7 +35,7 @@ pub(super) async fn read_for(provider: &Arc<VaultProvider>, time: Duration) -> u
 async fn outlive(settings: Value, logins: RangeInclusive<usize>, renewals: RangeInclusive<usize>) {
     let stage = Stage::new().await;
     let (role_id, secret_id) = stage.app_role(settings.clone()).await;
-    let auth = Auth::app_role(role_id, Credential::value(secret_id)).at(&stage.name);
+    let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&stage.name);
     let provider = Arc::new(stage.provider(auth));
     let reads = read_for(&provider, secs(60)).await;
     assert!(reads > 1_000, "{reads} reads");
@@ -58,8 +58,8 @@ async fn tokens_of_two_seconds_fail_no_read_whatever_becomes_of_them() {
 }
 
 /// Reads with tokens of two seconds for ten, by a login that is not AppRole.
-async fn outlive_briefly(stage: &Stage, auth: Auth) {
-    let provider = Arc::new(stage.provider(auth.at(&stage.name)));
+async fn outlive_briefly(stage: &Stage, auth: VaultAuth) {
+    let provider = Arc::new(stage.provider(auth.mount(&stage.name)));
     let reads = read_for(&provider, secs(10)).await;
     assert!(reads > 100, "{reads} reads");
     let (asked, renewed) = (stage.logins(), stage.renewals());
@@ -79,19 +79,19 @@ async fn tokens_of_every_login_are_followed_by_the_next() {
         user["password"] = json!("pass");
         user["token_policies"] = json!([stage.name]);
         stage.root("users/me", user).await;
-        outlive_briefly(&stage, Auth::userpass("me", Credential::value("pass"))).await;
+        outlive_briefly(&stage, VaultAuth::userpass("me", Credential::value("pass"))).await;
     };
     let by_jwt = async {
         let stage = Stage::new().await;
         stage.jwt(settings()).await;
         let jwt = signed(claims("vault", i64::from(i32::MAX)));
-        outlive_briefly(&stage, Auth::jwt("app", Credential::value(jwt))).await;
+        outlive_briefly(&stage, VaultAuth::jwt("app", Credential::value(jwt))).await;
     };
     let by_service_account = async {
         let stage = Stage::new().await;
         let _cluster = stage.kubernetes(settings()).await;
         let jwt = Credential::value(signed_by_the_cluster());
-        outlive_briefly(&stage, Auth::kubernetes_with("app", jwt)).await;
+        outlive_briefly(&stage, VaultAuth::kubernetes_with("app", jwt)).await;
     };
     tokio::join!(by_password, by_jwt, by_service_account);
 }

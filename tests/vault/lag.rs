@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use secretwell::vault::{Auth, Credential, KvVersion, VaultProvider};
+use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{ErrorKind, SecretProvider};
 use secretwell_testkit::FaultProxy;
 use serde_json::{Value, json};
@@ -36,7 +36,7 @@ impl Stage {
         self.servers[0].root("POST", path, body).await
     }
 
-    fn provider(&self, places: &[usize], auth: Auth) -> VaultProvider {
+    fn provider(&self, places: &[usize], auth: VaultAuth) -> VaultProvider {
         let address = |place: &usize| format!("http://{}", self.proxies[*place].address());
         VaultProvider::builder(places.iter().map(address), auth)
             .unwrap()
@@ -45,8 +45,8 @@ impl Stage {
             .unwrap()
     }
 
-    fn token(&self) -> Auth {
-        Auth::token(Credential::value(self.servers[0].root_token()))
+    fn token(&self) -> VaultAuth {
+        VaultAuth::token(Credential::value(self.servers[0].root_token()))
     }
 
     fn count(&self, start: &str) -> usize {
@@ -126,19 +126,19 @@ async fn a_credential_made_a_moment_ago_is_refused_by_no_server_and_a_wrong_one_
     for place in 1..3 {
         stage.settle(place, "secret/data/app").await;
     }
-    let read = async |place: usize, auth: Auth| {
+    let read = async |place: usize, auth: VaultAuth| {
         let provider = stage.provider(&[place], auth);
         provider.get(&key("app/A")).await.map(drop)
     };
     for number in 0..20 {
         let secret_id = Credential::value(stage.secret_id().await);
-        let auth = Auth::app_role(&role_id, secret_id);
+        let auth = VaultAuth::app_role(&role_id, secret_id);
         read(1 + number % 2, auth).await.unwrap();
     }
 
     // Five would lock the role, at each server that was asked.
     let logins = |stage: &Stage| stage.count("POST /v1/auth/approle/login");
-    let wrong = Auth::app_role(&role_id, Credential::value("wrong"));
+    let wrong = VaultAuth::app_role(&role_id, Credential::value("wrong"));
     for (place, costs) in [(0, 1), (1, 2)] {
         let before = logins(&stage);
         let provider = stage.provider(&[place], wrong.clone());
@@ -161,7 +161,7 @@ async fn a_token_that_cannot_be_renewed_while_nobody_leads_is_not_given_up() {
     stage
         .root("secret/data/app", json!({"data": {"A": "1"}}))
         .await;
-    let auth = Auth::userpass("me", Credential::value("pass"));
+    let auth = VaultAuth::userpass("me", Credential::value("pass"));
     let provider = Arc::new(stage.provider(&[0, 1, 2], auth));
     let started = Instant::now();
     let reading = provider.clone();

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use deadpool_postgres::{Config, Pool, Runtime, tokio_postgres::NoTls};
-use secretwell::auth::{BuildError, LazyAuth, Strength};
-use secretwell::vault::{Auth, Credential, KvVersion, VaultProvider};
+use secretwell::auth::{BuildError, LazyAuth, SecretPolicy};
+use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{Error, ErrorKind, ExposeSecret, Resolver, SecretProvider, SecretString};
 use secretwell_testkit::{Fault, FaultProxy};
 use serde::Deserialize;
@@ -154,7 +154,7 @@ impl Stage {
             .await;
         let role_id = id["data"]["role_id"].as_str().unwrap();
         let secret_id = secret["data"]["secret_id"].as_str().unwrap();
-        let auth = Auth::app_role(role_id, Credential::value(secret_id)).at(&self.name);
+        let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&self.name);
         VaultProvider::builder([format!("http://{address}")], auth)
             .unwrap()
             .client(|client| client.deadline(secs(2)))
@@ -191,7 +191,7 @@ async fn query_for(stage: &Stage, provider: VaultProvider, time: Duration) -> u6
     let socket = stage.postgres.socket.clone();
     let auth = LazyAuth::builder(Resolver::new(provider))
         .activation_delay(Duration::ZERO)
-        .strength("db/password", Strength::Any)
+        .secret_policy("db/password", SecretPolicy::Unchecked)
         .unwrap()
         .build(move |secrets: Secrets, _| {
             let socket = socket.clone();

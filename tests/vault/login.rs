@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::routing::post;
 use axum::{Json, Router};
-use secretwell::vault::{Auth, ClientConfig, Credential, KvVersion, VaultProvider};
+use secretwell::vault::{ClientConfig, Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{ErrorKind, SecretProvider};
 use secretwell_testkit::{Fault, FaultProxy};
 use serde_json::{Value, json};
@@ -50,13 +50,13 @@ impl Stage {
         self.bao.root("POST", &path, body).await
     }
 
-    pub(super) fn provider(&self, auth: Auth) -> VaultProvider {
+    pub(super) fn provider(&self, auth: VaultAuth) -> VaultProvider {
         self.provider_with(auth, |client| client)
     }
 
     fn provider_with(
         &self,
-        auth: Auth,
+        auth: VaultAuth,
         change: impl FnOnce(ClientConfig) -> ClientConfig,
     ) -> VaultProvider {
         VaultProvider::builder([format!("http://{}", self.proxy.address())], auth)
@@ -116,13 +116,13 @@ async fn assert_refused(provider: &VaultProvider) {
 async fn a_token_at_hand_or_in_a_file_that_is_replaced() {
     let stage = Stage::new().await;
     let first = stage.token(json!({})).await;
-    assert_reads(&stage.provider(Auth::token(Credential::value(first.as_str())))).await;
-    let bad = stage.provider(Auth::token(Credential::value("no-such-token")));
+    assert_reads(&stage.provider(VaultAuth::token(Credential::value(first.as_str())))).await;
+    let bad = stage.provider(VaultAuth::token(Credential::value("no-such-token")));
     assert_refused(&bad).await;
 
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("{first}\n")).unwrap();
-    let provider = stage.provider(Auth::token(Credential::file(file.path())));
+    let provider = stage.provider(VaultAuth::token(Credential::file(file.path())));
     assert_reads(&provider).await;
     let revoke = json!({"token": first});
     stage.bao.root("POST", "auth/token/revoke", revoke).await;
@@ -135,7 +135,7 @@ async fn a_token_at_hand_or_in_a_file_that_is_replaced() {
 async fn a_token_that_may_not_ask_about_itself_is_good_all_the_same() {
     let stage = Stage::new().await;
     let token = stage.token(json!({"no_default_policy": true})).await;
-    let provider = stage.provider(Auth::token(Credential::value(token.as_str())));
+    let provider = stage.provider(VaultAuth::token(Credential::value(token.as_str())));
     assert_reads(&provider).await;
     provider.health().await.unwrap();
 }
@@ -144,13 +144,14 @@ async fn a_token_that_may_not_ask_about_itself_is_good_all_the_same() {
 async fn app_role_with_a_secret_id_at_hand_in_a_file_or_wrapped() {
     let stage = Stage::new().await;
     let (role_id, secret_id) = stage.app_role(json!({})).await;
-    let at_hand = Auth::app_role(&role_id, Credential::value(secret_id.as_str())).at(&stage.name);
+    let at_hand =
+        VaultAuth::app_role(&role_id, Credential::value(secret_id.as_str())).mount(&stage.name);
     assert_reads(&stage.provider(at_hand)).await;
 
     // Not there yet, and then there.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("secret-id");
-    let in_a_file = Auth::app_role(&role_id, Credential::file(&path)).at(&stage.name);
+    let in_a_file = VaultAuth::app_role(&role_id, Credential::file(&path)).mount(&stage.name);
     let provider = stage.provider(in_a_file);
     let error = provider.get(&key("A")).await.unwrap_err();
     assert!(
@@ -161,8 +162,8 @@ async fn app_role_with_a_secret_id_at_hand_in_a_file_or_wrapped() {
     assert_reads(&provider).await;
 
     let wrapped = wrapped_secret_id(&stage).await;
-    let auth = Auth::app_role_wrapped(&role_id, Credential::value(wrapped.as_str()));
-    let provider = stage.provider(auth.clone().at(&stage.name));
+    let auth = VaultAuth::app_role_wrapped(&role_id, Credential::value(wrapped.as_str()));
+    let provider = stage.provider(auth.clone().mount(&stage.name));
     assert_reads(&provider).await;
     // Its secret id is kept, so that a later login needs no wrapping token.
     let prefix = format!("sys/leases/revoke-prefix/auth/{}/login", stage.name);
@@ -170,7 +171,7 @@ async fn app_role_with_a_secret_id_at_hand_in_a_file_or_wrapped() {
     assert_reads(&provider).await;
     assert_eq!(stage.proxy.count("POST /v1/sys/wrapping/unwrap"), 1);
     // Another finds the token used, and says so.
-    let thief = stage.provider(auth.at(&stage.name));
+    let thief = stage.provider(auth.mount(&stage.name));
     for _ in 0..5 {
         let error = thief.get(&key("A")).await.unwrap_err();
         let told = error.to_string();
@@ -199,7 +200,7 @@ async fn user_name_and_password() {
     stage.method("userpass").await;
     let settings = json!({"password": "pass \"word\"", "token_policies": [stage.name]});
     stage.root("users/me", settings).await;
-    let auth = |password| Auth::userpass("me", Credential::value(password)).at(&stage.name);
+    let auth = |password| VaultAuth::userpass("me", Credential::value(password)).mount(&stage.name);
     assert_reads(&stage.provider(auth("pass \"word\""))).await;
     assert_refused(&stage.provider(auth("password"))).await;
 }
@@ -264,7 +265,8 @@ async fn a_jwt_that_is_read_anew_for_each_login() {
     stage.jwt(json!({})).await;
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), signed(claims("other", i64::from(i32::MAX)))).unwrap();
-    let provider = stage.provider(Auth::jwt("app", Credential::file(file.path())).at(&stage.name));
+    let provider =
+        stage.provider(VaultAuth::jwt("app", Credential::file(file.path())).mount(&stage.name));
     let error = provider.get(&key("A")).await.unwrap_err();
     assert!(error.to_string().contains("another audience"), "{error}");
     std::fs::write(file.path(), signed(claims("vault", 1_000))).unwrap();
@@ -308,7 +310,7 @@ async fn the_service_account_of_a_pod() {
     let mut cluster = stage.kubernetes(json!({})).await;
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), signed_by_the_cluster()).unwrap();
-    let auth = Auth::kubernetes_with("app", Credential::file(file.path())).at(&stage.name);
+    let auth = VaultAuth::kubernetes_with("app", Credential::file(file.path())).mount(&stage.name);
     assert_reads(&stage.provider(auth.clone())).await;
 
     // The cluster's API is down: Vault says 403, and it is no refusal yet.
@@ -322,7 +324,7 @@ async fn the_service_account_of_a_pod() {
 async fn an_agent_in_front_needs_no_login_of_ours() {
     let stage = Stage::new().await;
     // Without an agent there is nobody who adds a token.
-    let provider = stage.provider(Auth::agent());
+    let provider = stage.provider(VaultAuth::agent());
     let error = provider.get(&key("A")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     assert_eq!(stage.logins(), 0);
@@ -330,7 +332,7 @@ async fn an_agent_in_front_needs_no_login_of_ours() {
     let (role_id, secret_id) = stage.app_role(json!({})).await;
     let proxy = Proxy::start(stage.bao, &stage.name, &role_id, &secret_id).await;
     let address = format!("unix://{}", proxy.socket.display());
-    let provider = VaultProvider::builder([address], Auth::agent())
+    let provider = VaultProvider::builder([address], VaultAuth::agent())
         .unwrap()
         .mount(&stage.name)
         .path("app")
@@ -347,7 +349,7 @@ async fn an_agent_in_front_needs_no_login_of_ours() {
 async fn a_hundred_callers_with_a_token_that_was_revoked_cause_one_login() {
     let stage = Stage::new().await;
     let (role_id, secret_id) = stage.app_role(json!({})).await;
-    let auth = Auth::app_role(role_id, Credential::value(secret_id)).at(&stage.name);
+    let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&stage.name);
     let provider = Arc::new(stage.provider(auth));
     assert_reads(&provider).await;
     let prefix = format!("sys/leases/revoke-prefix/auth/{}/login", stage.name);
@@ -368,7 +370,7 @@ async fn a_wrong_secret_id_costs_one_login_until_it_changes() {
     let (role_id, secret_id) = stage.app_role(json!({})).await;
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "wrong").unwrap();
-    let auth = Auth::app_role(&role_id, Credential::file(file.path())).at(&stage.name);
+    let auth = VaultAuth::app_role(&role_id, Credential::file(file.path())).mount(&stage.name);
     let provider = stage.provider(auth);
     for _ in 0..20 {
         assert_refused(&provider).await;
@@ -383,7 +385,7 @@ async fn a_wrong_secret_id_costs_one_login_until_it_changes() {
 async fn a_missing_permission_is_no_bad_token() {
     let stage = Stage::new().await;
     let (role_id, secret_id) = stage.app_role(json!({})).await;
-    let auth = Auth::app_role(role_id, Credential::value(secret_id)).at(&stage.name);
+    let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&stage.name);
     let provider = stage.provider(auth);
     assert_reads(&provider).await;
     stage
@@ -410,7 +412,7 @@ async fn many_keys_of_few_secrets_cost_one_read_each_after_one_login() {
         keys.extend((0..10).map(|field| key(&format!("s{secret}/F{field}"))));
     }
     let (role_id, secret_id) = stage.app_role(json!({})).await;
-    let auth = Auth::app_role(role_id, Credential::value(secret_id)).at(&stage.name);
+    let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&stage.name);
     let provider = stage.provider(auth);
     for (key, answer) in keys.iter().zip(provider.get_many(&keys).await) {
         let value = answer.unwrap().value;
@@ -426,12 +428,15 @@ async fn many_keys_of_few_secrets_cost_one_read_each_after_one_login() {
 async fn faults_are_typed_within_the_deadline_and_leave_nothing_behind() {
     let stage = Stage::new().await;
     let token = stage.token(json!({})).await;
-    let provider = stage.provider_with(Auth::token(Credential::value(token.as_str())), |client| {
-        client
-            .deadline(Duration::from_millis(2500))
-            .attempt_timeout(Duration::from_secs(2))
-            .max_bytes(1 << 20)
-    });
+    let provider = stage.provider_with(
+        VaultAuth::token(Credential::value(token.as_str())),
+        |client| {
+            client
+                .deadline(Duration::from_millis(2500))
+                .attempt_timeout(Duration::from_secs(2))
+                .max_bytes(1 << 20)
+        },
+    );
     assert_reads(&provider).await;
     let elsewhere = FaultProxy::start(stage.bao.address).await;
     let redirect = format!("http://{}/v1/{}/data/app", elsewhere.address(), stage.name);

@@ -3,7 +3,7 @@
 use std::env;
 use std::io::Write;
 
-use secretwell::vault::{Auth, Credential, KvVersion, VaultProvider};
+use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{Error, ErrorKind, KeyPrefix, SecretProvider, from_url};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -14,7 +14,7 @@ use crate::process::{CHILD, assert_passed, child};
 use crate::support::{key, keys, secs};
 
 fn provider(bao: &Bao, mount: &str, kv: KvVersion) -> VaultProvider {
-    let token = Auth::token(Credential::value(bao.root_token()));
+    let token = VaultAuth::token(Credential::value(bao.root_token()));
     VaultProvider::builder([format!("http://{}", bao.address)], token)
         .unwrap()
         .mount(mount)
@@ -107,7 +107,7 @@ async fn whole_secrets_are_json_and_listed_by_their_paths() {
         let path = format!("{name}/data/app/{path}");
         bao.root("POST", &path, json!({"data": data})).await;
     }
-    let token = Auth::token(Credential::value(bao.root_token()));
+    let token = VaultAuth::token(Credential::value(bao.root_token()));
     let provider = VaultProvider::builder([format!("http://{}", bao.address)], token)
         .unwrap()
         .mount(&name)
@@ -187,7 +187,7 @@ async fn what_is_the_matter_with_a_place_is_told_apart() {
 #[tokio::test]
 async fn a_server_that_was_never_initialized_is_told_from_a_sealed_one() {
     let mut bao = Bao::uninitialized().await;
-    let token = Auth::token(Credential::value("a-token"));
+    let token = VaultAuth::token(Credential::value("a-token"));
     let provider = VaultProvider::builder([format!("http://{}", bao.address)], token)
         .unwrap()
         .path("app")

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use secretwell::auth::{BuildError, LazyAuth, State};
-use secretwell::vault::{Auth, Credential, KvVersion, VaultProvider};
+use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{ErrorKind, Resolver, SecretProvider, SecretString};
 use secretwell_testkit::{Fault, FaultProxy};
 use serde::Deserialize;
@@ -42,7 +42,7 @@ impl Stage {
         bao.root("POST", &format!("auth/{name}/users/me"), user)
             .await;
         let proxy = FaultProxy::start(bao.address).await;
-        let login = Auth::userpass("me", Credential::value("pass")).at(&name);
+        let login = VaultAuth::userpass("me", Credential::value("pass")).mount(&name);
         let provider = VaultProvider::builder([format!("http://{}", proxy.address())], login)
             .unwrap()
             .mount(&name)
@@ -170,7 +170,7 @@ async fn a_server_that_comes_back_at_another_listed_address_is_found() {
     bao.root("POST", "secret/data/app", secret).await;
     let other = free_address();
     let addresses = [bao.address, other].map(|address| format!("http://{address}"));
-    let token = Auth::token(Credential::value(bao.root_token()));
+    let token = VaultAuth::token(Credential::value(bao.root_token()));
     let provider = VaultProvider::builder(addresses, token)
         .unwrap()
         .path("app")
@@ -194,7 +194,7 @@ async fn a_server_that_is_sealed_degrades_who_is_ready_and_fails_who_starts() {
     let secret = json!({"data": {"AUTH_SECRET": SECRET}});
     bao.root("POST", "secret/data/app", secret).await;
     let provider = || {
-        let token = Auth::token(Credential::value(bao.root_token()));
+        let token = VaultAuth::token(Credential::value(bao.root_token()));
         VaultProvider::builder([format!("http://{}", bao.address)], token)
             .unwrap()
             .path("app")
@@ -238,7 +238,7 @@ async fn a_namespace_has_secrets_of_its_own() {
     )
     .await;
     let provider = |namespace: &str| {
-        let token = Auth::token(Credential::value(bao.root_token()));
+        let token = VaultAuth::token(Credential::value(bao.root_token()));
         VaultProvider::builder([format!("http://{}", bao.address)], token)
             .unwrap()
             .mount("kv")

@@ -6,7 +6,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, date_time_ymd,
 };
-use secretwell::vault::{Auth, ClientConfig, Credential, VaultProvider};
+use secretwell::vault::{ClientConfig, Credential, VaultAuth, VaultProvider};
 use secretwell::{ErrorKind, SecretProvider};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -69,7 +69,7 @@ fn quick(client: ClientConfig) -> ClientConfig {
 
 fn provider(
     addresses: &[String],
-    auth: Auth,
+    auth: VaultAuth,
     change: impl FnOnce(ClientConfig) -> ClientConfig,
 ) -> VaultProvider {
     VaultProvider::builder(addresses, auth)
@@ -100,7 +100,7 @@ async fn certificates_are_checked_and_what_is_wrong_with_one_is_told() {
     let bao = Bao::with_tls(&good).await;
     seed(&bao).await;
     let address = [format!("https://{}", bao.address)];
-    let token = || Auth::token(Credential::value(bao.root_token()));
+    let token = || VaultAuth::token(Credential::value(bao.root_token()));
     let ca = authority.pem();
 
     let trusting = provider(&address, token(), |client| {
@@ -164,7 +164,7 @@ async fn a_certificate_for_another_name_and_an_expired_one() {
     let bao = Bao::with_tls(&named).await;
     seed(&bao).await;
     let address = [format!("https://{}", bao.address)];
-    let token = || Auth::token(Credential::value(bao.root_token()));
+    let token = || VaultAuth::token(Credential::value(bao.root_token()));
     let expecting = provider(&address, token(), |client| {
         let client = client.certificate_authority(authority.pem());
         client.server_name("vault.internal")
@@ -209,7 +209,7 @@ async fn a_client_certificate_logs_in() {
 
     let identity = authority.sign(&["service"], |_| ());
     let (chain, private) = (file(&identity.chain), file(&identity.key));
-    let with_certificate = provider(&address, Auth::certificate(None), |client| {
+    let with_certificate = provider(&address, VaultAuth::certificate(None), |client| {
         client
             .certificate_authority(authority.pem())
             .identity_files(chain.path(), private.path())
@@ -218,7 +218,7 @@ async fn a_client_certificate_logs_in() {
     let lasting = std::sync::Arc::new(with_certificate);
     assert!(read_for(&lasting, Duration::from_secs(10)).await > 100);
 
-    let without = provider(&address, Auth::certificate(None), |client| {
+    let without = provider(&address, VaultAuth::certificate(None), |client| {
         client.certificate_authority(authority.pem())
     });
     let error = reads(&without).await.unwrap_err();
@@ -235,7 +235,7 @@ async fn a_server_that_wants_a_certificate_of_everybody() {
     let bao = Bao::with_tls_for(&server, ca.path(), &ours).await;
     seed(&bao).await;
     let address = [format!("https://{}", bao.address)];
-    let token = || Auth::token(Credential::value(bao.root_token()));
+    let token = || VaultAuth::token(Credential::value(bao.root_token()));
     // Read for each handshake.
     let files = |identity: &Identity| (file(&identity.chain), file(&identity.key));
     let with = |(chain, private): &(NamedTempFile, NamedTempFile)| {
@@ -275,7 +275,7 @@ async fn a_sealed_server_is_passed_over_and_one_that_is_gone_too() {
         format!("https://{gone}"),
         format!("https://{}", bao.address),
     ];
-    let auth = Auth::token(Credential::value(bao.root_token()));
+    let auth = VaultAuth::token(Credential::value(bao.root_token()));
     let provider = provider(&addresses, auth, |client| {
         client.certificate_authority(authority.pem())
     });

@@ -4,8 +4,8 @@ use axum_core::extract::FromRequestParts;
 use axum_core::response::{IntoResponse, Response};
 use http::request::Parts;
 
-use crate::answer::Answer;
 use crate::lazy::LazyAuth;
+use crate::rejection::Rejection;
 
 /// Who a request comes from, as an authenticator tells it: a session, a user, a tenant.
 ///
@@ -53,45 +53,45 @@ pub trait Principal: Sized + Send + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Auth<T>(pub T);
 
-impl IntoResponse for Answer {
+impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         self.into_http()
     }
 }
 
-async fn authenticate<T: Principal>(parts: &Parts) -> Result<Option<T>, Answer> {
+async fn authenticate<T: Principal>(parts: &Parts) -> Result<Option<T>, Rejection> {
     let Some(auth) = parts.extensions.get::<LazyAuth<T::Authenticator>>() else {
         tracing::error!(
             principal = std::any::type_name::<T>(),
             authenticator = std::any::type_name::<T::Authenticator>(),
             "no auth for this principal: add `.layer(auth.layer())` to the router",
         );
-        return Err(Answer::misconfigured());
+        return Err(Rejection::misconfigured());
     };
     match auth.get().await {
         Ok(authenticator) => Ok(T::authenticate(&authenticator, parts)),
         Err(failure) => {
             tracing::debug!(%failure, "request answered without authentication");
-            Err(Answer::from(&failure))
+            Err(Rejection::from(&failure))
         }
     }
 }
 
 impl<T: Principal, S: Sync> FromRequestParts<S> for Auth<T> {
-    type Rejection = Answer;
+    type Rejection = Rejection;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Answer> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
         authenticate(parts)
             .await?
             .map(Auth)
-            .ok_or_else(Answer::unauthorized)
+            .ok_or_else(Rejection::unauthorized)
     }
 }
 
 impl<T: Principal, S: Sync> FromRequestParts<S> for Auth<Option<T>> {
-    type Rejection = Answer;
+    type Rejection = Rejection;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Answer> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
         authenticate(parts).await.map(Auth)
     }
 }

@@ -62,7 +62,7 @@ fn in_service<A>(seen: &Option<Arc<Built<A>>>) -> &Built<A> {
 }
 
 /// The build in service, lent out. It keeps that build alive, so hold it briefly and not across an
-/// await; a [`Handle`] is for keeping.
+/// await; a [`Reader`] is for keeping.
 pub struct Guard<A>(SwapGuard<Option<Arc<Built<A>>>>);
 
 impl<A> Guard<A> {
@@ -97,9 +97,9 @@ impl<A> fmt::Debug for Guard<A> {
 /// Access to what is in service for a task or a connection that keeps it: the fastest way to read,
 /// and always the newest build. It holds the build that it saw last until it looks again.
 #[derive(Clone)]
-pub struct Handle<A>(Look<A>);
+pub struct Reader<A>(Look<A>);
 
-impl<A> Handle<A> {
+impl<A> Reader<A> {
     pub(crate) fn new(current: &Current<A>) -> Option<Self> {
         let mut look = Cache::new(current.clone());
         look.load().is_some().then_some(Self(look))
@@ -111,9 +111,9 @@ impl<A> Handle<A> {
     }
 }
 
-impl<A> fmt::Debug for Handle<A> {
+impl<A> fmt::Debug for Reader<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").finish_non_exhaustive()
+        f.debug_struct("Reader").finish_non_exhaustive()
     }
 }
 
@@ -124,11 +124,11 @@ mod tests {
     #[test]
     fn every_way_to_read_sees_the_newest_build() {
         let stage = Stage::new();
-        assert!(Guard::new(&stage.current).is_none() && Handle::new(&stage.current).is_none());
+        assert!(Guard::new(&stage.current).is_none() && Reader::new(&stage.current).is_none());
         assert_eq!(stage.with(|value: &String| value.clone()), None);
 
         stage.publish("one".to_owned(), 1);
-        let mut handle = Handle::new(&stage.current).unwrap();
+        let mut handle = Reader::new(&stage.current).unwrap();
         for (value, generation) in [("one", 1), ("two", 2)] {
             if generation > 1 {
                 stage.publish(value.to_owned(), generation);

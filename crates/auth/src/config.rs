@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use secretwell_core::{Error, Resolver, SecretKey};
+use secretwell_core::{Error, SecretKey};
+use secretwell_resolver::Resolver;
 use serde::de::DeserializeOwned;
 
 use crate::lazy::{LazyAuth, Settings};
-use crate::recipe::TypedRecipe;
-use crate::ring::Pace;
-use crate::strength::{Policy, Strength};
+use crate::policy::{Policies, SecretPolicy};
+use crate::ring::RotationTiming;
+use crate::spec::TypedSpec;
 use crate::{BuildContext, BuildError, Mode};
 
 /// Settings of a [`LazyAuth`], made by [`LazyAuth::builder`].
@@ -28,11 +29,11 @@ impl LazyAuthBuilder {
             mode,
             deadline: Duration::from_secs(10),
             build_deadline: Duration::from_secs(30),
-            pace: Pace {
+            timing: RotationTiming {
                 activation_delay: resolver.ttl(),
-                grace: Duration::from_secs(24 * 3600),
+                grace_period: Duration::from_secs(24 * 3600),
             },
-            policy: Policy::default(),
+            policy: Policies::default(),
         };
         Self { resolver, settings }
     }
@@ -58,14 +59,14 @@ impl LazyAuthBuilder {
     /// How long a new secret only verifies before it signs. Default: the resolver's ttl, which is how
     /// long other instances may take to learn of it.
     pub fn activation_delay(mut self, delay: Duration) -> Self {
-        self.settings.pace.activation_delay = delay;
+        self.settings.timing.activation_delay = delay;
         self
     }
 
     /// How long a secret goes on verifying after its successor has become active. Default: one day.
     /// It should be as long as the longest life of what was signed.
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.settings.pace.grace = grace;
+    pub fn grace_period(mut self, grace_period: Duration) -> Self {
+        self.settings.timing.grace_period = grace_period;
         self
     }
 
@@ -73,8 +74,8 @@ impl LazyAuthBuilder {
     ///
     /// # Errors
     /// [`InvalidKey`](secretwell_core::ErrorKind::InvalidKey) when `key` is none.
-    pub fn strength(mut self, key: &str, strength: Strength) -> Result<Self, Error> {
-        self.settings.policy.set(SecretKey::parse(key)?, strength);
+    pub fn secret_policy(mut self, key: &str, policy: SecretPolicy) -> Result<Self, Error> {
+        self.settings.policy.set(SecretKey::parse(key)?, policy);
         Ok(self)
     }
 
@@ -89,7 +90,7 @@ impl LazyAuthBuilder {
     {
         LazyAuth::assemble(
             self.resolver,
-            Box::new(TypedRecipe::<T, F>::new(build)),
+            Box::new(TypedSpec::<T, F>::new(build)),
             self.settings,
         )
     }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use secretwell_core::{Error, ErrorKind, Resolved, SecretKey};
+use secretwell_core::{Error, ErrorKind, SecretKey};
+use secretwell_resolver::Resolved;
 
 use crate::scrub::scrub;
 use crate::{Generation, KeyRing, Mode};
@@ -43,7 +44,7 @@ impl BuildContext {
                 ErrorKind::NotFound,
                 format!("`{key}` is none of the keys of this build"),
             )
-            .hint("name a key that the loaded type has a field for")
+            .with_hint("name a key that the loaded type has a field for")
         })
     }
 }
@@ -67,7 +68,7 @@ impl BuildError {
         let current = secrets.iter().map(|(key, secret)| (key, &secret.value));
         let ringed = rings
             .iter()
-            .flat_map(|(key, ring)| ring.verifying().map(move |value| (key, value)));
+            .flat_map(|(key, ring)| ring.iter().map(move |value| (key, value)));
         scrub(self.0.to_string(), current.chain(ringed))
     }
 }

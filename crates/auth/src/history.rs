@@ -1,13 +1,14 @@
-//! Earlier secrets, from a source that remembers them: so that a restart in the middle of a rotation logs
+//! PreviousSecret secrets, from a source that remembers them: so that a restart in the middle of a rotation logs
 //! nobody out.
 
 use std::time::{Duration, SystemTime};
 
-use secretwell_core::{Resolved, Resolver, SecretKey, SecretValue, Version};
+use secretwell_core::{SecretKey, SecretValue, Version};
+use secretwell_resolver::{Resolved, Resolver};
 
-use crate::ring::Pace;
+use crate::ring::RotationTiming;
 
-/// How many earlier secrets of a key are looked up at most.
+/// How many previous secrets of a key are looked up at most.
 const MOST: usize = 4;
 
 /// How many versions are looked at for them: where several secrets are written together, each writing of
@@ -19,27 +20,27 @@ const MOST_VERSIONS: usize = 50;
 pub(crate) struct History {
     /// How long the current secret only verifies from now on.
     pub(crate) wait: Duration,
-    /// The earlier ones, the newest first.
-    pub(crate) earlier: Vec<Earlier>,
+    /// The previous ones, the newest first.
+    pub(crate) previous: Vec<PreviousSecret>,
 }
 
 /// A secret that was replaced.
 #[derive(Debug)]
-pub(crate) struct Earlier {
+pub(crate) struct PreviousSecret {
     pub(crate) value: SecretValue,
-    /// What is left of its grace.
+    /// What is left of its grace_period.
     pub(crate) left: Duration,
     /// Whether it has ever signed: it was there for the activation delay, or before all others.
     pub(crate) was_active: bool,
 }
 
-/// Looks up the earlier secrets of `key` whose grace is not over. That costs nothing when the current one
+/// Looks up the previous secrets of `key` whose grace_period is not over. That costs nothing when the current one
 /// is older than that, or the source does not tell its age.
-pub(crate) async fn recall(
+pub(crate) async fn load_history(
     resolver: &Resolver,
     key: &SecretKey,
     current: &Resolved,
-    pace: Pace,
+    timing: RotationTiming,
 ) -> Option<History> {
     let provider = resolver.provider();
     if !provider.capabilities().old_versions {
@@ -50,9 +51,9 @@ pub(crate) async fn recall(
         value: current.value.clone(),
         age: Some(age(&version)?),
     }];
-    let mut earlier = 0;
-    while earlier < MOST && written.len() < MOST_VERSIONS {
-        if age(&version).is_none_or(|age| age > pace.overlap()) {
+    let mut previous = 0;
+    while previous < MOST && written.len() < MOST_VERSIONS {
+        if age(&version).is_none_or(|age| age > timing.overlap()) {
             break;
         }
         let Some(number) = version.number().filter(|number| *number > 1) else {
@@ -63,7 +64,7 @@ pub(crate) async fn recall(
             Ok(secret) => {
                 version = secret.version.unwrap_or(version);
                 let is_another = written.last().is_none_or(|it| it.value != secret.value);
-                earlier += usize::from(is_another);
+                previous += usize::from(is_another);
                 written.push(Written {
                     value: secret.value,
                     age: age(&version),
@@ -71,12 +72,12 @@ pub(crate) async fn recall(
             }
             Err(error) if error.is_not_found() => break,
             Err(error) => {
-                tracing::warn!(%key, %version, %error, "an earlier secret cannot be read");
+                tracing::warn!(%key, %version, %error, "an previous secret cannot be read");
                 break;
             }
         }
     }
-    history(&written, pace)
+    history(&written, timing)
 }
 
 /// One version of a key.
@@ -87,32 +88,32 @@ struct Written {
 
 /// What became of a key by its versions, the newest first. A secret is as old as the first of the versions
 /// that have had it one after the other.
-fn history(written: &[Written], pace: Pace) -> Option<History> {
+fn history(written: &[Written], timing: RotationTiming) -> Option<History> {
     let mut spans = written.chunk_by(|newer, older| newer.value == older.value);
     let age = |span: &[Written]| span.iter().rev().find_map(|version| version.age);
     let current = spans.next()?;
     let mut replaced = age(current)?;
-    let wait = pace.activation_delay.saturating_sub(replaced);
-    let mut earlier: Vec<Earlier> = Vec::new();
+    let wait = timing.activation_delay.saturating_sub(replaced);
+    let mut previous: Vec<PreviousSecret> = Vec::new();
     for span in spans {
         let value = &span.first()?.value;
         let born = age(span);
         let was_active =
-            born.is_none_or(|age| age.saturating_sub(replaced) >= pace.activation_delay);
-        if let Some(known) = earlier.iter_mut().find(|known| known.value == *value) {
+            born.is_none_or(|age| age.saturating_sub(replaced) >= timing.activation_delay);
+        if let Some(known) = previous.iter_mut().find(|known| known.value == *value) {
             known.was_active |= was_active;
         } else if !value.is_blank() && *value != current.first()?.value {
-            earlier.push(Earlier {
+            previous.push(PreviousSecret {
                 value: value.clone(),
-                left: pace.overlap().saturating_sub(replaced),
+                left: timing.overlap().saturating_sub(replaced),
                 was_active,
             });
         }
         let Some(born) = born else { break };
         replaced = born;
     }
-    earlier.last_mut()?.was_active = true;
-    Some(History { wait, earlier })
+    previous.last_mut()?.was_active = true;
+    Some(History { wait, previous })
 }
 
 /// How long ago a version was written; one of the future was written just now.
@@ -125,15 +126,15 @@ fn age(version: &Version) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    const PACE: Pace = Pace {
+    const TIMING: RotationTiming = RotationTiming {
         activation_delay: Duration::from_secs(10),
-        grace: Duration::from_secs(100),
+        grace_period: Duration::from_secs(100),
     };
 
-    /// An earlier secret, what is left of it, and whether it was active.
+    /// An previous secret, what is left of it, and whether it was active.
     type Seen = (String, u64, bool);
 
-    /// What has become of the versions of these values and ages: the wait, and the earlier secrets.
+    /// What has become of the versions of these values and ages: the wait, and the previous secrets.
     fn of(versions: &[(&str, u64)]) -> Option<(u64, Vec<Seen>)> {
         let written: Vec<Written> = versions
             .iter()
@@ -142,12 +143,12 @@ mod tests {
                 age: Some(Duration::from_secs(*age)),
             })
             .collect();
-        let history = history(&written, PACE)?;
-        let earlier = history.earlier.into_iter().map(|earlier| {
-            let value = earlier.value.expose_text().unwrap().to_owned();
-            (value, earlier.left.as_secs(), earlier.was_active)
+        let history = history(&written, TIMING)?;
+        let previous = history.previous.into_iter().map(|previous| {
+            let value = previous.value.expose_text().unwrap().to_owned();
+            (value, previous.left.as_secs(), previous.was_active)
         });
-        Some((history.wait.as_secs(), earlier.collect()))
+        Some((history.wait.as_secs(), previous.collect()))
     }
 
     #[test]

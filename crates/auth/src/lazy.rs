@@ -7,17 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use secretwell_core::Resolver;
+use secretwell_resolver::Resolver;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::built::{Current, Guard, Handle, Stage};
-use crate::driver::{Driver, MadeFrom};
-use crate::recipe::Recipe;
-use crate::ring::Pace;
-use crate::strength::Policy;
+use crate::built::{Current, Guard, Reader, Stage};
+use crate::policy::Policies;
+use crate::rebuilder::{Rebuilder, RotationState};
+use crate::ring::RotationTiming;
+use crate::spec::BuildSpec;
 use crate::{BuildContext, BuildError, LazyAuthBuilder, Mode, NotReady, State};
 
 /// Something built from secrets on first use, and built anew when they rotate.
@@ -40,7 +40,8 @@ use crate::{BuildContext, BuildError, LazyAuthBuilder, Mode, NotReady, State};
 /// ```
 /// use secrecy::{ExposeSecret, SecretString};
 /// use secretwell_auth::{LazyAuth, State};
-/// use secretwell_core::{MemoryProvider, Resolver};
+/// use secretwell_core::MemoryProvider;
+/// use secretwell_resolver::Resolver;
 /// use serde::Deserialize;
 ///
 /// #[derive(Deserialize)]
@@ -75,20 +76,20 @@ pub struct LazyAuth<A: Send + Sync> {
 
 pub(crate) struct Inner<A: Send + Sync> {
     pub(crate) resolver: Resolver,
-    pub(crate) recipe: Box<dyn Recipe<A>>,
+    pub(crate) spec: Box<dyn BuildSpec<A>>,
     pub(crate) settings: Settings,
     pub(crate) stage: Stage<A>,
     pub(crate) progress: watch::Sender<Progress>,
-    /// Wakes the driver.
-    pub(crate) nudge: Arc<Notify>,
+    /// Wakes the rebuilder.
+    pub(crate) wake: Arc<Notify>,
     /// How many rebuilds have been asked for.
     pub(crate) requests: AtomicU64,
-    /// Set when the driver ended with its runtime: somebody must start another.
-    pub(crate) undriven: AtomicBool,
-    /// Whether the next build leaves the earlier secrets out.
+    /// Set when the rebuilder ended with its runtime: somebody must start another.
+    pub(crate) rebuilder_stopped: AtomicBool,
+    /// Whether the next build leaves the previous secrets out.
     pub(crate) revoking: AtomicBool,
-    driver: Mutex<Option<AbortHandle>>,
-    made_from: Mutex<MadeFrom>,
+    rebuilder: Mutex<Option<AbortHandle>>,
+    rotation: Mutex<RotationState>,
 }
 
 #[derive(Debug)]
@@ -96,8 +97,8 @@ pub(crate) struct Settings {
     pub(crate) mode: Mode,
     pub(crate) deadline: Duration,
     pub(crate) build_deadline: Duration,
-    pub(crate) pace: Pace,
-    pub(crate) policy: Policy,
+    pub(crate) timing: RotationTiming,
+    pub(crate) policy: Policies,
 }
 
 /// What those who wait look at.
@@ -115,7 +116,7 @@ pub(crate) struct Progress {
 impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// An `A` to be built by `build` from a `T` of secrets, with the default settings.
     ///
-    /// The secrets' keys are the names of `T`'s fields: see [`Plan`](secretwell_core::Plan).
+    /// The secrets' keys are the names of `T`'s fields: see [`Plan`](secretwell_resolver::load::Plan).
     pub fn new<T, F, B>(resolver: Resolver, build: F) -> Self
     where
         T: DeserializeOwned + Send + 'static,
@@ -171,7 +172,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
             return Ok(guard);
         }
         within_runtime()?;
-        self.ensure_driver();
+        self.ensure_rebuilder();
         match &self.inner.progress.borrow().state {
             State::Failed { failure } => Err(failure.clone()),
             _ => Err(NotReady::waiting("the first start is still under way")),
@@ -192,8 +193,8 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     }
 
     /// Access for a task or a connection that keeps it. `None` before the first build.
-    pub fn handle(&self) -> Option<Handle<A>> {
-        Handle::new(&self.current)
+    pub fn reader(&self) -> Option<Reader<A>> {
+        Reader::new(&self.current)
     }
 
     /// Where it stands.
@@ -223,8 +224,8 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         let mut progress = self.inner.progress.subscribe();
         let served = async {
             loop {
-                self.ensure_driver();
-                self.inner.nudge.notify_one();
+                self.ensure_rebuilder();
+                self.inner.wake.notify_one();
                 {
                     let now = progress.borrow_and_update();
                     if now.served >= ticket {
@@ -245,16 +246,16 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
             .unwrap_or_else(|_| Err(late()))
     }
 
-    /// Ends the grace of all earlier secrets: only the newest of each key signs and verifies from now
-    /// on, so whoever holds something that an earlier one signed is logged out. For a secret that has
+    /// Ends the grace_period of all previous secrets: only the newest of each key signs and verifies from now
+    /// on, so whoever holds something that an previous one signed is logged out. For a secret that has
     /// leaked: write another first, and then revoke.
     ///
-    /// A source that keeps old versions gives them back to the next process, as long as their grace is
+    /// A source that keeps old versions gives them back to the next process, as long as their grace_period is
     /// not over: delete them there as well.
     ///
     /// # Errors
     /// As [`rebuild`](Self::rebuild). The next build revokes them nevertheless.
-    pub async fn revoke_earlier(&self) -> Result<Guard<A>, NotReady> {
+    pub async fn revoke_previous(&self) -> Result<Guard<A>, NotReady> {
         self.inner.revoking.store(true, Ordering::SeqCst);
         self.rebuild().await
     }
@@ -262,16 +263,16 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// What is in service, with somebody to keep it current.
     fn serving(&self) -> Option<Guard<A>> {
         let guard = Guard::new(&self.current)?;
-        if self.inner.undriven.load(Ordering::Relaxed) {
-            self.drive_again();
+        if self.inner.rebuilder_stopped.load(Ordering::Relaxed) {
+            self.restart_rebuilder();
         }
         Some(guard)
     }
 
     #[cold]
-    fn drive_again(&self) {
+    fn restart_rebuilder(&self) {
         if within_runtime().is_ok() {
-            self.ensure_driver();
+            self.ensure_rebuilder();
         }
     }
 
@@ -287,7 +288,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         let attempts = progress.borrow().attempts;
         let started = async {
             loop {
-                self.ensure_driver();
+                self.ensure_rebuilder();
                 if let Some(guard) = self.peek() {
                     return Ok(guard);
                 }
@@ -315,14 +316,14 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     }
 
     /// Sees to it that somebody starts and rotates. Must be called within a tokio runtime.
-    fn ensure_driver(&self) {
-        let mut driver = self.inner.lock_driver();
-        if driver.as_ref().is_none_or(AbortHandle::is_finished)
-            || self.inner.undriven.load(Ordering::Relaxed)
+    fn ensure_rebuilder(&self) {
+        let mut rebuilder = self.inner.lock_rebuilder();
+        if rebuilder.as_ref().is_none_or(AbortHandle::is_finished)
+            || self.inner.rebuilder_stopped.load(Ordering::Relaxed)
         {
-            self.inner.undriven.store(false, Ordering::Relaxed);
-            let task = tokio::spawn(Driver::new(&self.inner).run());
-            *driver = Some(task.abort_handle());
+            self.inner.rebuilder_stopped.store(false, Ordering::Relaxed);
+            let task = tokio::spawn(Rebuilder::new(&self.inner).run());
+            *rebuilder = Some(task.abort_handle());
         }
     }
 }
@@ -345,7 +346,7 @@ impl LazyAuth<()> {
 impl<A: Send + Sync> LazyAuth<A> {
     pub(crate) fn assemble(
         resolver: Resolver,
-        recipe: Box<dyn Recipe<A>>,
+        spec: Box<dyn BuildSpec<A>>,
         settings: Settings,
     ) -> Self {
         let idle = Progress {
@@ -356,16 +357,16 @@ impl<A: Send + Sync> LazyAuth<A> {
         };
         let inner = Inner {
             resolver,
-            recipe,
+            spec,
             settings,
             stage: Stage::new(),
             progress: watch::channel(idle).0,
-            nudge: Arc::default(),
+            wake: Arc::default(),
             requests: AtomicU64::new(0),
-            undriven: AtomicBool::new(false),
+            rebuilder_stopped: AtomicBool::new(false),
             revoking: AtomicBool::new(false),
-            driver: Mutex::new(None),
-            made_from: Mutex::default(),
+            rebuilder: Mutex::new(None),
+            rotation: Mutex::default(),
         };
         Self {
             current: inner.stage.current.clone(),
@@ -380,14 +381,14 @@ impl<A: Send + Sync> LazyAuth<A> {
 }
 
 impl<A: Send + Sync> Inner<A> {
-    fn lock_driver(&self) -> MutexGuard<'_, Option<AbortHandle>> {
-        self.driver.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn made_from(&self) -> MutexGuard<'_, MadeFrom> {
-        self.made_from
+    fn lock_rebuilder(&self) -> MutexGuard<'_, Option<AbortHandle>> {
+        self.rebuilder
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn rotation(&self) -> MutexGuard<'_, RotationState> {
+        self.rotation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn weak(self: &Arc<Self>) -> Weak<Self> {
@@ -397,8 +398,8 @@ impl<A: Send + Sync> Inner<A> {
 
 impl<A: Send + Sync> Drop for Inner<A> {
     fn drop(&mut self) {
-        if let Some(driver) = self.lock_driver().take() {
-            driver.abort();
+        if let Some(rebuilder) = self.lock_rebuilder().take() {
+            rebuilder.abort();
         }
     }
 }
@@ -415,7 +416,7 @@ impl<A: Send + Sync> Clone for LazyAuth<A> {
 impl<A: Send + Sync> fmt::Debug for LazyAuth<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LazyAuth")
-            .field("source", self.inner.resolver.source())
+            .field("source", self.inner.resolver.origin())
             .field("mode", &self.inner.settings.mode)
             .field("state", &self.inner.progress.borrow().state)
             .finish_non_exhaustive()

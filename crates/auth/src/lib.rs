@@ -8,7 +8,8 @@
 //! ```
 //! use secrecy::SecretString;
 //! use secretwell_auth::{LazyAuth, Mode};
-//! use secretwell_core::{MemoryProvider, Resolver};
+//! use secretwell_core::MemoryProvider;
+//! use secretwell_resolver::Resolver;
 //! use serde::Deserialize;
 //!
 //! #[derive(Deserialize)]
@@ -38,7 +39,7 @@
 //! # Why this shape
 //! An eager start fails when the secrets are late, and where it runs at load time it fails for the life of
 //! the process. Deferring the call is half a cure: what captured an absent secret stays broken, and what
-//! captured a present one never sees the next. So a [`LazyAuth`] holds the *recipe*, keeps what was made by
+//! captured a present one never sees the next. So a [`LazyAuth`] holds the *spec*, keeps what was made by
 //! it in one place that readers borrow from, and has one task that makes it anew when a secret's value
 //! changes. Construction cannot fail; use can, and says why.
 //!
@@ -50,14 +51,12 @@
 //! | --- | --- |
 //! | use it in a request | [`LazyAuth::get`], or [`LazyAuth::with`] where nanoseconds count |
 //! | guard an axum handler | `Auth<T>` and `LazyAuth::layer`, features `axum` and `tower` |
-//! | sign and verify over a rotation | [`BuildContext::key_ring`], [`LazyAuth::revoke_earlier`] |
+//! | sign and verify over a rotation | [`BuildContext::key_ring`], [`LazyAuth::revoke_previous`] |
 //! | know how it stands | [`LazyAuth::state`], [`LazyAuth::watch_state`] |
 //! | know beforehand | [`LazyAuth::preflight`] |
 //!
-//! This crate knows no backend: it takes a [`Resolver`](secretwell_core::Resolver).
+//! This crate knows no backend: it takes a [`Resolver`](secretwell_resolver::Resolver).
 
-#[cfg(feature = "tower")]
-mod answer;
 #[cfg(feature = "authjs")]
 pub mod authjs;
 #[cfg(feature = "axum")]
@@ -65,32 +64,34 @@ mod axum;
 mod built;
 mod config;
 mod context;
-mod driver;
 mod hex;
 mod history;
 mod lazy;
 mod mode;
+mod policy;
 mod preflight;
-mod recipe;
+mod rebuilder;
+#[cfg(feature = "tower")]
+mod rejection;
 mod ring;
 mod scrub;
+mod spec;
 mod state;
-mod strength;
 #[cfg(feature = "tower")]
 mod tower;
 
-#[cfg(feature = "tower")]
-pub use answer::Answer;
 #[cfg(feature = "axum")]
 pub use axum::{Auth, Principal};
-pub use built::{Guard, Handle};
+pub use built::{Guard, Reader};
 pub use config::LazyAuthBuilder;
 pub use context::{BuildContext, BuildError};
 pub use lazy::{Get, LazyAuth, StateWatch};
 pub use mode::Mode;
-pub use preflight::{Finding, Report, Verdict};
+pub use policy::SecretPolicy;
+pub use preflight::{Check, PreflightReport, Status};
+#[cfg(feature = "tower")]
+pub use rejection::Rejection;
 pub use ring::KeyRing;
 pub use state::{Generation, NotReady, State};
-pub use strength::Strength;
 #[cfg(feature = "tower")]
-pub use tower::{AuthLayer, LazyService, WithAuth};
+pub use tower::{AuthLayer, AuthService, LazyService};

@@ -51,7 +51,7 @@ impl FromStr for Mode {
 }
 
 fn unknown() -> Error {
-    Error::new(ErrorKind::InvalidConfig, "an unknown mode").hint(format!(
+    Error::new(ErrorKind::InvalidConfig, "an unknown mode").with_hint(format!(
         "write `production` or `development`, as the value of {VARIABLE} too"
     ))
 }

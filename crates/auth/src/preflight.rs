@@ -2,42 +2,43 @@
 
 use std::fmt;
 
-use secretwell_core::{Error, ErrorKind, Freshness, Resolved, Resolver, SecretKey};
+use secretwell_core::{Error, ErrorKind, SecretKey};
+use secretwell_resolver::{Freshness, Resolved, Resolver};
 
-use crate::recipe::{check, keys};
-use crate::strength::too_weak;
-use crate::{LazyAuth, Mode, Strength};
+use crate::policy::too_weak;
+use crate::spec::{check, keys};
+use crate::{LazyAuth, Mode, SecretPolicy};
 
 /// What a start would find, key by key. Made by [`LazyAuth::preflight`]; it prints as a table.
 #[derive(Debug)]
-pub struct Report {
+pub struct PreflightReport {
     mode: Mode,
-    source: String,
-    findings: Vec<Finding>,
+    origin: String,
+    checks: Vec<Check>,
     problems: Vec<Error>,
 }
 
 /// What was found of one key.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Finding {
+pub struct Check {
     /// Its key.
     pub key: SecretKey,
     /// How it is.
-    pub verdict: Verdict,
+    pub status: Status,
 }
 
 /// How a secret is.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum Status {
     /// There, and good.
-    Good(Resolved),
+    Passed(Resolved),
     /// Accepted in this mode only: weak, or absent and made up, in development.
-    Tolerated(Error),
+    Warning(Error),
     /// Absent, and optional.
-    Optional,
+    Absent,
     /// A start fails for it.
-    Bad(Error),
+    Failed(Error),
 }
 
 impl<A: Send + Sync + 'static> LazyAuth<A> {
@@ -45,27 +46,24 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// anything: for start-up, for tests, for CI. The same checks run again at each build.
     ///
     /// Nothing is built, so what the builder itself would reject is not known.
-    pub async fn preflight(&self, mode: Mode) -> Report {
+    pub async fn preflight(&self, mode: Mode) -> PreflightReport {
         let inner = &self.inner;
-        let source = inner.resolver.source().to_string();
-        let fields = match inner.recipe.fields() {
+        let origin = inner.resolver.origin().to_string();
+        let fields = match inner.spec.fields() {
             Ok(fields) => fields,
             Err(error) => {
-                return Report {
+                return PreflightReport {
                     mode,
-                    source,
-                    findings: Vec::new(),
+                    origin,
+                    checks: Vec::new(),
                     problems: vec![error],
                 };
             }
         };
-        let answers = inner
-            .resolver
-            .refresh_now(&keys(inner.recipe.as_ref()))
-            .await;
+        let answers = inner.resolver.refresh(&keys(inner.spec.as_ref())).await;
         let policy = &inner.settings.policy;
-        // The recipe has the last word: it knows defaults, and what parses as what.
-        let mut problems = match inner.recipe.prepare(answers.clone(), mode, policy) {
+        // The spec has the last word: it knows defaults, and what parses as what.
+        let mut problems = match inner.spec.prepare(answers.clone(), mode, policy) {
             Ok(_) => Vec::new(),
             Err(problems) => problems,
         };
@@ -73,36 +71,37 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
             .keys()
             .filter(|key| !fields.iter().any(|field| field.key == **key));
         problems.extend(strangers.map(unknown_key));
-        let made_up = |key: &SecretKey| mode == Mode::Development && inner.recipe.has_made_up(key);
-        let findings = fields
+        let placeholders =
+            |key: &SecretKey| mode == Mode::Development && inner.spec.has_placeholder(key);
+        let checks = fields
             .iter()
             .zip(answers)
             .map(|(field, answer)| {
                 let of_field = |problem: &&Error| problem.key() == Some(&field.key);
-                let verdict = match (problems.iter().find(of_field), answer) {
-                    (Some(problem), _) => Verdict::Bad(problem.clone()),
+                let status = match (problems.iter().find(of_field), answer) {
+                    (Some(problem), _) => Status::Failed(problem.clone()),
                     (None, Ok(secret)) if !secret.value.is_blank() => {
                         match check(field, &secret, policy) {
-                            Some(weak) => Verdict::Tolerated(weak),
-                            None => Verdict::Good(secret),
+                            Some(weak) => Status::Warning(weak),
+                            None => Status::Passed(secret),
                         }
                     }
-                    (None, absent) if made_up(&field.key) => Verdict::Tolerated(match absent {
+                    (None, absent) if placeholders(&field.key) => Status::Warning(match absent {
                         Ok(secret) => blank(&field.key, &secret),
                         Err(absent) => absent,
                     }),
-                    (None, _) => Verdict::Optional,
+                    (None, _) => Status::Absent,
                 };
-                Finding {
+                Check {
                     key: field.key.clone(),
-                    verdict,
+                    status,
                 }
             })
             .collect();
-        Report {
+        PreflightReport {
             mode,
-            source,
-            findings,
+            origin,
+            checks,
             problems,
         }
     }
@@ -110,8 +109,8 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
 
 fn blank(key: &SecretKey, secret: &Resolved) -> Error {
     Error::new(ErrorKind::NotFound, "it is there and empty")
-        .at(&secret.source)
-        .for_key(key)
+        .with_origin(&secret.origin)
+        .with_key(key)
 }
 
 fn unknown_key(key: &SecretKey) -> Error {
@@ -119,41 +118,45 @@ fn unknown_key(key: &SecretKey) -> Error {
         ErrorKind::InvalidConfig,
         "a strength is set for it, but no field has it",
     )
-    .for_key(key)
-    .hint("use the key as the loaded type spells it")
+    .with_key(key)
+    .with_hint("use the key as the loaded type spells it")
 }
 
-impl Report {
+impl PreflightReport {
     /// What a program finds that needs all of `keys`, each of this strength. There is nobody to make up
     /// for an absent one, so that is a problem in development as well.
-    pub async fn of(resolver: &Resolver, keys: &[(SecretKey, Strength)], mode: Mode) -> Self {
+    pub async fn for_keys(
+        resolver: &Resolver,
+        keys: &[(SecretKey, SecretPolicy)],
+        mode: Mode,
+    ) -> Self {
         let names: Vec<SecretKey> = keys.iter().map(|(key, _)| key.clone()).collect();
-        let answers = resolver.refresh_now(&names).await;
-        let findings = keys.iter().zip(answers).map(|((key, strength), answer)| {
-            let verdict = match answer {
-                Err(error) => Verdict::Bad(error),
-                Ok(secret) if secret.value.is_blank() => Verdict::Bad(blank(key, &secret)),
+        let answers = resolver.refresh(&names).await;
+        let checks = keys.iter().zip(answers).map(|((key, strength), answer)| {
+            let status = match answer {
+                Err(error) => Status::Failed(error),
+                Ok(secret) if secret.value.is_blank() => Status::Failed(blank(key, &secret)),
                 Ok(secret) => match (too_weak(key, &secret, *strength), mode) {
-                    (None, _) => Verdict::Good(secret),
-                    (Some(weak), Mode::Development) => Verdict::Tolerated(weak),
-                    (Some(weak), Mode::Production) => Verdict::Bad(weak),
+                    (None, _) => Status::Passed(secret),
+                    (Some(weak), Mode::Development) => Status::Warning(weak),
+                    (Some(weak), Mode::Production) => Status::Failed(weak),
                 },
             };
-            Finding {
+            Check {
                 key: key.clone(),
-                verdict,
+                status,
             }
         });
-        let findings: Vec<Finding> = findings.collect();
-        let problem = |finding: &Finding| match &finding.verdict {
-            Verdict::Bad(error) => Some(error.clone()),
+        let checks: Vec<Check> = checks.collect();
+        let problem = |check: &Check| match &check.status {
+            Status::Failed(error) => Some(error.clone()),
             _ => None,
         };
         Self {
             mode,
-            source: resolver.source().to_string(),
-            problems: findings.iter().filter_map(problem).collect(),
-            findings,
+            origin: resolver.origin().to_string(),
+            problems: checks.iter().filter_map(problem).collect(),
+            checks,
         }
     }
 
@@ -168,8 +171,8 @@ impl Report {
     }
 
     /// What was found, in the order of the fields.
-    pub fn findings(&self) -> &[Finding] {
-        &self.findings
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
     }
 
     /// What a start would fail for.
@@ -178,25 +181,25 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for PreflightReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = if self.is_ready() {
+        let status = if self.is_ready() {
             "ready"
         } else {
             "NOT READY"
         };
-        writeln!(f, "{} from {}: {verdict}", self.mode, self.source)?;
+        writeln!(f, "{} from {}: {status}", self.mode, self.origin)?;
         let width = self
-            .findings
+            .checks
             .iter()
-            .map(|finding| finding.key.as_str().len())
+            .map(|check| check.key.as_str().len())
             .max();
         let width = width.unwrap_or_default();
-        for Finding { key, verdict } in &self.findings {
+        for Check { key, status } in &self.checks {
             write!(f, "  {:width$}  ", key.as_str())?;
-            match verdict {
-                Verdict::Good(secret) => {
-                    write!(f, "ok        from {}", secret.source)?;
+            match status {
+                Status::Passed(secret) => {
+                    write!(f, "ok        from {}", secret.origin)?;
                     if let Some(version) = &secret.version {
                         write!(f, ", version {version}")?;
                     }
@@ -205,16 +208,16 @@ impl fmt::Display for Report {
                     }
                     writeln!(f)?;
                 }
-                Verdict::Tolerated(error) => writeln!(f, "tolerated {error}")?,
-                Verdict::Optional => writeln!(f, "absent    optional")?,
-                Verdict::Bad(error) => writeln!(f, "PROBLEM   {error}")?,
+                Status::Warning(error) => writeln!(f, "tolerated {error}")?,
+                Status::Absent => writeln!(f, "absent    optional")?,
+                Status::Failed(error) => writeln!(f, "PROBLEM   {error}")?,
             }
         }
         let elsewhere = |problem: &&Error| {
             !self
-                .findings
+                .checks
                 .iter()
-                .any(|finding| problem.key() == Some(&finding.key))
+                .any(|check| problem.key() == Some(&check.key))
         };
         for problem in self.problems.iter().filter(elsewhere) {
             writeln!(f, "  PROBLEM   {problem}")?;

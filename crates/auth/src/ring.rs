@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use secretwell_core::{Resolved, SecretKey, SecretValue};
+use secretwell_core::{SecretKey, SecretValue};
+use secretwell_resolver::Resolved;
 use tokio::time::Instant;
 
 use crate::history::History;
@@ -12,86 +13,86 @@ use crate::history::History;
 ///
 /// A new secret verifies at once, so that whatever other instances sign with it is accepted; it signs
 /// only after the activation delay, when every instance has had the time to learn of it. The one
-/// before it goes on verifying for the grace. Each build of the auth gets the ring as it is then, and
-/// the auth is built anew when a secret becomes active or its grace ends: whoever uses a ring needs
+/// before it goes on verifying for the grace_period. Each build of the auth gets the ring as it is then, and
+/// the auth is built anew when a secret becomes active or its grace_period ends: whoever uses a ring needs
 /// no clock.
 #[derive(Debug, Clone)]
 pub struct KeyRing {
-    signing: SecretValue,
+    primary: SecretValue,
     /// Whether every instance has had the time to learn of the signing one.
     is_active: bool,
-    verifying: Vec<SecretValue>,
+    all: Vec<SecretValue>,
 }
 
 impl KeyRing {
     /// A ring of one secret, for what is built without a [`LazyAuth`](crate::LazyAuth).
-    pub fn of(secret: impl Into<SecretValue>) -> Self {
+    pub fn new(secret: impl Into<SecretValue>) -> Self {
         let secret = secret.into();
         Self {
-            signing: secret.clone(),
+            primary: secret.clone(),
             is_active: true,
-            verifying: vec![secret],
+            all: vec![secret],
         }
     }
 
     /// One ring of the rings of several keys, the first of which is the one to sign with: that is done
     /// by the first that every instance knows of. `None` without any ring.
-    pub fn joined(rings: impl IntoIterator<Item = Self>) -> Option<Self> {
+    pub fn merge(rings: impl IntoIterator<Item = Self>) -> Option<Self> {
         let rings: Vec<Self> = rings.into_iter().collect();
         let active = rings.iter().find(|ring| ring.is_active);
         let first = active.or(rings.first())?;
         let mut joined = Self {
-            signing: first.signing.clone(),
+            primary: first.primary.clone(),
             is_active: first.is_active,
-            verifying: Vec::new(),
+            all: Vec::new(),
         };
         // What each key has now comes before what it had: that is the list that others know.
-        let depth = rings.iter().map(|ring| ring.verifying.len()).max()?;
+        let depth = rings.iter().map(|ring| ring.all.len()).max()?;
         for age in 0..depth {
-            for value in rings.iter().filter_map(|ring| ring.verifying.get(age)) {
-                if !joined.verifying.contains(value) {
-                    joined.verifying.push(value.clone());
+            for value in rings.iter().filter_map(|ring| ring.all.get(age)) {
+                if !joined.all.contains(value) {
+                    joined.all.push(value.clone());
                 }
             }
         }
         Some(joined)
     }
 
-    /// The same with an earlier secret, which verifies after all others.
-    pub fn with_earlier(mut self, secret: impl Into<SecretValue>) -> Self {
-        self.verifying.push(secret.into());
+    /// The same with an previous secret, which verifies after all others.
+    pub fn with_previous(mut self, secret: impl Into<SecretValue>) -> Self {
+        self.all.push(secret.into());
         self
     }
 
     /// The secret to sign and encrypt with.
-    pub fn signing(&self) -> &SecretValue {
-        &self.signing
+    pub fn primary(&self) -> &SecretValue {
+        &self.primary
     }
 
     /// The secrets to verify and decrypt with, the newest first. The signing one is among them.
-    pub fn verifying(&self) -> impl ExactSizeIterator<Item = &SecretValue> {
-        self.verifying.iter()
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &SecretValue> {
+        self.all.iter()
     }
 
     /// The secret to sign with, and then the others in their order.
     #[cfg(feature = "authjs")]
-    pub(crate) fn signing_first(&self) -> impl Iterator<Item = &SecretValue> {
-        let others = self.verifying().filter(|secret| **secret != self.signing);
-        std::iter::once(&self.signing).chain(others)
+    pub(crate) fn primary_first(&self) -> impl Iterator<Item = &SecretValue> {
+        let others = self.iter().filter(|secret| **secret != self.primary);
+        std::iter::once(&self.primary).chain(others)
     }
 }
 
 /// How rotation takes its time.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
+pub(crate) struct RotationTiming {
     pub(crate) activation_delay: Duration,
-    pub(crate) grace: Duration,
+    pub(crate) grace_period: Duration,
 }
 
-impl Pace {
+impl RotationTiming {
     /// For how long after a rotation its old secret verifies.
     pub(crate) fn overlap(self) -> Duration {
-        self.activation_delay.saturating_add(self.grace)
+        self.activation_delay.saturating_add(self.grace_period)
     }
 }
 
@@ -115,34 +116,39 @@ struct Entry {
 
 impl Rings {
     /// The rings after `secrets` were read at `now`. Keys that are not among them are gone.
-    pub(crate) fn with(&self, secrets: &[(SecretKey, Resolved)], pace: Pace, now: Instant) -> Self {
-        let turned = secrets.iter().map(|(key, secret)| {
+    pub(crate) fn with(
+        &self,
+        secrets: &[(SecretKey, Resolved)],
+        timing: RotationTiming,
+        now: Instant,
+    ) -> Self {
+        let rotated = secrets.iter().map(|(key, secret)| {
             let ring = match self.0.get(key) {
                 Some(ring) => {
-                    let from = self.active_from(&secret.value, pace, now);
-                    ring.turned(&secret.value, from, pace, now)
+                    let from = self.active_from(&secret.value, timing, now);
+                    ring.rotated(&secret.value, from, timing, now)
                 }
                 None => Ring(vec![Entry {
                     value: secret.value.clone(),
-                    active_from: Some(self.active_from(&secret.value, pace, now)),
+                    active_from: Some(self.active_from(&secret.value, timing, now)),
                     until: None,
                 }]),
             };
             (key.clone(), ring)
         });
-        Self(turned.collect())
+        Self(rotated.collect())
     }
 
     /// From when a secret that is new to its key may sign: at once if it is among the first that are
     /// read, or if it has been active before, under whichever key: then everybody knows it.
-    fn active_from(&self, value: &SecretValue, pace: Pace, now: Instant) -> Instant {
+    fn active_from(&self, value: &SecretValue, timing: RotationTiming, now: Instant) -> Instant {
         let entries = || self.0.values().flat_map(|ring| &ring.0);
         let was_active = |entry: &Entry| {
             entry.value == *value && entry.active_from.is_some_and(|from| from <= now)
         };
         match self.0.is_empty() || entries().any(was_active) {
             true => now,
-            false => later(now, pace.activation_delay),
+            false => later(now, timing.activation_delay),
         }
     }
 
@@ -159,15 +165,15 @@ impl Rings {
         for newest in entries.iter_mut() {
             newest.active_from = Some(later(now, history.wait));
         }
-        entries.extend(history.earlier.into_iter().map(|earlier| Entry {
-            value: earlier.value,
-            active_from: earlier.was_active.then_some(now),
-            until: Some(later(now, earlier.left)),
+        entries.extend(history.previous.into_iter().map(|previous| Entry {
+            value: previous.value,
+            active_from: previous.was_active.then_some(now),
+            until: Some(later(now, previous.left)),
         }));
     }
 
     /// Leaves the newest secret of each key, which signs from now on.
-    pub(crate) fn revoke_earlier(&mut self, now: Instant) {
+    pub(crate) fn revoke_previous(&mut self, now: Instant) {
         for Ring(entries) in self.0.values_mut() {
             entries.truncate(1);
             for newest in entries {
@@ -176,11 +182,12 @@ impl Rings {
         }
     }
 
-    /// When the next secret becomes active or the next grace ends.
-    pub(crate) fn next_turn(&self, now: Instant) -> Option<Instant> {
+    /// When the next secret becomes active or the next grace_period ends.
+    pub(crate) fn next_transition(&self, now: Instant) -> Option<Instant> {
         let entries = self.0.values().flat_map(|ring| &ring.0);
-        let turns = entries.flat_map(|entry| entry.active_from.into_iter().chain(entry.until));
-        turns.filter(|turn| *turn > now).min()
+        let transitions =
+            entries.flat_map(|entry| entry.active_from.into_iter().chain(entry.until));
+        transitions.filter(|transition| *transition > now).min()
     }
 
     pub(crate) fn snapshot(&self, key: &str, now: Instant) -> Option<KeyRing> {
@@ -192,11 +199,11 @@ impl Rings {
         };
         let active = |entry: &&Entry| entry.active_from.is_some_and(|from| from <= now);
         let ready = live().find(active);
-        let signing = ready.or(ring.0.first())?;
+        let primary = ready.or(ring.0.first())?;
         Some(KeyRing {
-            signing: signing.value.clone(),
+            primary: primary.value.clone(),
             is_active: ready.is_some(),
-            verifying: live().map(|entry| entry.value.clone()).collect(),
+            all: live().map(|entry| entry.value.clone()).collect(),
         })
     }
 
@@ -208,14 +215,11 @@ impl Rings {
     }
 
     /// Equal at two moments exactly if nothing has changed that a build could see.
-    pub(crate) fn sight(&self, now: Instant) -> HashMap<SecretKey, (u64, Vec<u64>)> {
+    pub(crate) fn fingerprint(&self, now: Instant) -> HashMap<SecretKey, (u64, Vec<u64>)> {
         let prints = |ring: KeyRing| {
             (
-                ring.signing.fingerprint(),
-                ring.verifying
-                    .iter()
-                    .map(SecretValue::fingerprint)
-                    .collect(),
+                ring.primary.fingerprint(),
+                ring.all.iter().map(SecretValue::fingerprint).collect(),
             )
         };
         self.snapshots(now)
@@ -227,7 +231,13 @@ impl Rings {
 
 impl Ring {
     /// The ring with `value` in front, which may sign from `active_from` on.
-    fn turned(&self, value: &SecretValue, active_from: Instant, pace: Pace, now: Instant) -> Self {
+    fn rotated(
+        &self,
+        value: &SecretValue,
+        active_from: Instant,
+        timing: RotationTiming,
+        now: Instant,
+    ) -> Self {
         let mut entries = self.0.clone();
         entries.retain(|entry| entry.until.is_none_or(|until| until > now));
         if entries.first().is_some_and(|newest| newest.value == *value) {
@@ -238,7 +248,7 @@ impl Ring {
             entry.active_from = entry.active_from.filter(|from| *from <= now);
             entry.until = entry
                 .until
-                .or(Some(later(active_from.max(now), pace.grace)));
+                .or(Some(later(active_from.max(now), timing.grace_period)));
         }
         entries.insert(
             0,
@@ -261,18 +271,18 @@ pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::Earlier;
+    use crate::history::PreviousSecret;
 
-    const PACE: Pace = Pace {
+    const TIMING: RotationTiming = RotationTiming {
         activation_delay: Duration::from_secs(10),
-        grace: Duration::from_secs(100),
+        grace_period: Duration::from_secs(100),
     };
 
     #[tokio::test(start_paused = true)]
     async fn a_new_secret_verifies_at_once_signs_later_and_outlives_the_old() {
-        let resolver = secretwell_core::Resolver::new(secretwell_core::MemoryProvider::from_iter(
-            [("K", "one")],
-        ));
+        let resolver = secretwell_resolver::Resolver::new(
+            secretwell_core::MemoryProvider::from_iter([("K", "one")]),
+        );
         let secret = resolver.get("K").await.unwrap();
         let (key, start) = (SecretKey::parse("K").unwrap(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
@@ -285,43 +295,43 @@ mod tests {
             let ring = rings.snapshot("K", now).unwrap();
             let text = |value: &SecretValue| value.expose_text().unwrap().to_owned();
             (
-                text(ring.signing()),
-                ring.verifying().map(text).collect::<Vec<_>>().join(","),
+                text(ring.primary()),
+                ring.iter().map(text).collect::<Vec<_>>().join(","),
             )
         };
-        let pair = |signing: &str, verifying: &str| (signing.to_owned(), verifying.to_owned());
+        let pair = |primary: &str, all: &str| (primary.to_owned(), all.to_owned());
 
-        let rings = Rings::default().with(&read("one"), PACE, start);
+        let rings = Rings::default().with(&read("one"), TIMING, start);
         assert_eq!(seen(&rings, start), pair("one", "one"));
-        assert_eq!(rings.next_turn(start), None);
+        assert_eq!(rings.next_transition(start), None);
 
-        let rings = rings.with(&read("two"), PACE, at(1));
+        let rings = rings.with(&read("two"), TIMING, at(1));
         assert_eq!(seen(&rings, at(1)), pair("one", "two,one"));
-        assert_eq!(rings.next_turn(at(1)), Some(at(11)));
+        assert_eq!(rings.next_transition(at(1)), Some(at(11)));
         assert_eq!(seen(&rings, at(11)), pair("two", "two,one"));
-        assert_eq!(rings.next_turn(at(11)), Some(at(111)));
+        assert_eq!(rings.next_transition(at(11)), Some(at(111)));
         assert_eq!(seen(&rings, at(111)), pair("two", "two"));
 
-        // Two rotations within the grace, then back to the first.
-        let rings = rings.with(&read("three"), PACE, at(50));
+        // Two rotations within the grace_period, then back to the first.
+        let rings = rings.with(&read("three"), TIMING, at(50));
         assert_eq!(seen(&rings, at(70)), pair("three", "three,two,one"));
-        let rings = rings.with(&read("one"), PACE, at(80));
+        let rings = rings.with(&read("one"), TIMING, at(80));
         assert_eq!(seen(&rings, at(80)), pair("one", "one,three,two"));
         assert_eq!(seen(&rings, at(95)), pair("one", "one,three,two"));
 
         // What is replaced before it was active never signs, whatever replaces it.
-        let rings = Rings::default().with(&read("one"), PACE, start);
-        let rings = rings.with(&read("two"), PACE, at(1));
-        let back = rings.with(&read("one"), PACE, at(5));
+        let rings = Rings::default().with(&read("one"), TIMING, start);
+        let rings = rings.with(&read("two"), TIMING, at(1));
+        let back = rings.with(&read("one"), TIMING, at(5));
         assert_eq!(seen(&back, at(5)), pair("one", "one,two"));
         assert_eq!(seen(&back, at(20)), pair("one", "one,two"));
-        let on = rings.with(&read("three"), PACE, at(5));
+        let on = rings.with(&read("three"), TIMING, at(5));
         assert_eq!(seen(&on, at(12)), pair("one", "three,two,one"));
         assert_eq!(seen(&on, at(15)), pair("three", "three,two,one"));
 
-        let for_ever = Pace {
-            grace: Duration::MAX,
-            ..PACE
+        let for_ever = RotationTiming {
+            grace_period: Duration::MAX,
+            ..TIMING
         };
         let rings = Rings::default().with(&read("one"), for_ever, start);
         let rings = rings.with(&read("two"), for_ever, at(1));
@@ -332,7 +342,7 @@ mod tests {
     }
 
     fn verifying(ring: &KeyRing) -> String {
-        ring.verifying().map(text).collect::<Vec<_>>().join(",")
+        ring.iter().map(text).collect::<Vec<_>>().join(",")
     }
 
     #[tokio::test(start_paused = true)]
@@ -340,28 +350,28 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let read = |pairs: &[(&str, &str)]| -> Vec<(SecretKey, Resolved)> {
-            let source = || secretwell_core::Source::new("test", "");
+            let origin = || secretwell_core::Origin::new("test", "");
             let secret = |(key, value): &(&str, &str)| {
-                let value = Resolved::fixed((*value).into(), source());
+                let value = Resolved::fixed((*value).into(), origin());
                 (SecretKey::parse(key).unwrap(), value)
             };
             pairs.iter().map(secret).collect()
         };
         let seen = |rings: &Rings, now| {
             let parts = ["K_1", "K"].map(|key| rings.snapshot(key, now));
-            let ring = KeyRing::joined(parts.into_iter().flatten()).unwrap();
-            (text(ring.signing()), verifying(&ring))
+            let ring = KeyRing::merge(parts.into_iter().flatten()).unwrap();
+            (text(ring.primary()), verifying(&ring))
         };
-        let pair = |signing: &str, verifying: &str| (signing.to_owned(), verifying.to_owned());
+        let pair = |primary: &str, all: &str| (primary.to_owned(), all.to_owned());
 
-        let rings = Rings::default().with(&read(&[("K", "old")]), PACE, start);
-        let rings = rings.with(&read(&[("K", "old"), ("K_1", "new")]), PACE, at(1));
+        let rings = Rings::default().with(&read(&[("K", "old")]), TIMING, start);
+        let rings = rings.with(&read(&[("K", "old"), ("K_1", "new")]), TIMING, at(1));
         assert_eq!(seen(&rings, at(1)), pair("old", "new,old"));
         assert_eq!(seen(&rings, at(11)), pair("new", "new,old"));
         // Everybody knows the new one, so it does not wait again when it moves to the other key.
-        let rings = rings.with(&read(&[("K", "new")]), PACE, at(20));
+        let rings = rings.with(&read(&[("K", "new")]), TIMING, at(20));
         assert_eq!(seen(&rings, at(20)), pair("new", "new,old"));
-        assert!(KeyRing::joined([]).is_none());
+        assert!(KeyRing::merge([]).is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -369,12 +379,12 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let key = SecretKey::parse("K").unwrap();
-        let source = secretwell_core::Source::new("test", "");
-        let read = [(key.clone(), Resolved::fixed("new".into(), source))];
-        let mut rings = Rings::default().with(&read, PACE, start);
+        let origin = secretwell_core::Origin::new("test", "");
+        let read = [(key.clone(), Resolved::fixed("new".into(), origin))];
+        let mut rings = Rings::default().with(&read, TIMING, start);
         let history = History {
             wait: Duration::from_secs(4),
-            earlier: vec![Earlier {
+            previous: vec![PreviousSecret {
                 value: "old".into(),
                 left: Duration::from_secs(50),
                 was_active: true,
@@ -388,14 +398,14 @@ mod tests {
         ] {
             let ring = rings.snapshot("K", at(seconds)).unwrap();
             assert_eq!(
-                (text(ring.signing()).as_str(), verifying(&ring).as_str()),
+                (text(ring.primary()).as_str(), verifying(&ring).as_str()),
                 (signing, all)
             );
         }
-        rings.revoke_earlier(start);
+        rings.revoke_previous(start);
         let ring = rings.snapshot("K", start).unwrap();
         assert_eq!(
-            (text(ring.signing()).as_str(), verifying(&ring).as_str()),
+            (text(ring.primary()).as_str(), verifying(&ring).as_str()),
             ("new", "new")
         );
     }

@@ -9,8 +9,8 @@ use http::{Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::answer::Answer;
 use crate::lazy::LazyAuth;
+use crate::rejection::Rejection;
 
 impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// A layer that gives each request access to this auth, which is what the `Auth` extractor looks
@@ -26,23 +26,23 @@ pub struct AuthLayer<A: Send + Sync> {
 }
 
 /// What [`AuthLayer`] makes of a service.
-pub struct WithAuth<A: Send + Sync, S> {
+pub struct AuthService<A: Send + Sync, S> {
     auth: LazyAuth<A>,
     inner: S,
 }
 
 impl<A: Send + Sync, S> Layer<S> for AuthLayer<A> {
-    type Service = WithAuth<A, S>;
+    type Service = AuthService<A, S>;
 
-    fn layer(&self, inner: S) -> WithAuth<A, S> {
-        WithAuth {
+    fn layer(&self, inner: S) -> AuthService<A, S> {
+        AuthService {
             auth: self.auth.clone(),
             inner,
         }
     }
 }
 
-impl<A, S, B> Service<Request<B>> for WithAuth<A, S>
+impl<A, S, B> Service<Request<B>> for AuthService<A, S>
 where
     A: Send + Sync + 'static,
     S: Service<Request<B>>,
@@ -63,7 +63,7 @@ where
 
 /// A whole service built from secrets on its first call, and built anew when they rotate.
 ///
-/// It is always ready. A call that finds no service gets the answer of [`Answer`]: 503 while the
+/// It is always ready. A call that finds no service gets the answer of [`Rejection`]: 503 while the
 /// source cannot be asked, 500 when the secrets are absent or no good.
 ///
 /// ```
@@ -73,7 +73,8 @@ where
 ///
 /// use http::{Request, Response};
 /// use secretwell_auth::{LazyAuth, LazyService};
-/// use secretwell_core::{MemoryProvider, Resolver};
+/// use secretwell_core::MemoryProvider;
+/// use secretwell_resolver::Resolver;
 /// use serde::Deserialize;
 /// use tower_service::Service;
 ///
@@ -147,7 +148,7 @@ where
                 }
                 Err(failure) => {
                     tracing::debug!(%failure, "request answered without the service");
-                    Ok(Answer::from(&failure).into_http())
+                    Ok(Rejection::from(&failure).into_http())
                 }
             }
         })
@@ -162,7 +163,7 @@ impl<A: Send + Sync> Clone for AuthLayer<A> {
     }
 }
 
-impl<A: Send + Sync, S: Clone> Clone for WithAuth<A, S> {
+impl<A: Send + Sync, S: Clone> Clone for AuthService<A, S> {
     fn clone(&self) -> Self {
         Self {
             auth: self.auth.clone(),
@@ -187,9 +188,9 @@ impl<A: Send + Sync> fmt::Debug for AuthLayer<A> {
     }
 }
 
-impl<A: Send + Sync, S> fmt::Debug for WithAuth<A, S> {
+impl<A: Send + Sync, S> fmt::Debug for AuthService<A, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WithAuth")
+        f.debug_struct("AuthService")
             .field("auth", &self.auth)
             .finish_non_exhaustive()
     }

@@ -52,7 +52,7 @@ fn ada() -> User {
 }
 
 fn tokens(criterion: &mut Criterion) {
-    let tokens = SessionTokens::v5(SALT, &KeyRing::of(SECRET)).expect("keys");
+    let tokens = SessionTokens::v5(SALT, &KeyRing::new(SECRET)).expect("keys");
     let ada = ada();
     let token = tokens.encode(&ada, HOUR).expect("a token");
     node(&token);

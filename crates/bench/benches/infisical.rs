@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use criterion::{Criterion, criterion_group, criterion_main};
 use infisical::AuthMethod;
 use infisical::secrets::ListSecretsRequest;
-use secretwell::infisical::{ApiVersion, Auth, Credential, InfisicalProvider};
+use secretwell::infisical::{ApiVersion, Credential, InfisicalAuth, InfisicalProvider};
 use secretwell::{SecretKey, SecretProvider};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -115,7 +115,7 @@ fn infisical(criterion: &mut Criterion) {
         .build()
         .expect("a runtime");
 
-    let auth = Auth::universal("id", Credential::value("secret"));
+    let auth = InfisicalAuth::universal("id", Credential::value("secret"));
     let provider = InfisicalProvider::builder(&base, auth)
         .and_then(|builder| {
             let builder = builder.project(PROJECT).environment("dev");

@@ -55,7 +55,7 @@ fn ready(criterion: &mut Criterion) {
     );
     measure!(group, "secretwell with", lazy.with(|auth| auth.length));
     measure!(group, "secretwell handle", handle.get().length, with
-        let mut handle = lazy.handle().expect("it is ready"));
+        let mut handle = lazy.reader().expect("it is ready"));
     measure!(group, "arc-swap load", swap.load().length);
     measure!(group, "arc-swap cache", cache.load().length, with
         let mut cache = Cache::new(shared_swap.clone()));

@@ -10,9 +10,9 @@ use axum::extract::Path;
 use axum::routing::get;
 use axum::{Json, Router};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use secretwell::vault::{Auth, Credential, KvVersion, VaultProvider};
+use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{SecretKey, SecretProvider};
-use secretwell_core::join_bounded;
+use secretwell_core::backend::join_bounded;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -76,7 +76,7 @@ fn vault(criterion: &mut Criterion) {
         .build()
         .expect("a runtime");
 
-    let token = Auth::token(Credential::value("token"));
+    let token = VaultAuth::token(Credential::value("token"));
     let provider = VaultProvider::builder([&base], token)
         .map(|builder| builder.kv_version(KvVersion::V2))
         .and_then(secretwell::vault::VaultBuilder::build)
@@ -133,7 +133,7 @@ async fn with_vaultrs(client: &VaultClient, path: &str) -> Fields {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct ResponseBody {
     data: Data,
 }
 
@@ -148,7 +148,12 @@ async fn with_reqwest(client: &reqwest::Client, base: &str, path: &str) -> Field
         .header("x-vault-token", "token")
         .send();
     let reply = asked.await.expect("an answer");
-    reply.json::<Answer>().await.expect("a secret").data.data
+    reply
+        .json::<ResponseBody>()
+        .await
+        .expect("a secret")
+        .data
+        .data
 }
 
 criterion_group!(benches, vault);

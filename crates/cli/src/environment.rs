@@ -64,15 +64,17 @@ impl Naming {
             if secret.value.expose_bytes().contains(&0) {
                 problems.push(
                     Error::new(ErrorKind::Invalid, "it holds a NUL, which no variable can")
-                        .for_key(key)
-                        .hint("store it encoded, say in base64, or name the other keys by --only"),
+                        .with_key(key)
+                        .with_hint(
+                            "store it encoded, say in base64, or name the other keys by --only",
+                        ),
                 );
             }
             if name.len() + secret.value.len() > LONGEST {
                 problems.push(
                     Error::new(ErrorKind::TooLarge, "no variable can hold so much")
-                        .for_key(key)
-                        .hint("read it from a file instead, or name the other keys by --only"),
+                        .with_key(key)
+                        .with_hint("read it from a file instead, or name the other keys by --only"),
                 );
             }
             let value = secret.value.clone();
@@ -91,8 +93,8 @@ impl Naming {
 
 fn bad_name(key: &SecretKey, flaw: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidKey, flaw)
-        .for_key(key)
-        .hint(format!("name its variable by --map '{key}=NAME'"))
+        .with_key(key)
+        .with_hint(format!("name its variable by --map '{key}=NAME'"))
 }
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ pub(crate) async fn keys(
 ) -> Result<Vec<SecretKey>, Error> {
     let listed = provider.list(&KeyPrefix::root()).await;
     let mut all = listed.map_err(|error| match error.kind() {
-        ErrorKind::Denied | ErrorKind::Unsupported => error.hint(
+        ErrorKind::Denied | ErrorKind::Unsupported => error.with_hint(
             "name the keys that are needed, by --only, or by --require of `check` and `doctor`",
         ),
         _ => error,
@@ -128,18 +128,18 @@ pub(crate) async fn keys(
     }
     if all.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, "there is no secret")
-            .at(provider.source())
-            .hint("is the place right? If so, write one there"));
+            .with_origin(provider.origin())
+            .with_hint("is the place right? If so, write one there"));
     }
     Ok(all)
 }
 
 fn blank(provider: &dyn SecretProvider, key: &SecretKey, secret: &Secret) -> Error {
-    let source = secret.source.as_ref().unwrap_or(provider.source());
+    let origin = secret.origin.as_ref().unwrap_or(provider.origin());
     Error::new(ErrorKind::NotFound, "it is there and empty")
-        .at(source)
-        .for_key(key)
-        .hint("write a value, or take it out of the required ones")
+        .with_origin(origin)
+        .with_key(key)
+        .with_hint("write a value, or take it out of the required ones")
 }
 
 #[cfg(test)]

@@ -18,15 +18,15 @@ use crate::supervise::Supervisor;
 pub(crate) async fn run(setup: Setup, run: Run, log: &Log) -> Result<ExitCode, Failure> {
     let wanted = setup.wanted(&run.selection);
     let naming = setup.naming(&run.selection);
-    let what = || format!("reading the secrets from {}", setup.provider.source());
+    let what = || format!("reading the secrets from {}", setup.provider.origin());
     let waiting = end_when_told();
     let secrets = with_progress(log, what, read(&setup.provider, &wanted, run.wait)).await?;
     drop(waiting);
     let variables = naming.variables(&secrets)?;
     for Found { key, secret } in &secrets {
-        let source = secret.source.as_ref().unwrap_or(setup.provider.source());
+        let origin = secret.origin.as_ref().unwrap_or(setup.provider.origin());
         let version = secret.version.as_ref().map(tracing::field::display);
-        tracing::info!(%key, version, %source, "secret read");
+        tracing::info!(%key, version, %origin, "secret read");
     }
     let program = Program {
         words: run.program,

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::backend::{Capabilities, Change, ChangeStream};
 use crate::{
-    Capabilities, Chain, Change, ChangeStream, Error, ErrorKind, KeyPrefix, Secret, SecretKey,
-    SecretProvider, Source, Version,
+    Chain, Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, Version,
 };
 
 /// Comfort on top of [`SecretProvider`]; every provider has it.
@@ -51,7 +51,7 @@ pub trait SecretProviderExt: SecretProvider + Sized {
                 .insert(outer.clone(), SecretKey::parse(inner)?)
                 .is_some()
             {
-                return Err(Error::new(ErrorKind::InvalidConfig, "renamed twice").for_key(&outer));
+                return Err(Error::new(ErrorKind::InvalidConfig, "renamed twice").with_key(&outer));
             }
         }
         Ok(Mapped {
@@ -96,7 +96,7 @@ impl Mapping {
     /// Every outer key that is read as `inner`.
     fn outward(&self, inner: &SecretKey) -> Vec<SecretKey> {
         match self {
-            Self::Prefix(prefix) => inner.strip(prefix).into_iter().collect(),
+            Self::Prefix(prefix) => inner.strip_prefix(prefix).into_iter().collect(),
             Self::Names(names) => {
                 let renamed = names
                     .iter()
@@ -111,8 +111,8 @@ impl Mapping {
 
 #[async_trait]
 impl<P: SecretProvider> SecretProvider for Mapped<P> {
-    fn source(&self) -> &Source {
-        self.provider.source()
+    fn origin(&self) -> &Origin {
+        self.provider.origin()
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -123,7 +123,7 @@ impl<P: SecretProvider> SecretProvider for Mapped<P> {
         self.provider
             .get(&self.mapping.inward(key)?)
             .await
-            .map_err(|error| error.for_key(key))
+            .map_err(|error| error.with_key(key))
     }
 
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
@@ -133,12 +133,12 @@ impl<P: SecretProvider> SecretProvider for Mapped<P> {
         let outcomes = inner.into_iter().map(|key| match key {
             Ok(_) => answers
                 .next()
-                .unwrap_or_else(|| Err(too_few_answers(self.source()))),
+                .unwrap_or_else(|| Err(Error::wrong_result_count().with_origin(self.origin()))),
             Err(invalid) => Err(invalid),
         });
         keys.iter()
             .zip(outcomes)
-            .map(|(key, outcome)| outcome.map_err(|e| e.for_key(key)))
+            .map(|(key, outcome)| outcome.map_err(|e| e.with_key(key)))
             .collect()
     }
 
@@ -147,7 +147,7 @@ impl<P: SecretProvider> SecretProvider for Mapped<P> {
         self.provider
             .get_version(&inner, version)
             .await
-            .map_err(|error| error.for_key(key))
+            .map_err(|error| error.with_key(key))
     }
 
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
@@ -193,7 +193,7 @@ impl<P: SecretProvider> SecretProvider for Mapped<P> {
                 }
             }
         });
-        Some(mapped.fed_by(forwarder))
+        Some(mapped.with_guard(forwarder))
     }
 
     async fn health(&self) -> Result<(), Error> {
@@ -225,14 +225,14 @@ impl<P: SecretProvider> WithDeadline<P> {
     }
 
     fn late(&self) -> Error {
-        timed_out(self.source(), self.deadline)
+        Error::timed_out(self.deadline).with_origin(self.origin())
     }
 }
 
 #[async_trait]
 impl<P: SecretProvider> SecretProvider for WithDeadline<P> {
-    fn source(&self) -> &Source {
-        self.provider.source()
+    fn origin(&self) -> &Origin {
+        self.provider.origin()
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -242,7 +242,7 @@ impl<P: SecretProvider> SecretProvider for WithDeadline<P> {
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
         self.within(self.provider.get(key))
             .await
-            .map_err(|error| error.for_key(key))
+            .map_err(|error| error.with_key(key))
     }
 
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
@@ -250,7 +250,7 @@ impl<P: SecretProvider> SecretProvider for WithDeadline<P> {
             .await
             .unwrap_or_else(|_| {
                 keys.iter()
-                    .map(|key| Err(self.late().for_key(key)))
+                    .map(|key| Err(self.late().with_key(key)))
                     .collect()
             })
     }
@@ -258,7 +258,7 @@ impl<P: SecretProvider> SecretProvider for WithDeadline<P> {
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
         self.within(self.provider.get_version(key, version))
             .await
-            .map_err(|error| error.for_key(key))
+            .map_err(|error| error.with_key(key))
     }
 
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
@@ -272,19 +272,4 @@ impl<P: SecretProvider> SecretProvider for WithDeadline<P> {
     async fn health(&self) -> Result<(), Error> {
         self.within(self.provider.health()).await
     }
-}
-
-pub(crate) fn timed_out(source: &Source, deadline: Duration) -> Error {
-    Error::new(ErrorKind::Timeout, format!("no answer within {deadline:?}"))
-        .at(source)
-        .hint("check that the source is reachable, or allow it more time")
-}
-
-/// A provider broke its contract of one result per key.
-pub(crate) fn too_few_answers(source: &Source) -> Error {
-    Error::new(
-        ErrorKind::Malformed,
-        "the provider answered fewer keys than it was asked for",
-    )
-    .at(source)
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where there is none.
 ///
 /// ```
-/// use secretwell_core::Capabilities;
+/// use secretwell_core::backend::Capabilities;
 /// use std::time::Duration;
 ///
-/// let remote = Capabilities::none().with_versions().with_batch().ttl(Duration::from_secs(300));
+/// let remote = Capabilities::none().with_versions().with_batch().with_ttl(Duration::from_secs(300));
 /// assert!(remote.versions && !remote.watch);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Capabilities {
     }
 
     /// Suggests a [`ttl`](Self::ttl).
-    pub const fn ttl(mut self, ttl: Duration) -> Self {
+    pub const fn with_ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }

@@ -5,11 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::adapters::too_few_answers;
-use crate::{
-    Capabilities, Change, ChangeStream, Error, ErrorKind, KeyPrefix, Secret, SecretKey,
-    SecretProvider, Source, Version,
-};
+use crate::backend::{Capabilities, Change, ChangeStream};
+use crate::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, Version};
 
 /// Asks its links in order and goes on to the next only when a secret is *absent*.
 ///
@@ -35,7 +32,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Chain {
     links: Vec<Link>,
-    source: Source,
+    origin: Origin,
 }
 
 #[derive(Debug)]
@@ -48,13 +45,13 @@ struct Link {
 impl Chain {
     /// A chain of one link.
     pub fn new(first: impl SecretProvider) -> Self {
-        let source = first.source().clone();
+        let origin = first.origin().clone();
         Self {
             links: vec![Link {
                 provider: Arc::new(first),
                 on_failure: false,
             }],
-            source,
+            origin,
         }
     }
 
@@ -74,7 +71,7 @@ impl Chain {
             provider: Arc::new(next),
             on_failure,
         });
-        self.source = Source::joined(self.links.iter().map(|link| link.provider.source()));
+        self.origin = Origin::joined(self.links.iter().map(|link| link.provider.origin()));
         self
     }
 
@@ -89,8 +86,8 @@ impl Chain {
 
     fn absent_everywhere(&self, key: &SecretKey) -> Error {
         Error::new(ErrorKind::NotFound, "none of the sources has it")
-            .at(&self.source)
-            .for_key(key)
+            .with_origin(&self.origin)
+            .with_key(key)
     }
 
     /// The outcome of the whole chain, given the outcomes of the links that were asked.
@@ -114,17 +111,17 @@ impl Chain {
     }
 }
 
-fn stamped(outcome: Result<Secret, Error>, source: &Source) -> Result<Secret, Error> {
+fn stamped(outcome: Result<Secret, Error>, origin: &Origin) -> Result<Secret, Error> {
     outcome.map(|mut secret| {
-        secret.source.get_or_insert_with(|| source.clone());
+        secret.origin.get_or_insert_with(|| origin.clone());
         secret
     })
 }
 
 #[async_trait]
 impl SecretProvider for Chain {
-    fn source(&self) -> &Source {
-        &self.source
+    fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// What all links can do; the ttl is the shortest of them. It watches when any link does: what the
@@ -151,7 +148,7 @@ impl SecretProvider for Chain {
             }
             asked.push(stamped(
                 link.provider.get(key).await,
-                link.provider.source(),
+                link.provider.origin(),
             ));
         }
         self.conclude(key, asked)
@@ -169,9 +166,11 @@ impl SecretProvider for Chain {
             }
             let batch: Vec<SecretKey> = open.iter().map(|&index| keys[index].clone()).collect();
             let mut outcomes = link.provider.get_many(&batch).await;
-            outcomes.resize_with(batch.len(), || Err(too_few_answers(link.provider.source())));
+            outcomes.resize_with(batch.len(), || {
+                Err(Error::wrong_result_count().with_origin(link.provider.origin()))
+            });
             for (index, outcome) in open.into_iter().zip(outcomes) {
-                asked[index].push(stamped(outcome, link.provider.source()));
+                asked[index].push(stamped(outcome, link.provider.origin()));
             }
         }
         keys.iter()
@@ -186,7 +185,7 @@ impl SecretProvider for Chain {
         for link in &self.links {
             match stamped(
                 link.provider.get_version(key, version).await,
-                link.provider.source(),
+                link.provider.origin(),
             ) {
                 Err(error) if error.is_not_found() => last = error,
                 outcome => return outcome,
@@ -230,7 +229,7 @@ impl SecretProvider for Chain {
                 }
             });
         }
-        Some(merged.fed_by(forwarders))
+        Some(merged.with_guard(forwarders))
     }
 
     /// Healthy when every link is: any of them may be asked next.

@@ -79,7 +79,7 @@ impl ChangeStream {
     }
 
     /// The same stream, keeping `feeder` (a watcher, a task's guard) alive for as long as it lives.
-    pub fn fed_by(mut self, feeder: impl Any + Send + Sync) -> Self {
+    pub fn with_guard(mut self, feeder: impl Any + Send + Sync) -> Self {
         self._feeder = Some(Box::new(feeder));
         self
     }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unread_notices_are_merged() {
+    async fn unread_notifications_are_merged() {
         let (sender, mut stream) = ChangeStream::channel();
         sender.send(keys(&["a"]));
         sender.send(keys(&["b"]));

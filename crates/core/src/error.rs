@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{SecretKey, Source};
+use crate::{Origin, SecretKey};
 
 /// Why a secret could not be had: a kind, whether asking again may help, where, which key, and what
 /// to do about it.
@@ -19,8 +19,8 @@ use crate::{SecretKey, Source};
 /// use secretwell_core::{Error, ErrorKind, SecretKey};
 ///
 /// let error = Error::new(ErrorKind::NotFound, "no variable `PORT` is set")
-///     .for_key(&SecretKey::parse("PORT")?)
-///     .hint("set it before the service starts");
+///     .with_key(&SecretKey::parse("PORT")?)
+///     .with_hint("set it before the service starts");
 /// assert!(!error.is_temporary());
 /// assert_eq!(
 ///     error.to_string(),
@@ -35,11 +35,11 @@ pub struct Error(Arc<Inner>);
 struct Inner {
     kind: ErrorKind,
     temporary: bool,
-    source: Option<Source>,
+    origin: Option<Origin>,
     key: Option<SecretKey>,
     message: Cow<'static, str>,
     hint: Option<Cow<'static, str>>,
-    cause: Option<Arc<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 /// What went wrong, by meaning.
@@ -73,7 +73,7 @@ pub enum ErrorKind {
     InvalidKey,
     /// The configuration cannot work; nothing was asked.
     InvalidConfig,
-    /// The source has no such ability: see [`Capabilities`](crate::Capabilities).
+    /// The source has no such ability: see [`Capabilities`](crate::backend::Capabilities).
     Unsupported,
 }
 
@@ -106,48 +106,79 @@ impl fmt::Display for ErrorKind {
 }
 
 impl Error {
-    /// An error of the given kind. `message` says what was seen, in a few words and without a value.
+    /// Creates an error of the given kind. `message` states what was observed, briefly and without a
+    /// secret value.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self(Arc::new(Inner {
             kind,
             temporary: kind.is_temporary(),
-            source: None,
+            origin: None,
             key: None,
             message: message.into(),
             hint: None,
-            cause: None,
+            source: None,
         }))
     }
 
-    /// The same error with advice for whoever reads it: what to do, in an imperative sentence.
-    pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+    /// Creates the error of a call that did not finish within `deadline`.
+    pub fn timed_out(deadline: Duration) -> Self {
+        Self::new(
+            ErrorKind::Timeout,
+            format!("no response within {deadline:?}"),
+        )
+        .with_hint("check that the source is reachable, or raise the deadline")
+    }
+
+    /// Creates the error of a provider that returned a number of results other than the number of
+    /// requested keys.
+    pub fn wrong_result_count() -> Self {
+        Self::new(
+            ErrorKind::Malformed,
+            "the provider did not return one result for each requested key",
+        )
+    }
+
+    /// Adds the next step for the person who reads the error, as an imperative sentence.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.inner().hint = Some(hint.into());
         self
     }
 
-    /// The same error, marked with the source, unless it has one already.
-    pub fn at(mut self, source: &Source) -> Self {
-        if self.0.source.is_none() {
-            self.inner().source = Some(source.clone());
+    /// Sets the origin, unless the error already has one.
+    #[must_use]
+    pub fn with_origin(mut self, origin: &Origin) -> Self {
+        if self.0.origin.is_none() {
+            self.inner().origin = Some(origin.clone());
         }
         self
     }
 
-    /// The same error, marked with the key in place of any other.
-    pub fn for_key(mut self, key: &SecretKey) -> Self {
+    /// Sets the key, and replaces any other key.
+    #[must_use]
+    pub fn with_key(mut self, key: &SecretKey) -> Self {
         self.inner().key = Some(key.clone());
         self
     }
 
-    /// The same error with its cause. The cause's own text must be as free of secrets as ours.
-    pub fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.inner().cause = Some(Arc::from(cause.into()));
+    /// Sets the underlying error. Its text must not contain a secret either.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.inner().source = Some(Arc::from(source.into()));
         self
     }
 
-    /// The same error, overriding what its kind says about whether asking again may help.
-    pub fn with_temporary(mut self, temporary: bool) -> Self {
-        self.inner().temporary = temporary;
+    /// Marks the error as temporary, whatever its kind says.
+    #[must_use]
+    pub fn temporary(mut self) -> Self {
+        self.inner().temporary = true;
+        self
+    }
+
+    /// Marks the error as permanent, whatever its kind says.
+    #[must_use]
+    pub fn permanent(mut self) -> Self {
+        self.inner().temporary = false;
         self
     }
 
@@ -181,8 +212,8 @@ impl Error {
     }
 
     /// Where it went wrong.
-    pub fn origin(&self) -> Option<&Source> {
-        self.0.source.as_ref()
+    pub fn origin(&self) -> Option<&Origin> {
+        self.0.origin.as_ref()
     }
 
     /// The key that was asked for.
@@ -199,10 +230,10 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &*self.0;
-        match (&inner.key, &inner.source) {
-            (Some(key), Some(source)) => write!(f, "{key} from {source}: ")?,
+        match (&inner.key, &inner.origin) {
+            (Some(key), Some(origin)) => write!(f, "{key} from {origin}: ")?,
             (Some(key), None) => write!(f, "{key}: ")?,
-            (None, Some(source)) => write!(f, "{source}: ")?,
+            (None, Some(origin)) => write!(f, "{origin}: ")?,
             (None, None) => {}
         }
         write!(f, "{}: {}", inner.kind, inner.message)?;
@@ -213,22 +244,28 @@ impl fmt::Display for Error {
     }
 }
 
+/// `{:?}` prints the same text as `{}`, because a `main` that returns an error prints it with `{:?}`.
+/// `{:#?}` prints the fields.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return fmt::Display::fmt(self, f);
+        }
         f.debug_struct("Error")
             .field("kind", &self.0.kind)
             .field("temporary", &self.0.temporary)
-            .field("source", &self.0.source)
+            .field("origin", &self.0.origin)
             .field("key", &self.0.key)
             .field("message", &self.0.message)
-            .field("cause", &self.0.cause)
-            .finish_non_exhaustive()
+            .field("hint", &self.0.hint)
+            .field("source", &self.0.source)
+            .finish()
     }
 }
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.cause.as_deref().map(|cause| cause as _)
+        self.0.source.as_deref().map(|source| source as _)
     }
 }
 
@@ -239,9 +276,9 @@ mod tests {
     #[test]
     fn text_is_one_line_with_key_source_and_advice() {
         let error = Error::new(ErrorKind::Denied, "may not read")
-            .at(&Source::new("vault", "host/secret"))
-            .for_key(&SecretKey::parse("A").unwrap())
-            .hint("ask for read on it");
+            .with_origin(&Origin::new("vault", "host/secret"))
+            .with_key(&SecretKey::parse("A").unwrap())
+            .with_hint("ask for read on it");
         assert_eq!(
             error.to_string(),
             "A from vault://host/secret: denied: may not read; ask for read on it"
@@ -250,8 +287,10 @@ mod tests {
 
     #[test]
     fn the_first_source_stays() {
-        let (near, far) = (Source::new("env", ""), Source::new("chain", ""));
-        let error = Error::new(ErrorKind::NotFound, "x").at(&near).at(&far);
+        let (near, far) = (Origin::new("env", ""), Origin::new("chain", ""));
+        let error = Error::new(ErrorKind::NotFound, "x")
+            .with_origin(&near)
+            .with_origin(&far);
         assert_eq!(error.origin(), Some(&near));
     }
 
@@ -261,7 +300,7 @@ mod tests {
         assert!(!Error::new(ErrorKind::Malformed, "x").is_temporary());
         assert!(
             !Error::new(ErrorKind::Unavailable, "x")
-                .with_temporary(false)
+                .permanent()
                 .is_temporary()
         );
     }
@@ -270,7 +309,7 @@ mod tests {
     fn a_passing_trouble_of_the_login_is_no_refusal() {
         let error = Error::new(ErrorKind::Unauthenticated, "x");
         assert!(error.is_refusal());
-        assert!(!error.with_temporary(true).is_refusal());
+        assert!(!error.temporary().is_refusal());
         assert!(!Error::new(ErrorKind::Timeout, "x").is_refusal());
     }
 

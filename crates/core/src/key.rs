@@ -27,7 +27,7 @@ const MAX_SEGMENT: usize = 255;
 ///
 /// let key: SecretKey = "db/PASSWORD".parse()?;
 /// assert_eq!(key.name(), "PASSWORD");
-/// assert_eq!(key.directory(), Some("db"));
+/// assert_eq!(key.prefix(), Some("db"));
 /// assert!("../etc/shadow".parse::<SecretKey>().is_err());
 /// # Ok::<(), secretwell_core::Error>(())
 /// ```
@@ -56,7 +56,7 @@ impl SecretKey {
     }
 
     /// What comes before the name, without the slash between them; `None` for a single segment.
-    pub fn directory(&self) -> Option<&str> {
+    pub fn prefix(&self) -> Option<&str> {
         self.0.rsplit_once('/').map(|(directory, _)| directory)
     }
 
@@ -77,7 +77,7 @@ impl SecretKey {
     }
 
     /// What remains of this key below `prefix`: `db/PASSWORD` below `db` is `PASSWORD`.
-    pub fn strip(&self, prefix: &KeyPrefix) -> Option<Self> {
+    pub fn strip_prefix(&self, prefix: &KeyPrefix) -> Option<Self> {
         let Some(directory) = &prefix.0 else {
             return Some(self.clone());
         };
@@ -141,7 +141,7 @@ fn invalid(text: &str, flaw: Flaw) -> Error {
         ErrorKind::InvalidKey,
         format!("`{shown}{dots}` is no key: {flaw}"),
     )
-    .hint("write segments joined by `/`, such as `db/PASSWORD`")
+    .with_hint("write segments joined by `/`, such as `db/PASSWORD`")
 }
 
 impl FromStr for SecretKey {
@@ -223,7 +223,7 @@ impl KeyPrefix {
 
     /// Whether `key` lies below this prefix.
     pub fn contains(&self, key: &SecretKey) -> bool {
-        key.strip(self).is_some()
+        key.strip_prefix(self).is_some()
     }
 }
 
@@ -291,7 +291,7 @@ mod tests {
         let db = KeyPrefix::parse("db").unwrap();
         let key = SecretKey::parse("PASSWORD").unwrap().below(&db).unwrap();
         assert_eq!(key.as_str(), "db/PASSWORD");
-        assert_eq!(key.strip(&db).unwrap().as_str(), "PASSWORD");
+        assert_eq!(key.strip_prefix(&db).unwrap().as_str(), "PASSWORD");
         assert!(!db.contains(&SecretKey::parse("dbx/PASSWORD").unwrap()));
         assert!(KeyPrefix::root().contains(&key));
     }

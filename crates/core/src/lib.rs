@@ -5,7 +5,8 @@
 //! crate, which re-exports all of this and brings the backends.
 //!
 //! ```
-//! use secretwell_core::{MemoryProvider, Resolver, SecretProviderExt};
+//! use secretwell_core::{MemoryProvider, SecretProviderExt};
+//! use secretwell_resolver::Resolver;
 //! use serde::Deserialize;
 //!
 //! #[derive(Deserialize)]
@@ -47,31 +48,25 @@
 //! No HTTP and no TLS. No global state. No cache but the resolver's. No value in any message.
 
 mod adapters;
+pub mod backend;
 mod capabilities;
 mod chain;
 mod change;
 mod error;
 mod join;
 mod key;
-mod load;
 mod memory;
+mod origin;
 mod provider;
-mod resolver;
-mod source;
 mod value;
 mod version;
 
 pub use adapters::{Mapped, SecretProviderExt, WithDeadline};
-pub use capabilities::Capabilities;
 pub use chain::Chain;
-pub use change::{Change, ChangeSender, ChangeStream};
 pub use error::{Error, ErrorKind};
-pub use join::join_bounded;
 pub use key::{KeyPrefix, SecretKey};
-pub use load::{LoadError, Loaded, Plan, PlannedField};
 pub use memory::MemoryProvider;
+pub use origin::Origin;
 pub use provider::SecretProvider;
-pub use resolver::{Freshness, OnDenied, Resolved, Resolver, ResolverBuilder, Watch};
-pub use source::Source;
 pub use value::{Secret, SecretValue};
 pub use version::Version;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::backend::{Capabilities, Change, ChangeSender, ChangeStream};
 use crate::{
-    Capabilities, Change, ChangeSender, ChangeStream, Error, ErrorKind, KeyPrefix, Secret,
-    SecretKey, SecretProvider, SecretValue, Source, Version,
+    Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version,
 };
 
 /// Secrets held in memory, with versions and notices, for tests and for values that a program
@@ -33,7 +33,7 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct MemoryProvider {
-    source: Source,
+    origin: Origin,
     store: Arc<Mutex<Store>>,
 }
 
@@ -54,7 +54,7 @@ impl MemoryProvider {
     /// No secrets yet.
     pub fn new() -> Self {
         Self {
-            source: Source::new("memory", ""),
+            origin: Origin::new("memory", ""),
             store: Arc::default(),
         }
     }
@@ -100,8 +100,8 @@ impl MemoryProvider {
                 "it was never set"
             };
             Error::new(ErrorKind::NotFound, reason)
-                .at(&self.source)
-                .for_key(key)
+                .with_origin(&self.origin)
+                .with_key(key)
         })?;
         Ok(Secret::new(value.clone()).with_version(Version::numbered(number)))
     }
@@ -130,8 +130,8 @@ impl<K: AsRef<str>, V: Into<SecretValue>> FromIterator<(K, V)> for MemoryProvide
 
 #[async_trait]
 impl SecretProvider for MemoryProvider {
-    fn source(&self) -> &Source {
-        &self.source
+    fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -141,7 +141,7 @@ impl SecretProvider for MemoryProvider {
             .with_watch()
             .with_list()
             .with_batch()
-            .ttl(Duration::from_secs(1))
+            .with_ttl(Duration::from_secs(1))
     }
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
@@ -165,8 +165,8 @@ impl SecretProvider for MemoryProvider {
                 ErrorKind::NotFound,
                 format!("there is no version {version}"),
             )
-            .at(&self.source)
-            .for_key(key)),
+            .with_origin(&self.origin)
+            .with_key(key)),
         }
     }
 

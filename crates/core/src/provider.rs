@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::backend::{Capabilities, ChangeStream};
 use crate::join::join_bounded;
-use crate::{
-    Capabilities, ChangeStream, Error, ErrorKind, KeyPrefix, Secret, SecretKey, Source, Version,
-};
+use crate::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, Version};
 
 /// How many single reads the default [`SecretProvider::get_many`] has under way at a time.
 const CONCURRENCY: usize = 16;
@@ -35,29 +34,29 @@ const CONCURRENCY: usize = 16;
 ///
 /// ```
 /// use async_trait::async_trait;
-/// use secretwell_core::{Error, ErrorKind, Secret, SecretKey, SecretProvider, Source};
+/// use secretwell_core::{Error, ErrorKind, Secret, SecretKey, SecretProvider, Origin};
 ///
 /// /// A source with one secret.
 /// #[derive(Debug)]
-/// struct Pin(Source);
+/// struct Pin(Origin);
 ///
 /// #[async_trait]
 /// impl SecretProvider for Pin {
-///     fn source(&self) -> &Source {
+///     fn origin(&self) -> &Origin {
 ///         &self.0
 ///     }
 ///
 ///     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
 ///         match key.as_str() {
 ///             "PIN" => Ok(Secret::new("0000")),
-///             _ => Err(Error::new(ErrorKind::NotFound, "there is only `PIN`").at(&self.0).for_key(key)),
+///             _ => Err(Error::new(ErrorKind::NotFound, "there is only `PIN`").with_origin(&self.0).with_key(key)),
 ///         }
 ///     }
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Error> {
-/// let provider = Pin(Source::new("pin", ""));
+/// let provider = Pin(Origin::new("pin", ""));
 /// assert_eq!(provider.get(&"PIN".parse()?).await?.value.expose_text()?, "0000");
 /// # Ok(())
 /// # }
@@ -65,7 +64,7 @@ const CONCURRENCY: usize = 16;
 #[async_trait]
 pub trait SecretProvider: fmt::Debug + Send + Sync + 'static {
     /// Where this provider reads, for logs and errors.
-    fn source(&self) -> &Source;
+    fn origin(&self) -> &Origin;
 
     /// What this provider can do. Constant over its life. Default: nothing but [`get`](Self::get).
     fn capabilities(&self) -> Capabilities {
@@ -88,7 +87,7 @@ pub trait SecretProvider: fmt::Debug + Send + Sync + 'static {
     /// Default: [`ErrorKind::Unsupported`].
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
         let _ = version;
-        Err(unsupported(self.source(), "reads no earlier versions").for_key(key))
+        Err(unsupported(self.origin(), "reads no earlier versions").with_key(key))
     }
 
     /// Lists the keys below `prefix`, sorted; the root lists them all.
@@ -96,7 +95,7 @@ pub trait SecretProvider: fmt::Debug + Send + Sync + 'static {
     /// Default: [`ErrorKind::Unsupported`].
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
         let _ = prefix;
-        Err(unsupported(self.source(), "lists no keys"))
+        Err(unsupported(self.origin(), "lists no keys"))
     }
 
     /// Notices of changes, where the source has them. Must be called within a tokio runtime.
@@ -115,18 +114,18 @@ pub trait SecretProvider: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-fn unsupported(source: &Source, what: &'static str) -> Error {
+fn unsupported(origin: &Origin, what: &'static str) -> Error {
     Error::new(ErrorKind::Unsupported, what)
-        .at(source)
-        .hint("see the provider's capabilities")
+        .with_origin(origin)
+        .with_hint("see the provider's capabilities")
 }
 
 macro_rules! delegate {
     ($pointer:ident) => {
         #[async_trait]
         impl<P: SecretProvider + ?Sized> SecretProvider for $pointer<P> {
-            fn source(&self) -> &Source {
-                (**self).source()
+            fn origin(&self) -> &Origin {
+                (**self).origin()
             }
 
             fn capabilities(&self) -> Capabilities {

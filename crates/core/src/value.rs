@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Visitor};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
-use crate::{Error, ErrorKind, Source, Version};
+use crate::{Error, ErrorKind, Origin, Version};
 
 /// The bytes of a secret: hidden in `Debug`, wiped when the last clone is dropped.
 ///
@@ -47,7 +47,7 @@ impl SecretValue {
         // The cause is dropped on purpose: it would tell a position inside the secret.
         std::str::from_utf8(self.expose_bytes()).map_err(|_| {
             Error::new(ErrorKind::Malformed, "the value is not UTF-8 text")
-                .hint("read it as bytes, or store it as text")
+                .with_hint("read it as bytes, or store it as text")
         })
     }
 
@@ -174,7 +174,7 @@ pub struct Secret {
     pub valid_for: Option<Duration>,
     /// The source that answered; `None` stands for the provider's own. A [`Chain`](crate::Chain)
     /// fills it in, so that logs tell which of its links had the secret.
-    pub source: Option<Source>,
+    pub origin: Option<Origin>,
 }
 
 impl Secret {
@@ -184,7 +184,7 @@ impl Secret {
             value: value.into(),
             version: None,
             valid_for: None,
-            source: None,
+            origin: None,
         }
     }
 

@@ -44,7 +44,7 @@ impl Version {
 
     /// A version made from the value, for backends that keep none. It means something within this
     /// process only, because it is a hash under a random key: nobody can test guesses against it.
-    pub fn of_content(bytes: &[u8]) -> Self {
+    pub fn from_content(bytes: &[u8]) -> Self {
         Self::opaque(format!("{:016x}", fingerprint(bytes)))
     }
 
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn content_versions_follow_the_content() {
-        assert_eq!(Version::of_content(b"a"), Version::of_content(b"a"));
-        assert_ne!(Version::of_content(b"a"), Version::of_content(b"b"));
+        assert_eq!(Version::from_content(b"a"), Version::from_content(b"a"));
+        assert_ne!(Version::from_content(b"a"), Version::from_content(b"b"));
     }
 }

@@ -10,7 +10,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), secretwell_core::Error> {
-//! let provider = EnvProvider::prefixed("CARGO_PKG_");
+//! let provider = EnvProvider::with_prefix("CARGO_PKG_");
 //! let name = provider.get(&SecretKey::parse("NAME")?).await?;
 //! assert_eq!(name.value.expose_text()?, "secretwell-env");
 //! # Ok(())
@@ -19,7 +19,7 @@
 //!
 //! The environment is read anew at each call, never copied: a variable that the process sets for
 //! itself after the start is seen, within a second behind a
-//! [`Resolver`](secretwell_core::Resolver). Nothing is decoded, unquoted or trimmed, and a value that
+//! [`Resolver`](secretwell_resolver::Resolver). Nothing is decoded, unquoted or trimmed, and a value that
 //! is not Unicode comes as its bytes.
 //!
 //! # Limits

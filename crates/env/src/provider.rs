@@ -7,13 +7,13 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use secretwell_core::backend::Capabilities;
 use secretwell_core::{
-    Capabilities, Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider, SecretValue,
-    Source, Version,
+    Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version,
 };
 
 /// Variables by name. The process has one; a test, or a program that keeps settings of its own, may
-/// bring another to [`EnvProvider::over`].
+/// bring another to [`EnvProvider::with_environment`].
 pub trait Environment: Send + Sync + 'static {
     /// The value of the variable `name`, if it is set.
     fn value(&self, name: &OsStr) -> Option<OsString>;
@@ -37,7 +37,7 @@ impl Environment for Process {
 
 /// Secrets from environment variables. See the [crate](crate) for how keys become names.
 pub struct EnvProvider {
-    source: Source,
+    origin: Origin,
     prefix: String,
     environment: Box<dyn Environment>,
 }
@@ -45,20 +45,20 @@ pub struct EnvProvider {
 impl EnvProvider {
     /// Every variable of the process.
     pub fn new() -> Self {
-        Self::over(Process, "")
+        Self::with_environment(Process, "")
     }
 
     /// The variables of the process whose names begin with `prefix`, which keys leave out.
-    pub fn prefixed(prefix: impl Into<String>) -> Self {
-        Self::over(Process, prefix)
+    pub fn with_prefix(prefix: impl Into<String>) -> Self {
+        Self::with_environment(Process, prefix)
     }
 
     /// Variables of an environment of your own, behind a prefix that may be empty.
-    pub fn over(environment: impl Environment, prefix: impl Into<String>) -> Self {
+    pub fn with_environment(environment: impl Environment, prefix: impl Into<String>) -> Self {
         let prefix = prefix.into();
-        let source = Source::new("env", prefix.escape_debug());
+        let origin = Origin::new("env", prefix.escape_debug());
         Self {
-            source,
+            origin,
             prefix,
             environment: Box::new(environment),
         }
@@ -73,9 +73,9 @@ impl EnvProvider {
                 ErrorKind::InvalidKey,
                 "no variable's name may hold `=` or NUL",
             )
-            .at(&self.source)
-            .for_key(key)
-            .hint("rename the key, or map it to another with `renamed`")),
+            .with_origin(&self.origin)
+            .with_key(key)
+            .with_hint("rename the key, or map it to another with `renamed`")),
         }
     }
 
@@ -83,12 +83,12 @@ impl EnvProvider {
         let name = self.name(key)?;
         let value = self.environment.value(OsStr::new(&name)).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("no variable `{name}` is set"))
-                .at(&self.source)
-                .for_key(key)
-                .hint("set it, or add a source that has it")
+                .with_origin(&self.origin)
+                .with_key(key)
+                .with_hint("set it, or add a source that has it")
         })?;
         let value = SecretValue::from(bytes(value));
-        let version = Version::of_content(value.expose_bytes());
+        let version = Version::from_content(value.expose_bytes());
         Ok(Secret::new(value).with_version(version))
     }
 
@@ -123,8 +123,8 @@ fn bytes(text: OsString) -> Vec<u8> {
 
 #[async_trait]
 impl SecretProvider for EnvProvider {
-    fn source(&self) -> &Source {
-        &self.source
+    fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// A ttl of one second: reading a variable costs nothing.
@@ -133,7 +133,7 @@ impl SecretProvider for EnvProvider {
             .with_versions()
             .with_batch()
             .with_list()
-            .ttl(Duration::from_secs(1))
+            .with_ttl(Duration::from_secs(1))
     }
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
@@ -165,7 +165,7 @@ impl Default for EnvProvider {
 impl fmt::Debug for EnvProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EnvProvider")
-            .field("source", &self.source)
+            .field("source", &self.origin)
             .finish_non_exhaustive()
     }
 }
@@ -192,7 +192,7 @@ mod tests {
         let pairs = variables
             .iter()
             .map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        EnvProvider::over(Fixed(pairs.collect()), prefix)
+        EnvProvider::with_environment(Fixed(pairs.collect()), prefix)
     }
 
     async fn text(provider: &EnvProvider, key: &str) -> Result<String, Error> {
@@ -243,7 +243,7 @@ mod tests {
         use std::os::unix::ffi::OsStringExt;
 
         let value = OsString::from_vec(vec![0xff, 0xfe, b'x']);
-        let provider = EnvProvider::over(Fixed([("KEY".into(), value)].into()), "");
+        let provider = EnvProvider::with_environment(Fixed([("KEY".into(), value)].into()), "");
         let secret = provider
             .get(&SecretKey::parse("KEY").unwrap())
             .await
@@ -291,11 +291,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_process_is_the_default() {
-        let provider = EnvProvider::prefixed("CARGO_PKG_");
+        let provider = EnvProvider::with_prefix("CARGO_PKG_");
         assert_eq!(text(&provider, "NAME").await.unwrap(), "secretwell-env");
         assert_eq!(
             format!("{provider:?}"),
-            "EnvProvider { source: Source(env://CARGO_PKG_), .. }"
+            "EnvProvider { source: Origin(env://CARGO_PKG_), .. }"
         );
     }
 }

@@ -28,11 +28,11 @@ pub(crate) enum Node {
 /// Parses `bytes`. Messages tell a place and never what stands there.
 pub(crate) fn parse(format: Format, bytes: &[u8]) -> Result<Node, Error> {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err(malformed("it is UTF-16 text").hint("save it as UTF-8"));
+        return Err(malformed("it is UTF-16 text").with_hint("save it as UTF-8"));
     }
     // The cause is dropped on purpose: it would tell a position inside a secret.
     let text = std::str::from_utf8(bytes)
-        .map_err(|_| malformed("it is not UTF-8 text").hint("save it as UTF-8"))?;
+        .map_err(|_| malformed("it is not UTF-8 text").with_hint("save it as UTF-8"))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim().is_empty() {
         return Ok(Node::Map(Vec::new()));

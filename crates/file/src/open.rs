@@ -53,8 +53,8 @@ impl OpenError {
             kind,
             format!("`{}`: {self}", path.display().to_string().escape_debug()),
         )
-        .hint(hint)
-        .caused_by(self)
+        .with_hint(hint)
+        .with_source(self)
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use secretwell_core::backend::{Capabilities, ChangeStream};
 use secretwell_core::{
-    Capabilities, ChangeStream, Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider,
-    Source, Version,
+    Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, Version,
 };
 
 use crate::config::{Config, Format, Layout};
@@ -32,7 +32,7 @@ pub struct FileProvider {
 
 /// What reads, on threads that may block.
 pub(crate) struct Reader {
-    source: Source,
+    origin: Origin,
     config: Config,
     /// Whether too open permissions have been warned about.
     warned: AtomicBool,
@@ -42,18 +42,18 @@ impl FileProvider {
     /// A directory in which each secret is a file: Docker secrets, a Kubernetes volume, systemd
     /// credentials. A key's segments are the path below it.
     pub fn directory(path: impl Into<PathBuf>) -> Self {
-        Self::new(Config::new(path.into(), Layout::Directory))
+        Self::from_config(Config::new(path.into(), Layout::Directory))
     }
 
     /// One document that holds all secrets, in the format that its name tells or that
     /// [`format`](Self::format) says. In JSON, YAML and TOML a key's segments are nested names; in
     /// `.env` they are joined by `_`.
     pub fn document(path: impl Into<PathBuf>) -> Self {
-        Self::new(Config::new(path.into(), Layout::Document(None)))
+        Self::from_config(Config::new(path.into(), Layout::Document(None)))
     }
 
     /// A document where the name of `path` tells a format, a directory otherwise.
-    pub fn at(path: impl Into<PathBuf>) -> Self {
+    pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         match Format::of(&path) {
             Some(_) => Self::document(path),
@@ -73,7 +73,7 @@ impl FileProvider {
                 ErrorKind::InvalidConfig,
                 "`CREDENTIALS_DIRECTORY` is not set",
             )
-            .hint("start the service by systemd, with `LoadCredential=` in its unit")),
+            .with_hint("start the service by systemd, with `LoadCredential=` in its unit")),
         }
     }
 
@@ -100,11 +100,11 @@ impl FileProvider {
         self.with(|config| config.strict_permissions = true)
     }
 
-    fn new(config: Config) -> Self {
-        let source = Source::new("file", config.path.display().to_string().escape_debug());
+    fn from_config(config: Config) -> Self {
+        let origin = Origin::new("file", config.path.display().to_string().escape_debug());
         Self {
             reader: Arc::new(Reader {
-                source,
+                origin,
                 config,
                 warned: AtomicBool::new(false),
             }),
@@ -114,7 +114,7 @@ impl FileProvider {
     fn with(self, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = self.reader.config.clone();
         change(&mut config);
-        Self::new(config)
+        Self::from_config(config)
     }
 
     /// Runs `read` where it may block.
@@ -127,8 +127,8 @@ impl FileProvider {
             .await
             .map_err(|error| {
                 Error::new(ErrorKind::Unavailable, "the reading thread ended early")
-                    .at(&self.reader.source)
-                    .caused_by(error)
+                    .with_origin(&self.reader.origin)
+                    .with_source(error)
             })
     }
 }
@@ -136,7 +136,7 @@ impl FileProvider {
 impl Reader {
     fn read_all(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
         let named = |key: &SecretKey, outcome: Result<Secret, Error>| {
-            outcome.map_err(|error| error.at(&self.source).for_key(key))
+            outcome.map_err(|error| error.with_origin(&self.origin).with_key(key))
         };
         match self.config.layout {
             Layout::Directory => keys
@@ -176,7 +176,7 @@ impl Reader {
                 ErrorKind::InvalidConfig,
                 "the document's name tells no format",
             )
-            .hint("say it: env, json, yaml or toml")
+            .with_hint("say it: env, json, yaml or toml")
         })?;
         let bytes = self.read(&Place::At(path.clone()))?;
         Ok((format, document::parse(format, &bytes)?))
@@ -190,14 +190,14 @@ impl Reader {
     ) -> Result<Secret, Error> {
         if format == Format::Env && !dotenv::is_name(key.as_str()) {
             let message = "a name in `.env` may hold no white space, quote, `=` or `#`";
-            return Err(Error::new(ErrorKind::InvalidKey, message).hint("rename the key"));
+            return Err(Error::new(ErrorKind::InvalidKey, message).with_hint("rename the key"));
         }
         let node = document.at(format, key).ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
                 "the document has no such entry, or `null` there",
             )
-            .hint("add it, or add a source that has it")
+            .with_hint("add it, or add a source that has it")
         })?;
         node.to_bytes().map(secret)
     }
@@ -220,7 +220,7 @@ impl Reader {
             ErrorKind::NotFound,
             format!("the directory `{}` does not exist", root.escape_debug()),
         )
-        .hint("create or mount it, or add a source that has the secret")
+        .with_hint("create or mount it, or add a source that has the secret")
     }
 
     fn check_permissions(&self, path: &Path, metadata: &Metadata) -> Result<(), Error> {
@@ -233,7 +233,7 @@ impl Reader {
                 "`{}` is open to others (mode {mode:o})",
                 path.escape_debug()
             );
-            return Err(Error::new(ErrorKind::Denied, message).hint("run `chmod 600` on it"));
+            return Err(Error::new(ErrorKind::Denied, message).with_hint("run `chmod 600` on it"));
         }
         if !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
@@ -249,13 +249,14 @@ impl Reader {
         let mut keys = BTreeSet::new();
         match self.config.layout {
             Layout::Directory => {
-                refuse_own_names(prefix.as_str()).map_err(|error| error.at(&self.source))?;
+                refuse_own_names(prefix.as_str())
+                    .map_err(|error| error.with_origin(&self.origin))?;
                 self.list_directory(prefix.as_str(), 0, &mut keys)?;
             }
             Layout::Document(format) => match self.read_document(format) {
                 Ok((format, document)) => keys = document.keys(format, prefix),
                 Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error.at(&self.source)),
+                Err(error) => return Err(error.with_origin(&self.origin)),
             },
         }
         Ok(keys.into_iter().collect())
@@ -275,7 +276,7 @@ impl Reader {
         let entries = match opened {
             Ok(entries) => entries,
             Err(open::OpenError::Missing) => return Ok(()),
-            Err(error) => return Err(error.into_error(&root.join(path)).at(&self.source)),
+            Err(error) => return Err(error.into_error(&root.join(path)).with_origin(&self.origin)),
         };
         for entry in entries.flatten() {
             let name = entry.file_name();
@@ -294,8 +295,8 @@ impl Reader {
             if keys.len() >= MAX_ENTRIES {
                 return Err(
                     Error::new(ErrorKind::TooLarge, "there are more than 10,000 files")
-                        .at(&self.source)
-                        .hint("list a part of them, by a prefix"),
+                        .with_origin(&self.origin)
+                        .with_hint("list a part of them, by a prefix"),
                 );
             }
             if metadata.is_file() {
@@ -316,7 +317,7 @@ impl Reader {
                 .map_err(|error| open::OpenError::from(error).into_error(&self.config.path)),
             Layout::Document(format) => self.read_document(format).map(drop),
         };
-        looked.map_err(|error| error.at(&self.source))
+        looked.map_err(|error| error.with_origin(&self.origin))
     }
 }
 
@@ -327,20 +328,20 @@ fn refuse_own_names(path: &str) -> Result<(), Error> {
             ErrorKind::InvalidKey,
             "names that begin with `..` are the volume's own",
         )
-        .hint("use the name of the secret itself"));
+        .with_hint("use the name of the secret itself"));
     }
     Ok(())
 }
 
 fn secret(bytes: Vec<u8>) -> Secret {
-    let version = Version::of_content(&bytes);
+    let version = Version::from_content(&bytes);
     Secret::new(bytes).with_version(version)
 }
 
 #[async_trait]
 impl SecretProvider for FileProvider {
-    fn source(&self) -> &Source {
-        &self.reader.source
+    fn origin(&self) -> &Origin {
+        &self.reader.origin
     }
 
     /// A ttl of one minute, as a safety net behind the watch.
@@ -350,7 +351,7 @@ impl SecretProvider for FileProvider {
             .with_batch()
             .with_list()
             .with_watch()
-            .ttl(Duration::from_secs(60))
+            .with_ttl(Duration::from_secs(60))
     }
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
@@ -367,7 +368,7 @@ impl SecretProvider for FileProvider {
             Ok(answers) => answers,
             Err(error) => keys
                 .iter()
-                .map(|key| Err(error.clone().for_key(key)))
+                .map(|key| Err(error.clone().with_key(key)))
                 .collect(),
         }
     }

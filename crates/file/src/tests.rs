@@ -2,9 +2,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use secretwell_core::{
-    Change, ChangeStream, Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider,
-};
+use secretwell_core::backend::{Change, ChangeStream};
+use secretwell_core::{Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider};
 use tempfile::TempDir;
 
 use crate::{FileProvider, Format};
@@ -93,7 +92,7 @@ async fn bytes_and_sizes_are_kept_up_to_the_limit() {
 async fn unless_told_a_secret_has_a_mebibyte_and_a_document_sixteen() {
     let folder = folder(&[("A", b""), ("a.env", b"A=a\n#")]);
     let directory = FileProvider::directory(folder.path());
-    let document = FileProvider::at(folder.path().join("a.env"));
+    let document = FileProvider::new(folder.path().join("a.env"));
     for (name, provider, limit) in [("A", directory, 1 << 20), ("a.env", document, 16 << 20)] {
         let file = fs::File::options()
             .write(true)
@@ -147,13 +146,13 @@ async fn a_document_is_read_in_its_format() {
         ("a.yml", "3"),
         ("a.toml", "4"),
     ] {
-        let provider = FileProvider::at(folder.path().join(name));
+        let provider = FileProvider::new(folder.path().join(name));
         assert_eq!(text(&provider, "DB/PORT").await, port);
         assert_eq!(kind(&provider, "DB/NONE").await, ErrorKind::NotFound);
     }
     let told = FileProvider::document(folder.path().join("plain")).format(Format::Env);
     assert_eq!(text(&told, "DB/PORT").await, "5");
-    let keys = FileProvider::at(folder.path().join("a.json"))
+    let keys = FileProvider::new(folder.path().join("a.json"))
         .list(&KeyPrefix::root())
         .await
         .unwrap();
@@ -177,7 +176,7 @@ async fn a_document_is_unhealthy_when_no_key_of_it_can_be_read() {
     ] {
         let error = provider.health().await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
-        assert_eq!(error.origin(), Some(provider.source()));
+        assert_eq!(error.origin(), Some(provider.origin()));
         assert_eq!(get(&provider, "A").await.unwrap_err().kind(), kind);
     }
 }
@@ -185,7 +184,7 @@ async fn a_document_is_unhealthy_when_no_key_of_it_can_be_read() {
 #[tokio::test]
 async fn a_malformed_document_says_where_and_nothing_of_what() {
     let folder = folder(&[("a.json", b"{\n\"a\": \"c4n4ry")]);
-    let error = get(&FileProvider::at(folder.path().join("a.json")), "a")
+    let error = get(&FileProvider::new(folder.path().join("a.json")), "a")
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Malformed);
@@ -332,7 +331,7 @@ mod unix {
             let directory = FileProvider::directory(&path);
             assert_eq!(kind(&directory, "A").await, ErrorKind::Denied);
             for refused in [
-                FileProvider::at(path.join("a.json")),
+                FileProvider::new(path.join("a.json")),
                 FileProvider::directory(path.join("closed")),
             ] {
                 assert_eq!(kind(&refused, "A").await, ErrorKind::Denied);
@@ -446,7 +445,7 @@ async fn told_until(notices: &mut ChangeStream, provider: &FileProvider, key: &s
 #[tokio::test]
 async fn a_replaced_document_is_told() {
     let folder = folder(&[("app.json", b"{\"A\":\"one\"}")]);
-    let provider = FileProvider::at(folder.path().join("app.json"));
+    let provider = FileProvider::new(folder.path().join("app.json"));
     let mut notices = provider.watch().unwrap();
     write(&folder.path().join("new"), b"{\"A\":\"two\"}");
     fs::rename(folder.path().join("new"), folder.path().join("app.json")).unwrap();

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use secretwell_core::{Change, ChangeSender, ChangeStream, Error, ErrorKind};
+use secretwell_core::backend::{Change, ChangeSender, ChangeStream};
+use secretwell_core::{Error, ErrorKind};
 use tokio::task::JoinSet;
 
 use crate::config::{Config, Layout};
@@ -35,7 +36,7 @@ pub(crate) fn start(config: &Config) -> ChangeStream {
     patrol.look();
     let mut tasks = JoinSet::new();
     tasks.spawn(patrol.run());
-    stream.fed_by(tasks)
+    stream.with_guard(tasks)
 }
 
 /// What to watch.
@@ -74,7 +75,7 @@ impl Target {
             Err(error) => {
                 sender.fail(
                     Error::new(ErrorKind::Unavailable, "the platform's file notices failed")
-                        .caused_by(error),
+                        .with_source(error),
                 );
             }
         };

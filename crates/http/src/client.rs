@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{DATE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use secretwell_core::{Error, ErrorKind, SecretValue, Source};
+use secretwell_core::{Error, ErrorKind, Origin, SecretValue};
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
@@ -29,7 +29,7 @@ pub struct Request {
     body: Option<SecretValue>,
     /// Dropped when every server that answers is behind.
     consistency: Option<(HeaderName, HeaderValue)>,
-    pub(crate) once: bool,
+    pub(crate) non_idempotent: bool,
 }
 
 impl Request {
@@ -41,7 +41,7 @@ impl Request {
             headers: HeaderMap::new(),
             body: None,
             consistency: None,
-            once: false,
+            non_idempotent: false,
         }
     }
 
@@ -58,14 +58,14 @@ impl Request {
     pub fn secret_header(self, name: HeaderName, value: &[u8]) -> Result<Self, Error> {
         let mut value = HeaderValue::from_bytes(value).map_err(|_| {
             Error::new(ErrorKind::Invalid, "the token holds bytes that none may")
-                .hint("does it end in a line break?")
+                .with_hint("does it end in a line break?")
         })?;
         value.set_sensitive(true);
         Ok(self.header(name, value))
     }
 
     /// The same with a header that asks a replicated server to have come so far. When every server
-    /// that answers is [behind](Verdict::Behind), the request goes out without it.
+    /// that answers is [behind](Outcome::StaleReplica), the request goes out without it.
     pub fn consistency(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.consistency = Some((name, value));
         self
@@ -79,8 +79,8 @@ impl Request {
     }
 
     /// The same, for what must not be done twice: it is not sent again once a server may have seen it.
-    pub fn once(mut self) -> Self {
-        self.once = true;
+    pub fn non_idempotent(mut self) -> Self {
+        self.non_idempotent = true;
         self
     }
 }
@@ -96,7 +96,7 @@ impl fmt::Debug for Request {
 }
 
 /// What a server answered.
-pub struct Reply {
+pub struct Response {
     /// The status.
     pub status: StatusCode,
     /// The headers.
@@ -104,13 +104,13 @@ pub struct Reply {
     /// The whole body.
     pub body: Zeroizing<Vec<u8>>,
     /// Whether it is from a server that is behind, for want of a better one.
-    pub behind: bool,
+    pub stale: bool,
 }
 
 /// Without headers and body, which may hold secrets.
-impl fmt::Debug for Reply {
+impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reply")
+        f.debug_struct("Response")
             .field("status", &self.status)
             .finish_non_exhaustive()
     }
@@ -118,28 +118,28 @@ impl fmt::Debug for Reply {
 
 /// What is to be done with an answer.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum Outcome {
     /// Hand it to whoever asked.
-    Answer,
+    Success,
     /// It says no, for good: the error is what whoever asked gets.
-    Refusal(Error),
+    Fatal(Error),
     /// This server cannot answer now, another may. When none can, the error stands.
-    Elsewhere(Error),
+    NextEndpoint(Error),
     /// This server has not come as far as the request's [consistency](Request::consistency) asks.
-    Behind(Error),
+    StaleReplica(Error),
     /// The service asks for patience, for this long if it says so.
-    Later(Option<Duration>, Error),
+    RetryAfter(Option<Duration>, Error),
 }
 
 /// What a backend's answers mean.
 pub trait Protocol: fmt::Debug + Send + Sync + 'static {
-    /// What is to be done with `reply`. Its errors must not quote the body of a success.
-    fn judge(&self, reply: &Reply) -> Verdict;
+    /// What is to be done with `response`. Its errors must not quote the body of a success.
+    fn classify(&self, response: &Response) -> Outcome;
 
     /// Whether a server that has to be passed over for another certainly did nothing of what was asked.
-    /// Otherwise that is where it ends for what must be done [once](Request::once). Default: nobody
+    /// Otherwise that is where it ends for what must be done [once](Request::non_idempotent). Default: nobody
     /// knows.
-    fn did_nothing(&self, _reply: &Reply) -> bool {
+    fn did_nothing(&self, _reply: &Response) -> bool {
         false
     }
 }
@@ -155,7 +155,7 @@ pub(crate) struct Shared {
     tls: Arc<rustls::ClientConfig>,
     pub(crate) config: ClientConfig,
     pub(crate) protocol: Box<dyn Protocol>,
-    pub(crate) source: Source,
+    pub(crate) origin: Origin,
     /// The address that answered last.
     preferred: AtomicUsize,
     /// When each address last failed to answer.
@@ -171,15 +171,15 @@ impl Client {
     pub fn new(
         config: ClientConfig,
         protocol: impl Protocol,
-        source: Source,
+        origin: Origin,
     ) -> Result<Self, Error> {
-        let (http, tls) = Self::http(&config).map_err(|error| error.at(&source))?;
+        let (http, tls) = Self::http(&config).map_err(|error| error.with_origin(&origin))?;
         let shared = Shared {
             http,
             tls: Arc::new(tls),
             config,
             protocol: Box::new(protocol),
-            source,
+            origin,
             preferred: AtomicUsize::new(0),
             failed: Mutex::default(),
         };
@@ -205,7 +205,7 @@ impl Client {
         builder
             .build()
             .map(|http| (http, tls))
-            .map_err(|error| invalid("the HTTP client cannot be set up").caused_by(error))
+            .map_err(|error| invalid("the HTTP client cannot be set up").with_source(error))
     }
 
     /// How long a call may take, with all its attempts and waits.
@@ -222,9 +222,9 @@ impl Client {
     /// # Errors
     /// What the protocol made of the answer, or of the last failure when the deadline has passed.
     /// Cancelling it cancels the requests under way, which servers may have seen.
-    pub async fn send(&self, request: &Request) -> Result<Reply, Error> {
+    pub async fn send(&self, request: &Request) -> Result<Response, Error> {
         let sent = Sending::new(&self.shared, request).run().await;
-        sent.map_err(|error| error.at(&self.shared.source))
+        sent.map_err(|error| error.with_origin(&self.shared.origin))
     }
 
     /// What time the server says it is when it answers a request for `path`, which takes no login: to
@@ -234,15 +234,18 @@ impl Client {
     /// As [`send`](Self::send); [`ErrorKind::Malformed`] when the answer has no date, which RFC 9110
     /// (section 6.6.1) wants of every server with a clock.
     pub async fn server_time(&self, path: &str) -> Result<SystemTime, Error> {
-        let reply = self.send(&Request::new(Method::GET, path)).await?;
-        let date = reply.headers.get(DATE).and_then(|date| date.to_str().ok());
+        let response = self.send(&Request::new(Method::GET, path)).await?;
+        let date = response
+            .headers
+            .get(DATE)
+            .and_then(|date| date.to_str().ok());
         date.and_then(|date| httpdate::parse_http_date(date).ok())
             .ok_or_else(|| {
                 Error::new(
                     ErrorKind::Malformed,
                     "the answer does not say what time it is",
                 )
-                .at(&self.shared.source)
+                .with_origin(&self.shared.origin)
             })
     }
 }
@@ -286,14 +289,14 @@ impl Shared {
         request: &Request,
         relaxed: bool,
         end: Instant,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<Response, Failure> {
         let limit = self.config.attempt;
         let exchange = async {
             let address = &self.config.addresses[index];
-            let reply = self.exchange(address, request, relaxed).await?;
-            match self.redirect(&reply, request)? {
+            let response = self.exchange(address, request, relaxed).await?;
+            match self.redirect(&response, request)? {
                 Some(other) => self.exchange(other, request, relaxed).await,
-                None => Ok(reply),
+                None => Ok(response),
             }
         };
         let left = end.saturating_duration_since(Instant::now());
@@ -309,7 +312,7 @@ impl Shared {
         address: &Address,
         request: &Request,
         relaxed: bool,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<Response, Failure> {
         // Paths are made of encoded segments, so they always parse behind an address.
         let url = address.url(&request.path).map_err(|_| Failure::Redirect)?;
         let mut sending = self
@@ -326,11 +329,11 @@ impl Shared {
             Ok(response) => response,
             Err(error) => return Err(self.explained(address, error).await),
         };
-        Ok(Reply {
+        Ok(Response {
             status: response.status(),
             headers: response.headers().clone(),
             body: body::read(response, self.config.max_bytes).await?,
-            behind: false,
+            stale: false,
         })
     }
 
@@ -344,13 +347,17 @@ impl Shared {
         Failure::Exchange(error)
     }
 
-    /// The configured server that `reply` redirects to, for the very same path.
-    fn redirect(&self, reply: &Reply, request: &Request) -> Result<Option<&Address>, Failure> {
+    /// The configured server that `response` redirects to, for the very same path.
+    fn redirect(
+        &self,
+        response: &Response,
+        request: &Request,
+    ) -> Result<Option<&Address>, Failure> {
         // Among those that begin with a 3 is also "not modified".
-        if !matches!(reply.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+        if !matches!(response.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
             return Ok(None);
         }
-        let target = reply
+        let target = response
             .headers
             .get(LOCATION)
             .and_then(|value| value.to_str().ok())
@@ -370,7 +377,7 @@ impl Shared {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("source", &self.shared.source)
+            .field("source", &self.shared.origin)
             .field("addresses", &self.shared.config.addresses)
             .finish_non_exhaustive()
     }

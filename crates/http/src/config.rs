@@ -20,18 +20,19 @@ impl Address {
     /// credentials, a query or a fragment.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let mut url = Url::parse(text.trim()).map_err(|_| {
-            invalid("the address is no URL").hint("write it like `https://vault.internal:8200`")
+            invalid("the address is no URL")
+                .with_hint("write it like `https://vault.internal:8200`")
         })?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(invalid("an address must not hold credentials")
-                .hint("take out what stands before the `@`"));
+                .with_hint("take out what stands before the `@`"));
         }
         if url.query().is_some() || url.fragment().is_some() {
             return Err(invalid("an address takes neither `?` nor `#`"));
         }
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
             return Err(invalid("an address begins with `https://` and a host")
-                .hint("write it like `https://vault.internal:8200`"));
+                .with_hint("write it like `https://vault.internal:8200`"));
         }
         let path = url.path().trim_end_matches('/').to_owned();
         url.set_path(&path);
@@ -259,7 +260,7 @@ impl ClientConfig {
             Some(address) if !self.allow_http && self.unix_socket.is_none() => Err(invalid(
                 format!("`{address}` would send tokens over the network in the clear"),
             )
-            .hint("use `https://`; plain HTTP is for this machine only")),
+            .with_hint("use `https://`; plain HTTP is for this machine only")),
             _ => Ok(()),
         }
     }

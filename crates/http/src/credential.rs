@@ -50,9 +50,9 @@ impl Credential {
                     );
                     // It may be mounted a moment later.
                     Error::new(kind, message)
-                        .hint("is the file there, and may the service read it?")
-                        .caused_by(error)
-                        .with_temporary(true)
+                        .with_hint("is the file there, and may the service read it?")
+                        .with_source(error)
+                        .temporary()
                 })?;
                 bytes.trim_ascii().into()
             }
@@ -65,7 +65,7 @@ impl Credential {
                 ErrorKind::Unauthenticated,
                 "the credential is empty, or holds bytes that none may",
             )
-            .hint("look at where it comes from")),
+            .with_hint("look at where it comes from")),
         }
     }
 }

@@ -40,17 +40,17 @@ impl Failure {
                 ErrorKind::Timeout,
                 format!("`{authority}` did not answer within {after:?}"),
             )
-            .hint("is it overloaded, or behind a firewall that drops?"),
+            .with_hint("is it overloaded, or behind a firewall that drops?"),
             Self::TooLarge(limit) => Error::new(
                 ErrorKind::TooLarge,
                 format!("the answer of `{authority}` is larger than {limit} bytes"),
             )
-            .hint("is the address right? If so, raise the limit"),
+            .with_hint("is the address right? If so, raise the limit"),
             Self::Redirect => Error::new(
                 ErrorKind::Malformed,
                 format!("`{authority}` redirects to where this client may not go"),
             )
-            .hint("list that server's address too, if it is to be trusted with the token"),
+            .with_hint("list that server's address too, if it is to be trusted with the token"),
             Self::Tls(error) => tls_error(&error, authority),
             Self::Exchange(error) => exchange(&error, authority),
         }
@@ -81,7 +81,7 @@ fn exchange(error: &reqwest::Error, authority: &str) -> Error {
         _ => "does not speak HTTP, or broke off",
     };
     Error::new(ErrorKind::Unavailable, format!("`{authority}` {seen}"))
-        .hint("is it running, and is the address right?")
+        .with_hint("is it running, and is the address right?")
 }
 
 /// A handshake that failed will fail again until somebody changes a certificate.
@@ -134,8 +134,8 @@ fn tls_error(error: &rustls::Error, authority: &str) -> Error {
         _ => ("refused the TLS handshake", "look at its log"),
     };
     Error::new(ErrorKind::Unavailable, format!("`{authority}` {seen}"))
-        .hint(hint)
-        .with_temporary(false)
+        .with_hint(hint)
+        .permanent()
 }
 
 /// The first error of type `E` in the chain, looking into what `std::io` wraps too.

@@ -6,26 +6,26 @@
 //!
 //! ```
 //! use http::Method;
-//! use secretwell_core::{Error, ErrorKind, Source};
-//! use secretwell_http::{Client, ClientConfig, Protocol, Reply, Request, Verdict};
+//! use secretwell_core::{Error, ErrorKind, Origin};
+//! use secretwell_http::{Client, ClientConfig, Protocol, Response, Request, Outcome};
 //!
 //! /// A server that says everything by its status.
 //! #[derive(Debug)]
 //! struct Plain;
 //!
 //! impl Protocol for Plain {
-//!     fn judge(&self, reply: &Reply) -> Verdict {
-//!         match reply.status.as_u16() {
-//!             200 | 404 => Verdict::Answer,
-//!             503 => Verdict::Elsewhere(Error::new(ErrorKind::Unavailable, "it is starting")),
-//!             _ => Verdict::Refusal(Error::new(ErrorKind::Malformed, "an unknown status")),
+//!     fn classify(&self, response: &Response) -> Outcome {
+//!         match response.status.as_u16() {
+//!             200 | 404 => Outcome::Success,
+//!             503 => Outcome::NextEndpoint(Error::new(ErrorKind::Unavailable, "it is starting")),
+//!             _ => Outcome::Fatal(Error::new(ErrorKind::Malformed, "an unknown status")),
 //!         }
 //!     }
 //! }
 //!
 //! # fn main() -> Result<(), Error> {
 //! let config = ClientConfig::new(["http://127.0.0.1:8200"])?;
-//! let client = Client::new(config, Plain, Source::new("plain", "127.0.0.1:8200"))?;
+//! let client = Client::new(config, Plain, Origin::new("plain", "127.0.0.1:8200"))?;
 //! let request = Request::new(Method::GET, "/v1/secret");
 //! # let _ = client.send(&request);
 //! # Ok(())
@@ -52,9 +52,9 @@ mod session;
 mod tls;
 mod url;
 
-pub use client::{Client, Protocol, Reply, Request, Verdict};
+pub use client::{Client, Outcome, Protocol, Request, Response};
 pub use config::{Address, ClientConfig};
 pub use credential::{Credential, json_object};
 pub use retry::retry_after;
-pub use session::{Grant, Login, Session, Token};
+pub use session::{Login, Token, TokenLease, TokenManager};
 pub use url::{UrlOptions, decode, encode, encode_path};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use secretwell_core::Error;
 use tokio::time::{Instant, sleep_until};
 
-use crate::client::{Reply, Request, Shared, Verdict};
+use crate::client::{Outcome, Request, Response, Shared};
 use crate::failure::Failure;
 use crate::retry::wait;
 
@@ -27,7 +27,7 @@ pub(crate) struct Sending<'a> {
     next: Instant,
     rounds: u32,
     /// An address that answers, and is behind.
-    behind: Option<usize>,
+    stale_replica: Option<usize>,
     /// Why the latest round brought no answer.
     latest_failure: Option<Error>,
 }
@@ -44,12 +44,12 @@ impl<'a> Sending<'a> {
             latest: None,
             next: now,
             rounds: 0,
-            behind: None,
+            stale_replica: None,
             latest_failure: None,
         }
     }
 
-    pub(crate) async fn run(mut self) -> Result<Reply, Error> {
+    pub(crate) async fn run(mut self) -> Result<Response, Error> {
         loop {
             // At the end those that were asked are waited for, and each gives up by then.
             let now = Instant::now();
@@ -61,8 +61,8 @@ impl<'a> Sending<'a> {
             tokio::select! {
                 biased;
                 (place, outcome) = self.race.next() => {
-                    if let Some(reply) = self.land(place, outcome)? {
-                        return Ok(reply);
+                    if let Some(response) = self.land(place, outcome)? {
+                        return Ok(response);
                     }
                 }
                 () = sleep_until(self.next), if may_ask && self.next < self.end => {}
@@ -75,25 +75,25 @@ impl<'a> Sending<'a> {
         if let Some(silent) = self.latest.take() {
             self.shared.shun(silent);
         }
-        if self.waiting.is_empty() && self.behind.is_none() {
+        if self.waiting.is_empty() && self.stale_replica.is_none() {
             self.waiting = self.shared.order().into();
             self.waiting.retain(|index| !self.race.includes(*index));
             self.rounds += 1;
         }
         // Rather what is a little old, now, than a wait for a server that did not answer a moment ago.
-        if self.behind.is_some() {
+        if self.stale_replica.is_some() {
             let shared = self.shared;
             self.waiting.retain(|index| !shared.failed_lately(*index));
         }
         let fresh = self.waiting.pop_front().map(|index| (index, false));
-        let place = fresh.or_else(|| self.behind.take().map(|index| (index, true)));
+        let place = fresh.or_else(|| self.stale_replica.take().map(|index| (index, true)));
         // Without one, every address is being asked.
         if let Some((index, relaxed)) = place {
             let attempt = self.shared.attempt(index, self.request, relaxed, self.end);
             self.race.start(Place { index, relaxed }, Box::pin(attempt));
             self.latest = Some(index);
         }
-        let alone = self.request.once || self.shared.config.addresses.len() == 1;
+        let alone = self.request.non_idempotent || self.shared.config.addresses.len() == 1;
         self.next = match alone {
             true => self.end,
             false => (Instant::now() + self.shared.config.hedge).min(self.end),
@@ -104,32 +104,33 @@ impl<'a> Sending<'a> {
     fn land(
         &mut self,
         place: Place,
-        outcome: Result<Reply, Failure>,
-    ) -> Result<Option<Reply>, Error> {
+        outcome: Result<Response, Failure>,
+    ) -> Result<Option<Response>, Error> {
         let Place { index, relaxed } = place;
         if self.latest == Some(index) {
             self.latest = None;
         }
         let mut told = None;
         let failure = match outcome {
-            Ok(mut reply) => match self.shared.protocol.judge(&reply) {
-                Verdict::Answer => {
+            Ok(mut response) => match self.shared.protocol.classify(&response) {
+                Outcome::Success => {
                     self.shared.answered(index);
-                    reply.behind = relaxed;
-                    return Ok(Some(reply));
+                    response.stale = relaxed;
+                    return Ok(Some(response));
                 }
-                Verdict::Refusal(error) => return Err(error),
-                Verdict::Elsewhere(error)
-                    if self.request.once && !self.shared.protocol.did_nothing(&reply) =>
+                Outcome::Fatal(error) => return Err(error),
+                Outcome::NextEndpoint(error)
+                    if self.request.non_idempotent
+                        && !self.shared.protocol.did_nothing(&response) =>
                 {
                     return Err(error);
                 }
-                Verdict::Elsewhere(error) => error,
-                Verdict::Behind(error) => {
-                    self.behind.get_or_insert(index);
+                Outcome::NextEndpoint(error) => error,
+                Outcome::StaleReplica(error) => {
+                    self.stale_replica.get_or_insert(index);
                     error
                 }
-                Verdict::Later(wait, error) => {
+                Outcome::RetryAfter(wait, error) => {
                     told = Some(wait);
                     error
                 }
@@ -142,7 +143,7 @@ impl<'a> Sending<'a> {
                 {
                     return Err(failure);
                 }
-                let final_word = self.request.once && !broken.did_nothing()
+                let final_word = self.request.non_idempotent && !broken.did_nothing()
                     || matches!(broken, Failure::TooLarge(_));
                 let addresses = &self.shared.config.addresses;
                 let error = broken.into_error(&addresses[index].authority());
@@ -160,7 +161,8 @@ impl<'a> Sending<'a> {
     fn go_on(&mut self, told: Option<Option<Duration>>, failure: Error) -> Result<(), Error> {
         let now = Instant::now();
         if told.is_none() {
-            let more = !self.waiting.is_empty() || self.behind.is_some() && self.race.is_empty();
+            let more =
+                !self.waiting.is_empty() || self.stale_replica.is_some() && self.race.is_empty();
             if more && now < self.end {
                 self.next = now;
                 return Ok(());
@@ -173,11 +175,11 @@ impl<'a> Sending<'a> {
         if again >= self.end {
             return Err(failure);
         }
-        tracing::debug!(source = %self.shared.source, error = %failure, "asking again");
+        tracing::debug!(origin = %self.shared.origin, error = %failure, "asking again");
         self.latest_failure = Some(failure);
         self.race = Race::default();
         self.waiting.clear();
-        self.behind = None;
+        self.stale_replica = None;
         self.latest = None;
         self.next = again;
         Ok(())
@@ -191,7 +193,7 @@ struct Place {
     relaxed: bool,
 }
 
-type Attempt<'a> = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send + 'a>>;
+type Attempt<'a> = Pin<Box<dyn Future<Output = Result<Response, Failure>> + Send + 'a>>;
 
 /// Attempts side by side.
 #[derive(Default)]
@@ -213,7 +215,7 @@ impl<'a> Race<'a> {
     }
 
     /// The next that ends. Cancelling it cancels none; without any, it never ends.
-    async fn next(&mut self) -> (Place, Result<Reply, Failure>) {
+    async fn next(&mut self) -> (Place, Result<Response, Failure>) {
         poll_fn(|context| {
             for (at, (place, attempt)) in self.running.iter_mut().enumerate() {
                 if let Poll::Ready(outcome) = attempt.as_mut().poll(context) {
@@ -231,7 +233,7 @@ impl<'a> Race<'a> {
 #[cfg(test)]
 mod tests {
     use http::{Method, StatusCode};
-    use secretwell_core::{ErrorKind, Source};
+    use secretwell_core::{ErrorKind, Origin};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -249,17 +251,17 @@ mod tests {
     struct Plain;
 
     impl Protocol for Plain {
-        fn judge(&self, reply: &Reply) -> Verdict {
+        fn classify(&self, response: &Response) -> Outcome {
             let error = Error::new(ErrorKind::Unavailable, "not now");
-            match reply.status {
-                StatusCode::OK => Verdict::Answer,
-                StatusCode::PRECONDITION_FAILED => Verdict::Behind(error),
-                _ => Verdict::Elsewhere(error),
+            match response.status {
+                StatusCode::OK => Outcome::Success,
+                StatusCode::PRECONDITION_FAILED => Outcome::StaleReplica(error),
+                _ => Outcome::NextEndpoint(error),
             }
         }
 
-        fn did_nothing(&self, reply: &Reply) -> bool {
-            reply.status == StatusCode::SERVICE_UNAVAILABLE
+        fn did_nothing(&self, response: &Response) -> bool {
+            response.status == StatusCode::SERVICE_UNAVAILABLE
         }
     }
 
@@ -292,7 +294,7 @@ mod tests {
         scripts: &[&'static [Server]],
         request: Request,
         hedge: Duration,
-    ) -> Result<Reply, Error> {
+    ) -> Result<Response, Error> {
         let mut addresses = Vec::new();
         for script in scripts {
             addresses.push(server(script).await);
@@ -301,7 +303,7 @@ mod tests {
             .deadline(HOUR)
             .attempt_timeout(HOUR)
             .hedge_delay(hedge);
-        let client = Client::new(config, Plain, Source::new("plain", "test"))?;
+        let client = Client::new(config, Plain, Origin::new("plain", "test"))?;
         client.send(&request).await
     }
 
@@ -319,8 +321,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_silent_server_gets_company() {
-        let reply = send(&[SILENT, SILENT, GOOD], get(), AT_ONCE).await.unwrap();
-        assert!(!reply.behind);
+        let response = send(&[SILENT, SILENT, GOOD], get(), AT_ONCE).await.unwrap();
+        assert!(!response.stale);
     }
 
     #[tokio::test]
@@ -332,10 +334,10 @@ mod tests {
     #[tokio::test]
     async fn one_that_is_behind_is_good_enough_when_the_others_are_silent() {
         const BEHIND: &[Server] = &[Server::Answers("412 Behind"), Server::Answers("200 OK")];
-        let reply = send(&[SILENT, BEHIND], get(), AT_ONCE).await.unwrap();
-        assert!(reply.behind);
-        let reply = send(&[BEHIND, GOOD], get(), HOUR).await.unwrap();
-        assert!(!reply.behind);
+        let response = send(&[SILENT, BEHIND], get(), AT_ONCE).await.unwrap();
+        assert!(response.stale);
+        let response = send(&[BEHIND, GOOD], get(), HOUR).await.unwrap();
+        assert!(!response.stale);
     }
 
     #[tokio::test]
@@ -358,7 +360,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_must_not_be_done_twice_gets_no_company() {
-        let sending = send(&[SILENT, GOOD], get().once(), AT_ONCE);
+        let sending = send(&[SILENT, GOOD], get().non_idempotent(), AT_ONCE);
         let waited = tokio::time::timeout(Duration::from_millis(50), sending).await;
         assert!(waited.is_err(), "{waited:?}");
     }
@@ -367,10 +369,16 @@ mod tests {
     async fn what_must_not_be_done_twice_goes_on_only_from_a_server_that_did_nothing() {
         const FAILED: &[Server] = &[Server::Answers("502 Failed")];
         send(&[FAILED, GOOD], get(), HOUR).await.unwrap();
-        let error = send(&[FAILED, GOOD], get().once(), HOUR).await.unwrap_err();
+        let error = send(&[FAILED, GOOD], get().non_idempotent(), HOUR)
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-        send(&[STARTING, GOOD], get().once(), HOUR).await.unwrap();
+        send(&[STARTING, GOOD], get().non_idempotent(), HOUR)
+            .await
+            .unwrap();
         const SENDS_ON: &[Server] = &[Server::Answers("307 On\r\nlocation: http://127.0.0.1:1/")];
-        send(&[SENDS_ON, GOOD], get().once(), HOUR).await.unwrap();
+        send(&[SENDS_ON, GOOD], get().non_idempotent(), HOUR)
+            .await
+            .unwrap();
     }
 }

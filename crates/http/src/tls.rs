@@ -26,7 +26,7 @@ pub(crate) fn client_config(config: &TlsConfig) -> Result<ClientConfig, Error> {
     let crypto = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(crypto.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|error| invalid("TLS cannot be set up").caused_by(error))?
+        .map_err(|error| invalid("TLS cannot be set up").with_source(error))?
         .dangerous()
         .with_custom_certificate_verifier(verifier(config, &crypto)?);
     let mut client = match &config.identity {
@@ -83,19 +83,19 @@ fn verifier(
         match found {
             Ok(found) if found.is_empty() => {
                 return Err(invalid(format!("{place} holds no certificate"))
-                    .hint("give a PEM file of the authority's certificate"));
+                    .with_hint("give a PEM file of the authority's certificate"));
             }
             Ok(found) => extra.extend(found),
             Err(error) => {
                 return Err(invalid(format!(
                     "the authority's certificate cannot be read from {place}"
                 ))
-                .caused_by(error));
+                .with_source(error));
             }
         }
     }
     let verifier = Verifier::new_with_extra_roots(extra, crypto.clone())
-        .map_err(|error| invalid("the trusted authorities cannot be set up").caused_by(error))?;
+        .map_err(|error| invalid("the trusted authorities cannot be set up").with_source(error))?;
     let Some(name) = &config.server_name else {
         return Ok(Arc::new(verifier));
     };
@@ -119,7 +119,7 @@ impl Identity {
     fn load(&self) -> Result<CertifiedKey, Error> {
         let chain: Vec<_> = CertificateDer::pem_file_iter(&self.chain)
             .and_then(Iterator::collect)
-            .map_err(|error| self.unreadable(&self.chain).caused_by(error))?;
+            .map_err(|error| self.unreadable(&self.chain).with_source(error))?;
         if chain.is_empty() {
             return Err(invalid(format!(
                 "{} holds no certificate",
@@ -130,12 +130,12 @@ impl Identity {
         let key =
             PrivateKeyDer::from_pem_file(&self.key).map_err(|_| self.unreadable(&self.key))?;
         CertifiedKey::from_der(chain, key, &self.crypto)
-            .map_err(|error| invalid("client certificate and key do not fit").caused_by(error))
+            .map_err(|error| invalid("client certificate and key do not fit").with_source(error))
     }
 
     fn unreadable(&self, path: &Path) -> Error {
         invalid(format!("{} cannot be read as PEM", shown(path)))
-            .hint("give the certificate and its key as PEM files that the service may read")
+            .with_hint("give the certificate and its key as PEM files that the service may read")
     }
 }
 

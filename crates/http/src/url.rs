@@ -65,13 +65,15 @@ impl UrlOptions {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
             let (name, value) = (decode(name)?, decode(value)?);
             if let Some((_, variable)) = credentials.iter().find(|(secret, _)| *secret == name) {
-                return Err(invalid("a URL must not hold credentials").hint(format!(
-                    "put it into a file and name that by `{name}_file`, or into `{variable}`"
-                )));
+                return Err(
+                    invalid("a URL must not hold credentials").with_hint(format!(
+                        "put it into a file and name that by `{name}_file`, or into `{variable}`"
+                    )),
+                );
             }
             if !known.contains(&name.as_str()) {
                 return Err(invalid("the URL has an option that there is none of")
-                    .hint(format!("there are: {}", known.join(", "))));
+                    .with_hint(format!("there are: {}", known.join(", "))));
             }
             if options.iter().any(|(other, _)| *other == name) {
                 return Err(invalid(format!("the URL has the option `{name}` twice")));
@@ -93,7 +95,8 @@ impl UrlOptions {
     /// [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig): it is not.
     pub fn required(&self, name: &str) -> Result<String, Error> {
         self.get(name).map(str::to_owned).ok_or_else(|| {
-            invalid(format!("the login needs `{name}`")).hint(format!("add `&{name}=…` to the URL"))
+            invalid(format!("the login needs `{name}`"))
+                .with_hint(format!("add `&{name}=…` to the URL"))
         })
     }
 }

@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{AUTHORIZATION, IF_NONE_MATCH};
 use http::{HeaderValue, Method};
-use secretwell_core::{Error, ErrorKind, Source};
-use secretwell_http::{Client, ClientConfig, Reply, Request, Session, encode};
+use secretwell_core::{Error, ErrorKind, Origin};
+use secretwell_http::{Client, ClientConfig, Request, Response, TokenManager, encode};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use crate::Auth;
+use crate::InfisicalAuth;
 use crate::auth::{InfisicalLogin, bearer};
 use crate::budget::{Budget, Pause};
 use crate::config::{Project, Settings};
@@ -23,7 +23,7 @@ const BETWEEN_LOGINS: Duration = Duration::from_secs(5);
 /// The requests of one provider.
 pub(crate) struct Api {
     client: Client,
-    session: Session,
+    session: TokenManager,
     pub(crate) settings: Settings,
     /// The version of the API, once it is known.
     version: OnceLock<ApiVersion>,
@@ -38,15 +38,15 @@ pub(crate) struct Api {
 impl Api {
     pub(crate) fn new(
         client: ClientConfig,
-        auth: Auth,
+        auth: InfisicalAuth,
         settings: Settings,
-        source: &Source,
+        origin: &Origin,
     ) -> Result<Self, Error> {
         let pause = Arc::default();
         let infisical = wire::Infisical {
             pause: Arc::clone(&pause),
         };
-        let client = Client::new(client, infisical, source.clone())?;
+        let client = Client::new(client, infisical, origin.clone())?;
         let login = InfisicalLogin::new(client.clone(), auth);
         let project_id = match &settings.project {
             Project::Id(id) => OnceCell::new_with(Some(id.clone())),
@@ -54,7 +54,7 @@ impl Api {
         };
         Ok(Self {
             client,
-            session: Session::new(login, source.clone()),
+            session: TokenManager::new(login, origin.clone()),
             version: settings.api.map_or_else(OnceLock::new, OnceLock::from),
             settings,
             project_id,
@@ -80,7 +80,7 @@ impl Api {
 
     /// Asks with a token. One that turns out to be dead is replaced by a new login, once, unless that was in
     /// vain a moment ago.
-    async fn call(&self, request: Request, budget: Option<&Budget>) -> Result<Reply, Error> {
+    async fn call(&self, request: Request, budget: Option<&Budget>) -> Result<Response, Error> {
         let mut replaced = false;
         let began = Instant::now();
         loop {
@@ -89,16 +89,16 @@ impl Api {
                 .clone()
                 .secret_header(AUTHORIZATION, &bearer(token.value()))?;
             self.wait_for(budget, began).await?;
-            let reply = self.client.send(&with_token).await?;
+            let response = self.client.send(&with_token).await?;
             if let Some(budget) = budget {
-                budget.note(&reply.headers);
+                budget.note(&response.headers);
             }
-            let is_dead = wire::is_dead_token(&reply);
+            let is_dead = wire::is_dead_token(&response);
             if replaced {
                 *self.in_vain() = is_dead.then(Instant::now);
             }
             if !is_dead {
-                return Ok(reply);
+                return Ok(response);
             }
             let lately = self
                 .in_vain()
@@ -106,7 +106,7 @@ impl Api {
             if replaced || lately {
                 let message = "the server does not know the token of the login";
                 return Err(Error::new(ErrorKind::Unauthenticated, message)
-                    .hint("give another token; was the machine identity removed?"));
+                    .with_hint("give another token; was the machine identity removed?"));
             }
             self.session.reject(&token);
             replaced = true;
@@ -126,7 +126,7 @@ impl Api {
                 };
                 return Err(
                     Error::new(kind, "the server's rate limit is all but reached")
-                        .hint("raise the ttl, or the limit"),
+                        .with_hint("raise the ttl, or the limit"),
                 );
             }
             tokio::time::sleep(wait).await;
@@ -155,25 +155,25 @@ impl Api {
         name: Option<&str>,
         query: &[(&str, &str)],
         etag: Option<&HeaderValue>,
-    ) -> Result<Reply, Error> {
+    ) -> Result<Response, Error> {
         let known = self.version();
-        let reply = self.ask(known.unwrap_or(ApiVersion::V4), name, query, etag);
-        let reply = reply.await?;
+        let response = self.ask(known.unwrap_or(ApiVersion::V4), name, query, etag);
+        let response = response.await?;
         if known.is_some() {
-            return Ok(reply);
+            return Ok(response);
         }
         // A failed look is never taken for a fact.
-        if !wire::is_unknown_route(&reply) {
-            if reply.status.is_success() {
+        if !wire::is_unknown_route(&response) {
+            if response.status.is_success() {
                 let _ = self.version.set(ApiVersion::V4);
             }
-            return Ok(reply);
+            return Ok(response);
         }
-        let reply = self.ask(ApiVersion::V3, name, query, etag).await?;
-        if reply.status.is_success() {
+        let response = self.ask(ApiVersion::V3, name, query, etag).await?;
+        if response.status.is_success() {
             let _ = self.version.set(ApiVersion::V3);
         }
-        Ok(reply)
+        Ok(response)
     }
 
     async fn ask(
@@ -182,7 +182,7 @@ impl Api {
         name: Option<&str>,
         query: &[(&str, &str)],
         etag: Option<&HeaderValue>,
-    ) -> Result<Reply, Error> {
+    ) -> Result<Response, Error> {
         let mut request = Request::new(Method::GET, self.path(api, name, query).await?);
         if let Some(etag) = etag {
             request = request.header(IF_NONE_MATCH, etag.clone());
@@ -245,10 +245,10 @@ impl Api {
             self.call(request, None).await
         };
         let find_out = async || {
-            let reply = ask("/api/v2/workspace/").await?;
-            match wire::is_unknown_route(&reply) {
+            let response = ask("/api/v2/workspace/").await?;
+            match wire::is_unknown_route(&response) {
                 true => wire::project_id(&ask("/api/v1/projects/slug/").await?),
-                false => wire::project_id(&reply),
+                false => wire::project_id(&response),
             }
         };
         self.project_id
@@ -279,7 +279,7 @@ mod tests {
 
     fn api() -> Api {
         let client = ClientConfig::new(["http://127.0.0.1:1"]).unwrap();
-        let auth = Auth::token(Credential::value("token"));
+        let auth = InfisicalAuth::token(Credential::value("token"));
         let settings = Settings {
             project: Project::Slug("demo".into()),
             environment: "dev".into(),
@@ -290,8 +290,8 @@ mod tests {
             personal: false,
             tags: Vec::new(),
         };
-        let source = Source::new("infisical", "test");
-        Api::new(client.deadline(DEADLINE), auth, settings, &source).unwrap()
+        let origin = Origin::new("infisical", "test");
+        Api::new(client.deadline(DEADLINE), auth, settings, &origin).unwrap()
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::Method as Verb;
 use secretwell_core::{Error, ErrorKind, SecretValue};
-use secretwell_http::{Client, Credential, Grant, Login, Request, json_object};
+use secretwell_http::{Client, Credential, Login, Request, TokenLease, json_object};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -20,13 +20,13 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/tok
 /// How to log in to Infisical.
 ///
 /// ```
-/// use secretwell_infisical::{Auth, Credential};
+/// use secretwell_infisical::{InfisicalAuth, Credential};
 ///
-/// let vm = Auth::universal("client-id", Credential::file("/etc/app/client-secret"));
-/// let pod = Auth::kubernetes("identity-id");
+/// let vm = InfisicalAuth::universal("client-id", Credential::file("/etc/app/client-secret"));
+/// let pod = InfisicalAuth::kubernetes("identity-id");
 /// ```
 #[derive(Debug, Clone)]
-pub struct Auth(Method);
+pub struct InfisicalAuth(Method);
 
 #[derive(Debug, Clone)]
 enum Method {
@@ -42,7 +42,7 @@ enum Method {
     },
 }
 
-impl Auth {
+impl InfisicalAuth {
     /// A token: of Token Auth, or a service token. One in a file is read again when it is refused.
     pub fn token(token: Credential) -> Self {
         Self(Method::Token(token))
@@ -93,7 +93,9 @@ impl Auth {
             Method::Jwt { identity, .. } => identity,
         };
         match who.trim().is_empty() {
-            true => Err(invalid("the login's client or identity id is empty").hint("say which")),
+            true => {
+                Err(invalid("the login's client or identity id is empty").with_hint("say which"))
+            }
             false => Ok(()),
         }
     }
@@ -110,7 +112,7 @@ impl Auth {
 /// The login of one provider.
 pub(crate) struct InfisicalLogin {
     client: Client,
-    auth: Auth,
+    auth: InfisicalAuth,
     life: Mutex<Life>,
     locked: Mutex<Option<Locked>>,
 }
@@ -139,7 +141,7 @@ impl Life {
 }
 
 impl InfisicalLogin {
-    pub(crate) fn new(client: Client, auth: Auth) -> Self {
+    pub(crate) fn new(client: Client, auth: InfisicalAuth) -> Self {
         Self {
             client,
             auth,
@@ -172,13 +174,13 @@ impl InfisicalLogin {
 
     /// What the server granted when it was `asked`. A login says when the token ends for good; a renewal
     /// does not change that.
-    fn grant(&self, granted: Granted, asked: Instant, is_login: bool) -> Grant {
+    fn grant(&self, granted: Granted, asked: Instant, is_login: bool) -> TokenLease {
         let mut life = self.life();
         life.span = granted.lifetime.unwrap_or_default();
         if is_login {
             life.end = granted.maximum.and_then(|most| asked.checked_add(most));
         }
-        Grant {
+        TokenLease {
             token: granted.token,
             lifetime: granted.lifetime,
             // By then two thirds of it are over, and a renewal is due.
@@ -210,9 +212,9 @@ impl Login for InfisicalLogin {
     }
 
     /// Never with the token of before: the server refuses a login that carries a dead one.
-    async fn login(&self, credential: &SecretValue) -> Result<Grant, Error> {
+    async fn login(&self, credential: &SecretValue) -> Result<TokenLease, Error> {
         if let Method::Token(_) = self.auth.0 {
-            return Ok(Grant {
+            return Ok(TokenLease {
                 token: credential.clone(),
                 lifetime: None,
                 renewable: false,
@@ -224,7 +226,7 @@ impl Login for InfisicalLogin {
         let request = Request::new(Verb::POST, path)
             .json(credential.clone())
             // The client secret may be good for so many uses only.
-            .once();
+            .non_idempotent();
         let granted = wire::granted(&self.client.send(&request).await?).inspect_err(|error| {
             if let ErrorKind::RateLimited {
                 retry_after: Some(wait),
@@ -239,7 +241,7 @@ impl Login for InfisicalLogin {
         Ok(self.grant(granted, asked, true))
     }
 
-    async fn renew(&self, token: &SecretValue) -> Result<Grant, Error> {
+    async fn renew(&self, token: &SecretValue) -> Result<TokenLease, Error> {
         let asked = Instant::now();
         if !self.life().may_be_renewed(asked) {
             return Err(Error::new(

@@ -7,10 +7,10 @@
 //! without a body.
 //!
 //! ```
-//! use secretwell_infisical::{Auth, Credential, InfisicalProvider};
+//! use secretwell_infisical::{InfisicalAuth, Credential, InfisicalProvider};
 //!
 //! # fn main() -> Result<(), secretwell_core::Error> {
-//! let login = Auth::universal("the-client-id", Credential::file("/etc/app/client-secret"));
+//! let login = InfisicalAuth::universal("the-client-id", Credential::file("/etc/app/client-secret"));
 //! let provider = InfisicalProvider::builder("https://app.infisical.com", login)?
 //!     .project("my-project")
 //!     .environment("prod")
@@ -45,7 +45,7 @@ mod folder;
 mod provider;
 mod wire;
 
-pub use auth::Auth;
+pub use auth::InfisicalAuth;
 pub use config::InfisicalBuilder;
 pub use provider::InfisicalProvider;
 pub use secretwell_http::{ClientConfig, Credential};

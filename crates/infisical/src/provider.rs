@@ -8,9 +8,9 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use http::StatusCode;
 use http::header::ETAG;
+use secretwell_core::backend::{Capabilities, join_bounded};
 use secretwell_core::{
-    Capabilities, Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider, Source, Version,
-    join_bounded,
+    Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, Version,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -18,7 +18,7 @@ use crate::api::Api;
 use crate::config::{Settings, process_variable};
 use crate::folder::{Folders, Last};
 use crate::wire::{self, ApiVersion, Entry, Listing};
-use crate::{Auth, InfisicalBuilder};
+use crate::{InfisicalAuth, InfisicalBuilder};
 
 /// How many requests are under way at a time.
 const CONCURRENCY: usize = 8;
@@ -34,7 +34,7 @@ pub struct InfisicalProvider {
 }
 
 struct Inner {
-    source: Source,
+    origin: Origin,
     api: Api,
     folders: Folders,
 }
@@ -45,7 +45,10 @@ impl InfisicalProvider {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidConfig`]: it is no address.
-    pub fn builder(address: impl AsRef<str>, auth: Auth) -> Result<InfisicalBuilder, Error> {
+    pub fn builder(
+        address: impl AsRef<str>,
+        auth: InfisicalAuth,
+    ) -> Result<InfisicalBuilder, Error> {
         InfisicalBuilder::new(address.as_ref(), auth)
     }
 
@@ -80,7 +83,7 @@ impl InfisicalProvider {
 
     pub(crate) fn new(
         client: secretwell_http::ClientConfig,
-        auth: Auth,
+        auth: InfisicalAuth,
         settings: Settings,
     ) -> Result<Self, Error> {
         let authorities = client.addresses().iter();
@@ -92,10 +95,10 @@ impl InfisicalProvider {
             settings.environment,
             settings.folder.trim_end_matches('/'),
         );
-        let source = Source::new("infisical", place.escape_debug());
+        let origin = Origin::new("infisical", place.escape_debug());
         let inner = Inner {
-            api: Api::new(client, auth, settings, &source)?,
-            source,
+            api: Api::new(client, auth, settings, &origin)?,
+            origin,
             folders: Folders::default(),
         };
         Ok(Self {
@@ -120,7 +123,7 @@ impl Inner {
         done.unwrap_or_else(|_| {
             let deadline = self.api.deadline();
             let message = format!("login, waits and requests took longer than {deadline:?}");
-            Err(Error::new(ErrorKind::Timeout, message).hint("is the server overloaded?"))
+            Err(Error::new(ErrorKind::Timeout, message).with_hint("is the server overloaded?"))
         })
     }
 
@@ -147,15 +150,15 @@ impl Inner {
     ) -> Result<Arc<Listing>, Error> {
         let query = list_query(path, recursive);
         let etag = last.kept.as_ref().map(|(etag, _)| etag.clone());
-        let reply = self.api.secrets(None, &query, etag.as_ref()).await?;
-        if reply.status.is_success() || reply.status == StatusCode::NOT_MODIFIED {
+        let response = self.api.secrets(None, &query, etag.as_ref()).await?;
+        if response.status.is_success() || response.status == StatusCode::NOT_MODIFIED {
             self.folders.note(path, recursive);
         }
-        if let (StatusCode::NOT_MODIFIED, Some((_, listing))) = (reply.status, &last.kept) {
+        if let (StatusCode::NOT_MODIFIED, Some((_, listing))) = (response.status, &last.kept) {
             return Ok(listing.clone());
         }
-        let listing = Arc::new(Listing::of(&reply, self.api.settings.personal)?);
-        let etag = reply.headers.get(ETAG).cloned();
+        let listing = Arc::new(Listing::of(&response, self.api.settings.personal)?);
+        let etag = response.headers.get(ETAG).cloned();
         last.kept = etag.map(|etag| (etag, listing.clone()));
         last.checked = None;
         Ok(listing)
@@ -198,14 +201,14 @@ impl Inner {
 
     /// The folder of a key, and its name in it.
     fn locate<'a>(&self, key: &'a SecretKey) -> Result<(String, &'a str), Error> {
-        let path = match key.directory() {
+        let path = match key.prefix() {
             None => self.base().to_owned(),
             Some(directory) => format!("{}/{directory}", self.base().trim_end_matches('/')),
         };
         if key.name().chars().count() > LONGEST_NAME {
             let message = "the server cannot have so long a name";
             return Err(Error::new(ErrorKind::InvalidKey, message)
-                .hint(format!("names have {LONGEST_NAME} characters at most")));
+                .with_hint(format!("names have {LONGEST_NAME} characters at most")));
         }
         // The server answers such a path with an error of its own.
         if path.contains(['*', '%']) || path.contains("..") {
@@ -213,7 +216,7 @@ impl Inner {
                 ErrorKind::InvalidKey,
                 "the server cannot have such a folder",
             )
-            .hint("folders have letters, digits, `-` and `_`"));
+            .with_hint("folders have letters, digits, `-` and `_`"));
         }
         Ok((path, key.name()))
     }
@@ -285,12 +288,12 @@ impl Inner {
     /// Reads one secret in whose listed value a reference is left.
     async fn confirm(&self, folder: &str, name: &str, reference: &str) -> Result<Secret, Error> {
         let query = [("secretPath", folder)];
-        let reply = self.api.secrets(Some(name), &query, None).await?;
+        let response = self.api.secrets(Some(name), &query, None).await?;
         // What it says of a reference into nowhere, and perhaps of a trouble that has just begun.
-        if wire::is_own_error(&reply) {
-            return Err(wire::unresolved(reference).with_temporary(true));
+        if wire::is_own_error(&response) {
+            return Err(wire::unresolved(reference).temporary());
         }
-        self.whole(wire::single(&reply)?.secret()?)
+        self.whole(wire::single(&response)?.secret()?)
     }
 
     /// A secret that was read by itself, unless a reference is left in it.
@@ -324,7 +327,7 @@ impl Inner {
         if entry.version().number() != version.number() {
             let message = "the server answers with another version than was asked for";
             return Err(Error::new(ErrorKind::Unsupported, message)
-                .hint("earlier versions take a newer server, and one that has this version"));
+                .with_hint("earlier versions take a newer server, and one that has this version"));
         }
         self.whole(entry.secret()?)
     }
@@ -392,8 +395,8 @@ fn list_query(path: &str, recursive: bool) -> [(&str, &str); 2] {
 
 #[async_trait]
 impl SecretProvider for InfisicalProvider {
-    fn source(&self) -> &Source {
-        &self.inner.source
+    fn origin(&self) -> &Origin {
+        &self.inner.origin
     }
 
     /// Old versions are claimed unless the API is said to be of version 3, which ignores them on older
@@ -411,9 +414,11 @@ impl SecretProvider for InfisicalProvider {
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
         let mut answers = self.get_many(std::slice::from_ref(key)).await;
-        answers
-            .pop()
-            .unwrap_or_else(|| Err(wire::no_such_secret().at(&self.inner.source).for_key(key)))
+        answers.pop().unwrap_or_else(|| {
+            Err(wire::no_such_secret()
+                .with_origin(&self.inner.origin)
+                .with_key(key))
+        })
     }
 
     /// One list for each folder that holds any of the keys; where they are in three folders or more, one
@@ -427,7 +432,7 @@ impl SecretProvider for InfisicalProvider {
                 Ok(_) => read.next().unwrap_or_else(|| Err(wire::no_such_secret())),
                 Err(error) => Err(error),
             };
-            answer.map_err(|error| error.at(&self.inner.source).for_key(key))
+            answer.map_err(|error| error.with_origin(&self.inner.origin).with_key(key))
         });
         answers.collect()
     }
@@ -435,11 +440,12 @@ impl SecretProvider for InfisicalProvider {
     /// Servers of 2024 answer with the current version whatever is asked for: then this fails.
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
         let inner = &self.inner;
-        let named = |error: Error| error.at(&inner.source).for_key(key);
+        let named = |error: Error| error.with_origin(&inner.origin).with_key(key);
         if !self.capabilities().old_versions {
             let message = "version 3 of the API tells the current version only";
             return Err(named(
-                Error::new(ErrorKind::Unsupported, message).hint("see the provider's capabilities"),
+                Error::new(ErrorKind::Unsupported, message)
+                    .with_hint("see the provider's capabilities"),
             ));
         }
         let (folder, name) = inner.locate(key).map_err(named)?;
@@ -455,7 +461,7 @@ impl SecretProvider for InfisicalProvider {
             prefix => format!("{}/{prefix}", inner.base().trim_end_matches('/')),
         };
         let keys = inner.by(inner.end(), inner.keys(&base)).await;
-        keys.map_err(|error| error.at(&inner.source))
+        keys.map_err(|error| error.with_origin(&inner.origin))
     }
 
     /// Asks for the folders of the environment, if that is allowed, and again for what was read last, but
@@ -463,14 +469,14 @@ impl SecretProvider for InfisicalProvider {
     async fn health(&self) -> Result<(), Error> {
         let inner = &self.inner;
         let checked = inner.by(inner.end(), inner.check_health()).await;
-        checked.map_err(|error| error.at(&inner.source))
+        checked.map_err(|error| error.with_origin(&inner.origin))
     }
 }
 
 impl fmt::Debug for InfisicalProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InfisicalProvider")
-            .field("source", &self.inner.source)
+            .field("source", &self.inner.origin)
             .field("api", &self.inner.api.version())
             .finish_non_exhaustive()
     }

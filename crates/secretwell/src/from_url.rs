@@ -29,7 +29,7 @@ use secretwell_core::{Chain, Error, ErrorKind, MemoryProvider, SecretProvider};
 ///
 /// ```
 /// let provider = secretwell::from_url("env://APP_,memory://")?;
-/// assert_eq!(provider.source().as_str(), "env://APP_,memory://");
+/// assert_eq!(provider.origin().as_str(), "env://APP_,memory://");
 /// # Ok::<(), secretwell::Error>(())
 /// ```
 pub fn from_url(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
@@ -75,13 +75,14 @@ fn is_scheme(text: &str) -> bool {
 
 fn single(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
     let (scheme, rest) = url.split_once("://").ok_or_else(|| {
-        invalid("a source needs a scheme").hint("write it like `env://` or `file:///run/secrets`")
+        invalid("a source needs a scheme")
+            .with_hint("write it like `env://` or `file:///run/secrets`")
     })?;
     let (place, query) = rest
         .split_once('?')
         .map_or((rest, None), |(place, query)| (place, Some(query)));
     if place.split('/').next().unwrap_or_default().contains('@') {
-        return Err(invalid("a URL must not hold credentials").hint(
+        return Err(invalid("a URL must not hold credentials").with_hint(
             "take out what stands before the `@`; the backend's own variables or files hold them",
         ));
     }
@@ -93,7 +94,9 @@ fn single(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
         "memory" if place.is_empty() && query.is_none() => Ok(Arc::new(MemoryProvider::new())),
         "memory" => Err(invalid("`memory://` takes nothing after it")),
         _ if is_scheme(scheme) => Err(invalid(format!("there is no source `{scheme}://`"))
-            .hint("there are `env://`, `file://`, `infisical://`, `vault://` and `memory://`")),
+            .with_hint(
+                "there are `env://`, `file://`, `infisical://`, `vault://` and `memory://`",
+            )),
         _ => Err(invalid("the scheme before `://` is none")),
     }
 }
@@ -103,12 +106,12 @@ fn env(prefix: &str, query: Option<&str>) -> Result<Arc<dyn SecretProvider>, Err
     if query.is_some() || prefix.contains('/') {
         return Err(
             invalid("`env://` takes a prefix of variable names and nothing else")
-                .hint("write it like `env://APP_`"),
+                .with_hint("write it like `env://APP_`"),
         );
     }
     Ok(match prefix {
         "" => Arc::new(secretwell_env::EnvProvider::new()),
-        prefix => Arc::new(secretwell_env::EnvProvider::prefixed(prefix)),
+        prefix => Arc::new(secretwell_env::EnvProvider::with_prefix(prefix)),
     })
 }
 
@@ -147,7 +150,7 @@ fn file(place: &str, query: Option<&str>) -> Result<Arc<dyn SecretProvider>, Err
 
     if !place.starts_with('/') {
         return Err(invalid("a file's path must be absolute")
-            .hint("write three slashes, like `file:///run/secrets`"));
+            .with_hint("write three slashes, like `file:///run/secrets`"));
     }
     let path = decoded(place)?;
     let mut format = None;
@@ -170,12 +173,14 @@ fn file(place: &str, query: Option<&str>) -> Result<Arc<dyn SecretProvider>, Err
                 return Err(invalid(format!(
                     "`file://` cannot take the option `{name}` or its value"
                 ))
-                .hint("there are `format=env|json|yaml|toml|directory` and `permissions=strict`"));
+                .with_hint(
+                    "there are `format=env|json|yaml|toml|directory` and `permissions=strict`",
+                ));
             }
         }
     }
     let provider = match format {
-        None => FileProvider::at(path),
+        None => FileProvider::new(path),
         Some(None) => FileProvider::directory(path),
         Some(Some(format)) => FileProvider::document(path).format(format),
     };
@@ -228,7 +233,7 @@ fn needs_feature(feature: &str) -> Error {
     invalid(format!(
         "`{feature}://` needs the cargo feature `{feature}` of secretwell"
     ))
-    .hint(format!(
+    .with_hint(format!(
         "write `secretwell = {{ version = \"…\", features = [\"{feature}\"] }}`"
     ))
 }
@@ -239,7 +244,7 @@ mod tests {
 
     #[test]
     fn sources_and_chains_are_made() {
-        for (url, source) in [
+        for (url, origin) in [
             ("env://", "env://"),
             ("env://APP_", "env://APP_"),
             ("memory://", "memory://"),
@@ -255,7 +260,7 @@ mod tests {
                 "env://,file:///run/secrets,memory://",
             ),
         ] {
-            assert_eq!(from_url(url).unwrap().source().as_str(), source);
+            assert_eq!(from_url(url).unwrap().origin().as_str(), origin);
         }
     }
 

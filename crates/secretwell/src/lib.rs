@@ -15,6 +15,7 @@ pub use secretwell_file::{FileProvider, Format};
 #[cfg(feature = "infisical")]
 #[doc(inline)]
 pub use secretwell_infisical as infisical;
+pub use secretwell_resolver::*;
 #[cfg(feature = "vault")]
 #[doc(inline)]
 pub use secretwell_vault as vault;

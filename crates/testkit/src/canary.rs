@@ -42,7 +42,7 @@ impl Canary {
                 _ => fastrand::alphanumeric(),
             })
             .collect();
-        Self::of(text).labelled(label)
+        Self::from_text(text).labelled(label)
     }
 
     /// Looks for a secret that is already known, such as the token of a login.
@@ -50,7 +50,7 @@ impl Canary {
     /// # Panics
     /// When `text` has fewer than 8 bytes: it would be found by chance.
     #[track_caller]
-    pub fn of(text: impl Into<String>) -> Self {
+    pub fn from_text(text: impl Into<String>) -> Self {
         let text = text.into();
         assert!(
             text.len() >= SHORTEST,
@@ -350,7 +350,7 @@ mod tests {
     fn a_cause_that_leaks_is_found() {
         let canary = canary();
         let cause = Talkative(canary.text().to_owned());
-        let error = Error::new(ErrorKind::Unavailable, "unplugged").caused_by(cause);
+        let error = Error::new(ErrorKind::Unavailable, "unplugged").with_source(cause);
         canary.assert_hidden_error(&error);
     }
 

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use secretwell_core::backend::{Capabilities, ChangeStream};
 use secretwell_core::{
-    Capabilities, ChangeStream, Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider,
-    Source, Version,
+    Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, Version,
 };
 
 /// What a [`FaultyProvider`] does with one call.
@@ -27,7 +27,7 @@ pub enum Step {
     /// Panics.
     Panic,
     /// Answers every key with this.
-    Answer(Secret),
+    Return(Secret),
     /// Asks the inner provider and puts this version in place of its own.
     Version(Version),
     /// Asks the inner provider and leaves out the last result: a broken provider.
@@ -165,7 +165,7 @@ impl<P: SecretProvider> FaultyProvider<P> {
             Step::Fail(error) => keys.iter().map(|key| Err(self.mark(&error, key))).collect(),
             Step::Hang => std::future::pending().await,
             Step::Panic => panic!("the script of this FaultyProvider says: panic"),
-            Step::Answer(secret) => keys.iter().map(|_| Ok(secret.clone())).collect(),
+            Step::Return(secret) => keys.iter().map(|_| Ok(secret.clone())).collect(),
             Step::Version(version) => {
                 let answers = ask.await.into_iter();
                 answers
@@ -181,14 +181,14 @@ impl<P: SecretProvider> FaultyProvider<P> {
     }
 
     fn mark(&self, error: &Error, key: &SecretKey) -> Error {
-        error.clone().at(self.source()).for_key(key)
+        error.clone().with_origin(self.origin()).with_key(key)
     }
 
     /// What a broken network does to calls that are no reads.
     async fn obstacle(&self) -> Result<(), Error> {
         let always = self.lock().always.clone();
         match always {
-            Some(Step::Fail(error)) => Err(error.at(self.source())),
+            Some(Step::Fail(error)) => Err(error.with_origin(self.origin())),
             Some(Step::Hang) => std::future::pending().await,
             _ => Ok(()),
         }
@@ -197,8 +197,8 @@ impl<P: SecretProvider> FaultyProvider<P> {
 
 #[async_trait]
 impl<P: SecretProvider> SecretProvider for FaultyProvider<P> {
-    fn source(&self) -> &Source {
-        self.inner.source()
+    fn origin(&self) -> &Origin {
+        self.inner.origin()
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -220,7 +220,7 @@ impl<P: SecretProvider> SecretProvider for FaultyProvider<P> {
     }
 
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
-        self.obstacle().await.map_err(|error| error.for_key(key))?;
+        self.obstacle().await.map_err(|error| error.with_key(key))?;
         self.inner.get_version(key, version).await
     }
 
@@ -290,7 +290,7 @@ mod tests {
         let faulty = provider();
         let [a, _] = keys();
         faulty.always(unavailable());
-        faulty.script([Step::Pass, Step::Answer(Secret::new("x"))]);
+        faulty.script([Step::Pass, Step::Return(Secret::new("x"))]);
         let shared = faulty.clone();
         assert_eq!(text(&shared, &a).await, "1");
         assert_eq!(text(&shared, &a).await, "x");

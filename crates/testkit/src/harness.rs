@@ -12,13 +12,13 @@ pub const GARBAGE: &str = "secretwell-testkit-garbage-0f1e2d";
 /// What a harness can do to its source. A test that needs more is not applicable.
 ///
 /// ```
-/// use secretwell_testkit::Abilities;
+/// use secretwell_testkit::Supports;
 ///
-/// let file = Abilities { binary_values: true, empty_values: true, ..Abilities::default() };
+/// let file = Supports { binary_values: true, empty_values: true, ..Supports::default() };
 /// assert!(!file.network);
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Abilities {
+pub struct Supports {
     /// [`break_network`](Harness::break_network) works.
     pub network: bool,
     /// [`deny`](Harness::deny) works.
@@ -68,7 +68,7 @@ pub struct Calls {
 
 /// A source that the tests may write to and break, and a provider on it.
 ///
-/// Three methods are required; the others are for the abilities that [`abilities`](Self::abilities)
+/// Three methods are required; the others are for the supports that [`supports`](Self::supports)
 /// claims. Each test gets a harness of its own, and what one writes another must not see: on a shared
 /// server, let each harness have a folder of its own.
 ///
@@ -81,7 +81,7 @@ pub trait Harness: Send + Sync {
     fn provider(&self) -> Arc<dyn SecretProvider>;
 
     /// Writes a value, or a new version of it. Only keys that the provider did not call invalid are
-    /// written, and only values that the abilities allow.
+    /// written, and only values that the supports allow.
     async fn seed(&self, key: &SecretKey, value: &[u8]);
 
     /// Deletes a key that was written.
@@ -94,8 +94,8 @@ pub trait Harness: Send + Sync {
     }
 
     /// What this harness can do. Default: nothing beyond the required methods.
-    fn abilities(&self) -> Abilities {
-        Abilities::default()
+    fn supports(&self) -> Supports {
+        Supports::default()
     }
 
     /// Writes the JSON text `json` as a value that is no string: a number, a boolean, an object.

@@ -15,7 +15,7 @@
 //!
 //! # Checking a backend
 //! Write a [`Harness`]: how to write to the source and how to delete from it. Claim in
-//! [`Abilities`] what else it can do to the source, such as to break the network; what it cannot do is
+//! [`Supports`] what else it can do to the source, such as to break the network; what it cannot do is
 //! reported as not applicable.
 //!
 //! ```
@@ -23,7 +23,7 @@
 //!
 //! use async_trait::async_trait;
 //! use secretwell_core::{MemoryProvider, SecretKey, SecretProvider};
-//! use secretwell_testkit::{Abilities, Harness, conformance};
+//! use secretwell_testkit::{Supports, Harness, conformance};
 //!
 //! struct Memory(Arc<MemoryProvider>);
 //!
@@ -41,8 +41,8 @@
 //!         self.0.remove(key).unwrap();
 //!     }
 //!
-//!     fn abilities(&self) -> Abilities {
-//!         Abilities { binary_values: true, empty_values: true, ..Abilities::default() }
+//!     fn supports(&self) -> Supports {
+//!         Supports { binary_values: true, empty_values: true, ..Supports::default() }
 //!     }
 //! }
 //!
@@ -50,7 +50,7 @@
 //! # async fn main() {
 //! let report = conformance::run_all(async || Memory(Arc::default())).await;
 //! println!("{report}");
-//! report.assert_good();
+//! report.assert_passed();
 //! # }
 //! ```
 //!
@@ -74,6 +74,6 @@ mod proxy;
 
 pub use canary::Canary;
 pub use faulty::{FaultyProvider, Step};
-pub use harness::{Abilities, Calls, GARBAGE, Harness};
+pub use harness::{Calls, GARBAGE, Harness, Supports};
 pub use log::CanaryLog;
 pub use proxy::{Fault, FaultProxy};

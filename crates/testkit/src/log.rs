@@ -176,7 +176,7 @@ mod tests {
         let cause = std::io::Error::other("reset by peer");
         let error =
             secretwell_core::Error::new(secretwell_core::ErrorKind::Unavailable, "unplugged")
-                .caused_by(cause);
+                .with_source(cause);
         tracing::warn!(error = &error as &(dyn StdError + 'static), "failed");
         for text in [
             "key=A",

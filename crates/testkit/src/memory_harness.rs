@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use secretwell_core::backend::{Capabilities, ChangeStream};
 use secretwell_core::{
-    Capabilities, ChangeStream, Error, ErrorKind, KeyPrefix, MemoryProvider, Secret, SecretKey,
-    SecretProvider, SecretProviderExt, Source, Version,
+    Error, ErrorKind, KeyPrefix, MemoryProvider, Origin, Secret, SecretKey, SecretProvider,
+    SecretProviderExt, Version,
 };
 
 use crate::conformance::{self, Outcome, caught};
-use crate::{Abilities, Calls, FaultyProvider, GARBAGE, Harness, Step, conformance_tests};
+use crate::{Calls, FaultyProvider, GARBAGE, Harness, Step, Supports, conformance_tests};
 
 const LIMIT: usize = 100 * 1024;
 const DEADLINE: Duration = Duration::from_millis(100);
@@ -82,7 +83,9 @@ impl Gate {
     }
 
     fn fail(&self, kind: ErrorKind, message: &'static str, key: &SecretKey) -> Error {
-        Error::new(kind, message).at(self.source()).for_key(key)
+        Error::new(kind, message)
+            .with_origin(self.origin())
+            .with_key(key)
     }
 
     async fn read(&self, key: &SecretKey) -> Result<Secret, Error> {
@@ -98,7 +101,7 @@ impl Gate {
             .memory
             .get(&asked)
             .await
-            .map_err(|error| error.for_key(key))?;
+            .map_err(|error| error.with_key(key))?;
         if secret.value.len() > LIMIT {
             return Err(self.fail(ErrorKind::TooLarge, "it is beyond the limit", key));
         }
@@ -114,7 +117,7 @@ impl Gate {
             Some(Flaw::LeaksInError) if key.as_str() == "A" => {
                 let cause = std::io::Error::other(shown);
                 let error = self.fail(ErrorKind::Malformed, "odd", key);
-                return Err(error.caused_by(cause));
+                return Err(error.with_source(cause));
             }
             Some(Flaw::SameVersion) => secret.version = Some(Version::numbered(1)),
             Some(Flaw::EmptyIsAbsent) if shown.is_empty() => {
@@ -142,8 +145,8 @@ impl fmt::Debug for Gate {
 
 #[async_trait]
 impl SecretProvider for Gate {
-    fn source(&self) -> &Source {
-        self.memory.source()
+    fn origin(&self) -> &Origin {
+        self.memory.origin()
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -173,7 +176,7 @@ impl SecretProvider for Gate {
 
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
         if self.has(Flaw::ClaimsList) {
-            return Err(Error::new(ErrorKind::Unsupported, "no").at(self.source()));
+            return Err(Error::new(ErrorKind::Unsupported, "no").with_origin(self.origin()));
         }
         self.memory.list(prefix).await
     }
@@ -199,12 +202,12 @@ impl<P> Outer<P> {
             Some(Flaw::FailureIsNotFound) => {
                 let changed = Error::new(ErrorKind::NotFound, "nothing there");
                 match (error.origin(), error.key()) {
-                    (Some(source), Some(key)) => changed.at(source).for_key(key),
+                    (Some(origin), Some(key)) => changed.with_origin(origin).with_key(key),
                     _ => changed,
                 }
             }
             Some(Flaw::ShowsBody) if error.kind() == ErrorKind::Malformed => {
-                error.caused_by(format!("unexpected `{GARBAGE}`"))
+                error.with_source(format!("unexpected `{GARBAGE}`"))
             }
             _ => error,
         }
@@ -213,8 +216,8 @@ impl<P> Outer<P> {
 
 #[async_trait]
 impl<P: SecretProvider> SecretProvider for Outer<P> {
-    fn source(&self) -> &Source {
-        self.inner.source()
+    fn origin(&self) -> &Origin {
+        self.inner.origin()
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -321,8 +324,8 @@ impl Harness for Memory {
         Some(handle(faulty, self.flaw))
     }
 
-    fn abilities(&self) -> Abilities {
-        Abilities {
+    fn supports(&self) -> Supports {
+        Supports {
             network: true,
             deny: true,
             login: true,
@@ -405,7 +408,7 @@ impl Harness for Memory {
 #[tokio::test]
 async fn a_good_provider_passes_every_item() {
     let report = conformance::run_all(async || Memory::new(None)).await;
-    report.assert_good();
+    report.assert_passed();
     assert_eq!(report.entries().len(), conformance::ALL.len());
     for (name, outcome) in report.entries() {
         assert_eq!(outcome, &Ok(Outcome::Passed), "{name}");
@@ -529,7 +532,7 @@ async fn each_flaw_is_found_by_its_item() {
 async fn a_report_is_a_table() {
     let report = conformance::run_all(async || Memory::new(Some(Flaw::EmptyIsAbsent))).await;
     let text = report.to_string();
-    assert!(!report.is_good());
+    assert!(!report.is_passed());
     assert!(text.contains("get_existing            passed\n"), "{text}");
     assert!(
         text.contains("empty_value             BROKEN: `A` must be"),

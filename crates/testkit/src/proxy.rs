@@ -26,7 +26,7 @@ pub enum Fault {
     /// Answers after this long.
     Delay(Duration),
     /// Answers itself, with these bytes, and closes.
-    Answer(Vec<u8>),
+    Respond(Vec<u8>),
     /// Passes on this many bytes of the answer, and breaks off.
     Truncate(usize),
     /// Passes the answer on, a byte at a time with this pause between them.
@@ -122,7 +122,7 @@ async fn serve(
         Fault::Reset => return client.set_zero_linger(),
         Fault::Stall => std::future::pending().await,
         Fault::Delay(time) => tokio::time::sleep(*time).await,
-        Fault::Answer(bytes) => {
+        Fault::Respond(bytes) => {
             client.write_all(bytes).await?;
             return client.shutdown().await;
         }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use http::header::HeaderName;
 use http::{HeaderValue, Method as Verb, StatusCode};
 use secretwell_core::{Error, ErrorKind, SecretValue};
-use secretwell_http::{Credential, Grant, Login, Reply, Request, encode_path, json_object};
+use secretwell_http::{Credential, Login, Request, Response, TokenLease, encode_path, json_object};
 use tokio::time::Instant;
 
 use crate::config::invalid;
@@ -29,13 +29,13 @@ const CLUSTER_TROUBLE: Duration = Duration::from_secs(5 * 60);
 /// How to log in to Vault.
 ///
 /// ```
-/// use secretwell_vault::{Auth, Credential};
+/// use secretwell_vault::{VaultAuth, Credential};
 ///
-/// let pod = Auth::kubernetes("my-role");
-/// let vm = Auth::app_role("role-id", Credential::file("/etc/app/secret-id")).at("approle-prod");
+/// let pod = VaultAuth::kubernetes("my-role");
+/// let vm = VaultAuth::app_role("role-id", Credential::file("/etc/app/secret-id")).mount("approle-prod");
 /// ```
 #[derive(Debug, Clone)]
-pub struct Auth {
+pub struct VaultAuth {
     method: Method,
     mount: Option<String>,
 }
@@ -63,7 +63,7 @@ enum Method {
     },
 }
 
-impl Auth {
+impl VaultAuth {
     fn new(method: Method) -> Self {
         Self {
             method,
@@ -138,7 +138,7 @@ impl Auth {
     }
 
     /// The mount of the login, where it is not the method's own name.
-    pub fn at(mut self, mount: impl Into<String>) -> Self {
+    pub fn mount(mut self, mount: impl Into<String>) -> Self {
         self.mount = Some(mount.into());
         self
     }
@@ -175,7 +175,7 @@ impl Auth {
             _ => return self.path().map(drop),
         };
         match role.trim().is_empty() {
-            true => Err(invalid("the login's role or user is empty").hint("say which")),
+            true => Err(invalid("the login's role or user is empty").with_hint("say which")),
             false => self.path().map(drop),
         }
     }
@@ -184,7 +184,7 @@ impl Auth {
 /// The login of one provider.
 pub(crate) struct VaultLogin {
     server: Server,
-    auth: Auth,
+    auth: VaultAuth,
     namespace: Option<HeaderValue>,
     /// The wrapping token that was unwrapped last, and what was in it.
     unwrapped: Mutex<Option<(SecretValue, SecretValue)>>,
@@ -193,7 +193,7 @@ pub(crate) struct VaultLogin {
 }
 
 impl VaultLogin {
-    pub(crate) fn new(server: Server, auth: Auth, namespace: Option<HeaderValue>) -> Self {
+    pub(crate) fn new(server: Server, auth: VaultAuth, namespace: Option<HeaderValue>) -> Self {
         Self {
             server,
             auth,
@@ -214,17 +214,17 @@ impl VaultLogin {
     /// Sends what the server knows or refuses. A standby that is behind refuses what was made a moment
     /// ago; then the active server is asked as well, and no other, so that a wrong credential is not
     /// counted more than once by any of them.
-    async fn present(&self, request: Request) -> Result<Reply, Error> {
-        let reply = self.server.send(&request).await?;
+    async fn present(&self, request: Request) -> Result<Response, Error> {
+        let response = self.server.send(&request).await?;
         if !matches!(
-            reply.status,
+            response.status,
             StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN
         ) {
-            return Ok(reply);
+            return Ok(response);
         }
         match self.server.past_a_standby().await {
             Some(ahead) => self.server.send(&wire::at_the_active(request, ahead)).await,
-            None => Ok(reply),
+            None => Ok(response),
         }
     }
 
@@ -238,16 +238,16 @@ impl VaultLogin {
             .request(Verb::POST, "/v1/sys/wrapping/unwrap")
             .secret_header(TOKEN, token.expose_bytes())?
             // A second try would find it used, by ourselves, and look like a theft.
-            .once();
-        let reply = self.present(request).await?;
-        let secret_id = wire::unwrapped_secret_id(&reply)?;
+            .non_idempotent();
+        let response = self.present(request).await?;
+        let secret_id = wire::unwrapped_secret_id(&response)?;
         *lock(&self.unwrapped) = Some((token.clone(), secret_id.clone()));
         Ok(secret_id)
     }
 
     /// What a refused login means.
-    fn refused(&self, reply: &Reply) -> Error {
-        let error = wire::login_refused(reply);
+    fn refused(&self, response: &Response) -> Error {
+        let error = wire::login_refused(response);
         let kubernetes = matches!(
             self.auth.method,
             Method::Jwt {
@@ -255,7 +255,7 @@ impl VaultLogin {
                 ..
             }
         );
-        if !kubernetes || !wire::is_bare_denial(reply) {
+        if !kubernetes || !wire::is_bare_denial(response) {
             return error;
         }
         let now = Instant::now();
@@ -267,7 +267,7 @@ impl VaultLogin {
             ErrorKind::Unavailable,
             "the login was refused, or the server cannot reach the cluster's API",
         )
-        .hint("if it lasts: is the service account bound to the role?")
+        .with_hint("if it lasts: is the service account bound to the role?")
     }
 }
 
@@ -302,7 +302,7 @@ impl Login for VaultLogin {
         }
     }
 
-    async fn login(&self, credential: &SecretValue) -> Result<Grant, Error> {
+    async fn login(&self, credential: &SecretValue) -> Result<TokenLease, Error> {
         if let Method::Token(_) = self.auth.method {
             let request = self
                 .request(Verb::GET, "/v1/auth/token/lookup-self")
@@ -318,23 +318,23 @@ impl Login for VaultLogin {
             _ => credential.clone(),
         };
         let request = self.request(Verb::POST, &self.auth.path()?).json(body);
-        let reply = self.present(request).await?;
-        if !reply.status.is_success() {
-            return Err(self.refused(&reply));
+        let response = self.present(request).await?;
+        if !response.status.is_success() {
+            return Err(self.refused(&response));
         }
         *lock(&self.trouble) = None;
-        wire::grant(&reply)
+        wire::grant(&response)
     }
 
-    async fn renew(&self, token: &SecretValue) -> Result<Grant, Error> {
+    async fn renew(&self, token: &SecretValue) -> Result<TokenLease, Error> {
         let request = self
             .request(Verb::POST, "/v1/auth/token/renew-self")
             .secret_header(TOKEN, token.expose_bytes())?
             .json("{}".into());
-        let reply = self.server.send(&request).await?;
-        match reply.status.is_success() {
-            true => wire::grant(&reply),
-            false => Err(wire::login_refused(&reply)),
+        let response = self.server.send(&request).await?;
+        match response.status.is_success() {
+            true => wire::grant(&response),
+            false => Err(wire::login_refused(&response)),
         }
     }
 }

@@ -77,7 +77,7 @@ impl Leases {
         } in paths
         {
             let directory = SecretKey::parse(&directory).map_err(|error| {
-                invalid("a directory of dynamic secrets is none").caused_by(error)
+                invalid("a directory of dynamic secrets is none").with_source(error)
             })?;
             let slot = Slot {
                 path: format!("/v1/{}", encode_path(&path)?),
@@ -113,8 +113,8 @@ impl Leases {
         match (slot.follow(&mut held, inner).await, &mut *held) {
             (Ok(made), _) => Ok(made),
             (Err(error), Some(lease)) if error.is_temporary() && lease.is_alive() => {
-                let source = inner.source();
-                tracing::warn!(%source, %directory, %error, "a lease has no successor yet");
+                let origin = inner.origin();
+                tracing::warn!(%origin, %directory, %error, "a lease has no successor yet");
                 lease.wait();
                 Ok(lease.made())
             }
@@ -141,8 +141,8 @@ impl Leases {
 
 async fn revoke(inner: &Inner, id: &str) -> Result<(), Error> {
     let request = Request::new(Method::POST, "/v1/sys/leases/revoke").json(lease_id(id));
-    let (reply, _) = inner.call(request).await?;
-    match wire::lease_answer(&reply) {
+    let (response, _) = inner.call(request).await?;
+    match wire::lease_answer(&response) {
         Err(error) if !error.is_not_found() => Err(error),
         _ => Ok(()),
     }
@@ -171,13 +171,13 @@ impl Slot {
             Some(body) => Request::new(Method::POST, self.path.as_str()).json(body.clone()),
         };
         let asked = Instant::now();
-        let (reply, token) = inner.call(request.once()).await?;
-        let document = wire::read_v1(&reply)?;
+        let (response, token) = inner.call(request.non_idempotent()).await?;
+        let document = wire::read_v1(&response)?;
         let Leased {
             id,
             duration,
             renewable,
-        } = wire::leased(&reply)?;
+        } = wire::leased(&response)?;
         let duration = duration.or_else(|| own_end(&document));
         Ok(Lease {
             document: Arc::new(document),
@@ -237,7 +237,7 @@ impl Lease {
         let request = Request::new(Method::POST, "/v1/sys/leases/renew").json(lease_id(id));
         let asked = Instant::now();
         let answered = inner.call(request).await;
-        match answered.and_then(|(reply, _)| wire::lease_answer(&reply)) {
+        match answered.and_then(|(response, _)| wire::lease_answer(&response)) {
             Ok(renewed) => {
                 if let Some(duration) = renewed.duration {
                     self.expires = asked.checked_add(duration);
@@ -246,7 +246,7 @@ impl Lease {
             }
             // It has ended, or may not be renewed, or the server is in trouble: a new one will tell.
             Err(error) => {
-                tracing::debug!(source = %inner.source(), %error, "a lease is not renewed");
+                tracing::debug!(origin = %inner.origin(), %error, "a lease is not renewed");
                 false
             }
         }
@@ -273,11 +273,11 @@ impl Made {
     pub(crate) fn secret(&self, name: &str) -> Result<Secret, Error> {
         let secret = self.document.field(name).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "the secret has no such field")
-                .hint("look at what the path answers")
+                .with_hint("look at what the path answers")
         })?;
         let version = match &self.id {
-            Some(id) => Version::of_content(id.as_bytes()),
-            None => Version::of_content(secret.value.expose_bytes()),
+            Some(id) => Version::from_content(id.as_bytes()),
+            None => Version::from_content(secret.value.expose_bytes()),
         };
         let secret = secret.with_version(version);
         Ok(match self.ends {

@@ -6,10 +6,10 @@
 //! keys of one secret cost one read, and different secrets are read side by side.
 //!
 //! ```
-//! use secretwell_vault::{Auth, VaultProvider};
+//! use secretwell_vault::{VaultAuth, VaultProvider};
 //!
 //! # fn main() -> Result<(), secretwell_core::Error> {
-//! let provider = VaultProvider::builder(["https://vault.internal:8200"], Auth::kubernetes("app"))?
+//! let provider = VaultProvider::builder(["https://vault.internal:8200"], VaultAuth::kubernetes("app"))?
 //!     .mount("secret")
 //!     .path("app")
 //!     .build()?; // no I/O: the first read logs in
@@ -38,7 +38,7 @@ mod provider;
 mod server;
 mod wire;
 
-pub use auth::Auth;
+pub use auth::VaultAuth;
 pub use config::VaultBuilder;
 pub use provider::VaultProvider;
 pub use secretwell_http::{ClientConfig, Credential};

@@ -7,11 +7,11 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use http::{HeaderValue, Method, StatusCode};
+use secretwell_core::backend::{Capabilities, join_bounded};
 use secretwell_core::{
-    Capabilities, Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider, Source, Version,
-    join_bounded,
+    Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, Version,
 };
-use secretwell_http::{Client, Reply, Request, Session, Token, encode_path};
+use secretwell_http::{Client, Request, Response, Token, TokenManager, encode_path};
 use tokio::sync::OnceCell;
 
 use crate::auth::{NAMESPACE, REQUEST, TOKEN, VaultLogin};
@@ -19,7 +19,7 @@ use crate::config::{namespace, process_variable};
 use crate::lease::{Leases, Made};
 use crate::server::Server;
 use crate::wire::{self, Document, Forbidden, KvVersion};
-use crate::{Auth, VaultBuilder};
+use crate::{VaultAuth, VaultBuilder};
 
 /// How many secrets are read at a time.
 const CONCURRENCY: usize = 16;
@@ -34,10 +34,10 @@ pub struct VaultProvider {
 }
 
 pub(crate) struct Inner {
-    source: Source,
+    origin: Origin,
     server: Server,
     /// None behind an agent, which adds its own token.
-    session: Option<Session>,
+    session: Option<TokenManager>,
     namespace: Option<HeaderValue>,
     mount: String,
     path: String,
@@ -58,7 +58,7 @@ impl VaultProvider {
     /// [`ErrorKind::InvalidConfig`]: one of them is no address.
     pub fn builder<A: AsRef<str>>(
         addresses: impl IntoIterator<Item = A>,
-        auth: Auth,
+        auth: VaultAuth,
     ) -> Result<VaultBuilder, Error> {
         let client = secretwell_http::ClientConfig::new(addresses)?;
         Ok(VaultBuilder::new(client, auth))
@@ -92,7 +92,7 @@ impl VaultProvider {
     /// What keeps a lease from being revoked; it then ends by itself.
     pub async fn revoke_leases(&self) -> Result<(), Error> {
         let revoked = self.inner.leases.revoke(&self.inner).await;
-        revoked.map_err(|error| error.at(&self.inner.source))
+        revoked.map_err(|error| error.with_origin(&self.inner.origin))
     }
 
     /// What time the server says it is. Takes no login: it tells whether the server can be reached.
@@ -113,11 +113,11 @@ impl VaultProvider {
                 description = format!("{description}/{part}");
             }
         }
-        let source = Source::new("vault", description.escape_debug());
+        let origin = Origin::new("vault", description.escape_debug());
 
-        let mount = encode_path(&settings.mount).map_err(|error| error.at(&source))?;
+        let mount = encode_path(&settings.mount).map_err(|error| error.with_origin(&origin))?;
         if !settings.path.trim_matches('/').is_empty() {
-            encode_path(&settings.path).map_err(|error| error.at(&source))?;
+            encode_path(&settings.path).map_err(|error| error.with_origin(&origin))?;
         }
         let header = |name: &Option<String>| name.as_deref().map(namespace).transpose();
         let secrets = header(&settings.namespace)?;
@@ -126,16 +126,16 @@ impl VaultProvider {
             Some(_) => header(&settings.login_namespace)?,
             None => secrets.clone(),
         };
-        let client = Client::new(settings.client, wire::Vault, source.clone())?;
+        let client = Client::new(settings.client, wire::Vault, origin.clone())?;
         let server = Server::new(client);
         let session = (!settings.auth.is_agent()).then(|| {
             let auth = settings.auth.clone();
             let login = VaultLogin::new(server.clone(), auth, login);
-            Session::new(login, source.clone())
+            TokenManager::new(login, origin.clone())
         });
-        let leases = Leases::new(settings.dynamic).map_err(|error| error.at(&source))?;
+        let leases = Leases::new(settings.dynamic).map_err(|error| error.with_origin(&origin))?;
         let inner = Inner {
-            source,
+            origin,
             server,
             session,
             namespace: secrets,
@@ -155,8 +155,8 @@ impl VaultProvider {
 }
 
 impl Inner {
-    pub(crate) fn source(&self) -> &Source {
-        &self.source
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// The token of the login, if there is one.
@@ -169,17 +169,17 @@ impl Inner {
 
     /// Reads `path`. An absence is confirmed by the active server where there may be standbys: they are
     /// behind, and know nothing yet of what was written a moment ago.
-    async fn read_path(&self, path: String) -> Result<Reply, Error> {
-        let reply = self.ask_for(&path, None).await?;
+    async fn read_path(&self, path: String) -> Result<Response, Error> {
+        let response = self.ask_for(&path, None).await?;
         match self.server.index().ahead() {
-            Some(ahead) if reply.status == StatusCode::NOT_FOUND => {
+            Some(ahead) if response.status == StatusCode::NOT_FOUND => {
                 self.ask_for(&path, Some(ahead)).await
             }
-            _ => Ok(reply),
+            _ => Ok(response),
         }
     }
 
-    async fn ask_for(&self, path: &str, ahead: Option<HeaderValue>) -> Result<Reply, Error> {
+    async fn ask_for(&self, path: &str, ahead: Option<HeaderValue>) -> Result<Response, Error> {
         let request = Request::new(Method::GET, path);
         Ok(self.exchange(request, ahead).await?.0)
     }
@@ -189,7 +189,7 @@ impl Inner {
     pub(crate) async fn call(
         &self,
         request: Request,
-    ) -> Result<(Reply, Option<Arc<Token>>), Error> {
+    ) -> Result<(Response, Option<Arc<Token>>), Error> {
         self.exchange(request, None).await
     }
 
@@ -198,7 +198,7 @@ impl Inner {
         &self,
         request: Request,
         ahead: Option<HeaderValue>,
-    ) -> Result<(Reply, Option<Arc<Token>>), Error> {
+    ) -> Result<(Response, Option<Arc<Token>>), Error> {
         let mut request = request.header(REQUEST, HeaderValue::from_static("true"));
         if let Some(namespace) = &self.namespace {
             request = request.header(NAMESPACE, namespace.clone());
@@ -221,16 +221,16 @@ impl Inner {
             if let Some(token) = &token {
                 sent = sent.secret_header(TOKEN, token.value().expose_bytes())?;
             }
-            let reply = self.server.send(&sent).await?;
+            let response = self.server.send(&sent).await?;
             let (Some(session), Some(token)) = (&self.session, token) else {
-                return Ok((reply, None));
+                return Ok((response, None));
             };
-            if replaced || wire::forbidden(&reply) != Some(Forbidden::BadToken) {
-                return Ok((reply, Some(token)));
+            if replaced || wire::forbidden(&response) != Some(Forbidden::BadToken) {
+                return Ok((response, Some(token)));
             }
-            if !session.suspect(&token) {
+            if !session.invalidate(&token) {
                 if self.is_good(&token).await? {
-                    return Ok((reply, Some(token)));
+                    return Ok((response, Some(token)));
                 }
                 session.reject(&token);
             }
@@ -243,8 +243,8 @@ impl Inner {
         let request = Request::new(Method::GET, "/v1/auth/token/lookup-self")
             .header(REQUEST, HeaderValue::from_static("true"))
             .secret_header(TOKEN, token.value().expose_bytes())?;
-        let reply = self.server.send(&request).await?;
-        Ok(wire::forbidden(&reply) != Some(Forbidden::BadToken))
+        let response = self.server.send(&request).await?;
+        Ok(wire::forbidden(&response) != Some(Forbidden::BadToken))
     }
 
     async fn kv(&self) -> Result<KvVersion, Error> {
@@ -281,9 +281,9 @@ impl Inner {
             KvVersion::V2 => format!("/v1/{}/data/{escaped}", self.mount),
             KvVersion::V1 => format!("/v1/{}/{escaped}", self.mount),
         };
-        let understood = |reply: Reply| match kv {
-            KvVersion::V2 => self.not_older(path, wire::read_v2(&reply)?, reply.behind),
-            KvVersion::V1 => wire::read_v1(&reply),
+        let understood = |response: Response| match kv {
+            KvVersion::V2 => self.not_older(path, wire::read_v2(&response)?, response.stale),
+            KvVersion::V1 => wire::read_v1(&response),
         };
         let document = match understood(self.read_path(place.clone()).await?) {
             Err(error)
@@ -333,7 +333,7 @@ impl Inner {
                     ErrorKind::Unavailable,
                     "every server that answers is behind, and has an earlier version",
                 )
-                .hint("is there an active server?"));
+                .with_hint("is there an active server?"));
             }
             return Ok(document);
         }
@@ -348,7 +348,7 @@ impl Inner {
     fn locate<'a>(&self, key: &'a SecretKey) -> Result<(String, Option<&'a str>), Error> {
         let (below, field) = match self.whole {
             true => (Some(key.as_str()), None),
-            false => (key.directory(), Some(key.name())),
+            false => (key.prefix(), Some(key.name())),
         };
         let path: Vec<&str> = [self.path.as_str(), below.unwrap_or_default()]
             .into_iter()
@@ -359,7 +359,9 @@ impl Inner {
                 ErrorKind::InvalidKey,
                 "a key without a directory is a field of no secret here",
             )
-            .hint("give the provider a path below the mount, or write the key like `app/NAME`"));
+            .with_hint(
+                "give the provider a path below the mount, or write the key like `app/NAME`",
+            ));
         }
         Ok((path.join("/"), field))
     }
@@ -420,7 +422,7 @@ impl Inner {
                     ErrorKind::TooLarge,
                     format!("there are more than {MAX_LISTED} secrets"),
                 )
-                .hint("list a folder further down"));
+                .with_hint("list a folder further down"));
             }
         }
         Ok(secrets)
@@ -429,8 +431,8 @@ impl Inner {
 
 #[async_trait]
 impl SecretProvider for VaultProvider {
-    fn source(&self) -> &Source {
-        &self.inner.source
+    fn origin(&self) -> &Origin {
+        &self.inner.origin
     }
 
     /// Old versions are claimed unless the engine is said to be of version 1.
@@ -452,7 +454,8 @@ impl SecretProvider for VaultProvider {
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
         let mut answers = self.get_many(std::slice::from_ref(key)).await;
         answers.pop().unwrap_or_else(|| {
-            Err(Error::new(ErrorKind::Malformed, "there is no answer").at(&self.inner.source))
+            Err(Error::new(ErrorKind::Malformed, "there is no answer")
+                .with_origin(&self.inner.origin))
         })
     }
 
@@ -460,15 +463,15 @@ impl SecretProvider for VaultProvider {
     /// a path that makes them.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
         let inner = &*self.inner;
-        let dynamic = |key: &SecretKey| inner.leases.make(key.directory());
+        let dynamic = |key: &SecretKey| inner.leases.make(key.prefix());
         let located: Vec<_> = keys.iter().map(|key| inner.locate(key)).collect();
         let kept = keys.iter().zip(&located).filter(|(key, _)| !dynamic(key));
         let kept = kept.filter_map(|(_, place)| place.as_ref().ok());
         let made = keys.iter().filter(|key| dynamic(key));
-        let made = made.filter_map(SecretKey::directory).collect();
+        let made = made.filter_map(SecretKey::prefix).collect();
         let (documents, made) = tokio::join!(inner.read_all(kept), inner.make_all(made));
         let pick = |(key, place): (&SecretKey, &Result<(String, Option<&str>), Error>)| {
-            if let Some(made) = key.directory().and_then(|directory| made.get(directory)) {
+            if let Some(made) = key.prefix().and_then(|directory| made.get(directory)) {
                 return made.as_ref().map_err(Clone::clone)?.secret(key.name());
             }
             let (path, field) = place.as_ref().map_err(Clone::clone)?;
@@ -479,13 +482,13 @@ impl SecretProvider for VaultProvider {
             }
         };
         let answers = keys.iter().zip(&located).map(|(key, place)| {
-            pick((key, place)).map_err(|error| error.at(&inner.source).for_key(key))
+            pick((key, place)).map_err(|error| error.with_origin(&inner.origin).with_key(key))
         });
         answers.collect()
     }
 
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
-        let named = |error: Error| error.at(&self.inner.source).for_key(key);
+        let named = |error: Error| error.with_origin(&self.inner.origin).with_key(key);
         if !self.inner.old_versions {
             return Err(named(unsupported("KV version 1 keeps no earlier versions")));
         }
@@ -506,7 +509,7 @@ impl SecretProvider for VaultProvider {
 
     /// Reads every secret below `prefix`, for the names of its fields.
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
-        let at = |error: Error| error.at(&self.inner.source);
+        let at = |error: Error| error.with_origin(&self.inner.origin);
         let base = [self.inner.path.as_str(), prefix.as_str()];
         let base: Vec<&str> = base.into_iter().filter(|part| !part.is_empty()).collect();
         let base = base.join("/");
@@ -553,14 +556,14 @@ impl SecretProvider for VaultProvider {
             .inner
             .read_path("/v1/auth/token/lookup-self".into())
             .await;
-        let reply = asked.map_err(|error| error.at(&self.inner.source))?;
-        match wire::forbidden(&reply) {
+        let response = asked.map_err(|error| error.with_origin(&self.inner.origin))?;
+        match wire::forbidden(&response) {
             Some(Forbidden::BadToken) => Err(Error::new(
                 ErrorKind::Unauthenticated,
                 "the login is not, or no longer, good",
             )
-            .at(&self.inner.source)
-            .hint("give it another credential")),
+            .with_origin(&self.inner.origin)
+            .with_hint("give it another credential")),
             _ => Ok(()),
         }
     }
@@ -569,12 +572,12 @@ impl SecretProvider for VaultProvider {
 impl fmt::Debug for VaultProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VaultProvider")
-            .field("source", &self.inner.source)
+            .field("source", &self.inner.origin)
             .field("kv", &self.inner.kv.get())
             .finish_non_exhaustive()
     }
 }
 
 fn unsupported(what: &'static str) -> Error {
-    Error::new(ErrorKind::Unsupported, what).hint("see the provider's capabilities")
+    Error::new(ErrorKind::Unsupported, what).with_hint("see the provider's capabilities")
 }

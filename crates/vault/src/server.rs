@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use http::{HeaderValue, Method};
 use secretwell_core::Error;
-use secretwell_http::{Client, Reply, Request};
+use secretwell_http::{Client, Request, Response};
 
 use crate::auth::REQUEST;
 use crate::wire::{self, Index};
@@ -34,11 +34,11 @@ impl Server {
         &self.index
     }
 
-    pub(crate) async fn send(&self, request: &Request) -> Result<Reply, Error> {
+    pub(crate) async fn send(&self, request: &Request) -> Result<Response, Error> {
         match self.client.send(request).await {
-            Ok(reply) => {
-                self.index.note(&reply.headers);
-                Ok(reply)
+            Ok(response) => {
+                self.index.note(&response.headers);
+                Ok(response)
             }
             Err(error) if wire::is_sealed(&error) => Err(self.why_sealed(error).await),
             Err(error) => Err(error),

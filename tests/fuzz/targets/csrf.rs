@@ -9,7 +9,7 @@ use secretwell_auth::KeyRing;
 use secretwell_auth::authjs::{Csrf, CsrfCookie, CsrfTokens};
 
 static TOKENS: LazyLock<[CsrfTokens; 2]> = LazyLock::new(|| {
-    let ring = KeyRing::of("the secret of now").with_earlier("the secret before");
+    let ring = KeyRing::new("the secret of now").with_previous("the secret before");
     [CsrfTokens::new(&ring), CsrfTokens::new(&ring).joined_only()]
 });
 

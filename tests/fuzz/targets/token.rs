@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 const NAME: &str = "authjs.session-token";
 
 static TOKENS: LazyLock<[SessionTokens; 2]> = LazyLock::new(|| {
-    let ring = KeyRing::of("the secret of now").with_earlier("the secret before");
+    let ring = KeyRing::new("the secret of now").with_previous("the secret before");
     [SessionTokens::v5(NAME, &ring), SessionTokens::v4(&ring)].map(Result::unwrap)
 });
 

@@ -31,7 +31,7 @@ pub enum Csrf {
 /// use secretwell_auth::authjs::{Csrf, CsrfTokens};
 ///
 /// # fn main() -> Result<(), secretwell_auth::authjs::TokenError> {
-/// let tokens = CsrfTokens::new(&KeyRing::of("a secret of thirty-two bytes or more"));
+/// let tokens = CsrfTokens::new(&KeyRing::new("a secret of thirty-two bytes or more"));
 /// let (token, cookie) = tokens.make()?;
 /// assert_eq!(tokens.verify(&cookie, Some(&token), true), Csrf::Verified);
 /// assert_eq!(tokens.verify(&cookie, None, false), Csrf::CookieOnly);
@@ -51,11 +51,9 @@ impl CsrfTokens {
     /// several that follow each other: the packages join a list of secrets by commas. Their list begins with
     /// the secret that signs, which in a rotation need not be the newest.
     pub fn new(secrets: &KeyRing) -> Self {
-        let orders: [Vec<&SecretValue>; 2] = [
-            secrets.signing_first().collect(),
-            secrets.verifying().collect(),
-        ];
-        let mut endings: Vec<SecretValue> = secrets.signing_first().cloned().collect();
+        let orders: [Vec<&SecretValue>; 2] =
+            [secrets.primary_first().collect(), secrets.iter().collect()];
+        let mut endings: Vec<SecretValue> = secrets.primary_first().cloned().collect();
         for order in &orders {
             for length in 2..=order.len() {
                 endings.extend(order.windows(length).map(joined));
@@ -116,7 +114,7 @@ impl CsrfTokens {
 ///
 /// # fn main() -> Result<(), secretwell_auth::authjs::TokenError> {
 /// let cookie = CsrfCookie::v5(true);
-/// let tokens = CsrfTokens::new(&KeyRing::of("a secret of thirty-two bytes or more"));
+/// let tokens = CsrfTokens::new(&KeyRing::new("a secret of thirty-two bytes or more"));
 ///
 /// let (token, value) = tokens.make()?;
 /// let set_cookie = cookie.set(&value);

@@ -42,21 +42,21 @@ impl Keys {
     fn derive(secret: &SecretValue, format: Format, salt: &str) -> Result<Self, Error> {
         if secret.is_empty() {
             return Err(Error::new(ErrorKind::Invalid, "the secret is empty")
-                .hint("make one by `openssl rand -base64 33`"));
+                .with_hint("make one by `openssl rand -base64 33`"));
         }
         let info = match (format, salt) {
             (Format::V4, "") => "NextAuth.js Generated Encryption Key".to_owned(),
             (Format::V4, salt) => format!("NextAuth.js Generated Encryption Key ({salt})"),
             (Format::V5, salt) => format!("Auth.js Generated Encryption Key ({salt})"),
         };
-        let source = Hkdf::<Sha256>::new(Some(salt.as_bytes()), secret.expose_bytes());
+        let origin = Hkdf::<Sha256>::new(Some(salt.as_bytes()), secret.expose_bytes());
         let underivable = || Error::new(ErrorKind::Invalid, "the key cannot be derived");
         let mut cbc = Zeroizing::new([0; CBC_KEY]);
-        source
+        origin
             .expand(info.as_bytes(), &mut *cbc)
             .map_err(|_| underivable())?;
         let mut gcm = Zeroizing::new([0; GCM_KEY]);
-        source
+        origin
             .expand(info.as_bytes(), &mut *gcm)
             .map_err(|_| underivable())?;
         let cbc_id = URL_SAFE_NO_PAD.encode(Sha512::digest(&*thumbprint(&*cbc)));
@@ -80,7 +80,7 @@ impl Keys {
 
     /// Those of all secrets of a ring: the one to encrypt with first, and then the others as they are.
     pub(super) fn of(ring: &KeyRing, format: Format, salt: &str) -> Result<Vec<Self>, Error> {
-        ring.signing_first()
+        ring.primary_first()
             .map(|secret| Self::derive(secret, format, salt))
             .collect()
     }

@@ -13,7 +13,7 @@ use tower_service::Service;
 use super::Sessions;
 use super::text::percent_encoded;
 use crate::LazyAuth;
-use crate::answer::Answer;
+use crate::rejection::Rejection;
 
 /// What a response without a `Cache-Control` of its own gets.
 const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-store");
@@ -25,7 +25,7 @@ impl LazyAuth<Sessions> {
     pub fn session_layer(&self) -> SessionLayer {
         SessionLayer {
             auth: self.clone(),
-            prolong: None,
+            renew: None,
             sign_in: None,
         }
     }
@@ -37,15 +37,15 @@ impl LazyAuth<Sessions> {
 #[derive(Clone)]
 pub struct SessionLayer {
     auth: LazyAuth<Sessions>,
-    prolong: Option<Duration>,
+    renew: Option<Duration>,
     sign_in: Option<String>,
 }
 
 impl SessionLayer {
     /// Prolongs the session of a request when less than `left` is left of it, with each response that sets
     /// no session itself. Default: sessions are not prolonged.
-    pub fn prolong_when_left(mut self, left: Duration) -> Self {
-        self.prolong = Some(left);
+    pub fn renew_when_remaining(mut self, left: Duration) -> Self {
+        self.renew = Some(left);
         self
     }
 
@@ -70,7 +70,7 @@ impl SessionLayer {
     }
 
     fn finish<B>(&self, cookies: &str, redirect: Option<HeaderValue>, response: &mut Response<B>) {
-        if response.extensions().get() == Some(&Answer::unauthorized())
+        if response.extensions().get() == Some(&Rejection::unauthorized())
             && let Some(location) = redirect
         {
             *response.status_mut() = StatusCode::SEE_OTHER;
@@ -79,11 +79,11 @@ impl SessionLayer {
         let headers = response.headers_mut();
         headers.append(VARY, HeaderValue::from_static("cookie"));
         headers.entry(CACHE_CONTROL).or_insert(PRIVATE);
-        if let Some(left) = self.prolong
+        if let Some(left) = self.renew
             && let Some(sessions) = self.auth.peek()
             && !sets_session(headers, sessions.cookie.name())
         {
-            let prolonged = sessions.prolong(cookies, left).unwrap_or_default();
+            let prolonged = sessions.renew(cookies, left).unwrap_or_default();
             let values = prolonged.into_iter().map(HeaderValue::try_from);
             for value in values.filter_map(Result::ok) {
                 headers.append(SET_COOKIE, value);
@@ -112,23 +112,23 @@ pub(super) fn cookies(headers: &HeaderMap) -> String {
 
 /// What [`SessionLayer`] makes of a service.
 #[derive(Clone)]
-pub struct WithSessions<S> {
+pub struct SessionService<S> {
     layer: SessionLayer,
     inner: S,
 }
 
 impl<S> Layer<S> for SessionLayer {
-    type Service = WithSessions<S>;
+    type Service = SessionService<S>;
 
-    fn layer(&self, inner: S) -> WithSessions<S> {
-        WithSessions {
+    fn layer(&self, inner: S) -> SessionService<S> {
+        SessionService {
             layer: self.clone(),
             inner,
         }
     }
 }
 
-impl<S, B, R> Service<Request<B>> for WithSessions<S>
+impl<S, B, R> Service<Request<B>> for SessionService<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Future: Send + 'static,
@@ -159,15 +159,15 @@ impl fmt::Debug for SessionLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionLayer")
             .field("auth", &self.auth)
-            .field("prolong", &self.prolong)
+            .field("renew", &self.renew)
             .field("sign_in", &self.sign_in)
             .finish()
     }
 }
 
-impl<S> fmt::Debug for WithSessions<S> {
+impl<S> fmt::Debug for SessionService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WithSessions")
+        f.debug_struct("SessionService")
             .field("layer", &self.layer)
             .finish_non_exhaustive()
     }

@@ -13,7 +13,8 @@ use crate::{BuildContext, KeyRing};
 /// use secrecy::SecretString;
 /// use secretwell_auth::authjs::{SecretOrder, SessionTokens};
 /// use secretwell_auth::{BuildContext, LazyAuth};
-/// use secretwell_core::{MemoryProvider, Resolver};
+/// use secretwell_core::MemoryProvider;
+/// use secretwell_resolver::Resolver;
 /// use serde::Deserialize;
 ///
 /// #[derive(Deserialize)]
@@ -31,7 +32,7 @@ use crate::{BuildContext, KeyRing};
 /// ]);
 /// let tokens = LazyAuth::new(Resolver::new(memory), |_: Secrets, cx: BuildContext| async move {
 ///     let ring = SecretOrder::AuthCore.ring(&cx)?;
-///     assert_eq!(ring.signing().expose_text()?, "new-K7gNU3sdo+OL0wNhqoVWhr3g6s1x");
+///     assert_eq!(ring.primary().expose_text()?, "new-K7gNU3sdo+OL0wNhqoVWhr3g6s1x");
 ///     Ok(SessionTokens::v5("authjs.session-token", &ring)?)
 /// });
 /// tokens.get().await?;
@@ -59,7 +60,7 @@ impl SecretOrder {
     /// [`ErrorKind::NotFound`]: the build has none of them.
     pub fn ring(self, context: &BuildContext) -> Result<KeyRing, Error> {
         let ring = |name: &&str| context.key_ring(name).ok();
-        let joined = |names: &[&str]| KeyRing::joined(names.iter().filter_map(ring));
+        let joined = |names: &[&str]| KeyRing::merge(names.iter().filter_map(ring));
         let first = |names: &[&str]| names.iter().find_map(ring);
         let found = match self {
             Self::AuthCore => {
@@ -76,7 +77,7 @@ impl SecretOrder {
                 ErrorKind::NotFound,
                 format!("none of the secrets of {self:?} is among those of this build"),
             )
-            .hint("give the loaded type a field for `AUTH_SECRET`, which must be there")
+            .with_hint("give the loaded type a field for `AUTH_SECRET`, which must be there")
         })
     }
 }

@@ -24,7 +24,8 @@ const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// use secrecy::SecretString;
 /// use secretwell_auth::authjs::{SecretOrder, SessionCookie, Sessions};
 /// use secretwell_auth::{BuildContext, LazyAuth};
-/// use secretwell_core::{MemoryProvider, Resolver};
+/// use secretwell_core::MemoryProvider;
+/// use secretwell_resolver::Resolver;
 /// use serde::Deserialize;
 ///
 /// #[derive(Deserialize)]
@@ -105,7 +106,7 @@ impl Sessions {
         Ok(self.cookie.set(&token, self.max_age, Some(cookies)))
     }
 
-    /// The `Set-Cookie` headers that prolong the session of a request with this `Cookie` header, with all
+    /// The `Set-Cookie` headers that renew the session of a request with this `Cookie` header, with all
     /// that it says, when less than `left` is left of it. None without a session, and none for one that has
     /// no end.
     ///
@@ -114,7 +115,7 @@ impl Sessions {
     ///
     /// # Errors
     /// As [`start`](Self::start).
-    pub fn prolong(&self, cookies: &str, left: Duration) -> Result<Vec<String>, TokenError> {
+    pub fn renew(&self, cookies: &str, left: Duration) -> Result<Vec<String>, TokenError> {
         let session = self.find::<serde_json::Map<String, serde_json::Value>>(cookies);
         let soon = SystemTime::now().checked_add(left);
         match session {
@@ -166,9 +167,9 @@ mod tests {
 
     #[test]
     fn a_session_is_started_found_prolonged_and_ended() {
-        let old = KeyRing::of("the old secret, thirty-two bytes or more");
-        let new = KeyRing::of("the new secret, thirty-two bytes or more");
-        let both = KeyRing::joined([new.clone(), old.clone()]).unwrap();
+        let old = KeyRing::new("the old secret, thirty-two bytes or more");
+        let new = KeyRing::new("the new secret, thirty-two bytes or more");
+        let both = KeyRing::merge([new.clone(), old.clone()]).unwrap();
         for ((before, during), after) in sessions(&old)
             .into_iter()
             .zip(sessions(&both))
@@ -181,13 +182,13 @@ mod tests {
                 "Ada"
             );
             assert!(after.find::<Value>(&cookies).is_none());
-            assert!(during.prolong(&cookies, HOUR / 2).unwrap().is_empty());
+            assert!(during.renew(&cookies, HOUR / 2).unwrap().is_empty());
             assert!(
-                after.prolong(&cookies, HOUR * 2).unwrap().is_empty(),
+                after.renew(&cookies, HOUR * 2).unwrap().is_empty(),
                 "it is left alone"
             );
 
-            let prolonged = sent(&during.prolong(&cookies, HOUR * 2).unwrap());
+            let prolonged = sent(&during.renew(&cookies, HOUR * 2).unwrap());
             assert_eq!(
                 after.find::<Value>(&prolonged).unwrap().claims["long"],
                 claims["long"]
@@ -204,7 +205,7 @@ mod tests {
             #[expect(dead_code, reason = "its type is what counts")]
             id: u32,
         }
-        let [sessions, _] = sessions(&KeyRing::of("a secret of thirty-two bytes or more"));
+        let [sessions, _] = sessions(&KeyRing::new("a secret of thirty-two bytes or more"));
         let cookies = sent(&sessions.start(&json!({"id": "none"}), "").unwrap());
         assert!(sessions.find::<User>(&cookies).is_none());
     }

@@ -4,14 +4,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
-use secretwell_core::{MemoryProvider, Resolver, SecretValue};
+use secretwell_core::{MemoryProvider, SecretValue};
+use secretwell_resolver::Resolver;
 use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{BuildContext, LazyAuth};
 
 fn ring() -> KeyRing {
-    KeyRing::of("the secret of the tests, long enough")
+    KeyRing::new("the secret of the tests, long enough")
 }
 
 fn both() -> [SessionTokens; 2] {
@@ -113,8 +114,8 @@ fn a_rotation_leaves_the_tokens_of_before_good() {
         "an old secret, long enough for it",
         "a new secret, long enough for it",
     );
-    let before = SessionTokens::v5("session", &KeyRing::of(old)).unwrap();
-    let after = SessionTokens::v5("session", &KeyRing::of(new).with_earlier(old)).unwrap();
+    let before = SessionTokens::v5("session", &KeyRing::new(old)).unwrap();
+    let after = SessionTokens::v5("session", &KeyRing::new(new).with_previous(old)).unwrap();
     let token = before.encode(&json!({"sub": "1"}), HOUR).unwrap();
     assert!(after.decode::<Value>(&token).is_ok());
     let renewed = after.encode(&json!({"sub": "1"}), HOUR).unwrap();
@@ -122,7 +123,7 @@ fn a_rotation_leaves_the_tokens_of_before_good() {
         before.decode::<Value>(&renewed).unwrap_err(),
         TokenError::Forged
     );
-    let revoked = SessionTokens::v5("session", &KeyRing::of(new)).unwrap();
+    let revoked = SessionTokens::v5("session", &KeyRing::new(new)).unwrap();
     assert_eq!(
         revoked.decode::<Value>(&token).unwrap_err(),
         TokenError::Forged
@@ -215,10 +216,10 @@ fn nothing_shows_a_key() {
 #[test]
 fn a_csrf_cookie_of_any_list_that_the_packages_had_counts() {
     let secrets = ["three", "two", "one", "zero"];
-    let ring = KeyRing::joined(secrets.map(KeyRing::of)).unwrap();
+    let ring = KeyRing::merge(secrets.map(KeyRing::new)).unwrap();
     let tokens = CsrfTokens::new(&ring);
-    let cookie_of = |list: &str| CsrfTokens::new(&KeyRing::of(list)).make().unwrap();
-    for (list, verdict) in [
+    let cookie_of = |list: &str| CsrfTokens::new(&KeyRing::new(list)).make().unwrap();
+    for (list, status) in [
         ("three", Csrf::Verified),
         ("zero", Csrf::Verified),
         ("one,zero", Csrf::Verified),
@@ -229,19 +230,15 @@ fn a_csrf_cookie_of_any_list_that_the_packages_had_counts() {
         ("three,one", Csrf::Rejected),
     ] {
         let (token, cookie) = cookie_of(list);
-        assert_eq!(
-            tokens.verify(&cookie, Some(&token), true),
-            verdict,
-            "{list}"
-        );
+        assert_eq!(tokens.verify(&cookie, Some(&token), true), status, "{list}");
     }
 }
 
 #[test]
 fn a_csrf_cookie_of_a_long_list_counts() {
     let secrets = ["five", "four", "three", "two", "one"];
-    let ring = KeyRing::joined(secrets.map(KeyRing::of)).unwrap();
-    let (token, cookie) = CsrfTokens::new(&KeyRing::of("five,four,three,two,one"))
+    let ring = KeyRing::merge(secrets.map(KeyRing::new)).unwrap();
+    let (token, cookie) = CsrfTokens::new(&KeyRing::new("five,four,three,two,one"))
         .make()
         .unwrap();
     for tokens in [CsrfTokens::new(&ring), CsrfTokens::new(&ring).joined_only()] {
@@ -266,11 +263,11 @@ async fn a_csrf_cookie_of_a_staged_rotation_counts_and_is_made_as_the_packages_d
     auth.get().await.unwrap();
     memory.set("AUTH_SECRET", "new").unwrap();
     let ring = auth.rebuild().await.unwrap();
-    let newest = ring.verifying().next().unwrap();
-    assert_ne!(newest, ring.signing(), "the new one waits");
+    let newest = ring.iter().next().unwrap();
+    assert_ne!(newest, ring.primary(), "the new one waits");
 
     let joined_only = CsrfTokens::new(&ring).joined_only();
-    let of_list = |list: &str| CsrfTokens::new(&KeyRing::of(list));
+    let of_list = |list: &str| CsrfTokens::new(&KeyRing::new(list));
     for list in ["old,new", "new,old"] {
         let (token, cookie) = of_list(list).make().unwrap();
         for tokens in [&CsrfTokens::new(&ring), &joined_only] {
@@ -286,7 +283,7 @@ async fn a_csrf_cookie_of_a_staged_rotation_counts_and_is_made_as_the_packages_d
 fn an_empty_csrf_token_is_one_as_with_the_packages() {
     use sha2::{Digest, Sha256};
 
-    let tokens = CsrfTokens::new(&KeyRing::of("secret"));
+    let tokens = CsrfTokens::new(&KeyRing::new("secret"));
     let cookie = format!("|{}", hex(&Sha256::digest("secret")));
     assert_eq!(tokens.verify(&cookie, Some(""), true), Csrf::Verified);
     assert_eq!(tokens.verify(&cookie, None, true), Csrf::CookieOnly);
@@ -365,8 +362,8 @@ async fn the_orders_of_the_secrets_are_those_of_the_packages() {
         let ring = auth.get().await;
         let text = |value: &SecretValue| value.expose_text().unwrap().to_owned();
         let found = ring.map(|ring| {
-            let all: Vec<_> = ring.verifying().map(text).collect();
-            assert_eq!(text(ring.signing()), all[0]);
+            let all: Vec<_> = ring.iter().map(text).collect();
+            assert_eq!(text(ring.primary()), all[0]);
             all.join(",")
         });
         assert_eq!(found.as_deref().ok(), expected, "{order:?} of {secrets:?}");

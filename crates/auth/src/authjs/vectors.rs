@@ -91,9 +91,9 @@ impl Vector {
 
     fn ring(&self) -> KeyRing {
         let secrets = self.secrets();
-        let ring = KeyRing::of(secrets[0].as_str());
-        let earlier = secrets[1..].iter().map(String::as_str);
-        earlier.fold(ring, KeyRing::with_earlier)
+        let ring = KeyRing::new(secrets[0].as_str());
+        let previous = secrets[1..].iter().map(String::as_str);
+        previous.fold(ring, KeyRing::with_previous)
     }
 
     fn tokens(&self) -> Result<SessionTokens, Error> {
@@ -213,10 +213,8 @@ fn all_vectors_of_csrf_tokens_are_judged_as_the_packages_do() {
         // What the packages reject after a rotation is still good with us: what a part of the list made.
         let parts =
             (1..=vector.secrets().len()).flat_map(|length| vector.secrets().windows(length));
-        let of_part = |part: &[String]| judge(CsrfTokens::new(&KeyRing::of(part.join(","))));
-        let kept = parts
-            .map(of_part)
-            .find(|verdict| *verdict != Csrf::Rejected);
+        let of_part = |part: &[String]| judge(CsrfTokens::new(&KeyRing::new(part.join(","))));
+        let kept = parts.map(of_part).find(|status| *status != Csrf::Rejected);
         let found = judge(CsrfTokens::new(&vector.ring()));
         assert_eq!(found, kept.unwrap_or(expected), "{}", vector.id);
     }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use secretwell::auth::{Mode, Report, Strength};
+use secretwell::auth::{Mode, PreflightReport, SecretPolicy};
 use secretwell::{Resolver, SecretKey};
 
 use super::write;
@@ -26,16 +26,20 @@ pub(crate) async fn check(setup: Setup, check: &Check, log: &Log) -> Result<Exit
         Some(mode) => vec![mode],
         None => vec![Mode::Production, Mode::Development],
     };
-    let what = || format!("reading the secrets from {}", setup.provider.source());
+    let what = || format!("reading the secrets from {}", setup.provider.origin());
     let reports = with_progress(log, what, reports(&setup, check, &modes)).await?;
-    let text: Vec<_> = reports.iter().map(Report::to_string).collect();
+    let text: Vec<_> = reports.iter().map(PreflightReport::to_string).collect();
     write(text.join("\n").as_bytes())?;
-    let problems = reports.iter().flat_map(Report::problems);
+    let problems = reports.iter().flat_map(PreflightReport::problems);
     let worst = problems.map(|problem| Reason::of(problem.kind())).max();
     Ok(worst.map_or(ExitCode::SUCCESS, Reason::status))
 }
 
-async fn reports(setup: &Setup, check: &Check, modes: &[Mode]) -> Result<Vec<Report>, Failure> {
+async fn reports(
+    setup: &Setup,
+    check: &Check,
+    modes: &[Mode],
+) -> Result<Vec<PreflightReport>, Failure> {
     let wanted = match &check.require[..] {
         [] => setup.wanted(&Selection::default()),
         required => Wanted::Only(required.to_vec()),
@@ -50,15 +54,15 @@ async fn reports(setup: &Setup, check: &Check, modes: &[Mode]) -> Result<Vec<Rep
             || check.signing.contains(key)
             || setup.profile.signing.contains(key)
     };
-    let strength = |key: SecretKey| match signs(&key) {
-        true => (key, Strength::Signing),
-        false => (key, Strength::Any),
+    let policy = |key: SecretKey| match signs(&key) {
+        true => (key, SecretPolicy::SigningKey),
+        false => (key, SecretPolicy::Unchecked),
     };
-    let keys: Vec<_> = required.into_iter().map(strength).collect();
+    let keys: Vec<_> = required.into_iter().map(policy).collect();
     let resolver = Resolver::new(setup.provider.clone());
     let mut reports = Vec::new();
     for mode in modes {
-        reports.push(Report::of(&resolver, &keys, *mode).await);
+        reports.push(PreflightReport::for_keys(&resolver, &keys, *mode).await);
     }
     Ok(reports)
 }

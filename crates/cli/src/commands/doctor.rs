@@ -35,7 +35,7 @@ pub(crate) async fn doctor(setup: &Setup, doctor: &Doctor, log: &Log) -> Result<
         .flat_map(|urls| secretwell::split_urls(urls))
     {
         let provider = secretwell::from_url(url)?;
-        let what = || format!("asking {}", provider.source());
+        let what = || format!("asking {}", provider.origin());
         let examination = examine(url, &provider, &required, &mut findings);
         with_progress(log, what, examination).await?;
     }
@@ -79,7 +79,7 @@ async fn examine(
             keys.extend(listed);
         }
         Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
-            let error = error.hint("name the keys that are needed, here by --require");
+            let error = error.with_hint("name the keys that are needed, here by --require");
             match keys.is_empty() {
                 true => findings.problem("list", &error),
                 false => findings.warning("list", &error),
@@ -121,7 +121,7 @@ async fn server_time(url: &str) -> Result<Option<Result<SystemTime, Error>>, Fai
 
 impl Findings {
     fn title(&mut self, provider: &dyn SecretProvider) {
-        self.text += &format!("{}\n", provider.source());
+        self.text += &format!("{}\n", provider.origin());
     }
 
     fn line(&mut self, verdict: &str, step: &str, found: &str) {

@@ -16,7 +16,7 @@ use crate::say::with_progress;
 pub(crate) async fn export(setup: &Setup, export: &Export, log: &Log) -> Result<ExitCode, Failure> {
     allow(&export.reveal)?;
     let wanted = setup.wanted(&export.selection);
-    let what = || format!("reading the secrets from {}", setup.provider.source());
+    let what = || format!("reading the secrets from {}", setup.provider.origin());
     let read = read(&setup.provider, &wanted, std::time::Duration::ZERO);
     let secrets = with_progress(log, what, read).await?;
     let variables = setup.naming(&export.selection).variables(&secrets)?;
@@ -108,9 +108,9 @@ fn texts(variables: &[Variable]) -> Result<Vec<(&str, &str)>, Failure> {
         match value.expose_text() {
             Ok(value) => texts.push((name.as_str(), value)),
             Err(error) => {
-                let error = error.hint("`--format k8s` takes any bytes");
+                let error = error.with_hint("`--format k8s` takes any bytes");
                 problems
-                    .push(SecretKey::parse(name).map_or(error.clone(), |key| error.for_key(&key)));
+                    .push(SecretKey::parse(name).map_or(error.clone(), |key| error.with_key(&key)));
             }
         }
     }

@@ -19,7 +19,7 @@ pub(crate) async fn list(setup: &Setup, log: &Log) -> Result<ExitCode, Failure> 
         let answers = provider.get_many(&keys).await;
         Ok::<_, Failure>((keys, answers))
     };
-    let what = || format!("listing {}", provider.source());
+    let what = || format!("listing {}", provider.origin());
     let (keys, answers) = with_progress(log, what, read).await?;
 
     let mut rows = vec![["KEY", "VERSION", "SOURCE"].map(String::from).to_vec()];
@@ -30,8 +30,8 @@ pub(crate) async fn list(setup: &Setup, log: &Log) -> Result<ExitCode, Failure> 
                 // Versions without a number tell nothing outside of the process that reads them.
                 let version = secret.version.filter(|version| version.number().is_some());
                 let version = version.map_or("-".into(), |version| version.to_string());
-                let source = secret.source.as_ref().unwrap_or(provider.source());
-                rows.push(vec![key.to_string(), version, source.to_string()]);
+                let origin = secret.origin.as_ref().unwrap_or(provider.origin());
+                rows.push(vec![key.to_string(), version, origin.to_string()]);
             }
             Err(error) => problems.push(error),
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use secretwell_core::{Error, ErrorKind, SecretValue, Source};
+use secretwell_core::{Error, ErrorKind, Origin, SecretValue};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ const RENEW_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 
 /// What a login or a renewal yields.
 #[derive(Debug, Clone)]
-pub struct Grant {
+pub struct TokenLease {
     /// The token.
     pub token: SecretValue,
     /// For how long it is good; `None`: without an end.
@@ -37,14 +37,14 @@ pub trait Login: fmt::Debug + Send + Sync + 'static {
     async fn credential(&self) -> Result<SecretValue, Error>;
 
     /// Logs in.
-    async fn login(&self, credential: &SecretValue) -> Result<Grant, Error>;
+    async fn login(&self, credential: &SecretValue) -> Result<TokenLease, Error>;
 
     /// Renews a token.
     ///
     /// # Errors
     /// A permanent one when it cannot be renewed any more: then a new login follows, while the token
     /// is still good.
-    async fn renew(&self, token: &SecretValue) -> Result<Grant, Error>;
+    async fn renew(&self, token: &SecretValue) -> Result<TokenLease, Error>;
 }
 
 /// A token at hand.
@@ -79,28 +79,28 @@ impl fmt::Debug for Token {
 }
 
 type Outcome = Result<Arc<Token>, Error>;
-type Flight = watch::Receiver<Option<Outcome>>;
+type InFlight = watch::Receiver<Option<Outcome>>;
 
 /// The token of one login, for everybody who needs it. When it is dropped, its task ends.
 #[derive(Debug)]
-pub struct Session {
+pub struct TokenManager {
     shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
 struct Shared {
     login: Box<dyn Login>,
-    source: Source,
+    origin: Origin,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     token: Option<Arc<Token>>,
-    flight: Option<Flight>,
+    in_flight: Option<InFlight>,
     refused: Option<Refused>,
-    suspected: Option<Instant>,
-    keeper: Option<AbortHandle>,
+    invalidated_at: Option<Instant>,
+    renewer: Option<AbortHandle>,
     tasks: JoinSet<()>,
 }
 
@@ -112,12 +112,12 @@ struct Refused {
     error: Error,
 }
 
-impl Session {
+impl TokenManager {
     /// A session; nobody logs in yet. `source` is for the log.
-    pub fn new(login: impl Login, source: Source) -> Self {
+    pub fn new(login: impl Login, origin: Origin) -> Self {
         let shared = Shared {
             login: Box::new(login),
-            source,
+            origin,
             state: Mutex::default(),
         };
         Self {
@@ -143,19 +143,19 @@ impl Session {
 
     /// What comes of the token at hand or of a login, and whether that was under way already.
     async fn take_part(&self) -> (bool, Outcome) {
-        let (mut flight, under_way) = {
+        let (mut in_flight, under_way) = {
             let mut state = self.shared.state();
             match &state.token {
                 Some(token) if token.is_good(Instant::now()) => return (false, Ok(token.clone())),
                 _ => self.shared.clone().join(&mut state),
             }
         };
-        let landed = flight.wait_for(Option::is_some).await;
-        let outcome = landed.ok().and_then(|outcome| outcome.clone());
+        let result = in_flight.wait_for(Option::is_some).await;
+        let outcome = result.ok().and_then(|outcome| outcome.clone());
         let outcome = outcome.unwrap_or_else(|| {
             Err(
                 Error::new(ErrorKind::Unavailable, "the login was broken off")
-                    .at(&self.shared.source),
+                    .with_origin(&self.shared.origin),
             )
         });
         (under_way, outcome)
@@ -164,18 +164,18 @@ impl Session {
     /// Gives up a token that the server seems to have refused. Returns whether it is worth asking
     /// again with another: not when one was given up a moment ago, so that a missing permission that
     /// looks like a bad token does not become a stream of logins.
-    pub fn suspect(&self, token: &Arc<Token>) -> bool {
+    pub fn invalidate(&self, token: &Arc<Token>) -> bool {
         let now = Instant::now();
         let mut state = self.shared.state();
         if !state.holds(token) {
             // Somebody has given it up already, and there may be another.
             return true;
         }
-        let suspected = state.suspected;
-        if suspected.is_some_and(|at| now < at + BETWEEN_SUSPICIONS && token.granted >= at) {
+        let invalidated_at = state.invalidated_at;
+        if invalidated_at.is_some_and(|at| now < at + BETWEEN_SUSPICIONS && token.granted >= at) {
             return false;
         }
-        state.suspected = Some(now);
+        state.invalidated_at = Some(now);
         self.shared.give_up(&mut state, token);
         true
     }
@@ -193,7 +193,7 @@ impl State {
     }
 }
 
-impl Drop for Session {
+impl Drop for TokenManager {
     fn drop(&mut self) {
         self.shared.state().tasks.abort_all();
     }
@@ -202,7 +202,7 @@ impl Drop for Session {
 impl Shared {
     fn give_up(&self, state: &mut State, token: &Arc<Token>) {
         if state.holds(token) {
-            tracing::info!(source = %self.source, "the token is refused, logging in again");
+            tracing::info!(origin = %self.origin, "the token is refused, logging in again");
             state.token = None;
         }
     }
@@ -212,15 +212,15 @@ impl Shared {
     }
 
     /// The login that is under way, or a new one; and which of them.
-    fn join(self: Arc<Self>, state: &mut State) -> (Flight, bool) {
-        if let Some(flight) = &state.flight
-            && flight.has_changed().is_ok()
-            && flight.borrow().is_none()
+    fn join(self: Arc<Self>, state: &mut State) -> (InFlight, bool) {
+        if let Some(in_flight) = &state.in_flight
+            && in_flight.has_changed().is_ok()
+            && in_flight.borrow().is_none()
         {
-            return (flight.clone(), true);
+            return (in_flight.clone(), true);
         }
-        let (sender, flight) = watch::channel(None);
-        state.flight = Some(flight.clone());
+        let (sender, in_flight) = watch::channel(None);
+        state.in_flight = Some(in_flight.clone());
         while state.tasks.try_join_next().is_some() {}
         // The task holds no handle that would keep the session: when that is dropped, it is aborted.
         let weak = Arc::downgrade(&self);
@@ -230,7 +230,7 @@ impl Shared {
                 sender.send_replace(Some(outcome));
             }
         });
-        (flight, false)
+        (in_flight, false)
     }
 
     async fn log_in(self: &Arc<Self>) -> Outcome {
@@ -245,7 +245,7 @@ impl Shared {
         match self.login.login(&credential).await {
             Ok(grant) => {
                 let token = Arc::new(Token::new(grant.clone(), started));
-                tracing::info!(source = %self.source, lifetime = ?grant.lifetime, "logged in");
+                tracing::info!(origin = %self.origin, lifetime = ?grant.lifetime, "logged in");
                 let mut state = self.state();
                 state.refused = None;
                 state.token = Some(token.clone());
@@ -253,7 +253,7 @@ impl Shared {
                 Ok(token)
             }
             Err(error) => {
-                tracing::warn!(source = %self.source, %error, "the login failed");
+                tracing::warn!(origin = %self.origin, %error, "the login failed");
                 if error.kind() == ErrorKind::Unauthenticated && !error.is_temporary() {
                     self.state().refused = Some(Refused {
                         credential,
@@ -267,27 +267,27 @@ impl Shared {
     }
 
     /// Sees to it that the token has a successor before it ends.
-    fn keep(self: &Arc<Self>, state: &mut State, grant: &Grant, token: &Arc<Token>) {
+    fn keep(self: &Arc<Self>, state: &mut State, grant: &TokenLease, token: &Arc<Token>) {
         let Some(lifetime) = grant.lifetime else {
             return;
         };
-        let keeper = Keeper {
+        let renewer = Renewer {
             shared: Arc::downgrade(self),
             token: token.clone(),
             lifetime,
             renewable: grant.renewable,
         };
-        if let Some(before) = state.keeper.take() {
+        if let Some(before) = state.renewer.take() {
             before.abort();
         }
-        state.keeper = Some(state.tasks.spawn(keeper.run()));
+        state.renewer = Some(state.tasks.spawn(renewer.run()));
     }
 }
 
 impl Token {
     /// Its life is counted from before it was asked for, so that it is never thought to last longer
     /// than it does.
-    fn new(grant: Grant, asked: Instant) -> Self {
+    fn new(grant: TokenLease, asked: Instant) -> Self {
         Self {
             value: grant.token,
             granted: asked,
@@ -303,14 +303,14 @@ fn is_throttled(error: &Error) -> bool {
 }
 
 /// Renews one token for as long as that is possible, and has it replaced before its end.
-struct Keeper {
+struct Renewer {
     shared: Weak<Shared>,
     token: Arc<Token>,
     lifetime: Duration,
     renewable: bool,
 }
 
-impl Keeper {
+impl Renewer {
     async fn run(mut self) {
         let mut next = self.due();
         let mut retry = RENEW_RETRY.0;
@@ -364,23 +364,23 @@ impl Keeper {
                 Ok(())
             }
             Err(error) if error.is_temporary() => {
-                tracing::warn!(source = %shared.source, %error, "the token is not renewed yet");
+                tracing::warn!(origin = %shared.origin, %error, "the token is not renewed yet");
                 Err(error)
             }
             Err(error) => {
-                tracing::info!(source = %shared.source, %error, "the token cannot be renewed");
+                tracing::info!(origin = %shared.origin, %error, "the token cannot be renewed");
                 self.renewable = false;
                 Ok(())
             }
         }
     }
 
-    /// Logs in anew. The token that is there stays until that has worked, and this keeper ends with it.
+    /// Logs in anew. The token that is there stays until that has worked, and this renewer ends with it.
     async fn replace(&self, shared: Arc<Shared>) -> Result<(), Error> {
-        let (mut flight, _) = shared.clone().join(&mut shared.state());
+        let (mut in_flight, _) = shared.clone().join(&mut shared.state());
         drop(shared);
-        let landed = flight.wait_for(Option::is_some).await;
-        match landed.ok().and_then(|outcome| outcome.clone()) {
+        let result = in_flight.wait_for(Option::is_some).await;
+        match result.ok().and_then(|outcome| outcome.clone()) {
             Some(outcome) => outcome.map(drop),
             None => Ok(()),
         }
@@ -391,7 +391,7 @@ impl Keeper {
     }
 
     /// Puts the renewed token in place of the one that was renewed.
-    fn adopt(&mut self, shared: &Shared, grant: Grant, asked: Instant) {
+    fn adopt(&mut self, shared: &Shared, grant: TokenLease, asked: Instant) {
         let renewed = Arc::new(Token::new(grant, asked));
         let mut state = shared.state();
         if state.holds(&self.token) {

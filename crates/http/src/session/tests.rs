@@ -29,8 +29,8 @@ impl FakeLogin {
         }))
     }
 
-    fn session(&self) -> Session {
-        Session::new(self.clone(), Source::new("fake", ""))
+    fn session(&self) -> TokenManager {
+        TokenManager::new(self.clone(), Origin::new("fake", ""))
     }
 
     fn logins(&self) -> usize {
@@ -52,23 +52,23 @@ impl Login for FakeLogin {
         Ok(self.0.credential.lock().unwrap().as_str().into())
     }
 
-    async fn login(&self, _: &SecretValue) -> Result<Grant, Error> {
+    async fn login(&self, _: &SecretValue) -> Result<TokenLease, Error> {
         let number = self.0.logins.fetch_add(1, Ordering::SeqCst) + 1;
         tokio::time::sleep(Duration::from_millis(50)).await;
         if let Some(kind) = *self.0.refuses.lock().unwrap() {
             return Err(Error::new(kind, "no"));
         }
-        Ok(Grant {
+        Ok(TokenLease {
             token: format!("token {number}").into(),
             lifetime: self.0.lifetime.lock().unwrap().map(Duration::from_secs),
             renewable: true,
         })
     }
 
-    async fn renew(&self, token: &SecretValue) -> Result<Grant, Error> {
+    async fn renew(&self, token: &SecretValue) -> Result<TokenLease, Error> {
         self.0.renewals.fetch_add(1, Ordering::SeqCst);
         match *self.0.renewed.lock().unwrap() {
-            Ok(lifetime) => Ok(Grant {
+            Ok(lifetime) => Ok(TokenLease {
                 token: token.clone(),
                 lifetime: Some(Duration::from_secs(lifetime)),
                 renewable: true,
@@ -78,7 +78,7 @@ impl Login for FakeLogin {
     }
 }
 
-async fn text(session: &Session) -> String {
+async fn text(session: &TokenManager) -> String {
     let token = session.token().await.unwrap();
     token.value().expose_text().unwrap().to_owned()
 }
@@ -200,15 +200,15 @@ async fn a_suspected_token_is_given_up_once_and_not_in_a_loop() {
     let login = FakeLogin::new(None, Ok(1));
     let session = login.session();
     let first = session.token().await.unwrap();
-    assert!(session.suspect(&first));
+    assert!(session.invalidate(&first));
     let second = session.token().await.unwrap();
-    assert!(session.suspect(&first), "there is another already");
-    assert!(!session.suspect(&second), "it is a moment old");
+    assert!(session.invalidate(&first), "there is another already");
+    assert!(!session.invalidate(&second), "it is a moment old");
     assert_eq!(text(&session).await, "token 2");
     session.reject(&second);
     let third = session.token().await.unwrap();
     pass(6).await;
-    assert!(session.suspect(&third));
+    assert!(session.invalidate(&third));
     assert_eq!(text(&session).await, "token 4");
 }
 

@@ -8,7 +8,7 @@ use secretwell_core::{Error, ErrorKind};
 use secretwell_http::{ClientConfig, Credential, UrlOptions, decode};
 
 use crate::wire::ApiVersion;
-use crate::{Auth, InfisicalProvider};
+use crate::{InfisicalAuth, InfisicalProvider};
 
 #[cfg(test)]
 mod tests;
@@ -22,7 +22,7 @@ const DEFAULT_ADDRESS: &str = "https://app.infisical.com";
 #[derive(Debug, Clone)]
 pub struct InfisicalBuilder {
     client: ClientConfig,
-    auth: Auth,
+    auth: InfisicalAuth,
     settings: Settings,
 }
 
@@ -75,7 +75,7 @@ impl fmt::Display for Project {
 }
 
 impl InfisicalBuilder {
-    pub(crate) fn new(address: &str, auth: Auth) -> Result<Self, Error> {
+    pub(crate) fn new(address: &str, auth: InfisicalAuth) -> Result<Self, Error> {
         Ok(Self {
             client: ClientConfig::new([address])?,
             auth,
@@ -144,7 +144,7 @@ impl InfisicalBuilder {
     }
 
     /// How to log in.
-    pub fn auth(mut self, auth: Auth) -> Self {
+    pub fn auth(mut self, auth: InfisicalAuth) -> Self {
         self.auth = auth;
         self
     }
@@ -164,11 +164,11 @@ impl InfisicalBuilder {
         let settings = &self.settings;
         if settings.project.as_str().is_empty() {
             return Err(invalid("the project is not said")
-                .hint("give its id or slug, in the URL or by `INFISICAL_PROJECT_ID`"));
+                .with_hint("give its id or slug, in the URL or by `INFISICAL_PROJECT_ID`"));
         }
         if settings.environment.trim().is_empty() {
             return Err(invalid("the environment is not said")
-                .hint("give its slug, in the URL or by `INFISICAL_ENVIRONMENT`"));
+                .with_hint("give its slug, in the URL or by `INFISICAL_ENVIRONMENT`"));
         }
         let bad = |segment: &str| {
             matches!(segment, "" | "." | "..") || segment.contains(['*', '%', '\\'])
@@ -176,7 +176,7 @@ impl InfisicalBuilder {
         let path = settings.folder.trim_matches('/');
         if !path.is_empty() && path.split('/').any(bad) {
             return Err(invalid("the folder is no path that the server can have")
-                .hint("folders have letters, digits, `-` and `_`"));
+                .with_hint("folders have letters, digits, `-` and `_`"));
         }
         self.auth.check()?;
         InfisicalProvider::new(self.client, self.auth, self.settings)
@@ -190,7 +190,7 @@ impl InfisicalBuilder {
     }
 
     /// With what the variables say of the place.
-    fn located(read: &Variables<'_>, auth: Auth) -> Result<Self, Error> {
+    fn located(read: &Variables<'_>, auth: InfisicalAuth) -> Result<Self, Error> {
         let address = read.first(&["DOMAIN", "API_URL"]);
         // Both spellings are in use: with the `/api` of the API, and without.
         let address = address.as_deref().unwrap_or(DEFAULT_ADDRESS);
@@ -212,7 +212,7 @@ impl InfisicalBuilder {
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Error> {
         let wrong = |message: &'static str| {
-            invalid(message).hint("write it like `infisical://host/my-project/prod/folder`")
+            invalid(message).with_hint("write it like `infisical://host/my-project/prod/folder`")
         };
         let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("it is no URL"))?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -298,13 +298,13 @@ fn implied(options: &UrlOptions, read: &Variables<'_>) -> Result<&'static str, E
         Ok("token")
     } else if told("identity") || told("jwt_file") {
         Err(invalid("the login is not named")
-            .hint("add `&auth=kubernetes`, `&auth=oidc` or `&auth=jwt` to the URL"))
+            .with_hint("add `&auth=kubernetes`, `&auth=oidc` or `&auth=jwt` to the URL"))
     } else if read.credential(&["TOKEN"]).is_some() {
         Ok("token")
     } else if read.first(CLIENT_ID).is_some() || read.credential(CLIENT_SECRET).is_some() {
         Ok("universal")
     } else {
-        Err(invalid("there is nothing to log in with").hint(
+        Err(invalid("there is nothing to log in with").with_hint(
             "set `INFISICAL_UNIVERSAL_AUTH_CLIENT_ID` and \
              `INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET`, or `INFISICAL_TOKEN`",
         ))
@@ -312,13 +312,14 @@ fn implied(options: &UrlOptions, read: &Variables<'_>) -> Result<&'static str, E
 }
 
 /// The login that a URL tells.
-fn login(options: &UrlOptions, read: &Variables<'_>) -> Result<Auth, Error> {
+fn login(options: &UrlOptions, read: &Variables<'_>) -> Result<InfisicalAuth, Error> {
     let identity = || {
         let told = options.get("identity").map(str::to_owned);
         told.or_else(|| read.first(&["MACHINE_IDENTITY_ID"]))
             .ok_or_else(|| {
-                invalid("the login needs a machine identity")
-                    .hint("add `&identity=…` to the URL, or set `INFISICAL_MACHINE_IDENTITY_ID`")
+                invalid("the login needs a machine identity").with_hint(
+                    "add `&identity=…` to the URL, or set `INFISICAL_MACHINE_IDENTITY_ID`",
+                )
             })
     };
     let file = |name: &str| options.get(name).map(Credential::file);
@@ -326,7 +327,7 @@ fn login(options: &UrlOptions, read: &Variables<'_>) -> Result<Auth, Error> {
         file("jwt_file")
             .or_else(|| read.credential(&["JWT"]))
             .ok_or_else(|| {
-                invalid("the login needs a JWT").hint(
+                invalid("the login needs a JWT").with_hint(
                     "name its file by `jwt_file` or `INFISICAL_JWT_FILE`, or set `INFISICAL_JWT`",
                 )
             })
@@ -338,29 +339,29 @@ fn login(options: &UrlOptions, read: &Variables<'_>) -> Result<Auth, Error> {
         "universal" => {
             let client_id = options.get("client_id").map(str::to_owned);
             let client_id = client_id.or_else(|| read.first(CLIENT_ID)).ok_or_else(|| {
-                invalid("the login needs a client id").hint(
+                invalid("the login needs a client id").with_hint(
                     "add `&client_id=…` to the URL, or set `INFISICAL_UNIVERSAL_AUTH_CLIENT_ID`",
                 )
             })?;
             let secret = file("client_secret_file").map_or_else(|| read.client_secret(), Ok)?;
-            Ok(Auth::universal(client_id, secret))
+            Ok(InfisicalAuth::universal(client_id, secret))
         }
         "token" => {
             let token = file("token_file").or_else(|| read.credential(&["TOKEN"]));
             let token = token.ok_or_else(|| {
                 invalid("the login needs a token")
-                    .hint("name its file by `token_file`, or set `INFISICAL_TOKEN`")
+                    .with_hint("name its file by `token_file`, or set `INFISICAL_TOKEN`")
             })?;
-            Ok(Auth::token(token))
+            Ok(InfisicalAuth::token(token))
         }
         "kubernetes" => match file("jwt_file") {
-            Some(jwt) => Ok(Auth::kubernetes_with(identity()?, jwt)),
-            None => Ok(Auth::kubernetes(identity()?)),
+            Some(jwt) => Ok(InfisicalAuth::kubernetes_with(identity()?, jwt)),
+            None => Ok(InfisicalAuth::kubernetes(identity()?)),
         },
-        "oidc" => Ok(Auth::oidc(identity()?, jwt()?)),
-        "jwt" => Ok(Auth::jwt(identity()?, jwt()?)),
+        "oidc" => Ok(InfisicalAuth::oidc(identity()?, jwt()?)),
+        "jwt" => Ok(InfisicalAuth::jwt(identity()?, jwt()?)),
         _ => Err(invalid("there is no such login")
-            .hint("there are `universal`, `token`, `kubernetes`, `oidc` and `jwt`")),
+            .with_hint("there are `universal`, `token`, `kubernetes`, `oidc` and `jwt`")),
     }
 }
 
@@ -388,7 +389,7 @@ impl Variables<'_> {
 
     fn client_secret(&self) -> Result<Credential, Error> {
         self.credential(CLIENT_SECRET).ok_or_else(|| {
-            invalid("the login needs a client secret").hint(
+            invalid("the login needs a client secret").with_hint(
                 "name its file by `client_secret_file` or \
                  `INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET_FILE`, or set \
                  `INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET`",

@@ -8,9 +8,9 @@ fn no_variable(_: &str) -> Option<String> {
     None
 }
 
-fn source(url: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, Error> {
+fn origin(url: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, Error> {
     let builder = InfisicalBuilder::from_url(url, variable)?;
-    Ok(builder.build()?.source().as_str().to_owned())
+    Ok(builder.build()?.origin().as_str().to_owned())
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn a_project_is_an_id_or_a_slug() {
 fn a_url_says_where_and_how() {
     let login = "client_id=me&client_secret_file=/x";
     let url = format!("infisical://secrets.internal/demo/prod/app/keys?{login}");
-    let found = source(&url, &no_variable).unwrap();
+    let found = origin(&url, &no_variable).unwrap();
     assert_eq!(found, "infisical://secrets.internal/demo/prod/app/keys");
 
     let url =
@@ -45,7 +45,7 @@ fn a_url_says_where_and_how() {
         "INFISICAL_CLIENT_SECRET_FILE" => Some("/x".to_owned()),
         _ => None,
     };
-    let found = source("infisical://", &variables).unwrap();
+    let found = origin("infisical://", &variables).unwrap();
     assert_eq!(found, "infisical://eu.infisical.com/demo/staging");
     let builder = InfisicalBuilder::from_variables(&variables).unwrap();
     assert!(builder.build().is_ok());
@@ -90,7 +90,7 @@ fn what_is_wrong_is_named_and_credentials_are_not() {
         (&format!("infisical+http://h/p/e?{full}"), "in the clear"),
         (&format!("redis://h/p/e?{full}"), "scheme"),
     ] {
-        let error = source(url, &no_variable).unwrap_err();
+        let error = origin(url, &no_variable).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{url}");
         assert!(error.to_string().contains(expected), "{url}: {error}");
         assert!(!format!("{error} {error:?}").contains("c4n4ry"));

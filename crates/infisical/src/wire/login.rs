@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use secretwell_core::{Error, ErrorKind, SecretValue};
-use secretwell_http::Reply;
+use secretwell_http::Response;
 use serde::Deserialize;
 
 use super::{Failure, malformed};
@@ -24,21 +24,21 @@ pub(crate) struct Granted {
 ///
 /// # Errors
 /// Why it was refused.
-pub(crate) fn granted(reply: &Reply) -> Result<Granted, Error> {
+pub(crate) fn granted(response: &Response) -> Result<Granted, Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Answer {
+    struct ResponseBody {
         access_token: SecretValue,
         expires_in: u64,
         #[serde(default, rename = "accessTokenMaxTTL")]
         maximum: u64,
     }
 
-    if !reply.status.is_success() {
-        return Err(refused(reply));
+    if !response.status.is_success() {
+        return Err(refused(response));
     }
-    let answer: Answer =
-        serde_json::from_slice(&reply.body).map_err(|_| malformed("it is no login's answer"))?;
+    let answer: ResponseBody =
+        serde_json::from_slice(&response.body).map_err(|_| malformed("it is no login's answer"))?;
     let time = |seconds| (seconds > 0).then(|| Duration::from_secs(seconds));
     Ok(Granted {
         token: answer.access_token,
@@ -48,7 +48,7 @@ pub(crate) fn granted(reply: &Reply) -> Result<Granted, Error> {
 }
 
 /// Why a login was refused. The server's words are matched and never repeated.
-fn refused(reply: &Reply) -> Error {
+fn refused(response: &Response) -> Error {
     const KNOWN: &[(&str, &str)] = &[
         (
             "Invalid credentials",
@@ -69,30 +69,32 @@ fn refused(reply: &Reply) -> Error {
             "what the identity is bound to does not fit",
         ),
     ];
-    let body = Failure::of(reply);
-    if reply.status.is_server_error() {
+    let body = Failure::of(response);
+    if response.status.is_server_error() {
         return super::own_error();
     }
     if body.says("locked") {
         return locked(LOCKOUT);
     }
-    if body.is_about_the_form() || reply.status.as_u16() == 422 {
+    if body.is_about_the_form() || response.status.as_u16() == 422 {
         return Error::new(
             ErrorKind::Unauthenticated,
             "the server does not take the form of the login",
         )
-        .hint("is the client or identity id a whole one?");
+        .with_hint("is the client or identity id a whole one?");
     }
     let known = KNOWN.iter().find(|(text, _)| body.says(text));
     let seen = known.map_or("the login was refused", |(_, meaning)| meaning);
     let error = Error::new(ErrorKind::Unauthenticated, seen)
-        .hint("give it another credential; this one is not sent again for a while");
+        .with_hint("give it another credential; this one is not sent again for a while");
     match body.error.as_ref() {
         // Also what it says when the cluster's own API fails.
         "KubernetesTokenReviewError" => error
-            .hint("is the service account the one that is allowed, and is the cluster's API up?")
-            .with_temporary(true),
-        "" => super::malformed_status(reply.status.as_u16()),
+            .with_hint(
+                "is the service account the one that is allowed, and is the cluster's API up?",
+            )
+            .temporary(),
+        "" => super::malformed_status(response.status.as_u16()),
         _ => error,
     }
 }
@@ -103,5 +105,5 @@ pub(crate) fn locked(wait: Duration) -> Error {
         retry_after: Some(wait),
     };
     Error::new(kind, "the login is locked after wrong ones")
-        .hint("correct the credential, and wait or unlock it")
+        .with_hint("correct the credential, and wait or unlock it")
 }

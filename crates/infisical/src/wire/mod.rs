@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use secretwell_core::{Error, ErrorKind};
-use secretwell_http::{Protocol, Reply, Verdict, retry_after};
+use secretwell_http::{Outcome, Protocol, Response, retry_after};
 use serde::Deserialize;
 
 use crate::budget::Pause;
@@ -55,10 +55,10 @@ impl Default for Message<'_> {
 
 impl<'a> Failure<'a> {
     /// What the body tells; nothing where it is none of this server's, or a success, which may be large.
-    fn of(reply: &'a Reply) -> Self {
-        match reply.status.is_success() {
+    fn of(response: &'a Response) -> Self {
+        match response.status.is_success() {
             true => Self::default(),
-            false => serde_json::from_slice(&reply.body).unwrap_or_default(),
+            false => serde_json::from_slice(&response.body).unwrap_or_default(),
         }
     }
 
@@ -94,36 +94,36 @@ pub(crate) struct Infisical {
 }
 
 impl Protocol for Infisical {
-    fn judge(&self, reply: &Reply) -> Verdict {
-        let body = Failure::of(reply);
+    fn classify(&self, response: &Response) -> Outcome {
+        let body = Failure::of(response);
         let unavailable = |message| Error::new(ErrorKind::Unavailable, message);
-        match reply.status.as_u16() {
+        match response.status.as_u16() {
             // What these say depends on what was asked, and so does an error of the server's own.
-            200..=299 | 304 | 400 | 401 | 403 | 404 | 410 | 422 => Verdict::Answer,
+            200..=299 | 304 | 400 | 401 | 403 | 404 | 410 | 422 => Outcome::Success,
             429 => {
-                let reset = reply.headers.get("x-ratelimit-reset");
+                let reset = response.headers.get("x-ratelimit-reset");
                 let reset = reset.and_then(|value| value.to_str().ok()?.trim().parse().ok());
                 let wait =
-                    retry_after(&reply.headers).or(reset.map(std::time::Duration::from_secs));
+                    retry_after(&response.headers).or(reset.map(std::time::Duration::from_secs));
                 // Also for whoever asks meanwhile.
                 self.pause.note(wait.unwrap_or_default());
                 let kind = ErrorKind::RateLimited { retry_after: wait };
                 let error = Error::new(kind, "the server's rate limit is reached")
-                    .hint("raise the ttl, or the limit");
-                Verdict::Later(wait, error)
+                    .with_hint("raise the ttl, or the limit");
+                Outcome::RetryAfter(wait, error)
             }
-            431 => Verdict::Refusal(Error::new(
+            431 => Outcome::Fatal(Error::new(
                 ErrorKind::InvalidKey,
                 "the name is too long for the server",
             )),
             500 if body.error.to_ascii_lowercase().contains("project by slug") => {
-                Verdict::Refusal(no_such_project())
+                Outcome::Fatal(no_such_project())
             }
-            502..=504 => Verdict::Elsewhere(unavailable("the server is not ready")),
-            500 if body.is_own_error() => Verdict::Answer,
+            502..=504 => Outcome::NextEndpoint(unavailable("the server is not ready")),
+            500 if body.is_own_error() => Outcome::Success,
             // Also what it says of a path that leads nowhere.
-            500..=599 => Verdict::Refusal(own_error()),
-            status => Verdict::Refusal(malformed_status(status)),
+            500..=599 => Outcome::Fatal(own_error()),
+            status => Outcome::Fatal(malformed_status(status)),
         }
     }
 }
@@ -131,9 +131,9 @@ impl Protocol for Infisical {
 /// Whether a request was refused because its token is no good, or no longer. The server says 401 of a dead
 /// token and of a bad query, and 403 of a dead token and of a missing permission; servers before August
 /// 2024 have the two the other way round. So the name counts before the status.
-pub(crate) fn is_dead_token(reply: &Reply) -> bool {
-    let body = Failure::of(reply);
-    match (reply.status.as_u16(), body.error.as_ref()) {
+pub(crate) fn is_dead_token(response: &Response) -> bool {
+    let body = Failure::of(response);
+    match (response.status.as_u16(), body.error.as_ref()) {
         (401 | 403, "TokenError" | "UnauthorizedError") => true,
         // Not a word, as from a proxy or without a body.
         (401, "") => false,
@@ -145,51 +145,51 @@ pub(crate) fn is_dead_token(reply: &Reply) -> bool {
 
 /// Whether the server failed by itself, which is what it says of a reference into an environment or folder
 /// that there is none of. What is said of a database that fails has another name.
-pub(crate) fn is_own_error(reply: &Reply) -> bool {
-    reply.status == StatusCode::INTERNAL_SERVER_ERROR && Failure::of(reply).is_own_error()
+pub(crate) fn is_own_error(response: &Response) -> bool {
+    response.status == StatusCode::INTERNAL_SERVER_ERROR && Failure::of(response).is_own_error()
 }
 
 /// Whether the server has no such route at all.
-pub(crate) fn is_unknown_route(reply: &Reply) -> bool {
-    let body = Failure::of(reply);
+pub(crate) fn is_unknown_route(response: &Response) -> bool {
+    let body = Failure::of(response);
     let route = body.error == "Not Found" && body.says("Route ");
-    route && reply.status == StatusCode::NOT_FOUND || reply.status == StatusCode::GONE
+    route && response.status == StatusCode::NOT_FOUND || response.status == StatusCode::GONE
 }
 
 /// Why a request for secrets was not answered with any.
-fn why_not(reply: &Reply) -> Error {
-    let body = Failure::of(reply);
+fn why_not(response: &Response) -> Error {
+    let body = Failure::of(response);
     let denied = || {
         Error::new(ErrorKind::Denied, "the login may not read this")
-            .hint("give its role the permission to read secrets here")
+            .with_hint("give its role the permission to read secrets here")
     };
     let not_taken = || {
         let message = "the server does not take the request";
         Error::new(ErrorKind::InvalidConfig, message)
-            .hint("are project, environment and folder right?")
+            .with_hint("are project, environment and folder right?")
     };
-    match reply.status.as_u16() {
+    match response.status.as_u16() {
         404 if body.says("Project with") => no_such_project(),
         404 if body.says("Secret with name") => no_such_secret(),
         // The root folder is there whenever its environment is.
         404 if body.says("Folder with path '/' in") => no_such_environment(),
         404 if body.says("Folder with path") => no_such_folder(),
-        404 if is_unknown_route(reply) => Error::new(
+        404 if is_unknown_route(response) => Error::new(
             ErrorKind::InvalidConfig,
             "the server does not have this API",
         )
-        .hint("is the address that of an Infisical server?"),
+        .with_hint("is the address that of an Infisical server?"),
         400 | 401 | 403 | 410 | 422 if body.is_about_the_form() => not_taken(),
         401 | 403 if body.says("reference") => Error::new(
             ErrorKind::Denied,
             "the login may not read what this refers to",
         )
-        .hint("grant its role to read the secret that the reference names"),
+        .with_hint("grant its role to read the secret that the reference names"),
         401 | 403 if body.is_no_member() => Error::new(
             ErrorKind::Denied,
             "the machine identity is no member of the project",
         )
-        .hint("add it to the project, with a role that may read secrets"),
+        .with_hint("add it to the project, with a role that may read secrets"),
         401 if body.is_about_permission() => denied(),
         403 if !body.error.is_empty() => denied(),
         400 | 401 | 410 | 422 if !body.error.is_empty() => not_taken(),
@@ -200,19 +200,19 @@ fn why_not(reply: &Reply) -> Error {
 
 fn own_error() -> Error {
     let message = "the server had an error of its own";
-    Error::new(ErrorKind::Unavailable, message).hint("look at its log")
+    Error::new(ErrorKind::Unavailable, message).with_hint("look at its log")
 }
 
 /// That a reference is left in a value that should have none.
 pub(crate) fn unresolved(reference: &str) -> Error {
     let message = format!("its reference `{reference}` leads to no secret");
     Error::new(ErrorKind::Invalid, message)
-        .hint("correct the reference, or read without expanding references")
+        .with_hint("correct the reference, or read without expanding references")
 }
 
 fn no_such_project() -> Error {
     Error::new(ErrorKind::InvalidConfig, "there is no such project")
-        .hint("give the project's id or slug, as in its settings")
+        .with_hint("give the project's id or slug, as in its settings")
 }
 
 pub(crate) fn no_such_environment() -> Error {
@@ -220,17 +220,17 @@ pub(crate) fn no_such_environment() -> Error {
         ErrorKind::InvalidConfig,
         "the project has no such environment",
     )
-    .hint("give the environment's slug, such as `prod`; its case matters")
+    .with_hint("give the environment's slug, such as `prod`; its case matters")
 }
 
 pub(crate) fn no_such_secret() -> Error {
     Error::new(ErrorKind::NotFound, "there is no such secret")
-        .hint("write it, or add a source that has it")
+        .with_hint("write it, or add a source that has it")
 }
 
 pub(crate) fn no_such_folder() -> Error {
     Error::new(ErrorKind::NotFound, "there is no such folder")
-        .hint("make it, or look at the path; its case matters")
+        .with_hint("make it, or look at the path; its case matters")
 }
 
 fn malformed_status(status: u16) -> Error {
@@ -238,7 +238,7 @@ fn malformed_status(status: u16) -> Error {
         ErrorKind::Malformed,
         format!("the server answers with status {status}"),
     )
-    .hint("is the address that of an Infisical server?")
+    .with_hint("is the address that of an Infisical server?")
 }
 
 fn malformed(what: &'static str) -> Error {
@@ -246,5 +246,5 @@ fn malformed(what: &'static str) -> Error {
         ErrorKind::Malformed,
         format!("the answer makes no sense: {what}"),
     )
-    .hint("is the address that of an Infisical server?")
+    .with_hint("is the address that of an Infisical server?")
 }

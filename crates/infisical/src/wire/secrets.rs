@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
-use secretwell_http::Reply;
+use secretwell_http::Response;
 use serde::Deserialize;
 
 use super::{malformed, no_such_environment, why_not};
@@ -99,7 +99,7 @@ impl Entry {
     pub(crate) fn secret(&self) -> Result<Secret, Error> {
         let value = self.value.clone().ok_or_else(|| {
             Error::new(ErrorKind::Denied, "the value is hidden from this login")
-                .hint("give its role the permission to read values")
+                .with_hint("give its role the permission to read values")
         })?;
         Ok(Secret::new(value).with_version(self.version.clone()))
     }
@@ -125,9 +125,9 @@ impl Listing {
     ///
     /// # Errors
     /// Why there is none.
-    pub(crate) fn of(reply: &Reply, personal: bool) -> Result<Self, Error> {
+    pub(crate) fn of(response: &Response, personal: bool) -> Result<Self, Error> {
         #[derive(Deserialize)]
-        struct Answer {
+        struct ResponseBody {
             secrets: Vec<Found>,
             #[serde(default)]
             imports: Vec<Import>,
@@ -138,10 +138,10 @@ impl Listing {
             secrets: Vec<Found>,
         }
 
-        if !reply.status.is_success() {
-            return Err(why_not(reply));
+        if !response.status.is_success() {
+            return Err(why_not(response));
         }
-        let answer: Answer = serde_json::from_slice(&reply.body)
+        let answer: ResponseBody = serde_json::from_slice(&response.body)
             .map_err(|_| malformed("it is no list of secrets"))?;
         let mut own = HashMap::new();
         // A personal value stands before the shared one of the same name.
@@ -207,17 +207,17 @@ impl Listing {
 ///
 /// # Errors
 /// Why there is none.
-pub(crate) fn single(reply: &Reply) -> Result<Entry, Error> {
+pub(crate) fn single(response: &Response) -> Result<Entry, Error> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct ResponseBody {
         secret: Found,
     }
 
-    if !reply.status.is_success() {
-        return Err(why_not(reply));
+    if !response.status.is_success() {
+        return Err(why_not(response));
     }
-    let answer: Answer =
-        serde_json::from_slice(&reply.body).map_err(|_| malformed("it is no secret"))?;
+    let answer: ResponseBody =
+        serde_json::from_slice(&response.body).map_err(|_| malformed("it is no secret"))?;
     Ok(Entry::of(answer.secret).1)
 }
 
@@ -225,9 +225,9 @@ pub(crate) fn single(reply: &Reply) -> Result<Entry, Error> {
 ///
 /// # Errors
 /// [`ErrorKind::InvalidConfig`]: there is no such environment. Or why the server does not tell.
-pub(crate) fn folder_names(reply: &Reply) -> Result<Vec<String>, Error> {
+pub(crate) fn folder_names(response: &Response) -> Result<Vec<String>, Error> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct ResponseBody {
         folders: Vec<Folder>,
     }
 
@@ -236,32 +236,32 @@ pub(crate) fn folder_names(reply: &Reply) -> Result<Vec<String>, Error> {
         name: String,
     }
 
-    match reply.status.as_u16() {
-        200 => serde_json::from_slice(&reply.body)
-            .map(|Answer { folders }| folders.into_iter().map(|folder| folder.name).collect())
+    match response.status.as_u16() {
+        200 => serde_json::from_slice(&response.body)
+            .map(|ResponseBody { folders }| folders.into_iter().map(|folder| folder.name).collect())
             .map_err(|_| malformed("it is no list of folders")),
-        404 if super::is_unknown_route(reply) => Err(why_not(reply)),
-        404 => match why_not(reply) {
+        404 if super::is_unknown_route(response) => Err(why_not(response)),
+        404 => match why_not(response) {
             error if error.kind() == ErrorKind::InvalidConfig => Err(error),
             _ => Err(no_such_environment()),
         },
-        _ => Err(why_not(reply)),
+        _ => Err(why_not(response)),
     }
 }
 
 /// The id of the project that was asked for by its slug.
-pub(crate) fn project_id(reply: &Reply) -> Result<String, Error> {
+pub(crate) fn project_id(response: &Response) -> Result<String, Error> {
     #[derive(Deserialize)]
     struct Project {
         id: String,
     }
 
-    match reply.status.as_u16() {
-        200 => serde_json::from_slice(&reply.body)
+    match response.status.as_u16() {
+        200 => serde_json::from_slice(&response.body)
             .map(|project: Project| project.id)
             .map_err(|_| malformed("it is no project")),
-        404 if !super::is_unknown_route(reply) => Err(super::no_such_project()),
-        _ => Err(why_not(reply)),
+        404 if !super::is_unknown_route(response) => Err(super::no_such_project()),
+        _ => Err(why_not(response)),
     }
 }
 

@@ -20,58 +20,60 @@ struct Exchange {
 }
 
 impl Exchange {
-    fn reply(&self) -> Reply {
+    fn response(&self) -> Response {
         let header = |(name, value): (&String, &String)| {
             let name: http::HeaderName = name.parse().unwrap();
             (name, value.parse().unwrap())
         };
-        Reply {
+        Response {
             status: StatusCode::from_u16(self.status).unwrap(),
             headers: self.headers.iter().map(header).collect(),
             body: Zeroizing::new(self.body.clone().into_bytes()),
-            behind: false,
+            stale: false,
         }
     }
 
     /// What a caller gets of it.
     fn meaning(&self) -> String {
-        let reply = self.reply();
+        let response = self.response();
         let said = |error: &Error| format!("{}: {}", error.kind(), error.message());
-        let told = match Infisical::default().judge(&reply) {
-            Verdict::Answer => self.told(&reply),
-            Verdict::Refusal(error) => Err(error),
-            Verdict::Elsewhere(error) => return format!("asked again, or {}", said(&error)),
-            Verdict::Behind(error) => return format!("a newer server, or {}", said(&error)),
-            Verdict::Later(wait, error) => return format!("after {wait:?}, or {}", said(&error)),
+        let told = match Infisical::default().classify(&response) {
+            Outcome::Success => self.told(&response),
+            Outcome::Fatal(error) => Err(error),
+            Outcome::NextEndpoint(error) => return format!("asked again, or {}", said(&error)),
+            Outcome::StaleReplica(error) => return format!("a newer server, or {}", said(&error)),
+            Outcome::RetryAfter(wait, error) => {
+                return format!("after {wait:?}, or {}", said(&error));
+            }
         };
         told.unwrap_or_else(|error| said(&error))
     }
 
-    fn told(&self, reply: &Reply) -> Result<String, Error> {
-        if !matches!(self.what.as_str(), "login" | "renew") && is_dead_token(reply) {
+    fn told(&self, response: &Response) -> Result<String, Error> {
+        if !matches!(self.what.as_str(), "login" | "renew") && is_dead_token(response) {
             return Ok("a new login".into());
         }
-        if is_unknown_route(reply) {
+        if is_unknown_route(response) {
             return Ok("another version of the API".into());
         }
-        if reply.status == StatusCode::NOT_MODIFIED {
+        if response.status == StatusCode::NOT_MODIFIED {
             return Ok("the list that is held".into());
         }
         Ok(match self.what.as_str() {
             "login" | "renew" => {
-                let granted = granted(reply)?;
+                let granted = granted(response)?;
                 format!(
                     "a token for {:?}, at most {:?}",
                     granted.lifetime, granted.maximum
                 )
             }
             "list" => {
-                let listing = Listing::of(reply, false)?;
+                let listing = Listing::of(response, false)?;
                 let (own, imported) = listing.counts();
                 format!("{own} secrets and {imported} imported")
             }
             "single" => {
-                let entry = single(reply)?;
+                let entry = single(response)?;
                 let secret = entry.secret()?;
                 let left = leftover(secret.value.expose_text()?);
                 let left = left.map_or_else(String::new, |name| format!(", `{name}` left"));
@@ -81,8 +83,8 @@ impl Exchange {
                     entry.version()
                 )
             }
-            "folders" => format!("folders {}", folder_names(reply)?.join(", ")),
-            _ => format!("project {}", project_id(reply)?),
+            "folders" => format!("folders {}", folder_names(response)?.join(", ")),
+            _ => format!("project {}", project_id(response)?),
         })
     }
 }

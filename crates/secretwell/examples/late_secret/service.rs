@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use http::header::{HeaderName, SET_COOKIE};
 use secretwell::SecretString;
 use secretwell::auth::authjs::{SecretOrder, Session, SessionCookie, Sessions};
-use secretwell::auth::{Answer, Auth, BuildContext, BuildError, LazyAuth, LazyAuthBuilder};
+use secretwell::auth::{Auth, BuildContext, BuildError, LazyAuth, LazyAuthBuilder, Rejection};
 use serde::{Deserialize, Serialize};
 
 /// The secrets that the service needs. The field's name is the key.
@@ -38,12 +38,15 @@ async fn me(Auth(session): Auth<Session<User>>) -> Json<User> {
 /// Logs anybody in: how that is decided is not what this example is about.
 async fn login(
     Extension(auth): Extension<LazyAuth<Sessions>>,
-) -> Result<AppendHeaders<Vec<(HeaderName, String)>>, Answer> {
-    let sessions = auth.get().await.map_err(|failure| Answer::from(&failure))?;
+) -> Result<AppendHeaders<Vec<(HeaderName, String)>>, Rejection> {
+    let sessions = auth
+        .get()
+        .await
+        .map_err(|failure| Rejection::from(&failure))?;
     let ada = User { name: "ada".into() };
     let cookies = sessions
         .start(&ada, "")
-        .map_err(|_| Answer::misconfigured())?;
+        .map_err(|_| Rejection::misconfigured())?;
     let headers = cookies.into_iter().map(|cookie| (SET_COOKIE, cookie));
     Ok(AppendHeaders(headers.collect()))
 }

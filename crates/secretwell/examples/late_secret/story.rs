@@ -39,7 +39,7 @@ impl Instance {
         let settings = LazyAuth::builder(resolver)
             .mode(Mode::Production)
             .activation_delay(ACTIVATION_DELAY)
-            .grace(GRACE);
+            .grace_period(GRACE);
         let (auth, builds) = service::auth(settings);
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);

@@ -19,7 +19,7 @@ const WAIT: Duration = Duration::from_secs(90);
 /// Without the network, every key, present or absent, is `Unavailable` and none is `NotFound`; with
 /// it, all is as before.
 pub async fn missing_is_not_failed(h: &dyn Harness) -> Outcome {
-    if !h.abilities().network {
+    if !h.supports().network {
         return Outcome::NotApplicable("the harness cannot break the network");
     }
     let provider = h.provider();
@@ -60,7 +60,7 @@ pub async fn missing_is_not_failed(h: &dyn Harness) -> Outcome {
 
 /// A key that the login may not read is `Denied`, permanent, and the others stay readable.
 pub async fn denied(h: &dyn Harness) -> Outcome {
-    if !h.abilities().deny {
+    if !h.supports().deny {
         return Outcome::NotApplicable("the harness cannot deny a key");
     }
     let provider = h.provider();
@@ -96,7 +96,7 @@ pub async fn denied(h: &dyn Harness) -> Outcome {
 
 /// A login that is refused is `Unauthenticated`, permanent; once it works again, so does the provider.
 pub async fn bad_login(h: &dyn Harness) -> Outcome {
-    if !h.abilities().login {
+    if !h.supports().login {
         return Outcome::NotApplicable("the harness has no login to revoke");
     }
     let provider = h.provider();
@@ -120,7 +120,7 @@ pub async fn bad_login(h: &dyn Harness) -> Outcome {
 
 /// A token that has ended costs one login and is noticed by no caller, however many they are.
 pub async fn expired_login(h: &dyn Harness) -> Outcome {
-    if !h.abilities().expire {
+    if !h.supports().expire {
         return Outcome::NotApplicable("the harness has no token to end");
     }
     let provider = h.provider();
@@ -137,7 +137,7 @@ pub async fn expired_login(h: &dyn Harness) -> Outcome {
     for answer in within("100 reads", tasks.join_all()).await {
         assert_value(&answer, &key, b"value");
     }
-    if h.abilities().calls {
+    if h.supports().calls {
         let logins = h.calls().logins - before;
         assert!(
             logins == 1,
@@ -149,7 +149,7 @@ pub async fn expired_login(h: &dyn Harness) -> Outcome {
 
 /// A source that asks for patience is `RateLimited` with the time that it asked for.
 pub async fn throttled(h: &dyn Harness) -> Outcome {
-    if !h.abilities().throttle {
+    if !h.supports().throttle {
         return Outcome::NotApplicable("the harness cannot throttle");
     }
     let provider = h.provider();
@@ -179,7 +179,7 @@ pub async fn throttled(h: &dyn Harness) -> Outcome {
 
 /// An answer that makes no sense is `Malformed`, shows nothing of its body, and is forgotten.
 pub async fn malformed_answer(h: &dyn Harness) -> Outcome {
-    if !h.abilities().garble {
+    if !h.supports().garble {
         return Outcome::NotApplicable("the harness cannot garble an answer");
     }
     let provider = h.provider();
@@ -189,7 +189,7 @@ pub async fn malformed_answer(h: &dyn Harness) -> Outcome {
     for key in [&there, &absent] {
         let why = "an answer that makes no sense";
         let error = assert_fails(&provider, key, ErrorKind::Malformed, why).await;
-        let body = Canary::of(GARBAGE).labelled("the body of the answer");
+        let body = Canary::from_text(GARBAGE).labelled("the body of the answer");
         body.assert_hidden_error(&error);
     }
     h.heal().await;
@@ -200,7 +200,7 @@ pub async fn malformed_answer(h: &dyn Harness) -> Outcome {
 /// A source that never answers is `Timeout`, soon enough; a call that its caller gave up on leaves the
 /// provider as it was.
 pub async fn deadline(h: &dyn Harness) -> Outcome {
-    if !h.abilities().stall {
+    if !h.supports().stall {
         return Outcome::NotApplicable("the harness cannot stall");
     }
     let provider = h.provider();

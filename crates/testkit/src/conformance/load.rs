@@ -96,7 +96,7 @@ pub async fn drop_leaves_nothing(h: &dyn Harness) -> Outcome {
         drop(handle);
         drop(other_stream);
     }
-    if h.abilities().quiet_runtime {
+    if h.supports().quiet_runtime {
         let settled = tokio::time::timeout(PATIENCE, async {
             while metrics.num_alive_tasks() > before {
                 tokio::time::sleep(Duration::from_millis(2)).await;

@@ -25,13 +25,13 @@ use secretwell_core::{Error, ErrorKind, Secret, SecretKey, SecretProvider};
 
 use crate::Harness;
 
-mod abilities;
+mod capabilities;
 mod faults;
 mod load;
 mod reads;
 mod redaction;
 
-pub use abilities::{
+pub use capabilities::{
     capabilities_are_true, delete_seen, health, old_version, same_error_twice, update_seen,
 };
 pub use faults::{
@@ -176,18 +176,18 @@ pub fn run_one(name: &str, test: impl Future<Output = Outcome>) {
 /// What [`run_all`] found. Its `Display` is a table.
 #[derive(Debug, Clone, Default)]
 #[must_use]
-pub struct Report {
+pub struct ConformanceReport {
     entries: Vec<(&'static str, Result<Outcome, String>)>,
 }
 
-impl Report {
+impl ConformanceReport {
     /// Each item's name, and its outcome or the message of its panic.
     pub fn entries(&self) -> &[(&'static str, Result<Outcome, String>)] {
         &self.entries
     }
 
     /// Whether no item is broken.
-    pub fn is_good(&self) -> bool {
+    pub fn is_passed(&self) -> bool {
         self.entries.iter().all(|(_, outcome)| outcome.is_ok())
     }
 
@@ -196,12 +196,15 @@ impl Report {
     /// # Panics
     /// With the table, when one is.
     #[track_caller]
-    pub fn assert_good(&self) {
-        assert!(self.is_good(), "the provider breaks its contract:\n{self}");
+    pub fn assert_passed(&self) {
+        assert!(
+            self.is_passed(),
+            "the provider breaks its contract:\n{self}"
+        );
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ConformanceReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, outcome) in &self.entries {
             match outcome {
@@ -215,8 +218,8 @@ impl fmt::Display for Report {
 
 /// Runs all items one after the other, each with a fresh harness, in the caller's runtime. A panic
 /// is an entry of the report and does not end the run.
-pub async fn run_all<H: Harness>(new: impl AsyncFn() -> H) -> Report {
-    let mut report = Report::default();
+pub async fn run_all<H: Harness>(new: impl AsyncFn() -> H) -> ConformanceReport {
+    let mut report = ConformanceReport::default();
     for item in ALL {
         let outcome = caught(async {
             let harness = new().await;

@@ -34,7 +34,7 @@ pub async fn get_existing(h: &dyn Harness) -> Outcome {
         "\u{feff}starts with a byte order mark",
         "schlüssel ключ 鍵",
     ] {
-        if h.abilities().trims_values && is_trimmed(value) {
+        if h.supports().trims_values && is_trimmed(value) {
             continue;
         }
         h.seed(&key, value.as_bytes()).await;
@@ -126,7 +126,7 @@ pub async fn get_many(h: &dyn Harness) -> Outcome {
     let none = within("a read of no keys", provider.get_many(&[])).await;
     assert!(none.is_empty(), "no keys must have no results");
 
-    if provider.capabilities().batch && h.abilities().calls {
+    if provider.capabilities().batch && h.supports().calls {
         let before = h.calls().reads;
         within("a read of many", provider.get_many(&keys)).await;
         let cost = h.calls().reads - before;
@@ -150,7 +150,7 @@ pub async fn binary_and_big_values(h: &dyn Harness) -> Outcome {
     h.seed(&key, &big).await;
     assert_reads(&provider, &key, &big).await;
 
-    if h.abilities().binary_values {
+    if h.supports().binary_values {
         let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(size).collect();
         h.seed(&key, &bytes).await;
         assert_reads(&provider, &key, &bytes).await;
@@ -268,7 +268,7 @@ fn odd_keys(h: &dyn Harness, good: &[SecretKey]) -> Vec<SecretKey> {
         odd.push(format!("{name}="));
         odd.push(format!("{name};"));
         odd.push(format!("%{:02X}{}", name.as_bytes()[0], &name[1..]));
-        if !h.abilities().case_blind {
+        if !h.supports().case_blind {
             odd.push(name.to_ascii_lowercase());
             odd.push(name.to_ascii_uppercase());
         }
@@ -317,7 +317,7 @@ pub async fn absent_in_all_forms(h: &dyn Harness) -> Outcome {
 
 /// An empty value is a value of no bytes, not an absence.
 pub async fn empty_value(h: &dyn Harness) -> Outcome {
-    if !h.abilities().empty_values {
+    if !h.supports().empty_values {
         return Outcome::NotApplicable("the source holds no empty values");
     }
     let [key] = good_keys(h);
@@ -329,13 +329,13 @@ pub async fn empty_value(h: &dyn Harness) -> Outcome {
 /// Numbers, booleans and objects of a JSON source come as their compact JSON text, a string as its
 /// characters; bytes that are no text come as bytes.
 pub async fn non_text_values(h: &dyn Harness) -> Outcome {
-    let abilities = h.abilities();
-    if !abilities.json_values && !abilities.binary_values {
+    let supports = h.supports();
+    if !supports.json_values && !supports.binary_values {
         return Outcome::NotApplicable("the source holds text only");
     }
     let provider = h.provider();
     let [key] = good_keys(h);
-    if abilities.json_values {
+    if supports.json_values {
         for (json, value) in [
             ("5432", "5432"),
             ("-0.5", "-0.5"),
@@ -345,14 +345,14 @@ pub async fn non_text_values(h: &dyn Harness) -> Outcome {
             ("[ ]", "[]"),
             ("\"text\"", "text"),
         ] {
-            if abilities.float_numbers && json.len() > 15 {
+            if supports.float_numbers && json.len() > 15 {
                 continue;
             }
             h.seed_json(&key, json).await;
             assert_reads(&provider, &key, value.as_bytes()).await;
         }
     }
-    if abilities.binary_values {
+    if supports.binary_values {
         let bytes = [0xff, 0xfe, 0, b'a', 0xc3];
         h.seed(&key, &bytes).await;
         let answer = read(&provider, &key).await;

@@ -44,42 +44,42 @@ impl Scene<'_> {
     fn all(&self) -> Vec<Canary> {
         let mut all = self.canaries.to_vec();
         for token in self.h.tokens() {
-            all.push(Canary::of(token).labelled("token"));
+            all.push(Canary::from_text(token).labelled("token"));
         }
         all
     }
 
     async fn look_at_faults(&self) {
-        let (h, abilities) = (self.h, self.h.abilities());
-        if abilities.expire {
+        let (h, supports) = (self.h, self.h.supports());
+        if supports.expire {
             h.expire_token().await;
             self.look().await;
         }
-        if abilities.network {
+        if supports.network {
             h.break_network().await;
             self.look().await;
             h.heal().await;
         }
-        if abilities.throttle {
+        if supports.throttle {
             h.throttle(Duration::from_secs(90)).await;
             self.look().await;
             h.heal().await;
         }
-        if abilities.garble {
+        if supports.garble {
             h.garble().await;
             self.look().await;
             h.heal().await;
         }
-        if abilities.stall {
+        if supports.stall {
             h.stall().await;
             self.look().await;
             h.heal().await;
         }
-        if abilities.deny {
+        if supports.deny {
             h.deny(&self.keys[0]).await;
             self.look().await;
         }
-        if abilities.login {
+        if supports.login {
             h.revoke_login().await;
             self.look().await;
             h.fix_login().await;
@@ -112,7 +112,7 @@ impl Scene<'_> {
             canary.assert_hidden(provider);
             canary.assert_hidden(&stream);
             canary.assert_hidden(&versions);
-            canary.assert_not_in(provider.source().as_str(), "the source");
+            canary.assert_not_in(provider.origin().as_str(), "the source");
         }
     }
 

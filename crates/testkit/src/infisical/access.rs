@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::answer::Answer;
+use super::response::FakeResponse;
 
 /// What an identity may do in a project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,22 +163,22 @@ impl Access {
     }
 
     /// The answer to a login by client id and secret.
-    pub(super) fn log_in(&mut self, client_id: &str, client_secret: &str) -> Answer {
+    pub(super) fn log_in(&mut self, client_id: &str, client_secret: &str) -> FakeResponse {
         let (client_id, client_secret) = (client_id.trim(), client_secret.trim());
         let found = |known: &Known| known.client_id == client_id;
         let Some(at) = self.identities.iter().position(found) else {
             let text = "No identity with specified client ID was found";
-            return Answer::failure(404, "NotFound", text);
+            return FakeResponse::failure(404, "NotFound", text);
         };
         let known = &mut self.identities[at];
         if known.client_secret.as_deref() != Some(client_secret) {
-            return Answer::failure(401, "UnauthorizedError", "Invalid credentials");
+            return FakeResponse::failure(401, "UnauthorizedError", "Invalid credentials");
         }
         match &mut known.made.secret_uses {
             Some(0) => {
                 known.client_secret = None;
                 let text = "Access denied due to client secret usage limit reached";
-                return Answer::failure(401, "UnauthorizedError", text);
+                return FakeResponse::failure(401, "UnauthorizedError", text);
             }
             Some(uses) => *uses -= 1,
             None => {}
@@ -187,7 +187,7 @@ impl Access {
     }
 
     /// The answer to a login by somebody else's token.
-    pub(super) fn log_in_by(&mut self, method: &str, identity: &str, jwt: &str) -> Answer {
+    pub(super) fn log_in_by(&mut self, method: &str, identity: &str, jwt: &str) -> FakeResponse {
         let title = match method {
             "kubernetes-auth" => "Kubernetes",
             "azure-auth" => "Azure",
@@ -204,7 +204,7 @@ impl Access {
             };
             let text =
                 format!("{title} auth method not found for identity, did you configure {end}?");
-            Answer::failure(404, "NotFound", &text)
+            FakeResponse::failure(404, "NotFound", &text)
         };
         let found = |known: &Known| known.id == identity;
         let Some(at) = self.identities.iter().position(found) else {
@@ -223,13 +223,13 @@ impl Access {
         }
         match method {
             "kubernetes-auth" => {
-                Answer::failure(401, "KubernetesTokenReviewError", "invalid bearer token")
+                FakeResponse::failure(401, "KubernetesTokenReviewError", "invalid bearer token")
             }
-            _ => Answer::failure(401, "UnauthorizedError", "Access denied: issuer mismatch"),
+            _ => FakeResponse::failure(401, "UnauthorizedError", "Access denied: issuer mismatch"),
         }
     }
 
-    fn grant(&mut self, at: usize) -> Answer {
+    fn grant(&mut self, at: usize) -> FakeResponse {
         let made = &self.identities[at].made;
         let token = format!("eyJ{}.{}.{}", random(16), random(64), random(43));
         let now = Instant::now();
@@ -249,7 +249,7 @@ impl Access {
     }
 
     /// The answer to a renewal. One that would end beyond the maximum destroys the token.
-    pub(super) fn renew(&mut self, text: &str) -> Answer {
+    pub(super) fn renew(&mut self, text: &str) -> FakeResponse {
         if let Err(answer) = self.check(text, false) {
             return answer;
         }
@@ -259,27 +259,27 @@ impl Access {
         if now + made.token_ttl >= token.login + made.token_max_ttl {
             token.is_gone = true;
             let text = "Failed to renew MI access token past its Max TTL expiration";
-            return Answer::failure(401, "UnauthorizedError", text);
+            return FakeResponse::failure(401, "UnauthorizedError", text);
         }
         token.expires = now + made.token_ttl;
         granted(made, text)
     }
 
-    pub(super) fn revoke(&mut self, text: &str) -> Answer {
+    pub(super) fn revoke(&mut self, text: &str) -> FakeResponse {
         if let Err(answer) = self.check(text, false) {
             return answer;
         }
         self.tokens.get_mut(text).unwrap().is_gone = true;
-        Answer::json(
+        FakeResponse::json(
             200,
             serde_json::json!({"message": "Successfully revoked access token"}),
         )
     }
 
     /// Whose token this is, if it is good; the answer if it is not.
-    pub(super) fn check(&mut self, text: &str, counts: bool) -> Result<usize, Answer> {
-        let unauthorized = |text: &str| Err(Answer::failure(401, "UnauthorizedError", text));
-        let malformed = |text: &str| Err(Answer::failure(403, "TokenError", text));
+    pub(super) fn check(&mut self, text: &str, counts: bool) -> Result<usize, FakeResponse> {
+        let unauthorized = |text: &str| Err(FakeResponse::failure(401, "UnauthorizedError", text));
+        let malformed = |text: &str| Err(FakeResponse::failure(403, "TokenError", text));
         let now = Instant::now();
         let Some(token) = self.tokens.get_mut(text) else {
             let parts: Vec<&str> = text.split('.').collect();
@@ -287,7 +287,7 @@ impl Access {
                 [""] => malformed("jwt must be provided"),
                 ["st", id, ..] => {
                     let text = format!("Service token with ID '{id}' not found");
-                    Err(Answer::failure(404, "NotFound", &text))
+                    Err(FakeResponse::failure(404, "NotFound", &text))
                 }
                 [_, _, ""] => malformed("jwt signature is required"),
                 [_, _, _] => malformed("invalid signature"),
@@ -319,8 +319,8 @@ impl Access {
     }
 }
 
-fn granted(made: &Identity, token: &str) -> Answer {
-    Answer::json(
+fn granted(made: &Identity, token: &str) -> FakeResponse {
+    FakeResponse::json(
         200,
         serde_json::json!({
             "accessToken": token,

@@ -27,7 +27,7 @@
 //! never been seen on the wire.
 
 mod access;
-mod answer;
+mod response;
 mod routes;
 mod serve;
 mod store;
@@ -41,7 +41,7 @@ use tokio::time::Instant;
 
 use access::{Access, Known, random};
 pub use access::{FakeIdentity, Identity, Role};
-pub use answer::Answer;
+pub use response::FakeResponse;
 use store::{Folder, Place, Project, Store};
 
 /// A fake Infisical, on a free port of the loopback. Ends when dropped.
@@ -61,7 +61,7 @@ struct State {
     half_expands: bool,
     has_old_statuses: bool,
     /// What requests that begin like this are answered, whatever they ask for.
-    refusals: Vec<(String, Answer)>,
+    refusals: Vec<(String, FakeResponse)>,
     limit: Option<u32>,
     /// The windows of the rate limit, by route: when each began, and how often it was asked since.
     windows: HashMap<&'static str, (Instant, u32)>,
@@ -120,7 +120,7 @@ impl FakeInfisical {
         target: &str,
         headers: &[(&str, &str)],
         body: &[u8],
-    ) -> Answer {
+    ) -> FakeResponse {
         self.state().answer(method, target, headers, body)
     }
 
@@ -315,7 +315,10 @@ impl FakeInfisical {
     /// Answers requests that begin like this, such as `GET /api/v1/folders`, with a failure of this status,
     /// name and message, whatever they ask for.
     pub fn refuse(&self, start: &str, status: u16, error: &str, message: &str) {
-        let refusal = (start.to_owned(), Answer::failure(status, error, message));
+        let refusal = (
+            start.to_owned(),
+            FakeResponse::failure(status, error, message),
+        );
         self.state().refusals.push(refusal);
     }
 

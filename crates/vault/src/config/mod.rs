@@ -11,7 +11,7 @@ use secretwell_http::{ClientConfig, Credential, UrlOptions, decode};
 
 use crate::lease::Dynamic;
 use crate::wire::KvVersion;
-use crate::{Auth, VaultProvider};
+use crate::{VaultAuth, VaultProvider};
 
 #[cfg(test)]
 mod tests;
@@ -27,7 +27,7 @@ pub struct VaultBuilder {
     pub(crate) mount: String,
     pub(crate) path: String,
     pub(crate) kv: Option<KvVersion>,
-    pub(crate) auth: Auth,
+    pub(crate) auth: VaultAuth,
     pub(crate) namespace: Option<String>,
     pub(crate) login_namespace: Option<String>,
     pub(crate) whole: bool,
@@ -36,7 +36,7 @@ pub struct VaultBuilder {
 }
 
 impl VaultBuilder {
-    pub(crate) fn new(client: ClientConfig, auth: Auth) -> Self {
+    pub(crate) fn new(client: ClientConfig, auth: VaultAuth) -> Self {
         Self {
             client,
             mount: "secret".into(),
@@ -71,7 +71,7 @@ impl VaultBuilder {
     }
 
     /// How to log in.
-    pub fn auth(mut self, auth: Auth) -> Self {
+    pub fn auth(mut self, auth: VaultAuth) -> Self {
         self.auth = auth;
         self
     }
@@ -141,7 +141,7 @@ impl VaultBuilder {
             return Err(invalid(
                 "`VAULT_SKIP_VERIFY` is set, and this program does not allow that",
             )
-            .hint("give the authority's certificate by `VAULT_CACERT` instead"));
+            .with_hint("give the authority's certificate by `VAULT_CACERT` instead"));
         }
         self.auth.check()?;
         VaultProvider::new(self)
@@ -165,7 +165,7 @@ impl VaultBuilder {
                 return Err(invalid(
                     "of `VAULT_CLIENT_CERT` and `VAULT_CLIENT_KEY` only one is set",
                 )
-                .hint("set both, or neither"));
+                .with_hint("set both, or neither"));
             }
         };
         if let Some(name) = read.get("TLS_SERVER_NAME") {
@@ -174,7 +174,7 @@ impl VaultBuilder {
         if let Some(text) = read.get("CLIENT_TIMEOUT") {
             client = client.deadline(duration(&text)?);
         }
-        let mut builder = Self::new(client, Auth::token(token(&read)?));
+        let mut builder = Self::new(client, VaultAuth::token(token(&read)?));
         builder.namespace = read.get("NAMESPACE");
         builder.wants_no_verification = match read.get("SKIP_VERIFY") {
             None => false,
@@ -191,7 +191,7 @@ impl VaultBuilder {
     ) -> Result<Self, Error> {
         let wrong = |message: &'static str| {
             invalid(message)
-                .hint("write it like `vault://host:8200/mount/path?auth=kubernetes&role=app`")
+                .with_hint("write it like `vault://host:8200/mount/path?auth=kubernetes&role=app`")
         };
         let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("it is no URL"))?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -270,7 +270,7 @@ fn token(read: &Variables<'_>) -> Result<Credential, Error> {
         Some(Credential::file(PathBuf::from(home).join(".vault-token")))
     };
     read.credential("TOKEN").or_else(kept).ok_or_else(|| {
-        invalid("there is no token").hint("set `VAULT_TOKEN`, or say another login by `auth`")
+        invalid("there is no token").with_hint("set `VAULT_TOKEN`, or say another login by `auth`")
     })
 }
 
@@ -312,43 +312,47 @@ impl LoginOptions<'_> {
         let file = self.options.get(&option).map(Credential::file);
         file.or_else(|| self.read.credential(&variable))
             .ok_or_else(|| {
-                invalid(format!("the login needs a {name}")).hint(format!(
+                invalid(format!("the login needs a {name}")).with_hint(format!(
                 "name its file by `{option}` or `VAULT_{variable}_FILE`, or set `VAULT_{variable}`"
             ))
             })
     }
 
-    fn auth(&self) -> Result<Auth, Error> {
+    fn auth(&self) -> Result<VaultAuth, Error> {
         let options = self.options;
         let auth = match options.get("auth").unwrap_or("token") {
             "token" => match options.get("token_file") {
-                Some(path) => Auth::token(Credential::file(path)),
-                None => Auth::token(token(&self.read)?),
+                Some(path) => VaultAuth::token(Credential::file(path)),
+                None => VaultAuth::token(token(&self.read)?),
             },
             "approle" => match options.get("wrapped_secret_id_file") {
                 Some(path) => {
-                    Auth::app_role_wrapped(options.required("role")?, Credential::file(path))
+                    VaultAuth::app_role_wrapped(options.required("role")?, Credential::file(path))
                 }
-                None => Auth::app_role(options.required("role")?, self.credential("secret_id")?),
+                None => {
+                    VaultAuth::app_role(options.required("role")?, self.credential("secret_id")?)
+                }
             },
             "kubernetes" => match options.get("jwt_file") {
                 Some(path) => {
-                    Auth::kubernetes_with(options.required("role")?, Credential::file(path))
+                    VaultAuth::kubernetes_with(options.required("role")?, Credential::file(path))
                 }
-                None => Auth::kubernetes(options.required("role")?),
+                None => VaultAuth::kubernetes(options.required("role")?),
             },
-            "jwt" => Auth::jwt(options.required("role")?, self.credential("jwt")?),
-            "userpass" => Auth::userpass(options.required("user")?, self.credential("password")?),
-            "cert" => Auth::certificate(options.get("role").map(str::to_owned)),
-            "agent" => Auth::agent(),
+            "jwt" => VaultAuth::jwt(options.required("role")?, self.credential("jwt")?),
+            "userpass" => {
+                VaultAuth::userpass(options.required("user")?, self.credential("password")?)
+            }
+            "cert" => VaultAuth::certificate(options.get("role").map(str::to_owned)),
+            "agent" => VaultAuth::agent(),
             _ => {
-                return Err(invalid("there is no such login").hint(
+                return Err(invalid("there is no such login").with_hint(
                     "there are `token`, `approle`, `kubernetes`, `jwt`, `userpass`, `cert` and `agent`",
                 ));
             }
         };
         Ok(match options.get("auth_mount") {
-            Some(mount) => auth.at(mount),
+            Some(mount) => auth.mount(mount),
             None => auth,
         })
     }
@@ -359,7 +363,9 @@ fn duration(text: &str) -> Result<Duration, Error> {
     let seconds = text.trim().parse().ok().map(Duration::from_secs);
     seconds
         .or_else(|| humantime::parse_duration(text.trim()).ok())
-        .ok_or_else(|| invalid("`VAULT_CLIENT_TIMEOUT` is no duration").hint("write it like `30s`"))
+        .ok_or_else(|| {
+            invalid("`VAULT_CLIENT_TIMEOUT` is no duration").with_hint("write it like `30s`")
+        })
 }
 
 fn flag(text: &str) -> Result<bool, Error> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use secretwell_http::{Reply, Request};
+use secretwell_http::{Request, Response};
 use serde::{Deserialize, Serialize};
 
 /// The header by which a replicated server tells how far its data goes.
@@ -79,7 +79,7 @@ impl Position {
 
 /// The index that a standby passes on to the active server whatever is asked with it, if it is a standby
 /// that this answer of [`HEALTH`] is from.
-pub(crate) fn ahead_of_standby(health: &Reply) -> Option<HeaderValue> {
+pub(crate) fn ahead_of_standby(health: &Response) -> Option<HeaderValue> {
     #[derive(Deserialize)]
     struct Health {
         standby: bool,

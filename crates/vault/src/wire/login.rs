@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use secretwell_core::{Error, ErrorKind, SecretValue};
-use secretwell_http::{Grant, Reply};
+use secretwell_http::{Response, TokenLease};
 use serde::Deserialize;
 
 use super::{Envelope, Forbidden, forbidden, lifetime, malformed, malformed_status};
@@ -17,14 +17,14 @@ struct Auth {
 }
 
 /// The token that a login or a renewal brought.
-pub(crate) fn grant(reply: &Reply) -> Result<Grant, Error> {
-    let envelope = Envelope::of(reply)?;
+pub(crate) fn grant(response: &Response) -> Result<TokenLease, Error> {
+    let envelope = Envelope::of(response)?;
     let auth = envelope
         .auth
         .ok_or_else(|| malformed("there is no token"))?;
     let auth: Auth =
         serde_json::from_str(auth.get()).map_err(|_| malformed("it is no login's answer"))?;
-    Ok(Grant {
+    Ok(TokenLease {
         token: auth.client_token,
         lifetime: lifetime(auth.lease_duration),
         renewable: auth.renewable,
@@ -40,10 +40,10 @@ struct LookedUp {
 }
 
 /// How long the token that was asked about is good.
-pub(crate) fn looked_up(reply: &Reply, token: &SecretValue) -> Result<Grant, Error> {
-    let (lifetime, renewable) = match (reply.status.as_u16(), forbidden(reply)) {
+pub(crate) fn looked_up(response: &Response, token: &SecretValue) -> Result<TokenLease, Error> {
+    let (lifetime, renewable) = match (response.status.as_u16(), forbidden(response)) {
         (200, _) => {
-            let envelope = Envelope::of(reply)?;
+            let envelope = Envelope::of(response)?;
             let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
             let found: LookedUp =
                 serde_json::from_str(data.get()).map_err(|_| malformed("it is no token"))?;
@@ -56,11 +56,11 @@ pub(crate) fn looked_up(reply: &Reply, token: &SecretValue) -> Result<Grant, Err
                 ErrorKind::Unauthenticated,
                 "the token is not, or no longer, good",
             )
-            .hint("give another"));
+            .with_hint("give another"));
         }
         (status, None) => return Err(malformed_status(status)),
     };
-    Ok(Grant {
+    Ok(TokenLease {
         token: token.clone(),
         lifetime,
         renewable,
@@ -68,20 +68,20 @@ pub(crate) fn looked_up(reply: &Reply, token: &SecretValue) -> Result<Grant, Err
 }
 
 /// What a wrapping token holds: the secret id of an AppRole.
-pub(crate) fn unwrapped_secret_id(reply: &Reply) -> Result<SecretValue, Error> {
+pub(crate) fn unwrapped_secret_id(response: &Response) -> Result<SecretValue, Error> {
     #[derive(Deserialize)]
     struct Wrapped {
         secret_id: SecretValue,
     }
 
-    if !reply.status.is_success() {
+    if !response.status.is_success() {
         return Err(Error::new(
             ErrorKind::Unauthenticated,
             "the wrapping token is not good: it has expired, or somebody has used it",
         )
-        .hint("find out who unwrapped it before you wrap another"));
+        .with_hint("find out who unwrapped it before you wrap another"));
     }
-    let envelope = Envelope::of(reply)?;
+    let envelope = Envelope::of(response)?;
     let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
     serde_json::from_str(data.get())
         .map(|wrapped: Wrapped| wrapped.secret_id)
@@ -89,7 +89,7 @@ pub(crate) fn unwrapped_secret_id(reply: &Reply) -> Result<SecretValue, Error> {
 }
 
 /// Why a login was refused. The server's words are matched and never repeated.
-pub(crate) fn login_refused(reply: &Reply) -> Error {
+pub(crate) fn login_refused(response: &Response) -> Error {
     const KNOWN: &[(&str, &str)] = &[
         (
             "invalid role or secret ID",
@@ -116,23 +116,23 @@ pub(crate) fn login_refused(reply: &Reply) -> Error {
         ),
         ("invalid lease ID", "the token cannot be renewed here"),
     ];
-    let body = Envelope::of_error(reply);
+    let body = Envelope::of_error(response);
     let known = KNOWN.iter().find(|(text, _)| body.says(text));
     let seen = known.map_or("the login was refused", |(_, meaning)| meaning);
     let error = Error::new(ErrorKind::Unauthenticated, seen);
-    match reply.status.as_u16() {
+    match response.status.as_u16() {
         // Also what it says when the credential is locked, and when there is no such login.
-        403 => error.hint("does this login exist at this mount, and is it not locked out?"),
-        _ => error.hint("give it another credential; this one is not sent again for a while"),
+        403 => error.with_hint("does this login exist at this mount, and is it not locked out?"),
+        _ => error.with_hint("give it another credential; this one is not sent again for a while"),
     }
 }
 
 /// Whether the server denies without a word of why.
-pub(crate) fn is_bare_denial(reply: &Reply) -> bool {
-    let body = Envelope::of_error(reply);
+pub(crate) fn is_bare_denial(response: &Response) -> bool {
+    let body = Envelope::of_error(response);
     let bare = body
         .errors
         .as_deref()
         .is_some_and(|errors| errors == ["permission denied"]);
-    reply.status == StatusCode::FORBIDDEN && bare
+    response.status == StatusCode::FORBIDDEN && bare
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
-use secretwell_http::{Protocol, Reply, Verdict, retry_after};
+use secretwell_http::{Outcome, Protocol, Response, retry_after};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -43,8 +43,8 @@ struct Envelope<'a> {
 
 impl<'a> Envelope<'a> {
     /// The envelope of an error, as far as there is one: bodies may be empty, plain text or HTML.
-    fn of_error(reply: &'a Reply) -> Self {
-        serde_json::from_slice(&reply.body).unwrap_or(Self {
+    fn of_error(response: &'a Response) -> Self {
+        serde_json::from_slice(&response.body).unwrap_or(Self {
             data: None,
             auth: None,
             lease_id: String::new(),
@@ -55,8 +55,9 @@ impl<'a> Envelope<'a> {
         })
     }
 
-    fn of(reply: &'a Reply) -> Result<Self, Error> {
-        serde_json::from_slice(&reply.body).map_err(|_| malformed("it is not the JSON of a Vault"))
+    fn of(response: &'a Response) -> Result<Self, Error> {
+        serde_json::from_slice(&response.body)
+            .map_err(|_| malformed("it is not the JSON of a Vault"))
     }
 
     /// Whether one of its errors or warnings holds `text`.
@@ -73,7 +74,7 @@ fn malformed(what: &'static str) -> Error {
         ErrorKind::Malformed,
         format!("the answer makes no sense: {what}"),
     )
-    .hint("is the address that of a Vault or OpenBao server?")
+    .with_hint("is the address that of a Vault or OpenBao server?")
 }
 
 /// Where a server tells without a login whether it was ever initialized.
@@ -85,19 +86,19 @@ pub(crate) fn is_sealed(error: &Error) -> bool {
 }
 
 /// What this answer of [`SEAL_STATUS`] says of a server that seems to be sealed, if it is something else.
-pub(crate) fn seal_status(reply: &Reply) -> Option<Error> {
+pub(crate) fn seal_status(response: &Response) -> Option<Error> {
     #[derive(Deserialize)]
     struct Status {
         initialized: bool,
     }
 
-    let status: Status = serde_json::from_slice(&reply.body).ok()?;
+    let status: Status = serde_json::from_slice(&response.body).ok()?;
     (!status.initialized).then(not_initialized)
 }
 
 fn not_initialized() -> Error {
     Error::new(ErrorKind::Unavailable, "the server is not initialized")
-        .hint("initialize and unseal it")
+        .with_hint("initialize and unseal it")
 }
 
 /// Which server to ask, and when to ask again.
@@ -105,70 +106,72 @@ fn not_initialized() -> Error {
 pub(crate) struct Vault;
 
 impl Protocol for Vault {
-    fn judge(&self, reply: &Reply) -> Verdict {
-        if reply.status.is_success() || reply.status == StatusCode::NOT_FOUND {
-            return Verdict::Answer;
+    fn classify(&self, response: &Response) -> Outcome {
+        if response.status.is_success() || response.status == StatusCode::NOT_FOUND {
+            return Outcome::Success;
         }
         let unavailable = |message| Error::new(ErrorKind::Unavailable, message);
-        let body = Envelope::of_error(reply);
-        match reply.status.as_u16() {
+        let body = Envelope::of_error(response);
+        match response.status.as_u16() {
             400 if body.says("cannot write to readonly storage") => {
-                Verdict::Elsewhere(unavailable("a standby cannot do this"))
+                Outcome::NextEndpoint(unavailable("a standby cannot do this"))
             }
             400 if body.says("Waiting for the primary to upgrade") => {
-                Verdict::Elsewhere(unavailable("the server is being upgraded"))
+                Outcome::NextEndpoint(unavailable("the server is being upgraded"))
             }
-            400 if reply
+            400 if response
                 .body
                 .starts_with(b"Client sent an HTTP request to an HTTPS server") =>
             {
                 let message = "the server speaks TLS, and the address does not";
-                Verdict::Refusal(
-                    Error::new(ErrorKind::InvalidConfig, message).hint("write `https://`"),
+                Outcome::Fatal(
+                    Error::new(ErrorKind::InvalidConfig, message).with_hint("write `https://`"),
                 )
             }
-            400 | 403 => Verdict::Answer,
-            300..=399 => Verdict::Elsewhere(unavailable("a standby knows no active server")),
-            412 => Verdict::Behind(unavailable("the server's data is behind")),
+            400 | 403 => Outcome::Success,
+            300..=399 => Outcome::NextEndpoint(unavailable("a standby knows no active server")),
+            412 => Outcome::StaleReplica(unavailable("the server's data is behind")),
             // OpenBao's way to say that it has not come to the asked index yet.
             429 if body.errors.as_ref().is_some_and(Vec::is_empty) => {
-                Verdict::Behind(unavailable("the server's data is behind"))
+                Outcome::StaleReplica(unavailable("the server's data is behind"))
             }
             429 => {
-                let wait = retry_after(&reply.headers);
+                let wait = retry_after(&response.headers);
                 let kind = ErrorKind::RateLimited { retry_after: wait };
                 let error = Error::new(kind, "a rate limit quota is exceeded")
-                    .hint("raise the quota, or the ttl");
-                Verdict::Later(wait, error)
+                    .with_hint("raise the quota, or the ttl");
+                Outcome::RetryAfter(wait, error)
             }
             500 if body.says("local node not active") || body.says("leadership lost") => {
-                Verdict::Elsewhere(unavailable("there is no active server"))
+                Outcome::NextEndpoint(unavailable("there is no active server"))
             }
-            501 => Verdict::Elsewhere(not_initialized()),
-            503 if body.says("sealed") => Verdict::Elsewhere(unavailable(SEALED).hint("unseal it")),
-            502..=504 => Verdict::Elsewhere(unavailable("the server is not ready")),
+            501 => Outcome::NextEndpoint(not_initialized()),
+            503 if body.says("sealed") => {
+                Outcome::NextEndpoint(unavailable(SEALED).with_hint("unseal it"))
+            }
+            502..=504 => Outcome::NextEndpoint(unavailable("the server is not ready")),
             // The text is not repeated: it may tell of a database's host and user.
-            500..=599 => Verdict::Refusal(
-                unavailable("the server had an error of its own").hint("look at its log"),
+            500..=599 => Outcome::Fatal(
+                unavailable("the server had an error of its own").with_hint("look at its log"),
             ),
-            413 => Verdict::Refusal(Error::new(
+            413 => Outcome::Fatal(Error::new(
                 ErrorKind::TooLarge,
                 "the request is too large for the server",
             )),
-            status => Verdict::Refusal(
+            status => Outcome::Fatal(
                 Error::new(
                     ErrorKind::Malformed,
                     format!("the server answers with status {status}"),
                 )
-                .hint("is the address that of a Vault or OpenBao server?"),
+                .with_hint("is the address that of a Vault or OpenBao server?"),
             ),
         }
     }
 
     /// A gateway in front does not know, and leadership may be lost behind what was written.
-    fn did_nothing(&self, reply: &Reply) -> bool {
-        let body = Envelope::of_error(reply);
-        match reply.status.as_u16() {
+    fn did_nothing(&self, response: &Response) -> bool {
+        let body = Envelope::of_error(response);
+        match response.status.as_u16() {
             300..=400 | 501 => true,
             500 => body.says("local node not active"),
             503 => body.says("sealed"),
@@ -187,11 +190,11 @@ pub(crate) enum Forbidden {
 }
 
 /// Vault says 403 for both, and only the text differs.
-pub(crate) fn forbidden(reply: &Reply) -> Option<Forbidden> {
-    if reply.status != StatusCode::FORBIDDEN {
+pub(crate) fn forbidden(response: &Response) -> Option<Forbidden> {
+    if response.status != StatusCode::FORBIDDEN {
         return None;
     }
-    let body = Envelope::of_error(reply);
+    let body = Envelope::of_error(response);
     let no_permission = body.says("1 error occurred") || body.says("preflight capability check");
     Some(match no_permission && !body.says("invalid token") {
         true => Forbidden::NoPermission,
@@ -274,7 +277,7 @@ impl Document {
         self.field(name).ok_or_else(|| {
             self.doubt.clone().unwrap_or_else(|| {
                 Error::new(ErrorKind::NotFound, "the secret has no such field")
-                    .hint("add the field, or a source that has it")
+                    .with_hint("add the field, or a source that has it")
             })
         })
     }
@@ -298,7 +301,7 @@ impl Document {
     fn secret(&self, value: &SecretValue) -> Secret {
         let version = match &self.version {
             Some(version) => version.clone(),
-            None => Version::of_content(value.expose_bytes()),
+            None => Version::from_content(value.expose_bytes()),
         };
         Secret::new(value.clone()).with_version(version)
     }
@@ -350,15 +353,15 @@ fn time(text: &str) -> Option<SystemTime> {
 pub(crate) fn is_of_version_1() -> Error {
     let message = "the mount is of KV version 1, and it was read as version 2";
     Error::new(ErrorKind::InvalidConfig, message)
-        .hint("say `kv=1`, or let the version be found out")
+        .with_hint("say `kv=1`, or let the version be found out")
 }
 
 /// What a read of KV version 2 brought.
-pub(crate) fn read_v2(reply: &Reply) -> Result<Document, Error> {
-    if !reply.status.is_success() {
-        return Err(why_not(reply));
+pub(crate) fn read_v2(response: &Response) -> Result<Document, Error> {
+    if !response.status.is_success() {
+        return Err(why_not(response));
     }
-    let envelope = Envelope::of(reply)?;
+    let envelope = Envelope::of(response)?;
     let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
     let versioned: Versioned<'_> = serde_json::from_str(data.get())
         .map_err(|_| malformed("it is no answer of KV version 2"))?;
@@ -370,11 +373,11 @@ pub(crate) fn read_v2(reply: &Reply) -> Result<Document, Error> {
 }
 
 /// What a read of KV version 1 brought, or of anything else that answers with plain data.
-pub(crate) fn read_v1(reply: &Reply) -> Result<Document, Error> {
-    if !reply.status.is_success() {
-        return Err(why_not(reply));
+pub(crate) fn read_v1(response: &Response) -> Result<Document, Error> {
+    if !response.status.is_success() {
+        return Err(why_not(response));
     }
-    let envelope = Envelope::of(reply)?;
+    let envelope = Envelope::of(response)?;
     let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
     Document::new(data, None)
 }
@@ -392,8 +395,8 @@ pub(crate) struct Leased {
 }
 
 /// The lease that an answer comes with, if it does.
-pub(crate) fn leased(reply: &Reply) -> Result<Leased, Error> {
-    let envelope = Envelope::of(reply)?;
+pub(crate) fn leased(response: &Response) -> Result<Leased, Error> {
+    let envelope = Envelope::of(response)?;
     let id = Some(envelope.lease_id).filter(|id| !id.is_empty());
     Ok(Leased {
         // Without an id the duration is advice, not an end.
@@ -404,17 +407,17 @@ pub(crate) fn leased(reply: &Reply) -> Result<Leased, Error> {
 }
 
 /// What renewing or revoking a lease brought.
-pub(crate) fn lease_answer(reply: &Reply) -> Result<Leased, Error> {
-    match reply.status.as_u16() {
+pub(crate) fn lease_answer(response: &Response) -> Result<Leased, Error> {
+    match response.status.as_u16() {
         204 => Ok(Leased {
             id: None,
             duration: None,
             renewable: false,
         }),
-        200 => leased(reply),
+        200 => leased(response),
         403 => Err(
             Error::new(ErrorKind::Denied, "the login may not touch its leases")
-                .hint("grant it `update` on `sys/leases/renew` and `sys/leases/revoke`"),
+                .with_hint("grant it `update` on `sys/leases/renew` and `sys/leases/revoke`"),
         ),
         _ => Err(Error::new(
             ErrorKind::NotFound,
@@ -424,41 +427,44 @@ pub(crate) fn lease_answer(reply: &Reply) -> Result<Leased, Error> {
 }
 
 /// Why a read was not answered with a secret. There are five kinds of 404.
-fn why_not(reply: &Reply) -> Error {
-    let body = Envelope::of_error(reply);
+fn why_not(response: &Response) -> Error {
+    let body = Envelope::of_error(response);
     let absent = |message| Error::new(ErrorKind::NotFound, message);
     let misconfigured = |message| Error::new(ErrorKind::InvalidConfig, message);
-    match reply.status.as_u16() {
+    match response.status.as_u16() {
         404 if body.says("Invalid path for a versioned K/V") => {
             misconfigured("the mount is of KV version 2, and it was read as version 1")
-                .hint("say `kv=2`, or let the version be found out")
+                .with_hint("say `kv=2`, or let the version be found out")
         }
         404 if body.says("no handler for route") => {
-            misconfigured("there is no such mount").hint("look at `vault secrets list`")
+            misconfigured("there is no such mount").with_hint("look at `vault secrets list`")
         }
         404 if body.says("namespace not found") => {
-            misconfigured("there is no such namespace").hint("its name's case matters")
+            misconfigured("there is no such namespace").with_hint("its name's case matters")
         }
         404 => match body.data.map(|data| serde_json::from_str(data.get())) {
             Some(Ok(Versioned { metadata, .. })) if metadata.destroyed => {
-                absent("this version was destroyed").hint("write it anew, or read another version")
+                absent("this version was destroyed")
+                    .with_hint("write it anew, or read another version")
             }
             Some(Ok(Versioned { .. })) => {
-                absent("this version was deleted").hint("undelete it, or write it anew")
+                absent("this version was deleted").with_hint("undelete it, or write it anew")
             }
-            _ => absent("there is no such secret").hint("write it, or add a source that has it"),
+            _ => {
+                absent("there is no such secret").with_hint("write it, or add a source that has it")
+            }
         },
         403 => Error::new(ErrorKind::Denied, "the login may not read this")
-            .hint("grant its policy `read` on the path"),
-        400 if reply.body.is_empty() || body.says("relative paths") => {
+            .with_hint("grant its policy `read` on the path"),
+        400 if response.body.is_empty() || body.says("relative paths") => {
             Error::new(ErrorKind::InvalidKey, "the server cannot have such a name")
         }
         400 if body.says("unknown role") => {
-            misconfigured("there is no such role").hint("look at the roles of the engine")
+            misconfigured("there is no such role").with_hint("look at the roles of the engine")
         }
         // What a path that makes secrets says of a wish that its role does not allow.
         400 => misconfigured("the server refuses what is asked of it")
-            .hint("look at the path, at its role, and at what is written to it"),
+            .with_hint("look at the path, at its role, and at what is written to it"),
         status => malformed_status(status),
     }
 }
@@ -468,7 +474,7 @@ fn malformed_status(status: u16) -> Error {
         ErrorKind::Malformed,
         format!("the server refuses the request with status {status}"),
     )
-    .hint("look at its log")
+    .with_hint("look at its log")
 }
 
 /// Which version of the key-value engine stands at a mount.
@@ -498,15 +504,15 @@ struct MountOptions {
 ///
 /// # Errors
 /// Whenever it does not say: a failed look is never taken for a fact.
-pub(crate) fn mount(reply: &Reply) -> Result<KvVersion, Error> {
-    if !reply.status.is_success() {
+pub(crate) fn mount(response: &Response) -> Result<KvVersion, Error> {
+    if !response.status.is_success() {
         return Err(Error::new(
             ErrorKind::Denied,
             "the server does not tell which KV version the mount is of",
         )
-        .hint("does it exist, and may this login read below it? Or say `kv=1` or `kv=2`"));
+        .with_hint("does it exist, and may this login read below it? Or say `kv=1` or `kv=2`"));
     }
-    let envelope = Envelope::of(reply)?;
+    let envelope = Envelope::of(response)?;
     let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
     let mount: Mount = serde_json::from_str(data.get()).map_err(|_| malformed("it is no mount"))?;
     match (
@@ -519,27 +525,27 @@ pub(crate) fn mount(reply: &Reply) -> Result<KvVersion, Error> {
             ErrorKind::InvalidConfig,
             "the mount holds no key-value secrets",
         )
-        .hint("name a mount of type `kv`")),
+        .with_hint("name a mount of type `kv`")),
     }
 }
 
 /// The names below a folder; those of folders end in a slash. An absent folder has none.
-pub(crate) fn listed(reply: &Reply) -> Result<Vec<String>, Error> {
+pub(crate) fn listed(response: &Response) -> Result<Vec<String>, Error> {
     #[derive(Deserialize)]
     struct Keys {
         keys: Vec<String>,
     }
 
-    if reply.status == StatusCode::NOT_FOUND {
-        return match why_not(reply) {
+    if response.status == StatusCode::NOT_FOUND {
+        return match why_not(response) {
             error if error.is_not_found() => Ok(Vec::new()),
             error => Err(error),
         };
     }
-    if !reply.status.is_success() {
-        return Err(why_not(reply));
+    if !response.status.is_success() {
+        return Err(why_not(response));
     }
-    let envelope = Envelope::of(reply)?;
+    let envelope = Envelope::of(response)?;
     let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
     serde_json::from_str(data.get())
         .map(|Keys { keys }| keys)

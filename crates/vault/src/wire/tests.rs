@@ -18,46 +18,48 @@ struct Exchange {
 }
 
 impl Exchange {
-    fn reply(&self) -> Reply {
+    fn response(&self) -> Response {
         let header = |(name, value): (&String, &String)| {
             let name: http::HeaderName = name.parse().unwrap();
             (name, value.parse().unwrap())
         };
-        Reply {
+        Response {
             status: StatusCode::from_u16(self.status).unwrap(),
             headers: self.headers.iter().map(header).collect(),
             body: Zeroizing::new(self.body.clone().into_bytes()),
-            behind: false,
+            stale: false,
         }
     }
 
     /// What a caller gets of it.
     fn meaning(&self) -> String {
-        let reply = self.reply();
+        let response = self.response();
         let said = |error: &Error| format!("{}: {}", error.kind(), error.message());
-        let told = match Vault.judge(&reply) {
-            Verdict::Answer => self.told(&reply),
-            Verdict::Refusal(error) => Err(error),
-            Verdict::Elsewhere(error) if Vault.did_nothing(&reply) => {
+        let told = match Vault.classify(&response) {
+            Outcome::Success => self.told(&response),
+            Outcome::Fatal(error) => Err(error),
+            Outcome::NextEndpoint(error) if Vault.did_nothing(&response) => {
                 return format!("another server, or {}", said(&error));
             }
-            Verdict::Elsewhere(error) => {
+            Outcome::NextEndpoint(error) => {
                 return format!("another server unless once, or {}", said(&error));
             }
-            Verdict::Behind(error) => return format!("a newer server, or {}", said(&error)),
-            Verdict::Later(wait, error) => return format!("after {wait:?}, or {}", said(&error)),
+            Outcome::StaleReplica(error) => return format!("a newer server, or {}", said(&error)),
+            Outcome::RetryAfter(wait, error) => {
+                return format!("after {wait:?}, or {}", said(&error));
+            }
         };
         told.unwrap_or_else(|error| said(&error))
     }
 
-    fn told(&self, reply: &Reply) -> Result<String, Error> {
-        if reply.status == StatusCode::FORBIDDEN
+    fn told(&self, response: &Response) -> Result<String, Error> {
+        if response.status == StatusCode::FORBIDDEN
             && self.what != "login"
-            && forbidden(reply) == Some(Forbidden::BadToken)
+            && forbidden(response) == Some(Forbidden::BadToken)
         {
             return Ok("a new login".into());
         }
-        let granted = |grant: secretwell_http::Grant| match (grant.lifetime, grant.renewable) {
+        let granted = |grant: secretwell_http::TokenLease| match (grant.lifetime, grant.renewable) {
             (None, _) => "a token without end".to_owned(),
             (Some(time), true) => format!("a token for {time:?}, renewable"),
             (Some(time), false) => format!("a token for {time:?}"),
@@ -70,25 +72,25 @@ impl Exchange {
             format!("{fields} fields{version}")
         };
         Ok(match self.what.as_str() {
-            "read" => document(read_v2(reply)?),
-            "read1" => document(read_v1(reply)?),
-            "health" if ahead_of_standby(reply).is_some() => "a standby".into(),
+            "read" => document(read_v2(response)?),
+            "read1" => document(read_v1(response)?),
+            "health" if ahead_of_standby(response).is_some() => "a standby".into(),
             "health" => "not a standby that is known to lag".into(),
-            "seal" => match seal_status(reply) {
+            "seal" => match seal_status(response) {
                 Some(error) => return Err(error),
                 None => "initialized".into(),
             },
             "creds" => {
-                let read = read_v1(reply)?;
-                format!("{} for {:?}", document(read), leased(reply)?.duration)
+                let read = read_v1(response)?;
+                format!("{} for {:?}", document(read), leased(response)?.duration)
             }
-            "lease" => format!("a lease for {:?}", lease_answer(reply)?.duration),
-            "mount" => format!("{:?}", mount(reply)?),
-            "list" => format!("{} names", listed(reply)?.len()),
-            "lookup" => granted(looked_up(reply, &"token".into())?),
-            "unwrap" => unwrapped_secret_id(reply).map(|_| "a secret id".into())?,
-            _ if reply.status.is_success() => granted(grant(reply)?),
-            _ => return Err(login_refused(reply)),
+            "lease" => format!("a lease for {:?}", lease_answer(response)?.duration),
+            "mount" => format!("{:?}", mount(response)?),
+            "list" => format!("{} names", listed(response)?.len()),
+            "lookup" => granted(looked_up(response, &"token".into())?),
+            "unwrap" => unwrapped_secret_id(response).map(|_| "a secret id".into())?,
+            _ if response.status.is_success() => granted(grant(response)?),
+            _ => return Err(login_refused(response)),
         })
     }
 }

@@ -3,18 +3,18 @@
 use serde_json::{Value, json};
 
 use super::super::State;
-use super::super::answer::Answer;
+use super::super::response::FakeResponse;
 use super::super::store::Project;
 use super::{Asked, place};
 
 impl State {
-    pub(super) fn folders(&self, asked: &Asked<'_>) -> Result<Answer, Answer> {
+    pub(super) fn folders(&self, asked: &Asked<'_>) -> Result<FakeResponse, FakeResponse> {
         let id = asked.get("workspaceId").or_else(|| asked.get("projectId"));
         let project = self.wanted(asked, id, None)?;
         let environment = asked.get("environment").unwrap_or_default();
         let Some(folders) = project.environments.get(environment) else {
             let text = format!("Environment with slug '{environment}' not found");
-            return Err(Answer::failure(404, "NotFound", &text));
+            return Err(FakeResponse::failure(404, "NotFound", &text));
         };
         let base = asked.get("path").unwrap_or("/").trim_end_matches('/');
         let child = |path: &String| {
@@ -27,10 +27,10 @@ impl State {
                 Some(json!({"id": folder.id, "name": child(path)?, "version": 1, "isReserved": false}))
             })
             .collect();
-        Ok(Answer::json(200, json!({"folders": found})))
+        Ok(FakeResponse::json(200, json!({"folders": found})))
     }
 
-    pub(super) fn make_folder(&mut self, asked: &Asked<'_>) -> Result<Answer, Answer> {
+    pub(super) fn make_folder(&mut self, asked: &Asked<'_>) -> Result<FakeResponse, FakeResponse> {
         let body = asked.json()?;
         let project = self
             .wanted(asked, body["workspaceId"].as_str(), None)?
@@ -41,16 +41,24 @@ impl State {
         let name = body["name"].as_str().unwrap_or_default();
         let path = format!("{parent}/{name}");
         match self.store.make_folder(place(&project, environment, &path)) {
-            Some(true) => Ok(Answer::json(
+            Some(true) => Ok(FakeResponse::json(
                 200,
                 json!({"folder": {"name": name, "version": 1}}),
             )),
-            Some(false) => Err(Answer::failure(400, "BadRequest", "Folder already exists")),
-            None => Err(Answer::failure(404, "NotFound", "Environment not found")),
+            Some(false) => Err(FakeResponse::failure(
+                400,
+                "BadRequest",
+                "Folder already exists",
+            )),
+            None => Err(FakeResponse::failure(
+                404,
+                "NotFound",
+                "Environment not found",
+            )),
         }
     }
 
-    pub(super) fn imports(&self, asked: &Asked<'_>) -> Result<Answer, Answer> {
+    pub(super) fn imports(&self, asked: &Asked<'_>) -> Result<FakeResponse, FakeResponse> {
         let project = self.wanted(asked, asked.get("workspaceId"), None)?;
         let environment = asked.get("environment").unwrap_or_default();
         let path = asked.get("path").unwrap_or("/");
@@ -63,13 +71,13 @@ impl State {
         });
         let told: Vec<Value> = told.collect();
         let message = "Successfully fetched secret imports";
-        Ok(Answer::json(
+        Ok(FakeResponse::json(
             200,
             json!({"message": message, "secretImports": told}),
         ))
     }
 
-    pub(super) fn make_import(&mut self, asked: &Asked<'_>) -> Result<Answer, Answer> {
+    pub(super) fn make_import(&mut self, asked: &Asked<'_>) -> Result<FakeResponse, FakeResponse> {
         let body = asked.json()?;
         let project = self
             .wanted(asked, body["workspaceId"].as_str(), None)?
@@ -83,11 +91,11 @@ impl State {
         );
         let into = place(&project, &environment, &path);
         match self.store.import(into, from) {
-            Some(()) => Ok(Answer::json(
+            Some(()) => Ok(FakeResponse::json(
                 200,
                 json!({"message": "Successfully created secret import"}),
             )),
-            None => Err(Answer::failure(404, "NotFound", "Folder not found")),
+            None => Err(FakeResponse::failure(404, "NotFound", "Folder not found")),
         }
     }
 
@@ -95,7 +103,7 @@ impl State {
         &self,
         asked: &Asked<'_>,
         name: impl Fn(&Project) -> &String,
-    ) -> Result<Answer, Answer> {
+    ) -> Result<FakeResponse, FakeResponse> {
         let wanted = asked.path.rsplit('/').next().unwrap_or_default();
         let found = self
             .store
@@ -104,7 +112,7 @@ impl State {
             .find(|project| name(project) == wanted);
         let Some(project) = found else {
             let text = format!("Project with slug '{wanted}' not found");
-            return Err(Answer::failure(404, "NotFound", &text));
+            return Err(FakeResponse::failure(404, "NotFound", &text));
         };
         self.wanted(asked, Some(&project.id), None)?;
         let slugs = project
@@ -115,7 +123,7 @@ impl State {
         let told = json!({"id": project.id, "_id": project.id, "slug": project.slug,
             "environments": slugs});
         let by_id = asked.path.starts_with("/api/v1/");
-        Ok(Answer::json(
+        Ok(FakeResponse::json(
             200,
             if by_id {
                 json!({"workspace": told})

@@ -12,7 +12,7 @@ mod secrets;
 
 use super::State;
 use super::access::Role;
-use super::answer::Answer;
+use super::response::FakeResponse;
 use super::store::{Place, Project};
 
 /// How long a window of the rate limit is.
@@ -53,12 +53,12 @@ impl Asked<'_> {
     }
 
     /// The body, which must be JSON.
-    fn json(&self) -> Result<Value, Answer> {
-        serde_json::from_slice(self.body).map_err(|_| Answer::wrong("InternalServerError"))
+    fn json(&self) -> Result<Value, FakeResponse> {
+        serde_json::from_slice(self.body).map_err(|_| FakeResponse::wrong("InternalServerError"))
     }
 
     /// The body of a login, which may also be a form.
-    fn form(&self) -> Result<Value, Answer> {
+    fn form(&self) -> Result<Value, FakeResponse> {
         if self.header("content-type") != Some("application/x-www-form-urlencoded") {
             return self.json();
         }
@@ -83,9 +83,9 @@ fn decoded(text: &str) -> String {
 }
 
 /// The text of a field that must be there.
-fn field<'a>(body: &'a Value, name: &str, status: u16) -> Result<&'a str, Answer> {
+fn field<'a>(body: &'a Value, name: &str, status: u16) -> Result<&'a str, FakeResponse> {
     let text = body[name].as_str();
-    text.ok_or_else(|| Answer::invalid(status, required(name)))
+    text.ok_or_else(|| FakeResponse::invalid(status, required(name)))
 }
 
 fn required(name: &str) -> Value {
@@ -105,7 +105,7 @@ impl State {
         target: &str,
         headers: &[(&str, &str)],
         body: &[u8],
-    ) -> Answer {
+    ) -> FakeResponse {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let mut asked = Asked {
             method,
@@ -118,7 +118,7 @@ impl State {
             identity: 0,
         };
         let line = format!("{method} {target}");
-        let refused = |(start, _): &&(String, Answer)| line.starts_with(start.as_str());
+        let refused = |(start, _): &&(String, FakeResponse)| line.starts_with(start.as_str());
         let mut answer = match self.refusals.iter().find(refused) {
             Some((_, refusal)) => refusal.clone(),
             None => self.route(&mut asked).unwrap_or_else(|answer| answer),
@@ -137,15 +137,15 @@ impl State {
         answer
     }
 
-    fn route(&mut self, asked: &mut Asked<'_>) -> Result<Answer, Answer> {
-        let no_route = Answer::no_route(asked.method, asked.target);
+    fn route(&mut self, asked: &mut Asked<'_>) -> Result<FakeResponse, FakeResponse> {
+        let no_route = FakeResponse::no_route(asked.method, asked.target);
         if let Some(rest) = asked.path.strip_prefix("/api/v1/auth/") {
             return self.auth(asked, rest);
         }
         if asked.path == "/api/status" {
             let told = json!({"date": "2026-01-01T00:00:00.000Z", "message": "Ok", "emailConfigured": false,
                 "inviteOnlySignup": true, "redisConfigured": true, "secretScanningConfigured": false});
-            return Ok(Answer::json(200, told));
+            return Ok(FakeResponse::json(200, told));
         }
         let secrets = ["/api/v3/secrets/raw", "/api/v4/secrets"]
             .into_iter()
@@ -181,12 +181,16 @@ impl State {
     }
 
     /// Whose token the request came with.
-    fn authenticate(&mut self, asked: &Asked<'_>) -> Result<usize, Answer> {
+    fn authenticate(&mut self, asked: &Asked<'_>) -> Result<usize, FakeResponse> {
         let header = asked
             .header("authorization")
             .filter(|header| !header.is_empty());
         let Some(header) = header else {
-            return Err(Answer::failure(401, "UnauthorizedError", "Token missing"));
+            return Err(FakeResponse::failure(
+                401,
+                "UnauthorizedError",
+                "Token missing",
+            ));
         };
         // Any scheme of this length will do.
         let token = header.get("Bearer ".len()..).unwrap_or_default().trim();
@@ -198,7 +202,7 @@ impl State {
         &mut self,
         route: &'static str,
         limit: Option<u32>,
-    ) -> Result<Vec<(&'static str, String)>, Answer> {
+    ) -> Result<Vec<(&'static str, String)>, FakeResponse> {
         let Some(limit) = limit else {
             return Ok(Vec::new());
         };
@@ -216,7 +220,7 @@ impl State {
         ];
         if *used >= limit {
             let text = "Rate limit exceeded. Please try again in 1 minute";
-            let mut answer = Answer::failure(429, "RateLimitExceeded", text);
+            let mut answer = FakeResponse::failure(429, "RateLimitExceeded", text);
             answer.headers.extend(headers);
             answer.headers.push(("retry-after", reset));
             return Err(answer);
@@ -225,9 +229,9 @@ impl State {
         Ok(headers)
     }
 
-    fn auth(&mut self, asked: &Asked<'_>, rest: &str) -> Result<Answer, Answer> {
+    fn auth(&mut self, asked: &Asked<'_>, rest: &str) -> Result<FakeResponse, FakeResponse> {
         if asked.method != "POST" {
-            return Err(Answer::no_route(asked.method, asked.target));
+            return Err(FakeResponse::no_route(asked.method, asked.target));
         }
         // A token that came along must be good here too, which is what breaks the second login of clients
         // that send the old one.
@@ -264,7 +268,7 @@ impl State {
                     .collect();
                 if !missing.is_empty() {
                     let body = json!({"statusCode": status, "message": missing, "error": "ValidationFailure"});
-                    return Err(Answer::json(status, body));
+                    return Err(FakeResponse::json(status, body));
                 }
                 let identity = field(&body, "identityId", status)?;
                 self.access.log_in_by("aws-auth", identity, "")
@@ -275,13 +279,13 @@ impl State {
                     .contains(&method)
                     || method == "jwt-auth" && self.has_v4;
                 if !known {
-                    return Err(Answer::no_route(asked.method, asked.target));
+                    return Err(FakeResponse::no_route(asked.method, asked.target));
                 }
                 let body = asked.json()?;
                 let identity = field(&body, "identityId", status)?;
                 let jwt = field(&body, "jwt", status)?;
                 if identity.len() != 36 {
-                    return Err(Answer::wrong("Find one"));
+                    return Err(FakeResponse::wrong("Find one"));
                 }
                 self.access.log_in_by(method, identity, jwt)
             }
@@ -296,14 +300,14 @@ impl State {
         asked: &Asked<'_>,
         id: Option<&str>,
         slug: Option<&str>,
-    ) -> Result<&Project, Answer> {
+    ) -> Result<&Project, FakeResponse> {
         let found = match (id, slug) {
             (Some(id), _) => self.store.project(id).ok_or_else(|| {
                 let text = format!(
                     "Project with ID '{id}' not found during bot lookup. Are you sure you are \
                      using the correct project ID?"
                 );
-                Answer::failure(404, "NotFound", &text)
+                FakeResponse::failure(404, "NotFound", &text)
             }),
             (None, Some(slug)) => {
                 let found = self
@@ -315,10 +319,10 @@ impl State {
                     true => "Failed to find project by slug",
                     false => "Find project by slug",
                 };
-                found.ok_or_else(|| Answer::wrong(error))
+                found.ok_or_else(|| FakeResponse::wrong(error))
             }
             (None, None) => {
-                return Err(Answer::failure(
+                return Err(FakeResponse::failure(
                     400,
                     "BadRequest",
                     "You must provide workspaceSlug or workspaceId",
@@ -334,7 +338,7 @@ impl State {
                     found.id
                 );
                 let text = "You are not allowed to access this resource";
-                Err(Answer::failure(403, &error, text))
+                Err(FakeResponse::failure(403, &error, text))
             }
         }
     }
@@ -354,7 +358,7 @@ fn place<'a>(project: &'a str, environment: &'a str, path: &'a str) -> Place<'a>
     }
 }
 
-fn denied(verb: &str) -> Answer {
+fn denied(verb: &str) -> FakeResponse {
     let text = format!("You are not allowed to {verb} on secrets");
-    Answer::failure(403, "PermissionDenied", &text)
+    FakeResponse::failure(403, "PermissionDenied", &text)
 }

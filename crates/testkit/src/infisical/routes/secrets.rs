@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::State;
 use super::super::access::Role;
-use super::super::answer::Answer;
+use super::super::response::FakeResponse;
 use super::super::store::{Broken, Folder, Place, Project, Secret};
 use super::{Asked, denied, place};
 
@@ -13,7 +13,7 @@ const HIDDEN: &str = "<hidden-by-infisical>";
 
 impl State {
     /// The project of a request for secrets.
-    fn project_of(&self, asked: &Asked<'_>) -> Result<&Project, Answer> {
+    fn project_of(&self, asked: &Asked<'_>) -> Result<&Project, FakeResponse> {
         match asked.is_v4 {
             true => self.wanted(asked, asked.get("projectId"), None),
             false => self.wanted(asked, asked.get("workspaceId"), asked.get("workspaceSlug")),
@@ -63,7 +63,7 @@ impl State {
         (json, broken)
     }
 
-    pub(super) fn list(&self, asked: &Asked<'_>) -> Result<Answer, Answer> {
+    pub(super) fn list(&self, asked: &Asked<'_>) -> Result<FakeResponse, FakeResponse> {
         check_flags(asked)?;
         let id = if asked.is_v4 {
             "projectId"
@@ -72,7 +72,7 @@ impl State {
         };
         let named = asked.get(id).or_else(|| asked.get("workspaceSlug"));
         let (Some(_), Some(environment)) = (named, asked.get("environment")) else {
-            return Err(Answer::failure(
+            return Err(FakeResponse::failure(
                 400,
                 "BadRequest",
                 "Missing workspace id or environment",
@@ -81,7 +81,7 @@ impl State {
         let project = self.project_of(asked)?;
         let path = asked.get("secretPath").unwrap_or("/");
         if path.contains(['*', '%']) || path.contains("..") {
-            return Err(Answer::wrong("Find many"));
+            return Err(FakeResponse::wrong("Find many"));
         }
         let base = Place {
             project: &project.id,
@@ -98,7 +98,7 @@ impl State {
             self.store.folder(base),
         ) else {
             let nothing = json!({"secrets": [], "imports": []});
-            return Ok(Answer::json(
+            return Ok(FakeResponse::json(
                 200,
                 if recursive {
                     json!({"secrets": []})
@@ -127,7 +127,7 @@ impl State {
         if asked.includes_imports() {
             body["imports"] = self.imported(asked, base, folder);
         }
-        Ok(Answer::json(200, body))
+        Ok(FakeResponse::json(200, body))
     }
 
     /// What a folder imports, import by import; those that may not be read are left out.
@@ -138,22 +138,22 @@ impl State {
                 path,
                 ..base
             };
-            let source = self.store.folder(place)?;
-            let secrets = source
+            let origin = self.store.folder(place)?;
+            let secrets = origin
                 .secrets
                 .iter()
                 .filter(|_| self.may_read(asked, place));
             let secrets: Vec<_> = secrets
                 .map(|s| self.shown(asked, place, s, true).0)
                 .collect();
-            let told = json!({"secretPath": path, "environment": environment, "folderId": source.id,
+            let told = json!({"secretPath": path, "environment": environment, "folderId": origin.id,
                 "secrets": secrets});
             self.may_read(asked, place).then_some(told)
         };
         folder.imports.iter().filter_map(import).collect()
     }
 
-    pub(super) fn get(&self, asked: &Asked<'_>, name: &str) -> Result<Answer, Answer> {
+    pub(super) fn get(&self, asked: &Asked<'_>, name: &str) -> Result<FakeResponse, FakeResponse> {
         check_flags(asked)?;
         let project = self.project_of(asked)?;
         let environment = asked.get("environment").unwrap_or_default();
@@ -166,7 +166,7 @@ impl State {
             let text = format!(
                 "Folder with path '{path}' in environment with slug '{environment}' not found"
             );
-            return Err(Answer::failure(404, "GetSecretByName", &text));
+            return Err(FakeResponse::failure(404, "GetSecretByName", &text));
         };
         let own = folder
             .find(name)
@@ -188,7 +188,7 @@ impl State {
         let found = found.or_else(|| import.map(|(place, secret)| (place, secret, true)).next());
         let missing = || {
             let text = format!("Secret with name '{name}' not found");
-            Answer::failure(404, "NotFound", &text)
+            FakeResponse::failure(404, "NotFound", &text)
         };
         let (place, secret, imported) = found.ok_or_else(missing)?;
         // Older servers answer with the current version whatever is asked for.
@@ -199,16 +199,20 @@ impl State {
         };
         let secret = earlier.as_ref().unwrap_or(secret);
         match self.shown(asked, place, secret, imported) {
-            (json, None) => Ok(Answer::json(200, json!({"secret": json}))),
-            (_, Some(Broken::NoFolder)) => Err(Answer::wrong("InternalServerError")),
+            (json, None) => Ok(FakeResponse::json(200, json!({"secret": json}))),
+            (_, Some(Broken::NoFolder)) => Err(FakeResponse::wrong("InternalServerError")),
             (_, Some(Broken::Denied)) => {
                 let text = format!("You are attempting to reference secret named {name}");
-                Err(Answer::failure(403, "ForbiddenError", &text))
+                Err(FakeResponse::failure(403, "ForbiddenError", &text))
             }
         }
     }
 
-    pub(super) fn write(&mut self, asked: &Asked<'_>, name: &str) -> Result<Answer, Answer> {
+    pub(super) fn write(
+        &mut self,
+        asked: &Asked<'_>,
+        name: &str,
+    ) -> Result<FakeResponse, FakeResponse> {
         let body = asked.json()?;
         let id = if asked.is_v4 {
             "projectId"
@@ -226,7 +230,7 @@ impl State {
         }
         if body["type"] == "personal" {
             let text = "Must be user to create personal secret";
-            return Err(Answer::failure(400, "BadRequest", text));
+            return Err(FakeResponse::failure(400, "BadRequest", text));
         }
         let environment = body["environment"].as_str().unwrap_or_default();
         let path = body["secretPath"].as_str().unwrap_or("/");
@@ -241,18 +245,22 @@ impl State {
                 let text = format!(
                     "Folder with path '{path}' in environment with slug '{environment}' not found"
                 );
-                return Err(Answer::failure(404, "NotFound", &text));
+                return Err(FakeResponse::failure(404, "NotFound", &text));
             }
             ("create", Some(true)) => {
-                return Err(Answer::failure(400, "BadRequest", "Secret already exist"));
+                return Err(FakeResponse::failure(
+                    400,
+                    "BadRequest",
+                    "Secret already exist",
+                ));
             }
             ("edit", Some(false)) => {
                 let text = format!("Secret with name {name} not found");
-                return Err(Answer::failure(404, "NotFound", &text));
+                return Err(FakeResponse::failure(404, "NotFound", &text));
             }
             ("delete", Some(false)) => {
                 let text = format!("Secret with name '{name}' not found");
-                return Err(Answer::failure(404, "DeleteSecret", &text));
+                return Err(FakeResponse::failure(404, "DeleteSecret", &text));
             }
             ("delete", Some(true)) => self.store.remove(place, name),
             _ => {
@@ -273,9 +281,9 @@ impl State {
                 })
             }
         };
-        let secret = written.ok_or_else(|| Answer::wrong("InternalServerError"))?;
+        let secret = written.ok_or_else(|| FakeResponse::wrong("InternalServerError"))?;
         let json = secret.json(place, secret.latest(), false);
-        Ok(Answer::json(200, json!({"secret": json})))
+        Ok(FakeResponse::json(200, json!({"secret": json})))
     }
 }
 
@@ -289,7 +297,7 @@ fn is_tagged(asked: &Asked<'_>, secret: &Secret) -> bool {
 }
 
 /// Flags are the words `true` and `false`, and nothing else.
-fn check_flags(asked: &Asked<'_>) -> Result<(), Answer> {
+fn check_flags(asked: &Asked<'_>) -> Result<(), FakeResponse> {
     let status = if asked.is_v4 { 422 } else { 401 };
     let flags = ["expandSecretReferences", "include_imports", "recursive"];
     let wrong = |options: &[&str], name: &str, received: &str| {
@@ -300,7 +308,7 @@ fn check_flags(asked: &Asked<'_>) -> Result<(), Answer> {
         );
         let issue = json!({"received": received, "code": "invalid_enum_value", "options": options,
             "path": [name], "message": message});
-        Answer::invalid(status, issue)
+        FakeResponse::invalid(status, issue)
     };
     for name in flags {
         if let Some(value) = asked
@@ -322,7 +330,7 @@ fn check_flags(asked: &Asked<'_>) -> Result<(), Answer> {
     {
         let issue = json!({"code": "invalid_type", "expected": "number", "received": "nan",
             "path": ["version"], "message": "Expected number, received nan"});
-        return Err(Answer::invalid(status, issue));
+        return Err(FakeResponse::invalid(status, issue));
     }
     Ok(())
 }

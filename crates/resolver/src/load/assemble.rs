@@ -10,7 +10,8 @@ use serde::forward_to_deserialize_any;
 use super::text::{Flaw, Place, Text, What};
 use super::trace::Node;
 use super::{LoadError, Loaded, Plan, below, short};
-use crate::{Error, ErrorKind, KeyPrefix, Resolved, SecretKey};
+use crate::Resolved;
+use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
 
 /// Stand-ins for a value that is not there. serde reports one problem and gives up; with a stand-in
 /// of the right form in its place, it goes on to the next. Nothing made from one is ever returned.
@@ -58,18 +59,18 @@ pub(super) fn assemble<T: DeserializeOwned>(
     for (rank, (key, answer)) in plan.keys.iter().zip(answers).enumerate() {
         let slot = match answer {
             Ok(resolved) if resolved.value.is_blank() => {
-                let error =
-                    Error::new(ErrorKind::NotFound, "the value is empty").at(&resolved.source);
-                absences.insert(key.clone(), error.for_key(key));
+                let error = Error::new(ErrorKind::NotFound, "the value is empty")
+                    .with_origin(&resolved.origin);
+                absences.insert(key.clone(), error.with_key(key));
                 Slot::Absent
             }
             Ok(resolved) => Slot::Value(resolved),
             Err(error) if error.is_not_found() => {
-                absences.insert(key.clone(), error.for_key(key));
+                absences.insert(key.clone(), error.with_key(key));
                 Slot::Absent
             }
             Err(error) => {
-                problems.push((rank, error.for_key(key)));
+                problems.push((rank, error.with_key(key)));
                 Slot::Sample(0)
             }
         };
@@ -113,16 +114,16 @@ pub(super) fn assemble<T: DeserializeOwned>(
             Some(Slot::Sample(_)) => break None,
             Some(slot @ Slot::Value(_)) => {
                 let type_name = plan.field(&key).map(|field| field.type_name);
-                let mut error = invalid::<T>(type_name, what).for_key(&key);
+                let mut error = invalid::<T>(type_name, what).with_key(&key);
                 if let Slot::Value(resolved) = slot {
-                    error = error.at(&resolved.source);
+                    error = error.with_origin(&resolved.origin);
                 }
                 problems.push((rank(&key).unwrap_or(LAST), error));
                 *slot = Slot::Sample(0);
             }
             None if supply.opened.insert(key.clone()) => {}
             None => {
-                problems.push((LAST, invalid::<T>(None, what).for_key(&key)));
+                problems.push((LAST, invalid::<T>(None, what).with_key(&key)));
                 break None;
             }
         }
@@ -137,7 +138,7 @@ pub(super) fn assemble<T: DeserializeOwned>(
         {
             problems.push((
                 rank,
-                error.hint("set it, unless its field has a default or goes by another name"),
+                error.with_hint("set it, unless its field has a default or goes by another name"),
             ));
         }
     }
@@ -175,7 +176,7 @@ fn invalid<T>(type_name: Option<&'static str>, what: What) -> Error {
 }
 
 fn never_answered(key: &SecretKey) -> Error {
-    Error::new(ErrorKind::NotFound, "no source has it").for_key(key)
+    Error::new(ErrorKind::NotFound, "no source has it").with_key(key)
 }
 
 impl Supply {

@@ -3,12 +3,12 @@
 use std::fmt;
 
 use super::short;
-use crate::Error;
+use secretwell_core::Error;
 
 /// Everything that kept a type from being loaded.
 ///
-/// Each problem is an [`Error`] with its key: [`NotFound`](crate::ErrorKind::NotFound) for what is
-/// absent or empty, [`Invalid`](crate::ErrorKind::Invalid) for what does not parse as its field's
+/// Each problem is an [`Error`] with its key: [`NotFound`](secretwell_core::ErrorKind::NotFound) for what is
+/// absent or empty, [`Invalid`](secretwell_core::ErrorKind::Invalid) for what does not parse as its field's
 /// type, and any other kind for what failed to be read.
 #[derive(Debug, Clone)]
 pub struct LoadError {

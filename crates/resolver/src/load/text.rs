@@ -9,7 +9,7 @@ use serde::de::{
 };
 
 use super::trace::is_duration;
-use crate::{KeyPrefix, SecretKey};
+use secretwell_core::{KeyPrefix, SecretKey};
 
 /// Why a value, or a struct, could not be made.
 ///
@@ -39,7 +39,7 @@ pub(super) enum Place {
 }
 
 impl Flaw {
-    /// Keeps the innermost place that is told.
+    /// Keeps the innermost place that is stated_wait.
     pub(super) fn at(mut self, place: impl FnOnce() -> Place) -> Self {
         self.place.get_or_insert_with(place);
         self

@@ -8,7 +8,7 @@ use serde::de::value::StrDeserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use super::{PlannedField, below, short};
-use crate::{Error, ErrorKind, KeyPrefix, SecretKey};
+use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
 
 /// How deep structs may nest before they are taken to contain themselves.
 const MAX_DEPTH: usize = 8;
@@ -58,9 +58,9 @@ enum What {
 /// The fields of `T`.
 pub(super) fn nodes<'de, T: Deserialize<'de>>() -> Result<Vec<Node>, Error> {
     let hint = "write a struct with a named field for each secret";
-    match look::<T>(&[]).what {
+    match snapshot::<T>(&[]).what {
         What::Struct(names) => children::<T>(names, &mut Vec::new(), &KeyPrefix::root()),
-        What::Secret => Err(unplannable::<T>("it is not a struct").hint(hint)),
+        What::Secret => Err(unplannable::<T>("it is not a struct").with_hint(hint)),
         What::Unknowable(why) => Err(unplannable::<T>(why)),
     }
 }
@@ -73,7 +73,7 @@ fn children<'de, T: Deserialize<'de>>(
     if path.len() >= MAX_DEPTH {
         return Err(
             unplannable::<T>("its structs nest too deep, or contain themselves")
-                .hint("load the inner part as a type of its own, from a prefixed provider"),
+                .with_hint("load the inner part as a type of its own, from a prefixed provider"),
         );
     }
     let mut nodes = Vec::with_capacity(names.len());
@@ -83,12 +83,12 @@ fn children<'de, T: Deserialize<'de>>(
             what,
             type_name,
             optional,
-        } = look::<T>(path);
+        } = snapshot::<T>(path);
         let key = below(prefix, name)?;
         let fields = match what {
             What::Secret => None,
             What::Struct(names) => Some(children::<T>(names, path, &prefix.join(name)?)?),
-            What::Unknowable(why) => return Err(unplannable::<T>(why).for_key(&key)),
+            What::Unknowable(why) => return Err(unplannable::<T>(why).with_key(&key)),
         };
         path.pop();
         nodes.push(Node {
@@ -111,7 +111,7 @@ fn unplannable<T>(why: &'static str) -> Error {
 }
 
 /// What stands in `T` at `path`, which counts fields from the outermost struct inwards.
-fn look<'de, T: Deserialize<'de>>(path: &[usize]) -> Found {
+fn snapshot<'de, T: Deserialize<'de>>(path: &[usize]) -> Found {
     let nothing = Found {
         what: What::Secret,
         type_name: type_name::<T>(),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backoff::{jitter, retry_at};
-use crate::{Error, ErrorKind};
+use crate::backoff::{jitter, retry_at};
+use secretwell_core::{Error, ErrorKind};
 
 /// How many calls in a row must fail before the rest are spared.
 const THRESHOLD: u32 = 3;
@@ -27,7 +27,7 @@ pub(crate) struct Breaker {
 struct Open {
     until: Instant,
     /// Whether the source said itself how long to wait.
-    told: bool,
+    stated_wait: bool,
     probing: bool,
     error: Error,
 }
@@ -57,35 +57,35 @@ impl Breaker {
     pub(crate) fn failed(&mut self, error: &Error, now: Instant, cap: Duration) {
         self.failures = self.failures.saturating_add(1);
         let since = *self.since.get_or_insert(now);
-        let told = match error.kind() {
+        let stated_wait = match error.kind() {
             ErrorKind::RateLimited { retry_after } => retry_after,
             _ => None,
         };
-        let until = match told {
+        let until = match stated_wait {
             Some(wait) => now + wait.min(LONGEST_RETRY_AFTER),
             None if self.failures >= THRESHOLD => retry_at(now, since, cap, jitter()),
             None => return,
         };
-        // A call that set out before the wait was told must not shorten it.
+        // A call that set out before the wait was stated_wait must not shorten it.
         let until = match &self.open {
-            Some(open) if open.told => open.until.max(until),
+            Some(open) if open.stated_wait => open.until.max(until),
             _ => until,
         };
         self.open = Some(Open {
             until,
-            told: told.is_some()
+            stated_wait: stated_wait.is_some()
                 || self
                     .open
                     .as_ref()
-                    .is_some_and(|open| open.told && open.until > now),
+                    .is_some_and(|open| open.stated_wait && open.until > now),
             probing: false,
             error: error.clone(),
         });
     }
 
     /// Somebody has a reason to ask at once. What the source itself has asked for stands.
-    pub(crate) fn forgive(&mut self) {
-        let open = self.open.take().filter(|open| open.told);
+    pub(crate) fn reset(&mut self) {
+        let open = self.open.take().filter(|open| open.stated_wait);
         *self = Self {
             open,
             ..Self::default()

@@ -10,12 +10,12 @@ use crate::NotReady;
 /// An HTTP answer in place of the one that was asked for. Its body is generic JSON, the same for
 /// every reason; the reason is in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct Rejection {
     status: StatusCode,
     retry_after: Option<u64>,
 }
 
-impl Answer {
+impl Rejection {
     /// 401: the client is not, or no longer, logged in.
     pub fn unauthorized() -> Self {
         Self {
@@ -62,7 +62,7 @@ impl Answer {
 }
 
 /// 503 with `Retry-After` when it may pass by itself, 500 when it will not.
-impl From<&NotReady> for Answer {
+impl From<&NotReady> for Rejection {
     fn from(failure: &NotReady) -> Self {
         if !failure.is_temporary() {
             return Self::misconfigured();
@@ -76,7 +76,7 @@ impl From<&NotReady> for Answer {
     }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.status)
     }
@@ -90,7 +90,7 @@ mod tests {
 
     fn answer(kind: ErrorKind) -> Response<String> {
         let failure = NotReady::new(vec![Error::new(kind, "the reason")], None);
-        Answer::from(&failure).into_http()
+        Rejection::from(&failure).into_http()
     }
 
     #[test]

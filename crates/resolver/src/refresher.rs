@@ -7,29 +7,30 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::cache::State;
-use super::ledger::Ledger;
-use super::shared::Shared;
-use crate::{Change, ChangeStream, SecretKey};
+use crate::cache::EntryState;
+use crate::shared::Shared;
+use crate::state::ResolverState;
+use secretwell_core::SecretKey;
+use secretwell_core::backend::{Change, ChangeStream};
 
 /// Notices that follow each other within this time lead to one reading.
-const NOTICE_INTERVAL: Duration = Duration::from_millis(100);
-/// How long the keeper sleeps when there is nothing to keep.
+const NOTIFICATION_INTERVAL: Duration = Duration::from_millis(100);
+/// How long the refresher sleeps when there is nothing to keep.
 const IDLE: Duration = Duration::from_secs(3600);
 
 impl Shared {
-    /// Has the keeper started, unless it runs. It sets out with [`set_out`](Self::set_out).
-    pub(crate) fn ensure_keeper(&self, ledger: &mut Ledger) {
-        if !ledger.keeper_runs {
-            ledger.keeper_runs = true;
-            ledger.keeper_wanted = true;
+    /// Has the refresher started, unless it runs. It sets out with [`spawn_pending`](Self::spawn_pending).
+    pub(crate) fn ensure_refresher(&self, state: &mut ResolverState) {
+        if !state.refresher_running {
+            state.refresher_running = true;
+            state.refresher_pending = true;
         }
     }
 
-    /// Does what is due at `now` and returns when to look again.
+    /// Does what is due at `now` and returns when to snapshot again.
     fn tick(self: &Arc<Self>, now: Instant) -> Instant {
-        let mut ledger = self.ledger();
-        let mut round = Round {
+        let mut state = self.state();
+        let mut round = Sweep {
             next: now + IDLE,
             now,
             batch: BTreeSet::new(),
@@ -42,7 +43,7 @@ impl Shared {
         } else {
             Duration::ZERO
         };
-        let mut companions = BTreeSet::new();
+        let mut early_refreshes = BTreeSet::new();
 
         self.cache.for_each(|key, entry| {
             let times = entry.times;
@@ -52,36 +53,36 @@ impl Shared {
             }
             if now >= times.expires {
                 if !entry.is_past() {
-                    entry.set_state(State::Held);
+                    entry.set_state(EntryState::Expired);
                     aged = true;
                 }
             } else {
                 round.note(times.expires);
             }
             round.note(times.unusable);
-            if ledger.flights.contains_key(key) {
+            if state.in_flight.contains_key(key) {
                 return;
             }
-            let failure = ledger.failures.get(key);
+            let failure = state.failures.get(key);
             let due_at = failure.map_or(times.refresh, |failure| failure.retry_at);
-            if !entry.is_used() && !ledger.is_pinned(key) {
-                if now >= due_at && entry.state() == State::Fresh {
-                    entry.set_state(State::Due);
+            if !entry.is_used() && !state.is_watched(key) {
+                if now >= due_at && entry.state() == EntryState::Fresh {
+                    entry.set_state(EntryState::Due);
                 } else if now < due_at {
                     round.note(due_at);
                 }
             } else if !round.take(key, due_at) && failure.is_none() && due_at <= now + early {
-                companions.insert(key.clone());
+                early_refreshes.insert(key.clone());
             }
         });
         for key in dead {
             aged |= self.cache.remove(&key);
         }
-        for key in ledger.pins.keys() {
-            if !ledger.flights.contains_key(key) && self.cache.peek(key, |_| ()).is_none() {
+        for key in state.watched.keys() {
+            if !state.in_flight.contains_key(key) && self.cache.peek(key, |_| ()).is_none() {
                 round.take(
                     key,
-                    ledger
+                    state
                         .failures
                         .get(key)
                         .map_or(now, |failure| failure.retry_at),
@@ -89,67 +90,67 @@ impl Shared {
             }
         }
 
-        let Round {
+        let Sweep {
             mut next,
             mut batch,
             ..
         } = round;
         if !batch.is_empty() {
-            batch.append(&mut companions);
-            if self.launch(&mut ledger, batch, now).is_err() {
-                let breaker = ledger.breaker.open_until().unwrap_or(now);
-                let budget = ledger.budget.next_at(now);
-                next = next.min(breaker.max(budget).max(now + super::backoff::FLOOR / 10));
+            batch.append(&mut early_refreshes);
+            if self.launch(&mut state, batch, now).is_err() {
+                let breaker = state.breaker.open_until().unwrap_or(now);
+                let budget = state.budget.next_at(now);
+                next = next.min(breaker.max(budget).max(now + crate::backoff::FLOOR / 10));
             }
         }
-        drop(ledger);
-        self.set_out();
+        drop(state);
+        self.spawn_pending();
         if aged {
-            self.tell();
+            self.notify_watches();
         }
         next
     }
 
     /// Reads again, at once, what a notice covers and somebody uses; the rest when it is asked for.
-    fn on_notice(self: &Arc<Self>, change: &Change) {
-        let mut ledger = self.ledger();
-        let mut batch: BTreeSet<SecretKey> = ledger
-            .pins
+    fn on_notification(self: &Arc<Self>, change: &Change) {
+        let mut state = self.state();
+        let mut batch: BTreeSet<SecretKey> = state
+            .watched
             .keys()
             .filter(|key| change.covers(key))
             .cloned()
             .collect();
         self.cache.for_each(|key, entry| {
             if change.covers(key) {
-                entry.set_state(State::Suspect);
+                entry.set_state(EntryState::Invalidated);
                 if entry.is_used() {
                     batch.insert(key.clone());
                 }
             }
         });
-        ledger.failures.retain(|key, _| !change.covers(key));
-        self.force(&mut ledger, batch);
-        drop(ledger);
-        self.set_out();
+        state.failures.retain(|key, _| !change.covers(key));
+        self.force(&mut state, batch);
+        drop(state);
+        self.spawn_pending();
     }
 
-    /// The keeper is gone: nobody keeps the entries' time or hears the source's notices, so every
+    /// The refresher is gone: nobody keeps the entries' time or hears the source's notifications, so every
     /// reader must ask the source first.
-    pub(crate) fn orphan(&self) {
-        self.ledger().keeper_runs = false;
+    pub(crate) fn refresher_stopped(&self) {
+        self.state().refresher_running = false;
         self.cache
-            .for_each(|_, entry| entry.set_state(State::Suspect));
+            .for_each(|_, entry| entry.set_state(EntryState::Invalidated));
     }
 }
 
-/// What one look at the clock comes to.
-struct Round {
+/// What one snapshot at the clock comes to.
+struct Sweep {
     now: Instant,
     next: Instant,
     batch: BTreeSet<SecretKey>,
 }
 
-impl Round {
+impl Sweep {
     fn note(&mut self, at: Instant) {
         if at > self.now {
             self.next = self.next.min(at);
@@ -167,23 +168,23 @@ impl Round {
     }
 }
 
-pub(crate) struct Keeper {
+pub(crate) struct Refresher {
     shared: Weak<Shared>,
     wake: Arc<Notify>,
-    notices: Option<ChangeStream>,
+    notifications: Option<ChangeStream>,
 }
 
-impl Keeper {
-    /// A keeper that listens from now on.
+impl Refresher {
+    /// A refresher that listens from now on.
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        let mut keeper = Self {
+        let mut refresher = Self {
             shared: Arc::downgrade(shared),
             wake: shared.wake.clone(),
-            notices: None,
+            notifications: None,
         };
         // Once it is there, so that a panic in here orphans the resolver instead of fooling it.
-        keeper.notices = shared.provider.watch();
-        keeper
+        refresher.notifications = shared.provider.watch();
+        refresher
     }
 
     pub(crate) async fn run(mut self) {
@@ -199,10 +200,10 @@ impl Keeper {
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {}
                 () = self.wake.notified() => {}
-                change = next_notice(&mut self.notices, listen_from) => {
-                    listen_from = Instant::now() + NOTICE_INTERVAL;
+                change = next_notification(&mut self.notifications, listen_from) => {
+                    listen_from = Instant::now() + NOTIFICATION_INTERVAL;
                     if let Some(shared) = self.shared.upgrade() {
-                        shared.on_notice(&change);
+                        shared.on_notification(&change);
                     }
                 }
             }
@@ -211,26 +212,26 @@ impl Keeper {
 }
 
 /// The next notice from `from` on; never, when there are none to come.
-async fn next_notice(notices: &mut Option<ChangeStream>, from: Instant) -> Change {
+async fn next_notification(notifications: &mut Option<ChangeStream>, from: Instant) -> Change {
     tokio::time::sleep_until(from).await;
-    while let Some(stream) = notices {
+    while let Some(stream) = notifications {
         match stream.next().await {
             Some(Ok(change)) => return change,
             Some(Err(error)) => {
-                tracing::warn!(%error, "changes are not told at the moment; looking by the ttl");
+                tracing::warn!(%error, "changes are not stated_wait at the moment; looking by the ttl");
             }
-            None => *notices = None,
+            None => *notifications = None,
         }
     }
     std::future::pending().await
 }
 
-impl Drop for Keeper {
+impl Drop for Refresher {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.orphan();
-            // A watch in a runtime that goes on starts another keeper there.
-            shared.tell();
+            shared.refresher_stopped();
+            // A watch in a runtime that goes on starts another refresher there.
+            shared.notify_watches();
         }
     }
 }

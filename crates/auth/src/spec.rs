@@ -1,25 +1,24 @@
-//! From secrets to what is built of them, with the type of the secrets put out of sight.
+//! From secrets to what is built of them, with the type of the secrets put out of fingerprint.
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use secretwell_core::{
-    Error, ErrorKind, LoadError, Loaded, Plan, PlannedField, Resolved, SecretKey, SecretValue,
-    Source,
-};
+use secretwell_core::{Error, ErrorKind, Origin, SecretKey, SecretValue};
+use secretwell_resolver::load::{Loaded, Plan, PlannedField};
+use secretwell_resolver::{LoadError, Resolved};
 use serde::de::DeserializeOwned;
 
 use crate::hex::hex;
-use crate::strength::{Policy, is_secret, too_weak};
+use crate::policy::{Policies, is_secret, too_weak};
 use crate::{BuildContext, BuildError, Mode};
 
 pub(crate) type Building<A> = Pin<Box<dyn Future<Output = Result<A, BuildError>> + Send>>;
 type Finish<A> = Box<dyn FnOnce(BuildContext) -> Building<A> + Send>;
 
 /// The secrets for one build, found acceptable, and how to go on from there.
-pub(crate) struct Ingredients<A> {
+pub(crate) struct BuildInput<A> {
     pub(crate) secrets: Vec<(SecretKey, Resolved)>,
     /// What is wrong with them, and good enough for development.
     pub(crate) tolerated: Vec<Error>,
@@ -27,36 +26,36 @@ pub(crate) struct Ingredients<A> {
 }
 
 /// How to build an `A`.
-pub(crate) trait Recipe<A>: Send + Sync {
+pub(crate) trait BuildSpec<A>: Send + Sync {
     /// The secrets that it takes.
     fn fields(&self) -> Result<&[PlannedField], Error>;
 
-    /// Checks `answers`, one for each field, and makes them ingredients.
+    /// Checks `answers`, one for each field, and makes them input.
     fn prepare(
         &self,
         answers: Vec<Result<Resolved, Error>>,
         mode: Mode,
-        policy: &Policy,
-    ) -> Result<Ingredients<A>, Vec<Error>>;
+        policy: &Policies,
+    ) -> Result<BuildInput<A>, Vec<Error>>;
 
     /// Whether a stand-in was made up for `key`, because it was absent and needed.
-    fn has_made_up(&self, key: &SecretKey) -> bool;
+    fn has_placeholder(&self, key: &SecretKey) -> bool;
 }
 
-pub(crate) struct TypedRecipe<T, F> {
+pub(crate) struct TypedSpec<T, F> {
     plan: Result<Plan<T>, Error>,
     build: F,
     /// What stands in for absent secrets in development, the same for the life of the process.
-    made_up: Mutex<HashMap<SecretKey, SecretValue>>,
+    placeholders: Mutex<HashMap<SecretKey, SecretValue>>,
     marker: PhantomData<fn() -> T>,
 }
 
-impl<T: DeserializeOwned, F> TypedRecipe<T, F> {
+impl<T: DeserializeOwned, F> TypedSpec<T, F> {
     pub(crate) fn new(build: F) -> Self {
         Self {
             plan: Plan::new(),
             build,
-            made_up: Mutex::default(),
+            placeholders: Mutex::default(),
             marker: PhantomData,
         }
     }
@@ -78,41 +77,44 @@ impl<T: DeserializeOwned, F> TypedRecipe<T, F> {
             let absent =
                 |problem: &Error| problem.is_not_found() && problem.key() == Some(&field.key);
             if is_secret(field) && error.problems().iter().any(absent) {
-                *answer = self.make_up(&field.key);
+                *answer = self.placeholder(&field.key);
                 any = true;
             }
         }
         if any { plan.assemble(answers) } else { loaded }
     }
 
-    fn made_up(&self) -> MutexGuard<'_, HashMap<SecretKey, SecretValue>> {
-        self.made_up.lock().unwrap_or_else(PoisonError::into_inner)
+    fn placeholders(&self) -> MutexGuard<'_, HashMap<SecretKey, SecretValue>> {
+        self.placeholders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make_up(&self, key: &SecretKey) -> Result<Resolved, Error> {
-        let mut made_up = self.made_up();
-        if let Some(value) = made_up.get(key) {
-            return Ok(Resolved::fixed(value.clone(), made_up_source()));
+    fn placeholder(&self, key: &SecretKey) -> Result<Resolved, Error> {
+        let mut placeholders = self.placeholders();
+        if let Some(value) = placeholders.get(key) {
+            return Ok(Resolved::fixed(value.clone(), placeholder_origin()));
         }
         let mut random = zeroize::Zeroizing::new([0_u8; 32]);
         getrandom::fill(&mut *random).map_err(|error| {
-            Error::new(ErrorKind::Unavailable, "the system has no random numbers").caused_by(error)
+            Error::new(ErrorKind::Unavailable, "the system has no random numbers")
+                .with_source(error)
         })?;
         let value = SecretValue::from(hex(&*random));
         tracing::warn!(
             %key,
             "development: the secret is absent, so a random one is used until the process ends",
         );
-        made_up.insert(key.clone(), value.clone());
-        Ok(Resolved::fixed(value, made_up_source()))
+        placeholders.insert(key.clone(), value.clone());
+        Ok(Resolved::fixed(value, placeholder_origin()))
     }
 }
 
-fn made_up_source() -> Source {
-    Source::new("random", "")
+fn placeholder_origin() -> Origin {
+    Origin::new("random", "")
 }
 
-impl<A, T, F, B> Recipe<A> for TypedRecipe<T, F>
+impl<A, T, F, B> BuildSpec<A> for TypedSpec<T, F>
 where
     T: DeserializeOwned + Send + 'static,
     F: Fn(T, BuildContext) -> B + Clone + Send + Sync + 'static,
@@ -126,8 +128,8 @@ where
         &self,
         answers: Vec<Result<Resolved, Error>>,
         mode: Mode,
-        policy: &Policy,
-    ) -> Result<Ingredients<A>, Vec<Error>> {
+        policy: &Policies,
+    ) -> Result<BuildInput<A>, Vec<Error>> {
         let plan = self.plan.as_ref().map_err(|error| vec![error.clone()])?;
         // Weakness is looked for even where something else is absent, so that all is told at once.
         let mut weak = Vec::new();
@@ -152,30 +154,29 @@ where
         }
         let (build, value) = (self.build.clone(), loaded.value);
         let finish: Finish<A> = Box::new(move |context| Box::pin(build(value, context)));
-        Ok(Ingredients {
+        Ok(BuildInput {
             secrets: loaded.secrets,
             tolerated,
             finish,
         })
     }
 
-    fn has_made_up(&self, key: &SecretKey) -> bool {
-        self.made_up().contains_key(key)
+    fn has_placeholder(&self, key: &SecretKey) -> bool {
+        self.placeholders().contains_key(key)
     }
 }
 
 /// What speaks against using `secret` for `field`, unless it is blank and so absent.
-pub(crate) fn check(field: &PlannedField, secret: &Resolved, policy: &Policy) -> Option<Error> {
+pub(crate) fn check(field: &PlannedField, secret: &Resolved, policy: &Policies) -> Option<Error> {
     match secret.value.is_blank() {
         true => None,
         false => too_weak(&field.key, secret, policy.of(field)),
     }
 }
 
-/// The keys of `recipe`, as far as they can be known.
-pub(crate) fn keys<A>(recipe: &dyn Recipe<A>) -> Vec<SecretKey> {
-    recipe
-        .fields()
+/// The keys of `spec`, as far as they can be known.
+pub(crate) fn keys<A>(spec: &dyn BuildSpec<A>) -> Vec<SecretKey> {
+    spec.fields()
         .unwrap_or_default()
         .iter()
         .map(|field| field.key.clone())

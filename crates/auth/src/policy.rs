@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use secretwell_core::{Error, ErrorKind, PlannedField, Resolved, SecretKey, SecretValue};
+use secretwell_core::{Error, ErrorKind, SecretKey, SecretValue};
+use secretwell_resolver::Resolved;
+use secretwell_resolver::load::PlannedField;
 
 /// The fewest bytes of a signing secret: the size of a SHA-256 key, RFC 7518 section 3.2.
 const MIN_BYTES: usize = 32;
@@ -12,14 +14,14 @@ const MAX_PATTERN: usize = 4;
 
 /// What is asked of a secret beyond being there and not being blank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strength {
+pub enum SecretPolicy {
     /// Fit to sign or encrypt with: at least 32 bytes, no known placeholder, no repeated pattern.
     /// Asked of every field whose type is a secret ([`SecretString`](https://docs.rs/secrecy) and
     /// other `SecretBox`es, [`SecretValue`]), unless told otherwise.
-    Signing,
+    SigningKey,
     /// Nothing more. For what others chose, such as a database password, and for fields that are
     /// plain text.
-    Any,
+    Unchecked,
 }
 
 /// Why a secret is not fit to sign with.
@@ -45,10 +47,10 @@ impl fmt::Display for Weakness {
 
 /// What to ask of which key.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Policy(BTreeMap<SecretKey, Strength>);
+pub(crate) struct Policies(BTreeMap<SecretKey, SecretPolicy>);
 
-impl Policy {
-    pub(crate) fn set(&mut self, key: SecretKey, strength: Strength) {
+impl Policies {
+    pub(crate) fn set(&mut self, key: SecretKey, strength: SecretPolicy) {
         self.0.insert(key, strength);
     }
 
@@ -56,13 +58,13 @@ impl Policy {
         self.0.keys()
     }
 
-    pub(crate) fn of(&self, field: &PlannedField) -> Strength {
+    pub(crate) fn of(&self, field: &PlannedField) -> SecretPolicy {
         self.0
             .get(&field.key)
             .copied()
             .unwrap_or(match is_secret(field) {
-                true => Strength::Signing,
-                false => Strength::Any,
+                true => SecretPolicy::SigningKey,
+                false => SecretPolicy::Unchecked,
             })
     }
 }
@@ -73,15 +75,15 @@ pub(crate) fn is_secret(field: &PlannedField) -> bool {
 }
 
 /// What speaks against using `secret` where this strength is asked for.
-pub(crate) fn too_weak(key: &SecretKey, secret: &Resolved, asked: Strength) -> Option<Error> {
-    if asked == Strength::Any {
+pub(crate) fn too_weak(key: &SecretKey, secret: &Resolved, asked: SecretPolicy) -> Option<Error> {
+    if asked == SecretPolicy::Unchecked {
         return None;
     }
     weakness(&secret.value).map(|weakness| {
         Error::new(ErrorKind::Invalid, weakness.to_string())
-            .at(&secret.source)
-            .for_key(key)
-            .hint("make one with `openssl rand -base64 32`, or relax the check for this key")
+            .with_origin(&secret.origin)
+            .with_key(key)
+            .with_hint("make one with `openssl rand -base64 32`, or relax the check for this key")
     })
 }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Resolver;
-use crate::SecretProvider;
+use crate::Resolver;
+use secretwell_core::SecretProvider;
 
-/// What to do with a held value when the source says no: the secret is gone, may not be read any
+/// What to do with a cached value when the source says no: the secret is gone, may not be read any
 /// more, or the login is refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnDenied {
@@ -55,7 +55,7 @@ pub struct ResolverBuilder {
 }
 
 impl ResolverBuilder {
-    pub(super) fn new(provider: Arc<dyn SecretProvider>) -> Self {
+    pub(crate) fn new(provider: Arc<dyn SecretProvider>) -> Self {
         let ttl = provider.capabilities().ttl.max(SHORTEST_TTL);
         let config = Config {
             ttl,
@@ -91,7 +91,7 @@ impl ResolverBuilder {
         self
     }
 
-    /// The longest wait between two tries of a source that does not answer. Default: 7 min. The
+    /// The longest wait between two attempts of a source that does not answer. Default: 7 min. The
     /// wait is an eighth of the time that the outage has lasted, and at least 1 s.
     pub fn max_backoff(mut self, max_backoff: Duration) -> Self {
         self.config.max_backoff = max_backoff;
@@ -119,7 +119,7 @@ impl ResolverBuilder {
         self
     }
 
-    /// What to do with a held value when the source says no. Default: [`OnDenied::Purge`].
+    /// What to do with a cached value when the source says no. Default: [`OnDenied::Purge`].
     pub fn on_denied(mut self, on_denied: OnDenied) -> Self {
         self.config.on_denied = on_denied;
         self

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use papaya::{Guard, HashMap};
 use tokio::time::Instant;
 
-use super::Resolved;
-use crate::SecretKey;
+use crate::Resolved;
+use secretwell_core::SecretKey;
 
 /// A map of values that is read without a lock, a clock or an allocation.
 ///
-/// What time does to an entry is written into its [`State`] by the keeper, so that a reader need not
+/// What time does to an entry is written into its [`State`] by the refresher, so that a reader need not
 /// ask the clock. How recently an entry was read is a number that only moves when an entry is added,
 /// so that readers hardly ever write.
 pub(crate) struct Cache {
@@ -40,34 +40,34 @@ pub(crate) struct Times {
 /// What a reader may do with an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum State {
+pub(crate) enum EntryState {
     /// Take it.
     Fresh,
     /// Take it, and see to it that it is read again.
     Due,
     /// Look closer: it is past its ttl.
-    Held,
+    Expired,
     /// Ask the source first: the value may have changed.
-    Suspect,
+    Invalidated,
 }
 
 impl Entry {
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> EntryState {
         match self.state.load(Ordering::Acquire) {
-            0 => State::Fresh,
-            1 => State::Due,
-            2 => State::Held,
-            _ => State::Suspect,
+            0 => EntryState::Fresh,
+            1 => EntryState::Due,
+            2 => EntryState::Expired,
+            _ => EntryState::Invalidated,
         }
     }
 
-    pub(crate) fn set_state(&self, state: State) {
+    pub(crate) fn set_state(&self, state: EntryState) {
         self.state.store(state as u8, Ordering::Release);
     }
 
     /// Whether it is past its ttl or in doubt.
     pub(crate) fn is_past(&self) -> bool {
-        matches!(self.state(), State::Held | State::Suspect)
+        matches!(self.state(), EntryState::Expired | EntryState::Invalidated)
     }
 
     /// Whether anybody has read it since it was fetched.
@@ -130,7 +130,7 @@ impl Cache {
         let entry = Entry {
             resolved,
             times,
-            state: AtomicU8::new(State::Fresh as u8),
+            state: AtomicU8::new(EntryState::Fresh as u8),
             born,
             last_read: AtomicU64::new(born),
         };

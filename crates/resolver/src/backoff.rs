@@ -1,4 +1,4 @@
-//! How long to wait before asking again.
+//! How long to wait before to_fetch again.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ impl RetryBudget {
     }
 
     /// Takes one retry out, if there is one.
-    pub(crate) fn take(&mut self, now: Instant) -> bool {
+    pub(crate) fn try_acquire(&mut self, now: Instant) -> bool {
         self.refill(now);
         let enough = self.tokens >= 1.0;
         if enough {
@@ -102,20 +102,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_dead_day_costs_a_bounded_number_of_tries() {
         let since = Instant::now();
-        let (mut now, mut tries) = (since, 0);
+        let (mut now, mut attempts) = (since, 0);
         while now < since + Duration::from_secs(86_400) {
             now = retry_at(now, since, CAP, jitter());
-            tries += 1;
+            attempts += 1;
         }
-        assert!((220..320).contains(&tries), "{tries}");
+        assert!((220..320).contains(&attempts), "{attempts}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_budget_refills_with_time() {
         let start = Instant::now();
         let mut budget = RetryBudget::new((2, 60), start);
-        assert!(budget.take(start) && budget.take(start) && !budget.take(start));
+        assert!(
+            budget.try_acquire(start) && budget.try_acquire(start) && !budget.try_acquire(start)
+        );
         assert_eq!(budget.next_at(start), start + Duration::from_secs(1));
-        assert!(budget.take(start + Duration::from_secs(1)));
+        assert!(budget.try_acquire(start + Duration::from_secs(1)));
     }
 }

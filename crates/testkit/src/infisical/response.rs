@@ -8,7 +8,7 @@ use sha1::{Digest, Sha1};
 /// A status, headers and a body.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Answer {
+pub struct FakeResponse {
     /// The status.
     pub status: u16,
     /// The headers, by their names in small letters.
@@ -17,7 +17,7 @@ pub struct Answer {
     pub body: String,
 }
 
-impl Answer {
+impl FakeResponse {
     pub(super) fn json(status: u16, body: Value) -> Self {
         let body = body.to_string();
         let etag = format!("\"{}\"", STANDARD.encode(Sha1::digest(&body)));

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use secretwell_core::{
-    Change, ChangeStream, ErrorKind, KeyPrefix, SecretKey, SecretProvider, Version,
-};
+use secretwell_core::backend::{Change, ChangeStream};
+use secretwell_core::{ErrorKind, KeyPrefix, SecretKey, SecretProvider, Version};
 
 use super::{
     Outcome, assert_error, assert_fails, assert_reads, assert_value, failure, good_keys, read,
@@ -131,7 +130,7 @@ pub async fn same_error_twice(h: &dyn Harness) -> Outcome {
     h.delete(&key).await;
     told(&mut stream, &key).await;
 
-    if h.abilities().network {
+    if h.supports().network {
         h.break_network().await;
         let _ = read(&provider, &key).await;
         h.heal().await;
@@ -188,7 +187,7 @@ pub async fn capabilities_are_true(h: &dyn Harness) -> Outcome {
         "no leases are claimed, and an answer has a lifetime"
     );
     if claimed.list {
-        list_is_true(&provider, &keys, h.abilities().flat_names).await;
+        list_is_true(&provider, &keys, h.supports().flat_names).await;
     } else {
         let listed = within("a list", provider.list(&KeyPrefix::root())).await;
         let why = "a list that is not claimed";
@@ -227,14 +226,14 @@ pub async fn capabilities_are_true(h: &dyn Harness) -> Outcome {
 async fn list_is_true(provider: &Arc<dyn SecretProvider>, keys: &[SecretKey], flat: bool) {
     let listed = list(provider, &KeyPrefix::root()).await;
     assert!(listed.is_sorted(), "a list must be sorted: {listed:?}");
-    for key in keys.iter().filter(|key| !flat || key.directory().is_none()) {
+    for key in keys.iter().filter(|key| !flat || key.prefix().is_none()) {
         let times = listed.iter().filter(|other| *other == key).count();
         assert!(
             times == 1,
             "`{key}` must be listed once, and is {times} times"
         );
     }
-    let Some(directory) = keys.iter().find_map(SecretKey::directory) else {
+    let Some(directory) = keys.iter().find_map(SecretKey::prefix) else {
         return;
     };
     let prefix = KeyPrefix::parse(directory).expect("a key's directory is a prefix");
@@ -266,7 +265,7 @@ pub async fn health(h: &dyn Harness) -> Outcome {
     let reads = h.calls().reads - before;
     assert!(reads == 0, "a health check must be no read, and is {reads}");
 
-    if h.abilities().garble && h.abilities().whole_health {
+    if h.supports().garble && h.supports().whole_health {
         h.garble().await;
         let garbled = within("a health check", provider.health()).await;
         let why = "the health of a source that makes no sense";
@@ -274,7 +273,7 @@ pub async fn health(h: &dyn Harness) -> Outcome {
         h.heal().await;
         healthy(&provider, "after the source makes sense again").await;
     }
-    if h.abilities().network {
+    if h.supports().network {
         h.break_network().await;
         let error = within("a health check", provider.health()).await;
         let error = failure(error, "the health without a network");
@@ -285,7 +284,7 @@ pub async fn health(h: &dyn Harness) -> Outcome {
         h.heal().await;
         healthy(&provider, "after the network came back").await;
     }
-    if h.abilities().login {
+    if h.supports().login {
         h.revoke_login().await;
         let refused = within("a health check", provider.health()).await;
         let why = "the health with a refused login";

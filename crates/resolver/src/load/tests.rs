@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::*;
-use crate::{ErrorKind, MemoryProvider, SecretValue};
+use secretwell_core::{ErrorKind, MemoryProvider, SecretValue};
 
 fn resolver(secrets: &[(&str, &str)]) -> Resolver {
     Resolver::new(secrets.iter().copied().collect::<MemoryProvider>())
@@ -388,7 +388,7 @@ async fn loaded_tells_where_each_value_came_from() {
     let loaded = plan.assemble(resolver.get_many(plan.keys()).await).unwrap();
     assert_eq!(loaded.secrets.len(), 1);
     assert_eq!(loaded.secrets[0].0.as_str(), "a");
-    assert_eq!(loaded.secrets[0].1.source.as_str(), "memory://");
+    assert_eq!(loaded.secrets[0].1.origin.as_str(), "memory://");
 }
 
 #[test]

@@ -1,16 +1,16 @@
-//! What comes of a flight: what it brought is kept, what it failed to bring is noted.
+//! What comes of a fetch: what it brought is kept, what it failed to bring is noted.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backoff::{between, jitter, retry_at};
-use super::cache::Times;
-use super::config::OnDenied;
-use super::ledger::{Failure, Landed, Ledger};
-use super::shared::Shared;
-use super::{Freshness, Resolved};
-use crate::{Error, ErrorKind, Secret, SecretKey};
+use crate::backoff::{between, jitter, retry_at};
+use crate::builder::OnDenied;
+use crate::cache::Times;
+use crate::shared::Shared;
+use crate::state::{Failure, FetchResults, ResolverState};
+use crate::{Freshness, Resolved};
+use secretwell_core::{Error, ErrorKind, Secret, SecretKey};
 
 /// What is good for less than this has ended before anybody can use it.
 const SHORTEST_LEASE: Duration = Duration::from_millis(20);
@@ -20,14 +20,14 @@ const LEASE_USE: f64 = 0.8;
 
 /// The random part of when a key is read again.
 #[derive(Debug, Clone, Copy)]
-struct Rhythm {
+struct Jitter {
     /// Of its ttl, after an answer.
     refresh: f64,
     /// Of its backoff, after a failure.
     retry: f64,
 }
 
-impl Rhythm {
+impl Jitter {
     fn new() -> Self {
         Self {
             refresh: between(0.75, 0.875),
@@ -37,28 +37,28 @@ impl Rhythm {
 }
 
 impl Shared {
-    /// Takes in what flight `id` brought. What a newer flight is about to bring is left to that one.
+    /// Takes in what fetch `id` brought. What a newer fetch is about to bring is left to that one.
     pub(crate) fn settle(
         &self,
         id: u64,
         outcomes: Vec<(SecretKey, Result<Secret, Error>)>,
         took: Duration,
-    ) -> Landed {
+    ) -> FetchResults {
         let now = Instant::now();
-        let mut ledger = self.ledger();
-        self.judge(&mut ledger, &outcomes, now);
+        let mut state = self.state();
+        self.update_breaker(&mut state, &outcomes, now);
         // Keys that are read together stay together; the others drift apart.
-        let together = self.provider.capabilities().batch.then(Rhythm::new);
-        let landed = outcomes
+        let together = self.provider.capabilities().batch.then(Jitter::new);
+        let results = outcomes
             .into_iter()
             .map(|(key, outcome)| {
-                let rhythm = together.unwrap_or_else(Rhythm::new);
+                let jitter = together.unwrap_or_else(Jitter::new);
                 let outcome = match outcome {
-                    Ok(secret) => self.keep(&mut ledger, id, &key, secret, rhythm, took, now),
+                    Ok(secret) => self.keep(&mut state, id, &key, secret, jitter, took, now),
                     Err(error) => {
-                        let error = error.at(self.provider.source()).for_key(&key);
-                        Err(match ledger.touch_down(&key, id) {
-                            true => self.lose(&mut ledger, &key, error, rhythm, now),
+                        let error = error.with_origin(self.provider.origin()).with_key(&key);
+                        Err(match state.finish_fetch(&key, id) {
+                            true => self.record_failure(&mut state, &key, error, jitter, now),
                             false => error,
                         })
                     }
@@ -66,16 +66,16 @@ impl Shared {
                 (key, outcome)
             })
             .collect();
-        drop(ledger);
-        self.tell();
+        drop(state);
+        self.notify_watches();
         self.wake.notify_one();
-        landed
+        results
     }
 
     /// Tells the breaker whether the source is there: it is when it answered anything, were it no.
-    fn judge(
+    fn update_breaker(
         &self,
-        ledger: &mut Ledger,
+        state: &mut ResolverState,
         outcomes: &[(SecretKey, Result<Secret, Error>)],
         now: Instant,
     ) {
@@ -84,53 +84,53 @@ impl Shared {
                 .iter()
                 .filter_map(|(_, outcome)| outcome.as_ref().err())
         };
-        let asks_for_patience =
+        let is_rate_limited =
             |error: &&Error| matches!(error.kind(), ErrorKind::RateLimited { .. });
         let all_failed = errors().filter(|error| error.is_temporary()).count() == outcomes.len();
-        let trouble = match errors().find(asks_for_patience) {
+        let trouble = match errors().find(is_rate_limited) {
             None if all_failed => errors().next(),
-            patience => patience,
+            rate_limited => rate_limited,
         };
         match trouble {
-            Some(error) => ledger.breaker.failed(error, now, self.config.max_backoff),
-            None => ledger.breaker.succeeded(),
+            Some(error) => state.breaker.failed(error, now, self.config.max_backoff),
+            None => state.breaker.succeeded(),
         }
     }
 
     #[expect(clippy::too_many_arguments, reason = "one call, from `settle`")]
     fn keep(
         &self,
-        ledger: &mut Ledger,
+        state: &mut ResolverState,
         id: u64,
         key: &SecretKey,
         secret: Secret,
-        rhythm: Rhythm,
+        jitter: Jitter,
         took: Duration,
         now: Instant,
     ) -> Result<Resolved, Error> {
         let resolved = Resolved {
-            source: secret
-                .source
-                .unwrap_or_else(|| self.provider.source().clone()),
+            origin: secret
+                .origin
+                .unwrap_or_else(|| self.provider.origin().clone()),
             value: secret.value,
             version: secret.version,
             freshness: Freshness::Fresh,
         };
-        if !ledger.touch_down(key, id) {
+        if !state.finish_fetch(key, id) {
             return Ok(resolved);
         }
-        if let Some(error) = self.went_back(key, &resolved) {
-            return Err(self.lose(ledger, key, error, rhythm, now));
+        if let Some(error) = self.version_regression(key, &resolved) {
+            return Err(self.record_failure(state, key, error, jitter, now));
         }
         let lease = secret
             .valid_for
             .map(|lifetime| lifetime.saturating_sub(took));
         if lease.is_some_and(|lease| lease < SHORTEST_LEASE) {
             let error = Error::new(ErrorKind::Unavailable, "what it answered has ended already")
-                .at(&resolved.source)
-                .for_key(key)
-                .hint("compare the clocks, and how long its leases are");
-            return Err(self.lose(ledger, key, error, rhythm, now));
+                .with_origin(&resolved.origin)
+                .with_key(key)
+                .with_hint("compare the clocks, and how long its leases are");
+            return Err(self.record_failure(state, key, error, jitter, now));
         }
         let ttl = lease.map_or(self.config.ttl, |lease| {
             lease.mul_f64(LEASE_USE).min(self.config.ttl)
@@ -138,19 +138,19 @@ impl Shared {
         let expires = after(now, ttl);
         let times = Times {
             fetched: now,
-            refresh: after(now, ttl.mul_f64(rhythm.refresh)),
+            refresh: after(now, ttl.mul_f64(jitter.refresh)),
             expires,
             unusable: lease.map_or_else(
                 || after(expires, self.config.max_stale),
                 |lease| after(now, lease),
             ),
         };
-        if let Some(failure) = ledger.failures.remove(key) {
+        if let Some(failure) = state.failures.remove(key) {
             let lasted_ms = (now - failure.since).as_millis();
-            tracing::info!(%key, source = %resolved.source, lasted_ms, "secret can be read again");
+            tracing::info!(%key, origin = %resolved.origin, lasted_ms, "secret can be read again");
         }
-        let pins = &ledger.pins;
-        let keep = |key: &SecretKey| pins.contains_key(key);
+        let watched = &state.watched;
+        let keep = |key: &SecretKey| watched.contains_key(key);
         self.cache.insert(
             key.clone(),
             resolved.clone(),
@@ -161,50 +161,50 @@ impl Shared {
         Ok(resolved)
     }
 
-    /// An answer that is older than what is held comes from a replica that lags behind: as good as
+    /// An answer that is older than what is cached comes from a replica that lags behind: as good as
     /// no answer.
-    fn went_back(&self, key: &SecretKey, answer: &Resolved) -> Option<Error> {
+    fn version_regression(&self, key: &SecretKey, answer: &Resolved) -> Option<Error> {
         let older = self.cache.peek(key, |entry| {
             matches!((&answer.version, &entry.resolved.version),
-                (Some(new), Some(held)) if new.is_older_than(held))
+                (Some(new), Some(cached)) if new.is_older_than(cached))
         });
         older.unwrap_or(false).then(|| {
             Error::new(
                 ErrorKind::Unavailable,
                 "the source answered with an older version",
             )
-            .at(&answer.source)
-            .for_key(key)
+            .with_origin(&answer.origin)
+            .with_key(key)
         })
     }
 
     /// Notes that `key` could not be read, and returns what is now said of it.
-    fn lose(
+    fn record_failure(
         &self,
-        ledger: &mut Ledger,
+        state: &mut ResolverState,
         key: &SecretKey,
         error: Error,
-        rhythm: Rhythm,
+        jitter: Jitter,
         now: Instant,
     ) -> Error {
-        let before = ledger.failures.get(key);
+        let before = state.failures.get(key);
         if before.is_none_or(|failure| failure.error.kind() != error.kind()) {
             tracing::warn!(%key, %error, temporary = error.is_temporary(), "secret cannot be read");
         }
-        let told = match error.kind() {
+        let stated_wait = match error.kind() {
             ErrorKind::RateLimited { retry_after } => retry_after,
             _ => None,
         };
         // What was absent before an outage is taken to be absent during it, as long as a value that
         // was there would be taken to be there.
         let known = self.config.ttl.saturating_add(self.config.max_stale);
-        let (error, said_at) = match before {
+        let (error, confirmed_at) = match before {
             Some(absence)
                 if absence.error.is_not_found()
                     && error.is_temporary()
-                    && now < after(absence.said_at, known) =>
+                    && now < after(absence.confirmed_at, known) =>
             {
-                (absence.error.clone(), absence.said_at)
+                (absence.error.clone(), absence.confirmed_at)
             }
             _ => (error, now),
         };
@@ -217,47 +217,47 @@ impl Shared {
         } else {
             self.config.max_backoff
         };
-        let soon = retry_at(now, since, cap, rhythm.retry);
-        let retry_at = told.map_or(soon, |wait| {
+        let soon = retry_at(now, since, cap, jitter.retry);
+        let retry_at = stated_wait.map_or(soon, |wait| {
             soon.max(now + wait.min(Duration::from_secs(3600)))
         });
         let failure = Failure {
             error: error.clone(),
             since,
             retry_at,
-            said_at,
+            confirmed_at,
         };
-        ledger.note_failure(key, failure, self.config.max_entries);
+        state.note_failure(key, failure, self.config.max_entries);
         if error.is_refusal() && self.config.on_denied == OnDenied::Purge && self.cache.remove(key)
         {
-            tracing::warn!(%key, %error, "held value purged: the source says no");
+            tracing::warn!(%key, %error, "cached value purged: the source says no");
         }
         error
     }
 
     /// Lets what failed for the first time just now be asked again at once.
-    pub(crate) fn excuse(&self, batch: &[SecretKey], now: Instant) {
-        let mut ledger = self.ledger();
+    pub(crate) fn retry_immediately(&self, batch: &[SecretKey], now: Instant) {
+        let mut state = self.state();
         for key in batch {
-            if let Some(failure) = ledger.failures.get_mut(key)
+            if let Some(failure) = state.failures.get_mut(key)
                 && failure.since >= now
             {
                 failure.retry_at = failure.since;
             }
         }
-        drop(ledger);
+        drop(state);
         self.wake.notify_one();
     }
 
-    /// Gives up the keys of a flight that ended without an answer, so that the next caller asks anew.
+    /// Gives up the keys of a fetch that ended without an answer, so that the next caller asks anew.
     pub(crate) fn abandon(&self, id: u64, batch: &[SecretKey]) {
-        let mut ledger = self.ledger();
-        ledger.breaker.abandoned();
+        let mut state = self.state();
+        state.breaker.abandoned();
         for key in batch {
-            ledger.touch_down(key, id);
+            state.finish_fetch(key, id);
         }
-        drop(ledger);
-        self.tell();
+        drop(state);
+        self.notify_watches();
         self.wake.notify_one();
     }
 }

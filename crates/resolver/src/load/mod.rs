@@ -15,7 +15,8 @@ use serde::de::DeserializeOwned;
 
 pub use error::LoadError;
 
-use crate::{Error, KeyPrefix, Resolved, Resolver, SecretKey};
+use crate::{Resolved, Resolver};
+use secretwell_core::{Error, KeyPrefix, SecretKey};
 use trace::Node;
 
 /// Which secrets a type is made of, found out before any of them is read.
@@ -29,7 +30,7 @@ use trace::Node;
 /// | a struct in a field `db` | keys below `db/` |
 /// | `Option<T>`, `#[serde(default)]` | may be absent; may **not** fail or be invalid |
 /// | `String`, [`SecretString`](secrecy::SecretString), anything read from text, such as `Url` or `IpAddr` | the text, as it is |
-/// | [`SecretValue`](crate::SecretValue), byte buffers | the bytes |
+/// | [`SecretValue`](secretwell_core::SecretValue), byte buffers | the bytes |
 /// | numbers, `bool` (`true`, `1`, `yes`, `on`, …), `char`, enums without data | parsed, white space around them ignored |
 /// | [`Duration`](std::time::Duration) | `30s`, `5m`, `1h 30m` |
 /// | `Vec<T>`, tuples | items between commas |
@@ -73,8 +74,8 @@ impl<T: DeserializeOwned> Plan<T> {
     /// Finds out which secrets `T` is made of.
     ///
     /// # Errors
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) when `T` is not a struct with fields that can be known beforehand,
-    /// [`InvalidKey`](crate::ErrorKind::InvalidKey) when a field's name is no key.
+    /// [`InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) when `T` is not a struct with fields that can be known beforehand,
+    /// [`InvalidKey`](secretwell_core::ErrorKind::InvalidKey) when a field's name is no key.
     pub fn new() -> Result<Self, Error> {
         let nodes = trace::nodes::<T>()?;
         let mut fields = Vec::new();
@@ -131,7 +132,8 @@ impl Resolver {
     ///
     /// ```
     /// use secrecy::SecretString;
-    /// use secretwell_core::{MemoryProvider, Resolver};
+    /// use secretwell_core::MemoryProvider;
+    /// use secretwell_resolver::Resolver;
     /// use serde::Deserialize;
     ///
     /// #[derive(Debug, Deserialize)]

@@ -2,43 +2,47 @@
 
 use std::sync::Arc;
 
-use super::shared::Shared;
-use crate::{ErrorKind, SecretKey};
+use crate::shared::Shared;
+use secretwell_core::{ErrorKind, SecretKey};
 
 /// Keeps some keys fresh and tells when one of them changes. Made by
-/// [`Resolver::watch`](super::Resolver::watch).
+/// [`Resolver::watch`](crate::Resolver::watch).
 ///
 /// For as long as the watch lives, its keys are read again in the background whether anybody uses
 /// them or not, absent ones are looked for, and none of them is evicted.
 #[derive(Debug)]
 pub struct Watch {
     shared: Arc<Shared>,
-    news: tokio::sync::watch::Receiver<u64>,
-    seen: Vec<(SecretKey, Sight)>,
+    changes: tokio::sync::watch::Receiver<u64>,
+    seen: Vec<(SecretKey, Snapshot)>,
 }
 
 /// What a watch sees of a key: a fingerprint of its value, and whether something is the matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sight {
+struct Snapshot {
     value: Option<u64>,
     trouble: Option<ErrorKind>,
 }
 
 impl Watch {
-    pub(super) fn new(shared: Arc<Shared>, keys: &[SecretKey]) -> Self {
-        let news = shared.news();
+    pub(crate) fn new(shared: Arc<Shared>, keys: &[SecretKey]) -> Self {
+        let changes = shared.changes();
         {
-            let mut ledger = shared.ledger();
+            let mut state = shared.state();
             for key in keys {
-                *ledger.pins.entry(key.clone()).or_default() += 1;
+                *state.watched.entry(key.clone()).or_default() += 1;
             }
         }
         shared.wake.notify_one();
         let seen = keys
             .iter()
-            .map(|key| (key.clone(), look(&shared, key)))
+            .map(|key| (key.clone(), snapshot(&shared, key)))
             .collect();
-        Self { shared, news, seen }
+        Self {
+            shared,
+            changes,
+            seen,
+        }
     }
 
     /// Waits until a key has another value than it had when the watch was made or when this was
@@ -48,13 +52,13 @@ impl Watch {
     /// tokio runtime nothing is read, so nothing changes.
     pub async fn changed(&mut self) -> Vec<SecretKey> {
         loop {
-            self.shared.ensure_keeper(&mut self.shared.ledger());
-            self.shared.set_out();
+            self.shared.ensure_refresher(&mut self.shared.state());
+            self.shared.spawn_pending();
             // After that, so that a runtime that takes no more tasks does not have this spin.
-            self.news.borrow_and_update();
+            self.changes.borrow_and_update();
             let mut changed = Vec::new();
             for (key, seen) in &mut self.seen {
-                let now = look(&self.shared, key);
+                let now = snapshot(&self.shared, key);
                 if now != *seen {
                     *seen = now;
                     changed.push(key.clone());
@@ -63,7 +67,7 @@ impl Watch {
             if !changed.is_empty() {
                 return changed;
             }
-            if self.news.changed().await.is_err() {
+            if self.changes.changed().await.is_err() {
                 // The sender lives in `shared`, which this watch holds.
                 std::future::pending::<()>().await;
             }
@@ -71,21 +75,21 @@ impl Watch {
     }
 }
 
-fn look(shared: &Shared, key: &SecretKey) -> Sight {
+fn snapshot(shared: &Shared, key: &SecretKey) -> Snapshot {
     let failure = shared
-        .ledger()
+        .state()
         .failures
         .get(key)
         .map(|failure| failure.error.kind());
-    let held = shared.cache.peek(key, |entry| {
+    let cached = shared.cache.peek(key, |entry| {
         (entry.resolved.value.fingerprint(), entry.is_past())
     });
-    match held {
-        Some((value, past_ttl)) => Sight {
+    match cached {
+        Some((value, past_ttl)) => Snapshot {
             value: Some(value),
             trouble: failure.filter(|_| past_ttl),
         },
-        None => Sight {
+        None => Snapshot {
             value: None,
             trouble: failure,
         },
@@ -94,12 +98,12 @@ fn look(shared: &Shared, key: &SecretKey) -> Sight {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut ledger = self.shared.ledger();
+        let mut state = self.shared.state();
         for (key, _) in &self.seen {
-            if let Some(count) = ledger.pins.get_mut(key) {
+            if let Some(count) = state.watched.get_mut(key) {
                 *count -= 1;
                 if *count == 0 {
-                    ledger.pins.remove(key);
+                    state.watched.remove(key);
                 }
             }
         }

@@ -8,17 +8,17 @@ use std::sync::Arc;
 /// It stands in every log line and error, so whoever makes one must leave out user info, tokens and
 /// query parameters. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Source(Arc<str>);
+pub struct Origin(Arc<str>);
 
-impl Source {
-    /// A source of the given scheme: `Source::new("file", "/run/secrets")` is `file:///run/secrets`.
+impl Origin {
+    /// A source of the given scheme: `Origin::new("file", "/run/secrets")` is `file:///run/secrets`.
     pub fn new(scheme: &str, place: impl fmt::Display) -> Self {
         Self(format!("{scheme}://{place}").into())
     }
 
     /// Several sources asked one after the other, as [`Chain`](crate::Chain) does.
-    pub(crate) fn joined<'a>(sources: impl IntoIterator<Item = &'a Source>) -> Self {
-        let texts: Vec<&str> = sources.into_iter().map(Source::as_str).collect();
+    pub(crate) fn joined<'a>(sources: impl IntoIterator<Item = &'a Origin>) -> Self {
+        let texts: Vec<&str> = sources.into_iter().map(Origin::as_str).collect();
         Self(texts.join(",").into())
     }
 
@@ -33,14 +33,14 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Source({})", self.0)
+        write!(f, "Origin({})", self.0)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Error, SecretValue, Source, Version};
+use secretwell_core::{Error, Origin, SecretValue, Version};
 
 /// A secret as the resolver hands it out: the value, and how far it can be relied on.
 #[derive(Debug, Clone)]
@@ -13,18 +13,18 @@ pub struct Resolved {
     /// What the backend calls this revision.
     pub version: Option<Version>,
     /// Which source had it.
-    pub source: Source,
+    pub origin: Origin,
     /// Whether the source still stands behind it.
     pub freshness: Freshness,
 }
 
 impl Resolved {
     /// A fresh secret that came from no resolver: one that the caller made up, or a fixture.
-    pub fn fixed(value: SecretValue, source: Source) -> Self {
+    pub fn fixed(value: SecretValue, origin: Origin) -> Self {
         Self {
             value,
             version: None,
-            source,
+            origin,
             freshness: Freshness::Fresh,
         }
     }

@@ -6,16 +6,17 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use secretwell_core::{Error, ErrorKind, Freshness, Resolved, SecretKey};
+use secretwell_core::{Error, ErrorKind, SecretKey};
+use secretwell_resolver::{Freshness, Resolved};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::built::Guard;
-use crate::history::recall;
+use crate::history::load_history;
 use crate::lazy::Inner;
-use crate::recipe::{Ingredients, keys};
+use crate::policy::is_secret;
 use crate::ring::{Rings, later};
-use crate::strength::is_secret;
+use crate::spec::{BuildInput, keys};
 use crate::{BuildContext, Generation, NotReady, State};
 
 /// The longest wait before a build that failed is tried again.
@@ -24,20 +25,20 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 /// Lives from the first use of an auth until the auth is dropped or its runtime ends.
 ///
 /// One loop does it all: attempt, then wait for whatever makes the next attempt worth while.
-pub(crate) struct Driver<A: Send + Sync> {
+pub(crate) struct Rebuilder<A: Send + Sync> {
     auth: Weak<Inner<A>>,
-    nudge: Arc<Notify>,
-    made_from: MadeFrom,
+    wake: Arc<Notify>,
+    rotation: RotationState,
     generation: Generation,
     build_failures: BuildFailures,
 }
 
-/// What the build in service was made from. The auth keeps it for the next driver, which must not
-/// forget the earlier secrets.
+/// What the build in service was made from. The auth keeps it for the next rebuilder, which must not
+/// forget the previous secrets.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct MadeFrom {
+pub(crate) struct RotationState {
     rings: Rings,
-    sight: Option<HashMap<SecretKey, (u64, Vec<u64>)>>,
+    fingerprint: Option<HashMap<SecretKey, (u64, Vec<u64>)>>,
 }
 
 /// How builds have failed since the last good one.
@@ -56,12 +57,12 @@ struct Outcome {
     secrets: Vec<(SecretKey, Resolved)>,
 }
 
-impl<A: Send + Sync + 'static> Driver<A> {
+impl<A: Send + Sync + 'static> Rebuilder<A> {
     pub(crate) fn new(auth: &Arc<Inner<A>>) -> Self {
         Self {
             auth: auth.weak(),
-            nudge: auth.nudge.clone(),
-            made_from: auth.made_from().clone(),
+            wake: auth.wake.clone(),
+            rotation: auth.rotation().clone(),
             generation: Guard::new(&auth.stage.current).map_or(0, |guard| guard.generation()),
             build_failures: BuildFailures::default(),
         }
@@ -71,7 +72,7 @@ impl<A: Send + Sync + 'static> Driver<A> {
         let Some(mut watch) = self
             .auth
             .upgrade()
-            .map(|auth| auth.resolver.watch(&keys(auth.recipe.as_ref())))
+            .map(|auth| auth.resolver.watch(&keys(auth.spec.as_ref())))
         else {
             return;
         };
@@ -87,7 +88,7 @@ impl<A: Send + Sync + 'static> Driver<A> {
             drop(auth);
             tokio::select! {
                 _ = watch.changed() => {}
-                () = self.nudge.notified() => {}
+                () = self.wake.notified() => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
@@ -96,25 +97,29 @@ impl<A: Send + Sync + 'static> Driver<A> {
     /// When to look again if nothing happens.
     fn next_wake(&self, outcome: &Outcome) -> Instant {
         let retry = outcome.failure.as_ref().and_then(NotReady::retry_at);
-        let turn = self.made_from.rings.next_turn(outcome.at);
+        let transition = self.rotation.rings.next_transition(outcome.at);
         let never = later(Instant::now(), Duration::from_secs(24 * 3600));
-        [retry, turn].into_iter().flatten().min().unwrap_or(never)
+        [retry, transition]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(never)
     }
 
     /// Reads the secrets, and builds if what a build would see has changed.
     async fn attempt(&mut self, auth: &Arc<Inner<A>>, forced: bool) -> Outcome {
         let started = Instant::now();
         if self.generation == 0 {
-            announce(auth, State::Starting, None);
+            set_state(auth, State::Starting, None);
         }
-        let keys = keys(auth.recipe.as_ref());
+        let keys = keys(auth.spec.as_ref());
         let revoking = auth.revoking.load(Ordering::SeqCst);
         if revoking {
             // Even an answer of a moment ago may be the secret that is to go.
             keys.iter().for_each(|key| auth.resolver.invalidate(key));
         }
         let answers = if forced && !revoking {
-            auth.resolver.read_anew(&keys).await
+            auth.resolver.refresh_after_write(&keys).await
         } else {
             auth.resolver.get_many(&keys).await
         };
@@ -130,29 +135,32 @@ impl<A: Send + Sync + 'static> Driver<A> {
             .retry_at(&keys)
             .unwrap_or_else(|| later(now, auth.resolver.ttl()));
         let prepared = auth
-            .recipe
+            .spec
             .prepare(answers, auth.settings.mode, &auth.settings.policy);
-        let Ingredients {
+        let BuildInput {
             secrets,
             tolerated,
             finish,
         } = match prepared {
-            Ok(ingredients) => ingredients,
+            Ok(input) => input,
             Err(problems) => {
                 return outcome(Some(NotReady::new(problems, Some(retry_at))), Vec::new());
             }
         };
 
-        let mut rings = self.made_from.rings.with(&secrets, auth.settings.pace, now);
+        let mut rings = self
+            .rotation
+            .rings
+            .with(&secrets, auth.settings.timing, now);
         if revoking {
-            rings.revoke_earlier(now);
+            rings.revoke_previous(now);
         } else {
-            self.recall(auth, &mut rings, &secrets, now).await;
+            self.load_history(auth, &mut rings, &secrets, now).await;
         }
-        let sight = Some(rings.sight(now));
-        if sight != self.made_from.sight || forced {
+        let fingerprint = Some(rings.fingerprint(now));
+        if fingerprint != self.rotation.fingerprint || forced {
             if self.generation > 0 {
-                announce(
+                set_state(
                     auth,
                     State::Rotating {
                         generation: self.generation,
@@ -175,8 +183,8 @@ impl<A: Send + Sync + 'static> Driver<A> {
                 Ok(Some(Ok(value))) => {
                     self.build_failures = BuildFailures::default();
                     self.generation += 1;
-                    self.made_from = MadeFrom { rings, sight };
-                    *auth.made_from() = self.made_from.clone();
+                    self.rotation = RotationState { rings, fingerprint };
+                    *auth.rotation() = self.rotation.clone();
                     if revoking {
                         auth.revoking.store(false, Ordering::SeqCst);
                     }
@@ -190,12 +198,12 @@ impl<A: Send + Sync + 'static> Driver<A> {
                     );
                     Some(Error::new(ErrorKind::Invalid, text))
                 }
-                Ok(None) => {
-                    Some(Error::new(ErrorKind::Invalid, "the builder panicked").hint("see its log"))
-                }
+                Ok(None) => Some(
+                    Error::new(ErrorKind::Invalid, "the builder panicked").with_hint("see its log"),
+                ),
                 Err(_) => Some(
                     Error::new(ErrorKind::Timeout, "the builder took too long")
-                        .hint("look at what it waits for, or raise the build deadline"),
+                        .with_hint("look at what it waits for, or raise the build deadline"),
                 ),
             };
             if let Some(problem) = problem {
@@ -209,14 +217,14 @@ impl<A: Send + Sync + 'static> Driver<A> {
     }
 
     /// Adds what the source remembers to the rings of keys that are new here.
-    async fn recall(
+    async fn load_history(
         &self,
         auth: &Inner<A>,
         rings: &mut Rings,
         secrets: &[(SecretKey, Resolved)],
         now: Instant,
     ) {
-        let fields = auth.recipe.fields().unwrap_or_default();
+        let fields = auth.spec.fields().unwrap_or_default();
         let signs = |key: &SecretKey| {
             fields
                 .iter()
@@ -224,9 +232,9 @@ impl<A: Send + Sync + 'static> Driver<A> {
         };
         let new = secrets
             .iter()
-            .filter(|(key, _)| signs(key) && !self.made_from.rings.holds(key));
+            .filter(|(key, _)| signs(key) && !self.rotation.rings.holds(key));
         for (key, secret) in new {
-            let history = recall(&auth.resolver, key, secret, auth.settings.pace).await;
+            let history = load_history(&auth.resolver, key, secret, auth.settings.timing).await;
             if let Some(history) = history {
                 rings.remember(key, history, now);
             }
@@ -245,7 +253,7 @@ impl<A: Send + Sync + 'static> Driver<A> {
                 failure: failure.clone(),
             },
         };
-        announce(auth, state, Some((&outcome, served)));
+        set_state(auth, state, Some((&outcome, served)));
     }
 }
 
@@ -268,7 +276,7 @@ fn staleness(secrets: &[(SecretKey, Resolved)]) -> Vec<Error> {
         .iter()
         .filter_map(|(key, secret)| match &secret.freshness {
             Freshness::Fresh => None,
-            Freshness::Stale { reason, .. } => Some(reason.clone().for_key(key)),
+            Freshness::Stale { reason, .. } => Some(reason.clone().with_key(key)),
         })
         .collect()
 }
@@ -286,7 +294,7 @@ where
 }
 
 /// Makes `state` the state, and says so in the log if it is another one.
-fn announce<A: Send + Sync>(auth: &Inner<A>, state: State, end: Option<(&Outcome, u64)>) {
+fn set_state<A: Send + Sync>(auth: &Inner<A>, state: State, end: Option<(&Outcome, u64)>) {
     let mut changed = false;
     auth.progress.send_modify(|progress| {
         // A retry of a failed start that fails alike is no news.
@@ -316,7 +324,7 @@ fn log<A: Send + Sync>(auth: &Inner<A>, state: &State, outcome: Option<&Outcome>
                 state = state.name(),
                 generation = state.generation(),
                 mode = %auth.settings.mode,
-                source = %auth.resolver.source(),
+                origin = %auth.resolver.origin(),
                 secrets = outcome.and_then(|outcome| describe(&outcome.secrets)),
                 problems = outcome.and_then(|o| o.failure.as_ref()).map(tracing::field::display),
                 took = outcome.map(|outcome| tracing::field::debug(outcome.took)),
@@ -348,19 +356,19 @@ fn describe(secrets: &[(SecretKey, Resolved)]) -> Option<String> {
         };
         text += &format!(
             "{separator}{key}{version} {freshness} from {}",
-            secret.source
+            secret.origin
         );
     }
     (!text.is_empty()).then_some(text)
 }
 
-impl<A: Send + Sync> Drop for Driver<A> {
+impl<A: Send + Sync> Drop for Rebuilder<A> {
     /// The runtime has ended, or the auth is gone. Whoever waits shall start anew.
     fn drop(&mut self) {
         let Some(auth) = self.auth.upgrade() else {
             return;
         };
-        auth.undriven.store(true, Ordering::Relaxed);
+        auth.rebuilder_stopped.store(true, Ordering::Relaxed);
         auth.progress.send_modify(|progress| {
             if progress.state == State::Starting {
                 progress.state = State::Idle;

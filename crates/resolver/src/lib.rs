@@ -1,0 +1,65 @@
+//! Caching, background refresh and typed loading on top of any [`SecretProvider`].
+//!
+//! Services use this crate through `secretwell`, which re-exports it. A backend needs only
+//! `secretwell-core`.
+//!
+//! ```
+//! use secretwell_core::{MemoryProvider, SecretProviderExt};
+//! use secretwell_resolver::Resolver;
+//! use serde::Deserialize;
+//!
+//! #[derive(Deserialize)]
+//! #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+//! struct Settings {
+//!     auth_secret: secrecy::SecretString,
+//!     port: u16,
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let secrets = MemoryProvider::from_iter([("AUTH_SECRET", "s3cr3t")]);
+//! let defaults = MemoryProvider::from_iter([("PORT", "8080")]);
+//!
+//! let resolver = Resolver::new(secrets.or_else(defaults));
+//! let settings: Settings = resolver.load().await?;
+//! assert_eq!(settings.port, 8080);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Why this shape
+//! A provider reads once and reports what it found. Everything that depends on time is here, once for
+//! all providers: caching, refresh, retries, staleness. The fields of a struct name the secrets that a
+//! service needs, and [`Resolver::load`] fills it.
+//!
+//! | to | use |
+//! | --- | --- |
+//! | read one secret | [`Resolver::get`], or [`Resolver::with_cached`] on a hot path |
+//! | read all secrets of a type | [`Resolver::load`] |
+//! | get the keys of a type before reading | [`load::Plan`] |
+//! | follow changes | [`Resolver::watch`] |
+//!
+//! # What is not here
+//! No backend, no HTTP, no TLS and no global state.
+//!
+//! [`SecretProvider`]: secretwell_core::SecretProvider
+
+mod backoff;
+mod breaker;
+mod builder;
+mod cache;
+mod fetch;
+pub mod load;
+mod refresher;
+mod resolved;
+mod resolver;
+mod settle;
+mod shared;
+mod state;
+mod watch;
+
+pub use builder::{OnDenied, ResolverBuilder};
+pub use load::LoadError;
+pub use resolved::{Freshness, Resolved};
+pub use resolver::Resolver;
+pub use watch::Watch;
