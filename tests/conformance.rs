@@ -6,10 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use secretwell::{
-    EnvProvider, Environment, FileProvider, MemoryProvider, SecretKey, SecretProvider,
-    SecretProviderExt,
-};
+use secretwell::env::{EnvProvider, Environment};
+use secretwell::file::FileProvider;
+use secretwell::{MemoryProvider, SecretKey, SecretProvider, SecretProviderExt};
 use secretwell_testkit::{Harness, Supports, conformance_tests};
 use tempfile::TempDir;
 

@@ -9,7 +9,8 @@ use axum::{Json, Router};
 use http::request::Parts;
 use reqwest::{Client, StatusCode};
 use secretwell::auth::{Auth, BuildError, LazyAuth, LazyService, Mode, Principal, State};
-use secretwell::{ExposeSecret, FileProvider, MemoryProvider, Resolver, SecretString};
+use secretwell::file::FileProvider;
+use secretwell::{ExposeSecret, MemoryProvider, Resolver, SecretString};
 use secretwell_testkit::{Canary, CanaryLog, FaultyProvider, Step};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -92,7 +93,7 @@ async fn eager(resolver: Resolver, mode: Mode) -> Router {
     let secret = match (secrets, mode) {
         (Some(secrets), _) => Some(secrets.auth_secret),
         (None, Mode::Development) => Some("made up for development".to_owned().into()),
-        (None, Mode::Production) => None,
+        (None, _) => None,
     };
     Router::new().route(
         "/me",

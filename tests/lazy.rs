@@ -579,7 +579,7 @@ async fn each_change_of_state_is_one_event_and_no_secret_is_in_it() {
     for field in [
         "generation=1",
         "mode=production",
-        "source=memory://",
+        "origin=memory://",
         "AUTH_SECRET@1 fresh from memory://",
         "took=",
     ] {

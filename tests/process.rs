@@ -7,9 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use secretwell::auth::Mode;
-use secretwell::{
-    ErrorKind, ExposeSecret, FileProvider, Resolver, SecretProvider, SecretString, from_url,
-};
+use secretwell::file::FileProvider;
+use secretwell::{ErrorKind, ExposeSecret, Resolver, SecretProvider, SecretString, from_url};
 use secretwell_testkit::CanaryLog;
 use serde::Deserialize;
 
@@ -146,7 +145,7 @@ async fn a_file_that_is_open_to_others_is_warned_about_once() {
         replace(&path, b"value");
         std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
         provider.get(&key("TOKEN")).await.unwrap();
-        let lines = log.lines_with("is open to others");
+        let lines = log.lines_with("other users can access");
         assert_eq!(lines.len(), warnings, "mode {mode:o}: {lines:?}");
         assert!(
             lines

@@ -544,6 +544,6 @@ async fn no_secret_is_logged_or_shown() {
     canary.assert_hidden(&resolver);
     canary.assert_hidden(&resolver.watch(&keys(&["K"])));
     log.assert_clean(&[&canary]);
-    assert!(!log.lines_with("secret cannot be read").is_empty());
-    assert!(!log.lines_with("secret can be read again").is_empty());
+    assert!(!log.lines_with("the secret cannot be read").is_empty());
+    assert!(!log.lines_with("the secret can be read again").is_empty());
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use reqwest::{Client, Response, redirect};
-use secretwell::auth::authjs::{SecretOrder, Session, SessionCookie, Sessions};
+use secretwell::auth::authjs::{Scheme, SecretOrder, Session, SessionCookie, Sessions};
 use secretwell::auth::{Auth, BuildContext, BuildError, LazyAuth, State};
 use secretwell::{MemoryProvider, Resolver, SecretString};
 use serde::Deserialize;
@@ -54,7 +54,7 @@ impl Service {
             Resolver::new(memory.clone()),
             |_: Secrets, context: BuildContext| async move {
                 let ring = SecretOrder::AuthCore.ring(&context)?;
-                let sessions = Sessions::new(SessionCookie::v5(false), &ring)?;
+                let sessions = Sessions::new(SessionCookie::v5(Scheme::Http), &ring)?;
                 Ok::<_, BuildError>(sessions.max_age(HOUR))
             },
         );
@@ -88,7 +88,7 @@ impl Service {
     async fn log_in(&self, max_age: Duration) -> String {
         let token = {
             let ring = secretwell::auth::KeyRing::new(OLD);
-            let cookie = SessionCookie::v5(false);
+            let cookie = SessionCookie::v5(Scheme::Http);
             let sessions = Sessions::new(cookie, &ring).unwrap().max_age(max_age);
             sessions.start(&json!({"name": "Ada"}), "").unwrap()
         };

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use axum::Router;
 use axum::routing::get;
-use secretwell::auth::authjs::{Session, SessionCookie, Sessions};
+use secretwell::auth::authjs::{Scheme, Session, SessionCookie, Sessions};
 use secretwell::auth::{Auth, KeyRing, LazyAuth, Mode};
 use secretwell::infisical::ApiVersion;
 use secretwell::{Resolver, SecretProvider};
@@ -26,8 +26,8 @@ const SECRET: &str = "the late secret, thirty-two bytes or more";
 /// The versions of next-auth in the application, and the cookie of each.
 fn versions() -> [(&'static str, SessionCookie); 2] {
     [
-        ("v4", SessionCookie::v4(false)),
-        ("v5", SessionCookie::v5(false)),
+        ("v4", SessionCookie::v4(Scheme::Http)),
+        ("v5", SessionCookie::v5(Scheme::Http)),
     ]
 }
 
@@ -198,7 +198,7 @@ async fn a_program_by_effect_reads_the_secret_when_it_is_there() {
     for program in &mut waiting {
         assert_eq!(program.line().await.as_deref(), Some("started"));
     }
-    let service = Service::start(&place, SessionCookie::v5(false)).await;
+    let service = Service::start(&place, SessionCookie::v5(Scheme::Http)).await;
     service.auth.get().await.unwrap_err();
     place.write(None, "AUTH_SECRET", SECRET).await;
     let sessions = service.auth.rebuild().await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use secretwell::auth::authjs::{SessionCookie, Sessions};
+use secretwell::auth::authjs::{Scheme, SessionCookie, Sessions};
 use secretwell::auth::{LazyAuth, State};
 use secretwell::infisical::ApiVersion;
 use secretwell::{MemoryProvider, Resolver};
@@ -113,7 +113,7 @@ impl Beside {
 #[tokio::test]
 async fn the_service_first() {
     for beside in &Beside::all().await {
-        let service = Service::new(SessionCookie::v5(false)).await;
+        let service = Service::new(SessionCookie::v5(Scheme::Http)).await;
         let site = beside.with(&[OLD]).await;
         let ada = site.log_in("Ada").await;
         let bob = service.log_in("Bob").await;
@@ -138,7 +138,7 @@ async fn the_service_first() {
 #[tokio::test]
 async fn the_application_first() {
     for beside in &Beside::all().await {
-        let service = Service::new(SessionCookie::v5(false)).await;
+        let service = Service::new(SessionCookie::v5(Scheme::Http)).await;
         let bob = service.log_in("Bob").await;
 
         // It knows the new secret, and does not sign with it yet.
@@ -181,7 +181,7 @@ async fn all_but_the_new_are_out(
 async fn a_session_of_a_secret_that_is_not_known_yet_is_kept_until_it_is() {
     let packages = Packages::start();
     let site = Site::Core(&packages, json!([NEW, OLD]));
-    let service = Service::new(SessionCookie::v5(false)).await;
+    let service = Service::new(SessionCookie::v5(Scheme::Http)).await;
     let ada = site.log_in("Ada").await;
     assert_eq!(service.name(&ada).await, None, "it has not rotated yet");
     service.rotate().await;
@@ -197,7 +197,7 @@ async fn the_service_carries_sessions_of_next_auth_4_over() {
         let question = json!({"action": action, "by": "next-auth@4", "secret": secret, "token": token, "salt": ""});
         packages.ask(question).await
     };
-    let service = Service::new(SessionCookie::v4(false)).await;
+    let service = Service::new(SessionCookie::v4(Scheme::Http)).await;
     let set = |token: &Value| {
         Browser::sent(&[format!(
             "next-auth.session-token={}",

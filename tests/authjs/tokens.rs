@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use secretwell::auth::KeyRing;
 use secretwell::auth::authjs::{
-    Csrf, CsrfCookie, CsrfTokens, SessionCookie, SessionTokens, Sessions,
+    Csrf, CsrfCookie, CsrfTokens, Scheme, SessionCookie, SessionTokens, Sessions,
 };
 use serde_json::{Value, json};
 
@@ -65,11 +65,17 @@ async fn each_reads_the_cookies_of_the_other_however_many_they_are() {
     let packages = Packages::start();
     let application = Application::start(&[("AUTH_SECRET", SECRET.to_owned())]).await;
     for (site, cookie) in [
-        (application.site("eager/v4"), SessionCookie::v4(false)),
-        (application.site("eager/v5"), SessionCookie::v5(false)),
+        (
+            application.site("eager/v4"),
+            SessionCookie::v4(Scheme::Http),
+        ),
+        (
+            application.site("eager/v5"),
+            SessionCookie::v5(Scheme::Http),
+        ),
         (
             Site::Core(&packages, json!([SECRET, OLD])),
-            SessionCookie::v5(false),
+            SessionCookie::v5(Scheme::Http),
         ),
     ] {
         let name = cookie.name().to_owned();
@@ -109,32 +115,32 @@ async fn each_accepts_the_forms_of_the_other() {
     for (site, cookie, tokens) in [
         (
             application.site("eager/v4"),
-            CsrfCookie::v4(false),
+            CsrfCookie::v4(Scheme::Http),
             CsrfTokens::new(&one),
         ),
         (
             application.site("eager/v5"),
-            CsrfCookie::v5(false),
+            CsrfCookie::v5(Scheme::Http),
             CsrfTokens::new(&one),
         ),
         (
             Site::Core(&packages, json!([SECRET, OLD])),
-            CsrfCookie::v5(false),
+            CsrfCookie::v5(Scheme::Http),
             CsrfTokens::new(&two).joined_only(),
         ),
         (
             Site::Core(&packages, json!([SECRET, OLD, "three", "two", "one"])),
-            CsrfCookie::v5(false),
+            CsrfCookie::v5(Scheme::Http),
             CsrfTokens::new(&five.unwrap()).joined_only(),
         ),
         (
             secure.site("eager/v4"),
-            CsrfCookie::v4(true),
+            CsrfCookie::v4(Scheme::Https),
             CsrfTokens::new(&one),
         ),
         (
             secure.site("eager/v5"),
-            CsrfCookie::v5(true),
+            CsrfCookie::v5(Scheme::Https),
             CsrfTokens::new(&one),
         ),
     ] {
@@ -142,7 +148,7 @@ async fn each_accepts_the_forms_of_the_other() {
         let token = site.csrf_token(&mut browser).await;
         let theirs = attributes(browser.header_of(cookie.name()));
         let value = cookie.find(&browser.header()).unwrap();
-        assert_eq!(tokens.verify(&value, Some(&token), true), Csrf::Verified);
+        assert_eq!(tokens.verify_post(&value, Some(&token)), Csrf::Verified);
 
         let (token, value) = tokens.make().unwrap();
         let set = [cookie.set(&value)];

@@ -4,7 +4,7 @@
 use std::process::Stdio;
 
 use secretwell::auth::KeyRing;
-use secretwell::auth::authjs::{SessionCookie, Sessions};
+use secretwell::auth::authjs::{Scheme, SessionCookie, Sessions};
 use secretwell::infisical::ApiVersion;
 use secretwell_testkit::Canary;
 use serde::Deserialize;
@@ -132,7 +132,7 @@ async fn what_fails_without_the_command_works_with_it() {
             assert!(good);
             let token = said.lines().nth(1).unwrap();
             let ring = KeyRing::new(SECRET);
-            let sessions = Sessions::new(SessionCookie::v5(false), &ring).unwrap();
+            let sessions = Sessions::new(SessionCookie::v5(Scheme::Http), &ring).unwrap();
             let cookies = format!("authjs.session-token={token}");
             let session = sessions.find::<User>(&cookies).unwrap();
             assert_eq!(session.claims.name, "Ada");

@@ -53,7 +53,7 @@ fn provider(place: &Place, proxy: Option<&FaultProxy>) -> InfisicalProvider {
             .attempt_timeout(Duration::from_secs(2))
     };
     // Some of the values look like references.
-    let builder = builder.expand_references(false).client(quick);
+    let builder = builder.without_reference_expansion().client(quick);
     builder.build().unwrap()
 }
 

@@ -170,7 +170,7 @@ async fn a_missing_permission_is_no_dead_token() {
 #[tokio::test]
 async fn servers_before_august_2024_say_it_the_other_way_round() {
     let place = place(|identity| identity).await;
-    place.as_fake().swap_statuses(true);
+    place.as_fake().swap_statuses();
     let provider = place.provider().build().unwrap();
     assert_reads(&provider).await;
     place.as_fake().revoke_tokens();

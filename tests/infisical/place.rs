@@ -72,7 +72,7 @@ impl Place {
     ) -> Self {
         let fake = match api {
             ApiVersion::V3 => FakeInfisical::start_v3().await,
-            ApiVersion::V4 => FakeInfisical::start().await,
+            _ => FakeInfisical::start().await,
         };
         let project = fake.project("demo");
         fake.environment(&project, "dev");

@@ -99,7 +99,7 @@ async fn imports_count_after_what_the_folder_has_and_the_later_one_first() {
         let listed = provider.list(&KeyPrefix::root()).await.unwrap();
         assert!(listed.contains(&key("TWICE")), "{listed:?}");
 
-        let without = place.provider().imports(false).build().unwrap();
+        let without = place.provider().without_imports().build().unwrap();
         let error = without.get(&key("TWICE")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     }
@@ -129,7 +129,11 @@ async fn references_are_replaced_and_one_that_leads_nowhere_is_named() {
             assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
             assert!(error.to_string().contains(reference), "{error}");
         }
-        let raw = place.provider().expand_references(false).build().unwrap();
+        let raw = place
+            .provider()
+            .without_reference_expansion()
+            .build()
+            .unwrap();
         assert_eq!(text(&raw, "URL").await, "postgres://${HOST}/app");
         assert_eq!(text(&raw, "BROKEN").await, "postgres://${NO_HOST}/app");
     }
@@ -141,7 +145,7 @@ async fn a_half_expanded_list_is_confirmed_by_a_single_read() {
     place.write(None, "DEEP", "leaf").await;
     place.write(None, "MID", "<${DEEP}>").await;
     place.write(None, "TOP", "(${MID})").await;
-    place.as_fake().half_expand_lists(true);
+    place.as_fake().break_list_expansion();
     let provider = place.provider().build().unwrap();
     assert_eq!(text(&provider, "MID").await, "<leaf>");
     assert_eq!(singles(&place), 0);
@@ -165,7 +169,7 @@ async fn what_is_left_in_a_list_is_looked_into_once_while_that_can_be_the_same()
     place.write(Some("y"), "MID", &deep).await;
     let mid = format!("{}.MID}}", inside("y"));
     place.write(None, "TOP", &mid).await;
-    place.as_fake().half_expand_lists(true);
+    place.as_fake().break_list_expansion();
     let provider = place.provider().build().unwrap();
     for _ in 0..3 {
         let error = provider.get(&key("BROKEN")).await.unwrap_err();
@@ -188,7 +192,11 @@ async fn a_reference_that_leads_nowhere_is_none_of_an_earlier_version_either() {
     let error = provider.get_version(&key("A"), &first).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     assert!(error.to_string().contains("`NONE`"), "{error}");
-    let raw = place.provider().expand_references(false).build().unwrap();
+    let raw = place
+        .provider()
+        .without_reference_expansion()
+        .build()
+        .unwrap();
     let secret = raw.get_version(&key("A"), &first).await.unwrap();
     assert_eq!(secret.value.expose_text().unwrap(), "${NONE}");
 }

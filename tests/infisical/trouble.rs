@@ -32,7 +32,7 @@ async fn an_outage_is_no_reference_that_leads_nowhere() {
     place.write(None, "MID", "<${DEEP}>").await;
     place.write(None, "TOP", "(${MID})").await;
     let fake = place.as_fake();
-    fake.half_expand_lists(true);
+    fake.break_list_expansion();
     let provider = place.provider().api(ApiVersion::V3).build().unwrap();
     let single = "GET /api/v3/secrets/raw/";
     for (status, error, expected) in [

@@ -66,8 +66,8 @@ async fn a_report_prints_every_key_and_no_value() {
             "  password  ok        from memory://, version 1",
             "  port      PROBLEM   port from memory://: invalid: the value is not a valid `u16`",
             "  spare     absent    optional",
-            "  PROBLEM   pasword: invalid configuration: a policy is set for it, but no field has it; \
-             use the key as the loaded type spells it",
+            "  PROBLEM   pasword: invalid configuration: a policy is set for this key, but the type has no such field; \
+             write the key as the type spells it",
         ],
     );
     canary.assert_hidden(&report);

@@ -13,7 +13,7 @@ use axum::body::{Body, to_bytes};
 use axum::routing::get;
 use http::{HeaderMap, Request};
 use secretwell::SecretString;
-use secretwell::auth::authjs::{SecretOrder, Session, SessionCookie, Sessions};
+use secretwell::auth::authjs::{Scheme, SecretOrder, Session, SessionCookie, Sessions};
 use secretwell::auth::{Auth, BuildContext, BuildError, KeyRing, LazyAuth, Mode, State};
 use secretwell_testkit::{Canary, CanaryLog};
 use serde::Deserialize;
@@ -176,7 +176,7 @@ impl Service {
             .activation_delay(secs(60 * 60))
             .build(|_: Secrets, context: BuildContext| async move {
                 let ring = SecretOrder::AuthCore.ring(&context)?;
-                Ok::<_, BuildError>(Sessions::new(SessionCookie::v5(false), &ring)?)
+                Ok::<_, BuildError>(Sessions::new(SessionCookie::v5(Scheme::Http), &ring)?)
             });
         let weak = Canary::new("weak").text()[..16].to_owned();
         Self {
@@ -273,7 +273,7 @@ impl Service {
             }
             _ => {
                 let ring = KeyRing::new(self.secret(name));
-                start(&Sessions::new(SessionCookie::v5(false), &ring).unwrap())
+                start(&Sessions::new(SessionCookie::v5(Scheme::Http), &ring).unwrap())
             }
         }
     }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use secretwell::file::FileProvider;
 use secretwell::infisical::ApiVersion;
 use secretwell::vault::{ClientConfig, Credential, VaultAuth, VaultProvider};
-use secretwell::{FileProvider, MemoryProvider, Resolver, ResolverBuilder};
+use secretwell::{MemoryProvider, Resolver, ResolverBuilder};
 use secretwell_testkit::{Fault, FaultProxy, FaultyProvider, Step};
 use serde_json::json;
 use tempfile::TempDir;

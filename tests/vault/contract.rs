@@ -112,7 +112,7 @@ impl Kv {
         let (_, before) = self.bao.ask(ROOT, "GET", &path, Value::Null).await;
         let fields = match self.version {
             KvVersion::V2 => before["data"]["data"].clone(),
-            KvVersion::V1 => before["data"].clone(),
+            _ => before["data"].clone(),
         };
         let mut fields = fields.as_object().cloned().unwrap_or_default();
         match value {
@@ -125,7 +125,7 @@ impl Kv {
         }
         let body = match self.version {
             KvVersion::V2 => json!({"data": fields}),
-            KvVersion::V1 => Value::Object(fields),
+            _ => Value::Object(fields),
         };
         self.bao.root("POST", &path, body).await;
     }

@@ -14,8 +14,8 @@ use crate::rejection::Rejection;
 ///
 /// ```
 /// use http::request::Parts;
-/// use secretwell_auth::Principal;
-/// use secretwell_core::SecretValue;
+/// use secretwell::auth::Principal;
+/// use secretwell::SecretValue;
 ///
 /// /// Knows the one key that the service accepts.
 /// struct ApiKey(SecretValue);
@@ -51,6 +51,10 @@ pub trait Principal: Sized + Send + 'static {
 /// Either way, while there is nothing to authenticate with, the answer is 503 or 500 and never
 /// `None`: nobody is taken for anonymous by accident. The router needs [`LazyAuth::layer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a handler takes it apart with the pattern `Auth(user)`"
+)]
 pub struct Auth<T>(pub T);
 
 impl IntoResponse for Rejection {
@@ -62,16 +66,18 @@ impl IntoResponse for Rejection {
 async fn authenticate<T: Principal>(parts: &Parts) -> Result<Option<T>, Rejection> {
     let Some(auth) = parts.extensions.get::<LazyAuth<T::Authenticator>>() else {
         tracing::error!(
+            target: "secretwell::auth",
+            event = "layer_missing",
             principal = std::any::type_name::<T>(),
             authenticator = std::any::type_name::<T::Authenticator>(),
-            "no auth for this principal: add `.layer(auth.layer())` to the router",
+            "the router has no auth for this principal; add `.layer(auth.layer())`",
         );
         return Err(Rejection::misconfigured());
     };
     match auth.get().await {
         Ok(authenticator) => Ok(T::authenticate(&authenticator, parts)),
         Err(failure) => {
-            tracing::debug!(%failure, "request answered without authentication");
+            tracing::debug!(target: "secretwell::auth", event = "request_rejected", %failure, "the request was rejected because auth is not ready");
             Err(Rejection::from(&failure))
         }
     }

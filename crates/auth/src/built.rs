@@ -1,12 +1,10 @@
 //! What is in service, laid out for reading.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwapOption, Cache, Guard as SwapGuard};
-use thread_local::ThreadLocal;
 
 use crate::Generation;
 
@@ -19,39 +17,12 @@ pub(crate) struct Built<A> {
 /// Where the build in service stands. Empty until the first one, and never again.
 pub(crate) type Current<A> = Arc<ArcSwapOption<Built<A>>>;
 
-/// A thread's or a task's own look at it, with what was seen last.
-type Look<A> = Cache<Current<A>, Option<Arc<Built<A>>>>;
+/// A task's own view of the current build, with the build that it saw last.
+type View<A> = Cache<Current<A>, Option<Arc<Built<A>>>>;
 
-/// The build in service, and what each thread saw of it last: reading one's own costs no shared
-/// cache line but the pointer's.
-pub(crate) struct Stage<A: Send + Sync> {
-    pub(crate) current: Current<A>,
-    looks: ThreadLocal<RefCell<Look<A>>>,
-}
-
-impl<A: Send + Sync> Stage<A> {
-    pub(crate) fn new() -> Self {
-        Self {
-            current: Arc::default(),
-            looks: ThreadLocal::new(),
-        }
-    }
-
-    /// Puts a build into service in place of what was there.
-    pub(crate) fn publish(&self, value: A, generation: Generation) {
-        self.current
-            .store(Some(Arc::new(Built { value, generation })));
-    }
-
-    /// Hands the build in service to `reader`.
-    pub(crate) fn with<R>(&self, reader: impl FnOnce(&A) -> R) -> Option<R> {
-        let own = || RefCell::new(Cache::new(self.current.clone()));
-        match self.looks.get_or(own).try_borrow_mut() {
-            Ok(mut look) => look.load().as_ref().map(|built| reader(&built.value)),
-            // A reader that reads again finds its thread's own taken.
-            Err(_) => Guard::new(&self.current).map(|guard| reader(&guard)),
-        }
-    }
+/// Puts a build into service in place of the one before.
+pub(crate) fn publish<A>(current: &Current<A>, value: A, generation: Generation) {
+    current.store(Some(Arc::new(Built { value, generation })));
 }
 
 fn in_service<A>(seen: &Option<Arc<Built<A>>>) -> &Built<A> {
@@ -97,12 +68,12 @@ impl<A> fmt::Debug for Guard<A> {
 /// Access to what is in service for a task or a connection that keeps it: the fastest way to read,
 /// and always the newest build. It holds the build that it saw last until it looks again.
 #[derive(Clone)]
-pub struct Reader<A>(Look<A>);
+pub struct Reader<A>(View<A>);
 
 impl<A> Reader<A> {
     pub(crate) fn new(current: &Current<A>) -> Option<Self> {
-        let mut look = Cache::new(current.clone());
-        look.load().is_some().then_some(Self(look))
+        let mut view = Cache::new(current.clone());
+        view.load().is_some().then_some(Self(view))
     }
 
     /// The build in service.
@@ -122,40 +93,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_way_to_read_sees_the_newest_build() {
-        let stage = Stage::new();
-        assert!(Guard::new(&stage.current).is_none() && Reader::new(&stage.current).is_none());
-        assert_eq!(stage.with(|value: &String| value.clone()), None);
+    fn guards_and_readers_see_the_newest_build() {
+        let current = Current::default();
+        assert!(Guard::new(&current).is_none() && Reader::new(&current).is_none());
 
-        stage.publish("one".to_owned(), 1);
-        let mut handle = Reader::new(&stage.current).unwrap();
+        publish(&current, "one".to_owned(), 1);
+        let mut reader = Reader::new(&current).unwrap();
         for (value, generation) in [("one", 1), ("two", 2)] {
             if generation > 1 {
-                stage.publish(value.to_owned(), generation);
+                publish(&current, value.to_owned(), generation);
             }
-            assert_eq!(&*Guard::new(&stage.current).unwrap(), value);
-            assert_eq!(Guard::new(&stage.current).unwrap().generation(), generation);
-            assert_eq!(stage.with(|v| v.clone()).as_deref(), Some(value));
-            assert_eq!(
-                stage.with(|v| v.clone()).as_deref(),
-                Some(value),
-                "from the copy"
-            );
-            assert_eq!(handle.get(), value);
-        }
-    }
-
-    #[test]
-    fn readers_nest_and_many_auths_share_a_thread() {
-        let stages: Vec<Stage<usize>> = (0..10).map(|_| Stage::new()).collect();
-        for (index, stage) in stages.iter().enumerate() {
-            stage.publish(index, 1);
-        }
-        for _ in 0..3 {
-            for (index, stage) in stages.iter().enumerate() {
-                let nested = stage.with(|outer| stages[9 - index].with(|inner| (*outer, *inner)));
-                assert_eq!(nested.flatten(), Some((index, 9 - index)));
-            }
+            let guard = Guard::new(&current).unwrap();
+            assert_eq!((guard.as_str(), guard.generation()), (value, generation));
+            assert_eq!(reader.get(), value);
         }
     }
 }

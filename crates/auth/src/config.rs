@@ -22,7 +22,7 @@ pub struct LazyAuthBuilder {
 impl LazyAuthBuilder {
     pub(crate) fn new(resolver: Resolver) -> Self {
         let mode = Mode::from_env().unwrap_or_else(|error| {
-            tracing::error!(%error, "the mode is unknown, so it is production");
+            tracing::error!(target: "secretwell::auth", event = "unknown_mode", %error, "SECRETWELL_MODE is invalid; production mode is used");
             Mode::Production
         });
         let settings = Settings {
@@ -39,18 +39,21 @@ impl LazyAuthBuilder {
     }
 
     /// How strict to be. Default: what `SECRETWELL_MODE` says, or else [`Mode::Production`].
+    #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
         self.settings.mode = mode;
         self
     }
 
     /// How long [`get`](LazyAuth::get) and [`rebuild`](LazyAuth::rebuild) wait. Default: 10 s.
+    #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.settings.deadline = deadline;
         self
     }
 
     /// How long one build may take. Default: 30 s.
+    #[must_use]
     pub fn build_deadline(mut self, deadline: Duration) -> Self {
         self.settings.build_deadline = deadline;
         self
@@ -58,6 +61,7 @@ impl LazyAuthBuilder {
 
     /// How long a new secret only verifies before it signs. Default: the resolver's ttl, which is how
     /// long other instances may take to learn of it.
+    #[must_use]
     pub fn activation_delay(mut self, delay: Duration) -> Self {
         self.settings.timing.activation_delay = delay;
         self
@@ -65,6 +69,7 @@ impl LazyAuthBuilder {
 
     /// How long a secret goes on verifying after its successor has become active. Default: one day.
     /// It should be as long as the longest life of what was signed.
+    #[must_use]
     pub fn grace_period(mut self, grace_period: Duration) -> Self {
         self.settings.timing.grace_period = grace_period;
         self

@@ -9,6 +9,9 @@ use secretwell_resolver::Resolved;
 use crate::scrub::scrub;
 use crate::{Generation, KeyRing, Mode};
 
+/// How many errors of a builder's `source()` chain are kept: a chain could be endless.
+const MAX_SOURCES: usize = 16;
+
 /// What a builder may want to know beside the secrets themselves.
 #[derive(Debug, Clone)]
 pub struct BuildContext {
@@ -58,18 +61,61 @@ impl BuildError {
         Self(message.into().into())
     }
 
-    /// What it says, with every secret that the builder was given taken out: a library's errors may
-    /// quote what they were given, as it was or encoded.
+    /// Returns the error and its sources as text from which every secret of the build is removed. A
+    /// library's error may quote its input, as it was or encoded.
     pub(crate) fn scrubbed(
         &self,
         secrets: &[(SecretKey, Resolved)],
         rings: &HashMap<SecretKey, KeyRing>,
-    ) -> String {
-        let current = secrets.iter().map(|(key, secret)| (key, &secret.value));
-        let ringed = rings
-            .iter()
-            .flat_map(|(key, ring)| ring.iter().map(move |value| (key, value)));
-        scrub(self.0.to_string(), current.chain(ringed))
+    ) -> ScrubbedError {
+        let values = || {
+            let current = secrets.iter().map(|(key, secret)| (key, &secret.value));
+            let in_rings = rings
+                .iter()
+                .flat_map(|(key, ring)| ring.iter().map(move |value| (key, value)));
+            current.chain(in_rings)
+        };
+        let mut texts = vec![scrub(self.0.to_string(), values())];
+        let mut source = self.0.source();
+        while let Some(error) = source.filter(|_| texts.len() < MAX_SOURCES) {
+            texts.push(scrub(error.to_string(), values()));
+            source = error.source();
+        }
+        let mut chain = None;
+        for text in texts.drain(1..).rev() {
+            chain = Some(Box::new(ScrubbedError {
+                text,
+                source: chain,
+            }));
+        }
+        ScrubbedError {
+            text: texts.swap_remove(0),
+            source: chain,
+        }
+    }
+}
+
+/// A builder's error, or one of its sources, without secrets.
+pub(crate) struct ScrubbedError {
+    pub(crate) text: String,
+    pub(crate) source: Option<Box<ScrubbedError>>,
+}
+
+impl fmt::Display for ScrubbedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for ScrubbedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for ScrubbedError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
     }
 }
 

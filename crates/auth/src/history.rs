@@ -72,7 +72,7 @@ pub(crate) async fn load_history(
             }
             Err(error) if error.is_not_found() => break,
             Err(error) => {
-                tracing::warn!(%key, %version, %error, "an previous secret cannot be read");
+                tracing::warn!(target: "secretwell::auth", event = "history_incomplete", %key, %version, %error, "a previous secret cannot be read");
                 break;
             }
         }

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::built::{Current, Guard, Reader, Stage};
+use crate::built::{Current, Guard, Reader};
 use crate::policy::Policies;
 use crate::rebuilder::{Rebuilder, RotationState};
 use crate::ring::RotationTiming;
@@ -39,9 +39,8 @@ use crate::{BuildContext, BuildError, LazyAuthBuilder, Mode, NotReady, State};
 ///
 /// ```
 /// use secrecy::{ExposeSecret, SecretString};
-/// use secretwell_auth::{LazyAuth, State};
-/// use secretwell_core::MemoryProvider;
-/// use secretwell_resolver::Resolver;
+/// use secretwell::auth::{LazyAuth, State};
+/// use secretwell::{MemoryProvider, Resolver};
 /// use serde::Deserialize;
 ///
 /// #[derive(Deserialize)]
@@ -68,17 +67,17 @@ use crate::{BuildContext, BuildError, LazyAuthBuilder, Mode, NotReady, State};
 /// # Ok(())
 /// # }
 /// ```
-pub struct LazyAuth<A: Send + Sync> {
+pub struct LazyAuth<A> {
     pub(crate) inner: Arc<Inner<A>>,
-    /// The stage's, once more, because each pointer less on the ready path counts.
+    /// The same as in `inner`: one pointer less to follow on the ready path.
     current: Current<A>,
 }
 
-pub(crate) struct Inner<A: Send + Sync> {
+pub(crate) struct Inner<A> {
     pub(crate) resolver: Resolver,
     pub(crate) spec: Box<dyn BuildSpec<A>>,
     pub(crate) settings: Settings,
-    pub(crate) stage: Stage<A>,
+    pub(crate) current: Current<A>,
     pub(crate) progress: watch::Sender<Progress>,
     /// Wakes the rebuilder.
     pub(crate) wake: Arc<Notify>,
@@ -189,7 +188,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// The fastest way to read from many threads: each keeps a reference of its own to the build that
     /// it saw last. That build is kept alive until the thread reads again, or the auth is dropped.
     pub fn with<R>(&self, reader: impl FnOnce(&A) -> R) -> Option<R> {
-        self.inner.stage.with(reader)
+        self.peek().map(|guard| reader(&guard))
     }
 
     /// Access for a task or a connection that keeps it. `None` before the first build.
@@ -244,6 +243,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         tokio::time::timeout(self.inner.settings.deadline, served)
             .await
             .unwrap_or_else(|_| Err(late()))
+            .inspect_err(NotReady::print_without_subscriber)
     }
 
     /// Ends the grace_period of all previous secrets: only the newest of each key signs and verifies from now
@@ -313,6 +313,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         tokio::time::timeout(deadline, started)
             .await
             .unwrap_or_else(|_| Err(late()))
+            .inspect_err(NotReady::print_without_subscriber)
     }
 
     /// Sees to it that somebody starts and rotates. Must be called within a tokio runtime.
@@ -343,7 +344,7 @@ impl LazyAuth<()> {
     }
 }
 
-impl<A: Send + Sync> LazyAuth<A> {
+impl<A> LazyAuth<A> {
     pub(crate) fn assemble(
         resolver: Resolver,
         spec: Box<dyn BuildSpec<A>>,
@@ -359,7 +360,7 @@ impl<A: Send + Sync> LazyAuth<A> {
             resolver,
             spec,
             settings,
-            stage: Stage::new(),
+            current: Current::default(),
             progress: watch::channel(idle).0,
             wake: Arc::default(),
             requests: AtomicU64::new(0),
@@ -369,7 +370,7 @@ impl<A: Send + Sync> LazyAuth<A> {
             rotation: Mutex::default(),
         };
         Self {
-            current: inner.stage.current.clone(),
+            current: inner.current.clone(),
             inner: Arc::new(inner),
         }
     }
@@ -380,7 +381,7 @@ impl<A: Send + Sync> LazyAuth<A> {
     }
 }
 
-impl<A: Send + Sync> Inner<A> {
+impl<A> Inner<A> {
     fn lock_rebuilder(&self) -> MutexGuard<'_, Option<AbortHandle>> {
         self.rebuilder
             .lock()
@@ -396,7 +397,7 @@ impl<A: Send + Sync> Inner<A> {
     }
 }
 
-impl<A: Send + Sync> Drop for Inner<A> {
+impl<A> Drop for Inner<A> {
     fn drop(&mut self) {
         if let Some(rebuilder) = self.lock_rebuilder().take() {
             rebuilder.abort();
@@ -404,7 +405,7 @@ impl<A: Send + Sync> Drop for Inner<A> {
     }
 }
 
-impl<A: Send + Sync> Clone for LazyAuth<A> {
+impl<A> Clone for LazyAuth<A> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
@@ -413,7 +414,7 @@ impl<A: Send + Sync> Clone for LazyAuth<A> {
     }
 }
 
-impl<A: Send + Sync> fmt::Debug for LazyAuth<A> {
+impl<A> fmt::Debug for LazyAuth<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LazyAuth")
             .field("source", self.inner.resolver.origin())
@@ -426,10 +427,10 @@ impl<A: Send + Sync> fmt::Debug for LazyAuth<A> {
 /// The future of [`LazyAuth::get`]. Written by hand, because the compiler inlines it that way: when
 /// the auth is ready, it costs no more than the look at it.
 #[must_use = "futures do nothing unless polled"]
-pub struct Get<'a, A: Send + Sync>(Step<'a, A>);
+pub struct Get<'a, A>(Step<'a, A>);
 
 /// Two words, because each that is written costs as much as the rest of the look.
-enum Step<'a, A: Send + Sync> {
+enum Step<'a, A> {
     Look(&'a LazyAuth<A>),
     Start(Starting<'a, A>),
 }
@@ -454,7 +455,7 @@ impl<A: Send + Sync + 'static> Future for Get<'_, A> {
     }
 }
 
-impl<A: Send + Sync> fmt::Debug for Get<'_, A> {
+impl<A> fmt::Debug for Get<'_, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Get").finish_non_exhaustive()
     }

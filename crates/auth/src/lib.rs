@@ -7,9 +7,8 @@
 //!
 //! ```
 //! use secrecy::SecretString;
-//! use secretwell_auth::{LazyAuth, Mode};
-//! use secretwell_core::MemoryProvider;
-//! use secretwell_resolver::Resolver;
+//! use secretwell::auth::{LazyAuth, Mode};
+//! use secretwell::{MemoryProvider, Resolver};
 //! use serde::Deserialize;
 //!
 //! #[derive(Deserialize)]

@@ -4,13 +4,16 @@ use std::fmt;
 use std::str::FromStr;
 
 use secretwell_core::{Error, ErrorKind};
+use serde::{Deserialize, Serialize};
 
 /// The variable that [`Mode::from_env`] reads.
 const VARIABLE: &str = "SECRETWELL_MODE";
 
 /// How strict to be about secrets. Only ever said explicitly or by the variable `SECRETWELL_MODE`:
 /// nothing is guessed from how the program was compiled or where it runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Mode {
     /// An absent or weak secret is refused. The default.
     #[default]

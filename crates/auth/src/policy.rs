@@ -6,6 +6,7 @@ use std::fmt;
 use secretwell_core::{Error, ErrorKind, SecretKey, SecretValue};
 use secretwell_resolver::Resolved;
 use secretwell_resolver::load::PlannedField;
+use serde::{Deserialize, Serialize};
 
 /// The fewest bytes of a signing secret: the size of a SHA-256 key, RFC 7518 section 3.2.
 const MIN_BYTES: usize = 32;
@@ -13,7 +14,9 @@ const MIN_BYTES: usize = 32;
 const MAX_PATTERN: usize = 4;
 
 /// What is asked of a secret beyond being there and not being blank.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SecretPolicy {
     /// Fit to sign or encrypt with: at least 32 bytes, no known placeholder, no repeated pattern.
     /// Asked of every field whose type is a secret ([`SecretString`](https://docs.rs/secrecy) and

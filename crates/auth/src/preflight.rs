@@ -4,13 +4,14 @@ use std::fmt;
 
 use secretwell_core::{Error, ErrorKind, SecretKey};
 use secretwell_resolver::{Freshness, Resolved, Resolver};
+use serde::Serialize;
 
 use crate::policy::too_weak;
 use crate::spec::{check, keys};
 use crate::{LazyAuth, Mode, SecretPolicy};
 
 /// What a start would find, key by key. Made by [`LazyAuth::preflight`]; it prints as a table.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct PreflightReport {
     mode: Mode,
     origin: String,
@@ -19,7 +20,7 @@ pub struct PreflightReport {
 }
 
 /// What was found of one key.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 #[non_exhaustive]
 pub struct Check {
     /// Its key.
@@ -29,7 +30,9 @@ pub struct Check {
 }
 
 /// How a secret is.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Status {
     /// There, and good.
     Passed(Resolved),
@@ -116,10 +119,10 @@ fn blank(key: &SecretKey, secret: &Resolved) -> Error {
 fn unknown_key(key: &SecretKey) -> Error {
     Error::new(
         ErrorKind::InvalidConfig,
-        "a strength is set for it, but no field has it",
+        "a policy is set for this key, but the type has no such field",
     )
     .with_key(key)
-    .with_hint("use the key as the loaded type spells it")
+    .with_hint("write the key as the type spells it")
 }
 
 impl PreflightReport {

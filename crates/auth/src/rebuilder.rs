@@ -11,7 +11,7 @@ use secretwell_resolver::{Freshness, Resolved};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::built::Guard;
+use crate::built::{Guard, publish};
 use crate::history::load_history;
 use crate::lazy::Inner;
 use crate::policy::is_secret;
@@ -25,7 +25,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 /// Lives from the first use of an auth until the auth is dropped or its runtime ends.
 ///
 /// One loop does it all: attempt, then wait for whatever makes the next attempt worth while.
-pub(crate) struct Rebuilder<A: Send + Sync> {
+pub(crate) struct Rebuilder<A> {
     auth: Weak<Inner<A>>,
     wake: Arc<Notify>,
     rotation: RotationState,
@@ -63,7 +63,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             auth: auth.weak(),
             wake: auth.wake.clone(),
             rotation: auth.rotation().clone(),
-            generation: Guard::new(&auth.stage.current).map_or(0, |guard| guard.generation()),
+            generation: Guard::new(&auth.current).map_or(0, |guard| guard.generation()),
             build_failures: BuildFailures::default(),
         }
     }
@@ -169,7 +169,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
                 );
             }
             for weakness in tolerated {
-                tracing::warn!(%weakness, "development: a weak secret is accepted");
+                tracing::warn!(target: "secretwell::auth", event = "weak_secret_accepted", %weakness, "development mode: a weak secret is accepted");
             }
             let context = BuildContext {
                 mode: auth.settings.mode,
@@ -188,15 +188,19 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
                     if revoking {
                         auth.revoking.store(false, Ordering::SeqCst);
                     }
-                    auth.stage.publish(value, self.generation);
+                    publish(&auth.current, value, self.generation);
                     None
                 }
                 Ok(Some(Err(error))) => {
-                    let text = format!(
-                        "the builder failed: {}",
-                        error.scrubbed(&secrets, &rings.snapshots(now))
+                    let scrubbed = error.scrubbed(&secrets, &rings.snapshots(now));
+                    let problem = Error::new(
+                        ErrorKind::Invalid,
+                        format!("the builder failed: {}", scrubbed.text),
                     );
-                    Some(Error::new(ErrorKind::Invalid, text))
+                    Some(match scrubbed.source {
+                        Some(source) => problem.with_source(source),
+                        None => problem,
+                    })
                 }
                 Ok(None) => Some(
                     Error::new(ErrorKind::Invalid, "the builder panicked").with_hint("see its log"),
@@ -275,8 +279,8 @@ fn staleness(secrets: &[(SecretKey, Resolved)]) -> Vec<Error> {
     secrets
         .iter()
         .filter_map(|(key, secret)| match &secret.freshness {
-            Freshness::Fresh => None,
             Freshness::Stale { reason, .. } => Some(reason.clone().with_key(key)),
+            _ => None,
         })
         .collect()
 }
@@ -294,7 +298,7 @@ where
 }
 
 /// Makes `state` the state, and says so in the log if it is another one.
-fn set_state<A: Send + Sync>(auth: &Inner<A>, state: State, end: Option<(&Outcome, u64)>) {
+fn set_state<A>(auth: &Inner<A>, state: State, end: Option<(&Outcome, u64)>) {
     let mut changed = false;
     auth.progress.send_modify(|progress| {
         // A retry of a failed start that fails alike is no news.
@@ -317,10 +321,12 @@ fn set_state<A: Send + Sync>(auth: &Inner<A>, state: State, end: Option<(&Outcom
     }
 }
 
-fn log<A: Send + Sync>(auth: &Inner<A>, state: &State, outcome: Option<&Outcome>) {
+fn log<A>(auth: &Inner<A>, state: &State, outcome: Option<&Outcome>) {
     macro_rules! event {
         ($level:ident) => {
             tracing::$level!(
+                target: "secretwell::auth",
+                event = "state_changed",
                 state = state.name(),
                 generation = state.generation(),
                 mode = %auth.settings.mode,
@@ -362,7 +368,7 @@ fn describe(secrets: &[(SecretKey, Resolved)]) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-impl<A: Send + Sync> Drop for Rebuilder<A> {
+impl<A> Drop for Rebuilder<A> {
     /// The runtime has ended, or the auth is gone. Whoever waits shall start anew.
     fn drop(&mut self) {
         let Some(auth) = self.auth.upgrade() else {

@@ -59,6 +59,7 @@ impl KeyRing {
     }
 
     /// The same with an previous secret, which verifies after all others.
+    #[must_use]
     pub fn with_previous(mut self, secret: impl Into<SecretValue>) -> Self {
         self.all.push(secret.into());
         self

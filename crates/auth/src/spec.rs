@@ -101,9 +101,9 @@ impl<T: DeserializeOwned, F> TypedSpec<T, F> {
                 .with_source(error)
         })?;
         let value = SecretValue::from(hex(&*random));
-        tracing::warn!(
+        tracing::warn!(target: "secretwell::auth", event = "placeholder_generated",
             %key,
-            "development: the secret is absent, so a random one is used until the process ends",
+            "development mode: the secret is absent; a random one is used until the process exits",
         );
         placeholders.insert(key.clone(), value.clone());
         Ok(Resolved::fixed(value, placeholder_origin()))

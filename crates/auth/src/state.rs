@@ -1,17 +1,21 @@
 //! Where a lazily built auth stands.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use secretwell_core::{Error, ErrorKind};
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
 /// Counts the builds that came into service: 1 is the first.
 pub type Generation = u64;
 
 /// Where a [`LazyAuth`](crate::LazyAuth) stands. Each change of it is one event in the log.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+#[non_exhaustive]
 pub enum State {
     /// Nobody has asked for it yet.
     Idle,
@@ -93,6 +97,20 @@ impl NotReady {
         Self::new(vec![Error::new(ErrorKind::Unavailable, message)], None)
     }
 
+    /// Writes the first failure of the process to standard error if no `tracing` subscriber was ever
+    /// set. Otherwise a first attempt without a subscriber answers 500 and shows no reason anywhere.
+    #[expect(clippy::print_stderr, reason = "there is no log to write to")]
+    pub(crate) fn print_without_subscriber(&self) {
+        static PRINTED: Once = Once::new();
+        if !tracing::dispatcher::has_been_set() {
+            PRINTED.call_once(|| {
+                eprintln!(
+                    "secretwell: {self}\nsecretwell: set a `tracing` subscriber to see all events"
+                );
+            });
+        }
+    }
+
     /// What is wrong, each with its key and source. There is at least one problem.
     pub fn problems(&self) -> &[Error] {
         &self.0.problems
@@ -142,11 +160,25 @@ impl fmt::Display for NotReady {
     }
 }
 
+/// `{:?}` prints the same text as `{}`, because a `main` that returns an error prints it with `{:?}`.
+/// `{:#?}` prints the fields.
 impl fmt::Debug for NotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return fmt::Display::fmt(self, f);
+        }
         f.debug_struct("NotReady")
             .field("problems", &self.0.problems)
             .finish_non_exhaustive()
+    }
+}
+
+impl Serialize for NotReady {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("NotReady", 2)?;
+        fields.serialize_field("problems", self.problems())?;
+        fields.serialize_field("retry_after_seconds", &self.retry_after().as_secs_f64())?;
+        fields.end()
     }
 }
 

@@ -21,17 +21,17 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
 }
 
 /// Puts a [`LazyAuth`] into each request's extensions. Made by [`LazyAuth::layer`].
-pub struct AuthLayer<A: Send + Sync> {
+pub struct AuthLayer<A> {
     auth: LazyAuth<A>,
 }
 
 /// What [`AuthLayer`] makes of a service.
-pub struct AuthService<A: Send + Sync, S> {
+pub struct AuthService<A, S> {
     auth: LazyAuth<A>,
     inner: S,
 }
 
-impl<A: Send + Sync, S> Layer<S> for AuthLayer<A> {
+impl<A, S> Layer<S> for AuthLayer<A> {
     type Service = AuthService<A, S>;
 
     fn layer(&self, inner: S) -> AuthService<A, S> {
@@ -72,9 +72,8 @@ where
 /// use std::task::{Context, Poll};
 ///
 /// use http::{Request, Response};
-/// use secretwell_auth::{LazyAuth, LazyService};
-/// use secretwell_core::MemoryProvider;
-/// use secretwell_resolver::Resolver;
+/// use secretwell::auth::{LazyAuth, LazyService};
+/// use secretwell::{MemoryProvider, Resolver};
 /// use serde::Deserialize;
 /// use tower_service::Service;
 ///
@@ -110,7 +109,7 @@ where
 /// # Ok(())
 /// # }
 /// ```
-pub struct LazyService<S: Send + Sync> {
+pub struct LazyService<S> {
     service: LazyAuth<S>,
 }
 
@@ -147,7 +146,7 @@ where
                     inner.call(request).await
                 }
                 Err(failure) => {
-                    tracing::debug!(%failure, "request answered without the service");
+                    tracing::debug!(target: "secretwell::auth", event = "request_rejected", %failure, "the request was rejected because the service is not ready");
                     Ok(Rejection::from(&failure).into_http())
                 }
             }
@@ -155,7 +154,7 @@ where
     }
 }
 
-impl<A: Send + Sync> Clone for AuthLayer<A> {
+impl<A> Clone for AuthLayer<A> {
     fn clone(&self) -> Self {
         Self {
             auth: self.auth.clone(),
@@ -163,7 +162,7 @@ impl<A: Send + Sync> Clone for AuthLayer<A> {
     }
 }
 
-impl<A: Send + Sync, S: Clone> Clone for AuthService<A, S> {
+impl<A, S: Clone> Clone for AuthService<A, S> {
     fn clone(&self) -> Self {
         Self {
             auth: self.auth.clone(),
@@ -172,7 +171,7 @@ impl<A: Send + Sync, S: Clone> Clone for AuthService<A, S> {
     }
 }
 
-impl<S: Send + Sync> Clone for LazyService<S> {
+impl<S> Clone for LazyService<S> {
     fn clone(&self) -> Self {
         Self {
             service: self.service.clone(),
@@ -180,7 +179,7 @@ impl<S: Send + Sync> Clone for LazyService<S> {
     }
 }
 
-impl<A: Send + Sync> fmt::Debug for AuthLayer<A> {
+impl<A> fmt::Debug for AuthLayer<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthLayer")
             .field("auth", &self.auth)
@@ -188,7 +187,7 @@ impl<A: Send + Sync> fmt::Debug for AuthLayer<A> {
     }
 }
 
-impl<A: Send + Sync, S> fmt::Debug for AuthService<A, S> {
+impl<A, S> fmt::Debug for AuthService<A, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthService")
             .field("auth", &self.auth)
@@ -196,7 +195,7 @@ impl<A: Send + Sync, S> fmt::Debug for AuthService<A, S> {
     }
 }
 
-impl<S: Send + Sync> fmt::Debug for LazyService<S> {
+impl<S> fmt::Debug for LazyService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LazyService")
             .field("service", &self.service)

@@ -16,7 +16,9 @@ use axum::http::Request;
 use axum::routing::get;
 use criterion::{Criterion, criterion_group, criterion_main};
 use measure::measure;
-use secretwell::auth::authjs::{SecretOrder, Session, SessionCookie, SessionTokens, Sessions};
+use secretwell::auth::authjs::{
+    Scheme, SecretOrder, Session, SessionCookie, SessionTokens, Sessions,
+};
 use secretwell::auth::{Auth, BuildContext, KeyRing, LazyAuth};
 use secretwell::{MemoryProvider, Resolver, SecretString};
 use serde::{Deserialize, Serialize};
@@ -132,7 +134,7 @@ fn routes(criterion: &mut Criterion) {
         Resolver::new(memory),
         |_: Secrets, context: BuildContext| async move {
             let ring = SecretOrder::AuthCore.ring(&context)?;
-            Ok(Sessions::new(SessionCookie::v5(false), &ring)?)
+            Ok(Sessions::new(SessionCookie::v5(Scheme::Http), &ring)?)
         },
     );
     let sessions = runtime.block_on(auth.get()).expect("it starts");

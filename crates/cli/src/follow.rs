@@ -61,7 +61,7 @@ pub(crate) fn follow(
                     Err(failure) => failure,
                 };
                 for problem in failure.problems() {
-                    tracing::warn!("the program keeps the secrets that it has: {problem}");
+                    tracing::warn!(target: "secretwell::command", event = "rotation_skipped", "the program keeps its current secrets: {problem}");
                 }
                 let _ = timeout(pause, watch.changed()).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);

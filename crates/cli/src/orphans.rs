@@ -38,7 +38,7 @@ impl Orphans {
             }
             self.asked.push(*pid);
             if process::kill_process(*pid, signal) == Err(Errno::PERM) {
-                tracing::warn!("what the program has left behind is another user's and goes on");
+                tracing::warn!(target: "secretwell::command", event = "orphan_not_killed", "an orphaned process belongs to another user and cannot be killed");
                 self.spared.push(*pid);
             }
         }

@@ -63,7 +63,7 @@ pub(crate) async fn read(
             return Failure::of(&problems).map_or(Ok(Vec::new()), Err);
         }
         for problem in &problems {
-            tracing::info!("waiting: {problem}");
+            tracing::info!(target: "secretwell::command", event = "waiting", "waiting: {problem}");
         }
         let told = async {
             match &mut changes {

@@ -26,7 +26,7 @@ pub(crate) async fn run(setup: Setup, run: Run, log: &Log) -> Result<ExitCode, F
     for Found { key, secret } in &secrets {
         let origin = secret.origin.as_ref().unwrap_or(setup.provider.origin());
         let version = secret.version.as_ref().map(tracing::field::display);
-        tracing::info!(%key, version, %origin, "secret read");
+        tracing::info!(target: "secretwell::command", event = "secret_read", %key, version, %origin, "secret read");
     }
     let program = Program {
         words: run.program,

@@ -51,7 +51,9 @@ pub(crate) fn report(failure: &Failure, format: LogFormat) {
     for problem in failure.problems() {
         match format {
             LogFormat::Text => error_text(&format!("secretwell: {problem}\n")),
-            LogFormat::Json => tracing::error!("{problem}"),
+            LogFormat::Json => {
+                tracing::error!(target: "secretwell::command", event = "command_failed", "{problem}")
+            }
         }
     }
 }

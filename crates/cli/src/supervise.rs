@@ -69,11 +69,11 @@ impl Supervisor {
             variables = new;
             match self.on_change {
                 OnChange::Signal(signal) => {
-                    tracing::info!("the secrets have changed: the program is told");
+                    tracing::info!(target: "secretwell::command", event = "program_signalled", "the secrets changed; the program is signalled");
                     let _ = running.send(signal.0);
                 }
                 OnChange::Restart => {
-                    tracing::info!("the secrets have changed: the program is started anew");
+                    tracing::info!(target: "secretwell::command", event = "program_restarted", "the secrets changed; the program is restarted");
                     let Some(status) = self.stop(&mut running).await else {
                         continue;
                     };
@@ -100,7 +100,7 @@ impl Supervisor {
     /// `None` when that is not ours to do.
     async fn stop(&self, running: &mut Running) -> Option<WaitStatus> {
         if running.send(self.stop_signal.0) == Err(Errno::PERM) {
-            tracing::warn!("the program is another user's: it keeps the secrets that it has");
+            tracing::warn!(target: "secretwell::command", event = "program_not_signalled", "the program belongs to another user and keeps its current secrets");
             return None;
         }
         running.stopping = true;
@@ -112,7 +112,7 @@ impl Supervisor {
         let status = match in_time {
             Some(status) => status,
             None => {
-                tracing::warn!("the program did not stop in time and is killed");
+                tracing::warn!(target: "secretwell::command", event = "program_killed", "the program did not exit in time and is killed");
                 let _ = running.send(process::Signal::KILL);
                 running.ended().await
             }

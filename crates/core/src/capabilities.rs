@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 /// What a provider can do, told truthfully: the conformance suite tests each claim, and expects
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where there is none.
 ///
 /// ```
-/// use secretwell_core::backend::Capabilities;
+/// use secretwell::backend::Capabilities;
 /// use std::time::Duration;
 ///
 /// let remote = Capabilities::none().with_versions().with_batch().with_ttl(Duration::from_secs(300));
 /// assert!(remote.versions && !remote.watch);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// Answers carry a [`Version`](crate::Version).
@@ -47,42 +49,49 @@ impl Capabilities {
     }
 
     /// Claims [`versions`](Self::versions).
+    #[must_use]
     pub const fn with_versions(mut self) -> Self {
         self.versions = true;
         self
     }
 
     /// Claims [`old_versions`](Self::old_versions).
+    #[must_use]
     pub const fn with_old_versions(mut self) -> Self {
         self.old_versions = true;
         self
     }
 
     /// Claims [`watch`](Self::watch).
+    #[must_use]
     pub const fn with_watch(mut self) -> Self {
         self.watch = true;
         self
     }
 
     /// Claims [`batch`](Self::batch).
+    #[must_use]
     pub const fn with_batch(mut self) -> Self {
         self.batch = true;
         self
     }
 
     /// Claims [`list`](Self::list).
+    #[must_use]
     pub const fn with_list(mut self) -> Self {
         self.list = true;
         self
     }
 
     /// Claims [`lease`](Self::lease).
+    #[must_use]
     pub const fn with_lease(mut self) -> Self {
         self.lease = true;
         self
     }
 
     /// Suggests a [`ttl`](Self::ttl).
+    #[must_use]
     pub const fn with_ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self

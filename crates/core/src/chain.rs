@@ -15,10 +15,10 @@ use crate::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvid
 /// [`or_else_on_failure`](Self::or_else_on_failure).
 ///
 /// ```
-/// use secretwell_core::{MemoryProvider, SecretProvider, SecretProviderExt};
+/// use secretwell::{MemoryProvider, SecretProvider, SecretProviderExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), secretwell_core::Error> {
+/// # async fn main() -> Result<(), secretwell::Error> {
 /// let overrides = MemoryProvider::new();
 /// let defaults = MemoryProvider::from_iter([("PORT", "8080")]);
 /// let chain = overrides.clone().or_else(defaults);
@@ -56,12 +56,14 @@ impl Chain {
     }
 
     /// The same chain with one more link, asked for what is absent before it.
+    #[must_use]
     pub fn or_else(self, next: impl SecretProvider) -> Self {
         self.push(next, false)
     }
 
     /// The same chain with one more link, asked for what is absent before it **and for what the
     /// link before it failed to read**. A secret of lower rank may then be used during an outage.
+    #[must_use]
     pub fn or_else_on_failure(self, next: impl SecretProvider) -> Self {
         self.push(next, true)
     }
@@ -84,29 +86,41 @@ impl Chain {
         })
     }
 
-    fn absent_everywhere(&self, key: &SecretKey) -> Error {
-        Error::new(ErrorKind::NotFound, "none of the sources has it")
+    /// The error of a key that every link reported as absent. It quotes what each link reported.
+    fn absent_everywhere(&self, key: &SecretKey, reports: &[Error]) -> Error {
+        let mut message = String::from("no source has it");
+        for (index, report) in reports.iter().enumerate() {
+            let separator = if index == 0 { ": " } else { ", " };
+            let origin = report.origin().map_or("unknown", Origin::as_str);
+            message.push_str(&format!("{separator}{origin} ({})", report.message()));
+        }
+        Error::new(ErrorKind::NotFound, message)
             .with_origin(&self.origin)
             .with_key(key)
+            .with_hint("add it to one of these sources")
     }
 
-    /// The outcome of the whole chain, given the outcomes of the links that were asked.
+    /// The outcome of the whole chain, given the outcomes of the links that were read.
     fn conclude(
         &self,
         key: &SecretKey,
-        mut asked: Vec<Result<Secret, Error>>,
+        mut outcomes: Vec<Result<Secret, Error>>,
     ) -> Result<Secret, Error> {
-        let one_link = self.links.len() == 1;
-        match asked.pop() {
+        match outcomes.pop() {
             Some(Ok(secret)) => Ok(secret),
-            // A failure on the way is the better answer than the absence at the end.
-            Some(Err(last)) if last.is_not_found() && !one_link => Err(asked
-                .into_iter()
-                .filter_map(Result::err)
-                .find(|error| !error.is_not_found())
-                .unwrap_or_else(|| self.absent_everywhere(key))),
+            // A failure on the way matters more than the absence at the end.
+            Some(Err(last)) if last.is_not_found() && self.links.len() > 1 => {
+                let mut errors: Vec<Error> = outcomes.into_iter().filter_map(Result::err).collect();
+                match errors.iter().find(|error| !error.is_not_found()) {
+                    Some(failure) => Err(failure.clone()),
+                    None => {
+                        errors.push(last);
+                        Err(self.absent_everywhere(key, &errors))
+                    }
+                }
+            }
             Some(Err(last)) => Err(last),
-            None => Err(self.absent_everywhere(key)),
+            None => Err(self.absent_everywhere(key, &[])),
         }
     }
 }
@@ -181,7 +195,7 @@ impl SecretProvider for Chain {
 
     /// From the first link that has the key at all, because versions of two sources do not compare.
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
-        let mut last = self.absent_everywhere(key);
+        let mut last = self.absent_everywhere(key, &[]);
         for link in &self.links {
             match stamped(
                 link.provider.get_version(key, version).await,

@@ -11,6 +11,7 @@ use crate::{Error, SecretKey};
 
 /// What a source says has changed. A notice is a hint to look again, never a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Change {
     /// These keys may have changed.
     Keys(BTreeSet<SecretKey>),
@@ -79,6 +80,7 @@ impl ChangeStream {
     }
 
     /// The same stream, keeping `feeder` (a watcher, a task's guard) alive for as long as it lives.
+    #[must_use]
     pub fn with_guard(mut self, feeder: impl Any + Send + Sync) -> Self {
         self._feeder = Some(Box::new(feeder));
         self

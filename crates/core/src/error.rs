@@ -6,6 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
 use crate::{Origin, SecretKey};
 
 /// Why a secret could not be had: a kind, whether asking again may help, where, which key, and what
@@ -16,7 +19,7 @@ use crate::{Origin, SecretKey};
 /// waited for one fetch gets the same error.
 ///
 /// ```
-/// use secretwell_core::{Error, ErrorKind, SecretKey};
+/// use secretwell::{Error, ErrorKind, SecretKey};
 ///
 /// let error = Error::new(ErrorKind::NotFound, "no variable `PORT` is set")
 ///     .with_key(&SecretKey::parse("PORT")?)
@@ -83,6 +86,13 @@ impl ErrorKind {
             self,
             Self::Unavailable | Self::RateLimited { .. } | Self::Timeout
         )
+    }
+}
+
+impl Serialize for ErrorKind {
+    /// Serializes the kind as its text, such as `not found`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -260,6 +270,20 @@ impl fmt::Debug for Error {
             .field("hint", &self.0.hint)
             .field("source", &self.0.source)
             .finish()
+    }
+}
+
+impl Serialize for Error {
+    /// Serializes the fields of the error, without its source.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Error", 6)?;
+        fields.serialize_field("kind", &self.0.kind)?;
+        fields.serialize_field("temporary", &self.0.temporary)?;
+        fields.serialize_field("origin", &self.0.origin)?;
+        fields.serialize_field("key", &self.0.key)?;
+        fields.serialize_field("message", &self.0.message)?;
+        fields.serialize_field("hint", &self.0.hint)?;
+        fields.end()
     }
 }
 

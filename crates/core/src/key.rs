@@ -5,6 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
 use crate::{Error, ErrorKind};
 
 /// The longest key, in bytes.
@@ -23,13 +25,13 @@ const MAX_SEGMENT: usize = 255;
 /// backend that cannot hold one says [`ErrorKind::InvalidKey`].
 ///
 /// ```
-/// use secretwell_core::SecretKey;
+/// use secretwell::SecretKey;
 ///
 /// let key: SecretKey = "db/PASSWORD".parse()?;
 /// assert_eq!(key.name(), "PASSWORD");
 /// assert_eq!(key.prefix(), Some("db"));
 /// assert!("../etc/shadow".parse::<SecretKey>().is_err());
-/// # Ok::<(), secretwell_core::Error>(())
+/// # Ok::<(), secretwell::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretKey(Arc<str>);
@@ -185,6 +187,20 @@ impl fmt::Debug for SecretKey {
     }
 }
 
+impl Serialize for SecretKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// Accepts the same text as [`SecretKey::parse`].
+impl<'de> Deserialize<'de> for SecretKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(text).map_err(de::Error::custom)
+    }
+}
+
 /// The leading segments of keys, for listing and for adapters: empty, `db`, `app/db`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct KeyPrefix(Option<SecretKey>);
@@ -230,6 +246,20 @@ impl KeyPrefix {
 impl fmt::Display for KeyPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for KeyPrefix {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// Accepts the same text as [`KeyPrefix::parse`].
+impl<'de> Deserialize<'de> for KeyPrefix {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(text).map_err(de::Error::custom)
     }
 }
 

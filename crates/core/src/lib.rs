@@ -5,8 +5,7 @@
 //! crate, which re-exports all of this and brings the backends.
 //!
 //! ```
-//! use secretwell_core::{MemoryProvider, SecretProviderExt};
-//! use secretwell_resolver::Resolver;
+//! use secretwell::{MemoryProvider, Resolver, SecretProviderExt};
 //! use serde::Deserialize;
 //!
 //! #[derive(Deserialize)]

@@ -15,10 +15,10 @@ use crate::{
 /// computes itself. Clones share the secrets.
 ///
 /// ```
-/// use secretwell_core::{MemoryProvider, SecretProvider};
+/// use secretwell::{MemoryProvider, SecretProvider};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), secretwell_core::Error> {
+/// # async fn main() -> Result<(), secretwell::Error> {
 /// let provider = MemoryProvider::from_iter([("AUTH_SECRET", "first")]);
 /// let old = provider.get(&"AUTH_SECRET".parse()?).await?;
 /// provider.set("AUTH_SECRET", "second")?;

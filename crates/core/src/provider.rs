@@ -34,7 +34,7 @@ const CONCURRENCY: usize = 16;
 ///
 /// ```
 /// use async_trait::async_trait;
-/// use secretwell_core::{Error, ErrorKind, Secret, SecretKey, SecretProvider, Origin};
+/// use secretwell::{Error, ErrorKind, Secret, SecretKey, SecretProvider, Origin};
 ///
 /// /// A source with one secret.
 /// #[derive(Debug)]

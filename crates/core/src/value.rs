@@ -23,12 +23,12 @@ use crate::{Error, ErrorKind, Origin, Version};
 /// caller makes from an exposed slice are the caller's.
 ///
 /// ```
-/// use secretwell_core::SecretValue;
+/// use secretwell::SecretValue;
 ///
 /// let value = SecretValue::from("correct horse");
 /// assert_eq!(value.expose_text()?, "correct horse");
 /// assert_eq!(format!("{value:?}"), "SecretValue([redacted])");
-/// # Ok::<(), secretwell_core::Error>(())
+/// # Ok::<(), secretwell::Error>(())
 /// ```
 #[derive(Clone)]
 pub struct SecretValue(Arc<SecretBox<[u8]>>);
@@ -189,12 +189,14 @@ impl Secret {
     }
 
     /// The same with the backend's version.
+    #[must_use]
     pub fn with_version(mut self, version: Version) -> Self {
         self.version = Some(version);
         self
     }
 
     /// The same with a promised lifetime.
+    #[must_use]
     pub fn valid_for(mut self, lifetime: Duration) -> Self {
         self.valid_for = Some(lifetime);
         self

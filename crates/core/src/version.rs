@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use serde::{Serialize, Serializer};
+
 use crate::value::fingerprint;
 
 /// What a backend calls one revision of a secret.
@@ -49,6 +51,7 @@ impl Version {
     }
 
     /// The same version with the time at which the backend says it was written.
+    #[must_use]
     pub fn with_created_at(mut self, time: SystemTime) -> Self {
         self.created_at = Some(time);
         self
@@ -57,6 +60,7 @@ impl Version {
     /// The same version as a revision of what the backend knows by `id`. A key that was deleted and
     /// written anew, or is found elsewhere now, has another, and numbers under two say nothing of
     /// each other.
+    #[must_use]
     pub fn with_identity(mut self, id: &str) -> Self {
         self.identity = fingerprint(id.as_bytes());
         self
@@ -97,6 +101,12 @@ impl fmt::Display for Version {
 impl fmt::Debug for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Version({})", self.label)
+    }
+}
+
+impl Serialize for Version {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.label)
     }
 }
 

@@ -5,11 +5,11 @@
 //! name: with the prefix `APP_`, the key `DB/PASSWORD` is the variable `APP_DB_PASSWORD`.
 //!
 //! ```
-//! use secretwell_core::{SecretProvider, SecretKey};
-//! use secretwell_env::EnvProvider;
+//! use secretwell::{SecretProvider, SecretKey};
+//! use secretwell::env::EnvProvider;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), secretwell_core::Error> {
+//! # async fn main() -> Result<(), secretwell::Error> {
 //! let provider = EnvProvider::with_prefix("CARGO_PKG_");
 //! let name = provider.get(&SecretKey::parse("NAME")?).await?;
 //! assert_eq!(name.value.expose_text()?, "secretwell-env");

@@ -5,8 +5,8 @@
 //! [directory](FileProvider::directory), or one [document](FileProvider::document) holds them all.
 //!
 //! ```
-//! use secretwell_core::{SecretKey, SecretProvider};
-//! use secretwell_file::FileProvider;
+//! use secretwell::{SecretKey, SecretProvider};
+//! use secretwell::file::FileProvider;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {

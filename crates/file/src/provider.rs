@@ -78,24 +78,28 @@ impl FileProvider {
     }
 
     /// Reads a document as `format`, whatever its name tells.
+    #[must_use]
     pub fn format(self, format: Format) -> Self {
         self.with(|config| config.layout = Layout::Document(Some(format)))
     }
 
     /// Keeps the newline at the end of a directory's files. By default one is taken off, `\n` or
     /// `\r\n`, because editors and `echo` put it there.
+    #[must_use]
     pub fn keep_trailing_newline(self) -> Self {
         self.with(|config| config.trim_newline = false)
     }
 
     /// The largest file to read, in bytes. Default: 1 MiB for a file of a directory, 16 MiB for a
     /// document.
+    #[must_use]
     pub fn max_bytes(self, bytes: u64) -> Self {
         self.with(|config| config.max_bytes = Some(bytes))
     }
 
     /// Refuses files that anybody but their owner may read, write or run. By default they are warned
     /// about, once. (Unix only.)
+    #[must_use]
     pub fn strict_permissions(self) -> Self {
         self.with(|config| config.strict_permissions = true)
     }
@@ -237,9 +241,11 @@ impl Reader {
         }
         if !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
+                target: "secretwell::file",
+                event = "open_permissions",
                 path = %path.display(),
                 mode = format_args!("{mode:o}"),
-                "a secret's file is open to others; `chmod 600` it, or mount it readable by its user only",
+                "other users can access a file with secrets; run `chmod 600` on it, or mount it for its own user only",
             );
         }
         Ok(())

@@ -46,6 +46,7 @@ impl Request {
     }
 
     /// The same with a header.
+    #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
@@ -66,12 +67,14 @@ impl Request {
 
     /// The same with a header that asks a replicated server to have come so far. When every server
     /// that answers is [behind](Outcome::StaleReplica), the request goes out without it.
+    #[must_use]
     pub fn consistency(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.consistency = Some((name, value));
         self
     }
 
     /// The same with a body of JSON.
+    #[must_use]
     pub fn json(mut self, body: SecretValue) -> Self {
         self.body = Some(body);
         let json = HeaderValue::from_static("application/json");
@@ -79,6 +82,7 @@ impl Request {
     }
 
     /// The same, for what must not be done twice: it is not sent again once a server may have seen it.
+    #[must_use]
     pub fn non_idempotent(mut self) -> Self {
         self.non_idempotent = true;
         self
@@ -96,6 +100,7 @@ impl fmt::Debug for Request {
 }
 
 /// What a server answered.
+#[non_exhaustive]
 pub struct Response {
     /// The status.
     pub status: StatusCode,
@@ -105,6 +110,18 @@ pub struct Response {
     pub body: Zeroizing<Vec<u8>>,
     /// Whether it is from a server that is behind, for want of a better one.
     pub stale: bool,
+}
+
+impl Response {
+    /// Creates a response that did not come from a lagging replica.
+    pub fn new(status: StatusCode, headers: HeaderMap, body: Vec<u8>) -> Self {
+        Self {
+            status,
+            headers,
+            body: Zeroizing::new(body),
+            stale: false,
+        }
+    }
 }
 
 /// Without headers and body, which may hold secrets.
@@ -118,6 +135,7 @@ impl fmt::Debug for Response {
 
 /// What is to be done with an answer.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Outcome {
     /// Hand it to whoever asked.
     Success,
@@ -329,10 +347,12 @@ impl Shared {
             Ok(response) => response,
             Err(error) => return Err(self.explained(address, error).await),
         };
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = body::read(response, self.config.max_bytes).await?;
         Ok(Response {
-            status: response.status(),
-            headers: response.headers().clone(),
-            body: body::read(response, self.config.max_bytes).await?,
+            status,
+            headers,
+            body,
             stale: false,
         })
     }

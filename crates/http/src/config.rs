@@ -158,54 +158,63 @@ impl ClientConfig {
     }
 
     /// How long a call may take, with all its attempts and waits. Default: 20 s.
+    #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
     /// How long one attempt may take before it is given up. Default: 4 s.
+    #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt = timeout;
         self
     }
 
     /// How long an address may be silent before the next one is asked beside it. Default: 1 s.
+    #[must_use]
     pub fn hedge_delay(mut self, delay: Duration) -> Self {
         self.hedge = delay;
         self
     }
 
     /// How long connecting may take. Default: 2 s.
+    #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect = timeout;
         self
     }
 
     /// The largest body to read, in bytes. Default: 32 MiB.
+    #[must_use]
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
     }
 
     /// Trusts the authorities in a PEM file too, beside the platform's.
+    #[must_use]
     pub fn certificate_authority_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls.authorities.push(Pem::File(path.into()));
         self
     }
 
     /// Trusts the authorities in a PEM text too, beside the platform's.
+    #[must_use]
     pub fn certificate_authority(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls.authorities.push(Pem::Text(pem.into()));
         self
     }
 
     /// Shows a client certificate, from PEM files that are read anew for each connection.
+    #[must_use]
     pub fn identity_files(mut self, chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.tls.identity = Some((chain.into(), key.into()));
         self
     }
 
     /// The name to expect in the server's certificate, where that is not the address's host.
+    #[must_use]
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.tls.server_name = Some(name.into());
         self
@@ -213,12 +222,14 @@ impl ClientConfig {
 
     /// Takes whatever certificate the server shows. Whoever sits in between reads every secret: for
     /// experiments only.
+    #[must_use]
     pub fn danger_skip_verification(mut self) -> Self {
         self.tls.skip_verify = true;
         self
     }
 
     /// Sends tokens over plain HTTP to other machines too. Whoever sits in between reads every secret.
+    #[must_use]
     pub fn danger_allow_http(mut self) -> Self {
         self.allow_http = true;
         self

@@ -175,7 +175,7 @@ impl<'a> Sending<'a> {
         if again >= self.end {
             return Err(failure);
         }
-        tracing::debug!(origin = %self.shared.origin, error = %failure, "asking again");
+        tracing::debug!(target: "secretwell::http", event = "request_retried", origin = %self.shared.origin, error = %failure, "the request is sent again");
         self.latest_failure = Some(failure);
         self.race = Race::default();
         self.waiting.clear();

@@ -142,7 +142,7 @@ impl Identity {
 impl ResolvesClientCert for Identity {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.load()
-            .inspect_err(|error| tracing::warn!(%error, "no client certificate is shown"))
+            .inspect_err(|error| tracing::warn!(target: "secretwell::http", event = "client_certificate_missing", %error, "no client certificate is presented"))
             .ok()
             .map(Arc::new)
     }

@@ -20,7 +20,7 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/tok
 /// How to log in to Infisical.
 ///
 /// ```
-/// use secretwell_infisical::{InfisicalAuth, Credential};
+/// use secretwell::infisical::{InfisicalAuth, Credential};
 ///
 /// let vm = InfisicalAuth::universal("client-id", Credential::file("/etc/app/client-secret"));
 /// let pod = InfisicalAuth::kubernetes("identity-id");
@@ -180,12 +180,11 @@ impl InfisicalLogin {
         if is_login {
             life.end = granted.maximum.and_then(|most| asked.checked_add(most));
         }
-        TokenLease {
-            token: granted.token,
-            lifetime: granted.lifetime,
-            // By then two thirds of it are over, and a renewal is due.
-            renewable: life.may_be_renewed(asked + life.span.mul_f64(0.7)),
-        }
+        let mut lease = TokenLease::new(granted.token);
+        lease.lifetime = granted.lifetime;
+        // By then two thirds of it are over, and a renewal is due.
+        lease.renewable = life.may_be_renewed(asked + life.span.mul_f64(0.7));
+        lease
     }
 }
 
@@ -214,11 +213,7 @@ impl Login for InfisicalLogin {
     /// Never with the token of before: the server refuses a login that carries a dead one.
     async fn login(&self, credential: &SecretValue) -> Result<TokenLease, Error> {
         if let Method::Token(_) = self.auth.0 {
-            return Ok(TokenLease {
-                token: credential.clone(),
-                lifetime: None,
-                renewable: false,
-            });
+            return Ok(TokenLease::new(credential.clone()));
         }
         self.check_lock(credential)?;
         let path = format!("/api/v1/auth/{}/login", self.auth.route());

@@ -7,9 +7,9 @@
 //! without a body.
 //!
 //! ```
-//! use secretwell_infisical::{InfisicalAuth, Credential, InfisicalProvider};
+//! use secretwell::infisical::{InfisicalAuth, Credential, InfisicalProvider};
 //!
-//! # fn main() -> Result<(), secretwell_core::Error> {
+//! # fn main() -> Result<(), secretwell::Error> {
 //! let login = InfisicalAuth::universal("the-client-id", Credential::file("/etc/app/client-secret"));
 //! let provider = InfisicalProvider::builder("https://app.infisical.com", login)?
 //!     .project("my-project")

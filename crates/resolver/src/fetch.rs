@@ -39,12 +39,12 @@ impl FetchTask {
             Err(Error::wrong_result_count().with_origin(provider.origin()))
         });
         let took = started.elapsed();
-        tracing::debug!(
+        tracing::debug!(target: "secretwell::resolver", event = "fetched",
             origin = %provider.origin(),
             keys = self.batch.len(),
             failed = answers.iter().filter(|answer| answer.is_err()).count(),
             ?took,
-            "asked",
+            "the provider was called",
         );
         if let Some(shared) = self.shared.upgrade() {
             let outcomes = self.batch.iter().cloned().zip(answers).collect();

@@ -4,8 +4,7 @@
 //! `secretwell-core`.
 //!
 //! ```
-//! use secretwell_core::{MemoryProvider, SecretProviderExt};
-//! use secretwell_resolver::Resolver;
+//! use secretwell::{MemoryProvider, Resolver, SecretProviderExt};
 //! use serde::Deserialize;
 //!
 //! #[derive(Deserialize)]

@@ -218,7 +218,7 @@ async fn next_notification(notifications: &mut Option<ChangeStream>, from: Insta
         match stream.next().await {
             Some(Ok(change)) => return change,
             Some(Err(error)) => {
-                tracing::warn!(%error, "changes are not stated_wait at the moment; looking by the ttl");
+                tracing::warn!(target: "secretwell::resolver", event = "watch_failed", %error, "change notifications failed; secrets are refreshed by their ttl");
             }
             None => *notifications = None,
         }

@@ -33,11 +33,10 @@ use secretwell_core::{Error, Origin, SecretKey, SecretProvider, Version};
 /// the last one is dropped, its background tasks end.
 ///
 /// ```
-/// use secretwell_core::MemoryProvider;
-/// use secretwell_resolver::{Freshness, Resolver};
+/// use secretwell::{Freshness, MemoryProvider, Resolver};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), secretwell_core::Error> {
+/// # async fn main() -> Result<(), secretwell::Error> {
 /// let resolver = Resolver::new(MemoryProvider::from_iter([("AUTH_SECRET", "s3cr3t")]));
 ///
 /// let secret = resolver.get("AUTH_SECRET").await?;

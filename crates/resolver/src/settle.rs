@@ -147,7 +147,7 @@ impl Shared {
         };
         if let Some(failure) = state.failures.remove(key) {
             let lasted_ms = (now - failure.since).as_millis();
-            tracing::info!(%key, origin = %resolved.origin, lasted_ms, "secret can be read again");
+            tracing::info!(target: "secretwell::resolver", event = "secret_recovered", %key, origin = %resolved.origin, lasted_ms, "the secret can be read again");
         }
         let watched = &state.watched;
         let keep = |key: &SecretKey| watched.contains_key(key);
@@ -189,7 +189,7 @@ impl Shared {
     ) -> Error {
         let before = state.failures.get(key);
         if before.is_none_or(|failure| failure.error.kind() != error.kind()) {
-            tracing::warn!(%key, %error, temporary = error.is_temporary(), "secret cannot be read");
+            tracing::warn!(target: "secretwell::resolver", event = "secret_failed", %key, %error, temporary = error.is_temporary(), "the secret cannot be read");
         }
         let stated_wait = match error.kind() {
             ErrorKind::RateLimited { retry_after } => retry_after,
@@ -230,7 +230,7 @@ impl Shared {
         state.note_failure(key, failure, self.config.max_entries);
         if error.is_refusal() && self.config.on_denied == OnDenied::Purge && self.cache.remove(key)
         {
-            tracing::warn!(%key, %error, "cached value purged: the source says no");
+            tracing::warn!(target: "secretwell::resolver", event = "secret_purged", %key, %error, "the cached value was purged because the source refused it");
         }
         error
     }

@@ -9,9 +9,11 @@ pub use secrecy::{ExposeSecret, SecretString};
 pub use secretwell_auth as auth;
 pub use secretwell_core::*;
 #[cfg(feature = "env")]
-pub use secretwell_env::{EnvProvider, Environment};
+#[doc(inline)]
+pub use secretwell_env as env;
 #[cfg(feature = "file")]
-pub use secretwell_file::{FileProvider, Format};
+#[doc(inline)]
+pub use secretwell_file as file;
 #[cfg(feature = "infisical")]
 #[doc(inline)]
 pub use secretwell_infisical as infisical;

@@ -64,6 +64,7 @@ impl Canary {
     }
 
     /// The same with a name for messages of failed assertions.
+    #[must_use]
     pub fn labelled(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self

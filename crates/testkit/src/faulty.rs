@@ -13,6 +13,7 @@ use secretwell_core::{
 
 /// What a [`FaultyProvider`] does with one call.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Step {
     /// Asks the inner provider.
     Pass,
@@ -46,7 +47,7 @@ pub enum Step {
 /// would.
 ///
 /// ```
-/// use secretwell_core::{Error, ErrorKind, MemoryProvider, SecretProvider};
+/// use secretwell::{Error, ErrorKind, MemoryProvider, SecretProvider};
 /// use secretwell_testkit::{FaultyProvider, Step};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -84,6 +85,7 @@ impl<P: SecretProvider> FaultyProvider<P> {
     }
 
     /// Claims these capabilities in place of the inner provider's.
+    #[must_use]
     pub fn with_capabilities(mut self, capabilities: Capabilities) -> Self {
         self.capabilities = Some(capabilities);
         self

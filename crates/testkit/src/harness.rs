@@ -18,6 +18,10 @@ pub const GARBAGE: &str = "secretwell-testkit-garbage-0f1e2d";
 /// assert!(!file.network);
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a harness writes it as a literal, with `..Default::default()`"
+)]
 pub struct Supports {
     /// [`break_network`](Harness::break_network) works.
     pub network: bool,
@@ -59,6 +63,10 @@ pub struct Supports {
 
 /// How often the source was asked since the harness was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a harness writes it as a literal, with `..Default::default()`"
+)]
 pub struct Calls {
     /// Requests that read secrets; health checks and logins are none.
     pub reads: usize,

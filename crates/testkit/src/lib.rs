@@ -22,7 +22,7 @@
 //! use std::sync::Arc;
 //!
 //! use async_trait::async_trait;
-//! use secretwell_core::{MemoryProvider, SecretKey, SecretProvider};
+//! use secretwell::{MemoryProvider, SecretKey, SecretProvider};
 //! use secretwell_testkit::{Supports, Harness, conformance};
 //!
 //! struct Memory(Arc<MemoryProvider>);

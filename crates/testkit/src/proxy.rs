@@ -13,6 +13,7 @@ const MAX_HEAD: usize = 64 << 10;
 
 /// What a [`FaultProxy`] does to a request.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub enum Fault {
     /// Nothing: the server answers.
     #[default]

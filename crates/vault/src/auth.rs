@@ -29,7 +29,7 @@ const CLUSTER_TROUBLE: Duration = Duration::from_secs(5 * 60);
 /// How to log in to Vault.
 ///
 /// ```
-/// use secretwell_vault::{VaultAuth, Credential};
+/// use secretwell::vault::{VaultAuth, Credential};
 ///
 /// let pod = VaultAuth::kubernetes("my-role");
 /// let vm = VaultAuth::app_role("role-id", Credential::file("/etc/app/secret-id")).mount("approle-prod");
@@ -138,6 +138,7 @@ impl VaultAuth {
     }
 
     /// The mount of the login, where it is not the method's own name.
+    #[must_use]
     pub fn mount(mut self, mount: impl Into<String>) -> Self {
         self.mount = Some(mount.into());
         self

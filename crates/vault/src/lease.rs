@@ -114,7 +114,7 @@ impl Leases {
             (Ok(made), _) => Ok(made),
             (Err(error), Some(lease)) if error.is_temporary() && lease.is_alive() => {
                 let origin = inner.origin();
-                tracing::warn!(%origin, %directory, %error, "a lease has no successor yet");
+                tracing::warn!(target: "secretwell::vault", event = "lease_not_replaced", %origin, %directory, %error, "the lease could not be replaced; the replacement is retried");
                 lease.wait();
                 Ok(lease.made())
             }
@@ -246,7 +246,7 @@ impl Lease {
             }
             // It has ended, or may not be renewed, or the server is in trouble: a new one will tell.
             Err(error) => {
-                tracing::debug!(origin = %inner.origin(), %error, "a lease is not renewed");
+                tracing::debug!(target: "secretwell::vault", event = "lease_not_renewed", origin = %inner.origin(), %error, "the lease was not renewed");
                 false
             }
         }

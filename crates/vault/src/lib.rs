@@ -6,9 +6,9 @@
 //! keys of one secret cost one read, and different secrets are read side by side.
 //!
 //! ```
-//! use secretwell_vault::{VaultAuth, VaultProvider};
+//! use secretwell::vault::{VaultAuth, VaultProvider};
 //!
-//! # fn main() -> Result<(), secretwell_core::Error> {
+//! # fn main() -> Result<(), secretwell::Error> {
 //! let provider = VaultProvider::builder(["https://vault.internal:8200"], VaultAuth::kubernetes("app"))?
 //!     .mount("secret")
 //!     .path("app")

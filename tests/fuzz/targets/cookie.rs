@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use secretwell_auth::authjs::SessionCookie;
+use secretwell_auth::authjs::{Scheme, SessionCookie};
 
 fuzz_target!(|data: &[u8]| {
     let header = String::from_utf8_lossy(data);
-    for cookie in [SessionCookie::v5(true), SessionCookie::v4(false)] {
+    for cookie in [SessionCookie::v5(Scheme::Https), SessionCookie::v4(Scheme::Http)] {
         let found = cookie.find(&header).unwrap_or_default();
         let length = data.first().map_or(0, |first| usize::from(*first) * 400);
         for token in [found.as_str(), &"t".repeat(length)] {

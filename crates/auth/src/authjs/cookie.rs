@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::keys::Format;
 use super::text::{percent_decoded, percent_encoded};
 
@@ -12,14 +14,26 @@ const V5_CHUNK: usize = 3936;
 /// How many cookies a session has at most.
 const MAX_CHUNKS: usize = 100;
 
+/// The scheme of the application's public URL. It decides the names of the cookies and whether they are
+/// `Secure`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Scheme {
+    /// `https://`: the names begin with `__Secure-` or `__Host-`.
+    Https,
+    /// `http://`, for development on one machine.
+    Http,
+}
+
 /// The cookie of the session, as the packages name, split and join it.
 ///
 /// ```
 /// use std::time::Duration;
 ///
-/// use secretwell_auth::authjs::SessionCookie;
+/// use secretwell::auth::authjs::{Scheme, SessionCookie};
 ///
-/// let cookie = SessionCookie::v5(true);
+/// let cookie = SessionCookie::v5(Scheme::Https);
 /// assert_eq!(cookie.name(), "__Secure-authjs.session-token");
 ///
 /// let set = cookie.set("a.token", Duration::from_secs(60), None);
@@ -36,16 +50,17 @@ pub struct SessionCookie {
 
 impl SessionCookie {
     /// That of `@auth/core` and next-auth 5: `authjs.session-token`, over HTTPS with `__Secure-` before it.
-    pub fn v5(secure: bool) -> Self {
-        Self::new(Format::V5, "authjs.session-token", secure)
+    pub fn v5(scheme: Scheme) -> Self {
+        Self::new(Format::V5, "authjs.session-token", scheme)
     }
 
     /// That of next-auth 4: `next-auth.session-token`, over HTTPS with `__Secure-` before it.
-    pub fn v4(secure: bool) -> Self {
-        Self::new(Format::V4, "next-auth.session-token", secure)
+    pub fn v4(scheme: Scheme) -> Self {
+        Self::new(Format::V4, "next-auth.session-token", scheme)
     }
 
-    fn new(format: Format, name: &str, secure: bool) -> Self {
+    fn new(format: Format, name: &str, scheme: Scheme) -> Self {
+        let secure = scheme == Scheme::Https;
         let prefix = if secure { "__Secure-" } else { "" };
         Self {
             format,
@@ -60,6 +75,7 @@ impl SessionCookie {
 
     /// The same by another name, where the application has configured one. It is sent over HTTPS only if
     /// it begins with `__Secure-` or `__Host-`.
+    #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self.secure = is_secure(&self.name);
@@ -188,7 +204,7 @@ mod tests {
 
     #[test]
     fn chunks_are_joined_in_order_and_strays_ignored() {
-        let cookie = SessionCookie::v5(false);
+        let cookie = SessionCookie::v5(Scheme::Http);
         let name = cookie.name().to_owned();
         for (header, token) in [
             (format!("{name}=whole"), Some("whole")),
@@ -228,8 +244,8 @@ mod tests {
     fn what_is_set_is_found_and_what_is_left_over_is_cleared() {
         let age = Duration::from_secs(60);
         for (cookie, chunk) in [
-            (SessionCookie::v5(true), 3936),
-            (SessionCookie::v4(false), 3933),
+            (SessionCookie::v5(Scheme::Https), 3936),
+            (SessionCookie::v4(Scheme::Http), 3933),
         ] {
             let name = cookie.name().to_owned();
             for (length, cookies) in [(1, 1), (chunk, 1), (chunk + 1, 2), (12 * chunk, 12)] {
@@ -254,7 +270,7 @@ mod tests {
             assert_eq!((set.len(), cookie.clear(&before).len()), (3, 2));
             assert_eq!(set[0].ends_with("; Secure"), name.starts_with("__Secure-"));
         }
-        let host = SessionCookie::v5(false).named("__Host-session");
+        let host = SessionCookie::v5(Scheme::Http).named("__Host-session");
         assert!(host.set("t", age, None)[0].ends_with("; Secure"));
     }
 }

@@ -8,13 +8,15 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::TokenError;
+use super::cookie::{self, Scheme};
 use super::text::{percent_decoded, percent_encoded};
-use super::{TokenError, cookie};
 use crate::KeyRing;
 use crate::hex::hex;
 
 /// What a request proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Csrf {
     /// It is a `POST` of the token that is in its cookie: it was sent by our own page.
     Verified,
@@ -27,15 +29,15 @@ pub enum Csrf {
 /// Makes and verifies CSRF tokens with the secrets of one ring.
 ///
 /// ```
-/// use secretwell_auth::KeyRing;
-/// use secretwell_auth::authjs::{Csrf, CsrfTokens};
+/// use secretwell::auth::KeyRing;
+/// use secretwell::auth::authjs::{Csrf, CsrfTokens};
 ///
-/// # fn main() -> Result<(), secretwell_auth::authjs::TokenError> {
+/// # fn main() -> Result<(), secretwell::auth::authjs::TokenError> {
 /// let tokens = CsrfTokens::new(&KeyRing::new("a secret of thirty-two bytes or more"));
 /// let (token, cookie) = tokens.make()?;
-/// assert_eq!(tokens.verify(&cookie, Some(&token), true), Csrf::Verified);
-/// assert_eq!(tokens.verify(&cookie, None, false), Csrf::CookieOnly);
-/// assert_eq!(tokens.verify("made-up|made-up", Some("made-up"), true), Csrf::Rejected);
+/// assert_eq!(tokens.verify_post(&cookie, Some(&token)), Csrf::Verified);
+/// assert_eq!(tokens.verify_cookie(&cookie), Csrf::CookieOnly);
+/// assert_eq!(tokens.verify_post("made-up|made-up", Some("made-up")), Csrf::Rejected);
 /// # Ok(())
 /// # }
 /// ```
@@ -80,14 +82,25 @@ impl CsrfTokens {
 
     /// Has only the whole list of secrets count, and makes tokens with that, as the packages do where they
     /// have a list. Then each rotation rejects the tokens that are out.
+    #[must_use]
     pub fn joined_only(mut self) -> Self {
         self.endings = self.lists.to_vec();
         self
     }
 
-    /// What a request proves: by its cookie, as [`CsrfCookie::find`] finds it, by the `csrfToken` of its
-    /// body, and by whether it is a `POST`.
-    pub fn verify(&self, cookie: &str, body: Option<&str>, is_post: bool) -> Csrf {
+    /// Verifies a `POST` request by its cookie, as [`CsrfCookie::find`] returns it, and by the
+    /// `csrfToken` of its body.
+    pub fn verify_post(&self, cookie: &str, body: Option<&str>) -> Csrf {
+        self.verify(cookie, body)
+    }
+
+    /// Verifies the cookie alone, for every request that is not a `POST`. Never returns
+    /// [`Csrf::Verified`].
+    pub fn verify_cookie(&self, cookie: &str) -> Csrf {
+        self.verify(cookie, None)
+    }
+
+    fn verify(&self, cookie: &str, body: Option<&str>) -> Csrf {
         let Some((token, given)) = cookie.split_once('|') else {
             return Csrf::Rejected;
         };
@@ -98,7 +111,7 @@ impl CsrfTokens {
         // All of them, so that the time does not tell which one it was.
         let ours = self.endings.iter().filter(|ending| is_ours(ending)).count() > 0;
         let repeated = body.is_some_and(|body| body.as_bytes().ct_eq(token.as_bytes()).into());
-        match (ours, is_post && repeated) {
+        match (ours, repeated) {
             (false, _) => Csrf::Rejected,
             (true, true) => Csrf::Verified,
             (true, false) => Csrf::CookieOnly,
@@ -109,11 +122,11 @@ impl CsrfTokens {
 /// The cookie of a CSRF token, as the packages name and write it.
 ///
 /// ```
-/// use secretwell_auth::KeyRing;
-/// use secretwell_auth::authjs::{Csrf, CsrfCookie, CsrfTokens};
+/// use secretwell::auth::KeyRing;
+/// use secretwell::auth::authjs::{Csrf, CsrfCookie, CsrfTokens, Scheme};
 ///
-/// # fn main() -> Result<(), secretwell_auth::authjs::TokenError> {
-/// let cookie = CsrfCookie::v5(true);
+/// # fn main() -> Result<(), secretwell::auth::authjs::TokenError> {
+/// let cookie = CsrfCookie::v5(Scheme::Https);
 /// let tokens = CsrfTokens::new(&KeyRing::new("a secret of thirty-two bytes or more"));
 ///
 /// let (token, value) = tokens.make()?;
@@ -122,7 +135,7 @@ impl CsrfTokens {
 ///
 /// let sent = set_cookie.split(';').next().unwrap_or_default();
 /// let value = cookie.find(sent).unwrap_or_default();
-/// assert_eq!(tokens.verify(&value, Some(&token), true), Csrf::Verified);
+/// assert_eq!(tokens.verify_post(&value, Some(&token)), Csrf::Verified);
 /// # Ok(())
 /// # }
 /// ```
@@ -133,17 +146,20 @@ pub struct CsrfCookie {
 
 impl CsrfCookie {
     /// That of `@auth/core` and next-auth 5: `authjs.csrf-token`, over HTTPS with `__Host-` before it.
-    pub fn v5(secure: bool) -> Self {
-        Self::new("authjs.csrf-token", secure)
+    pub fn v5(scheme: Scheme) -> Self {
+        Self::new("authjs.csrf-token", scheme)
     }
 
     /// That of next-auth 4: `next-auth.csrf-token`, over HTTPS with `__Host-` before it.
-    pub fn v4(secure: bool) -> Self {
-        Self::new("next-auth.csrf-token", secure)
+    pub fn v4(scheme: Scheme) -> Self {
+        Self::new("next-auth.csrf-token", scheme)
     }
 
-    fn new(name: &str, secure: bool) -> Self {
-        let prefix = if secure { "__Host-" } else { "" };
+    fn new(name: &str, scheme: Scheme) -> Self {
+        let prefix = match scheme {
+            Scheme::Https => "__Host-",
+            Scheme::Http => "",
+        };
         Self {
             name: format!("{prefix}{name}"),
         }
@@ -151,6 +167,7 @@ impl CsrfCookie {
 
     /// The same by another name, where the application has configured one. It is sent over HTTPS only if
     /// it begins with `__Secure-` or `__Host-`.
+    #[must_use]
     pub fn named(self, name: impl Into<String>) -> Self {
         Self { name: name.into() }
     }

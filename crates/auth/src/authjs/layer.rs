@@ -44,6 +44,7 @@ pub struct SessionLayer {
 impl SessionLayer {
     /// Prolongs the session of a request when less than `left` is left of it, with each response that sets
     /// no session itself. Default: sessions are not prolonged.
+    #[must_use]
     pub fn renew_when_remaining(mut self, left: Duration) -> Self {
         self.renew = Some(left);
         self
@@ -51,6 +52,7 @@ impl SessionLayer {
 
     /// Where people sign in, as a path or a URL: a page that a browser asks for without being logged in is
     /// answered by a redirect to there, with the page as its `callbackUrl`. Default: 401 for everybody.
+    #[must_use]
     pub fn sign_in(mut self, location: impl Into<String>) -> Self {
         self.sign_in = Some(location.into());
         self

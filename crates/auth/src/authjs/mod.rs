@@ -7,8 +7,8 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use secretwell_auth::KeyRing;
-//! use secretwell_auth::authjs::SessionTokens;
+//! use secretwell::auth::KeyRing;
+//! use secretwell::auth::authjs::SessionTokens;
 //! use serde::{Deserialize, Serialize};
 //!
 //! #[derive(Serialize, Deserialize)]
@@ -61,7 +61,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 use zeroize::Zeroizing;
 
-pub use cookie::SessionCookie;
+pub use cookie::{Scheme, SessionCookie};
 pub use csrf::{Csrf, CsrfCookie, CsrfTokens};
 #[cfg(feature = "tower")]
 pub use layer::{SessionLayer, SessionService};

@@ -1,6 +1,7 @@
 //! Which of the packages' variables counts, and which comes first.
 
 use secretwell_core::{Error, ErrorKind};
+use serde::{Deserialize, Serialize};
 
 use crate::{BuildContext, KeyRing};
 
@@ -11,10 +12,9 @@ use crate::{BuildContext, KeyRing};
 ///
 /// ```
 /// use secrecy::SecretString;
-/// use secretwell_auth::authjs::{SecretOrder, SessionTokens};
-/// use secretwell_auth::{BuildContext, LazyAuth};
-/// use secretwell_core::MemoryProvider;
-/// use secretwell_resolver::Resolver;
+/// use secretwell::auth::authjs::{SecretOrder, SessionTokens};
+/// use secretwell::auth::{BuildContext, LazyAuth};
+/// use secretwell::{MemoryProvider, Resolver};
 /// use serde::Deserialize;
 ///
 /// #[derive(Deserialize)]
@@ -39,7 +39,8 @@ use crate::{BuildContext, KeyRing};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SecretOrder {
     /// `@auth/core`: `AUTH_SECRET_3`, `_2`, `_1`, and then `AUTH_SECRET`.

@@ -22,10 +22,9 @@ const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 ///
 /// ```
 /// use secrecy::SecretString;
-/// use secretwell_auth::authjs::{SecretOrder, SessionCookie, Sessions};
-/// use secretwell_auth::{BuildContext, LazyAuth};
-/// use secretwell_core::MemoryProvider;
-/// use secretwell_resolver::Resolver;
+/// use secretwell::auth::authjs::{Scheme, SecretOrder, SessionCookie, Sessions};
+/// use secretwell::auth::{BuildContext, LazyAuth};
+/// use secretwell::{MemoryProvider, Resolver};
 /// use serde::Deserialize;
 ///
 /// #[derive(Deserialize)]
@@ -43,7 +42,7 @@ const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let memory = MemoryProvider::from_iter([("AUTH_SECRET", "K7gNU3sdo+OL0wNhqoVWhr3g6s1xYv72ol/pe/Unols=")]);
 /// let auth = LazyAuth::new(Resolver::new(memory), |_: Secrets, cx: BuildContext| async move {
-///     Ok(Sessions::new(SessionCookie::v5(true), &SecretOrder::AuthCore.ring(&cx)?)?)
+///     Ok(Sessions::new(SessionCookie::v5(Scheme::Https), &SecretOrder::AuthCore.ring(&cx)?)?)
 /// });
 ///
 /// let sessions = auth.get().await?;
@@ -78,6 +77,7 @@ impl Sessions {
     }
 
     /// How long a session lasts that is started or prolonged. Default: 30 days.
+    #[must_use]
     pub fn max_age(mut self, max_age: Duration) -> Self {
         self.max_age = max_age;
         self
@@ -90,7 +90,7 @@ impl Sessions {
         match self.tokens.decode(&token) {
             Ok(session) => Some(session),
             Err(error) => {
-                tracing::debug!(cookie = self.cookie.name(), %error, "a cookie is no session");
+                tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session cookie was rejected");
                 None
             }
         }
@@ -150,12 +150,16 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::authjs::Scheme;
 
     const HOUR: Duration = Duration::from_secs(60 * 60);
 
     fn sessions(secrets: &KeyRing) -> [Sessions; 2] {
-        [SessionCookie::v5(true), SessionCookie::v4(false)]
-            .map(|cookie| Sessions::new(cookie, secrets).unwrap().max_age(HOUR))
+        [
+            SessionCookie::v5(Scheme::Https),
+            SessionCookie::v4(Scheme::Http),
+        ]
+        .map(|cookie| Sessions::new(cookie, secrets).unwrap().max_age(HOUR))
     }
 
     /// The `Cookie` header of a browser that was sent `set`.

@@ -230,7 +230,7 @@ fn a_csrf_cookie_of_any_list_that_the_packages_had_counts() {
         ("three,one", Csrf::Rejected),
     ] {
         let (token, cookie) = cookie_of(list);
-        assert_eq!(tokens.verify(&cookie, Some(&token), true), status, "{list}");
+        assert_eq!(tokens.verify_post(&cookie, Some(&token)), status, "{list}");
     }
 }
 
@@ -242,7 +242,7 @@ fn a_csrf_cookie_of_a_long_list_counts() {
         .make()
         .unwrap();
     for tokens in [CsrfTokens::new(&ring), CsrfTokens::new(&ring).joined_only()] {
-        assert_eq!(tokens.verify(&cookie, Some(&token), true), Csrf::Verified);
+        assert_eq!(tokens.verify_post(&cookie, Some(&token)), Csrf::Verified);
     }
 }
 
@@ -271,11 +271,11 @@ async fn a_csrf_cookie_of_a_staged_rotation_counts_and_is_made_as_the_packages_d
     for list in ["old,new", "new,old"] {
         let (token, cookie) = of_list(list).make().unwrap();
         for tokens in [&CsrfTokens::new(&ring), &joined_only] {
-            assert_eq!(tokens.verify(&cookie, Some(&token), true), Csrf::Verified);
+            assert_eq!(tokens.verify_post(&cookie, Some(&token)), Csrf::Verified);
         }
     }
     let (token, cookie) = joined_only.make().unwrap();
-    let theirs = of_list("old,new").verify(&cookie, Some(&token), true);
+    let theirs = of_list("old,new").verify_post(&cookie, Some(&token));
     assert_eq!(theirs, Csrf::Verified);
 }
 
@@ -285,24 +285,28 @@ fn an_empty_csrf_token_is_one_as_with_the_packages() {
 
     let tokens = CsrfTokens::new(&KeyRing::new("secret"));
     let cookie = format!("|{}", hex(&Sha256::digest("secret")));
-    assert_eq!(tokens.verify(&cookie, Some(""), true), Csrf::Verified);
-    assert_eq!(tokens.verify(&cookie, None, true), Csrf::CookieOnly);
-    assert_eq!(tokens.verify("|", Some(""), true), Csrf::Rejected);
+    assert_eq!(tokens.verify_post(&cookie, Some("")), Csrf::Verified);
+    assert_eq!(tokens.verify_post(&cookie, None), Csrf::CookieOnly);
+    assert_eq!(tokens.verify_post("|", Some("")), Csrf::Rejected);
 }
 
 #[test]
 fn a_csrf_cookie_is_named_written_and_found_as_by_the_packages() {
     for (cookie, name, secure) in [
-        (CsrfCookie::v5(false), "authjs.csrf-token", ""),
-        (CsrfCookie::v5(true), "__Host-authjs.csrf-token", "; Secure"),
-        (CsrfCookie::v4(false), "next-auth.csrf-token", ""),
+        (CsrfCookie::v5(Scheme::Http), "authjs.csrf-token", ""),
         (
-            CsrfCookie::v4(true),
+            CsrfCookie::v5(Scheme::Https),
+            "__Host-authjs.csrf-token",
+            "; Secure",
+        ),
+        (CsrfCookie::v4(Scheme::Http), "next-auth.csrf-token", ""),
+        (
+            CsrfCookie::v4(Scheme::Https),
             "__Host-next-auth.csrf-token",
             "; Secure",
         ),
         (
-            CsrfCookie::v5(false).named("__Secure-csrf"),
+            CsrfCookie::v5(Scheme::Http).named("__Secure-csrf"),
             "__Secure-csrf",
             "; Secure",
         ),

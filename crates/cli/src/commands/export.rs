@@ -129,7 +129,9 @@ fn bad_name(name: &str, rule: &str) -> Failure {
 mod tests {
     use std::process::Command;
 
-    use secretwell::{FileProvider, Format as FileFormat, SecretProvider};
+    use secretwell::SecretProvider;
+    use secretwell::file::FileProvider;
+    use secretwell::file::Format as FileFormat;
 
     use super::*;
 

@@ -20,6 +20,7 @@ const RENEW_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 
 /// What a login or a renewal yields.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct TokenLease {
     /// The token.
     pub token: SecretValue,
@@ -27,6 +28,17 @@ pub struct TokenLease {
     pub lifetime: Option<Duration>,
     /// Whether it may be renewed.
     pub renewable: bool,
+}
+
+impl TokenLease {
+    /// Creates the lease of a token that does not expire and cannot be renewed.
+    pub fn new(token: SecretValue) -> Self {
+        Self {
+            token,
+            lifetime: None,
+            renewable: false,
+        }
+    }
 }
 
 /// How to log in to a backend.
@@ -202,7 +214,7 @@ impl Drop for TokenManager {
 impl Shared {
     fn give_up(&self, state: &mut State, token: &Arc<Token>) {
         if state.holds(token) {
-            tracing::info!(origin = %self.origin, "the token is refused, logging in again");
+            tracing::info!(target: "secretwell::http", event = "token_refused", origin = %self.origin, "the server refused the token; a new login follows");
             state.token = None;
         }
     }
@@ -245,7 +257,7 @@ impl Shared {
         match self.login.login(&credential).await {
             Ok(grant) => {
                 let token = Arc::new(Token::new(grant.clone(), started));
-                tracing::info!(origin = %self.origin, lifetime = ?grant.lifetime, "logged in");
+                tracing::info!(target: "secretwell::http", event = "logged_in", origin = %self.origin, lifetime = ?grant.lifetime, "logged in");
                 let mut state = self.state();
                 state.refused = None;
                 state.token = Some(token.clone());
@@ -253,7 +265,7 @@ impl Shared {
                 Ok(token)
             }
             Err(error) => {
-                tracing::warn!(origin = %self.origin, %error, "the login failed");
+                tracing::warn!(target: "secretwell::http", event = "login_failed", origin = %self.origin, %error, "the login failed");
                 if error.kind() == ErrorKind::Unauthenticated && !error.is_temporary() {
                     self.state().refused = Some(Refused {
                         credential,
@@ -364,11 +376,11 @@ impl Renewer {
                 Ok(())
             }
             Err(error) if error.is_temporary() => {
-                tracing::warn!(origin = %shared.origin, %error, "the token is not renewed yet");
+                tracing::warn!(target: "secretwell::http", event = "token_renewal_failed", origin = %shared.origin, %error, "the token could not be renewed; the renewal is retried");
                 Err(error)
             }
             Err(error) => {
-                tracing::info!(origin = %shared.origin, %error, "the token cannot be renewed");
+                tracing::info!(target: "secretwell::http", event = "token_not_renewable", origin = %shared.origin, %error, "the token cannot be renewed; a new login follows");
                 self.renewable = false;
                 Ok(())
             }

@@ -93,12 +93,14 @@ impl InfisicalBuilder {
     }
 
     /// The project, by its id or its slug. By its id, newer servers are asked once less.
+    #[must_use]
     pub fn project(mut self, id_or_slug: impl AsRef<str>) -> Self {
         self.settings.project = Project::parse(id_or_slug.as_ref().trim());
         self
     }
 
     /// The environment, by its slug: `dev`, `staging`, `prod`.
+    #[must_use]
     pub fn environment(mut self, slug: impl Into<String>) -> Self {
         self.settings.environment = slug.into();
         self
@@ -106,50 +108,58 @@ impl InfisicalBuilder {
 
     /// The folder at which keys begin. The key `PASSWORD` is a secret in it, the key `db/PASSWORD` one in
     /// the folder `db` below. Default: `/`.
+    #[must_use]
     pub fn folder(mut self, path: impl AsRef<str>) -> Self {
         self.settings.folder = format!("/{}", path.as_ref().trim_matches('/'));
         self
     }
 
     /// The version of the API. Default: the newer one if the server has it, which is found out once.
+    #[must_use]
     pub fn api(mut self, version: ApiVersion) -> Self {
         self.settings.api = Some(version);
         self
     }
 
-    /// Whether secrets count that a folder imports: after its own, a later import before an earlier one.
-    /// Default: they do.
-    pub fn imports(mut self, include: bool) -> Self {
-        self.settings.imports = include;
+    /// Leaves out the secrets that a folder imports from elsewhere. By default they are included: the
+    /// folder's own secrets win over imported ones, and a later import wins over an earlier one.
+    #[must_use]
+    pub fn without_imports(mut self) -> Self {
+        self.settings.imports = false;
         self
     }
 
-    /// Whether references such as `${prod.db.PASSWORD}` are replaced by what they name. One that leads
-    /// nowhere is an error then. Default: they are.
-    pub fn expand_references(mut self, expand: bool) -> Self {
-        self.settings.expand = expand;
+    /// Returns references such as `${prod.db.PASSWORD}` as they are written. By default the server
+    /// replaces them with the values that they name, and a reference to a missing secret is an error.
+    #[must_use]
+    pub fn without_reference_expansion(mut self) -> Self {
+        self.settings.expand = false;
         self
     }
 
     /// Lets personal values stand before shared ones, for whoever logs in with a user's token.
+    #[must_use]
     pub fn personal_overrides(mut self) -> Self {
         self.settings.personal = true;
         self
     }
 
     /// Only secrets with one of these tags, by their slugs. Default: all.
+    #[must_use]
     pub fn tags<T: Into<String>>(mut self, slugs: impl IntoIterator<Item = T>) -> Self {
         self.settings.tags = slugs.into_iter().map(Into::into).collect();
         self
     }
 
     /// How to log in.
+    #[must_use]
     pub fn auth(mut self, auth: InfisicalAuth) -> Self {
         self.auth = auth;
         self
     }
 
     /// Changes how the server is reached: deadlines, certificates, more addresses.
+    #[must_use]
     pub fn client(mut self, change: impl FnOnce(ClientConfig) -> ClientConfig) -> Self {
         self.client = change(self.client);
         self

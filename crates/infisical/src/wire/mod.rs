@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use secretwell_core::{Error, ErrorKind};
 use secretwell_http::{Outcome, Protocol, Response, retry_after};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::budget::Pause;
 
@@ -22,7 +22,9 @@ pub(crate) use login::{Granted, granted, locked};
 pub(crate) use secrets::{Entry, Listing, folder_names, leftover, project_id, single};
 
 /// The version of the API for secrets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ApiVersion {
     /// `/api/v3/secrets/raw`, which every server has.
     V3,

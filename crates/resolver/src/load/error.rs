@@ -10,7 +10,7 @@ use secretwell_core::Error;
 /// Each problem is an [`Error`] with its key: [`NotFound`](secretwell_core::ErrorKind::NotFound) for what is
 /// absent or empty, [`Invalid`](secretwell_core::ErrorKind::Invalid) for what does not parse as its field's
 /// type, and any other kind for what failed to be read.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LoadError {
     type_name: &'static str,
     problems: Vec<Error>,
@@ -36,15 +36,30 @@ impl LoadError {
     }
 }
 
+/// The name of the type and the number of problems, then one line for each problem.
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.problems.len();
         let plural = if count == 1 { "" } else { "s" };
         write!(f, "{}: {count} problem{plural}", short(self.type_name))?;
-        for (index, problem) in self.problems.iter().enumerate() {
-            write!(f, " ({}) {problem}", index + 1)?;
+        for problem in &self.problems {
+            write!(f, "\n  - {problem}")?;
         }
         Ok(())
+    }
+}
+
+/// `{:?}` prints the same text as `{}`, because a `main` that returns an error prints it with `{:?}`.
+/// `{:#?}` prints the fields.
+impl fmt::Debug for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return fmt::Display::fmt(self, f);
+        }
+        f.debug_struct("LoadError")
+            .field("type_name", &self.type_name)
+            .field("problems", &self.problems)
+            .finish()
     }
 }
 

@@ -132,8 +132,7 @@ impl Resolver {
     ///
     /// ```
     /// use secrecy::SecretString;
-    /// use secretwell_core::MemoryProvider;
-    /// use secretwell_resolver::Resolver;
+    /// use secretwell::{MemoryProvider, Resolver};
     /// use serde::Deserialize;
     ///
     /// #[derive(Debug, Deserialize)]

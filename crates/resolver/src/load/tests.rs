@@ -256,9 +256,9 @@ async fn reasons_name_the_type_and_the_choices() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "Reasons: 2 problems \
-         (1) port from memory://: invalid: the value is not a valid `u16` \
-         (2) level from memory://: invalid: the value is none of `low`, `high`",
+        "Reasons: 2 problems\n  \
+         - port from memory://: invalid: the value is not a valid `u16`\n  \
+         - level from memory://: invalid: the value is none of `low`, `high`",
     );
 }
 

@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::header::{HeaderName, SET_COOKIE};
 use secretwell::SecretString;
-use secretwell::auth::authjs::{SecretOrder, Session, SessionCookie, Sessions};
+use secretwell::auth::authjs::{Scheme, SecretOrder, Session, SessionCookie, Sessions};
 use secretwell::auth::{Auth, BuildContext, BuildError, LazyAuth, LazyAuthBuilder, Rejection};
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +59,7 @@ pub(crate) fn auth(builder: LazyAuthBuilder) -> (LazyAuth<Sessions>, Arc<AtomicU
         count.fetch_add(1, Ordering::SeqCst);
         async move {
             let ring = SecretOrder::AuthCore.ring(&context)?;
-            Ok::<_, BuildError>(Sessions::new(SessionCookie::v5(false), &ring)?)
+            Ok::<_, BuildError>(Sessions::new(SessionCookie::v5(Scheme::Http), &ring)?)
         }
     });
     (auth, builds)

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use reqwest::header::{COOKIE, SET_COOKIE};
 use reqwest::{Client, StatusCode};
+use secretwell::Resolver;
 use secretwell::auth::authjs::Sessions;
 use secretwell::auth::{LazyAuth, Mode, State};
-use secretwell::{FileProvider, Resolver};
+use secretwell::file::FileProvider;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use secretwell_core::backend::{Change, ChangeStream};
+use secretwell_core::backend::ChangeStream;
 use secretwell_core::{ErrorKind, KeyPrefix, SecretKey, SecretProvider, Version};
 
 use super::{
@@ -147,7 +147,7 @@ async fn told(stream: &mut ChangeStream, key: &SecretKey) {
     loop {
         match within("a notice of a change", stream.next()).await {
             Some(Ok(change)) if change.covers(key) => return,
-            Some(Ok(Change::All | Change::Keys(_))) => last = None,
+            Some(Ok(_)) => last = None,
             Some(Err(error)) => {
                 let text = Some(error.to_string());
                 assert!(text != last, "the same error is told twice: {error}");

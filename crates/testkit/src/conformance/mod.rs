@@ -49,6 +49,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a test that did not panic says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// The provider keeps to this item.
     Passed,
@@ -70,6 +71,7 @@ pub type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + 'a>>;
 
 /// One item of the contract.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Item {
     /// The name of its function.
     pub name: &'static str,
@@ -111,7 +113,7 @@ pub const ALL: &[Item] = crate::__conformance_items!(__conformance_table);
 /// ```
 /// use std::sync::Arc;
 ///
-/// use secretwell_core::{MemoryProvider, SecretKey, SecretProvider};
+/// use secretwell::{MemoryProvider, SecretKey, SecretProvider};
 /// use secretwell_testkit::{Harness, conformance_tests};
 ///
 /// struct Memory(Arc<MemoryProvider>);

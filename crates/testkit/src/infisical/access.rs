@@ -10,6 +10,7 @@ use super::response::FakeResponse;
 
 /// What an identity may do in a project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Role {
     /// Read and write.
     Admin,
@@ -48,36 +49,42 @@ impl Identity {
     }
 
     /// Makes it a member of a project.
+    #[must_use]
     pub fn member(mut self, project: &str, role: Role) -> Self {
         self.roles.insert(project.to_owned(), role);
         self
     }
 
     /// How long its tokens live unless they are renewed.
+    #[must_use]
     pub fn token_ttl(mut self, ttl: Duration) -> Self {
         self.token_ttl = ttl;
         self
     }
 
     /// How long its tokens live at most.
+    #[must_use]
     pub fn token_max_ttl(mut self, ttl: Duration) -> Self {
         self.token_max_ttl = ttl;
         self
     }
 
     /// How often one of its tokens may be used.
+    #[must_use]
     pub fn token_uses(mut self, uses: u64) -> Self {
         self.token_uses = Some(uses);
         self
     }
 
     /// How often its client secret may be used.
+    #[must_use]
     pub fn secret_uses(mut self, uses: u64) -> Self {
         self.secret_uses = Some(uses);
         self
     }
 
     /// With this client id and secret, instead of ones that are made up.
+    #[must_use]
     pub fn credentials(mut self, client_id: &str, client_secret: &str) -> Self {
         self.client_id = Some(client_id.to_owned());
         self.client_secret = Some(client_secret.to_owned());

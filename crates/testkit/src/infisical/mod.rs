@@ -303,13 +303,13 @@ impl FakeInfisical {
     }
 
     /// Leaves references within references unexpanded in lists, as older servers do now and then.
-    pub fn half_expand_lists(&self, half: bool) {
-        self.state().half_expands = half;
+    pub fn break_list_expansion(&self) {
+        self.state().half_expands = true;
     }
 
     /// Says 401 of a missing permission and 403 of a dead token, as servers before August 2024 do.
-    pub fn swap_statuses(&self, swap: bool) {
-        self.state().has_old_statuses = swap;
+    pub fn swap_statuses(&self) {
+        self.state().has_old_statuses = true;
     }
 
     /// Answers requests that begin like this, such as `GET /api/v1/folders`, with a failure of this status,

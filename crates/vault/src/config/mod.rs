@@ -52,6 +52,7 @@ impl VaultBuilder {
     }
 
     /// The mount of the key-value engine. Default: `secret`.
+    #[must_use]
     pub fn mount(mut self, mount: impl Into<String>) -> Self {
         self.mount = mount.into();
         self
@@ -59,18 +60,21 @@ impl VaultBuilder {
 
     /// The path below the mount at which keys begin. The key `PASSWORD` is a field of the secret at
     /// this path, the key `db/PASSWORD` one of the secret `db` below it. Default: the mount itself.
+    #[must_use]
     pub fn path(mut self, path: impl Into<String>) -> Self {
         self.path = path.into();
         self
     }
 
     /// The version of the key-value engine. Default: the server is asked, once.
+    #[must_use]
     pub fn kv_version(mut self, version: KvVersion) -> Self {
         self.kv = Some(version);
         self
     }
 
     /// How to log in.
+    #[must_use]
     pub fn auth(mut self, auth: VaultAuth) -> Self {
         self.auth = auth;
         self
@@ -78,18 +82,21 @@ impl VaultBuilder {
 
     /// The namespace of the secrets, and of the login unless
     /// [`login_namespace`](Self::login_namespace) says otherwise. `VAULT_NAMESPACE`.
+    #[must_use]
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
     }
 
     /// The namespace of the login, where it is another than that of the secrets; `root` for none.
+    #[must_use]
     pub fn login_namespace(mut self, namespace: impl Into<String>) -> Self {
         self.login_namespace = Some(namespace.into());
         self
     }
 
     /// Takes keys for paths of secrets, not of fields: each value is a secret's whole data, as JSON.
+    #[must_use]
     pub fn whole_secrets(mut self) -> Self {
         self.whole = true;
         self
@@ -100,12 +107,14 @@ impl VaultBuilder {
     ///
     /// What was made is kept for as long as it has half of its life before it, renewed then, and
     /// replaced where that no longer helps, or when the login was replaced that it would die with.
+    #[must_use]
     pub fn dynamic(self, directory: impl Into<String>, path: impl Into<String>) -> Self {
         self.with_dynamic(directory.into(), path.into(), None)
     }
 
     /// Like [`dynamic`](Self::dynamic), for a path that is written to, with a body of JSON: a
     /// certificate from `pki/issue/app`, say.
+    #[must_use]
     pub fn dynamic_with(
         self,
         directory: impl Into<String>,
@@ -125,6 +134,7 @@ impl VaultBuilder {
     }
 
     /// Changes how the server is reached: deadlines, certificates, a socket.
+    #[must_use]
     pub fn client(mut self, change: impl FnOnce(ClientConfig) -> ClientConfig) -> Self {
         self.client = change(self.client);
         self

@@ -24,11 +24,10 @@ pub(crate) fn grant(response: &Response) -> Result<TokenLease, Error> {
         .ok_or_else(|| malformed("there is no token"))?;
     let auth: Auth =
         serde_json::from_str(auth.get()).map_err(|_| malformed("it is no login's answer"))?;
-    Ok(TokenLease {
-        token: auth.client_token,
-        lifetime: lifetime(auth.lease_duration),
-        renewable: auth.renewable,
-    })
+    let mut lease = TokenLease::new(auth.client_token);
+    lease.lifetime = lifetime(auth.lease_duration);
+    lease.renewable = auth.renewable;
+    Ok(lease)
 }
 
 #[derive(Deserialize)]
@@ -60,11 +59,10 @@ pub(crate) fn looked_up(response: &Response, token: &SecretValue) -> Result<Toke
         }
         (status, None) => return Err(malformed_status(status)),
     };
-    Ok(TokenLease {
-        token: token.clone(),
-        lifetime,
-        renewable,
-    })
+    let mut lease = TokenLease::new(token.clone());
+    lease.lifetime = lifetime;
+    lease.renewable = renewable;
+    Ok(lease)
 }
 
 /// What a wrapping token holds: the secret id of an AppRole.

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
 use secretwell_http::{Outcome, Protocol, Response, retry_after};
-use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
@@ -478,7 +478,9 @@ fn malformed_status(status: u16) -> Error {
 }
 
 /// Which version of the key-value engine stands at a mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum KvVersion {
     /// One value for each secret, without history.
     V1,

@@ -23,12 +23,11 @@ impl Exchange {
             let name: http::HeaderName = name.parse().unwrap();
             (name, value.parse().unwrap())
         };
-        Response {
-            status: StatusCode::from_u16(self.status).unwrap(),
-            headers: self.headers.iter().map(header).collect(),
-            body: Zeroizing::new(self.body.clone().into_bytes()),
-            stale: false,
-        }
+        Response::new(
+            StatusCode::from_u16(self.status).unwrap(),
+            self.headers.iter().map(header).collect(),
+            self.body.clone().into_bytes(),
+        )
     }
 
     /// What a caller gets of it.
@@ -48,6 +47,7 @@ impl Exchange {
             Outcome::RetryAfter(wait, error) => {
                 return format!("after {wait:?}, or {}", said(&error));
             }
+            other => panic!("unexpected outcome: {other:?}"),
         };
         told.unwrap_or_else(|error| said(&error))
     }
