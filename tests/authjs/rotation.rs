@@ -217,7 +217,7 @@ async fn the_service_carries_sessions_of_next_auth_4_over() {
     for header in sessions.renew(&ada.header(), secs(u64::MAX)).unwrap() {
         ada.take(&header);
     }
-    let carried = json!(ada.named("session-token")[0]);
+    let carried = json!(ada.cookies_named("session-token")[0]);
     let read = ask("decode", NEW, carried).await.unwrap();
     assert_eq!(read["name"], "Ada");
 

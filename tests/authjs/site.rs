@@ -266,7 +266,7 @@ impl Browser {
     }
 
     /// The cookies whose names have this in them.
-    pub(super) fn named(&self, part: &str) -> Vec<&str> {
+    pub(super) fn cookies_named(&self, part: &str) -> Vec<&str> {
         let named = self.cookies.iter().filter(|(name, _)| name.contains(part));
         named.map(|(_, value)| value.as_str()).collect()
     }

@@ -83,7 +83,7 @@ async fn each_reads_the_cookies_of_the_other_however_many_they_are() {
         for (length, cookies) in [(3, 1), (4_000, 2), (34_000, 12)] {
             let long = "x".repeat(length);
             let browser = site.log_in(&long).await;
-            assert_eq!(browser.named(&name).len(), cookies);
+            assert_eq!(browser.cookies_named(&name).len(), cookies);
             let session = sessions.find::<Value>(&browser.header()).unwrap();
             assert_eq!(session.claims["name"], long);
 
@@ -126,12 +126,12 @@ async fn each_accepts_the_forms_of_the_other() {
         (
             Site::Core(&packages, json!([SECRET, OLD])),
             CsrfCookie::v5(Scheme::Http),
-            CsrfTokens::new(&two).joined_only(),
+            CsrfTokens::new(&two).list_only(),
         ),
         (
             Site::Core(&packages, json!([SECRET, OLD, "three", "two", "one"])),
             CsrfCookie::v5(Scheme::Http),
-            CsrfTokens::new(&five.unwrap()).joined_only(),
+            CsrfTokens::new(&five.unwrap()).list_only(),
         ),
         (
             secure.site("eager/v4"),
@@ -150,12 +150,15 @@ async fn each_accepts_the_forms_of_the_other() {
         let value = cookie.find(&browser.header()).unwrap();
         assert_eq!(tokens.verify_post(&value, Some(&token)), Csrf::Verified);
 
-        let (token, value) = tokens.make().unwrap();
+        let (token, value) = tokens.generate().unwrap();
         let set = [cookie.set(&value)];
         for (given, logged_in) in [("another", false), (token.as_str(), true)] {
             let mut browser = Browser::sent(&set);
             site.post_name(&mut browser, given, "Ada").await;
-            assert_eq!(!browser.named("session-token").is_empty(), logged_in);
+            assert_eq!(
+                !browser.cookies_named("session-token").is_empty(),
+                logged_in
+            );
         }
         assert_eq!(attributes(&set[0]), theirs, "but for its value");
     }

@@ -35,7 +35,7 @@ async fn furnish(place: &Place) {
     place.write(Some("first"), "TWICE", "first").await;
     place.write(Some("second"), "TWICE", "second").await;
     let deep = place
-        .below(Some("first"))
+        .folder_path(Some("first"))
         .trim_matches('/')
         .replace('/', ".");
     let reference = format!("<${{{}.{deep}.SHARED}}>", place.environment);

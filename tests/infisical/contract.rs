@@ -111,7 +111,7 @@ impl Harness for Folder {
     }
 
     async fn deny(&self, key: &SecretKey) {
-        let (place, folder) = (&self.place, self.place.below(key.prefix()));
+        let (place, folder) = (&self.place, self.place.folder_path(key.prefix()));
         let fake = place.as_fake();
         fake.deny(&place.identity, &place.environment, &folder);
     }

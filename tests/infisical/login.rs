@@ -149,7 +149,7 @@ async fn a_locked_login_is_not_tried_until_its_credential_changes() {
         assert!(wait <= secs(300) && wait > secs(200), "{wait:?}");
     }
     assert_eq!(logins(&place), 1);
-    fake.relent();
+    fake.clear_refusals();
     place.write_client_secret(&good);
     assert_reads(&provider).await;
 }
@@ -199,7 +199,7 @@ async fn a_login_that_does_not_help_is_not_repeated_for_each_read() {
     // One, or another where this has taken more than five seconds.
     let found = logins(&place);
     assert!((2..=4).contains(&found), "{found} logins");
-    fake.relent();
+    fake.clear_refusals();
     assert_reads(&provider).await;
     assert_eq!(logins(&place), found);
 }

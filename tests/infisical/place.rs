@@ -134,7 +134,7 @@ impl Place {
 
     /// Writes a secret of the test's folder, or of one below it.
     pub(crate) async fn write(&self, directory: Option<&str>, name: &str, value: &str) {
-        let folder = self.below(directory);
+        let folder = self.folder_path(directory);
         self.make_folder(&folder).await;
         let mut body = self.body(&folder);
         body["secretValue"] = json!(value);
@@ -148,14 +148,14 @@ impl Place {
     }
 
     pub(crate) async fn delete(&self, directory: Option<&str>, name: &str) {
-        let body = self.body(&self.below(directory));
+        let body = self.body(&self.folder_path(directory));
         let (status, answer) = self.ask(Method::DELETE, &secret(name), body).await;
         assert!(status.is_success(), "{status} {answer}");
     }
 
     /// Has the test's folder import one below it, after what it imports already.
     pub(crate) async fn import(&self, directory: Option<&str>) {
-        let from = json!({"environment": self.environment, "path": self.below(directory)});
+        let from = json!({"environment": self.environment, "path": self.folder_path(directory)});
         let mut body = self.body(&self.folder);
         body["path"] = json!(self.folder);
         body["import"] = from;
@@ -175,7 +175,7 @@ impl Place {
         ]
     }
 
-    pub(crate) fn below(&self, directory: Option<&str>) -> String {
+    pub(crate) fn folder_path(&self, directory: Option<&str>) -> String {
         match directory {
             None => self.folder.clone(),
             Some(directory) => format!("{}/{directory}", self.folder),

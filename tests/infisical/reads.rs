@@ -164,7 +164,12 @@ async fn what_is_left_in_a_list_is_looked_into_once_while_that_can_be_the_same()
     let place = Place::fake(ApiVersion::V3).await;
     place.write(None, "BROKEN", "${NONE}").await;
     place.write(Some("x"), "DEEP", "first").await;
-    let inside = |folder| format!("${{dev{}", place.below(Some(folder)).replace('/', "."));
+    let inside = |folder| {
+        format!(
+            "${{dev{}",
+            place.folder_path(Some(folder)).replace('/', ".")
+        )
+    };
     let deep = format!("{}.DEEP}}", inside("x"));
     place.write(Some("y"), "MID", &deep).await;
     let mid = format!("{}.MID}}", inside("y"));
@@ -258,8 +263,8 @@ async fn keys_of_many_folders_cost_one_list_and_one_more_for_what_is_imported() 
             place.write(Some(folder), "OWN", folder).await;
         }
         place.write(Some("shared"), "IMPORTED", "shared").await;
-        let into = place.below(Some("d"));
-        let from = place.below(Some("shared"));
+        let into = place.folder_path(Some("d"));
+        let from = place.folder_path(Some("shared"));
         place
             .as_fake()
             .import(&place.project, ("dev", &into), ("dev", &from));
@@ -301,7 +306,7 @@ async fn hidden_values_and_denied_folders_are_denied() {
     place.write(Some("secret"), "A", "value").await;
     let provider = place.provider().build().unwrap();
     let fake = place.as_fake();
-    fake.deny(&place.identity, "dev", &place.below(Some("secret")));
+    fake.deny(&place.identity, "dev", &place.folder_path(Some("secret")));
     let error = provider.get(&key("secret/A")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     assert_eq!(text(&provider, "A").await, "value");
@@ -321,11 +326,11 @@ async fn hidden_values_and_denied_folders_are_denied() {
 async fn a_reference_to_what_may_not_be_read_is_denied() {
     let place = Place::fake(ApiVersion::V3).await;
     place.write(Some("private"), "B", "value").await;
-    let path = place.below(Some("private")).replace('/', ".");
+    let path = place.folder_path(Some("private")).replace('/', ".");
     place.write(None, "A", &format!("${{dev{path}.B}}")).await;
     let provider = place.provider().build().unwrap();
     assert_eq!(text(&provider, "A").await, "value");
-    let denied = place.below(Some("private"));
+    let denied = place.folder_path(Some("private"));
     place.as_fake().deny(&place.identity, "dev", &denied);
     let error = provider.get(&key("A")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");

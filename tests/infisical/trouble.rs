@@ -45,7 +45,7 @@ async fn an_outage_is_no_reference_that_leads_nowhere() {
         let error = provider.get(&key("TOP")).await.unwrap_err();
         assert_eq!(error.kind(), expected, "{status}: {error}");
         assert!(error.is_temporary(), "{status}: {error}");
-        fake.relent();
+        fake.clear_refusals();
     }
     assert_eq!(text(&provider, "TOP").await, "(<leaf>)");
 }
@@ -65,7 +65,7 @@ async fn health_says_whether_the_next_read_would_be_answered() {
         assert_eq!(reads(&place), 0);
 
         let denied = async |folder| {
-            let folder = place.below(folder);
+            let folder = place.folder_path(folder);
             fake.deny(&place.identity, "dev", &folder);
         };
         denied(None).await;
@@ -84,7 +84,7 @@ async fn health_says_whether_the_next_read_would_be_answered() {
             ErrorKind::Denied
         );
 
-        fake.relent();
+        fake.clear_refusals();
         let nowhere = place.provider().environment("qa").build().unwrap();
         let error = nowhere.health().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");

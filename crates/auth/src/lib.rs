@@ -94,3 +94,20 @@ pub use ring::KeyRing;
 pub use state::{Generation, NotReady, State};
 #[cfg(feature = "tower")]
 pub use tower::{AuthLayer, AuthService, LazyService};
+
+// A service shares these types between threads, so a change that makes one of them thread-bound must not
+// compile.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<BuildContext>();
+    assert_send_sync::<BuildError>();
+    assert_send_sync::<Guard<()>>();
+    assert_send_sync::<KeyRing>();
+    assert_send_sync::<LazyAuth<()>>();
+    assert_send_sync::<LazyAuthBuilder>();
+    assert_send_sync::<NotReady>();
+    assert_send_sync::<PreflightReport>();
+    assert_send_sync::<Reader<()>>();
+    assert_send_sync::<State>();
+    assert_send_sync::<StateWatch>();
+};

@@ -88,7 +88,7 @@ enum Mapping {
 impl Mapping {
     fn inward(&self, key: &SecretKey) -> Result<SecretKey, Error> {
         match self {
-            Self::Prefix(prefix) => key.below(prefix),
+            Self::Prefix(prefix) => key.with_prefix(prefix),
             Self::Names(names) => Ok(names.get(key).unwrap_or(key).clone()),
         }
     }

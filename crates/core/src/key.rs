@@ -71,7 +71,7 @@ impl SecretKey {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidKey`] when the two together are too long.
-    pub fn below(&self, prefix: &KeyPrefix) -> Result<Self, Error> {
+    pub fn with_prefix(&self, prefix: &KeyPrefix) -> Result<Self, Error> {
         match &prefix.0 {
             None => Ok(self.clone()),
             Some(directory) => Self::parse(format!("{directory}/{self}")),
@@ -233,7 +233,7 @@ impl KeyPrefix {
     /// [`ErrorKind::InvalidKey`], by the rules of [`SecretKey`].
     pub fn join(&self, segment: &str) -> Result<Self, Error> {
         SecretKey::parse(segment)?
-            .below(self)
+            .with_prefix(self)
             .map(|key| Self(Some(key)))
     }
 
@@ -319,7 +319,10 @@ mod tests {
     #[test]
     fn prefixes_add_and_strip() {
         let db = KeyPrefix::parse("db").unwrap();
-        let key = SecretKey::parse("PASSWORD").unwrap().below(&db).unwrap();
+        let key = SecretKey::parse("PASSWORD")
+            .unwrap()
+            .with_prefix(&db)
+            .unwrap();
         assert_eq!(key.as_str(), "db/PASSWORD");
         assert_eq!(key.strip_prefix(&db).unwrap().as_str(), "PASSWORD");
         assert!(!db.contains(&SecretKey::parse("dbx/PASSWORD").unwrap()));

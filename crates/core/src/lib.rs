@@ -69,3 +69,20 @@ pub use origin::Origin;
 pub use provider::SecretProvider;
 pub use value::{Secret, SecretValue};
 pub use version::Version;
+
+// A service shares these types between threads, so a change that makes one of them thread-bound must not
+// compile.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<Chain>();
+    assert_send_sync::<Error>();
+    assert_send_sync::<KeyPrefix>();
+    assert_send_sync::<MemoryProvider>();
+    assert_send_sync::<Origin>();
+    assert_send_sync::<Secret>();
+    assert_send_sync::<SecretKey>();
+    assert_send_sync::<SecretValue>();
+    assert_send_sync::<Version>();
+    assert_send_sync::<backend::ChangeSender>();
+    assert_send_sync::<backend::ChangeStream>();
+};

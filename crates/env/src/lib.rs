@@ -29,3 +29,10 @@
 mod provider;
 
 pub use provider::{EnvProvider, Environment};
+
+// A service shares these types between threads, so a change that makes one of them thread-bound must not
+// compile.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<EnvProvider>();
+};

@@ -53,6 +53,21 @@ impl EnvProvider {
         Self::with_environment(Process, prefix)
     }
 
+    /// Creates a provider from a URL: `env://` for every variable, `env://APP_` for a prefix.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] if the URL contains anything but a prefix.
+    pub fn from_url(url: &str) -> Result<Self, Error> {
+        match url.strip_prefix("env://") {
+            Some(prefix) if !prefix.contains(['/', '?']) => Ok(Self::with_prefix(prefix)),
+            _ => Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "`env://` takes a prefix of variable names and nothing else",
+            )
+            .with_hint("write it like `env://APP_`")),
+        }
+    }
+
     /// Variables of an environment of your own, behind a prefix that may be empty.
     pub fn with_environment(environment: impl Environment, prefix: impl Into<String>) -> Self {
         let prefix = prefix.into();

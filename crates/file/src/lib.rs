@@ -43,7 +43,15 @@ mod open;
 mod provider;
 #[cfg(test)]
 mod tests;
+mod url;
 mod watch;
 
 pub use config::Format;
 pub use provider::FileProvider;
+
+// A service shares these types between threads, so a change that makes one of them thread-bound must not
+// compile.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<FileProvider>();
+};

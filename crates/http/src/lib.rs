@@ -58,3 +58,13 @@ pub use credential::{Credential, json_object};
 pub use retry::retry_after;
 pub use session::{Login, Token, TokenLease, TokenManager};
 pub use url::{UrlOptions, decode, encode, encode_path};
+
+// A service shares these types between threads, so a change that makes one of them thread-bound must not
+// compile.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<Client>();
+    assert_send_sync::<ClientConfig>();
+    assert_send_sync::<Credential>();
+    assert_send_sync::<TokenManager>();
+};

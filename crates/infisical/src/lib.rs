@@ -20,7 +20,7 @@
 //! // The same, as configuration.
 //! let url = "infisical://app.infisical.com/my-project/prod/app\
 //!            ?client_id=the-client-id&client_secret_file=/etc/app/client-secret";
-//! let provider = InfisicalProvider::from_url(url)?.build()?;
+//! let provider = InfisicalProvider::from_url(url)?;
 //! # Ok(())
 //! # }
 //! ```
@@ -50,3 +50,12 @@ pub use config::InfisicalBuilder;
 pub use provider::InfisicalProvider;
 pub use secretwell_http::{ClientConfig, Credential};
 pub use wire::ApiVersion;
+
+// A service shares these types between threads, so a change that makes one of them thread-bound must not
+// compile.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<InfisicalAuth>();
+    assert_send_sync::<InfisicalBuilder>();
+    assert_send_sync::<InfisicalProvider>();
+};

@@ -15,7 +15,7 @@ use secretwell_core::{
 use tokio::time::{Instant, timeout_at};
 
 use crate::api::Api;
-use crate::config::{Settings, process_variable};
+use crate::config::Settings;
 use crate::folder::{Folders, Last};
 use crate::wire::{self, ApiVersion, Entry, Listing};
 use crate::{InfisicalAuth, InfisicalBuilder};
@@ -52,25 +52,20 @@ impl InfisicalProvider {
         InfisicalBuilder::new(address.as_ref(), auth)
     }
 
-    /// Settings from the conventional variables: `INFISICAL_TOKEN`, or
-    /// `INFISICAL_UNIVERSAL_AUTH_CLIENT_ID` and `INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET` (also
-    /// `INFISICAL_CLIENT_ID` and `INFISICAL_CLIENT_SECRET`; a secret's file is named by `…_FILE`);
-    /// `INFISICAL_DOMAIN` or `INFISICAL_API_URL`; `INFISICAL_PROJECT_ID`; `INFISICAL_ENVIRONMENT`.
+    /// Creates a provider from the conventional variables that [`InfisicalBuilder::from_env`] reads.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`]: one of them makes no sense, or there is nothing to log in with.
-    pub fn from_env() -> Result<InfisicalBuilder, Error> {
-        InfisicalBuilder::from_variables(&process_variable)
+    /// [`ErrorKind::InvalidConfig`] if a variable is invalid or a required one is missing.
+    pub fn from_env() -> Result<Self, Error> {
+        InfisicalBuilder::from_env()?.build()
     }
 
-    /// Settings from a URL, and from the conventional variables where it says nothing:
-    /// `infisical://host/PROJECT/ENVIRONMENT/folder?auth=universal`.
+    /// Creates a provider from a URL, as [`InfisicalBuilder::from_url`] reads it.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`]: what in it is wrong. Credentials never belong in a URL, and one
-    /// that holds any is refused.
-    pub fn from_url(url: &str) -> Result<InfisicalBuilder, Error> {
-        InfisicalBuilder::from_url(url, &process_variable)
+    /// [`ErrorKind::InvalidConfig`] names the part of the URL that is invalid.
+    pub fn from_url(url: &str) -> Result<Self, Error> {
+        InfisicalBuilder::from_url(url)?.build()
     }
 
     /// What time the server says it is. Takes no login: it tells whether the server can be reached.

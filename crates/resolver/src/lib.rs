@@ -62,3 +62,16 @@ pub use load::LoadError;
 pub use resolved::{Freshness, Resolved};
 pub use resolver::Resolver;
 pub use watch::Watch;
+
+// A service shares these types between threads, so a change that makes one of them thread-bound must not
+// compile.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<Freshness>();
+    assert_send_sync::<LoadError>();
+    assert_send_sync::<Resolved>();
+    assert_send_sync::<Resolver>();
+    assert_send_sync::<ResolverBuilder>();
+    assert_send_sync::<Watch>();
+    assert_send_sync::<load::Plan<()>>();
+};

@@ -87,8 +87,8 @@ fn single(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
         ));
     }
     match scheme {
-        "env" => env(place, query),
-        "file" => file(place, query),
+        "env" => env(url),
+        "file" => file(url),
         "infisical" | "infisical+http" => infisical(url),
         "vault" | "vault+http" => vault(url),
         "memory" if place.is_empty() && query.is_none() => Ok(Arc::new(MemoryProvider::new())),
@@ -102,29 +102,20 @@ fn single(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
 }
 
 #[cfg(feature = "env")]
-fn env(prefix: &str, query: Option<&str>) -> Result<Arc<dyn SecretProvider>, Error> {
-    if query.is_some() || prefix.contains('/') {
-        return Err(
-            invalid("`env://` takes a prefix of variable names and nothing else")
-                .with_hint("write it like `env://APP_`"),
-        );
-    }
-    Ok(match prefix {
-        "" => Arc::new(secretwell_env::EnvProvider::new()),
-        prefix => Arc::new(secretwell_env::EnvProvider::with_prefix(prefix)),
-    })
+fn env(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
+    Ok(Arc::new(secretwell_env::EnvProvider::from_url(url)?))
 }
 
 #[cfg(not(feature = "env"))]
-fn env(_: &str, _: Option<&str>) -> Result<Arc<dyn SecretProvider>, Error> {
+fn env(_: &str) -> Result<Arc<dyn SecretProvider>, Error> {
     Err(needs_feature("env"))
 }
 
 #[cfg(feature = "infisical")]
 fn infisical(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
-    Ok(Arc::new(
-        secretwell_infisical::InfisicalProvider::from_url(url)?.build()?,
-    ))
+    Ok(Arc::new(secretwell_infisical::InfisicalProvider::from_url(
+        url,
+    )?))
 }
 
 #[cfg(not(feature = "infisical"))]
@@ -134,9 +125,7 @@ fn infisical(_: &str) -> Result<Arc<dyn SecretProvider>, Error> {
 
 #[cfg(feature = "vault")]
 fn vault(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
-    Ok(Arc::new(
-        secretwell_vault::VaultProvider::from_url(url)?.build()?,
-    ))
+    Ok(Arc::new(secretwell_vault::VaultProvider::from_url(url)?))
 }
 
 #[cfg(not(feature = "vault"))]
@@ -145,78 +134,13 @@ fn vault(_: &str) -> Result<Arc<dyn SecretProvider>, Error> {
 }
 
 #[cfg(feature = "file")]
-fn file(place: &str, query: Option<&str>) -> Result<Arc<dyn SecretProvider>, Error> {
-    use secretwell_file::{FileProvider, Format};
-
-    if !place.starts_with('/') {
-        return Err(invalid("a file's path must be absolute")
-            .with_hint("write three slashes, like `file:///run/secrets`"));
-    }
-    let path = decoded(place)?;
-    let mut format = None;
-    let mut strict = false;
-    for option in query.into_iter().flat_map(|query| query.split('&')) {
-        match option {
-            "format=directory" => format = Some(None),
-            "format=env" => format = Some(Some(Format::Env)),
-            "format=json" => format = Some(Some(Format::Json)),
-            "format=yaml" => format = Some(Some(Format::Yaml)),
-            "format=toml" => format = Some(Some(Format::Toml)),
-            "permissions=strict" => strict = true,
-            _ => {
-                let name: String = option
-                    .split('=')
-                    .next()
-                    .unwrap_or_default()
-                    .escape_debug()
-                    .collect();
-                return Err(invalid(format!(
-                    "`file://` cannot take the option `{name}` or its value"
-                ))
-                .with_hint(
-                    "there are `format=env|json|yaml|toml|directory` and `permissions=strict`",
-                ));
-            }
-        }
-    }
-    let provider = match format {
-        None => FileProvider::new(path),
-        Some(None) => FileProvider::directory(path),
-        Some(Some(format)) => FileProvider::document(path).format(format),
-    };
-    Ok(Arc::new(if strict {
-        provider.strict_permissions()
-    } else {
-        provider
-    }))
+fn file(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
+    Ok(Arc::new(secretwell_file::FileProvider::from_url(url)?))
 }
 
 #[cfg(not(feature = "file"))]
-fn file(_: &str, _: Option<&str>) -> Result<Arc<dyn SecretProvider>, Error> {
+fn file(_: &str) -> Result<Arc<dyn SecretProvider>, Error> {
     Err(needs_feature("file"))
-}
-
-/// Undoes percent-encoding.
-#[cfg(feature = "file")]
-fn decoded(path: &str) -> Result<String, Error> {
-    let bad = || invalid("a `%` in the path is not followed by two hexadecimal digits");
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let (digits, after) = rest.split_at_checked(2).ok_or_else(bad)?;
-        let digits = std::str::from_utf8(digits).map_err(|_| bad())?;
-        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| bad())?);
-        rest = after;
-    }
-    match String::from_utf8(bytes) {
-        Ok(path) if !path.contains('\0') => Ok(path),
-        _ => Err(invalid("the path is not UTF-8 text, or holds a NUL")),
-    }
 }
 
 fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {

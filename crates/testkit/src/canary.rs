@@ -42,7 +42,7 @@ impl Canary {
                 _ => fastrand::alphanumeric(),
             })
             .collect();
-        Self::from_text(text).labelled(label)
+        Self::from_text(text).with_label(label)
     }
 
     /// Looks for a secret that is already known, such as the token of a login.
@@ -65,7 +65,7 @@ impl Canary {
 
     /// The same with a name for messages of failed assertions.
     #[must_use]
-    pub fn labelled(mut self, label: impl Into<String>) -> Self {
+    pub fn with_label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
     }

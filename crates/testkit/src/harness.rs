@@ -52,7 +52,7 @@ pub struct Supports {
     /// [`calls`](Harness::calls) counts.
     pub calls: bool,
     /// The source cannot tell `a` from `A`, as the environment of Windows.
-    pub case_blind: bool,
+    pub case_insensitive: bool,
     /// The source's names have no hierarchy: `db/PASSWORD` is kept as one name, such as
     /// `db_PASSWORD`, so that the list of everything may show it as that.
     pub flat_names: bool,

@@ -340,7 +340,7 @@ impl Harness for Memory {
             calls: true,
             float_numbers: false,
             trims_values: false,
-            case_blind: false,
+            case_insensitive: false,
             flat_names: false,
             quiet_runtime: true,
         }

@@ -16,7 +16,7 @@
 //!
 //! // The same, as configuration.
 //! let url = "vault://vault.internal:8200/secret/app?auth=kubernetes&role=app";
-//! let provider = VaultProvider::from_url(url)?.build()?;
+//! let provider = VaultProvider::from_url(url)?;
 //! # Ok(())
 //! # }
 //! ```
@@ -43,3 +43,12 @@ pub use config::VaultBuilder;
 pub use provider::VaultProvider;
 pub use secretwell_http::{ClientConfig, Credential};
 pub use wire::KvVersion;
+
+// A service shares these types between threads, so a change that makes one of them thread-bound must not
+// compile.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<VaultAuth>();
+    assert_send_sync::<VaultBuilder>();
+    assert_send_sync::<VaultProvider>();
+};

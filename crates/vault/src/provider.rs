@@ -15,7 +15,7 @@ use secretwell_http::{Client, Request, Response, Token, TokenManager, encode_pat
 use tokio::sync::OnceCell;
 
 use crate::auth::{NAMESPACE, REQUEST, TOKEN, VaultLogin};
-use crate::config::{namespace, process_variable};
+use crate::config::namespace;
 use crate::lease::{Leases, Made};
 use crate::server::Server;
 use crate::wire::{self, Document, Forbidden, KvVersion};
@@ -64,25 +64,20 @@ impl VaultProvider {
         Ok(VaultBuilder::new(client, auth))
     }
 
-    /// Settings from the conventional variables: `VAULT_ADDR`, `VAULT_TOKEN` (or the token that the
-    /// command keeps in `~/.vault-token`), `VAULT_NAMESPACE`, `VAULT_CACERT`, `VAULT_CLIENT_CERT`,
-    /// `VAULT_CLIENT_KEY`, `VAULT_TLS_SERVER_NAME`, `VAULT_CLIENT_TIMEOUT`, and their `BAO_` twins,
-    /// which come first.
+    /// Creates a provider from the conventional variables that [`VaultBuilder::from_env`] reads.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`]: one of them makes no sense, or there is no token.
-    pub fn from_env() -> Result<VaultBuilder, Error> {
-        VaultBuilder::from_variables(&process_variable)
+    /// [`ErrorKind::InvalidConfig`] if a variable is invalid or a required one is missing.
+    pub fn from_env() -> Result<Self, Error> {
+        VaultBuilder::from_env()?.build()
     }
 
-    /// Settings from a URL, and from the conventional variables where it says nothing:
-    /// `vault://host:8200/mount/path?auth=approle&role=…`. See the [crate](crate) for its options.
+    /// Creates a provider from a URL, as [`VaultBuilder::from_url`] reads it.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`]: what in it is wrong. Credentials never belong in a URL, and one
-    /// that holds any is refused.
-    pub fn from_url(url: &str) -> Result<VaultBuilder, Error> {
-        VaultBuilder::from_url(url, &process_variable)
+    /// [`ErrorKind::InvalidConfig`] names the part of the URL that is invalid.
+    pub fn from_url(url: &str) -> Result<Self, Error> {
+        VaultBuilder::from_url(url)?.build()
     }
 
     /// Ends the leases of all [dynamic](VaultBuilder::dynamic) secrets that this provider holds: for an

@@ -76,7 +76,7 @@ impl SessionCookie {
     /// The same by another name, where the application has configured one. It is sent over HTTPS only if
     /// it begins with `__Secure-` or `__Host-`.
     #[must_use]
-    pub fn named(mut self, name: impl Into<String>) -> Self {
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self.secure = is_secure(&self.name);
         self
@@ -270,7 +270,7 @@ mod tests {
             assert_eq!((set.len(), cookie.clear(&before).len()), (3, 2));
             assert_eq!(set[0].ends_with("; Secure"), name.starts_with("__Secure-"));
         }
-        let host = SessionCookie::v5(Scheme::Http).named("__Host-session");
+        let host = SessionCookie::v5(Scheme::Http).with_name("__Host-session");
         assert!(host.set("t", age, None)[0].ends_with("; Secure"));
     }
 }

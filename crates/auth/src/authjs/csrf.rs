@@ -34,7 +34,7 @@ pub enum Csrf {
 ///
 /// # fn main() -> Result<(), secretwell::auth::authjs::TokenError> {
 /// let tokens = CsrfTokens::new(&KeyRing::new("a secret of thirty-two bytes or more"));
-/// let (token, cookie) = tokens.make()?;
+/// let (token, cookie) = tokens.generate()?;
 /// assert_eq!(tokens.verify_post(&cookie, Some(&token)), Csrf::Verified);
 /// assert_eq!(tokens.verify_cookie(&cookie), Csrf::CookieOnly);
 /// assert_eq!(tokens.verify_post("made-up|made-up", Some("made-up")), Csrf::Rejected);
@@ -71,7 +71,7 @@ impl CsrfTokens {
     ///
     /// # Errors
     /// [`TokenError::Malformed`]: the system has no random numbers.
-    pub fn make(&self) -> Result<(String, String), TokenError> {
+    pub fn generate(&self) -> Result<(String, String), TokenError> {
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(|_| TokenError::Malformed)?;
         let token = hex(&random);
@@ -83,7 +83,7 @@ impl CsrfTokens {
     /// Has only the whole list of secrets count, and makes tokens with that, as the packages do where they
     /// have a list. Then each rotation rejects the tokens that are out.
     #[must_use]
-    pub fn joined_only(mut self) -> Self {
+    pub fn list_only(mut self) -> Self {
         self.endings = self.lists.to_vec();
         self
     }
@@ -129,7 +129,7 @@ impl CsrfTokens {
 /// let cookie = CsrfCookie::v5(Scheme::Https);
 /// let tokens = CsrfTokens::new(&KeyRing::new("a secret of thirty-two bytes or more"));
 ///
-/// let (token, value) = tokens.make()?;
+/// let (token, value) = tokens.generate()?;
 /// let set_cookie = cookie.set(&value);
 /// assert!(set_cookie.starts_with("__Host-authjs.csrf-token="));
 ///
@@ -168,7 +168,7 @@ impl CsrfCookie {
     /// The same by another name, where the application has configured one. It is sent over HTTPS only if
     /// it begins with `__Secure-` or `__Host-`.
     #[must_use]
-    pub fn named(self, name: impl Into<String>) -> Self {
+    pub fn with_name(self, name: impl Into<String>) -> Self {
         Self { name: name.into() }
     }
 
@@ -183,7 +183,7 @@ impl CsrfCookie {
         (!value.is_empty()).then(|| percent_decoded(value))
     }
 
-    /// The `Set-Cookie` header for a value that [`CsrfTokens::make`] has made: for as long as the browser
+    /// The `Set-Cookie` header for a value that [`CsrfTokens::generate`] has made: for as long as the browser
     /// is open.
     pub fn set(&self, value: &str) -> String {
         let secure = if cookie::is_secure(&self.name) {

@@ -241,7 +241,7 @@ fn a_csrf_cookie_of_a_long_list_counts() {
     let (token, cookie) = CsrfTokens::new(&KeyRing::new("five,four,three,two,one"))
         .make()
         .unwrap();
-    for tokens in [CsrfTokens::new(&ring), CsrfTokens::new(&ring).joined_only()] {
+    for tokens in [CsrfTokens::new(&ring), CsrfTokens::new(&ring).list_only()] {
         assert_eq!(tokens.verify_post(&cookie, Some(&token)), Csrf::Verified);
     }
 }
@@ -266,15 +266,15 @@ async fn a_csrf_cookie_of_a_staged_rotation_counts_and_is_made_as_the_packages_d
     let newest = ring.iter().next().unwrap();
     assert_ne!(newest, ring.primary(), "the new one waits");
 
-    let joined_only = CsrfTokens::new(&ring).joined_only();
+    let list_only = CsrfTokens::new(&ring).list_only();
     let of_list = |list: &str| CsrfTokens::new(&KeyRing::new(list));
     for list in ["old,new", "new,old"] {
         let (token, cookie) = of_list(list).make().unwrap();
-        for tokens in [&CsrfTokens::new(&ring), &joined_only] {
+        for tokens in [&CsrfTokens::new(&ring), &list_only] {
             assert_eq!(tokens.verify_post(&cookie, Some(&token)), Csrf::Verified);
         }
     }
-    let (token, cookie) = joined_only.make().unwrap();
+    let (token, cookie) = list_only.make().unwrap();
     let theirs = of_list("old,new").verify_post(&cookie, Some(&token));
     assert_eq!(theirs, Csrf::Verified);
 }
@@ -306,7 +306,7 @@ fn a_csrf_cookie_is_named_written_and_found_as_by_the_packages() {
             "; Secure",
         ),
         (
-            CsrfCookie::v5(Scheme::Http).named("__Secure-csrf"),
+            CsrfCookie::v5(Scheme::Http).with_name("__Secure-csrf"),
             "__Secure-csrf",
             "; Secure",
         ),

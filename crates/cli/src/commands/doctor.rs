@@ -110,10 +110,10 @@ async fn server_time(url: &str) -> Result<Option<Result<SystemTime, Error>>, Fai
     let scheme = url.split("://").next().unwrap_or_default();
     let time = match scheme {
         "infisical" | "infisical+http" => {
-            let provider = InfisicalProvider::from_url(url)?.build()?;
+            let provider = InfisicalProvider::from_url(url)?;
             provider.server_time().await
         }
-        "vault" | "vault+http" => VaultProvider::from_url(url)?.build()?.server_time().await,
+        "vault" | "vault+http" => VaultProvider::from_url(url)?.server_time().await,
         _ => return Ok(None),
     };
     Ok(Some(time))

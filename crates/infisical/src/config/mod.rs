@@ -17,7 +17,7 @@ mod tests;
 const DEFAULT_ADDRESS: &str = "https://app.infisical.com";
 
 /// Settings of an [`InfisicalProvider`], made by [`InfisicalProvider::builder`] or
-/// [`from_env`](InfisicalProvider::from_env). Project and environment must be said; every default is
+/// [`from_env`](Self::from_env). Project and environment must be said; every default is
 /// meant to be kept.
 #[derive(Debug, Clone)]
 pub struct InfisicalBuilder {
@@ -192,6 +192,27 @@ impl InfisicalBuilder {
         InfisicalProvider::new(self.client, self.auth, self.settings)
     }
 
+    /// Settings from the conventional variables: `INFISICAL_TOKEN`, or
+    /// `INFISICAL_UNIVERSAL_AUTH_CLIENT_ID` and `INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET` (also
+    /// `INFISICAL_CLIENT_ID` and `INFISICAL_CLIENT_SECRET`; a secret's file is named by `…_FILE`);
+    /// `INFISICAL_DOMAIN` or `INFISICAL_API_URL`; `INFISICAL_PROJECT_ID`; `INFISICAL_ENVIRONMENT`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`]: one of them makes no sense, or there is nothing to log in with.
+    pub fn from_env() -> Result<Self, Error> {
+        Self::from_variables(&process_variable)
+    }
+
+    /// Settings from a URL, and from the conventional variables where it says nothing:
+    /// `infisical://host/PROJECT/ENVIRONMENT/folder?auth=universal`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`]: what in it is wrong. Credentials never belong in a URL, and one
+    /// that holds any is refused.
+    pub fn from_url(url: &str) -> Result<Self, Error> {
+        Self::from_url_with(url, &process_variable)
+    }
+
     /// What the conventional variables say.
     pub(crate) fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Error> {
         let read = Variables(variable);
@@ -217,7 +238,7 @@ impl InfisicalBuilder {
 
     /// What a URL says, and the conventional variables where it says nothing:
     /// `infisical://host/PROJECT/ENVIRONMENT/folder?auth=universal`.
-    pub(crate) fn from_url(
+    pub(crate) fn from_url_with(
         url: &str,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Error> {

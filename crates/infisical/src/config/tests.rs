@@ -9,7 +9,7 @@ fn no_variable(_: &str) -> Option<String> {
 }
 
 fn origin(url: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, Error> {
-    let builder = InfisicalBuilder::from_url(url, variable)?;
+    let builder = InfisicalBuilder::from_url_with(url, variable)?;
     Ok(builder.build()?.origin().as_str().to_owned())
 }
 
@@ -30,7 +30,7 @@ fn a_url_says_where_and_how() {
 
     let url =
         format!("infisical+http://127.0.0.1:8080/{ID}/dev?{login}&api=3&imports=false&tags=a,b");
-    let builder = InfisicalBuilder::from_url(&url, &no_variable).unwrap();
+    let builder = InfisicalBuilder::from_url_with(&url, &no_variable).unwrap();
     assert_eq!(builder.settings.project, Project::Id(ID.into()));
     assert_eq!(builder.settings.tags, ["a", "b"]);
     assert_eq!(builder.settings.api, Some(ApiVersion::V3));
@@ -103,7 +103,7 @@ fn a_login_that_is_not_named_is_the_one_that_there_is_something_for() {
     let auth = |query: &str, set: &[&str]| {
         let variable = |name: &str| set.contains(&name).then(|| "it".to_owned());
         let url = format!("infisical://h/p/e{query}");
-        let found = InfisicalBuilder::from_url(&url, &variable).map(|builder| builder.auth);
+        let found = InfisicalBuilder::from_url_with(&url, &variable).map(|builder| builder.auth);
         let text = found.map_or_else(|error| error.to_string(), |auth| format!("{auth:?}"));
         let from_variables = InfisicalBuilder::from_variables(&variable);
         (

@@ -164,7 +164,7 @@ impl Resolver {
 
 /// `key` below `prefix`, for a field name that serde gave.
 fn below(prefix: &KeyPrefix, name: &str) -> Result<SecretKey, Error> {
-    SecretKey::parse(name)?.below(prefix)
+    SecretKey::parse(name)?.with_prefix(prefix)
 }
 
 /// A type's name without the paths of its modules: `Option<String>`.

@@ -189,7 +189,7 @@ pub async fn malformed_answer(h: &dyn Harness) -> Outcome {
     for key in [&there, &absent] {
         let why = "an answer that makes no sense";
         let error = assert_fails(&provider, key, ErrorKind::Malformed, why).await;
-        let body = Canary::from_text(GARBAGE).labelled("the body of the answer");
+        let body = Canary::from_text(GARBAGE).with_label("the body of the answer");
         body.assert_hidden_error(&error);
     }
     h.heal().await;

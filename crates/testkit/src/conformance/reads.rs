@@ -268,7 +268,7 @@ fn odd_keys(h: &dyn Harness, good: &[SecretKey]) -> Vec<SecretKey> {
         odd.push(format!("{name}="));
         odd.push(format!("{name};"));
         odd.push(format!("%{:02X}{}", name.as_bytes()[0], &name[1..]));
-        if !h.supports().case_blind {
+        if !h.supports().case_insensitive {
             odd.push(name.to_ascii_lowercase());
             odd.push(name.to_ascii_uppercase());
         }

@@ -44,7 +44,7 @@ impl Scene<'_> {
     fn all(&self) -> Vec<Canary> {
         let mut all = self.canaries.to_vec();
         for token in self.h.tokens() {
-            all.push(Canary::from_text(token).labelled("token"));
+            all.push(Canary::from_text(token).with_label("token"));
         }
         all
     }

@@ -323,7 +323,7 @@ impl FakeInfisical {
     }
 
     /// Refuses nothing any more.
-    pub fn relent(&self) {
+    pub fn clear_refusals(&self) {
         self.state().refusals.clear();
     }
 

@@ -20,7 +20,7 @@ mod tests;
 const DEFAULT_ADDRESS: &str = "https://127.0.0.1:8200";
 
 /// Settings of a [`VaultProvider`], made by [`VaultProvider::builder`] or
-/// [`from_env`](VaultProvider::from_env). Every default is meant to be kept.
+/// [`from_env`](Self::from_env). Every default is meant to be kept.
 #[derive(Debug, Clone)]
 pub struct VaultBuilder {
     pub(crate) client: ClientConfig,
@@ -157,6 +157,27 @@ impl VaultBuilder {
         VaultProvider::new(self)
     }
 
+    /// Settings from the conventional variables: `VAULT_ADDR`, `VAULT_TOKEN` (or the token that the
+    /// command keeps in `~/.vault-token`), `VAULT_NAMESPACE`, `VAULT_CACERT`, `VAULT_CLIENT_CERT`,
+    /// `VAULT_CLIENT_KEY`, `VAULT_TLS_SERVER_NAME`, `VAULT_CLIENT_TIMEOUT`, and their `BAO_` twins,
+    /// which come first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`]: one of them makes no sense, or there is no token.
+    pub fn from_env() -> Result<Self, Error> {
+        Self::from_variables(&process_variable)
+    }
+
+    /// Settings from a URL, and from the conventional variables where it says nothing:
+    /// `vault://host:8200/mount/path?auth=approle&role=…`. See the [crate](crate) for its options.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`]: what in it is wrong. Credentials never belong in a URL, and one
+    /// that holds any is refused.
+    pub fn from_url(url: &str) -> Result<Self, Error> {
+        Self::from_url_with(url, &process_variable)
+    }
+
     /// What the conventional variables say, each by its `BAO_` name first.
     pub(crate) fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Error> {
         let read = Variables(variable);
@@ -195,7 +216,7 @@ impl VaultBuilder {
 
     /// What a URL says, and the conventional variables where it says nothing:
     /// `vault://host:8200/mount/path?auth=approle&role=…`.
-    pub(crate) fn from_url(
+    pub(crate) fn from_url_with(
         url: &str,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Error> {

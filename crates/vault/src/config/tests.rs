@@ -98,7 +98,7 @@ fn urls_say_where_and_how() {
             None,
         ),
     ] {
-        let builder = VaultBuilder::from_url(url, &with(&set)).unwrap();
+        let builder = VaultBuilder::from_url_with(url, &with(&set)).unwrap();
         assert_eq!(addresses(&builder), [address], "{url}");
         assert_eq!(
             (builder.mount.as_str(), builder.path.as_str()),
@@ -109,7 +109,7 @@ fn urls_say_where_and_how() {
         let provider = builder.build().unwrap();
         assert!(!format!("{provider:?}").contains("c4n4ry"));
     }
-    let several = VaultBuilder::from_url("vault://a:1,b:2/kv", &with(&set)).unwrap();
+    let several = VaultBuilder::from_url_with("vault://a:1,b:2/kv", &with(&set)).unwrap();
     assert_eq!(addresses(&several), ["https://a:1", "https://b:2"]);
 }
 
@@ -135,7 +135,7 @@ fn what_is_wrong_in_a_url_is_named_and_credentials_are_not() {
         ("vault://v/a/../b?auth=agent", "`..`"),
         ("vault://v/kv?auth=agent&namespace=a%0Ab", "namespace"),
     ] {
-        let built = VaultBuilder::from_url(url, &with(&[])).and_then(VaultBuilder::build);
+        let built = VaultBuilder::from_url_with(url, &with(&[])).and_then(VaultBuilder::build);
         let error = built.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{url}: {error}");
         assert!(error.to_string().contains(expected), "{url}: {error}");

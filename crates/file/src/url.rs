@@ -1,0 +1,96 @@
+//! Settings of a provider from a `file://` URL.
+
+use secretwell_core::{Error, ErrorKind};
+
+use crate::config::Format;
+use crate::provider::FileProvider;
+
+impl FileProvider {
+    /// Creates a provider from a URL: `file:///run/secrets`, or `file:///etc/app/config?format=yaml`.
+    ///
+    /// The options are `format=env|json|yaml|toml|directory` and `permissions=strict`. Without
+    /// `format`, the extension of the path decides, as in [`new`](Self::new).
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] names the part of the URL that is invalid.
+    pub fn from_url(url: &str) -> Result<Self, Error> {
+        let rest = url.strip_prefix("file://").ok_or_else(|| {
+            invalid("the URL does not start with `file://`")
+                .with_hint("write it like `file:///run/secrets`")
+        })?;
+        let (path, query) = rest
+            .split_once('?')
+            .map_or((rest, None), |(path, query)| (path, Some(query)));
+        from_parts(path, query)
+    }
+}
+
+fn from_parts(path: &str, query: Option<&str>) -> Result<FileProvider, Error> {
+    if !path.starts_with('/') {
+        return Err(invalid("a file's path must be absolute")
+            .with_hint("write three slashes, like `file:///run/secrets`"));
+    }
+    let path = decoded(path)?;
+    let mut format = None;
+    let mut strict = false;
+    for option in query.into_iter().flat_map(|query| query.split('&')) {
+        match option {
+            "format=directory" => format = Some(None),
+            "format=env" => format = Some(Some(Format::Env)),
+            "format=json" => format = Some(Some(Format::Json)),
+            "format=yaml" => format = Some(Some(Format::Yaml)),
+            "format=toml" => format = Some(Some(Format::Toml)),
+            "permissions=strict" => strict = true,
+            _ => {
+                let name: String = option
+                    .split('=')
+                    .next()
+                    .unwrap_or_default()
+                    .escape_debug()
+                    .collect();
+                return Err(invalid(format!(
+                    "`file://` cannot take the option `{name}` or its value"
+                ))
+                .with_hint(
+                    "there are `format=env|json|yaml|toml|directory` and `permissions=strict`",
+                ));
+            }
+        }
+    }
+    let provider = match format {
+        None => FileProvider::new(path),
+        Some(None) => FileProvider::directory(path),
+        Some(Some(format)) => FileProvider::document(path).format(format),
+    };
+    Ok(if strict {
+        provider.strict_permissions()
+    } else {
+        provider
+    })
+}
+
+/// Undoes percent-encoding.
+fn decoded(path: &str) -> Result<String, Error> {
+    let bad = || invalid("a `%` in the path is not followed by two hexadecimal digits");
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let (digits, after) = rest.split_at_checked(2).ok_or_else(bad)?;
+        let digits = std::str::from_utf8(digits).map_err(|_| bad())?;
+        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| bad())?);
+        rest = after;
+    }
+    match String::from_utf8(bytes) {
+        Ok(path) if !path.contains('\0') => Ok(path),
+        _ => Err(invalid("the path is not UTF-8 text, or holds a NUL")),
+    }
+}
+
+fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidConfig, message)
+}
