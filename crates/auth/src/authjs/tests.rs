@@ -218,7 +218,7 @@ fn a_csrf_cookie_of_any_list_that_the_packages_had_counts() {
     let secrets = ["three", "two", "one", "zero"];
     let ring = KeyRing::merge(secrets.map(KeyRing::new)).unwrap();
     let tokens = CsrfTokens::new(&ring);
-    let cookie_of = |list: &str| CsrfTokens::new(&KeyRing::new(list)).make().unwrap();
+    let cookie_of = |list: &str| CsrfTokens::new(&KeyRing::new(list)).generate().unwrap();
     for (list, status) in [
         ("three", Csrf::Verified),
         ("zero", Csrf::Verified),
@@ -239,7 +239,7 @@ fn a_csrf_cookie_of_a_long_list_counts() {
     let secrets = ["five", "four", "three", "two", "one"];
     let ring = KeyRing::merge(secrets.map(KeyRing::new)).unwrap();
     let (token, cookie) = CsrfTokens::new(&KeyRing::new("five,four,three,two,one"))
-        .make()
+        .generate()
         .unwrap();
     for tokens in [CsrfTokens::new(&ring), CsrfTokens::new(&ring).list_only()] {
         assert_eq!(tokens.verify_post(&cookie, Some(&token)), Csrf::Verified);
@@ -269,12 +269,12 @@ async fn a_csrf_cookie_of_a_staged_rotation_counts_and_is_made_as_the_packages_d
     let list_only = CsrfTokens::new(&ring).list_only();
     let of_list = |list: &str| CsrfTokens::new(&KeyRing::new(list));
     for list in ["old,new", "new,old"] {
-        let (token, cookie) = of_list(list).make().unwrap();
+        let (token, cookie) = of_list(list).generate().unwrap();
         for tokens in [&CsrfTokens::new(&ring), &list_only] {
             assert_eq!(tokens.verify_post(&cookie, Some(&token)), Csrf::Verified);
         }
     }
-    let (token, cookie) = list_only.make().unwrap();
+    let (token, cookie) = list_only.generate().unwrap();
     let theirs = of_list("old,new").verify_post(&cookie, Some(&token));
     assert_eq!(theirs, Csrf::Verified);
 }
