@@ -1,4 +1,4 @@
-//! The contract of a provider, for every provider that is embedded.
+//! The conformance suite, run against every provider that needs no server.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -16,7 +16,7 @@ use crate::support::replace;
 
 conformance_tests!(memory, Memory::default());
 conformance_tests!(chain, Chained::default());
-conformance_tests!(env_then_directory, Layered::new());
+conformance_tests!(env_then_directory, EnvThenDirectory::new());
 conformance_tests!(renamed, Renamed::default());
 conformance_tests!(env, Env::default());
 conformance_tests!(directory, Directory::new());
@@ -46,13 +46,13 @@ impl Harness for Memory {
         Supports {
             binary_values: true,
             empty_values: true,
-            quiet_runtime: true,
+            exclusive_runtime: true,
             ..Supports::default()
         }
     }
 }
 
-/// Writes to the second link, behind a prefix.
+/// A chain of two memory providers. The harness writes to the second one, below a prefix.
 struct Chained {
     memory: MemoryProvider,
     chain: Arc<dyn SecretProvider>,
@@ -61,8 +61,8 @@ struct Chained {
 impl Default for Chained {
     fn default() -> Self {
         let memory = MemoryProvider::new();
-        let second = memory.clone().prefixed("app").unwrap();
-        let chain = Arc::new(MemoryProvider::new().or_else(second));
+        let fallback = memory.clone().prefixed("app").unwrap();
+        let chain = Arc::new(MemoryProvider::new().or_else(fallback));
         Self { memory, chain }
     }
 }
@@ -85,19 +85,19 @@ impl Harness for Chained {
         Supports {
             binary_values: true,
             empty_values: true,
-            quiet_runtime: true,
+            exclusive_runtime: true,
             ..Supports::default()
         }
     }
 }
 
-/// Some keys are kept under other names, one of them below a directory.
+/// A memory provider that stores some keys under other names.
 struct Renamed {
     memory: MemoryProvider,
     renamed: Arc<dyn SecretProvider>,
 }
 
-const NAMES: [(&str, &str); 3] = [
+const RENAMES: [(&str, &str); 3] = [
     ("AUTH_SECRET", "session/KEY"),
     ("db/PASSWORD", "DB_PASSWORD"),
     ("MANY_3", "MANY/3"),
@@ -106,14 +106,14 @@ const NAMES: [(&str, &str); 3] = [
 impl Default for Renamed {
     fn default() -> Self {
         let memory = MemoryProvider::new();
-        let renamed = Arc::new(memory.clone().renamed(NAMES).unwrap());
+        let renamed = Arc::new(memory.clone().renamed(RENAMES).unwrap());
         Self { memory, renamed }
     }
 }
 
 impl Renamed {
-    fn inner(key: &SecretKey) -> &str {
-        let renamed = NAMES.iter().find(|(outer, _)| *outer == key.as_str());
+    fn inner_key(key: &SecretKey) -> &str {
+        let renamed = RENAMES.iter().find(|(outer, _)| *outer == key.as_str());
         renamed.map_or(key.as_str(), |(_, inner)| inner)
     }
 }
@@ -124,37 +124,37 @@ impl Harness for Renamed {
         self.renamed.clone()
     }
 
-    fn another(&self) -> Option<Arc<dyn SecretProvider>> {
-        Some(Arc::new(self.memory.clone().renamed(NAMES).unwrap()))
+    fn second_provider(&self) -> Option<Arc<dyn SecretProvider>> {
+        Some(Arc::new(self.memory.clone().renamed(RENAMES).unwrap()))
     }
 
     async fn seed(&self, key: &SecretKey, value: &[u8]) {
-        self.memory.set(Self::inner(key), value).unwrap();
+        self.memory.set(Self::inner_key(key), value).unwrap();
     }
 
     async fn delete(&self, key: &SecretKey) {
-        self.memory.remove(Self::inner(key)).unwrap();
+        self.memory.remove(Self::inner_key(key)).unwrap();
     }
 
     fn supports(&self) -> Supports {
         Supports {
             binary_values: true,
             empty_values: true,
-            quiet_runtime: true,
+            exclusive_runtime: true,
             ..Supports::default()
         }
     }
 
-    /// Those that are renamed first, since some items take only one.
-    fn good_keys(&self) -> Vec<&'static str> {
+    /// Returns the renamed keys first, because some items use only one key.
+    fn valid_keys(&self) -> Vec<&'static str> {
         vec!["AUTH_SECRET", "db/PASSWORD", "A", "a.b-c"]
     }
 }
 
 #[derive(Default, Clone)]
-struct Variables(Arc<Mutex<HashMap<OsString, OsString>>>);
+struct TestEnvironment(Arc<Mutex<HashMap<OsString, OsString>>>);
 
-impl Environment for Variables {
+impl Environment for TestEnvironment {
     fn value(&self, name: &OsStr) -> Option<OsString> {
         self.0.lock().unwrap().get(name).cloned()
     }
@@ -165,21 +165,21 @@ impl Environment for Variables {
 }
 
 struct Env {
-    variables: Variables,
+    environment: TestEnvironment,
     provider: Arc<EnvProvider>,
 }
 
 impl Default for Env {
     fn default() -> Self {
-        let variables = Variables::default();
+        let environment = TestEnvironment::default();
         Self {
-            provider: Arc::new(EnvProvider::with_environment(variables.clone(), "APP_")),
-            variables,
+            provider: Arc::new(EnvProvider::with_environment(environment.clone(), "APP_")),
+            environment,
         }
     }
 }
 
-fn variable(key: &SecretKey) -> OsString {
+fn variable_name(key: &SecretKey) -> OsString {
     format!("APP_{}", key.as_str().replace('/', "_")).into()
 }
 
@@ -189,31 +189,35 @@ impl Harness for Env {
         self.provider.clone()
     }
 
-    fn another(&self) -> Option<Arc<dyn SecretProvider>> {
+    fn second_provider(&self) -> Option<Arc<dyn SecretProvider>> {
         Some(Arc::new(EnvProvider::with_environment(
-            self.variables.clone(),
+            self.environment.clone(),
             "APP_",
         )))
     }
 
     async fn seed(&self, key: &SecretKey, value: &[u8]) {
         let value = std::str::from_utf8(value).unwrap();
-        self.variables
+        self.environment
             .0
             .lock()
             .unwrap()
-            .insert(variable(key), value.into());
+            .insert(variable_name(key), value.into());
     }
 
     async fn delete(&self, key: &SecretKey) {
-        self.variables.0.lock().unwrap().remove(&variable(key));
+        self.environment
+            .0
+            .lock()
+            .unwrap()
+            .remove(&variable_name(key));
     }
 
     fn supports(&self) -> Supports {
         Supports {
             empty_values: true,
             flat_names: true,
-            quiet_runtime: true,
+            exclusive_runtime: true,
             ..Supports::default()
         }
     }
@@ -238,7 +242,7 @@ impl Harness for Directory {
         self.provider.clone()
     }
 
-    fn another(&self) -> Option<Arc<dyn SecretProvider>> {
+    fn second_provider(&self) -> Option<Arc<dyn SecretProvider>> {
         Some(Arc::new(
             FileProvider::directory(self.folder.path()).keep_trailing_newline(),
         ))
@@ -256,43 +260,43 @@ impl Harness for Directory {
         Supports {
             binary_values: true,
             empty_values: true,
-            quiet_runtime: true,
+            exclusive_runtime: true,
             ..Supports::default()
         }
     }
 
-    fn max_value(&self) -> Option<usize> {
+    fn max_value_bytes(&self) -> Option<usize> {
         Some(1 << 20)
     }
 }
 
-/// An environment that has nothing yet before a directory, as `env://,file:///run/secrets` makes it.
-struct Layered {
+/// A chain of an empty environment and a directory, like `env://,file:///run/secrets`.
+struct EnvThenDirectory {
     directory: Directory,
     chain: Arc<dyn SecretProvider>,
 }
 
-impl Layered {
+impl EnvThenDirectory {
     fn new() -> Self {
         let directory = Directory::new();
-        let chain = Self::over(&directory);
+        let chain = Self::chain(&directory);
         Self { directory, chain }
     }
 
-    fn over(directory: &Directory) -> Arc<dyn SecretProvider> {
+    fn chain(directory: &Directory) -> Arc<dyn SecretProvider> {
         let files = FileProvider::directory(directory.folder.path()).keep_trailing_newline();
-        Arc::new(EnvProvider::with_environment(Variables::default(), "").or_else(files))
+        Arc::new(EnvProvider::with_environment(TestEnvironment::default(), "").or_else(files))
     }
 }
 
 #[async_trait]
-impl Harness for Layered {
+impl Harness for EnvThenDirectory {
     fn provider(&self) -> Arc<dyn SecretProvider> {
         self.chain.clone()
     }
 
-    fn another(&self) -> Option<Arc<dyn SecretProvider>> {
-        Some(Self::over(&self.directory))
+    fn second_provider(&self) -> Option<Arc<dyn SecretProvider>> {
+        Some(Self::chain(&self.directory))
     }
 
     async fn seed(&self, key: &SecretKey, value: &[u8]) {
@@ -307,12 +311,12 @@ impl Harness for Layered {
         self.directory.supports()
     }
 
-    fn max_value(&self) -> Option<usize> {
-        self.directory.max_value()
+    fn max_value_bytes(&self) -> Option<usize> {
+        self.directory.max_value_bytes()
     }
 }
 
-/// One document, written anew at each change.
+/// One document, which is rewritten for each change.
 struct Document {
     folder: TempDir,
     name: &'static str,
@@ -345,7 +349,7 @@ impl Document {
                 None => drop(entries.remove(&name)),
             }
         } else {
-            put(&mut entries, &key.segments().collect::<Vec<_>>(), value);
+            set_path(&mut entries, &key.segments().collect::<Vec<_>>(), value);
         }
         drop(entries);
         self.write();
@@ -354,9 +358,9 @@ impl Document {
     fn write(&self) {
         let entries = self.entries.lock().unwrap();
         let text = match self.name {
-            // JSON is YAML too.
+            // JSON is valid YAML.
             "secrets.json" | "secrets.yaml" => serde_json::to_string_pretty(&*entries).unwrap(),
-            "secrets.toml" => inline_tables(&entries),
+            "secrets.toml" => to_toml(&entries),
             _ => entries
                 .iter()
                 .map(|(name, value)| format!("{name}={}\n", quoted(value)))
@@ -366,7 +370,7 @@ impl Document {
     }
 }
 
-fn put(
+fn set_path(
     entries: &mut serde_json::Map<String, serde_json::Value>,
     path: &[&str],
     value: Option<serde_json::Value>,
@@ -378,14 +382,14 @@ fn put(
             let inner = entries
                 .entry(*name)
                 .or_insert_with(|| serde_json::json!({}));
-            put(inner.as_object_mut().unwrap(), rest, value);
+            set_path(inner.as_object_mut().unwrap(), rest, value);
         }
         ([], _) => {}
     }
 }
 
-/// TOML without a writer of it: strings and names are close to JSON's, tables are written inline.
-fn inline_tables(entries: &serde_json::Map<String, serde_json::Value>) -> String {
+/// Writes TOML with inline tables. Strings and names are escaped almost as in JSON.
+fn to_toml(entries: &serde_json::Map<String, serde_json::Value>) -> String {
     fn inline(value: &serde_json::Value) -> String {
         match value {
             serde_json::Value::Object(map) => {
@@ -435,7 +439,7 @@ impl Harness for Document {
         self.provider.clone()
     }
 
-    fn another(&self) -> Option<Arc<dyn SecretProvider>> {
+    fn second_provider(&self) -> Option<Arc<dyn SecretProvider>> {
         Some(Arc::new(FileProvider::document(self.path())))
     }
 
@@ -451,12 +455,12 @@ impl Harness for Document {
         self.set(key, None);
     }
 
-    async fn garble(&self) {
-        let text = format!("{{{{ \" {}", secretwell_testkit::GARBAGE);
+    async fn corrupt_responses(&self) {
+        let text = format!("{{{{ \" {}", secretwell_testkit::CORRUPT_MARKER);
         replace(&self.path(), text.as_bytes());
     }
 
-    async fn heal(&self) {
+    async fn clear_faults(&self) {
         self.write();
     }
 
@@ -465,14 +469,14 @@ impl Harness for Document {
             empty_values: true,
             json_values: self.name != ".env",
             flat_names: self.name == ".env",
-            garble: true,
-            whole_health: true,
-            quiet_runtime: true,
+            corrupt_responses: true,
+            full_health_check: true,
+            exclusive_runtime: true,
             ..Supports::default()
         }
     }
 
-    fn max_value(&self) -> Option<usize> {
+    fn max_value_bytes(&self) -> Option<usize> {
         None
     }
 }

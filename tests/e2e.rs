@@ -1,4 +1,4 @@
-//! Whole services on real sockets.
+//! End-to-end tests: axum services on real sockets that authenticate with `LazyAuth`.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,7 +11,7 @@ use reqwest::{Client, StatusCode};
 use secretwell::auth::{Auth, BuildError, LazyAuth, LazyService, Mode, Principal, State};
 use secretwell::file::FileProvider;
 use secretwell::{ExposeSecret, MemoryProvider, Resolver, SecretString};
-use secretwell_testkit::{Canary, CanaryLog, FaultyProvider, Step};
+use secretwell_testkit::{Action, Canary, CanaryLog, FaultyProvider};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
@@ -37,8 +37,8 @@ impl Principal for User {
     type Authenticator = Checker;
 
     fn authenticate(checker: &Checker, request: &Parts) -> Option<Self> {
-        let given = request.headers.get("x-api-key")?;
-        (given.as_bytes() == checker.0.expose_secret().as_bytes()).then_some(Self { name: "ada" })
+        let presented = request.headers.get("x-api-key")?.as_bytes();
+        (presented == checker.0.expose_secret().as_bytes()).then_some(Self { name: "ada" })
     }
 }
 
@@ -47,10 +47,10 @@ async fn me(Auth(user): Auth<User>) -> Json<User> {
 }
 
 async fn hello(Auth(user): Auth<Option<User>>) -> &'static str {
-    user.map_or("hello stranger", |user| user.name)
+    user.map_or("hello guest", |user| user.name)
 }
 
-fn lazy(resolver: Resolver, mode: Mode) -> LazyAuth<Checker> {
+fn lazy_auth(resolver: Resolver, mode: Mode) -> LazyAuth<Checker> {
     LazyAuth::builder(resolver)
         .mode(mode)
         .activation_delay(Duration::ZERO)
@@ -65,7 +65,7 @@ fn router() -> Router {
         .route("/hello", get(hello))
 }
 
-/// Serves in the background until the test ends.
+/// Serves `router` in the background until the test ends.
 async fn serve(router: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -73,7 +73,7 @@ async fn serve(router: Router) -> SocketAddr {
     address
 }
 
-async fn ask(address: SocketAddr, path: &str, key: Option<&str>) -> reqwest::Response {
+async fn send(address: SocketAddr, path: &str, key: Option<&str>) -> reqwest::Response {
     let client = Client::builder().no_proxy().build().unwrap();
     let mut request = client.get(format!("http://{address}{path}"));
     if let Some(key) = key {
@@ -83,16 +83,16 @@ async fn ask(address: SocketAddr, path: &str, key: Option<&str>) -> reqwest::Res
 }
 
 async fn status(address: SocketAddr, path: &str, key: Option<&str>) -> StatusCode {
-    ask(address, path, key).await.status()
+    send(address, path, key).await.status()
 }
 
-/// The service as it is written when nobody thinks of late secrets: what it needs is read once, when
-/// it starts, and in development a missing secret is made up. Auth.js issue 12053 in Rust.
-async fn eager(resolver: Resolver, mode: Mode) -> Router {
+/// A service that does not handle late secrets. It reads its secret once at start-up, and in
+/// development it replaces a missing secret. Auth.js issue 12053 describes this bug.
+async fn eager_router(resolver: Resolver, mode: Mode) -> Router {
     let secrets = resolver.load::<Secrets>().await.ok();
     let secret = match (secrets, mode) {
         (Some(secrets), _) => Some(secrets.auth_secret),
-        (None, Mode::Development) => Some("made up for development".to_owned().into()),
+        (None, Mode::Development) => Some("placeholder for development".to_owned().into()),
         (None, _) => None,
     };
     Router::new().route(
@@ -105,30 +105,30 @@ async fn eager(resolver: Resolver, mode: Mode) -> Router {
 }
 
 #[tokio::test]
-async fn an_eager_start_fails_in_production_and_hides_it_in_development() {
+async fn eager_start_fails_in_production_and_hides_the_problem_in_development() {
     for (mode, expected) in [
         (Mode::Production, StatusCode::INTERNAL_SERVER_ERROR),
         (Mode::Development, StatusCode::OK),
     ] {
         let memory = MemoryProvider::new();
-        let address = serve(eager(Resolver::new(memory.clone()), mode).await).await;
-        // The secret arrives, too late for a service that has looked already.
+        let address = serve(eager_router(Resolver::new(memory.clone()), mode).await).await;
+        // The secret arrives after the eager service has read it.
         memory.set("AUTH_SECRET", KEY).unwrap();
         assert_eq!(status(address, "/me", None).await, expected, "{mode}");
     }
 }
 
 #[tokio::test]
-async fn a_lazy_start_works_in_both_and_preflight_tells_the_truth_in_both() {
+async fn lazy_start_finds_a_late_secret_and_preflight_is_correct_in_both_modes() {
     for mode in [Mode::Production, Mode::Development] {
         let memory = MemoryProvider::new();
-        let auth = lazy(Resolver::new(memory.clone()), mode);
+        let auth = lazy_auth(Resolver::new(memory.clone()), mode);
         let address = serve(router().layer(auth.layer())).await;
         let ready = auth.preflight(mode).await.is_ready();
         assert_eq!(
             ready,
             mode == Mode::Development,
-            "before the secret is there"
+            "preflight before the secret exists, {mode}"
         );
         memory.set("AUTH_SECRET", KEY).unwrap();
         tokio::time::timeout(secs(10), async {
@@ -137,59 +137,59 @@ async fn a_lazy_start_works_in_both_and_preflight_tells_the_truth_in_both() {
             }
         })
         .await
-        .expect("the late secret is found");
+        .expect("the service finds the late secret within 10 s");
         assert!(auth.preflight(mode).await.is_ready(), "{mode}");
         assert_eq!(status(address, "/me", None).await, StatusCode::UNAUTHORIZED);
     }
 }
 
 #[tokio::test]
-async fn nobody_is_anonymous_by_accident_and_the_reason_stays_in_the_log() {
+async fn missing_auth_rejects_every_request_and_logs_the_reason() {
     let log = CanaryLog::install();
     let memory = MemoryProvider::new();
     let faulty = FaultyProvider::new(memory.clone());
-    let auth = lazy(Resolver::new(faulty.clone()), Mode::Production);
+    let auth = lazy_auth(Resolver::new(faulty.clone()), Mode::Production);
     let address = serve(router().layer(auth.layer())).await;
 
     for path in ["/me", "/hello"] {
-        let answer = ask(address, path, None).await;
-        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(answer.headers()["cache-control"], "no-store");
-        assert!(!answer.headers().contains_key("set-cookie"));
+        let response = send(address, path, None).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        assert!(!response.headers().contains_key("set-cookie"));
         assert_eq!(
-            answer.text().await.unwrap(),
+            response.text().await.unwrap(),
             r#"{"error":"server configuration"}"#
         );
     }
     assert!(!log.lines_with("AUTH_SECRET").is_empty(), "{}", log.text());
 
-    faulty.always(Step::Fail(down()));
-    let outage = lazy(Resolver::new(faulty.clone()), Mode::Production);
+    faulty.always(Action::Fail(down()));
+    let outage = lazy_auth(Resolver::new(faulty.clone()), Mode::Production);
     let address = serve(router().layer(outage.layer())).await;
     for path in ["/me", "/hello"] {
-        let answer = ask(address, path, None).await;
-        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
-        let wait: u64 = answer.headers()["retry-after"]
+        let response = send(address, path, None).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let wait: u64 = response.headers()["retry-after"]
             .to_str()
             .unwrap()
             .parse()
             .unwrap();
         assert!((1..=10).contains(&wait));
         assert_eq!(
-            answer.text().await.unwrap(),
+            response.text().await.unwrap(),
             r#"{"error":"temporarily unavailable"}"#
         );
     }
 
-    faulty.heal();
+    faulty.clear_faults();
     memory.set("AUTH_SECRET", KEY).unwrap();
     outage.rebuild().await.unwrap();
     assert_eq!(
-        ask(address, "/hello", None).await.text().await.unwrap(),
-        "hello stranger"
+        send(address, "/hello", None).await.text().await.unwrap(),
+        "hello guest"
     );
     assert_eq!(
-        ask(address, "/hello", Some(KEY))
+        send(address, "/hello", Some(KEY))
             .await
             .text()
             .await
@@ -203,7 +203,7 @@ async fn nobody_is_anonymous_by_accident_and_the_reason_stays_in_the_log() {
 }
 
 #[tokio::test]
-async fn a_forgotten_layer_is_an_error_that_names_it() {
+async fn missing_layer_is_logged_with_the_authenticator() {
     let log = CanaryLog::install();
     let address = serve(router()).await;
     assert_eq!(
@@ -214,7 +214,7 @@ async fn a_forgotten_layer_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_whole_service_is_built_lazily() {
+async fn lazy_service_is_built_after_its_secret_arrives() {
     let memory = MemoryProvider::new();
     let inner = LazyAuth::infallible(Resolver::new(memory.clone()), |secrets: Secrets, _| {
         let length = secrets.auth_secret.expose_secret().len().to_string();
@@ -228,33 +228,33 @@ async fn a_whole_service_is_built_lazily() {
     memory.set("AUTH_SECRET", KEY).unwrap();
     inner.rebuild().await.unwrap();
     assert_eq!(
-        ask(address, "/", None).await.text().await.unwrap(),
+        send(address, "/", None).await.text().await.unwrap(),
         KEY.len().to_string()
     );
 }
 
 #[tokio::test]
-async fn a_rotation_by_file_loses_no_request() {
-    let folder = tempfile::tempdir().unwrap();
-    put(folder.path(), KEY);
-    let auth = lazy(
-        Resolver::new(FileProvider::directory(folder.path())),
+async fn rotation_of_a_file_drops_no_request() {
+    let directory = tempfile::tempdir().unwrap();
+    write_secret(directory.path(), KEY);
+    let auth = lazy_auth(
+        Resolver::new(FileProvider::directory(directory.path())),
         Mode::Production,
     );
     let address = serve(router().layer(auth.layer())).await;
     assert_eq!(status(address, "/me", Some(KEY)).await, StatusCode::OK);
     let load = tokio::spawn(async move {
-        let (mut served, mut lost) = (0, 0);
+        let (mut succeeded, mut failed) = (0, 0);
         for _ in 0..400 {
-            // A stranger is greeted by whatever is in service, unless nothing is.
+            // A request without credentials succeeds with any build, and fails without a build.
             match status(address, "/hello", None).await {
-                StatusCode::OK => served += 1,
-                _ => lost += 1,
+                StatusCode::OK => succeeded += 1,
+                _ => failed += 1,
             }
         }
-        (served, lost)
+        (succeeded, failed)
     });
-    put(folder.path(), NEXT);
+    write_secret(directory.path(), NEXT);
     let mut states = auth.watch_state();
     let rotated = states.wait_for(|state| *state == State::Ready { generation: 2 });
     tokio::time::timeout(secs(30), rotated)
@@ -265,22 +265,23 @@ async fn a_rotation_by_file_loses_no_request() {
     assert_eq!(load.await.unwrap(), (400, 0));
 }
 
-fn put(folder: &Path, value: &str) {
-    let file = tempfile::NamedTempFile::new_in(folder.parent().unwrap()).unwrap();
+/// Replaces the secret atomically.
+fn write_secret(directory: &Path, value: &str) {
+    let file = tempfile::NamedTempFile::new_in(directory.parent().unwrap()).unwrap();
     std::fs::write(file.path(), value).unwrap();
-    file.persist(folder.join("AUTH_SECRET")).unwrap();
+    file.persist(directory.join("AUTH_SECRET")).unwrap();
 }
 
 #[tokio::test]
-async fn the_canary_is_nowhere_on_the_way_through_a_whole_service() {
+async fn secret_does_not_leak_into_responses_reports_or_logs() {
     let (log, canary) = (
         CanaryLog::install(),
         Canary::from_text(Canary::new("secret").text().replace(['"', '\\'], "x")),
     );
     let memory = MemoryProvider::new();
-    let auth = lazy(Resolver::new(memory.clone()), Mode::Production);
+    let auth = lazy_auth(Resolver::new(memory.clone()), Mode::Production);
     let address = serve(router().layer(auth.layer())).await;
-    let mut seen = String::new();
+    let mut output = String::new();
     for value in [None, Some(canary.text()), Some(""), Some(canary.text())] {
         match value {
             Some(value) => memory.set("AUTH_SECRET", value).unwrap(),
@@ -288,13 +289,13 @@ async fn the_canary_is_nowhere_on_the_way_through_a_whole_service() {
         }
         let _ = auth.rebuild().await;
         for path in ["/me", "/hello"] {
-            let answer = ask(address, path, None).await;
-            seen += &format!("{answer:?}");
-            seen += &answer.text().await.unwrap();
+            let response = send(address, path, None).await;
+            output += &format!("{response:?}");
+            output += &response.text().await.unwrap();
         }
-        seen += &auth.preflight(Mode::Production).await.to_string();
+        output += &auth.preflight(Mode::Production).await.to_string();
         canary.assert_hidden(&auth);
     }
-    canary.assert_not_in(&seen, "an answer");
+    canary.assert_not_in(&output, "a response or report");
     log.assert_clean(&[&canary]);
 }

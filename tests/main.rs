@@ -1,34 +1,37 @@
-//! Tests of the crates together.
+//! Tests that use several crates together.
 //!
-//! | module | what it holds |
+//! | module | content |
 //! | --- | --- |
 //! | `conformance` | the contract of a provider, for every provider |
-//! | `resolver` | what passes between a resolver and its provider as time goes by |
-//! | `trouble` | a resolver whose provider fails, hangs or refuses |
-//! | `lazy` | the lazily built auth: starts, rotations, failures, its log |
-//! | `rotation` | the key ring, when time and runtimes are not kind to it |
-//! | `restart` | a process that starts in the middle of a rotation, on a real OpenBao and Infisical |
-//! | `sessions` | sessions shared with Auth.js, in a whole service |
-//! | `ready` | the ready path allocates nothing |
+//! | `resolver` | caching, refresh and watches of a resolver over time |
+//! | `outages` | a resolver whose provider fails, hangs or refuses |
+//! | `lazy` | `LazyAuth`: start, rotation, failures and its log |
+//! | `rotation` | the key ring during rotations, with time steps and several runtimes |
+//! | `restart` | a process that starts during a rotation, with a real OpenBao and Infisical |
+//! | `sessions` | sessions that are shared with Auth.js, in a whole service |
+//! | `ready` | the ready path does not allocate |
 //! | `e2e` | whole services on real sockets |
-//! | `process` | what only a process of its own can show |
-//! | `infisical` | the Infisical backend, on a fake that is held to recorded exchanges |
-//! | `authjs` | the same with the real packages, in an application of Next.js |
-//! | `vault` | the Vault backend, on a real OpenBao |
-//! | `matrix` | both modes, all that can happen to a secret, four backends: states, answers, log |
-//! | `cli` | the command, on files, real servers and terminals |
-//! | `packaging` | what the features pull in |
+//! | `process` | tests that need a process of their own, such as tests of its environment |
+//! | `infisical` | the Infisical backend, with a fake server that is checked against recorded exchanges |
+//! | `authjs` | Auth.js sessions with the real packages, in a Next.js application |
+//! | `vault` | the Vault backend, with a real OpenBao |
+//! | `matrix` | both modes, all states of a secret and four backends: states, responses, log |
+//! | `cli` | the command, with files, real servers and terminals |
+//! | `examples` | the programs of the README and the guides, in fresh crates |
+//! | `packaging` | the dependencies of each feature |
 
-// A test that cannot set its stage has failed.
+// A panic during the setup of a test fails that test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod authjs;
 mod cli;
 mod conformance;
 mod e2e;
+mod examples;
 mod infisical;
 mod lazy;
 mod matrix;
+mod outages;
 mod packaging;
 mod process;
 mod ready;
@@ -37,5 +40,4 @@ mod restart;
 mod rotation;
 mod sessions;
 mod support;
-mod trouble;
 mod vault;

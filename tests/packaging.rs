@@ -1,10 +1,11 @@
-//! What the features pull in.
+//! The dependencies of the cargo features, and errors for disabled features.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-fn crates_of(features: &str) -> BTreeSet<String> {
+/// Returns the names of all crates that `secretwell` depends on with these features.
+fn crates_with(features: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
         .args([
             "tree",
@@ -32,8 +33,8 @@ fn crates_of(features: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_environment_and_auth_stay_light() {
-    let crates = crates_of("env,auth");
+fn env_and_auth_have_few_dependencies() {
+    let crates = crates_with("env,auth");
     assert!(crates.len() <= 35, "{} crates: {crates:?}", crates.len());
     for heavy in [
         "reqwest",
@@ -49,9 +50,9 @@ fn the_environment_and_auth_stay_light() {
 }
 
 #[test]
-fn a_feature_brings_its_backend_and_no_other() {
+fn feature_depends_only_on_its_own_backend() {
     let backends = |features| {
-        let mut crates = crates_of(features);
+        let mut crates = crates_with(features);
         crates.retain(|name| {
             name.starts_with("secretwell-")
                 && !["secretwell-core", "secretwell-http", "secretwell-resolver"]
@@ -76,26 +77,26 @@ fn a_feature_brings_its_backend_and_no_other() {
     );
 }
 
-/// In a crate of its own, because the tests of the workspace have all features.
+/// Builds a separate crate, because the tests of the workspace enable all features.
 #[test]
-fn a_scheme_whose_feature_is_off_names_the_feature() {
+fn error_for_a_scheme_with_a_disabled_feature_names_the_feature() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
+    let path = |name: &str| folder.path().join(name);
     let facade = root.join("crates/secretwell").canonicalize().unwrap();
     let manifest = format!(
         "[package]\nname = \"bare\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[workspace]\n\
          [dependencies]\nsecretwell = {{ path = {facade:?}, default-features = false }}\n",
     );
-    std::fs::write(at("Cargo.toml"), manifest).unwrap();
-    std::fs::copy(root.join("Cargo.lock"), at("Cargo.lock")).unwrap();
-    std::fs::create_dir(at("src")).unwrap();
+    std::fs::write(path("Cargo.toml"), manifest).unwrap();
+    std::fs::copy(root.join("Cargo.lock"), path("Cargo.lock")).unwrap();
+    std::fs::create_dir(path("src")).unwrap();
     let program = "fn main() {
         for url in std::env::args().skip(1) {
             println!(\"{}\", secretwell::from_url(&url).unwrap_err());
         }
     }";
-    std::fs::write(at("src/main.rs"), program).unwrap();
+    std::fs::write(path("src/main.rs"), program).unwrap();
 
     let urls = ["env://", "file:///a", "infisical://a/b/c", "vault://a/b"];
     let output = Command::new(env!("CARGO"))
@@ -109,14 +110,14 @@ fn a_scheme_whose_feature_is_off_names_the_feature() {
         ])
         .output()
         .unwrap();
-    let told = String::from_utf8(output.stdout).unwrap();
-    let wrote = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = told.lines().collect();
-    assert_eq!(lines.len(), urls.len(), "{told}{wrote}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!(lines.len(), urls.len(), "{stdout}{stderr}");
     for (line, feature) in lines.iter().zip(["env", "file", "infisical", "vault"]) {
-        let words = format!("needs the cargo feature `{feature}`");
+        let expected = format!("needs the cargo feature `{feature}`");
         assert!(
-            line.contains(&words) && line.contains("secretwell = {"),
+            line.contains(&expected) && line.contains("secretwell = {"),
             "{line}"
         );
     }

@@ -1,4 +1,4 @@
-//! What only a process of its own can show: its environment.
+//! Tests that need a process of their own, because they depend on its environment or its global log.
 
 use std::env;
 use std::ffi::OsStr;
@@ -14,11 +14,11 @@ use serde::Deserialize;
 
 use crate::support::{key, replace, text};
 
-/// Set in the process that a test starts.
+/// An environment variable that is set in the child process of a test.
 pub(crate) const CHILD: &str = "SECRETWELL_TESTS_CHILD";
 
-/// Runs the test `name` in a process that has these variables and no others.
-pub(crate) fn child(name: &str, variables: &[(&str, &[u8])]) -> Output {
+/// Runs the test `name` in a child process with only these environment variables.
+pub(crate) fn run_child(name: &str, variables: &[(&str, &[u8])]) -> Output {
     let variables = variables
         .iter()
         .map(|(name, value)| (OsStr::new(*name), OsStr::from_bytes(value)));
@@ -32,11 +32,11 @@ pub(crate) fn child(name: &str, variables: &[(&str, &[u8])]) -> Output {
 }
 
 pub(crate) fn assert_passed(output: &Output) {
-    let printed = String::from_utf8_lossy(&output.stdout);
-    let wrote = String::from_utf8_lossy(&output.stderr);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
-        output.status.success() && printed.contains("1 passed"),
-        "{printed}{wrote}"
+        output.status.success() && stdout.contains("1 passed"),
+        "{stdout}{stderr}"
     );
 }
 
@@ -50,7 +50,7 @@ struct Secrets {
 }
 
 #[tokio::test]
-async fn the_environment_is_read_as_it_is() {
+async fn environment_variables_are_read_unchanged() {
     if env::var_os(CHILD).is_none() {
         let variables: [(&str, &[u8]); 4] = [
             (
@@ -59,10 +59,10 @@ async fn the_environment_is_read_as_it_is() {
             ),
             ("APP_PORT", b""),
             ("APP_RAW", b"\xff\xfe not Unicode"),
-            ("app_name", b"another case is another name"),
+            ("app_name", b"names are case-sensitive"),
         ];
-        return assert_passed(&child(
-            "process::the_environment_is_read_as_it_is",
+        return assert_passed(&run_child(
+            "process::environment_variables_are_read_unchanged",
             &variables,
         ));
     }
@@ -80,16 +80,16 @@ async fn the_environment_is_read_as_it_is() {
 }
 
 #[test]
-fn the_mode_is_what_the_variable_says_and_production_otherwise() {
-    let name = "process::the_mode_is_what_the_variable_says_and_production_otherwise";
-    let said = env::var_os("SECRETWELL_MODE");
-    let expected = |said: Option<&[u8]>| match said {
+fn mode_is_read_from_the_variable_and_defaults_to_production() {
+    let name = "process::mode_is_read_from_the_variable_and_defaults_to_production";
+    let variable = env::var_os("SECRETWELL_MODE");
+    let expected = |variable: Option<&[u8]>| match variable {
         None | Some(b"" | b"production" | b" Production ") => Ok(Mode::Production),
         Some(b"development") => Ok(Mode::Development),
         Some(_) => Err(ErrorKind::InvalidConfig),
     };
     if env::var_os(CHILD).is_none() {
-        assert_passed(&child(name, &[]));
+        assert_passed(&run_child(name, &[]));
         let values: [&[u8]; 6] = [
             b"",
             b"production",
@@ -99,24 +99,24 @@ fn the_mode_is_what_the_variable_says_and_production_otherwise() {
             b"\xff",
         ];
         for value in values {
-            assert_passed(&child(name, &[("SECRETWELL_MODE", value)]));
+            assert_passed(&run_child(name, &[("SECRETWELL_MODE", value)]));
         }
         return;
     }
     let mode = Mode::from_env().map_err(|error| error.kind());
-    assert_eq!(mode, expected(said.as_deref().map(OsStrExt::as_bytes)));
+    assert_eq!(mode, expected(variable.as_deref().map(OsStrExt::as_bytes)));
 }
 
 #[tokio::test]
-async fn the_credentials_of_systemd_are_where_its_variable_says() {
-    let name = "process::the_credentials_of_systemd_are_where_its_variable_says";
+async fn systemd_credentials_are_read_from_the_directory_in_the_variable() {
+    let name = "process::systemd_credentials_are_read_from_the_directory_in_the_variable";
     if env::var_os(CHILD).is_none() {
-        assert_passed(&child(name, &[]));
-        assert_passed(&child(name, &[("CREDENTIALS_DIRECTORY", b"")]));
+        assert_passed(&run_child(name, &[]));
+        assert_passed(&run_child(name, &[("CREDENTIALS_DIRECTORY", b"")]));
         let folder = tempfile::tempdir().unwrap();
         replace(&folder.path().join("TOKEN"), b"from systemd\n");
         let path = folder.path().as_os_str().as_bytes();
-        return assert_passed(&child(name, &[("CREDENTIALS_DIRECTORY", path)]));
+        return assert_passed(&run_child(name, &[("CREDENTIALS_DIRECTORY", path)]));
     }
     match env::var_os("CREDENTIALS_DIRECTORY") {
         Some(path) if !path.is_empty() => {
@@ -131,12 +131,13 @@ async fn the_credentials_of_systemd_are_where_its_variable_says() {
     }
 }
 
-/// In a process of its own, because files are read, and warned about, on another thread.
+/// Runs in a child process because it needs a global log: files are read on another thread, which logs
+/// the warning.
 #[tokio::test]
-async fn a_file_that_is_open_to_others_is_warned_about_once() {
-    let name = "process::a_file_that_is_open_to_others_is_warned_about_once";
+async fn file_that_other_users_can_access_is_warned_about_once() {
+    let name = "process::file_that_other_users_can_access_is_warned_about_once";
     if env::var_os(CHILD).is_none() {
-        return assert_passed(&child(name, &[]));
+        return assert_passed(&run_child(name, &[]));
     }
     let (log, folder) = (CanaryLog::global(), tempfile::tempdir().unwrap());
     let provider = FileProvider::directory(folder.path());

@@ -1,4 +1,4 @@
-//! What passes between a resolver and its provider as time goes by. The clock is paused everywhere.
+//! Caching, refresh and watches of a resolver over time. Most tests use a paused clock.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use secretwell::backend::Capabilities;
 use secretwell::{ErrorKind, MemoryProvider, Resolver, Secret, Version};
-use secretwell_testkit::{Canary, CanaryLog, FaultyProvider, Step};
+use secretwell_testkit::{Action, Canary, CanaryLog, FaultyProvider};
 use tokio::time::Instant;
 
-use crate::support::{down, key, keys, origin, pass, resolver, secs, settle, text};
+use crate::support::{down, faulty_source, key, keys, pass, resolver, secs, settle, text};
 
 #[tokio::test(start_paused = true)]
-async fn ten_thousand_callers_cause_one_call() {
-    let (_, faulty) = origin(&[("K", "v")]);
-    faulty.next(Step::Delay(Duration::from_millis(50)));
+async fn concurrent_reads_of_a_key_share_one_fetch() {
+    let (_, faulty) = faulty_source(&[("K", "v")]);
+    faulty.push(Action::Delay(Duration::from_millis(50)));
     let resolver = resolver(faulty.clone());
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..10_000 {
@@ -26,11 +26,11 @@ async fn ten_thousand_callers_cause_one_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hundred_keys_are_read_side_by_side() {
+async fn different_keys_are_fetched_concurrently() {
     let names: Vec<String> = (0..100).map(|i| format!("K{i}")).collect();
     let memory: MemoryProvider = names.iter().map(|name| (name, "v")).collect();
     let faulty = FaultyProvider::new(memory);
-    faulty.always(Step::Delay(Duration::from_millis(50)));
+    faulty.always(Action::Delay(Duration::from_millis(50)));
     let (resolver, start) = (resolver(faulty.clone()), Instant::now());
     let mut callers = tokio::task::JoinSet::new();
     for name in names.clone() {
@@ -40,38 +40,38 @@ async fn a_hundred_keys_are_read_side_by_side() {
     callers.join_all().await;
     assert!(start.elapsed() < secs(3) && faulty.calls() == 100);
 
-    // Together they are one batch, and what is held is not asked again.
-    let mut asked: Vec<_> = names.iter().map(|name| key(name)).collect();
-    asked.push(key("K100"));
-    let answers = resolver.get_many(&asked).await;
-    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 100);
+    // A batch contains only the keys that are not cached.
+    let mut requested: Vec<_> = names.iter().map(|name| key(name)).collect();
+    requested.push(key("K100"));
+    let results = resolver.get_many(&requested).await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 100);
     assert_eq!(faulty.batches().last(), Some(&keys(&["K100"])));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_leader_leaves_the_others_served() {
-    let (_, faulty) = origin(&[("K", "v")]);
-    faulty.next(Step::Delay(secs(1)));
+async fn cancelling_the_first_caller_does_not_affect_the_others() {
+    let (_, faulty) = faulty_source(&[("K", "v")]);
+    faulty.push(Action::Delay(secs(1)));
     let resolver = resolver(faulty.clone());
-    let leader = tokio::spawn({
+    let first = tokio::spawn({
         let resolver = resolver.clone();
         async move { text(&resolver, "K").await }
     });
     settle().await;
-    let follower = tokio::spawn({
+    let second = tokio::spawn({
         let resolver = resolver.clone();
         async move { text(&resolver, "K").await }
     });
     settle().await;
-    leader.abort();
-    assert_eq!(follower.await.unwrap(), "v");
+    first.abort();
+    assert_eq!(second.await.unwrap(), "v");
     assert_eq!(faulty.calls(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_fails_its_callers_and_the_next_call_works() {
-    let (_, faulty) = origin(&[("K", "v")]);
-    faulty.next(Step::Panic);
+async fn panic_of_the_provider_fails_its_callers_and_the_next_call_works() {
+    let (_, faulty) = faulty_source(&[("K", "v")]);
+    faulty.push(Action::Panic);
     let resolver = resolver(faulty.clone());
     let (one, two) = tokio::join!(resolver.get("K"), resolver.get("K"));
     assert!(one.unwrap_err().to_string().contains("panicked") && two.is_err());
@@ -79,18 +79,18 @@ async fn a_panic_fails_its_callers_and_the_next_call_works() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_few_answers_are_malformed_and_a_hang_ends_at_the_deadline() {
-    let (_, faulty) = origin(&[("A", "a"), ("B", "b")]);
-    faulty.next(Step::Short);
+async fn missing_result_is_malformed_and_a_hanging_call_ends_at_the_deadline() {
+    let (_, faulty) = faulty_source(&[("A", "a"), ("B", "b")]);
+    faulty.push(Action::OmitLast);
     let resolver = Resolver::builder(faulty.clone()).deadline(secs(7)).build();
-    let answers = resolver.get_many(&keys(&["A", "B"])).await;
-    assert!(answers[0].is_ok());
+    let results = resolver.get_many(&keys(&["A", "B"])).await;
+    assert!(results[0].is_ok());
     assert_eq!(
-        answers[1].as_ref().unwrap_err().kind(),
+        results[1].as_ref().unwrap_err().kind(),
         ErrorKind::Malformed
     );
 
-    faulty.next(Step::Hang);
+    faulty.push(Action::Hang);
     let start = Instant::now();
     assert_eq!(
         resolver.get("C").await.unwrap_err().kind(),
@@ -100,8 +100,8 @@ async fn too_few_answers_are_malformed_and_a_hang_ends_at_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_in_use_is_refreshed_before_its_ttl_ends_and_an_idle_one_is_not() {
-    let (memory, faulty) = origin(&[("USED", "1"), ("IDLE", "1")]);
+async fn used_key_is_refreshed_before_its_ttl_ends_and_an_unused_one_is_not() {
+    let (memory, faulty) = faulty_source(&[("USED", "1"), ("IDLE", "1")]);
     let resolver = resolver(faulty.clone());
     text(&resolver, "IDLE").await;
     text(&resolver, "USED").await;
@@ -115,7 +115,7 @@ async fn a_key_in_use_is_refreshed_before_its_ttl_ends_and_an_idle_one_is_not() 
         (2, "1")
     );
     pass(secs(14)).await;
-    // Read in the background: no caller had to wait for it.
+    // The refresh ran in the background, without a waiting caller.
     assert_eq!(
         resolver.with_cached("USED", |secret| secret.value.expose_bytes() == b"2"),
         Some(true)
@@ -124,19 +124,19 @@ async fn a_key_in_use_is_refreshed_before_its_ttl_ends_and_an_idle_one_is_not() 
     pass(secs(20)).await;
     assert!(
         resolver.with_cached("IDLE", |_| ()).is_none(),
-        "past its ttl"
+        "the ttl has ended"
     );
     assert_eq!(text(&resolver, "IDLE").await, "2");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_due_is_handed_out_and_refreshed_behind() {
-    let (memory, faulty) = origin(&[("K", "1")]);
+async fn due_value_is_returned_and_refreshed_in_the_background() {
+    let (memory, faulty) = faulty_source(&[("K", "1")]);
     let resolver = resolver(faulty.clone());
     text(&resolver, "K").await;
     memory.set("K", "2").unwrap();
     pass(secs(90)).await;
-    faulty.next(Step::Delay(secs(1)));
+    faulty.push(Action::Delay(secs(1)));
     let start = Instant::now();
     assert_eq!(text(&resolver, "K").await, "1");
     assert_eq!(start.elapsed(), Duration::ZERO);
@@ -148,10 +148,10 @@ async fn what_is_due_is_handed_out_and_refreshed_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refreshes_of_a_thousand_keys_are_spread_over_a_tenth_of_the_ttl() {
+async fn refreshes_without_batches_are_spread_over_time() {
     let names: Vec<String> = (0..1000).map(|i| format!("K{i}")).collect();
     let memory: MemoryProvider = names.iter().map(|name| (name, "v")).collect();
-    // No batches: each key has a request of its own.
+    // Without the batch capability, each key needs its own request.
     let faulty = FaultyProvider::new(memory).with_capabilities(Capabilities::none());
     let resolver = Resolver::builder(faulty.clone())
         .ttl(secs(1000))
@@ -193,22 +193,23 @@ async fn refreshes_of_a_thousand_keys_are_spread_over_a_tenth_of_the_ttl() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_of_a_batching_source_stay_together() {
-    let (_, faulty) = origin(&[("A", "a"), ("B", "b"), ("C", "c")]);
+async fn keys_that_were_fetched_in_one_batch_are_refreshed_in_one_batch() {
+    let (_, faulty) = faulty_source(&[("A", "a"), ("B", "b"), ("C", "c")]);
     let resolver = resolver(faulty.clone());
-    let asked = keys(&["A", "B", "C"]);
-    resolver.get_many(&asked).await;
-    resolver.get_many(&asked).await;
+    let requested = keys(&["A", "B", "C"]);
+    resolver.get_many(&requested).await;
+    resolver.get_many(&requested).await;
     pass(secs(88)).await;
-    assert_eq!(faulty.batches(), [asked.clone(), asked]);
+    assert_eq!(faulty.batches(), [requested.clone(), requested]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_answer_changes_nothing() {
-    let (memory, faulty) = origin(&[("K", "old")]);
+async fn late_result_of_a_superseded_fetch_is_not_cached() {
+    let (memory, faulty) = faulty_source(&[("K", "old")]);
     let resolver = resolver(faulty.clone());
-    // The first call takes its answer at once and brings it late; the second overtakes it.
-    faulty.next(Step::Late(secs(10)));
+    // The first fetch reads the value immediately and returns it after 10 s. The second fetch starts
+    // later and completes earlier.
+    faulty.push(Action::DelayResult(secs(10)));
     let slow = tokio::spawn({
         let resolver = resolver.clone();
         async move { text(&resolver, "K").await }
@@ -220,51 +221,54 @@ async fn a_late_answer_changes_nothing() {
     assert_eq!(
         slow.await.unwrap(),
         "old",
-        "its own caller gets what it asked for then"
+        "the caller of the first fetch gets its result"
     );
     assert_eq!(text(&resolver, "K").await, "new");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_older_version_never_replaces_a_newer_one() {
-    let (memory, faulty) = origin(&[("K", "one")]);
+async fn older_version_does_not_replace_a_newer_one() {
+    let (memory, faulty) = faulty_source(&[("K", "one")]);
     let resolver = resolver(faulty.clone());
     memory.set("K", "two").unwrap();
     assert_eq!(text(&resolver, "K").await, "two");
-    let lagging = Secret::new("one").with_version(Version::numbered(1));
-    faulty.next(Step::Return(lagging));
-    let answer = resolver.refresh(&keys(&["K"])).await.remove(0).unwrap();
-    assert_eq!(answer.value.expose_bytes(), b"two");
+    let stale_replica = Secret::new("one").with_version(Version::numbered(1));
+    faulty.push(Action::Return(stale_replica));
+    let resolved = resolver.refresh(&keys(&["K"])).await.remove(0).unwrap();
+    assert_eq!(resolved.value.expose_bytes(), b"two");
     assert!(
-        answer.freshness.is_stale(),
-        "and it says that the source could not confirm it"
+        resolved.freshness.is_stale(),
+        "the source did not confirm the value"
     );
     pass(secs(2)).await;
     assert_eq!(text(&resolver, "K").await, "two");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leased_value_is_replaced_before_its_end_and_never_used_after() {
-    let (_, faulty) = origin(&[]);
+async fn leased_value_is_replaced_before_its_lease_ends_and_not_returned_after() {
+    let (_, faulty) = faulty_source(&[]);
     let lease = |value: &str| Secret::new(value).valid_for(secs(20));
-    faulty.next(Step::Return(lease("first")));
-    faulty.next(Step::Return(lease("second")));
-    faulty.always(Step::Fail(down()));
+    faulty.push(Action::Return(lease("first")));
+    faulty.push(Action::Return(lease("second")));
+    faulty.always(Action::Fail(down()));
     let resolver = resolver(faulty.clone());
     text(&resolver, "K").await;
     text(&resolver, "K").await;
     pass(secs(15)).await;
     assert_eq!(text(&resolver, "K").await, "second");
-    // It came after at most 14 of the 20 seconds, and works for 20 whatever the source does.
+    // The second value was fetched after at most 14 s. It is valid for 20 s, even during an outage.
     pass(secs(16)).await;
-    let kept = resolver.get("K").await.unwrap();
-    assert!(kept.freshness.is_stale());
+    let second = resolver.get("K").await.unwrap();
+    assert!(second.freshness.is_stale());
     pass(secs(4)).await;
-    assert!(resolver.get("K").await.is_err(), "not even as stale");
+    assert!(
+        resolver.get("K").await.is_err(),
+        "a value is not returned after its lease, not even as stale"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_thousand_and_first_key_puts_out_the_least_recently_read() {
+async fn least_recently_used_value_is_evicted_above_max_entries() {
     let names: Vec<String> = (0..1001).map(|i| format!("K{i}")).collect();
     let memory: MemoryProvider = names.iter().map(|name| (name, "v")).collect();
     let faulty = FaultyProvider::new(memory);
@@ -276,33 +280,34 @@ async fn the_thousand_and_first_key_puts_out_the_least_recently_read() {
     for name in &names[..1000] {
         text(&resolver, name).await;
     }
-    assert_eq!(faulty.calls(), calls, "a thousand fit");
+    assert_eq!(faulty.calls(), calls, "1,000 values are cached");
     text(&resolver, "K1000").await;
     text(&resolver, "K0").await;
     resolver.invalidate(&key("K1000"));
     assert_eq!(resolver.len(), 999);
 
-    // With the order of reading known, the coldest goes.
-    let (_, faulty) = origin(&[("A", "a"), ("B", "b"), ("C", "c")]);
+    // Here the order of the reads is known.
+    let (_, faulty) = faulty_source(&[("A", "a"), ("B", "b"), ("C", "c")]);
     let small = Resolver::builder(faulty).max_entries(2).build();
     text(&small, "A").await;
     text(&small, "B").await;
     text(&small, "A").await;
     text(&small, "C").await;
-    let held: HashSet<&str> = ["A", "B", "C"]
+    let cached: HashSet<&str> = ["A", "B", "C"]
         .into_iter()
-        .filter(|k| small.with_cached(k, |_| ()).is_some())
+        .filter(|key| small.with_cached(key, |_| ()).is_some())
         .collect();
-    assert_eq!(held, HashSet::from(["A", "C"]));
+    assert_eq!(cached, HashSet::from(["A", "C"]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn refresh_now_resets_backoff_and_is_rate_limited_without_a_wait() {
-    let (memory, faulty) = origin(&[]);
+async fn forced_refresh_resets_backoff_and_is_rate_limited_without_waiting() {
+    let (memory, faulty) = faulty_source(&[]);
     let resolver = resolver(faulty.clone());
-    faulty.always(Step::Fail(down()));
+    faulty.always(Action::Fail(down()));
     let outage = Instant::now();
-    // Until a try has failed just now: after ten minutes, the next one is more than a minute away.
+    // The loop ends directly after a failed attempt. After an outage of 10 min, the next attempt is more
+    // than 1 min away.
     loop {
         let calls = faulty.calls();
         resolver.get("K").await.unwrap_err();
@@ -312,8 +317,11 @@ async fn refresh_now_resets_backoff_and_is_rate_limited_without_a_wait() {
         tokio::time::advance(secs(1)).await;
     }
     memory.set("K", "fixed").unwrap();
-    faulty.heal();
-    assert!(resolver.get("K").await.is_err(), "still in its backoff");
+    faulty.clear_faults();
+    assert!(
+        resolver.get("K").await.is_err(),
+        "the backoff has not ended"
+    );
     let start = Instant::now();
     assert!(resolver.refresh(&keys(&["K"])).await[0].is_ok());
     let calls = faulty.calls();
@@ -324,8 +332,8 @@ async fn refresh_now_resets_backoff_and_is_rate_limited_without_a_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_version_is_read_again_unless_another_is_held() {
-    let (memory, faulty) = origin(&[("K", "one")]);
+async fn rejected_version_is_fetched_again_unless_another_version_is_cached() {
+    let (memory, faulty) = faulty_source(&[("K", "one")]);
     let resolver = resolver(faulty.clone());
     let one = resolver.get("K").await.unwrap();
     memory.set("K", "two").unwrap();
@@ -334,7 +342,7 @@ async fn a_rejected_version_is_read_again_unless_another_is_held() {
         .await
         .unwrap();
     assert_eq!(two.value.expose_bytes(), b"two");
-    // Whoever still complains about the first gets the second without another call.
+    // A second report about the first version returns the cached second version.
     let again = resolver
         .report_rejected(&key("K"), one.version.as_ref())
         .await
@@ -343,17 +351,15 @@ async fn a_rejected_version_is_read_again_unless_another_is_held() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_keeps_its_keys_fresh_and_tells_of_values_not_versions() {
-    let (memory, faulty) = origin(&[("K", "one")]);
+async fn watch_refreshes_its_keys_and_reports_changed_values_not_versions() {
+    let (memory, faulty) = faulty_source(&[("K", "one")]);
     let resolver = resolver(faulty.clone());
     text(&resolver, "K").await;
     let mut watch = resolver.watch(&keys(&["K", "LATE"]));
     let changed = |watch: &mut secretwell::Watch| {
         let mut watch = std::pin::pin!(watch.changed());
-        let now = std::future::poll_fn(|cx| std::task::Poll::Ready(watch.as_mut().poll(cx)));
-        let now = Box::pin(now);
-        // Polled once: is there a change by now?
-        match futures_now(now) {
+        let poll_once = std::future::poll_fn(|cx| std::task::Poll::Ready(watch.as_mut().poll(cx)));
+        match poll_ready(Box::pin(poll_once)) {
             std::task::Poll::Ready(keys) => keys,
             std::task::Poll::Pending => Vec::new(),
         }
@@ -362,7 +368,7 @@ async fn a_watch_keeps_its_keys_fresh_and_tells_of_values_not_versions() {
     assert_eq!(
         changed(&mut watch),
         keys(&["LATE"]),
-        "it is known to be absent now"
+        "the key was fetched and is absent"
     );
 
     memory.set("K", "one").unwrap();
@@ -372,32 +378,32 @@ async fn a_watch_keeps_its_keys_fresh_and_tells_of_values_not_versions() {
         "a new version of an equal value"
     );
     memory.set("K", "two").unwrap();
-    memory.set("LATE", "here").unwrap();
+    memory.set("LATE", "present").unwrap();
     pass(secs(90)).await;
     assert_eq!(changed(&mut watch), keys(&["K", "LATE"]));
-    faulty.always(Step::Fail(down()));
+    faulty.always(Action::Fail(down()));
     pass(secs(101)).await;
     assert_eq!(changed(&mut watch), keys(&["K", "LATE"]), "stale");
-    faulty.heal();
+    faulty.clear_faults();
     pass(secs(30)).await;
     assert_eq!(changed(&mut watch), keys(&["K", "LATE"]), "fresh again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_needs_nobody_else_to_read() {
-    let (memory, faulty) = origin(&[("K", "here")]);
+async fn watch_polls_its_keys_without_other_reads() {
+    let (memory, faulty) = faulty_source(&[("K", "present")]);
     let resolver = resolver(faulty);
     let mut watch = resolver.watch(&keys(&["K", "LATE"]));
     assert_eq!(watch.changed().await, keys(&["K", "LATE"]));
     let start = Instant::now();
-    memory.set("LATE", "here").unwrap();
+    memory.set("LATE", "present").unwrap();
     assert_eq!(watch.changed().await, keys(&["LATE"]));
     assert!(start.elapsed() < secs(2), "{:?}", start.elapsed());
 }
 
 #[test]
-fn a_watch_outlives_the_runtime_that_kept_its_keys() {
-    let (memory, faulty) = origin(&[("K", "one")]);
+fn watch_continues_in_another_runtime_after_shutdown_of_the_first() {
+    let (memory, faulty) = faulty_source(&[("K", "one")]);
     let resolver = Resolver::builder(faulty)
         .ttl(Duration::from_millis(1))
         .build();
@@ -416,21 +422,24 @@ fn a_watch_outlives_the_runtime_that_kept_its_keys() {
         first.shutdown_background();
         memory.set("K", "two").unwrap();
         let changed = tokio::time::timeout(secs(30), waiting).await;
-        assert_eq!(changed.expect("it is told").unwrap(), keys(&["K"]));
+        assert_eq!(
+            changed.expect("the watch reports the change").unwrap(),
+            keys(&["K"])
+        );
     });
 }
 
-/// Polls a future that is ready at once.
-fn futures_now<T>(mut future: std::pin::Pin<Box<impl Future<Output = T>>>) -> T {
+/// Returns the output of a future that is ready on its first poll.
+fn poll_ready<T>(mut future: std::pin::Pin<Box<impl Future<Output = T>>>) -> T {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match future.as_mut().poll(&mut context) {
         std::task::Poll::Ready(value) => value,
-        std::task::Poll::Pending => panic!("not ready"),
+        std::task::Poll::Pending => panic!("the future is not ready"),
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_notice_is_followed_at_once() {
+async fn change_notification_causes_an_immediate_fetch() {
     let memory = MemoryProvider::from_iter([("K", "one")]);
     let faulty = FaultyProvider::new(memory.clone());
     let resolver = resolver(faulty.clone());
@@ -439,27 +448,27 @@ async fn a_notice_is_followed_at_once() {
     settle().await;
     watch.changed().await;
     let start = Instant::now();
-    memory.set("LATE", "here").unwrap();
+    memory.set("LATE", "present").unwrap();
     assert_eq!(watch.changed().await, keys(&["LATE"]));
     memory.set("K", "two").unwrap();
     assert_eq!(watch.changed().await, keys(&["K"]));
     assert!(start.elapsed() < secs(1), "{:?}", start.elapsed());
-    // A reader who comes between notice and answer waits for the answer.
-    faulty.next(Step::Delay(secs(1)));
+    // A read between the notification and the result waits for the result.
+    faulty.push(Action::Delay(secs(1)));
     memory.set("K", "three").unwrap();
     pass(Duration::from_millis(200)).await;
     assert_eq!(text(&resolver, "K").await, "three");
 }
 
 #[tokio::test(start_paused = true)]
-async fn everything_ends_with_the_resolver() {
-    let (_, faulty) = origin(&[("K", "v")]);
+async fn background_tasks_end_when_the_resolver_is_dropped() {
+    let (_, faulty) = faulty_source(&[("K", "v")]);
     let token = Arc::new(());
-    let provider = Holding(faulty.clone(), token.clone());
+    let provider = Counted(faulty.clone(), token.clone());
     let resolver = resolver(provider);
     let watch = resolver.watch(&keys(&["K"]));
     text(&resolver, "K").await;
-    faulty.always(Step::Hang);
+    faulty.always(Action::Hang);
     pass(secs(95)).await;
     let calls = faulty.calls();
     drop(watch);
@@ -468,17 +477,17 @@ async fn everything_ends_with_the_resolver() {
     assert_eq!(
         Arc::strong_count(&token),
         1,
-        "a task still holds the provider"
+        "a task still owns the provider"
     );
     assert_eq!(faulty.calls(), calls);
 }
 
-/// A provider whose lifetime shows.
+/// A provider with a reference count that tests can observe.
 #[derive(Debug)]
-struct Holding(FaultyProvider<MemoryProvider>, #[expect(dead_code)] Arc<()>);
+struct Counted(FaultyProvider<MemoryProvider>, #[expect(dead_code)] Arc<()>);
 
 #[async_trait::async_trait]
-impl secretwell::SecretProvider for Holding {
+impl secretwell::SecretProvider for Counted {
     fn origin(&self) -> &secretwell::Origin {
         self.0.origin()
     }
@@ -489,8 +498,8 @@ impl secretwell::SecretProvider for Holding {
 }
 
 #[test]
-fn a_resolver_outlives_the_runtime_it_was_first_used_in() {
-    let (memory, faulty) = origin(&[("K", "one")]);
+fn resolver_works_in_another_runtime_after_shutdown_of_the_first() {
+    let (memory, faulty) = faulty_source(&[("K", "one")]);
     let resolver = Resolver::builder(faulty.clone())
         .ttl(Duration::from_millis(1))
         .build();
@@ -504,18 +513,18 @@ fn a_resolver_outlives_the_runtime_it_was_first_used_in() {
     memory.set("K", "two").unwrap();
     assert!(
         resolver.with_cached("K", |_| ()).is_none(),
-        "nobody keeps its time"
+        "entries are invalidated when the refresher stops"
     );
     std::thread::yield_now();
     runtime().block_on(async {
         tokio::time::sleep(Duration::from_millis(5)).await;
         assert_eq!(text(&resolver, "K").await, "two");
     });
-    // One that ends in the middle of a call.
-    faulty.next(Step::Hang);
+    // The next runtime ends during a fetch.
+    faulty.push(Action::Hang);
     runtime().block_on(async {
-        let lost = resolver.clone();
-        tokio::spawn(async move { lost.get("NEW").await });
+        let clone = resolver.clone();
+        tokio::spawn(async move { clone.get("NEW").await });
         settle().await;
     });
     memory.set("NEW", "found").unwrap();
@@ -523,14 +532,14 @@ fn a_resolver_outlives_the_runtime_it_was_first_used_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_secret_is_logged_or_shown() {
+async fn secret_values_are_not_in_logs_errors_or_debug_output() {
     let (canary, log) = (Canary::new("secret"), CanaryLog::install());
-    let (memory, faulty) = origin(&[]);
+    let (memory, faulty) = faulty_source(&[]);
     memory.set("K", canary.value()).unwrap();
     let resolver = resolver(faulty.clone());
     let secret = resolver.get("K").await.unwrap();
     canary.assert_hidden(&secret);
-    faulty.always(Step::Fail(down()));
+    faulty.always(Action::Fail(down()));
     for name in ["K", "OTHER"] {
         pass(secs(120)).await;
         match resolver.get(name).await {
@@ -538,7 +547,7 @@ async fn no_secret_is_logged_or_shown() {
             Err(error) => canary.assert_hidden_error(&error),
         }
     }
-    faulty.heal();
+    faulty.clear_faults();
     pass(secs(120)).await;
     resolver.get("K").await.unwrap();
     canary.assert_hidden(&resolver);

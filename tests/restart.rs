@@ -1,4 +1,5 @@
-//! A restart in the middle of a rotation: what the backend remembers of the earlier secrets.
+//! Restarts in the middle of a rotation: previous secrets are read from the backend's version
+//! history.
 
 use std::time::Duration;
 
@@ -23,51 +24,58 @@ const SECRETS: [&str; 3] = [
 #[derive(Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 struct Secrets {
-    #[expect(dead_code, reason = "the ring is what the tests look at")]
+    #[expect(dead_code, reason = "the tests read the key ring")]
     auth_secret: SecretString,
 }
 
-/// Longer than any secret here is old: those of the fake are of January 2026.
-const AGES: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// Longer than the age of any secret here. The secrets of the fake Infisical date from January
+/// 2026.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// The auth of a process that has just started.
-fn started(provider: impl SecretProvider, delay: Duration, grace: Duration) -> LazyAuth<KeyRing> {
+fn fresh_auth(
+    provider: impl SecretProvider,
+    activation_delay: Duration,
+    grace_period: Duration,
+) -> LazyAuth<KeyRing> {
     LazyAuth::builder(Resolver::new(provider))
-        .activation_delay(delay)
-        .grace_period(grace)
+        .activation_delay(activation_delay)
+        .grace_period(grace_period)
         .build(|_: Secrets, context: BuildContext| async move {
             Ok::<_, BuildError>(context.key_ring("AUTH_SECRET")?)
         })
 }
 
-/// Writes one secret after the other, and restarts after each.
-async fn rotates_and_restarts<P: SecretProvider>(
+/// Writes three secrets one after the other, and checks the key ring of newly started processes.
+async fn assert_history_is_used_after_restart<P: SecretProvider>(
     write: impl AsyncFn(&str),
     provider: impl Fn() -> P,
 ) {
     let [first, second, third] = SECRETS;
     let all = format!("{third},{second},{first}");
-    let ring =
-        async |delay, grace| ring_text(&started(provider(), delay, grace).get().await.unwrap());
+    let ring = async |activation_delay, grace_period| {
+        let auth = fresh_auth(provider(), activation_delay, grace_period);
+        ring_text(&auth.get().await.unwrap())
+    };
+    let zero = Duration::ZERO;
 
     write(first).await;
-    assert_eq!(ring(AGES, AGES).await, (first.into(), first.into()));
+    assert_eq!(ring(CENTURY, CENTURY).await, (first.into(), first.into()));
     write(second).await;
     write(third).await;
-    // The second was replaced before everybody knew it, so nobody has ever signed with it.
-    assert_eq!(ring(AGES, AGES).await, (first.into(), all.clone()));
-    assert_eq!(ring(Duration::ZERO, AGES).await, (third.into(), all));
-    let none = Duration::ZERO;
-    assert_eq!(ring(none, none).await, (third.into(), third.into()));
+    // The second secret was replaced before its activation delay was over, so it never signed.
+    assert_eq!(ring(CENTURY, CENTURY).await, (first.into(), all.clone()));
+    assert_eq!(ring(zero, CENTURY).await, (third.into(), all));
+    assert_eq!(ring(zero, zero).await, (third.into(), third.into()));
 
-    let auth = started(provider(), AGES, AGES);
+    let auth = fresh_auth(provider(), CENTURY, CENTURY);
     auth.get().await.unwrap();
     let revoked = auth.revoke_previous().await.unwrap();
     assert_eq!(ring_text(&revoked), (third.into(), third.into()));
 }
 
 #[tokio::test]
-async fn vault_remembers_the_earlier_secrets_until_they_are_deleted() {
+async fn previous_secrets_are_read_from_vault_until_they_are_deleted() {
     let bao = shared().await;
     let mount = unique("rotation");
     bao.mount(&mount, 2).await;
@@ -80,12 +88,12 @@ async fn vault_remembers_the_earlier_secrets_until_they_are_deleted() {
         let body = json!({"data": {"AUTH_SECRET": secret}});
         bao.root("POST", &format!("{mount}/data/app"), body).await;
     };
-    rotates_and_restarts(write, provider).await;
+    assert_history_is_used_after_restart(write, provider).await;
 
     let versions = json!({"versions": [2]});
     bao.root("POST", &format!("{mount}/delete/app"), versions)
         .await;
-    let auth = started(provider(), AGES, AGES);
+    let auth = fresh_auth(provider(), CENTURY, CENTURY);
     let third = SECRETS[2];
     assert_eq!(
         ring_text(&auth.get().await.unwrap()),
@@ -93,9 +101,10 @@ async fn vault_remembers_the_earlier_secrets_until_they_are_deleted() {
     );
 }
 
-/// A version of Vault's is one of all fields: one that is written later makes no secret new again.
+/// A KV version of Vault contains all fields. A write to another field must not restart the
+/// activation delay.
 #[tokio::test]
-async fn a_finished_rotation_stays_finished_when_another_field_is_written() {
+async fn write_to_another_field_does_not_restart_the_activation_delay() {
     let bao = shared().await;
     let mount = unique("rotation");
     bao.mount(&mount, 2).await;
@@ -108,24 +117,24 @@ async fn a_finished_rotation_stays_finished_when_another_field_is_written() {
     write("app", first, 0).await;
     write("app", second, 0).await;
     let written = Instant::now();
-    // So much time that the versions before and after it cannot be taken for each other.
+    // These writes take time, so that the ages of the versions of `app` differ clearly.
     for other in 0..200 {
         write("elsewhere", first, other).await;
     }
     write("app", second, 1).await;
-    let delay = written.elapsed();
+    let activation_delay = written.elapsed();
 
     let auth = vault::VaultAuth::token(vault::Credential::value(ROOT));
     let builder = VaultProvider::builder([format!("http://{}", bao.address)], auth).unwrap();
     let provider = builder.mount(&mount).path("app").build().unwrap();
-    let auth = started(provider, delay, AGES);
+    let auth = fresh_auth(provider, activation_delay, CENTURY);
     let ring = ring_text(&auth.get().await.unwrap());
     assert_eq!(ring, (second.into(), format!("{second},{first}")));
 }
 
 #[tokio::test]
-async fn infisical_remembers_the_earlier_secrets() {
+async fn previous_secrets_are_read_from_infisical() {
     let place = Place::fake(ApiVersion::V4).await;
     let write = async |secret: &str| place.write(None, "AUTH_SECRET", secret).await;
-    rotates_and_restarts(write, || place.provider().build().unwrap()).await;
+    assert_history_is_used_after_restart(write, || place.provider().build().unwrap()).await;
 }

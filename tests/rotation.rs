@@ -1,4 +1,4 @@
-//! What becomes of the key ring when time and runtimes are not kind to it.
+//! Key rings during slow builds, runtime restarts and revocation.
 
 use secretwell::auth::{BuildContext, BuildError, KeyRing, LazyAuth, State};
 use secretwell::{MemoryProvider, Resolver, SecretString};
@@ -13,12 +13,12 @@ const LAST: &str = "the last secret, thirty-two bytes or more";
 #[derive(Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 struct Secrets {
-    #[expect(dead_code, reason = "the ring is what the tests look at")]
+    #[expect(dead_code, reason = "the tests read the key ring")]
     auth_secret: SecretString,
 }
 
-/// An auth that is its own key ring.
-fn ring(memory: &MemoryProvider) -> LazyAuth<KeyRing> {
+/// An auth that builds a key ring.
+fn ring_auth(memory: &MemoryProvider) -> LazyAuth<KeyRing> {
     LazyAuth::new(
         Resolver::new(memory.clone()),
         |_: Secrets, context: BuildContext| async move {
@@ -28,7 +28,7 @@ fn ring(memory: &MemoryProvider) -> LazyAuth<KeyRing> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_build_that_outlasts_the_activation_delay_delays_no_more_than_itself() {
+async fn build_slower_than_the_activation_delay_still_activates_the_new_secret() {
     let memory = MemoryProvider::from_iter([("AUTH_SECRET", FIRST)]);
     let auth = LazyAuth::builder(Resolver::new(memory.clone()))
         .activation_delay(secs(1))
@@ -39,14 +39,14 @@ async fn a_build_that_outlasts_the_activation_delay_delays_no_more_than_itself()
     auth.get().await.unwrap();
     memory.set("AUTH_SECRET", NEXT).unwrap();
     pass(secs(20)).await;
-    let signing = auth.get().await.unwrap().primary().clone();
-    assert_eq!(signing.expose_text().unwrap(), NEXT);
+    let primary = auth.get().await.unwrap().primary().clone();
+    assert_eq!(primary.expose_text().unwrap(), NEXT);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_of_the_state_misses_no_change_between_two_looks() {
+async fn state_watch_reports_a_change_that_happened_before_the_wait() {
     let memory = MemoryProvider::from_iter([("AUTH_SECRET", FIRST)]);
-    let auth = ring(&memory);
+    let auth = ring_auth(&memory);
     auth.get().await.unwrap();
     let mut watch = auth.watch_state();
     memory.remove("AUTH_SECRET").unwrap();
@@ -58,9 +58,9 @@ async fn a_watch_of_the_state_misses_no_change_between_two_looks() {
 }
 
 #[test]
-fn the_earlier_secrets_outlive_the_runtime_that_knew_them() {
+fn previous_secrets_are_kept_when_the_runtime_ends() {
     let memory = MemoryProvider::from_iter([("AUTH_SECRET", FIRST)]);
-    let auth = ring(&memory);
+    let auth = ring_auth(&memory);
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -70,14 +70,14 @@ fn the_earlier_secrets_outlive_the_runtime_that_knew_them() {
     runtime().block_on(auth.get()).unwrap();
     memory.set("AUTH_SECRET", NEXT).unwrap();
     let ring = runtime().block_on(async { auth.rebuild().await.unwrap().clone() });
-    // The next one signs when everybody knows it.
+    // The next secret does not sign before the activation delay is over.
     assert_eq!(ring_text(&ring), (FIRST.into(), format!("{NEXT},{FIRST}")));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revoked_secret_verifies_nothing_any_more() {
+async fn revoked_secret_does_not_verify() {
     let memory = MemoryProvider::from_iter([("AUTH_SECRET", FIRST)]);
-    let auth = ring(&memory);
+    let auth = ring_auth(&memory);
     auth.get().await.unwrap();
     memory.set("AUTH_SECRET", NEXT).unwrap();
     let rotated = auth.rebuild().await.unwrap();
@@ -85,7 +85,7 @@ async fn a_revoked_secret_verifies_nothing_any_more() {
         ring_text(&rotated),
         (FIRST.into(), format!("{NEXT},{FIRST}"))
     );
-    // Written a moment after a forced reading, which is not repeated within a second.
+    // The write follows a forced read by less than a second. `revoke_previous` must read it anyway.
     memory.set("AUTH_SECRET", LAST).unwrap();
     let revoked = auth.revoke_previous().await.unwrap();
     assert_eq!(ring_text(&revoked), (LAST.into(), LAST.into()));

@@ -1,4 +1,4 @@
-//! Sessions that are shared with Auth.js, in a whole service on a real socket.
+//! Auth.js sessions in a complete service on a real socket.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use axum::Router;
 use axum::routing::get;
 use reqwest::{Client, Response, redirect};
 use secretwell::auth::authjs::{Scheme, SecretOrder, Session, SessionCookie, Sessions};
-use secretwell::auth::{Auth, BuildContext, BuildError, LazyAuth, State};
+use secretwell::auth::{Auth, BuildContext, BuildError, KeyRing, LazyAuth, State};
 use secretwell::{MemoryProvider, Resolver, SecretString};
 use serde::Deserialize;
 use serde_json::json;
@@ -18,7 +18,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 #[derive(Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 struct Secrets {
-    #[expect(dead_code, reason = "the ring holds it")]
+    #[expect(dead_code, reason = "read through the key ring")]
     auth_secret: SecretString,
 }
 
@@ -32,12 +32,12 @@ async fn me(Auth(session): Auth<Session<User>>) -> String {
 }
 
 async fn greeting(Auth(session): Auth<Option<Session<User>>>) -> String {
-    session.map_or_else(|| "stranger".to_owned(), |session| session.claims.name)
+    session.map_or_else(|| "anonymous".to_owned(), |session| session.claims.name)
 }
 
-/// A page that caches may keep, by what its handler says.
+/// A page whose handler allows shared caching.
 async fn public() -> ([(&'static str, &'static str); 1], &'static str) {
-    ([("cache-control", "public, max-age=600")], "for everybody")
+    ([("cache-control", "public, max-age=600")], "for all users")
 }
 
 struct Service {
@@ -79,31 +79,29 @@ impl Service {
         }
     }
 
-    async fn ask(&self, path: &str, cookies: &str) -> Response {
+    async fn get(&self, path: &str, cookies: &str) -> Response {
         let request = self.client.get(format!("{}{path}", self.address));
         request.header("cookie", cookies).send().await.unwrap()
     }
 
-    /// The `Cookie` header of somebody who has logged in for so long.
+    /// Returns the `Cookie` header of a session with this lifetime, encrypted with the old secret.
     async fn log_in(&self, max_age: Duration) -> String {
-        let token = {
-            let ring = secretwell::auth::KeyRing::new(OLD);
-            let cookie = SessionCookie::v5(Scheme::Http);
-            let sessions = Sessions::new(cookie, &ring).unwrap().max_age(max_age);
-            sessions.start(&json!({"name": "Ada"}), "").unwrap()
-        };
-        token[0].split(';').next().unwrap().to_owned()
+        let ring = KeyRing::new(OLD);
+        let cookie = SessionCookie::v5(Scheme::Http);
+        let sessions = Sessions::new(cookie, &ring).unwrap().max_age(max_age);
+        let set_cookie = sessions.start(&json!({"name": "Ada"}), "").unwrap();
+        set_cookie[0].split(';').next().unwrap().to_owned()
     }
 }
 
 #[tokio::test]
-async fn nobody_is_anonymous_or_logged_out_because_a_secret_is_late_or_rotates() {
+async fn late_or_rotated_secret_makes_no_user_anonymous_and_logs_nobody_out() {
     let service = Service::new().await;
     let ada = service.log_in(HOUR).await;
     for path in ["/me", "/"] {
-        let late = service.ask(path, &ada).await;
-        assert_eq!(late.status(), 500);
-        assert!(late.headers().get("set-cookie").is_none());
+        let response = service.get(path, &ada).await;
+        assert_eq!(response.status(), 500);
+        assert!(response.headers().get("set-cookie").is_none());
     }
     service.memory.set("AUTH_SECRET", OLD).unwrap();
     service.auth.rebuild().await.unwrap();
@@ -111,93 +109,96 @@ async fn nobody_is_anonymous_or_logged_out_because_a_secret_is_late_or_rotates()
         ("/me", ada.as_str(), 200, "Ada"),
         ("/", &ada, 200, "Ada"),
         ("/me", "", 401, r#"{"error":"unauthorized"}"#),
-        ("/", "", 200, "stranger"),
-        ("/", "authjs.session-token=nonsense", 200, "stranger"),
+        ("/", "", 200, "anonymous"),
+        ("/", "authjs.session-token=nonsense", 200, "anonymous"),
     ] {
-        let answer = service.ask(path, cookies).await;
-        assert_eq!(answer.status(), status);
-        assert_eq!(answer.headers()["vary"], "cookie");
+        let response = service.get(path, cookies).await;
+        assert_eq!(response.status(), status);
+        assert_eq!(response.headers()["vary"], "cookie");
         assert!(
-            answer.headers()["cache-control"]
+            response.headers()["cache-control"]
                 .to_str()
                 .unwrap()
                 .contains("no-store")
         );
-        assert!(answer.headers().get("set-cookie").is_none());
-        assert_eq!(answer.text().await.unwrap(), body);
+        assert!(response.headers().get("set-cookie").is_none());
+        assert_eq!(response.text().await.unwrap(), body);
     }
 
     let mut states = service.auth.watch_state();
     service.memory.set("AUTH_SECRET", NEW).unwrap();
     let rotated = |state: &State| state.generation() > Some(1);
     states.wait_for(rotated).await.unwrap();
-    let graced = service.ask("/me", &ada).await;
-    assert_eq!(graced.status(), 200, "within the grace");
+    let response = service.get("/me", &ada).await;
+    assert_eq!(response.status(), 200, "within the grace period");
     service.auth.revoke_previous().await.unwrap();
-    let revoked = service.ask("/me", &ada).await;
+    let revoked = service.get("/me", &ada).await;
     assert_eq!(revoked.status(), 401);
     assert!(revoked.headers().get("set-cookie").is_none());
 }
 
 #[tokio::test]
-async fn a_session_slides_and_a_browser_is_sent_to_sign_in() {
+async fn session_is_renewed_and_a_browser_is_redirected_to_the_sign_in_page() {
     let service = Service::new().await;
     service.memory.set("AUTH_SECRET", OLD).unwrap();
     let short = service.log_in(HOUR / 4).await;
-    let answer = service.ask("/me", &short).await;
-    let set = answer.headers()["set-cookie"].to_str().unwrap();
-    let prolonged = set.split(';').next().unwrap();
+    let response = service.get("/me", &short).await;
+    let set = response.headers()["set-cookie"].to_str().unwrap();
+    let renewed = set.split(';').next().unwrap();
     assert!(
         set.contains("Max-Age=3600; HttpOnly; SameSite=Lax"),
         "{set}"
     );
-    let answer = service.ask("/me", prolonged).await;
-    assert_eq!(answer.status(), 200);
+    let response = service.get("/me", renewed).await;
+    assert_eq!(response.status(), 200);
     assert!(
-        answer.headers().get("set-cookie").is_none(),
-        "it has the time"
+        response.headers().get("set-cookie").is_none(),
+        "a session with enough remaining time must not be renewed"
     );
 
     let page = service
         .client
         .get(format!("{}/me?tab=1&x=%20", service.address));
-    let answer = page.header("accept", "text/html,*/*").send().await.unwrap();
-    assert_eq!(answer.status(), 303);
+    let response = page.header("accept", "text/html,*/*").send().await.unwrap();
+    assert_eq!(response.status(), 303);
     assert_eq!(
-        answer.headers()["location"],
+        response.headers()["location"],
         "/api/auth/signin?callbackUrl=%2Fme%3Ftab%3D1%26x%3D%2520"
     );
 }
 
 #[tokio::test]
-async fn a_response_that_prolongs_a_session_is_kept_by_no_cache() {
+async fn response_that_renews_a_session_is_not_cacheable() {
     let service = Service::new().await;
     service.memory.set("AUTH_SECRET", OLD).unwrap();
     service.auth.get().await.unwrap();
     let (short, long) = (service.log_in(HOUR / 4).await, service.log_in(HOUR).await);
-    for (cookies, prolonged, caches) in [
+    for (cookies, renewed, cache_control) in [
         (short, true, "private, no-store"),
         (long, false, "public, max-age=600"),
     ] {
-        let answer = service.ask("/public", &cookies).await;
-        assert_eq!(answer.headers().contains_key("set-cookie"), prolonged);
-        assert_eq!(answer.headers()["cache-control"], caches);
+        let response = service.get("/public", &cookies).await;
+        assert_eq!(response.headers().contains_key("set-cookie"), renewed);
+        assert_eq!(response.headers()["cache-control"], cache_control);
     }
 }
 
 #[tokio::test]
-async fn a_cookie_that_is_no_text_costs_nobody_the_session() {
+async fn session_is_found_beside_a_cookie_that_is_not_utf_8() {
     let service = Service::new().await;
     service.memory.set("AUTH_SECRET", OLD).unwrap();
     let ada = service.log_in(HOUR).await;
-    let beside = [&b"theme=\xe9\xff; "[..], ada.as_bytes()].concat();
-    for headers in [vec![&beside[..]], vec![&b"theme=\xe9"[..], ada.as_bytes()]] {
+    let combined = [&b"theme=\xe9\xff; "[..], ada.as_bytes()].concat();
+    for headers in [
+        vec![&combined[..]],
+        vec![&b"theme=\xe9"[..], ada.as_bytes()],
+    ] {
         let mut request = service.client.get(format!("{}/me", service.address));
         for header in headers {
             request = request.header("cookie", header);
         }
-        let answer = request.send().await.unwrap();
-        assert_eq!(answer.status(), 200);
-        assert_eq!(answer.text().await.unwrap(), "Ada");
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.text().await.unwrap(), "Ada");
     }
 }

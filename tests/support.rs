@@ -1,4 +1,4 @@
-//! What several tests need.
+//! Helpers for several test modules.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,14 +23,14 @@ pub(crate) fn down() -> Error {
 }
 
 pub(crate) fn denied() -> Error {
-    Error::new(ErrorKind::Denied, "the policy says no")
+    Error::new(ErrorKind::Denied, "the policy does not allow it")
 }
 
 pub(crate) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// A resolver with a ttl that makes for round numbers.
+/// Returns a resolver with a ttl of 100 s and `max_stale` of 1,000 s, for round numbers in tests.
 pub(crate) fn resolver(provider: impl SecretProvider) -> Resolver {
     Resolver::builder(provider)
         .ttl(secs(100))
@@ -38,15 +38,18 @@ pub(crate) fn resolver(provider: impl SecretProvider) -> Resolver {
         .build()
 }
 
-/// A provider without notices, so that only the resolver's own clock makes it look again.
-pub(crate) fn origin(secrets: &[(&str, &str)]) -> (MemoryProvider, FaultyProvider<MemoryProvider>) {
+/// Returns an in-memory provider and a faulty provider around it. The latter has no change
+/// notifications, so the resolver refreshes only by time.
+pub(crate) fn faulty_source(
+    secrets: &[(&str, &str)],
+) -> (MemoryProvider, FaultyProvider<MemoryProvider>) {
     let memory: MemoryProvider = secrets.iter().copied().collect();
     let capabilities = Capabilities::none().with_versions().with_batch();
     let faulty = FaultyProvider::new(memory.clone()).with_capabilities(capabilities);
     (memory, faulty)
 }
 
-/// Writes a file as whoever replaces a secret should: beside its place, then into it.
+/// Replaces a file atomically: writes a temporary file in the same folder and renames it.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) {
     let folder = path.parent().unwrap();
     std::fs::create_dir_all(folder).unwrap();
@@ -58,7 +61,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) {
     file.persist(path).unwrap();
 }
 
-/// The text of `key`, for comparing.
+/// Returns the value of `key` as text.
 pub(crate) async fn text(resolver: &Resolver, key: &str) -> String {
     resolver
         .get(key)
@@ -70,82 +73,89 @@ pub(crate) async fn text(resolver: &Resolver, key: &str) -> String {
         .to_owned()
 }
 
-/// Lets every task that can run do so, without moving the clock.
+/// Lets all ready tasks run, without advancing the clock.
 pub(crate) async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Moves the clock, in steps so that whatever falls due in between happens in its order.
+/// Advances the paused clock by `time`. Timers in between fire in their order.
 pub(crate) async fn pass(time: Duration) {
     let end = tokio::time::Instant::now() + time;
     tokio::time::sleep_until(end).await;
     settle().await;
 }
 
-/// A whole answer in place of the server's.
-pub(crate) fn answer(head: &str, body: &str) -> Fault {
+/// Returns a fault that replaces the server's response. `head` is the status and optional headers.
+pub(crate) fn response(head: &str, body: &str) -> Fault {
     let text = format!("HTTP/1.1 {head}\r\nconnection: close\r\n\r\n{body}");
     Fault::Respond(text.into_bytes())
 }
 
-/// What may become of a request to any remote source, and what kind of error it is: `member` is where its
-/// answers hold the secrets, `twice` an answer that says a name twice, `redirect` the address of another
-/// server, and `cut` a length at which an answer is not whole.
+/// Returns faults of a remote source, with a name and the expected kind of error for each.
+///
+/// - `member`: the JSON member of a response that contains the secrets
+/// - `duplicate`: a response body in which a name occurs twice
+/// - `redirect`: the address of another server
+/// - `truncate_at`: a length at which a response is incomplete
 pub(crate) fn remote_faults(
     member: &str,
-    twice: &str,
+    duplicate: &str,
     redirect: &str,
-    cut: usize,
+    truncate_at: usize,
 ) -> Vec<(&'static str, Fault, ErrorKind)> {
     let redirect = format!("307 Temporary Redirect\r\nlocation: {redirect}\r\ncontent-length: 0");
     let (open, close) = ("[".repeat(10_000), "]".repeat(10_000));
     let deep = format!("{{\"{member}\":{open}{close}}}");
     let drip = |pause| Fault::Drip(Duration::from_millis(pause));
-    let foreign = Fault::Respond(b"SSH-2.0\r\n".to_vec());
+    let not_http = Fault::Respond(b"SSH-2.0\r\n".to_vec());
     vec![
-        ("cut", Fault::Cut, ErrorKind::Unavailable),
+        ("close", Fault::Close, ErrorKind::Unavailable),
         ("reset", Fault::Reset, ErrorKind::Unavailable),
         ("stall", Fault::Stall, ErrorKind::Timeout),
         ("delay", Fault::Delay(secs(60)), ErrorKind::Timeout),
         ("drip", drip(50), ErrorKind::Timeout),
         ("slow drip", drip(1_000), ErrorKind::Timeout),
-        ("truncated", Fault::Truncate(cut), ErrorKind::Unavailable),
+        (
+            "truncated",
+            Fault::Truncate(truncate_at),
+            ErrorKind::Unavailable,
+        ),
         ("endless", Fault::Endless, ErrorKind::TooLarge),
-        ("redirect", answer(&redirect, ""), ErrorKind::Malformed),
-        ("html", answer("200 OK", "<html>"), ErrorKind::Malformed),
-        ("empty", answer("200 OK", ""), ErrorKind::Malformed),
+        ("redirect", response(&redirect, ""), ErrorKind::Malformed),
+        ("html", response("200 OK", "<html>"), ErrorKind::Malformed),
+        ("empty", response("200 OK", ""), ErrorKind::Malformed),
         (
             "no content",
-            answer("204 No Content", ""),
+            response("204 No Content", ""),
             ErrorKind::Malformed,
         ),
-        ("deep", answer("200 OK", &deep), ErrorKind::Malformed),
+        ("deep", response("200 OK", &deep), ErrorKind::Malformed),
         (
-            "a name twice",
-            answer("200 OK", twice),
+            "duplicate name",
+            response("200 OK", duplicate),
             ErrorKind::Malformed,
         ),
-        ("not HTTP", foreign, ErrorKind::Unavailable),
-        ("teapot", answer("418 No", ""), ErrorKind::Malformed),
+        ("not HTTP", not_http, ErrorKind::Unavailable),
+        ("teapot", response("418 No", ""), ErrorKind::Malformed),
     ]
 }
 
-/// The secret of a ring that signs, and those that verify.
+/// Returns the primary secret of a ring, and all its secrets joined by commas.
 pub(crate) fn ring_text(ring: &KeyRing) -> (String, String) {
     let text = |value: &SecretValue| value.expose_text().unwrap().to_owned();
-    let verifying: Vec<_> = ring.iter().map(text).collect();
-    (text(ring.primary()), verifying.join(","))
+    let all: Vec<_> = ring.iter().map(text).collect();
+    (text(ring.primary()), all.join(","))
 }
 
-/// Something that `cargo xtask test` has installed.
+/// Returns the path of a tool that `cargo xtask test` has installed.
 pub(crate) fn tool(path: &str) -> PathBuf {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
     let path = tools.join(path);
     assert!(
         path.exists(),
-        "there is no {}: run the part of `cargo xtask test` that this test belongs to",
+        "{} does not exist; run this test with its part of `cargo xtask test`",
         path.display()
     );
     path

@@ -1,6 +1,6 @@
-//! Auth.js with the real packages, and beside them a service that shares their sessions.
+//! Tests with the real Auth.js packages, and a service that shares their sessions.
 
-mod late;
+mod late_secret;
 mod rotation;
 pub(crate) mod site;
 mod tokens;
@@ -13,11 +13,11 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 struct Secrets {
-    #[expect(dead_code, reason = "the ring holds it")]
+    #[expect(dead_code, reason = "read through the key ring")]
     auth_secret: SecretString,
 }
 
-/// The sessions of a cookie, with what `AUTH_SECRET` is.
+/// Returns an auth that builds the sessions of a cookie from `AUTH_SECRET`.
 fn sessions(settings: LazyAuthBuilder, cookie: SessionCookie) -> LazyAuth<Sessions> {
     settings.build(move |_: Secrets, context: BuildContext| {
         let cookie = cookie.clone();

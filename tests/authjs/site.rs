@@ -1,5 +1,6 @@
-//! The packages at work: in a process that does with them what it is asked, and in an application of
-//! Next.js. Both end with what stands for them here.
+//! The packages in a helper process and in a Next.js application.
+//!
+//! The processes are killed when [`Packages`] and [`Application`] are dropped.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -13,7 +14,7 @@ use tokio::sync::Mutex;
 
 use crate::support::tool;
 
-/// A process with the packages, `tests/clients/authjs.mjs`.
+/// A helper process that runs the packages, `tests/clients/authjs.mjs`.
 pub(crate) struct Packages {
     _process: Child,
     pipes: Mutex<(ChildStdin, Lines<BufReader<ChildStdout>>)>,
@@ -36,22 +37,22 @@ impl Packages {
         }
     }
 
-    /// What comes of an action: a value, or why there is none.
-    pub(super) async fn ask(&self, question: Value) -> Result<Value, String> {
+    /// Runs an action, and returns its value or its error message.
+    pub(super) async fn run(&self, action: Value) -> Result<Value, String> {
         let mut pipes = self.pipes.lock().await;
         let (input, output) = &mut *pipes;
-        let line = format!("{question}\n");
+        let line = format!("{action}\n");
         input.write_all(line.as_bytes()).await.unwrap();
-        let answer = output.next_line().await.unwrap();
-        let mut answer: Value = serde_json::from_str(&answer.unwrap()).unwrap();
-        match &answer["error"] {
+        let line = output.next_line().await.unwrap();
+        let mut result: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        match &result["error"] {
             Value::String(error) => Err(error.clone()),
-            _ => Ok(answer["value"].take()),
+            _ => Ok(result["value"].take()),
         }
     }
 }
 
-/// An application of Next.js in production, `tests/clients/app`.
+/// A Next.js application in production mode, `tests/clients/app`.
 pub(crate) struct Application {
     _process: Child,
     address: String,
@@ -59,12 +60,12 @@ pub(crate) struct Application {
 }
 
 impl Application {
-    /// Starts it with these variables, and waits until it listens.
+    /// Starts the application with these environment variables, and waits until it listens.
     pub(super) async fn start<N: AsRef<str>>(variables: &[(N, String)]) -> Self {
         Self::start_by(Command::new("node"), variables).await
     }
 
-    /// The same by a command that runs node.
+    /// Like [`start`](Self::start), with a command that runs node.
     pub(crate) async fn start_by<N: AsRef<str>>(
         mut command: Command,
         variables: &[(N, String)],
@@ -86,11 +87,11 @@ impl Application {
         let mut process = command.spawn().unwrap();
         let log = Arc::new(StdMutex::default());
         let errors = BufReader::new(process.stderr.take().unwrap()).lines();
-        tokio::spawn(keep(errors, log.clone()));
+        tokio::spawn(collect(errors, log.clone()));
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let address = loop {
             let line = lines.next_line().await.unwrap();
-            let line = line.expect("it ends before it listens");
+            let line = line.expect("the application must not exit before it listens");
             if let Some((_, address)) = line.split_once("Local:") {
                 break address.trim().to_owned();
             }
@@ -98,7 +99,7 @@ impl Application {
         while let Some(line) = lines.next_line().await.unwrap()
             && !line.contains("Ready")
         {}
-        tokio::spawn(keep(lines, log.clone()));
+        tokio::spawn(collect(lines, log.clone()));
         Self {
             _process: process,
             address,
@@ -106,18 +107,18 @@ impl Application {
         }
     }
 
-    /// One of its routes, such as `eager/v5`.
+    /// Returns one of its routes, such as `eager/v5`.
     pub(crate) fn site(&self, route: &str) -> Site<'static> {
         Site::Served(format!("{}/{route}", self.address))
     }
 
-    /// What it has logged so far.
+    /// Returns its log output until now.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 }
 
-async fn keep(
+async fn collect(
     mut lines: Lines<BufReader<impl tokio::io::AsyncRead + Unpin>>,
     log: Arc<StdMutex<String>>,
 ) {
@@ -126,23 +127,23 @@ async fn keep(
     }
 }
 
-/// Where people log in.
+/// A place where users log in.
 pub(crate) enum Site<'a> {
-    /// A server's address.
+    /// The base URL of a route of an [`Application`].
     Served(String),
-    /// `@auth/core` alone, with its secrets, the first of which encrypts.
+    /// `@auth/core` without a server, with its secrets. The first secret encrypts.
     Core(&'a Packages, Value),
 }
 
-/// An answer: its status, and its body.
+/// The status and the body of a response.
 pub(crate) type PageResponse = (u64, String);
 
 impl Site<'_> {
     pub(crate) async fn get(&self, browser: &mut Browser, action: &str) -> PageResponse {
-        self.ask(browser, action, None).await
+        self.send(browser, action, None).await
     }
 
-    /// Logs in by a name, with this CSRF token.
+    /// Posts the login form with a name and a CSRF token.
     pub(super) async fn post_name(
         &self,
         browser: &mut Browser,
@@ -150,10 +151,10 @@ impl Site<'_> {
         name: &str,
     ) -> PageResponse {
         let form = format!("csrfToken={csrf}&name={name}&json=true");
-        self.ask(browser, "callback/credentials", Some(form)).await
+        self.send(browser, "callback/credentials", Some(form)).await
     }
 
-    /// Logs in by a name, as a page of the site does.
+    /// Logs in with a name, as the login page does.
     pub(crate) async fn log_in(&self, name: &str) -> Browser {
         let mut browser = Browser::default();
         let token = self.csrf_token(&mut browser).await;
@@ -168,7 +169,7 @@ impl Site<'_> {
         body["csrfToken"].as_str().unwrap().to_owned()
     }
 
-    /// Who is logged in; the browser stays as it is.
+    /// Returns the name of the user who is logged in. The cookies of `browser` do not change.
     pub(crate) async fn name(&self, browser: &Browser) -> Option<String> {
         let (status, body) = self.get(&mut browser.clone(), "session").await;
         assert_eq!(status, 200, "{body}");
@@ -176,7 +177,12 @@ impl Site<'_> {
         session["user"]["name"].as_str().map(str::to_owned)
     }
 
-    async fn ask(&self, browser: &mut Browser, action: &str, form: Option<String>) -> PageResponse {
+    async fn send(
+        &self,
+        browser: &mut Browser,
+        action: &str,
+        form: Option<String>,
+    ) -> PageResponse {
         let method = if form.is_some() { "POST" } else { "GET" };
         let headers = [
             ("cookie", browser.header()),
@@ -194,56 +200,57 @@ impl Site<'_> {
                 for (name, value) in headers {
                     request = request.header(name, value);
                 }
-                let answer = request.body(form.unwrap_or_default()).send().await.unwrap();
-                for cookie in answer.headers().get_all("set-cookie") {
-                    browser.take(cookie.to_str().unwrap());
+                let response = request.body(form.unwrap_or_default()).send().await.unwrap();
+                for cookie in response.headers().get_all("set-cookie") {
+                    browser.receive(cookie.to_str().unwrap());
                 }
-                let status = answer.status().as_u16().into();
-                (status, answer.text().await.unwrap())
+                let status = response.status().as_u16().into();
+                (status, response.text().await.unwrap())
             }
             Self::Core(packages, secret) => {
                 let headers: BTreeMap<_, _> = headers.into();
-                let answer = packages
-                    .ask(json!({
+                let response = packages
+                    .run(json!({
                         "action": "request", "secret": secret, "method": method, "body": form,
                         "url": format!("http://127.0.0.1/auth/{action}"), "headers": headers,
                     }))
                     .await
                     .unwrap();
-                for header in answer["headers"].as_array().unwrap() {
+                for header in response["headers"].as_array().unwrap() {
                     if header[0] == "set-cookie" {
-                        browser.take(header[1].as_str().unwrap());
+                        browser.receive(header[1].as_str().unwrap());
                     }
                 }
-                let body = answer["body"].as_str().unwrap().to_owned();
-                (answer["status"].as_u64().unwrap(), body)
+                let body = response["body"].as_str().unwrap().to_owned();
+                (response["status"].as_u64().unwrap(), body)
             }
         }
     }
 }
 
-/// Somebody's cookies.
+/// The cookies of one user.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Browser {
     cookies: BTreeMap<String, String>,
-    /// By which header each was set last.
-    headers: BTreeMap<String, String>,
+    /// The last `Set-Cookie` header for each name.
+    set_cookies: BTreeMap<String, String>,
 }
 
 impl Browser {
-    /// One that was sent these `Set-Cookie` headers.
-    pub(super) fn sent(headers: &[String]) -> Self {
+    /// Creates a browser that received these `Set-Cookie` headers.
+    pub(super) fn with_cookies(headers: &[String]) -> Self {
         let mut browser = Self::default();
         for header in headers {
-            browser.take(header);
+            browser.receive(header);
         }
         browser
     }
 
-    pub(super) fn take(&mut self, header: &str) {
+    /// Stores the cookie of a `Set-Cookie` header.
+    pub(super) fn receive(&mut self, header: &str) {
         let pair = header.split(';').next().unwrap();
         let (name, value) = pair.split_once('=').unwrap();
-        self.headers.insert(name.to_owned(), header.to_owned());
+        self.set_cookies.insert(name.to_owned(), header.to_owned());
         if value.is_empty() {
             self.cookies.remove(name);
         } else {
@@ -251,7 +258,7 @@ impl Browser {
         }
     }
 
-    /// What it sends.
+    /// Returns the `Cookie` header that the browser sends.
     pub(super) fn header(&self) -> String {
         let pairs = self.cookies.iter();
         let pairs: Vec<_> = pairs
@@ -260,12 +267,12 @@ impl Browser {
         pairs.join("; ")
     }
 
-    /// The `Set-Cookie` header that it has a cookie by.
-    pub(super) fn header_of(&self, name: &str) -> &str {
-        &self.headers[name]
+    /// Returns the last `Set-Cookie` header for a cookie.
+    pub(super) fn set_cookie_header(&self, name: &str) -> &str {
+        &self.set_cookies[name]
     }
 
-    /// The cookies whose names have this in them.
+    /// Returns the values of the cookies whose names contain `part`.
     pub(super) fn cookies_named(&self, part: &str) -> Vec<&str> {
         let named = self.cookies.iter().filter(|(name, _)| name.contains(part));
         named.map(|(_, value)| value.as_str()).collect()

@@ -1,7 +1,7 @@
-//! The command `secretwell`, as whoever types it meets it.
+//! Tests of the command `secretwell` as a user runs it.
 
+mod end_to_end;
 mod exec;
-mod story;
 mod terminal;
 mod transcripts;
 mod watch;
@@ -15,36 +15,46 @@ use tempfile::TempDir;
 
 use crate::support::replace;
 
-/// The command, which `cargo xtask test cli` has built.
-pub(crate) fn binary() -> PathBuf {
+/// Starts a program with the default action for all signals. The tests themselves might run with ignored
+/// signals, for example under `nohup`, and their children would inherit that.
+const RESET_SIGNALS: [&str; 2] = ["env", "--default-signal"];
+
+/// Returns the path of the command, which `cargo xtask test cli` builds.
+fn binary() -> PathBuf {
     let tests = env::current_exe().unwrap();
-    let folder = tests.ancestors().nth(2).unwrap();
-    let binary = folder.join("secretwell");
-    let hint = "run `cargo build --package secretwell-cli`, or `cargo xtask test cli`";
-    assert!(binary.exists(), "there is no command: {hint}");
+    let directory = tests.ancestors().nth(2).unwrap();
+    let binary = directory.join("secretwell");
+    assert!(
+        binary.exists(),
+        "{} does not exist: run `cargo build --package secretwell-cli`, or `cargo xtask test cli`",
+        binary.display()
+    );
     binary
 }
 
-/// The command with these arguments, in an environment with a PATH and nothing else.
-pub(crate) fn secretwell<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
-    let mut command = Command::new(binary());
+/// Returns the command with these arguments. Its environment contains only PATH.
+fn secretwell<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    let [program, option] = RESET_SIGNALS;
+    let mut command = Command::new(program);
     command
+        .arg(option)
+        .arg(binary())
         .args(arguments)
         .env_clear()
         .env("PATH", env::var_os("PATH").unwrap());
     command
 }
 
-/// A folder of secrets.
+/// A temporary directory of secrets, one file for each.
 struct Secrets(TempDir);
 
 impl Secrets {
     fn new<V: AsRef<[u8]>>(secrets: &[(&str, V)]) -> Self {
-        let folder = Self(tempfile::tempdir().unwrap());
+        let directory = Self(tempfile::tempdir().unwrap());
         for (name, value) in secrets {
-            folder.write(name, value.as_ref());
+            directory.write(name, value.as_ref());
         }
-        folder
+        directory
     }
 
     fn write(&self, name: &str, value: &[u8]) {
@@ -59,14 +69,14 @@ impl Secrets {
         format!("file://{}", self.path().display())
     }
 
-    /// `secretwell run` with these options, of this program.
+    /// Returns `secretwell run` with these options and this program.
     fn run(&self, options: &[&str], program: &[&str]) -> Command {
         let mut command = secretwell(["run", "--from", &self.url()]);
         command.args(options).arg("--").args(program);
         command
     }
 
-    /// What a shell script says that is given the secrets.
+    /// Runs a shell script with the secrets in its environment.
     fn script(&self, options: &[&str], script: &str) -> Output {
         self.run(options, &["sh", "-c", script]).output().unwrap()
     }

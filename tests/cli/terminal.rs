@@ -1,4 +1,4 @@
-//! On a terminal, which Python's `pty` stands for.
+//! Tests of the command on a pseudo-terminal, which Python's `pty` provides.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -7,33 +7,35 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use super::{Secrets, binary};
+use super::{RESET_SIGNALS, Secrets, binary};
 
-/// Runs its arguments on a terminal of their own and ends as they do; what it reads is typed there.
-const TERMINAL: &str = "
+/// Runs its arguments on a new terminal and exits with the same status. Its standard input is typed there.
+const PTY_SCRIPT: &str = "
 import os, pty, sys
 status = os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:]))
 sys.exit(status if status >= 0 else 128 - status)";
 
 struct Terminal {
     process: Child,
-    keyboard: ChildStdin,
-    screen: ChildStdout,
-    seen: String,
-    /// All that was cleared.
-    shown: String,
+    input: ChildStdin,
+    output: ChildStdout,
+    /// Output after the last expected text.
+    pending: String,
+    /// Output up to the last expected text.
+    matched: String,
 }
 
 impl Terminal {
-    fn start(words: &[&str]) -> Self {
-        Self::start_with(words, &[])
+    fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
     }
 
-    fn start_with(words: &[&str], variables: &[(&str, &str)]) -> Self {
+    fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut process = Command::new("python3")
-            .args(["-c", TERMINAL])
+            .args(["-c", PTY_SCRIPT])
+            .args(RESET_SIGNALS)
             .arg(binary())
-            .args(words)
+            .args(arguments)
             .env("TERM", "xterm")
             .env_remove("NO_COLOR")
             .envs(variables.iter().copied())
@@ -43,45 +45,50 @@ impl Terminal {
             .spawn()
             .unwrap();
         Self {
-            keyboard: process.stdin.take().unwrap(),
-            screen: process.stdout.take().unwrap(),
+            input: process.stdin.take().unwrap(),
+            output: process.stdout.take().unwrap(),
             process,
-            seen: String::new(),
-            shown: String::new(),
+            pending: String::new(),
+            matched: String::new(),
         }
     }
 
-    async fn types(&mut self, keys: &str) {
-        self.keyboard.write_all(keys.as_bytes()).await.unwrap();
-        self.keyboard.flush().await.unwrap();
+    async fn type_keys(&mut self, keys: &str) {
+        self.input.write_all(keys.as_bytes()).await.unwrap();
+        self.input.flush().await.unwrap();
     }
 
-    /// Waits until this is on the screen, and clears the screen up to there.
-    async fn shows(&mut self, text: &str) {
+    /// Waits until the output contains `text`, and consumes the output up to there.
+    async fn expect(&mut self, text: &str) {
         let read = async {
-            while !self.seen.contains(text) {
+            while !self.pending.contains(text) {
                 let mut bytes = [0; 1000];
-                let read = self.screen.read(&mut bytes).await.unwrap();
-                assert!(read > 0, "it ends before it shows {text}: {}", self.seen);
-                self.seen += &String::from_utf8_lossy(&bytes[..read]);
+                let read = self.output.read(&mut bytes).await.unwrap();
+                assert!(
+                    read > 0,
+                    "the output ends without {text:?}: {}",
+                    self.pending
+                );
+                self.pending += &String::from_utf8_lossy(&bytes[..read]);
             }
         };
-        let shown = timeout(Duration::from_secs(60), read).await;
-        shown.unwrap_or_else(|_| panic!("it never shows {text}: {}", self.seen));
-        let end = self.seen.find(text).unwrap() + text.len();
-        self.shown.extend(self.seen.drain(..end));
+        let found = timeout(Duration::from_secs(60), read).await;
+        found.unwrap_or_else(|_| panic!("no {text:?} within 60 s: {}", self.pending));
+        let end = self.pending.find(text).unwrap() + text.len();
+        self.matched.extend(self.pending.drain(..end));
     }
 
-    async fn ends(mut self) -> Option<i32> {
+    /// Waits for the exit of the command and returns its status.
+    async fn exit_code(mut self) -> Option<i32> {
         let mut rest = String::new();
-        let _ = self.screen.read_to_string(&mut rest).await;
-        let ended = timeout(Duration::from_secs(60), self.process.wait()).await;
-        ended.unwrap().unwrap().code()
+        let _ = self.output.read_to_string(&mut rest).await;
+        let status = timeout(Duration::from_secs(60), self.process.wait()).await;
+        status.unwrap().unwrap().code()
     }
 }
 
 #[tokio::test]
-async fn the_terminal_is_the_programs() {
+async fn program_uses_the_terminal_and_receives_each_interrupt_once() {
     let secrets = Secrets::new(&[("A", "1")]);
     let url = secrets.url();
     for watch in [&[][..], &["--watch"]] {
@@ -89,90 +96,95 @@ async fn the_terminal_is_the_programs() {
             test -t 0 && test -t 1 && test -t 2 && echo terminal
             while read line; do echo \"read $line\"; done; exit 6";
         let from = ["run", "--from", &url];
-        let words = [&from[..], watch, &["--", "bash", "-c", script]].concat();
-        let mut terminal = Terminal::start(&words);
-        terminal.shows("terminal").await;
-        terminal.types("hello\n").await;
-        terminal.shows("read hello").await;
-        // Control-C goes to the program once, by the terminal.
-        terminal.types("\x03").await;
-        terminal.shows("interrupted 1").await;
-        terminal.types("\n\x03").await;
-        terminal.shows("interrupted 2").await;
-        terminal.types("\n\x04").await;
-        assert_eq!(terminal.ends().await, Some(6), "{watch:?}");
+        let arguments = [&from[..], watch, &["--", "bash", "-c", script]].concat();
+        let mut terminal = Terminal::start(&arguments);
+        terminal.expect("terminal").await;
+        terminal.type_keys("hello\n").await;
+        terminal.expect("read hello").await;
+        // On Ctrl-C the terminal sends SIGINT to the program, and the supervisor must not send another.
+        terminal.type_keys("\x03").await;
+        terminal.expect("interrupted 1").await;
+        terminal.type_keys("\n\x03").await;
+        terminal.expect("interrupted 2").await;
+        terminal.type_keys("\n\x04").await;
+        assert_eq!(terminal.exit_code().await, Some(6), "{watch:?}");
     }
 }
 
 #[tokio::test]
-async fn a_terminal_is_shown_no_secret_unless_it_is_asked_for() {
-    let secrets = Secrets::new(&[("A", "to be seen")]);
+async fn secrets_are_not_written_to_a_terminal_without_reveal() {
+    let secrets = Secrets::new(&[("A", "secret value")]);
     let from = secrets.url();
-    for words in [&["get", "A"][..], &["export"]] {
-        let words = [words, &["--from", &from]].concat();
-        let mut terminal = Terminal::start(&words);
-        terminal.shows("say --reveal").await;
-        assert!(!terminal.seen.contains("to be seen"));
-        assert_eq!(terminal.ends().await, Some(64));
-        let words = [&words[..], &["--reveal"]].concat();
-        let mut terminal = Terminal::start(&words);
-        terminal.shows("to be seen").await;
-        assert_eq!(terminal.ends().await, Some(0));
+    for command in [&["get", "A"][..], &["export"]] {
+        let arguments = [command, &["--from", &from]].concat();
+        let mut terminal = Terminal::start(&arguments);
+        terminal.expect("add --reveal").await;
+        assert!(!terminal.matched.contains("secret value"));
+        assert!(!terminal.pending.contains("secret value"));
+        assert_eq!(terminal.exit_code().await, Some(64));
+        let arguments = [&arguments[..], &["--reveal"]].concat();
+        let mut terminal = Terminal::start(&arguments);
+        terminal.expect("secret value").await;
+        assert_eq!(terminal.exit_code().await, Some(0));
     }
 }
 
 #[tokio::test]
-async fn who_waits_is_told_what_for() {
+async fn progress_message_is_shown_during_a_wait() {
     let secrets = Secrets::new::<&str>(&[]);
     let from = secrets.url();
-    let words = [
+    let arguments = [
         "run", "--from", &from, "--only", "A", "--wait", "60s", "--", "echo", "done",
     ];
-    let mut terminal = Terminal::start(&words);
+    let mut terminal = Terminal::start(&arguments);
     terminal
-        .shows(&format!("reading the secrets from {from} ("))
+        .expect(&format!("reading secrets from {from} ("))
         .await;
     secrets.write("A", b"1");
-    terminal.shows("done").await;
-    assert_eq!(terminal.ends().await, Some(0));
+    terminal.expect("done").await;
+    assert_eq!(terminal.exit_code().await, Some(0));
 }
 
 #[tokio::test]
-async fn who_interrupts_a_restart_ends_it() {
+async fn interrupt_during_a_restart_prevents_the_new_start() {
     let secrets = Secrets::new(&[("A", "1")]);
     let url = secrets.url();
-    let go = tempfile::tempdir().unwrap();
-    let go = go.path().join("go");
+    let directory = tempfile::tempdir().unwrap();
+    let may_exit = directory.path().join("may-exit");
     let script = format!(
         "trap 'echo stopping; while test ! -e {0}; do sleep 0.05; done; exit 5' TERM
         trap 'touch {0}' INT
         echo \"started $A\"; while :; do sleep 0.05; done",
-        go.display()
+        may_exit.display()
     );
-    let words = [
+    let arguments = [
         "run", "--from", &url, "--watch", "--", "bash", "-c", &script,
     ];
-    let mut terminal = Terminal::start(&words);
-    terminal.shows("started 1").await;
+    let mut terminal = Terminal::start(&arguments);
+    terminal.expect("started 1").await;
     secrets.write("A", b"2");
-    terminal.shows("stopping").await;
-    terminal.types("\x03").await;
-    assert_eq!(terminal.ends().await, Some(5));
+    terminal.expect("stopping").await;
+    terminal.type_keys("\x03").await;
+    assert_eq!(terminal.exit_code().await, Some(5));
 }
 
 #[tokio::test]
-async fn the_log_has_colours_unless_they_are_unwanted() {
+async fn log_is_colored_unless_colors_are_disabled() {
     let secrets = Secrets::new(&[("A", "1")]);
     let from = secrets.url();
-    let words = ["run", "-v", "--from", &from, "--", "echo", "done"];
-    for (variables, colours) in [
+    let arguments = ["run", "-v", "--from", &from, "--", "echo", "done"];
+    for (variables, is_colored) in [
         (&[][..], true),
         (&[("NO_COLOR", "1")], false),
         (&[("TERM", "dumb")], false),
     ] {
-        let mut terminal = Terminal::start_with(&words, variables);
-        terminal.shows("done").await;
-        assert_eq!(terminal.shown.contains("\x1b["), colours, "{variables:?}");
-        assert!(terminal.shown.contains("secret read"));
+        let mut terminal = Terminal::start_with(&arguments, variables);
+        terminal.expect("done").await;
+        assert_eq!(
+            terminal.matched.contains("\x1b["),
+            is_colored,
+            "{variables:?}"
+        );
+        assert!(terminal.matched.contains("secret read"));
     }
 }

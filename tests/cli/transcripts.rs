@@ -1,4 +1,6 @@
-//! Transcripts: what is typed, what is answered. `SECRETWELL_TRANSCRIPTS=write` has them written anew.
+//! Transcripts of shell commands and their output.
+//!
+//! Set `SECRETWELL_TRANSCRIPTS=write` to write the actual output to the files in `tests/cli/transcripts`.
 
 use std::env;
 use std::fmt::Write;
@@ -8,31 +10,36 @@ use std::process::Command;
 
 use super::{binary, text};
 
-/// Plays the transcript `name` in a folder of its own. Its commands have these variables, and what is
-/// answered has `$NAME` where the value of one stands.
-pub(super) fn play(name: &str, variables: &[(&str, &str)]) {
+/// Runs the commands of the transcript `name` in a temporary directory and compares their output.
+///
+/// `variables` are set for the commands. In the output, the value of each variable is replaced by `$NAME`.
+pub(super) fn check_transcript(name: &str, variables: &[(&str, &str)]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("cli/transcripts")
         .join(format!("{name}.txt"));
-    let written = fs::read_to_string(&path).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let played = written
+    let expected = fs::read_to_string(&path).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let input = expected
         .lines()
         .filter(|line| line.starts_with("$ ") || line.starts_with('#') || line.is_empty());
-    let mut answered = String::new();
-    for line in played {
-        writeln!(answered, "{line}").unwrap();
+    let mut actual = String::new();
+    for line in input {
+        writeln!(actual, "{line}").unwrap();
         if let Some(command) = line.strip_prefix("$ ") {
-            answered += &answer(command, folder.path(), variables);
+            actual += &run_command(command, directory.path(), variables);
         }
     }
-    if env::var_os("SECRETWELL_TRANSCRIPTS").is_some_and(|what| what == "write") {
-        fs::write(&path, &answered).unwrap();
+    if env::var_os("SECRETWELL_TRANSCRIPTS").is_some_and(|mode| mode == "write") {
+        fs::write(&path, &actual).unwrap();
     }
-    assert!(answered == written, "{name} answers:\n{answered}");
+    assert!(
+        actual == expected,
+        "the output of {name} differs:\n{actual}"
+    );
 }
 
-fn answer(command: &str, folder: &Path, variables: &[(&str, &str)]) -> String {
+/// Runs a shell command, and returns its normalized output and its exit status unless that is 0.
+fn run_command(command: &str, directory: &Path, variables: &[(&str, &str)]) -> String {
     let binary = binary();
     let path = [
         binary.parent().unwrap(),
@@ -41,26 +48,25 @@ fn answer(command: &str, folder: &Path, variables: &[(&str, &str)]) -> String {
     ];
     let output = Command::new("sh")
         .args(["-c", &format!("exec 2>&1; {command}")])
-        .current_dir(folder)
+        .current_dir(directory)
         .env_clear()
         .env("PATH", env::join_paths(path).unwrap())
         .envs(variables.iter().copied())
         .output()
         .unwrap();
-    let mut answer = text(&output.stdout);
+    let mut printed = text(&output.stdout);
     for (name, value) in variables {
-        answer = answer.replace(value, &format!("${name}"));
+        printed = printed.replace(value, &format!("${name}"));
     }
-    answer = answer.replace(folder.to_str().unwrap(), "$PWD");
-    if !answer.is_empty() && !answer.ends_with('\n') {
-        answer += "[no end of line]\n";
+    printed = printed.replace(directory.to_str().unwrap(), "$PWD");
+    if !printed.is_empty() && !printed.ends_with('\n') {
+        printed += "[no end of line]\n";
     }
     if let Some(status) = output.status.code().filter(|status| *status != 0) {
-        writeln!(answer, "[{status}]").unwrap();
+        writeln!(printed, "[{status}]").unwrap();
     }
-    let lines = answer.lines().map(without_what_varies);
-    // Lines that a transcript itself is made of are set apart.
-    let lines = lines.map(|line| {
+    // Output that looks like a command, a comment or a separator of the transcript is indented.
+    let lines = printed.lines().map(normalize).map(|line| {
         match line.starts_with("$ ") || line.starts_with('#') || line.is_empty() {
             true => format!(" {line}\n"),
             false => format!("{line}\n"),
@@ -69,16 +75,17 @@ fn answer(command: &str, folder: &Path, variables: &[(&str, &str)]) -> String {
     lines.collect()
 }
 
-/// A version made from a content is another in each process, and an answer's time is as it is.
-fn without_what_varies(line: &str) -> String {
+/// Replaces the parts of a line that differ in each run: fingerprints of contents, and response times.
+fn normalize(line: &str) -> String {
     let mut line = line.to_owned();
     if let Some((before, version)) = line.split_once(", version ")
         && version.len() == 16
     {
-        line = format!("{before}, version <of its content>");
+        line = format!("{before}, version <fingerprint>");
     }
-    if let Some((before, _)) = line.split_once("it answers, in ") {
-        line = format!("{before}it answers, in <n> ms");
+    let responded = "the server responded in ";
+    if let Some((before, _)) = line.split_once(responded) {
+        line = format!("{before}{responded}<n> ms");
     }
     line
 }
@@ -87,7 +94,7 @@ macro_rules! transcripts {
     ($($name:ident),*) => {
         $(#[test]
         fn $name() {
-            play(stringify!($name), &[]);
+            check_transcript(stringify!($name), &[]);
         })*
     };
 }

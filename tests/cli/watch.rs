@@ -1,7 +1,7 @@
-//! With `--watch`, the command looks after the program.
+//! Tests of `run --watch`, which supervises the program.
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -10,289 +10,302 @@ use tokio::time::timeout;
 
 use super::Secrets;
 
-/// Says which secret it was given and who it is, and each signal that it gets but the one that stops it.
+/// Prints its secret and its process ID, and then each signal that it receives. It exits on TERM.
 const PROGRAM: &str = "
     trap 'echo stopped; exit 0' TERM
     for signal in HUP INT USR1 USR2 WINCH QUIT; do trap \"echo $signal\" $signal; done
     echo \"$A $$\"
     while :; do sleep 0.02; done";
 
-/// A supervised program, and what the supervisor logs.
+/// A supervisor with its program.
 struct Supervised {
-    process: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+    supervisor: Child,
+    /// The standard output of the program.
+    stdout: Lines<BufReader<ChildStdout>>,
+    /// The log of the supervisor.
     log: Lines<BufReader<ChildStderr>>,
 }
 
 impl Supervised {
     fn start(secrets: &Secrets, options: &[&str], script: &str) -> Self {
         let options = [options, &["-v"]].concat();
-        Self::of(Command::from(secrets.run(&options, &["sh", "-c", script])))
+        Self::spawn(Command::from(secrets.run(&options, &["sh", "-c", script])))
     }
 
-    fn of(mut command: Command) -> Self {
-        let mut process = command
+    fn spawn(mut command: Command) -> Self {
+        let mut supervisor = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let log = BufReader::new(process.stderr.take().unwrap()).lines();
+        let stdout = BufReader::new(supervisor.stdout.take().unwrap()).lines();
+        let log = BufReader::new(supervisor.stderr.take().unwrap()).lines();
         Self {
-            process,
-            lines,
+            supervisor,
+            stdout,
             log,
         }
     }
 
-    /// Waits until this is in the log.
-    async fn logged(&mut self, text: &str) {
-        let logged = async {
+    /// Waits until a log line contains `text`.
+    async fn wait_for_log(&mut self, text: &str) {
+        let found = async {
             while let Some(line) = self.log.next_line().await.unwrap() {
                 if line.contains(text) {
                     return;
                 }
             }
-            panic!("it has ended, and never logged {text}");
+            panic!("the supervisor exited without the log message {text:?}");
         };
-        timeout(Duration::from_secs(60), logged).await.unwrap();
+        timeout(Duration::from_secs(60), found).await.unwrap();
     }
 
-    /// What the program says next.
-    async fn line(&mut self) -> String {
-        let line = timeout(Duration::from_secs(60), self.lines.next_line());
-        line.await.unwrap().unwrap().expect("it has ended")
+    /// Returns the next line that the program prints.
+    async fn next_line(&mut self) -> String {
+        let line = timeout(Duration::from_secs(60), self.stdout.next_line());
+        line.await
+            .unwrap()
+            .unwrap()
+            .expect("the program must not exit")
     }
 
-    /// The secret that the program was started with, and its process.
-    async fn started(&mut self) -> (String, String) {
-        let line = self.line().await;
-        let (secret, process) = line.split_once(' ').expect(&line);
-        (secret.to_owned(), process.to_owned())
+    /// Waits for a start of the program. Returns its secret and its process ID.
+    async fn wait_for_start(&mut self) -> (String, String) {
+        let line = self.next_line().await;
+        let (secret, pid) = line.split_once(' ').expect(&line);
+        (secret.to_owned(), pid.to_owned())
     }
 
+    /// Sends a signal to the supervisor.
     fn signal(&self, signal: &str) {
-        let process = self.process.id().unwrap().to_string();
-        kill(signal, &process);
+        let pid = self.supervisor.id().unwrap().to_string();
+        kill(signal, &pid);
     }
 
-    /// The children of the supervisor, living or not buried.
+    /// Returns the children of the supervisor, including zombies.
     fn children(&self) -> Vec<String> {
-        children(&self.process.id().unwrap().to_string())
+        children(&self.supervisor.id().unwrap().to_string())
     }
 
-    async fn ends(mut self) -> std::process::ExitStatus {
-        timeout(Duration::from_secs(60), self.process.wait())
+    /// Waits for the exit of the supervisor.
+    async fn wait(mut self) -> ExitStatus {
+        timeout(Duration::from_secs(60), self.supervisor.wait())
             .await
             .unwrap()
             .unwrap()
     }
 }
 
-/// By the shell's own `kill`, which is there where there is a shell.
-fn kill(signal: &str, process: &str) {
+/// Sends a signal with the `kill` of the shell, because a separate `kill` program might not be installed.
+fn kill(signal: &str, pid: &str) {
     let status = std::process::Command::new("sh")
-        .args(["-c", "kill -s \"$0\" \"$1\"", signal, process])
+        .args(["-c", "kill -s \"$0\" \"$1\"", signal, pid])
         .status();
     assert!(status.unwrap().success());
 }
 
-fn children(process: &str) -> Vec<String> {
-    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+/// Returns the children of a process, including zombies.
+fn children(pid: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let lists =
         tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).unwrap());
     let lists: Vec<String> = lists.collect();
-    let processes = lists.iter().flat_map(|list| list.split_whitespace());
-    processes.map(str::to_owned).collect()
+    let pids = lists.iter().flat_map(|list| list.split_whitespace());
+    pids.map(str::to_owned).collect()
 }
 
-fn is_alive(process: &str) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{process}/stat"));
+fn is_alive(pid: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     status.is_ok_and(|status| !status.contains(") Z "))
 }
 
-async fn until_gone(process: &str) {
-    let gone = async {
-        while is_alive(process) {
+async fn wait_for_exit(pid: &str) {
+    let exited = async {
+        while is_alive(pid) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(Duration::from_secs(60), gone).await.unwrap();
+    timeout(Duration::from_secs(60), exited).await.unwrap();
 }
 
 #[tokio::test]
-async fn signals_reach_the_program() {
+async fn signals_are_forwarded_to_the_program() {
     let secrets = Secrets::new(&[("A", "1")]);
     let mut supervised = Supervised::start(&secrets, &["--watch"], PROGRAM);
-    supervised.started().await;
+    supervised.wait_for_start().await;
     for signal in ["HUP", "INT", "USR1", "USR2", "WINCH", "QUIT"] {
         supervised.signal(signal);
-        assert_eq!(supervised.line().await, signal);
+        assert_eq!(supervised.next_line().await, signal);
     }
     supervised.signal("TERM");
-    assert_eq!(supervised.line().await, "stopped");
-    assert_eq!(supervised.ends().await.code(), Some(0));
+    assert_eq!(supervised.next_line().await, "stopped");
+    assert_eq!(supervised.wait().await.code(), Some(0));
 }
 
 #[tokio::test]
-async fn a_hundred_rotations_leave_one_child_and_no_zombie() {
+async fn hundred_rotations_leave_one_child_and_no_zombie() {
     let secrets = Secrets::new(&[("A", "0")]);
     let mut supervised = Supervised::start(&secrets, &["--watch"], PROGRAM);
-    let (_, mut process) = supervised.started().await;
+    let (_, mut pid) = supervised.wait_for_start().await;
     for rotation in 1..=100 {
         secrets.write("A", rotation.to_string().as_bytes());
-        assert_eq!(supervised.line().await, "stopped");
-        let (secret, next) = supervised.started().await;
+        assert_eq!(supervised.next_line().await, "stopped");
+        let (secret, next_pid) = supervised.wait_for_start().await;
         assert_eq!(secret, rotation.to_string());
-        assert!(!is_alive(&process));
-        assert_eq!(supervised.children(), std::slice::from_ref(&next));
-        process = next;
+        assert!(!is_alive(&pid));
+        assert_eq!(supervised.children(), std::slice::from_ref(&next_pid));
+        pid = next_pid;
     }
     supervised.signal("TERM");
-    assert_eq!(supervised.line().await, "stopped");
-    assert!(supervised.ends().await.success());
-    assert!(!is_alive(&process));
+    assert_eq!(supervised.next_line().await, "stopped");
+    assert!(supervised.wait().await.success());
+    assert!(!is_alive(&pid));
 }
 
 #[tokio::test]
-async fn only_a_changed_value_restarts_and_a_bad_one_never_does() {
+async fn only_a_valid_new_value_restarts_the_program() {
     let secrets = Secrets::new(&[("A", "1")]);
     let options = ["--watch", "--only", "A"];
     let mut supervised = Supervised::start(&secrets, &options, PROGRAM);
-    let (_, process) = supervised.started().await;
-    // The same value in a new file, another key, a value that is empty, and one that no variable can hold.
+    let (_, pid) = supervised.wait_for_start().await;
+    // The same value in a new file and a new secret that is not selected must not cause a restart.
     secrets.write("A", b"1");
     secrets.write("B", b"2");
+    // Neither must values that are empty or that do not fit in a variable.
     secrets.write("A", b"");
-    supervised.logged("it is there and empty").await;
+    supervised.wait_for_log("the value is empty").await;
     secrets.write("A", b"a\0b");
-    supervised.logged("it holds a NUL").await;
+    supervised
+        .wait_for_log("the value contains a NUL byte")
+        .await;
     secrets.write("A", "x".repeat(200_000).as_bytes());
-    supervised.logged("no variable can hold so much").await;
-    assert_eq!(supervised.children(), std::slice::from_ref(&process));
+    supervised
+        .wait_for_log("the value does not fit in a variable")
+        .await;
+    assert_eq!(supervised.children(), std::slice::from_ref(&pid));
     secrets.write("A", b"3");
-    assert_eq!(supervised.line().await, "stopped");
-    assert_eq!(supervised.started().await.0, "3");
+    assert_eq!(supervised.next_line().await, "stopped");
+    assert_eq!(supervised.wait_for_start().await.0, "3");
 }
 
 #[tokio::test]
-async fn a_signal_tells_instead_of_a_restart() {
+async fn program_can_be_signalled_instead_of_restarted() {
     let secrets = Secrets::new(&[("A", "1")]);
     let mut supervised = Supervised::start(&secrets, &["--watch=signal:HUP"], PROGRAM);
-    let (_, process) = supervised.started().await;
+    let (_, pid) = supervised.wait_for_start().await;
     secrets.write("A", b"2");
-    assert_eq!(supervised.line().await, "HUP");
-    assert_eq!(supervised.children(), [process]);
+    assert_eq!(supervised.next_line().await, "HUP");
+    assert_eq!(supervised.children(), [pid]);
 }
 
 #[tokio::test]
-async fn a_program_that_does_not_stop_is_killed_with_what_it_has_left() {
+async fn program_that_does_not_exit_is_killed_with_its_orphans() {
     let secrets = Secrets::new(&[("A", "1")]);
-    // It ignores what asks it to stop, and so do two of its own, one in a session of its own.
+    // The program and its two children ignore the stop signal. One child has its own session.
     let script = "
         trap '' TERM
         sleep 1000 & setsid sleep 1000 &
         echo \"$A $$\"; while :; do sleep 0.02; done";
     let options = ["--watch", "--stop-timeout", "300ms"];
     let mut supervised = Supervised::start(&secrets, &options, script);
-    let (_, first) = supervised.started().await;
-    let left = children(&first);
-    assert!(left.len() >= 2, "{left:?}");
+    let (_, first) = supervised.wait_for_start().await;
+    let orphans = children(&first);
+    assert!(orphans.len() >= 2, "{orphans:?}");
     secrets.write("A", b"2");
-    let (secret, second) = supervised.started().await;
+    let (secret, second) = supervised.wait_for_start().await;
     assert_eq!(secret, "2");
     assert!(!is_alive(&first));
-    assert!(left.iter().all(|process| !is_alive(process)));
+    assert!(orphans.iter().all(|pid| !is_alive(pid)));
     assert_eq!(supervised.children(), std::slice::from_ref(&second));
-    // An end of its own has the same end for what it leaves.
-    let left = children(&second);
+    // Orphans are also killed if the program exits by itself.
+    let orphans = children(&second);
     kill("KILL", &second);
-    assert_eq!(supervised.ends().await.signal(), Some(9));
-    assert!(left.iter().all(|process| !is_alive(process)));
+    assert_eq!(supervised.wait().await.signal(), Some(9));
+    assert!(orphans.iter().all(|pid| !is_alive(pid)));
 }
 
 #[tokio::test]
-async fn who_asks_for_an_end_in_the_middle_of_a_restart_gets_it() {
+async fn term_signal_during_a_restart_prevents_the_new_start() {
     let secrets = Secrets::new(&[("A", "1")]);
     let script = "trap 'echo stopping; sleep 1; exit 5' TERM
         echo \"$A $$\"; while :; do sleep 0.02; done";
     let mut supervised = Supervised::start(&secrets, &["--watch"], script);
-    supervised.started().await;
+    supervised.wait_for_start().await;
     secrets.write("A", b"2");
-    assert_eq!(supervised.line().await, "stopping");
+    assert_eq!(supervised.next_line().await, "stopping");
     supervised.signal("TERM");
-    assert_eq!(supervised.ends().await.code(), Some(5));
+    assert_eq!(supervised.wait().await.code(), Some(5));
 }
 
 #[tokio::test]
-async fn another_signal_may_stop_it() {
+async fn stop_signal_is_configurable() {
     let secrets = Secrets::new(&[("A", "1")]);
     let script = "trap 'echo interrupted; exit 0' INT
         echo \"$A $$\"; while :; do sleep 0.02; done";
     let options = ["--watch", "--stop-signal", "SIGINT"];
     let mut supervised = Supervised::start(&secrets, &options, script);
-    supervised.started().await;
+    supervised.wait_for_start().await;
     secrets.write("A", b"2");
-    assert_eq!(supervised.line().await, "interrupted");
-    assert_eq!(supervised.started().await.0, "2");
+    assert_eq!(supervised.next_line().await, "interrupted");
+    assert_eq!(supervised.wait_for_start().await.0, "2");
 }
 
-/// By the death signal of Linux, which ties the program itself to the supervisor.
+/// The kernel kills the program, because it has set its parent-death signal.
 #[tokio::test]
-async fn the_program_dies_with_its_supervisor() {
+async fn program_dies_with_its_supervisor() {
     let secrets = Secrets::new(&[("A", "1")]);
     for options in [&["--watch"][..], &["--watch", "--pristine"]] {
         let mut supervised = Supervised::start(&secrets, options, PROGRAM);
-        let (_, process) = supervised.started().await;
+        let (_, pid) = supervised.wait_for_start().await;
         supervised.signal("KILL");
-        assert_eq!(supervised.ends().await.signal(), Some(9));
-        until_gone(&process).await;
+        assert_eq!(supervised.wait().await.signal(), Some(9));
+        wait_for_exit(&pid).await;
     }
 }
 
 #[tokio::test]
-async fn a_late_secret_is_waited_for() {
+async fn program_starts_when_a_late_secret_arrives() {
     let secrets = Secrets::new::<&str>(&[]);
     let options = ["--wait", "60s", "--only", "A", "--watch"];
     let mut supervised = Supervised::start(&secrets, &options, PROGRAM);
-    supervised.logged("waiting: A").await;
+    supervised.wait_for_log("waiting: A").await;
     assert_eq!(supervised.children(), [] as [String; 0]);
     secrets.write("A", b"late");
-    assert_eq!(supervised.started().await.0, "late");
+    assert_eq!(supervised.wait_for_start().await.0, "late");
 }
 
 #[tokio::test]
-async fn a_program_that_heeds_a_signal_is_restarted_all_the_same() {
+async fn forwarded_signal_does_not_prevent_a_later_restart() {
     let secrets = Secrets::new(&[("A", "1")]);
     let mut supervised = Supervised::start(&secrets, &["--watch"], PROGRAM);
-    supervised.started().await;
+    supervised.wait_for_start().await;
     supervised.signal("HUP");
-    assert_eq!(supervised.line().await, "HUP");
+    assert_eq!(supervised.next_line().await, "HUP");
     secrets.write("A", b"2");
-    assert_eq!(supervised.line().await, "stopped");
-    assert_eq!(supervised.started().await.0, "2");
+    assert_eq!(supervised.next_line().await, "stopped");
+    assert_eq!(supervised.wait_for_start().await.0, "2");
 }
 
 #[tokio::test]
-async fn a_program_that_ends_anyway_is_not_restarted() {
+async fn term_signal_between_two_starts_prevents_the_new_start() {
     let secrets = Secrets::new(&[("A", "1")]);
-    // What it leaves does not let itself be asked, so that there is a while between two programs.
+    // The orphan ignores the stop signal, so the supervisor waits for it after the exit of the program.
     let script = "trap 'echo stopped; exit 4' TERM
         (trap '' TERM; exec sleep 1000) &
         echo \"$A $$\"; while :; do sleep 0.02; done";
     let options = ["--watch", "--stop-timeout", "5s"];
     let mut supervised = Supervised::start(&secrets, &options, script);
-    supervised.started().await;
+    supervised.wait_for_start().await;
     secrets.write("A", b"2");
-    assert_eq!(supervised.line().await, "stopped");
+    assert_eq!(supervised.next_line().await, "stopped");
     supervised.signal("TERM");
-    assert_eq!(supervised.lines.next_line().await.unwrap(), None);
-    assert_eq!(supervised.ends().await.code(), Some(4));
+    assert_eq!(supervised.stdout.next_line().await.unwrap(), None);
+    assert_eq!(supervised.wait().await.code(), Some(4));
 }
 
 #[tokio::test]
-async fn who_was_there_before_the_program_stays() {
+async fn children_from_before_the_program_are_not_stopped() {
     let secrets = Secrets::new(&[("A", "1")]);
     let run = secrets.run(&["--watch"], &["sh", "-c", PROGRAM]);
     let mut command = Command::new("sh");
@@ -300,12 +313,12 @@ async fn who_was_there_before_the_program_stays() {
         .args(["-c", "sleep 1000 & echo \"$!\"; exec \"$0\" \"$@\""])
         .arg(run.get_program())
         .args(run.get_args());
-    let mut supervised = Supervised::of(command);
-    let before = supervised.line().await;
-    supervised.started().await;
+    let mut supervised = Supervised::spawn(command);
+    let sibling = supervised.next_line().await;
+    supervised.wait_for_start().await;
     secrets.write("A", b"2");
-    assert_eq!(supervised.line().await, "stopped");
-    assert_eq!(supervised.started().await.0, "2");
-    assert!(is_alive(&before));
-    kill("KILL", &before);
+    assert_eq!(supervised.next_line().await, "stopped");
+    assert_eq!(supervised.wait_for_start().await.0, "2");
+    assert!(is_alive(&sibling));
+    kill("KILL", &sibling);
 }

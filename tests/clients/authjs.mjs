@@ -1,4 +1,4 @@
-// Does with the packages what each line of the input asks for, and answers with a line.
+// Reads one command per line, runs it with the packages, and prints one line as the result.
 import { createInterface } from "node:readline";
 
 import { Auth } from "@auth/core";

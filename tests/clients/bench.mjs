@@ -1,4 +1,4 @@
-// How long @auth/core takes with a token, in nanoseconds: to read it, and to make one that says the same.
+// Measures in nanoseconds how long @auth/core takes to decode a token and to encode one with the same claims.
 import { decode, encode } from "@auth/core/jwt";
 
 const { TOKEN: token, SECRET: secret, SALT: salt } = process.env;

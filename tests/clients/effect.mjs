@@ -1,5 +1,5 @@
-// A program by Effect that needs AUTH_SECRET: makes a session with it, which it prints. Reads the secret
-// with either version of Effect, from the environment at once, or from Infisical as soon as it is there.
+// An Effect program that needs AUTH_SECRET and prints a session token that it encodes with it. With either version
+// of Effect, it reads the secret from the environment, or waits until Infisical has it.
 import { encode } from "@auth/core/jwt";
 import { Effect, Redacted, Schedule } from "effect";
 import * as Effect4 from "effect-4";

@@ -14,7 +14,7 @@ answer = client.secrets.list_secrets(
     expand_secret_references=True,
     include_imports=True,
 )
-# The client leaves imported secrets as the server sent them.
+# The client returns imported secrets in the form in which the server sent them.
 found = {
     secret["secretKey"]: secret["secretValue"]
     for each in answer.imports or []

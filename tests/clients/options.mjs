@@ -1,4 +1,4 @@
-// What both versions of next-auth are configured with: whoever gives a name is logged in by it.
+// The configuration of both versions of next-auth. Any name is accepted as a login.
 export const options = (Credentials, secret, basePath) => ({
   basePath,
   providers: [

@@ -1,10 +1,10 @@
-// AUTH_SECRET as in the story: by Effect, from the environment or else from Infisical.
+// Reads AUTH_SECRET with Effect from the environment, or from Infisical if it is not set there.
 import { InfisicalSDK } from "@infisical/sdk";
 import { Config, ConfigProvider, Effect, Option, Redacted } from "effect";
 
 const { URL, PROJECT, ENVIRONMENT, FOLDER, CLIENT_ID, CLIENT_SECRET } = process.env;
 
-// All secrets that are in Infisical, by their names.
+// All secrets of the Infisical folder, by name.
 export async function listed() {
   const client = new InfisicalSDK({ siteUrl: URL });
   await client.auth().universalAuth.login({ clientId: CLIENT_ID, clientSecret: CLIENT_SECRET });
@@ -34,10 +34,10 @@ const now = async (name) => {
   return Option.getOrUndefined(Option.map(secret, Redacted.value));
 };
 
-// What a module that is loaded now gets: nothing, as long as the secret is not there.
+// The secret at the time when a module is loaded. It is undefined until the secret exists.
 export const secretNow = () => now("AUTH_SECRET");
 
-// The same for a package that takes several, when there is another.
+// The list of secrets for a package that accepts several.
 export async function secretsNow() {
   const [secret, other] = [await secretNow(), await now("OTHER_AUTH_SECRET")];
   return secret && other ? [secret, other] : secret;

@@ -1,4 +1,4 @@
-//! What a resolver makes of what changes on the server.
+//! Changes on the server, as a resolver handles them.
 
 use secretwell::infisical::ApiVersion;
 use secretwell::{Freshness, Resolver};
@@ -6,20 +6,20 @@ use secretwell::{Freshness, Resolver};
 use super::place::Place;
 use crate::support::key;
 
-/// Reads `A` again, and is content with nothing that is held.
-async fn refreshed(resolver: &Resolver) -> String {
-    let mut answers = resolver.refresh(&[key("A")]).await;
-    let answer = answers.remove(0).unwrap();
+/// Refreshes `A` and returns its new value. Panics if the resolver returns a cached value.
+async fn refresh(resolver: &Resolver) -> String {
+    let mut results = resolver.refresh(&[key("A")]).await;
+    let resolved = results.remove(0).unwrap();
     assert!(
-        matches!(answer.freshness, Freshness::Fresh),
+        matches!(resolved.freshness, Freshness::Fresh),
         "{:?}",
-        answer.freshness
+        resolved.freshness
     );
-    answer.value.expose_text().unwrap().to_owned()
+    resolved.value.expose_text().unwrap().to_owned()
 }
 
 #[tokio::test]
-async fn another_secret_of_the_same_name_is_no_older_version() {
+async fn other_secret_of_the_same_name_is_not_a_version_regression() {
     for api in [ApiVersion::V3, ApiVersion::V4] {
         let place = Place::fake(api).await;
         place.write(Some("shared"), "A", "imported").await;
@@ -28,17 +28,17 @@ async fn another_secret_of_the_same_name_is_no_older_version() {
             place.write(None, "A", value).await;
         }
         let provider = || place.provider().api(api).build().unwrap();
-        let held = async |resolver: &Resolver| {
-            let held = resolver.get("A").await.unwrap();
-            assert_eq!(held.value.expose_text().unwrap(), "third");
+        let assert_third = async |resolver: &Resolver| {
+            let resolved = resolver.get("A").await.unwrap();
+            assert_eq!(resolved.value.expose_text().unwrap(), "third");
         };
-        let (one, other) = (Resolver::new(provider()), Resolver::new(provider()));
-        held(&one).await;
-        held(&other).await;
-        // An imported one tells no time, only that it is another.
+        let (first, second) = (Resolver::new(provider()), Resolver::new(provider()));
+        assert_third(&first).await;
+        assert_third(&second).await;
+        // An imported secret has no creation time. Only its id shows that it is another secret.
         place.delete(None, "A").await;
-        assert_eq!(refreshed(&one).await, "imported");
-        place.write(None, "A", "anew").await;
-        assert_eq!(refreshed(&other).await, "anew");
+        assert_eq!(refresh(&first).await, "imported");
+        place.write(None, "A", "recreated").await;
+        assert_eq!(refresh(&second).await, "recreated");
     }
 }

@@ -1,4 +1,4 @@
-//! The contract of a provider, for both versions of the API.
+//! Conformance tests of the provider, for both versions of the API.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -6,22 +6,25 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secretwell::infisical::{ApiVersion, InfisicalProvider};
 use secretwell::{SecretKey, SecretProvider};
-use secretwell_testkit::{Calls, Fault, FaultProxy, GARBAGE, Harness, Supports, conformance_tests};
+use secretwell_testkit::{
+    CORRUPT_MARKER, Calls, Fault, FaultProxy, Harness, Supports, conformance_tests,
+};
 
 use super::place::Place;
 
-conformance_tests!(v3, Folder::new(ApiVersion::V3).await);
-conformance_tests!(v4, Folder::new(ApiVersion::V4).await);
+conformance_tests!(v3, InfisicalHarness::new(ApiVersion::V3).await);
+conformance_tests!(v4, InfisicalHarness::new(ApiVersion::V4).await);
 
-/// A folder behind a proxy, if a proxy can be there.
-struct Folder {
+/// A test folder, with a proxy in front of the server if its address allows one.
+struct InfisicalHarness {
     place: Place,
     proxy: Option<FaultProxy>,
     provider: Arc<InfisicalProvider>,
-    wait: Mutex<Option<Duration>>,
+    /// The wait of the last 429.
+    retry_after: Mutex<Option<Duration>>,
 }
 
-impl Folder {
+impl InfisicalHarness {
     async fn new(api: ApiVersion) -> Self {
         let place = Place::new(api).await;
         let proxy = match place.address() {
@@ -32,7 +35,7 @@ impl Folder {
             provider: Arc::new(provider(&place, proxy.as_ref())),
             place,
             proxy,
-            wait: Mutex::default(),
+            retry_after: Mutex::default(),
         }
     }
 
@@ -47,18 +50,18 @@ fn provider(place: &Place, proxy: Option<&FaultProxy>) -> InfisicalProvider {
         None => place.provider(),
     };
     let builder = builder.api(place.api);
-    let quick = |client: secretwell::infisical::ClientConfig| {
+    let short_deadline = |client: secretwell::infisical::ClientConfig| {
         client
             .deadline(Duration::from_millis(2500))
             .attempt_timeout(Duration::from_secs(2))
     };
-    // Some of the values look like references.
-    let builder = builder.without_reference_expansion().client(quick);
+    // Some of the test values contain `${…}`, which must not be expanded.
+    let builder = builder.without_reference_expansion().client(short_deadline);
     builder.build().unwrap()
 }
 
 #[async_trait]
-impl Harness for Folder {
+impl Harness for InfisicalHarness {
     fn provider(&self) -> Arc<dyn SecretProvider> {
         self.provider.clone()
     }
@@ -72,37 +75,37 @@ impl Harness for Folder {
         self.place.delete(key.prefix(), key.name()).await;
     }
 
-    fn another(&self) -> Option<Arc<dyn SecretProvider>> {
-        let another = provider(&self.place, self.proxy.as_ref());
-        Some(Arc::new(another))
+    fn second_provider(&self) -> Option<Arc<dyn SecretProvider>> {
+        let provider = provider(&self.place, self.proxy.as_ref());
+        Some(Arc::new(provider))
     }
 
-    /// A real server takes nothing away on command.
+    /// A test cannot revoke permissions or logins on a real server, so only the fake supports these.
     fn supports(&self) -> Supports {
         let (fake, proxy) = (self.place.fake.is_some(), self.proxy.is_some());
         Supports {
             empty_values: true,
-            trims_values: true,
+            trims_whitespace: true,
             network: proxy,
-            throttle: proxy,
-            garble: proxy,
+            rate_limit: proxy,
+            corrupt_responses: proxy,
             stall: proxy,
-            calls: proxy,
+            call_counts: proxy,
             deny: fake,
             login: fake,
-            expire: fake,
+            token_expiry: fake,
             ..Supports::default()
         }
     }
 
     async fn break_network(&self) {
-        self.set(Fault::Cut);
+        self.set(Fault::Close);
     }
 
-    /// The wait that was told holds for whatever the provider asks, so it is over first.
-    async fn heal(&self) {
+    /// Also advances the clock by the wait of a 429, because the provider sends no request before its end.
+    async fn clear_faults(&self) {
         self.set(Fault::None);
-        let wait = self.wait.lock().unwrap().take();
+        let wait = self.retry_after.lock().unwrap().take();
         if let Some(wait) = wait {
             tokio::time::pause();
             tokio::time::advance(wait).await;
@@ -122,11 +125,11 @@ impl Harness for Folder {
         fake.revoke_tokens();
     }
 
-    async fn fix_login(&self) {
+    async fn restore_login(&self) {
         let secret = self
             .place
             .as_fake()
-            .renew_client_secret(&self.place.identity);
+            .rotate_client_secret(&self.place.identity);
         self.place.write_client_secret(&secret);
     }
 
@@ -134,23 +137,23 @@ impl Harness for Folder {
         self.place.as_fake().revoke_tokens();
     }
 
-    async fn throttle(&self, wait: Duration) {
-        let answer = format!(
+    async fn rate_limit(&self, wait: Duration) {
+        let response = format!(
             "HTTP/1.1 429 Too Many Requests\r\nretry-after: {}\r\nconnection: close\r\n\r\n\
              {{\"statusCode\":429,\"message\":\"Rate limit exceeded\",\"error\":\"RateLimitExceeded\"}}",
             wait.as_secs()
         );
-        self.set(Fault::Respond(answer.into()));
-        *self.wait.lock().unwrap() = Some(wait);
+        self.set(Fault::Respond(response.into()));
+        *self.retry_after.lock().unwrap() = Some(wait);
     }
 
-    async fn garble(&self) {
-        let body = format!("<html>{GARBAGE}</html>");
-        let answer = format!(
+    async fn corrupt_responses(&self) {
+        let body = format!("<html>{CORRUPT_MARKER}</html>");
+        let response = format!(
             "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
             body.len()
         );
-        self.set(Fault::Respond(answer.into()));
+        self.set(Fault::Respond(response.into()));
     }
 
     async fn stall(&self) {
@@ -169,8 +172,8 @@ impl Harness for Folder {
         vec![self.place.client_secret()]
     }
 
-    /// Each in a folder of its own: the fake allows or denies folders.
-    fn good_keys(&self) -> Vec<&'static str> {
+    /// Each key is in its own folder, because the fake denies whole folders.
+    fn valid_keys(&self) -> Vec<&'static str> {
         vec!["one/A", "two/AUTH_SECRET", "db/PASSWORD", "odd-1/a.b-c"]
     }
 }

@@ -1,4 +1,4 @@
-//! Each way to log in, and what becomes of a token.
+//! Login methods, and the renewal and replacement of tokens.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::place::Place;
 use crate::support::{key, secs};
 
+/// Creates a fake with the secret `A` and a changed identity.
 async fn place(change: impl FnOnce(Identity) -> Identity) -> Place {
     let place = Place::fake_with(ApiVersion::V3, change).await;
     let fake = place.as_fake();
@@ -20,7 +21,7 @@ async fn place(change: impl FnOnce(Identity) -> Identity) -> Place {
     place
 }
 
-fn logins(place: &Place) -> usize {
+fn login_count(place: &Place) -> usize {
     let requests = place.as_fake().requests();
     requests
         .iter()
@@ -28,7 +29,7 @@ fn logins(place: &Place) -> usize {
         .count()
 }
 
-fn renewals(place: &Place) -> usize {
+fn renewal_count(place: &Place) -> usize {
     place.as_fake().count("POST /api/v1/auth/token/renew", 200)
 }
 
@@ -37,19 +38,20 @@ async fn assert_reads(provider: &InfisicalProvider) {
     assert_eq!(secret.value.expose_text().unwrap(), "value");
 }
 
-async fn assert_refused(provider: &InfisicalProvider) {
+async fn assert_unauthenticated(provider: &InfisicalProvider) {
     let error = provider.get(&key("A")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
 }
 
-/// Tokens of this kind, read with for a minute by ten tasks.
-async fn outlive(
+/// Reads with ten tasks for a minute, and checks the numbers of logins and renewals. `ttl` and `max_ttl`
+/// are the lifetimes of the tokens in seconds.
+async fn read_for_a_minute(
     ttl: u64,
-    most: u64,
-    logged: RangeInclusive<usize>,
-    renewed: RangeInclusive<usize>,
+    max_ttl: u64,
+    expected_logins: RangeInclusive<usize>,
+    expected_renewals: RangeInclusive<usize>,
 ) {
-    let place = place(|identity| identity.token_ttl(secs(ttl)).token_max_ttl(secs(most))).await;
+    let place = place(|identity| identity.token_ttl(secs(ttl)).token_max_ttl(secs(max_ttl))).await;
     let provider = Arc::new(place.provider().build().unwrap());
     let end = Instant::now() + secs(60);
     let mut tasks = JoinSet::new();
@@ -63,10 +65,16 @@ async fn outlive(
         });
     }
     tasks.join_all().await;
-    let (found, again) = (logins(&place), renewals(&place));
-    assert!(logged.contains(&found), "{ttl}/{most}: {found} logins");
-    assert!(renewed.contains(&again), "{ttl}/{most}: {again} renewals");
-    // A renewal that is refused destroys the token.
+    let (logins, renewals) = (login_count(&place), renewal_count(&place));
+    assert!(
+        expected_logins.contains(&logins),
+        "{ttl}/{max_ttl}: {logins} logins"
+    );
+    assert!(
+        expected_renewals.contains(&renewals),
+        "{ttl}/{max_ttl}: {renewals} renewals"
+    );
+    // The server deletes a token when it refuses a renewal, so a refusal must not happen.
     assert_eq!(
         place.as_fake().count("POST /api/v1/auth/token/renew", 401),
         0
@@ -74,19 +82,19 @@ async fn outlive(
 }
 
 #[tokio::test]
-async fn tokens_of_five_seconds_fail_no_read_whatever_becomes_of_them() {
+async fn no_read_fails_while_short_lived_tokens_are_renewed_or_replaced() {
     tokio::join!(
-        // Renewed again and again.
-        outlive(5, 3600, 1..=2, 10..=25),
-        // Renewed for a while, then replaced.
-        outlive(5, 12, 4..=10, 3..=25),
-        // Never renewed, because that would destroy them.
-        outlive(5, 5, 11..=20, 0..=0),
+        // These tokens are renewed.
+        read_for_a_minute(5, 3600, 1..=2, 10..=25),
+        // These are renewed until their maximum lifetime, and then replaced.
+        read_for_a_minute(5, 12, 4..=10, 3..=25),
+        // These are never renewed, because the server would delete them.
+        read_for_a_minute(5, 5, 11..=20, 0..=0),
     );
 }
 
 #[tokio::test]
-async fn a_client_secret_that_may_be_used_once_is_used_once() {
+async fn concurrent_callers_share_one_login() {
     let place = place(|identity| identity.secret_uses(1)).await;
     let provider = Arc::new(place.provider().build().unwrap());
     let mut callers = JoinSet::new();
@@ -95,48 +103,48 @@ async fn a_client_secret_that_may_be_used_once_is_used_once() {
         callers.spawn(async move { assert_reads(&provider).await });
     }
     callers.join_all().await;
-    assert_eq!(logins(&place), 1);
-    // Then the token is lost, and nothing brings another.
+    assert_eq!(login_count(&place), 1);
+    // Without its token, the provider tries one more login, which fails.
     place.as_fake().revoke_tokens();
     for _ in 0..10 {
-        assert_refused(&provider).await;
+        assert_unauthenticated(&provider).await;
     }
-    assert_eq!(logins(&place), 2);
+    assert_eq!(login_count(&place), 2);
 }
 
 #[tokio::test]
-async fn a_token_that_may_be_used_a_few_times_is_replaced() {
+async fn token_with_a_usage_limit_is_replaced() {
     let place = place(|identity| identity.token_uses(3)).await;
     let provider = place.provider().api(ApiVersion::V3).build().unwrap();
     for _ in 0..12 {
         assert_reads(&provider).await;
     }
-    assert_eq!(logins(&place), 4);
+    assert_eq!(login_count(&place), 4);
 }
 
 #[tokio::test]
-async fn a_wrong_client_secret_costs_one_login_until_it_changes() {
+async fn wrong_client_secret_is_sent_once_until_it_changes() {
     let place = place(|identity| identity).await;
     let good = place.client_secret();
     place.write_client_secret("wrong");
     let provider = place.provider().build().unwrap();
     for _ in 0..20 {
-        assert_refused(&provider).await;
+        assert_unauthenticated(&provider).await;
     }
-    assert_eq!(logins(&place), 1);
+    assert_eq!(login_count(&place), 1);
     place.write_client_secret(&good);
     assert_reads(&provider).await;
-    assert_eq!(logins(&place), 2);
+    assert_eq!(login_count(&place), 2);
 }
 
 #[tokio::test]
-async fn a_locked_login_is_not_tried_until_its_credential_changes() {
+async fn locked_login_is_not_retried_until_its_credential_changes() {
     let place = place(|identity| identity).await;
     let good = place.client_secret();
     place.write_client_secret("wrong");
     let fake = place.as_fake();
     let text = "This identity auth method is temporarily locked, please try again later";
-    fake.refuse("POST /api/v1/auth/", 401, "UnauthorizedError", text);
+    fake.fail_requests("POST /api/v1/auth/", 401, "UnauthorizedError", text);
     let provider = place.provider().build().unwrap();
     for _ in 0..5 {
         let error = provider.get(&key("A")).await.unwrap_err();
@@ -148,14 +156,14 @@ async fn a_locked_login_is_not_tried_until_its_credential_changes() {
         };
         assert!(wait <= secs(300) && wait > secs(200), "{wait:?}");
     }
-    assert_eq!(logins(&place), 1);
-    fake.clear_refusals();
+    assert_eq!(login_count(&place), 1);
+    fake.clear_failures();
     place.write_client_secret(&good);
     assert_reads(&provider).await;
 }
 
 #[tokio::test]
-async fn a_missing_permission_is_no_dead_token() {
+async fn missing_permission_does_not_cause_a_login() {
     let place = place(|identity| identity).await;
     let provider = place.provider().build().unwrap();
     assert_reads(&provider).await;
@@ -164,48 +172,48 @@ async fn a_missing_permission_is_no_dead_token() {
         let error = provider.get(&key("A")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     }
-    assert_eq!(logins(&place), 1);
+    assert_eq!(login_count(&place), 1);
 }
 
 #[tokio::test]
-async fn servers_before_august_2024_say_it_the_other_way_round() {
+async fn statuses_of_servers_before_august_2024_are_understood() {
     let place = place(|identity| identity).await;
-    place.as_fake().swap_statuses();
+    place.as_fake().use_legacy_statuses();
     let provider = place.provider().build().unwrap();
     assert_reads(&provider).await;
     place.as_fake().revoke_tokens();
     assert_reads(&provider).await;
-    assert_eq!(logins(&place), 2);
+    assert_eq!(login_count(&place), 2);
 
     place.as_fake().deny(&place.identity, "dev", &place.folder);
     for _ in 0..3 {
         let error = provider.get(&key("A")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     }
-    assert_eq!(logins(&place), 2);
+    assert_eq!(login_count(&place), 2);
 }
 
 #[tokio::test]
-async fn a_login_that_does_not_help_is_not_repeated_for_each_read() {
+async fn login_that_does_not_help_is_not_repeated_for_each_read() {
     let place = place(|identity| identity).await;
     let provider = place.provider().api(ApiVersion::V3).build().unwrap();
     assert_reads(&provider).await;
     let text = "No identity access token found";
     let fake = place.as_fake();
-    fake.refuse("GET ", 401, "UnauthorizedError", text);
+    fake.fail_requests("GET ", 401, "UnauthorizedError", text);
     for _ in 0..10 {
-        assert_refused(&provider).await;
+        assert_unauthenticated(&provider).await;
     }
-    // One, or another where this has taken more than five seconds.
-    let found = logins(&place);
-    assert!((2..=4).contains(&found), "{found} logins");
-    fake.clear_refusals();
+    // One new login, and further ones if the reads took more than five seconds.
+    let logins = login_count(&place);
+    assert!((2..=4).contains(&logins), "{logins} logins");
+    fake.clear_failures();
     assert_reads(&provider).await;
-    assert_eq!(logins(&place), found);
+    assert_eq!(login_count(&place), logins);
 }
 
 #[tokio::test]
-async fn tokens_of_others_are_read_anew_for_each_login() {
+async fn jwt_file_is_read_for_each_login() {
     for (method, auth) in [
         (
             "kubernetes-auth",
@@ -222,7 +230,7 @@ async fn tokens_of_others_are_read_anew_for_each_login() {
         std::fs::write(file.path(), "first").unwrap();
         let auth = auth(place.identity.clone(), Credential::file(file.path()));
         let provider = place.provider().auth(auth).build().unwrap();
-        assert_refused(&provider).await;
+        assert_unauthenticated(&provider).await;
         std::fs::write(file.path(), "second\n").unwrap();
         assert_reads(&provider).await;
         let path = format!("POST /api/v1/auth/{method}/login");
@@ -231,14 +239,14 @@ async fn tokens_of_others_are_read_anew_for_each_login() {
 }
 
 #[tokio::test]
-async fn a_token_at_hand_or_in_a_file_that_is_replaced() {
+async fn static_token_is_used_and_replaced_token_file_is_read_again() {
     let place = place(|identity| identity).await;
     let token = place.token().await;
-    let at_hand = InfisicalAuth::token(Credential::value(token.as_str()));
-    assert_reads(&place.provider().auth(at_hand).build().unwrap()).await;
-    for bad in ["garbage", "eyJ.eyJ.forged", "st.abc.def"] {
-        let auth = InfisicalAuth::token(Credential::value(bad));
-        assert_refused(&place.provider().auth(auth).build().unwrap()).await;
+    let static_token = InfisicalAuth::token(Credential::value(token.as_str()));
+    assert_reads(&place.provider().auth(static_token).build().unwrap()).await;
+    for invalid in ["garbage", "eyJ.eyJ.forged", "st.abc.def"] {
+        let auth = InfisicalAuth::token(Credential::value(invalid));
+        assert_unauthenticated(&place.provider().auth(auth).build().unwrap()).await;
     }
 
     let file = NamedTempFile::new().unwrap();

@@ -1,11 +1,11 @@
-//! The Infisical backend, on a fake that is held to what was recorded on a real server, or on a real
-//! server that the environment names.
+//! Tests of the Infisical backend. They run on a fake server, which is compared with recordings of a real
+//! one. If the environment names a real server, most of them run on that instead.
 
 mod changes;
 mod clients;
 mod contract;
+mod failures;
 mod login;
 pub(crate) mod place;
 mod reads;
 mod replay;
-mod trouble;

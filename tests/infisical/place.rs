@@ -1,4 +1,4 @@
-//! A folder for a test: on a fake, or on the real server that the environment names.
+//! [`Place`]: the test folder of a test, on a fake or on the real server that the environment names.
 
 use std::env;
 use std::net::SocketAddr;
@@ -13,16 +13,17 @@ use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::sync::Mutex;
 
-/// Where a test's secrets are, and who may read and write them.
+/// The location of a test's secrets, and an identity that can read and write them.
 pub(crate) struct Place {
     pub(crate) fake: Option<FakeInfisical>,
-    /// The version of the API that is wanted, if the server has it.
+    /// The version of the API: the requested one, or version 3 if the server does not have version 4.
     pub(crate) api: ApiVersion,
     url: String,
     pub(crate) project: String,
     pub(crate) environment: String,
-    /// The folder of the test, where nobody else is.
+    /// The folder of the test. No other test uses it.
     pub(crate) folder: String,
+    /// The id of the identity on the fake. Empty on a real server.
     pub(crate) identity: String,
     client_id: String,
     client_secret: NamedTempFile,
@@ -31,41 +32,44 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// On the real server if there is one, else on a fake of this version.
-    pub(crate) async fn new(wanted: ApiVersion) -> Self {
+    /// Creates a folder on the real server if the environment names one, otherwise on a fake that has this
+    /// version of the API.
+    pub(crate) async fn new(api: ApiVersion) -> Self {
         let Some(url) = variable("URL") else {
-            return Self::fake(wanted).await;
+            return Self::fake(api).await;
         };
-        let needed = |name| {
+        let required = |name| {
             variable(name).unwrap_or_else(|| panic!("`SECRETWELL_INFISICAL_{name}` is not set"))
         };
         let mut place = Self {
             fake: None,
-            api: wanted,
+            api,
             url: url.trim_end_matches('/').to_owned(),
-            project: needed("PROJECT_ID"),
-            environment: needed("ENVIRONMENT"),
+            project: required("PROJECT_ID"),
+            environment: required("ENVIRONMENT"),
             folder: unique_folder(),
             identity: String::new(),
-            client_id: needed("CLIENT_ID"),
-            client_secret: file(&needed("CLIENT_SECRET")),
+            client_id: required("CLIENT_ID"),
+            client_secret: file(&required("CLIENT_SECRET")),
             http: client(),
             token: Mutex::default(),
         };
-        let (_, answer) = place.ask(Method::GET, "/api/v4/secrets", Value::Null).await;
-        if answer["error"] == "Not Found" {
+        let (_, body) = place
+            .request(Method::GET, "/api/v4/secrets", Value::Null)
+            .await;
+        if body["error"] == "Not Found" {
             place.api = ApiVersion::V3;
         }
-        place.make_folder(&place.folder).await;
+        place.create_folder(&place.folder).await;
         place
     }
 
-    /// On a fake, for what no real server does on command.
+    /// Creates a folder on a fake, for tests that a real server does not support.
     pub(crate) async fn fake(api: ApiVersion) -> Self {
         Self::fake_with(api, |identity| identity).await
     }
 
-    /// On a fake, with an identity of this kind.
+    /// Creates a folder on a fake, with a changed identity.
     pub(crate) async fn fake_with(
         api: ApiVersion,
         change: impl FnOnce(Identity) -> Identity,
@@ -94,7 +98,10 @@ impl Place {
         }
     }
 
-    /// The fake; a test that needs one has made one.
+    /// Returns the fake.
+    ///
+    /// # Panics
+    /// Panics if the folder is on a real server.
     pub(crate) fn as_fake(&self) -> &FakeInfisical {
         self.fake.as_ref().unwrap()
     }
@@ -112,12 +119,12 @@ impl Place {
         std::fs::write(self.client_secret.path(), secret).unwrap();
     }
 
-    /// A provider of the test's folder.
+    /// Returns the builder of a provider for the test folder.
     pub(crate) fn provider(&self) -> InfisicalBuilder {
         self.provider_at(&self.url)
     }
 
-    /// The same through something that stands before the server.
+    /// Like [`provider`](Self::provider), through a proxy at `url`.
     pub(crate) fn provider_at(&self, url: &str) -> InfisicalBuilder {
         InfisicalProvider::builder(url, self.auth())
             .unwrap()
@@ -126,44 +133,46 @@ impl Place {
             .folder(&self.folder)
     }
 
-    /// Where the server listens, if it is on this machine and without TLS, so that a proxy can stand
-    /// before it.
+    /// Returns the server's socket address, if its URL has an IP address and no TLS. Then a proxy can be
+    /// placed in front of it.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.url.strip_prefix("http://")?.parse().ok()
     }
 
-    /// Writes a secret of the test's folder, or of one below it.
-    pub(crate) async fn write(&self, directory: Option<&str>, name: &str, value: &str) {
-        let folder = self.folder_path(directory);
-        self.make_folder(&folder).await;
+    /// Creates or updates a secret in the test folder, or in the folder `subfolder` below it.
+    pub(crate) async fn write(&self, subfolder: Option<&str>, name: &str, value: &str) {
+        let folder = self.folder_path(subfolder);
+        self.create_folder(&folder).await;
         let mut body = self.body(&folder);
         body["secretValue"] = json!(value);
         body["type"] = json!("shared");
-        let path = secret(name);
-        let (status, _) = self.ask(Method::PATCH, &path, body.clone()).await;
+        let path = secret_path(name);
+        let (status, _) = self.request(Method::PATCH, &path, body.clone()).await;
         if !status.is_success() {
-            let (status, answer) = self.ask(Method::POST, &path, body).await;
-            assert!(status.is_success(), "{status} {answer}");
+            let (status, body) = self.request(Method::POST, &path, body).await;
+            assert!(status.is_success(), "{status} {body}");
         }
     }
 
-    pub(crate) async fn delete(&self, directory: Option<&str>, name: &str) {
-        let body = self.body(&self.folder_path(directory));
-        let (status, answer) = self.ask(Method::DELETE, &secret(name), body).await;
-        assert!(status.is_success(), "{status} {answer}");
+    pub(crate) async fn delete(&self, subfolder: Option<&str>, name: &str) {
+        let body = self.body(&self.folder_path(subfolder));
+        let (status, body) = self.request(Method::DELETE, &secret_path(name), body).await;
+        assert!(status.is_success(), "{status} {body}");
     }
 
-    /// Has the test's folder import one below it, after what it imports already.
-    pub(crate) async fn import(&self, directory: Option<&str>) {
-        let from = json!({"environment": self.environment, "path": self.folder_path(directory)});
+    /// Makes the test folder import the folder `subfolder`, after its existing imports.
+    pub(crate) async fn import(&self, subfolder: Option<&str>) {
+        let from = json!({"environment": self.environment, "path": self.folder_path(subfolder)});
         let mut body = self.body(&self.folder);
         body["path"] = json!(self.folder);
         body["import"] = from;
-        let (status, answer) = self.ask(Method::POST, "/api/v1/secret-imports", body).await;
-        assert!(status.is_success(), "{status} {answer}");
+        let (status, body) = self
+            .request(Method::POST, "/api/v1/secret-imports", body)
+            .await;
+        assert!(status.is_success(), "{status} {body}");
     }
 
-    /// What the official clients need to know, as environment variables.
+    /// Returns the environment variables for the scripts with the official clients.
     pub(crate) fn for_clients(&self) -> [(&'static str, String); 6] {
         [
             ("URL", self.url.clone()),
@@ -175,23 +184,24 @@ impl Place {
         ]
     }
 
-    pub(crate) fn folder_path(&self, directory: Option<&str>) -> String {
-        match directory {
+    /// Returns the path of the test folder, or of the folder `subfolder` below it.
+    pub(crate) fn folder_path(&self, subfolder: Option<&str>) -> String {
+        match subfolder {
             None => self.folder.clone(),
-            Some(directory) => format!("{}/{directory}", self.folder),
+            Some(subfolder) => format!("{}/{subfolder}", self.folder),
         }
     }
 
-    /// Makes a folder and those above it, unless they are there.
-    async fn make_folder(&self, path: &str) {
+    /// Creates a folder and its missing parents.
+    async fn create_folder(&self, path: &str) {
         let mut parent = String::new();
         for name in path.split('/').filter(|name| !name.is_empty()) {
-            let above = if parent.is_empty() { "/" } else { &parent };
-            let mut body = self.body(above);
-            body["path"] = json!(above);
+            let parent_path = if parent.is_empty() { "/" } else { &parent };
+            let mut body = self.body(parent_path);
+            body["path"] = json!(parent_path);
             body["name"] = json!(name);
-            // It may be there already, which is an error in some versions and none in others.
-            self.ask(Method::POST, "/api/v1/folders", body).await;
+            // If the folder exists, some server versions respond with an error, and others do not.
+            self.request(Method::POST, "/api/v1/folders", body).await;
             parent = format!("{parent}/{name}");
         }
     }
@@ -204,32 +214,32 @@ impl Place {
         })
     }
 
-    /// Asks the server, logged in. A token that does not work any more is replaced.
-    async fn ask(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
+    /// Sends a request with a token. If the server rejects a cached token, logs in again.
+    async fn request(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
         let mut token = self.token.lock().await;
         loop {
-            let is_fresh = token.is_none();
-            if is_fresh {
+            let is_new = token.is_none();
+            if is_new {
                 *token = Some(self.log_in().await);
             }
             let url = format!("{}{path}", self.url);
             let request = self.http.request(method.clone(), url).json(&body);
             let request = request.bearer_auth(token.as_deref().unwrap_or_default());
-            let reply = request.send().await.unwrap();
-            let status = reply.status();
+            let response = request.send().await.unwrap();
+            let status = response.status();
             assert!(
                 status != StatusCode::TOO_MANY_REQUESTS,
-                "the server's rate limit is too low for tests: see docs/backends/infisical.md"
+                "the server's rate limit is too low for the tests; see docs/backends/infisical.md"
             );
-            if !is_fresh && matches!(status.as_u16(), 401 | 403) {
+            if !is_new && matches!(status.as_u16(), 401 | 403) {
                 *token = None;
                 continue;
             }
-            return (status, reply.json().await.unwrap_or(Value::Null));
+            return (status, response.json().await.unwrap_or(Value::Null));
         }
     }
 
-    /// A token of the identity, from a login of our own.
+    /// Logs in as the identity and returns the token.
     pub(crate) async fn token(&self) -> String {
         self.log_in().await
     }
@@ -237,11 +247,11 @@ impl Place {
     async fn log_in(&self) -> String {
         let url = format!("{}/api/v1/auth/universal-auth/login", self.url);
         let body = json!({"clientId": self.client_id, "clientSecret": self.client_secret().trim()});
-        let reply = self.http.post(url).json(&body).send().await.unwrap();
-        let answer: Value = reply.json().await.unwrap();
-        let token = answer["accessToken"].as_str();
+        let response = self.http.post(url).json(&body).send().await.unwrap();
+        let body: Value = response.json().await.unwrap();
+        let token = body["accessToken"].as_str();
         token
-            .unwrap_or_else(|| panic!("no login: {answer}"))
+            .unwrap_or_else(|| panic!("the login failed: {body}"))
             .to_owned()
     }
 }
@@ -251,7 +261,7 @@ fn variable(name: &str) -> Option<String> {
     (!value.is_empty()).then_some(value)
 }
 
-/// A name that no other test has, nor an earlier run on the same server.
+/// Returns a path that no other test uses, not even in another run on the same server.
 fn unique_folder() -> String {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -260,7 +270,7 @@ fn unique_folder() -> String {
     format!("/secretwell-{}-{number}", random.display())
 }
 
-/// Keeps no connections, because each test has a runtime of its own.
+/// Creates a client without a connection pool, because each test has its own runtime.
 fn client() -> Client {
     Client::builder().pool_max_idle_per_host(0).build().unwrap()
 }
@@ -271,8 +281,8 @@ fn file(text: &str) -> NamedTempFile {
     file
 }
 
-/// The path of a secret, escaped in full.
-fn secret(name: &str) -> String {
+/// Returns the URL path of a secret. Every byte of the name is escaped.
+fn secret_path(name: &str) -> String {
     let escaped: String = name.bytes().map(|byte| format!("%{byte:02X}")).collect();
     format!("/api/v3/secrets/raw/{escaped}")
 }

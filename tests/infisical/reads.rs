@@ -1,4 +1,4 @@
-//! What is read, how often, and what is said when it is not there.
+//! Reads: their results, their number of requests, and the errors of missing secrets.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use secretwell::{ErrorKind, Freshness, KeyPrefix, Resolver, SecretProvider, Vers
 use secretwell_testkit::{Fault, FaultProxy};
 
 use super::place::Place;
-use crate::support::{answer, key, remote_faults, secs};
+use crate::support::{key, remote_faults, response, secs};
 
 const BOTH: [ApiVersion; 2] = [ApiVersion::V3, ApiVersion::V4];
 
@@ -16,24 +16,25 @@ async fn text(provider: &InfisicalProvider, name: &str) -> String {
     secret.value.expose_text().unwrap().to_owned()
 }
 
-/// Lists so far, and how many of them were answered without a body.
-fn lists(place: &Place) -> (usize, usize) {
+/// Returns the number of lists with a body (200) and without one (304).
+fn list_counts(place: &Place) -> (usize, usize) {
     let fake = place.as_fake();
     let lists = ["GET /api/v3/secrets/raw?", "GET /api/v4/secrets?"];
     let count = |status| lists.iter().map(|start| fake.count(start, status)).sum();
     (count(200), count(304))
 }
 
-fn singles(place: &Place) -> usize {
+/// Returns the number of single reads.
+fn single_read_count(place: &Place) -> usize {
     let requests = place.as_fake().requests();
-    let single = |line: &&String| {
+    let is_single_read = |line: &&String| {
         line.starts_with("GET /api/v") && line.contains("/secrets/") && !line.contains("/raw?")
     };
-    requests.iter().filter(single).count()
+    requests.iter().filter(is_single_read).count()
 }
 
 #[tokio::test]
-async fn two_hundred_secrets_cost_one_login_and_one_list_and_unchanged_ones_no_body() {
+async fn two_hundred_secrets_take_one_login_and_one_list_without_a_body_if_unchanged() {
     for api in BOTH {
         let place = Place::fake(api).await;
         let fake = place.as_fake();
@@ -45,22 +46,22 @@ async fn two_hundred_secrets_cost_one_login_and_one_list_and_unchanged_ones_no_b
         }
         let provider = place.provider().api(api).build().unwrap();
         for round in 0..3 {
-            let answers = provider.get_many(&keys).await;
-            assert!(answers.iter().all(Result::is_ok));
-            assert_eq!(lists(&place), (1, round));
+            let results = provider.get_many(&keys).await;
+            assert!(results.iter().all(Result::is_ok));
+            assert_eq!(list_counts(&place), (1, round));
         }
         assert_eq!(fake.count("POST /api/v1/auth/", 200), 1);
         assert_eq!(fake.requests().len(), 4);
 
         fake.set(&place.project, "dev", &place.folder, "SECRET_7", "another");
         assert_eq!(text(&provider, "SECRET_7").await, "another");
-        assert_eq!(lists(&place), (2, 2));
+        assert_eq!(list_counts(&place), (2, 2));
     }
 }
 
 #[tokio::test]
-async fn the_version_of_the_api_is_found_out_once() {
-    for (api, newer) in [(ApiVersion::V3, 1), (ApiVersion::V4, 3)] {
+async fn api_version_is_detected_once() {
+    for (api, v4_requests) in [(ApiVersion::V3, 1), (ApiVersion::V4, 3)] {
         let place = Place::fake(api).await;
         place.write(None, "A", "value").await;
         let provider = place.provider().build().unwrap();
@@ -68,26 +69,26 @@ async fn the_version_of_the_api_is_found_out_once() {
             assert_eq!(text(&provider, "A").await, "value");
         }
         let requests = place.as_fake().requests();
-        let asked = |start: &str| {
+        let count = |start: &str| {
             requests
                 .iter()
                 .filter(|line| line.starts_with(start))
                 .count()
         };
-        assert_eq!(asked("GET /api/v4/secrets?"), newer);
+        assert_eq!(count("GET /api/v4/secrets?"), v4_requests);
         assert_eq!(
-            asked("GET /api/v3/secrets/raw?"),
-            if newer == 1 { 3 } else { 0 }
+            count("GET /api/v3/secrets/raw?"),
+            if api == ApiVersion::V3 { 3 } else { 0 }
         );
     }
 }
 
 #[tokio::test]
-async fn imports_count_after_what_the_folder_has_and_the_later_one_first() {
+async fn own_secrets_override_imports_and_later_imports_override_earlier_ones() {
     for api in BOTH {
         let place = Place::new(api).await;
-        for (directory, value) in [(None, "own"), (Some("one"), "one"), (Some("two"), "two")] {
-            place.write(directory, "EVERYWHERE", value).await;
+        for (subfolder, value) in [(None, "own"), (Some("one"), "one"), (Some("two"), "two")] {
+            place.write(subfolder, "EVERYWHERE", value).await;
         }
         place.write(Some("one"), "TWICE", "one").await;
         place.write(Some("two"), "TWICE", "two").await;
@@ -106,7 +107,7 @@ async fn imports_count_after_what_the_folder_has_and_the_later_one_first() {
 }
 
 #[tokio::test]
-async fn references_are_replaced_and_one_that_leads_nowhere_is_named() {
+async fn references_are_expanded_and_an_unresolved_one_is_named() {
     for api in BOTH {
         let place = Place::new(api).await;
         place.write(None, "HOST", "db.internal").await;
@@ -115,7 +116,7 @@ async fn references_are_replaced_and_one_that_leads_nowhere_is_named() {
             .write(None, "BROKEN", "postgres://${NO_HOST}/app")
             .await;
         place
-            .write(None, "ASTRAY", "${no-such-environment.HOST}")
+            .write(None, "WRONG_ENVIRONMENT", "${no-such-environment.HOST}")
             .await;
         place.write(None, "SHELL", "${HOST:-localhost}").await;
         let provider = place.provider().build().unwrap();
@@ -123,7 +124,7 @@ async fn references_are_replaced_and_one_that_leads_nowhere_is_named() {
         assert_eq!(text(&provider, "SHELL").await, "${HOST:-localhost}");
         for (name, reference) in [
             ("BROKEN", "`NO_HOST`"),
-            ("ASTRAY", "`no-such-environment.HOST`"),
+            ("WRONG_ENVIRONMENT", "`no-such-environment.HOST`"),
         ] {
             let error = provider.get(&key(name)).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
@@ -140,122 +141,122 @@ async fn references_are_replaced_and_one_that_leads_nowhere_is_named() {
 }
 
 #[tokio::test]
-async fn a_half_expanded_list_is_confirmed_by_a_single_read() {
+async fn partially_expanded_list_entry_is_read_again_by_itself() {
     let place = Place::fake(ApiVersion::V3).await;
     place.write(None, "DEEP", "leaf").await;
     place.write(None, "MID", "<${DEEP}>").await;
     place.write(None, "TOP", "(${MID})").await;
-    place.as_fake().break_list_expansion();
+    place.as_fake().use_partial_list_expansion();
     let provider = place.provider().build().unwrap();
     assert_eq!(text(&provider, "MID").await, "<leaf>");
-    assert_eq!(singles(&place), 0);
-    // Once for as long as the list is the same.
+    assert_eq!(single_read_count(&place), 0);
+    // The single read is repeated only after a change of the list.
     for _ in 0..3 {
         assert_eq!(text(&provider, "TOP").await, "(<leaf>)");
     }
-    assert_eq!(singles(&place), 1);
+    assert_eq!(single_read_count(&place), 1);
     place.write(None, "DEEP", "root").await;
     assert_eq!(text(&provider, "TOP").await, "(<root>)");
-    assert_eq!(singles(&place), 2);
+    assert_eq!(single_read_count(&place), 2);
 }
 
 #[tokio::test]
-async fn what_is_left_in_a_list_is_looked_into_once_while_that_can_be_the_same() {
+async fn result_of_a_single_read_is_reused_only_while_it_cannot_change() {
     let place = Place::fake(ApiVersion::V3).await;
-    place.write(None, "BROKEN", "${NONE}").await;
+    place.write(None, "BROKEN", "${MISSING}").await;
     place.write(Some("x"), "DEEP", "first").await;
-    let inside = |folder| {
+    let reference_into = |folder| {
         format!(
             "${{dev{}",
             place.folder_path(Some(folder)).replace('/', ".")
         )
     };
-    let deep = format!("{}.DEEP}}", inside("x"));
+    let deep = format!("{}.DEEP}}", reference_into("x"));
     place.write(Some("y"), "MID", &deep).await;
-    let mid = format!("{}.MID}}", inside("y"));
+    let mid = format!("{}.MID}}", reference_into("y"));
     place.write(None, "TOP", &mid).await;
-    place.as_fake().break_list_expansion();
+    place.as_fake().use_partial_list_expansion();
     let provider = place.provider().build().unwrap();
     for _ in 0..3 {
         let error = provider.get(&key("BROKEN")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     }
-    assert_eq!(singles(&place), 1);
-    // It stands in a list that stays the same when what it leads to does not.
+    assert_eq!(single_read_count(&place), 1);
+    // The list of `TOP` does not change when the secret that its reference leads to changes.
     assert_eq!(text(&provider, "TOP").await, "first");
     place.write(Some("x"), "DEEP", "second").await;
     assert_eq!(text(&provider, "TOP").await, "second");
 }
 
 #[tokio::test]
-async fn a_reference_that_leads_nowhere_is_none_of_an_earlier_version_either() {
+async fn unresolved_reference_in_an_earlier_version_is_an_error() {
     let place = Place::fake(ApiVersion::V4).await;
-    place.write(None, "A", "${NONE}").await;
+    place.write(None, "A", "${MISSING}").await;
     place.write(None, "A", "value").await;
     let first = Version::numbered(1);
     let provider = place.provider().build().unwrap();
     let error = provider.get_version(&key("A"), &first).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-    assert!(error.to_string().contains("`NONE`"), "{error}");
+    assert!(error.to_string().contains("`MISSING`"), "{error}");
     let raw = place
         .provider()
         .without_reference_expansion()
         .build()
         .unwrap();
     let secret = raw.get_version(&key("A"), &first).await.unwrap();
-    assert_eq!(secret.value.expose_text().unwrap(), "${NONE}");
+    assert_eq!(secret.value.expose_text().unwrap(), "${MISSING}");
 }
 
 #[tokio::test]
-async fn what_is_missing_is_said() {
+async fn missing_secret_folder_environment_and_project_are_distinguished() {
     for api in BOTH {
         let place = Place::new(api).await;
-        let missing = async |provider: InfisicalProvider, name: &str| {
+        let error_of = async |provider: InfisicalProvider, name: &str| {
             let error = provider.get(&key(name)).await.unwrap_err();
             (error.kind(), error.message().to_owned())
         };
-        let provider = || place.provider();
-        let secret = (ErrorKind::NotFound, "there is no such secret".to_owned());
-        // An empty folder, and one that is not.
-        assert_eq!(missing(provider().build().unwrap(), "A").await, secret);
+        let builder = || place.provider();
+        let secret = (ErrorKind::NotFound, "the secret does not exist".to_owned());
+        // The secret is missing in an empty folder, and then in a folder with another secret.
+        assert_eq!(error_of(builder().build().unwrap(), "A").await, secret);
         place.write(None, "B", "value").await;
-        assert_eq!(missing(provider().build().unwrap(), "A").await, secret);
+        assert_eq!(error_of(builder().build().unwrap(), "A").await, secret);
 
-        let folder = (ErrorKind::NotFound, "there is no such folder".to_owned());
-        assert_eq!(missing(provider().build().unwrap(), "none/A").await, folder);
-        let nowhere = provider().folder("/none/such").build().unwrap();
-        assert_eq!(missing(nowhere, "A").await, folder);
+        let folder = (ErrorKind::NotFound, "the folder does not exist".to_owned());
+        assert_eq!(error_of(builder().build().unwrap(), "none/A").await, folder);
+        let provider = builder().folder("/none/such").build().unwrap();
+        assert_eq!(error_of(provider, "A").await, folder);
 
-        let environment = "the project has no such environment".to_owned();
+        let environment = "the project does not have this environment".to_owned();
         for typo in ["qa", "DEV"] {
-            let nowhere = provider().environment(typo).build().unwrap();
-            let found = missing(nowhere, "A").await;
+            let provider = builder().environment(typo).build().unwrap();
+            let found = error_of(provider, "A").await;
             assert_eq!(found, (ErrorKind::InvalidConfig, environment.clone()));
         }
         let project = (
             ErrorKind::InvalidConfig,
-            "there is no such project".to_owned(),
+            "the project does not exist".to_owned(),
         );
         for wrong in ["no-such-project", "00000000-0000-4000-8000-00000000dead"] {
-            let nowhere = provider().project(wrong).build().unwrap();
-            assert_eq!(missing(nowhere, "A").await, project, "{wrong}");
+            let provider = builder().project(wrong).build().unwrap();
+            assert_eq!(error_of(provider, "A").await, project, "{wrong}");
         }
     }
 }
 
 #[tokio::test]
-async fn whether_an_empty_folder_is_there_is_asked_once() {
+async fn existence_of_an_empty_folder_is_checked_once() {
     let place = Place::fake(ApiVersion::V4).await;
     let provider = place.provider().build().unwrap();
     for _ in 0..3 {
         assert!(provider.get(&key("A")).await.unwrap_err().is_not_found());
     }
     assert_eq!(place.as_fake().count("GET /api/v1/folders", 200), 1);
-    assert_eq!(lists(&place), (1, 2));
+    assert_eq!(list_counts(&place), (1, 2));
 }
 
 #[tokio::test]
-async fn keys_of_many_folders_cost_one_list_and_one_more_for_what_is_imported() {
+async fn keys_of_many_folders_take_one_list_and_one_more_for_an_imported_key() {
     for api in BOTH {
         let place = Place::fake(api).await;
         let folders = ["a", "b", "c", "d"];
@@ -274,19 +275,19 @@ async fn keys_of_many_folders_cost_one_list_and_one_more_for_what_is_imported() 
             .iter()
             .map(|folder| key(&format!("{folder}/OWN")))
             .collect();
-        let answers = provider.get_many(&keys).await;
-        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
-        assert_eq!(lists(&place), (1, 0));
+        let results = provider.get_many(&keys).await;
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        assert_eq!(list_counts(&place), (1, 0));
 
         keys.push(key("d/IMPORTED"));
-        let answers = provider.get_many(&keys).await;
-        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
-        assert_eq!(lists(&place), (2, 1));
+        let results = provider.get_many(&keys).await;
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        assert_eq!(list_counts(&place), (2, 1));
     }
 }
 
 #[tokio::test]
-async fn a_slug_names_a_project_as_well() {
+async fn project_slug_is_resolved_once() {
     for api in BOTH {
         let place = Place::fake(api).await;
         place.write(None, "A", "value").await;
@@ -294,8 +295,8 @@ async fn a_slug_names_a_project_as_well() {
         for _ in 0..2 {
             assert_eq!(text(&provider, "A").await, "value");
         }
-        let asked = place.as_fake().count("GET /api/v2/workspace/demo", 200);
-        assert_eq!(asked, 1);
+        let requests = place.as_fake().count("GET /api/v2/workspace/demo", 200);
+        assert_eq!(requests, 1);
     }
 }
 
@@ -318,12 +319,12 @@ async fn hidden_values_and_denied_folders_are_denied() {
     assert_eq!(
         fake.count("POST /api/v1/auth/", 200),
         2,
-        "no login is tried for a permission"
+        "a missing permission must not cause a login"
     );
 }
 
 #[tokio::test]
-async fn a_reference_to_what_may_not_be_read_is_denied() {
+async fn reference_to_an_unreadable_secret_is_denied() {
     let place = Place::fake(ApiVersion::V3).await;
     place.write(Some("private"), "B", "value").await;
     let path = place.folder_path(Some("private")).replace('/', ".");
@@ -337,7 +338,7 @@ async fn a_reference_to_what_may_not_be_read_is_denied() {
 }
 
 #[tokio::test]
-async fn personal_values_count_when_they_are_asked_for() {
+async fn personal_values_override_shared_ones_only_on_request() {
     for api in BOTH {
         let place = Place::fake(api).await;
         place.write(None, "A", "shared").await;
@@ -351,12 +352,12 @@ async fn personal_values_count_when_they_are_asked_for() {
 }
 
 #[tokio::test]
-async fn tags_choose() {
+async fn only_secrets_with_the_configured_tag_are_read() {
     let place = Place::fake(ApiVersion::V3).await;
     for (name, tag) in [("A", "app"), ("B", "other")] {
         place.write(None, name, "value").await;
         let fake = place.as_fake();
-        fake.describe(&place.project, "dev", &place.folder, name, "", &[tag]);
+        fake.set_metadata(&place.project, "dev", &place.folder, name, "", &[tag]);
     }
     let provider = place.provider().tags(["app"]).build().unwrap();
     assert_eq!(text(&provider, "A").await, "value");
@@ -365,36 +366,36 @@ async fn tags_choose() {
 }
 
 #[tokio::test]
-async fn an_earlier_version_is_never_the_current_one() {
-    // Found out to be of the older version, so that earlier versions are still claimed.
+async fn current_version_is_not_returned_as_an_earlier_one() {
+    // The API version is detected, so the capabilities still include old versions.
     let place = Place::fake(ApiVersion::V3).await;
     place.write(None, "A", "first").await;
     place.write(None, "A", "second").await;
     let provider = place.provider().build().unwrap();
     assert_eq!(text(&provider, "A").await, "second");
-    let asked = provider.get_version(&key("A"), &Version::numbered(1)).await;
-    let error = asked.unwrap_err();
+    let result = provider.get_version(&key("A"), &Version::numbered(1)).await;
+    let error = result.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-    let asked = provider.get_version(&key("A"), &Version::numbered(2)).await;
-    assert_eq!(asked.unwrap().value.expose_text().unwrap(), "second");
+    let result = provider.get_version(&key("A"), &Version::numbered(2)).await;
+    assert_eq!(result.unwrap().value.expose_text().unwrap(), "second");
 }
 
 #[tokio::test]
-async fn a_rate_limit_makes_it_slower_and_serves_what_is_held() {
+async fn rate_limited_resolver_serves_the_cached_value_as_stale() {
     let place = Place::fake(ApiVersion::V4).await;
     place.write(None, "A", "value").await;
     place.as_fake().rate_limit(Some(3));
-    let quick = |client: secretwell::infisical::ClientConfig| client.deadline(secs(1));
-    let provider = place.provider().client(quick).build().unwrap();
+    let short_deadline = |client: secretwell::infisical::ClientConfig| client.deadline(secs(1));
+    let provider = place.provider().client(short_deadline).build().unwrap();
     let ttl = Duration::from_millis(100);
     let resolver = Resolver::builder(provider).ttl(ttl).build();
     resolver.get("A").await.unwrap();
-    // Asked for again and again, and once too often.
+    // Refreshes until the limit is reached.
     let stale = async {
         loop {
-            let held = resolver.get("A").await.unwrap();
-            if let Freshness::Stale { reason, .. } = &held.freshness {
-                break (held.value.clone(), reason.clone());
+            let resolved = resolver.get("A").await.unwrap();
+            if let Freshness::Stale { reason, .. } = &resolved.freshness {
+                break (resolved.value.clone(), reason.clone());
             }
             resolver.refresh(&[key("A")]).await;
             tokio::time::sleep(ttl).await;
@@ -410,60 +411,68 @@ async fn a_rate_limit_makes_it_slower_and_serves_what_is_held() {
     };
     assert!(wait > secs(10), "{wait:?}");
     let refused = place.as_fake().count("GET /api/v4/secrets", 429);
-    assert!(refused <= 1, "{refused} requests too many");
+    assert!(refused <= 1, "{refused} requests were refused with 429");
 }
 
 #[tokio::test]
-async fn faults_are_typed_within_the_deadline_and_leave_nothing_behind() {
+async fn fault_is_reported_within_the_deadline_and_the_next_read_succeeds() {
     let place = Place::fake(ApiVersion::V4).await;
     place.write(None, "A", "value").await;
     let proxy = FaultProxy::start(place.as_fake().address()).await;
-    let quick = |client: secretwell::infisical::ClientConfig| {
+    let short_deadline = |client: secretwell::infisical::ClientConfig| {
         client
             .deadline(Duration::from_millis(2500))
             .attempt_timeout(Duration::from_secs(2))
             .max_bytes(1 << 20)
     };
     let url = format!("http://{}", proxy.address());
-    let provider = place.provider_at(&url).client(quick).build().unwrap();
+    let provider = place
+        .provider_at(&url)
+        .client(short_deadline)
+        .build()
+        .unwrap();
     assert_eq!(text(&provider, "A").await, "value");
 
-    let elsewhere = FaultProxy::start(place.as_fake().address()).await;
-    let redirect = format!("http://{}/api/v4/secrets", elsewhere.address());
-    let twice =
+    let other_server = FaultProxy::start(place.as_fake().address()).await;
+    let redirect = format!("http://{}/api/v4/secrets", other_server.address());
+    let duplicate =
         r#"{"secrets":[{"secretKey":"A","secretValue":"1","secretValue":"2","version":1}]}"#;
-    let of_infisical = [
+    let infisical_faults = [
         (
             "a proxy's 401",
-            answer("401 Unauthorized", "<html>"),
+            response("401 Unauthorized", "<html>"),
             ErrorKind::Malformed,
         ),
         (
             "a proxy's 403",
-            answer("403 Forbidden", "<html>"),
+            response("403 Forbidden", "<html>"),
             ErrorKind::Malformed,
         ),
         (
             "a proxy's 404",
-            answer("404 Not Found", "<html>"),
+            response("404 Not Found", "<html>"),
             ErrorKind::Malformed,
         ),
-        ("broken", answer("500 No", "{}"), ErrorKind::Unavailable),
-        ("starting", answer("503 No", ""), ErrorKind::Unavailable),
+        (
+            "internal error",
+            response("500 No", "{}"),
+            ErrorKind::Unavailable,
+        ),
+        ("not ready", response("503 No", ""), ErrorKind::Unavailable),
     ];
-    let faults = remote_faults("secrets", twice, &redirect, 40);
-    for (name, fault, kind) in faults.into_iter().chain(of_infisical) {
+    let faults = remote_faults("secrets", duplicate, &redirect, 40);
+    for (name, fault, kind) in faults.into_iter().chain(infisical_faults) {
         proxy.set(fault);
-        let asked = tokio::time::timeout(secs(5), provider.get(&key("A"))).await;
-        let error = asked
-            .unwrap_or_else(|_| panic!("{name}: no answer"))
+        let result = tokio::time::timeout(secs(5), provider.get(&key("A"))).await;
+        let error = result
+            .unwrap_or_else(|_| panic!("{name}: no result within 5 s"))
             .unwrap_err();
         assert_eq!(error.kind(), kind, "{name}: {error}");
         proxy.set(Fault::None);
         assert_eq!(text(&provider, "A").await, "value");
     }
     assert!(
-        elsewhere.requests().is_empty(),
-        "no token leaves the configured server"
+        other_server.requests().is_empty(),
+        "the provider must not follow a redirect to another server"
     );
 }

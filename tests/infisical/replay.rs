@@ -1,4 +1,5 @@
-//! The fake answers as a real server did: what was recorded there in October 2024 is asked again.
+//! Replay of exchanges that were recorded on a real server of October 2024. The fake must respond to each
+//! recorded request as the real server did.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,17 +16,21 @@ const OTHER_PROJECT: &str = "00000000-0000-4000-8000-000000000245";
 const KEY: &str =
     "-----BEGIN EXAMPLE TEXT-----\nMIIEvQIBADANBg\nline3\n-----END EXAMPLE TEXT-----\n";
 
-/// What cannot be asked again, and why.
+/// The prefixes of the exchanges that cannot be replayed, with the reason.
 const NOT_REPLAYED: &[(&str, &str)] = &[
-    ("infra.", "the fake has no PostgreSQL and no Redis to lose"),
+    (
+        "infra.",
+        "the fake has no PostgreSQL and no Redis that could fail",
+    ),
     ("personal.create.as-user", "the fake has no users"),
     ("personal.get.as-user", "the fake has no users"),
     ("personal.list.as-user", "the fake has no users"),
     ("personal.delete.as-user", "the fake has no users"),
 ];
 
-/// Answers of which the fake has less, and nothing else: what neither a client nor a provider reads.
-const LESS: &[&str] = &[
+/// The exchanges whose responses have fewer fields on the fake. It omits fields that neither a client nor
+/// a provider reads.
+const SUBSET: &[&str] = &[
     "project.by-slug",
     "project.by-id",
     "folders.list",
@@ -41,14 +46,17 @@ struct Exchange {
     headers: HashMap<String, String>,
     body: String,
     status: u16,
-    answer: Value,
+    /// The response body.
+    #[serde(rename = "answer")]
+    response: Value,
+    /// The placeholder of the token in the response body.
     token: Option<String>,
     etag: Option<String>,
     retry_after: Option<String>,
 }
 
-/// The recorded server's projects, as far as the recordings tell.
-fn furnished() -> FakeInfisical {
+/// Creates a fake with the projects of the recorded server.
+fn fake_with_projects() -> FakeInfisical {
     let fake = FakeInfisical::offline();
     fake.project_with_id(PROJECT, "demo-app");
     fake.project_with_id(OTHER_PROJECT, "other");
@@ -65,7 +73,7 @@ fn furnished() -> FakeInfisical {
             &format!("{secret}-auth-secret-xxxxxxxxxxxxxxxx"),
         );
         let comment = "Auth.js signing secret";
-        fake.describe(PROJECT, environment, "/", "AUTH_SECRET", comment, &[]);
+        fake.set_metadata(PROJECT, environment, "/", "AUTH_SECRET", comment, &[]);
         let prefix = if environment == "dev" { "dev" } else { secret };
         set("/auth", "AUTH_GITHUB_ID", &format!("{prefix}-gh-id"));
         set("/auth", "X", &format!("{prefix}-auth-x"));
@@ -110,8 +118,8 @@ fn furnished() -> FakeInfisical {
     fake
 }
 
-/// The folder that was added for the last recordings.
-fn furnish_references(fake: &FakeInfisical) {
+/// Creates the folder `/refs`, which was added before the last recordings.
+fn create_references(fake: &FakeInfisical) {
     for (name, value) in [
         ("REF_EMPTY", "e-${EMPTY}-end"),
         ("REF_UP", "${dev.OTHER}"),
@@ -126,9 +134,9 @@ fn furnish_references(fake: &FakeInfisical) {
     }
 }
 
-/// The identities by the client ids of the recordings, whose secrets are the placeholders there; and
-/// the tokens of logins that were not recorded.
-fn admit(fake: &FakeInfisical) -> HashMap<String, String> {
+/// Creates the identities with the client ids of the recordings. Their client secrets are the recorded
+/// placeholders. Returns the tokens for the placeholders of logins that were not recorded.
+fn create_identities(fake: &FakeInfisical) -> HashMap<String, String> {
     let viewer = || Identity::new().member(PROJECT, Role::Viewer);
     let id = |number| format!("00000000-0000-4000-8000-000000000{number:03}");
     for (number, name, identity) in [
@@ -166,16 +174,16 @@ fn admit(fake: &FakeInfisical) -> HashMap<String, String> {
     let log_in = |client_id: &str, client_secret: &str| {
         let body = serde_json::json!({"clientId": client_id, "clientSecret": client_secret});
         let target = "/api/v1/auth/universal-auth/login";
-        let answer = fake.answer("POST", target, &[], body.to_string().as_bytes());
-        let answer: Value = serde_json::from_str(&answer.body).unwrap();
-        answer["accessToken"].as_str().unwrap().to_owned()
+        let response = fake.respond("POST", target, &[], body.to_string().as_bytes());
+        let body: Value = serde_json::from_str(&response.body).unwrap();
+        body["accessToken"].as_str().unwrap().to_owned()
     };
-    let as_viewer = log_in(&id(1), "<client-secret-viewer>");
+    let viewer_token = log_in(&id(1), "<client-secret-viewer>");
     [
-        ("<token-1>", as_viewer.clone()),
+        ("<token-1>", viewer_token.clone()),
         ("<token-2>", log_in("admin", "admin")),
-        ("<token-901>", as_viewer.clone()),
-        ("<token-911>", as_viewer),
+        ("<token-901>", viewer_token.clone()),
+        ("<token-911>", viewer_token),
         ("<jwt>", "eyJ.eyJ.forged".to_owned()),
         ("<alg-none-token>", "eyJ.eyJ.".to_owned()),
     ]
@@ -184,7 +192,7 @@ fn admit(fake: &FakeInfisical) -> HashMap<String, String> {
 }
 
 impl Exchange {
-    /// How long the recording waited before it.
+    /// Returns the time that passed before the exchange was recorded.
     fn wait(&self) -> Duration {
         match self.name.as_str() {
             "list.expired-ttl5-token" => secs(13),
@@ -193,11 +201,11 @@ impl Exchange {
         }
     }
 
-    /// Asks the same, with what is `known` by now of the fake's tokens and ETags.
-    fn ask(&self, fake: &FakeInfisical, known: &HashMap<String, String>) -> FakeResponse {
-        let bound = |text: &str| {
+    /// Sends the request to the fake. `replacements` maps recorded tokens and ETags to those of the fake.
+    fn replay(&self, fake: &FakeInfisical, replacements: &HashMap<String, String>) -> FakeResponse {
+        let replace = |text: &str| {
             let mut text = text.to_owned();
-            for (recorded, ours) in known {
+            for (recorded, ours) in replacements {
                 text = text.replace(recorded, ours);
             }
             text
@@ -205,38 +213,38 @@ impl Exchange {
         let headers: Vec<_> = self
             .headers
             .iter()
-            .map(|(k, v)| (k.as_str(), bound(v)))
+            .map(|(k, v)| (k.as_str(), replace(v)))
             .collect();
         let headers: Vec<_> = headers.iter().map(|(k, v)| (*k, v.as_str())).collect();
-        fake.answer(
+        fake.respond(
             &self.method,
             &self.target,
             &headers,
-            bound(&self.body).as_bytes(),
+            replace(&self.body).as_bytes(),
         )
     }
 
-    /// What differs from the recording; nothing if all is alike.
-    fn differs(&self, found: &FakeResponse) -> Option<String> {
+    /// Returns the difference between the fake's response and the recorded one, if there is one.
+    fn difference(&self, found: &FakeResponse) -> Option<String> {
         if found.status != self.status {
             return Some(format!("status {}: {}", found.status, found.body));
         }
         if self.retry_after.as_deref() != found.header("retry-after") {
-            return Some("another wait".into());
+            return Some("another retry-after header".into());
         }
         let body = serde_json::from_str(&found.body).unwrap_or(Value::String(found.body.clone()));
-        let (found, recorded) = (comparable(body), comparable(self.answer.clone()));
-        let alike = match LESS.contains(&self.name.as_str()) {
-            true => is_within(&found, &recorded),
+        let (found, recorded) = (normalize(body), normalize(self.response.clone()));
+        let is_equal = match SUBSET.contains(&self.name.as_str()) {
+            true => is_subset(&found, &recorded),
             false => found == recorded,
         };
-        (!alike).then(|| format!("\n  found    {found}\n  recorded {recorded}"))
+        (!is_equal).then(|| format!("\n  found    {found}\n  recorded {recorded}"))
     }
 }
 
-/// Without what no two servers have alike: ids, times, tokens, and the order by ids.
-fn comparable(value: Value) -> Value {
-    const OWN: &[&str] = &[
+/// Removes the values that differ between servers: ids, times, tokens, and the order of lists.
+fn normalize(value: Value) -> Value {
+    const IGNORED: &[&str] = &[
         "id",
         "_id",
         "createdAt",
@@ -244,17 +252,17 @@ fn comparable(value: Value) -> Value {
         "folderId",
         "accessToken",
         "date",
-        // How an editor shows the secret, which the fake does not keep.
+        // A display setting of the web editor. The fake does not store it.
         "skipMultilineEncoding",
     ];
     match value {
         Value::Object(fields) => fields
             .into_iter()
-            .filter(|(name, _)| !OWN.contains(&name.as_str()))
-            .map(|(name, value)| (name, comparable(value)))
+            .filter(|(name, _)| !IGNORED.contains(&name.as_str()))
+            .map(|(name, value)| (name, normalize(value)))
             .collect(),
         Value::Array(items) => {
-            let mut items: Vec<_> = items.into_iter().map(comparable).collect();
+            let mut items: Vec<_> = items.into_iter().map(normalize).collect();
             items.sort_by_key(Value::to_string);
             Value::Array(items)
         }
@@ -262,63 +270,63 @@ fn comparable(value: Value) -> Value {
     }
 }
 
-/// Whether all of `less` is in `more`.
-fn is_within(less: &Value, more: &Value) -> bool {
+/// Returns whether `more` contains all fields and items of `less`.
+fn is_subset(less: &Value, more: &Value) -> bool {
     match (less, more) {
         (Value::Object(less), Value::Object(more)) => less
             .iter()
-            .all(|(name, value)| more.get(name).is_some_and(|other| is_within(value, other))),
+            .all(|(name, value)| more.get(name).is_some_and(|other| is_subset(value, other))),
         (Value::Array(less), Value::Array(more)) => {
             less.len() == more.len()
                 && less
                     .iter()
-                    .all(|item| more.iter().any(|other| is_within(item, other)))
+                    .all(|item| more.iter().any(|other| is_subset(item, other)))
         }
         _ => less == more,
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn recorded_exchanges_are_answered_alike() {
-    let fake = furnished();
-    let mut known = admit(&fake);
-    let (mut alike, mut skipped, mut different) = (0, 0, Vec::new());
+async fn fake_responds_like_the_recorded_server() {
+    let fake = fake_with_projects();
+    let mut replacements = create_identities(&fake);
+    let (mut equal, mut skipped, mut different) = (0, 0, Vec::new());
     for line in EXCHANGES.lines() {
         let exchange: Exchange = serde_json::from_str(line).unwrap();
-        if let Some((_, why)) = NOT_REPLAYED
+        if let Some((_, reason)) = NOT_REPLAYED
             .iter()
             .find(|(start, _)| exchange.name.starts_with(start))
         {
-            println!("not replayed: {}: {why}", exchange.name);
+            println!("not replayed: {}: {reason}", exchange.name);
             skipped += 1;
             continue;
         }
         tokio::time::advance(exchange.wait()).await;
         fake.rate_limit((exchange.name == "ratelimit.secrets.429").then_some(0));
         if exchange.name == "refs.get.TOP.expanded" {
-            furnish_references(&fake);
+            create_references(&fake);
         }
-        let found = exchange.ask(&fake, &known);
+        let found = exchange.replay(&fake, &replacements);
         if let Some(token) = &exchange.token {
-            let granted: Value = serde_json::from_str(&found.body).unwrap_or_default();
-            let granted = granted["accessToken"].as_str().unwrap_or_default();
+            let body: Value = serde_json::from_str(&found.body).unwrap_or_default();
+            let new_token = body["accessToken"].as_str().unwrap_or_default();
             if token.starts_with("<token-") {
-                known.insert(token.clone(), granted.to_owned());
+                replacements.insert(token.clone(), new_token.to_owned());
             }
         }
         if let (Some(recorded), Some(found)) = (&exchange.etag, found.header("etag")) {
-            let bare = |etag: &str| etag.trim_matches('"').to_owned();
-            known.insert(bare(recorded), bare(found));
+            let unquoted = |etag: &str| etag.trim_matches('"').to_owned();
+            replacements.insert(unquoted(recorded), unquoted(found));
         }
-        match exchange.differs(&found) {
-            None => alike += 1,
-            Some(how) => different.push(format!("{}: {how}", exchange.name)),
+        match exchange.difference(&found) {
+            None => equal += 1,
+            Some(difference) => different.push(format!("{}: {difference}", exchange.name)),
         }
     }
     println!(
-        "{alike} alike, {skipped} not replayed, {} different",
+        "{equal} equal, {skipped} not replayed, {} different",
         different.len()
     );
     assert!(different.is_empty(), "{}", different.join("\n"));
-    assert_eq!(alike + skipped, EXCHANGES.lines().count());
+    assert_eq!(equal + skipped, EXCHANGES.lines().count());
 }

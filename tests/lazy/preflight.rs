@@ -1,9 +1,9 @@
-//! What is told beforehand of a start, in either mode.
+//! Tests of `LazyAuth::preflight` in both modes.
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn production_refuses_what_development_accepts_and_preflight_says_so_beforehand() {
+async fn preflight_and_build_agree_on_weak_and_absent_secrets_in_both_modes() {
     for (secret, production, development) in [
         (Some(FIRST), true, true),
         (Some("short"), false, true),
@@ -21,17 +21,21 @@ async fn production_refuses_what_development_accepts_and_preflight_says_so_befor
             (Mode::Production, production),
             (Mode::Development, development),
         ] {
-            let stage = stage_with(&secrets, |builder| builder.mode(mode));
-            let report = stage.auth.preflight(mode).await;
+            let fixture = fixture_with(&secrets, |builder| builder.mode(mode));
+            let report = fixture.auth.preflight(mode).await;
             assert_eq!(report.is_ready(), ready, "{mode} {secret:?}\n{report}");
-            assert_eq!(stage.auth.state(), State::Idle, "preflight starts nothing");
-            assert_eq!(stage.auth.get().await.is_ok(), ready, "{mode} {secret:?}");
+            assert_eq!(
+                fixture.auth.state(),
+                State::Idle,
+                "preflight must not start a build"
+            );
+            assert_eq!(fixture.auth.get().await.is_ok(), ready, "{mode} {secret:?}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_report_prints_every_key_and_no_value() {
+async fn report_lists_every_key_and_no_value() {
     #[derive(Deserialize)]
     #[expect(dead_code)]
     struct Many {
@@ -60,14 +64,14 @@ async fn a_report_prints_every_key_and_no_value() {
         [
             "production from memory://: NOT READY",
             "  good      ok        from memory://, version 1",
-            "  weak      PROBLEM   weak from memory://: invalid: too weak: 4 bytes, at least 32 are needed; \
-             make one with `openssl rand -base64 32`, or relax the check for this key",
+            "  weak      PROBLEM   weak from memory://: invalid: too weak: 4 bytes, at least 32 are required; \
+             generate a secret with `openssl rand -base64 32`, or relax the policy for this key",
             "  absent    PROBLEM   absent from memory://: not found: it was never set",
             "  password  ok        from memory://, version 1",
             "  port      PROBLEM   port from memory://: invalid: the value is not a valid `u16`",
             "  spare     absent    optional",
-            "  PROBLEM   pasword: invalid configuration: a policy is set for this key, but the type has no such field; \
-             write the key as the type spells it",
+            "  PROBLEM   pasword: invalid configuration: a policy is set for this key, but the loaded type has no such field; \
+             use the key of a field, after serde renames it",
         ],
     );
     canary.assert_hidden(&report);
@@ -76,33 +80,33 @@ async fn a_report_prints_every_key_and_no_value() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_needed_is_made_up_in_development_only_and_what_has_a_default_never() {
+async fn only_required_secrets_get_a_placeholder_and_only_in_development() {
     #[derive(Deserialize)]
     #[expect(dead_code)]
     struct Mixed {
-        needed: SecretString,
+        required: SecretString,
         #[serde(default)]
-        spare: SecretString,
-        maybe: Option<SecretString>,
+        defaulted: SecretString,
+        optional: Option<SecretString>,
         port: u16,
     }
-    for (value, why) in [(None, "never set"), (Some(" \n"), "empty")] {
+    for (value, reason) in [(None, "never set"), (Some(" \n"), "empty")] {
         let memory = MemoryProvider::from_iter([("port", "eighty")]);
-        for key in ["needed", "spare", "maybe"] {
+        for key in ["required", "defaulted", "optional"] {
             value
                 .into_iter()
                 .for_each(|value| memory.set(key, value).unwrap());
         }
         let auth = LazyAuth::infallible(Resolver::new(memory), |_: Mixed, _: BuildContext| ());
-        // Development first, so that what it made up is there when production is asked about.
+        // Development comes first, so that its placeholder exists during the check for production.
         for mode in [Mode::Development, Mode::Production] {
             let report = auth.preflight(mode).await;
-            let statuses: Vec<_> = report.checks().iter().map(|f| &f.status).collect();
+            let statuses: Vec<_> = report.checks().iter().map(|check| &check.status).collect();
             match (mode, statuses[0]) {
                 (Mode::Development, Status::Warning(error))
                 | (Mode::Production, Status::Failed(error)) => {
                     assert!(
-                        error.is_not_found() && error.to_string().contains(why),
+                        error.is_not_found() && error.to_string().contains(reason),
                         "{error}"
                     );
                 }

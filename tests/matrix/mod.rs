@@ -1,7 +1,8 @@
-//! Both modes, all that can happen to a secret, four backends: what a request is answered, the state, and
-//! the log, compared with a table that is written down by hand.
+//! Matrix test: every change of a secret, in both modes, on four backends.
+//!
+//! For each step, the HTTP responses, the state and the log are compared with a handwritten table.
 
-mod place;
+mod source;
 mod table;
 
 use std::collections::HashSet;
@@ -21,120 +22,135 @@ use serde_json::json;
 use tower_service::Service as _;
 
 use crate::support::secs;
-use place::Place;
-use table::{Backend, MODES, Situation, Step, list, situations};
+use source::Source;
+use table::{Backend, MODES, Scenario, Step, list, scenarios};
 
-/// How long anything is waited for, in seconds. No good run comes near it.
+/// Time limit for each wait, in seconds. A successful run stays far below it.
 const LIMIT: u64 = 30;
 
-/// How a situation went in one mode on one backend.
-struct Played {
-    situation: usize,
+/// Result of one scenario in one mode on one backend.
+struct CaseResult {
+    /// Index into [`scenarios`].
+    scenario: usize,
     mode: Mode,
     backend: Backend,
-    /// What was otherwise than the table has it, and at which step.
+    /// Differences from the table, each with the index of its step.
     deviations: Vec<(usize, String)>,
 }
 
 #[test]
-fn whatever_happens_to_a_secret_is_answered_and_logged_as_the_table_says() {
-    // A log hears one thread, so each mode on each backend has a thread.
-    let players: Vec<_> = MODES
+fn responses_states_and_logs_match_the_table() {
+    // A `CanaryLog` records one thread, so each mode on each backend has its own thread.
+    let threads: Vec<_> = MODES
         .into_iter()
         .flat_map(|mode| Backend::ALL.map(|backend| (mode, backend)))
-        .map(|(mode, backend)| thread::spawn(move || play_all(mode, backend)))
+        .map(|(mode, backend)| thread::spawn(move || run_all(mode, backend)))
         .collect();
-    let played: Vec<Played> = players
+    let results: Vec<CaseResult> = threads
         .into_iter()
-        .flat_map(|player| player.join().unwrap())
+        .flat_map(|thread| thread.join().unwrap())
         .collect();
-    let situations = situations();
-    print(&situations, &played);
-    let name = |played: &Played| situations[played.situation].name;
-    let cases: HashSet<_> = played
+    let scenarios = scenarios();
+    print(&scenarios, &results);
+    let name = |result: &CaseResult| scenarios[result.scenario].name;
+    let cases: HashSet<_> = results
         .iter()
         .map(|it| (name(it), it.mode, it.backend))
         .collect();
-    assert_eq!((cases.len(), played.len()), (9 * 2 * 4, 9 * 2 * 4));
-    let otherwise = played.iter().filter(|it| !it.deviations.is_empty()).count();
-    assert_eq!(otherwise, 0, "cases went otherwise than the table has it");
+    assert_eq!((cases.len(), results.len()), (9 * 2 * 4, 9 * 2 * 4));
+    let deviating = results
+        .iter()
+        .filter(|it| !it.deviations.is_empty())
+        .count();
+    assert_eq!(
+        deviating, 0,
+        "number of cases that deviate from the table; see the output"
+    );
 }
 
-/// Plays what the table has for this mode and backend, one after the other.
-fn play_all(mode: Mode, backend: Backend) -> Vec<Played> {
-    let here =
-        |it: &(usize, Situation)| it.1.modes.contains(&mode) && it.1.backends.contains(&backend);
-    let played = |(situation, it): (usize, Situation)| {
+/// Runs all scenarios of the table for this mode and backend, one after the other.
+fn run_all(mode: Mode, backend: Backend) -> Vec<CaseResult> {
+    let is_selected =
+        |it: &(usize, Scenario)| it.1.modes.contains(&mode) && it.1.backends.contains(&backend);
+    let result = |(scenario, it): (usize, Scenario)| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        let playing = AssertUnwindSafe(|| runtime.block_on(play(&it, mode, backend)));
-        Played {
-            situation,
+        let case = AssertUnwindSafe(|| runtime.block_on(run(&it, mode, backend)));
+        CaseResult {
+            scenario,
             mode,
             backend,
-            deviations: catch_unwind(playing).unwrap_or_else(|_| vec![(0, "it panicked".into())]),
+            deviations: catch_unwind(case)
+                .unwrap_or_else(|_| vec![(0, "the case panicked".into())]),
         }
     };
-    situations()
+    scenarios()
         .into_iter()
         .enumerate()
-        .filter(here)
-        .map(played)
+        .filter(is_selected)
+        .map(result)
         .collect()
 }
 
-async fn play(situation: &Situation, mode: Mode, backend: Backend) -> Vec<(usize, String)> {
+/// Runs one scenario and returns its deviations from the table.
+async fn run(scenario: &Scenario, mode: Mode, backend: Backend) -> Vec<(usize, String)> {
     let log = CanaryLog::install();
     let mut service = Service::new(mode, backend).await;
     let mut deviations = Vec::new();
-    let mut heard = 0;
-    for (number, step) in situation.steps.iter().enumerate() {
-        let mut expect = |what: &str, is_good: bool, expected: &str, seen: &str| {
-            if !is_good {
+    let mut checked_lines = 0;
+    for (number, step) in scenario.steps.iter().enumerate() {
+        let mut expect = |what: &str, is_expected: bool, expected: &str, actual: &str| {
+            if !is_expected {
                 deviations.push((
                     number,
-                    format!("{what}: expected `{expected}`, seen `{seen}`"),
+                    format!("{what}: expected `{expected}`, got `{actual}`"),
                 ));
             }
         };
-        for act in list(step.acts) {
-            service.act(act).await;
+        for action in list(step.actions) {
+            service.perform(action).await;
         }
-        // The first request starts it. Afterwards it changes by itself, and is asked when it has.
+        // The first request starts the build. In later steps the state changes without a request,
+        // so the requests are sent after the change.
         if number > 0 {
             service.settle(backend, step).await;
         }
-        let answers = service.ask_all(step).await;
-        expect("answers", answers == step.answers, step.answers, &answers);
+        let responses = service.send_all(step).await;
+        expect(
+            "responses",
+            responses == step.responses,
+            step.responses,
+            &responses,
+        );
         let state = service.settle(backend, step).await;
         expect("state", step.has_state(backend, &state), step.state, &state);
         let lines = events(&log);
-        let new = &lines[heard..];
+        let new = &lines[checked_lines..];
         expect("log", step.has_log(backend, new), step.log, &new.join("\n"));
-        heard = lines.len();
+        checked_lines = lines.len();
     }
-    service.told += &log.text();
+    service.output += &log.text();
     let leaks = service.secrets.iter().filter_map(|(name, secret)| {
-        let form = secret.found_in(&service.told)?;
+        let form = secret.found_in(&service.output)?;
         Some((0, format!("`{name}` has leaked: {form}")))
     });
     deviations.extend(leaks);
     deviations
 }
 
-/// What was logged from the level INFO on, by the resolver and the auth: the level, the message, and then all
-/// of the line. What a backend says of its login is left to the tests of that backend.
+/// Returns the events of the resolver and of the auth with level INFO or higher: the level, the
+/// message and then the whole line. The tests of the backends cover the events of their logins.
 fn events(log: &CanaryLog) -> Vec<String> {
     let event = |line: String| {
         let (level, rest) = line.split_once(' ')?;
         let message = rest.split_once("message=")?.1;
-        let ours = ["secretwell_core", "secretwell_auth"]
+        let has_target = ["secretwell::resolver", "secretwell::auth"]
             .iter()
             .any(|target| rest.starts_with(target));
-        let counts = ours && ["ERROR", "WARN", "INFO"].contains(&level);
-        counts.then(|| format!("{level} {message} {rest}"))
+        let is_relevant = has_target && ["ERROR", "WARN", "INFO"].contains(&level);
+        is_relevant.then(|| format!("{level} {message} {rest}"))
     };
     log.lines().into_iter().filter_map(event).collect()
 }
@@ -142,7 +158,7 @@ fn events(log: &CanaryLog) -> Vec<String> {
 #[derive(Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 struct Secrets {
-    #[expect(dead_code, reason = "the ring holds it")]
+    #[expect(dead_code, reason = "the service uses the key ring")]
     auth_secret: SecretString,
 }
 
@@ -155,22 +171,22 @@ async fn me(Auth(session): Auth<Session<User>>) -> String {
     session.claims.name
 }
 
-/// A service whose secret something happens to.
+/// The service under test.
 struct Service {
-    place: Place,
+    source: Source,
     auth: LazyAuth<Sessions>,
     app: Router,
     secrets: [(&'static str, Canary); 3],
-    /// The cookie of a session that the service has started.
+    /// The cookie of a session that the service itself has issued.
     own: Option<String>,
-    /// All that was told in answers and in debug output.
-    told: String,
+    /// All responses and all debug output, which must not contain a secret.
+    output: String,
 }
 
 impl Service {
     async fn new(mode: Mode, backend: Backend) -> Self {
-        let place = Place::new(backend).await;
-        let auth = LazyAuth::builder(place.resolver())
+        let source = Source::new(backend).await;
+        let auth = LazyAuth::builder(source.resolver())
             .mode(mode)
             .deadline(secs(LIMIT))
             .activation_delay(secs(60 * 60))
@@ -183,7 +199,7 @@ impl Service {
             app: Router::new()
                 .route("/me", get(me))
                 .layer(auth.session_layer()),
-            place,
+            source,
             auth,
             secrets: [
                 ("good", Canary::new("good")),
@@ -191,36 +207,38 @@ impl Service {
                 ("weak", Canary::from_text(weak)),
             ],
             own: None,
-            told: String::new(),
+            output: String::new(),
         }
     }
 
+    /// Returns the secret with this name in the table.
     fn secret(&self, name: &str) -> &str {
         let secret = self.secrets.iter().find(|(known, _)| *known == name);
         match name {
             "empty" => "",
             "blank" => " \n",
             _ => secret
-                .unwrap_or_else(|| panic!("no secret is `{name}`"))
+                .unwrap_or_else(|| panic!("the table uses an unknown secret `{name}`"))
                 .1
                 .text(),
         }
     }
 
-    async fn act(&mut self, act: &str) {
-        match act.split_once(' ') {
-            Some(("write", name)) => self.place.write(self.secret(name)).await,
-            _ if act == "break" => self.place.set_down(true),
-            _ if act == "mend" => self.place.set_down(false),
-            _ if act == "rebuild" => {
+    async fn perform(&mut self, action: &str) {
+        match action.split_once(' ') {
+            Some(("write", name)) => self.source.write(self.secret(name)).await,
+            _ if action == "break" => self.source.set_down(true),
+            _ if action == "restore" => self.source.set_down(false),
+            _ if action == "rebuild" => {
                 let rebuilt = self.auth.rebuild().await.map(drop);
-                self.told += &format!("{rebuilt:#?}\n");
+                self.output += &format!("{rebuilt:#?}\n");
             }
-            _ => panic!("nobody can `{act}`"),
+            _ => panic!("the table uses an unknown action `{action}`"),
         }
     }
 
-    /// Waits for the state that is expected, and returns that of now if it does not come.
+    /// Waits for the expected state and returns it. After the time limit, returns the current
+    /// state.
     async fn settle(&mut self, backend: Backend, step: &Step) -> String {
         let mut watch = self.auth.watch_state();
         let settled = watch.wait_for(|state| step.has_state(backend, &text(state)));
@@ -228,7 +246,7 @@ impl Service {
             Ok(Some(state)) => state,
             _ => self.auth.state(),
         };
-        self.told += &format!(
+        self.output += &format!(
             "{state:?}\n{state:#?}\n{:?}\n{:?}\n",
             self.auth,
             self.auth.resolver()
@@ -236,25 +254,26 @@ impl Service {
         text(&state)
     }
 
-    /// Asks with each cookie that an answer is expected for.
-    async fn ask_all(&mut self, step: &Step) -> String {
-        let mut answers = Vec::new();
-        for expected in list(step.answers) {
+    /// Sends one request for each cookie of the step.
+    async fn send_all(&mut self, step: &Step) -> String {
+        let mut responses = Vec::new();
+        for expected in list(step.responses) {
             let name = expected.split(' ').next().unwrap_or_default();
-            answers.push(format!("{name} {}", self.ask(name).await));
+            responses.push(format!("{name} {}", self.send(name).await));
         }
-        answers.join(", ")
+        responses.join(", ")
     }
 
-    async fn ask(&mut self, name: &str) -> String {
+    /// Returns the status of the response, or the whole response if it is not well-formed.
+    async fn send(&mut self, name: &str) -> String {
         let request = Request::get("/me").header("cookie", self.cookie(name));
         let request = request.body(Body::empty()).unwrap();
         let (head, body) = self.app.call(request).await.unwrap().into_parts();
         let body = to_bytes(body, 1 << 16).await.unwrap();
         let body = String::from_utf8(body.into()).unwrap();
-        self.told += &format!("{head:?} {body}\n");
+        self.output += &format!("{head:?} {body}\n");
         let status = head.status.as_u16();
-        match is_whole(status, &head.headers, &body) {
+        match is_well_formed(status, &head.headers, &body) {
             true => status.to_string(),
             false => format!("{head:?} {body}"),
         }
@@ -266,7 +285,7 @@ impl Service {
             set[0].split(';').next().unwrap().to_owned()
         };
         match name {
-            "nobody" => String::new(),
+            "none" => String::new(),
             "own" => {
                 let own = || start(&self.auth.peek().unwrap());
                 self.own.get_or_insert_with(own).clone()
@@ -279,10 +298,10 @@ impl Service {
     }
 }
 
-/// Whether an answer has the body and the headers that belong to its status.
-fn is_whole(status: u16, headers: &HeaderMap, body: &str) -> bool {
+/// Returns whether the response has the body and the headers that belong to its status.
+fn is_well_formed(status: u16, headers: &HeaderMap, body: &str) -> bool {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let wait = header("retry-after").map(|seconds| seconds.parse::<u64>().unwrap());
+    let retry_after = header("retry-after").map(|seconds| seconds.parse::<u64>().unwrap());
     let expected = match status {
         200 => "Ada",
         401 => r#"{"error":"unauthorized"}"#,
@@ -293,46 +312,53 @@ fn is_whole(status: u16, headers: &HeaderMap, body: &str) -> bool {
     body == expected
         && header("cache-control").is_some_and(|value| value.contains("no-store"))
         && header("set-cookie").is_none()
-        && wait.is_some() == (status == 503)
-        && wait.is_none_or(|seconds| seconds > 0)
+        && retry_after.is_some() == (status == 503)
+        && retry_after.is_none_or(|seconds| seconds > 0)
 }
 
-/// `degraded 1: not found: …`
+/// Formats a state as in the table: `degraded 1: not found: …`.
 fn text(state: &State) -> String {
-    let number = state
+    let generation = state
         .generation()
         .map_or_else(String::new, |it| format!(" {it}"));
     let name = state.name();
     match state {
         State::Failed { failure } | State::Degraded { failure, .. } => {
             let problem = &failure.problems()[0];
-            format!("{name}{number}: {}: {}", problem.kind(), problem.message())
+            format!(
+                "{name}{generation}: {}: {}",
+                problem.kind(),
+                problem.message()
+            )
         }
-        _ => format!("{name}{number}"),
+        _ => format!("{name}{generation}"),
     }
 }
 
-/// Prints the table with the backends as its last columns, and then all that was otherwise.
-#[expect(clippy::print_stdout, reason = "for whoever runs the test")]
-fn print(situations: &[Situation], played: &[Played]) {
+/// Prints the table with the backends as its last columns, followed by all deviations.
+#[expect(
+    clippy::print_stdout,
+    reason = "the output explains a failure of the test"
+)]
+fn print(scenarios: &[Scenario], results: &[CaseResult]) {
     let line = |cells: [&str; 4], marks: [&str; 4]| {
-        let [acts, answers, state, log] = cells;
+        let [actions, responses, state, log] = cells;
         let [memory, file, vault, infisical] = marks;
         println!(
-            "{acts:22} {answers:22} {state:20} {log:42} {memory:7}{file:7}{vault:7}{infisical}"
+            "{actions:22} {responses:22} {state:20} {log:42} {memory:7}{file:7}{vault:7}{infisical}"
         );
     };
     let names = Backend::ALL.map(Backend::name);
-    line(["", "answers", "state", "log"], names);
-    for (index, situation) in situations.iter().enumerate() {
-        for mode in &situation.modes {
-            println!("{}, {mode}", situation.name);
-            for (number, step) in situation.steps.iter().enumerate() {
+    line(["", "responses", "state", "log"], names);
+    for (index, scenario) in scenarios.iter().enumerate() {
+        for mode in &scenario.modes {
+            println!("{}, {mode}", scenario.name);
+            for (number, step) in scenario.steps.iter().enumerate() {
                 let marks = Backend::ALL.map(|backend| {
-                    let mut here = played.iter().filter(|it| {
-                        (it.situation, it.mode, it.backend) == (index, *mode, backend)
-                    });
-                    match here.next() {
+                    let mut matching = results
+                        .iter()
+                        .filter(|it| (it.scenario, it.mode, it.backend) == (index, *mode, backend));
+                    match matching.next() {
                         None => "",
                         Some(it) if it.deviations.iter().any(|(at, _)| *at == number) => "NO",
                         Some(_) => "ok",
@@ -340,8 +366,8 @@ fn print(situations: &[Situation], played: &[Played]) {
                 });
                 line(
                     [
-                        &format!("  {}", step.acts),
-                        step.answers,
+                        &format!("  {}", step.actions),
+                        step.responses,
                         step.state,
                         step.log,
                     ],
@@ -350,10 +376,10 @@ fn print(situations: &[Situation], played: &[Played]) {
             }
         }
     }
-    for it in played {
-        let situation = &situations[it.situation];
+    for it in results {
+        let scenario = &scenarios[it.scenario];
         for (number, deviation) in &it.deviations {
-            let (name, backend) = (situation.name, it.backend.name());
+            let (name, backend) = (scenario.name, it.backend.name());
             println!(
                 "\n{name}, {}, {backend}, step {}: {deviation}",
                 it.mode,

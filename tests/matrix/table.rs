@@ -1,54 +1,56 @@
-//! What is expected, written down by hand: the test compares with it, and makes nothing of it by itself.
+//! The expected responses, states and log events of each scenario, written by hand.
 
 use secretwell::auth::Mode;
 
 use Backend::{File, Infisical, Memory, Vault};
 
-/// A situation, and the modes and backends that it is played with; then a line for each step:
+/// One block for each scenario. Its first line has the name, the modes and the backends. Each
+/// further line is a step with four columns:
 ///
-/// - what is done to the secret or its source;
-/// - whose cookie is answered with which status: that of a session made with the secret of this name, one
-///   that the service itself has made when it was first asked (`own`), or none (`nobody`);
-/// - the state then;
-/// - all that the log has said since the step before, from the level INFO on; `?` is for what need not be.
+/// - the actions on the secret or its source;
+/// - the status of a request for each session cookie: signed with the secret of this name, issued
+///   by the service itself at the first such request (`own`), or absent (`none`);
+/// - the state after the actions;
+/// - all log events since the previous step with level INFO or higher; `?` marks an optional event.
 const TABLE: &str = "
-there | production, development | memory, file, vault, infisical
-  write good           | good 200, nobody 401 | ready 1             | starting, ready 1
+present | production, development | memory, file, vault, infisical
+  write good           | good 200, none 401   | ready 1             | starting, ready 1
 
-# Memory and files tell of a change. Otherwise the retry that finds it says so.
+# The memory and file providers notify of changes. For other backends, a retry finds the secret, and
+# the resolver logs the recovery.
 late | production | memory, file
-                       | good 500, nobody 500 | failed: {absent}    | starting, absent, failed: absent
-  write good           | good 200             | ready 1             | back?, ready 1
+                       | good 500, none 500   | failed: {absent}    | starting, absent, failed: absent
+  write good           | good 200             | ready 1             | recovered?, ready 1
 
 late | production | vault, infisical
-                       | good 500, nobody 500 | failed: {absent}    | starting, absent, failed: absent
-  write good           | good 200             | ready 1             | back, ready 1
+                       | good 500, none 500   | failed: {absent}    | starting, absent, failed: absent
+  write good           | good 200             | ready 1             | recovered, ready 1
 
-# Whoever logs in before the secret is there stays logged in.
+# Sessions that were signed with the placeholder stay valid.
 late | development | memory, file
-                       | good 401, own 200    | ready 1             | starting, absent, made up, random 1
-  write good           | good 200, own 200    | ready 2             | back?, rotating, ready 2
+                       | good 401, own 200    | ready 1             | starting, absent, placeholder, random 1
+  write good           | good 200, own 200    | ready 2             | recovered?, rotating, ready 2
 
 late | development | vault, infisical
-                       | good 401, own 200    | ready 1             | starting, absent, made up, random 1
-  write good           | good 200, own 200    | ready 2             | back, rotating, ready 2
+                       | good 401, own 200    | ready 1             | starting, absent, placeholder, random 1
+  write good           | good 200, own 200    | ready 2             | recovered, rotating, ready 2
 
-# Whoever asks for a rebuild is told again what is wrong.
+# A rebuild logs the failure again.
 absent | production | memory, file, vault, infisical
                        | good 500             | failed: {absent}    | starting, absent, failed: absent
   rebuild              | good 500             | failed: {absent}    | absent
 
 absent | development | memory, file, vault, infisical
-                       | good 401, own 200    | ready 1             | starting, absent, made up, random 1
+                       | good 401, own 200    | ready 1             | starting, absent, placeholder, random 1
   rebuild              | good 401, own 200    | ready 2             | absent, rotating, random 2
 
-# It counts as absent, but it can be read.
+# An empty secret counts as absent, but the resolver reads it without an error.
 empty | production | memory, file, vault, infisical
   write empty          | good 500             | failed: {empty}     | starting, failed: empty
   write blank, rebuild | good 500             | failed: {empty}     |
 
 empty | development | memory, file, vault, infisical
-  write empty          | good 401, own 200    | ready 1             | starting, made up, random 1
+  write empty          | good 401, own 200    | ready 1             | starting, placeholder, random 1
   write blank, rebuild | good 401, own 200    | ready 2             | rotating, random 2
 
 weak | production | memory, file, vault, infisical
@@ -61,48 +63,48 @@ rotated | production, development | memory, file, vault, infisical
   write good           | good 200, next 401   | ready 1             | starting, ready 1
   write next           | good 200, next 200   | ready 2             | rotating, ready 2
 
-rotated to bad | production | memory, file, vault, infisical
+rotated to invalid | production | memory, file, vault, infisical
   write good           | good 200, weak 401   | ready 1             | starting, ready 1
   write weak           | good 200, weak 401   | degraded 1: {weak}  | degraded: weak
   write empty          | good 200             | degraded 1: {empty} | degraded: empty
 
-# A weak one is good enough, and an empty one is made up for; what was there before has its grace.
-rotated to bad | development | memory, file, vault, infisical
+# Development accepts a weak secret and replaces an empty one. Previous secrets have a grace period.
+rotated to invalid | development | memory, file, vault, infisical
   write good           | good 200, weak 401   | ready 1             | starting, ready 1
   write weak           | good 200, weak 200   | ready 2             | rotating, weak, ready 2
-  write empty          | good 200, weak 200   | ready 3             | made up, rotating, random 3
+  write empty          | good 200, weak 200   | ready 3             | placeholder, rotating, random 3
 
-# Nothing is made up for what cannot be asked for.
+# An outage does not cause a placeholder.
 down at start | production, development | memory, vault, infisical
-  write good, break    | good 503, nobody 503 | failed: {down}      | starting, down, failed: down
-  mend                 | good 200             | ready 1             | back, ready 1
+  write good, break    | good 503, none 503   | failed: {down}      | starting, down, failed: down
+  restore              | good 200             | ready 1             | recovered, ready 1
 
-# A directory that is not there is absent and not down: it may be mounted late, or beside other sources.
+# A missing directory counts as absent and not as an outage, because it might be mounted late.
 down at start | production | file
-  write good, break    | good 500, nobody 500 | failed: {away}      | starting, away, failed: away
-  mend                 | good 200             | ready 1             | back?, ready 1
+  write good, break    | good 500, none 500   | failed: {gone}      | starting, gone, failed: gone
+  restore              | good 200             | ready 1             | recovered?, ready 1
 
 down at start | development | file
-  write good, break    | good 401, own 200    | ready 1             | starting, away, made up, random 1
-  mend                 | good 200, own 200    | ready 2             | back?, rotating, ready 2
+  write good, break    | good 401, own 200    | ready 1             | starting, gone, placeholder, random 1
+  restore              | good 200, own 200    | ready 2             | recovered?, rotating, ready 2
 
 down later | production, development | memory, vault, infisical
-  write good           | good 200, nobody 401 | ready 1             | starting, ready 1
-  break                | good 200, nobody 401 | degraded 1: {down}  | down, degraded: down
-  mend                 | good 200, nobody 401 | ready 1             | back, ready 1
+  write good           | good 200, none 401   | ready 1             | starting, ready 1
+  break                | good 200, none 401   | degraded 1: {down}  | down, degraded: down
+  restore              | good 200, none 401   | ready 1             | recovered, ready 1
 
 down later | production | file
-  write good           | good 200, nobody 401 | ready 1             | starting, ready 1
-  break                | good 200, nobody 401 | degraded 1: {away}  | away, purged, degraded: away
-  mend                 | good 200, nobody 401 | ready 1             | back?, ready 1
+  write good           | good 200, none 401   | ready 1             | starting, ready 1
+  break                | good 200, none 401   | degraded 1: {gone}  | gone, purged, degraded: gone
+  restore              | good 200, none 401   | ready 1             | recovered?, ready 1
 
 down later | development | file
-  write good           | good 200, nobody 401 | ready 1             | starting, ready 1
-  break                | good 200, nobody 401 | ready 2             | away, purged, made up, rotating, random 2
-  mend                 | good 200, nobody 401 | ready 3             | back?, rotating, ready 3
+  write good           | good 200, none 401   | ready 1             | starting, ready 1
+  break                | good 200, none 401   | ready 2             | gone, purged, placeholder, rotating, random 2
+  restore              | good 200, none 401   | ready 3             | recovered?, rotating, ready 3
 ";
 
-/// The lines of the log by their names in the table, with ` … ` for what may be in between.
+/// Returns the expected log line for a name in the table. ` … ` matches any text.
 fn line(name: &str) -> &'static str {
     match name.trim_end_matches(|c: char| c == ' ' || c.is_ascii_digit()) {
         "starting" => "INFO auth is starting",
@@ -112,39 +114,41 @@ fn line(name: &str) -> &'static str {
         "failed: absent" => "ERROR auth is failed … {absent}",
         "failed: empty" => "ERROR auth is failed … {empty}",
         "failed: weak" => "ERROR auth is failed … {weak}",
-        "failed: away" => "ERROR auth is failed … {away}",
+        "failed: gone" => "ERROR auth is failed … {gone}",
         "failed: down" => "WARN auth is failed … {down}",
         "degraded: weak" => "WARN auth is degraded … generation=1 … {weak}",
         "degraded: empty" => "WARN auth is degraded … generation=1 … {empty}",
-        "degraded: away" => "WARN auth is degraded … generation=1 … {away}",
+        "degraded: gone" => "WARN auth is degraded … generation=1 … {gone}",
         "degraded: down" => "WARN auth is degraded … generation=1 … {down}",
         "absent" => "WARN the secret cannot be read … {absent} … temporary=false",
-        "away" => "WARN the secret cannot be read … {away} … temporary=false",
+        "gone" => "WARN the secret cannot be read … {gone} … temporary=false",
         "down" => "WARN the secret cannot be read … {down} … temporary=true",
-        "back" => "INFO the secret can be read again",
-        "purged" => "WARN the cached value was purged because the source refused it … {away}",
-        "made up" => "WARN development mode: the secret is absent; a random one is used",
+        "recovered" => "INFO the secret can be read again",
+        "purged" => "WARN the cached value was purged because the source refused it … {gone}",
+        "placeholder" => {
+            "WARN development mode: the secret is absent; a random placeholder is used"
+        }
         "weak" => "WARN development mode: a weak secret is accepted … {weak}",
-        _ => panic!("the log has no line `{name}`"),
+        _ => panic!("the table has no log line with the name `{name}`"),
     }
 }
 
-/// What is said of the same thing by each backend.
-fn said(backend: Backend, what: &str) -> &'static str {
-    match (what, backend) {
-        ("source", Memory) => "memory://",
-        ("source", File) => "file://",
-        ("source", Vault) => "vault://",
-        ("source", Infisical) => "infisical://",
+/// Returns the text of a backend for a name in braces.
+fn message(backend: Backend, name: &str) -> &'static str {
+    match (name, backend) {
+        ("origin", Memory) => "memory://",
+        ("origin", File) => "file://",
+        ("origin", Vault) => "vault://",
+        ("origin", Infisical) => "infisical://",
         ("absent", Memory) => "not found: it was never set",
-        ("absent", File) => "not found: … there is no such file",
-        ("absent", Vault | Infisical) => "not found: there is no such secret",
+        ("absent", File) => "not found: … the file does not exist",
+        ("absent", Vault | Infisical) => "not found: the secret does not exist",
         ("down", Memory) => "unavailable: the source is down",
-        ("down", Vault | Infisical) => "unavailable: … broke off",
-        ("away", File) => "not found: the directory … does not exist",
+        ("down", Vault | Infisical) => "unavailable: … closed the connection",
+        ("gone", File) => "not found: the directory … does not exist",
         ("empty", _) => "not found: the value is empty",
-        ("weak", _) => "invalid: too weak: 16 bytes, at least 32 are needed",
-        _ => panic!("{backend:?} says nothing of `{what}`"),
+        ("weak", _) => "invalid: too weak: 16 bytes, at least 32 are required",
+        _ => panic!("the table has no text `{name}` for {backend:?}"),
     }
 }
 
@@ -171,8 +175,8 @@ impl Backend {
 
 pub(super) const MODES: [Mode; 2] = [Mode::Production, Mode::Development];
 
-/// What stands between two empty lines of the table.
-pub(super) struct Situation {
+/// A block of the table.
+pub(super) struct Scenario {
     pub(super) name: &'static str,
     pub(super) modes: Vec<Mode>,
     pub(super) backends: Vec<Backend>,
@@ -181,25 +185,25 @@ pub(super) struct Situation {
 
 #[derive(Clone, Copy)]
 pub(super) struct Step {
-    pub(super) acts: &'static str,
-    pub(super) answers: &'static str,
+    pub(super) actions: &'static str,
+    pub(super) responses: &'static str,
     pub(super) state: &'static str,
     pub(super) log: &'static str,
 }
 
-pub(super) fn situations() -> Vec<Situation> {
-    TABLE.split("\n\n").map(Situation::new).collect()
+pub(super) fn scenarios() -> Vec<Scenario> {
+    TABLE.split("\n\n").map(Scenario::new).collect()
 }
 
-impl Situation {
+impl Scenario {
     fn new(block: &'static str) -> Self {
         let mut lines = block.trim().lines().filter(|line| !line.starts_with('#'));
         let [name, modes, backends] = cells(lines.next().unwrap());
         let step = |line| {
-            let [acts, answers, state, log] = cells(line);
+            let [actions, responses, state, log] = cells(line);
             Step {
-                acts,
-                answers,
+                actions,
+                responses,
                 state,
                 log,
             }
@@ -219,58 +223,60 @@ impl Situation {
     }
 }
 
+/// Splits a line into its columns.
 fn cells<const N: usize>(line: &'static str) -> [&'static str; N] {
     let cells: Vec<&str> = line.split('|').map(str::trim).collect();
     cells
         .try_into()
-        .unwrap_or_else(|_| panic!("not {N} cells: {line}"))
+        .unwrap_or_else(|_| panic!("expected {N} columns: {line}"))
 }
 
-/// What stands in a cell, one after the other.
+/// Returns the items of a cell.
 pub(super) fn list(cell: &'static str) -> impl Iterator<Item = &'static str> {
     cell.split(", ").filter(|item| !item.is_empty())
 }
 
 impl Step {
-    /// Whether this is the state that is expected.
+    /// Returns whether `state` is the expected state.
     pub(super) fn has_state(&self, backend: Backend, state: &str) -> bool {
-        fits(state, &filled(self.state, backend))
+        matches(state, &resolve(self.state, backend))
     }
 
-    /// Whether this is what the log is expected to say.
+    /// Returns whether `lines` are the expected log lines.
     pub(super) fn has_log(&self, backend: Backend, lines: &[String]) -> bool {
         let mut lines = lines.iter().peekable();
         let all = list(self.log).all(|name| {
             let optional = name.ends_with('?');
             let name = name.trim_end_matches('?');
             let number = name.rsplit(' ').next().unwrap_or_default();
-            let expected = filled(line(name), backend).replace("{n}", number);
-            lines.next_if(|line| fits(line, &expected)).is_some() || optional
+            let expected = resolve(line(name), backend).replace("{n}", number);
+            lines.next_if(|line| matches(line, &expected)).is_some() || optional
         });
         all && lines.next().is_none()
     }
 }
 
-/// The text with what this backend says in place of what is in braces.
-fn filled(text: &str, backend: Backend) -> String {
-    let mut filled = String::new();
+/// Replaces each name in braces with the text of this backend.
+fn resolve(text: &str, backend: Backend) -> String {
+    let mut resolved = String::new();
     let mut rest = text;
-    while let Some((before, (what, after))) = rest
+    while let Some((before, (name, after))) = rest
         .split_once('{')
         .and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
     {
-        filled += before;
-        match what {
-            "n" => filled += "{n}",
-            _ => filled += said(backend, what),
+        resolved += before;
+        match name {
+            "n" => resolved += "{n}",
+            _ => resolved += message(backend, name),
         }
         rest = after;
     }
-    filled + rest
+    resolved + rest
 }
 
-/// Whether `text` begins with the first of these parts, and has the others in it.
-fn fits(text: &str, parts: &str) -> bool {
-    let mut parts = parts.split(" … ");
+/// Returns whether `text` begins with the first part of `pattern` and contains the other parts. ` …
+/// ` separates the parts.
+fn matches(text: &str, pattern: &str) -> bool {
+    let mut parts = pattern.split(" … ");
     text.starts_with(parts.next().unwrap_or_default()) && parts.all(|part| text.contains(part))
 }

@@ -1,4 +1,4 @@
-//! A cluster of three: standbys that lag, and leaders that go.
+//! A cluster of three servers: stale standbys, and the loss of the leader.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::server::Bao;
 use crate::support::{key, secs};
 
-/// A mount, a secret in it, and a user who may read it.
+/// Creates a mount, a secret in it, and a user with read access.
 async fn seed(active: &Bao) {
     active.mount("secret", 2).await;
     write(active, 0).await;
@@ -53,15 +53,15 @@ fn addresses(servers: &[Bao]) -> Vec<String> {
     servers.iter().map(address).collect()
 }
 
-/// Waits until every server has the secret as it was [written](write).
-async fn settle(servers: &[Bao], number: usize) {
+/// Waits until every server has the secret with this [number](write).
+async fn wait_for_replication(servers: &[Bao], number: usize) {
     let number = json!(number.to_string());
     for server in servers {
         for _ in 0..600 {
             let root = server.root_token();
-            let asked = server.try_ask(root, "GET", "secret/data/app", Value::Null);
-            if let Some((_, answer)) = asked.await
-                && answer["data"]["data"]["A"] == number
+            let response = server.try_request(root, "GET", "secret/data/app", Value::Null);
+            if let Some((_, response)) = response.await
+                && response["data"]["data"]["A"] == number
             {
                 break;
             }
@@ -71,10 +71,10 @@ async fn settle(servers: &[Bao], number: usize) {
 }
 
 #[tokio::test]
-async fn standbys_that_lag_never_turn_a_secret_back() {
+async fn stale_standbys_cause_no_version_regression() {
     let servers = Bao::cluster().await;
     seed(&servers[0]).await;
-    settle(&servers, 0).await;
+    wait_for_replication(&servers, 0).await;
     let mut proxies = Vec::new();
     for server in &servers {
         proxies.push(FaultProxy::start(server.address).await);
@@ -92,29 +92,30 @@ async fn standbys_that_lag_never_turn_a_secret_back() {
     let mut newest = 0;
     for number in 1..=120 {
         write(&servers[0], number).await;
-        // The active server is read first, so that the newest is seen, and then only another.
+        // The first read is from the active server, so that the newest version is known. The second read is
+        // from a standby.
         for only in [0, 1 + number % 2] {
             for (index, proxy) in proxies.iter().enumerate() {
                 proxy.set(if index == only {
                     Fault::None
                 } else {
-                    Fault::Cut
+                    Fault::Close
                 });
             }
-            // A standby that is behind and alone says so, until it has caught up.
+            // Until the standby has caught up, the reads fail.
             let secret = loop {
                 match provider.get(&key("A")).await {
                     Ok(secret) => break secret,
-                    Err(error) => assert!(error.to_string().contains("behind"), "{error}"),
+                    Err(error) => assert!(error.to_string().contains("stale"), "{error}"),
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             };
-            let seen: usize = secret.value.expose_text().unwrap().parse().unwrap();
+            let read: usize = secret.value.expose_text().unwrap().parse().unwrap();
             assert!(
-                seen >= newest,
-                "from {newest} back to {seen}, at server {only}"
+                read >= newest,
+                "regression from {newest} to {read} at server {only}"
             );
-            newest = seen;
+            newest = read;
         }
         assert_eq!(newest, number);
     }
@@ -138,14 +139,14 @@ fn lazy(provider: VaultProvider) -> LazyAuth<SecretString> {
 
 const QUORUM_LOST: Duration = secs(10);
 
-/// How a cluster loses its leader.
+/// How a cluster loses its leader or its quorum.
 #[derive(Debug, Clone, Copy)]
 enum Loss {
     Hangs,
     StepsDown,
     IsStopped,
     Dies,
-    /// The leader lives, and the others hang for [a while](QUORUM_LOST).
+    /// The leader keeps running, and the others hang for [a while](QUORUM_LOST).
     LosesQuorum,
 }
 
@@ -166,8 +167,8 @@ impl Loss {
         }
     }
 
-    /// What comes of it by itself, while others look on.
-    async fn pass(self, servers: &[Bao; 3], leader: usize) {
+    /// Waits until a temporary loss ends by itself.
+    async fn wait_for_recovery(self, servers: &[Bao; 3], leader: usize) {
         if let Self::LosesQuorum = self {
             tokio::time::sleep(QUORUM_LOST).await;
             servers[(leader + 1) % 3].signal("CONT");
@@ -175,8 +176,8 @@ impl Loss {
         }
     }
 
-    /// Gives the cluster its third server back.
-    async fn end(self, servers: &mut [Bao; 3], leader: usize) {
+    /// Restores the third server of the cluster.
+    async fn repair(self, servers: &mut [Bao; 3], leader: usize) {
         match self {
             Self::Hangs => servers[leader].signal("CONT"),
             Self::IsStopped | Self::Dies => servers[leader].restart().await,
@@ -185,25 +186,25 @@ impl Loss {
     }
 }
 
-/// Reads through all three servers while their leader is lost and given back. Returns how long it took
-/// until a login was possible again, and a whole cold start beyond that.
+/// Reads through all three servers while the leader is lost and restored. Returns the time until a login was
+/// possible again, and the additional time of a cold start.
 async fn failover(servers: &mut [Bao; 3], loss: Loss, round: usize) -> (Duration, Duration) {
     let leader = leader(servers).await;
     let warm = lazy(provider(&addresses(servers), user()));
     warm.get().await.unwrap();
-    let fresh = Arc::new(provider(&addresses(servers), user()));
-    fresh.get(&key("A")).await.unwrap();
-    // A token that no other server has heard of would be lost with the leader.
+    let direct = Arc::new(provider(&addresses(servers), user()));
+    direct.get(&key("A")).await.unwrap();
+    // A token that was not replicated yet would be lost with the leader.
     write(&servers[leader], round).await;
-    settle(servers, round).await;
+    wait_for_replication(servers, round).await;
 
     let reading = Arc::new(AtomicBool::new(true));
     let mut readers = JoinSet::new();
     for _ in 0..3 {
-        let (warm, fresh, reading) = (warm.clone(), fresh.clone(), reading.clone());
+        let (warm, direct, reading) = (warm.clone(), direct.clone(), reading.clone());
         readers.spawn(async move {
             while reading.load(Ordering::Relaxed) {
-                fresh.get(&key("A")).await.unwrap();
+                direct.get(&key("A")).await.unwrap();
                 warm.get().await.unwrap();
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -211,7 +212,7 @@ async fn failover(servers: &mut [Bao; 3], loss: Loss, round: usize) -> (Duration
     }
     let lost = Instant::now();
     loss.begin(servers, leader).await;
-    // Somebody who starts in the middle of it.
+    // A service that starts during the outage.
     let cold = lazy(provider(&addresses(servers), user()));
     let cold_start = tokio::spawn(async move {
         while cold.get().await.is_err() {}
@@ -222,44 +223,44 @@ async fn failover(servers: &mut [Bao; 3], loss: Loss, round: usize) -> (Duration
             at = login_is_possible(&servers[0]) => at,
             at = login_is_possible(&servers[1]) => at,
             at = login_is_possible(&servers[2]) => at,
-            () = tokio::time::sleep(secs(90)) => panic!("nobody leads"),
+            () = tokio::time::sleep(secs(90)) => panic!("the cluster has no leader"),
         }
     };
-    let (possible, ()) = tokio::join!(login, loss.pass(servers, leader));
+    let (possible, ()) = tokio::join!(login, loss.wait_for_recovery(servers, leader));
     let started = cold_start.await.unwrap();
-    let behind = started.saturating_duration_since(possible);
-    assert!(behind < secs(2), "{loss:?}: started {behind:?} later");
+    let delay = started.saturating_duration_since(possible);
+    assert!(delay < secs(2), "{loss:?}: started {delay:?} later");
 
-    loss.end(servers, leader).await;
+    loss.repair(servers, leader).await;
     tokio::time::sleep(secs(3)).await;
     reading.store(false, Ordering::Relaxed);
-    while let Some(ended) = readers.join_next().await {
-        ended.unwrap();
+    while let Some(result) = readers.join_next().await {
+        result.unwrap();
     }
     let state = warm.state();
     assert!(matches!(state, State::Ready { .. }), "{loss:?}: {state:?}");
-    (possible.duration_since(lost), behind)
+    (possible.duration_since(lost), delay)
 }
 
-/// The place of the active server.
+/// Returns the index of the active server.
 async fn leader(servers: &[Bao; 3]) -> usize {
     for _ in 0..600 {
-        for (place, server) in servers.iter().enumerate() {
+        for (index, server) in servers.iter().enumerate() {
             if server.is_active().await {
-                return place;
+                return index;
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("nobody leads")
+    panic!("the cluster has no leader")
 }
 
-/// Asks again and again, and tells when a login worked.
+/// Tries to log in until it succeeds, and returns the time of the success.
 async fn login_is_possible(server: &Bao) -> Instant {
     loop {
         let password = json!({"password": "pass"});
-        let asked = server.try_ask("", "POST", "auth/userpass/login/me", password);
-        if let Ok(Some((StatusCode::OK, _))) = tokio::time::timeout(secs(1), asked).await {
+        let response = server.try_request("", "POST", "auth/userpass/login/me", password);
+        if let Ok(Some((StatusCode::OK, _))) = tokio::time::timeout(secs(1), response).await {
             return Instant::now();
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -267,7 +268,7 @@ async fn login_is_possible(server: &Bao) -> Instant {
 }
 
 #[tokio::test]
-async fn no_read_fails_whatever_becomes_of_the_leader() {
+async fn no_read_fails_during_a_failover() {
     let mut servers = Bao::cluster().await;
     seed(&servers[0]).await;
     let losses = [
@@ -278,7 +279,7 @@ async fn no_read_fails_whatever_becomes_of_the_leader() {
         Loss::Dies,
     ];
     for (round, loss) in losses.into_iter().enumerate() {
-        let (possible, behind) = failover(&mut servers, loss, round + 1).await;
-        println!("{loss:?}: login possible after {possible:?}, a cold start {behind:?} later");
+        let (possible, delay) = failover(&mut servers, loss, round + 1).await;
+        println!("{loss:?}: login possible after {possible:?}, a cold start {delay:?} later");
     }
 }

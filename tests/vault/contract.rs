@@ -1,4 +1,4 @@
-//! The contract of a provider, for both versions of the key-value engine.
+//! The conformance tests, for both versions of the key-value engine.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{SecretKey, SecretProvider};
-use secretwell_testkit::{Calls, Fault, FaultProxy, GARBAGE, Harness, Supports, conformance_tests};
+use secretwell_testkit::{
+    CORRUPT_MARKER, Calls, Fault, FaultProxy, Harness, Supports, conformance_tests,
+};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::sync::Mutex;
@@ -17,7 +19,7 @@ use super::server::{Bao, ROOT, shared, unique};
 conformance_tests!(kv2, Kv::new(KvVersion::V2).await);
 conformance_tests!(kv1, Kv::new(KvVersion::V1).await);
 
-/// A mount, a policy and an AppRole of its own, behind a proxy.
+/// A mount with its own policy and AppRole, behind a fault proxy.
 struct Kv {
     bao: &'static Bao,
     proxy: FaultProxy,
@@ -66,7 +68,7 @@ impl Kv {
         kv
     }
 
-    /// Everything in the mount, but for what is denied.
+    /// Allows everything in the mount except the denied paths.
     async fn write_policy(&self) {
         let name = &self.name;
         let mut rules = format!("path \"{name}/*\" {{ capabilities = [\"read\", \"list\"] }}\n");
@@ -78,12 +80,12 @@ impl Kv {
 
     async fn write_secret_id(&self) {
         let path = format!("auth/{}/role/app/secret-id", self.name);
-        let answer = self.bao.root("POST", &path, json!({})).await;
-        let secret_id = answer["data"]["secret_id"].as_str().unwrap();
+        let response = self.bao.root("POST", &path, json!({})).await;
+        let secret_id = response["data"]["secret_id"].as_str().unwrap();
         std::fs::write(self.secret_id.path(), format!("{secret_id}\n")).unwrap();
     }
 
-    /// The path of the secret that holds `key`, as it stands in a policy.
+    /// Returns the path of the secret of `key`, as it is written in a policy.
     fn path(&self, key: &SecretKey) -> String {
         let data = if self.version == KvVersion::V2 {
             "/data"
@@ -92,11 +94,11 @@ impl Kv {
         };
         match key.prefix() {
             None => format!("{}{data}/app", self.name),
-            Some(directory) => format!("{}{data}/app/{directory}", self.name),
+            Some(prefix) => format!("{}{data}/app/{prefix}", self.name),
         }
     }
 
-    /// The same path, as it stands in a URL.
+    /// Returns the same path, percent-encoded for a URL.
     fn url_path(&self, key: &SecretKey) -> String {
         let escape = |segment: &str| segment.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let path = self.path(key);
@@ -106,10 +108,10 @@ impl Kv {
             .join("/")
     }
 
-    /// Changes one field of the secret that holds `key`, and leaves the others.
+    /// Changes one field of the secret of `key`, and keeps the others.
     async fn change(&self, key: &SecretKey, value: Option<Value>) {
         let path = self.url_path(key);
-        let (_, before) = self.bao.ask(ROOT, "GET", &path, Value::Null).await;
+        let (_, before) = self.bao.request(ROOT, "GET", &path, Value::Null).await;
         let fields = match self.version {
             KvVersion::V2 => before["data"]["data"].clone(),
             _ => before["data"].clone(),
@@ -168,7 +170,7 @@ impl Harness for Kv {
         self.change(key, None).await;
     }
 
-    fn another(&self) -> Option<Arc<dyn SecretProvider>> {
+    fn second_provider(&self) -> Option<Arc<dyn SecretProvider>> {
         let (role_id, secret_id) = (&self.role_id, self.secret_id.path());
         let another = provider(&self.proxy, self.version, &self.name, role_id, secret_id);
         Some(Arc::new(another))
@@ -181,11 +183,11 @@ impl Harness for Kv {
             network: true,
             deny: true,
             login: true,
-            expire: true,
-            throttle: true,
-            garble: true,
+            token_expiry: true,
+            rate_limit: true,
+            corrupt_responses: true,
             stall: true,
-            calls: true,
+            call_counts: true,
             float_numbers: true,
             ..Supports::default()
         }
@@ -197,10 +199,10 @@ impl Harness for Kv {
     }
 
     async fn break_network(&self) {
-        self.proxy.set(Fault::Cut);
+        self.proxy.set(Fault::Close);
     }
 
-    async fn heal(&self) {
+    async fn clear_faults(&self) {
         self.proxy.set(Fault::None);
     }
 
@@ -215,7 +217,7 @@ impl Harness for Kv {
         self.expire_token().await;
     }
 
-    async fn fix_login(&self) {
+    async fn restore_login(&self) {
         let role = format!("auth/{}/role/app", self.name);
         let body = json!({"token_policies": self.name});
         self.bao.root("POST", &role, body).await;
@@ -231,22 +233,22 @@ impl Harness for Kv {
         self.bao.root("POST", &prefix, json!({"sync": true})).await;
     }
 
-    async fn throttle(&self, wait: Duration) {
-        let answer = format!(
+    async fn rate_limit(&self, wait: Duration) {
+        let response = format!(
             "HTTP/1.1 429 Too Many Requests\r\nretry-after: {}\r\nconnection: close\r\n\r\n\
              {{\"errors\":[\"request path: rate limit quota exceeded\"]}}",
             wait.as_secs()
         );
-        self.proxy.set(Fault::Respond(answer.into()));
+        self.proxy.set(Fault::Respond(response.into()));
     }
 
-    async fn garble(&self) {
-        let body = format!("<html>{GARBAGE}</html>");
-        let answer = format!(
+    async fn corrupt_responses(&self) {
+        let body = format!("<html>{CORRUPT_MARKER}</html>");
+        let response = format!(
             "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
             body.len()
         );
-        self.proxy.set(Fault::Respond(answer.into()));
+        self.proxy.set(Fault::Respond(response.into()));
     }
 
     async fn stall(&self) {
@@ -265,8 +267,8 @@ impl Harness for Kv {
         vec![secret_id.trim().to_owned()]
     }
 
-    /// Each in a secret of its own: the server allows or denies secrets, not fields.
-    fn good_keys(&self) -> Vec<&'static str> {
+    /// Returns keys of different secrets, because a policy allows or denies whole secrets, not fields.
+    fn valid_keys(&self) -> Vec<&'static str> {
         vec![
             "one/A",
             "two/AUTH_SECRET",

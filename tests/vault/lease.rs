@@ -1,4 +1,4 @@
-//! Secrets that are made on demand: credentials for a real PostgreSQL.
+//! Dynamic secrets: credentials for a real PostgreSQL database.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::server::{Bao, shared, unique};
 use crate::support::{key, secs, tool};
 
-/// A PostgreSQL of its own. It ends with the tests' process.
+/// A PostgreSQL server. It ends with the test process.
 struct Postgres {
     socket: PathBuf,
     python: Child,
@@ -29,7 +29,7 @@ struct Postgres {
 }
 
 impl Drop for Postgres {
-    /// Lets the database end before its folder goes.
+    /// Waits until the database has ended, because its folder is deleted afterwards.
     fn drop(&mut self) {
         drop(self.python.stdin.take());
         let _ = self.python.wait();
@@ -46,7 +46,7 @@ sys.stdin.read()
 server.cleanup()
 ";
         let folder = tempfile::tempdir().unwrap();
-        // As root, the server runs as a user of its own.
+        // If the tests run as root, the server runs as another user, who needs access.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let socket = folder.path().join("data");
         let mut child = Command::new(tool("postgres/bin/python"))
@@ -79,14 +79,15 @@ server.cleanup()
     }
 }
 
-/// A database whose credentials last this long, and a login to make them.
-struct Stage {
+/// A database engine for a PostgreSQL server, and a login that can create credentials.
+struct Fixture {
     bao: &'static Bao,
     postgres: Postgres,
     name: String,
 }
 
-impl Stage {
+impl Fixture {
+    /// `lease` is the part of the role with the durations of the credentials.
     async fn new(lease: Value) -> Self {
         let bao = shared().await;
         let name = unique("database");
@@ -135,6 +136,7 @@ impl Stage {
         }
     }
 
+    /// `token` is the part of the login's role with the durations of the tokens.
     async fn provider(&self, token: Value) -> VaultProvider {
         self.provider_at(self.bao.address, token).await
     }
@@ -166,11 +168,11 @@ impl Stage {
 
     async fn leases(&self) -> usize {
         let path = format!("sys/leases/lookup/{}/creds/app?list=true", self.name);
-        let (_, answer) = self
+        let (_, response) = self
             .bao
-            .ask(self.bao.root_token(), "GET", &path, Value::Null)
+            .request(self.bao.root_token(), "GET", &path, Value::Null)
             .await;
-        answer["data"]["keys"].as_array().map_or(0, Vec::len)
+        response["data"]["keys"].as_array().map_or(0, Vec::len)
     }
 }
 
@@ -185,10 +187,10 @@ struct Credentials {
     password: SecretString,
 }
 
-/// Asks the database for `time` through a pool that is built lazily, and wants every query to succeed.
-/// Returns how many pools there were.
-async fn query_for(stage: &Stage, provider: VaultProvider, time: Duration) -> u64 {
-    let socket = stage.postgres.socket.clone();
+/// Sends queries for `duration` through a lazily built pool, and asserts that every query succeeds. Returns the
+/// number of pools that were built.
+async fn query_for(fixture: &Fixture, provider: VaultProvider, duration: Duration) -> u64 {
+    let socket = fixture.postgres.socket.clone();
     let auth = LazyAuth::builder(Resolver::new(provider))
         .activation_delay(Duration::ZERO)
         .secret_policy("db/password", SecretPolicy::Unchecked)
@@ -204,14 +206,14 @@ async fn query_for(stage: &Stage, provider: VaultProvider, time: Duration) -> u6
                 Ok::<_, BuildError>(config.create_pool(Some(Runtime::Tokio1), NoTls)?)
             }
         });
-    let end = Instant::now() + time;
+    let end = Instant::now() + duration;
     let mut tasks = JoinSet::new();
     for _ in 0..4 {
         let auth = auth.clone();
         tasks.spawn(async move {
             while Instant::now() < end {
                 let pool = auth.get().await.unwrap().clone();
-                // A connection of its own for each query, so that each has to log in.
+                // A new connection for each query, so that each query logs in.
                 let client = pool.get().await.unwrap();
                 client.query_one("SELECT 1", &[]).await.unwrap();
                 let _ = deadpool_postgres::Object::take(client);
@@ -219,36 +221,36 @@ async fn query_for(stage: &Stage, provider: VaultProvider, time: Duration) -> u6
             }
         });
     }
-    while let Some(ended) = tasks.join_next().await {
-        ended.unwrap();
+    while let Some(result) = tasks.join_next().await {
+        result.unwrap();
     }
     auth.get().await.unwrap().generation()
 }
 
 #[tokio::test]
-async fn a_pool_is_rebuilt_before_its_credentials_end() {
-    let stage = Stage::new(json!({"default_ttl": "3s", "max_ttl": "6s"})).await;
-    let provider = stage.provider(json!({"token_ttl": "1h"})).await;
-    // More than three times the longest that any credentials last.
-    let pools = query_for(&stage, provider, secs(20)).await;
+async fn pool_is_rebuilt_before_its_credentials_expire() {
+    let fixture = Fixture::new(json!({"default_ttl": "3s", "max_ttl": "6s"})).await;
+    let provider = fixture.provider(json!({"token_ttl": "1h"})).await;
+    // More than three times the maximum duration of the credentials.
+    let pools = query_for(&fixture, provider, secs(20)).await;
     assert!((4..=8).contains(&pools), "{pools} pools");
 }
 
 #[tokio::test]
-async fn a_pool_is_rebuilt_before_its_credentials_die_with_the_token() {
-    let stage = Stage::new(json!({"default_ttl": "1h"})).await;
-    let provider = stage
+async fn pool_is_rebuilt_before_the_token_of_its_credentials_expires() {
+    let fixture = Fixture::new(json!({"default_ttl": "1h"})).await;
+    let provider = fixture
         .provider(json!({"token_ttl": "4s", "token_max_ttl": "4s"}))
         .await;
-    let pools = query_for(&stage, provider, secs(13)).await;
+    let pools = query_for(&fixture, provider, secs(13)).await;
     assert!((3..=6).contains(&pools), "{pools} pools");
 }
 
 #[tokio::test]
-async fn a_lease_that_is_neither_renewed_nor_replaced_is_good_to_its_end() {
-    let stage = Stage::new(json!({"default_ttl": "6s"})).await;
-    let proxy = FaultProxy::start(stage.bao.address).await;
-    let provider = stage.provider_at(proxy.address(), json!({})).await;
+async fn lease_that_cannot_be_renewed_or_replaced_is_used_until_it_expires() {
+    let fixture = Fixture::new(json!({"default_ttl": "6s"})).await;
+    let proxy = FaultProxy::start(fixture.bao.address).await;
+    let provider = fixture.provider_at(proxy.address(), json!({})).await;
     let started = Instant::now();
     let user = async || {
         let secret = provider.get(&key("db/username")).await?;
@@ -256,8 +258,8 @@ async fn a_lease_that_is_neither_renewed_nor_replaced_is_good_to_its_end() {
     };
     let first = user().await.unwrap();
     let renewals = || proxy.count("POST /v1/sys/leases/renew");
-    let made = || proxy.count(&format!("GET /v1/{}/creds/app", stage.name));
-    proxy.set(Fault::Cut);
+    let creations = || proxy.count(&format!("GET /v1/{}/creds/app", fixture.name));
+    proxy.set(Fault::Close);
     let error = loop {
         match user().await {
             Ok(user) => assert_eq!(user, first),
@@ -268,38 +270,41 @@ async fn a_lease_that_is_neither_renewed_nor_replaced_is_good_to_its_end() {
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(started.elapsed() >= secs(6), "{:?}", started.elapsed());
     assert!(
-        renewals() > 0 && made() > 1,
-        "both were tried ahead of that"
+        renewals() > 0 && creations() > 1,
+        "renewal and replacement must be attempted before the expiry"
     );
     proxy.set(Fault::None);
     assert_ne!(user().await.unwrap(), first);
 }
 
 #[tokio::test]
-async fn keys_of_one_path_are_of_one_lease_which_is_revoked_when_asked() {
-    let stage = Stage::new(json!({"default_ttl": "1h"})).await;
-    let provider = stage.provider(json!({})).await;
+async fn concurrent_reads_share_one_lease_and_it_can_be_revoked() {
+    let fixture = Fixture::new(json!({"default_ttl": "1h"})).await;
+    let provider = fixture.provider(json!({})).await;
     let mut readers = JoinSet::new();
     for _ in 0..50 {
         let provider = provider.clone();
         readers.spawn(async move {
-            let read = provider
+            let results = provider
                 .get_many(&[key("db/username"), key("db/password")])
                 .await;
             let text = |secret: &secretwell::Secret| secret.value.expose_text().unwrap().to_owned();
-            let [user, password] = &read[..] else {
-                panic!("two keys have two results")
+            let [user, password] = &results[..] else {
+                panic!("expected two results")
             };
             let user = user.as_ref().unwrap();
-            assert!(user.valid_for.is_some_and(|time| time > secs(2_000)));
+            assert!(
+                user.valid_for
+                    .is_some_and(|lifetime| lifetime > secs(2_000))
+            );
             (text(user), text(password.as_ref().unwrap()))
         });
     }
     let credentials = readers.join_all().await;
     assert!(credentials.iter().all(|pair| *pair == credentials[0]));
-    assert_eq!(stage.leases().await, 1);
+    assert_eq!(fixture.leases().await, 1);
     let (user, password) = &credentials[0];
-    let pool = stage.postgres.pool(user, password);
+    let pool = fixture.postgres.pool(user, password);
     pool.get()
         .await
         .unwrap()
@@ -309,14 +314,14 @@ async fn keys_of_one_path_are_of_one_lease_which_is_revoked_when_asked() {
 
     provider.revoke_leases().await.unwrap();
     for _ in 0..100 {
-        if stage.leases().await == 0 {
+        if fixture.leases().await == 0 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(stage.postgres.pool(user, password).get().await.is_err());
-    let again = provider.get(&key("db/username")).await.unwrap();
-    assert_ne!(again.value.expose_text().unwrap(), user);
+    assert!(fixture.postgres.pool(user, password).get().await.is_err());
+    let replacement = provider.get(&key("db/username")).await.unwrap();
+    assert_ne!(replacement.value.expose_text().unwrap(), user);
     assert!(
         provider
             .get(&key("db/nothing"))

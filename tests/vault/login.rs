@@ -1,4 +1,4 @@
-//! Each way to log in, and what becomes of a token.
+//! The login methods, and the handling of tokens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::server::{Bao, Proxy, shared, unique};
-use crate::support::{answer, key, remote_faults, secs};
+use crate::support::{key, remote_faults, response, secs};
 
-/// A mount with one secret, a policy to read it, and a proxy that counts.
-pub(super) struct Stage {
+/// A mount with one secret, a policy to read it, and a proxy that counts requests.
+pub(super) struct Fixture {
     pub(super) bao: &'static Bao,
     proxy: FaultProxy,
     pub(super) name: String,
 }
 
-impl Stage {
+impl Fixture {
     pub(super) async fn new() -> Self {
         let bao = shared().await;
         let name = unique("login");
@@ -39,7 +39,7 @@ impl Stage {
         }
     }
 
-    /// Turns a login method on, at a mount of its own.
+    /// Enables a login method at the mount with the fixture's name.
     pub(super) async fn method(&self, kind: &str) {
         let path = format!("sys/auth/{}", self.name);
         self.bao.root("POST", &path, json!({"type": kind})).await;
@@ -77,7 +77,7 @@ impl Stage {
         self.proxy.count("POST /v1/auth/token/renew-self")
     }
 
-    /// An AppRole whose tokens are made like this, and its ids.
+    /// Creates an AppRole with these settings for its tokens, and returns its role id and secret id.
     pub(super) async fn app_role(&self, settings: Value) -> (String, String) {
         self.method("approle").await;
         let mut settings = settings;
@@ -89,17 +89,20 @@ impl Stage {
         (text(&role_id, "role_id"), text(&secret_id, "secret_id"))
     }
 
-    /// A token of its own, made like this.
+    /// Creates a token with these settings.
     async fn token(&self, settings: Value) -> String {
         let mut settings = settings;
         settings["policies"] = json!([self.name]);
-        let answer = self.bao.root("POST", "auth/token/create", settings).await;
-        answer["auth"]["client_token"].as_str().unwrap().to_owned()
+        let response = self.bao.root("POST", "auth/token/create", settings).await;
+        response["auth"]["client_token"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 }
 
-fn text(answer: &Value, field: &str) -> String {
-    answer["data"][field].as_str().unwrap().to_owned()
+fn text(response: &Value, field: &str) -> String {
+    response["data"][field].as_str().unwrap().to_owned()
 }
 
 pub(super) async fn assert_reads(provider: &VaultProvider) {
@@ -113,46 +116,46 @@ async fn assert_refused(provider: &VaultProvider) {
 }
 
 #[tokio::test]
-async fn a_token_at_hand_or_in_a_file_that_is_replaced() {
-    let stage = Stage::new().await;
-    let first = stage.token(json!({})).await;
-    assert_reads(&stage.provider(VaultAuth::token(Credential::value(first.as_str())))).await;
-    let bad = stage.provider(VaultAuth::token(Credential::value("no-such-token")));
+async fn token_login_from_a_value_or_a_replaced_file() {
+    let fixture = Fixture::new().await;
+    let first = fixture.token(json!({})).await;
+    assert_reads(&fixture.provider(VaultAuth::token(Credential::value(first.as_str())))).await;
+    let bad = fixture.provider(VaultAuth::token(Credential::value("no-such-token")));
     assert_refused(&bad).await;
 
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("{first}\n")).unwrap();
-    let provider = stage.provider(VaultAuth::token(Credential::file(file.path())));
+    let provider = fixture.provider(VaultAuth::token(Credential::file(file.path())));
     assert_reads(&provider).await;
     let revoke = json!({"token": first});
-    stage.bao.root("POST", "auth/token/revoke", revoke).await;
-    let second = stage.token(json!({})).await;
+    fixture.bao.root("POST", "auth/token/revoke", revoke).await;
+    let second = fixture.token(json!({})).await;
     std::fs::write(file.path(), second).unwrap();
     assert_reads(&provider).await;
 }
 
 #[tokio::test]
-async fn a_token_that_may_not_ask_about_itself_is_good_all_the_same() {
-    let stage = Stage::new().await;
-    let token = stage.token(json!({"no_default_policy": true})).await;
-    let provider = stage.provider(VaultAuth::token(Credential::value(token.as_str())));
+async fn token_without_permission_to_look_itself_up_is_accepted() {
+    let fixture = Fixture::new().await;
+    let token = fixture.token(json!({"no_default_policy": true})).await;
+    let provider = fixture.provider(VaultAuth::token(Credential::value(token.as_str())));
     assert_reads(&provider).await;
     provider.health().await.unwrap();
 }
 
 #[tokio::test]
-async fn app_role_with_a_secret_id_at_hand_in_a_file_or_wrapped() {
-    let stage = Stage::new().await;
-    let (role_id, secret_id) = stage.app_role(json!({})).await;
-    let at_hand =
-        VaultAuth::app_role(&role_id, Credential::value(secret_id.as_str())).mount(&stage.name);
-    assert_reads(&stage.provider(at_hand)).await;
+async fn app_role_login_from_a_value_a_file_or_a_wrapped_secret_id() {
+    let fixture = Fixture::new().await;
+    let (role_id, secret_id) = fixture.app_role(json!({})).await;
+    let from_value =
+        VaultAuth::app_role(&role_id, Credential::value(secret_id.as_str())).mount(&fixture.name);
+    assert_reads(&fixture.provider(from_value)).await;
 
-    // Not there yet, and then there.
+    // The file is created after the first read.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("secret-id");
-    let in_a_file = VaultAuth::app_role(&role_id, Credential::file(&path)).mount(&stage.name);
-    let provider = stage.provider(in_a_file);
+    let from_file = VaultAuth::app_role(&role_id, Credential::file(&path)).mount(&fixture.name);
+    let provider = fixture.provider(from_file);
     let error = provider.get(&key("A")).await.unwrap_err();
     assert!(
         error.is_temporary() && error.to_string().contains("secret-id"),
@@ -161,48 +164,51 @@ async fn app_role_with_a_secret_id_at_hand_in_a_file_or_wrapped() {
     std::fs::write(&path, &secret_id).unwrap();
     assert_reads(&provider).await;
 
-    let wrapped = wrapped_secret_id(&stage).await;
+    let wrapped = wrapped_secret_id(&fixture).await;
     let auth = VaultAuth::app_role_wrapped(&role_id, Credential::value(wrapped.as_str()));
-    let provider = stage.provider(auth.clone().mount(&stage.name));
+    let provider = fixture.provider(auth.clone().mount(&fixture.name));
     assert_reads(&provider).await;
-    // Its secret id is kept, so that a later login needs no wrapping token.
-    let prefix = format!("sys/leases/revoke-prefix/auth/{}/login", stage.name);
-    stage.bao.root("POST", &prefix, json!({"sync": true})).await;
+    // The secret id stays in memory, so that a later login needs no wrapping token.
+    let prefix = format!("sys/leases/revoke-prefix/auth/{}/login", fixture.name);
+    fixture
+        .bao
+        .root("POST", &prefix, json!({"sync": true}))
+        .await;
     assert_reads(&provider).await;
-    assert_eq!(stage.proxy.count("POST /v1/sys/wrapping/unwrap"), 1);
-    // Another finds the token used, and says so.
-    let thief = stage.provider(auth.mount(&stage.name));
+    assert_eq!(fixture.proxy.count("POST /v1/sys/wrapping/unwrap"), 1);
+    // Another provider reports that the token was used.
+    let second = fixture.provider(auth.mount(&fixture.name));
     for _ in 0..5 {
-        let error = thief.get(&key("A")).await.unwrap_err();
-        let told = error.to_string();
-        assert!(told.contains("somebody has used it"), "{error}");
+        let error = second.get(&key("A")).await.unwrap_err();
+        assert!(error.to_string().contains("was used already"), "{error}");
     }
-    // And does not try it at each read.
-    assert_eq!(stage.proxy.count("POST /v1/sys/wrapping/unwrap"), 2);
+    // It does not repeat the attempt at each read.
+    assert_eq!(fixture.proxy.count("POST /v1/sys/wrapping/unwrap"), 2);
 }
 
-async fn wrapped_secret_id(stage: &Stage) -> String {
+async fn wrapped_secret_id(fixture: &Fixture) -> String {
     let url = format!(
         "http://{}/v1/auth/{}/role/app/secret-id",
-        stage.bao.address, stage.name
+        fixture.bao.address, fixture.name
     );
     let request = reqwest::Client::new()
         .post(url)
         .header("x-vault-token", super::server::ROOT)
         .header("x-vault-wrap-ttl", "60s");
-    let answer: Value = request.send().await.unwrap().json().await.unwrap();
-    answer["wrap_info"]["token"].as_str().unwrap().to_owned()
+    let response: Value = request.send().await.unwrap().json().await.unwrap();
+    response["wrap_info"]["token"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]
-async fn user_name_and_password() {
-    let stage = Stage::new().await;
-    stage.method("userpass").await;
-    let settings = json!({"password": "pass \"word\"", "token_policies": [stage.name]});
-    stage.root("users/me", settings).await;
-    let auth = |password| VaultAuth::userpass("me", Credential::value(password)).mount(&stage.name);
-    assert_reads(&stage.provider(auth("pass \"word\""))).await;
-    assert_refused(&stage.provider(auth("password"))).await;
+async fn userpass_login() {
+    let fixture = Fixture::new().await;
+    fixture.method("userpass").await;
+    let settings = json!({"password": "pass \"word\"", "token_policies": [fixture.name]});
+    fixture.root("users/me", settings).await;
+    let auth =
+        |password| VaultAuth::userpass("me", Credential::value(password)).mount(&fixture.name);
+    assert_reads(&fixture.provider(auth("pass \"word\""))).await;
+    assert_refused(&fixture.provider(auth("password"))).await;
 }
 
 const SIGNING_KEY: &[u8] = include_bytes!("../fixtures/es256.pem");
@@ -214,13 +220,13 @@ pub(super) fn signed(claims: Value) -> String {
     jsonwebtoken::encode(&header, &claims, &key).unwrap()
 }
 
-/// A JWT for the role `app`.
+/// Returns the claims of a JWT for the role `app`.
 pub(super) fn claims(audience: &str, expires: i64) -> Value {
     json!({"iss": "tests", "sub": "service", "aud": audience, "exp": expires, "iat": 1})
 }
 
-impl Stage {
-    /// A login by JWT whose tokens are made like this.
+impl Fixture {
+    /// Enables the JWT login with these settings for its tokens.
     pub(super) async fn jwt(&self, settings: Value) {
         self.method("jwt").await;
         let keys = json!({"jwt_validation_pubkeys": [VERIFYING_KEY], "bound_issuer": "tests"});
@@ -233,8 +239,8 @@ impl Stage {
         self.root("role/app", role).await;
     }
 
-    /// A login by Kubernetes whose tokens are made like this, with a cluster that serves until it is
-    /// dropped.
+    /// Enables the Kubernetes login with these settings for its tokens. Dropping the returned task stops the
+    /// fake Kubernetes API.
     pub(super) async fn kubernetes(&self, settings: Value) -> JoinSet<()> {
         self.method("kubernetes").await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -260,13 +266,13 @@ impl Stage {
 }
 
 #[tokio::test]
-async fn a_jwt_that_is_read_anew_for_each_login() {
-    let stage = Stage::new().await;
-    stage.jwt(json!({})).await;
+async fn jwt_login_reads_the_file_again_for_each_login() {
+    let fixture = Fixture::new().await;
+    fixture.jwt(json!({})).await;
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), signed(claims("other", i64::from(i32::MAX)))).unwrap();
     let provider =
-        stage.provider(VaultAuth::jwt("app", Credential::file(file.path())).mount(&stage.name));
+        fixture.provider(VaultAuth::jwt("app", Credential::file(file.path())).mount(&fixture.name));
     let error = provider.get(&key("A")).await.unwrap_err();
     assert!(error.to_string().contains("another audience"), "{error}");
     std::fs::write(file.path(), signed(claims("vault", 1_000))).unwrap();
@@ -276,7 +282,7 @@ async fn a_jwt_that_is_read_anew_for_each_login() {
     assert_reads(&provider).await;
 }
 
-/// The part of a cluster that Vault asks about service accounts.
+/// The Kubernetes endpoint that Vault calls to check the token of a service account.
 async fn token_review(Json(review): Json<Value>) -> Json<Value> {
     let jwt = review["spec"]["token"].as_str().unwrap();
     let known = jwt.ends_with(signed_by_the_cluster().rsplit('.').next().unwrap());
@@ -305,40 +311,41 @@ pub(super) fn signed_by_the_cluster() -> &'static str {
 }
 
 #[tokio::test]
-async fn the_service_account_of_a_pod() {
-    let stage = Stage::new().await;
-    let mut cluster = stage.kubernetes(json!({})).await;
+async fn kubernetes_login_treats_an_api_outage_as_temporary() {
+    let fixture = Fixture::new().await;
+    let mut cluster = fixture.kubernetes(json!({})).await;
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), signed_by_the_cluster()).unwrap();
-    let auth = VaultAuth::kubernetes_with("app", Credential::file(file.path())).mount(&stage.name);
-    assert_reads(&stage.provider(auth.clone())).await;
+    let auth =
+        VaultAuth::kubernetes_with("app", Credential::file(file.path())).mount(&fixture.name);
+    assert_reads(&fixture.provider(auth.clone())).await;
 
-    // The cluster's API is down: Vault says 403, and it is no refusal yet.
+    // Vault responds with 403 if the Kubernetes API is down. The error is temporary at first.
     cluster.shutdown().await;
-    let error = stage.provider(auth).get(&key("A")).await.unwrap_err();
+    let error = fixture.provider(auth).get(&key("A")).await.unwrap_err();
     assert!(error.is_temporary(), "{error}");
     assert!(error.to_string().contains("cluster"), "{error}");
 }
 
 #[tokio::test]
-async fn an_agent_in_front_needs_no_login_of_ours() {
-    let stage = Stage::new().await;
-    // Without an agent there is nobody who adds a token.
-    let provider = stage.provider(VaultAuth::agent());
+async fn agent_adds_the_token_without_a_login() {
+    let fixture = Fixture::new().await;
+    // Without an agent, the request has no token.
+    let provider = fixture.provider(VaultAuth::agent());
     let error = provider.get(&key("A")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
-    assert_eq!(stage.logins(), 0);
+    assert_eq!(fixture.logins(), 0);
 
-    let (role_id, secret_id) = stage.app_role(json!({})).await;
-    let proxy = Proxy::start(stage.bao, &stage.name, &role_id, &secret_id).await;
+    let (role_id, secret_id) = fixture.app_role(json!({})).await;
+    let proxy = Proxy::start(fixture.bao, &fixture.name, &role_id, &secret_id).await;
     let address = format!("unix://{}", proxy.socket.display());
     let provider = VaultProvider::builder([address], VaultAuth::agent())
         .unwrap()
-        .mount(&stage.name)
+        .mount(&fixture.name)
         .path("app")
         .build()
         .unwrap();
-    // It takes a moment to start, which is like any outage.
+    // Until the proxy has started, reads fail with a temporary error.
     while let Err(error) = provider.get(&key("A")).await {
         assert!(error.is_temporary(), "{error}");
     }
@@ -346,14 +353,17 @@ async fn an_agent_in_front_needs_no_login_of_ours() {
 }
 
 #[tokio::test]
-async fn a_hundred_callers_with_a_token_that_was_revoked_cause_one_login() {
-    let stage = Stage::new().await;
-    let (role_id, secret_id) = stage.app_role(json!({})).await;
-    let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&stage.name);
-    let provider = Arc::new(stage.provider(auth));
+async fn concurrent_callers_with_a_revoked_token_share_one_login() {
+    let fixture = Fixture::new().await;
+    let (role_id, secret_id) = fixture.app_role(json!({})).await;
+    let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&fixture.name);
+    let provider = Arc::new(fixture.provider(auth));
     assert_reads(&provider).await;
-    let prefix = format!("sys/leases/revoke-prefix/auth/{}/login", stage.name);
-    stage.bao.root("POST", &prefix, json!({"sync": true})).await;
+    let prefix = format!("sys/leases/revoke-prefix/auth/{}/login", fixture.name);
+    fixture
+        .bao
+        .root("POST", &prefix, json!({"sync": true}))
+        .await;
 
     let mut callers = JoinSet::new();
     for _ in 0..100 {
@@ -361,74 +371,77 @@ async fn a_hundred_callers_with_a_token_that_was_revoked_cause_one_login() {
         callers.spawn(async move { assert_reads(&provider).await });
     }
     callers.join_all().await;
-    assert_eq!(stage.logins(), 2);
+    assert_eq!(fixture.logins(), 2);
 }
 
 #[tokio::test]
-async fn a_wrong_secret_id_costs_one_login_until_it_changes() {
-    let stage = Stage::new().await;
-    let (role_id, secret_id) = stage.app_role(json!({})).await;
+async fn wrong_secret_id_is_not_sent_again_until_it_changes() {
+    let fixture = Fixture::new().await;
+    let (role_id, secret_id) = fixture.app_role(json!({})).await;
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "wrong").unwrap();
-    let auth = VaultAuth::app_role(&role_id, Credential::file(file.path())).mount(&stage.name);
-    let provider = stage.provider(auth);
+    let auth = VaultAuth::app_role(&role_id, Credential::file(file.path())).mount(&fixture.name);
+    let provider = fixture.provider(auth);
     for _ in 0..20 {
         assert_refused(&provider).await;
     }
-    assert_eq!(stage.logins(), 1);
+    assert_eq!(fixture.logins(), 1);
     std::fs::write(file.path(), secret_id).unwrap();
     assert_reads(&provider).await;
-    assert_eq!(stage.logins(), 2);
+    assert_eq!(fixture.logins(), 2);
 }
 
 #[tokio::test]
-async fn a_missing_permission_is_no_bad_token() {
-    let stage = Stage::new().await;
-    let (role_id, secret_id) = stage.app_role(json!({})).await;
-    let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&stage.name);
-    let provider = stage.provider(auth);
+async fn missing_permission_does_not_cause_a_login() {
+    let fixture = Fixture::new().await;
+    let (role_id, secret_id) = fixture.app_role(json!({})).await;
+    let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&fixture.name);
+    let provider = fixture.provider(auth);
     assert_reads(&provider).await;
-    stage
+    fixture
         .bao
-        .policy(&stage.name, "path \"none\" { capabilities = [\"read\"] }")
+        .policy(&fixture.name, "path \"none\" { capabilities = [\"read\"] }")
         .await;
     for _ in 0..10 {
         let error = provider.get(&key("A")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     }
-    assert_eq!(stage.logins(), 1);
+    assert_eq!(fixture.logins(), 1);
 }
 
 #[tokio::test]
-async fn many_keys_of_few_secrets_cost_one_read_each_after_one_login() {
-    let stage = Stage::new().await;
+async fn keys_of_one_secret_share_one_read() {
+    let fixture = Fixture::new().await;
     let mut keys = Vec::new();
     for secret in 0..10 {
         let fields: serde_json::Map<String, Value> = (0..10)
             .map(|field| (format!("F{field}"), json!(format!("{secret}.{field}"))))
             .collect();
-        let path = format!("{}/data/app/s{secret}", stage.name);
-        stage.bao.root("POST", &path, json!({"data": fields})).await;
+        let path = format!("{}/data/app/s{secret}", fixture.name);
+        fixture
+            .bao
+            .root("POST", &path, json!({"data": fields}))
+            .await;
         keys.extend((0..10).map(|field| key(&format!("s{secret}/F{field}"))));
     }
-    let (role_id, secret_id) = stage.app_role(json!({})).await;
-    let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&stage.name);
-    let provider = stage.provider(auth);
-    for (key, answer) in keys.iter().zip(provider.get_many(&keys).await) {
-        let value = answer.unwrap().value;
+    let (role_id, secret_id) = fixture.app_role(json!({})).await;
+    let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&fixture.name);
+    let provider = fixture.provider(auth);
+    for (key, result) in keys.iter().zip(provider.get_many(&keys).await) {
+        let value = result.unwrap().value;
         let expected = key.as_str().replace("/F", ".").replace('s', "");
         assert_eq!(value.expose_text().unwrap(), expected);
     }
-    let reads = format!("GET /v1/{}/data/", stage.name);
-    assert_eq!((stage.logins(), stage.proxy.count(&reads)), (1, 10));
-    assert_eq!(stage.proxy.requests().len(), 11);
+    let reads = format!("GET /v1/{}/data/", fixture.name);
+    assert_eq!((fixture.logins(), fixture.proxy.count(&reads)), (1, 10));
+    assert_eq!(fixture.proxy.requests().len(), 11);
 }
 
 #[tokio::test]
-async fn faults_are_typed_within_the_deadline_and_leave_nothing_behind() {
-    let stage = Stage::new().await;
-    let token = stage.token(json!({})).await;
-    let provider = stage.provider_with(
+async fn faults_cause_the_expected_error_kind_within_the_deadline() {
+    let fixture = Fixture::new().await;
+    let token = fixture.token(json!({})).await;
+    let provider = fixture.provider_with(
         VaultAuth::token(Credential::value(token.as_str())),
         |client| {
             client
@@ -438,24 +451,24 @@ async fn faults_are_typed_within_the_deadline_and_leave_nothing_behind() {
         },
     );
     assert_reads(&provider).await;
-    let elsewhere = FaultProxy::start(stage.bao.address).await;
-    let redirect = format!("http://{}/v1/{}/data/app", elsewhere.address(), stage.name);
-    let twice = r#"{"data":{"data":{"A":"1","A":"2"},"metadata":{"version":1}}}"#;
-    let of_vault = [
+    let other = FaultProxy::start(fixture.bao.address).await;
+    let redirect = format!("http://{}/v1/{}/data/app", other.address(), fixture.name);
+    let duplicate = r#"{"data":{"data":{"A":"1","A":"2"},"metadata":{"version":1}}}"#;
+    let vault_faults = [
         (
             "bad chunk",
-            answer("200 OK\r\ntransfer-encoding: chunked", "zz\r\n"),
+            response("200 OK\r\ntransfer-encoding: chunked", "zz\r\n"),
             ErrorKind::Unavailable,
         ),
         (
             "sealed",
-            answer("503 No", r#"{"errors":["Vault is sealed"]}"#),
+            response("503 No", r#"{"errors":["Vault is sealed"]}"#),
             ErrorKind::Unavailable,
         ),
     ];
-    let faults = remote_faults("data", twice, &redirect, 300);
-    for (name, fault, kind) in faults.into_iter().chain(of_vault) {
-        stage.proxy.set(fault);
+    let faults = remote_faults("data", duplicate, &redirect, 300);
+    for (name, fault, kind) in faults.into_iter().chain(vault_faults) {
+        fixture.proxy.set(fault);
         let started = Instant::now();
         let error = provider.get(&key("A")).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{name}: {error}");
@@ -464,11 +477,11 @@ async fn faults_are_typed_within_the_deadline_and_leave_nothing_behind() {
             "{name}: {:?}",
             started.elapsed()
         );
-        stage.proxy.set(Fault::None);
+        fixture.proxy.set(Fault::None);
         assert_reads(&provider).await;
     }
     assert!(
-        elsewhere.requests().is_empty(),
-        "no token leaves the configured servers"
+        other.requests().is_empty(),
+        "a token must not be sent to a server that is not configured"
     );
 }

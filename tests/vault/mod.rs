@@ -1,14 +1,14 @@
-//! The Vault backend, on a real OpenBao.
+//! Tests of the Vault backend against a real OpenBao server.
 
+mod cleanup;
 mod cluster;
 mod contract;
 mod dynamic;
-mod ends;
 mod expiry;
-mod lag;
 mod lease;
+mod location;
 mod login;
-mod place;
+mod replication;
 pub(crate) mod server;
 mod states;
 pub(crate) mod tls;

@@ -1,4 +1,4 @@
-//! A real server: OpenBao in development mode, on a free port of the loopback.
+//! OpenBao servers, clusters and proxies on free ports of the loopback interface.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader};
@@ -16,10 +16,10 @@ use tempfile::TempDir;
 use super::tls::Identity;
 use crate::support::tool;
 
-/// The token that may do anything.
+/// The root token of the shared server.
 pub(crate) const ROOT: &str = "root-token-of-the-tests";
 
-/// A server. It ends with the tests' process, however that ends.
+/// An OpenBao server. It ends with the test process, even if that process crashes.
 pub(crate) struct Bao {
     pub(crate) address: SocketAddr,
     base: String,
@@ -31,16 +31,16 @@ pub(crate) struct Bao {
     folder: Option<TempDir>,
 }
 
-/// The server that all tests share; each has mounts of its own on it.
+/// Returns the server that all tests share. Each test creates its own mounts.
 pub(crate) async fn shared() -> &'static Bao {
     static SHARED: OnceLock<Bao> = OnceLock::new();
     let bao = SHARED.get_or_init(Bao::development);
-    bao.wait().await;
+    bao.wait_until_ready().await;
     bao
 }
 
-/// Keeps no connections, because each test has a runtime of its own. Whether a certificate is good is
-/// for the providers to find out.
+/// Returns a client without a connection pool, because each test has its own runtime. It accepts any
+/// certificate; the tests check certificates with the providers.
 fn client() -> Client {
     client_builder().build().unwrap()
 }
@@ -52,9 +52,9 @@ fn client_builder() -> reqwest::ClientBuilder {
         .tls_danger_accept_invalid_certs(true)
 }
 
-/// The process of a server.
+/// A server process.
 struct Process {
-    /// Ends it when this process does: it reads from a pipe whose other end is here.
+    /// The shell that kills the server. It waits for the end of a pipe, whose other end is in this process.
     shell: Child,
     id: String,
 }
@@ -94,7 +94,7 @@ impl Drop for Process {
 }
 
 impl Bao {
-    /// In memory, unsealed, over plain HTTP.
+    /// Starts a server in memory, unsealed, with plain HTTP.
     fn development() -> Self {
         let address = free_address();
         let arguments = [
@@ -116,12 +116,13 @@ impl Bao {
         }
     }
 
-    /// In memory, initialized and unsealed here, over TLS with these certificates.
+    /// Starts a server in memory, with TLS, and initializes and unseals it.
     pub(crate) async fn with_tls(server: &Identity) -> Self {
         Self::over_tls(server, "", client()).await
     }
 
-    /// The same, for those only who show a certificate of `authority`; `client` is such a one.
+    /// Like [`with_tls`](Self::with_tls), but requires client certificates from `authority`. `client` is one
+    /// of them.
     pub(crate) async fn with_tls_for(
         server: &Identity,
         authority: &Path,
@@ -162,14 +163,14 @@ impl Bao {
         bao
     }
 
-    /// Over plain HTTP, with what it holds on disk, so that it can be restarted.
+    /// Starts a server with plain HTTP and its data on disk, so that it can be restarted.
     pub(crate) async fn on_disk() -> Self {
         let mut bao = Self::uninitialized().await;
         bao.initialize().await;
         bao
     }
 
-    /// The same, as it comes.
+    /// Like [`on_disk`](Self::on_disk), but not initialized.
     pub(crate) async fn uninitialized() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = free_address();
@@ -177,7 +178,7 @@ impl Bao {
         Self::configured(address, "http", &config, folder).await
     }
 
-    /// Three servers over plain HTTP that keep the same data by raft. The first was the active one.
+    /// Starts a raft cluster of three servers with plain HTTP. The first one becomes the active server.
     pub(crate) async fn cluster() -> [Self; 3] {
         let addresses = [free_address(), free_address(), free_address()];
         let mut servers = Vec::new();
@@ -224,72 +225,73 @@ impl Bao {
             arguments,
             folder: Some(folder),
         };
-        bao.wait().await;
+        bao.wait_until_ready().await;
         bao
     }
 
     pub(crate) async fn initialize(&mut self) {
         let shares = json!({"secret_shares": 1, "secret_threshold": 1});
-        let (_, keys) = self.ask("", "POST", "sys/init", shares).await;
+        let (_, keys) = self.request("", "POST", "sys/init", shares).await;
         self.root = keys["root_token"].as_str().unwrap().to_owned();
         self.unseal_key = keys["keys"][0].as_str().unwrap().to_owned();
         self.unseal().await;
     }
 
-    /// Unseals a server that joins a cluster, which takes it a while to be ready for.
+    /// Unseals a server that joins a cluster, and retries until the server is ready for it.
     async fn join(&self) {
         for _ in 0..600 {
             let key = json!({"key": self.unseal_key});
-            self.ask("", "POST", "sys/unseal", key).await;
+            self.request("", "POST", "sys/unseal", key).await;
             let (status, _) = self
-                .ask("", "GET", "sys/health?standbyok=true", Value::Null)
+                .request("", "GET", "sys/health?standbyok=true", Value::Null)
                 .await;
             if status == 200 {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("{} does not join the cluster", self.base);
+        panic!("{} did not join the cluster", self.base);
     }
 
-    /// Waits until so many servers have a vote in who leads.
-    async fn wait_for_voters(&self, wanted: usize) {
-        let quickly = json!({"server_stabilization_time": "1s"});
+    /// Waits until `count` servers can vote in leader elections.
+    async fn wait_for_voters(&self, count: usize) {
+        let short_stabilization = json!({"server_stabilization_time": "1s"});
         let path = "sys/storage/raft/autopilot/configuration";
-        self.root("POST", path, quickly).await;
+        self.root("POST", path, short_stabilization).await;
         for _ in 0..600 {
             let path = "sys/storage/raft/configuration";
-            let answer = self.root("GET", path, Value::Null).await;
-            let members = answer["data"]["config"]["servers"].as_array().cloned();
+            let response = self.root("GET", path, Value::Null).await;
+            let members = response["data"]["config"]["servers"].as_array().cloned();
             let members = members.unwrap_or_default();
             if members
                 .iter()
                 .filter(|member| member["voter"] == true)
                 .count()
-                == wanted
+                == count
             {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("the cluster does not come together");
+        panic!("the cluster did not form");
     }
 
-    /// Whether it is the active server of its cluster.
+    /// Returns whether this is the active server of its cluster.
     pub(crate) async fn is_active(&self) -> bool {
         let url = format!("{}/v1/sys/health", self.base);
-        let asked = self.client.get(url).timeout(Duration::from_millis(300));
-        asked.send().await.is_ok_and(|reply| reply.status() == 200)
+        let request = self.client.get(url).timeout(Duration::from_millis(300));
+        let response = request.send().await;
+        response.is_ok_and(|response| response.status() == 200)
     }
 
-    /// Starts it again once it has ended, and unseals it.
+    /// Starts the server again after it has ended, and unseals it.
     pub(crate) async fn restart(&mut self) {
         self.process = Process::start(&self.arguments);
-        self.wait().await;
+        self.wait_until_ready().await;
         self.join().await;
     }
 
-    /// Starts it again once it has ended, at another address.
+    /// Like [`restart`](Self::restart), at another address.
     pub(crate) async fn restart_at(&mut self, address: SocketAddr) {
         let file = self.folder.as_ref().unwrap().path().join("config.hcl");
         let config = std::fs::read_to_string(&file).unwrap();
@@ -304,7 +306,7 @@ impl Bao {
         &self.process.id
     }
 
-    /// Sends a signal to it: `KILL`, `TERM`, `STOP`, `CONT`.
+    /// Sends a signal to the server: `KILL`, `TERM`, `STOP` or `CONT`.
     pub(crate) fn signal(&self, name: &str) {
         self.process.signal(name);
     }
@@ -313,52 +315,54 @@ impl Bao {
         let key = json!({"key": self.unseal_key});
         self.root("POST", "sys/unseal", key).await;
         for _ in 0..100 {
-            let (status, _) = self.ask("", "GET", "sys/health", Value::Null).await;
+            let (status, _) = self.request("", "GET", "sys/health", Value::Null).await;
             if status == 200 {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("OpenBao stays sealed");
+        panic!("OpenBao is still sealed");
     }
 
     pub(crate) fn root_token(&self) -> &str {
         &self.root
     }
 
-    /// Waits until it answers.
-    pub(crate) async fn wait(&self) {
+    /// Waits until the server responds, even if it is sealed or not initialized.
+    pub(crate) async fn wait_until_ready(&self) {
         let url = format!("{}/v1/sys/health", self.base);
         for _ in 0..1200 {
-            let answer = self.client.get(&url).send().await;
-            if answer.is_ok_and(|reply| matches!(reply.status().as_u16(), 200 | 501 | 503)) {
+            let response = self.client.get(&url).send().await;
+            if response.is_ok_and(|response| matches!(response.status().as_u16(), 200 | 501 | 503))
+            {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("OpenBao does not answer at {}", self.base);
+        panic!("OpenBao does not respond at {}", self.base);
     }
 
-    /// Asks as root, and wants success.
+    /// Sends a request as root, and asserts that it succeeds.
     pub(crate) async fn root(&self, method: &str, path: &str, body: Value) -> Value {
-        let (status, answer) = self.ask(&self.root, method, path, body).await;
-        assert!(status.is_success(), "{method} {path}: {status} {answer}");
-        answer
+        let (status, response) = self.request(&self.root, method, path, body).await;
+        assert!(status.is_success(), "{method} {path}: {status} {response}");
+        response
     }
 
-    pub(crate) async fn ask(
+    /// Sends a request and returns the response.
+    pub(crate) async fn request(
         &self,
         token: &str,
         method: &str,
         path: &str,
         body: Value,
     ) -> (StatusCode, Value) {
-        let asked = self.try_ask(token, method, path, body).await;
-        asked.unwrap_or_else(|| panic!("{} does not answer {method} {path}", self.base))
+        let response = self.try_request(token, method, path, body).await;
+        response.unwrap_or_else(|| panic!("{} does not respond to {method} {path}", self.base))
     }
 
-    /// The same, of a server that may be down.
-    pub(crate) async fn try_ask(
+    /// Like [`request`](Self::request), but returns `None` if the server is down.
+    pub(crate) async fn try_request(
         &self,
         token: &str,
         method: &str,
@@ -373,13 +377,13 @@ impl Bao {
         if !body.is_null() {
             request = request.json(&body);
         }
-        let reply = request.send().await.ok()?;
-        let status = reply.status();
-        let text = reply.text().await.ok()?;
+        let response = request.send().await.ok()?;
+        let status = response.status();
+        let text = response.text().await.ok()?;
         Some((status, serde_json::from_str(&text).unwrap_or(Value::Null)))
     }
 
-    /// Mounts an engine, and waits until it takes requests.
+    /// Mounts a key-value engine, and waits until it accepts requests.
     pub(crate) async fn mount(&self, name: &str, version: u8) {
         let options = json!({"type": "kv", "options": {"version": version.to_string()}});
         self.root("POST", &format!("sys/mounts/{name}"), options)
@@ -390,7 +394,7 @@ impl Bao {
         };
         for _ in 0..100 {
             let (status, _) = self
-                .ask(&self.root, "POST", &probe, json!({"data": {"a": "b"}}))
+                .request(&self.root, "POST", &probe, json!({"data": {"a": "b"}}))
                 .await;
             if status.is_success() {
                 return;
@@ -406,7 +410,7 @@ impl Bao {
     }
 }
 
-/// The configuration of a server that keeps its data in `folder`, and shares it with `leader`.
+/// Returns the configuration of a server that stores its data in `folder` and joins the cluster of `leader`.
 fn raft(folder: &TempDir, address: SocketAddr, leader: SocketAddr) -> String {
     let cluster = free_address();
     format!(
@@ -428,7 +432,7 @@ fn raft(folder: &TempDir, address: SocketAddr, leader: SocketAddr) -> String {
     )
 }
 
-/// A proxy in front of a server, that logs in by itself and listens on a socket.
+/// An OpenBao proxy with auto-auth, listening on a Unix socket.
 pub(crate) struct Proxy {
     pub(crate) socket: PathBuf,
     _process: Process,
@@ -436,7 +440,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// One that logs in to `server` by AppRole at the mount `login`.
+    /// Starts a proxy that logs in to `server` with AppRole at the mount `login`.
     pub(crate) async fn start(server: &Bao, login: &str, role_id: &str, secret_id: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
@@ -483,11 +487,11 @@ fn binary() -> PathBuf {
     std::env::var_os("SECRETWELL_OPENBAO").map_or_else(|| tool("bao"), PathBuf::from)
 }
 
-/// An address that stays free until a server binds it, be it much later: its port is none that the
-/// system gives to outgoing connections, and each is named once.
+/// Returns an address that stays free until a server binds it. The port is outside the range for outgoing
+/// connections, and each address is returned only once.
 pub(crate) fn free_address() -> SocketAddr {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    // Far from those of another process that runs the same tests now.
+    // A random start, so that parallel test processes use different ports.
     static FIRST: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
     let first = *FIRST;
     loop {
@@ -500,8 +504,8 @@ pub(crate) fn free_address() -> SocketAddr {
     }
 }
 
-/// A name that no other test of this process has.
-pub(crate) fn unique(start: &str) -> String {
+/// Returns a name that no other test of this process uses.
+pub(crate) fn unique(prefix: &str) -> String {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
-    format!("{start}{}", COUNT.fetch_add(1, Ordering::Relaxed))
+    format!("{prefix}{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }

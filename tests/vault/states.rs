@@ -1,4 +1,4 @@
-//! What a service sees of trouble with its Vault: the states of a lazily built auth.
+//! The states of `LazyAuth` during failures of Vault.
 
 use std::time::Duration;
 
@@ -20,14 +20,14 @@ struct Secrets {
     auth_secret: SecretString,
 }
 
-struct Stage {
+struct Fixture {
     bao: &'static Bao,
     proxy: FaultProxy,
     name: String,
     auth: LazyAuth<SecretString>,
 }
 
-impl Stage {
+impl Fixture {
     async fn new() -> Self {
         let bao = shared().await;
         let name = unique("states");
@@ -55,20 +55,21 @@ impl Stage {
             })
             .build()
             .unwrap();
-        let stage = Self {
+        let fixture = Self {
             auth: lazy(provider),
             bao,
             proxy,
             name,
         };
-        stage.allow(true).await;
-        stage.write().await;
-        stage.auth.get().await.unwrap();
-        stage
+        fixture.set_read_allowed(true).await;
+        fixture.write().await;
+        fixture.auth.get().await.unwrap();
+        fixture
     }
 
-    async fn allow(&self, allow: bool) {
-        let capability = if allow { "read" } else { "deny" };
+    /// Sets the policy to allow or deny reading the secret.
+    async fn set_read_allowed(&self, allowed: bool) {
+        let capability = if allowed { "read" } else { "deny" };
         let rules = format!(
             "path \"{}/data/*\" {{ capabilities = [\"{capability}\"] }}",
             self.name
@@ -99,71 +100,74 @@ fn lazy(provider: VaultProvider) -> LazyAuth<SecretString> {
     })
 }
 
-/// Waits until the auth is degraded for this reason, and sees that it serves all the same.
-async fn is_degraded(auth: &LazyAuth<SecretString>, kind: ErrorKind) {
-    let wanted = |state: &State| match state {
+/// Waits until the auth is degraded with an error of this kind, and asserts that it still has a value.
+async fn wait_until_degraded(auth: &LazyAuth<SecretString>, kind: ErrorKind) {
+    let degraded = |state: &State| match state {
         State::Degraded { failure, .. } => failure.problems().iter().any(|e| e.kind() == kind),
         _ => false,
     };
-    wait_for(auth, wanted).await;
+    wait_for(auth, degraded).await;
     auth.try_get().unwrap();
 }
 
-async fn is_ready(auth: &LazyAuth<SecretString>) {
+async fn wait_until_ready(auth: &LazyAuth<SecretString>) {
     wait_for(auth, |state| matches!(state, State::Ready { .. })).await;
 }
 
-async fn wait_for(auth: &LazyAuth<SecretString>, wanted: impl FnMut(&State) -> bool) {
+async fn wait_for(auth: &LazyAuth<SecretString>, condition: impl FnMut(&State) -> bool) {
     let mut watch = auth.watch_state();
-    let waited = tokio::time::timeout(secs(30), watch.wait_for(wanted)).await;
-    assert!(waited.is_ok(), "{:?}", auth.state());
+    let result = tokio::time::timeout(secs(30), watch.wait_for(condition)).await;
+    assert!(result.is_ok(), "{:?}", auth.state());
 }
 
 #[tokio::test]
-async fn a_policy_taken_away_and_a_secret_deleted_degrade_until_they_are_back() {
-    let stage = Stage::new().await;
-    stage.allow(false).await;
-    is_degraded(&stage.auth, ErrorKind::Denied).await;
-    stage.allow(true).await;
-    is_ready(&stage.auth).await;
+async fn denied_or_deleted_secret_degrades_until_it_is_restored() {
+    let fixture = Fixture::new().await;
+    fixture.set_read_allowed(false).await;
+    wait_until_degraded(&fixture.auth, ErrorKind::Denied).await;
+    fixture.set_read_allowed(true).await;
+    wait_until_ready(&fixture.auth).await;
 
-    stage.change("delete").await;
-    is_degraded(&stage.auth, ErrorKind::NotFound).await;
-    stage.change("undelete").await;
-    is_ready(&stage.auth).await;
+    fixture.change("delete").await;
+    wait_until_degraded(&fixture.auth, ErrorKind::NotFound).await;
+    fixture.change("undelete").await;
+    wait_until_ready(&fixture.auth).await;
 
-    stage.change("destroy").await;
-    is_degraded(&stage.auth, ErrorKind::NotFound).await;
-    stage.write().await;
-    is_ready(&stage.auth).await;
+    fixture.change("destroy").await;
+    wait_until_degraded(&fixture.auth, ErrorKind::NotFound).await;
+    fixture.write().await;
+    wait_until_ready(&fixture.auth).await;
 }
 
 #[tokio::test]
-async fn an_outage_and_a_quota_degrade_and_a_revoked_token_is_not_noticed() {
-    let stage = Stage::new().await;
-    stage.proxy.set(Fault::Cut);
-    is_degraded(&stage.auth, ErrorKind::Unavailable).await;
-    stage.proxy.set(Fault::None);
-    is_ready(&stage.auth).await;
+async fn outage_and_rate_limit_degrade_but_a_revoked_token_does_not() {
+    let fixture = Fixture::new().await;
+    fixture.proxy.set(Fault::Close);
+    wait_until_degraded(&fixture.auth, ErrorKind::Unavailable).await;
+    fixture.proxy.set(Fault::None);
+    wait_until_ready(&fixture.auth).await;
 
-    let quota = format!("sys/quotas/rate-limit/{}", stage.name);
-    let limit = json!({"path": format!("{}/", stage.name), "rate": 0.001, "interval": "1h"});
-    stage.bao.root("POST", &quota, limit).await;
-    is_degraded(&stage.auth, ErrorKind::RateLimited { retry_after: None }).await;
-    stage.bao.root("DELETE", &quota, Value::Null).await;
-    is_ready(&stage.auth).await;
+    let quota = format!("sys/quotas/rate-limit/{}", fixture.name);
+    let limit = json!({"path": format!("{}/", fixture.name), "rate": 0.001, "interval": "1h"});
+    fixture.bao.root("POST", &quota, limit).await;
+    wait_until_degraded(&fixture.auth, ErrorKind::RateLimited { retry_after: None }).await;
+    fixture.bao.root("DELETE", &quota, Value::Null).await;
+    wait_until_ready(&fixture.auth).await;
 
-    let stage = Stage::new().await;
-    let revoke = format!("sys/leases/revoke-prefix/auth/{}/login", stage.name);
-    stage.bao.root("POST", &revoke, json!({"sync": true})).await;
-    let logins = stage.proxy.count("POST /v1/auth/");
-    stage.auth.rebuild().await.unwrap();
-    assert_eq!(stage.proxy.count("POST /v1/auth/"), logins + 1);
-    assert!(matches!(stage.auth.state(), State::Ready { .. }));
+    let fixture = Fixture::new().await;
+    let revoke = format!("sys/leases/revoke-prefix/auth/{}/login", fixture.name);
+    fixture
+        .bao
+        .root("POST", &revoke, json!({"sync": true}))
+        .await;
+    let logins = fixture.proxy.count("POST /v1/auth/");
+    fixture.auth.rebuild().await.unwrap();
+    assert_eq!(fixture.proxy.count("POST /v1/auth/"), logins + 1);
+    assert!(matches!(fixture.auth.state(), State::Ready { .. }));
 }
 
 #[tokio::test]
-async fn a_server_that_comes_back_at_another_listed_address_is_found() {
+async fn server_that_moves_to_another_configured_address_is_found() {
     let mut bao = Bao::on_disk().await;
     bao.mount("secret", 2).await;
     let secret = json!({"data": {"AUTH_SECRET": SECRET}});
@@ -181,14 +185,14 @@ async fn a_server_that_comes_back_at_another_listed_address_is_found() {
     auth.get().await.unwrap();
 
     bao.signal("KILL");
-    is_degraded(&auth, ErrorKind::Unavailable).await;
+    wait_until_degraded(&auth, ErrorKind::Unavailable).await;
     bao.restart_at(other).await;
-    is_ready(&auth).await;
+    wait_until_ready(&auth).await;
     auth.rebuild().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_server_that_is_sealed_degrades_who_is_ready_and_fails_who_starts() {
+async fn sealed_server_degrades_a_warm_start_and_fails_a_cold_start() {
     let bao = Bao::on_disk().await;
     bao.mount("secret", 2).await;
     let secret = json!({"data": {"AUTH_SECRET": SECRET}});
@@ -206,7 +210,7 @@ async fn a_server_that_is_sealed_degrades_who_is_ready_and_fails_who_starts() {
     warm.get().await.unwrap();
 
     bao.root("POST", "sys/seal", Value::Null).await;
-    is_degraded(&warm, ErrorKind::Unavailable).await;
+    wait_until_degraded(&warm, ErrorKind::Unavailable).await;
     let cold = lazy(provider());
     let error = cold.get().await.unwrap_err();
     assert!(error.to_string().contains("sealed"), "{error}");
@@ -217,14 +221,14 @@ async fn a_server_that_is_sealed_degrades_who_is_ready_and_fails_who_starts() {
     );
 
     bao.unseal().await;
-    is_ready(&warm).await;
+    wait_until_ready(&warm).await;
     let started = async { while cold.get().await.is_err() {} };
     tokio::time::timeout(secs(30), started).await.unwrap();
-    is_ready(&cold).await;
+    wait_until_ready(&cold).await;
 }
 
 #[tokio::test]
-async fn a_namespace_has_secrets_of_its_own() {
+async fn namespaces_have_separate_secrets() {
     let bao = shared().await;
     let team = unique("team");
     bao.root("POST", &format!("sys/namespaces/{team}"), json!({}))

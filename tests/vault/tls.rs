@@ -1,4 +1,4 @@
-//! Certificates, good and bad, and a server that is sealed, on an OpenBao over TLS.
+//! Server and client certificates, and a sealed server, with OpenBao over TLS.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::expiry::read_for;
 use super::server::{Bao, free_address};
 use crate::support::key;
 
-/// Signs certificates.
+/// A certificate authority.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, as PEM.
@@ -63,7 +63,7 @@ pub(crate) fn file(text: &str) -> NamedTempFile {
     file
 }
 
-fn quick(client: ClientConfig) -> ClientConfig {
+fn with_short_deadline(client: ClientConfig) -> ClientConfig {
     client.deadline(Duration::from_secs(2))
 }
 
@@ -76,7 +76,7 @@ fn provider(
         .unwrap()
         .mount("secret")
         .path("app")
-        .client(quick)
+        .client(with_short_deadline)
         .client(change)
         .build()
         .unwrap()
@@ -88,13 +88,13 @@ async fn seed(bao: &Bao) {
     bao.root("POST", "secret/data/app", secret).await;
 }
 
-async fn reads(provider: &VaultProvider) -> Result<String, secretwell::Error> {
+async fn read(provider: &VaultProvider) -> Result<String, secretwell::Error> {
     let secret = provider.get(&key("A")).await?;
     Ok(secret.value.expose_text()?.to_owned())
 }
 
 #[tokio::test]
-async fn certificates_are_checked_and_what_is_wrong_with_one_is_told() {
+async fn invalid_server_certificates_are_rejected_with_a_reason() {
     let authority = Authority::new("the tests' authority");
     let good = authority.sign(&["127.0.0.1"], |_| ());
     let bao = Bao::with_tls(&good).await;
@@ -106,14 +106,14 @@ async fn certificates_are_checked_and_what_is_wrong_with_one_is_told() {
     let trusting = provider(&address, token(), |client| {
         client.certificate_authority(ca.clone())
     });
-    assert_eq!(reads(&trusting).await.unwrap(), "value");
+    assert_eq!(read(&trusting).await.unwrap(), "value");
     let from_file = file(&ca);
     let trusting = provider(&address, token(), |client| {
         client.certificate_authority_file(from_file.path())
     });
-    assert_eq!(reads(&trusting).await.unwrap(), "value");
-    let careless = provider(&address, token(), ClientConfig::danger_skip_verification);
-    assert_eq!(reads(&careless).await.unwrap(), "value");
+    assert_eq!(read(&trusting).await.unwrap(), "value");
+    let unverified = provider(&address, token(), ClientConfig::danger_skip_verification);
+    assert_eq!(read(&unverified).await.unwrap(), "value");
 
     let other = Authority::new("another").pem();
     type Change<'a> = Box<dyn FnOnce(ClientConfig) -> ClientConfig + 'a>;
@@ -132,7 +132,7 @@ async fn certificates_are_checked_and_what_is_wrong_with_one_is_told() {
         ),
     ];
     for (expected, change) in cases {
-        let error = reads(&provider(&address, token(), change))
+        let error = read(&provider(&address, token(), change))
             .await
             .unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
@@ -140,25 +140,25 @@ async fn certificates_are_checked_and_what_is_wrong_with_one_is_told() {
         assert!(!error.is_temporary(), "{error}");
     }
 
-    // Each speaks where the other is expected.
+    // Plain HTTP to a TLS server, and TLS to a plain HTTP server.
     let plain = [format!("http://{}", bao.address)];
-    let error = reads(&provider(&plain, token(), |client| client))
+    let error = read(&provider(&plain, token(), |client| client))
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
     let http = super::server::shared().await;
     let wrong = [format!("https://{}", http.address)];
-    let error = reads(&provider(&wrong, token(), |client| client))
+    let error = read(&provider(&wrong, token(), |client| client))
         .await
         .unwrap_err();
     assert!(
-        error.to_string().contains("does not answer in TLS"),
+        error.to_string().contains("does not respond with TLS"),
         "{error}"
     );
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_and_an_expired_one() {
+async fn server_name_can_be_overridden_and_expired_certificates_are_rejected() {
     let authority = Authority::new("the tests' authority");
     let named = authority.sign(&["vault.internal"], |_| ());
     let bao = Bao::with_tls(&named).await;
@@ -169,7 +169,7 @@ async fn a_certificate_for_another_name_and_an_expired_one() {
         let client = client.certificate_authority(authority.pem());
         client.server_name("vault.internal")
     });
-    assert_eq!(reads(&expecting).await.unwrap(), "value");
+    assert_eq!(read(&expecting).await.unwrap(), "value");
 
     let expired = authority.sign(&["127.0.0.1"], |params| {
         params.not_before = date_time_ymd(2020, 1, 1);
@@ -180,13 +180,13 @@ async fn a_certificate_for_another_name_and_an_expired_one() {
     let trusting = provider(&address, token(), |client| {
         client.certificate_authority(authority.pem())
     });
-    let error = reads(&trusting).await.unwrap_err();
+    let error = read(&trusting).await.unwrap_err();
     assert!(error.to_string().contains("expired"), "{error}");
     assert!(!error.is_temporary(), "{error}");
 }
 
 #[tokio::test]
-async fn a_client_certificate_logs_in() {
+async fn client_certificate_login() {
     let authority = Authority::new("the tests' authority");
     let server = authority.sign(&["127.0.0.1"], |_| ());
     let bao = Bao::with_tls(&server).await;
@@ -214,20 +214,20 @@ async fn a_client_certificate_logs_in() {
             .certificate_authority(authority.pem())
             .identity_files(chain.path(), private.path())
     });
-    assert_eq!(reads(&with_certificate).await.unwrap(), "value");
-    let lasting = std::sync::Arc::new(with_certificate);
-    assert!(read_for(&lasting, Duration::from_secs(10)).await > 100);
+    assert_eq!(read(&with_certificate).await.unwrap(), "value");
+    let shared = std::sync::Arc::new(with_certificate);
+    assert!(read_for(&shared, Duration::from_secs(10)).await > 100);
 
     let without = provider(&address, VaultAuth::certificate(None), |client| {
         client.certificate_authority(authority.pem())
     });
-    let error = reads(&without).await.unwrap_err();
+    let error = read(&without).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
     assert!(error.to_string().contains("client certificate"), "{error}");
 }
 
 #[tokio::test]
-async fn a_server_that_wants_a_certificate_of_everybody() {
+async fn server_with_required_client_certificates_rejects_missing_and_foreign_ones() {
     let authority = Authority::new("the tests' authority");
     let server = authority.sign(&["127.0.0.1"], |_| ());
     let ours = authority.sign(&["service"], |_| ());
@@ -236,7 +236,7 @@ async fn a_server_that_wants_a_certificate_of_everybody() {
     seed(&bao).await;
     let address = [format!("https://{}", bao.address)];
     let token = || VaultAuth::token(Credential::value(bao.root_token()));
-    // Read for each handshake.
+    // The files must exist during each handshake.
     let files = |identity: &Identity| (file(&identity.chain), file(&identity.key));
     let with = |(chain, private): &(NamedTempFile, NamedTempFile)| {
         provider(&address, token(), |client| {
@@ -246,26 +246,26 @@ async fn a_server_that_wants_a_certificate_of_everybody() {
         })
     };
     let ours = files(&ours);
-    assert_eq!(reads(&with(&ours)).await.unwrap(), "value");
+    assert_eq!(read(&with(&ours)).await.unwrap(), "value");
 
     let foreign = files(&Authority::new("another").sign(&["service"], |_| ()));
     let without = provider(&address, token(), |client| {
         client.certificate_authority(authority.pem())
     });
     for refused in [without, with(&foreign)] {
-        let error = reads(&refused).await.unwrap_err();
+        let error = read(&refused).await.unwrap_err();
         assert!(!error.is_temporary(), "{error}");
-        let told = error.to_string();
+        let text = error.to_string();
         assert!(
-            told.contains("does not accept our client certificate"),
+            text.contains("does not accept our client certificate"),
             "{error}"
         );
-        assert!(told.contains("127.0.0.1"), "{error}");
+        assert!(text.contains("127.0.0.1"), "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_sealed_server_is_passed_over_and_one_that_is_gone_too() {
+async fn unreachable_server_is_skipped_and_a_sealed_one_recovers() {
     let authority = Authority::new("the tests' authority");
     let server = authority.sign(&["127.0.0.1"], |_| ());
     let bao = Bao::with_tls(&server).await;
@@ -279,13 +279,13 @@ async fn a_sealed_server_is_passed_over_and_one_that_is_gone_too() {
     let provider = provider(&addresses, auth, |client| {
         client.certificate_authority(authority.pem())
     });
-    assert_eq!(reads(&provider).await.unwrap(), "value");
+    assert_eq!(read(&provider).await.unwrap(), "value");
 
     bao.root("POST", "sys/seal", Value::Null).await;
-    let error = reads(&provider).await.unwrap_err();
+    let error = read(&provider).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(provider.health().await.is_err());
     bao.unseal().await;
-    assert_eq!(reads(&provider).await.unwrap(), "value");
+    assert_eq!(read(&provider).await.unwrap(), "value");
     provider.health().await.unwrap();
 }

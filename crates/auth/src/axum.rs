@@ -1,4 +1,4 @@
-//! For axum: the extractor that guards a handler.
+//! The axum extractor [`Auth`] and the trait [`Principal`] that it authenticates with.
 
 use axum_core::extract::FromRequestParts;
 use axum_core::response::{IntoResponse, Response};
@@ -7,53 +7,57 @@ use http::request::Parts;
 use crate::lazy::LazyAuth;
 use crate::rejection::Rejection;
 
-/// Who a request comes from, as an authenticator tells it: a session, a user, a tenant.
+/// The authenticated identity behind a request: a session, a user or a tenant.
 ///
-/// Implementing it names, once, what authenticates such a principal; handlers then ask for
-/// [`Auth<T>`] and need not know.
+/// An implementation names the authenticator for this kind of principal once. Handlers then take
+/// [`Auth<T>`] as an argument and do not depend on the authenticator.
 ///
 /// ```
 /// use http::request::Parts;
 /// use secretwell::auth::Principal;
 /// use secretwell::SecretValue;
 ///
-/// /// Knows the one key that the service accepts.
+/// /// The API key that the service accepts.
 /// struct ApiKey(SecretValue);
 ///
-/// /// Somebody who has the key.
-/// struct Holder;
+/// /// A client that presented the API key.
+/// struct ApiClient;
 ///
-/// impl Principal for Holder {
+/// impl Principal for ApiClient {
 ///     type Authenticator = ApiKey;
 ///
 ///     fn authenticate(key: &ApiKey, request: &Parts) -> Option<Self> {
-///         let given = SecretValue::from(request.headers.get("x-api-key")?.as_bytes());
-///         // In constant time, as secret values are compared.
-///         (key.0 == given).then_some(Self)
+///         let presented = SecretValue::from(request.headers.get("x-api-key")?.as_bytes());
+///         // Secret values are compared in constant time.
+///         (key.0 == presented).then_some(Self)
 ///     }
 /// }
 /// ```
 pub trait Principal: Sized + Send + 'static {
-    /// What is built lazily, and knows how to authenticate.
+    /// The type that a [`LazyAuth`] builds and that verifies the credentials of requests.
     type Authenticator: Send + Sync + 'static;
 
-    /// The principal of `request`; `None` when it shows no credentials, or none that are good.
+    /// Returns the principal of `request`, or `None` if its credentials are missing or invalid.
     ///
-    /// Called with what is in service at that moment, and only when something is.
+    /// The extractor calls this with the current build. It does not call it while there is no
+    /// build.
     fn authenticate(authenticator: &Self::Authenticator, request: &Parts) -> Option<Self>;
 }
 
-/// The principal that a handler asks for.
+/// Extractor for the [`Principal`] of a request.
 ///
-/// - `Auth<T>`: without good credentials the answer is 401.
-/// - `Auth<Option<T>>`: `None` without good credentials.
+/// - `Auth<T>` rejects a request without valid credentials with 401.
+/// - `Auth<Option<T>>` yields `None` for a request without valid credentials.
 ///
-/// Either way, while there is nothing to authenticate with, the answer is 503 or 500 and never
-/// `None`: nobody is taken for anonymous by accident. The router needs [`LazyAuth::layer`].
+/// While there is no build to authenticate with, both forms respond with 503 or 500. They never
+/// yield `None` in that case, so an outage does not turn a logged-in user into an anonymous one.
+///
+/// The router needs the layer of the [`LazyAuth`]: `.layer(auth.layer())`, see [`LazyAuth::layer`].
+/// Without it, the extractor responds with 500 and logs the event `layer_missing`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(
     clippy::exhaustive_structs,
-    reason = "a handler takes it apart with the pattern `Auth(user)`"
+    reason = "handlers destructure it with the pattern `Auth(user)`"
 )]
 pub struct Auth<T>(pub T);
 
@@ -70,14 +74,14 @@ async fn authenticate<T: Principal>(parts: &Parts) -> Result<Option<T>, Rejectio
             event = "layer_missing",
             principal = std::any::type_name::<T>(),
             authenticator = std::any::type_name::<T::Authenticator>(),
-            "the router has no auth for this principal; add `.layer(auth.layer())`",
+            "the router has no auth layer for this principal; add `.layer(auth.layer())`",
         );
         return Err(Rejection::misconfigured());
     };
     match auth.get().await {
         Ok(authenticator) => Ok(T::authenticate(&authenticator, parts)),
         Err(failure) => {
-            tracing::debug!(target: "secretwell::auth", event = "request_rejected", %failure, "the request was rejected because auth is not ready");
+            tracing::debug!(target: "secretwell::auth", event = "request_rejected", %failure, "rejected the request because auth is not ready");
             Err(Rejection::from(&failure))
         }
     }

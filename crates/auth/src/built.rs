@@ -1,51 +1,88 @@
-//! What is in service, laid out for reading.
+//! Storage of the current build, and the types that read it without a lock: [`Guard`] and
+//! [`Reader`].
 
+use std::any::Any;
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwapOption, Cache, Guard as SwapGuard};
+use thread_local::ThreadLocal;
 
 use crate::Generation;
 
-/// One build.
+/// A successful build together with its generation.
 pub(crate) struct Built<A> {
     pub(crate) value: A,
     pub(crate) generation: Generation,
 }
 
-/// Where the build in service stands. Empty until the first one, and never again.
+/// The slot of the current build. It is empty until the first successful build and never becomes
+/// empty again.
 pub(crate) type Current<A> = Arc<ArcSwapOption<Built<A>>>;
 
-/// A task's own view of the current build, with the build that it saw last.
+/// A cached view of the current build, owned by one task or thread. It caches the build that it read
+/// last.
 type View<A> = Cache<Current<A>, Option<Arc<Built<A>>>>;
 
-/// Puts a build into service in place of the one before.
+/// Replaces the current build.
 pub(crate) fn publish<A>(current: &Current<A>, value: A, generation: Generation) {
     current.store(Some(Arc::new(Built { value, generation })));
 }
 
-fn in_service<A>(seen: &Option<Arc<Built<A>>>) -> &Built<A> {
-    match seen {
-        Some(built) => built,
-        None => unreachable!("what is in service is only ever replaced"),
+/// One [`View`] for each thread. A thread that reads its own view shares only the pointer with other
+/// threads.
+///
+/// The views are type-erased: `ThreadLocal` requires `Send` of its parameter, and a struct that names
+/// `View<A>` there would have to require it of `A`.
+#[derive(Default)]
+pub(crate) struct ThreadViews(ThreadLocal<RefCell<Box<dyn Any + Send>>>);
+
+impl ThreadViews {
+    /// Calls `reader` with the current value, or returns `None` before the first build.
+    pub(crate) fn with<A, R>(&self, current: &Current<A>, reader: impl FnOnce(&A) -> R) -> Option<R>
+    where
+        A: Send + Sync + 'static,
+    {
+        let view = self
+            .0
+            .get_or(|| RefCell::new(Box::new(View::new(current.clone()))));
+        let mut view = view.try_borrow_mut().ok();
+        match view
+            .as_mut()
+            .and_then(|view| view.downcast_mut::<View<A>>())
+        {
+            Some(view) => view.load().as_ref().map(|built| reader(&built.value)),
+            // A reader that calls `with` again finds the view of its thread in use.
+            None => Guard::new(current).map(|guard| reader(&guard)),
+        }
     }
 }
 
-/// The build in service, lent out. It keeps that build alive, so hold it briefly and not across an
-/// await; a [`Reader`] is for keeping.
+fn expect_built<A>(loaded: &Option<Arc<Built<A>>>) -> &Built<A> {
+    match loaded {
+        Some(built) => built,
+        None => unreachable!("the current build is replaced but never removed"),
+    }
+}
+
+/// A borrow of the current build. It dereferences to the built value.
+///
+/// A guard keeps its build alive after a rotation. Drop it soon, and do not keep it across an
+/// await. For long-lived access, use a [`Reader`].
 pub struct Guard<A>(SwapGuard<Option<Arc<Built<A>>>>);
 
 impl<A> Guard<A> {
     #[inline]
     pub(crate) fn new(current: &Current<A>) -> Option<Self> {
-        let seen = current.load();
-        seen.is_some().then_some(Self(seen))
+        let loaded = current.load();
+        loaded.is_some().then_some(Self(loaded))
     }
 
-    /// Which build it is.
+    /// Returns the generation of this build.
     pub fn generation(&self) -> Generation {
-        in_service(&self.0).generation
+        expect_built(&self.0).generation
     }
 }
 
@@ -53,7 +90,7 @@ impl<A> Deref for Guard<A> {
     type Target = A;
 
     fn deref(&self) -> &A {
-        &in_service(&self.0).value
+        &expect_built(&self.0).value
     }
 }
 
@@ -65,8 +102,11 @@ impl<A> fmt::Debug for Guard<A> {
     }
 }
 
-/// Access to what is in service for a task or a connection that keeps it: the fastest way to read,
-/// and always the newest build. It holds the build that it saw last until it looks again.
+/// Long-lived access to the current build, for a task or a connection. Made by
+/// [`LazyAuth::reader`](crate::LazyAuth::reader).
+///
+/// This is the fastest way to read, and every call of [`get`](Self::get) returns the newest build.
+/// The reader keeps the build that it returned last alive until the next call.
 #[derive(Clone)]
 pub struct Reader<A>(View<A>);
 
@@ -76,9 +116,9 @@ impl<A> Reader<A> {
         view.load().is_some().then_some(Self(view))
     }
 
-    /// The build in service.
+    /// Returns the current build.
     pub fn get(&mut self) -> &A {
-        &in_service(self.0.load()).value
+        &expect_built(self.0.load()).value
     }
 }
 
@@ -93,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn guards_and_readers_see_the_newest_build() {
+    fn guards_and_readers_return_the_newest_build() {
         let current = Current::default();
         assert!(Guard::new(&current).is_none() && Reader::new(&current).is_none());
 
@@ -106,6 +146,26 @@ mod tests {
             let guard = Guard::new(&current).unwrap();
             assert_eq!((guard.as_str(), guard.generation()), (value, generation));
             assert_eq!(reader.get(), value);
+        }
+    }
+
+    #[test]
+    fn nested_reads_on_one_thread_work_for_many_values() {
+        let slots: Vec<(Current<usize>, ThreadViews)> =
+            (0..10).map(|_| Default::default()).collect();
+        assert_eq!(slots[0].1.with(&slots[0].0, |value| *value), None);
+        for (index, (current, _)) in slots.iter().enumerate() {
+            publish(current, index, 1);
+        }
+        for _ in 0..3 {
+            for (index, (current, views)) in slots.iter().enumerate() {
+                let (other, other_views) = &slots[9 - index];
+                let nested = views.with(current, |outer| {
+                    let same = views.with(current, |again| *again);
+                    (*outer, same, other_views.with(other, |inner| *inner))
+                });
+                assert_eq!(nested, Some((index, Some(index), Some(9 - index))));
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Settings of a lazily built auth.
+//! [`LazyAuthBuilder`], the settings of a [`LazyAuth`].
 
 use std::time::Duration;
 
@@ -12,7 +12,31 @@ use crate::ring::RotationTiming;
 use crate::spec::TypedSpec;
 use crate::{BuildContext, BuildError, Mode};
 
-/// Settings of a [`LazyAuth`], made by [`LazyAuth::builder`].
+/// Settings of a [`LazyAuth`]. Made by [`LazyAuth::builder`].
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use secretwell::auth::{BuildError, LazyAuth, Mode};
+/// use secretwell::{MemoryProvider, Resolver, SecretString};
+/// use serde::Deserialize;
+///
+/// #[derive(Deserialize)]
+/// #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+/// struct Secrets {
+///     auth_secret: SecretString,
+/// }
+///
+/// struct Signer(SecretString);
+///
+/// let auth = LazyAuth::builder(Resolver::new(MemoryProvider::new()))
+///     .mode(Mode::Production)
+///     .grace_period(Duration::from_secs(30 * 24 * 3600))
+///     .build(|secrets: Secrets, _| async move {
+///         Ok::<_, BuildError>(Signer(secrets.auth_secret))
+///     });
+/// assert!(auth.peek().is_none(), "the first use starts the build");
+/// ```
 #[derive(Debug)]
 pub struct LazyAuthBuilder {
     resolver: Resolver,
@@ -38,54 +62,61 @@ impl LazyAuthBuilder {
         Self { resolver, settings }
     }
 
-    /// How strict to be. Default: what `SECRETWELL_MODE` says, or else [`Mode::Production`].
+    /// Sets how strictly the secrets are checked. Default: the value of the environment variable
+    /// `SECRETWELL_MODE`, or [`Mode::Production`] if it is unset or invalid.
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
         self.settings.mode = mode;
         self
     }
 
-    /// How long [`get`](LazyAuth::get) and [`rebuild`](LazyAuth::rebuild) wait. Default: 10 s.
+    /// Sets how long [`get`](LazyAuth::get) and [`rebuild`](LazyAuth::rebuild) wait for a build.
+    /// Default: 10 s.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.settings.deadline = deadline;
         self
     }
 
-    /// How long one build may take. Default: 30 s.
+    /// Sets the time limit of one call of the builder closure. Default: 30 s.
     #[must_use]
     pub fn build_deadline(mut self, deadline: Duration) -> Self {
         self.settings.build_deadline = deadline;
         self
     }
 
-    /// How long a new secret only verifies before it signs. Default: the resolver's ttl, which is how
-    /// long other instances may take to learn of it.
+    /// Sets how long a new secret only verifies before it also signs. Default: the resolver's
+    /// `ttl`, because another instance might read the new secret that much later.
     #[must_use]
     pub fn activation_delay(mut self, delay: Duration) -> Self {
         self.settings.timing.activation_delay = delay;
         self
     }
 
-    /// How long a secret goes on verifying after its successor has become active. Default: one day.
-    /// It should be as long as the longest life of what was signed.
+    /// Sets how long the previous secret still verifies after the new secret has become active.
+    /// Default: one day.
+    ///
+    /// Set it to the longest lifetime of anything that is signed, such as a session cookie.
     #[must_use]
     pub fn grace_period(mut self, grace_period: Duration) -> Self {
         self.settings.timing.grace_period = grace_period;
         self
     }
 
-    /// What to ask of the secret of `key`, in place of what its field's type says.
+    /// Sets the policy for the secret of `key`. It replaces the default that follows from the type
+    /// of the field.
     ///
     /// # Errors
-    /// [`InvalidKey`](secretwell_core::ErrorKind::InvalidKey) when `key` is none.
+    /// Returns [`InvalidKey`](secretwell_core::ErrorKind::InvalidKey) if `key` is not a valid key.
     pub fn secret_policy(mut self, key: &str, policy: SecretPolicy) -> Result<Self, Error> {
         self.settings.policy.set(SecretKey::parse(key)?, policy);
         Ok(self)
     }
 
-    /// The auth, to be built by `build`. No I/O, and it cannot fail: a type whose secrets cannot be
-    /// known is told on first use and by [`preflight`](LazyAuth::preflight).
+    /// Creates the [`LazyAuth`], which builds its value with `build`.
+    ///
+    /// This does no I/O and cannot fail. If the keys cannot be derived from the type `T`, then the
+    /// first use and [`preflight`](LazyAuth::preflight) report it.
     pub fn build<A, T, F, B>(self, build: F) -> LazyAuth<A>
     where
         T: DeserializeOwned + Send + 'static,

@@ -1,4 +1,4 @@
-//! What a builder is given, and how it fails.
+//! The inputs of a builder closure ([`BuildContext`]) and its error ([`BuildError`]).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,10 +9,10 @@ use secretwell_resolver::Resolved;
 use crate::scrub::scrub;
 use crate::{Generation, KeyRing, Mode};
 
-/// How many errors of a builder's `source()` chain are kept: a chain could be endless.
+/// Limit for the `source()` chain of a builder's error, because a chain can be endless.
 const MAX_SOURCES: usize = 16;
 
-/// What a builder may want to know beside the secrets themselves.
+/// Information about a build, passed to the builder closure together with the secrets.
 #[derive(Debug, Clone)]
 pub struct BuildContext {
     pub(crate) mode: Mode,
@@ -22,47 +22,65 @@ pub struct BuildContext {
 }
 
 impl BuildContext {
-    /// How strict to be.
+    /// Returns the mode that the secrets of this build were checked in.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// The number that this build gets when it comes into service.
+    /// Returns the generation that this build gets if it succeeds.
     pub fn generation(&self) -> Generation {
         self.generation
     }
 
-    /// The secrets of this build with their versions and sources, in the order of the fields.
+    /// Returns the secrets of this build with their versions and origins, in the order of the
+    /// fields.
     pub fn secrets(&self) -> &[(SecretKey, Resolved)] {
         &self.secrets
     }
 
-    /// The secrets of `key` that verify, and the one that signs.
+    /// Returns the key ring of `key`: the secret that signs and all secrets that verify.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when there is no such key among the secrets of this build.
+    /// Returns [`ErrorKind::NotFound`] if this build has no secret of this key.
     pub fn key_ring(&self, key: &str) -> Result<KeyRing, Error> {
         self.rings.get(key).cloned().ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
-                format!("`{key}` is none of the keys of this build"),
+                format!("this build has no secret with the key `{key}`"),
             )
-            .with_hint("name a key that the loaded type has a field for")
+            .with_hint("use the key of a field of the loaded type")
         })
     }
 }
 
-/// Any error of a builder. It takes in every `Error` by `?`, so it is none itself.
+/// Error of a builder closure. The `?` operator converts every [`std::error::Error`] into it.
+///
+/// Because of that conversion, this type does not implement [`std::error::Error`] itself. Secret
+/// values are removed from its text before the text appears in a [`NotReady`](crate::NotReady) or
+/// in the log.
+///
+/// ```
+/// use secretwell::auth::BuildError;
+///
+/// fn port(text: &str) -> Result<u16, BuildError> {
+///     let port = text.parse()?;
+///     if port == 0 {
+///         return Err(BuildError::msg("port 0 is reserved"));
+///     }
+///     Ok(port)
+/// }
+/// assert!(port("0").is_err() && port("http").is_err());
+/// ```
 pub struct BuildError(Box<dyn std::error::Error + Send + Sync>);
 
 impl BuildError {
-    /// An error that only says `message`.
+    /// Creates an error that consists of `message`.
     pub fn msg(message: impl Into<String>) -> Self {
         Self(message.into().into())
     }
 
-    /// Returns the error and its sources as text from which every secret of the build is removed. A
-    /// library's error may quote its input, as it was or encoded.
+    /// Returns the text of the error and of its sources, with every secret of the build removed.
+    /// The error of a library might quote its input, verbatim or encoded.
     pub(crate) fn scrubbed(
         &self,
         secrets: &[(SecretKey, Resolved)],
@@ -95,7 +113,7 @@ impl BuildError {
     }
 }
 
-/// A builder's error, or one of its sources, without secrets.
+/// The text of a builder's error, or of one of its sources, without secret values.
 pub(crate) struct ScrubbedError {
     pub(crate) text: String,
     pub(crate) source: Option<Box<ScrubbedError>>,
@@ -127,7 +145,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for BuildError {
 
 impl fmt::Debug for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not even the text: nobody has scrubbed it here.
+        // The text might contain a secret, because it is not scrubbed yet.
         f.debug_struct("BuildError").finish_non_exhaustive()
     }
 }

@@ -1,5 +1,5 @@
-//! PreviousSecret secrets, from a source that remembers them: so that a restart in the middle of a rotation logs
-//! nobody out.
+//! Previous secrets, read from the version history of a source. With them, a process that starts in
+//! the middle of a rotation still accepts what the previous secrets have signed.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,34 +8,37 @@ use secretwell_resolver::{Resolved, Resolver};
 
 use crate::ring::RotationTiming;
 
-/// How many previous secrets of a key are looked up at most.
-const MOST: usize = 4;
+/// Maximum number of previous secrets that are read for one key.
+const MAX_PREVIOUS: usize = 4;
 
-/// How many versions are looked at for them: where several secrets are written together, each writing of
-/// one is a version of all.
-const MOST_VERSIONS: usize = 50;
+/// Maximum number of versions that are read for one key. A source that stores several secrets in
+/// one document adds a version for all of them when one of them is written.
+const MAX_VERSIONS: usize = 50;
 
-/// What a source remembers of a key's rotation.
+/// The rotation state of one key, according to the version history of its source.
 #[derive(Debug)]
 pub(crate) struct History {
-    /// How long the current secret only verifies from now on.
-    pub(crate) wait: Duration,
-    /// The previous ones, the newest first.
+    /// Time until the current secret becomes active.
+    pub(crate) activates_in: Duration,
+    /// Newest first.
     pub(crate) previous: Vec<PreviousSecret>,
 }
 
-/// A secret that was replaced.
+/// A secret that was replaced, and whose grace period has not ended.
 #[derive(Debug)]
 pub(crate) struct PreviousSecret {
     pub(crate) value: SecretValue,
-    /// What is left of its grace_period.
-    pub(crate) left: Duration,
-    /// Whether it has ever signed: it was there for the activation delay, or before all others.
+    /// Time until the grace period ends.
+    pub(crate) expires_in: Duration,
+    /// Whether the secret might have signed. That is true if it lasted for the activation delay, or
+    /// if it is the oldest known secret.
     pub(crate) was_active: bool,
 }
 
-/// Looks up the previous secrets of `key` whose grace_period is not over. That costs nothing when the current one
-/// is older than that, or the source does not tell its age.
+/// Reads the previous secrets of `key` whose grace period has not ended.
+///
+/// Reads nothing if the source keeps no old versions, if it does not report the age of the current
+/// version, or if that version is older than the overlap of a rotation.
 pub(crate) async fn load_history(
     resolver: &Resolver,
     key: &SecretKey,
@@ -47,12 +50,12 @@ pub(crate) async fn load_history(
         return None;
     }
     let mut version = current.version.clone()?;
-    let mut written = vec![Written {
+    let mut versions = vec![StoredVersion {
         value: current.value.clone(),
         age: Some(age(&version)?),
     }];
     let mut previous = 0;
-    while previous < MOST && written.len() < MOST_VERSIONS {
+    while previous < MAX_PREVIOUS && versions.len() < MAX_VERSIONS {
         if age(&version).is_none_or(|age| age > timing.overlap()) {
             break;
         }
@@ -63,60 +66,65 @@ pub(crate) async fn load_history(
         match provider.get_version(key, &version).await {
             Ok(secret) => {
                 version = secret.version.unwrap_or(version);
-                let is_another = written.last().is_none_or(|it| it.value != secret.value);
-                previous += usize::from(is_another);
-                written.push(Written {
+                let differs = versions.last().is_none_or(|it| it.value != secret.value);
+                previous += usize::from(differs);
+                versions.push(StoredVersion {
                     value: secret.value,
                     age: age(&version),
                 });
             }
             Err(error) if error.is_not_found() => break,
             Err(error) => {
-                tracing::warn!(target: "secretwell::auth", event = "history_incomplete", %key, %version, %error, "a previous secret cannot be read");
+                tracing::warn!(target: "secretwell::auth", event = "history_incomplete", %key, %version, %error, "cannot read a previous version of the secret; older secrets do not verify");
                 break;
             }
         }
     }
-    history(&written, timing)
+    rotation_history(&versions, timing)
 }
 
-/// One version of a key.
-struct Written {
+/// One version of a key in its source.
+struct StoredVersion {
     value: SecretValue,
     age: Option<Duration>,
 }
 
-/// What became of a key by its versions, the newest first. A secret is as old as the first of the versions
-/// that have had it one after the other.
-fn history(written: &[Written], timing: RotationTiming) -> Option<History> {
-    let mut spans = written.chunk_by(|newer, older| newer.value == older.value);
-    let age = |span: &[Written]| span.iter().rev().find_map(|version| version.age);
+/// Derives the history of a key from its versions, which are ordered newest first.
+///
+/// Consecutive versions with an equal value are one secret. Its age is the age of the oldest of
+/// them.
+fn rotation_history(versions: &[StoredVersion], timing: RotationTiming) -> Option<History> {
+    let mut spans = versions.chunk_by(|newer, older| newer.value == older.value);
+    let age_of = |span: &[StoredVersion]| span.iter().rev().find_map(|version| version.age);
     let current = spans.next()?;
-    let mut replaced = age(current)?;
-    let wait = timing.activation_delay.saturating_sub(replaced);
+    let mut replaced_ago = age_of(current)?;
+    let activates_in = timing.activation_delay.saturating_sub(replaced_ago);
     let mut previous: Vec<PreviousSecret> = Vec::new();
     for span in spans {
         let value = &span.first()?.value;
-        let born = age(span);
+        let age = age_of(span);
         let was_active =
-            born.is_none_or(|age| age.saturating_sub(replaced) >= timing.activation_delay);
+            age.is_none_or(|age| age.saturating_sub(replaced_ago) >= timing.activation_delay);
         if let Some(known) = previous.iter_mut().find(|known| known.value == *value) {
             known.was_active |= was_active;
         } else if !value.is_blank() && *value != current.first()?.value {
             previous.push(PreviousSecret {
                 value: value.clone(),
-                left: timing.overlap().saturating_sub(replaced),
+                expires_in: timing.overlap().saturating_sub(replaced_ago),
                 was_active,
             });
         }
-        let Some(born) = born else { break };
-        replaced = born;
+        let Some(age) = age else { break };
+        replaced_ago = age;
     }
     previous.last_mut()?.was_active = true;
-    Some(History { wait, previous })
+    Some(History {
+        activates_in,
+        previous,
+    })
 }
 
-/// How long ago a version was written; one of the future was written just now.
+/// Returns the time since a version was written, or zero if its timestamp is in the future.
 fn age(version: &Version) -> Option<Duration> {
     let age = SystemTime::now().duration_since(version.created_at()?);
     Some(age.unwrap_or_default())
@@ -131,47 +139,48 @@ mod tests {
         grace_period: Duration::from_secs(100),
     };
 
-    /// An previous secret, what is left of it, and whether it was active.
-    type Seen = (String, u64, bool);
+    /// The value of a previous secret, its remaining seconds, and whether it was active.
+    type Previous = (String, u64, bool);
 
-    /// What has become of the versions of these values and ages: the wait, and the previous secrets.
-    fn of(versions: &[(&str, u64)]) -> Option<(u64, Vec<Seen>)> {
-        let written: Vec<Written> = versions
+    /// Derives the history of versions with these values and ages, both in seconds: the time until
+    /// activation, and the previous secrets.
+    fn history(versions: &[(&str, u64)]) -> Option<(u64, Vec<Previous>)> {
+        let versions: Vec<StoredVersion> = versions
             .iter()
-            .map(|(value, age)| Written {
+            .map(|(value, age)| StoredVersion {
                 value: (*value).into(),
                 age: Some(Duration::from_secs(*age)),
             })
             .collect();
-        let history = history(&written, TIMING)?;
+        let history = rotation_history(&versions, TIMING)?;
         let previous = history.previous.into_iter().map(|previous| {
             let value = previous.value.expose_text().unwrap().to_owned();
-            (value, previous.left.as_secs(), previous.was_active)
+            (value, previous.expires_in.as_secs(), previous.was_active)
         });
-        Some((history.wait.as_secs(), previous.collect()))
+        Some((history.activates_in.as_secs(), previous.collect()))
     }
 
     #[test]
-    fn a_secret_is_as_old_as_the_first_of_its_versions() {
-        let old = |left| vec![("old".to_owned(), left, true)];
-        assert_eq!(of(&[("new", 4), ("old", 90)]), Some((6, old(106))));
+    fn age_of_a_secret_is_the_age_of_its_oldest_version() {
+        let old = |expires_in| vec![("old".to_owned(), expires_in, true)];
+        assert_eq!(history(&[("new", 4), ("old", 90)]), Some((6, old(106))));
         let another_field_was_written = [("new", 1), ("new", 2), ("new", 60), ("old", 90)];
-        assert_eq!(of(&another_field_was_written), Some((0, old(50))));
-        assert_eq!(of(&[("new", 1), ("new", 60)]), None);
+        assert_eq!(history(&another_field_was_written), Some((0, old(50))));
+        assert_eq!(history(&[("new", 1), ("new", 60)]), None);
     }
 
     #[test]
-    fn an_earlier_secret_was_active_if_its_versions_together_lasted() {
-        let between = |versions| of(versions).unwrap().1[0].2;
-        assert!(!between(&[("c", 1), ("b", 9), ("a", 90)]));
-        assert!(between(&[("c", 1), ("b", 9), ("b", 11), ("a", 90)]));
-        assert!(between(&[
+    fn previous_secret_was_active_if_it_lasted_for_the_activation_delay() {
+        let b_was_active = |versions| history(versions).unwrap().1[0].2;
+        assert!(!b_was_active(&[("c", 1), ("b", 9), ("a", 90)]));
+        assert!(b_was_active(&[("c", 1), ("b", 9), ("b", 11), ("a", 90)]));
+        assert!(b_was_active(&[
             ("c", 1),
             ("b", 9),
             ("a", 12),
             ("b", 40),
             ("a", 90)
         ]));
-        assert!(between(&[("c", 1), ("b", 9)]), "before all others");
+        assert!(b_was_active(&[("c", 1), ("b", 9)]), "oldest known secret");
     }
 }

@@ -1,4 +1,4 @@
-//! The lazy auth initializer itself.
+//! [`LazyAuth`], with the future [`Get`] and the state subscription [`StateWatch`].
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,34 +13,21 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::built::{Current, Guard, Reader};
+use crate::built::{Current, Guard, Reader, ThreadViews};
 use crate::policy::Policies;
 use crate::rebuilder::{Rebuilder, RotationState};
 use crate::ring::RotationTiming;
 use crate::spec::BuildSpec;
 use crate::{BuildContext, BuildError, LazyAuthBuilder, Mode, NotReady, State};
 
-/// Something built from secrets on first use, and built anew when they rotate.
+/// A value that is built from secrets on first use and rebuilt when they rotate.
 ///
-/// `A` is whatever the service authenticates with: a JWT verifier, a cookie key, a session codec, an
-/// OAuth client, a database pool. It is made by a closure from a struct of secrets.
-///
-/// - **Making one does no I/O and cannot fail.** It may be a `static`, it may be made before the
-///   secrets exist, and nothing is asked until somebody wants to use it.
-/// - **The first use starts it, once.** Callers who come meanwhile share that start, each within a
-///   deadline of its own; one that goes away stops nothing. A start that failed is remembered only
-///   until the next try.
-/// - **It follows rotation.** When a secret has another value, the next `A` is built beside the one in
-///   service, checked, and swapped in. If the new secret is absent, weak, or rejected by the closure,
-///   the old `A` goes on serving and the state says [`Degraded`](State::Degraded).
-/// - **When it is ready, it costs nothing**: no lock, no wait, no allocation.
-///
-/// Clones share everything. When the last one is dropped, its background task ends.
+/// `A` is the value that the service authenticates with: a JWT verifier, a cookie key, a session
+/// codec, an OAuth client or a database pool. A closure builds it from a struct of secrets.
 ///
 /// ```
-/// use secrecy::{ExposeSecret, SecretString};
-/// use secretwell::auth::{LazyAuth, State};
-/// use secretwell::{MemoryProvider, Resolver};
+/// use secretwell::auth::LazyAuth;
+/// use secretwell::{ExposeSecret, MemoryProvider, Resolver, SecretString};
 /// use serde::Deserialize;
 ///
 /// #[derive(Deserialize)]
@@ -49,17 +36,18 @@ use crate::{BuildContext, BuildError, LazyAuthBuilder, Mode, NotReady, State};
 ///     auth_secret: SecretString,
 /// }
 ///
-/// /// What the service checks passwords of the day with.
-/// struct Checker(SecretString);
+/// struct Signer(SecretString);
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let memory = MemoryProvider::new();
 /// let auth = LazyAuth::new(Resolver::new(memory.clone()), |secrets: Secrets, _| async move {
-///     Ok(Checker(secrets.auth_secret))
+///     Ok(Signer(secrets.auth_secret))
 /// });
-/// assert_eq!(auth.state(), State::Idle);
-/// assert!(auth.get().await.is_err(), "there is no secret yet, and the error says so");
+///
+/// // The secret does not exist yet. The error names the key and its origin.
+/// let failure = auth.get().await.unwrap_err();
+/// assert!(failure.to_string().contains("AUTH_SECRET"));
 ///
 /// memory.set("AUTH_SECRET", "correct horse battery staple, at length")?;
 /// auth.rebuild().await?;
@@ -67,9 +55,23 @@ use crate::{BuildContext, BuildError, LazyAuthBuilder, Mode, NotReady, State};
 /// # Ok(())
 /// # }
 /// ```
+///
+/// - **Construction does no I/O and cannot fail.** A `LazyAuth` can be a `static` and can be
+///   created before the secrets exist. No secret is read until the first use.
+/// - **The first use starts the build.** Concurrent callers share that build, each with its own
+///   deadline. A cancelled caller does not stop it. A failed build is retried with backoff, and
+///   calls before the next attempt return the same failure.
+/// - **It follows rotation.** When the value of a secret changes, the next `A` is built while the
+///   current `A` stays in use, and then replaces it. If the new secret is absent, weak, or rejected
+///   by the closure, the current `A` stays in use and the state is [`Degraded`](State::Degraded).
+/// - **Reads are cheap.** A read of the current build takes no lock, does not wait and does not
+///   allocate.
+///
+/// Clones share the same build, state and background task. The background task ends when the last
+/// clone is dropped.
 pub struct LazyAuth<A> {
     pub(crate) inner: Arc<Inner<A>>,
-    /// The same as in `inner`: one pointer less to follow on the ready path.
+    /// The same slot as in `inner`. The copy saves one pointer dereference on each read.
     current: Current<A>,
 }
 
@@ -78,14 +80,15 @@ pub(crate) struct Inner<A> {
     pub(crate) spec: Box<dyn BuildSpec<A>>,
     pub(crate) settings: Settings,
     pub(crate) current: Current<A>,
+    views: ThreadViews,
     pub(crate) progress: watch::Sender<Progress>,
     /// Wakes the rebuilder.
     pub(crate) wake: Arc<Notify>,
-    /// How many rebuilds have been asked for.
-    pub(crate) requests: AtomicU64,
-    /// Set when the rebuilder ended with its runtime: somebody must start another.
+    /// Number of calls of [`LazyAuth::rebuild`].
+    pub(crate) requested_rebuilds: AtomicU64,
+    /// Set when the rebuilder ended together with its runtime, so that the next use restarts it.
     pub(crate) rebuilder_stopped: AtomicBool,
-    /// Whether the next build leaves the previous secrets out.
+    /// Whether the next build excludes the previous secrets.
     pub(crate) revoking: AtomicBool,
     rebuilder: Mutex<Option<AbortHandle>>,
     rotation: Mutex<RotationState>,
@@ -100,22 +103,24 @@ pub(crate) struct Settings {
     pub(crate) policy: Policies,
 }
 
-/// What those who wait look at.
+/// Progress of the rebuilder, observed by the callers that wait for it.
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) state: State,
-    /// How many attempts have come to an end.
+    /// Number of finished attempts.
     pub(crate) attempts: u64,
-    /// How many requested rebuilds these attempts have covered.
-    pub(crate) served: u64,
-    /// Why the last attempt failed, if it did.
+    /// How many of the requested rebuilds these attempts have completed.
+    pub(crate) completed_rebuilds: u64,
+    /// The failure of the last attempt, or `None` if it succeeded.
     pub(crate) failure: Option<NotReady>,
 }
 
 impl<A: Send + Sync + 'static> LazyAuth<A> {
-    /// An `A` to be built by `build` from a `T` of secrets, with the default settings.
+    /// Creates an auth whose value is built by `build` from a struct `T` of secrets, with the
+    /// default settings.
     ///
-    /// The secrets' keys are the names of `T`'s fields: see [`Plan`](secretwell_resolver::load::Plan).
+    /// The keys of the secrets are the field names of `T`: see
+    /// [`Plan`](secretwell_resolver::load::Plan).
     pub fn new<T, F, B>(resolver: Resolver, build: F) -> Self
     where
         T: DeserializeOwned + Send + 'static,
@@ -125,7 +130,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         LazyAuthBuilder::new(resolver).build(build)
     }
 
-    /// Like [`new`](Self::new), for a builder that cannot fail and does not wait.
+    /// Like [`new`](Self::new), for a builder closure that is synchronous and cannot fail.
     pub fn infallible<T, F>(resolver: Resolver, build: F) -> Self
     where
         T: DeserializeOwned + Send + 'static,
@@ -137,71 +142,78 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         })
     }
 
-    /// What is in service; starts it if need be, and waits for that within the configured deadline.
+    /// Returns the current build. Before the first build, starts it and waits for it within the
+    /// configured deadline.
     ///
-    /// Cancelling the wait stops nothing: the start goes on for the others.
+    /// Cancelling this call does not cancel the build.
     ///
     /// # Errors
-    /// [`NotReady`] with every reason: when the start that this call waited for fails, when a start
-    /// failed a moment ago and the next try is not due yet, when the deadline passes, or outside of a
-    /// tokio runtime.
+    /// Returns [`NotReady`] with every problem:
+    ///
+    /// - if the attempt that this call waits for fails,
+    /// - if the last attempt failed and the next attempt is not due yet,
+    /// - if the deadline passes,
+    /// - if there is no build yet and this is called outside of a tokio runtime.
     #[inline]
     pub fn get(&self) -> Get<'_, A> {
-        Get(Step::Look(self))
+        Get(Step::Check(self))
     }
 
-    /// Like [`get`](Self::get), with a deadline of the caller's own.
+    /// Like [`get`](Self::get), with a deadline for this call.
     ///
     /// # Errors
-    /// As [`get`](Self::get).
+    /// The same as for [`get`](Self::get).
     pub async fn get_within(&self, deadline: Duration) -> Result<Guard<A>, NotReady> {
-        match self.serving() {
+        match self.current_guard() {
             Some(guard) => Ok(guard),
-            None => self.boxed_start(deadline).await,
+            None => self.start_boxed(deadline).await,
         }
     }
 
-    /// What is in service, or why there is nothing, without waiting; starts it if need be.
+    /// Returns the current build without waiting. Before the first build, starts it and returns an
+    /// error.
     ///
     /// # Errors
-    /// [`NotReady`]: a start is under way, or the last one failed. Outside of a tokio runtime
-    /// nothing can be started.
+    /// Returns [`NotReady`] if the first build is still in progress, if the last attempt failed, or
+    /// if there is no build yet and this is called outside of a tokio runtime.
     pub fn try_get(&self) -> Result<Guard<A>, NotReady> {
-        if let Some(guard) = self.serving() {
+        if let Some(guard) = self.current_guard() {
             return Ok(guard);
         }
-        within_runtime()?;
+        require_runtime()?;
         self.ensure_rebuilder();
         match &self.inner.progress.borrow().state {
             State::Failed { failure } => Err(failure.clone()),
-            _ => Err(NotReady::waiting("the first start is still under way")),
+            _ => Err(first_build_in_progress()),
         }
     }
 
-    /// What is in service, if anything; starts nothing.
+    /// Returns the current build, or `None` before the first build. Does not start a build.
     pub fn peek(&self) -> Option<Guard<A>> {
         Guard::new(&self.current)
     }
 
-    /// Hands what is in service to `reader`, or returns `None` if there is nothing; starts nothing.
+    /// Calls `reader` with the current value, or returns `None` before the first build. Does not
+    /// start a build.
     ///
-    /// The fastest way to read from many threads: each keeps a reference of its own to the build that
-    /// it saw last. That build is kept alive until the thread reads again, or the auth is dropped.
+    /// This is the fastest way to read from many threads without keeping anything. Each thread keeps
+    /// the build that it read last until it reads again or the `LazyAuth` is dropped.
     pub fn with<R>(&self, reader: impl FnOnce(&A) -> R) -> Option<R> {
-        self.peek().map(|guard| reader(&guard))
+        self.inner.views.with(&self.current, reader)
     }
 
-    /// Access for a task or a connection that keeps it. `None` before the first build.
+    /// Returns a [`Reader`] for a task or a connection that reads repeatedly, or `None` before the
+    /// first build. Does not start a build.
     pub fn reader(&self) -> Option<Reader<A>> {
         Reader::new(&self.current)
     }
 
-    /// Where it stands.
+    /// Returns the current state.
     pub fn state(&self) -> State {
         self.inner.progress.borrow().state.clone()
     }
 
-    /// Where it stands, with a wait for the next change.
+    /// Subscribes to changes of the state.
     pub fn watch_state(&self) -> StateWatch {
         StateWatch {
             last: self.state(),
@@ -209,59 +221,74 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         }
     }
 
-    /// Reads the secrets anew and builds from them, even if they are the same, and waits for it
-    /// within the configured deadline. What is in service goes on serving meanwhile.
+    /// Reads the secrets again and builds from them, even if their values are unchanged. Waits for
+    /// the build within the configured deadline. The current build stays in use until then.
     ///
-    /// The source is asked after this was called, and at most once a second: within a second of the
-    /// last reading by force, this waits for that second to be over.
+    /// The source is read after this call starts, so a secret that was written before the call is
+    /// used. Forced reads are limited to one per second. Within a second of the last one, this
+    /// waits until that second is over.
+    ///
+    /// Cancelling this call does not cancel the rebuild.
     ///
     /// # Errors
-    /// [`NotReady`] with every reason why the new build failed. What was in service before still is.
+    /// Returns [`NotReady`] with every problem if the new build fails, if the deadline passes, or
+    /// if this is called outside of a tokio runtime. The previous build stays in use.
     pub async fn rebuild(&self) -> Result<Guard<A>, NotReady> {
-        within_runtime()?;
-        let ticket = self.inner.requests.fetch_add(1, Ordering::SeqCst) + 1;
+        require_runtime()?;
+        let ticket = self.inner.requested_rebuilds.fetch_add(1, Ordering::SeqCst) + 1;
         let mut progress = self.inner.progress.subscribe();
-        let served = async {
+        let completed = async {
             loop {
                 self.ensure_rebuilder();
                 self.inner.wake.notify_one();
                 {
                     let now = progress.borrow_and_update();
-                    if now.served >= ticket {
+                    if now.completed_rebuilds >= ticket {
                         return match (&now.failure, self.peek()) {
                             (None, Some(guard)) => Ok(guard),
                             (Some(failure), _) => Err(failure.clone()),
-                            (None, None) => Err(NotReady::waiting("nothing was built")),
+                            (None, None) => Err(NotReady::unavailable(
+                                "the rebuild finished without a build",
+                                "call `rebuild` again",
+                            )),
                         };
                     }
                 }
-                // The sender lives in `self`.
+                // This cannot fail, because `self` owns the sender.
                 let _ = progress.changed().await;
             }
         };
-        let late = || NotReady::waiting("the rebuild was not done within the deadline");
-        tokio::time::timeout(self.inner.settings.deadline, served)
+        let timed_out = || {
+            NotReady::unavailable(
+                "the rebuild did not finish within the deadline",
+                "check that the source responds, or raise the deadline",
+            )
+        };
+        tokio::time::timeout(self.inner.settings.deadline, completed)
             .await
-            .unwrap_or_else(|_| Err(late()))
+            .unwrap_or_else(|_| Err(timed_out()))
             .inspect_err(NotReady::print_without_subscriber)
     }
 
-    /// Ends the grace_period of all previous secrets: only the newest of each key signs and verifies from now
-    /// on, so whoever holds something that an previous one signed is logged out. For a secret that has
-    /// leaked: write another first, and then revoke.
+    /// Ends the grace period of all previous secrets and rebuilds. Afterwards only the newest
+    /// secret of each key signs and verifies, so everything that a previous secret signed is
+    /// rejected.
     ///
-    /// A source that keeps old versions gives them back to the next process, as long as their grace_period is
-    /// not over: delete them there as well.
+    /// Use it after a leak: write a new secret first, and then revoke the previous ones.
+    ///
+    /// A source that keeps old versions returns them to the next process while their grace period
+    /// lasts. Delete them at the source as well.
     ///
     /// # Errors
-    /// As [`rebuild`](Self::rebuild). The next build revokes them nevertheless.
+    /// The same as for [`rebuild`](Self::rebuild). If this fails, the next successful build revokes
+    /// the previous secrets.
     pub async fn revoke_previous(&self) -> Result<Guard<A>, NotReady> {
         self.inner.revoking.store(true, Ordering::SeqCst);
         self.rebuild().await
     }
 
-    /// What is in service, with somebody to keep it current.
-    fn serving(&self) -> Option<Guard<A>> {
+    /// Returns the current build, and restarts the rebuilder if it ended with its runtime.
+    fn current_guard(&self) -> Option<Guard<A>> {
         let guard = Guard::new(&self.current)?;
         if self.inner.rebuilder_stopped.load(Ordering::Relaxed) {
             self.restart_rebuilder();
@@ -271,22 +298,22 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
 
     #[cold]
     fn restart_rebuilder(&self) {
-        if within_runtime().is_ok() {
+        if require_runtime().is_ok() {
             self.ensure_rebuilder();
         }
     }
 
     #[cold]
-    fn boxed_start(&self, deadline: Duration) -> Starting<'_, A> {
+    fn start_boxed(&self, deadline: Duration) -> StartFuture<'_, A> {
         Box::pin(self.start(deadline))
     }
 
     async fn start(&self, deadline: Duration) -> Result<Guard<A>, NotReady> {
-        within_runtime()?;
-        // Subscribed before the first look, so that no change falls between.
+        require_runtime()?;
+        // Subscribing before the first check prevents a missed change.
         let mut progress = self.inner.progress.subscribe();
-        let attempts = progress.borrow().attempts;
-        let started = async {
+        let attempts_before = progress.borrow().attempts;
+        let first_build = async {
             loop {
                 self.ensure_rebuilder();
                 if let Some(guard) = self.peek() {
@@ -295,7 +322,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
                 {
                     let now = progress.borrow_and_update();
                     if let Some(failure) = &now.failure {
-                        let waited_for = now.attempts > attempts;
+                        let waited_for = now.attempts > attempts_before;
                         let retry_pending = failure
                             .retry_at()
                             .is_some_and(|retry_at| retry_at > Instant::now());
@@ -305,18 +332,17 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
                         }
                     }
                 }
-                // The sender lives in `self`.
+                // This cannot fail, because `self` owns the sender.
                 let _ = progress.changed().await;
             }
         };
-        let late = || NotReady::waiting("the first start is still under way");
-        tokio::time::timeout(deadline, started)
+        tokio::time::timeout(deadline, first_build)
             .await
-            .unwrap_or_else(|_| Err(late()))
+            .unwrap_or_else(|_| Err(first_build_in_progress()))
             .inspect_err(NotReady::print_without_subscriber)
     }
 
-    /// Sees to it that somebody starts and rotates. Must be called within a tokio runtime.
+    /// Starts the rebuilder unless it runs already. Must be called within a tokio runtime.
     fn ensure_rebuilder(&self) {
         let mut rebuilder = self.inner.lock_rebuilder();
         if rebuilder.as_ref().is_none_or(AbortHandle::is_finished)
@@ -329,16 +355,27 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     }
 }
 
-/// Outside of a tokio runtime nothing can be started.
-fn within_runtime() -> Result<(), NotReady> {
+/// Returns an error outside of a tokio runtime, because the rebuilder is a tokio task.
+fn require_runtime() -> Result<(), NotReady> {
     let runtime = tokio::runtime::Handle::try_current();
-    runtime
-        .map(drop)
-        .map_err(|_| NotReady::waiting("there is no tokio runtime here to start it in"))
+    runtime.map(drop).map_err(|_| {
+        NotReady::unavailable(
+            "no tokio runtime is running, so the build cannot start",
+            "call this within a tokio runtime",
+        )
+    })
+}
+
+fn first_build_in_progress() -> NotReady {
+    NotReady::unavailable(
+        "the first build is still in progress",
+        "check that the source responds, or wait longer",
+    )
 }
 
 impl LazyAuth<()> {
-    /// Settings of your own, for an auth of any type: what the closure makes decides.
+    /// Returns a builder with the default settings. The type of the auth is the output type of the
+    /// closure that [`LazyAuthBuilder::build`] takes.
     pub fn builder(resolver: Resolver) -> LazyAuthBuilder {
         LazyAuthBuilder::new(resolver)
     }
@@ -353,7 +390,7 @@ impl<A> LazyAuth<A> {
         let idle = Progress {
             state: State::Idle,
             attempts: 0,
-            served: 0,
+            completed_rebuilds: 0,
             failure: None,
         };
         let inner = Inner {
@@ -361,9 +398,10 @@ impl<A> LazyAuth<A> {
             spec,
             settings,
             current: Current::default(),
+            views: ThreadViews::default(),
             progress: watch::channel(idle).0,
             wake: Arc::default(),
-            requests: AtomicU64::new(0),
+            requested_rebuilds: AtomicU64::new(0),
             rebuilder_stopped: AtomicBool::new(false),
             revoking: AtomicBool::new(false),
             rebuilder: Mutex::new(None),
@@ -375,7 +413,7 @@ impl<A> LazyAuth<A> {
         }
     }
 
-    /// Where the secrets come from.
+    /// Returns the resolver that the secrets are read through.
     pub fn resolver(&self) -> &Resolver {
         &self.inner.resolver
     }
@@ -417,40 +455,40 @@ impl<A> Clone for LazyAuth<A> {
 impl<A> fmt::Debug for LazyAuth<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LazyAuth")
-            .field("source", self.inner.resolver.origin())
+            .field("origin", self.inner.resolver.origin())
             .field("mode", &self.inner.settings.mode)
             .field("state", &self.inner.progress.borrow().state)
             .finish_non_exhaustive()
     }
 }
 
-/// The future of [`LazyAuth::get`]. Written by hand, because the compiler inlines it that way: when
-/// the auth is ready, it costs no more than the look at it.
+/// The future of [`LazyAuth::get`].
+// It is a named type and not an `async fn`, so that the compiler inlines the read of a ready auth.
 #[must_use = "futures do nothing unless polled"]
 pub struct Get<'a, A>(Step<'a, A>);
 
-/// Two words, because each that is written costs as much as the rest of the look.
+// The enum has two machine words. Each further word would make the ready path measurably slower.
 enum Step<'a, A> {
-    Look(&'a LazyAuth<A>),
-    Start(Starting<'a, A>),
+    Check(&'a LazyAuth<A>),
+    Start(StartFuture<'a, A>),
 }
 
-type Starting<'a, A> = Pin<Box<dyn Future<Output = Result<Guard<A>, NotReady>> + Send + 'a>>;
+type StartFuture<'a, A> = Pin<Box<dyn Future<Output = Result<Guard<A>, NotReady>> + Send + 'a>>;
 
 impl<A: Send + Sync + 'static> Future for Get<'_, A> {
     type Output = Result<Guard<A>, NotReady>;
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Step::Look(auth) = self.0 {
-            match auth.serving() {
+        if let Step::Check(auth) = self.0 {
+            match auth.current_guard() {
                 Some(guard) => return Poll::Ready(Ok(guard)),
-                None => self.0 = Step::Start(auth.boxed_start(auth.inner.settings.deadline)),
+                None => self.0 = Step::Start(auth.start_boxed(auth.inner.settings.deadline)),
             }
         }
         match &mut self.0 {
             Step::Start(start) => start.as_mut().poll(context),
-            Step::Look(_) => Poll::Pending,
+            Step::Check(_) => Poll::Pending,
         }
     }
 }
@@ -461,31 +499,36 @@ impl<A> fmt::Debug for Get<'_, A> {
     }
 }
 
-/// Follows the state of a [`LazyAuth`]. Made by [`LazyAuth::watch_state`].
+/// Subscription to the state of a [`LazyAuth`]. Made by [`LazyAuth::watch_state`].
 #[derive(Debug, Clone)]
 pub struct StateWatch {
-    /// The state that was handed out last.
+    /// The state that was returned last.
     last: State,
     progress: watch::Receiver<Progress>,
 }
 
 impl StateWatch {
-    /// The state now.
+    /// Returns the current state.
     pub fn current(&self) -> State {
         self.progress.borrow().state.clone()
     }
 
-    /// Waits until the state is another than the one that this watch has returned last, or was made
-    /// in, and returns it; the states between are skipped. `None` when the auth was dropped.
+    /// Waits until the state differs from the state that this watch returned last, and returns the
+    /// new state. The first call compares with the state at the time of [`LazyAuth::watch_state`].
+    ///
+    /// Intermediate states can be skipped. Returns `None` after the auth was dropped.
     pub async fn changed(&mut self) -> Option<State> {
         let last = self.last.clone();
         self.wait_for(|state| *state != last).await
     }
 
-    /// Waits until `wanted` is true of the state, and returns it. `None` when the auth was dropped.
-    pub async fn wait_for(&mut self, mut wanted: impl FnMut(&State) -> bool) -> Option<State> {
+    /// Waits until `condition` returns true for the state, and returns that state. Returns `None`
+    /// after the auth was dropped.
+    pub async fn wait_for(&mut self, mut condition: impl FnMut(&State) -> bool) -> Option<State> {
         let state = {
-            let progress = self.progress.wait_for(|progress| wanted(&progress.state));
+            let progress = self
+                .progress
+                .wait_for(|progress| condition(&progress.state));
             progress.await.ok()?.state.clone()
         };
         self.last = state.clone();

@@ -1,14 +1,13 @@
-//! Authentication built lazily from secrets, and built anew when they rotate; part of
-//! [Secretwell](https://docs.rs/secretwell).
+//! Authentication state that is built from secrets on first use and rebuilt when they rotate. Part
+//! of [Secretwell](https://docs.rs/secretwell).
 //!
-//! For services whose secrets arrive at run time. Whatever they authenticate with, a JWT verifier, a
-//! cookie key, a session codec, a database pool, is described once, by a struct of secrets and a closure,
-//! and is there when it is needed:
+//! This crate is for services that read their secrets at run time. A struct names the secrets, and
+//! a closure builds a value from them: a JWT verifier, a cookie key, a session codec or a database
+//! pool. [`LazyAuth`] calls the closure on first use and again after each rotation:
 //!
 //! ```
-//! use secrecy::SecretString;
 //! use secretwell::auth::{LazyAuth, Mode};
-//! use secretwell::{MemoryProvider, Resolver};
+//! use secretwell::{MemoryProvider, Resolver, SecretString};
 //! use serde::Deserialize;
 //!
 //! #[derive(Deserialize)]
@@ -21,14 +20,19 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let memory = MemoryProvider::from_iter([("AUTH_SECRET", "K7gNU3sdo+OL0wNhqoVWhr3g6s1xYv72ol/pe/Unols=")]);
-//! let auth = LazyAuth::infallible(Resolver::new(memory), |s: Secrets, _| Signer(s.auth_secret));
+//! let memory = MemoryProvider::from_iter([(
+//!     "AUTH_SECRET",
+//!     "K7gNU3sdo+OL0wNhqoVWhr3g6s1xYv72ol/pe/Unols=",
+//! )]);
+//! let auth = LazyAuth::new(Resolver::new(memory), |secrets: Secrets, _| async move {
+//!     Ok(Signer(secrets.auth_secret))
+//! });
 //!
-//! // At start-up, in a test, in CI: what would a start find?
+//! // Optional, at start-up or in CI: check the secrets without a build.
 //! let report = auth.preflight(Mode::Production).await;
 //! assert!(report.is_ready(), "{report}");
 //!
-//! // In a request: the first one starts it, the others find it there.
+//! // In a request handler: the first call starts the build, later calls return it.
 //! let signer = auth.get().await?;
 //! # let _: &Signer = &signer;
 //! # Ok(())
@@ -36,25 +40,31 @@
 //! ```
 //!
 //! # Why this shape
-//! An eager start fails when the secrets are late, and where it runs at load time it fails for the life of
-//! the process. Deferring the call is half a cure: what captured an absent secret stays broken, and what
-//! captured a present one never sees the next. So a [`LazyAuth`] holds the *spec*, keeps what was made by
-//! it in one place that readers borrow from, and has one task that makes it anew when a secret's value
-//! changes. Construction cannot fail; use can, and says why.
+//! A service that reads its secrets once at start-up fails if they arrive later, and it never uses
+//! a rotated secret. Moving the read into the first request is not enough. If that request captures
+//! an absent secret, the service stays broken, and a captured secret still does not rotate.
 //!
-//! Critical configuration is checked twice: by [`LazyAuth::preflight`] as early as you like, and at each
-//! build. [`Mode`] says how strictly. Where it stands is one [`State`], and each change of it one event in
-//! the log, with the secrets' versions and sources and never their values.
+//! A [`LazyAuth`] therefore stores how to build the value, and the current build. A background task
+//! replaces the build when the value of a secret changes. Construction never fails. A use without a
+//! build returns [`NotReady`] with every problem.
 //!
-//! | to | use |
+//! Secrets are checked by each build, and earlier by [`LazyAuth::preflight`]. The [`Mode`] sets how
+//! strict the checks are. The result is a [`State`]. Each change of the state is one event in the
+//! log, which contains versions and origins but no secret values.
+//!
+//! | task | API |
 //! | --- | --- |
-//! | use it in a request | [`LazyAuth::get`], or [`LazyAuth::with`] where nanoseconds count |
-//! | guard an axum handler | `Auth<T>` and `LazyAuth::layer`, features `axum` and `tower` |
-//! | sign and verify over a rotation | [`BuildContext::key_ring`], [`LazyAuth::revoke_previous`] |
-//! | know how it stands | [`LazyAuth::state`], [`LazyAuth::watch_state`] |
-//! | know beforehand | [`LazyAuth::preflight`] |
+//! | read the value in a request | [`LazyAuth::get`] |
+//! | read the value without waiting | [`LazyAuth::try_get`], [`LazyAuth::with`], [`Reader`] |
+//! | authenticate an axum handler | `Auth<T>` and `LazyAuth::layer`, features `axum` and `tower` |
+//! | sign and verify during a rotation | [`BuildContext::key_ring`], [`LazyAuth::revoke_previous`] |
+//! | observe the state | [`LazyAuth::state`], [`LazyAuth::watch_state`] |
+//! | check the secrets in advance | [`LazyAuth::preflight`] |
 //!
-//! This crate knows no backend: it takes a [`Resolver`](secretwell_resolver::Resolver).
+//! This crate does not depend on a backend. It reads secrets through a
+//! [`Resolver`](secretwell_resolver::Resolver).
+
+#![cfg_attr(secretwell_docs, feature(doc_cfg))]
 
 #[cfg(feature = "authjs")]
 pub mod authjs;
@@ -95,8 +105,7 @@ pub use state::{Generation, NotReady, State};
 #[cfg(feature = "tower")]
 pub use tower::{AuthLayer, AuthService, LazyService};
 
-// A service shares these types between threads, so a change that makes one of them thread-bound must not
-// compile.
+// Services share these types between threads, so they must stay `Send` and `Sync`.
 const _: () = {
     const fn assert_send_sync<T: Send + Sync>() {}
     assert_send_sync::<BuildContext>();

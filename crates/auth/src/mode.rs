@@ -1,4 +1,4 @@
-//! How strict to be.
+//! [`Mode`], which sets how strictly secrets are checked.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,36 +6,38 @@ use std::str::FromStr;
 use secretwell_core::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
-/// The variable that [`Mode::from_env`] reads.
+/// The environment variable that [`Mode::from_env`] reads.
 const VARIABLE: &str = "SECRETWELL_MODE";
 
-/// How strict to be about secrets. Only ever said explicitly or by the variable `SECRETWELL_MODE`:
-/// nothing is guessed from how the program was compiled or where it runs.
+/// How strictly secrets are checked.
+///
+/// The mode is set in code or by the environment variable `SECRETWELL_MODE`. It does not depend on
+/// the build profile or on the host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Mode {
-    /// An absent or weak secret is refused. The default.
+    /// Absent and weak secrets are errors. The default.
     #[default]
     Production,
-    /// A weak secret is warned about, and an absent one is replaced by a random one that lasts as
-    /// long as the process and is announced in the log.
+    /// A weak secret is accepted with a warning in the log. An absent secret is replaced by a
+    /// random placeholder, which is logged and stays the same until the process exits.
     Development,
 }
 
 impl Mode {
-    /// The mode that `SECRETWELL_MODE` says: `production` or `development`; [`Mode::Production`] when
-    /// it is not set or blank.
+    /// Reads the mode from the environment variable `SECRETWELL_MODE`, which is `production` or
+    /// `development`. Returns [`Mode::Production`] if it is unset or blank.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] when it says anything else.
+    /// Returns [`ErrorKind::InvalidConfig`] if the variable has any other value.
     pub fn from_env() -> Result<Self, Error> {
         match std::env::var_os(VARIABLE) {
             None => Ok(Self::default()),
             Some(text) => match text.to_str().map(str::trim) {
                 Some("") => Ok(Self::default()),
                 Some(text) => text.parse(),
-                None => Err(unknown()),
+                None => Err(unknown_mode()),
             },
         }
     }
@@ -48,14 +50,14 @@ impl FromStr for Mode {
         match text.to_ascii_lowercase().as_str() {
             "production" => Ok(Self::Production),
             "development" => Ok(Self::Development),
-            _ => Err(unknown()),
+            _ => Err(unknown_mode()),
         }
     }
 }
 
-fn unknown() -> Error {
-    Error::new(ErrorKind::InvalidConfig, "an unknown mode").with_hint(format!(
-        "write `production` or `development`, as the value of {VARIABLE} too"
+fn unknown_mode() -> Error {
+    Error::new(ErrorKind::InvalidConfig, "unknown mode").with_hint(format!(
+        "set it, or the environment variable {VARIABLE}, to `production` or `development`"
     ))
 }
 
@@ -73,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modes_parse_and_nothing_else_does() {
+    fn only_the_names_of_the_modes_parse() {
         assert_eq!("Production".parse::<Mode>().unwrap(), Mode::Production);
         assert_eq!("development".parse::<Mode>().unwrap(), Mode::Development);
         assert_eq!(

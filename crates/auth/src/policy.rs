@@ -1,4 +1,4 @@
-//! Whether a secret is good enough to sign with.
+//! [`SecretPolicy`] and the check for weak secrets.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,30 +8,35 @@ use secretwell_resolver::Resolved;
 use secretwell_resolver::load::PlannedField;
 use serde::{Deserialize, Serialize};
 
-/// The fewest bytes of a signing secret: the size of a SHA-256 key, RFC 7518 section 3.2.
+/// Minimum length of a signing secret in bytes: the size of a key for HMAC with SHA-256, as
+/// required by RFC 7518, section 3.2.
 const MIN_BYTES: usize = 32;
-/// A secret that repeats a pattern no longer than this is as good as constant.
+/// A secret that repeats a pattern of at most this many bytes is weak.
 const MAX_PATTERN: usize = 4;
 
-/// What is asked of a secret beyond being there and not being blank.
+/// Requirements for a secret, in addition to being present and not blank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SecretPolicy {
-    /// Fit to sign or encrypt with: at least 32 bytes, no known placeholder, no repeated pattern.
-    /// Asked of every field whose type is a secret ([`SecretString`](https://docs.rs/secrecy) and
-    /// other `SecretBox`es, [`SecretValue`]), unless told otherwise.
+    /// Suitable for signing and encryption: at least 32 bytes, no example text such as `changeme`,
+    /// and no short repeated pattern.
+    ///
+    /// The default for each field with a secret type: [`SecretString`](https://docs.rs/secrecy),
+    /// any other `SecretBox`, and [`SecretValue`].
     SigningKey,
-    /// Nothing more. For what others chose, such as a database password, and for fields that are
-    /// plain text.
+    /// No further requirements. Use it for secrets that somebody else chose, such as a database
+    /// password.
+    ///
+    /// The default for each field with any other type, such as `String`.
     Unchecked,
 }
 
-/// Why a secret is not fit to sign with.
+/// The reason why a secret is too weak to sign with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Weakness {
     Short { bytes: usize },
-    Placeholder,
+    ExampleText,
     Pattern,
 }
 
@@ -40,27 +45,28 @@ impl fmt::Display for Weakness {
         match self {
             Self::Short { bytes } => write!(
                 f,
-                "too weak: {bytes} bytes, at least {MIN_BYTES} are needed"
+                "too weak: {bytes} bytes, at least {MIN_BYTES} are required"
             ),
-            Self::Placeholder => f.write_str("too weak: it is a placeholder from an example"),
-            Self::Pattern => f.write_str("too weak: it repeats one short pattern"),
+            Self::ExampleText => f.write_str("too weak: the value is an example text"),
+            Self::Pattern => f.write_str("too weak: the value repeats a short pattern"),
         }
     }
 }
 
-/// What to ask of which key.
+/// The policies that are set explicitly, by key.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Policies(BTreeMap<SecretKey, SecretPolicy>);
 
 impl Policies {
-    pub(crate) fn set(&mut self, key: SecretKey, strength: SecretPolicy) {
-        self.0.insert(key, strength);
+    pub(crate) fn set(&mut self, key: SecretKey, policy: SecretPolicy) {
+        self.0.insert(key, policy);
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &SecretKey> {
         self.0.keys()
     }
 
+    /// Returns the explicit policy of the field, or the default for its type.
     pub(crate) fn of(&self, field: &PlannedField) -> SecretPolicy {
         self.0
             .get(&field.key)
@@ -72,29 +78,31 @@ impl Policies {
     }
 }
 
-/// Whether the field's type says that it holds a secret.
+/// Returns whether the type of the field is a secret type.
 pub(crate) fn is_secret(field: &PlannedField) -> bool {
     field.type_name.contains("SecretBox<") || field.type_name.ends_with("::SecretValue")
 }
 
-/// What speaks against using `secret` where this strength is asked for.
-pub(crate) fn too_weak(key: &SecretKey, secret: &Resolved, asked: SecretPolicy) -> Option<Error> {
-    if asked == SecretPolicy::Unchecked {
+/// Returns an error if `secret` does not meet `policy`.
+pub(crate) fn too_weak(key: &SecretKey, secret: &Resolved, policy: SecretPolicy) -> Option<Error> {
+    if policy == SecretPolicy::Unchecked {
         return None;
     }
     weakness(&secret.value).map(|weakness| {
         Error::new(ErrorKind::Invalid, weakness.to_string())
             .with_origin(&secret.origin)
             .with_key(key)
-            .with_hint("make one with `openssl rand -base64 32`, or relax the check for this key")
+            .with_hint(
+                "generate a secret with `openssl rand -base64 32`, or relax the policy for this key",
+            )
     })
 }
 
-/// What speaks against signing with `value`.
+/// Returns the first reason why `value` is too weak to sign with.
 fn weakness(value: &SecretValue) -> Option<Weakness> {
     let bytes = value.expose_bytes().trim_ascii();
-    if is_placeholder(bytes) {
-        Some(Weakness::Placeholder)
+    if is_example_text(bytes) {
+        Some(Weakness::ExampleText)
     } else if bytes.len() < MIN_BYTES {
         Some(Weakness::Short { bytes: bytes.len() })
     } else if (1..=MAX_PATTERN).any(|period| bytes[period..] == bytes[..bytes.len() - period]) {
@@ -104,9 +112,10 @@ fn weakness(value: &SecretValue) -> Option<Weakness> {
     }
 }
 
-/// Whether `bytes` are what examples and templates put where a secret should be, whatever the
-/// spelling: `changeme`, `your-secret-here`, `<replace me with a long random string>`.
-fn is_placeholder(bytes: &[u8]) -> bool {
+/// Returns whether `bytes` are a text that examples and templates use in place of a secret:
+/// `changeme`, `your-secret-here`, `<replace me with a long random string>`. Ignores case and
+/// punctuation.
+fn is_example_text(bytes: &[u8]) -> bool {
     const WHOLE: [&str; 10] = [
         "secret",
         "password",
@@ -144,23 +153,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weak_secrets_are_told_by_their_weakness() {
-        let of = |text: &str| weakness(&SecretValue::from(text));
-        assert_eq!(of("short"), Some(Weakness::Short { bytes: 5 }));
+    fn weakness_is_detected_and_classified() {
+        let weakness_of = |text: &str| weakness(&SecretValue::from(text));
+        assert_eq!(weakness_of("short"), Some(Weakness::Short { bytes: 5 }));
         assert_eq!(
-            of(&format!("  {}  ", "x1y2z3".repeat(5))),
+            weakness_of(&format!("  {}  ", "x1y2z3".repeat(5))),
             Some(Weakness::Short { bytes: 30 })
         );
-        for placeholder in [
+        for example in [
             "secret",
             "changeme",
             "CHANGE-ME",
             "your-secret-here-0123456789-0123456789",
         ] {
             assert_eq!(
-                of(placeholder),
-                Some(Weakness::Placeholder),
-                "{placeholder}"
+                weakness_of(example),
+                Some(Weakness::ExampleText),
+                "{example}"
             );
         }
         for pattern in [
@@ -169,9 +178,16 @@ mod tests {
             "abcd".repeat(16),
             "\0".repeat(32),
         ] {
-            assert_eq!(of(&pattern), Some(Weakness::Pattern), "{pattern:?}");
+            assert_eq!(
+                weakness_of(&pattern),
+                Some(Weakness::Pattern),
+                "{pattern:?}"
+            );
         }
-        assert_eq!(of("b2f1c0d9e8a7b6c5d4e3f2a1b0c9d8e7"), None);
-        assert_eq!(of("K7gNU3sdo+OL0wNhqoVWhr3g6s1xYv72ol/pe/Unols="), None);
+        assert_eq!(weakness_of("b2f1c0d9e8a7b6c5d4e3f2a1b0c9d8e7"), None);
+        assert_eq!(
+            weakness_of("K7gNU3sdo+OL0wNhqoVWhr3g6s1xYv72ol/pe/Unols="),
+            None
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! A look at the secrets before anybody needs them.
+//! Preflight: checks the secrets without starting a build, and reports each key.
 
 use std::fmt;
 
@@ -10,7 +10,10 @@ use crate::policy::too_weak;
 use crate::spec::{check, keys};
 use crate::{LazyAuth, Mode, SecretPolicy};
 
-/// What a start would find, key by key. Made by [`LazyAuth::preflight`]; it prints as a table.
+/// Result of a preflight, with one [`Check`] for each key. Made by [`LazyAuth::preflight`] and
+/// [`PreflightReport::for_keys`].
+///
+/// It displays as a table with one line for each key. It contains no secret value.
 #[derive(Debug, Serialize)]
 pub struct PreflightReport {
     mode: Mode,
@@ -19,36 +22,38 @@ pub struct PreflightReport {
     problems: Vec<Error>,
 }
 
-/// What was found of one key.
+/// Result of the check of one key.
 #[derive(Debug, Serialize)]
 #[non_exhaustive]
 pub struct Check {
-    /// Its key.
+    /// The key that was checked.
     pub key: SecretKey,
-    /// How it is.
+    /// The status of its secret.
     pub status: Status,
 }
 
-/// How a secret is.
+/// Status of one secret in a [`PreflightReport`].
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Status {
-    /// There, and good.
+    /// The secret is present and meets its policy.
     Passed(Resolved),
-    /// Accepted in this mode only: weak, or absent and made up, in development.
+    /// The secret is accepted in [`Mode::Development`] only: it is weak, or it is absent and has a
+    /// random placeholder.
     Warning(Error),
-    /// Absent, and optional.
+    /// The secret is absent and optional.
     Absent,
-    /// A start fails for it.
+    /// A build would fail because of this secret.
     Failed(Error),
 }
 
 impl<A: Send + Sync + 'static> LazyAuth<A> {
-    /// Reads every secret now and tells what a start in `mode` would find, without starting
-    /// anything: for start-up, for tests, for CI. The same checks run again at each build.
+    /// Reads and checks every secret as a build in `mode` would, and reports the result.
     ///
-    /// Nothing is built, so what the builder itself would reject is not known.
+    /// Use it at start-up, in tests and in CI. It does not start a build and does not change the
+    /// state. The builder closure is not called, so the report does not cover errors of the
+    /// closure. Each build repeats the same checks.
     pub async fn preflight(&self, mode: Mode) -> PreflightReport {
         let inner = &self.inner;
         let origin = inner.resolver.origin().to_string();
@@ -63,25 +68,25 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
                 };
             }
         };
-        let answers = inner.resolver.refresh(&keys(inner.spec.as_ref())).await;
+        let results = inner.resolver.refresh(&keys(inner.spec.as_ref())).await;
         let policy = &inner.settings.policy;
-        // The spec has the last word: it knows defaults, and what parses as what.
-        let mut problems = match inner.spec.prepare(answers.clone(), mode, policy) {
+        // Only the spec knows the defaults of the fields and how their values parse.
+        let mut problems = match inner.spec.prepare(results.clone(), mode, policy) {
             Ok(_) => Vec::new(),
             Err(problems) => problems,
         };
-        let strangers = policy
+        let unknown_keys = policy
             .keys()
             .filter(|key| !fields.iter().any(|field| field.key == **key));
-        problems.extend(strangers.map(unknown_key));
-        let placeholders =
+        problems.extend(unknown_keys.map(unknown_key));
+        let has_placeholder =
             |key: &SecretKey| mode == Mode::Development && inner.spec.has_placeholder(key);
         let checks = fields
             .iter()
-            .zip(answers)
-            .map(|(field, answer)| {
+            .zip(results)
+            .map(|(field, result)| {
                 let of_field = |problem: &&Error| problem.key() == Some(&field.key);
-                let status = match (problems.iter().find(of_field), answer) {
+                let status = match (problems.iter().find(of_field), result) {
                     (Some(problem), _) => Status::Failed(problem.clone()),
                     (None, Ok(secret)) if !secret.value.is_blank() => {
                         match check(field, &secret, policy) {
@@ -89,10 +94,12 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
                             None => Status::Passed(secret),
                         }
                     }
-                    (None, absent) if placeholders(&field.key) => Status::Warning(match absent {
-                        Ok(secret) => blank(&field.key, &secret),
-                        Err(absent) => absent,
-                    }),
+                    (None, absent) if has_placeholder(&field.key) => {
+                        Status::Warning(match absent {
+                            Ok(secret) => blank(&field.key, &secret),
+                            Err(absent) => absent,
+                        })
+                    }
                     (None, _) => Status::Absent,
                 };
                 Check {
@@ -111,7 +118,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
 }
 
 fn blank(key: &SecretKey, secret: &Resolved) -> Error {
-    Error::new(ErrorKind::NotFound, "it is there and empty")
+    Error::new(ErrorKind::NotFound, "the value is empty")
         .with_origin(&secret.origin)
         .with_key(key)
 }
@@ -119,27 +126,29 @@ fn blank(key: &SecretKey, secret: &Resolved) -> Error {
 fn unknown_key(key: &SecretKey) -> Error {
     Error::new(
         ErrorKind::InvalidConfig,
-        "a policy is set for this key, but the type has no such field",
+        "a policy is set for this key, but the loaded type has no such field",
     )
     .with_key(key)
-    .with_hint("write the key as the type spells it")
+    .with_hint("use the key of a field, after serde renames it")
 }
 
 impl PreflightReport {
-    /// What a program finds that needs all of `keys`, each of this strength. There is nobody to make up
-    /// for an absent one, so that is a problem in development as well.
+    /// Reads and checks `keys`, each with its policy, for a program that requires all of them.
+    ///
+    /// This generates no placeholders, so an absent secret is a problem in [`Mode::Development`]
+    /// too.
     pub async fn for_keys(
         resolver: &Resolver,
         keys: &[(SecretKey, SecretPolicy)],
         mode: Mode,
     ) -> Self {
         let names: Vec<SecretKey> = keys.iter().map(|(key, _)| key.clone()).collect();
-        let answers = resolver.refresh(&names).await;
-        let checks = keys.iter().zip(answers).map(|((key, strength), answer)| {
-            let status = match answer {
+        let results = resolver.refresh(&names).await;
+        let checks = keys.iter().zip(results).map(|((key, policy), result)| {
+            let status = match result {
                 Err(error) => Status::Failed(error),
                 Ok(secret) if secret.value.is_blank() => Status::Failed(blank(key, &secret)),
-                Ok(secret) => match (too_weak(key, &secret, *strength), mode) {
+                Ok(secret) => match (too_weak(key, &secret, *policy), mode) {
                     (None, _) => Status::Passed(secret),
                     (Some(weak), Mode::Development) => Status::Warning(weak),
                     (Some(weak), Mode::Production) => Status::Failed(weak),
@@ -163,22 +172,22 @@ impl PreflightReport {
         }
     }
 
-    /// Whether a start would find all it needs.
+    /// Returns whether all checks passed, so that a build would have all secrets that it requires.
     pub fn is_ready(&self) -> bool {
         self.problems.is_empty()
     }
 
-    /// The mode that was asked about.
+    /// Returns the mode that the secrets were checked in.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// What was found, in the order of the fields.
+    /// Returns the checks, one for each key, in the order of the fields or of the given keys.
     pub fn checks(&self) -> &[Check] {
         &self.checks
     }
 
-    /// What a start would fail for.
+    /// Returns every problem that would make a build fail.
     pub fn problems(&self) -> &[Error] {
         &self.problems
     }
@@ -216,13 +225,13 @@ impl fmt::Display for PreflightReport {
                 Status::Failed(error) => writeln!(f, "PROBLEM   {error}")?,
             }
         }
-        let elsewhere = |problem: &&Error| {
+        let has_no_check = |problem: &&Error| {
             !self
                 .checks
                 .iter()
                 .any(|check| problem.key() == Some(&check.key))
         };
-        for problem in self.problems.iter().filter(elsewhere) {
+        for problem in self.problems.iter().filter(has_no_check) {
             writeln!(f, "  PROBLEM   {problem}")?;
         }
         Ok(())

@@ -1,4 +1,5 @@
-//! The background task of a lazily built auth: starts it, rotates it, and says how it stands.
+//! The background task of a [`LazyAuth`](crate::LazyAuth). It builds, rebuilds on rotation, and
+//! publishes the state.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -19,12 +20,13 @@ use crate::ring::{Rings, later};
 use crate::spec::{BuildInput, keys};
 use crate::{BuildContext, Generation, NotReady, State};
 
-/// The longest wait before a build that failed is tried again.
-const LONGEST_RETRY: Duration = Duration::from_secs(300);
+/// Maximum delay before a failed build is retried.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(300);
 
-/// Lives from the first use of an auth until the auth is dropped or its runtime ends.
+/// The rebuild task. It runs from the first use of an auth until the auth is dropped or the runtime
+/// ends.
 ///
-/// One loop does it all: attempt, then wait for whatever makes the next attempt worth while.
+/// Its loop makes an attempt and then waits for a change notification, a request or a timer.
 pub(crate) struct Rebuilder<A> {
     auth: Weak<Inner<A>>,
     wake: Arc<Notify>,
@@ -33,25 +35,25 @@ pub(crate) struct Rebuilder<A> {
     build_failures: BuildFailures,
 }
 
-/// What the build in service was made from. The auth keeps it for the next rebuilder, which must not
-/// forget the previous secrets.
+/// The key rings that the current build was made with. The auth stores a copy, so that the previous
+/// secrets are not lost when a new rebuilder replaces one whose runtime ended.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RotationState {
     rings: Rings,
     fingerprint: Option<HashMap<SecretKey, (u64, Vec<u64>)>>,
 }
 
-/// How builds have failed since the last good one.
+/// Failures of the builder closure since the last successful build.
 #[derive(Default)]
 struct BuildFailures {
     since: Option<Instant>,
     count: u32,
 }
 
-/// How an attempt ended.
+/// Result of one attempt.
 struct Outcome {
-    /// When the secrets were read: what was due by then has been done.
-    at: Instant,
+    /// When the secrets were read. The attempt covers all transitions of the rings up to this time.
+    read_at: Instant,
     failure: Option<NotReady>,
     took: Duration,
     secrets: Vec<(SecretKey, Resolved)>,
@@ -80,33 +82,34 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             let Some(auth) = self.auth.upgrade() else {
                 return;
             };
-            let served = auth.requests.load(Ordering::SeqCst);
-            let forced = served > auth.progress.borrow().served;
+            let rebuilds = auth.requested_rebuilds.load(Ordering::SeqCst);
+            let forced = rebuilds > auth.progress.borrow().completed_rebuilds;
             let outcome = self.attempt(&auth, forced).await;
-            let wake = self.next_wake(&outcome);
-            self.publish(&auth, outcome, served);
+            let wake_at = self.next_wake(&outcome);
+            self.publish(&auth, outcome, rebuilds);
+            // The task must not keep the auth alive while it waits.
             drop(auth);
             tokio::select! {
                 _ = watch.changed() => {}
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep_until(wake) => {}
+                () = tokio::time::sleep_until(wake_at) => {}
             }
         }
     }
 
-    /// When to look again if nothing happens.
+    /// Returns the time of the next attempt if no change notification and no request arrives.
     fn next_wake(&self, outcome: &Outcome) -> Instant {
         let retry = outcome.failure.as_ref().and_then(NotReady::retry_at);
-        let transition = self.rotation.rings.next_transition(outcome.at);
-        let never = later(Instant::now(), Duration::from_secs(24 * 3600));
+        let transition = self.rotation.rings.next_transition(outcome.read_at);
+        let fallback = later(Instant::now(), Duration::from_secs(24 * 3600));
         [retry, transition]
             .into_iter()
             .flatten()
             .min()
-            .unwrap_or(never)
+            .unwrap_or(fallback)
     }
 
-    /// Reads the secrets, and builds if what a build would see has changed.
+    /// Reads the secrets, and builds if this is a forced rebuild or if a key ring has changed.
     async fn attempt(&mut self, auth: &Arc<Inner<A>>, forced: bool) -> Outcome {
         let started = Instant::now();
         if self.generation == 0 {
@@ -115,17 +118,17 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         let keys = keys(auth.spec.as_ref());
         let revoking = auth.revoking.load(Ordering::SeqCst);
         if revoking {
-            // Even an answer of a moment ago may be the secret that is to go.
+            // A cached value might be the secret that is revoked.
             keys.iter().for_each(|key| auth.resolver.invalidate(key));
         }
-        let answers = if forced && !revoking {
+        let results = if forced && !revoking {
             auth.resolver.refresh_after_write(&keys).await
         } else {
             auth.resolver.get_many(&keys).await
         };
         let now = Instant::now();
         let outcome = |failure, secrets| Outcome {
-            at: now,
+            read_at: now,
             failure,
             took: started.elapsed(),
             secrets,
@@ -136,11 +139,11 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             .unwrap_or_else(|| later(now, auth.resolver.ttl()));
         let prepared = auth
             .spec
-            .prepare(answers, auth.settings.mode, &auth.settings.policy);
+            .prepare(results, auth.settings.mode, &auth.settings.policy);
         let BuildInput {
             secrets,
-            tolerated,
-            finish,
+            accepted_weaknesses,
+            build,
         } = match prepared {
             Ok(input) => input,
             Err(problems) => {
@@ -151,7 +154,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         let mut rings = self
             .rotation
             .rings
-            .with(&secrets, auth.settings.timing, now);
+            .rotated(&secrets, auth.settings.timing, now);
         if revoking {
             rings.revoke_previous(now);
         } else {
@@ -168,7 +171,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
                     None,
                 );
             }
-            for weakness in tolerated {
+            for weakness in accepted_weaknesses {
                 tracing::warn!(target: "secretwell::auth", event = "weak_secret_accepted", %weakness, "development mode: a weak secret is accepted");
             }
             let context = BuildContext {
@@ -177,7 +180,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
                 secrets: secrets.clone(),
                 rings: rings.snapshots(now),
             };
-            let building = catch_panic(AssertUnwindSafe(move || finish(context)));
+            let building = catch_panic(AssertUnwindSafe(move || build(context)));
             let built = tokio::time::timeout(auth.settings.build_deadline, building).await;
             let problem = match built {
                 Ok(Some(Ok(value))) => {
@@ -203,11 +206,15 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
                     })
                 }
                 Ok(None) => Some(
-                    Error::new(ErrorKind::Invalid, "the builder panicked").with_hint("see its log"),
+                    Error::new(ErrorKind::Invalid, "the builder panicked")
+                        .with_hint("see the panic message in the output of the process"),
                 ),
                 Err(_) => Some(
-                    Error::new(ErrorKind::Timeout, "the builder took too long")
-                        .with_hint("look at what it waits for, or raise the build deadline"),
+                    Error::new(
+                        ErrorKind::Timeout,
+                        "the builder did not finish within the build deadline",
+                    )
+                    .with_hint("check what the builder waits for, or raise the build deadline"),
                 ),
             };
             if let Some(problem) = problem {
@@ -220,7 +227,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         outcome(failure, secrets)
     }
 
-    /// Adds what the source remembers to the rings of keys that are new here.
+    /// Adds the version history of the source to the rings of keys that had no ring before.
     async fn load_history(
         &self,
         auth: &Inner<A>,
@@ -229,23 +236,24 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         now: Instant,
     ) {
         let fields = auth.spec.fields().unwrap_or_default();
-        let signs = |key: &SecretKey| {
+        let can_sign = |key: &SecretKey| {
             fields
                 .iter()
                 .any(|field| field.key == *key && is_secret(field))
         };
         let new = secrets
             .iter()
-            .filter(|(key, _)| signs(key) && !self.rotation.rings.holds(key));
+            .filter(|(key, _)| can_sign(key) && !self.rotation.rings.contains(key));
         for (key, secret) in new {
             let history = load_history(&auth.resolver, key, secret, auth.settings.timing).await;
             if let Some(history) = history {
-                rings.remember(key, history, now);
+                rings.add_history(key, history, now);
             }
         }
     }
 
-    fn publish(&self, auth: &Inner<A>, outcome: Outcome, served: u64) {
+    /// Publishes the outcome of an attempt that completes the first `rebuilds` requested rebuilds.
+    fn publish(&self, auth: &Inner<A>, outcome: Outcome, rebuilds: u64) {
         let generation = self.generation;
         let state = match &outcome.failure {
             None => State::Ready { generation },
@@ -257,24 +265,25 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
                 failure: failure.clone(),
             },
         };
-        set_state(auth, state, Some((&outcome, served)));
+        set_state(auth, state, Some((&outcome, rebuilds)));
     }
 }
 
 impl BuildFailures {
-    /// When to build again: at once after the first failure, then after an eighth of the time that
-    /// it has failed for, at least a second.
+    /// Counts a failure and returns the time of the next build. The first retry is immediate. Later
+    /// retries wait for one eighth of the time since the first failure, at least 1 s and at most
+    /// [`MAX_RETRY_DELAY`].
     fn retry_at(&mut self, now: Instant) -> Instant {
         let since = *self.since.get_or_insert(now);
         self.count = self.count.saturating_add(1);
         match self.count {
             1 => now,
-            _ => now + ((now - since) / 8).clamp(Duration::from_secs(1), LONGEST_RETRY),
+            _ => now + ((now - since) / 8).clamp(Duration::from_secs(1), MAX_RETRY_DELAY),
         }
     }
 }
 
-/// One problem for each secret that the source could not confirm.
+/// Returns one problem for each stale secret.
 fn staleness(secrets: &[(SecretKey, Resolved)]) -> Vec<Error> {
     secrets
         .iter()
@@ -285,7 +294,7 @@ fn staleness(secrets: &[(SecretKey, Resolved)]) -> Vec<Error> {
         .collect()
 }
 
-/// Runs a builder; `None` when it panicked.
+/// Runs a builder closure in a task. Returns `None` if it panicked.
 async fn catch_panic<F, B, R>(build: AssertUnwindSafe<F>) -> Option<R>
 where
     F: FnOnce() -> B + Send + 'static,
@@ -297,27 +306,29 @@ where
     task.join_next().await.and_then(Result::ok)
 }
 
-/// Makes `state` the state, and says so in the log if it is another one.
-fn set_state<A>(auth: &Inner<A>, state: State, end: Option<(&Outcome, u64)>) {
+/// Sets the state, and logs it if it has changed.
+///
+/// `finished` is the outcome of a finished attempt, with the number of rebuilds that it completes.
+fn set_state<A>(auth: &Inner<A>, state: State, finished: Option<(&Outcome, u64)>) {
     let mut changed = false;
     auth.progress.send_modify(|progress| {
-        // A retry of a failed start that fails alike is no news.
-        let quiet = matches!(
+        // A retry that fails with the same problems is not logged again.
+        let is_repetition = matches!(
             (&progress.failure, &state),
             (Some(_), State::Starting | State::Rotating { .. })
         ) || matches!((&progress.failure, &state),
                 (Some(before), State::Failed { failure } | State::Degraded { failure, .. })
                 if before == failure && progress.state.name() != "ready");
-        changed = progress.state != state && !quiet;
-        if let Some((outcome, served)) = end {
+        changed = progress.state != state && !is_repetition;
+        if let Some((outcome, rebuilds)) = finished {
             progress.attempts += 1;
-            progress.served = served;
+            progress.completed_rebuilds = rebuilds;
             progress.failure = outcome.failure.clone();
         }
         progress.state = state.clone();
     });
     if changed {
-        log(auth, &state, end.map(|(outcome, _)| outcome));
+        log(auth, &state, finished.map(|(outcome, _)| outcome));
     }
 }
 
@@ -346,7 +357,8 @@ fn log<A>(auth: &Inner<A>, state: &State, outcome: Option<&Outcome>) {
     }
 }
 
-/// `AUTH_SECRET@3 fresh from env://`, for each secret.
+/// Formats each secret as `AUTH_SECRET@3 fresh from env://`, without its value. Returns `None` if
+/// there are no secrets.
 fn describe(secrets: &[(SecretKey, Resolved)]) -> Option<String> {
     let mut text = String::new();
     for (key, secret) in secrets {
@@ -369,7 +381,8 @@ fn describe(secrets: &[(SecretKey, Resolved)]) -> Option<String> {
 }
 
 impl<A> Drop for Rebuilder<A> {
-    /// The runtime has ended, or the auth is gone. Whoever waits shall start anew.
+    /// Marks the rebuilder as stopped. If only the runtime has ended, the next use of the auth
+    /// starts another rebuilder.
     fn drop(&mut self) {
         let Some(auth) = self.auth.upgrade() else {
             return;

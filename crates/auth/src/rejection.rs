@@ -1,4 +1,4 @@
-//! What a client is told: as little as possible.
+//! [`Rejection`], the HTTP response for a request that cannot be authenticated.
 
 use std::fmt;
 
@@ -7,8 +7,10 @@ use http::{HeaderValue, Response, StatusCode};
 
 use crate::NotReady;
 
-/// An HTTP answer in place of the one that was asked for. Its body is generic JSON, the same for
-/// every reason; the reason is in the log.
+/// HTTP response for a request that is rejected before it reaches the handler.
+///
+/// The body is a short JSON object that depends on the status only. It contains no reason; the
+/// reason is in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     status: StatusCode,
@@ -16,7 +18,7 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// 401: the client is not, or no longer, logged in.
+    /// Creates the response 401, for a client without valid credentials.
     pub fn unauthorized() -> Self {
         Self {
             status: StatusCode::UNAUTHORIZED,
@@ -24,7 +26,7 @@ impl Rejection {
         }
     }
 
-    /// 500: the service is not set up right, and no waiting will help.
+    /// Creates the response 500, for a service whose configuration must be corrected.
     pub fn misconfigured() -> Self {
         Self {
             status: StatusCode::INTERNAL_SERVER_ERROR,
@@ -32,7 +34,7 @@ impl Rejection {
         }
     }
 
-    /// The status of the answer.
+    /// Returns the status of the response.
     pub fn status(&self) -> StatusCode {
         self.status
     }
@@ -45,8 +47,8 @@ impl Rejection {
         }
     }
 
-    /// The answer with a body of any type that static text converts into, and itself among the
-    /// response's extensions.
+    /// Converts this into a response. Its body can be of any type that implements
+    /// `From<&'static str>`. The extensions of the response contain the rejection.
     pub fn into_http<B: From<&'static str>>(self) -> Response<B> {
         let mut response = Response::new(B::from(self.body()));
         *response.status_mut() = self.status;
@@ -61,7 +63,7 @@ impl Rejection {
     }
 }
 
-/// 503 with `Retry-After` when it may pass by itself, 500 when it will not.
+/// Converts a temporary failure into 503 with `Retry-After`, and any other failure into 500.
 impl From<&NotReady> for Rejection {
     fn from(failure: &NotReady) -> Self {
         if !failure.is_temporary() {
@@ -88,20 +90,20 @@ mod tests {
 
     use super::*;
 
-    fn answer(kind: ErrorKind) -> Response<String> {
+    fn response(kind: ErrorKind) -> Response<String> {
         let failure = NotReady::new(vec![Error::new(kind, "the reason")], None);
         Rejection::from(&failure).into_http()
     }
 
     #[test]
-    fn an_outage_is_503_and_a_bad_set_up_is_500_and_neither_says_why() {
-        let down = answer(ErrorKind::Unavailable);
-        assert_eq!(down.status(), 503);
-        assert_eq!(down.headers()[RETRY_AFTER], "1");
-        let absent = answer(ErrorKind::NotFound);
+    fn outage_is_503_and_absent_secret_is_500_without_the_reason() {
+        let unavailable = response(ErrorKind::Unavailable);
+        assert_eq!(unavailable.status(), 503);
+        assert_eq!(unavailable.headers()[RETRY_AFTER], "1");
+        let absent = response(ErrorKind::NotFound);
         assert_eq!(absent.status(), 500);
         assert!(!absent.headers().contains_key(RETRY_AFTER));
-        for response in [down, absent] {
+        for response in [unavailable, absent] {
             assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
             assert!(!response.body().contains("reason"));
         }

@@ -1,4 +1,4 @@
-//! Rotation without logouts: which secrets verify, and which one signs.
+//! [`KeyRing`], and the rotation of key rings: which secrets verify, and which one signs.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,23 +9,61 @@ use tokio::time::Instant;
 
 use crate::history::History;
 
-/// The secrets of one key at one moment of its rotation.
+/// The secrets of one key at one point of a rotation.
 ///
-/// A new secret verifies at once, so that whatever other instances sign with it is accepted; it signs
-/// only after the activation delay, when every instance has had the time to learn of it. The one
-/// before it goes on verifying for the grace_period. Each build of the auth gets the ring as it is then, and
-/// the auth is built anew when a secret becomes active or its grace_period ends: whoever uses a ring needs
-/// no clock.
+/// - A new secret verifies immediately, because another instance might already sign with it.
+/// - It signs only after the activation delay, when every instance has had time to read it.
+/// - The previous secret verifies until its grace period ends.
+///
+/// A ring does not change. [`LazyAuth`](crate::LazyAuth) rebuilds with a new ring when a secret
+/// becomes active and when a grace period ends.
+///
+/// ```
+/// use secretwell::auth::{BuildContext, KeyRing, LazyAuth};
+/// use secretwell::{MemoryProvider, Resolver, SecretString};
+/// use serde::Deserialize;
+///
+/// #[derive(Deserialize)]
+/// #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+/// struct Secrets {
+///     #[expect(dead_code, reason = "the build uses its key ring")]
+///     auth_secret: SecretString,
+/// }
+///
+/// struct Sessions {
+///     keys: KeyRing,
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let memory = MemoryProvider::from_iter([(
+///     "AUTH_SECRET",
+///     "correct horse battery staple, at length",
+/// )]);
+/// let sessions = LazyAuth::new(
+///     Resolver::new(memory),
+///     |_: Secrets, context: BuildContext| async move {
+///         let keys = context.key_ring("AUTH_SECRET")?;
+///         Ok(Sessions { keys })
+///     },
+/// );
+///
+/// let sessions = sessions.get().await?;
+/// let signs_with = sessions.keys.primary();
+/// assert!(sessions.keys.iter().any(|verifies_with| verifies_with == signs_with));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct KeyRing {
     primary: SecretValue,
-    /// Whether every instance has had the time to learn of the signing one.
+    /// Whether the activation delay of the primary secret is over.
     is_active: bool,
     all: Vec<SecretValue>,
 }
 
 impl KeyRing {
-    /// A ring of one secret, for what is built without a [`LazyAuth`](crate::LazyAuth).
+    /// Creates a ring of one secret, for use without a [`LazyAuth`](crate::LazyAuth).
     pub fn new(secret: impl Into<SecretValue>) -> Self {
         let secret = secret.into();
         Self {
@@ -35,47 +73,52 @@ impl KeyRing {
         }
     }
 
-    /// One ring of the rings of several keys, the first of which is the one to sign with: that is done
-    /// by the first that every instance knows of. `None` without any ring.
+    /// Merges the rings of several keys, in order of preference, into one. Returns `None` if there
+    /// are no rings.
+    ///
+    /// The primary secret is that of the first ring whose primary secret is active, or that of the
+    /// first ring if no primary secret is active.
     pub fn merge(rings: impl IntoIterator<Item = Self>) -> Option<Self> {
         let rings: Vec<Self> = rings.into_iter().collect();
         let active = rings.iter().find(|ring| ring.is_active);
         let first = active.or(rings.first())?;
-        let mut joined = Self {
+        let mut merged = Self {
             primary: first.primary.clone(),
             is_active: first.is_active,
             all: Vec::new(),
         };
-        // What each key has now comes before what it had: that is the list that others know.
+        // The current secrets of all keys come before the previous ones, because other programs
+        // that read the same keys have the current secrets in this order.
         let depth = rings.iter().map(|ring| ring.all.len()).max()?;
         for age in 0..depth {
             for value in rings.iter().filter_map(|ring| ring.all.get(age)) {
-                if !joined.all.contains(value) {
-                    joined.all.push(value.clone());
+                if !merged.all.contains(value) {
+                    merged.all.push(value.clone());
                 }
             }
         }
-        Some(joined)
+        Some(merged)
     }
 
-    /// The same with an previous secret, which verifies after all others.
+    /// Adds a previous secret as the last one of the ring. It only verifies.
     #[must_use]
     pub fn with_previous(mut self, secret: impl Into<SecretValue>) -> Self {
         self.all.push(secret.into());
         self
     }
 
-    /// The secret to sign and encrypt with.
+    /// Returns the secret to sign and encrypt with.
     pub fn primary(&self) -> &SecretValue {
         &self.primary
     }
 
-    /// The secrets to verify and decrypt with, the newest first. The signing one is among them.
+    /// Returns all secrets to verify and decrypt with, newest first. They include the primary
+    /// secret.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &SecretValue> {
         self.all.iter()
     }
 
-    /// The secret to sign with, and then the others in their order.
+    /// Returns the primary secret, followed by the other secrets in their order.
     #[cfg(feature = "authjs")]
     pub(crate) fn primary_first(&self) -> impl Iterator<Item = &SecretValue> {
         let others = self.iter().filter(|secret| **secret != self.primary);
@@ -83,7 +126,7 @@ impl KeyRing {
     }
 }
 
-/// How rotation takes its time.
+/// The two time spans of a rotation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RotationTiming {
     pub(crate) activation_delay: Duration,
@@ -91,33 +134,33 @@ pub(crate) struct RotationTiming {
 }
 
 impl RotationTiming {
-    /// For how long after a rotation its old secret verifies.
+    /// Returns how long the previous secret verifies after a new secret was first read.
     pub(crate) fn overlap(self) -> Duration {
         self.activation_delay.saturating_add(self.grace_period)
     }
 }
 
-/// The rings of all keys, as they grow with each rotation.
+/// The timed rings of all keys.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rings(HashMap<SecretKey, Ring>);
 
-/// The secrets of one key, the newest first.
+/// The secrets of one key, newest first.
 #[derive(Debug, Clone)]
 struct Ring(Vec<Entry>);
 
 #[derive(Debug, Clone)]
 struct Entry {
     value: SecretValue,
-    /// When it may sign. A secret that was replaced before that time never does: an instance that
-    /// was not looking in between has never heard of it.
+    /// From this time on, the secret can sign. It is `None` if the secret was replaced before that
+    /// time. Such a secret never signs, because another instance might never have read it.
     active_from: Option<Instant>,
-    /// When it ceases to verify; `None` for the newest.
-    until: Option<Instant>,
+    /// End of the grace period, or `None` for the newest secret.
+    expires_at: Option<Instant>,
 }
 
 impl Rings {
-    /// The rings after `secrets` were read at `now`. Keys that are not among them are gone.
-    pub(crate) fn with(
+    /// Returns the rings after `secrets` were read at `now`. Drops the rings of all other keys.
+    pub(crate) fn rotated(
         &self,
         secrets: &[(SecretKey, Resolved)],
         timing: RotationTiming,
@@ -132,7 +175,7 @@ impl Rings {
                 None => Ring(vec![Entry {
                     value: secret.value.clone(),
                     active_from: Some(self.active_from(&secret.value, timing, now)),
-                    until: None,
+                    expires_at: None,
                 }]),
             };
             (key.clone(), ring)
@@ -140,8 +183,11 @@ impl Rings {
         Self(rotated.collect())
     }
 
-    /// From when a secret that is new to its key may sign: at once if it is among the first that are
-    /// read, or if it has been active before, under whichever key: then everybody knows it.
+    /// Returns the time from which a secret that is new to its key can sign.
+    ///
+    /// That is `now` for the first secrets that are read, and for a value that is already active
+    /// under any key, because every instance knows such a value. Otherwise the activation delay
+    /// applies.
     fn active_from(&self, value: &SecretValue, timing: RotationTiming, now: Instant) -> Instant {
         let entries = || self.0.values().flat_map(|ring| &ring.0);
         let was_active = |entry: &Entry| {
@@ -153,27 +199,27 @@ impl Rings {
         }
     }
 
-    /// Whether `key` has a ring.
-    pub(crate) fn holds(&self, key: &SecretKey) -> bool {
+    /// Returns whether `key` has a ring.
+    pub(crate) fn contains(&self, key: &SecretKey) -> bool {
         self.0.contains_key(key)
     }
 
-    /// Puts what the source remembers of `key` behind its current secret.
-    pub(crate) fn remember(&mut self, key: &SecretKey, history: History, now: Instant) {
+    /// Adds the version history of `key` after its current secret.
+    pub(crate) fn add_history(&mut self, key: &SecretKey, history: History, now: Instant) {
         let Some(Ring(entries)) = self.0.get_mut(key) else {
             return;
         };
         for newest in entries.iter_mut() {
-            newest.active_from = Some(later(now, history.wait));
+            newest.active_from = Some(later(now, history.activates_in));
         }
         entries.extend(history.previous.into_iter().map(|previous| Entry {
             value: previous.value,
             active_from: previous.was_active.then_some(now),
-            until: Some(later(now, previous.left)),
+            expires_at: Some(later(now, previous.expires_in)),
         }));
     }
 
-    /// Leaves the newest secret of each key, which signs from now on.
+    /// Removes all secrets but the newest of each key, and activates the newest.
     pub(crate) fn revoke_previous(&mut self, now: Instant) {
         for Ring(entries) in self.0.values_mut() {
             entries.truncate(1);
@@ -183,31 +229,29 @@ impl Rings {
         }
     }
 
-    /// When the next secret becomes active or the next grace_period ends.
+    /// Returns the time when the next secret becomes active or the next grace period ends.
     pub(crate) fn next_transition(&self, now: Instant) -> Option<Instant> {
         let entries = self.0.values().flat_map(|ring| &ring.0);
         let transitions =
-            entries.flat_map(|entry| entry.active_from.into_iter().chain(entry.until));
+            entries.flat_map(|entry| entry.active_from.into_iter().chain(entry.expires_at));
         transitions.filter(|transition| *transition > now).min()
     }
 
+    /// Returns the ring of `key` at `now`.
     pub(crate) fn snapshot(&self, key: &str, now: Instant) -> Option<KeyRing> {
         let ring = self.0.get(key)?;
-        let live = || {
-            ring.0
-                .iter()
-                .filter(|entry| entry.until.is_none_or(|until| until > now))
-        };
-        let active = |entry: &&Entry| entry.active_from.is_some_and(|from| from <= now);
-        let ready = live().find(active);
-        let primary = ready.or(ring.0.first())?;
+        let unexpired = || ring.0.iter().filter(|entry| !entry.is_expired(now));
+        let is_active = |entry: &&Entry| entry.active_from.is_some_and(|from| from <= now);
+        let active = unexpired().find(is_active);
+        let primary = active.or(ring.0.first())?;
         Some(KeyRing {
             primary: primary.value.clone(),
-            is_active: ready.is_some(),
-            all: live().map(|entry| entry.value.clone()).collect(),
+            is_active: active.is_some(),
+            all: unexpired().map(|entry| entry.value.clone()).collect(),
         })
     }
 
+    /// Returns the rings of all keys at `now`.
     pub(crate) fn snapshots(&self, now: Instant) -> HashMap<SecretKey, KeyRing> {
         let rings = self.0.keys();
         rings
@@ -215,9 +259,10 @@ impl Rings {
             .collect()
     }
 
-    /// Equal at two moments exactly if nothing has changed that a build could see.
+    /// Returns a fingerprint of [`snapshots`](Self::snapshots). Two fingerprints are equal exactly
+    /// if a build would get equal rings.
     pub(crate) fn fingerprint(&self, now: Instant) -> HashMap<SecretKey, (u64, Vec<u64>)> {
-        let prints = |ring: KeyRing| {
+        let fingerprints = |ring: KeyRing| {
             (
                 ring.primary.fingerprint(),
                 ring.all.iter().map(SecretValue::fingerprint).collect(),
@@ -225,13 +270,13 @@ impl Rings {
         };
         self.snapshots(now)
             .into_iter()
-            .map(|(key, ring)| (key, prints(ring)))
+            .map(|(key, ring)| (key, fingerprints(ring)))
             .collect()
     }
 }
 
 impl Ring {
-    /// The ring with `value` in front, which may sign from `active_from` on.
+    /// Returns the ring with `value` as its newest secret, which can sign from `active_from` on.
     fn rotated(
         &self,
         value: &SecretValue,
@@ -240,15 +285,15 @@ impl Ring {
         now: Instant,
     ) -> Self {
         let mut entries = self.0.clone();
-        entries.retain(|entry| entry.until.is_none_or(|until| until > now));
+        entries.retain(|entry| !entry.is_expired(now));
         if entries.first().is_some_and(|newest| newest.value == *value) {
             return Self(entries);
         }
         entries.retain(|entry| entry.value != *value);
         for entry in &mut entries {
             entry.active_from = entry.active_from.filter(|from| *from <= now);
-            entry.until = entry
-                .until
+            entry.expires_at = entry
+                .expires_at
                 .or(Some(later(active_from.max(now), timing.grace_period)));
         }
         entries.insert(
@@ -256,17 +301,24 @@ impl Ring {
             Entry {
                 value: value.clone(),
                 active_from: Some(active_from),
-                until: None,
+                expires_at: None,
             },
         );
         Self(entries)
     }
 }
 
-/// `wait` from `now`, or in effect never where the clock cannot hold that.
-pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
-    const AGES: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    now + wait.min(AGES)
+impl Entry {
+    fn is_expired(&self, now: Instant) -> bool {
+        self.expires_at.is_some_and(|expires_at| expires_at <= now)
+    }
+}
+
+/// Returns `now` plus `delay`. Limits the delay to 100 years, so that the addition does not
+/// overflow.
+pub(crate) fn later(now: Instant, delay: Duration) -> Instant {
+    const MAX_DELAY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    now + delay.min(MAX_DELAY)
 }
 
 #[cfg(test)]
@@ -279,8 +331,21 @@ mod tests {
         grace_period: Duration::from_secs(100),
     };
 
+    fn text(value: &SecretValue) -> String {
+        value.expose_text().unwrap().to_owned()
+    }
+
+    fn texts(ring: &KeyRing) -> String {
+        ring.iter().map(text).collect::<Vec<_>>().join(",")
+    }
+
+    /// The primary secret, and all secrets joined by commas.
+    fn pair(primary: &str, all: &str) -> (String, String) {
+        (primary.to_owned(), all.to_owned())
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_new_secret_verifies_at_once_signs_later_and_outlives_the_old() {
+    async fn new_secret_verifies_immediately_and_signs_after_the_activation_delay() {
         let resolver = secretwell_resolver::Resolver::new(
             secretwell_core::MemoryProvider::from_iter([("K", "one")]),
         );
@@ -292,62 +357,50 @@ mod tests {
             secret.value = text.into();
             vec![(key.clone(), secret)]
         };
-        let seen = |rings: &Rings, now| {
+        let snapshot = |rings: &Rings, now| {
             let ring = rings.snapshot("K", now).unwrap();
-            let text = |value: &SecretValue| value.expose_text().unwrap().to_owned();
-            (
-                text(ring.primary()),
-                ring.iter().map(text).collect::<Vec<_>>().join(","),
-            )
+            (text(ring.primary()), texts(&ring))
         };
-        let pair = |primary: &str, all: &str| (primary.to_owned(), all.to_owned());
 
-        let rings = Rings::default().with(&read("one"), TIMING, start);
-        assert_eq!(seen(&rings, start), pair("one", "one"));
+        let rings = Rings::default().rotated(&read("one"), TIMING, start);
+        assert_eq!(snapshot(&rings, start), pair("one", "one"));
         assert_eq!(rings.next_transition(start), None);
 
-        let rings = rings.with(&read("two"), TIMING, at(1));
-        assert_eq!(seen(&rings, at(1)), pair("one", "two,one"));
+        let rings = rings.rotated(&read("two"), TIMING, at(1));
+        assert_eq!(snapshot(&rings, at(1)), pair("one", "two,one"));
         assert_eq!(rings.next_transition(at(1)), Some(at(11)));
-        assert_eq!(seen(&rings, at(11)), pair("two", "two,one"));
+        assert_eq!(snapshot(&rings, at(11)), pair("two", "two,one"));
         assert_eq!(rings.next_transition(at(11)), Some(at(111)));
-        assert_eq!(seen(&rings, at(111)), pair("two", "two"));
+        assert_eq!(snapshot(&rings, at(111)), pair("two", "two"));
 
-        // Two rotations within the grace_period, then back to the first.
-        let rings = rings.with(&read("three"), TIMING, at(50));
-        assert_eq!(seen(&rings, at(70)), pair("three", "three,two,one"));
-        let rings = rings.with(&read("one"), TIMING, at(80));
-        assert_eq!(seen(&rings, at(80)), pair("one", "one,three,two"));
-        assert_eq!(seen(&rings, at(95)), pair("one", "one,three,two"));
+        // Two rotations within the grace period, then a rotation back to the first secret.
+        let rings = rings.rotated(&read("three"), TIMING, at(50));
+        assert_eq!(snapshot(&rings, at(70)), pair("three", "three,two,one"));
+        let rings = rings.rotated(&read("one"), TIMING, at(80));
+        assert_eq!(snapshot(&rings, at(80)), pair("one", "one,three,two"));
+        assert_eq!(snapshot(&rings, at(95)), pair("one", "one,three,two"));
 
-        // What is replaced before it was active never signs, whatever replaces it.
-        let rings = Rings::default().with(&read("one"), TIMING, start);
-        let rings = rings.with(&read("two"), TIMING, at(1));
-        let back = rings.with(&read("one"), TIMING, at(5));
-        assert_eq!(seen(&back, at(5)), pair("one", "one,two"));
-        assert_eq!(seen(&back, at(20)), pair("one", "one,two"));
-        let on = rings.with(&read("three"), TIMING, at(5));
-        assert_eq!(seen(&on, at(12)), pair("one", "three,two,one"));
-        assert_eq!(seen(&on, at(15)), pair("three", "three,two,one"));
+        // A secret that is replaced before it is active never signs.
+        let rings = Rings::default().rotated(&read("one"), TIMING, start);
+        let rings = rings.rotated(&read("two"), TIMING, at(1));
+        let back = rings.rotated(&read("one"), TIMING, at(5));
+        assert_eq!(snapshot(&back, at(5)), pair("one", "one,two"));
+        assert_eq!(snapshot(&back, at(20)), pair("one", "one,two"));
+        let forward = rings.rotated(&read("three"), TIMING, at(5));
+        assert_eq!(snapshot(&forward, at(12)), pair("one", "three,two,one"));
+        assert_eq!(snapshot(&forward, at(15)), pair("three", "three,two,one"));
 
-        let for_ever = RotationTiming {
+        let no_expiry = RotationTiming {
             grace_period: Duration::MAX,
             ..TIMING
         };
-        let rings = Rings::default().with(&read("one"), for_ever, start);
-        let rings = rings.with(&read("two"), for_ever, at(1));
-        assert_eq!(seen(&rings, at(1_000_000)), pair("two", "two,one"));
-    }
-    fn text(value: &SecretValue) -> String {
-        value.expose_text().unwrap().to_owned()
-    }
-
-    fn verifying(ring: &KeyRing) -> String {
-        ring.iter().map(text).collect::<Vec<_>>().join(",")
+        let rings = Rings::default().rotated(&read("one"), no_expiry, start);
+        let rings = rings.rotated(&read("two"), no_expiry, at(1));
+        assert_eq!(snapshot(&rings, at(1_000_000)), pair("two", "two,one"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn numbered_keys_rotate_as_one_ring() {
+    async fn numbered_keys_merge_into_one_ring() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let read = |pairs: &[(&str, &str)]| -> Vec<(SecretKey, Resolved)> {
@@ -358,56 +411,49 @@ mod tests {
             };
             pairs.iter().map(secret).collect()
         };
-        let seen = |rings: &Rings, now| {
+        let snapshot = |rings: &Rings, now| {
             let parts = ["K_1", "K"].map(|key| rings.snapshot(key, now));
             let ring = KeyRing::merge(parts.into_iter().flatten()).unwrap();
-            (text(ring.primary()), verifying(&ring))
+            (text(ring.primary()), texts(&ring))
         };
-        let pair = |primary: &str, all: &str| (primary.to_owned(), all.to_owned());
 
-        let rings = Rings::default().with(&read(&[("K", "old")]), TIMING, start);
-        let rings = rings.with(&read(&[("K", "old"), ("K_1", "new")]), TIMING, at(1));
-        assert_eq!(seen(&rings, at(1)), pair("old", "new,old"));
-        assert_eq!(seen(&rings, at(11)), pair("new", "new,old"));
-        // Everybody knows the new one, so it does not wait again when it moves to the other key.
-        let rings = rings.with(&read(&[("K", "new")]), TIMING, at(20));
-        assert_eq!(seen(&rings, at(20)), pair("new", "new,old"));
+        let rings = Rings::default().rotated(&read(&[("K", "old")]), TIMING, start);
+        let rings = rings.rotated(&read(&[("K", "old"), ("K_1", "new")]), TIMING, at(1));
+        assert_eq!(snapshot(&rings, at(1)), pair("old", "new,old"));
+        assert_eq!(snapshot(&rings, at(11)), pair("new", "new,old"));
+        // The new secret is active already, so it stays active when it moves to the other key.
+        let rings = rings.rotated(&read(&[("K", "new")]), TIMING, at(20));
+        assert_eq!(snapshot(&rings, at(20)), pair("new", "new,old"));
         assert!(KeyRing::merge([]).is_none());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_the_source_remembers_lives_out_its_grace_and_what_is_revoked_does_not() {
+    async fn previous_secret_from_the_history_verifies_until_it_expires_or_is_revoked() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let key = SecretKey::parse("K").unwrap();
         let origin = secretwell_core::Origin::new("test", "");
         let read = [(key.clone(), Resolved::fixed("new".into(), origin))];
-        let mut rings = Rings::default().with(&read, TIMING, start);
+        let mut rings = Rings::default().rotated(&read, TIMING, start);
         let history = History {
-            wait: Duration::from_secs(4),
+            activates_in: Duration::from_secs(4),
             previous: vec![PreviousSecret {
                 value: "old".into(),
-                left: Duration::from_secs(50),
+                expires_in: Duration::from_secs(50),
                 was_active: true,
             }],
         };
-        rings.remember(&key, history, start);
-        for (seconds, signing, all) in [
+        rings.add_history(&key, history, start);
+        for (seconds, primary, all) in [
             (0, "old", "new,old"),
             (4, "new", "new,old"),
             (50, "new", "new"),
         ] {
             let ring = rings.snapshot("K", at(seconds)).unwrap();
-            assert_eq!(
-                (text(ring.primary()).as_str(), verifying(&ring).as_str()),
-                (signing, all)
-            );
+            assert_eq!((text(ring.primary()), texts(&ring)), pair(primary, all));
         }
         rings.revoke_previous(start);
         let ring = rings.snapshot("K", start).unwrap();
-        assert_eq!(
-            (text(ring.primary()).as_str(), verifying(&ring).as_str()),
-            ("new", "new")
-        );
+        assert_eq!((text(ring.primary()), texts(&ring)), pair("new", "new"));
     }
 }

@@ -1,30 +1,34 @@
-//! Takes secrets out of a text that somebody else wrote.
+//! Removes secret values from the error texts of other libraries.
 
 use secretwell_core::{SecretKey, SecretValue};
 use zeroize::Zeroizing;
 
 use crate::hex::hex;
 
-/// A shorter secret is not looked for in base64 and hex: nearly any word would do for one.
-const SHORTEST_ENCODED: usize = 6;
+/// Secrets with fewer bytes are not searched for in base64 and hex, because such short texts occur
+/// by chance.
+const MIN_ENCODED_BYTES: usize = 6;
+/// The standard alphabet and the URL-safe alphabet.
 const BASE64: [&[u8; 64]; 2] = [
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/",
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_",
 ];
 
-/// How a secret may look in a text.
+/// One encoding of a secret that is searched for.
 struct Form<'a> {
     key: &'a SecretKey,
     text: Zeroizing<Vec<u8>>,
-    /// Whether percent-encoding of any of its bytes is seen through.
-    percent: bool,
-    /// How many characters before and behind it share bits with it.
-    around: (usize, usize),
+    /// Whether any of the bytes can be percent-encoded in the searched text.
+    allows_percent: bool,
+    /// Number of base64 characters before and after the text that contain some bits of the secret.
+    margins: (usize, usize),
 }
 
-/// `text`, with the name of its key in place of each secret: as it is, as Rust escapes it, with any of
-/// its bytes percent-encoded, in hex, and in base64 of either alphabet, also as a part of what was
-/// encoded.
+/// Replaces each secret in `text` with its key in angle brackets, such as `<AUTH_SECRET>`.
+///
+/// Finds a secret verbatim, with Rust escapes, with any of its bytes percent-encoded, in hex, and
+/// in base64 with either alphabet. Finds it in base64 also if it is only a part of the encoded
+/// bytes.
 pub(crate) fn scrub<'a>(
     text: String,
     secrets: impl Iterator<Item = (&'a SecretKey, &'a SecretValue)>,
@@ -32,39 +36,39 @@ pub(crate) fn scrub<'a>(
     let text = Zeroizing::new(text);
     let mut forms = Vec::new();
     for (key, value) in secrets {
-        forms_of(key, value.expose_bytes(), &mut forms);
+        add_forms(key, value.expose_bytes(), &mut forms);
     }
     let (mut rest, mut scrubbed) = (text.as_str(), String::new());
     while let Some(next) = rest.chars().next() {
-        // The longest, so that no short one cuts a long one up.
+        // The longest match wins, because a short secret can be a part of a long one.
         let found = forms
             .iter()
-            .filter_map(|form| Some((form.length_in(rest)?, form)))
+            .filter_map(|form| Some((form.prefix_length(rest)?, form)))
             .max_by_key(|(length, _)| *length);
         match found {
             Some((length, form)) => {
-                let (before, behind) = form.around;
-                scrubbed.truncate(before_last(&scrubbed, before));
+                let (before, after) = form.margins;
+                scrubbed.truncate(length_without_last(&scrubbed, before));
                 scrubbed += &format!("<{}>", form.key);
-                rest = after(&rest[length..], behind);
+                rest = skip_chars(&rest[length..], after);
             }
             None => {
                 scrubbed.push(next);
-                rest = after(rest, 1);
+                rest = skip_chars(rest, 1);
             }
         }
     }
     scrubbed
 }
 
-/// `text` without its first `count` characters.
-fn after(text: &str, count: usize) -> &str {
+/// Returns `text` without its first `count` characters.
+fn skip_chars(text: &str, count: usize) -> &str {
     let start = text.char_indices().nth(count);
     start.map_or("", |(start, _)| &text[start..])
 }
 
-/// The length of `text` without its last `count` characters.
-fn before_last(text: &str, count: usize) -> usize {
+/// Returns the length in bytes of `text` without its last `count` characters.
+fn length_without_last(text: &str, count: usize) -> usize {
     let ends = text.char_indices().rev().map(|(end, _)| end);
     std::iter::once(text.len())
         .chain(ends)
@@ -72,15 +76,16 @@ fn before_last(text: &str, count: usize) -> usize {
         .unwrap_or(0)
 }
 
-fn forms_of<'a>(key: &'a SecretKey, value: &[u8], forms: &mut Vec<Form<'a>>) {
-    let mut add = |text: Vec<u8>, percent, around| {
+/// Adds each form of `value` to `forms`.
+fn add_forms<'a>(key: &'a SecretKey, value: &[u8], forms: &mut Vec<Form<'a>>) {
+    let mut add = |text: Vec<u8>, allows_percent, margins| {
         let text = Zeroizing::new(text);
         if !text.is_empty() {
             forms.push(Form {
                 key,
                 text,
-                percent,
-                around,
+                allows_percent,
+                margins,
             });
         }
     };
@@ -90,41 +95,45 @@ fn forms_of<'a>(key: &'a SecretKey, value: &[u8], forms: &mut Vec<Form<'a>>) {
             add(text.escape_debug().to_string().into(), false, (0, 0));
             add(text.escape_default().to_string().into(), false, (0, 0));
         }
-        if value.len() < SHORTEST_ENCODED {
+        if value.len() < MIN_ENCODED_BYTES {
             continue;
         }
         let digits = Zeroizing::new(hex(value));
         add(digits.to_ascii_uppercase().into(), false, (0, 0));
         add(digits.as_bytes().to_vec(), false, (0, 0));
-        for (alphabet, skew) in BASE64.into_iter().flat_map(|a| [(a, 0), (a, 1), (a, 2)]) {
-            let (text, around) = base64(value, skew, alphabet);
-            add(text, false, around);
+        for (alphabet, offset) in BASE64.into_iter().flat_map(|a| [(a, 0), (a, 1), (a, 2)]) {
+            let (text, margins) = base64(value, offset, alphabet);
+            add(text, false, margins);
         }
     }
 }
 
-/// The characters that are all `value`'s own when `skew` bytes stand before it, and how many are
-/// partly so on either side.
-fn base64(value: &[u8], skew: usize, alphabet: &[u8; 64]) -> (Vec<u8>, (usize, usize)) {
-    let bit = |at: usize| value[at / 8] >> (7 - at % 8) & 1;
-    let first = [0, 4, 2][skew];
-    let bits: Vec<u8> = (first..value.len() * 8).map(bit).collect();
-    let (sextets, left) = bits.as_chunks::<6>();
-    let number = |sextet: &[u8; 6]| sextet.iter().fold(0, |all, bit| all << 1 | bit);
+/// Encodes `value` as base64 for the case that it begins at `offset` within a group of three bytes.
+///
+/// Returns the characters that consist of bits of `value` only, and the number of characters before
+/// and after them that contain some of its bits.
+fn base64(value: &[u8], offset: usize, alphabet: &[u8; 64]) -> (Vec<u8>, (usize, usize)) {
+    let bit = |index: usize| value[index / 8] >> (7 - index % 8) & 1;
+    let first_bit = [0, 4, 2][offset];
+    let bits: Vec<u8> = (first_bit..value.len() * 8).map(bit).collect();
+    let (sextets, remainder) = bits.as_chunks::<6>();
+    let number = |sextet: &[u8; 6]| sextet.iter().fold(0, |number, bit| number << 1 | bit);
     let text = sextets
         .iter()
         .map(|sextet| alphabet[usize::from(number(sextet))])
         .collect();
-    (
-        text,
-        (usize::from(first > 0), usize::from(!left.is_empty())),
-    )
+    let margins = (
+        usize::from(first_bit > 0),
+        usize::from(!remainder.is_empty()),
+    );
+    (text, margins)
 }
 
 impl Form<'_> {
-    /// How many bytes at the beginning of `text` are this form, if they are.
-    fn length_in(&self, text: &str) -> Option<usize> {
-        if !self.percent {
+    /// Returns the length in bytes of this form at the beginning of `text`, or `None` if `text`
+    /// does not begin with it.
+    fn prefix_length(&self, text: &str) -> Option<usize> {
+        if !self.allows_percent {
             return text
                 .as_bytes()
                 .starts_with(&self.text)
@@ -134,7 +143,7 @@ impl Form<'_> {
         for &byte in self.text.iter() {
             let rest = &text.as_bytes()[length..];
             length += match rest {
-                [b'%', digits @ ..] if decoded(digits) == Some(byte) => 3,
+                [b'%', digits @ ..] if hex_byte(digits) == Some(byte) => 3,
                 [b'+', ..] if byte == b' ' => 1,
                 [same, ..] if *same == byte => 1,
                 _ => return None,
@@ -144,7 +153,8 @@ impl Form<'_> {
     }
 }
 
-fn decoded(digits: &[u8]) -> Option<u8> {
+/// Decodes the first two bytes of `digits` as a hexadecimal number.
+fn hex_byte(digits: &[u8]) -> Option<u8> {
     let text = std::str::from_utf8(digits.get(..2)?).ok()?;
     u8::from_str_radix(text, 16).ok()
 }
@@ -165,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn no_form_of_a_secret_is_left_in_a_builders_words() {
+    fn every_encoding_of_a_secret_is_removed() {
         let pem = "-----BEGIN KEY-----\nc4n4ry\n-----END KEY-----\n";
         let secrets: [(&str, &[u8]); 4] = [
             ("WORKERS", b"1"),
@@ -173,7 +183,7 @@ mod tests {
             ("PEM", pem.as_bytes()),
             ("RAW", b"\xff\x00\xfe\x01\xfd\x02"),
         ];
-        for (said, expected) in [
+        for (text, expected) in [
             (
                 "bad dsn hunter1 & h\u{fc}nter? at 1",
                 "bad dsn <PASSWORD> at <WORKERS>",
@@ -200,19 +210,19 @@ mod tests {
             ),
             ("%zz 100% +", "%zz <WORKERS>00% +"),
         ] {
-            assert_eq!(scrubbed(said, &secrets), expected, "{said}");
+            assert_eq!(scrubbed(text, &secrets), expected, "{text}");
         }
     }
 
     #[test]
-    fn base64_of_more_than_the_secret_keeps_none_of_its_bits() {
-        // `:hunter22!`, `a:hunter22` and `ab:hunter22;`: at each place of a group of three.
-        for (said, expected) in [
+    fn base64_characters_that_share_bits_with_a_secret_are_removed() {
+        // `:hunter22!`, `a:hunter22` and `ab:hunter22;`: each offset within a group of three bytes.
+        for (text, expected) in [
             ("Basic Omh1bnRlcjIyIQ==", "Basic O<PASSWORD>IQ=="),
             ("Basic YTpodW50ZXIyMg==", "Basic YT<PASSWORD>=="),
             ("Basic YWI6aHVudGVyMjI7", "Basic YWI6<PASSWORD>7"),
         ] {
-            assert_eq!(scrubbed(said, &[("PASSWORD", b"hunter22")]), expected);
+            assert_eq!(scrubbed(text, &[("PASSWORD", b"hunter22")]), expected);
         }
     }
 }

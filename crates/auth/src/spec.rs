@@ -1,4 +1,5 @@
-//! From secrets to what is built of them, with the type of the secrets put out of fingerprint.
+//! [`BuildSpec`], which turns secrets into a build. It hides the type of the struct of secrets from
+//! the rest of the crate.
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -14,38 +15,39 @@ use crate::hex::hex;
 use crate::policy::{Policies, is_secret, too_weak};
 use crate::{BuildContext, BuildError, Mode};
 
-pub(crate) type Building<A> = Pin<Box<dyn Future<Output = Result<A, BuildError>> + Send>>;
-type Finish<A> = Box<dyn FnOnce(BuildContext) -> Building<A> + Send>;
+type BuildFuture<A> = Pin<Box<dyn Future<Output = Result<A, BuildError>> + Send>>;
+type BuildFn<A> = Box<dyn FnOnce(BuildContext) -> BuildFuture<A> + Send>;
 
-/// The secrets for one build, found acceptable, and how to go on from there.
+/// The checked secrets of one build, and the call of the builder closure with them.
 pub(crate) struct BuildInput<A> {
     pub(crate) secrets: Vec<(SecretKey, Resolved)>,
-    /// What is wrong with them, and good enough for development.
-    pub(crate) tolerated: Vec<Error>,
-    pub(crate) finish: Finish<A>,
+    /// Problems that are errors in production and warnings in development.
+    pub(crate) accepted_weaknesses: Vec<Error>,
+    pub(crate) build: BuildFn<A>,
 }
 
-/// How to build an `A`.
+/// Describes how to build an `A` from secrets.
 pub(crate) trait BuildSpec<A>: Send + Sync {
-    /// The secrets that it takes.
+    /// Returns the fields of the struct of secrets.
     fn fields(&self) -> Result<&[PlannedField], Error>;
 
-    /// Checks `answers`, one for each field, and makes them input.
+    /// Checks the results of the resolver, one for each field, and assembles the input of a build.
     fn prepare(
         &self,
-        answers: Vec<Result<Resolved, Error>>,
+        results: Vec<Result<Resolved, Error>>,
         mode: Mode,
         policy: &Policies,
     ) -> Result<BuildInput<A>, Vec<Error>>;
 
-    /// Whether a stand-in was made up for `key`, because it was absent and needed.
+    /// Returns whether a placeholder was generated for `key`.
     fn has_placeholder(&self, key: &SecretKey) -> bool;
 }
 
+/// The [`BuildSpec`] of a struct `T` and a builder closure `F`.
 pub(crate) struct TypedSpec<T, F> {
     plan: Result<Plan<T>, Error>,
     build: F,
-    /// What stands in for absent secrets in development, the same for the life of the process.
+    /// Random values for absent secrets in development. They stay the same until the process exits.
     placeholders: Mutex<HashMap<SecretKey, SecretValue>>,
     marker: PhantomData<fn() -> T>,
 }
@@ -60,28 +62,32 @@ impl<T: DeserializeOwned, F> TypedSpec<T, F> {
         }
     }
 
-    /// Loads a `T`; in development, a secret that is absent and needed is made up.
+    /// Assembles a `T`. In development, uses placeholders for required secrets that are absent.
     fn load(
         &self,
         plan: &Plan<T>,
-        mut answers: Vec<Result<Resolved, Error>>,
+        mut results: Vec<Result<Resolved, Error>>,
         mode: Mode,
     ) -> Result<Loaded<T>, LoadError> {
-        let loaded = plan.assemble(answers.clone());
+        let loaded = plan.assemble(results.clone());
         let Err(error) = &loaded else { return loaded };
         if mode == Mode::Production {
             return loaded;
         }
-        let mut any = false;
-        for (field, answer) in plan.fields().iter().zip(&mut answers) {
-            let absent =
+        let mut any_placeholder = false;
+        for (field, result) in plan.fields().iter().zip(&mut results) {
+            let is_absent =
                 |problem: &Error| problem.is_not_found() && problem.key() == Some(&field.key);
-            if is_secret(field) && error.problems().iter().any(absent) {
-                *answer = self.placeholder(&field.key);
-                any = true;
+            if is_secret(field) && error.problems().iter().any(is_absent) {
+                *result = self.placeholder(&field.key);
+                any_placeholder = true;
             }
         }
-        if any { plan.assemble(answers) } else { loaded }
+        if any_placeholder {
+            plan.assemble(results)
+        } else {
+            loaded
+        }
     }
 
     fn placeholders(&self) -> MutexGuard<'_, HashMap<SecretKey, SecretValue>> {
@@ -90,6 +96,7 @@ impl<T: DeserializeOwned, F> TypedSpec<T, F> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the placeholder for `key`, and generates it on the first call.
     fn placeholder(&self, key: &SecretKey) -> Result<Resolved, Error> {
         let mut placeholders = self.placeholders();
         if let Some(value) = placeholders.get(key) {
@@ -97,13 +104,17 @@ impl<T: DeserializeOwned, F> TypedSpec<T, F> {
         }
         let mut random = zeroize::Zeroizing::new([0_u8; 32]);
         getrandom::fill(&mut *random).map_err(|error| {
-            Error::new(ErrorKind::Unavailable, "the system has no random numbers")
-                .with_source(error)
+            Error::new(
+                ErrorKind::Unavailable,
+                "the operating system returned no random bytes for a placeholder",
+            )
+            .with_key(key)
+            .with_source(error)
         })?;
         let value = SecretValue::from(hex(&*random));
         tracing::warn!(target: "secretwell::auth", event = "placeholder_generated",
             %key,
-            "development mode: the secret is absent; a random one is used until the process exits",
+            "development mode: the secret is absent; a random placeholder is used until the process exits",
         );
         placeholders.insert(key.clone(), value.clone());
         Ok(Resolved::fixed(value, placeholder_origin()))
@@ -126,25 +137,26 @@ where
 
     fn prepare(
         &self,
-        answers: Vec<Result<Resolved, Error>>,
+        results: Vec<Result<Resolved, Error>>,
         mode: Mode,
         policy: &Policies,
     ) -> Result<BuildInput<A>, Vec<Error>> {
         let plan = self.plan.as_ref().map_err(|error| vec![error.clone()])?;
-        // Weakness is looked for even where something else is absent, so that all is told at once.
+        // The strength is checked even if another secret is absent, so that one error lists all
+        // problems.
         let mut weak = Vec::new();
-        for (field, answer) in plan.fields().iter().zip(&answers) {
-            if let Ok(secret) = answer
+        for (field, result) in plan.fields().iter().zip(&results) {
+            if let Ok(secret) = result
                 && let Some(error) = check(field, secret, policy)
             {
                 weak.push(error);
             }
         }
-        let tolerated = match mode {
+        let accepted_weaknesses = match mode {
             Mode::Development => std::mem::take(&mut weak),
             Mode::Production => Vec::new(),
         };
-        let loaded = self.load(plan, answers, mode).map_err(|error| {
+        let loaded = self.load(plan, results, mode).map_err(|error| {
             let mut problems = error.problems().to_vec();
             problems.append(&mut weak);
             problems
@@ -153,11 +165,10 @@ where
             return Err(weak);
         }
         let (build, value) = (self.build.clone(), loaded.value);
-        let finish: Finish<A> = Box::new(move |context| Box::pin(build(value, context)));
         Ok(BuildInput {
             secrets: loaded.secrets,
-            tolerated,
-            finish,
+            accepted_weaknesses,
+            build: Box::new(move |context| Box::pin(build(value, context))),
         })
     }
 
@@ -166,7 +177,8 @@ where
     }
 }
 
-/// What speaks against using `secret` for `field`, unless it is blank and so absent.
+/// Returns an error if `secret` does not meet the policy of `field`. A blank secret counts as
+/// absent and is not checked.
 pub(crate) fn check(field: &PlannedField, secret: &Resolved, policy: &Policies) -> Option<Error> {
     match secret.value.is_blank() {
         true => None,
@@ -174,7 +186,7 @@ pub(crate) fn check(field: &PlannedField, secret: &Resolved, policy: &Policies) 
     }
 }
 
-/// The keys of `spec`, as far as they can be known.
+/// Returns the keys of `spec`. The list is empty if they cannot be derived from the type.
 pub(crate) fn keys<A>(spec: &dyn BuildSpec<A>) -> Vec<SecretKey> {
     spec.fields()
         .unwrap_or_default()

@@ -1,4 +1,5 @@
-//! Where a lazily built auth stands.
+//! [`State`] of a [`LazyAuth`](crate::LazyAuth), and [`NotReady`], the reason why it has no build
+//! or an outdated one.
 
 use std::fmt;
 use std::sync::{Arc, Once};
@@ -9,50 +10,53 @@ use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
-/// Counts the builds that came into service: 1 is the first.
+/// Number of a successful build. The first build is number 1.
 pub type Generation = u64;
 
-/// Where a [`LazyAuth`](crate::LazyAuth) stands. Each change of it is one event in the log.
+/// State of a [`LazyAuth`](crate::LazyAuth).
+///
+/// Each change is logged as one event, `state_changed`. Retries that fail with the same problems
+/// are not logged again.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 #[non_exhaustive]
 pub enum State {
-    /// Nobody has asked for it yet.
+    /// Not used yet.
     Idle,
-    /// The first build is under way.
+    /// The first build is in progress.
     Starting,
-    /// In service.
+    /// The current build is up to date.
     Ready {
-        /// The build that serves.
+        /// The current build.
         generation: Generation,
     },
-    /// In service, while the build from newer secrets is under way.
+    /// The current build is in use while its successor is built.
     Rotating {
-        /// The build that serves meanwhile.
+        /// The current build.
         generation: Generation,
     },
-    /// In service, and something is the matter: the source cannot be asked, or its newest secrets
-    /// are absent, too weak, or were rejected by the builder.
+    /// The current build is in use, but the last attempt failed. The source is unreachable, or a
+    /// secret is absent, too weak, or rejected by the builder closure.
     Degraded {
-        /// The build that goes on serving.
+        /// The current build.
         generation: Generation,
-        /// What is the matter.
+        /// The failure of the last attempt.
         failure: NotReady,
     },
-    /// Not in service: the start failed.
+    /// There is no build, because the last attempt failed.
     Failed {
-        /// Why. It also tells when the next try comes.
+        /// The failure of the last attempt, with the time of the next one.
         failure: NotReady,
     },
 }
 
 impl State {
-    /// Whether it serves.
+    /// Returns whether there is a build that can be used.
     pub fn is_serving(&self) -> bool {
         !matches!(self, Self::Idle | Self::Starting | Self::Failed { .. })
     }
 
-    /// The name of the state, as it stands in the log.
+    /// Returns the name of the state, as it appears in the log.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Idle => "idle",
@@ -64,7 +68,7 @@ impl State {
         }
     }
 
-    /// The build that serves, if one does.
+    /// Returns the current build, or `None` before the first build.
     pub fn generation(&self) -> Option<Generation> {
         match self {
             Self::Ready { generation }
@@ -75,30 +79,32 @@ impl State {
     }
 }
 
-/// Why there is no auth, or none from the newest secrets: every problem at once.
+/// Failure of a build, with every problem of its secrets.
 ///
-/// Its text is for the log. What a client may see is the HTTP answer that the `tower` feature makes
-/// of it, which holds no reason.
+/// The text names keys and origins, so it is for the log and not for clients. With the feature
+/// `tower`, a `Rejection` that is created from it is the response for clients. It contains no reason.
 #[derive(Clone)]
-pub struct NotReady(Arc<Reasons>);
+pub struct NotReady(Arc<Inner>);
 
-/// Behind a pointer, so that the `Result` of the ready path is small.
-struct Reasons {
+// The pointer keeps the `Result` of the ready path small.
+struct Inner {
     problems: Vec<Error>,
     retry_at: Option<Instant>,
 }
 
 impl NotReady {
     pub(crate) fn new(problems: Vec<Error>, retry_at: Option<Instant>) -> Self {
-        Self(Arc::new(Reasons { problems, retry_at }))
+        Self(Arc::new(Inner { problems, retry_at }))
     }
 
-    pub(crate) fn waiting(message: &'static str) -> Self {
-        Self::new(vec![Error::new(ErrorKind::Unavailable, message)], None)
+    /// Creates a failure with one temporary problem.
+    pub(crate) fn unavailable(message: &'static str, hint: &'static str) -> Self {
+        let problem = Error::new(ErrorKind::Unavailable, message).with_hint(hint);
+        Self::new(vec![problem], None)
     }
 
-    /// Writes the first failure of the process to standard error if no `tracing` subscriber was ever
-    /// set. Otherwise a first attempt without a subscriber answers 500 and shows no reason anywhere.
+    /// Prints the first failure of the process to standard error if no `tracing` subscriber was
+    /// ever set. Without a subscriber, the reason of a 500 response would not appear anywhere.
     #[expect(clippy::print_stderr, reason = "there is no log to write to")]
     pub(crate) fn print_without_subscriber(&self) {
         static PRINTED: Once = Once::new();
@@ -111,23 +117,26 @@ impl NotReady {
         }
     }
 
-    /// What is wrong, each with its key and source. There is at least one problem.
+    /// Returns every problem, each with its key and origin where they are known. The list is not
+    /// empty.
     pub fn problems(&self) -> &[Error] {
         &self.0.problems
     }
 
-    /// Whether it may pass without anybody changing anything: a start that is still under way, a
-    /// source that cannot be reached. An absent or weak secret is not temporary.
+    /// Returns whether the failure might end without a change of secrets or configuration.
+    ///
+    /// A build that is still in progress and an unreachable source are temporary. An absent or weak
+    /// secret is not.
     pub fn is_temporary(&self) -> bool {
         self.0.problems.iter().all(Error::is_temporary)
     }
 
-    /// When the next try comes, if that is known.
+    /// Returns the time of the next attempt, or `None` if it is not known.
     pub fn retry_at(&self) -> Option<Instant> {
         self.0.retry_at
     }
 
-    /// How long it is until the next try: at least a second, for `Retry-After`.
+    /// Returns the time until the next attempt, at least 1 s. It is the value for `Retry-After`.
     pub fn retry_after(&self) -> Duration {
         let wait = self
             .retry_at()
@@ -136,7 +145,7 @@ impl NotReady {
     }
 }
 
-/// Equal when the problems read the same, whenever the next try is.
+/// Compares the texts of the problems, and ignores the time of the next attempt.
 impl PartialEq for NotReady {
     fn eq(&self, other: &Self) -> bool {
         let texts = |failure: &Self| {
@@ -160,8 +169,8 @@ impl fmt::Display for NotReady {
     }
 }
 
-/// `{:?}` prints the same text as `{}`, because a `main` that returns an error prints it with `{:?}`.
-/// `{:#?}` prints the fields.
+/// `{:?}` prints the same text as `{}`, because a `main` that returns an error prints it with
+/// `{:?}`. `{:#?}` prints the fields.
 impl fmt::Debug for NotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !f.alternate() {

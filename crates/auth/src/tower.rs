@@ -1,4 +1,5 @@
-//! For any tower stack: a layer that brings the auth to the handlers, and a service built lazily.
+//! Integration with tower: [`AuthLayer`] makes a [`LazyAuth`] available to handlers, and
+//! [`LazyService`] builds a whole service from secrets.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -13,19 +14,21 @@ use crate::lazy::LazyAuth;
 use crate::rejection::Rejection;
 
 impl<A: Send + Sync + 'static> LazyAuth<A> {
-    /// A layer that gives each request access to this auth, which is what the `Auth` extractor looks
-    /// for. It decides nothing itself and lets every request through.
+    /// Returns a layer that adds this auth to the extensions of each request, for the extractor
+    /// `Auth`.
+    ///
+    /// The layer does not authenticate. It passes every request to the inner service.
     pub fn layer(&self) -> AuthLayer<A> {
         AuthLayer { auth: self.clone() }
     }
 }
 
-/// Puts a [`LazyAuth`] into each request's extensions. Made by [`LazyAuth::layer`].
+/// Layer that adds a [`LazyAuth`] to the extensions of each request. Made by [`LazyAuth::layer`].
 pub struct AuthLayer<A> {
     auth: LazyAuth<A>,
 }
 
-/// What [`AuthLayer`] makes of a service.
+/// Service that [`AuthLayer`] returns.
 pub struct AuthService<A, S> {
     auth: LazyAuth<A>,
     inner: S,
@@ -61,10 +64,10 @@ where
     }
 }
 
-/// A whole service built from secrets on its first call, and built anew when they rotate.
+/// Service that is built from secrets on its first call and rebuilt when they rotate.
 ///
-/// It is always ready. A call that finds no service gets the answer of [`Rejection`]: 503 while the
-/// source cannot be asked, 500 when the secrets are absent or no good.
+/// It is always ready. A call without a build gets a [`Rejection`]: 503 while the source is
+/// unreachable, and 500 if the secrets are absent or invalid.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -82,7 +85,7 @@ where
 ///     greeting: String,
 /// }
 ///
-/// /// Says the same to everybody.
+/// /// Responds to each request with the same text.
 /// #[derive(Clone)]
 /// struct Greeter(String);
 ///
@@ -114,7 +117,7 @@ pub struct LazyService<S> {
 }
 
 impl<S: Send + Sync + 'static> LazyService<S> {
-    /// A service that is whatever `service` builds.
+    /// Creates a service that forwards each call to the current build of `service`.
     pub fn new(service: LazyAuth<S>) -> Self {
         Self { service }
     }
@@ -146,7 +149,7 @@ where
                     inner.call(request).await
                 }
                 Err(failure) => {
-                    tracing::debug!(target: "secretwell::auth", event = "request_rejected", %failure, "the request was rejected because the service is not ready");
+                    tracing::debug!(target: "secretwell::auth", event = "request_rejected", %failure, "rejected the request because the service is not ready");
                     Ok(Rejection::from(&failure).into_http())
                 }
             }

@@ -1,8 +1,8 @@
-//! What a session token costs, to read and to make, beside `@auth/core` in Node with the same token; and
-//! what a route that asks for a session costs over one that does not.
+//! Benchmarks of Auth.js session tokens and of routes that require a session.
 //!
-//! With `RUSTFLAGS="--cfg josekit"`, also beside josekit, which needs OpenSSL: to decrypt, with a key that was
-//! derived before.
+//! `@auth/core` in Node decodes and encodes the same token for comparison. With
+//! `RUSTFLAGS="--cfg josekit"`, josekit decrypts it as well, with a key derived in advance. josekit needs
+//! OpenSSL.
 
 mod measure;
 
@@ -40,7 +40,7 @@ struct User {
 #[derive(Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 struct Secrets {
-    #[expect(dead_code, reason = "the ring holds it")]
+    #[expect(dead_code, reason = "the key ring reads it")]
     auth_secret: SecretString,
 }
 
@@ -54,10 +54,10 @@ fn ada() -> User {
 }
 
 fn tokens(criterion: &mut Criterion) {
-    let tokens = SessionTokens::v5(SALT, &KeyRing::new(SECRET)).expect("keys");
+    let tokens = SessionTokens::v5(SALT, &KeyRing::new(SECRET)).expect("the keys are derived");
     let ada = ada();
-    let token = tokens.encode(&ada, HOUR).expect("a token");
-    node(&token);
+    let token = tokens.encode(&ada, HOUR).expect("the token is encoded");
+    measure_auth_core(&token);
     let mut group = criterion.benchmark_group("token");
     measure!(
         group,
@@ -77,16 +77,17 @@ fn tokens(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Has `@auth/core` do the same, which `cargo xtask test authjs` has installed, and prints what it takes.
-fn node(token: &str) {
+/// Runs the same operations with `@auth/core` in Node and prints their times. The package is installed by
+/// `cargo xtask test authjs`.
+fn measure_auth_core(token: &str) {
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/clients");
-    let measured = Command::new("node")
+    let output = Command::new("node")
         .arg(clients.join("bench.mjs"))
         .env("TOKEN", token)
         .env("SECRET", SECRET)
         .env("SALT", SALT)
         .output();
-    match measured {
+    match output {
         Ok(output) if output.status.success() => {
             for line in String::from_utf8_lossy(&output.stdout).lines() {
                 println!("@auth/core {line} ns");
@@ -96,7 +97,7 @@ fn node(token: &str) {
     }
 }
 
-/// As an application would with josekit.
+/// Decryption as an application does it with josekit.
 #[cfg(josekit)]
 mod peer {
     use josekit::jwe::alg::direct::DirectJweDecrypter;
@@ -109,13 +110,14 @@ mod peer {
         let info = format!("Auth.js Generated Encryption Key ({SALT})");
         hkdf::Hkdf::<sha2::Sha256>::new(Some(SALT.as_bytes()), SECRET.as_bytes())
             .expand(info.as_bytes(), &mut key)
-            .expect("a key");
-        Dir.decrypter_from_bytes(key).expect("a decrypter")
+            .expect("the derived key");
+        Dir.decrypter_from_bytes(key)
+            .expect("the key has the right length")
     }
 
     pub(super) fn decode(token: &str, decrypter: &DirectJweDecrypter) -> User {
-        let (text, _) = jwe::deserialize_compact(token, decrypter).expect("a good token");
-        serde_json::from_slice(&text).expect("a user")
+        let (text, _) = jwe::deserialize_compact(token, decrypter).expect("the token decrypts");
+        serde_json::from_slice(&text).expect("the claims are a user")
     }
 }
 
@@ -128,7 +130,7 @@ async fn unguarded() -> String {
 }
 
 fn routes(criterion: &mut Criterion) {
-    let runtime = Runtime::new().expect("a runtime");
+    let runtime = Runtime::new().expect("the runtime starts");
     let memory = MemoryProvider::from_iter([("AUTH_SECRET", SECRET)]);
     let auth = LazyAuth::new(
         Resolver::new(memory),
@@ -137,23 +139,25 @@ fn routes(criterion: &mut Criterion) {
             Ok(Sessions::new(SessionCookie::v5(Scheme::Http), &ring)?)
         },
     );
-    let sessions = runtime.block_on(auth.get()).expect("it starts");
-    let set = sessions.start(&ada(), "").expect("a session");
-    let cookie = set[0].split(';').next().unwrap_or_default();
+    let sessions = runtime
+        .block_on(auth.get())
+        .expect("the first build succeeds");
+    let set_cookies = sessions.start(&ada(), "").expect("the session starts");
+    let cookie = set_cookies[0].split(';').next().unwrap_or_default();
 
-    let bare = Router::new().route("/", get(unguarded));
-    let behind = Router::new()
+    let unguarded_router = Router::new().route("/", get(unguarded));
+    let guarded_router = Router::new()
         .route("/", get(guarded))
         .layer(auth.session_layer());
     let mut group = criterion.benchmark_group("route");
-    measure!(group, "unguarded", ask(&mut router, cookie).await, with let mut router = bare.clone());
-    measure!(group, "guarded", ask(&mut router, cookie).await, with let mut router = behind.clone());
+    measure!(group, "unguarded", send(&mut router, cookie).await, with let mut router = unguarded_router.clone());
+    measure!(group, "guarded", send(&mut router, cookie).await, with let mut router = guarded_router.clone());
     group.finish();
 }
 
-async fn ask(router: &mut Router, cookie: &str) {
+async fn send(router: &mut Router, cookie: &str) {
     let request = Request::builder().uri("/").header("cookie", cookie);
-    let request = request.body(Body::empty()).expect("a request");
+    let request = request.body(Body::empty()).expect("the request is valid");
     let Ok(response) = router.call(request).await;
     assert!(response.status().is_success());
 }

@@ -1,7 +1,10 @@
-//! What `secretwell run` adds to the program that it starts, as whole processes: from variables, from files,
-//! and from an OpenBao on this machine, beside `bao agent` and a shell script with curl that do the same.
+//! Benchmarks of `secretwell run`: how much time it adds to the program that it starts.
 //!
-//! Wants `cargo build --release --package secretwell-cli`, and the server of `cargo xtask test vault`.
+//! Whole processes are measured. The secrets come from variables, from files, or from an OpenBao server on
+//! this machine. `bao agent` and a shell script with curl and jq do the same for comparison.
+//!
+//! Run `cargo build --release --package secretwell-cli` first. The OpenBao server is installed by
+//! `cargo xtask test vault`.
 
 use std::fs;
 use std::net::TcpListener;
@@ -16,30 +19,30 @@ const SECRET: &str = "a-secret-that-is-long-enough-to-be-accepted!";
 fn commands(criterion: &mut Criterion) {
     let folder = std::env::temp_dir().join(format!("secretwell-bench-{}", std::process::id()));
     let secrets = folder.join("secrets");
-    fs::create_dir_all(&secrets).expect("a folder");
-    fs::write(secrets.join("AUTH_SECRET"), SECRET).expect("a secret");
+    fs::create_dir_all(&secrets).expect("the folder is created");
+    fs::write(secrets.join("AUTH_SECRET"), SECRET).expect("the secret is written");
     let from_files = format!("file://{}", secrets.display());
 
     let mut group = criterion.benchmark_group("command");
     group
         .sample_size(50)
         .measurement_time(Duration::from_secs(5));
-    let mut time = |name: &str, command: &dyn Fn() -> Command| {
+    let mut bench = |name: &str, command: &dyn Fn() -> Command| {
         group.bench_function(name, |bencher| {
-            bencher.iter(|| succeed(command()));
+            bencher.iter(|| run_to_success(command()));
         });
     };
-    time("true", &|| Command::new("true"));
-    time("secretwell, env", &|| secretwell("env://"));
-    time("secretwell, file", &|| secretwell(&from_files));
+    bench("true", &|| Command::new("true"));
+    bench("secretwell, env", &|| secretwell("env://"));
+    bench("secretwell, file", &|| secretwell(&from_files));
     if let Some(server) = Server::start(&folder) {
         let from_vault = format!("vault+http://{}/secret/app?kv=2", server.address);
-        time("secretwell, vault", &|| {
+        bench("secretwell, vault", &|| {
             let mut command = secretwell(&from_vault);
             command.env("VAULT_TOKEN", "root");
             command
         });
-        time("curl and jq", &|| {
+        bench("curl and jq", &|| {
             let mut command = Command::new("sh");
             command.args(["-c", SCRIPT, "sh", &server.address]);
             command
@@ -52,7 +55,7 @@ fn commands(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let mut command = Command::new(bao());
                 command.arg("agent").arg("-config").arg(&agent);
-                succeed(command);
+                run_to_success(command);
             });
         });
     }
@@ -60,7 +63,7 @@ fn commands(criterion: &mut Criterion) {
     let _ = fs::remove_dir_all(folder);
 }
 
-/// What people write by hand.
+/// A handwritten script that reads one secret with curl and jq, and starts `true` with it.
 const SCRIPT: &str = "
     AUTH_SECRET=$(curl -s -H 'X-Vault-Token: root' http://$1/v1/secret/data/app | jq -r .data.data.AUTH_SECRET)
     export AUTH_SECRET
@@ -80,12 +83,12 @@ fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target")
 }
 
-fn succeed(mut command: Command) {
+fn run_to_success(mut command: Command) {
     let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     assert!(status.is_ok_and(|status| status.success()), "{command:?}");
 }
 
-/// An OpenBao with the secret.
+/// An OpenBao server that stores the secret, stopped on drop.
 struct Server {
     process: Child,
     address: String,
@@ -94,12 +97,15 @@ struct Server {
 impl Server {
     fn start(folder: &Path) -> Option<Self> {
         if !bao().exists() {
-            println!("without OpenBao: `cargo xtask test vault` installs it");
+            println!("OpenBao is not installed: run `cargo xtask test vault`");
             return None;
         }
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = free.local_addr().expect("an address").to_string();
-        drop(free);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener
+            .local_addr()
+            .expect("the address is known")
+            .to_string();
+        drop(listener);
         let process = Command::new(bao())
             .args(["server", "-dev", "-dev-root-token-id=root"])
             .arg(format!("-dev-listen-address={address}"))
@@ -107,7 +113,7 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("OpenBao");
+            .expect("OpenBao starts");
         let server = Self { process, address };
         let write = format!(
             "for i in $(seq 100); do
@@ -118,14 +124,14 @@ impl Server {
         );
         let mut shell = Command::new("sh");
         shell.args(["-c", &write]);
-        succeed(shell);
+        run_to_success(shell);
         Some(server)
     }
 
-    /// The configuration of an agent that starts `true` with the secret.
+    /// Writes the configuration of an agent that starts `true` with the secret, and returns its path.
     fn agent(&self, folder: &Path) -> PathBuf {
         let (file, token) = (folder.join("agent.hcl"), folder.join("token"));
-        fs::write(&token, "root").expect("a token");
+        fs::write(&token, "root").expect("the token file is written");
         let configuration = format!(
             r#"
             vault {{ address = "http://{}" }}
@@ -144,7 +150,7 @@ impl Server {
             self.address,
             token.display(),
         );
-        fs::write(&file, configuration).expect("a configuration");
+        fs::write(&file, configuration).expect("the configuration file is written");
         file
     }
 }

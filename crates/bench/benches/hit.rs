@@ -1,4 +1,4 @@
-//! What a secret costs that has been read before, among a hundred others.
+//! Benchmarks of reading one of 100 cached secrets, with Secretwell and with alternatives.
 
 mod measure;
 
@@ -15,10 +15,10 @@ use secretwell::{MemoryProvider, Resolver, SecretKey};
 
 const KEYS: usize = 100;
 const VALUE: &str = "a-secret-that-is-long-enough-to-be-accepted!";
-const WANTED: &str = "SECRET_42";
+const REQUESTED: &str = "SECRET_42";
 
 fn hit(criterion: &mut Criterion) {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     let names: Vec<String> = (0..KEYS).map(|index| format!("SECRET_{index}")).collect();
 
     let memory = MemoryProvider::new();
@@ -27,8 +27,8 @@ fn hit(criterion: &mut Criterion) {
     }
     let resolver = Resolver::new(memory);
     let keys: Vec<SecretKey> = names.iter().filter_map(|name| name.parse().ok()).collect();
-    let read = runtime.block_on(resolver.get_many(&keys));
-    assert!(read.iter().all(Result::is_ok));
+    let results = runtime.block_on(resolver.get_many(&keys));
+    assert!(results.iter().all(Result::is_ok));
 
     let references: Vec<SecretVaultRef> = names
         .iter()
@@ -41,36 +41,39 @@ fn hit(criterion: &mut Criterion) {
     let vault = SecretVaultBuilder::with_source(MockSecretsSource::new(secrets))
         .with_secret_refs(references.iter().collect())
         .build()
-        .expect("a vault");
-    runtime.block_on(vault.refresh()).expect("it reads");
-    let wanted = SecretVaultRef::new(SecretName::new(WANTED.to_owned()));
+        .expect("the vault is built");
+    runtime
+        .block_on(vault.refresh())
+        .expect("the vault reads its source");
+    let requested = SecretVaultRef::new(SecretName::new(REQUESTED.to_owned()));
 
-    let moka: moka::sync::Cache<String, Arc<str>> = moka::sync::Cache::new(1_000);
-    let std_lock: RwLock<HashMap<String, Arc<str>>> = RwLock::default();
-    let mut fold: HashMap<String, Arc<str>, foldhash::fast::RandomState> = HashMap::default();
+    let moka_cache: moka::sync::Cache<String, Arc<str>> = moka::sync::Cache::new(1_000);
+    let locked_map: RwLock<HashMap<String, Arc<str>>> = RwLock::default();
+    let mut foldhash_map: HashMap<String, Arc<str>, foldhash::fast::RandomState> =
+        HashMap::default();
     for name in &names {
-        moka.insert(name.clone(), VALUE.into());
-        std_lock
+        moka_cache.insert(name.clone(), VALUE.into());
+        locked_map
             .write()
             .expect("not poisoned")
             .insert(name.clone(), VALUE.into());
-        fold.insert(name.clone(), VALUE.into());
+        foldhash_map.insert(name.clone(), VALUE.into());
     }
-    let home = env::vars()
+    let variable = env::vars()
         .next()
         .map(|(name, _)| name)
-        .expect("an environment");
+        .expect("the environment has a variable");
 
     let mut group = criterion.benchmark_group("hit");
     measure!(
         group,
         "secretwell with_cached",
-        resolver.with_cached(WANTED, |secret| secret.value.expose_bytes().len())
+        resolver.with_cached(REQUESTED, |secret| secret.value.expose_bytes().len())
     );
     measure!(
         group,
         "secretwell get",
-        match resolver.get(WANTED).await {
+        match resolver.get(REQUESTED).await {
             Ok(secret) => secret.value.expose_bytes().len(),
             Err(_) => return,
         }
@@ -78,26 +81,30 @@ fn hit(criterion: &mut Criterion) {
     measure!(
         group,
         "secret-vault",
-        vault.get_secret_by_ref(&wanted).await.is_ok()
+        vault.get_secret_by_ref(&requested).await.is_ok()
     );
-    measure!(group, "moka", moka.get(WANTED).map(|secret| secret.len()));
+    measure!(
+        group,
+        "moka",
+        moka_cache.get(REQUESTED).map(|secret| secret.len())
+    );
     measure!(
         group,
         "std RwLock<HashMap>",
-        match std_lock.read() {
-            Ok(map) => map.get(WANTED).map(|secret| secret.len()),
+        match locked_map.read() {
+            Ok(map) => map.get(REQUESTED).map(|secret| secret.len()),
             Err(_) => return,
         }
     );
     measure!(
         group,
         "foldhash map (never changes)",
-        fold.get(WANTED).map(|secret| secret.len())
+        foldhash_map.get(REQUESTED).map(|secret| secret.len())
     );
     measure!(
         group,
         "std env::var",
-        env::var(&home).map_or(0, |value| value.len())
+        env::var(&variable).map_or(0, |value| value.len())
     );
     group.finish();
 }

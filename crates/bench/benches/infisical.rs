@@ -1,5 +1,7 @@
-//! What a folder of 200 secrets of Infisical costs, changed and unchanged, beside the official client:
-//! the clients' part, on a server of this process that answers from memory.
+//! Benchmarks of reading an Infisical folder of 200 secrets, with the provider and the official client.
+//!
+//! The server runs in this process and responds from memory, so the figures are the cost of the client. The
+//! folder either changes with each read or never.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ const KEYS: usize = 200;
 const PROJECT: &str = "00000000-0000-4000-8000-000000000001";
 const VALUE: &str = "a-secret-that-is-long-enough-to-be-accepted!";
 
-/// A folder that changes with each read, or never.
+/// A folder that changes with each read if `changes` is set.
 #[derive(Clone)]
 struct Folder {
     body: Arc<str>,
@@ -71,8 +73,8 @@ async fn list(State(folder): State<Folder>, headers: HeaderMap) -> Response {
         true => format!("\"{read}\""),
         false => "\"unchanged\"".to_owned(),
     };
-    let known = headers.get(header::IF_NONE_MATCH);
-    if known.is_some_and(|known| known.as_bytes() == etag.as_bytes()) {
+    let cached_etag = headers.get(header::IF_NONE_MATCH);
+    if cached_etag.is_some_and(|cached| cached.as_bytes() == etag.as_bytes()) {
         return StatusCode::NOT_MODIFIED.into_response();
     }
     let json = "application/json; charset=utf-8".to_owned();
@@ -89,18 +91,21 @@ async fn log_in() -> Json<Value> {
     }))
 }
 
-/// A server on a thread of its own.
+/// Starts a server on a new thread and returns its address.
 fn serve(folder: Folder) -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.set_nonblocking(true).expect("a socket");
-    let address = listener.local_addr().expect("an address");
+    listener
+        .set_nonblocking(true)
+        .expect("the socket is non-blocking");
+    let address = listener.local_addr().expect("the address is known");
     let router = Router::new()
         .route("/api/v3/secrets/raw", get(list))
         .route("/api/v1/auth/universal-auth/login", post(log_in))
         .with_state(folder);
     thread::spawn(move || {
-        Runtime::new().expect("a runtime").block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+        Runtime::new().expect("the runtime starts").block_on(async {
+            let listener =
+                tokio::net::TcpListener::from_std(listener).expect("the listener is registered");
             axum::serve(listener, router).await
         })
     });
@@ -113,7 +118,7 @@ fn infisical(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("a runtime");
+        .expect("the runtime starts");
 
     let auth = InfisicalAuth::universal("id", Credential::value("secret"));
     let provider = InfisicalProvider::builder(&base, auth)
@@ -121,15 +126,15 @@ fn infisical(criterion: &mut Criterion) {
             let builder = builder.project(PROJECT).environment("dev");
             builder.api(ApiVersion::V3).build()
         })
-        .expect("a provider");
+        .expect("the provider is built");
     let keys: Vec<SecretKey> = (0..KEYS)
-        .map(|number| format!("SECRET_{number}").parse().expect("a key"))
+        .map(|number| format!("SECRET_{number}").parse().expect("a valid key"))
         .collect();
     let official = runtime.block_on(async {
         let client = infisical::Client::builder().base_url(&base).build();
-        let mut client = client.await.expect("a client");
+        let mut client = client.await.expect("the client is built");
         let login = AuthMethod::new_universal_auth("id", "secret");
-        client.login(login).await.expect("a login");
+        client.login(login).await.expect("the login succeeds");
         client
     });
 
@@ -138,15 +143,15 @@ fn infisical(criterion: &mut Criterion) {
         folder.changes.store(changes, Ordering::Relaxed);
         group.bench_function(format!("{name}/secretwell"), |bencher| {
             bencher.iter(|| {
-                let read = runtime.block_on(provider.get_many(&keys));
-                assert!(read.iter().all(Result::is_ok), "{read:?}");
+                let results = runtime.block_on(provider.get_many(&keys));
+                assert!(results.iter().all(Result::is_ok), "{results:?}");
             });
         });
         group.bench_function(format!("{name}/official"), |bencher| {
             bencher.iter(|| {
                 let request = ListSecretsRequest::builder(PROJECT, "dev").build();
-                let read = runtime.block_on(official.secrets().list(request));
-                assert_eq!(read.expect("a list").len(), KEYS);
+                let secrets = runtime.block_on(official.secrets().list(request));
+                assert_eq!(secrets.expect("the list is read").len(), KEYS);
             });
         });
     }

@@ -1,4 +1,4 @@
-//! How the benchmarks measure: time per call with one and two threads, and allocations per call.
+//! Measurement of the time per call with one and two threads, and of the allocations per call.
 
 use std::pin::pin;
 use std::sync::Barrier;
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId};
 
-/// Measures an expression, evaluated in a loop within a task. What follows `with` is made once for
-/// each thread.
+/// Measures an expression that is evaluated in a loop inside one task. The statement after `with` runs once
+/// per thread.
 macro_rules! measure {
     ($group:ident, $name:literal, $call:expr $(, with $setup:stmt)?) => {
         $crate::measure::calls(&mut $group, $name, &async |calls: u64| {
@@ -23,8 +23,11 @@ macro_rules! measure {
 }
 pub(crate) use measure;
 
-/// Measures what makes as many calls as it is told, with one thread and with two at once, and says
-/// how often a call allocates. It must never wait.
+/// Measures `make`, which makes the given number of calls, with one thread and with two threads in parallel.
+/// Prints how often one call allocates.
+///
+/// # Panics
+/// Panics if `make` is pending, because the measured calls must never wait.
 pub(crate) fn calls(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
@@ -32,17 +35,17 @@ pub(crate) fn calls(
 ) {
     run(make(1));
     let allocations = |calls| allocation_counter::measure(|| run(make(calls))).count_total;
-    let each = allocations(2) - allocations(1);
-    println!("{name}: {each} allocations per call");
+    let per_call = allocations(2) - allocations(1);
+    println!("{name}: {per_call} allocations per call");
     for threads in [1, 2] {
         group.bench_function(BenchmarkId::new(name, threads), |bencher| {
-            bencher.iter_custom(|calls| at_once(threads, || run(make(calls))));
+            bencher.iter_custom(|calls| in_parallel(threads, || run(make(calls))));
         });
     }
 }
 
-/// How long `threads` threads take that do the same at once.
-fn at_once(threads: usize, work: impl Fn() + Sync) -> Duration {
+/// Returns how long `threads` threads take to run `work` in parallel.
+fn in_parallel(threads: usize, work: impl Fn() + Sync) -> Duration {
     let ready = Barrier::new(threads + 1);
     thread::scope(|scope| {
         for _ in 0..threads {
@@ -58,6 +61,6 @@ fn at_once(threads: usize, work: impl Fn() + Sync) -> Duration {
 }
 
 fn run(work: impl Future<Output = ()>) {
-    let polled = pin!(work).poll(&mut Context::from_waker(Waker::noop()));
-    assert_eq!(polled, Poll::Ready(()), "what is measured never waits");
+    let poll = pin!(work).poll(&mut Context::from_waker(Waker::noop()));
+    assert_eq!(poll, Poll::Ready(()), "measured calls must not wait");
 }

@@ -1,4 +1,4 @@
-//! What a request pays to reach an auth that is ready.
+//! Benchmarks of the access to a built `LazyAuth`, and of alternatives such as arc-swap and `OnceLock`.
 
 mod measure;
 
@@ -16,13 +16,13 @@ struct Secrets {
     secret: SecretString,
 }
 
-/// What is built: one word of it is read by each call.
+/// The built value. Each call reads its one field.
 struct Built {
     length: usize,
 }
 
 fn ready(criterion: &mut Criterion) {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     let built = || Built { length: 44 };
 
     let memory = MemoryProvider::new();
@@ -35,7 +35,9 @@ fn ready(criterion: &mut Criterion) {
             length: secrets.secret.expose_secret().len(),
         },
     );
-    runtime.block_on(lazy.get()).expect("it starts");
+    runtime
+        .block_on(lazy.get())
+        .expect("the first build succeeds");
 
     let swap = ArcSwap::from_pointee(built());
     let shared_swap = Arc::new(ArcSwap::from_pointee(built()));
@@ -54,8 +56,8 @@ fn ready(criterion: &mut Criterion) {
         }
     );
     measure!(group, "secretwell with", lazy.with(|auth| auth.length));
-    measure!(group, "secretwell handle", handle.get().length, with
-        let mut handle = lazy.reader().expect("it is ready"));
+    measure!(group, "secretwell reader", reader.get().length, with
+        let mut reader = lazy.reader().expect("the value is built"));
     measure!(group, "arc-swap load", swap.load().length);
     measure!(group, "arc-swap cache", cache.load().length, with
         let mut cache = Cache::new(shared_swap.clone()));

@@ -1,5 +1,7 @@
-//! What requests notice of a rotation: the latency of `LazyAuth::get`, steady and while the secret
-//! changes as often as a resolver looks, ten times a second.
+//! Latency of `LazyAuth::get` with a steady secret, and while the secret rotates.
+//!
+//! The secret is written 20 times a second. The resolver reads at most once per 100 ms after change
+//! notifications, so there are about ten rotations a second.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +14,7 @@ use serde::Deserialize;
 
 const CALLS: usize = 20_000_000;
 const ROUNDS: usize = 3;
-const BETWEEN_ROTATIONS: Duration = Duration::from_millis(50);
+const ROTATION_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Deserialize)]
 struct Secrets {
@@ -20,7 +22,7 @@ struct Secrets {
 }
 
 fn main() {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     let memory = MemoryProvider::new();
     rotate(&memory, 0);
     let auth = LazyAuth::builder(Resolver::new(memory.clone()))
@@ -28,13 +30,15 @@ fn main() {
         .build(|secrets: Secrets, _| async move {
             Ok::<_, BuildError>(secrets.secret.expose_secret().len())
         });
-    runtime.block_on(auth.get()).expect("it starts");
+    runtime
+        .block_on(auth.get())
+        .expect("the first build succeeds");
 
     println!("latency of LazyAuth::get over {CALLS} calls, the clock's own cost included");
     for _ in 0..ROUNDS {
         report("steady", 0, latencies(&runtime, &auth));
 
-        let before = generation(&runtime, &auth);
+        let generation_before = generation(&runtime, &auth);
         let done = AtomicBool::new(false);
         let rotating = thread::scope(|scope| {
             scope.spawn(|| {
@@ -43,14 +47,18 @@ fn main() {
                         break;
                     }
                     rotate(&memory, count);
-                    thread::sleep(BETWEEN_ROTATIONS);
+                    thread::sleep(ROTATION_INTERVAL);
                 }
             });
             let rotating = latencies(&runtime, &auth);
             done.store(true, Ordering::Relaxed);
             rotating
         });
-        report("rotating", generation(&runtime, &auth) - before, rotating);
+        report(
+            "rotating",
+            generation(&runtime, &auth) - generation_before,
+            rotating,
+        );
     }
 }
 
@@ -65,7 +73,7 @@ fn generation(runtime: &tokio::runtime::Runtime, auth: &LazyAuth<usize>) -> u64 
         .map_or(0, |auth| auth.generation())
 }
 
-/// The latency of each call, sorted, in nanoseconds.
+/// Returns the latency of each call in nanoseconds, sorted.
 fn latencies(runtime: &tokio::runtime::Runtime, auth: &LazyAuth<usize>) -> Vec<u64> {
     let mut latencies: Vec<u64> = runtime.block_on(async {
         let mut latencies = Vec::with_capacity(CALLS);
@@ -81,14 +89,14 @@ fn latencies(runtime: &tokio::runtime::Runtime, auth: &LazyAuth<usize>) -> Vec<u
 }
 
 fn report(name: &str, rotations: u64, latencies: Vec<u64>) {
-    let at = |share: f64| {
+    let percentile = |share: f64| {
         let index = (latencies.len() as f64 * share) as usize;
         latencies[index]
     };
     println!(
         "{name:9} {rotations:4} rotations   p50 {:4} ns   p99 {:4} ns   p99.9 {:5} ns   0 failed",
-        at(0.5),
-        at(0.99),
-        at(0.999),
+        percentile(0.5),
+        percentile(0.99),
+        percentile(0.999),
     );
 }

@@ -1,6 +1,8 @@
-//! What a hundred keys from Vault cost, in ten secrets and in a hundred, beside vaultrs and bare
-//! reqwest: the clients' part, on a server of this process that answers from memory. All read 16
-//! secrets at a time, and vaultrs one by one as well, and hand out every field.
+//! Benchmarks of reading 100 keys from Vault, with the provider, vaultrs and plain reqwest.
+//!
+//! The keys are in 10 or in 100 secrets. The server runs in this process and responds from memory, so the
+//! figures are the cost of the client. Each client reads 16 secrets at a time and returns every field.
+//! vaultrs also reads them one by one.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,16 +21,16 @@ use tokio::runtime::Runtime;
 use vaultrs::client::{VaultClient, VaultClientSettingsBuilder};
 
 const KEYS: usize = 100;
-const AT_A_TIME: usize = 16;
+const CONCURRENCY: usize = 16;
 const VALUE: &str = "a-secret-that-is-long-enough-to-be-accepted!";
 
-/// One secret, with as many fields as it takes for all secrets together to have a hundred.
-async fn answer(Path(secret): Path<String>) -> Json<Value> {
+/// Responds with one secret. It has as many fields as are needed for 100 keys in total.
+async fn read_secret(Path(secret): Path<String>) -> Json<Value> {
     let secrets: usize = secret
         .split('-')
         .next()
         .and_then(|number| number.parse().ok())
-        .expect("a name that begins with the number of secrets");
+        .expect("the name begins with the number of secrets");
     let fields: HashMap<String, &str> = (0..KEYS / secrets)
         .map(|field| (format!("F{field}"), VALUE))
         .collect();
@@ -51,18 +53,21 @@ async fn answer(Path(secret): Path<String>) -> Json<Value> {
     }))
 }
 
-/// A server on a thread of its own.
+/// Starts a server on a new thread and returns its address.
 fn serve() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.set_nonblocking(true).expect("a socket");
-    let address = listener.local_addr().expect("an address");
-    let endless = Json(json!({"data": {"ttl": 0, "renewable": false}}));
+    listener
+        .set_nonblocking(true)
+        .expect("the socket is non-blocking");
+    let address = listener.local_addr().expect("the address is known");
+    let non_expiring = Json(json!({"data": {"ttl": 0, "renewable": false}}));
     let router = Router::new()
-        .route("/v1/auth/token/lookup-self", get(async || endless))
-        .route("/v1/secret/data/{secret}", get(answer));
+        .route("/v1/auth/token/lookup-self", get(async || non_expiring))
+        .route("/v1/secret/data/{secret}", get(read_secret));
     thread::spawn(move || {
-        Runtime::new().expect("a runtime").block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+        Runtime::new().expect("the runtime starts").block_on(async {
+            let listener =
+                tokio::net::TcpListener::from_std(listener).expect("the listener is registered");
             axum::serve(listener, router).await
         })
     });
@@ -74,20 +79,20 @@ fn vault(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("a runtime");
+        .expect("the runtime starts");
 
     let token = VaultAuth::token(Credential::value("token"));
     let provider = VaultProvider::builder([&base], token)
         .map(|builder| builder.kv_version(KvVersion::V2))
         .and_then(secretwell::vault::VaultBuilder::build)
-        .expect("a provider");
+        .expect("the provider is built");
     let settings = VaultClientSettingsBuilder::default()
         .address(&base)
         .token("token")
         .build()
-        .expect("settings");
-    let vaultrs = VaultClient::new(settings).expect("a client");
-    let bare = reqwest::Client::new();
+        .expect("the settings are valid");
+    let vaultrs = VaultClient::new(settings).expect("the client is built");
+    let http_client = reqwest::Client::new();
 
     let mut group = criterion.benchmark_group("100 keys");
     for secrets in [10, 100] {
@@ -95,26 +100,28 @@ fn vault(criterion: &mut Criterion) {
         let keys: Vec<SecretKey> = paths
             .iter()
             .flat_map(|path| (0..KEYS / secrets).map(move |field| format!("{path}/F{field}")))
-            .map(|key| key.parse().expect("a key"))
+            .map(|key| key.parse().expect("a valid key"))
             .collect();
         group.bench_function(BenchmarkId::new("secretwell", secrets), |bencher| {
             bencher.iter(|| {
-                let read = runtime.block_on(provider.get_many(&keys));
-                assert!(read.iter().all(Result::is_ok), "{read:?}");
+                let results = runtime.block_on(provider.get_many(&keys));
+                assert!(results.iter().all(Result::is_ok), "{results:?}");
             });
         });
-        for (name, at_a_time) in [("vaultrs", AT_A_TIME), ("vaultrs one by one", 1)] {
+        for (name, concurrency) in [("vaultrs", CONCURRENCY), ("vaultrs one by one", 1)] {
             group.bench_function(BenchmarkId::new(name, secrets), |bencher| {
                 bencher.iter(|| {
-                    let reads = paths.iter().map(|path| with_vaultrs(&vaultrs, path));
-                    count(runtime.block_on(join_bounded(at_a_time, reads)));
+                    let reads = paths.iter().map(|path| read_with_vaultrs(&vaultrs, path));
+                    check_field_count(runtime.block_on(join_bounded(concurrency, reads)));
                 });
             });
         }
         group.bench_function(BenchmarkId::new("reqwest", secrets), |bencher| {
             bencher.iter(|| {
-                let reads = paths.iter().map(|path| with_reqwest(&bare, &base, path));
-                count(runtime.block_on(join_bounded(AT_A_TIME, reads)));
+                let reads = paths
+                    .iter()
+                    .map(|path| read_with_reqwest(&http_client, &base, path));
+                check_field_count(runtime.block_on(join_bounded(CONCURRENCY, reads)));
             });
         });
     }
@@ -123,13 +130,13 @@ fn vault(criterion: &mut Criterion) {
 
 type Fields = HashMap<String, String>;
 
-fn count(secrets: Vec<Fields>) {
+fn check_field_count(secrets: Vec<Fields>) {
     assert_eq!(secrets.iter().map(HashMap::len).sum::<usize>(), KEYS);
 }
 
-async fn with_vaultrs(client: &VaultClient, path: &str) -> Fields {
-    let read = vaultrs::kv2::read(client, "secret", path).await;
-    read.expect("a secret")
+async fn read_with_vaultrs(client: &VaultClient, path: &str) -> Fields {
+    let secret = vaultrs::kv2::read(client, "secret", path).await;
+    secret.expect("the secret is read")
 }
 
 #[derive(Deserialize)]
@@ -142,16 +149,17 @@ struct Data {
     data: Fields,
 }
 
-async fn with_reqwest(client: &reqwest::Client, base: &str, path: &str) -> Fields {
-    let asked = client
+async fn read_with_reqwest(client: &reqwest::Client, base: &str, path: &str) -> Fields {
+    let response = client
         .get(format!("{base}/v1/secret/data/{path}"))
         .header("x-vault-token", "token")
         .send();
-    let reply = asked.await.expect("an answer");
-    reply
+    response
+        .await
+        .expect("the server responds")
         .json::<ResponseBody>()
         .await
-        .expect("a secret")
+        .expect("the body is a secret")
         .data
         .data
 }

@@ -1,4 +1,4 @@
-//! What may stand on the command line. The comments here are what `--help` and the manual say.
+//! Command-line arguments. The doc comments of this module are the text of `--help` and of the manual.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,144 +13,147 @@ use secretwell::auth::Mode;
 use crate::exit::EXIT_STATUS;
 use crate::signals::Signal;
 
-/// Run any program with its secrets, and see what a service would see.
+/// Run a program with its secrets, and inspect the secrets that a service would read
 ///
-/// Secrets come from environment variables, files, Infisical or Vault, named by a URL. They go to the
-/// program and nowhere else: not into a file, not onto a command line, not into a log.
+/// Secrets are read from environment variables, files, Infisical or Vault. A URL names each source.
+/// The secrets are passed to the program in its environment. They are never written to a file, a command
+/// line or a log.
 #[derive(Debug, Parser)]
 #[command(name = "secretwell", version, after_long_help = EXIT_STATUS, max_term_width = 100)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) sources: SourceArgs,
 
     #[command(flatten)]
-    pub(crate) log: Log,
+    pub(crate) log: LogArgs,
 
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// Where the secrets are.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Where the secrets are")]
-pub(crate) struct Place {
-    /// A source; given again, one more, asked for what is absent before it
+#[command(next_help_heading = "Sources")]
+pub(crate) struct SourceArgs {
+    /// A source of secrets; can be repeated: a key that one source lacks is read from the next source
     ///
-    /// `env://`, `file:///run/secrets`, `infisical://host/project/environment/folder`,
-    /// `vault://host:8200/mount/path?auth=approle`. Credentials come from each backend's own variables
-    /// and files, never from the URL. Without this option: the profile that --profile names, else
-    /// SECRETWELL_FROM, else the profile of the mode.
+    /// Examples: `env://`, `file:///run/secrets`, `infisical://host/project/environment/folder`,
+    /// `vault://host:8200/mount/path?auth=approle`. Credentials are read from the variables and files of
+    /// each backend, never from the URL. Without this option, the sources come from the first of these
+    /// that is set: the profile selected by --profile or --config, the variable SECRETWELL_FROM, the
+    /// profile of the current mode.
     #[arg(long, value_name = "URL", global = true)]
     pub(crate) from: Vec<String>,
 
-    /// A profile of the configuration file; by default the one named as SECRETWELL_MODE says, which is
-    /// `production` unless it is set
+    /// The profile of the configuration file [default: the value of SECRETWELL_MODE, or `production`]
     #[arg(long, value_name = "NAME", global = true)]
     pub(crate) profile: Option<String>,
 
-    /// The configuration file; by default `secretwell.toml` in this folder, if there is one
+    /// The configuration file [default: `secretwell.toml` in the current directory, if it exists]
     #[arg(long, value_name = "FILE", global = true, value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
 }
 
-impl Place {
-    /// The configuration file, be it there or not.
-    pub(crate) fn file(&self) -> &Path {
-        let file = self.config.as_deref();
-        file.unwrap_or(Path::new("secretwell.toml"))
+impl SourceArgs {
+    /// Returns the path of the configuration file. The file might not exist.
+    pub(crate) fn config_path(&self) -> &Path {
+        let path = self.config.as_deref();
+        path.unwrap_or(Path::new("secretwell.toml"))
     }
 }
 
-/// What is said on standard error.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "What is said on standard error")]
-pub(crate) struct Log {
-    /// Say more; twice, still more
+#[command(next_help_heading = "Logging")]
+pub(crate) struct LogArgs {
+    /// Log more: -v for info, -vv for debug, -vvv for trace [default: warnings and errors only]
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
 
-    /// How it is said
+    /// Log format on standard error
     #[arg(long, value_name = "FORMAT", global = true, default_value = "text")]
     pub(crate) log_format: LogFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Plain text
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line
     Json,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     #[command(flatten)]
-    WithSecrets(WithSecrets),
-    /// Write the completions of a shell to standard output
+    Secrets(SecretsCommand),
+    /// Print a completion script for a shell
     Completions {
-        /// The shell
+        /// The shell to generate the script for
         shell: Shell,
     },
-    /// Write the manual page, or that of one command, to standard output
+    /// Print the manual page of `secretwell` or of one of its commands
     Man {
-        /// The command
+        /// The command to print the manual page of [default: the manual page of `secretwell`]
         command: Option<String>,
     },
 }
 
-/// The commands that need to know where the secrets are.
+/// Commands that read secrets and therefore need at least one source.
 #[derive(Debug, Subcommand)]
-pub(crate) enum WithSecrets {
+pub(crate) enum SecretsCommand {
     /// Run a program with its secrets in its environment
     ///
-    /// Nothing is started unless all that is needed is there; all problems are told at once. The program
-    /// then takes the place of this process, so that signals, exit status and terminal are its own. With
-    /// --watch this process stays and looks after it.
-    Run(Run),
-    /// Write one secret to standard output, byte for byte
-    Get(Get),
-    /// List the secrets: names, versions and sources, never values
+    /// All secrets are read first. If a required secret is missing or invalid, the program is not started
+    /// and all problems are reported together. Otherwise this process executes the program (`exec`), so
+    /// process ID, signals, exit status and terminal are those of the program. With --watch, this process
+    /// stays and supervises the program.
+    Run(RunArgs),
+    /// Write the exact bytes of one secret to standard output
+    Get(GetArgs),
+    /// List the names, versions and sources of all secrets, without their values
     List,
-    /// Tell what a service would find, key by key
+    /// Report for each key what a service would read
     ///
-    /// What Auth.js signs with, AUTH_SECRET and its like, and whatever --signing names must be strong enough
-    /// to sign with: at least 32 bytes, no placeholder, no pattern. In development that is a warning only.
-    Check(Check),
-    /// Find out why secrets cannot be read, and what to do about it
-    Doctor(Doctor),
-    /// Write the secrets to standard output in a form that other tools read
-    Export(Export),
+    /// Signing secrets must be strong: at least 32 bytes, not a placeholder and not a repeated pattern.
+    /// Signing secrets are AUTH_SECRET and the other Auth.js secrets, and all keys given by --signing. In
+    /// development mode a weak signing secret is only a warning.
+    Check(CheckArgs),
+    /// Diagnose why secrets cannot be read, and suggest a fix
+    Doctor(DoctorArgs),
+    /// Write the secrets to standard output in a format for other tools
+    Export(ExportArgs),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Run {
+pub(crate) struct RunArgs {
     #[command(flatten)]
-    pub(crate) selection: Selection,
+    pub(crate) selection: SelectionArgs,
 
-    /// Give the program these secrets and no other variables
+    /// Start the program with an environment that contains only the secrets
     #[arg(long)]
     pub(crate) pristine: bool,
 
-    /// When secrets have changed, start the program anew, or send it a signal: `restart`, `signal:HUP`
+    /// On changed secrets, restart the program (`restart`) or send it a signal (`signal:HUP`)
     ///
-    /// A program keeps the environment that it was started with. So a signal only tells it to read its
-    /// secrets again where it reads them itself.
+    /// A signal does not change the environment of a running program. Use a signal only if the program
+    /// reads its secrets from another place, such as a file, and reloads them on that signal.
     #[arg(
         long, value_name = "ACTION", num_args = 0..=1, require_equals = true,
         default_missing_value = "restart"
     )]
     pub(crate) watch: Option<OnChange>,
 
-    /// How long to wait for secrets that are absent, or whose source is not there yet
+    /// How long to wait for missing secrets and unavailable sources
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
     pub(crate) wait: Duration,
 
-    /// With --watch: how old what was read may get before it is read again; by default as the source
-    /// suggests, and at once where it tells of changes
+    /// With --watch: the maximum age of a secret before it is read again
+    ///
+    /// By default the source suggests this time. If a source sends change notifications, changed secrets
+    /// are read immediately.
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "watch")]
     pub(crate) ttl: Option<Duration>,
 
-    /// With --watch: what asks the program to stop
+    /// With --watch: the signal that stops the program
     #[arg(
         long,
         value_name = "SIGNAL",
@@ -159,13 +162,13 @@ pub(crate) struct Run {
     )]
     pub(crate) stop_signal: Signal,
 
-    /// With --watch: how long it may take to stop before it is killed
+    /// With --watch: how long the program has to exit after the stop signal before it is killed
     #[arg(
         long, value_name = "TIME", default_value = "10s", value_parser = duration, requires = "watch"
     )]
     pub(crate) stop_timeout: Duration,
 
-    /// The program and its arguments
+    /// The program to run, and its arguments
     #[arg(
         required = true, trailing_var_arg = true, value_name = "COMMAND",
         value_hint = ValueHint::CommandWithArguments
@@ -173,7 +176,7 @@ pub(crate) struct Run {
     pub(crate) program: Vec<OsString>,
 }
 
-/// What to do when the secrets have changed.
+/// The action on changed secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnChange {
     Restart,
@@ -187,74 +190,74 @@ impl FromStr for OnChange {
         match text.split_once(':') {
             None if text == "restart" => Ok(Self::Restart),
             Some(("signal", name)) => name.parse().map(Self::Signal),
-            _ => Err("write `restart`, or `signal:HUP`".into()),
+            _ => Err("expected `restart` or a signal, such as `signal:HUP`".into()),
         }
     }
 }
 
-/// Which secrets, and as which variables.
+/// Options that select secrets and name their variables.
 #[derive(Debug, Default, Args)]
-pub(crate) struct Selection {
-    /// These secrets and no others, all of which must be there; by default all that the sources list
+pub(crate) struct SelectionArgs {
+    /// Read only these keys, and require all of them [default: all keys that the sources list]
     #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
     pub(crate) only: Vec<SecretKey>,
 
-    /// Names the variable of a key; by default its segments joined by `_`
+    /// Name the variable of a key [default: the segments of the key, joined by `_`]
     #[arg(long, value_name = "KEY=NAME", value_delimiter = ',', value_parser = mapping)]
     pub(crate) map: Vec<(SecretKey, String)>,
 
-    /// Put before the name of each variable that --map does not name
+    /// Add a prefix to all variable names that --map does not set
     #[arg(long, value_name = "TEXT")]
     pub(crate) prefix: Option<String>,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Get {
-    /// Its key, such as `AUTH_SECRET` or `db/PASSWORD`
+pub(crate) struct GetArgs {
+    /// The key of the secret, such as `AUTH_SECRET` or `db/PASSWORD`
     #[arg(value_parser = SecretKey::from_str)]
     pub(crate) key: SecretKey,
 
     #[command(flatten)]
-    pub(crate) reveal: Reveal,
+    pub(crate) reveal: RevealArgs,
 }
 
-/// Whether a terminal may show secrets.
 #[derive(Debug, Args)]
-pub(crate) struct Reveal {
-    /// Show it even where standard output is a terminal
+pub(crate) struct RevealArgs {
+    /// Write secrets even if standard output is a terminal
     #[arg(long)]
     pub(crate) reveal: bool,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Check {
-    /// The keys that are needed; by default those of the profile, else all that the sources list, none of
-    /// which may be empty then
+pub(crate) struct CheckArgs {
+    /// The required keys [default: the keys of the profile, or else all keys that the sources list]
+    ///
+    /// The value of a required key must not be empty.
     #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
     pub(crate) require: Vec<SecretKey>,
 
-    /// Keys of secrets that something is signed or encrypted with
+    /// Keys whose secrets are used for signing or encryption
     #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
     pub(crate) signing: Vec<SecretKey>,
 
-    /// One mode; by default both
+    /// Check for this mode only [default: both modes]
     #[arg(long, value_name = "production|development", value_parser = Mode::from_str)]
     pub(crate) mode: Option<Mode>,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Doctor {
-    /// Keys that must be readable, besides those of the profile and all that the sources list
+pub(crate) struct DoctorArgs {
+    /// Keys to read in addition to those of the profile and those that the sources list
     #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
     pub(crate) require: Vec<SecretKey>,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Export {
+pub(crate) struct ExportArgs {
     #[command(flatten)]
-    pub(crate) selection: Selection,
+    pub(crate) selection: SelectionArgs,
 
-    /// The form
+    /// The output format
     #[arg(long, default_value = "env")]
     pub(crate) format: Format,
 
@@ -263,33 +266,34 @@ pub(crate) struct Export {
     pub(crate) name: String,
 
     #[command(flatten)]
-    pub(crate) reveal: Reveal,
+    pub(crate) reveal: RevealArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// A `.env` document, which a shell reads as well.
+    /// A `.env` document that shells can also read
     Env,
-    /// One JSON object.
+    /// One JSON object
     Json,
-    /// The manifest of a Kubernetes Secret.
+    /// The manifest of a Kubernetes Secret
     K8s,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
     const YEAR: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-    let duration = humantime::parse_duration(text).map_err(|_| "write it like `30s` or `2m`")?;
+    let duration =
+        humantime::parse_duration(text).map_err(|_| "expected a time such as `30s` or `2m`")?;
     match duration <= YEAR {
         true => Ok(duration),
-        false => Err("it is more than a year".into()),
+        false => Err("the maximum is one year".into()),
     }
 }
 
 fn mapping(text: &str) -> Result<(SecretKey, String), String> {
-    // A key may hold the sign, a variable's name may not.
+    // A key can contain `=`, but the name of a variable cannot. So the last `=` is the separator.
     let (key, name) = text
         .rsplit_once('=')
-        .ok_or("write it like `db/PASSWORD=DB_PASSWORD`")?;
+        .ok_or("expected KEY=NAME, such as `db/PASSWORD=DB_PASSWORD`")?;
     let key = SecretKey::parse(key).map_err(|error| error.to_string())?;
     Ok((key, name.to_owned()))
 }

@@ -1,43 +1,45 @@
-//! How the command ends when it does not end well.
+//! Exit statuses, and the failures that lead to them.
 
 use std::process::ExitCode;
 
 use secretwell::{Error, ErrorKind};
 
-/// The statuses as the manual tells them. They follow `sysexits.h`, and for `run` what shells do.
+/// The section about exit statuses in `--help` and in the manual. 64 to 78 are those of `sysexits.h`. 126
+/// and 127 are those of shells.
 pub(crate) const EXIT_STATUS: &str = "Exit status:
-  0    all is well
-  64   usage: the command line makes no sense
-  65   invalid: a secret is there and not acceptable, or the answer of a source makes no sense
-  66   absent: a secret that is needed is in none of the sources
-  69   unavailable: a source cannot be asked now; trying again may help
-  74   output: the result could not be written
-  77   denied: a source refuses the login or the reading
-  78   configuration: a source, a profile or a name cannot work
+  0    success
+  64   usage: invalid command line
+  65   invalid: a secret is not acceptable, or a source returned an invalid response
+  66   missing: a required secret is in no source
+  69   unavailable: a source cannot be reached at the moment; retry later
+  74   output: standard output cannot be written
+  77   denied: a source denied the login or the read
+  78   configuration: a source, a profile or a name is invalid
   126  run: the program cannot be executed
-  127  run: there is no such program
-  else run: the program's own; a signal that ends the program ends `run` as well
+  127  run: the program was not found
+  else run: the exit status of the program; if a signal ends the program, it also ends `run`
 
-Of several problems, the first in the order 78, 77, 69, 66, 65 counts.";
+If there are several problems, the status is the first that applies in the order 78, 77, 69, 66, 65.";
 
-/// Why it ends. In the order of [`EXIT_STATUS`]'s last line, so that the greatest counts.
+/// The reason of a failure. The variants are in ascending order of precedence: of several problems, the
+/// greatest reason determines the exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reason {
     Output,
     Invalid,
-    Absent,
+    Missing,
     Unavailable,
     Denied,
     Configuration,
     Usage,
     NotExecutable,
-    NoSuchProgram,
+    ProgramNotFound,
 }
 
 impl Reason {
-    pub(crate) fn of(kind: ErrorKind) -> Self {
+    pub(crate) fn from_kind(kind: ErrorKind) -> Self {
         match kind {
-            ErrorKind::NotFound => Self::Absent,
+            ErrorKind::NotFound => Self::Missing,
             ErrorKind::Denied | ErrorKind::Unauthenticated => Self::Denied,
             ErrorKind::Unavailable | ErrorKind::RateLimited { .. } | ErrorKind::Timeout => {
                 Self::Unavailable
@@ -53,18 +55,18 @@ impl Reason {
         ExitCode::from(match self {
             Self::Usage => 64,
             Self::Invalid => 65,
-            Self::Absent => 66,
+            Self::Missing => 66,
             Self::Unavailable => 69,
             Self::Output => 74,
             Self::Denied => 77,
             Self::Configuration => 78,
             Self::NotExecutable => 126,
-            Self::NoSuchProgram => 127,
+            Self::ProgramNotFound => 127,
         })
     }
 }
 
-/// What went wrong: one problem or several, each one line.
+/// One or more problems that end the command. Each problem is one line of text.
 #[derive(Debug)]
 pub(crate) struct Failure {
     reason: Reason,
@@ -73,19 +75,19 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(reason: Reason, problem: impl Into<String>) -> Self {
-        Self::several(reason, vec![problem.into()])
+        Self::with_problems(reason, vec![problem.into()])
     }
 
-    pub(crate) fn several(reason: Reason, problems: Vec<String>) -> Self {
+    pub(crate) fn with_problems(reason: Reason, problems: Vec<String>) -> Self {
         Self { reason, problems }
     }
 
-    /// `None` when there are no problems.
-    pub(crate) fn of(problems: &[Error]) -> Option<Self> {
-        let reasons = problems.iter().map(|error| Reason::of(error.kind()));
+    /// Returns `None` if `errors` is empty.
+    pub(crate) fn from_errors(errors: &[Error]) -> Option<Self> {
+        let reasons = errors.iter().map(|error| Reason::from_kind(error.kind()));
         Some(Self {
             reason: reasons.max()?,
-            problems: problems.iter().map(Error::to_string).collect(),
+            problems: errors.iter().map(Error::to_string).collect(),
         })
     }
 
@@ -100,6 +102,6 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::new(Reason::of(error.kind()), error.to_string())
+        Self::new(Reason::from_kind(error.kind()), error.to_string())
     }
 }

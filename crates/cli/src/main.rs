@@ -1,67 +1,68 @@
-//! The command of [Secretwell](https://docs.rs/secretwell): runs any program with its secrets, and shows an
-//! operator what a service would see.
+//! The command `secretwell` of [Secretwell](https://docs.rs/secretwell). It runs a program with its secrets
+//! and shows an operator the secrets that a service would read.
 //!
-//! For whoever runs a process in any language whose secrets arrive at run time. A Next.js application, say,
-//! that reads `AUTH_SECRET` when its modules are loaded, has it before its first line runs:
+//! It is for operators of processes in any language that receive their secrets at run time. For example, a
+//! Next.js application might read `AUTH_SECRET` when its modules are loaded. The command sets the variable
+//! before the application starts:
 //!
 //! ```text
 //! secretwell run --from infisical://app.infisical.com/my-project/prod -- npm start
 //! ```
 //!
 //! # Why this shape
-//! Without `--watch` the command is gone when the program runs: it has become the program, so there is
-//! nothing between it and its terminal, its signals and its parent. With `--watch` it stays, as thin as it
-//! can be: it reads what comes anew, and starts the program again or tells it.
+//! Without `--watch` the command replaces itself with the program (`exec`). So no extra process is between
+//! the program and its terminal, its signals and its parent. With `--watch` the command stays as a small
+//! supervisor. It reads changed secrets, and restarts the program or sends it a signal.
 //!
-//! | to | read |
+//! | topic | file |
 //! | --- | --- |
-//! | use it | `docs/cli.md`, or `secretwell --help` |
-//! | see what may be said to it | `args.rs` |
-//! | follow `run` | `run.rs`, then `program.rs`, and for `--watch` `follow.rs` and `supervise.rs` |
-//! | follow the others | `commands/` |
+//! | usage | `docs/cli.md`, or `secretwell --help` |
+//! | options and help texts | `args.rs` |
+//! | `run` | `run.rs`, then `program.rs`; for `--watch` also `watch.rs` and `supervisor.rs` |
+//! | other commands | `commands/` |
 
-// Output is what a command is for.
+// The purpose of a command is its output.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 #[cfg(not(unix))]
-compile_error!("the command needs a Unix: processes, signals and `exec`");
+compile_error!("the secretwell command requires Unix processes, signals and `exec`");
 
 mod args;
 mod commands;
-mod environment;
 mod exit;
-mod follow;
-mod orphans;
-mod place;
+mod fetch;
+mod logging;
 mod profile;
 mod program;
-mod read;
+mod reaper;
 mod run;
-mod say;
 mod signals;
-mod supervise;
+mod sources;
+mod supervisor;
+mod variables;
+mod watch;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Arguments, Command, WithSecrets};
+use args::{Arguments, Command, SecretsCommand};
 use exit::{Failure, Reason};
-use place::Setup;
-use program::Tied;
+use program::Launcher;
+use sources::Sources;
 
 fn main() -> ExitCode {
-    if let Some(tied) = Tied::from_arguments() {
-        let format = tied.format;
-        let failure = tied.become_program();
-        say::start_log(0, format);
-        say::report(&failure, format);
+    if let Some(launcher) = Launcher::from_arguments() {
+        let format = launcher.format;
+        let failure = launcher.exec();
+        logging::init(0, format);
+        logging::report_failure(&failure, format);
         return failure.reason().status();
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and the version are errors to the parser.
+            // clap returns `--help` and `--version` as errors, too.
             let status = match error.use_stderr() {
                 true => Reason::Usage.status(),
                 false => ExitCode::SUCCESS,
@@ -71,43 +72,44 @@ fn main() -> ExitCode {
         }
     };
     let format = arguments.log.log_format;
-    say::start_log(arguments.log.verbose, format);
-    perform(arguments).unwrap_or_else(|failure| {
-        say::report(&failure, format);
+    logging::init(arguments.log.verbose, format);
+    execute(arguments).unwrap_or_else(|failure| {
+        logging::report_failure(&failure, format);
         failure.reason().status()
     })
 }
 
-fn perform(arguments: Arguments) -> Result<ExitCode, Failure> {
+fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments {
-        place,
+        sources,
         log,
         command,
     } = arguments;
     let command = match command {
         Command::Completions { shell } => return completions(shell),
         Command::Man { command } => return manual(command.as_deref()),
-        Command::WithSecrets(command) => command,
+        Command::Secrets(command) => command,
     };
-    let setup = Setup::find(&place)?;
-    // One thread: it is little that there is to do, and what a supervisor starts is tied to it.
+    let sources = Sources::from_args(&sources)?;
+    // The runtime has one thread, because the parent-death signal of Linux refers to the thread that started
+    // the program: that thread must live as long as this process.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| {
         Failure::new(
             Reason::Unavailable,
-            format!("the system does not let it wait for anything: {error}"),
+            format!("the async runtime cannot be started: {error}"),
         )
     })?;
     runtime.block_on(async {
         match command {
-            WithSecrets::Run(run) => run::run(setup, run, &log).await,
-            WithSecrets::Get(get) => commands::get(&setup, &get, &log).await,
-            WithSecrets::List => commands::list(&setup, &log).await,
-            WithSecrets::Check(check) => commands::check(setup, &check, &log).await,
-            WithSecrets::Doctor(doctor) => commands::doctor(&setup, &doctor, &log).await,
-            WithSecrets::Export(export) => commands::export(&setup, &export, &log).await,
+            SecretsCommand::Run(args) => run::run(sources, args, &log).await,
+            SecretsCommand::Get(args) => commands::get(&sources, &args, &log).await,
+            SecretsCommand::List => commands::list(&sources, &log).await,
+            SecretsCommand::Check(args) => commands::check(sources, &args, &log).await,
+            SecretsCommand::Doctor(args) => commands::doctor(&sources, &args, &log).await,
+            SecretsCommand::Export(args) => commands::export(&sources, &args, &log).await,
         }
     })
 }
@@ -115,32 +117,38 @@ fn perform(arguments: Arguments) -> Result<ExitCode, Failure> {
 fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "secretwell", &mut script);
-    commands::write(&script)?;
+    commands::write_stdout(&script)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The manual page of the whole command, or of one of its commands.
+/// Prints the manual page of `secretwell`, or of the command `name`.
 fn manual(name: Option<&str>) -> Result<ExitCode, Failure> {
-    let mut whole = Arguments::command();
-    whole.build();
+    let mut root = Arguments::command();
+    root.build();
     let page = match name {
-        None => whole,
+        None => root,
         Some(name) => {
-            let found = whole.find_subcommand(name).cloned();
-            let found = found.ok_or_else(|| {
+            let command = root.find_subcommand(name).cloned();
+            let command = command.ok_or_else(|| {
                 Failure::new(
                     Reason::Usage,
-                    "there is no such command; see `secretwell --help`",
+                    format!(
+                        "unknown command `{}`; see `secretwell --help`",
+                        name.escape_debug()
+                    ),
                 )
             })?;
-            // Names are static to the parser, and this process shows one page.
+            // clap requires static names. The leak is harmless, because this process prints one page only.
             let title: &'static str = format!("secretwell-{name}").leak();
-            found.name(title)
+            command.name(title)
         }
     };
     let mut text = Vec::new();
-    // Writing to memory does not fail.
+    // A write to memory cannot fail.
     let _ = clap_mangen::Man::new(page).render(&mut text);
-    commands::write(&text)?;
+    // clap_mangen has a fixed title for the section of additional text.
+    let text = String::from_utf8_lossy(&text);
+    let text = text.replace(".SH EXTRA\nExit status:\n", ".SH \"EXIT STATUS\"\n");
+    commands::write_stdout(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! The configuration file `secretwell.toml`: named profiles of sources, keys and names.
+//! The configuration file `secretwell.toml`, which contains named profiles.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,20 +12,20 @@ use toml::Spanned;
 
 use crate::exit::{Failure, Reason};
 
-/// What a profile says.
+/// A profile of the configuration file: sources, required keys and variable names.
 #[derive(Debug, Default)]
 pub(crate) struct Profile {
-    /// Sources as URLs, the first asked first.
+    /// The URLs of the sources. A key that one source lacks is read from the next source.
     pub(crate) from: Vec<String>,
-    /// Keys that must be there.
+    /// Keys that must exist, in addition to all keys that the sources list.
     pub(crate) require: Vec<SecretKey>,
-    /// The only keys that count, all of which must be there.
+    /// If not empty, only these keys are read, and all of them must exist.
     pub(crate) only: Vec<SecretKey>,
-    /// Keys of secrets that something is signed with.
+    /// Keys whose secrets are used for signing or encryption.
     pub(crate) signing: Vec<SecretKey>,
-    /// Names of variables.
+    /// The variable names of single keys.
     pub(crate) map: Vec<(SecretKey, String)>,
-    /// What the other names begin with.
+    /// The prefix of all variable names that `map` does not set.
     pub(crate) prefix: Option<String>,
 }
 
@@ -33,13 +33,13 @@ pub(crate) struct Profile {
 #[serde(deny_unknown_fields)]
 struct Document {
     #[serde(default)]
-    profile: BTreeMap<String, Written>,
+    profile: BTreeMap<String, RawProfile>,
 }
 
-/// A profile as it is written, with the place of each part.
+/// A profile before validation, with the position of each value.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Written {
+struct RawProfile {
     from: Vec<Spanned<String>>,
     require: Vec<Spanned<String>>,
     only: Vec<Spanned<String>>,
@@ -52,56 +52,61 @@ impl Profile {
     /// Reads the profile `name` of the file at `path`.
     pub(crate) fn read(path: &Path, name: &str) -> Result<Self, Failure> {
         let text = fs::read_to_string(path).map_err(|error| {
-            let what = match error.kind() {
-                ErrorKind::NotFound => "there is no such file; name another by --config".into(),
-                kind => format!("it cannot be read as text: {kind}"),
+            let message = match error.kind() {
+                ErrorKind::NotFound => {
+                    "the configuration file does not exist; set its path with --config".into()
+                }
+                kind => format!("the configuration file cannot be read: {kind}"),
             };
-            Failure::new(Reason::Configuration, format!("{}: {what}", path.display()))
+            Failure::new(
+                Reason::Configuration,
+                format!("{}: {message}", path.display()),
+            )
         })?;
-        Self::parse(&text, name).map_err(|flaws| flaws.into_failure(path))
+        Self::parse(&text, name).map_err(|errors| errors.into_failure(path))
     }
 
-    fn parse(text: &str, name: &str) -> Result<Self, Flaws> {
-        let mut flaws = Flaws(Vec::new());
+    fn parse(text: &str, name: &str) -> Result<Self, FileErrors> {
+        let mut errors = FileErrors(Vec::new());
         let document: Document = toml::from_str(text).map_err(|error| {
-            let line = error.span().map(|span| line(text, &span));
-            Flaws(vec![(line, unquoted(error.message()))])
+            let line = error.span().map(|span| line_number(text, &span));
+            FileErrors(vec![(line, without_quoted_text(error.message()))])
         })?;
-        let Some(written) = document.profile.get(name) else {
+        let Some(raw) = document.profile.get(name) else {
             let known: Vec<_> = document.profile.keys().map(String::as_str).collect();
             let known = match known[..] {
-                [] => "it has none".into(),
-                _ => format!("it has {}", known.join(", ")),
+                [] => "the file has no profiles".into(),
+                _ => format!("available profiles: {}", known.join(", ")),
             };
-            let flaw =
-                format!("there is no profile `{name}`; {known}; write one as [profile.{name}]");
-            return Err(Flaws(vec![(None, flaw)]));
+            let message =
+                format!("profile `{name}` does not exist; {known}; add a table [profile.{name}]");
+            return Err(FileErrors(vec![(None, message)]));
         };
 
-        let mut keys = |written: &[Spanned<String>]| {
-            let keys = written.iter().filter_map(|key| flaws.key(text, key));
+        let mut parse_keys = |raw: &[Spanned<String>]| {
+            let keys = raw.iter().filter_map(|key| errors.parse_key(text, key));
             keys.collect::<Vec<_>>()
         };
         let (require, only, signing) = (
-            keys(&written.require),
-            keys(&written.only),
-            keys(&written.signing),
+            parse_keys(&raw.require),
+            parse_keys(&raw.only),
+            parse_keys(&raw.signing),
         );
         let mut map = Vec::new();
-        for (key, variable) in &written.map {
+        for (key, variable) in &raw.map {
             let key = Spanned::new(variable.span(), key.clone());
-            let key = flaws.key(text, &key);
+            let key = errors.parse_key(text, &key);
             map.extend(key.map(|key| (key, variable.as_ref().clone())));
         }
         let mut from = Vec::new();
-        for url in &written.from {
+        for url in &raw.from {
             match secretwell::from_url(url.as_ref()) {
                 Ok(_) => from.push(url.as_ref().clone()),
-                Err(error) => flaws.push(text, &url.span(), error.to_string()),
+                Err(error) => errors.push(text, &url.span(), error.to_string()),
             }
         }
-        if !flaws.0.is_empty() {
-            return Err(flaws);
+        if !errors.0.is_empty() {
+            return Err(errors);
         }
         Ok(Self {
             from,
@@ -109,38 +114,40 @@ impl Profile {
             only,
             signing,
             map,
-            prefix: written.prefix.clone(),
+            prefix: raw.prefix.clone(),
         })
     }
 }
 
-/// What is wrong with a file, and in which line.
+/// The errors in a configuration file, with their line numbers if known.
 #[derive(Debug)]
-struct Flaws(Vec<(Option<usize>, String)>);
+struct FileErrors(Vec<(Option<usize>, String)>);
 
-impl Flaws {
-    fn push(&mut self, text: &str, place: &Range<usize>, flaw: String) {
-        self.0.push((Some(line(text, place)), flaw));
+impl FileErrors {
+    fn push(&mut self, text: &str, span: &Range<usize>, message: String) {
+        self.0.push((Some(line_number(text, span)), message));
     }
 
-    fn key(&mut self, text: &str, written: &Spanned<String>) -> Option<SecretKey> {
-        SecretKey::parse(written.as_ref())
-            .map_err(|error| self.push(text, &written.span(), error.to_string()))
+    /// Parses a key. On failure, records the error and returns `None`.
+    fn parse_key(&mut self, text: &str, raw: &Spanned<String>) -> Option<SecretKey> {
+        SecretKey::parse(raw.as_ref())
+            .map_err(|error| self.push(text, &raw.span(), error.to_string()))
             .ok()
     }
 
     fn into_failure(self, path: &Path) -> Failure {
         let path = path.display();
-        let problems = self.0.into_iter().map(|(line, flaw)| match line {
-            Some(line) => format!("{path}:{line}: {flaw}"),
-            None => format!("{path}: {flaw}"),
+        let problems = self.0.into_iter().map(|(line, message)| match line {
+            Some(line) => format!("{path}:{line}: {message}"),
+            None => format!("{path}: {message}"),
         });
-        Failure::several(Reason::Configuration, problems.collect())
+        Failure::with_problems(Reason::Configuration, problems.collect())
     }
 }
 
-/// A parser's message on one line, without the text that it quotes: that may be a URL with a password.
-fn unquoted(message: &str) -> String {
+/// Returns the message of the parser on one line, without the text that it quotes from the file. That text
+/// might be a URL with a password.
+fn without_quoted_text(message: &str) -> String {
     let message = message.replace('\n', " ");
     match (message.find('"'), message.rfind('"')) {
         (Some(start), Some(end)) if start < end => {
@@ -150,9 +157,9 @@ fn unquoted(message: &str) -> String {
     }
 }
 
-/// The line that a place is in, from 1 on.
-fn line(text: &str, place: &Range<usize>) -> usize {
-    let before = text.as_bytes().iter().take(place.start);
+/// Returns the line number of the start of `span`. The first line is 1.
+fn line_number(text: &str, span: &Range<usize>) -> usize {
+    let before = text.as_bytes().iter().take(span.start);
     1 + before.filter(|byte| **byte == b'\n').count()
 }
 
@@ -160,12 +167,12 @@ fn line(text: &str, place: &Range<usize>) -> usize {
 mod tests {
     use super::*;
 
-    fn flaws(text: &str) -> Vec<(Option<usize>, String)> {
+    fn parse_errors(text: &str) -> Vec<(Option<usize>, String)> {
         Profile::parse(text, "production").unwrap_err().0
     }
 
     #[test]
-    fn a_profile_says_what_it_says() {
+    fn all_settings_of_a_profile_are_parsed() {
         let profile = Profile::parse(
             r#"
             [profile.production]
@@ -188,19 +195,19 @@ mod tests {
     }
 
     #[test]
-    fn flaws_are_all_told_with_their_lines() {
-        let flaws = flaws(
+    fn all_invalid_values_are_reported_with_line_numbers() {
+        let errors = parse_errors(
             "[profile.production]\nfrom = [\n  \"env://\",\n  \"ftp://user:c4n4ry@host\",\n]\n\
              require = [\"a//b\"]\nmap = { \"..\" = \"X\" }\n",
         );
-        let lines: Vec<_> = flaws.iter().filter_map(|(line, _)| *line).collect();
+        let lines: Vec<_> = errors.iter().filter_map(|(line, _)| *line).collect();
         assert_eq!(lines, [6, 7, 4]);
-        assert!(!format!("{flaws:?}").contains("c4n4ry"));
+        assert!(!format!("{errors:?}").contains("c4n4ry"));
     }
 
     #[test]
-    fn what_is_no_profile_is_told() {
-        for (text, place, told) in [
+    fn invalid_files_and_missing_profiles_are_reported() {
+        for (text, line, message) in [
             ("[profile.production]\nform = []", Some(2), "unknown field"),
             ("x = 1", Some(1), "unknown field"),
             ("[profile.production", Some(1), "unclosed table"),
@@ -209,12 +216,12 @@ mod tests {
                 Some(2),
                 "string …, expected a sequence",
             ),
-            ("[profile.staging]", None, "it has staging"),
-            ("", None, "it has none"),
+            ("[profile.staging]", None, "available profiles: staging"),
+            ("", None, "the file has no profiles"),
         ] {
-            let flaws = flaws(text);
-            assert_eq!(flaws[0].0, place, "{flaws:?}");
-            assert!(flaws[0].1.contains(told), "{flaws:?}");
+            let errors = parse_errors(text);
+            assert_eq!(errors[0].0, line, "{errors:?}");
+            assert!(errors[0].1.contains(message), "{errors:?}");
         }
     }
 }

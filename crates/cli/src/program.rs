@@ -1,4 +1,4 @@
-//! The program that is run: how it is started, and how it is become.
+//! The program that `run` executes: how it is started, and how this process is replaced by it.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -11,25 +11,27 @@ use std::process::Command;
 use rustix::process;
 
 use crate::args::LogFormat;
-use crate::environment::Variable;
 use crate::exit::{Failure, Reason};
+use crate::variables::Variable;
 
-/// The first word of a command line that is for [`Tied`].
-const TIED: &str = "--tied-to-supervisor";
+/// The first argument of a process that runs the [`Launcher`].
+const LAUNCHER_FLAG: &str = "--tied-to-supervisor";
 
-/// A program, its arguments, and whether it gets other variables than its secrets.
+/// A program with its arguments and its kind of environment.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
-    pub(crate) words: Vec<OsString>,
+    /// The name of the program, followed by its arguments.
+    pub(crate) argv: Vec<OsString>,
+    /// Whether the environment of the program contains only the secrets.
     pub(crate) pristine: bool,
 }
 
 impl Program {
-    /// The program as it is to be started.
+    /// Returns a command that starts the program with `variables`.
     pub(crate) fn command(&self, variables: &[Variable]) -> Command {
-        let mut words = self.found_words().into_iter();
-        let mut command = Command::new(words.next().unwrap_or_default());
-        command.args(words);
+        let mut argv = self.resolved_argv().into_iter();
+        let mut command = Command::new(argv.next().unwrap_or_default());
+        command.args(argv);
         if self.pristine {
             command.env_clear();
         }
@@ -39,55 +41,57 @@ impl Program {
         command
     }
 
-    /// As it was asked for.
+    /// Returns the name of the program as given on the command line.
     pub(crate) fn name(&self) -> &OsStr {
-        self.words
+        self.argv
             .first()
             .map_or(OsStr::new(""), OsString::as_os_str)
     }
 
-    /// The program and its arguments, so that it is found even where it is given no PATH.
-    fn found_words(&self) -> Vec<OsString> {
-        let mut words = self.words.clone();
-        if let Some(name) = words.first_mut().filter(|_| self.pristine)
-            && let Some(file) = find(name)
+    /// Returns the program and its arguments. The program is resolved to a path if its own environment
+    /// has no PATH.
+    fn resolved_argv(&self) -> Vec<OsString> {
+        let mut argv = self.argv.clone();
+        if let Some(name) = argv.first_mut().filter(|_| self.pristine)
+            && let Some(file) = find_in_path(name)
         {
             *name = file.into();
         }
-        words
+        argv
     }
 
-    /// The program by way of [`Tied`], so that it dies with this process.
+    /// Returns the program as started by the [`Launcher`], so that it dies with this process.
     #[cfg(target_os = "linux")]
-    pub(crate) fn tied(&self, format: LogFormat) -> Self {
+    pub(crate) fn via_launcher(&self, format: LogFormat) -> Self {
         let format = match format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
         };
         let supervisor = process::getpid().as_raw_nonzero().to_string();
-        // This very file, even when a newer one has taken its name.
-        let words = ["/proc/self/exe", TIED, format, &supervisor];
-        let words = words.into_iter().map(OsString::from);
+        // This path refers to the running executable, even if the file on disk was replaced.
+        let launcher = ["/proc/self/exe", LAUNCHER_FLAG, format, &supervisor];
+        let launcher = launcher.into_iter().map(OsString::from);
         Self {
-            words: words.chain(self.found_words()).collect(),
+            argv: launcher.chain(self.resolved_argv()).collect(),
             pristine: self.pristine,
         }
     }
 
+    /// Returns the program unchanged, because only Linux has a parent-death signal.
     #[cfg(not(target_os = "linux"))]
-    pub(crate) fn tied(&self, _: LogFormat) -> Self {
+    pub(crate) fn via_launcher(&self, _: LogFormat) -> Self {
         self.clone()
     }
 }
 
-/// The file that a program's name stands for, by our own PATH.
-fn find(name: &OsStr) -> Option<PathBuf> {
+/// Finds an executable in the PATH of this process. Returns `None` if `name` contains a directory.
+fn find_in_path(name: &OsStr) -> Option<PathBuf> {
     if Path::new(name).components().count() > 1 {
         return None;
     }
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
-        .map(|folder| folder.join(name))
+        .map(|directory| directory.join(name))
         .find(|file| is_executable(file))
 }
 
@@ -96,71 +100,79 @@ fn is_executable(file: &Path) -> bool {
     metadata.is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// Takes the place of this process. Returns only when it cannot.
-pub(crate) fn become_program(mut command: Command) -> Failure {
+/// Replaces this process with the program. Returns only on failure.
+pub(crate) fn exec(mut command: Command) -> Failure {
     let error = command.exec();
-    cannot_start(command.get_program(), &error)
+    start_failure(command.get_program(), &error)
 }
 
-pub(crate) fn cannot_start(program: &OsStr, error: &std::io::Error) -> Failure {
+/// Describes why the program was not started.
+pub(crate) fn start_failure(program: &OsStr, error: &std::io::Error) -> Failure {
     let program = program.display();
     match error.kind() {
         ErrorKind::NotFound => Failure::new(
-            Reason::NoSuchProgram,
-            format!("`{program}` is no program: there is no such file, neither here nor in PATH"),
+            Reason::ProgramNotFound,
+            format!("program `{program}` was not found; check its path and the variable PATH"),
         ),
         ErrorKind::ArgumentListTooLong => Failure::new(
             Reason::NotExecutable,
             format!(
-                "`{program}` cannot be given so large an environment; name the keys that it needs by --only"
+                "the environment of `{program}` is too large; select the keys that it needs with --only"
             ),
         ),
         kind => Failure::new(
             Reason::NotExecutable,
-            format!("`{program}` cannot be executed: {kind}"),
+            format!("program `{program}` cannot be executed: {kind}"),
         ),
     }
 }
 
-/// What a supervisor starts: it ties its life to the supervisor's and becomes the program.
-pub(crate) struct Tied {
+/// The intermediate process that a supervisor starts. It sets its parent-death signal and then replaces
+/// itself with the program.
+pub(crate) struct Launcher {
     pub(crate) format: LogFormat,
+    /// The process ID of the supervisor.
     supervisor: Option<i32>,
     program: Program,
 }
 
-impl Tied {
-    /// What this process was started for, unless it is for whoever types commands.
+impl Launcher {
+    /// Parses the arguments of this process. Returns `None` if it was not started by a supervisor.
     pub(crate) fn from_arguments() -> Option<Self> {
-        let mut words = env::args_os().skip(1);
-        if words.next()? != TIED {
+        let mut arguments = env::args_os().skip(1);
+        if arguments.next()? != LAUNCHER_FLAG {
             return None;
         }
-        let format = match words.next()?.to_str()? {
+        let format = match arguments.next()?.to_str()? {
             "json" => LogFormat::Json,
             _ => LogFormat::Text,
         };
         Some(Self {
             format,
-            supervisor: words.next()?.to_str()?.parse().ok(),
+            supervisor: arguments.next()?.to_str()?.parse().ok(),
             program: Program {
-                words: words.collect(),
+                argv: arguments.collect(),
                 pristine: false,
             },
         })
     }
 
-    /// Becomes the program. When the supervisor dies from now on, be it of `kill -9`, the system kills the
-    /// program.
-    pub(crate) fn become_program(self) -> Failure {
+    /// Sets the parent-death signal and replaces this process with the program. Returns only on failure.
+    ///
+    /// From then on, the kernel kills the program if the supervisor dies, even by `kill -9`.
+    pub(crate) fn exec(self) -> Failure {
         #[cfg(target_os = "linux")]
         {
-            // An error means that this kernel cannot do it; then the program lives on, as elsewhere.
+            // An error means that the kernel does not support the signal. The program then outlives its
+            // supervisor, as on other systems.
             let _ = process::set_parent_process_death_signal(Some(process::Signal::KILL));
         }
         if process::getppid().map(|pid| pid.as_raw_nonzero().get()) != self.supervisor {
-            return Failure::new(Reason::NotExecutable, "the supervisor is gone");
+            return Failure::new(
+                Reason::NotExecutable,
+                "the supervisor exited before the program was started",
+            );
         }
-        become_program(self.program.command(&[]))
+        exec(self.program.command(&[]))
     }
 }

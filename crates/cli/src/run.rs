@@ -4,51 +4,56 @@ use std::process::ExitCode;
 
 use secretwell::Resolver;
 
-use crate::args::{Log, Run};
+use crate::args::{LogArgs, RunArgs};
 use crate::exit::Failure;
-use crate::follow::follow;
-use crate::place::Setup;
-use crate::program::{Program, become_program};
-use crate::read::{Found, read};
-use crate::say::with_progress;
-use crate::signals::end_when_told;
-use crate::supervise::Supervisor;
+use crate::fetch::{FetchedSecret, fetch};
+use crate::logging::with_progress;
+use crate::program::{Program, exec};
+use crate::signals::exit_on_signal_as_init;
+use crate::sources::Sources;
+use crate::supervisor::Supervisor;
+use crate::watch::watch_variables;
 
-/// Reads the secrets, and then becomes the program or looks after it.
-pub(crate) async fn run(setup: Setup, run: Run, log: &Log) -> Result<ExitCode, Failure> {
-    let wanted = setup.wanted(&run.selection);
-    let naming = setup.naming(&run.selection);
-    let what = || format!("reading the secrets from {}", setup.provider.origin());
-    let waiting = end_when_told();
-    let secrets = with_progress(log, what, read(&setup.provider, &wanted, run.wait)).await?;
-    drop(waiting);
+/// Fetches the secrets. Then replaces this process with the program, or with `--watch` supervises it.
+pub(crate) async fn run(
+    sources: Sources,
+    args: RunArgs,
+    log: &LogArgs,
+) -> Result<ExitCode, Failure> {
+    let selection = sources.key_selection(&args.selection);
+    let naming = sources.naming(&args.selection);
+    let message = || format!("reading secrets from {}", sources.provider.origin());
+    let signal_guard = exit_on_signal_as_init();
+    let fetch = fetch(&sources.provider, &selection, args.wait);
+    let secrets = with_progress(log, message, fetch).await?;
+    drop(signal_guard);
     let variables = naming.variables(&secrets)?;
-    for Found { key, secret } in &secrets {
-        let origin = secret.origin.as_ref().unwrap_or(setup.provider.origin());
+    for FetchedSecret { key, secret } in &secrets {
+        let origin = secret.origin.as_ref().unwrap_or(sources.provider.origin());
         let version = secret.version.as_ref().map(tracing::field::display);
         tracing::info!(target: "secretwell::command", event = "secret_read", %key, version, %origin, "secret read");
     }
     let program = Program {
-        words: run.program,
-        pristine: run.pristine,
+        argv: args.program,
+        pristine: args.pristine,
     };
-    match run.watch {
-        None => Err(become_program(program.command(&variables))),
+    match args.watch {
+        None => Err(exec(program.command(&variables))),
         Some(on_change) => {
-            let mut resolver = Resolver::builder(setup.provider);
-            if let Some(ttl) = run.ttl {
+            let mut resolver = Resolver::builder(sources.provider);
+            if let Some(ttl) = args.ttl {
                 resolver = resolver.ttl(ttl);
             }
-            let known = variables.clone();
-            let news = follow(resolver.build(), wanted, naming, secrets, known);
+            let current = variables.clone();
+            let changes = watch_variables(resolver.build(), selection, naming, secrets, current);
             let supervisor = Supervisor {
                 program,
                 format: log.log_format,
                 on_change,
-                stop_signal: run.stop_signal,
-                stop_timeout: run.stop_timeout,
+                stop_signal: args.stop_signal,
+                stop_timeout: args.stop_timeout,
             };
-            supervisor.run(variables, news).await
+            supervisor.run(variables, changes).await
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The signals that a supervisor gets.
+//! Signals: their names, and the signals that a supervisor receives.
 
 use std::io;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ use signal_hook::low_level::unregister;
 use signal_hook::{SigId, flag};
 use tokio::sync::mpsc;
 
-/// A signal, written like `HUP` or `SIGHUP`.
+/// A signal, parsed from a name such as `HUP` or `SIGHUP`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Signal(pub(crate) process::Signal);
 
@@ -35,73 +35,77 @@ impl FromStr for Signal {
     fn from_str(text: &str) -> Result<Self, String> {
         let name = text.to_ascii_uppercase();
         let name = name.strip_prefix("SIG").unwrap_or(&name);
-        let known = NAMES.iter().find(|(known, _)| *known == name);
-        known.map(|(_, signal)| Self(*signal)).ok_or_else(|| {
+        let entry = NAMES.iter().find(|(known, _)| *known == name);
+        entry.map(|(_, signal)| Self(*signal)).ok_or_else(|| {
             let names: Vec<_> = NAMES.iter().map(|(name, _)| *name).collect();
-            format!("there are {}", names.join(", "))
+            format!("unknown signal, expected one of {}", names.join(", "))
         })
     }
 }
 
-/// What a supervisor is told.
+/// What a received signal means for a supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
-    /// Something has become of a child.
-    Child,
-    /// This is meant for the program.
-    ForProgram(process::Signal),
-    /// Somebody at the terminal interrupts, and the program was told so as well.
-    Terminal,
+pub(crate) enum SignalEvent {
+    /// A child changed its state.
+    ChildChanged,
+    /// The signal must be forwarded to the program.
+    Forward(process::Signal),
+    /// The user interrupted at the terminal. The terminal has sent the same signal to the program.
+    TerminalInterrupt,
 }
 
-/// Everything that this process is told from now on, but for what only a debugger or the system may say, and
-/// for what whoever started it has had it ignore, as `nohup` does: the program ignores that, too.
-pub(crate) fn listen() -> io::Result<mpsc::UnboundedReceiver<Told>> {
-    let ignored = ignored();
-    let heard = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
-    let heard = heard
+/// Handles the signals of this process from now on, and returns them as events.
+///
+/// Signals that this process ignores, as under `nohup`, are not handled: the program inherits that it
+/// ignores them. Signals for debuggers and of the kernel keep their default action.
+///
+/// # Errors
+/// Fails if the signal handlers or the thread cannot be created.
+pub(crate) fn listen() -> io::Result<mpsc::UnboundedReceiver<SignalEvent>> {
+    let ignored = ignored_signals();
+    let handled = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
+    let handled = handled
         .into_iter()
         .filter(|signal| ignored & (1 << (signal - 1)) == 0);
-    let mut signals = SignalsInfo::<WithOrigin>::new(heard.chain([SIGCHLD]))?;
-    let (tell, told) = mpsc::unbounded_channel();
+    let mut signals = SignalsInfo::<WithOrigin>::new(handled.chain([SIGCHLD]))?;
+    let (sender, receiver) = mpsc::unbounded_channel();
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            for signal in signals.forever().filter_map(|origin| meaning(&origin)) {
-                if tell.send(signal).is_err() {
+            for event in signals.forever().filter_map(|origin| classify(&origin)) {
+                if sender.send(event).is_err() {
                     return;
                 }
             }
         })?;
-    Ok(told)
+    Ok(receiver)
 }
 
-/// The signals that this process ignores, one bit each, as far as the system tells.
-fn ignored() -> u64 {
+/// Returns the signals that this process ignores as a bit mask. Returns 0 on systems without
+/// `/proc/self/status`.
+fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or_default()
 }
 
-/// Ends this process when it is told to while it is the first of a container, which by itself heeds no signal,
-/// for as long as the returned guard lives.
-pub(crate) fn end_when_told() -> EndWhenTold {
-    let is_first = process::getpid() == process::Pid::INIT;
-    let signals = if is_first {
-        &[SIGTERM, SIGINT][..]
-    } else {
-        &[]
-    };
+/// Makes this process exit on TERM and INT if its process ID is 1, until the returned guard is dropped.
+///
+/// The kernel discards these signals for the first process of a container unless it handles them. Other
+/// processes exit by default, so nothing is changed for them.
+pub(crate) fn exit_on_signal_as_init() -> InitSignalGuard {
+    let is_init = process::getpid() == process::Pid::INIT;
+    let signals = if is_init { &[SIGTERM, SIGINT][..] } else { &[] };
     let always = Arc::new(AtomicBool::new(true));
     let register =
         |signal| flag::register_conditional_shutdown(signal, 128 + signal, always.clone()).ok();
-    EndWhenTold(signals.iter().copied().filter_map(register).collect())
+    InitSignalGuard(signals.iter().copied().filter_map(register).collect())
 }
 
-pub(crate) struct EndWhenTold(Vec<SigId>);
+pub(crate) struct InitSignalGuard(Vec<SigId>);
 
-impl Drop for EndWhenTold {
+impl Drop for InitSignalGuard {
     fn drop(&mut self) {
         for id in self.0.drain(..) {
             unregister(id);
@@ -109,15 +113,15 @@ impl Drop for EndWhenTold {
     }
 }
 
-/// What a signal says. What a terminal sends, it has sent to the program as well: they share a process
-/// group, as a shell's pipeline does.
-fn meaning(origin: &Origin) -> Option<Told> {
+/// Classifies a signal. Signals of the terminal have already reached the program, because both processes are
+/// in the same process group. So they are not forwarded.
+fn classify(origin: &Origin) -> Option<SignalEvent> {
     let from_terminal = matches!(origin.cause, Cause::Kernel);
     match origin.signal {
-        SIGCHLD => Some(Told::Child),
-        SIGINT | SIGQUIT if from_terminal => Some(Told::Terminal),
+        SIGCHLD => Some(SignalEvent::ChildChanged),
+        SIGINT | SIGQUIT if from_terminal => Some(SignalEvent::TerminalInterrupt),
         SIGWINCH if from_terminal => None,
-        signal => process::Signal::from_named_raw(signal).map(Told::ForProgram),
+        signal => process::Signal::from_named_raw(signal).map(SignalEvent::Forward),
     }
 }
 
@@ -126,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_are_known_by_name() {
+    fn signals_are_parsed_by_name() {
         for text in ["HUP", "hup", "SIGHUP"] {
             assert_eq!(text.parse(), Ok(Signal(process::Signal::HUP)));
         }

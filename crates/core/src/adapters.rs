@@ -1,4 +1,4 @@
-//! Providers around a provider: prefix, rename, deadline.
+//! Adapters: providers that add a prefix, other key names or a deadline to a provider.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,23 +10,24 @@ use crate::{
     Chain, Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, Version,
 };
 
-/// Comfort on top of [`SecretProvider`]; every provider has it.
+/// Adapter methods for every [`SecretProvider`].
 pub trait SecretProviderExt: SecretProvider + Sized {
-    /// Asks `next` for what is absent here. See [`Chain`].
+    /// Returns a chain that reads `next` for keys that are absent in this provider. See [`Chain`].
     fn or_else(self, next: impl SecretProvider) -> Chain {
         Chain::new(self).or_else(next)
     }
 
-    /// Asks `next` for what is absent here and for what this provider failed to read.
-    /// See [`Chain::or_else_on_failure`] for what that costs.
+    /// Returns a chain that reads `next` for keys that are absent in this provider or that it failed to
+    /// read. See [`Chain::or_else_on_failure`] for the risk.
     fn or_else_on_failure(self, next: impl SecretProvider) -> Chain {
         Chain::new(self).or_else_on_failure(next)
     }
 
-    /// Reads every key below `prefix`: with `app`, the key `PORT` is read as `app/PORT`.
+    /// Returns a provider that reads every key below `prefix`. With the prefix `app`, the key `PORT`
+    /// is read as `app/PORT`.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidKey`] when `prefix` is none.
+    /// Returns [`ErrorKind::InvalidKey`] if `prefix` is not a valid prefix.
     fn prefixed(self, prefix: &str) -> Result<Mapped<Self>, Error> {
         Ok(Mapped {
             provider: self,
@@ -34,12 +35,12 @@ pub trait SecretProviderExt: SecretProvider + Sized {
         })
     }
 
-    /// Reads keys under other names: with `("AUTH_SECRET", "session/KEY")`, the key `AUTH_SECRET`
-    /// is read as `session/KEY`. Keys that are not named stay as they are.
+    /// Returns a provider that reads keys under other names. With `("AUTH_SECRET", "session/KEY")`, the
+    /// key `AUTH_SECRET` is read as `session/KEY`. All other keys are unchanged.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidKey`] when a name is no key, [`ErrorKind::InvalidConfig`] when one is
-    /// renamed twice.
+    /// Returns [`ErrorKind::InvalidKey`] if a name is not a valid key. Returns
+    /// [`ErrorKind::InvalidConfig`] if a key is renamed twice.
     fn renamed<'a>(
         self,
         names: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -51,7 +52,11 @@ pub trait SecretProviderExt: SecretProvider + Sized {
                 .insert(outer.clone(), SecretKey::parse(inner)?)
                 .is_some()
             {
-                return Err(Error::new(ErrorKind::InvalidConfig, "renamed twice").with_key(&outer));
+                return Err(
+                    Error::new(ErrorKind::InvalidConfig, "the key is renamed twice")
+                        .with_key(&outer)
+                        .with_hint("remove one of the two names"),
+                );
             }
         }
         Ok(Mapped {
@@ -60,7 +65,7 @@ pub trait SecretProviderExt: SecretProvider + Sized {
         })
     }
 
-    /// Gives every call at most `deadline`; what takes longer is [`ErrorKind::Timeout`].
+    /// Returns a provider whose calls fail with [`ErrorKind::Timeout`] after `deadline`.
     fn with_deadline(self, deadline: Duration) -> WithDeadline<Self> {
         WithDeadline {
             provider: self,
@@ -71,30 +76,33 @@ pub trait SecretProviderExt: SecretProvider + Sized {
 
 impl<P: SecretProvider> SecretProviderExt for P {}
 
-/// A provider whose keys are read under other names. Made by [`SecretProviderExt::prefixed`] and
-/// [`SecretProviderExt::renamed`]. Errors name the key that the caller asked for.
+/// A provider that reads its keys under other names.
+///
+/// Created by [`SecretProviderExt::prefixed`] and [`SecretProviderExt::renamed`]. Errors contain the key
+/// that the caller requested.
 #[derive(Debug)]
 pub struct Mapped<P> {
     provider: P,
     mapping: Mapping,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Mapping {
     Prefix(KeyPrefix),
     Names(BTreeMap<SecretKey, SecretKey>),
 }
 
 impl Mapping {
-    fn inward(&self, key: &SecretKey) -> Result<SecretKey, Error> {
+    /// Returns the key under which the inner provider has `key`.
+    fn inner_key(&self, key: &SecretKey) -> Result<SecretKey, Error> {
         match self {
             Self::Prefix(prefix) => key.with_prefix(prefix),
             Self::Names(names) => Ok(names.get(key).unwrap_or(key).clone()),
         }
     }
 
-    /// Every outer key that is read as `inner`.
-    fn outward(&self, inner: &SecretKey) -> Vec<SecretKey> {
+    /// Returns every outer key that is read as `inner`.
+    fn outer_keys(&self, inner: &SecretKey) -> Vec<SecretKey> {
         match self {
             Self::Prefix(prefix) => inner.strip_prefix(prefix).into_iter().collect(),
             Self::Names(names) => {
@@ -102,8 +110,8 @@ impl Mapping {
                     .iter()
                     .filter(|(_, to)| *to == inner)
                     .map(|(from, _)| from.clone());
-                let itself = (!names.contains_key(inner)).then(|| inner.clone());
-                renamed.chain(itself).collect()
+                let unchanged = (!names.contains_key(inner)).then(|| inner.clone());
+                renamed.chain(unchanged).collect()
             }
         }
     }
@@ -121,29 +129,29 @@ impl<P: SecretProvider> SecretProvider for Mapped<P> {
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
         self.provider
-            .get(&self.mapping.inward(key)?)
+            .get(&self.mapping.inner_key(key)?)
             .await
             .map_err(|error| error.with_key(key))
     }
 
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
-        let inner: Vec<_> = keys.iter().map(|key| self.mapping.inward(key)).collect();
+        let inner: Vec<_> = keys.iter().map(|key| self.mapping.inner_key(key)).collect();
         let batch: Vec<SecretKey> = inner.iter().flatten().cloned().collect();
-        let mut answers = self.provider.get_many(&batch).await.into_iter();
-        let outcomes = inner.into_iter().map(|key| match key {
-            Ok(_) => answers
+        let mut batch_results = self.provider.get_many(&batch).await.into_iter();
+        let results = inner.into_iter().map(|key| match key {
+            Ok(_) => batch_results
                 .next()
                 .unwrap_or_else(|| Err(Error::wrong_result_count().with_origin(self.origin()))),
             Err(invalid) => Err(invalid),
         });
         keys.iter()
-            .zip(outcomes)
-            .map(|(key, outcome)| outcome.map_err(|e| e.with_key(key)))
+            .zip(results)
+            .map(|(key, result)| result.map_err(|error| error.with_key(key)))
             .collect()
     }
 
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
-        let inner = self.mapping.inward(key)?;
+        let inner = self.mapping.inner_key(key)?;
         self.provider
             .get_version(&inner, version)
             .await
@@ -156,13 +164,13 @@ impl<P: SecretProvider> SecretProvider for Mapped<P> {
                 "" => base.clone(),
                 segments => base.join(segments)?,
             },
-            // A renamed key may come from anywhere.
+            // The inner key of a renamed key can have any prefix.
             Mapping::Names(_) => KeyPrefix::root(),
         };
         let listed = self.provider.list(&inner).await?;
         let mut keys: Vec<SecretKey> = listed
             .iter()
-            .flat_map(|key| self.mapping.outward(key))
+            .flat_map(|key| self.mapping.outer_keys(key))
             .filter(|key| prefix.contains(key))
             .collect();
         keys.sort();
@@ -177,18 +185,20 @@ impl<P: SecretProvider> SecretProvider for Mapped<P> {
             return Some(stream);
         }
         let (sender, mapped) = ChangeStream::channel();
-        let mapping = self.mapping.clone_for_task();
+        let mapping = self.mapping.clone();
         let mut forwarder = tokio::task::JoinSet::new();
         forwarder.spawn(async move {
-            while let Some(notice) = stream.next().await {
-                let heard = match notice {
+            while let Some(notification) = stream.next().await {
+                let open = match notification {
                     Ok(Change::All) => sender.send(Change::All),
                     Ok(Change::Keys(keys)) => sender.send(Change::Keys(
-                        keys.iter().flat_map(|k| mapping.outward(k)).collect(),
+                        keys.iter()
+                            .flat_map(|key| mapping.outer_keys(key))
+                            .collect(),
                     )),
                     Err(error) => sender.fail(error),
                 };
-                if !heard {
+                if !open {
                     return;
                 }
             }
@@ -201,16 +211,7 @@ impl<P: SecretProvider> SecretProvider for Mapped<P> {
     }
 }
 
-impl Mapping {
-    fn clone_for_task(&self) -> Self {
-        match self {
-            Self::Prefix(prefix) => Self::Prefix(prefix.clone()),
-            Self::Names(names) => Self::Names(names.clone()),
-        }
-    }
-}
-
-/// A provider whose calls end within a deadline. Made by [`SecretProviderExt::with_deadline`].
+/// A provider whose calls fail after a deadline. Created by [`SecretProviderExt::with_deadline`].
 #[derive(Debug)]
 pub struct WithDeadline<P> {
     provider: P,
@@ -218,13 +219,13 @@ pub struct WithDeadline<P> {
 }
 
 impl<P: SecretProvider> WithDeadline<P> {
-    async fn within<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    async fn limit<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         tokio::time::timeout(self.deadline, call)
             .await
-            .unwrap_or_else(|_| Err(self.late()))
+            .unwrap_or_else(|_| Err(self.timeout_error()))
     }
 
-    fn late(&self) -> Error {
+    fn timeout_error(&self) -> Error {
         Error::timed_out(self.deadline).with_origin(self.origin())
     }
 }
@@ -240,7 +241,7 @@ impl<P: SecretProvider> SecretProvider for WithDeadline<P> {
     }
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
-        self.within(self.provider.get(key))
+        self.limit(self.provider.get(key))
             .await
             .map_err(|error| error.with_key(key))
     }
@@ -250,19 +251,19 @@ impl<P: SecretProvider> SecretProvider for WithDeadline<P> {
             .await
             .unwrap_or_else(|_| {
                 keys.iter()
-                    .map(|key| Err(self.late().with_key(key)))
+                    .map(|key| Err(self.timeout_error().with_key(key)))
                     .collect()
             })
     }
 
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
-        self.within(self.provider.get_version(key, version))
+        self.limit(self.provider.get_version(key, version))
             .await
             .map_err(|error| error.with_key(key))
     }
 
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
-        self.within(self.provider.list(prefix)).await
+        self.limit(self.provider.list(prefix)).await
     }
 
     fn watch(&self) -> Option<ChangeStream> {
@@ -270,6 +271,6 @@ impl<P: SecretProvider> SecretProvider for WithDeadline<P> {
     }
 
     async fn health(&self) -> Result<(), Error> {
-        self.within(self.provider.health()).await
+        self.limit(self.provider.health()).await
     }
 }

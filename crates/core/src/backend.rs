@@ -1,8 +1,9 @@
-//! What only the author of a backend needs: capabilities, change notifications and a helper for
-//! concurrent reads.
+//! Types and functions for authors of backends: capabilities, change notifications and concurrent
+//! reads.
 //!
-//! A backend implements [`SecretProvider`](crate::SecretProvider). It reports what it can do with
-//! [`Capabilities`], and sends a [`Change`] through a [`ChangeSender`] when its source reports one.
+//! A backend implements [`SecretProvider`](crate::SecretProvider). It reports its optional features as
+//! [`Capabilities`]. If its source reports changes, the backend sends each one as a [`Change`] through
+//! a [`ChangeSender`].
 
 pub use crate::capabilities::Capabilities;
 pub use crate::change::{Change, ChangeSender, ChangeStream};

@@ -1,11 +1,13 @@
-//! What a provider can do.
+//! Capabilities: the optional features of a provider.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// What a provider can do, told truthfully: the conformance suite tests each claim, and expects
-/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where there is none.
+/// The optional features that a provider claims, and its suggested ttl.
+///
+/// The conformance tests check each claimed feature. For each unclaimed one, they expect
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
 ///
 /// ```
 /// use secretwell::backend::Capabilities;
@@ -17,25 +19,24 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// Answers carry a [`Version`](crate::Version).
+    /// Results have a [`Version`](crate::Version).
     pub versions: bool,
-    /// [`get_version`](crate::SecretProvider::get_version) reads earlier versions.
+    /// [`get_version`](crate::SecretProvider::get_version) reads previous versions.
     pub old_versions: bool,
-    /// [`watch`](crate::SecretProvider::watch) tells of changes.
+    /// [`watch`](crate::SecretProvider::watch) returns a stream of change notifications.
     pub watch: bool,
-    /// [`get_many`](crate::SecretProvider::get_many) costs one round trip, or few, for many keys.
+    /// [`get_many`](crate::SecretProvider::get_many) needs only one or few round trips for many keys.
     pub batch: bool,
-    /// [`list`](crate::SecretProvider::list) works.
+    /// [`list`](crate::SecretProvider::list) is supported.
     pub list: bool,
-    /// Answers may carry a lifetime, [`Secret::valid_for`](crate::Secret::valid_for).
+    /// Results can have a lifetime in [`Secret::valid_for`](crate::Secret::valid_for).
     pub lease: bool,
-    /// For how long an answer is worth keeping before the source is asked again. Default 300 s,
-    /// which suits a remote source.
+    /// The suggested time for which a consumer caches a value. Default: 300 s, for remote sources.
     pub ttl: Duration,
 }
 
 impl Capabilities {
-    /// No ability beyond reading one key, and a ttl of 300 s.
+    /// Returns capabilities without any optional feature, with a ttl of 300 s.
     pub const fn none() -> Self {
         Self {
             versions: false,
@@ -90,7 +91,7 @@ impl Capabilities {
         self
     }
 
-    /// Suggests a [`ttl`](Self::ttl).
+    /// Sets the suggested [`ttl`](Self::ttl).
     #[must_use]
     pub const fn with_ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;

@@ -1,4 +1,4 @@
-//! Several sources, asked one after the other.
+//! Chain: several providers with fallback from one to the next.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use async_trait::async_trait;
 use crate::backend::{Capabilities, Change, ChangeStream};
 use crate::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, Version};
 
-/// Asks its links in order and goes on to the next only when a secret is *absent*.
+/// A provider that reads several providers in order, until one of them has the secret.
 ///
-/// A link that failed fails the chain: an outage of the strong source must not silently hand the
-/// service a weaker secret. Who wants that nevertheless says so, link by link, with
-/// [`or_else_on_failure`](Self::or_else_on_failure).
+/// By default, the chain continues only if a key is *absent*. If a provider fails, the chain fails. An
+/// outage of the preferred source must not silently replace its secret by a less trusted one. To fall
+/// back on failure as well, use [`or_else_on_failure`](Self::or_else_on_failure).
 ///
 /// ```
 /// use secretwell::{MemoryProvider, SecretProvider, SecretProviderExt};
@@ -38,12 +38,12 @@ pub struct Chain {
 #[derive(Debug)]
 struct Link {
     provider: Arc<dyn SecretProvider>,
-    /// Whether a failure of the link *before* this one leads here too.
+    /// Whether this provider is also read if providers *before* it failed.
     on_failure: bool,
 }
 
 impl Chain {
-    /// A chain of one link.
+    /// Creates a chain with one provider.
     pub fn new(first: impl SecretProvider) -> Self {
         let origin = first.origin().clone();
         Self {
@@ -55,14 +55,14 @@ impl Chain {
         }
     }
 
-    /// The same chain with one more link, asked for what is absent before it.
+    /// Appends a provider. It is read for keys that are absent in all providers before it.
     #[must_use]
     pub fn or_else(self, next: impl SecretProvider) -> Self {
         self.push(next, false)
     }
 
-    /// The same chain with one more link, asked for what is absent before it **and for what the
-    /// link before it failed to read**. A secret of lower rank may then be used during an outage.
+    /// Appends a provider. It is read for keys that are absent in the providers before it **or that
+    /// they failed to read**. The service might then use a less trusted secret during an outage.
     #[must_use]
     pub fn or_else_on_failure(self, next: impl SecretProvider) -> Self {
         self.push(next, true)
@@ -77,22 +77,22 @@ impl Chain {
         self
     }
 
-    /// Whether what the links before `next` answered leads on to `next`. A failure anywhere before it
-    /// does so only if `next` itself stands in for failures.
-    fn falls_through(asked: &[Result<Secret, Error>], next: &Link) -> bool {
-        asked.iter().all(|outcome| match outcome {
+    /// Returns whether `next` must be read, given the results of the links before it. After a failure,
+    /// this is only the case if `next` accepts failures.
+    fn falls_through(results: &[Result<Secret, Error>], next: &Link) -> bool {
+        results.iter().all(|result| match result {
             Ok(_) => false,
             Err(error) => error.is_not_found() || next.on_failure,
         })
     }
 
-    /// The error of a key that every link reported as absent. It quotes what each link reported.
-    fn absent_everywhere(&self, key: &SecretKey, reports: &[Error]) -> Error {
+    /// Returns the error for a key that is absent in every link. It contains the message of each link.
+    fn absent_everywhere(&self, key: &SecretKey, errors: &[Error]) -> Error {
         let mut message = String::from("no source has it");
-        for (index, report) in reports.iter().enumerate() {
+        for (index, error) in errors.iter().enumerate() {
             let separator = if index == 0 { ": " } else { ", " };
-            let origin = report.origin().map_or("unknown", Origin::as_str);
-            message.push_str(&format!("{separator}{origin} ({})", report.message()));
+            let origin = error.origin().map_or("unknown", Origin::as_str);
+            message.push_str(&format!("{separator}{origin} ({})", error.message()));
         }
         Error::new(ErrorKind::NotFound, message)
             .with_origin(&self.origin)
@@ -100,17 +100,17 @@ impl Chain {
             .with_hint("add it to one of these sources")
     }
 
-    /// The outcome of the whole chain, given the outcomes of the links that were read.
+    /// Returns the result of the whole chain, given the results of the links that were read.
     fn conclude(
         &self,
         key: &SecretKey,
-        mut outcomes: Vec<Result<Secret, Error>>,
+        mut results: Vec<Result<Secret, Error>>,
     ) -> Result<Secret, Error> {
-        match outcomes.pop() {
+        match results.pop() {
             Some(Ok(secret)) => Ok(secret),
-            // A failure on the way matters more than the absence at the end.
+            // A failure of an earlier link takes precedence over `NotFound` from the last one.
             Some(Err(last)) if last.is_not_found() && self.links.len() > 1 => {
-                let mut errors: Vec<Error> = outcomes.into_iter().filter_map(Result::err).collect();
+                let mut errors: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
                 match errors.iter().find(|error| !error.is_not_found()) {
                     Some(failure) => Err(failure.clone()),
                     None => {
@@ -125,8 +125,9 @@ impl Chain {
     }
 }
 
-fn stamped(outcome: Result<Secret, Error>, origin: &Origin) -> Result<Secret, Error> {
-    outcome.map(|mut secret| {
+/// Sets the origin of a secret that does not have one.
+fn with_origin(result: Result<Secret, Error>, origin: &Origin) -> Result<Secret, Error> {
+    result.map(|mut secret| {
         secret.origin.get_or_insert_with(|| origin.clone());
         secret
     })
@@ -138,8 +139,10 @@ impl SecretProvider for Chain {
         &self.origin
     }
 
-    /// What all links can do; the ttl is the shortest of them. It watches when any link does: what the
-    /// others change is seen when that ttl is over.
+    /// Returns the features that all providers of the chain have, and the shortest ttl.
+    ///
+    /// `watch` and `lease` are claimed if any provider has them. Changes in providers without change
+    /// notifications are seen after the ttl.
     fn capabilities(&self) -> Capabilities {
         let mut links = self.links.iter().map(|link| link.provider.capabilities());
         let first = links.next().unwrap_or(Capabilities::none());
@@ -155,54 +158,56 @@ impl SecretProvider for Chain {
     }
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
-        let mut asked = Vec::with_capacity(self.links.len());
+        let mut results = Vec::with_capacity(self.links.len());
         for link in &self.links {
-            if !Self::falls_through(&asked, link) {
+            if !Self::falls_through(&results, link) {
                 continue;
             }
-            asked.push(stamped(
+            results.push(with_origin(
                 link.provider.get(key).await,
                 link.provider.origin(),
             ));
         }
-        self.conclude(key, asked)
+        self.conclude(key, results)
     }
 
-    /// One batch to each link, of the keys that fell through to it.
+    /// Reads one batch from each link, with the keys that fell through to it.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
-        let mut asked: Vec<Vec<Result<Secret, Error>>> = keys.iter().map(|_| Vec::new()).collect();
+        let mut results: Vec<Vec<Result<Secret, Error>>> =
+            keys.iter().map(|_| Vec::new()).collect();
         for link in &self.links {
             let open: Vec<usize> = (0..keys.len())
-                .filter(|&index| Self::falls_through(&asked[index], link))
+                .filter(|&index| Self::falls_through(&results[index], link))
                 .collect();
             if open.is_empty() {
                 continue;
             }
             let batch: Vec<SecretKey> = open.iter().map(|&index| keys[index].clone()).collect();
-            let mut outcomes = link.provider.get_many(&batch).await;
-            outcomes.resize_with(batch.len(), || {
+            let mut batch_results = link.provider.get_many(&batch).await;
+            batch_results.resize_with(batch.len(), || {
                 Err(Error::wrong_result_count().with_origin(link.provider.origin()))
             });
-            for (index, outcome) in open.into_iter().zip(outcomes) {
-                asked[index].push(stamped(outcome, link.provider.origin()));
+            for (index, result) in open.into_iter().zip(batch_results) {
+                results[index].push(with_origin(result, link.provider.origin()));
             }
         }
         keys.iter()
-            .zip(asked)
-            .map(|(key, asked)| self.conclude(key, asked))
+            .zip(results)
+            .map(|(key, results)| self.conclude(key, results))
             .collect()
     }
 
-    /// From the first link that has the key at all, because versions of two sources do not compare.
+    /// Reads the version from the first provider that has it. Providers that report it as absent are
+    /// skipped.
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
         let mut last = self.absent_everywhere(key, &[]);
         for link in &self.links {
-            match stamped(
+            match with_origin(
                 link.provider.get_version(key, version).await,
                 link.provider.origin(),
             ) {
                 Err(error) if error.is_not_found() => last = error,
-                outcome => return outcome,
+                result => return result,
             }
         }
         Err(last)
@@ -216,7 +221,7 @@ impl SecretProvider for Chain {
         Ok(keys.into_iter().collect())
     }
 
-    /// The notices of every link that has them.
+    /// Merges the change notifications of all providers that have them.
     fn watch(&self) -> Option<ChangeStream> {
         let streams: Vec<ChangeStream> = self
             .links
@@ -231,13 +236,13 @@ impl SecretProvider for Chain {
         for mut stream in streams {
             let sender = sender.clone();
             forwarders.spawn(async move {
-                while let Some(notice) = stream.next().await {
-                    let heard = match notice {
-                        // A key that vanished from one link may now come from another.
+                while let Some(notification) = stream.next().await {
+                    let open = match notification {
                         Ok(change) => sender.send(change),
+                        // Notifications might have been missed, so any key might have changed.
                         Err(error) => sender.send(Change::All) && sender.fail(error),
                     };
-                    if !heard {
+                    if !open {
                         return;
                     }
                 }
@@ -246,7 +251,7 @@ impl SecretProvider for Chain {
         Some(merged.with_guard(forwarders))
     }
 
-    /// Healthy when every link is: any of them may be asked next.
+    /// Succeeds if every provider is healthy, because the next read might need any of them.
     async fn health(&self) -> Result<(), Error> {
         for link in &self.links {
             link.provider.health().await?;

@@ -1,4 +1,4 @@
-//! Push notices: a source says that something may have changed.
+//! Change notifications: a source reports that secrets might have changed.
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -9,18 +9,20 @@ use tokio::sync::Notify;
 
 use crate::{Error, SecretKey};
 
-/// What a source says has changed. A notice is a hint to look again, never a value.
+/// A change notification: the keys that might have changed, without their values.
+///
+/// The receiver reads the keys again to get the new values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
-    /// These keys may have changed.
+    /// These keys might have changed.
     Keys(BTreeSet<SecretKey>),
-    /// Any key may have changed.
+    /// Any key might have changed.
     All,
 }
 
 impl Change {
-    /// Whether `key` may have changed.
+    /// Returns whether `key` might have changed.
     pub fn covers(&self, key: &SecretKey) -> bool {
         match self {
             Self::Keys(keys) => keys.contains(key),
@@ -31,22 +33,23 @@ impl Change {
     fn merge(&mut self, other: Self) {
         match (self, other) {
             (Self::All, _) => {}
-            (mine, Self::All) => *mine = Self::All,
-            (Self::Keys(mine), Self::Keys(theirs)) => mine.extend(theirs),
+            (merged, Self::All) => *merged = Self::All,
+            (Self::Keys(merged), Self::Keys(other)) => merged.extend(other),
         }
     }
 }
 
-/// The receiving end of a source's notices.
+/// The receiver of a source's change notifications.
 ///
-/// Notices that nobody has read yet are merged into one, so a slow reader loses nothing and holds
-/// nothing up. Dropping the stream ends what feeds it.
+/// Unread notifications are merged into one. A slow receiver therefore loses no change and does not
+/// block the sender. Dropping the stream drops its [guard](Self::with_guard), which stops the watcher.
 pub struct ChangeStream {
     shared: Arc<Shared>,
-    _feeder: Option<Box<dyn Any + Send + Sync>>,
+    _guard: Option<Box<dyn Any + Send + Sync>>,
 }
 
-/// The sending end. Clones send to the same stream; the stream ends when the last one is dropped.
+/// The sender of change notifications. Clones send to the same stream. The stream ends when the last
+/// clone is dropped.
 #[derive(Debug)]
 pub struct ChangeSender(Arc<Shared>);
 
@@ -60,13 +63,14 @@ struct Shared {
 struct Pending {
     change: Option<Change>,
     failure: Option<Error>,
-    reported: Option<String>,
+    /// The text of the last reported error, until a change is sent.
+    last_failure: Option<String>,
     senders: usize,
     closed: bool,
 }
 
 impl ChangeStream {
-    /// A stream and its sender.
+    /// Creates a stream and its sender.
     pub fn channel() -> (ChangeSender, Self) {
         let shared = Arc::new(Shared::default());
         shared.lock().senders = 1;
@@ -74,22 +78,25 @@ impl ChangeStream {
             ChangeSender(shared.clone()),
             Self {
                 shared,
-                _feeder: None,
+                _guard: None,
             },
         )
     }
 
-    /// The same stream, keeping `feeder` (a watcher, a task's guard) alive for as long as it lives.
+    /// Sets a guard that is dropped together with the stream, such as a file watcher or a task handle.
     #[must_use]
-    pub fn with_guard(mut self, feeder: impl Any + Send + Sync) -> Self {
-        self._feeder = Some(Box::new(feeder));
+    pub fn with_guard(mut self, guard: impl Any + Send + Sync) -> Self {
+        self._guard = Some(Box::new(guard));
         self
     }
 
-    /// Waits for the next notice. `None` means that no more will come.
+    /// Waits for the next notification. Returns `None` when the stream has ended.
     ///
-    /// An error says that notices may have been missed; the stream goes on. The same error is told
-    /// once until something else happens. Cancelling the wait loses nothing.
+    /// Cancellation is safe: no notification is lost.
+    ///
+    /// # Errors
+    /// Returns an error if notifications might have been missed. The stream continues afterwards. A
+    /// repeated error with the same text is returned only once, until a change has been sent.
     pub async fn next(&mut self) -> Option<Result<Change, Error>> {
         loop {
             let notified = self.shared.notify.notified();
@@ -123,29 +130,30 @@ impl fmt::Debug for ChangeStream {
 }
 
 impl ChangeSender {
-    /// Tells of a change. `false` when nobody listens any more.
+    /// Sends a change notification. Returns `false` if the stream has been dropped.
     pub fn send(&self, change: Change) -> bool {
-        self.with(|pending| {
-            pending.reported = None;
+        self.update(|pending| {
+            pending.last_failure = None;
             match &mut pending.change {
-                Some(waiting) => waiting.merge(change),
-                none => *none = Some(change),
+                Some(unread) => unread.merge(change),
+                empty => *empty = Some(change),
             }
         })
     }
 
-    /// Tells that the source cannot be watched at the moment. `false` when nobody listens any more.
+    /// Reports that the source cannot be watched at the moment. Returns `false` if the stream has been
+    /// dropped.
     pub fn fail(&self, error: Error) -> bool {
-        self.with(|pending| {
+        self.update(|pending| {
             let text = error.to_string();
-            if pending.reported.as_ref() != Some(&text) {
-                pending.reported = Some(text);
+            if pending.last_failure.as_ref() != Some(&text) {
+                pending.last_failure = Some(text);
                 pending.failure = Some(error);
             }
         })
     }
 
-    fn with(&self, update: impl FnOnce(&mut Pending)) -> bool {
+    fn update(&self, update: impl FnOnce(&mut Pending)) -> bool {
         let mut pending = self.0.lock();
         if pending.closed {
             return false;
@@ -203,9 +211,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_same_error_is_told_once() {
+    async fn repeated_error_is_reported_once_until_a_change() {
         let (sender, mut stream) = ChangeStream::channel();
-        let error = || Error::new(ErrorKind::Unavailable, "gone");
+        let error = || Error::new(ErrorKind::Unavailable, "the watcher failed");
         sender.fail(error());
         assert!(stream.next().await.unwrap().is_err());
         sender.fail(error());
@@ -216,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_ends_notice_the_end_of_the_other() {
+    async fn stream_ends_without_senders_and_send_fails_without_stream() {
         let (sender, mut stream) = ChangeStream::channel();
         drop(sender.clone());
         assert!(sender.send(Change::All));

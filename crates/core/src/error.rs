@@ -1,4 +1,4 @@
-//! The one error of every provider and of the resolver.
+//! The error type of every provider and of the resolver.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -11,12 +11,15 @@ use serde::{Serialize, Serializer};
 
 use crate::{Origin, SecretKey};
 
-/// Why a secret could not be had: a kind, whether asking again may help, where, which key, and what
-/// to do about it.
+/// The reason why a secret could not be read.
 ///
-/// The text is one line and never holds a value, a token or a credential; whoever makes an error
-/// keeps it so, and the canary of the testkit looks for it. Cloning is cheap, so that everybody who
-/// waited for one fetch gets the same error.
+/// An error has a [kind](Self::kind) and a message. It can also have a key, an origin, a hint and a
+/// source error. [`is_temporary`](Self::is_temporary) reports whether a retry can succeed.
+///
+/// The text is one line. It must never contain a secret value, a token or a credential. The creator of
+/// an error is responsible for that, and the conformance tests of `secretwell-testkit` check it.
+///
+/// Cloning is cheap. All callers that share one fetch get the same error.
 ///
 /// ```
 /// use secretwell::{Error, ErrorKind, SecretKey};
@@ -45,38 +48,40 @@ struct Inner {
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
-/// What went wrong, by meaning.
+/// The category of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The source was asked and has no such secret. The only kind that falls through a
-    /// [`Chain`](crate::Chain) or takes a default.
+    /// The source responded, and it does not have the secret. Only this kind makes a
+    /// [`Chain`](crate::Chain) continue by default, and only this kind makes typed loading use a
+    /// default.
     NotFound,
-    /// The login is good, and it may not read this.
+    /// The login is valid but has no permission to read the secret.
     Denied,
-    /// The login itself was refused or has ended, and a fresh one did not help.
+    /// The login was rejected or has expired, and a new login did not help.
     Unauthenticated,
-    /// The source could not be reached or could not answer.
+    /// The source could not be reached, or it could not respond properly.
     Unavailable,
-    /// The source asks for patience.
+    /// The source rejected the request because of too many requests.
     RateLimited {
-        /// How long it said to wait.
+        /// The wait that the source requested.
         retry_after: Option<Duration>,
     },
-    /// The deadline passed before an answer came.
+    /// The source did not respond before the deadline.
     Timeout,
-    /// The answer came and makes no sense.
+    /// The source responded, but the response or the value could not be decoded.
     Malformed,
-    /// The value came and is not acceptable: it does not parse as what it is meant to be, or it is
-    /// too weak for its purpose.
+    /// The value was read but is not acceptable. It does not parse as the required type, or it is too
+    /// weak for its purpose.
     Invalid,
-    /// The answer is larger than the configured limit.
+    /// The response is larger than the configured limit.
     TooLarge,
-    /// The text is no key, or this source cannot have such a key.
+    /// The text is not a valid key, or this source does not support such a key.
     InvalidKey,
-    /// The configuration cannot work; nothing was asked.
+    /// The configuration is invalid. No request was sent.
     InvalidConfig,
-    /// The source has no such ability: see [`Capabilities`](crate::backend::Capabilities).
+    /// The provider does not support the operation. See
+    /// [`Capabilities`](crate::backend::Capabilities).
     Unsupported,
 }
 
@@ -90,7 +95,7 @@ impl ErrorKind {
 }
 
 impl Serialize for ErrorKind {
-    /// Serializes the kind as its text, such as `not found`.
+    /// Serializes the kind as the text of its `Display`, such as `not found`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -116,8 +121,10 @@ impl fmt::Display for ErrorKind {
 }
 
 impl Error {
-    /// Creates an error of the given kind. `message` states what was observed, briefly and without a
-    /// secret value.
+    /// Creates an error of the given kind. `message` states briefly what was observed. It must not
+    /// contain a secret value.
+    ///
+    /// The kinds `Unavailable`, `RateLimited` and `Timeout` are temporary by default.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self(Arc::new(Inner {
             kind,
@@ -146,6 +153,7 @@ impl Error {
             ErrorKind::Malformed,
             "the provider did not return one result for each requested key",
         )
+        .with_hint("report this to the author of the provider")
     }
 
     /// Adds the next step for the person who reads the error, as an imperative sentence.
@@ -178,14 +186,14 @@ impl Error {
         self
     }
 
-    /// Marks the error as temporary, whatever its kind says.
+    /// Marks the error as temporary, regardless of its kind.
     #[must_use]
     pub fn temporary(mut self) -> Self {
         self.inner().temporary = true;
         self
     }
 
-    /// Marks the error as permanent, whatever its kind says.
+    /// Marks the error as permanent, regardless of its kind.
     #[must_use]
     pub fn permanent(mut self) -> Self {
         self.inner().temporary = false;
@@ -196,42 +204,43 @@ impl Error {
         Arc::make_mut(&mut self.0)
     }
 
-    /// What went wrong.
+    /// Returns the category of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Whether the same question may be answered later without anybody changing anything.
+    /// Returns whether the same request can succeed later without a change of configuration or data.
     pub fn is_temporary(&self) -> bool {
         self.0.temporary
     }
 
-    /// Whether the source was asked and has no such secret.
+    /// Returns whether the source responded that it does not have the secret.
     pub fn is_not_found(&self) -> bool {
         self.kind() == ErrorKind::NotFound
     }
 
-    /// Whether the source answered, and the answer is no: the secret is gone, may not be read, or
-    /// the login is refused. What may be answered otherwise a moment later is no refusal.
+    /// Returns whether the source refused the secret: its kind is [`NotFound`](ErrorKind::NotFound),
+    /// [`Denied`](ErrorKind::Denied) or [`Unauthenticated`](ErrorKind::Unauthenticated), and it is
+    /// permanent.
     pub fn is_refusal(&self) -> bool {
-        let says_no = matches!(
+        let refused = matches!(
             self.kind(),
             ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Unauthenticated
         );
-        says_no && !self.is_temporary()
+        refused && !self.is_temporary()
     }
 
-    /// Where it went wrong.
+    /// Returns the origin at which the error occurred.
     pub fn origin(&self) -> Option<&Origin> {
         self.0.origin.as_ref()
     }
 
-    /// The key that was asked for.
+    /// Returns the key that was requested.
     pub fn key(&self) -> Option<&SecretKey> {
         self.0.key.as_ref()
     }
 
-    /// What was seen, without kind, key, source and advice.
+    /// Returns the message without the kind, key, origin and hint.
     pub fn message(&self) -> &str {
         &self.0.message
     }
@@ -298,28 +307,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_one_line_with_key_source_and_advice() {
-        let error = Error::new(ErrorKind::Denied, "may not read")
+    fn display_is_one_line_with_key_origin_and_hint() {
+        let error = Error::new(ErrorKind::Denied, "permission denied")
             .with_origin(&Origin::new("vault", "host/secret"))
             .with_key(&SecretKey::parse("A").unwrap())
-            .with_hint("ask for read on it");
+            .with_hint("grant `read` on it");
         assert_eq!(
             error.to_string(),
-            "A from vault://host/secret: denied: may not read; ask for read on it"
+            "A from vault://host/secret: denied: permission denied; grant `read` on it"
         );
     }
 
     #[test]
-    fn the_first_source_stays() {
-        let (near, far) = (Origin::new("env", ""), Origin::new("chain", ""));
+    fn first_origin_is_kept() {
+        let (inner, outer) = (Origin::new("env", ""), Origin::new("chain", ""));
         let error = Error::new(ErrorKind::NotFound, "x")
-            .with_origin(&near)
-            .with_origin(&far);
-        assert_eq!(error.origin(), Some(&near));
+            .with_origin(&inner)
+            .with_origin(&outer);
+        assert_eq!(error.origin(), Some(&inner));
     }
 
     #[test]
-    fn temporary_follows_the_kind_unless_told() {
+    fn kind_determines_temporary_unless_overridden() {
         assert!(Error::new(ErrorKind::Unavailable, "x").is_temporary());
         assert!(!Error::new(ErrorKind::Malformed, "x").is_temporary());
         assert!(
@@ -330,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_passing_trouble_of_the_login_is_no_refusal() {
+    fn temporary_login_failure_is_not_a_refusal() {
         let error = Error::new(ErrorKind::Unauthenticated, "x");
         assert!(error.is_refusal());
         assert!(!error.temporary().is_refusal());
@@ -338,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_one_word() {
+    fn error_has_the_size_of_a_pointer() {
         assert_eq!(size_of::<Error>(), size_of::<usize>());
     }
 }

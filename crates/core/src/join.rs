@@ -1,15 +1,14 @@
-//! Runs borrowed futures side by side, a few at a time.
+//! Concurrent execution of borrowed futures with a limit.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
 
-/// Awaits all `futures`, at most `limit` at a time, and returns their results in order; for backends
-/// that read many secrets side by side.
+/// Awaits all `futures`, at most `limit` at a time, and returns their results in order.
 ///
-/// Dropping it drops the futures. They are polled by one task, so they wait side by side and do not
-/// compute so.
+/// Backends use it to read many secrets concurrently. The futures are polled by one task, so they are
+/// concurrent but not parallel. Dropping the returned future drops all of them.
 pub async fn join_bounded<F: Future>(
     limit: usize,
     futures: impl IntoIterator<Item = F>,
@@ -36,7 +35,7 @@ pub async fn join_bounded<F: Future>(
             match (running.is_empty(), running.len() == before) {
                 (true, _) if waiting.is_empty() => return Poll::Ready(()),
                 (false, true) => return Poll::Pending,
-                // A place became free: fill it and poll the newcomer.
+                // A future has completed: start the next one and poll again.
                 _ => {}
             }
         }
@@ -54,27 +53,27 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn keeps_order_and_limit() {
-        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    async fn results_keep_their_order_and_concurrency_is_limited() {
+        let (active, peak) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let results = join_bounded(
             4,
             (0..40_u64).map(|i| {
-                let (now, most) = (&now, &most);
+                let (active, peak) = (&active, &peak);
                 async move {
-                    most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    peak.fetch_max(active.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                     tokio::time::sleep(Duration::from_millis(40 - i)).await;
-                    now.fetch_sub(1, Ordering::SeqCst);
+                    active.fetch_sub(1, Ordering::SeqCst);
                     i
                 }
             }),
         )
         .await;
         assert_eq!(results, (0..40).collect::<Vec<_>>());
-        assert_eq!(most.into_inner(), 4);
+        assert_eq!(peak.into_inner(), 4);
     }
 
     #[tokio::test]
-    async fn nothing_is_done_at_once() {
+    async fn empty_input_and_ready_futures_complete() {
         assert!(
             join_bounded(4, Vec::<std::future::Ready<()>>::new())
                 .await

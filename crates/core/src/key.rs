@@ -1,4 +1,4 @@
-//! The names of secrets.
+//! Keys and key prefixes: the names of secrets.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -9,20 +9,28 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{Error, ErrorKind};
 
-/// The longest key, in bytes.
+/// The maximum length of a key, in bytes.
 const MAX_KEY: usize = 1024;
-/// The longest segment of a key, in bytes: what file systems allow for a name.
+/// The maximum length of a segment, in bytes. Common file systems have the same limit for file names.
 const MAX_SEGMENT: usize = 255;
 
-/// The name of a secret: segments joined by `/`, of which the last is the name proper.
+/// The key of a secret: one or more segments joined by `/`.
 ///
-/// `AUTH_SECRET` and `db/PASSWORD` are keys. A key is checked once, when it is parsed, so that an
-/// invalid key cannot exist and no provider has to look for `..` again. Case matters. Cloning is cheap.
+/// `AUTH_SECRET` and `db/PASSWORD` are keys. The last segment is the name. The segments before it are
+/// the prefix. Keys are case-sensitive. Cloning is cheap.
+///
+/// A key is checked once, when it is parsed. An invalid key cannot exist, so providers need no check of
+/// their own for `..`.
 ///
 /// # Rules
-/// At most 1,024 bytes, each segment 1 to 255 bytes; no `.` or `..`, no backslash, no control
-/// character, no white space at a segment's ends. Everything else, non-ASCII included, is a key; a
-/// backend that cannot hold one says [`ErrorKind::InvalidKey`].
+/// - A key has at most 1,024 bytes.
+/// - Each segment has 1 to 255 bytes.
+/// - No segment is `.` or `..`.
+/// - A key contains no backslash and no control character.
+/// - No segment starts or ends with white space.
+///
+/// All other text is valid, including non-ASCII text. A backend that does not support a valid key
+/// returns [`ErrorKind::InvalidKey`].
 ///
 /// ```
 /// use secretwell::SecretKey;
@@ -37,111 +45,114 @@ const MAX_SEGMENT: usize = 255;
 pub struct SecretKey(Arc<str>);
 
 impl SecretKey {
-    /// Checks `text` and makes it a key.
+    /// Parses `text` as a key.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidKey`], naming the rule that `text` breaks.
+    /// Returns [`ErrorKind::InvalidKey`] if `text` breaks a [rule](Self#rules). The message names the
+    /// rule.
     pub fn parse(text: impl AsRef<str>) -> Result<Self, Error> {
         let text = text.as_ref();
-        check(text).map_err(|flaw| invalid(text, flaw))?;
+        check(text).map_err(|rule| invalid(text, rule))?;
         Ok(Self(text.into()))
     }
 
-    /// The whole key: `db/PASSWORD`.
+    /// Returns the whole key, such as `db/PASSWORD`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The last segment: `PASSWORD`.
+    /// Returns the last segment, such as `PASSWORD`.
     pub fn name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or_default()
     }
 
-    /// What comes before the name, without the slash between them; `None` for a single segment.
+    /// Returns the part before the name, without the slash between them. Returns `None` for a key
+    /// of one segment.
     pub fn prefix(&self) -> Option<&str> {
-        self.0.rsplit_once('/').map(|(directory, _)| directory)
+        self.0.rsplit_once('/').map(|(prefix, _)| prefix)
     }
 
-    /// The segments from the first to the name.
+    /// Returns all segments in order. The last one is the name.
     pub fn segments(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.0.split('/')
     }
 
-    /// This key below `prefix`: `PASSWORD` below `db` is `db/PASSWORD`.
+    /// Returns this key below `prefix`: `PASSWORD` below `db` is `db/PASSWORD`.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidKey`] when the two together are too long.
+    /// Returns [`ErrorKind::InvalidKey`] if the resulting key is too long.
     pub fn with_prefix(&self, prefix: &KeyPrefix) -> Result<Self, Error> {
         match &prefix.0 {
             None => Ok(self.clone()),
-            Some(directory) => Self::parse(format!("{directory}/{self}")),
+            Some(prefix) => Self::parse(format!("{prefix}/{self}")),
         }
     }
 
-    /// What remains of this key below `prefix`: `db/PASSWORD` below `db` is `PASSWORD`.
+    /// Returns this key without `prefix`: `db/PASSWORD` without `db` is `PASSWORD`. Returns `None`
+    /// if the key is not below `prefix`.
     pub fn strip_prefix(&self, prefix: &KeyPrefix) -> Option<Self> {
-        let Some(directory) = &prefix.0 else {
+        let Some(prefix) = &prefix.0 else {
             return Some(self.clone());
         };
-        let rest = self.0.strip_prefix(directory.as_str())?.strip_prefix('/')?;
+        let rest = self.0.strip_prefix(prefix.as_str())?.strip_prefix('/')?;
         Some(Self(rest.into()))
     }
 }
 
-fn check(text: &str) -> Result<(), Flaw> {
+fn check(text: &str) -> Result<(), BrokenRule> {
     if text.is_empty() {
-        return Err(Flaw::Empty);
+        return Err(BrokenRule::Empty);
     }
     if text.len() > MAX_KEY {
-        return Err(Flaw::TooLong);
+        return Err(BrokenRule::TooLong);
     }
     text.split('/').try_for_each(|segment| match segment {
-        "" => Err(Flaw::EmptySegment),
-        "." | ".." => Err(Flaw::Dots),
-        _ if segment.len() > MAX_SEGMENT => Err(Flaw::SegmentTooLong),
-        _ if segment.contains('\\') => Err(Flaw::Backslash),
-        _ if segment.contains(char::is_control) => Err(Flaw::Control),
-        _ if segment.trim() != segment => Err(Flaw::Blank),
+        "" => Err(BrokenRule::EmptySegment),
+        "." | ".." => Err(BrokenRule::DotSegment),
+        _ if segment.len() > MAX_SEGMENT => Err(BrokenRule::SegmentTooLong),
+        _ if segment.contains('\\') => Err(BrokenRule::Backslash),
+        _ if segment.contains(char::is_control) => Err(BrokenRule::ControlCharacter),
+        _ if segment.trim() != segment => Err(BrokenRule::OuterWhiteSpace),
         _ => Ok(()),
     })
 }
 
-/// Which rule a text breaks.
+/// The rule that a text breaks.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-enum Flaw {
+enum BrokenRule {
     #[error("it is empty")]
     Empty,
     #[error("it is longer than {MAX_KEY} bytes")]
     TooLong,
-    #[error("it has an empty segment: take out the leading, trailing or double `/`")]
+    #[error("it has an empty segment; remove the leading, trailing or double `/`")]
     EmptySegment,
-    #[error("`.` and `..` are no segments")]
-    Dots,
+    #[error("`.` and `..` are not allowed as segments")]
+    DotSegment,
     #[error("it has a segment longer than {MAX_SEGMENT} bytes")]
     SegmentTooLong,
-    #[error("it has a backslash: segments are joined by `/`")]
+    #[error("it contains a backslash, but segments are joined by `/`")]
     Backslash,
-    #[error("it has a control character")]
-    Control,
+    #[error("it contains a control character")]
+    ControlCharacter,
     #[error("it has a segment that starts or ends with white space")]
-    Blank,
+    OuterWhiteSpace,
 }
 
-fn invalid(text: &str, flaw: Flaw) -> Error {
-    const SHOWN: usize = 40;
+fn invalid(text: &str, rule: BrokenRule) -> Error {
+    const MAX_SHOWN_CHARS: usize = 40;
     let shown: String = text
         .chars()
-        .take(SHOWN)
+        .take(MAX_SHOWN_CHARS)
         .flat_map(char::escape_debug)
         .collect();
-    let dots = if text.chars().nth(SHOWN).is_some() {
+    let ellipsis = if text.chars().nth(MAX_SHOWN_CHARS).is_some() {
         "…"
     } else {
         ""
     };
     Error::new(
         ErrorKind::InvalidKey,
-        format!("`{shown}{dots}` is no key: {flaw}"),
+        format!("`{shown}{ellipsis}` is not a valid key: {rule}"),
     )
     .with_hint("write segments joined by `/`, such as `db/PASSWORD`")
 }
@@ -168,7 +179,7 @@ impl AsRef<str> for SecretKey {
     }
 }
 
-/// Lets a map of keys be asked by `&str`, without a check and without an allocation.
+/// Allows lookups by `&str` in a map with keys of this type, without parsing and without allocation.
 impl Borrow<str> for SecretKey {
     fn borrow(&self) -> &str {
         &self.0
@@ -201,20 +212,22 @@ impl<'de> Deserialize<'de> for SecretKey {
     }
 }
 
-/// The leading segments of keys, for listing and for adapters: empty, `db`, `app/db`.
+/// The leading segments of keys, such as `db` or `app/db`. The empty prefix contains every key.
+///
+/// Prefixes select the keys to list, and adapters use them to map keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct KeyPrefix(Option<SecretKey>);
 
 impl KeyPrefix {
-    /// The prefix of every key.
+    /// Returns the empty prefix, which contains every key.
     pub const fn root() -> Self {
         Self(None)
     }
 
-    /// Checks `text` and makes it a prefix; the empty text is the [`root`](Self::root).
+    /// Parses `text` as a prefix. The empty text is the [`root`](Self::root).
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidKey`], by the rules of [`SecretKey`].
+    /// Returns [`ErrorKind::InvalidKey`] if `text` breaks a [rule](SecretKey#rules) of keys.
     pub fn parse(text: impl AsRef<str>) -> Result<Self, Error> {
         match text.as_ref() {
             "" => Ok(Self::root()),
@@ -222,22 +235,23 @@ impl KeyPrefix {
         }
     }
 
-    /// The prefix as text, empty for the root.
+    /// Returns the prefix as text. The root is the empty text.
     pub fn as_str(&self) -> &str {
         self.0.as_ref().map_or("", SecretKey::as_str)
     }
 
-    /// This prefix with one more segment or more at its end.
+    /// Returns this prefix with `segment` appended. `segment` can also be several segments joined by
+    /// `/`.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidKey`], by the rules of [`SecretKey`].
+    /// Returns [`ErrorKind::InvalidKey`] if the result breaks a [rule](SecretKey#rules) of keys.
     pub fn join(&self, segment: &str) -> Result<Self, Error> {
         SecretKey::parse(segment)?
             .with_prefix(self)
             .map(|key| Self(Some(key)))
     }
 
-    /// Whether `key` lies below this prefix.
+    /// Returns whether `key` is below this prefix.
     pub fn contains(&self, key: &SecretKey) -> bool {
         key.strip_prefix(self).is_some()
     }
@@ -268,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ordinary_keys_parse() {
+    fn valid_keys_parse() {
         for text in [
             "A",
             "AUTH_SECRET",
@@ -285,18 +299,18 @@ mod tests {
     }
 
     #[test]
-    fn bad_keys_name_their_flaw() {
+    fn invalid_key_error_names_the_broken_rule() {
         let long = "k".repeat(65_536);
         let segment = "s".repeat(256);
-        for (text, flaw) in [
+        for (text, expected) in [
             ("", "empty"),
             ("/a", "empty segment"),
             ("a/", "empty segment"),
             ("a//b", "empty segment"),
             ("https://host/a", "empty segment"),
-            ("..", "no segments"),
-            ("a/../b", "no segments"),
-            ("./a", "no segments"),
+            ("..", "not allowed as segments"),
+            ("a/../b", "not allowed as segments"),
+            ("./a", "not allowed as segments"),
             ("a\\b", "backslash"),
             ("a\0b", "control"),
             ("a\nb", "control"),
@@ -308,7 +322,7 @@ mod tests {
             let error = SecretKey::parse(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidKey);
             let shown = error.to_string();
-            assert!(shown.contains(flaw), "{shown}");
+            assert!(shown.contains(expected), "{shown}");
             assert!(
                 shown.len() < 250 && !shown.contains(char::is_control),
                 "{shown}"
@@ -317,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_add_and_strip() {
+    fn prefixes_are_added_and_stripped() {
         let db = KeyPrefix::parse("db").unwrap();
         let key = SecretKey::parse("PASSWORD")
             .unwrap()

@@ -1,50 +1,40 @@
-//! The core of [Secretwell](https://docs.rs/secretwell): what a secret provider is, and what every
-//! service wants on top of one.
+//! The [`SecretProvider`] trait, the types that it uses, and adapters that combine providers.
 //!
-//! For authors of backends, who implement [`SecretProvider`]; services use it through the `secretwell`
-//! crate, which re-exports all of this and brings the backends.
+//! This crate is for authors of backends, who implement [`SecretProvider`]. Services use the crate
+//! `secretwell`, which re-exports everything here and adds the backends and the resolver.
 //!
 //! ```
-//! use secretwell::{MemoryProvider, Resolver, SecretProviderExt};
-//! use serde::Deserialize;
-//!
-//! #[derive(Deserialize)]
-//! #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-//! struct Settings {
-//!     auth_secret: secrecy::SecretString,
-//!     port: u16,
-//! }
+//! use secretwell::{MemoryProvider, SecretKey, SecretProvider, SecretProviderExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let vault = MemoryProvider::from_iter([("AUTH_SECRET", "s3cr3t")]);
+//! # async fn main() -> Result<(), secretwell::Error> {
+//! let secrets = MemoryProvider::from_iter([("AUTH_SECRET", "s3cr3t")]);
 //! let defaults = MemoryProvider::from_iter([("PORT", "8080")]);
 //!
-//! let resolver = Resolver::new(vault.or_else(defaults));
-//! let settings: Settings = resolver.load().await?;
-//! assert_eq!(settings.port, 8080);
+//! // The second provider is read only for keys that the first one does not have.
+//! let provider = secrets.or_else(defaults);
+//! let port = provider.get(&SecretKey::parse("PORT")?).await?;
+//! assert_eq!(port.value.expose_text()?, "8080");
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # Why this shape
-//! A provider is small and honest: it reads, once, and says what it saw. Everything that has to do with
-//! time and trouble stands once, in the [`Resolver`], and not again in each backend: caching, refresh,
-//! retries, staleness. Everything that combines sources is a provider itself: [`Chain`],
-//! [`Mapped`], [`WithDeadline`]. And what a service needs is said once, by the fields of a struct that
-//! [`Resolver::load`] fills.
+//! A provider reads its source once per call and reports the result. It has no cache, no background
+//! refresh and no retry schedule. The resolver in the crate `secretwell-resolver` implements these once
+//! for all providers. An adapter that combines or changes providers is a provider itself: [`Chain`],
+//! [`Mapped`], [`WithDeadline`].
 //!
 //! | to | use |
 //! | --- | --- |
-//! | read one secret | [`Resolver::get`], or [`Resolver::with_cached`] where nanoseconds count |
-//! | read all that a type needs | [`Resolver::load`]; [`Plan`] tells the keys beforehand |
-//! | ask several sources | [`SecretProviderExt::or_else`] |
-//! | read under other names | [`SecretProviderExt::prefixed`], [`SecretProviderExt::renamed`] |
-//! | learn of changes | [`Resolver::watch`] |
-//! | test without a backend | [`MemoryProvider`], and the crate `secretwell-testkit` |
+//! | implement a backend | [`SecretProvider`] and the module [`backend`] |
+//! | fall back to another source | [`SecretProviderExt::or_else`] |
+//! | read keys under other names | [`SecretProviderExt::prefixed`], [`SecretProviderExt::renamed`] |
+//! | limit the time of each call | [`SecretProviderExt::with_deadline`] |
+//! | test without a backend | [`MemoryProvider`] and the crate `secretwell-testkit` |
 //!
-//! # What is not here
-//! No HTTP and no TLS. No global state. No cache but the resolver's. No value in any message.
+//! # Limits
+//! This crate has no HTTP, no TLS, no global state and no cache. No message contains a secret value.
 
 mod adapters;
 pub mod backend;
@@ -70,8 +60,8 @@ pub use provider::SecretProvider;
 pub use value::{Secret, SecretValue};
 pub use version::Version;
 
-// A service shares these types between threads, so a change that makes one of them thread-bound must not
-// compile.
+// Services share these types between threads. A change that removes `Send` or `Sync` from one of them
+// must not compile.
 const _: () = {
     const fn assert_send_sync<T: Send + Sync>() {}
     assert_send_sync::<Chain>();

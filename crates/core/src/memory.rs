@@ -1,4 +1,4 @@
-//! Secrets in memory: the reference implementation of the contract.
+//! The in-memory provider, which is the reference implementation of the contract.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,8 +11,9 @@ use crate::{
     Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version,
 };
 
-/// Secrets held in memory, with versions and notices, for tests and for values that a program
-/// computes itself. Clones share the secrets.
+/// A provider of secrets in memory, with versions and change notifications.
+///
+/// Use it in tests, and for values that a program computes itself. Clones share the secrets.
 ///
 /// ```
 /// use secretwell::{MemoryProvider, SecretProvider};
@@ -20,14 +21,14 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), secretwell::Error> {
 /// let provider = MemoryProvider::from_iter([("AUTH_SECRET", "first")]);
-/// let old = provider.get(&"AUTH_SECRET".parse()?).await?;
+/// let previous = provider.get(&"AUTH_SECRET".parse()?).await?;
 /// provider.set("AUTH_SECRET", "second")?;
 ///
-/// let new = provider.get(&"AUTH_SECRET".parse()?).await?;
-/// assert_ne!(new.version, old.version);
-/// let version = old.version.ok_or("memory keeps versions").unwrap();
+/// let current = provider.get(&"AUTH_SECRET".parse()?).await?;
+/// assert_ne!(current.version, previous.version);
+/// let version = previous.version.expect("the in-memory provider keeps versions");
 /// let pinned = provider.get_version(&"AUTH_SECRET".parse()?, &version).await?;
-/// assert_eq!(pinned.value, old.value);
+/// assert_eq!(pinned.value, previous.value);
 /// # Ok(())
 /// # }
 /// ```
@@ -39,7 +40,7 @@ pub struct MemoryProvider {
 
 #[derive(Debug, Default)]
 struct Store {
-    /// Every version of each key, the first one first; `None` marks a deletion.
+    /// Every version of each key, oldest first. `None` marks a deletion.
     keys: BTreeMap<SecretKey, Vec<Option<SecretValue>>>,
     watchers: Vec<ChangeSender>,
 }
@@ -51,7 +52,7 @@ impl Default for MemoryProvider {
 }
 
 impl MemoryProvider {
-    /// No secrets yet.
+    /// Creates a provider without secrets.
     pub fn new() -> Self {
         Self {
             origin: Origin::new("memory", ""),
@@ -59,19 +60,20 @@ impl MemoryProvider {
         }
     }
 
-    /// Writes a new version of a secret and tells the watchers.
+    /// Writes a new version of a secret and notifies the watchers.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidKey`] when `key` is none.
+    /// Returns [`ErrorKind::InvalidKey`] if `key` is not a valid key.
     pub fn set(&self, key: impl AsRef<str>, value: impl Into<SecretValue>) -> Result<(), Error> {
         self.push(SecretKey::parse(key)?, Some(value.into()));
         Ok(())
     }
 
-    /// Deletes a secret, if it is there, and tells the watchers. Earlier versions stay readable.
+    /// Deletes a secret and notifies the watchers. Does nothing if the secret does not exist. Previous
+    /// versions can still be read.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidKey`] when `key` is none.
+    /// Returns [`ErrorKind::InvalidKey`] if `key` is not a valid key.
     pub fn remove(&self, key: impl AsRef<str>) -> Result<(), Error> {
         let key = SecretKey::parse(key)?;
         if self.lock().current(&key).is_some() {
@@ -108,7 +110,7 @@ impl MemoryProvider {
 }
 
 impl Store {
-    /// The newest version's number and value, unless it is a deletion.
+    /// Returns the number and value of the newest version, unless it is a deletion.
     fn current(&self, key: &SecretKey) -> Option<(u64, &SecretValue)> {
         let versions = self.keys.get(key)?;
         Some((versions.len() as u64, versions.last()?.as_ref()?))
@@ -116,7 +118,7 @@ impl Store {
 }
 
 impl<K: AsRef<str>, V: Into<SecretValue>> FromIterator<(K, V)> for MemoryProvider {
-    /// Secrets from pairs. A pair whose key is invalid is left out, as nobody could ask for it.
+    /// Creates a provider with secrets from pairs. Pairs with an invalid key are ignored.
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
         let memory = Self::new();
         for (key, value) in pairs {
@@ -163,7 +165,7 @@ impl SecretProvider for MemoryProvider {
             Some(value) => Ok(Secret::new(value).with_version(version.clone())),
             None => Err(Error::new(
                 ErrorKind::NotFound,
-                format!("there is no version {version}"),
+                format!("version {version} does not exist"),
             )
             .with_origin(&self.origin)
             .with_key(key)),

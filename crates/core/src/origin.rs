@@ -1,35 +1,36 @@
-//! Where a secret comes from, in words that are safe to print.
+//! Origins: printable labels of the places that secrets come from.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-/// The place a provider reads from, as a URL without credentials: `env://APP_`, `file:///run/secrets`.
+/// The label of the place that a provider reads from, such as `env://APP_` or `file:///run/secrets`.
 ///
-/// It stands in every log line and error, so whoever makes one must leave out user info, tokens and
-/// query parameters. Cloning is cheap.
+/// The label is a URL without credentials. It is part of error messages and log lines. The creator
+/// must leave out user info, tokens and query parameters. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Origin(Arc<str>);
 
 impl Origin {
-    /// A source of the given scheme: `Origin::new("file", "/run/secrets")` is `file:///run/secrets`.
+    /// Creates an origin: `Origin::new("file", "/run/secrets")` is `file:///run/secrets`.
     pub fn new(scheme: &str, place: impl fmt::Display) -> Self {
         Self(format!("{scheme}://{place}").into())
     }
 
-    /// Several sources asked one after the other, as [`Chain`](crate::Chain) does.
-    pub(crate) fn joined<'a>(sources: impl IntoIterator<Item = &'a Origin>) -> Self {
-        let texts: Vec<&str> = sources.into_iter().map(Origin::as_str).collect();
+    /// Creates the origin of a [`Chain`](crate::Chain): the origins of its providers, joined by commas.
+    pub(crate) fn joined<'a>(origins: impl IntoIterator<Item = &'a Origin>) -> Self {
+        let texts: Vec<&str> = origins.into_iter().map(Origin::as_str).collect();
         Self(texts.join(",").into())
     }
 
-    /// The source as text.
+    /// Returns the origin as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The part before `://`, of the first source if there are several.
+    /// Returns the part before `://`. For the origin of a chain, this is the scheme of its first
+    /// provider.
     pub fn scheme(&self) -> &str {
         self.0.split("://").next().unwrap_or_default()
     }

@@ -9,32 +9,35 @@ use crate::backend::{Capabilities, ChangeStream};
 use crate::join::join_bounded;
 use crate::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, Version};
 
-/// How many single reads the default [`SecretProvider::get_many`] has under way at a time.
+/// How many concurrent reads the default [`SecretProvider::get_many`] starts.
 const CONCURRENCY: usize = 16;
 
-/// A source of secrets.
+/// A provider of secrets from one source.
 ///
-/// Small on purpose: two methods are required, and everything that callers find comfortable
-/// (prefixes, fallbacks, caching, retries in the background, typed loading) is built on top of it,
-/// by [`SecretProviderExt`](crate::SecretProviderExt) and [`Resolver`](crate::Resolver).
+/// An implementation needs two methods: [`origin`](Self::origin) and [`get`](Self::get). The other
+/// methods have defaults. [`SecretProviderExt`](crate::SecretProviderExt) adds prefixes, renaming,
+/// fallbacks and deadlines to every provider. The resolver in the crate `secretwell-resolver` adds
+/// caching, background refresh, retries and typed loading.
 ///
-/// # What a provider keeps to
-/// - **Absent, failed and invalid are three things.** [`ErrorKind::NotFound`] is said only by a
-///   source that was asked and answered. A source that cannot be reached is
-///   [`Unavailable`](ErrorKind::Unavailable); an answer that makes no sense is
+/// # Contract
+/// - **Absent, failed and invalid are different errors.** [`ErrorKind::NotFound`] means that the source
+///   responded and does not have the key. An unreachable source is
+///   [`Unavailable`](ErrorKind::Unavailable). A response that cannot be decoded is
 ///   [`Malformed`](ErrorKind::Malformed).
-/// - **Bytes as they are.** No trimming, no decoding, no default; an empty value is a value.
-/// - **No cache of values, no waiting to ask again.** The resolver decides when to ask. (A login's
-///   token may be kept, and a remote backend's HTTP layer has one retry loop within a call.)
-/// - **A deadline over everything**, for the remote ones; a file may be as slow as its disk.
-/// - **Cancellation is safe**: a dropped future leaves nothing running and nothing half done.
-/// - **Errors name key and source and never a value or a token.**
+/// - **Bytes are returned unchanged.** A provider does not trim, decode or replace a value. An empty
+///   value is a value.
+/// - **Values are not cached, and failed calls are not retried later.** The resolver decides when to
+///   read again. A provider can keep a login's token. The HTTP layer of a remote backend can retry
+///   within one call.
+/// - **Every call to a remote source has a deadline.** Reads of local files have none.
+/// - **Cancellation is safe.** A dropped future leaves no background work and no partial change.
+/// - **Errors name the key and the origin.** They never contain a secret value or a token.
 ///
-/// `secretwell-testkit` turns this list into tests that run against any implementation.
+/// The conformance tests in `secretwell-testkit` check this contract for any implementation.
 ///
 /// ```
 /// use async_trait::async_trait;
-/// use secretwell::{Error, ErrorKind, Secret, SecretKey, SecretProvider, Origin};
+/// use secretwell::{Error, ErrorKind, Origin, Secret, SecretKey, SecretProvider};
 ///
 /// /// A source with one secret.
 /// #[derive(Debug)]
@@ -49,7 +52,9 @@ const CONCURRENCY: usize = 16;
 ///     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
 ///         match key.as_str() {
 ///             "PIN" => Ok(Secret::new("0000")),
-///             _ => Err(Error::new(ErrorKind::NotFound, "there is only `PIN`").with_origin(&self.0).with_key(key)),
+///             _ => Err(Error::new(ErrorKind::NotFound, "the only key is `PIN`")
+///                 .with_origin(&self.0)
+///                 .with_key(key)),
 ///         }
 ///     }
 /// }
@@ -63,59 +68,76 @@ const CONCURRENCY: usize = 16;
 /// ```
 #[async_trait]
 pub trait SecretProvider: fmt::Debug + Send + Sync + 'static {
-    /// Where this provider reads, for logs and errors.
+    /// Returns the label of the source, for logs and errors.
     fn origin(&self) -> &Origin;
 
-    /// What this provider can do. Constant over its life. Default: nothing but [`get`](Self::get).
+    /// Returns the optional features of this provider. The result is the same for every call.
+    ///
+    /// Default: no optional features.
     fn capabilities(&self) -> Capabilities {
         Capabilities::none()
     }
 
     /// Reads the current value of one key.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::NotFound`] if the source responded and does not have the key. Other kinds
+    /// report that the read failed.
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error>;
 
-    /// Reads several keys: one result per key, in the same order; a key may occur twice.
+    /// Reads several keys. Returns exactly one result for each key, in the same order. Keys can occur
+    /// more than once.
     ///
-    /// A key that is absent or fails leaves the others as they are. Default: a [`get`](Self::get)
-    /// for each, at most 16 at a time.
+    /// An absent or failed key does not affect the results of the other keys. Consumers treat a missing
+    /// result as [`ErrorKind::Malformed`].
+    ///
+    /// Default: calls [`get`](Self::get) for each key, at most 16 at a time.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
         join_bounded(CONCURRENCY, keys.iter().map(|key| self.get(key))).await
     }
 
-    /// Reads an earlier version of a key: the bytes that it had then.
+    /// Reads a previous version of a key. Returns the bytes that the key had in that version.
     ///
-    /// Default: [`ErrorKind::Unsupported`].
+    /// # Errors
+    /// Returns [`ErrorKind::NotFound`] if the version does not exist. Default: returns
+    /// [`ErrorKind::Unsupported`].
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
         let _ = version;
-        Err(unsupported(self.origin(), "reads no earlier versions").with_key(key))
+        Err(unsupported(self.origin(), "the provider cannot read previous versions").with_key(key))
     }
 
-    /// Lists the keys below `prefix`, sorted; the root lists them all.
+    /// Lists the keys below `prefix`, sorted. The root prefix lists all keys. Every listed key can be
+    /// passed to [`get`](Self::get).
     ///
-    /// Default: [`ErrorKind::Unsupported`].
+    /// # Errors
+    /// Default: returns [`ErrorKind::Unsupported`].
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
         let _ = prefix;
-        Err(unsupported(self.origin(), "lists no keys"))
+        Err(unsupported(self.origin(), "the provider cannot list keys"))
     }
 
-    /// Notices of changes, where the source has them. Must be called within a tokio runtime.
+    /// Subscribes to change notifications. Returns `None` if the source does not report changes. Must
+    /// be called within a tokio runtime.
     ///
-    /// A change that happens after this call returned is told, so whoever wants to miss nothing
-    /// subscribes first and reads afterwards. Default: `None`.
+    /// Every change after this call returns is reported. To miss no change, subscribe first and read
+    /// afterwards.
+    ///
+    /// Default: returns `None`.
     fn watch(&self) -> Option<ChangeStream> {
         None
     }
 
-    /// Whether the next read would be answered; cheap, and not itself a read of a secret.
+    /// Checks whether the next read can succeed. The check is cheap and does not read a secret.
     ///
-    /// Default: always.
+    /// # Errors
+    /// Returns the error that the next read would return. Default: returns no error.
     async fn health(&self) -> Result<(), Error> {
         Ok(())
     }
 }
 
-fn unsupported(origin: &Origin, what: &'static str) -> Error {
-    Error::new(ErrorKind::Unsupported, what)
+fn unsupported(origin: &Origin, message: &'static str) -> Error {
+    Error::new(ErrorKind::Unsupported, message)
         .with_origin(origin)
         .with_hint("see the provider's capabilities")
 }

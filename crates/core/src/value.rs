@@ -1,4 +1,4 @@
-//! The secret bytes themselves, and what is read along with them.
+//! Secret values, and the metadata that a provider returns with them.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -12,15 +12,15 @@ use zeroize::Zeroize;
 
 use crate::{Error, ErrorKind, Origin, Version};
 
-/// The bytes of a secret: hidden in `Debug`, wiped when the last clone is dropped.
+/// The bytes of a secret, redacted in `Debug` and zeroized when the last clone is dropped.
 ///
-/// There is no `Display`, no `Serialize` and no `AsRef`: the bytes come out only by a method named
-/// `expose_…`, which can be searched for. Equality takes the same time wherever two values differ.
-/// Cloning is cheap and shares the bytes.
+/// The type does not implement `Display`, `Serialize` or `AsRef`. Only the methods named `expose_…`
+/// return the bytes, so a text search finds every use. Comparison for equality takes constant time for
+/// values of equal length. Cloning is cheap and shares the bytes.
 ///
 /// # Limits
-/// The value is wiped, not locked into memory: it may reach swap or a core dump. Copies that the
-/// caller makes from an exposed slice are the caller's.
+/// The memory is zeroized but not locked. The bytes might reach swap or a core dump. Copies that a
+/// caller makes from an exposed slice are not zeroized.
 ///
 /// ```
 /// use secretwell::SecretValue;
@@ -34,40 +34,43 @@ use crate::{Error, ErrorKind, Origin, Version};
 pub struct SecretValue(Arc<SecretBox<[u8]>>);
 
 impl SecretValue {
-    /// The bytes.
+    /// Returns the bytes.
     pub fn expose_bytes(&self) -> &[u8] {
         self.0.expose_secret()
     }
 
-    /// The bytes as text.
+    /// Returns the bytes as text.
     ///
     /// # Errors
-    /// [`ErrorKind::Malformed`] when they are not UTF-8.
+    /// Returns [`ErrorKind::Malformed`] if the bytes are not UTF-8.
     pub fn expose_text(&self) -> Result<&str, Error> {
-        // The cause is dropped on purpose: it would tell a position inside the secret.
+        // The source error is dropped because it contains a position inside the secret.
         std::str::from_utf8(self.expose_bytes()).map_err(|_| {
             Error::new(ErrorKind::Malformed, "the value is not UTF-8 text")
                 .with_hint("read it as bytes, or store it as text")
         })
     }
 
-    /// How many bytes the value has.
+    /// Returns the length of the value in bytes.
     pub fn len(&self) -> usize {
         self.expose_bytes().len()
     }
 
-    /// Whether the value has no bytes. Providers return an empty value as it is.
+    /// Returns whether the value has no bytes. Providers return an empty value unchanged.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether the value is empty or ASCII white space only, which typed loading treats as absent.
+    /// Returns whether the value is empty or contains only ASCII white space. Typed loading treats
+    /// such a value as absent.
     pub fn is_blank(&self) -> bool {
         self.expose_bytes().iter().all(u8::is_ascii_whitespace)
     }
 
-    /// A number that is equal for equal bytes within this process and tells nothing about them
-    /// outside of it: a hash under a random key that is never written anywhere.
+    /// Returns a keyed hash of the bytes.
+    ///
+    /// The key is random for each process and is never stored. Equal bytes have equal fingerprints
+    /// within one process. Outside of the process, a fingerprint reveals nothing about the bytes.
     pub fn fingerprint(&self) -> u64 {
         fingerprint(self.expose_bytes())
     }
@@ -83,7 +86,7 @@ impl From<Vec<u8>> for SecretValue {
         if bytes.len() == bytes.capacity() {
             return Self(Arc::new(SecretBox::new(bytes.into_boxed_slice())));
         }
-        // Shrinking may move the bytes and leave the old ones behind, so copy and wipe.
+        // Shrinking in place might move the bytes without zeroizing the old allocation.
         let exact: Box<[u8]> = bytes.as_slice().into();
         bytes.zeroize();
         Self(Arc::new(SecretBox::new(exact)))
@@ -128,7 +131,7 @@ impl fmt::Debug for SecretValue {
     }
 }
 
-/// Takes text or bytes, so that a field of a loaded struct can hold a secret that is not text.
+/// Accepts text and bytes, so that a field of a loaded struct can be a secret that is not text.
 impl<'de> Deserialize<'de> for SecretValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Bytes;
@@ -161,24 +164,24 @@ impl<'de> Deserialize<'de> for SecretValue {
     }
 }
 
-/// What a provider answers: a value, and what the backend told about it.
+/// The result of a provider's read: a value, and the metadata that the backend reported with it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Secret {
-    /// The bytes, exactly as the backend holds them.
+    /// The bytes, exactly as the backend stores them.
     pub value: SecretValue,
-    /// What the backend calls this revision; `None` where it keeps none.
+    /// The backend's version of the value. `None` if the backend does not keep versions.
     pub version: Option<Version>,
-    /// How long the backend promises the value to work, for leased credentials. The resolver
-    /// replaces the value ahead of that time, and never hands it out after.
+    /// The lifetime that the backend guarantees, for leased credentials. The resolver replaces the
+    /// value before its lifetime ends and never returns it afterwards.
     pub valid_for: Option<Duration>,
-    /// The source that answered; `None` stands for the provider's own. A [`Chain`](crate::Chain)
-    /// fills it in, so that logs tell which of its links had the secret.
+    /// The origin of the value. `None` means the origin of the provider that returned it. A
+    /// [`Chain`](crate::Chain) sets it, so that logs show which of its providers had the secret.
     pub origin: Option<Origin>,
 }
 
 impl Secret {
-    /// A secret of which only the value is known.
+    /// Creates a secret without metadata.
     pub fn new(value: impl Into<SecretValue>) -> Self {
         Self {
             value: value.into(),
@@ -188,14 +191,14 @@ impl Secret {
         }
     }
 
-    /// The same with the backend's version.
+    /// Sets the backend's version.
     #[must_use]
     pub fn with_version(mut self, version: Version) -> Self {
         self.version = Some(version);
         self
     }
 
-    /// The same with a promised lifetime.
+    /// Sets the lifetime that the backend guarantees, counted from the response.
     #[must_use]
     pub fn valid_for(mut self, lifetime: Duration) -> Self {
         self.valid_for = Some(lifetime);
@@ -208,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_keep_their_bytes_and_hide_them() {
+    fn bytes_are_kept_unchanged_and_redacted_in_debug() {
         let value = SecretValue::from(vec![0xff, 0x00, b'\n']);
         assert_eq!(value.expose_bytes(), [0xff, 0x00, b'\n']);
         assert_eq!(
@@ -224,14 +227,14 @@ mod tests {
     }
 
     #[test]
-    fn spare_capacity_is_dropped_with_its_bytes() {
+    fn vec_with_spare_capacity_keeps_only_its_bytes() {
         let mut bytes = Vec::with_capacity(64);
         bytes.extend_from_slice(b"secret");
         assert_eq!(SecretValue::from(bytes).expose_bytes(), b"secret");
     }
 
     #[test]
-    fn equality_and_fingerprint_follow_the_bytes() {
+    fn equality_and_fingerprint_depend_on_the_bytes() {
         let (one, same, other) = (
             SecretValue::from("a"),
             SecretValue::from("a"),
@@ -244,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn blank_is_empty_or_white_space() {
+    fn empty_and_white_space_values_are_blank() {
         assert!(SecretValue::from("").is_blank());
         assert!(SecretValue::from(" \r\n\t").is_blank());
         assert!(!SecretValue::from(" x ").is_blank());

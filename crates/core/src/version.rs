@@ -1,4 +1,4 @@
-//! Revisions of a secret.
+//! Versions of secrets.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,23 +8,25 @@ use serde::{Serialize, Serializer};
 
 use crate::value::fingerprint;
 
-/// What a backend calls one revision of a secret.
+/// The backend's identifier for one revision of a secret.
 ///
-/// Two versions can always be compared for equality. Only numbered ones also have an order, and only
-/// as far as the backend keeps it: a key that was deleted and written anew starts at 1 again on Vault
-/// and on Infisical alike. So a number is read together with its time of creation, and where the
-/// backend tells what it counts the revisions of, only together with that.
+/// Any two versions can be compared for equality. Only numbered versions can also be ordered.
+///
+/// Vault and Infisical restart at 1 when a key is deleted and written again. The order therefore also
+/// depends on the creation time and on the identity, if the backend reports them. See
+/// [`is_older_than`](Self::is_older_than).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Version {
     label: Arc<str>,
     number: Option<u64>,
     created_at: Option<SystemTime>,
-    /// A hash of what it is a revision of; 0 where the backend does not tell.
+    /// A hash of the backend's identifier for the versioned object. It is 0 if the backend does not
+    /// report one.
     identity: u64,
 }
 
 impl Version {
-    /// A version that can only be compared for equality, such as an ETag.
+    /// Creates a version that can only be compared for equality, such as an ETag.
     pub fn opaque(label: impl Into<Arc<str>>) -> Self {
         Self {
             label: label.into(),
@@ -34,7 +36,7 @@ impl Version {
         }
     }
 
-    /// The `number`-th revision.
+    /// Creates a version with a number. Higher numbers are newer.
     pub fn numbered(number: u64) -> Self {
         Self {
             label: number.to_string().into(),
@@ -44,45 +46,52 @@ impl Version {
         }
     }
 
-    /// A version made from the value, for backends that keep none. It means something within this
-    /// process only, because it is a hash under a random key: nobody can test guesses against it.
+    /// Creates a version from the value, for backends that do not keep versions.
+    ///
+    /// The version is a hash with a random key for each process. It is only comparable within this
+    /// process, and it cannot be used to test guesses of the value.
     pub fn from_content(bytes: &[u8]) -> Self {
         Self::opaque(format!("{:016x}", fingerprint(bytes)))
     }
 
-    /// The same version with the time at which the backend says it was written.
+    /// Sets the time at which the version was written, as reported by the backend.
     #[must_use]
     pub fn with_created_at(mut self, time: SystemTime) -> Self {
         self.created_at = Some(time);
         self
     }
 
-    /// The same version as a revision of what the backend knows by `id`. A key that was deleted and
-    /// written anew, or is found elsewhere now, has another, and numbers under two say nothing of
-    /// each other.
+    /// Sets the backend's identifier for the versioned object, such as the ID of a secret.
+    ///
+    /// A key that is deleted and written again, or that moves to another path, gets another
+    /// identifier. Versions with different identifiers cannot be ordered.
     #[must_use]
     pub fn with_identity(mut self, id: &str) -> Self {
         self.identity = fingerprint(id.as_bytes());
         self
     }
 
-    /// The version as the backend writes it.
+    /// Returns the version as text, in the backend's notation.
     pub fn as_str(&self) -> &str {
         &self.label
     }
 
-    /// The number of a numbered version.
+    /// Returns the number of a numbered version.
     pub fn number(&self) -> Option<u64> {
         self.number
     }
 
-    /// When the backend says that the version was written.
+    /// Returns the time at which the version was written, if the backend reported it.
     pub fn created_at(&self) -> Option<SystemTime> {
         self.created_at
     }
 
-    /// Whether this version certainly came before `other`: both are numbered, of the same identity
-    /// or of none, this number is smaller, and its creation time, where both are known, is not later.
+    /// Returns whether this version is certainly older than `other`.
+    ///
+    /// This is the case if all of the following are true:
+    /// - Both versions are numbered, and this number is smaller.
+    /// - Both have the same identity, or neither has one.
+    /// - This creation time is not later than the other one, if both are known.
     pub fn is_older_than(&self, other: &Self) -> bool {
         let (Some(mine), Some(theirs)) = (self.number, other.number) else {
             return false;
@@ -117,14 +126,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_numbers_have_an_order() {
+    fn only_numbered_versions_are_ordered() {
         assert!(Version::numbered(1).is_older_than(&Version::numbered(2)));
         assert!(!Version::numbered(2).is_older_than(&Version::numbered(2)));
         assert!(!Version::opaque("1").is_older_than(&Version::opaque("2")));
     }
 
     #[test]
-    fn a_recreated_key_starts_again_and_is_newer() {
+    fn version_1_of_a_recreated_key_is_not_older() {
         let time = |s| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
         let before = Version::numbered(7).with_created_at(time(100));
         let after = Version::numbered(1).with_created_at(time(200));
@@ -137,17 +146,17 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_an_order_within_one_identity_only() {
-        let of = |id: &str, number| Version::numbered(number).with_identity(id);
-        assert!(of("a", 1).is_older_than(&of("a", 7)));
-        assert!(!of("b", 1).is_older_than(&of("a", 7)));
-        assert!(!Version::numbered(1).is_older_than(&of("a", 7)));
-        assert_ne!(of("a", 1), of("b", 1));
-        assert_eq!(of("a", 1), of("a", 1));
+    fn versions_of_different_identities_are_not_ordered() {
+        let version = |id: &str, number| Version::numbered(number).with_identity(id);
+        assert!(version("a", 1).is_older_than(&version("a", 7)));
+        assert!(!version("b", 1).is_older_than(&version("a", 7)));
+        assert!(!Version::numbered(1).is_older_than(&version("a", 7)));
+        assert_ne!(version("a", 1), version("b", 1));
+        assert_eq!(version("a", 1), version("a", 1));
     }
 
     #[test]
-    fn content_versions_follow_the_content() {
+    fn equal_content_has_an_equal_version() {
         assert_eq!(Version::from_content(b"a"), Version::from_content(b"a"));
         assert_ne!(Version::from_content(b"a"), Version::from_content(b"b"));
     }

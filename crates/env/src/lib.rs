@@ -1,8 +1,8 @@
 //! Secrets from environment variables, for [Secretwell](https://docs.rs/secretwell).
 //!
-//! For services that are handed their secrets by whatever starts them: an orchestrator, a process
-//! manager, a shell. A key's segments, joined by `_` behind an optional prefix, are the variable's
-//! name: with the prefix `APP_`, the key `DB/PASSWORD` is the variable `APP_DB_PASSWORD`.
+//! The crate is for services that receive their secrets from an orchestrator, a process manager or a
+//! shell. The name of a variable consists of an optional prefix and the segments of the key, joined with
+//! `_`. With the prefix `APP_`, the key `DB/PASSWORD` is the variable `APP_DB_PASSWORD`.
 //!
 //! ```
 //! use secretwell::{SecretProvider, SecretKey};
@@ -17,14 +17,17 @@
 //! # }
 //! ```
 //!
-//! The environment is read anew at each call, never copied: a variable that the process sets for
-//! itself after the start is seen, within a second behind a
-//! [`Resolver`](secretwell_resolver::Resolver). Nothing is decoded, unquoted or trimmed, and a value that
-//! is not Unicode comes as its bytes.
+//! # Why this shape
+//! The provider reads the environment at each call and keeps no copy. If the process sets a variable
+//! after its start, a [`Resolver`](https://docs.rs/secretwell/latest/secretwell/struct.Resolver.html)
+//! returns the new value within 1 s.
+//!
+//! Values are returned unchanged: nothing is decoded, unquoted or trimmed. A value that is not Unicode
+//! is returned as bytes.
 //!
 //! # Limits
-//! A process cannot wipe its environment: the value stays readable to whoever may look into the
-//! process. Prefer files where there is a choice. On Windows the names of variables have no case.
+//! A process cannot wipe its environment. Everyone who can inspect the process can read the values, so
+//! prefer files if you can choose. On Windows the names of variables are case-insensitive.
 
 mod provider;
 

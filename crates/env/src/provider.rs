@@ -1,4 +1,4 @@
-//! The provider.
+//! [`EnvProvider`] and the [`Environment`] that it reads.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -12,20 +12,22 @@ use secretwell_core::{
     Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version,
 };
 
-/// Variables by name. The process has one; a test, or a program that keeps settings of its own, may
-/// bring another to [`EnvProvider::with_environment`].
+/// A set of variables that can be read by name.
+///
+/// The default is the environment of the process. A test, or a program that stores its own settings, can
+/// pass another implementation to [`EnvProvider::with_environment`].
 pub trait Environment: Send + Sync + 'static {
-    /// The value of the variable `name`, if it is set.
+    /// Returns the value of the variable `name`, or `None` if it is not set.
     fn value(&self, name: &OsStr) -> Option<OsString>;
 
-    /// The names of all variables.
+    /// Returns the names of all variables.
     fn names(&self) -> Vec<OsString>;
 }
 
 /// The environment of this process.
-struct Process;
+struct ProcessEnvironment;
 
-impl Environment for Process {
+impl Environment for ProcessEnvironment {
     fn value(&self, name: &OsStr) -> Option<OsString> {
         std::env::var_os(name)
     }
@@ -35,7 +37,7 @@ impl Environment for Process {
     }
 }
 
-/// Secrets from environment variables. See the [crate](crate) for how keys become names.
+/// A provider that reads environment variables. See the [crate](crate) for the mapping of keys to names.
 pub struct EnvProvider {
     origin: Origin,
     prefix: String,
@@ -43,32 +45,33 @@ pub struct EnvProvider {
 }
 
 impl EnvProvider {
-    /// Every variable of the process.
+    /// Creates a provider for all variables of the process.
     pub fn new() -> Self {
-        Self::with_environment(Process, "")
+        Self::with_environment(ProcessEnvironment, "")
     }
 
-    /// The variables of the process whose names begin with `prefix`, which keys leave out.
+    /// Creates a provider for the variables of the process that start with `prefix`. Keys do not contain
+    /// the prefix.
     pub fn with_prefix(prefix: impl Into<String>) -> Self {
-        Self::with_environment(Process, prefix)
+        Self::with_environment(ProcessEnvironment, prefix)
     }
 
     /// Creates a provider from a URL: `env://` for every variable, `env://APP_` for a prefix.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] if the URL contains anything but a prefix.
+    /// Returns [`ErrorKind::InvalidConfig`] if the URL has another scheme, or contains `/` or `?`.
     pub fn from_url(url: &str) -> Result<Self, Error> {
         match url.strip_prefix("env://") {
             Some(prefix) if !prefix.contains(['/', '?']) => Ok(Self::with_prefix(prefix)),
             _ => Err(Error::new(
                 ErrorKind::InvalidConfig,
-                "`env://` takes a prefix of variable names and nothing else",
+                "an `env://` URL can contain only a prefix of variable names",
             )
             .with_hint("write it like `env://APP_`")),
         }
     }
 
-    /// Variables of an environment of your own, behind a prefix that may be empty.
+    /// Creates a provider for another environment. `prefix` can be empty.
     pub fn with_environment(environment: impl Environment, prefix: impl Into<String>) -> Self {
         let prefix = prefix.into();
         let origin = Origin::new("env", prefix.escape_debug());
@@ -79,25 +82,25 @@ impl EnvProvider {
         }
     }
 
-    /// The variable that holds `key`.
-    fn name(&self, key: &SecretKey) -> Result<String, Error> {
+    /// Returns the name of the variable for `key`.
+    fn variable_name(&self, key: &SecretKey) -> Result<String, Error> {
         let name = format!("{}{}", self.prefix, key.as_str().replace('/', "_"));
         match name.contains(['=', '\0']) {
             false => Ok(name),
             true => Err(Error::new(
                 ErrorKind::InvalidKey,
-                "no variable's name may hold `=` or NUL",
+                "the name of a variable cannot contain `=` or NUL",
             )
             .with_origin(&self.origin)
             .with_key(key)
-            .with_hint("rename the key, or map it to another with `renamed`")),
+            .with_hint("rename the key, or map it to another key with `renamed`")),
         }
     }
 
     fn read(&self, key: &SecretKey) -> Result<Secret, Error> {
-        let name = self.name(key)?;
+        let name = self.variable_name(key)?;
         let value = self.environment.value(OsStr::new(&name)).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("no variable `{name}` is set"))
+            Error::new(ErrorKind::NotFound, format!("variable `{name}` is not set"))
                 .with_origin(&self.origin)
                 .with_key(key)
                 .with_hint("set it, or add a source that has it")
@@ -107,16 +110,16 @@ impl EnvProvider {
         Ok(Secret::new(value).with_version(version))
     }
 
-    /// The key below `prefix` that the variable `name` holds.
+    /// Returns the key below `prefix` for the variable `name`, or `None` if it has none.
     fn key(&self, name: &OsStr, prefix: &KeyPrefix) -> Option<SecretKey> {
-        let own = name.to_str()?.strip_prefix(self.prefix.as_str())?;
+        let unprefixed = name.to_str()?.strip_prefix(self.prefix.as_str())?;
         let text: Cow<'_, str> = match prefix.as_str() {
-            "" => own.into(),
-            directory => {
-                let rest = own
-                    .strip_prefix(&directory.replace('/', "_"))?
+            "" => unprefixed.into(),
+            folder => {
+                let rest = unprefixed
+                    .strip_prefix(&folder.replace('/', "_"))?
                     .strip_prefix('_')?;
-                format!("{directory}/{rest}").into()
+                format!("{folder}/{rest}").into()
             }
         };
         SecretKey::parse(text).ok()
@@ -130,7 +133,7 @@ fn bytes(text: OsString) -> Vec<u8> {
     text.into_vec()
 }
 
-/// Elsewhere, a value that is not Unicode comes in the platform's own superset of UTF-8.
+/// Returns a value that is not Unicode in the platform's own superset of UTF-8.
 #[cfg(not(unix))]
 fn bytes(text: OsString) -> Vec<u8> {
     text.into_encoded_bytes()
@@ -142,7 +145,7 @@ impl SecretProvider for EnvProvider {
         &self.origin
     }
 
-    /// A ttl of one second: reading a variable costs nothing.
+    /// Returns a ttl of 1 s, because reading a variable is cheap.
     fn capabilities(&self) -> Capabilities {
         Capabilities::none()
             .with_versions()
@@ -159,8 +162,10 @@ impl SecretProvider for EnvProvider {
         keys.iter().map(|key| self.read(key)).collect()
     }
 
-    /// One key for each variable: where a name begins has no mark, so `DB_PASSWORD` is listed as the
-    /// one segment that it is, and as `DB/PASSWORD` when asked for what is below `DB`.
+    /// Lists one key for each variable.
+    ///
+    /// Names of variables have no separator. `DB_PASSWORD` is listed as that key from the root, and as
+    /// `DB/PASSWORD` below the prefix `DB`. Variables whose names are not valid keys are omitted.
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
         let names = self.environment.names();
         let keys: BTreeSet<SecretKey> = names
@@ -191,9 +196,9 @@ mod tests {
 
     use super::*;
 
-    struct Fixed(HashMap<OsString, OsString>);
+    struct FixedEnvironment(HashMap<OsString, OsString>);
 
-    impl Environment for Fixed {
+    impl Environment for FixedEnvironment {
         fn value(&self, name: &OsStr) -> Option<OsString> {
             self.0.get(name).cloned()
         }
@@ -207,7 +212,7 @@ mod tests {
         let pairs = variables
             .iter()
             .map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        EnvProvider::with_environment(Fixed(pairs.collect()), prefix)
+        EnvProvider::with_environment(FixedEnvironment(pairs.collect()), prefix)
     }
 
     async fn text(provider: &EnvProvider, key: &str) -> Result<String, Error> {
@@ -226,13 +231,13 @@ mod tests {
         let error = text(&provider, "DB/PASSWORD").await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            "DB/PASSWORD from env://APP_: not found: no variable `APP_DB_PASSWORD` is set; \
+            "DB/PASSWORD from env://APP_: not found: variable `APP_DB_PASSWORD` is not set; \
              set it, or add a source that has it",
         );
     }
 
     #[tokio::test]
-    async fn values_are_kept_to_the_byte() {
+    async fn values_are_returned_unchanged() {
         for value in [
             "",
             " padded\r\n",
@@ -254,11 +259,12 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn what_is_not_unicode_comes_as_bytes() {
+    async fn value_that_is_not_unicode_is_returned_as_bytes() {
         use std::os::unix::ffi::OsStringExt;
 
         let value = OsString::from_vec(vec![0xff, 0xfe, b'x']);
-        let provider = EnvProvider::with_environment(Fixed([("KEY".into(), value)].into()), "");
+        let provider =
+            EnvProvider::with_environment(FixedEnvironment([("KEY".into(), value)].into()), "");
         let secret = provider
             .get(&SecretKey::parse("KEY").unwrap())
             .await
@@ -271,13 +277,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_that_cannot_be_are_refused_without_a_look() {
+    async fn key_with_equals_sign_is_invalid() {
         let error = text(&provider("", &[]), "a=b").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidKey);
     }
 
     #[tokio::test]
-    async fn what_is_listed_can_be_read() {
+    async fn listed_keys_can_be_read() {
         let variables = [
             ("APP_A", "1"),
             ("APP_DB_USER", "2"),
@@ -305,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_process_is_the_default() {
+    async fn process_environment_is_the_default() {
         let provider = EnvProvider::with_prefix("CARGO_PKG_");
         assert_eq!(text(&provider, "NAME").await.unwrap(), "secretwell-env");
         assert_eq!(

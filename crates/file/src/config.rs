@@ -1,10 +1,11 @@
-//! What to read, and how strictly.
+//! The configuration of a provider and the formats of documents.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-/// The form of a document.
+
+/// The format of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -20,9 +21,9 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format that the name of `path` tells: `.env`, `.env.local`, `prod.env`, `.json`, `.yaml`,
-    /// `.yml`, `.toml`.
-    pub(crate) fn of(path: &Path) -> Option<Self> {
+    /// Returns the format for a file name such as `.env`, `.env.local`, `prod.env`, `a.json`, `a.yaml`,
+    /// `a.yml` or `a.toml`.
+    pub(crate) fn from_path(path: &Path) -> Option<Self> {
         let name = path.file_name().and_then(OsStr::to_str)?;
         if name == ".env" || name.starts_with(".env.") {
             return Some(Self::Env);
@@ -46,12 +47,12 @@ pub(crate) struct Config {
     pub(crate) strict_permissions: bool,
 }
 
-/// How secrets lie in files.
+/// How secrets are stored in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
-    /// Each in a file of its own, below a root.
+    /// Each secret is one file below a root directory.
     Directory,
-    /// All in one file. Without a format, its name has to tell.
+    /// All secrets are in one file. Without a format, the file name determines it.
     Document(Option<Format>),
 }
 
@@ -66,7 +67,7 @@ impl Config {
         }
     }
 
-    /// The largest file to read, in bytes.
+    /// Returns the size limit of a file, in bytes.
     pub(crate) fn limit(&self) -> u64 {
         const MIB: u64 = 1 << 20;
         self.max_bytes.unwrap_or(match self.layout {

@@ -1,4 +1,4 @@
-//! Reads a document of any format into one tree.
+//! Parses documents of all formats into one tree.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -11,10 +11,10 @@ use zeroize::Zeroize;
 use crate::config::Format;
 use crate::dotenv;
 
-/// The key under which the `toml` crate hands out dates.
+/// The name under which the `toml` crate deserializes dates.
 const TOML_DATE: &str = "$__toml_private_datetime";
 
-/// A document, whatever it was written in. Wiped when dropped.
+/// A parsed document or a part of it. Its texts are wiped from memory when it is dropped.
 pub(crate) enum Node {
     Null,
     Bool(bool),
@@ -25,21 +25,21 @@ pub(crate) enum Node {
     Map(Vec<(String, Node)>),
 }
 
-/// Parses `bytes`. Messages tell a place and never what stands there.
+/// Parses a document. Error messages name the line and never quote content.
 pub(crate) fn parse(format: Format, bytes: &[u8]) -> Result<Node, Error> {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err(malformed("it is UTF-16 text").with_hint("save it as UTF-8"));
+        return Err(malformed("the document is UTF-16 text").with_hint("save it as UTF-8"));
     }
-    // The cause is dropped on purpose: it would tell a position inside a secret.
+    // The source error is dropped, because it contains a position inside a secret.
     let text = std::str::from_utf8(bytes)
-        .map_err(|_| malformed("it is not UTF-8 text").with_hint("save it as UTF-8"))?;
+        .map_err(|_| malformed("the document is not UTF-8 text").with_hint("save it as UTF-8"))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim().is_empty() {
         return Ok(Node::Map(Vec::new()));
     }
     let node = match format {
         Format::Env => {
-            let variables = dotenv::parse(text).map_err(|flaw| malformed(flaw.to_string()))?;
+            let variables = dotenv::parse(text).map_err(|error| malformed(error.to_string()))?;
             let entry = |(name, value): (String, zeroize::Zeroizing<String>)| {
                 (name, Node::Text(value.as_str().to_owned()))
             };
@@ -47,28 +47,31 @@ pub(crate) fn parse(format: Format, bytes: &[u8]) -> Result<Node, Error> {
         }
         Format::Json => serde_json::from_str(text).map_err(|error| {
             malformed(format!(
-                "line {}, column {}: not valid JSON, or a name twice",
+                "line {}, column {}: invalid JSON or a duplicate name",
                 error.line(),
                 error.column()
             ))
         })?,
         Format::Yaml => serde_saphyr::from_str(text).map_err(|error| {
-            let place = error.location().map_or_else(String::new, |location| {
+            let location = error.location().map_or_else(String::new, |location| {
                 format!("line {}, column {}: ", location.line(), location.column())
             });
-            malformed(format!("{place}not valid YAML, or a name twice"))
+            malformed(format!("{location}invalid YAML or a duplicate name"))
         })?,
         Format::Toml => toml::from_str(text).map_err(|error: toml::de::Error| {
             let line = error.span().map_or(0, |span| {
                 text[..span.start.min(text.len())].matches('\n').count()
             });
-            malformed(format!("line {}: not valid TOML", line + 1))
+            malformed(format!(
+                "line {}: invalid TOML or a duplicate name",
+                line + 1
+            ))
         })?,
     };
     match node {
         Node::Map(_) => Ok(node),
         _ => Err(malformed(
-            "it does not hold names and values at its top level",
+            "the top level of the document is not a table of names and values",
         )),
     }
 }
@@ -78,44 +81,45 @@ fn malformed(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 }
 
 impl Node {
-    /// What stands at `key`; `None` also for `null`.
-    pub(crate) fn at(&self, format: Format, key: &SecretKey) -> Option<&Self> {
-        let found = match format {
+    /// Returns the entry for `key`. Returns `None` if it is missing or `null`.
+    pub(crate) fn get(&self, format: Format, key: &SecretKey) -> Option<&Self> {
+        let entry = match format {
             Format::Env => self.child(&key.as_str().replace('/', "_")),
             _ => key
                 .segments()
                 .try_fold(self, |node, segment| node.child(segment)),
         };
-        found.filter(|node| !matches!(node, Self::Null))
+        entry.filter(|node| !matches!(node, Self::Null))
     }
 
     fn child(&self, name: &str) -> Option<&Self> {
         match self {
             Self::Map(entries) => entries
                 .iter()
-                .find(|(known, _)| known == name)
+                .find(|(entry, _)| entry == name)
                 .map(|(_, node)| node),
             _ => None,
         }
     }
 
-    /// Text as it is, anything else as compact JSON.
+    /// Returns text unchanged, and any other value as compact JSON.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         match self {
             Self::Text(text) => Ok(text.as_bytes().to_vec()),
-            // The cause may quote the value.
-            _ => serde_json::to_vec(self).map_err(|_| malformed("the value has no form in JSON")),
+            // The source error is dropped, because it might quote the value.
+            _ => serde_json::to_vec(self)
+                .map_err(|_| malformed("the value cannot be represented as JSON")),
         }
     }
 
-    /// The keys below `prefix` of all values that are no table, except nulls.
+    /// Returns the keys below `prefix`, without tables and nulls.
     pub(crate) fn keys(&self, format: Format, prefix: &KeyPrefix) -> BTreeSet<SecretKey> {
         let mut paths = Vec::new();
         self.collect_paths("", &mut paths);
         if let (Format::Env, Some(joined)) =
             (format, Some(prefix.as_str()).filter(|p| !p.is_empty()))
         {
-            // Where a name of `.env` begins has no mark, so it is below any prefix that it begins with.
+            // Names in `.env` have no separator. A name is below every prefix that it starts with.
             let start = format!("{}_", joined.replace('/', "_"));
             let below = |path: &String| Some(format!("{joined}/{}", path.strip_prefix(&start)?));
             paths = paths.iter().filter_map(below).collect();
@@ -214,7 +218,7 @@ impl<'de> Deserialize<'de> for Node {
                     }
                     let value = access.next_value()?;
                     if !names.insert(name.clone()) {
-                        return Err(de::Error::custom("a name stands twice"));
+                        return Err(de::Error::custom("duplicate name"));
                     }
                     entries.push((name, value));
                 }
@@ -253,14 +257,14 @@ mod tests {
     fn text(format: Format, document: &str, key: &str) -> Option<String> {
         let node = parse(format, document.as_bytes()).unwrap();
         let bytes = node
-            .at(format, &SecretKey::parse(key).unwrap())?
+            .get(format, &SecretKey::parse(key).unwrap())?
             .to_bytes()
             .unwrap();
         Some(String::from_utf8(bytes).unwrap())
     }
 
     #[test]
-    fn values_come_as_text_or_compact_json() {
+    fn values_are_returned_as_text_or_compact_json() {
         let json = r#"{"s":"a\nb","n":1.5,"i":12345678901234567890,"b":true,"z":null,"e":"",
                        "db":{"user":"u","ports":[1, "2", null]}}"#;
         let yaml = "s: \"a\\nb\"\nn: 1.5\ni: 12345678901234567890\nb: true\nz: null\ne: ''\n\
@@ -299,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_documents_and_marks_are_understood() {
+    fn empty_documents_and_byte_order_marks_are_accepted() {
         for format in [Format::Env, Format::Json, Format::Yaml, Format::Toml] {
             assert_eq!(text(format, "", "K"), None);
             assert_eq!(text(format, " \n", "K"), None);
@@ -323,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_documents_tell_a_place_and_no_content() {
+    fn errors_of_malformed_documents_contain_no_content() {
         let deep = "[".repeat(10_000) + &"]".repeat(10_000);
         let deep = |prefix: &str, suffix: &str| format!("{prefix}{deep}{suffix}");
         let (json, yaml, toml) = (deep("{\"a\":", "}"), deep("a: ", ""), deep("a = ", ""));

@@ -1,42 +1,43 @@
-//! Reads `.env` documents.
+//! A parser for `.env` documents.
 //!
-//! The form that the tools of the field share, less what is dangerous for secrets: nothing is
-//! substituted, so `$` and backticks stand for themselves, and no message quotes a line.
+//! It accepts the syntax that common tools share, with two differences that protect secrets. Nothing is
+//! substituted, so `$` and backticks are literal. No error message quotes a line.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use zeroize::Zeroizing;
 
-/// What is wrong, and in which line.
+/// A syntax error with its line number, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {what}")]
-pub(crate) struct Flaw {
+#[error("line {line}: {problem}")]
+pub(crate) struct SyntaxError {
     line: usize,
-    what: &'static str,
+    problem: &'static str,
 }
 
-/// The variables of `text` in order. A name that comes twice has its last value.
+/// Returns the variables of `text` in order. A duplicate name has its last value.
 ///
-/// - `NAME=value`, `export NAME=value`, blank lines, and comments from `#` to the end of the line;
-///   behind an unquoted value, `#` needs white space before it.
-/// - `'…'` is kept to the letter; in `"…"` a backslash makes `\n`, `\r`, `\t`, `\"`, `\\`, `\$` and
-///   ``\` `` what they stand for and is kept before anything else. Either may span lines.
-/// - Unquoted values lose the white space around them.
-pub(crate) fn parse(text: &str) -> Result<Vec<(String, Zeroizing<String>)>, Flaw> {
+/// - Lines have the form `NAME=value` or `export NAME=value`. Blank lines are ignored.
+/// - Comments start with `#` and end with the line. After an unquoted value, `#` needs white space
+///   before it.
+/// - `'…'` is literal. In `"…"` the escapes are `\n`, `\r`, `\t`, `\"`, `\\`, `\$` and ``\` ``. A backslash
+///   before any other character is kept. Quoted values can span lines.
+/// - White space around unquoted values is removed.
+pub(crate) fn parse(text: &str) -> Result<Vec<(String, Zeroizing<String>)>, SyntaxError> {
     let mut reader = Reader {
         rest: text,
         line: 1,
     };
     let mut variables: Vec<(String, Zeroizing<String>)> = Vec::new();
-    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut indexes: HashMap<String, usize> = HashMap::new();
     while reader.skip_to_entry() {
         let name = reader.name()?;
         let value = reader.value()?;
-        match places.entry(name.clone()) {
-            Entry::Occupied(place) => variables[*place.get()].1 = value,
-            Entry::Vacant(place) => {
-                place.insert(variables.len());
+        match indexes.entry(name.clone()) {
+            Entry::Occupied(index) => variables[*index.get()].1 = value,
+            Entry::Vacant(index) => {
+                index.insert(variables.len());
                 variables.push((name, value));
             }
         }
@@ -44,7 +45,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<(String, Zeroizing<String>)>, Flaw
     Ok(variables)
 }
 
-/// Whether a line can give a value to `name`.
+/// Returns whether `name` can be the name of a variable.
 pub(crate) fn is_name(name: &str) -> bool {
     name.chars().all(is_name_char)
 }
@@ -59,10 +60,10 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn flaw<T>(&self, what: &'static str) -> Result<T, Flaw> {
-        Err(Flaw {
+    fn error<T>(&self, problem: &'static str) -> Result<T, SyntaxError> {
+        Err(SyntaxError {
             line: self.line,
-            what,
+            problem,
         })
     }
 
@@ -77,9 +78,9 @@ impl<'a> Reader<'a> {
         Some(c)
     }
 
-    fn take_while(&mut self, wanted: impl Fn(char) -> bool) -> &'a str {
+    fn take_while(&mut self, accepts: impl Fn(char) -> bool) -> &'a str {
         let start = self.rest;
-        while self.peek().is_some_and(&wanted) {
+        while self.peek().is_some_and(&accepts) {
             self.next();
         }
         &start[..start.len() - self.rest.len()]
@@ -89,7 +90,7 @@ impl<'a> Reader<'a> {
         self.take_while(|c| c == ' ' || c == '\t');
     }
 
-    /// Goes past blank lines and comments. `false` at the end.
+    /// Skips blank lines and comments. Returns `false` at the end of the text.
     fn skip_to_entry(&mut self) -> bool {
         loop {
             self.take_while(char::is_whitespace);
@@ -101,7 +102,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn name(&mut self) -> Result<String, Flaw> {
+    fn name(&mut self) -> Result<String, SyntaxError> {
         let mut name = self.take_while(is_name_char);
         self.skip_blanks();
         if name == "export" && self.peek() != Some('=') {
@@ -109,16 +110,16 @@ impl<'a> Reader<'a> {
             self.skip_blanks();
         }
         if name.is_empty() {
-            return self.flaw("a name is missing before the `=`");
+            return self.error("missing name before `=`");
         }
         match self.peek() {
             Some('=') => self.next(),
-            _ => return self.flaw("there is no `=` after the name"),
+            _ => return self.error("missing `=` after the name"),
         };
         Ok(name.to_owned())
     }
 
-    fn value(&mut self) -> Result<Zeroizing<String>, Flaw> {
+    fn value(&mut self) -> Result<Zeroizing<String>, SyntaxError> {
         self.skip_blanks();
         match self.peek() {
             Some(quote @ ('\'' | '"')) => {
@@ -132,7 +133,7 @@ impl<'a> Reader<'a> {
                         self.take_while(|c| c != '\n');
                         Ok(value)
                     }
-                    Some(_) => self.flaw("there is something after the closing quote"),
+                    Some(_) => self.error("unexpected text after the closing quote"),
                 }
             }
             _ => {
@@ -150,7 +151,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// How many bytes there are before the next `quote` that closes something.
+    /// Returns the number of bytes before the next unescaped `quote`.
     fn length_to(&self, quote: char) -> usize {
         let mut escaped = false;
         let closes = |c: char| {
@@ -161,16 +162,16 @@ impl<'a> Reader<'a> {
         self.rest.find(closes).unwrap_or(self.rest.len())
     }
 
-    fn quoted(&mut self, quote: char) -> Result<Zeroizing<String>, Flaw> {
+    fn quoted(&mut self, quote: char) -> Result<Zeroizing<String>, SyntaxError> {
         let opened = self.line;
-        // Sized at once, so that growing leaves no copies of the value behind.
+        // Allocated at full size, because growing would leave copies of the value in freed memory.
         let mut value = Zeroizing::new(String::with_capacity(self.length_to(quote)));
         loop {
             match self.next() {
                 None => {
-                    return Err(Flaw {
+                    return Err(SyntaxError {
                         line: opened,
-                        what: "a quote is never closed",
+                        problem: "missing closing quote",
                     });
                 }
                 Some(c) if c == quote => return Ok(Zeroizing::new(value.as_str().to_owned())),
@@ -181,9 +182,9 @@ impl<'a> Reader<'a> {
                     Some(c @ ('"' | '\\' | '$' | '`')) => value.push(c),
                     Some(c) => value.extend(['\\', c]),
                     None => {
-                        return Err(Flaw {
+                        return Err(SyntaxError {
                             line: opened,
-                            what: "a quote is never closed",
+                            problem: "missing closing quote",
                         });
                     }
                 },
@@ -197,7 +198,7 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    fn one(text: &str) -> Result<String, Flaw> {
+    fn one(text: &str) -> Result<String, SyntaxError> {
         let variables = parse(text)?;
         assert_eq!(variables.len(), 1, "{variables:?}");
         assert_eq!(variables[0].0, "K");
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_a_value() {
+    fn all_value_forms_are_parsed() {
         for (text, value) in [
             ("K=v", "v"),
             ("K = v ", "v"),
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn flaws_name_their_line_and_quote_nothing() {
+    fn errors_name_the_line_and_quote_no_content() {
         for (text, line) in [
             ("A=1\nc4n4ry", 2),
             ("=c4n4ry", 1),
@@ -247,21 +248,21 @@ mod tests {
             ("A=1\n\nB='c4n4ry' tail", 3),
             ("A c4n4ry=1", 1),
         ] {
-            let flaw = parse(text).unwrap_err();
-            assert_eq!(flaw.line, line, "{text:?}");
-            assert!(!format!("{flaw} {flaw:?}").contains("c4n4ry"));
+            let error = parse(text).unwrap_err();
+            assert_eq!(error.line, line, "{text:?}");
+            assert!(!format!("{error} {error:?}").contains("c4n4ry"));
         }
     }
 
     #[test]
-    fn what_a_value_costs_does_not_grow_with_the_document() {
+    fn allocation_is_linear_in_document_size() {
         let line = |n: usize| format!("A{n}=\"a\\\"b\"\nB{n}='c'\n");
         let text: String = (0..5_000).map(line).collect();
         let mut count = 0;
         let cost = allocation_counter::measure(|| count = parse(&text).unwrap().len());
         assert_eq!(count, 10_000);
-        let most = 50 * u64::try_from(text.len()).unwrap();
-        assert!(cost.bytes_total < most, "{} of {most}", cost.bytes_total);
+        let limit = 50 * u64::try_from(text.len()).unwrap();
+        assert!(cost.bytes_total < limit, "{} of {limit}", cost.bytes_total);
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Secrets from files, for [Secretwell](https://docs.rs/secretwell).
 //!
-//! For services whose secrets are mounted or written beside them: Docker secrets, Kubernetes volumes,
-//! systemd credentials, a `.env` file on a developer's machine. Either each secret is a file below a
-//! [directory](FileProvider::directory), or one [document](FileProvider::document) holds them all.
+//! The crate is for services whose platform mounts or writes secrets as files: Docker secrets,
+//! Kubernetes volumes, systemd credentials, or a `.env` file on a developer's machine. There are two
+//! layouts:
+//!
+//! - a [directory](FileProvider::directory) in which each secret is one file
+//! - one [document](FileProvider::document) that contains all secrets: `.env`, JSON, YAML or TOML
 //!
 //! ```
 //! use secretwell::{SecretKey, SecretProvider};
@@ -16,25 +19,31 @@
 //!
 //! let provider = FileProvider::directory(folder.path());
 //! let password = provider.get(&SecretKey::parse("db/PASSWORD")?).await?;
-//! assert_eq!(password.value.expose_text()?, "s3cr3t", "without the newline");
+//! // One newline at the end of the file is removed.
+//! assert_eq!(password.value.expose_text()?, "s3cr3t");
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Making a provider does no I/O: a directory that is not mounted yet is a secret that is not there
-//! yet, and its arrival is noticed. Files are read anew at each call, from one moment each, on threads
-//! that may block. [`watch`](secretwell_core::SecretProvider::watch) tells of changes by the platform's
-//! notices and, where these do not come, by looking every few seconds.
+//! # Why this shape
+//! Creating a provider does no I/O. If a directory is not mounted yet, its secrets are `NotFound`, and
+//! [`watch`](secretwell_core::SecretProvider::watch) reports it as soon as it is mounted.
 //!
-//! # What stands in place of a file
-//! Nothing leads out of a directory, neither `..` nor a symbolic link; links inside it are followed,
-//! which is how Kubernetes replaces a whole volume in one step. A directory, a named pipe, a device, a
-//! file that is too large or may not be read: each has its own error. Values of a document that are no
-//! text come as compact JSON; `null` is absent; a name that stands twice is an error.
+//! Files are read at each call, on tokio's blocking threads. A file that changes during a read is read
+//! again, so a value is never a mix of old and new bytes. Changes are detected by the file notifications
+//! of the platform and, where these are not available, by polling every few seconds.
+//!
+//! # Special files and values
+//! - A path cannot leave the directory, neither by `..` nor by a symbolic link. Links inside the
+//!   directory are followed, because Kubernetes replaces a whole volume by swapping a link.
+//! - A directory, a named pipe, a device, a file that is too large and an unreadable file each have
+//!   their own error.
+//! - In a document, values that are not text are returned as compact JSON. `null` is absent. A duplicate
+//!   name is an error, except in `.env`, where the last value is used.
 //!
 //! # Limits
-//! Whoever replaces a secret should write a new file and rename it into place. A file that is emptied
-//! and then written can be seen empty in between.
+//! Replace a secret by writing a new file and renaming it to the old name. A file that is truncated and
+//! then written can be read as empty in between.
 
 mod config;
 mod document;

@@ -1,4 +1,4 @@
-//! Reads one file, whatever stands in its place.
+//! Reads one file safely: size limits, symbolic links, special files and concurrent writes.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -7,27 +7,27 @@ use std::path::{Path, PathBuf};
 use secretwell_core::{Error, ErrorKind};
 use zeroize::Zeroizing;
 
-/// How often a file that changes while it is read is read again.
-const TRIES: usize = 4;
+/// The number of attempts to read a file that changes during the read.
+const ATTEMPTS: usize = 4;
 
 /// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
-    #[error("there is no such file")]
+    #[error("the file does not exist")]
     Missing,
-    #[error("it is {0}, not a file")]
+    #[error("this is {0}, not a regular file")]
     NotAFile(&'static str),
-    #[error("a symbolic link leads out of the directory")]
+    #[error("a symbolic link points out of the directory")]
     Outside,
-    #[error("its symbolic links lead in a circle")]
-    Circle,
-    #[error("this process may not read it")]
+    #[error("its symbolic links form a loop")]
+    LinkLoop,
+    #[error("this process has no permission to read it")]
     Forbidden(#[source] io::Error),
-    #[error("it is larger than {0} bytes")]
+    #[error("the file is larger than {0} bytes")]
     TooLarge(u64),
-    #[error("it is being written right now")]
-    Unsteady,
-    #[error("reading it failed")]
+    #[error("the file changed during each read")]
+    Changing,
+    #[error("reading the file failed")]
     Io(#[source] io::Error),
 }
 
@@ -35,19 +35,19 @@ impl OpenError {
     pub(crate) fn into_error(self, path: &Path) -> Error {
         let kind = match self {
             Self::Missing => ErrorKind::NotFound,
-            Self::NotAFile(_) | Self::Circle => ErrorKind::Malformed,
+            Self::NotAFile(_) | Self::LinkLoop => ErrorKind::Malformed,
             Self::Outside | Self::Forbidden(_) => ErrorKind::Denied,
             Self::TooLarge(_) => ErrorKind::TooLarge,
-            Self::Unsteady | Self::Io(_) => ErrorKind::Unavailable,
+            Self::Changing | Self::Io(_) => ErrorKind::Unavailable,
         };
         let hint = match self {
             Self::Missing => "create it, or add a source that has the secret",
-            Self::NotAFile(_) | Self::Circle => "put a plain file there",
-            Self::Outside => "put the file itself below the directory",
-            Self::Forbidden(_) => "let the user that the service runs as read it",
-            Self::TooLarge(_) => "is it the right file? If so, raise `max_bytes`",
-            Self::Unsteady => "write it anew beside it and rename it into place",
-            Self::Io(_) => "look at the file system",
+            Self::NotAFile(_) | Self::LinkLoop => "replace it with a regular file",
+            Self::Outside => "move the file into the directory",
+            Self::Forbidden(_) => "give the user of the service read permission",
+            Self::TooLarge(_) => "check the path, or raise `max_bytes`",
+            Self::Changing => "write a new file next to it and rename it to this name",
+            Self::Io(_) => "check the file system",
         };
         Error::new(
             kind,
@@ -75,7 +75,7 @@ impl OpenError {
         use rustix::io::Errno;
 
         match Errno::from_io_error(&error) {
-            Some(Errno::LOOP) => Self::Circle,
+            Some(Errno::LOOP) => Self::LinkLoop,
             Some(Errno::XDEV) => Self::Outside,
             // A socket in the file system, which cannot be opened at all.
             Some(Errno::NXIO) => Self::NotAFile("a socket"),
@@ -89,40 +89,45 @@ impl OpenError {
     }
 }
 
-/// Where a file is: at a path, or below a root that nothing may lead out of.
+/// The location of a file.
 #[derive(Debug, Clone)]
-pub(crate) enum Place {
-    At(PathBuf),
+pub(crate) enum Location {
+    /// Any path.
+    Path(PathBuf),
+    /// A relative path below a root directory that it must not leave.
     Below(PathBuf, PathBuf),
 }
 
-impl Place {
+impl Location {
     pub(crate) fn path(&self) -> PathBuf {
         match self {
-            Self::At(path) => path.clone(),
+            Self::Path(path) => path.clone(),
             Self::Below(root, file) => root.join(file),
         }
     }
 
     fn open(&self) -> Result<File, OpenError> {
         match self {
-            Self::At(path) => Ok(open_plainly(path)?),
+            Self::Path(path) => Ok(open_nonblocking(path)?),
             Self::Below(root, file) => open_below(root, file),
         }
     }
 }
 
-/// The bytes of the file at `place`, from one moment: a file that is written while it is read is
-/// read again.
-pub(crate) fn read(place: &Place, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), OpenError> {
-    for _ in 0..TRIES {
-        let mut file = place.open()?;
+/// Reads the file at `location`. A file that changes during the read is read again, so the bytes are
+/// never a mix of old and new content.
+pub(crate) fn read(
+    location: &Location,
+    limit: u64,
+) -> Result<(Zeroizing<Vec<u8>>, Metadata), OpenError> {
+    for _ in 0..ATTEMPTS {
+        let mut file = location.open()?;
         let before = file.metadata()?;
         check_type(&before)?;
         if before.len() > limit {
             return Err(OpenError::TooLarge(limit));
         }
-        // Sized at once, so that growing leaves no copies of the bytes behind.
+        // Allocated at full size, because growing would leave copies of the bytes in freed memory.
         let size = usize::try_from(before.len())
             .unwrap_or(usize::MAX)
             .saturating_add(1);
@@ -139,12 +144,12 @@ pub(crate) fn read(place: &Place, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Met
             return Ok((bytes, after));
         }
     }
-    Err(OpenError::Unsteady)
+    Err(OpenError::Changing)
 }
 
-/// Without waiting for a writer, should it be a FIFO.
+/// Opens a file without blocking, because opening a named pipe would otherwise wait for a writer.
 #[cfg(unix)]
-fn open_plainly(path: &Path) -> io::Result<File> {
+fn open_nonblocking(path: &Path) -> io::Result<File> {
     Ok(File::from(rustix::fs::open(
         path,
         flags(),
@@ -153,7 +158,7 @@ fn open_plainly(path: &Path) -> io::Result<File> {
 }
 
 #[cfg(not(unix))]
-fn open_plainly(path: &Path) -> io::Result<File> {
+fn open_nonblocking(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
@@ -164,8 +169,8 @@ fn flags() -> rustix::fs::OFlags {
     OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY
 }
 
-/// The kernel itself keeps the way inside the root, at every symbolic link and whatever is renamed
-/// meanwhile.
+/// Opens a file below `root`. The kernel ensures that no symbolic link and no concurrent rename leads out
+/// of the root.
 #[cfg(target_os = "linux")]
 fn open_below(root: &Path, file: &Path) -> Result<File, OpenError> {
     use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
@@ -177,18 +182,18 @@ fn open_below(root: &Path, file: &Path) -> Result<File, OpenError> {
         Mode::empty(),
     )
     .map_err(io::Error::from)?;
-    let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    for _ in 0..TRIES {
-        match openat2(&root_fd, file, flags(), Mode::empty(), inside) {
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    for _ in 0..ATTEMPTS {
+        match openat2(&root_fd, file, flags(), Mode::empty(), beneath) {
             Ok(fd) => return Ok(File::from(fd)),
-            // A rename crossed the way.
+            // A concurrent rename interrupted the resolution.
             Err(Errno::AGAIN) => {}
-            // An old kernel, or a sandbox that does not know the call.
+            // An old kernel or a sandbox does not support the call.
             Err(Errno::NOSYS | Errno::PERM) => return open_below_checked(root, file),
             Err(error) => return Err(io::Error::from(error).into()),
         }
     }
-    Err(OpenError::Unsteady)
+    Err(OpenError::Changing)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -197,11 +202,12 @@ fn open_below(root: &Path, file: &Path) -> Result<File, OpenError> {
 }
 
 fn open_below_checked(root: &Path, file: &Path) -> Result<File, OpenError> {
-    Ok(open_plainly(&resolve_below(root, file)?)?)
+    Ok(open_nonblocking(&resolve_below(root, file)?)?)
 }
 
-/// Where the kernel does not help: resolves the way first and looks where it ends. Who may write to
-/// the directory could change it in between.
+/// Resolves a path below `root` without help of the kernel, and rejects a path that leaves the root.
+///
+/// A process with write access to the directory can change the path between this check and the open.
 pub(crate) fn resolve_below(root: &Path, path: &Path) -> Result<PathBuf, OpenError> {
     let (root, path) = (root.canonicalize()?, root.join(path).canonicalize()?);
     if !path.starts_with(&root) {
@@ -218,12 +224,12 @@ fn check_type(metadata: &Metadata) -> Result<(), OpenError> {
     Err(OpenError::NotAFile(if kind.is_dir() {
         "a directory"
     } else {
-        special(kind)
+        special_file(kind)
     }))
 }
 
 #[cfg(unix)]
-fn special(kind: std::fs::FileType) -> &'static str {
+fn special_file(kind: std::fs::FileType) -> &'static str {
     use std::os::unix::fs::FileTypeExt;
 
     if kind.is_fifo() {
@@ -236,13 +242,13 @@ fn special(kind: std::fs::FileType) -> &'static str {
 }
 
 #[cfg(not(unix))]
-fn special(_: std::fs::FileType) -> &'static str {
-    "something else"
+fn special_file(_: std::fs::FileType) -> &'static str {
+    "a special file"
 }
 
-/// The permissions of a file that others than its owner have, if they have any.
+/// Returns the mode of a file if users other than its owner have any permission.
 #[cfg(unix)]
-pub(crate) fn open_to_others(metadata: &Metadata) -> Option<u32> {
+pub(crate) fn mode_open_to_others(metadata: &Metadata) -> Option<u32> {
     use std::os::unix::fs::PermissionsExt;
 
     let mode = metadata.permissions().mode() & 0o7777;
@@ -250,7 +256,7 @@ pub(crate) fn open_to_others(metadata: &Metadata) -> Option<u32> {
 }
 
 #[cfg(not(unix))]
-pub(crate) fn open_to_others(_: &Metadata) -> Option<u32> {
+pub(crate) fn mode_open_to_others(_: &Metadata) -> Option<u32> {
     None
 }
 
@@ -259,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_way_without_the_kernels_help_stays_inside_too() {
+    fn path_resolution_without_openat2_stays_below_the_root() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("root");
         std::fs::create_dir_all(root.join("..data")).unwrap();

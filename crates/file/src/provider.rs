@@ -1,4 +1,4 @@
-//! The provider.
+//! [`FileProvider`] and its blocking reads.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,55 +17,58 @@ use secretwell_core::{
 use crate::config::{Config, Format, Layout};
 use crate::document::{self, Node};
 use crate::dotenv;
-use crate::open::{self, Place, open_to_others};
+use crate::open::{self, Location, mode_open_to_others};
 use crate::watch;
 
-/// How deep and how far a directory is listed.
+/// The depth limit of a list.
 const MAX_DEPTH: usize = 16;
+/// The limit for the number of listed keys.
 const MAX_ENTRIES: usize = 10_000;
 
-/// Secrets from files. See the [crate](crate) for what may stand where.
+/// A provider that reads secrets from a directory or a document. See the [crate](crate) for the layouts.
 #[derive(Clone)]
 pub struct FileProvider {
     reader: Arc<Reader>,
 }
 
-/// What reads, on threads that may block.
+/// The blocking part of the provider, which runs on blocking threads.
 pub(crate) struct Reader {
     origin: Origin,
     config: Config,
-    /// Whether too open permissions have been warned about.
+    /// Whether the warning about open permissions has been logged.
     warned: AtomicBool,
 }
 
 impl FileProvider {
-    /// A directory in which each secret is a file: Docker secrets, a Kubernetes volume, systemd
-    /// credentials. A key's segments are the path below it.
+    /// Creates a provider for a directory in which each secret is one file, such as Docker secrets or a
+    /// Kubernetes volume. The segments of a key are the path below the directory.
     pub fn directory(path: impl Into<PathBuf>) -> Self {
         Self::from_config(Config::new(path.into(), Layout::Directory))
     }
 
-    /// One document that holds all secrets, in the format that its name tells or that
-    /// [`format`](Self::format) says. In JSON, YAML and TOML a key's segments are nested names; in
-    /// `.env` they are joined by `_`.
+    /// Creates a provider for one document that contains all secrets.
+    ///
+    /// The file name determines the format, unless [`format`](Self::format) sets it. In JSON, YAML and
+    /// TOML the segments of a key are nested names. In `.env` they are joined with `_`.
     pub fn document(path: impl Into<PathBuf>) -> Self {
         Self::from_config(Config::new(path.into(), Layout::Document(None)))
     }
 
-    /// A document where the name of `path` tells a format, a directory otherwise.
+    /// Creates a provider for a document if the file name of `path` determines a format, and for a
+    /// directory otherwise.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
-        match Format::of(&path) {
+        match Format::from_path(&path) {
             Some(_) => Self::document(path),
             None => Self::directory(path),
         }
     }
 
-    /// The directory of the credentials that systemd hands to the service, by `LoadCredential=` and
-    /// its kin.
+    /// Creates a provider for the directory of the credentials that systemd passes to the service, for
+    /// example with `LoadCredential=`.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] when `CREDENTIALS_DIRECTORY` is not set.
+    /// Returns [`ErrorKind::InvalidConfig`] if `CREDENTIALS_DIRECTORY` is not set or empty.
     pub fn systemd_credentials() -> Result<Self, Error> {
         match std::env::var_os("CREDENTIALS_DIRECTORY") {
             Some(path) if !path.is_empty() => Ok(Self::directory(path)),
@@ -73,32 +76,33 @@ impl FileProvider {
                 ErrorKind::InvalidConfig,
                 "`CREDENTIALS_DIRECTORY` is not set",
             )
-            .with_hint("start the service by systemd, with `LoadCredential=` in its unit")),
+            .with_hint("start the service with systemd, and add `LoadCredential=` to its unit")),
         }
     }
 
-    /// Reads a document as `format`, whatever its name tells.
+    /// Sets the format of a document. Default: the format that the file name determines.
     #[must_use]
     pub fn format(self, format: Format) -> Self {
         self.with(|config| config.layout = Layout::Document(Some(format)))
     }
 
-    /// Keeps the newline at the end of a directory's files. By default one is taken off, `\n` or
-    /// `\r\n`, because editors and `echo` put it there.
+    /// Sets that a newline at the end of a file in a directory is kept.
+    ///
+    /// By default one `\n` or `\r\n` is removed, because editors and `echo` add it.
     #[must_use]
     pub fn keep_trailing_newline(self) -> Self {
         self.with(|config| config.trim_newline = false)
     }
 
-    /// The largest file to read, in bytes. Default: 1 MiB for a file of a directory, 16 MiB for a
+    /// Sets the size limit of a file, in bytes. Default: 1 MiB for a file of a directory, 16 MiB for a
     /// document.
     #[must_use]
     pub fn max_bytes(self, bytes: u64) -> Self {
         self.with(|config| config.max_bytes = Some(bytes))
     }
 
-    /// Refuses files that anybody but their owner may read, write or run. By default they are warned
-    /// about, once. (Unix only.)
+    /// Sets that files are rejected with [`ErrorKind::Denied`] if users other than their owner have any
+    /// permission. By default a warning is logged once. This setting has an effect on Unix only.
     #[must_use]
     pub fn strict_permissions(self) -> Self {
         self.with(|config| config.strict_permissions = true)
@@ -121,7 +125,7 @@ impl FileProvider {
         Self::from_config(config)
     }
 
-    /// Runs `read` where it may block.
+    /// Runs `read` on a blocking thread.
     async fn blocking<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Reader) -> T + Send + 'static,
@@ -130,40 +134,43 @@ impl FileProvider {
         tokio::task::spawn_blocking(move || read(&reader))
             .await
             .map_err(|error| {
-                Error::new(ErrorKind::Unavailable, "the reading thread ended early")
-                    .with_origin(&self.reader.origin)
-                    .with_source(error)
+                Error::new(
+                    ErrorKind::Unavailable,
+                    "the blocking read task was canceled or panicked",
+                )
+                .with_origin(&self.reader.origin)
+                .with_source(error)
             })
     }
 }
 
 impl Reader {
     fn read_all(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
-        let named = |key: &SecretKey, outcome: Result<Secret, Error>| {
-            outcome.map_err(|error| error.with_origin(&self.origin).with_key(key))
+        let with_context = |key: &SecretKey, result: Result<Secret, Error>| {
+            result.map_err(|error| error.with_origin(&self.origin).with_key(key))
         };
         match self.config.layout {
             Layout::Directory => keys
                 .iter()
-                .map(|key| named(key, self.read_file(key)))
+                .map(|key| with_context(key, self.read_file(key)))
                 .collect(),
             Layout::Document(format) => match self.read_document(format) {
                 Ok((format, document)) => {
-                    let read = |key| named(key, self.read_entry(format, &document, key));
+                    let read = |key| with_context(key, self.read_entry(format, &document, key));
                     keys.iter().map(read).collect()
                 }
                 Err(error) => keys
                     .iter()
-                    .map(|key| named(key, Err(error.clone())))
+                    .map(|key| with_context(key, Err(error.clone())))
                     .collect(),
             },
         }
     }
 
     fn read_file(&self, key: &SecretKey) -> Result<Secret, Error> {
-        refuse_own_names(key.as_str())?;
-        let place = Place::Below(self.config.path.clone(), key.as_str().into());
-        let mut bytes = self.read(&place)?;
+        reject_volume_names(key.as_str())?;
+        let location = Location::Below(self.config.path.clone(), key.as_str().into());
+        let mut bytes = self.read(&location)?;
         if self.config.trim_newline && bytes.last() == Some(&b'\n') {
             bytes.pop();
             if bytes.last() == Some(&b'\r') {
@@ -175,14 +182,14 @@ impl Reader {
 
     fn read_document(&self, format: Option<Format>) -> Result<(Format, Node), Error> {
         let path = &self.config.path;
-        let format = format.or_else(|| Format::of(path)).ok_or_else(|| {
+        let format = format.or_else(|| Format::from_path(path)).ok_or_else(|| {
             Error::new(
                 ErrorKind::InvalidConfig,
-                "the document's name tells no format",
+                "the file name does not determine a format",
             )
-            .with_hint("say it: env, json, yaml or toml")
+            .with_hint("set the format: env, json, yaml or toml")
         })?;
-        let bytes = self.read(&Place::At(path.clone()))?;
+        let bytes = self.read(&Location::Path(path.clone()))?;
         Ok((format, document::parse(format, &bytes)?))
     }
 
@@ -193,28 +200,28 @@ impl Reader {
         key: &SecretKey,
     ) -> Result<Secret, Error> {
         if format == Format::Env && !dotenv::is_name(key.as_str()) {
-            let message = "a name in `.env` may hold no white space, quote, `=` or `#`";
+            let message = "a name in `.env` cannot contain white space, quotes, `=` or `#`";
             return Err(Error::new(ErrorKind::InvalidKey, message).with_hint("rename the key"));
         }
-        let node = document.at(format, key).ok_or_else(|| {
+        let node = document.get(format, key).ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
-                "the document has no such entry, or `null` there",
+                "the document has no entry for this key, or the entry is `null`",
             )
             .with_hint("add it, or add a source that has it")
         })?;
         node.to_bytes().map(secret)
     }
 
-    fn read(&self, place: &Place) -> Result<zeroize::Zeroizing<Vec<u8>>, Error> {
-        let (bytes, metadata) = open::read(place, self.config.limit())
-            .map_err(|error| self.explain(error.into_error(&place.path())))?;
-        self.check_permissions(&place.path(), &metadata)?;
+    fn read(&self, location: &Location) -> Result<zeroize::Zeroizing<Vec<u8>>, Error> {
+        let (bytes, metadata) = open::read(location, self.config.limit())
+            .map_err(|error| self.explain_missing_root(error.into_error(&location.path())))?;
+        self.check_permissions(&location.path(), &metadata)?;
         Ok(bytes)
     }
 
-    /// Tells a missing root from a missing secret.
-    fn explain(&self, error: Error) -> Error {
+    /// Replaces the error of a missing secret if the root directory itself is missing.
+    fn explain_missing_root(&self, error: Error) -> Error {
         let root = &self.config.path;
         if !error.is_not_found() || self.config.layout != Layout::Directory || root.exists() {
             return error;
@@ -228,13 +235,13 @@ impl Reader {
     }
 
     fn check_permissions(&self, path: &Path, metadata: &Metadata) -> Result<(), Error> {
-        let Some(mode) = open_to_others(metadata) else {
+        let Some(mode) = mode_open_to_others(metadata) else {
             return Ok(());
         };
         if self.config.strict_permissions {
             let path = path.display().to_string();
             let message = format!(
-                "`{}` is open to others (mode {mode:o})",
+                "other users can access `{}` (mode {mode:o})",
                 path.escape_debug()
             );
             return Err(Error::new(ErrorKind::Denied, message).with_hint("run `chmod 600` on it"));
@@ -255,7 +262,7 @@ impl Reader {
         let mut keys = BTreeSet::new();
         match self.config.layout {
             Layout::Directory => {
-                refuse_own_names(prefix.as_str())
+                reject_volume_names(prefix.as_str())
                     .map_err(|error| error.with_origin(&self.origin))?;
                 self.list_directory(prefix.as_str(), 0, &mut keys)?;
             }
@@ -268,8 +275,10 @@ impl Reader {
         Ok(keys.into_iter().collect())
     }
 
-    /// Adds the files below `path`. What begins with a dot is the file system's or the volume's own and
-    /// is left out, and so is what a link leads to outside of the root.
+    /// Adds the files below `path`.
+    ///
+    /// Names that start with a dot are omitted, because they belong to the file system or to the volume.
+    /// Links that point out of the root are omitted too.
     fn list_directory(
         &self,
         path: &str,
@@ -299,11 +308,12 @@ impl Reader {
                 continue;
             };
             if keys.len() >= MAX_ENTRIES {
-                return Err(
-                    Error::new(ErrorKind::TooLarge, "there are more than 10,000 files")
-                        .with_origin(&self.origin)
-                        .with_hint("list a part of them, by a prefix"),
-                );
+                return Err(Error::new(
+                    ErrorKind::TooLarge,
+                    "the directory has more than 10,000 files",
+                )
+                .with_origin(&self.origin)
+                .with_hint("list only a part, with a prefix"));
             }
             if metadata.is_file() {
                 keys.extend(SecretKey::parse(below));
@@ -314,27 +324,27 @@ impl Reader {
         Ok(())
     }
 
-    /// A document is read as a whole, since whatever is wrong with it fails each key.
+    /// Checks the directory or reads the whole document, because one defect in it fails every key.
     fn health(&self) -> Result<(), Error> {
-        let looked = match self.config.layout {
-            // To look at the directory's own entry takes what reading a file in it takes.
+        let checked = match self.config.layout {
+            // The `.` entry needs the same search permission as reading a file in the directory.
             Layout::Directory => std::fs::metadata(self.config.path.join("."))
                 .map(drop)
                 .map_err(|error| open::OpenError::from(error).into_error(&self.config.path)),
             Layout::Document(format) => self.read_document(format).map(drop),
         };
-        looked.map_err(|error| error.with_origin(&self.origin))
+        checked.map_err(|error| error.with_origin(&self.origin))
     }
 }
 
-/// A Kubernetes volume keeps its versions under names that begin with `..`.
-fn refuse_own_names(path: &str) -> Result<(), Error> {
+/// Rejects names that start with `..`, because a Kubernetes volume stores its versions under them.
+fn reject_volume_names(path: &str) -> Result<(), Error> {
     if path.split('/').any(|segment| segment.starts_with("..")) {
         return Err(Error::new(
             ErrorKind::InvalidKey,
-            "names that begin with `..` are the volume's own",
+            "names that start with `..` are reserved for the volume",
         )
-        .with_hint("use the name of the secret itself"));
+        .with_hint("use the name of the secret"));
     }
     Ok(())
 }
@@ -350,7 +360,7 @@ impl SecretProvider for FileProvider {
         &self.reader.origin
     }
 
-    /// A ttl of one minute, as a safety net behind the watch.
+    /// Returns a ttl of 60 s. The watch reports changes earlier.
     fn capabilities(&self) -> Capabilities {
         Capabilities::none()
             .with_versions()
@@ -361,17 +371,20 @@ impl SecretProvider for FileProvider {
     }
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
-        let mut answers = self.get_many(std::slice::from_ref(key)).await;
-        answers
-            .pop()
-            .unwrap_or_else(|| Err(Error::new(ErrorKind::Unavailable, "no answer")))
+        let mut results = self.get_many(std::slice::from_ref(key)).await;
+        results.pop().unwrap_or_else(|| {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                "the read returned no result",
+            ))
+        })
     }
 
-    /// A document is read once for all keys.
+    /// Reads several keys. A document is read once for all of them.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
         let owned = keys.to_vec();
         match self.blocking(move |reader| reader.read_all(&owned)).await {
-            Ok(answers) => answers,
+            Ok(results) => results,
             Err(error) => keys
                 .iter()
                 .map(|key| Err(error.clone().with_key(key)))

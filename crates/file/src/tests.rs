@@ -1,3 +1,5 @@
+//! Tests of [`FileProvider`] against the file system.
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -8,8 +10,8 @@ use tempfile::TempDir;
 
 use crate::{FileProvider, Format};
 
-/// Longer than any notice takes; a test that needs it all has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The time limit for a change notification, much longer than one needs.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 
 fn folder(files: &[(&str, &[u8])]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -47,7 +49,7 @@ async fn kind(provider: &FileProvider, key: &str) -> ErrorKind {
 }
 
 #[tokio::test]
-async fn one_trailing_newline_is_taken_off_unless_told() {
+async fn one_trailing_newline_is_removed_by_default() {
     let files: &[(&str, &[u8])] = &[
         ("A", b"a\n"),
         ("B", b"b\r\n"),
@@ -75,7 +77,7 @@ async fn one_trailing_newline_is_taken_off_unless_told() {
 }
 
 #[tokio::test]
-async fn bytes_and_sizes_are_kept_up_to_the_limit() {
+async fn values_are_returned_unchanged_up_to_the_size_limit() {
     let big = vec![0xff_u8; 65_536];
     let folder = folder(&[("BIG", &big), ("OVER", &[b'x'; 101]), ("AT", &[b'x'; 100])]);
     let provider = FileProvider::directory(folder.path());
@@ -89,7 +91,7 @@ async fn bytes_and_sizes_are_kept_up_to_the_limit() {
 }
 
 #[tokio::test]
-async fn unless_told_a_secret_has_a_mebibyte_and_a_document_sixteen() {
+async fn default_limit_is_1_mib_for_a_secret_and_16_mib_for_a_document() {
     let folder = folder(&[("A", b""), ("a.env", b"A=a\n#")]);
     let directory = FileProvider::directory(folder.path());
     let document = FileProvider::new(folder.path().join("a.env"));
@@ -106,21 +108,21 @@ async fn unless_told_a_secret_has_a_mebibyte_and_a_document_sixteen() {
 }
 
 #[tokio::test]
-async fn absence_is_told_in_all_its_forms() {
+async fn all_forms_of_absence_are_not_found() {
     let folder = folder(&[("A", b"a")]);
     let provider = FileProvider::directory(folder.path());
     for key in ["B", "none/B", "A/below"] {
         assert_eq!(kind(&provider, key).await, ErrorKind::NotFound, "{key}");
     }
-    let nowhere = FileProvider::directory(folder.path().join("later"));
-    let error = get(&nowhere, "A").await.unwrap_err();
+    let missing = FileProvider::directory(folder.path().join("later"));
+    let error = get(&missing, "A").await.unwrap_err();
     assert!(
         error.is_not_found() && error.message().contains("does not exist"),
         "{error}"
     );
-    assert!(nowhere.list(&KeyPrefix::root()).await.unwrap().is_empty());
+    assert!(missing.list(&KeyPrefix::root()).await.unwrap().is_empty());
     assert_eq!(
-        nowhere.health().await.unwrap_err().kind(),
+        missing.health().await.unwrap_err().kind(),
         ErrorKind::NotFound
     );
     assert!(provider.health().await.is_ok());
@@ -132,7 +134,7 @@ async fn absence_is_told_in_all_its_forms() {
 }
 
 #[tokio::test]
-async fn a_document_is_read_in_its_format() {
+async fn the_file_name_or_the_option_determines_the_format() {
     let folder = folder(&[
         (".env", b"DB_PORT=1"),
         ("a.json", b"{\"DB\":{\"PORT\":2}}"),
@@ -150,8 +152,8 @@ async fn a_document_is_read_in_its_format() {
         assert_eq!(text(&provider, "DB/PORT").await, port);
         assert_eq!(kind(&provider, "DB/NONE").await, ErrorKind::NotFound);
     }
-    let told = FileProvider::document(folder.path().join("plain")).format(Format::Env);
-    assert_eq!(text(&told, "DB/PORT").await, "5");
+    let explicit = FileProvider::document(folder.path().join("plain")).format(Format::Env);
+    assert_eq!(text(&explicit, "DB/PORT").await, "5");
     let keys = FileProvider::new(folder.path().join("a.json"))
         .list(&KeyPrefix::root())
         .await
@@ -160,7 +162,7 @@ async fn a_document_is_read_in_its_format() {
 }
 
 #[tokio::test]
-async fn a_document_is_unhealthy_when_no_key_of_it_can_be_read() {
+async fn health_fails_when_the_document_cannot_be_read() {
     let folder = folder(&[
         ("good.json", b"{\"A\":1}"),
         ("bad.json", b"{"),
@@ -182,7 +184,7 @@ async fn a_document_is_unhealthy_when_no_key_of_it_can_be_read() {
 }
 
 #[tokio::test]
-async fn a_malformed_document_says_where_and_nothing_of_what() {
+async fn error_of_a_malformed_document_names_the_line_and_no_content() {
     let folder = folder(&[("a.json", b"{\n\"a\": \"c4n4ry")]);
     let error = get(&FileProvider::new(folder.path().join("a.json")), "a")
         .await
@@ -193,7 +195,7 @@ async fn a_malformed_document_says_where_and_nothing_of_what() {
 }
 
 #[tokio::test]
-async fn listing_finds_what_can_be_read_and_nothing_else() {
+async fn list_contains_only_readable_keys() {
     let folder = folder(&[
         ("A", b""),
         ("db/USER", b""),
@@ -226,35 +228,35 @@ mod unix {
     use super::*;
 
     #[tokio::test]
-    async fn whatever_is_no_file_has_an_error_of_its_own() {
+    async fn each_kind_of_special_file_has_its_own_error() {
         let folder = folder(&[("root/A", b"a"), ("outside", b"c4n4ry")]);
         let root = folder.path().join("root");
         fs::create_dir(root.join("DIR")).unwrap();
         symlink("../outside", root.join("OUT")).unwrap();
         symlink(folder.path().join("outside"), root.join("ABSOLUTE")).unwrap();
-        symlink("CIRCLE", root.join("CIRCLE")).unwrap();
+        symlink("LOOP", root.join("LOOP")).unwrap();
         symlink("A", root.join("LINK")).unwrap();
         symlink("/dev/zero", root.join("DEVICE")).unwrap();
-        let here = rustix::fs::CWD;
+        let cwd = rustix::fs::CWD;
         let fifo = rustix::fs::FileType::Fifo;
-        rustix::fs::mknodat(here, root.join("FIFO"), fifo, 0o600.into(), 0).unwrap();
+        rustix::fs::mknodat(cwd, root.join("FIFO"), fifo, 0o600.into(), 0).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(root.join("SOCKET")).unwrap();
 
         let provider = FileProvider::directory(&root);
         assert_eq!(text(&provider, "LINK").await, "a");
-        for (key, kind, words) in [
+        for (key, kind, message) in [
             ("DIR", ErrorKind::Malformed, "a directory"),
             ("FIFO", ErrorKind::Malformed, "a named pipe"),
             ("SOCKET", ErrorKind::Malformed, "a socket"),
-            ("CIRCLE", ErrorKind::Malformed, "circle"),
+            ("LOOP", ErrorKind::Malformed, "loop"),
             ("OUT", ErrorKind::Denied, "out of the directory"),
             ("ABSOLUTE", ErrorKind::Denied, "out of the directory"),
             ("DEVICE", ErrorKind::Denied, "out of the directory"),
-            ("..data", ErrorKind::InvalidKey, "volume's own"),
+            ("..data", ErrorKind::InvalidKey, "reserved for the volume"),
         ] {
             let error = get(&provider, key).await.unwrap_err();
             assert_eq!(error.kind(), kind, "{key}");
-            assert!(error.to_string().contains(words), "{key}: {error}");
+            assert!(error.to_string().contains(message), "{key}: {error}");
         }
         let device = FileProvider::document("/dev/zero").format(Format::Env);
         for error in [get(&device, "A").await.err(), device.health().await.err()] {
@@ -263,7 +265,7 @@ mod unix {
     }
 
     #[tokio::test]
-    async fn no_list_leaves_the_root_or_names_what_cannot_be_read() {
+    async fn list_does_not_leave_the_root() {
         let folder = folder(&[
             ("root/..v1/A", b"a"),
             ("root/db/B", b"b"),
@@ -304,23 +306,23 @@ mod unix {
         }
     }
 
-    /// Nothing is forbidden to root, until it lays that down: here for one thread and those that it
-    /// starts.
+    /// Drops the capabilities with which root ignores file permissions, for the current thread and the
+    /// threads that it starts.
     #[cfg(target_os = "linux")]
-    fn obey_permissions() {
+    fn drop_root_capabilities() {
         use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
-        let above = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+        let bypass = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
         let mut sets = capabilities(None).unwrap();
         for set in [&mut sets.effective, &mut sets.permitted] {
-            set.remove(above);
+            set.remove(bypass);
         }
         set_capabilities(None, sets).unwrap();
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn what_may_not_be_read_is_denied_and_unhealthy() {
+    fn unreadable_files_are_denied_and_unhealthy() {
         let folder = folder(&[("A", b"a"), ("a.json", b"{}"), ("closed/A", b"a")]);
         for name in ["A", "a.json", "closed"] {
             let mode = fs::Permissions::from_mode(0o000);
@@ -340,7 +342,7 @@ mod unix {
             }
         };
         let reader = std::thread::spawn(|| {
-            obey_permissions();
+            drop_root_capabilities();
             let runtime = tokio::runtime::Builder::new_current_thread().build();
             runtime.unwrap().block_on(read);
         });
@@ -350,7 +352,7 @@ mod unix {
     }
 
     #[tokio::test]
-    async fn open_permissions_are_refused_only_when_strict() {
+    async fn open_permissions_are_denied_only_with_strict_permissions() {
         let folder = folder(&[("A", b"a")]);
         let provider = FileProvider::directory(folder.path());
         let strict = provider.clone().strict_permissions();
@@ -365,7 +367,7 @@ mod unix {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_file_replaced_while_it_is_read_is_old_or_new_and_never_a_mix() {
+    async fn a_file_replaced_during_a_read_is_never_a_mix() {
         let folder = folder(&[("A", b"")]);
         let path = folder.path().join("A");
         let values = ["a".repeat(50_000), "b".repeat(60_000)];
@@ -374,32 +376,32 @@ mod unix {
         let writer = std::thread::spawn({
             let (path, values, done) = (path.clone(), values.clone(), done.clone());
             move || {
-                let fresh = path.with_extension("new");
+                let temporary = path.with_extension("new");
                 for value in values.iter().cycle() {
                     if done.load(Ordering::Relaxed) {
                         return;
                     }
-                    write(&fresh, value.as_bytes());
-                    fs::rename(&fresh, &path).unwrap();
+                    write(&temporary, value.as_bytes());
+                    fs::rename(&temporary, &path).unwrap();
                 }
             }
         });
         let provider = FileProvider::directory(folder.path());
         for _ in 0..300 {
-            let seen = text(&provider, "A").await;
+            let value = text(&provider, "A").await;
             assert!(
-                values.contains(&seen),
+                values.contains(&value),
                 "{} bytes, from {:?}",
-                seen.len(),
-                seen.chars().next()
+                value.len(),
+                value.chars().next()
             );
         }
         done.store(true, Ordering::Relaxed);
         writer.join().unwrap();
     }
 
-    /// Lays a new version of a Kubernetes volume beside the old one and swaps it in, as the kubelet does.
-    fn swap(volume: &Path, version: &str, value: &str) {
+    /// Writes a new version of a Kubernetes volume and swaps the link to it, as the kubelet does.
+    fn swap_volume(volume: &Path, version: &str, value: &str) {
         let data = volume.join(format!("..{version}"));
         fs::create_dir(&data).unwrap();
         write(&data.join("AUTH_SECRET"), value.as_bytes());
@@ -412,65 +414,65 @@ mod unix {
     }
 
     #[tokio::test]
-    async fn a_kubernetes_volume_is_read_and_its_swap_is_told() {
+    async fn a_swap_of_a_kubernetes_volume_is_reported() {
         let volume = tempfile::tempdir().unwrap();
-        swap(volume.path(), "2026_01", "one");
+        swap_volume(volume.path(), "2026_01", "one");
         let provider = FileProvider::directory(volume.path()).strict_permissions();
-        let mut notices = provider.watch().unwrap();
+        let mut changes = provider.watch().unwrap();
         assert_eq!(text(&provider, "AUTH_SECRET").await, "one");
         let keys = provider.list(&KeyPrefix::root()).await.unwrap();
         assert_eq!(keys, [SecretKey::parse("AUTH_SECRET").unwrap()]);
 
-        swap(volume.path(), "2026_02", "two");
-        told_until(&mut notices, &provider, "AUTH_SECRET", "two").await;
+        swap_volume(volume.path(), "2026_02", "two");
+        wait_until(&mut changes, &provider, "AUTH_SECRET", "two").await;
     }
 }
 
-/// Reads at each notice until `key` is `value`.
-async fn told_until(notices: &mut ChangeStream, provider: &FileProvider, key: &str, value: &str) {
-    let told = async {
+/// Reads `key` after each change notification until it has `value`.
+async fn wait_until(changes: &mut ChangeStream, provider: &FileProvider, key: &str, value: &str) {
+    let notified = async {
         loop {
-            assert_eq!(notices.next().await.unwrap().unwrap(), Change::All);
+            assert_eq!(changes.next().await.unwrap().unwrap(), Change::All);
             let read = get(provider, key).await;
             if read.is_ok_and(|secret| secret.value.expose_bytes() == value.as_bytes()) {
                 return;
             }
         }
     };
-    tokio::time::timeout(PATIENCE, told)
+    tokio::time::timeout(TIME_LIMIT, notified)
         .await
-        .expect("a notice");
+        .expect("a change is reported within the time limit");
 }
 
 #[tokio::test]
-async fn a_replaced_document_is_told() {
+async fn a_replaced_document_is_reported() {
     let folder = folder(&[("app.json", b"{\"A\":\"one\"}")]);
     let provider = FileProvider::new(folder.path().join("app.json"));
-    let mut notices = provider.watch().unwrap();
+    let mut changes = provider.watch().unwrap();
     write(&folder.path().join("new"), b"{\"A\":\"two\"}");
     fs::rename(folder.path().join("new"), folder.path().join("app.json")).unwrap();
-    told_until(&mut notices, &provider, "A", "two").await;
+    wait_until(&mut changes, &provider, "A", "two").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_directory_that_comes_later_goes_and_comes_again_is_told() {
+async fn a_directory_that_is_created_removed_and_recreated_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("later");
     let provider = FileProvider::directory(&path);
-    let mut notices = provider.watch().unwrap();
+    let mut changes = provider.watch().unwrap();
     for value in ["one", "two"] {
         fs::create_dir(&path).unwrap();
         write(&path.join("A"), value.as_bytes());
-        told_until(&mut notices, &provider, "A", value).await;
+        wait_until(&mut changes, &provider, "A", value).await;
         fs::remove_dir_all(&path).unwrap();
         while get(&provider, "A").await.is_ok() {
-            notices.next().await.unwrap().unwrap();
+            changes.next().await.unwrap().unwrap();
         }
     }
 }
 
 #[tokio::test]
-async fn dropping_the_stream_ends_the_watch() {
+async fn provider_works_after_its_change_stream_is_dropped() {
     let folder = folder(&[("A", b"a")]);
     let provider = FileProvider::directory(folder.path());
     drop(provider.watch());

@@ -1,4 +1,4 @@
-//! Settings of a provider from a `file://` URL.
+//! Creation of a provider from a `file://` URL.
 
 use secretwell_core::{Error, ErrorKind};
 
@@ -27,10 +27,10 @@ impl FileProvider {
 
 fn from_parts(path: &str, query: Option<&str>) -> Result<FileProvider, Error> {
     if !path.starts_with('/') {
-        return Err(invalid("a file's path must be absolute")
+        return Err(invalid("the path is not absolute")
             .with_hint("write three slashes, like `file:///run/secrets`"));
     }
-    let path = decoded(path)?;
+    let path = percent_decoded(path)?;
     let mut format = None;
     let mut strict = false;
     for option in query.into_iter().flat_map(|query| query.split('&')) {
@@ -49,11 +49,9 @@ fn from_parts(path: &str, query: Option<&str>) -> Result<FileProvider, Error> {
                     .escape_debug()
                     .collect();
                 return Err(invalid(format!(
-                    "`file://` cannot take the option `{name}` or its value"
+                    "the option `{name}` or its value is not valid for `file://`"
                 ))
-                .with_hint(
-                    "there are `format=env|json|yaml|toml|directory` and `permissions=strict`",
-                ));
+                .with_hint("use `format=env|json|yaml|toml|directory` or `permissions=strict`"));
             }
         }
     }
@@ -69,9 +67,9 @@ fn from_parts(path: &str, query: Option<&str>) -> Result<FileProvider, Error> {
     })
 }
 
-/// Undoes percent-encoding.
-fn decoded(path: &str) -> Result<String, Error> {
-    let bad = || invalid("a `%` in the path is not followed by two hexadecimal digits");
+/// Decodes percent-encoding.
+fn percent_decoded(path: &str) -> Result<String, Error> {
+    let invalid_escape = || invalid("a `%` in the path is not followed by two hexadecimal digits");
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -80,14 +78,14 @@ fn decoded(path: &str) -> Result<String, Error> {
             bytes.push(byte);
             continue;
         }
-        let (digits, after) = rest.split_at_checked(2).ok_or_else(bad)?;
-        let digits = std::str::from_utf8(digits).map_err(|_| bad())?;
-        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| bad())?);
+        let (digits, after) = rest.split_at_checked(2).ok_or_else(invalid_escape)?;
+        let digits = std::str::from_utf8(digits).map_err(|_| invalid_escape())?;
+        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| invalid_escape())?);
         rest = after;
     }
     match String::from_utf8(bytes) {
         Ok(path) if !path.contains('\0') => Ok(path),
-        _ => Err(invalid("the path is not UTF-8 text, or holds a NUL")),
+        _ => Err(invalid("the path is not UTF-8 text or contains a NUL")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tells when files change: by the platform's notices, and by looking every now and then.
+//! Detects file changes, with the file notifications of the platform and by polling.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs::Metadata;
@@ -14,32 +14,34 @@ use tokio::task::JoinSet;
 
 use crate::config::{Config, Layout};
 
-/// How often to look while the platform gives notices: they do not come from every file system.
-const SAFETY_NET: Duration = Duration::from_secs(10);
-/// How often to look while it gives none, for want of them or because there is nothing to watch yet.
-const POLL: Duration = Duration::from_secs(2);
-/// How much of a directory a look takes in.
+/// The poll interval while the platform sends notifications. Some file systems send none.
+const SLOW_POLL: Duration = Duration::from_secs(10);
+/// The poll interval without notifications, also while the path does not exist yet.
+const FAST_POLL: Duration = Duration::from_secs(2);
+/// The number of directory entries that a snapshot includes.
 const MAX_ENTRIES: usize = 10_000;
+/// The depth of directories that a snapshot includes.
 const MAX_DEPTH: usize = 4;
 
-/// Starts to watch. What changes after this has returned is told, which takes the first look here and
-/// now; the later ones are taken where they may block.
+/// Starts a watch. Every change after the return is reported.
+///
+/// For this reason the first snapshot is taken here. Later snapshots are taken on blocking threads.
 pub(crate) fn start(config: &Config) -> ChangeStream {
     let (sender, stream) = ChangeStream::channel();
-    let mut patrol = Patrol {
+    let mut poller = Poller {
         target: Target::new(config),
         sender,
         watcher: None,
-        anchor: None,
-        seen: 0,
+        directory: None,
+        snapshot: 0,
     };
-    patrol.look();
+    poller.poll();
     let mut tasks = JoinSet::new();
-    tasks.spawn(patrol.run());
+    tasks.spawn(poller.run());
     stream.with_guard(tasks)
 }
 
-/// What to watch.
+/// The watched path.
 #[derive(Debug, Clone)]
 struct Target {
     path: PathBuf,
@@ -54,8 +56,8 @@ impl Target {
         }
     }
 
-    /// The directory whose notices tell of the target. For a document that is the one it stands in,
-    /// because documents are replaced by renaming.
+    /// Returns the directory to watch. For a document it is the parent directory, because documents are
+    /// replaced by renaming.
     fn watched(&self) -> &Path {
         match self.path.parent() {
             Some(parent) if !self.directory && !parent.as_os_str().is_empty() => parent,
@@ -64,24 +66,28 @@ impl Target {
         }
     }
 
-    /// Asks the platform for notices; `None` if it has none to give, or there is nothing to watch yet.
+    /// Subscribes to file notifications. Returns `None` if the platform has none or the path does not
+    /// exist yet.
     fn watcher(&self, sender: &ChangeSender) -> Option<RecommendedWatcher> {
         let (target, sender) = (self.clone(), sender.clone());
-        let tell = move |notice: notify::Result<notify::Event>| match notice {
-            Ok(event) if target.concerns(&event) => {
+        let forward = move |notification: notify::Result<notify::Event>| match notification {
+            Ok(event) if target.is_affected_by(&event) => {
                 sender.send(Change::All);
             }
             Ok(_) => {}
             Err(error) => {
                 sender.fail(
-                    Error::new(ErrorKind::Unavailable, "the platform's file notices failed")
-                        .with_source(error),
+                    Error::new(
+                        ErrorKind::Unavailable,
+                        "the file notifications of the platform failed",
+                    )
+                    .with_source(error),
                 );
             }
         };
-        // What a link leads to is either inside, and watched there, or none of ours.
+        // The target of a link is either inside the directory and watched there, or not relevant.
         let config = notify::Config::default().with_follow_symlinks(false);
-        let mut watcher = RecommendedWatcher::new(tell, config).ok()?;
+        let mut watcher = RecommendedWatcher::new(forward, config).ok()?;
         let mode = if self.directory {
             RecursiveMode::Recursive
         } else {
@@ -91,50 +97,51 @@ impl Target {
         Some(watcher)
     }
 
-    fn concerns(&self, event: &notify::Event) -> bool {
+    fn is_affected_by(&self, event: &notify::Event) -> bool {
         use notify::EventKind;
         use notify::event::{AccessKind, AccessMode};
 
         let written = match event.kind {
-            // Our own readings are accesses too.
+            // Reads by this process cause access events too.
             EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
             _ => true,
         };
-        // Beside a document there may be files that have nothing to do with it; a Kubernetes volume
-        // replaces it by way of `..data`.
-        let ours = |path: &PathBuf| {
+        // The parent directory of a document can contain unrelated files. A Kubernetes volume replaces a
+        // document by swapping the link `..data`.
+        let is_relevant = |path: &PathBuf| {
             path.file_name() == self.path.file_name()
                 || path
                     .file_name()
                     .is_some_and(|name| name.to_string_lossy().starts_with(".."))
         };
-        written && (self.directory || event.paths.is_empty() || event.paths.iter().any(ours))
+        written && (self.directory || event.paths.is_empty() || event.paths.iter().any(is_relevant))
     }
 
-    /// Tells the watched directory from one that took its place.
-    fn anchor(&self) -> Option<u64> {
+    /// Returns the identity of the watched directory, which changes when it is replaced.
+    fn directory_identity(&self) -> Option<u64> {
         std::fs::metadata(self.watched())
             .ok()
             .map(|metadata| identity(&metadata))
     }
 
-    /// A number that changes when a file is written, replaced, added or taken away.
-    fn look(&self) -> u64 {
+    /// Returns a hash that changes when a file is written, replaced, added or removed.
+    fn snapshot(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        let mut left = MAX_ENTRIES;
+        let mut remaining = MAX_ENTRIES;
         let depth = if self.directory { MAX_DEPTH } else { 0 };
         let metadata = std::fs::metadata(&self.path);
-        look_at(&self.path, metadata, depth, &mut left, &mut hasher);
+        hash_tree(&self.path, metadata, depth, &mut remaining, &mut hasher);
         hasher.finish()
     }
 }
 
-/// Follows no link below `path`: a link that is replaced is another one itself.
-fn look_at(
+/// Hashes the metadata of `path` and of everything below it. Links are not followed, because replacing a
+/// link changes its own metadata.
+fn hash_tree(
     path: &Path,
     metadata: io::Result<Metadata>,
     depth: usize,
-    left: &mut usize,
+    remaining: &mut usize,
     hasher: &mut DefaultHasher,
 ) {
     path.hash(hasher);
@@ -155,13 +162,13 @@ fn look_at(
     let mut entries: Vec<PathBuf> = entries
         .flatten()
         .map(|entry| entry.path())
-        .take(*left)
+        .take(*remaining)
         .collect();
-    *left -= entries.len();
+    *remaining -= entries.len();
     entries.sort();
     for entry in entries {
         let metadata = std::fs::symlink_metadata(&entry);
-        look_at(&entry, metadata, depth - 1, left, hasher);
+        hash_tree(&entry, metadata, depth - 1, remaining, hasher);
     }
 }
 
@@ -177,7 +184,7 @@ fn identity(metadata: &Metadata) -> u64 {
         metadata.ctime_nsec(),
     )
         .hash(&mut hasher);
-    // A directory's own change time moves with its entries, which says nothing of who it is.
+    // The change time of a directory changes with its entries, so it does not identify the directory.
     if metadata.is_dir() {
         metadata.ino()
     } else {
@@ -190,42 +197,43 @@ fn identity(_: &Metadata) -> u64 {
     0
 }
 
-/// Looks every now and then, and asks for notices again when their directory was replaced.
-struct Patrol {
+/// The task that polls, and that subscribes again when the watched directory is replaced.
+struct Poller {
     target: Target,
     sender: ChangeSender,
     watcher: Option<RecommendedWatcher>,
-    anchor: Option<u64>,
-    seen: u64,
+    directory: Option<u64>,
+    /// The result of the last poll.
+    snapshot: u64,
 }
 
-impl Patrol {
+impl Poller {
     async fn run(mut self) {
         loop {
             let watched = self.watcher.is_some();
-            tokio::time::sleep(if watched { SAFETY_NET } else { POLL }).await;
-            // All of it walks through directories, which blocks.
-            let round = tokio::task::spawn_blocking(move || {
-                let heard = !self.look() || self.sender.send(Change::All);
-                heard.then_some(self)
+            tokio::time::sleep(if watched { SLOW_POLL } else { FAST_POLL }).await;
+            // A poll walks through directories, which blocks.
+            let poll = tokio::task::spawn_blocking(move || {
+                let has_receiver = !self.poll() || self.sender.send(Change::All);
+                has_receiver.then_some(self)
             });
-            let Ok(Some(patrol)) = round.await else {
+            let Ok(Some(poller)) = poll.await else {
                 return;
             };
-            self = patrol;
+            self = poller;
         }
     }
 
-    /// Whether it sees anything else than the last time.
-    fn look(&mut self) -> bool {
-        let anchor = self.target.anchor();
-        if self.watcher.is_none() && anchor.is_some() || anchor != self.anchor {
+    /// Takes a snapshot and returns whether it differs from the last one.
+    fn poll(&mut self) -> bool {
+        let directory = self.target.directory_identity();
+        if self.watcher.is_none() && directory.is_some() || directory != self.directory {
             self.watcher = self.target.watcher(&self.sender);
-            self.anchor = anchor;
+            self.directory = directory;
         }
-        // After that, so that no change falls between.
-        let seen = self.target.look();
-        std::mem::replace(&mut self.seen, seen) != seen
+        // The snapshot is taken after subscribing, so no change is missed in between.
+        let snapshot = self.target.snapshot();
+        std::mem::replace(&mut self.snapshot, snapshot) != snapshot
     }
 }
 
@@ -237,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_look_follows_no_link_and_sees_one_swapped() {
+    fn a_snapshot_ignores_link_targets_and_detects_a_swapped_link() {
         let folder = tempfile::tempdir().unwrap();
         let at = |path: &str| folder.path().join(path);
         for directory in ["outside", "root/..v1", "root/..v2"] {
@@ -249,11 +257,11 @@ mod tests {
             path: at("root"),
             directory: true,
         };
-        let before = target.look();
+        let before = target.snapshot();
         fs::write(at("outside/A"), "a").unwrap();
-        assert_eq!(target.look(), before);
+        assert_eq!(target.snapshot(), before);
         symlink("..v2", at("root/new")).unwrap();
         fs::rename(at("root/new"), at("root/..data")).unwrap();
-        assert_ne!(target.look(), before);
+        assert_ne!(target.snapshot(), before);
     }
 }

@@ -1,10 +1,10 @@
-//! Reads a body, up to a limit, into a buffer that is wiped.
+//! Reading of response bodies, up to a size limit, into a buffer that is wiped on drop.
 
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
 
-/// Reads all of `response`'s body, unless it is longer than `limit` bytes.
+/// Reads the whole body of `response`. Fails if it is longer than `limit` bytes.
 pub(crate) async fn read(
     mut response: reqwest::Response,
     limit: usize,
@@ -25,12 +25,13 @@ pub(crate) async fn read(
     Ok(body)
 }
 
-/// Appends without leaving a copy behind, as growing in place would.
+/// Appends `chunk`. A `Vec` that grows by itself would leave an unwiped copy behind, so a full buffer
+/// is replaced by a larger one and wiped.
 fn append(body: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
     if body.capacity() - body.len() < chunk.len() {
         let mut larger = Vec::with_capacity((body.len() + chunk.len()).next_power_of_two());
         larger.extend_from_slice(body);
-        // The old buffer is wiped as it goes.
+        // The assignment drops the old buffer, which wipes it.
         *body = Zeroizing::new(larger);
     }
     body.extend_from_slice(chunk);
@@ -41,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_grows_without_a_reallocation_in_place() {
+    fn body_grows_across_reallocations() {
         let mut body = Zeroizing::new(Vec::with_capacity(4));
         for _ in 0..100 {
             append(&mut body, b"abc");

@@ -1,4 +1,4 @@
-//! The way to a backend: requests, answers and what they mean, single exchanges.
+//! The HTTP client, its requests and responses, and single exchanges with a server.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,26 +14,27 @@ use zeroize::Zeroizing;
 use crate::body;
 use crate::config::{Address, ClientConfig, invalid};
 use crate::failure::{Failure, is_unexplained};
-use crate::sending::Sending;
+use crate::send::SendLoop;
 use crate::tls;
 
-/// How long an address that did not answer is tried after the others.
-const SHUN: Duration = Duration::from_secs(10);
+/// How long a failed address is tried only after the others.
+const DEPRIORITIZE_FOR: Duration = Duration::from_secs(10);
 
-/// A request, to be carried to whichever server answers.
+/// A request to a backend. The [`Client`] chooses the server.
 #[derive(Clone)]
 pub struct Request {
     method: Method,
     path: String,
     headers: HeaderMap,
     body: Option<SecretValue>,
-    /// Dropped when every server that answers is behind.
+    /// Omitted if every server that responds is a stale replica.
     consistency: Option<(HeaderName, HeaderValue)>,
     pub(crate) non_idempotent: bool,
 }
 
 impl Request {
-    /// A request for `path`, which begins with a slash, is percent-encoded, and may have a query.
+    /// Creates a request for `path`. The path must begin with a slash and be percent-encoded, and can have a
+    /// query.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
         Self {
             method,
@@ -45,35 +46,39 @@ impl Request {
         }
     }
 
-    /// The same with a header.
+    /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
     }
 
-    /// The same with a header that holds a secret, which is marked so and shown nowhere.
+    /// Adds a header with a secret value. The value is marked as sensitive, so that no log prints it.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`]: it holds a line end or another byte that no header may.
+    /// Returns [`ErrorKind::Invalid`] if the value contains a line break or another byte that is not allowed
+    /// in a header.
     pub fn secret_header(self, name: HeaderName, value: &[u8]) -> Result<Self, Error> {
         let mut value = HeaderValue::from_bytes(value).map_err(|_| {
-            Error::new(ErrorKind::Invalid, "the token holds bytes that none may")
-                .with_hint("does it end in a line break?")
+            Error::new(
+                ErrorKind::Invalid,
+                "the token contains bytes that are not allowed in a header",
+            )
+            .with_hint("check whether it ends with a line break")
         })?;
         value.set_sensitive(true);
         Ok(self.header(name, value))
     }
 
-    /// The same with a header that asks a replicated server to have come so far. When every server
-    /// that answers is [behind](Outcome::StaleReplica), the request goes out without it.
+    /// Adds a header that requires a replicated server to have reached a certain state of its data. If every
+    /// server that responds is a [stale replica](Outcome::StaleReplica), the request is sent without it.
     #[must_use]
     pub fn consistency(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.consistency = Some((name, value));
         self
     }
 
-    /// The same with a body of JSON.
+    /// Sets a JSON body, and the `Content-Type` header that belongs to it.
     #[must_use]
     pub fn json(mut self, body: SecretValue) -> Self {
         self.body = Some(body);
@@ -81,7 +86,8 @@ impl Request {
         self.header(http::header::CONTENT_TYPE, json)
     }
 
-    /// The same, for what must not be done twice: it is not sent again once a server may have seen it.
+    /// Marks the request as one that must not be executed twice. It is not sent again once a server might
+    /// have received it.
     #[must_use]
     pub fn non_idempotent(mut self) -> Self {
         self.non_idempotent = true;
@@ -89,7 +95,7 @@ impl Request {
     }
 }
 
-/// Without headers and body, which hold tokens and credentials.
+/// Omits headers and body, which contain tokens and credentials.
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
@@ -99,21 +105,21 @@ impl fmt::Debug for Request {
     }
 }
 
-/// What a server answered.
+/// A server's response.
 #[non_exhaustive]
 pub struct Response {
-    /// The status.
+    /// The HTTP status.
     pub status: StatusCode,
-    /// The headers.
+    /// The HTTP headers.
     pub headers: HeaderMap,
-    /// The whole body.
+    /// The complete body. The buffer is wiped on drop.
     pub body: Zeroizing<Vec<u8>>,
-    /// Whether it is from a server that is behind, for want of a better one.
+    /// Whether the response is from a stale replica, because no up-to-date server responded.
     pub stale: bool,
 }
 
 impl Response {
-    /// Creates a response that did not come from a lagging replica.
+    /// Creates a response that is not from a stale replica.
     pub fn new(status: StatusCode, headers: HeaderMap, body: Vec<u8>) -> Self {
         Self {
             status,
@@ -124,7 +130,7 @@ impl Response {
     }
 }
 
-/// Without headers and body, which may hold secrets.
+/// Omits headers and body, which might contain secrets.
 impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Response")
@@ -133,36 +139,40 @@ impl fmt::Debug for Response {
     }
 }
 
-/// What is to be done with an answer.
+/// What the client does with a response.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Hand it to whoever asked.
+    /// Returns the response to the caller.
     Success,
-    /// It says no, for good: the error is what whoever asked gets.
+    /// Returns the error to the caller. No other server is tried.
     Fatal(Error),
-    /// This server cannot answer now, another may. When none can, the error stands.
+    /// Tries the next server. If every server fails, the error is returned to the caller.
     NextEndpoint(Error),
-    /// This server has not come as far as the request's [consistency](Request::consistency) asks.
+    /// Tries the next server, because the data of this one is older than the
+    /// [consistency header](Request::consistency) requires.
     StaleReplica(Error),
-    /// The service asks for patience, for this long if it says so.
+    /// Waits before the next attempt, because the request was rate limited. The duration is from the
+    /// response's `Retry-After` header; without one, the client backs off as usual.
     RetryAfter(Option<Duration>, Error),
 }
 
-/// What a backend's answers mean.
+/// The meaning of a backend's responses.
 pub trait Protocol: fmt::Debug + Send + Sync + 'static {
-    /// What is to be done with `response`. Its errors must not quote the body of a success.
+    /// Decides what the client does with `response`. The errors must not quote the body of a successful
+    /// response.
     fn classify(&self, response: &Response) -> Outcome;
 
-    /// Whether a server that has to be passed over for another certainly did nothing of what was asked.
-    /// Otherwise that is where it ends for what must be done [once](Request::non_idempotent). Default: nobody
-    /// knows.
-    fn did_nothing(&self, _reply: &Response) -> bool {
+    /// Returns whether it is certain that the server did not execute the request. The client calls this for
+    /// responses with the outcome [`Outcome::NextEndpoint`]. A
+    /// [non-idempotent](Request::non_idempotent) request is sent to the next server only if this returns
+    /// `true`. Default: `false`.
+    fn did_nothing(&self, _response: &Response) -> bool {
         false
     }
 }
 
-/// The way to a backend: its addresses, connections and patience. Clones share the connections.
+/// An HTTP client for the addresses of one backend, with a retry loop. Clones share the connections.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -174,24 +184,24 @@ pub(crate) struct Shared {
     pub(crate) config: ClientConfig,
     pub(crate) protocol: Box<dyn Protocol>,
     pub(crate) origin: Origin,
-    /// The address that answered last.
+    /// The index of the address that responded last.
     preferred: AtomicUsize,
-    /// When each address last failed to answer.
-    failed: Mutex<Vec<Option<Instant>>>,
+    /// When each address last failed. `None` after a successful response.
+    failures: Mutex<Vec<Option<Instant>>>,
 }
 
 impl Client {
-    /// A client; no connection is made yet. `source` is what its errors are marked with.
+    /// Creates a client without opening a connection. Its errors name `origin` as their origin.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`]: certificates that cannot be read, or an address that tokens must
-    /// not be sent to.
+    /// Returns [`ErrorKind::InvalidConfig`] if a certificate cannot be read, or if an address would receive
+    /// tokens unencrypted over the network.
     pub fn new(
         config: ClientConfig,
         protocol: impl Protocol,
         origin: Origin,
     ) -> Result<Self, Error> {
-        let (http, tls) = Self::http(&config).map_err(|error| error.with_origin(&origin))?;
+        let (http, tls) = Self::build_http(&config).map_err(|error| error.with_origin(&origin))?;
         let shared = Shared {
             http,
             tls: Arc::new(tls),
@@ -199,14 +209,14 @@ impl Client {
             protocol: Box::new(protocol),
             origin,
             preferred: AtomicUsize::new(0),
-            failed: Mutex::default(),
+            failures: Mutex::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
         })
     }
 
-    fn http(config: &ClientConfig) -> Result<(reqwest::Client, rustls::ClientConfig), Error> {
+    fn build_http(config: &ClientConfig) -> Result<(reqwest::Client, rustls::ClientConfig), Error> {
         config.check()?;
         let tls = tls::client_config(&config.tls)?;
         let mut builder = reqwest::Client::builder()
@@ -223,34 +233,40 @@ impl Client {
         builder
             .build()
             .map(|http| (http, tls))
-            .map_err(|error| invalid("the HTTP client cannot be set up").with_source(error))
+            .map_err(|error| invalid("the HTTP client cannot be created").with_source(error))
     }
 
-    /// How long a call may take, with all its attempts and waits.
+    /// Returns the maximum duration of a call, including all attempts and waits.
     pub fn deadline(&self) -> Duration {
         self.shared.config.deadline
     }
 
-    /// Carries `request` to a server that answers it, within the configured deadline.
+    /// Sends `request` to the configured servers until one responds, within the configured deadline.
     ///
-    /// A server that cannot be reached or says that it cannot answer is passed over for the next one,
-    /// and one that is silent gets company; when all have been asked, it waits a little, up to a
-    /// second, and begins again.
+    /// - If a server cannot be reached or reports that it is unavailable, the next address is tried.
+    /// - If a server does not respond within the [hedge delay](ClientConfig::hedge_delay), the next address
+    ///   is tried in parallel.
+    /// - If all addresses have failed, the client backs off for up to 1 s and tries them again.
+    /// - After a rate limit, no request is sent until the requested wait is over.
     ///
     /// # Errors
-    /// What the protocol made of the answer, or of the last failure when the deadline has passed.
-    /// Cancelling it cancels the requests under way, which servers may have seen.
+    /// Returns the error that the [`Protocol`] derived from the response. If no attempt succeeds before the
+    /// deadline, returns the last failure.
+    ///
+    /// # Cancellation
+    /// Dropping the future cancels its in-flight requests. A server might already have received them.
     pub async fn send(&self, request: &Request) -> Result<Response, Error> {
-        let sent = Sending::new(&self.shared, request).run().await;
-        sent.map_err(|error| error.with_origin(&self.shared.origin))
+        let result = SendLoop::new(&self.shared, request).run().await;
+        result.map_err(|error| error.with_origin(&self.shared.origin))
     }
 
-    /// What time the server says it is when it answers a request for `path`, which takes no login: to
-    /// tell whether it can be reached, and whether its clock and ours agree.
+    /// Requests `path`, which must not need a login, and returns the time in the response's `Date` header.
+    /// This shows whether the server can be reached and whether its clock agrees with the local one.
     ///
     /// # Errors
-    /// As [`send`](Self::send); [`ErrorKind::Malformed`] when the answer has no date, which RFC 9110
-    /// (section 6.6.1) wants of every server with a clock.
+    /// - The errors of [`send`](Self::send).
+    /// - [`ErrorKind::Malformed`] if the response has no valid date. RFC 9110 (section 6.6.1) requires one
+    ///   from every server with a clock.
     pub async fn server_time(&self, path: &str) -> Result<SystemTime, Error> {
         let response = self.send(&Request::new(Method::GET, path)).await?;
         let date = response
@@ -261,52 +277,55 @@ impl Client {
             .ok_or_else(|| {
                 Error::new(
                     ErrorKind::Malformed,
-                    "the answer does not say what time it is",
+                    "the response has no valid `Date` header",
                 )
+                .with_hint("check the address, and any proxy in front of the server")
                 .with_origin(&self.shared.origin)
             })
     }
 }
 
 impl Shared {
-    /// The addresses from the one that answered last on; those that failed a moment ago at the end.
-    pub(crate) fn order(&self) -> Vec<usize> {
+    /// Returns the indexes of the addresses in the order of the next attempts. The address that responded
+    /// last is the first, and those that failed recently are at the end.
+    pub(crate) fn address_order(&self) -> Vec<usize> {
         let addresses = self.config.addresses.len();
         let first = self.preferred.load(Ordering::Relaxed);
         let mut order: Vec<_> = (0..addresses)
             .map(|offset| (first + offset) % addresses)
             .collect();
-        order.sort_by_key(|index| self.failed_lately(*index));
+        order.sort_by_key(|index| self.failed_recently(*index));
         order
     }
 
-    pub(crate) fn answered(&self, index: usize) {
+    pub(crate) fn mark_responsive(&self, index: usize) {
         self.preferred.store(index, Ordering::Relaxed);
-        self.failed()[index] = None;
+        self.failures()[index] = None;
     }
 
-    /// Has `index` tried after the others for a while.
-    pub(crate) fn shun(&self, index: usize) {
-        self.failed()[index] = Some(Instant::now());
+    /// Moves the address at `index` to the end of the order for a while.
+    pub(crate) fn mark_failed(&self, index: usize) {
+        self.failures()[index] = Some(Instant::now());
     }
 
-    pub(crate) fn failed_lately(&self, index: usize) -> bool {
-        self.failed()[index].is_some_and(|at| at.elapsed() < SHUN)
+    pub(crate) fn failed_recently(&self, index: usize) -> bool {
+        self.failures()[index].is_some_and(|at| at.elapsed() < DEPRIORITIZE_FOR)
     }
 
-    fn failed(&self) -> MutexGuard<'_, Vec<Option<Instant>>> {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.resize(self.config.addresses.len(), None);
-        failed
+    fn failures(&self) -> MutexGuard<'_, Vec<Option<Instant>>> {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.resize(self.config.addresses.len(), None);
+        failures
     }
 
-    /// One exchange with the server at `index`, following one redirect at most.
+    /// Sends `request` to the server at `index` and follows at most one redirect. Ends at `deadline` or after
+    /// the attempt timeout, whichever is earlier. If `relaxed`, the consistency header is omitted.
     pub(crate) async fn attempt(
         &self,
         index: usize,
         request: &Request,
         relaxed: bool,
-        end: Instant,
+        deadline: Instant,
     ) -> Result<Response, Failure> {
         let limit = self.config.attempt;
         let exchange = async {
@@ -317,10 +336,10 @@ impl Shared {
                 None => Ok(response),
             }
         };
-        let left = end.saturating_duration_since(Instant::now());
-        match timeout(limit.min(left), exchange).await {
-            Ok(outcome) => outcome,
-            Err(_) if left < limit => Err(Failure::Deadline(left)),
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        match timeout(limit.min(remaining), exchange).await {
+            Ok(result) => result,
+            Err(_) if remaining < limit => Err(Failure::Deadline(remaining)),
             Err(_) => Err(Failure::Timeout(limit)),
         }
     }
@@ -331,21 +350,21 @@ impl Shared {
         request: &Request,
         relaxed: bool,
     ) -> Result<Response, Failure> {
-        // Paths are made of encoded segments, so they always parse behind an address.
+        // Paths consist of encoded segments, so this always succeeds.
         let url = address.url(&request.path).map_err(|_| Failure::Redirect)?;
-        let mut sending = self
+        let mut builder = self
             .http
             .request(request.method.clone(), url)
             .headers(request.headers.clone());
         if let Some((name, value)) = request.consistency.as_ref().filter(|_| !relaxed) {
-            sending = sending.header(name, value);
+            builder = builder.header(name, value);
         }
         if let Some(body) = &request.body {
-            sending = sending.body(body.expose_bytes().to_vec());
+            builder = builder.body(body.expose_bytes().to_vec());
         }
-        let response = match sending.send().await {
+        let response = match builder.send().await {
             Ok(response) => response,
-            Err(error) => return Err(self.explained(address, error).await),
+            Err(error) => return Err(self.explain(address, error).await),
         };
         let (status, headers) = (response.status(), response.headers().clone());
         let body = body::read(response, self.config.max_bytes).await?;
@@ -357,23 +376,26 @@ impl Shared {
         })
     }
 
-    async fn explained(&self, address: &Address, error: reqwest::Error) -> Failure {
+    /// Classifies an error of the HTTP library. If the server closed a TLS connection without a known reason,
+    /// a second connection finds out whether it rejected the client certificate.
+    async fn explain(&self, address: &Address, error: reqwest::Error) -> Failure {
         if let Some((host, port)) = address.tls().filter(|_| is_unexplained(&error)) {
-            let look = tls::refusal(self.tls.clone(), host, port);
-            if let Ok(Some(refusal)) = timeout(self.config.connect, look).await {
-                return Failure::Tls(refusal);
+            let probe = tls::alert_after_handshake(self.tls.clone(), host, port);
+            if let Ok(Some(alert)) = timeout(self.config.connect, probe).await {
+                return Failure::Tls(alert);
             }
         }
         Failure::Exchange(error)
     }
 
-    /// The configured server that `response` redirects to, for the very same path.
+    /// Returns the configured address that `response` redirects to. A redirect is followed only for the same
+    /// path and query, so that a token never reaches another server.
     fn redirect(
         &self,
         response: &Response,
         request: &Request,
     ) -> Result<Option<&Address>, Failure> {
-        // Among those that begin with a 3 is also "not modified".
+        // Other 3xx statuses, such as 304, are not redirects.
         if !matches!(response.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
             return Ok(None);
         }
@@ -385,7 +407,7 @@ impl Shared {
             .ok_or(Failure::Redirect)?;
         let addresses = &self.config.addresses;
         let known = addresses.iter().find(|address| {
-            address.holds(&target)
+            address.is_server_of(&target)
                 && address
                     .url(&request.path)
                     .is_ok_and(|url| url.path() == target.path() && url.query() == target.query())
@@ -397,7 +419,7 @@ impl Shared {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("source", &self.shared.origin)
+            .field("origin", &self.shared.origin)
             .field("addresses", &self.shared.config.addresses)
             .finish_non_exhaustive()
     }

@@ -1,4 +1,4 @@
-//! Where to, how long, and whom to trust.
+//! Configuration of the client: addresses, time limits and trusted certificates.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,30 +8,30 @@ use std::time::Duration;
 use reqwest::Url;
 use secretwell_core::{Error, ErrorKind};
 
-/// The base of a server's URLs: scheme, host, port, and a path if it does not stand at the root.
+/// The base URL of a server: scheme, host, port, and a path if the server is not at the root.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address(Url);
 
 impl Address {
-    /// Parses `https://host:port`, with a path or a slash at the end if need be.
+    /// Parses an address such as `https://host:port`. A path and a final slash are allowed.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`]: it does not parse, is neither `http` nor `https`, or holds
-    /// credentials, a query or a fragment.
+    /// Returns [`ErrorKind::InvalidConfig`] if `text` is not a URL, if its scheme is neither `http` nor
+    /// `https`, or if it contains credentials, a query or a fragment.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let mut url = Url::parse(text.trim()).map_err(|_| {
-            invalid("the address is no URL")
+            invalid("the address is not a valid URL")
                 .with_hint("write it like `https://vault.internal:8200`")
         })?;
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(invalid("an address must not hold credentials")
-                .with_hint("take out what stands before the `@`"));
+            return Err(invalid("an address must not contain credentials")
+                .with_hint("remove the part before the `@`"));
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(invalid("an address takes neither `?` nor `#`"));
+            return Err(invalid("an address must not contain `?` or `#`"));
         }
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-            return Err(invalid("an address begins with `https://` and a host")
+            return Err(invalid("an address must begin with `https://` and a host")
                 .with_hint("write it like `https://vault.internal:8200`"));
         }
         let path = url.path().trim_end_matches('/').to_owned();
@@ -39,7 +39,7 @@ impl Address {
         Ok(Self(url))
     }
 
-    /// Host and port, for messages.
+    /// Returns host and port, for messages. A default port is omitted.
     pub fn authority(&self) -> String {
         let host = self.0.host_str().unwrap_or_default();
         match self.0.port() {
@@ -48,28 +48,29 @@ impl Address {
         }
     }
 
-    /// The URL of what stands at `path`, which begins with a slash and is encoded already.
+    /// Returns the URL of `path`, which must begin with a slash and be percent-encoded.
     pub(crate) fn url(&self, path: &str) -> Result<Url, Error> {
         let base = self.0.as_str().trim_end_matches('/');
-        let url = Url::parse(&format!("{base}{path}")).map_err(|_| invalid("the path is none"))?;
+        let url = Url::parse(&format!("{base}{path}"))
+            .map_err(|_| invalid("the path is not valid in a URL"))?;
         Ok(url)
     }
 
-    /// Host and port, if it speaks TLS.
+    /// Returns host and port if the scheme is `https`.
     pub(crate) fn tls(&self) -> Option<(&str, u16)> {
         let host = self.0.host_str().filter(|_| self.0.scheme() == "https")?;
         Some((host, self.0.port_or_known_default()?))
     }
 
-    /// Whether `url` leads to this server.
-    pub(crate) fn holds(&self, url: &Url) -> bool {
+    /// Returns whether `url` is on this server: same scheme, host and port.
+    pub(crate) fn is_server_of(&self, url: &Url) -> bool {
         self.0.scheme() == url.scheme()
             && self.0.host_str() == url.host_str()
             && self.0.port_or_known_default() == url.port_or_known_default()
     }
 
-    /// Whether what is sent there can be read on the way.
-    fn is_open_to_the_network(&self) -> bool {
+    /// Returns whether requests to this address cross the network unencrypted.
+    fn is_unencrypted_and_remote(&self) -> bool {
         self.0.scheme() == "http"
             && !self.0.host_str().is_some_and(|host| {
                 let host = host.trim_matches(['[', ']']);
@@ -90,7 +91,7 @@ impl fmt::Debug for Address {
     }
 }
 
-/// Settings of a [`Client`](crate::Client). Every default is meant to be kept.
+/// Settings of a [`Client`](crate::Client). The defaults fit most services.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
     pub(crate) addresses: Vec<Address>,
@@ -112,7 +113,7 @@ pub(crate) struct TlsConfig {
     pub(crate) skip_verify: bool,
 }
 
-/// Certificates, in a file or at hand.
+/// PEM certificates, in a file or in memory.
 #[derive(Debug, Clone)]
 pub(crate) enum Pem {
     File(PathBuf),
@@ -120,11 +121,12 @@ pub(crate) enum Pem {
 }
 
 impl ClientConfig {
-    /// The servers at `addresses`: one that does not answer is passed over for the next. A single
-    /// one may be a socket of this machine, `unix:///path`.
+    /// Creates settings for the servers at `addresses`. If one does not respond, the next one is tried. A
+    /// single address can also be a local socket, such as `unix:///path`.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`]: there is none, or one of them is [no address](Address::parse).
+    /// Returns [`ErrorKind::InvalidConfig`] if `addresses` is empty, if an address
+    /// [cannot be parsed](Address::parse), or if a socket is not the only address.
     pub fn new<A: AsRef<str>>(addresses: impl IntoIterator<Item = A>) -> Result<Self, Error> {
         let mut unix_socket = None;
         let mut parse = |address: &str| match address.strip_prefix("unix://") {
@@ -139,10 +141,12 @@ impl ClientConfig {
             .map(|address| parse(address.as_ref()))
             .collect::<Result<Vec<_>, _>>()?;
         if addresses.is_empty() {
-            return Err(invalid("there is no address"));
+            return Err(invalid("no address is configured").with_hint("add at least one"));
         }
         if unix_socket.is_some() && addresses.len() > 1 {
-            return Err(invalid("a socket is the only address, if it is one"));
+            return Err(invalid(
+                "a `unix://` address cannot be combined with other addresses",
+            ));
         }
         Ok(Self {
             addresses,
@@ -157,70 +161,70 @@ impl ClientConfig {
         })
     }
 
-    /// How long a call may take, with all its attempts and waits. Default: 20 s.
+    /// Sets the maximum duration of a call, including all attempts and waits. Default: 20 s.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// How long one attempt may take before it is given up. Default: 4 s.
+    /// Sets the maximum duration of one attempt. Default: 4 s.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt = timeout;
         self
     }
 
-    /// How long an address may be silent before the next one is asked beside it. Default: 1 s.
+    /// Sets the time without a response after which the next address is tried in parallel. Default: 1 s.
     #[must_use]
     pub fn hedge_delay(mut self, delay: Duration) -> Self {
         self.hedge = delay;
         self
     }
 
-    /// How long connecting may take. Default: 2 s.
+    /// Sets the maximum duration of establishing a connection. Default: 2 s.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect = timeout;
         self
     }
 
-    /// The largest body to read, in bytes. Default: 32 MiB.
+    /// Sets the maximum size of a response body, in bytes. Default: 32 MiB.
     #[must_use]
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
     }
 
-    /// Trusts the authorities in a PEM file too, beside the platform's.
+    /// Adds trusted certificate authorities from a PEM file. Those of the platform remain trusted.
     #[must_use]
     pub fn certificate_authority_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls.authorities.push(Pem::File(path.into()));
         self
     }
 
-    /// Trusts the authorities in a PEM text too, beside the platform's.
+    /// Adds trusted certificate authorities from a PEM text. Those of the platform remain trusted.
     #[must_use]
     pub fn certificate_authority(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls.authorities.push(Pem::Text(pem.into()));
         self
     }
 
-    /// Shows a client certificate, from PEM files that are read anew for each connection.
+    /// Sets a client certificate and its key, as PEM files that are read again for each connection.
     #[must_use]
     pub fn identity_files(mut self, chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.tls.identity = Some((chain.into(), key.into()));
         self
     }
 
-    /// The name to expect in the server's certificate, where that is not the address's host.
+    /// Sets the expected name in the server's certificate. Default: the host of the address.
     #[must_use]
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.tls.server_name = Some(name.into());
         self
     }
 
-    /// Takes whatever certificate the server shows. Whoever sits in between reads every secret: for
+    /// Accepts any server certificate. An attacker on the network can then read every secret, so this is for
     /// experiments only.
     #[must_use]
     pub fn danger_skip_verification(mut self) -> Self {
@@ -228,17 +232,17 @@ impl ClientConfig {
         self
     }
 
-    /// Sends tokens over plain HTTP to other machines too. Whoever sits in between reads every secret.
+    /// Allows plain HTTP to other machines. An attacker on the network can then read every token and secret.
     #[must_use]
     pub fn danger_allow_http(mut self) -> Self {
         self.allow_http = true;
         self
     }
 
-    /// The same settings for other addresses.
+    /// Replaces the addresses and keeps all other settings.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// Returns the same errors as [`new`](Self::new).
     pub fn with_addresses<A: AsRef<str>>(
         self,
         addresses: impl IntoIterator<Item = A>,
@@ -255,23 +259,27 @@ impl ClientConfig {
         })
     }
 
-    /// Whether [`danger_skip_verification`](Self::danger_skip_verification) was asked for.
+    /// Returns whether [`danger_skip_verification`](Self::danger_skip_verification) was called.
     pub fn skips_verification(&self) -> bool {
         self.tls.skip_verify
     }
 
-    /// The addresses, in the order in which they are tried.
+    /// Returns the addresses in their configured order.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
+    /// Checks that no token is sent unencrypted over the network, unless that was allowed.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let open = self.addresses.iter().find(|a| a.is_open_to_the_network());
-        match open {
+        let unencrypted = self
+            .addresses
+            .iter()
+            .find(|a| a.is_unencrypted_and_remote());
+        match unencrypted {
             Some(address) if !self.allow_http && self.unix_socket.is_none() => Err(invalid(
-                format!("`{address}` would send tokens over the network in the clear"),
+                format!("tokens to `{address}` would cross the network unencrypted"),
             )
-            .with_hint("use `https://`; plain HTTP is for this machine only")),
+            .with_hint("use `https://`; plain HTTP is allowed only to this machine")),
             _ => Ok(()),
         }
     }
@@ -286,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_parsed_once_and_bad_ones_named() {
+    fn addresses_are_normalized_and_invalid_ones_are_rejected() {
         let address = Address::parse(" https://Vault.Internal:8200/base/ ").unwrap();
         assert_eq!(address.to_string(), "https://vault.internal:8200/base");
         assert_eq!(address.authority(), "vault.internal:8200");
@@ -313,8 +321,8 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_for_this_machine() {
-        for (address, good) in [
+    fn plain_http_is_allowed_only_to_this_machine() {
+        for (address, allowed) in [
             ("http://127.0.0.1:8200", true),
             ("http://[::1]:8200", true),
             ("http://localhost", true),
@@ -323,7 +331,7 @@ mod tests {
             ("http://127.0.0.1.example.com", false),
         ] {
             let config = ClientConfig::new([address]).unwrap();
-            assert_eq!(config.check().is_ok(), good, "{address}");
+            assert_eq!(config.check().is_ok(), allowed, "{address}");
             assert!(config.danger_allow_http().check().is_ok());
         }
     }

@@ -1,11 +1,11 @@
-//! What a login is made with.
+//! Credentials for a login.
 
 use std::path::PathBuf;
 
 use secretwell_core::{Error, ErrorKind, SecretValue};
 use zeroize::Zeroizing;
 
-/// Something to log in with: at hand, or in a file that is read anew for each login.
+/// A credential for a login: a value in memory, or a file that is read again for each login.
 #[derive(Debug, Clone)]
 pub struct Credential(Place);
 
@@ -16,21 +16,25 @@ enum Place {
 }
 
 impl Credential {
-    /// At hand.
+    /// Creates a credential from a value in memory.
     pub fn value(value: impl Into<SecretValue>) -> Self {
         Self(Place::Value(value.into()))
     }
 
-    /// In a file, which may be replaced at any time. White space around it is ignored.
+    /// Creates a credential from a file. The file can be replaced at any time. ASCII white space around
+    /// its content is ignored.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self(Place::File(path.into()))
     }
 
-    /// What it is now.
+    /// Returns the current value of the credential.
     ///
     /// # Errors
-    /// [`ErrorKind::Unauthenticated`]: it is empty, or holds control characters. A file that cannot be
-    /// read is a temporary trouble, because it may be mounted a moment later.
+    /// - [`ErrorKind::Unauthenticated`] if the credential is empty, is not UTF-8, or contains control
+    ///   characters.
+    /// - A temporary error if the file cannot be read, because it might be mounted a moment later. Its
+    ///   kind is [`ErrorKind::Unauthenticated`] if the file is missing or not readable for the service,
+    ///   and [`ErrorKind::Unavailable`] otherwise.
     pub async fn read(&self) -> Result<SecretValue, Error> {
         let text = match &self.0 {
             Place::Value(value) => value.clone(),
@@ -45,12 +49,12 @@ impl Credential {
                         _ => ErrorKind::Unavailable,
                     };
                     let message = format!(
-                        "the credential in `{}` cannot be read",
+                        "the credential file `{}` cannot be read",
                         shown.escape_debug()
                     );
-                    // It may be mounted a moment later.
+                    // The file might be mounted a moment later.
                     Error::new(kind, message)
-                        .with_hint("is the file there, and may the service read it?")
+                        .with_hint("check that the file exists and that the service can read it")
                         .with_source(error)
                         .temporary()
                 })?;
@@ -63,28 +67,29 @@ impl Credential {
             }
             _ => Err(Error::new(
                 ErrorKind::Unauthenticated,
-                "the credential is empty, or holds bytes that none may",
+                "the credential is empty, is not UTF-8, or contains control characters",
             )
-            .with_hint("look at where it comes from")),
+            .with_hint("check the file, variable or setting that it comes from")),
         }
     }
 }
 
-/// A JSON object of texts, such as the body of a login, in a buffer that does not move as it grows.
+/// Encodes `fields` as a JSON object of strings, such as the body of a login request. The buffer is large
+/// enough from the start, so that its growth leaves no copy of a credential behind.
 ///
 /// # Errors
-/// None that is known.
+/// Returns [`ErrorKind::Invalid`] if the encoding fails, which is not known to happen.
 pub fn json_object(fields: &[(&str, &str)]) -> Result<SecretValue, Error> {
-    let escaped = |text: &str| 6 * text.len() + 8;
-    let most = fields
+    let escaped_length = |text: &str| 6 * text.len() + 8;
+    let lengths = fields
         .iter()
-        .map(|(name, value)| escaped(name) + escaped(value));
-    let mut bytes = Zeroizing::new(Vec::with_capacity(most.sum::<usize>() + 2));
+        .map(|(name, value)| escaped_length(name) + escaped_length(value));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(lengths.sum::<usize>() + 2));
     let object: std::collections::BTreeMap<_, _> = fields.iter().copied().collect();
     serde_json::to_writer(&mut *bytes, &object).map_err(|_| {
         Error::new(
             ErrorKind::Invalid,
-            "the credential cannot be written as JSON",
+            "the credential cannot be encoded as JSON",
         )
     })?;
     Ok(bytes.as_slice().into())

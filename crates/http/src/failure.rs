@@ -1,29 +1,30 @@
-//! What goes wrong on the way, before there is an answer to judge.
+//! Failures of an attempt that ended without a response to classify.
 
 use std::error::Error as StdError;
 
 use secretwell_core::{Error, ErrorKind};
 
-/// Why an attempt brought no answer.
+/// The reason why an attempt ended without a response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    #[error("the exchange failed")]
+    #[error("the HTTP exchange failed")]
     Exchange(#[source] reqwest::Error),
     #[error("the TLS connection failed")]
     Tls(#[source] rustls::Error),
-    #[error("no answer within {0:?}")]
+    #[error("no response within {0:?}")]
     Timeout(std::time::Duration),
-    /// The request's deadline came before the attempt had had its time.
-    #[error("the deadline came after {0:?}")]
+    /// The deadline of the whole call passed before the timeout of this attempt.
+    #[error("the deadline passed after {0:?}")]
     Deadline(std::time::Duration),
-    #[error("the answer is larger than {0} bytes")]
+    #[error("the response is larger than {0} bytes")]
     TooLarge(usize),
-    #[error("it redirects to where this client may not go")]
+    #[error("the server redirects to a target that is not allowed")]
     Redirect,
 }
 
 impl Failure {
-    /// Whether no server can have done what was asked: none was reached, or it named another.
+    /// Returns whether it is certain that no server executed the request: no server was reached, or the
+    /// server only redirected.
     pub(crate) fn did_nothing(&self) -> bool {
         match self {
             Self::Exchange(error) => error.is_connect(),
@@ -32,84 +33,85 @@ impl Failure {
         }
     }
 
-    /// What to tell, of the server at `authority`. The text is our own: an URL may hold a key's name
-    /// only, but a library's message may hold anything.
+    /// Converts the failure into the error for the caller, naming the server at `authority`. The message
+    /// never includes the text of a library's error, because that text might contain anything.
     pub(crate) fn into_error(self, authority: &str) -> Error {
         match self {
             Self::Timeout(after) | Self::Deadline(after) => Error::new(
                 ErrorKind::Timeout,
-                format!("`{authority}` did not answer within {after:?}"),
+                format!("`{authority}` did not respond within {after:?}"),
             )
-            .with_hint("is it overloaded, or behind a firewall that drops?"),
+            .with_hint("check whether it is overloaded, or behind a firewall that drops packets"),
             Self::TooLarge(limit) => Error::new(
                 ErrorKind::TooLarge,
-                format!("the answer of `{authority}` is larger than {limit} bytes"),
+                format!("the response of `{authority}` is larger than {limit} bytes"),
             )
-            .with_hint("is the address right? If so, raise the limit"),
+            .with_hint("check the address; if it is right, raise the limit"),
             Self::Redirect => Error::new(
                 ErrorKind::Malformed,
-                format!("`{authority}` redirects to where this client may not go"),
+                format!("`{authority}` redirects to a target that is not allowed"),
             )
-            .with_hint("list that server's address too, if it is to be trusted with the token"),
+            .with_hint("if you trust the target server with the token, add its address as well"),
             Self::Tls(error) => tls_error(&error, authority),
-            Self::Exchange(error) => exchange(&error, authority),
+            Self::Exchange(error) => exchange_error(&error, authority),
         }
     }
 }
 
-/// Whether a connection was made, and broken off for no known reason.
+/// Returns whether the connection was established and then closed for an unknown reason.
 pub(crate) fn is_unexplained(error: &reqwest::Error) -> bool {
     !error.is_connect() && !error.is_timeout() && find::<rustls::Error>(error).is_none()
 }
 
-fn exchange(error: &reqwest::Error, authority: &str) -> Error {
+fn exchange_error(error: &reqwest::Error, authority: &str) -> Error {
     if let Some(tls) = find::<rustls::Error>(error) {
         return tls_error(tls, authority);
     }
     let io = find::<std::io::Error>(error).map(std::io::Error::kind);
-    let seen = match io {
+    let problem = match io {
         Some(std::io::ErrorKind::ConnectionRefused) => "refuses connections",
         Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe) => {
-            "broke off the connection"
+            "closed the connection"
         }
-        Some(std::io::ErrorKind::UnexpectedEof) => "ended the answer early",
-        Some(std::io::ErrorKind::NotFound) => "has no such socket",
-        Some(std::io::ErrorKind::PermissionDenied) => "may not be connected to",
+        Some(std::io::ErrorKind::UnexpectedEof) => "ended the response early",
+        Some(std::io::ErrorKind::NotFound) => "cannot be reached: the socket does not exist",
+        Some(std::io::ErrorKind::PermissionDenied) => "cannot be reached: permission denied",
         _ if error.is_timeout() => "did not accept the connection in time",
         _ if error.is_connect() => "cannot be reached",
-        _ if error.is_body() || error.is_decode() => "ended the answer early",
-        _ => "does not speak HTTP, or broke off",
+        _ if error.is_body() || error.is_decode() => "ended the response early",
+        _ => "sent an invalid HTTP response, or closed the connection",
     };
-    Error::new(ErrorKind::Unavailable, format!("`{authority}` {seen}"))
-        .with_hint("is it running, and is the address right?")
+    Error::new(ErrorKind::Unavailable, format!("`{authority}` {problem}"))
+        .with_hint("check that it is running and that the address is right")
 }
 
-/// A handshake that failed will fail again until somebody changes a certificate.
+/// Returns a permanent error, because a failed handshake fails again until a certificate or the
+/// configuration changes.
 fn tls_error(error: &rustls::Error, authority: &str) -> Error {
     use rustls::{AlertDescription as Alert, CertificateError as Bad, Error as Tls};
 
-    let (seen, hint) = match error {
+    let (problem, hint) = match error {
         Tls::InvalidCertificate(Bad::UnknownIssuer) => (
-            "shows a certificate of an authority that is not trusted",
-            "give its authority's certificate",
+            "presents a certificate from an authority that is not trusted",
+            "configure the certificate of that authority",
         ),
         Tls::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => (
-            "shows a certificate for another name",
-            "use the name in its certificate, or say which to expect",
+            "presents a certificate for another name",
+            "use a name from the certificate as the address, or set the expected server name",
         ),
         Tls::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
-            ("shows an expired certificate", "renew it on the server")
+            ("presents an expired certificate", "renew it on the server")
         }
         Tls::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => (
-            "shows a certificate that is not valid yet",
-            "compare the clocks",
+            "presents a certificate that is not valid yet",
+            "compare the clocks of both machines",
         ),
         Tls::InvalidCertificate(Bad::Revoked) => {
-            ("shows a revoked certificate", "renew it on the server")
+            ("presents a revoked certificate", "renew it on the server")
         }
         Tls::InvalidCertificate(_) => (
-            "shows a certificate that is not acceptable",
-            "look at it with `openssl s_client`",
+            "presents a certificate that is not acceptable",
+            "inspect it with `openssl s_client`",
         ),
         Tls::AlertReceived(
             Alert::CertificateRequired
@@ -121,24 +123,24 @@ fn tls_error(error: &rustls::Error, authority: &str) -> Error {
             | Alert::CertificateRevoked,
         ) => (
             "does not accept our client certificate",
-            "give one that its authority has signed",
+            "configure a certificate from an authority that the server trusts",
         ),
         Tls::AlertReceived(Alert::ProtocolVersion) | Tls::PeerIncompatible(_) => (
-            "speaks no version of TLS that this client accepts",
-            "it takes TLS 1.2 or 1.3",
+            "supports no TLS version that this client accepts",
+            "enable TLS 1.2 or 1.3 on the server",
         ),
         Tls::InvalidMessage(_) => (
-            "does not answer in TLS",
-            "is it `http://` after all, or another port?",
+            "does not respond with TLS",
+            "check whether the address needs `http://` or another port",
         ),
-        _ => ("refused the TLS handshake", "look at its log"),
+        _ => ("rejected the TLS handshake", "check the log of the server"),
     };
-    Error::new(ErrorKind::Unavailable, format!("`{authority}` {seen}"))
+    Error::new(ErrorKind::Unavailable, format!("`{authority}` {problem}"))
         .with_hint(hint)
         .permanent()
 }
 
-/// The first error of type `E` in the chain, looking into what `std::io` wraps too.
+/// Returns the first error of type `E` in the source chain, including errors wrapped by `std::io::Error`.
 fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {

@@ -1,19 +1,22 @@
-//! What [Secretwell](https://docs.rs/secretwell)'s remote backends share.
+//! The HTTP client, retry loop and login handling that
+//! [Secretwell](https://docs.rs/secretwell)'s remote backends share.
 //!
-//! For authors of backends that speak HTTP. A [`Client`] carries a request to one of several addresses
-//! and has the only retry loop; a [`Session`] keeps the token of a login and has the only place that logs
-//! in; what a status means is the backend's to say, by a [`Protocol`].
+//! This crate is for authors of backends that speak HTTP.
+//!
+//! - A [`Client`] sends a request to one of several addresses. It contains the only retry loop.
+//! - A [`TokenManager`] caches and renews the token of a login. It is the only place that logs in.
+//! - A [`Protocol`] is implemented by the backend. It decides what a response means.
 //!
 //! ```
 //! use http::Method;
 //! use secretwell_core::{Error, ErrorKind, Origin};
-//! use secretwell_http::{Client, ClientConfig, Protocol, Response, Request, Outcome};
+//! use secretwell_http::{Client, ClientConfig, Outcome, Protocol, Request, Response};
 //!
-//! /// A server that says everything by its status.
+//! /// A protocol in which the status alone decides.
 //! #[derive(Debug)]
-//! struct Plain;
+//! struct StatusOnly;
 //!
-//! impl Protocol for Plain {
+//! impl Protocol for StatusOnly {
 //!     fn classify(&self, response: &Response) -> Outcome {
 //!         match response.status.as_u16() {
 //!             200 | 404 => Outcome::Success,
@@ -23,23 +26,25 @@
 //!     }
 //! }
 //!
-//! # fn main() -> Result<(), Error> {
+//! # async fn example() -> Result<(), Error> {
 //! let config = ClientConfig::new(["http://127.0.0.1:8200"])?;
-//! let client = Client::new(config, Plain, Origin::new("plain", "127.0.0.1:8200"))?;
+//! let client = Client::new(config, StatusOnly, Origin::new("plain", "127.0.0.1:8200"))?;
 //! let request = Request::new(Method::GET, "/v1/secret");
-//! # let _ = client.send(&request);
+//! let response = client.send(&request).await?;
+//! println!("{}", response.status);
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # Why this shape
-//! A provider reads and says what it saw. Within one call somebody must choose the address, wait as told,
-//! bound what is read, and log in once for a hundred callers: that is here, once, with the deadline over
-//! all of it. Whatever spans calls, what is kept and when it is asked for again, is the resolver's.
+//! A provider makes single calls and returns what the server reported. Each call needs the same work:
+//! choose an address, honour `Retry-After`, limit the size of the response, and share one login between
+//! concurrent callers. This crate does that work once, under one deadline per call. Work that spans
+//! several calls, such as caching and refreshing, belongs to the resolver.
 //!
 //! # Limits
-//! Bodies are read into buffers that are wiped. The copies that TLS and HTTP made on the way are not ours
-//! to wipe.
+//! Response bodies are read into buffers that are wiped on drop. The TLS and HTTP libraries make copies
+//! of their own, which this crate cannot wipe.
 
 mod body;
 mod client;
@@ -47,16 +52,16 @@ mod config;
 mod credential;
 mod failure;
 mod retry;
-mod sending;
-mod session;
+mod send;
 mod tls;
+mod token;
 mod url;
 
 pub use client::{Client, Outcome, Protocol, Request, Response};
 pub use config::{Address, ClientConfig};
 pub use credential::{Credential, json_object};
 pub use retry::retry_after;
-pub use session::{Login, Token, TokenLease, TokenManager};
+pub use token::{Login, Token, TokenLease, TokenManager};
 pub use url::{UrlOptions, decode, encode, encode_path};
 
 // A service shares these types between threads, so a change that makes one of them thread-bound must not

@@ -1,37 +1,41 @@
-//! How long to wait within a call.
+//! Waiting times between the attempts of one call.
 
 use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
 
-/// The first wait, and the longest: short enough that a failover is noticed within a second.
+/// The base of the backoff.
 const BASE: Duration = Duration::from_millis(100);
+/// The longest backoff. It is short, so that a completed failover is noticed within a second.
 const CAP: Duration = Duration::from_secs(1);
-/// The longest that a server is believed.
-const LONGEST: Duration = Duration::from_secs(3600);
+/// The longest `Retry-After` that is honoured.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// The wait before round `round`, the second being 1: anything up to twice the one before, so that a
-/// fleet that failed together does not come back together.
-pub(crate) fn wait(round: u32) -> Duration {
-    let most = BASE.saturating_mul(1 << round.min(10)).min(CAP);
-    // Not all the way down to nothing: a server that refuses at once would be hammered.
-    most.mul_f64(0.25 + 0.75 * fastrand::f64())
+/// Returns the wait before round `round`; the second round is 1. The backoff is exponential with jitter,
+/// so that a fleet whose requests failed together does not retry together.
+pub(crate) fn backoff(round: u32) -> Duration {
+    let longest = BASE.saturating_mul(1 << round.min(10)).min(CAP);
+    // At least a quarter of it: a server that rejects requests at once must not be flooded.
+    longest.mul_f64(0.25 + 0.75 * fastrand::f64())
 }
 
-/// How long the answer asks to wait, in either of the two forms: seconds, or a date. A date that has
-/// passed is no wait; what makes no sense is none at all; the longest that is believed is an hour.
+/// Returns the wait that the `Retry-After` header requests, in either of its two forms: a number of
+/// seconds or a date.
+///
+/// A date in the past results in a wait of zero. Returns `None` if the header is missing or invalid. The
+/// result is at most one hour.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse::<f64>() {
-        Ok(seconds) if seconds > LONGEST.as_secs_f64() => LONGEST,
+        Ok(seconds) if seconds > MAX_RETRY_AFTER.as_secs_f64() => MAX_RETRY_AFTER,
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
         Err(_) => httpdate::parse_http_date(text)
             .ok()?
             .duration_since(SystemTime::now())
             .unwrap_or_default(),
     };
-    Some(wait.min(LONGEST))
+    Some(wait.min(MAX_RETRY_AFTER))
 }
 
 #[cfg(test)]
@@ -39,10 +43,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_a_second_and_differ() {
+    fn backoff_grows_to_one_second_with_jitter() {
         let mut waits = Vec::new();
         for round in 0..40 {
-            let wait = wait(round);
+            let wait = backoff(round);
             assert!((BASE / 4..=CAP).contains(&wait), "{round}: {wait:?}");
             waits.push(wait);
         }
@@ -50,19 +54,19 @@ mod tests {
     }
 
     #[test]
-    fn a_stated_wait_is_read_in_both_forms() {
-        let asked = |text: &str| {
+    fn retry_after_is_parsed_in_both_forms() {
+        let parse = |text: &str| {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
             retry_after(&headers)
         };
-        assert_eq!(asked("2"), Some(Duration::from_secs(2)));
-        assert_eq!(asked("0.5"), Some(Duration::from_millis(500)));
-        assert_eq!(asked("99999999999999999999"), Some(LONGEST));
-        assert_eq!(asked("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(parse("2"), Some(Duration::from_secs(2)));
+        assert_eq!(parse("0.5"), Some(Duration::from_millis(500)));
+        assert_eq!(parse("99999999999999999999"), Some(MAX_RETRY_AFTER));
+        assert_eq!(parse("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
         let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
-        assert!((55..=60).contains(&asked(&soon).unwrap().as_secs()));
-        for nonsense in ["", "-1", "soon", "NaN"] {
-            assert_eq!(asked(nonsense), None, "{nonsense}");
+        assert!((55..=60).contains(&parse(&soon).unwrap().as_secs()));
+        for invalid in ["", "-1", "soon", "NaN"] {
+            assert_eq!(parse(invalid), None, "{invalid}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Whom to trust, and what to show.
+//! TLS configuration: verification of server certificates, and the client certificate.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,13 +20,13 @@ use tokio_rustls::TlsConnector;
 
 use crate::config::{Pem, TlsConfig, invalid};
 
-/// TLS 1.2 and 1.3, the platform's authorities and the given ones. No process-wide default is used or
-/// set.
+/// Returns a configuration for TLS 1.2 and 1.3 that trusts the authorities of the platform and those in
+/// `config`. The process-wide default of rustls is neither used nor set.
 pub(crate) fn client_config(config: &TlsConfig) -> Result<ClientConfig, Error> {
     let crypto = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(crypto.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|error| invalid("TLS cannot be set up").with_source(error))?
+        .map_err(|error| invalid("TLS cannot be configured").with_source(error))?
         .dangerous()
         .with_custom_certificate_verifier(verifier(config, &crypto)?);
     let mut client = match &config.identity {
@@ -37,7 +37,7 @@ pub(crate) fn client_config(config: &TlsConfig) -> Result<ClientConfig, Error> {
                 key: key.clone(),
                 crypto,
             };
-            // Read once now, so that a wrong path is told at once and not as a failed handshake.
+            // Loaded once here, so that a wrong path is reported now and not as a failed handshake.
             identity.load()?;
             builder.with_client_cert_resolver(Arc::new(identity))
         }
@@ -46,9 +46,11 @@ pub(crate) fn client_config(config: &TlsConfig) -> Result<ClientConfig, Error> {
     Ok(client)
 }
 
-/// Why the server breaks off what it has just accepted, where that is because of the client's certificate:
-/// in TLS 1.3 it says so behind the handshake only, when the one who asks has no ear for it.
-pub(crate) async fn refusal(
+/// Connects to a server and returns the TLS alert that it sends after the handshake, if any.
+///
+/// In TLS 1.3, a server rejects a client certificate only after the handshake. The HTTP library then
+/// reports a closed connection and not the alert.
+pub(crate) async fn alert_after_handshake(
     config: Arc<ClientConfig>,
     host: &str,
     port: u16,
@@ -68,47 +70,50 @@ fn verifier(
     crypto: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, Error> {
     if config.skip_verify {
-        return Ok(Arc::new(TakesAnything(crypto.clone())));
+        return Ok(Arc::new(AcceptAny(crypto.clone())));
     }
-    let mut extra = Vec::new();
+    let mut authorities = Vec::new();
     for pem in &config.authorities {
-        let found: Result<Vec<_>, _> = match pem {
+        let certificates: Result<Vec<_>, _> = match pem {
             Pem::File(path) => CertificateDer::pem_file_iter(path).and_then(Iterator::collect),
             Pem::Text(text) => CertificateDer::pem_slice_iter(text).collect(),
         };
-        let place = match pem {
-            Pem::File(path) => shown(path),
-            Pem::Text(_) => "the given text".into(),
+        let shown = match pem {
+            Pem::File(path) => quoted(path),
+            Pem::Text(_) => "the configured PEM text".into(),
         };
-        match found {
+        match certificates {
             Ok(found) if found.is_empty() => {
-                return Err(invalid(format!("{place} holds no certificate"))
-                    .with_hint("give a PEM file of the authority's certificate"));
+                return Err(invalid(format!("{shown} contains no certificate"))
+                    .with_hint("configure the authority's certificate as PEM"));
             }
-            Ok(found) => extra.extend(found),
+            Ok(found) => authorities.extend(found),
             Err(error) => {
                 return Err(invalid(format!(
-                    "the authority's certificate cannot be read from {place}"
+                    "the authority's certificate cannot be read from {shown}"
                 ))
+                .with_hint("check that it is PEM and that the service can read it")
                 .with_source(error));
             }
         }
     }
-    let verifier = Verifier::new_with_extra_roots(extra, crypto.clone())
-        .map_err(|error| invalid("the trusted authorities cannot be set up").with_source(error))?;
+    let verifier = Verifier::new_with_extra_roots(authorities, crypto.clone())
+        .map_err(|error| invalid("the trusted authorities cannot be loaded").with_source(error))?;
     let Some(name) = &config.server_name else {
         return Ok(Arc::new(verifier));
     };
-    let name = ServerName::try_from(name.clone())
-        .map_err(|_| invalid("the server's name is neither a host name nor an IP address"))?;
-    Ok(Arc::new(Expecting { name, verifier }))
+    let name = ServerName::try_from(name.clone()).map_err(|_| {
+        invalid("the expected server name is neither a host name nor an IP address")
+    })?;
+    Ok(Arc::new(OtherName { name, verifier }))
 }
 
-fn shown(path: &Path) -> String {
+fn quoted(path: &Path) -> String {
     format!("`{}`", path.display().to_string().escape_debug())
 }
 
-/// A client certificate in files, read for each handshake: whoever renews it needs to tell nobody.
+/// A client certificate in files. It is read for each handshake, so that a renewed one is used without a
+/// restart.
 struct Identity {
     chain: PathBuf,
     key: PathBuf,
@@ -121,28 +126,29 @@ impl Identity {
             .and_then(Iterator::collect)
             .map_err(|error| self.unreadable(&self.chain).with_source(error))?;
         if chain.is_empty() {
-            return Err(invalid(format!(
-                "{} holds no certificate",
-                shown(&self.chain)
-            )));
+            return Err(
+                invalid(format!("{} contains no certificate", quoted(&self.chain)))
+                    .with_hint("configure the client certificate as a PEM file"),
+            );
         }
-        // The reason is not kept: it may quote the key.
+        // The cause is discarded, because it might quote the key.
         let key =
             PrivateKeyDer::from_pem_file(&self.key).map_err(|_| self.unreadable(&self.key))?;
-        CertifiedKey::from_der(chain, key, &self.crypto)
-            .map_err(|error| invalid("client certificate and key do not fit").with_source(error))
+        CertifiedKey::from_der(chain, key, &self.crypto).map_err(|error| {
+            invalid("the client certificate and its key do not match").with_source(error)
+        })
     }
 
     fn unreadable(&self, path: &Path) -> Error {
-        invalid(format!("{} cannot be read as PEM", shown(path)))
-            .with_hint("give the certificate and its key as PEM files that the service may read")
+        invalid(format!("{} cannot be read as PEM", quoted(path)))
+            .with_hint("configure certificate and key as PEM files that the service can read")
     }
 }
 
 impl ResolvesClientCert for Identity {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.load()
-            .inspect_err(|error| tracing::warn!(target: "secretwell::http", event = "client_certificate_missing", %error, "no client certificate is presented"))
+            .inspect_err(|error| tracing::warn!(target: "secretwell::http", event = "client_certificate_missing", %error, "the client certificate cannot be loaded; the handshake continues without it"))
             .ok()
             .map(Arc::new)
     }
@@ -160,14 +166,14 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Verifies the certificate for another name than the address's.
+/// Verifies the certificate for a configured name instead of the host of the address.
 #[derive(Debug)]
-struct Expecting {
+struct OtherName {
     name: ServerName<'static>,
     verifier: Verifier,
 }
 
-impl ServerCertVerifier for Expecting {
+impl ServerCertVerifier for OtherName {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -205,11 +211,12 @@ impl ServerCertVerifier for Expecting {
     }
 }
 
-/// What `danger_skip_verification` asks for: the handshake is checked, whose it is is not.
+/// Verifies the signatures of the handshake but accepts any certificate, as `danger_skip_verification`
+/// requests.
 #[derive(Debug)]
-struct TakesAnything(Arc<CryptoProvider>);
+struct AcceptAny(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for TakesAnything {
+impl ServerCertVerifier for AcceptAny {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -1,4 +1,4 @@
-//! URLs that name a source: their escapes and their options.
+//! Percent-encoding and options of the URLs that configure a backend.
 
 use std::borrow::Cow;
 
@@ -7,58 +7,61 @@ use secretwell_core::Error;
 
 use crate::config::invalid;
 
-/// What stays as it is in a segment of a path and in a value of a query.
-const KEPT: &AsciiSet = &NON_ALPHANUMERIC
+/// The characters that are encoded in a path segment and in a query value: all except letters, digits
+/// and RFC 3986's other unreserved characters.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// A path as a server takes it: each segment escaped, the slashes kept.
+/// Percent-encodes each segment of a path and keeps the slashes between them. Leading and trailing
+/// slashes are removed.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig): an empty segment, `.` or
-/// `..`, or a control character, because servers would read another path.
+/// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if a segment is empty,
+/// is `.` or `..`, or contains a control character. A server would resolve such a path to another one.
 pub fn encode_path(path: &str) -> Result<String, Error> {
     let path = path.trim_matches('/');
-    let bad =
+    let is_invalid =
         |segment: &str| matches!(segment, "" | "." | "..") || segment.contains(char::is_control);
-    if path.split('/').any(bad) {
+    if path.split('/').any(is_invalid) {
         return Err(invalid(
-            "a path has an empty segment, `.`, `..` or a control character",
+            "a path must not have an empty segment, `.`, `..` or a control character",
         ));
     }
     let segments = path.split('/').map(encode);
     Ok(segments.collect::<Vec<_>>().join("/"))
 }
 
-/// A value of a query, or one segment of a path, escaped.
+/// Percent-encodes a query value or one segment of a path.
 pub fn encode(text: &str) -> String {
-    utf8_percent_encode(text, KEPT).to_string()
+    utf8_percent_encode(text, ENCODED).to_string()
 }
 
-/// What an escaped text stands for.
+/// Decodes a percent-encoded text.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig): it is no UTF-8.
+/// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if the decoded text is
+/// not UTF-8.
 pub fn decode(text: &str) -> Result<String, Error> {
     percent_decode_str(text)
         .decode_utf8()
         .map(Cow::into_owned)
-        .map_err(|_| invalid("the URL has an escape that is no UTF-8"))
+        .map_err(|_| invalid("the URL has a percent-encoded part that is not UTF-8"))
 }
 
-/// The options of a URL: what stands behind its `?`.
+/// The options of a URL: the parameters after its `?`.
 #[derive(Debug)]
 pub struct UrlOptions(Vec<(String, String)>);
 
 impl UrlOptions {
-    /// Parses a query of the options `known`. Those of `credentials` are refused, each with the
-    /// variable that it belongs into.
+    /// Parses `query`, which can contain the options `known`. `credentials` lists options that are always
+    /// rejected, each with the variable that should contain the credential instead.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig): an unknown option, one
-    /// that stands twice, or a credential.
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if an option is
+    /// unknown, is a credential, or occurs twice.
     pub fn parse(query: &str, known: &[&str], credentials: &[(&str, &str)]) -> Result<Self, Error> {
         let mut options: Vec<(String, String)> = Vec::new();
         for option in query.split('&').filter(|option| !option.is_empty()) {
@@ -66,14 +69,15 @@ impl UrlOptions {
             let (name, value) = (decode(name)?, decode(value)?);
             if let Some((_, variable)) = credentials.iter().find(|(secret, _)| *secret == name) {
                 return Err(
-                    invalid("a URL must not hold credentials").with_hint(format!(
-                        "put it into a file and name that by `{name}_file`, or into `{variable}`"
+                    invalid("a URL must not contain credentials").with_hint(format!(
+                        "write it to a file and name that with `{name}_file`, or set `{variable}`"
                     )),
                 );
             }
+            // The message omits the unknown name, because it might be a mistyped secret.
             if !known.contains(&name.as_str()) {
-                return Err(invalid("the URL has an option that there is none of")
-                    .with_hint(format!("there are: {}", known.join(", "))));
+                return Err(invalid("the URL has an unknown option")
+                    .with_hint(format!("the options are: {}", known.join(", "))));
             }
             if options.iter().any(|(other, _)| *other == name) {
                 return Err(invalid(format!("the URL has the option `{name}` twice")));
@@ -83,16 +87,17 @@ impl UrlOptions {
         Ok(Self(options))
     }
 
-    /// The value of an option, if it is there.
+    /// Returns the value of an option, or `None` if the URL does not have it.
     pub fn get(&self, name: &str) -> Option<&str> {
         let (_, value) = self.0.iter().find(|(known, _)| known == name)?;
         Some(value)
     }
 
-    /// The value of an option that must be there.
+    /// Returns the value of a required option.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig): it is not.
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if the URL does not
+    /// have it.
     pub fn required(&self, name: &str) -> Result<String, Error> {
         self.get(name).map(str::to_owned).ok_or_else(|| {
             invalid(format!("the login needs `{name}`"))
@@ -106,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_escaped_by_segment() {
+    fn paths_are_encoded_by_segment() {
         assert_eq!(
             encode_path("/app/my db+ä%/").unwrap(),
             "app/my%20db%2B%C3%A4%25"

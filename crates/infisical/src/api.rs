@@ -1,4 +1,4 @@
-//! The way to the server: who asks, in which version of the API, and how often.
+//! Requests to the server: token, version of the API, and rate limits.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -16,23 +16,23 @@ use crate::budget::{Budget, Pause};
 use crate::config::{Project, Settings};
 use crate::wire::{self, ApiVersion};
 
-/// How long a new login is not tried again for a dead token after one was in vain: a client secret may be
-/// good for so many logins only.
-const BETWEEN_LOGINS: Duration = Duration::from_secs(5);
+/// The minimum time between two logins for a rejected token, after a login whose token was rejected as
+/// well. The number of uses of a client secret might be limited.
+const RELOGIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The requests of one provider.
 pub(crate) struct Api {
     client: Client,
-    session: TokenManager,
+    tokens: TokenManager,
     pub(crate) settings: Settings,
-    /// The version of the API, once it is known.
+    /// The version of the API. Empty until it is configured or detected.
     version: OnceLock<ApiVersion>,
     project_id: OnceCell<String>,
-    /// When a new login brought a token that was refused as well, unless one has helped since.
-    in_vain: Mutex<Option<Instant>>,
+    /// The time when the server rejected the token of a new login. `None` if the last new login helped.
+    relogin_failed_at: Mutex<Option<Instant>>,
     pause: Arc<Pause>,
-    lists: Budget,
-    singles: Budget,
+    list_budget: Budget,
+    single_budget: Budget,
 }
 
 impl Api {
@@ -43,10 +43,10 @@ impl Api {
         origin: &Origin,
     ) -> Result<Self, Error> {
         let pause = Arc::default();
-        let infisical = wire::Infisical {
+        let protocol = wire::InfisicalProtocol {
             pause: Arc::clone(&pause),
         };
-        let client = Client::new(client, infisical, origin.clone())?;
+        let client = Client::new(client, protocol, origin.clone())?;
         let login = InfisicalLogin::new(client.clone(), auth);
         let project_id = match &settings.project {
             Project::Id(id) => OnceCell::new_with(Some(id.clone())),
@@ -54,129 +54,137 @@ impl Api {
         };
         Ok(Self {
             client,
-            session: TokenManager::new(login, origin.clone()),
+            tokens: TokenManager::new(login, origin.clone()),
             version: settings.api.map_or_else(OnceLock::new, OnceLock::from),
             settings,
             project_id,
-            in_vain: Mutex::default(),
+            relogin_failed_at: Mutex::default(),
             pause,
-            lists: Budget::default(),
-            singles: Budget::default(),
+            list_budget: Budget::default(),
+            single_budget: Budget::default(),
         })
     }
 
-    /// The version of the API, if it is known.
+    /// Returns the version of the API, if it is known.
     pub(crate) fn version(&self) -> Option<ApiVersion> {
         self.version.get().copied()
     }
 
-    fn in_vain(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner)
+    fn relogin_failed_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.relogin_failed_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) async fn server_time(&self) -> Result<SystemTime, Error> {
         self.client.server_time("/api/status").await
     }
 
-    /// Asks with a token. One that turns out to be dead is replaced by a new login, once, unless that was in
-    /// vain a moment ago.
-    async fn call(&self, request: Request, budget: Option<&Budget>) -> Result<Response, Error> {
-        let mut replaced = false;
-        let began = Instant::now();
+    /// Sends a request with a token. If the server rejects the token, logs in again and repeats the request
+    /// once. Does not log in again if that failed within the last [`RELOGIN_INTERVAL`].
+    async fn send(&self, request: Request, budget: Option<&Budget>) -> Result<Response, Error> {
+        let mut is_retry = false;
+        let started = Instant::now();
         loop {
-            let token = self.session.token().await?;
+            let token = self.tokens.token().await?;
             let with_token = request
                 .clone()
                 .secret_header(AUTHORIZATION, &bearer(token.value()))?;
-            self.wait_for(budget, began).await?;
+            self.wait_for_slot(budget, started).await?;
             let response = self.client.send(&with_token).await?;
             if let Some(budget) = budget {
-                budget.note(&response.headers);
+                budget.record(&response.headers);
             }
-            let is_dead = wire::is_dead_token(&response);
-            if replaced {
-                *self.in_vain() = is_dead.then(Instant::now);
+            let is_rejected = wire::is_token_rejected(&response);
+            if is_retry {
+                *self.relogin_failed_at() = is_rejected.then(Instant::now);
             }
-            if !is_dead {
+            if !is_rejected {
                 return Ok(response);
             }
-            let lately = self
-                .in_vain()
-                .is_some_and(|at| at.elapsed() < BETWEEN_LOGINS);
-            if replaced || lately {
-                let message = "the server does not know the token of the login";
+            let failed_recently = self
+                .relogin_failed_at()
+                .is_some_and(|at| at.elapsed() < RELOGIN_INTERVAL);
+            if is_retry || failed_recently {
+                let message = "the server rejected the token, and a new login did not help";
                 return Err(Error::new(ErrorKind::Unauthenticated, message)
-                    .with_hint("give another token; was the machine identity removed?"));
+                    .with_hint("use another token, or check that the machine identity exists"));
             }
-            self.session.reject(&token);
-            replaced = true;
+            self.tokens.reject(&token);
+            is_retry = true;
         }
     }
 
-    /// Waits for a place in what the server still allows, if that is in time for a call that `began` then.
-    async fn wait_for(&self, budget: Option<&Budget>, began: Instant) -> Result<(), Error> {
-        let most = self.client.deadline().saturating_sub(began.elapsed());
-        let place = budget.map_or(Duration::ZERO, |budget| budget.take(most));
-        let mut wait = place.max(self.pause.left());
-        // Not for nothing: the timer is a millisecond late.
+    /// Waits until the rate limit and the server's pause allow a request. `started` is the time when the
+    /// call started.
+    ///
+    /// # Errors
+    /// [`ErrorKind::RateLimited`] if the wait would exceed the deadline of the call.
+    async fn wait_for_slot(&self, budget: Option<&Budget>, started: Instant) -> Result<(), Error> {
+        let max_wait = self.client.deadline().saturating_sub(started.elapsed());
+        let slot = budget.map_or(Duration::ZERO, |budget| budget.reserve(max_wait));
+        let mut wait = slot.max(self.pause.remaining());
+        // A zero wait must not reach the timer, which is up to a millisecond late.
         while !wait.is_zero() {
-            if began.elapsed() + wait > self.client.deadline() {
+            if started.elapsed() + wait > self.client.deadline() {
                 let kind = ErrorKind::RateLimited {
                     retry_after: Some(wait),
                 };
                 return Err(
-                    Error::new(kind, "the server's rate limit is all but reached")
-                        .with_hint("raise the ttl, or the limit"),
+                    Error::new(kind, "the server's rate limit is nearly exhausted")
+                        .with_hint(wire::RATE_LIMIT_HINT),
                 );
             }
             tokio::time::sleep(wait).await;
-            wait = self.pause.left();
+            wait = self.pause.remaining();
         }
         Ok(())
     }
 
-    /// How long a call may take, with everything that belongs to it.
+    /// Returns the maximum duration of a call, including its login and its waits.
     pub(crate) fn deadline(&self) -> Duration {
         self.client.deadline()
     }
 
-    /// Whether a list would be answered, as far as can be told without its body.
-    pub(crate) async fn would_list(&self, query: &[(&str, &str)]) -> Result<bool, Error> {
+    /// Returns whether a list request would succeed, as far as a `HEAD` request shows it. Returns `false`
+    /// while the version of the API is unknown.
+    pub(crate) async fn can_list(&self, query: &[(&str, &str)]) -> Result<bool, Error> {
         let Some(api) = self.version() else {
             return Ok(false);
         };
         let request = Request::new(Method::HEAD, self.path(api, None, query).await?);
-        Ok(self.call(request, None).await?.status.is_success())
+        Ok(self.send(request, None).await?.status.is_success())
     }
 
-    /// Asks the API for secrets, in the version that the server has: the newer one first, once.
-    pub(crate) async fn secrets(
+    /// Requests one secret, or a list if `name` is `None`. While the version of the API is unknown, tries
+    /// version 4 first and then version 3.
+    pub(crate) async fn fetch_secrets(
         &self,
         name: Option<&str>,
         query: &[(&str, &str)],
         etag: Option<&HeaderValue>,
     ) -> Result<Response, Error> {
         let known = self.version();
-        let response = self.ask(known.unwrap_or(ApiVersion::V4), name, query, etag);
-        let response = response.await?;
+        let api = known.unwrap_or(ApiVersion::V4);
+        let response = self.fetch_with(api, name, query, etag).await?;
         if known.is_some() {
             return Ok(response);
         }
-        // A failed look is never taken for a fact.
+        // Only a success settles the version, because an error might have another cause.
         if !wire::is_unknown_route(&response) {
             if response.status.is_success() {
                 let _ = self.version.set(ApiVersion::V4);
             }
             return Ok(response);
         }
-        let response = self.ask(ApiVersion::V3, name, query, etag).await?;
+        let response = self.fetch_with(ApiVersion::V3, name, query, etag).await?;
         if response.status.is_success() {
             let _ = self.version.set(ApiVersion::V3);
         }
         Ok(response)
     }
 
-    async fn ask(
+    async fn fetch_with(
         &self,
         api: ApiVersion,
         name: Option<&str>,
@@ -188,13 +196,14 @@ impl Api {
             request = request.header(IF_NONE_MATCH, etag.clone());
         }
         let budget = match name {
-            None => &self.lists,
-            Some(_) => &self.singles,
+            None => &self.list_budget,
+            Some(_) => &self.single_budget,
         };
-        self.call(request, Some(budget)).await
+        self.send(request, Some(budget)).await
     }
 
-    /// Every flag is said every time: their defaults differ from version to version.
+    /// Returns the path and query of a request for secrets. Every flag is set explicitly, because the
+    /// defaults differ between server versions.
     async fn path(
         &self,
         api: ApiVersion,
@@ -223,6 +232,7 @@ impl Api {
             ("include_imports", imports),
         ]);
         if api == ApiVersion::V4 {
+            // The spelling of the imports flag also differs between versions, so both are sent.
             all.push(("includeImports", imports));
             all.push(("includePersonalOverrides", flag(settings.personal)));
         }
@@ -237,35 +247,35 @@ impl Api {
         Ok(format!("{path}?{}", pairs.collect::<Vec<_>>().join("&")))
     }
 
-    /// The project's id. Where it was given by its slug, the server is asked, once.
+    /// Returns the project's id. If only the slug is configured, fetches the id from the server once.
     async fn project_id(&self) -> Result<&str, Error> {
-        let ask = async |path: &str| {
+        let request = async |path: &str| {
             let slug = encode(self.settings.project.as_str());
             let request = Request::new(Method::GET, format!("{path}{slug}"));
-            self.call(request, None).await
+            self.send(request, None).await
         };
-        let find_out = async || {
-            let response = ask("/api/v2/workspace/").await?;
+        let fetch_id = async || {
+            let response = request("/api/v2/workspace/").await?;
             match wire::is_unknown_route(&response) {
-                true => wire::project_id(&ask("/api/v1/projects/slug/").await?),
+                true => wire::project_id(&request("/api/v1/projects/slug/").await?),
                 false => wire::project_id(&response),
             }
         };
         self.project_id
-            .get_or_try_init(find_out)
+            .get_or_try_init(fetch_id)
             .await
             .map(String::as_str)
     }
 
-    /// The names of the folders in a folder.
-    pub(crate) async fn folders_in(&self, path: &str) -> Result<Vec<String>, Error> {
-        let place = format!(
+    /// Returns the names of the folders directly below the folder `path`.
+    pub(crate) async fn child_folders(&self, path: &str) -> Result<Vec<String>, Error> {
+        let target = format!(
             "/api/v1/folders?workspaceId={}&environment={}&path={}",
             encode(self.project_id().await?),
             encode(&self.settings.environment),
             encode(path)
         );
-        wire::folder_names(&self.call(Request::new(Method::GET, place), None).await?)
+        wire::folder_names(&self.send(Request::new(Method::GET, target), None).await?)
     }
 }
 
@@ -295,15 +305,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_login_took_is_no_longer_there_to_wait() {
+    async fn login_time_counts_against_the_deadline_of_the_wait() {
         let wait = Duration::from_secs(15);
         for (login, fits) in [(0, true), (4, true), (6, false), (30, false)] {
-            let (api, began) = (api(), Instant::now());
+            let (api, started) = (api(), Instant::now());
             tokio::time::advance(Duration::from_secs(login)).await;
-            api.pause.note(wait);
-            let waited = api.wait_for(None, began).await;
+            api.pause.extend(wait);
+            let waited = api.wait_for_slot(None, started).await;
             assert_eq!(waited.is_ok(), fits, "{login}: {waited:?}");
-            assert_eq!(began.elapsed() >= wait + Duration::from_secs(login), fits);
+            assert_eq!(started.elapsed() >= wait + Duration::from_secs(login), fits);
             if let Err(error) = waited {
                 let kind = ErrorKind::RateLimited {
                     retry_after: Some(wait),

@@ -1,4 +1,4 @@
-//! How to log in.
+//! Login methods, and the login that renews its token.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,16 +11,16 @@ use secretwell_http::{Client, Credential, Login, Request, TokenLease, json_objec
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use crate::config::invalid;
-use crate::wire::{self, Granted};
+use crate::config::invalid_config;
+use crate::wire::{self, LoginResponse};
 
-/// Where Kubernetes puts the token of a pod's service account.
-const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+/// The path at which Kubernetes mounts the token of a pod's service account.
+const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
-/// How to log in to Infisical.
+/// A login method for Infisical, with its credentials.
 ///
 /// ```
-/// use secretwell::infisical::{InfisicalAuth, Credential};
+/// use secretwell::infisical::{Credential, InfisicalAuth};
 ///
 /// let vm = InfisicalAuth::universal("client-id", Credential::file("/etc/app/client-secret"));
 /// let pod = InfisicalAuth::kubernetes("identity-id");
@@ -43,12 +43,13 @@ enum Method {
 }
 
 impl InfisicalAuth {
-    /// A token: of Token Auth, or a service token. One in a file is read again when it is refused.
+    /// Uses a token of Token Auth, or a service token. A token in a file is read again when the server
+    /// rejects it.
     pub fn token(token: Credential) -> Self {
         Self(Method::Token(token))
     }
 
-    /// Universal Auth, with a client id and a client secret.
+    /// Uses Universal Auth, with a client id and a client secret.
     pub fn universal(client_id: impl Into<String>, client_secret: Credential) -> Self {
         Self(Method::Universal {
             client_id: client_id.into(),
@@ -56,23 +57,24 @@ impl InfisicalAuth {
         })
     }
 
-    /// The service account of the pod, as the machine identity `identity`. Its token is read anew for
-    /// each login.
+    /// Uses the service account of the Kubernetes pod, to log in as the machine identity `identity`. The
+    /// token of the service account is read again for each login.
     pub fn kubernetes(identity: impl Into<String>) -> Self {
-        Self::kubernetes_with(identity, Credential::file(SERVICE_ACCOUNT))
+        Self::kubernetes_with(identity, Credential::file(SERVICE_ACCOUNT_TOKEN))
     }
 
-    /// Like [`kubernetes`](Self::kubernetes), with a token from elsewhere.
+    /// Like [`kubernetes`](Self::kubernetes), with a service account token from another place.
     pub fn kubernetes_with(identity: impl Into<String>, jwt: Credential) -> Self {
         Self::with_jwt("kubernetes-auth", identity, jwt)
     }
 
-    /// A token of an OpenID Connect provider, as the machine identity `identity`.
+    /// Uses a token of an OpenID Connect provider, to log in as the machine identity `identity`.
     pub fn oidc(identity: impl Into<String>, jwt: Credential) -> Self {
         Self::with_jwt("oidc-auth", identity, jwt)
     }
 
-    /// A JWT, as the machine identity `identity`. Servers of 2024 do not have this login.
+    /// Uses a JWT, to log in as the machine identity `identity`. Servers of 2024 do not have this login
+    /// method.
     pub fn jwt(identity: impl Into<String>, jwt: Credential) -> Self {
         Self::with_jwt("jwt-auth", identity, jwt)
     }
@@ -85,17 +87,21 @@ impl InfisicalAuth {
         })
     }
 
-    /// What can be told to be wrong without asking anybody.
+    /// Checks what can be checked without I/O.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] if the client id or identity id is empty.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let who = match &self.0 {
+        let id = match &self.0 {
             Method::Token(_) => return Ok(()),
             Method::Universal { client_id, .. } => client_id,
             Method::Jwt { identity, .. } => identity,
         };
-        match who.trim().is_empty() {
-            true => {
-                Err(invalid("the login's client or identity id is empty").with_hint("say which"))
-            }
+        match id.trim().is_empty() {
+            true => Err(
+                invalid_config("the login's client id or identity id is empty")
+                    .with_hint("set the id in the URL, or pass it to `InfisicalAuth`"),
+            ),
             false => Ok(()),
         }
     }
@@ -113,30 +119,31 @@ impl InfisicalAuth {
 pub(crate) struct InfisicalLogin {
     client: Client,
     auth: InfisicalAuth,
-    life: Mutex<Life>,
-    locked: Mutex<Option<Locked>>,
+    lifetime: Mutex<Lifetime>,
+    lockout: Mutex<Option<Lockout>>,
 }
 
-/// A login that the server takes no more for a while.
-struct Locked {
+/// A period in which the server accepts no login.
+struct Lockout {
     credential: SecretValue,
     until: Instant,
 }
 
-/// How long the token in use lives.
+/// The lifetime of the current token.
 #[derive(Debug, Clone, Copy, Default)]
-struct Life {
-    /// From one renewal to the next.
-    span: Duration,
-    /// When it ends for good, whatever is renewed.
-    end: Option<Instant>,
+struct Lifetime {
+    /// The time from one renewal to the next expiry.
+    ttl: Duration,
+    /// The time after which the token cannot be renewed any more. `None`: there is no maximum.
+    max_expiry: Option<Instant>,
 }
 
-impl Life {
-    /// Whether a renewal at `at` would be granted. The server destroys a token whose renewal it refuses,
-    /// and it refuses each that would end beyond the maximum.
-    fn may_be_renewed(&self, at: Instant) -> bool {
-        self.end.is_none_or(|end| at + self.span < end)
+impl Lifetime {
+    /// Returns whether the server would accept a renewal at `at`. The server refuses a renewal that would
+    /// end after the maximum lifetime, and then deletes the token.
+    fn can_renew_at(&self, at: Instant) -> bool {
+        self.max_expiry
+            .is_none_or(|max_expiry| at + self.ttl < max_expiry)
     }
 }
 
@@ -145,45 +152,47 @@ impl InfisicalLogin {
         Self {
             client,
             auth,
-            life: Mutex::default(),
-            locked: Mutex::default(),
+            lifetime: Mutex::default(),
+            lockout: Mutex::default(),
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, Option<Locked>> {
-        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lockout(&self) -> MutexGuard<'_, Option<Lockout>> {
+        self.lockout.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is still said to a login that was locked, while its credential stays the same.
-    fn check_lock(&self, credential: &SecretValue) -> Result<(), Error> {
-        let left = match &*self.locked() {
-            Some(locked) if locked.credential == *credential => {
-                locked.until.saturating_duration_since(Instant::now())
+    /// Fails while the login is locked and its credential is unchanged.
+    fn check_lockout(&self, credential: &SecretValue) -> Result<(), Error> {
+        let remaining = match &*self.lockout() {
+            Some(lockout) if lockout.credential == *credential => {
+                lockout.until.saturating_duration_since(Instant::now())
             }
             _ => Duration::ZERO,
         };
-        match left.is_zero() {
+        match remaining.is_zero() {
             true => Ok(()),
-            false => Err(wire::locked(left)),
+            false => Err(wire::locked_out(remaining)),
         }
     }
 
-    fn life(&self) -> MutexGuard<'_, Life> {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lifetime(&self) -> MutexGuard<'_, Lifetime> {
+        self.lifetime.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the server granted when it was `asked`. A login says when the token ends for good; a renewal
-    /// does not change that.
-    fn grant(&self, granted: Granted, asked: Instant, is_login: bool) -> TokenLease {
-        let mut life = self.life();
-        life.span = granted.lifetime.unwrap_or_default();
+    /// Converts the response to a login or renewal that was sent at `requested_at`. Only a login sets the
+    /// maximum expiry, because a renewal does not change it.
+    fn lease(&self, response: LoginResponse, requested_at: Instant, is_login: bool) -> TokenLease {
+        let mut lifetime = self.lifetime();
+        lifetime.ttl = response.lifetime.unwrap_or_default();
         if is_login {
-            life.end = granted.maximum.and_then(|most| asked.checked_add(most));
+            lifetime.max_expiry = response
+                .max_lifetime
+                .and_then(|max_lifetime| requested_at.checked_add(max_lifetime));
         }
-        let mut lease = TokenLease::new(granted.token);
-        lease.lifetime = granted.lifetime;
-        // By then two thirds of it are over, and a renewal is due.
-        lease.renewable = life.may_be_renewed(asked + life.span.mul_f64(0.7));
+        let mut lease = TokenLease::new(response.token);
+        lease.lifetime = response.lifetime;
+        // The renewal is due after two thirds of the lifetime. 0.7 leaves a margin.
+        lease.renewable = lifetime.can_renew_at(requested_at + lifetime.ttl.mul_f64(0.7));
         lease
     }
 }
@@ -210,44 +219,45 @@ impl Login for InfisicalLogin {
         }
     }
 
-    /// Never with the token of before: the server refuses a login that carries a dead one.
+    /// Logs in without the previous token, because the server refuses a login request with a dead token.
     async fn login(&self, credential: &SecretValue) -> Result<TokenLease, Error> {
         if let Method::Token(_) = self.auth.0 {
             return Ok(TokenLease::new(credential.clone()));
         }
-        self.check_lock(credential)?;
+        self.check_lockout(credential)?;
         let path = format!("/api/v1/auth/{}/login", self.auth.route());
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         let request = Request::new(Verb::POST, path)
             .json(credential.clone())
-            // The client secret may be good for so many uses only.
+            // The number of uses of a client secret might be limited.
             .non_idempotent();
-        let granted = wire::granted(&self.client.send(&request).await?).inspect_err(|error| {
+        let response = self.client.send(&request).await?;
+        let response = wire::parse_login(&response).inspect_err(|error| {
             if let ErrorKind::RateLimited {
                 retry_after: Some(wait),
             } = error.kind()
             {
-                *self.locked() = Some(Locked {
+                *self.lockout() = Some(Lockout {
                     credential: credential.clone(),
-                    until: asked + wait,
+                    until: requested_at + wait,
                 });
             }
         })?;
-        Ok(self.grant(granted, asked, true))
+        Ok(self.lease(response, requested_at, true))
     }
 
     async fn renew(&self, token: &SecretValue) -> Result<TokenLease, Error> {
-        let asked = Instant::now();
-        if !self.life().may_be_renewed(asked) {
+        let requested_at = Instant::now();
+        if !self.lifetime().can_renew_at(requested_at) {
             return Err(Error::new(
                 ErrorKind::Unauthenticated,
-                "the token nears its maximum, and is not renewed",
+                "the token is near its maximum lifetime and is not renewed",
             ));
         }
         let body = json_object(&[("accessToken", token.expose_text()?)])?;
         let request = Request::new(Verb::POST, "/api/v1/auth/token/renew").json(body);
-        let granted = wire::granted(&self.client.send(&request).await?)?;
-        Ok(self.grant(granted, asked, false))
+        let response = wire::parse_login(&self.client.send(&request).await?)?;
+        Ok(self.lease(response, requested_at, false))
     }
 }
 
@@ -259,7 +269,7 @@ impl fmt::Debug for InfisicalLogin {
     }
 }
 
-/// The header that carries a token.
+/// Returns the value of the `Authorization` header for a token.
 pub(crate) fn bearer(token: &SecretValue) -> Zeroizing<Vec<u8>> {
     const SCHEME: &[u8] = b"Bearer ";
     let mut header = Zeroizing::new(Vec::with_capacity(SCHEME.len() + token.len()));

@@ -1,4 +1,4 @@
-//! How many reads the server still allows.
+//! Rate limits: the requests that remain in the server's window, and the wait that a 429 demands.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -6,28 +6,29 @@ use std::time::Duration;
 use http::HeaderMap;
 use tokio::time::Instant;
 
-/// From this share of the limit on, what is left is spread over the rest of the window.
-const LOW: u32 = 4;
+/// Requests are spread over the rest of the window once at most one in this many of the limit remains.
+const SPREAD_DIVISOR: u32 = 4;
 
-/// The reads that are left in the server's window, shared by all keys of a provider. Servers count by
-/// address and route: default self-hosted ones allow 40 a minute, and answers without a body count.
+/// The requests that remain in the server's rate-limit window, shared by all keys of a provider. Servers
+/// count per client address and route. A default self-hosted server allows 40 per minute, and responses
+/// without a body count.
 #[derive(Debug, Default)]
 pub(crate) struct Budget(Mutex<Option<Window>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Window {
     limit: u32,
-    left: u32,
-    ends: Instant,
-    /// When the next read may go out, where they are few.
-    next: Instant,
+    remaining: u32,
+    resets_at: Instant,
+    /// The earliest time of the next request while requests are spread.
+    next_slot: Instant,
 }
 
 impl Budget {
-    /// Takes note of what an answer says is left.
-    pub(crate) fn note(&self, headers: &HeaderMap) {
+    /// Updates the window from the `x-ratelimit-…` headers of a response, if all three are present.
+    pub(crate) fn record(&self, headers: &HeaderMap) {
         let number = |name| headers.get(name)?.to_str().ok()?.trim().parse().ok();
-        let (Some(limit), Some(left), Some(reset)) = (
+        let (Some(limit), Some(remaining), Some(reset)) = (
             number("x-ratelimit-limit"),
             number("x-ratelimit-remaining"),
             number("x-ratelimit-reset"),
@@ -38,50 +39,51 @@ impl Budget {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *window = Some(Window {
             limit,
-            left,
-            ends: now + Duration::from_secs(u64::from(reset)),
-            next: window.map_or(now, |window| window.next),
+            remaining,
+            resets_at: now + Duration::from_secs(u64::from(reset)),
+            next_slot: window.map_or(now, |window| window.next_slot),
         });
     }
 
-    /// Takes a place, and tells how long to wait for it. Nothing to wait for while there is plenty; one that
-    /// is further away than `most` is left to others.
-    pub(crate) fn take(&self, most: Duration) -> Duration {
+    /// Reserves a slot for one request and returns how long to wait for it. The wait is zero while more
+    /// than a quarter of the limit remains. A slot that is further away than `max_wait` is not reserved,
+    /// so that another caller can use it.
+    pub(crate) fn reserve(&self, max_wait: Duration) -> Duration {
         let now = Instant::now();
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(window) = guard.as_mut() else {
             return Duration::ZERO;
         };
-        if now >= window.ends || window.left > window.limit / LOW {
-            window.left = window.left.saturating_sub(1);
+        if now >= window.resets_at || window.remaining > window.limit / SPREAD_DIVISOR {
+            window.remaining = window.remaining.saturating_sub(1);
             return Duration::ZERO;
         }
-        let place = match window.left {
-            0 => window.ends,
-            _ => window.next.max(now),
+        let slot = match window.remaining {
+            0 => window.resets_at,
+            _ => window.next_slot.max(now),
         };
-        let wait = place - now;
-        if window.left > 0 && wait <= most {
-            window.next = place + (window.ends - now) / window.left;
-            window.left -= 1;
+        let wait = slot - now;
+        if window.remaining > 0 && wait <= max_wait {
+            window.next_slot = slot + (window.resets_at - now) / window.remaining;
+            window.remaining -= 1;
         }
         wait
     }
 }
 
-/// The wait that the server has asked for, which holds for everything that the provider asks.
+/// The wait that the server demanded with a 429. It applies to every request of the provider.
 #[derive(Debug, Default)]
 pub(crate) struct Pause(Mutex<Option<Instant>>);
 
 impl Pause {
-    /// Takes note of a wait. It makes none shorter that was told before.
-    pub(crate) fn note(&self, wait: Duration) {
+    /// Extends the pause to `wait` from now. It never shortens an earlier pause.
+    pub(crate) fn extend(&self, wait: Duration) {
         let mut end = self.end();
         *end = (*end).max(Instant::now().checked_add(wait));
     }
 
-    /// What is left of it.
-    pub(crate) fn left(&self) -> Duration {
+    /// Returns the rest of the pause.
+    pub(crate) fn remaining(&self) -> Duration {
         let end = *self.end();
         end.map_or(Duration::ZERO, |end| {
             end.saturating_duration_since(Instant::now())
@@ -97,49 +99,49 @@ impl Pause {
 mod tests {
     use super::*;
 
-    fn headers(limit: u32, left: u32, reset: u32) -> HeaderMap {
+    fn headers(limit: u32, remaining: u32, reset: u32) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert("x-ratelimit-limit", limit.into());
-        headers.insert("x-ratelimit-remaining", left.into());
+        headers.insert("x-ratelimit-remaining", remaining.into());
         headers.insert("x-ratelimit-reset", reset.into());
         headers
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_last_reads_are_spread_over_the_window() {
-        let most = Duration::from_secs(20);
+    async fn last_requests_are_spread_over_the_window() {
+        let max_wait = Duration::from_secs(20);
         let budget = Budget::default();
-        assert_eq!(budget.take(most), Duration::ZERO);
-        budget.note(&headers(40, 30, 50));
-        assert_eq!(budget.take(most), Duration::ZERO);
+        assert_eq!(budget.reserve(max_wait), Duration::ZERO);
+        budget.record(&headers(40, 30, 50));
+        assert_eq!(budget.reserve(max_wait), Duration::ZERO);
 
-        budget.note(&headers(40, 10, 50));
-        let waits = |most| [0; 3].map(|_| budget.take(most).as_secs());
-        assert_eq!(waits(most), [0, 5, 10]);
-        // Who does not wait takes no place.
+        budget.record(&headers(40, 10, 50));
+        let waits = |max_wait| [0; 3].map(|_| budget.reserve(max_wait).as_secs());
+        assert_eq!(waits(max_wait), [0, 5, 10]);
+        // A caller that does not wait reserves no slot.
         assert_eq!(waits(Duration::from_secs(1)), [16, 16, 16]);
-        budget.note(&headers(40, 0, 20));
-        assert_eq!(budget.take(most), Duration::from_secs(20));
+        budget.record(&headers(40, 0, 20));
+        assert_eq!(budget.reserve(max_wait), Duration::from_secs(20));
 
         tokio::time::advance(Duration::from_secs(20)).await;
-        assert_eq!(budget.take(most), Duration::ZERO);
+        assert_eq!(budget.reserve(max_wait), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_that_was_told_holds_to_its_end() {
+    async fn pause_is_not_shortened_by_a_later_shorter_wait() {
         let pause = Pause::default();
-        assert_eq!(pause.left(), Duration::ZERO);
-        pause.note(Duration::from_secs(30));
-        pause.note(Duration::from_secs(10));
-        assert_eq!(pause.left(), Duration::from_secs(30));
+        assert_eq!(pause.remaining(), Duration::ZERO);
+        pause.extend(Duration::from_secs(30));
+        pause.extend(Duration::from_secs(10));
+        assert_eq!(pause.remaining(), Duration::from_secs(30));
         tokio::time::advance(Duration::from_secs(31)).await;
-        assert_eq!(pause.left(), Duration::ZERO);
+        assert_eq!(pause.remaining(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_says_nothing_has_no_limit() {
+    async fn response_without_rate_limit_headers_means_no_limit() {
         let budget = Budget::default();
-        budget.note(&HeaderMap::new());
-        assert!((0..1_000).all(|_| budget.take(Duration::ZERO).is_zero()));
+        budget.record(&HeaderMap::new());
+        assert!((0..1_000).all(|_| budget.reserve(Duration::ZERO).is_zero()));
     }
 }

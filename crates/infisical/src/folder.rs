@@ -1,4 +1,4 @@
-//! The folders as they were listed last, so that an unchanged one costs no body.
+//! Cache of the last list of each folder, so that an unchanged folder is transferred without a body.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,77 +9,86 @@ use secretwell_core::Error;
 
 use crate::wire::Listing;
 
-/// How many folders are remembered.
-const MOST: usize = 1_000;
+/// The maximum number of cached folders. The cache is cleared when it is full.
+const MAX_FOLDERS: usize = 1_000;
 
-/// The folders that were listed, by their paths, with all below them or without.
+/// The listed folders. A key is the folder's path and whether the list is recursive.
 #[derive(Default)]
-pub(crate) struct Folders {
-    folders: Mutex<HashMap<(String, bool), Arc<Folder>>>,
-    callers: AtomicU64,
-    latest: Mutex<Option<(String, bool)>>,
+pub(crate) struct FolderCache {
+    folders: Mutex<HashMap<(String, bool), Arc<CachedFolder>>>,
+    tickets: AtomicU64,
+    last_listed: Mutex<Option<(String, bool)>>,
 }
 
-/// One folder. Whoever lists it holds the lock meanwhile.
+/// One folder. A caller that lists the folder holds the lock until the response is processed.
 #[derive(Default)]
-pub(crate) struct Folder(pub(crate) tokio::sync::Mutex<Last>);
+pub(crate) struct CachedFolder(pub(crate) tokio::sync::Mutex<FolderState>);
 
-/// What is known of a folder.
+/// The state of one folder.
 #[derive(Default)]
-pub(crate) struct Last {
-    /// How many callers had come when the last list set out: it is good for all of them.
-    sent_at: u64,
-    outcome: Option<Result<Arc<Listing>, Error>>,
-    /// The last good list, with the server's word for its state.
-    pub(crate) kept: Option<(HeaderValue, Arc<Listing>)>,
-    /// Whether the folder is there, as far as that was asked since the list changed.
-    pub(crate) checked: Option<Result<(), Error>>,
+pub(crate) struct FolderState {
+    /// The newest ticket at the time when the last list request started. Its result is valid for this
+    /// ticket and all earlier ones.
+    newest_ticket: u64,
+    result: Option<Result<Arc<Listing>, Error>>,
+    /// The last successful list, with its ETag.
+    pub(crate) cached: Option<(HeaderValue, Arc<Listing>)>,
+    /// Whether the folder exists. `None` until it was checked after the last change of the list.
+    pub(crate) existence: Option<Result<(), Error>>,
 }
 
-impl Folders {
-    pub(crate) fn get(&self, path: &str, recursive: bool) -> Arc<Folder> {
+impl FolderCache {
+    /// Returns the entry of a folder, and creates it if necessary.
+    pub(crate) fn get(&self, path: &str, recursive: bool) -> Arc<CachedFolder> {
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = (path.to_owned(), recursive);
-        if folders.len() >= MOST && !folders.contains_key(&place) {
+        let key = (path.to_owned(), recursive);
+        if folders.len() >= MAX_FOLDERS && !folders.contains_key(&key) {
             folders.clear();
         }
-        folders.entry(place).or_default().clone()
+        folders.entry(key).or_default().clone()
     }
 
-    /// Takes note that the server has answered such a list.
-    pub(crate) fn note(&self, path: &str, recursive: bool) {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *latest {
-            Some((known, kind)) if known == path => *kind = recursive,
-            _ => *latest = Some((path.to_owned(), recursive)),
+    /// Records that the server returned this list.
+    pub(crate) fn record_listed(&self, path: &str, recursive: bool) {
+        let mut last = self
+            .last_listed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match &mut *last {
+            Some((last_path, last_recursive)) if last_path == path => *last_recursive = recursive,
+            _ => *last = Some((path.to_owned(), recursive)),
         }
     }
 
-    /// The latest list that was answered.
-    pub(crate) fn latest(&self) -> Option<(String, bool)> {
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        latest.clone()
+    /// Returns the path and the recursive flag of the last list that the server returned.
+    pub(crate) fn last_listed(&self) -> Option<(String, bool)> {
+        let last = self
+            .last_listed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        last.clone()
     }
 
-    /// A number for somebody who wants a list.
-    pub(crate) fn arrive(&self) -> u64 {
-        self.callers.fetch_add(1, Ordering::SeqCst) + 1
+    /// Returns a new ticket for a caller that requests a list.
+    pub(crate) fn new_ticket(&self) -> u64 {
+        self.tickets.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// How many have come.
-    pub(crate) fn arrived(&self) -> u64 {
-        self.callers.load(Ordering::SeqCst)
+    /// Returns the newest ticket.
+    pub(crate) fn newest_ticket(&self) -> u64 {
+        self.tickets.load(Ordering::SeqCst)
     }
 }
 
-impl Last {
-    /// The outcome of a list that set out after `caller` had come.
-    pub(crate) fn good_for(&self, caller: u64) -> Option<Result<Arc<Listing>, Error>> {
-        self.outcome.clone().filter(|_| caller <= self.sent_at)
+impl FolderState {
+    /// Returns the result of the last list request, if that request started after `ticket` was issued.
+    pub(crate) fn result_for(&self, ticket: u64) -> Option<Result<Arc<Listing>, Error>> {
+        self.result.clone().filter(|_| ticket <= self.newest_ticket)
     }
 
-    pub(crate) fn keep(&mut self, sent_at: u64, outcome: Result<Arc<Listing>, Error>) {
-        self.sent_at = sent_at;
-        self.outcome = Some(outcome);
+    /// Stores the result of a list request that started when `newest_ticket` was the newest ticket.
+    pub(crate) fn store(&mut self, newest_ticket: u64, result: Result<Arc<Listing>, Error>) {
+        self.newest_ticket = newest_ticket;
+        self.result = Some(result);
     }
 }

@@ -1,13 +1,13 @@
-//! Secrets from [Infisical](https://infisical.com), cloud or self-hosted, for
+//! Secret provider for [Infisical](https://infisical.com), cloud or self-hosted. Part of
 //! [Secretwell](https://docs.rs/secretwell).
 //!
-//! For services that log in with a machine identity. A key's directory is a folder below the provider's,
-//! its name a secret in it: below `/app`, the key `db/PASSWORD` is the secret `PASSWORD` of the folder
-//! `/app/db`. So the keys of one folder cost one list, and a folder that has not changed costs an answer
-//! without a body.
+//! This crate is for services that log in with a machine identity. A key's prefix is a folder below the
+//! provider's folder, and its name is a secret in that folder. With the folder `/app`, the key
+//! `db/PASSWORD` is the secret `PASSWORD` in the folder `/app/db`. All keys of one folder are read with
+//! one list request. If the folder has not changed, the server responds without a body.
 //!
 //! ```
-//! use secretwell::infisical::{InfisicalAuth, Credential, InfisicalProvider};
+//! use secretwell::infisical::{Credential, InfisicalAuth, InfisicalProvider};
 //!
 //! # fn main() -> Result<(), secretwell::Error> {
 //! let login = InfisicalAuth::universal("the-client-id", Credential::file("/etc/app/client-secret"));
@@ -15,9 +15,9 @@
 //!     .project("my-project")
 //!     .environment("prod")
 //!     .folder("/app")
-//!     .build()?; // no I/O: the first read logs in
+//!     .build()?; // does no I/O: the first read logs in
 //!
-//! // The same, as configuration.
+//! // The same provider, configured by a URL.
 //! let url = "infisical://app.infisical.com/my-project/prod/app\
 //!            ?client_id=the-client-id&client_secret_file=/etc/app/client-secret";
 //! let provider = InfisicalProvider::from_url(url)?;
@@ -26,16 +26,19 @@
 //! ```
 //!
 //! # Why this shape
-//! A status of this server decides nothing by itself: a dead token, a wrong login and a mistyped query are
-//! all 401, a folder that is not there lists as empty with 200. So every answer is read for what it says,
-//! and an empty list is checked before a secret counts as absent. Servers allow few reads a minute, and
-//! unchanged answers count: the whole folder is read at once, on condition that it has changed, and the
-//! requests that are left are spread over the minute.
+//! An HTTP status of this server is ambiguous. It responds 401 to an expired token, to a wrong login and
+//! to a mistyped query, and it lists a missing folder as empty with 200. The provider therefore reads the
+//! error name in each response, and checks an empty list before it reports a secret as missing.
+//!
+//! Servers allow few reads per minute, and responses without a body count too. The provider therefore
+//! reads whole folders with conditional requests. When few requests remain, it spreads them over the rest
+//! of the minute.
 //!
 //! # Limits
-//! - Values are text, and the server trims white space around them when they are written.
-//! - The last list of each folder that was read is kept, to compare with; `Debug` does not show it.
-//! - Logging in by AWS, GCP or Azure is not there; give a token, or use another method.
+//! - Values are text. The server trims white space around a value when it is written.
+//! - The provider keeps the last list of each folder in memory, to compare it with the server's.
+//!   `Debug` does not print it.
+//! - Logins with AWS, GCP or Azure are not supported. Use a token or another login method.
 
 mod api;
 mod auth;
@@ -51,8 +54,7 @@ pub use provider::InfisicalProvider;
 pub use secretwell_http::{ClientConfig, Credential};
 pub use wire::ApiVersion;
 
-// A service shares these types between threads, so a change that makes one of them thread-bound must not
-// compile.
+// Services share these types between threads. This fails to compile if one of them becomes thread-bound.
 const _: () = {
     const fn assert_send_sync<T: Send + Sync>() {}
     assert_send_sync::<InfisicalAuth>();

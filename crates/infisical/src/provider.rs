@@ -1,4 +1,4 @@
-//! The provider.
+//! [`InfisicalProvider`]: lists folders, finds keys in the lists, and explains missing keys.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -15,19 +15,20 @@ use secretwell_core::{
 use tokio::time::{Instant, timeout_at};
 
 use crate::api::Api;
-use crate::config::Settings;
-use crate::folder::{Folders, Last};
+use crate::config::{FOLDER_NAME_HINT, Settings};
+use crate::folder::{FolderCache, FolderState};
 use crate::wire::{self, ApiVersion, Entry, Listing};
 use crate::{InfisicalAuth, InfisicalBuilder};
 
-/// How many requests are under way at a time.
+/// The maximum number of concurrent requests of one call.
 const CONCURRENCY: usize = 8;
-/// The longest name in characters that servers take in a path.
-const LONGEST_NAME: usize = 100;
-/// From how many folders on it is cheaper to list them together.
-const TOGETHER: usize = 3;
+/// The maximum length in characters of a secret's name. The server's router rejects longer ones.
+const MAX_NAME_CHARS: usize = 100;
+/// The number of folders from which one recursive list is cheaper than one list per folder.
+const MIN_FOLDERS_FOR_RECURSIVE: usize = 3;
 
-/// Secrets from Infisical. See the [crate](crate) for how keys become folders and names.
+/// A provider of secrets from Infisical. The [crate docs](crate) describe how a key maps to a folder and a
+/// secret.
 #[derive(Clone)]
 pub struct InfisicalProvider {
     inner: Arc<Inner>,
@@ -36,15 +37,15 @@ pub struct InfisicalProvider {
 struct Inner {
     origin: Origin,
     api: Api,
-    folders: Folders,
+    folders: FolderCache,
 }
 
 impl InfisicalProvider {
-    /// Settings for the server at `address`: `https://app.infisical.com`, `https://eu.infisical.com`, or
-    /// your own.
+    /// Creates a builder for the server at `address`. This is `https://app.infisical.com`,
+    /// `https://eu.infisical.com`, or the address of a self-hosted server.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`]: it is no address.
+    /// Returns [`ErrorKind::InvalidConfig`] if `address` is not a valid address.
     pub fn builder(
         address: impl AsRef<str>,
         auth: InfisicalAuth,
@@ -52,26 +53,26 @@ impl InfisicalProvider {
         InfisicalBuilder::new(address.as_ref(), auth)
     }
 
-    /// Creates a provider from the conventional variables that [`InfisicalBuilder::from_env`] reads.
+    /// Creates a provider from the environment variables that [`InfisicalBuilder::from_env`] reads.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] if a variable is invalid or a required one is missing.
+    /// Returns [`ErrorKind::InvalidConfig`] if a variable is invalid or a required one is missing.
     pub fn from_env() -> Result<Self, Error> {
         InfisicalBuilder::from_env()?.build()
     }
 
-    /// Creates a provider from a URL, as [`InfisicalBuilder::from_url`] reads it.
+    /// Creates a provider from a URL. [`InfisicalBuilder::from_url`] describes its format.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] names the part of the URL that is invalid.
+    /// Returns [`ErrorKind::InvalidConfig`], with the part of the URL that is invalid.
     pub fn from_url(url: &str) -> Result<Self, Error> {
         InfisicalBuilder::from_url(url)?.build()
     }
 
-    /// What time the server says it is. Takes no login: it tells whether the server can be reached.
+    /// Returns the server's time. Needs no login, so it also shows whether the server can be reached.
     ///
     /// # Errors
-    /// Why it cannot.
+    /// Returns the reason if the server cannot be reached or does not respond with its time.
     pub async fn server_time(&self) -> Result<SystemTime, Error> {
         self.inner.api.server_time().await
     }
@@ -81,20 +82,20 @@ impl InfisicalProvider {
         auth: InfisicalAuth,
         settings: Settings,
     ) -> Result<Self, Error> {
-        let authorities = client.addresses().iter();
-        let authority: Vec<String> = authorities.map(|address| address.authority()).collect();
-        let place = format!(
+        let addresses = client.addresses().iter();
+        let authorities: Vec<String> = addresses.map(|address| address.authority()).collect();
+        let location = format!(
             "{}/{}/{}{}",
-            authority.join(","),
+            authorities.join(","),
             settings.project,
             settings.environment,
             settings.folder.trim_end_matches('/'),
         );
-        let origin = Origin::new("infisical", place.escape_debug());
+        let origin = Origin::new("infisical", location.escape_debug());
         let inner = Inner {
             api: Api::new(client, auth, settings, &origin)?,
             origin,
-            folders: Folders::default(),
+            folders: FolderCache::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -103,83 +104,91 @@ impl InfisicalProvider {
 }
 
 impl Inner {
-    /// When a call that begins now is given up. A single request ends a little before, and says more.
-    fn end(&self) -> Instant {
+    /// Returns the deadline of a call that starts now. It is 10 % later than the deadline of a single
+    /// request, whose error is more specific.
+    fn deadline(&self) -> Instant {
         Instant::now() + self.api.deadline().mul_f64(1.1)
     }
 
-    /// What comes of `work`, with its login, its waits and all its requests, if that is by `end`.
-    async fn by<T>(
+    /// Runs `work`, including its login, its waits and all its requests, until `deadline`.
+    ///
+    /// # Errors
+    /// Returns the error of `work`, or [`ErrorKind::Timeout`] at the deadline.
+    async fn run_until<T>(
         &self,
-        end: Instant,
+        deadline: Instant,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let done = timeout_at(end, work).await;
-        done.unwrap_or_else(|_| {
-            let deadline = self.api.deadline();
-            let message = format!("login, waits and requests took longer than {deadline:?}");
-            Err(Error::new(ErrorKind::Timeout, message).with_hint("is the server overloaded?"))
+        timeout_at(deadline, work).await.unwrap_or_else(|_| {
+            let limit = self.api.deadline();
+            let message = format!("login, waits and requests took longer than {limit:?}");
+            Err(Error::new(ErrorKind::Timeout, message)
+                .with_hint("check the server's load, or raise the deadline"))
         })
     }
 
-    /// What a folder holds, alone or with all below it. Callers share a list that sets out after they
-    /// came.
+    /// Lists a folder, or the folder and everything below it. Concurrent callers share one request, if it
+    /// started after their calls.
     async fn list(&self, path: &str, recursive: bool) -> Result<Arc<Listing>, Error> {
-        let caller = self.folders.arrive();
+        let ticket = self.folders.new_ticket();
         let folder = self.folders.get(path, recursive);
-        let mut last = folder.0.lock().await;
-        if let Some(outcome) = last.good_for(caller) {
-            return outcome;
+        let mut state = folder.0.lock().await;
+        if let Some(result) = state.result_for(ticket) {
+            return result;
         }
-        let sent_at = self.folders.arrived();
-        let outcome = self.list_now(path, recursive, &mut last).await;
-        last.keep(sent_at, outcome.clone());
-        outcome
+        let newest_ticket = self.folders.newest_ticket();
+        let result = self.fetch_list(path, recursive, &mut state).await;
+        state.store(newest_ticket, result.clone());
+        result
     }
 
-    async fn list_now(
+    /// Lists a folder with a conditional request, and updates its cached list.
+    async fn fetch_list(
         &self,
         path: &str,
         recursive: bool,
-        last: &mut Last,
+        state: &mut FolderState,
     ) -> Result<Arc<Listing>, Error> {
         let query = list_query(path, recursive);
-        let etag = last.kept.as_ref().map(|(etag, _)| etag.clone());
-        let response = self.api.secrets(None, &query, etag.as_ref()).await?;
+        let etag = state.cached.as_ref().map(|(etag, _)| etag.clone());
+        let response = self.api.fetch_secrets(None, &query, etag.as_ref()).await?;
         if response.status.is_success() || response.status == StatusCode::NOT_MODIFIED {
-            self.folders.note(path, recursive);
+            self.folders.record_listed(path, recursive);
         }
-        if let (StatusCode::NOT_MODIFIED, Some((_, listing))) = (response.status, &last.kept) {
+        if let (StatusCode::NOT_MODIFIED, Some((_, listing))) = (response.status, &state.cached) {
             return Ok(listing.clone());
         }
-        let listing = Arc::new(Listing::of(&response, self.api.settings.personal)?);
+        let listing = Arc::new(Listing::parse(&response, self.api.settings.personal)?);
         let etag = response.headers.get(ETAG).cloned();
-        last.kept = etag.map(|etag| (etag, listing.clone()));
-        last.checked = None;
+        state.cached = etag.map(|etag| (etag, listing.clone()));
+        state.existence = None;
         Ok(listing)
     }
 
-    /// Why there is nothing in a folder: the server lists one that there is none of as empty.
-    async fn check(&self, path: &str) -> Result<(), Error> {
+    /// Checks that a folder exists, because the server lists a missing folder as empty.
+    ///
+    /// # Errors
+    /// Returns an error if the folder or the environment does not exist, or if the check fails.
+    async fn check_folder(&self, path: &str) -> Result<(), Error> {
         let folder = self.folders.get(path, false);
-        let mut last = folder.0.lock().await;
-        if let Some(checked) = &last.checked {
-            return checked.clone();
+        let mut state = folder.0.lock().await;
+        if let Some(existence) = &state.existence {
+            return existence.clone();
         }
-        let checked = self.check_now(path).await;
-        match &checked {
+        let existence = self.fetch_existence(path).await;
+        match &existence {
             Err(error) if error.is_temporary() => {}
-            _ => last.checked = Some(checked.clone()),
+            _ => state.existence = Some(existence.clone()),
         }
-        checked
+        existence
     }
 
-    async fn check_now(&self, path: &str) -> Result<(), Error> {
+    async fn fetch_existence(&self, path: &str) -> Result<(), Error> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         let parent = if parent.is_empty() { "/" } else { parent };
-        let names = match self.api.folders_in(parent).await {
+        let names = match self.api.child_folders(parent).await {
             Ok(names) => names,
-            // Whoever may read secrets need not be allowed to see folders.
+            // A login that can read secrets might have no permission to list folders.
             Err(error) if error.kind() == ErrorKind::Denied => return Ok(()),
             Err(error) => return Err(error),
         };
@@ -189,123 +198,143 @@ impl Inner {
         }
     }
 
-    /// The folder that all keys are below.
+    /// Returns the base folder of all keys.
     fn base(&self) -> &str {
         &self.api.settings.folder
     }
 
-    /// The folder of a key, and its name in it.
+    /// Returns the folder of a key, and the name of its secret in that folder.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidKey`] if the server rejects such a name or folder.
     fn locate<'a>(&self, key: &'a SecretKey) -> Result<(String, &'a str), Error> {
         let path = match key.prefix() {
             None => self.base().to_owned(),
-            Some(directory) => format!("{}/{directory}", self.base().trim_end_matches('/')),
+            Some(prefix) => format!("{}/{prefix}", self.base().trim_end_matches('/')),
         };
-        if key.name().chars().count() > LONGEST_NAME {
-            let message = "the server cannot have so long a name";
+        if key.name().chars().count() > MAX_NAME_CHARS {
+            let message = "the secret's name is too long for the server";
             return Err(Error::new(ErrorKind::InvalidKey, message)
-                .with_hint(format!("names have {LONGEST_NAME} characters at most")));
+                .with_hint(format!("use at most {MAX_NAME_CHARS} characters")));
         }
-        // The server answers such a path with an error of its own.
+        // The server responds to such a path with an internal error.
         if path.contains(['*', '%']) || path.contains("..") {
-            return Err(Error::new(
-                ErrorKind::InvalidKey,
-                "the server cannot have such a folder",
-            )
-            .with_hint("folders have letters, digits, `-` and `_`"));
+            let message = "the key's folder is not a valid path";
+            return Err(Error::new(ErrorKind::InvalidKey, message).with_hint(FOLDER_NAME_HINT));
         }
         Ok((path, key.name()))
     }
 
-    /// The secrets of `places`, each a folder and a name.
-    async fn read(&self, places: &[&(String, &str)]) -> Vec<Result<Secret, Error>> {
-        let end = self.end();
-        let folders: BTreeSet<&str> = places.iter().map(|(folder, _)| folder.as_str()).collect();
-        let together = match folders.len() >= TOGETHER {
-            true => match self.by(end, self.list(self.base(), true)).await {
+    /// Reads the secrets at `locations`. A location is a folder and a name.
+    async fn read(&self, locations: &[&(String, &str)]) -> Vec<Result<Secret, Error>> {
+        let deadline = self.deadline();
+        let folders: BTreeSet<&str> = locations
+            .iter()
+            .map(|(folder, _)| folder.as_str())
+            .collect();
+        let recursive = match folders.len() >= MIN_FOLDERS_FOR_RECURSIVE {
+            true => match self.run_until(deadline, self.list(self.base(), true)).await {
                 Ok(listing) => Some(listing),
                 Err(error) if error.is_temporary() => {
-                    return places.iter().map(|_| Err(error.clone())).collect();
+                    return locations.iter().map(|_| Err(error.clone())).collect();
                 }
-                // Not allowed for all, and perhaps for some.
+                // The login might still have the permission to read some of the folders.
                 Err(_) => None,
             },
             false => None,
         };
-        // What a folder itself holds stands before what it imports, so it needs no list of its own.
-        let found = |folder: &str, name: &str| together.as_ref()?.own_of(folder, name);
-        let missing = places
+        // A folder's own secrets override its imports, so they need no list of their folder.
+        let find_own = |folder: &str, name: &str| recursive.as_ref()?.find_own(folder, name);
+        let missing = locations
             .iter()
-            .filter(|(folder, name)| found(folder, name).is_none());
+            .filter(|(folder, name)| find_own(folder, name).is_none());
         let missing: BTreeSet<&str> = missing.map(|(folder, _)| folder.as_str()).collect();
-        let lists = missing
-            .into_iter()
-            .map(async |folder| (folder, self.by(end, self.list(folder, false)).await));
+        let lists = missing.into_iter().map(async |folder| {
+            let listing = self.run_until(deadline, self.list(folder, false)).await;
+            (folder, listing)
+        });
         let lists: HashMap<&str, _> = join_bounded(CONCURRENCY, lists).await.into_iter().collect();
 
-        let reads = places.iter().map(async |(folder, name)| {
-            let entry = match (found(folder, name), lists.get(folder.as_str())) {
+        let reads = locations.iter().map(async |(folder, name)| {
+            let entry = match (find_own(folder, name), lists.get(folder.as_str())) {
                 (Some(entry), _) => entry,
-                (None, Some(Ok(listing))) => match listing.get(folder, name) {
+                (None, Some(Ok(listing))) => match listing.find(folder, name) {
                     Some(entry) => entry,
-                    None => return self.by(end, self.absent(folder, listing)).await,
+                    None => {
+                        let error = self.absence_error(folder, listing);
+                        return self.run_until(deadline, async { Err(error.await) }).await;
+                    }
                 },
                 (None, Some(Err(error))) => return Err(error.clone()),
                 (None, None) => return Err(wire::no_such_secret()),
             };
-            self.by(end, self.finish(folder, name, entry)).await
+            self.run_until(deadline, self.expanded(folder, name, entry))
+                .await
         });
         join_bounded(CONCURRENCY, reads).await
     }
 
-    /// Why a secret is not in a listing.
-    async fn absent(&self, folder: &str, listing: &Listing) -> Result<Secret, Error> {
-        if listing.is_empty() {
-            self.check(folder).await?;
+    /// Returns the error for a secret that is not in a listing.
+    async fn absence_error(&self, folder: &str, listing: &Listing) -> Error {
+        if listing.is_empty()
+            && let Err(error) = self.check_folder(folder).await
+        {
+            return error;
         }
-        Err(wire::no_such_secret())
+        wire::no_such_secret()
     }
 
-    /// What a listing has of a secret, as a secret. Lists of older servers come back half expanded now and
-    /// then; a single read does not.
-    async fn finish(&self, folder: &str, name: &str, entry: &Entry) -> Result<Secret, Error> {
+    /// Returns the secret of a listed entry. Older servers sometimes expand the references in a list only
+    /// partially. A single read expands them fully, so such an entry is read again by itself.
+    async fn expanded(&self, folder: &str, name: &str, entry: &Entry) -> Result<Secret, Error> {
         let secret = entry.secret()?;
-        let Some(reference) = self.leftover(&secret)? else {
+        let Some(reference) = self.unexpanded_reference(&secret)? else {
             return Ok(secret);
         };
-        if let Some(said) = entry.confirmed() {
-            return said;
+        if let Some(result) = entry.single_read() {
+            return result;
         }
-        let said = self.confirm(folder, name, &reference).await;
-        entry.note(&reference, &said);
-        said
+        let result = self.read_single(folder, name, &reference).await;
+        entry.record_single_read(&reference, &result);
+        result
     }
 
-    /// Reads one secret in whose listed value a reference is left.
-    async fn confirm(&self, folder: &str, name: &str, reference: &str) -> Result<Secret, Error> {
+    /// Reads one secret whose listed value contains the unexpanded `reference`.
+    async fn read_single(
+        &self,
+        folder: &str,
+        name: &str,
+        reference: &str,
+    ) -> Result<Secret, Error> {
         let query = [("secretPath", folder)];
-        let response = self.api.secrets(Some(name), &query, None).await?;
-        // What it says of a reference into nowhere, and perhaps of a trouble that has just begun.
-        if wire::is_own_error(&response) {
-            return Err(wire::unresolved(reference).temporary());
+        let response = self.api.fetch_secrets(Some(name), &query, None).await?;
+        // The server responds like this to a reference into a missing folder. The error is temporary,
+        // because an outage that has just begun might cause the same response.
+        if wire::is_internal_error(&response) {
+            return Err(wire::unresolved_reference(reference).temporary());
         }
-        self.whole(wire::single(&response)?.secret()?)
+        self.require_expanded(wire::parse_single(&response)?.secret()?)
     }
 
-    /// A secret that was read by itself, unless a reference is left in it.
-    fn whole(&self, secret: Secret) -> Result<Secret, Error> {
-        match self.leftover(&secret)? {
+    /// Returns a secret that was read by itself.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] if its value contains an unexpanded reference.
+    fn require_expanded(&self, secret: Secret) -> Result<Secret, Error> {
+        match self.unexpanded_reference(&secret)? {
             None => Ok(secret),
-            Some(reference) => Err(wire::unresolved(&reference)),
+            Some(reference) => Err(wire::unresolved_reference(&reference)),
         }
     }
 
-    /// The first reference that is left in a secret's value, where none should be.
-    fn leftover(&self, secret: &Secret) -> Result<Option<String>, Error> {
-        let left = wire::leftover(secret.value.expose_text()?);
-        Ok(left.filter(|_| self.api.settings.expand).map(str::to_owned))
+    /// Returns the first unexpanded reference in a secret's value, if expansion is on.
+    fn unexpanded_reference(&self, secret: &Secret) -> Result<Option<String>, Error> {
+        let reference = wire::find_reference(secret.value.expose_text()?);
+        let expand = self.api.settings.expand;
+        Ok(reference.filter(|_| expand).map(str::to_owned))
     }
 
-    /// One version of a secret.
+    /// Reads one version of a secret.
     async fn read_version(
         &self,
         folder: &str,
@@ -313,69 +342,71 @@ impl Inner {
         version: &Version,
     ) -> Result<Secret, Error> {
         let Some(number) = version.number().filter(|number| *number > 0) else {
-            let message = "versions here are numbers from 1 on";
+            let message = "versions are numbers that start at 1";
             return Err(Error::new(ErrorKind::NotFound, message));
         };
         let number = number.to_string();
         let query = [("secretPath", folder), ("version", &number)];
-        let entry = wire::single(&self.api.secrets(Some(name), &query, None).await?)?;
+        let response = self.api.fetch_secrets(Some(name), &query, None).await?;
+        let entry = wire::parse_single(&response)?;
         if entry.version().number() != version.number() {
-            let message = "the server answers with another version than was asked for";
+            let message = "the server returned another version than the requested one";
             return Err(Error::new(ErrorKind::Unsupported, message)
-                .with_hint("earlier versions take a newer server, and one that has this version"));
+                .with_hint("use a newer server, and check that the version exists"));
         }
-        self.whole(entry.secret()?)
+        self.require_expanded(entry.secret()?)
     }
 
-    /// Whether the next read would be answered.
+    /// Checks whether the next read would succeed.
     async fn check_health(&self) -> Result<(), Error> {
-        match self.api.folders_in("/").await {
-            // Whoever may read secrets need not be allowed to see folders.
+        match self.api.child_folders("/").await {
+            // A login that can read secrets might have no permission to list folders.
             Err(error) if error.kind() == ErrorKind::Denied => {}
-            told => drop(told?),
+            result => drop(result?),
         }
-        let latest = self.folders.latest();
-        let (path, recursive) = latest.unwrap_or_else(|| (self.base().to_owned(), false));
-        match self.api.would_list(&list_query(&path, recursive)).await? {
+        let last = self.folders.last_listed();
+        let (path, recursive) = last.unwrap_or_else(|| (self.base().to_owned(), false));
+        match self.api.can_list(&list_query(&path, recursive)).await? {
             true => Ok(()),
+            // The list returns the reason of the failure.
             false => self.list(&path, recursive).await.map(drop),
         }
     }
 
-    /// The keys below `base`.
-    async fn keys(&self, base: &str) -> Result<Vec<SecretKey>, Error> {
-        let all = self.list(base, true).await?;
-        let mut names: BTreeSet<(String, String)> = BTreeSet::new();
+    /// Returns the keys of all secrets below the folder `base`.
+    async fn list_keys(&self, base: &str) -> Result<Vec<SecretKey>, Error> {
+        let recursive = self.list(base, true).await?;
+        let mut secrets: BTreeSet<(String, String)> = BTreeSet::new();
         let mut folders = BTreeSet::from([base.to_owned()]);
-        for (folder, found) in all.folders() {
+        for (folder, names) in recursive.folders() {
             folders.insert(folder.to_owned());
-            names.extend(found.map(|name| (folder.to_owned(), name.to_owned())));
+            secrets.extend(names.map(|name| (folder.to_owned(), name.to_owned())));
         }
         if self.api.settings.imports {
             let lists = folders
                 .iter()
                 .map(async |folder| (folder, self.list(folder, false).await));
-            for (folder, listed) in join_bounded(CONCURRENCY, lists).await {
-                let listed = listed?;
-                let imported = listed.imported();
-                names.extend(imported.map(|name| (folder.clone(), name.to_owned())));
+            for (folder, listing) in join_bounded(CONCURRENCY, lists).await {
+                let listing = listing?;
+                let imported = listing.imported_names();
+                secrets.extend(imported.map(|name| (folder.clone(), name.to_owned())));
             }
         }
-        if names.is_empty() {
-            match self.check(base).await {
+        if secrets.is_empty() {
+            match self.check_folder(base).await {
                 Err(error) if !error.is_not_found() => return Err(error),
                 _ => {}
             }
         }
-        let below = |folder: &str| {
+        let prefix = |folder: &str| {
             let rest = folder.strip_prefix(self.base()).unwrap_or(folder);
             rest.trim_matches('/').to_owned()
         };
-        let keys = names
+        let keys = secrets
             .into_iter()
-            .map(|(folder, name)| match below(&folder) {
-                directory if directory.is_empty() => name,
-                directory => format!("{directory}/{name}"),
+            .map(|(folder, name)| match prefix(&folder) {
+                prefix if prefix.is_empty() => name,
+                prefix => format!("{prefix}/{name}"),
             });
         let mut keys: Vec<_> = keys.filter_map(|key| SecretKey::parse(key).ok()).collect();
         keys.sort();
@@ -394,8 +425,8 @@ impl SecretProvider for InfisicalProvider {
         &self.inner.origin
     }
 
-    /// Old versions are claimed unless the API is said to be of version 3, which ignores them on older
-    /// servers.
+    /// Returns the capabilities. They include old versions, unless version 3 of the API is configured.
+    /// Older servers ignore the requested version on that API.
     fn capabilities(&self) -> Capabilities {
         let capabilities = Capabilities::none()
             .with_versions()
@@ -408,70 +439,81 @@ impl SecretProvider for InfisicalProvider {
     }
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
-        let mut answers = self.get_many(std::slice::from_ref(key)).await;
-        answers.pop().unwrap_or_else(|| {
+        let mut results = self.get_many(std::slice::from_ref(key)).await;
+        results.pop().unwrap_or_else(|| {
             Err(wire::no_such_secret()
                 .with_origin(&self.inner.origin)
                 .with_key(key))
         })
     }
 
-    /// One list for each folder that holds any of the keys; where they are in three folders or more, one
-    /// for all of them first.
+    /// Reads several keys, with one list request per folder. For keys in three or more folders, sends one
+    /// recursive list request first, and then lists only the folders with keys that are still missing.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
         let located: Vec<_> = keys.iter().map(|key| self.inner.locate(key)).collect();
-        let places: Vec<_> = located.iter().flatten().collect();
-        let mut read = self.inner.read(&places).await.into_iter();
-        let answers = located.into_iter().zip(keys).map(|(place, key)| {
-            let answer = match place {
-                Ok(_) => read.next().unwrap_or_else(|| Err(wire::no_such_secret())),
+        let locations: Vec<_> = located.iter().flatten().collect();
+        let mut secrets = self.inner.read(&locations).await.into_iter();
+        let results = located.into_iter().zip(keys).map(|(location, key)| {
+            let result = match location {
+                Ok(_) => secrets
+                    .next()
+                    .unwrap_or_else(|| Err(wire::no_such_secret())),
                 Err(error) => Err(error),
             };
-            answer.map_err(|error| error.with_origin(&self.inner.origin).with_key(key))
+            result.map_err(|error| error.with_origin(&self.inner.origin).with_key(key))
         });
-        answers.collect()
+        results.collect()
     }
 
-    /// Servers of 2024 answer with the current version whatever is asked for: then this fails.
+    /// Reads one version of a secret. Servers of 2024 return the current version for every request. The
+    /// result is then [`ErrorKind::Unsupported`], unless the current version was requested.
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
         let inner = &self.inner;
-        let named = |error: Error| error.with_origin(&inner.origin).with_key(key);
+        let with_context = |error: Error| error.with_origin(&inner.origin).with_key(key);
         if !self.capabilities().old_versions {
-            let message = "version 3 of the API tells the current version only";
-            return Err(named(
+            let message = "version 3 of the API returns only the current version of a secret";
+            return Err(with_context(
                 Error::new(ErrorKind::Unsupported, message)
-                    .with_hint("see the provider's capabilities"),
+                    .with_hint("use version 4 of the API, if the server has it"),
             ));
         }
-        let (folder, name) = inner.locate(key).map_err(named)?;
+        let (folder, name) = inner.locate(key).map_err(with_context)?;
         let read = inner.read_version(&folder, name, version);
-        inner.by(inner.end(), read).await.map_err(named)
+        inner
+            .run_until(inner.deadline(), read)
+            .await
+            .map_err(with_context)
     }
 
-    /// Where imports count, each folder with secrets is listed; one that only imports is not found.
+    /// Lists the keys below `prefix`. If imports are included, each folder with secrets of its own is listed
+    /// separately. A folder whose secrets are all imported is not found, unless it is the folder of `prefix`.
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
         let inner = &self.inner;
         let base = match prefix.as_str() {
             "" => inner.base().to_owned(),
             prefix => format!("{}/{prefix}", inner.base().trim_end_matches('/')),
         };
-        let keys = inner.by(inner.end(), inner.keys(&base)).await;
+        let keys = inner
+            .run_until(inner.deadline(), inner.list_keys(&base))
+            .await;
         keys.map_err(|error| error.with_origin(&inner.origin))
     }
 
-    /// Asks for the folders of the environment, if that is allowed, and again for what was read last, but
-    /// not for what it says. That is a read only where it would fail, or where there was none before.
+    /// Requests the environment's folders, if the login has the permission, and then the last list with
+    /// `HEAD`. Sends a full list request only if `HEAD` fails, or while the version of the API is unknown.
     async fn health(&self) -> Result<(), Error> {
         let inner = &self.inner;
-        let checked = inner.by(inner.end(), inner.check_health()).await;
-        checked.map_err(|error| error.with_origin(&inner.origin))
+        let result = inner
+            .run_until(inner.deadline(), inner.check_health())
+            .await;
+        result.map_err(|error| error.with_origin(&inner.origin))
     }
 }
 
 impl fmt::Debug for InfisicalProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InfisicalProvider")
-            .field("source", &self.inner.origin)
+            .field("origin", &self.inner.origin)
             .field("api", &self.inner.api.version())
             .finish_non_exhaustive()
     }

@@ -1,41 +1,46 @@
-//! How long to wait before to_fetch again.
+//! Waits before retries, and the retry budget.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The shortest wait before the same question is asked again.
-pub(crate) const FLOOR: Duration = Duration::from_secs(1);
+/// The minimum wait before a retry.
+pub(crate) const MIN_WAIT: Duration = Duration::from_secs(1);
 
-/// When to ask again, at `now`, what has failed since `since`: after an eighth of the time that the
-/// failure has lasted, at least a second and at most `cap`, times `jitter`.
+/// Returns the time of the next retry after a failure that started at `since`.
 ///
-/// So whatever recovers is noticed after at most an eighth more of its outage (11 s after 90), and a
-/// source that is down for a day is asked some 260 times with a cap of seven minutes. Doubling would
-/// ask as rarely and notice a recovery only after up to as much time again as the outage took.
+/// The wait is an eighth of the duration of the failure, at least 1 s and at most `cap`, multiplied by
+/// `jitter`.
+///
+/// A recovery is therefore detected within an eighth of the duration of the outage, for example within
+/// 11 s after 90 s. A source that is down for a day receives about 260 requests with a cap of 7 min.
+/// Exponential backoff by doubling sends as few requests, but detects a recovery only after up to the
+/// whole duration of the outage.
 pub(crate) fn retry_at(now: Instant, since: Instant, cap: Duration, jitter: f64) -> Instant {
-    let lasted = now.saturating_duration_since(since);
-    now + (lasted / 8).clamp(FLOOR, cap.max(FLOOR)).mul_f64(jitter)
+    let outage = now.saturating_duration_since(since);
+    now + (outage / 8)
+        .clamp(MIN_WAIT, cap.max(MIN_WAIT))
+        .mul_f64(jitter)
 }
 
-/// A random factor between `low` and `high`.
-pub(crate) fn between(low: f64, high: f64) -> f64 {
+/// Returns a random factor between `low` and `high`.
+pub(crate) fn random_between(low: f64, high: f64) -> f64 {
     low + (high - low) * fastrand::f64()
 }
 
-/// The factor of a retry: give or take a tenth.
-pub(crate) fn jitter() -> f64 {
-    between(0.9, 1.1)
+/// Returns the random factor for the wait before a retry: 0.9 to 1.1.
+pub(crate) fn retry_jitter() -> f64 {
+    random_between(0.9, 1.1)
 }
 
-/// A bucket of retries that all keys of a provider share: as many secrets may fail as like, the
-/// source is not asked for them again more often than this.
+/// A token bucket for retries. All keys of a provider share it, so the rate of retries does not grow
+/// with the number of failed keys.
 #[derive(Debug)]
 pub(crate) struct RetryBudget {
     tokens: f64,
     burst: f64,
     per_second: f64,
-    counted_at: Instant,
+    refilled_at: Instant,
 }
 
 impl RetryBudget {
@@ -45,21 +50,21 @@ impl RetryBudget {
             tokens: burst,
             burst,
             per_second: f64::from(per_minute) / 60.0,
-            counted_at: now,
+            refilled_at: now,
         }
     }
 
-    /// Takes one retry out, if there is one.
+    /// Takes one token if one is available. Returns whether it was.
     pub(crate) fn try_acquire(&mut self, now: Instant) -> bool {
         self.refill(now);
-        let enough = self.tokens >= 1.0;
-        if enough {
+        let available = self.tokens >= 1.0;
+        if available {
             self.tokens -= 1.0;
         }
-        enough
+        available
     }
 
-    /// When the next retry is there.
+    /// Returns the time at which the next token is available.
     pub(crate) fn next_at(&mut self, now: Instant) -> Instant {
         self.refill(now);
         let missing = (1.0 - self.tokens).max(0.0);
@@ -68,9 +73,9 @@ impl RetryBudget {
     }
 
     fn refill(&mut self, now: Instant) {
-        let gained = now.saturating_duration_since(self.counted_at).as_secs_f64() * self.per_second;
-        self.tokens = (self.tokens + gained).min(self.burst);
-        self.counted_at = now;
+        let elapsed = now.saturating_duration_since(self.refilled_at);
+        self.tokens = (self.tokens + elapsed.as_secs_f64() * self.per_second).min(self.burst);
+        self.refilled_at = now;
     }
 }
 
@@ -81,37 +86,37 @@ mod tests {
     const CAP: Duration = Duration::from_secs(420);
 
     #[tokio::test(start_paused = true)]
-    async fn the_wait_is_an_eighth_of_the_outage_within_its_bounds() {
+    async fn wait_is_an_eighth_of_the_outage_within_limits() {
         let since = Instant::now();
-        for (lasted, expected) in [
+        for (outage, expected) in [
             (0, 1.0),
             (8, 1.0),
             (80, 10.0),
             (800, 100.0),
             (100_000, 420.0),
         ] {
-            let now = since + Duration::from_secs(lasted);
-            let wait = (retry_at(now, since, CAP, jitter()) - now).as_secs_f64();
+            let now = since + Duration::from_secs(outage);
+            let wait = (retry_at(now, since, CAP, retry_jitter()) - now).as_secs_f64();
             assert!(
                 (0.89..=1.11).contains(&(wait / expected)),
-                "{lasted} s: {wait} s"
+                "outage of {outage} s: wait of {wait} s"
             );
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_dead_day_costs_a_bounded_number_of_tries() {
+    async fn attempts_during_an_outage_of_one_day_are_bounded() {
         let since = Instant::now();
         let (mut now, mut attempts) = (since, 0);
         while now < since + Duration::from_secs(86_400) {
-            now = retry_at(now, since, CAP, jitter());
+            now = retry_at(now, since, CAP, retry_jitter());
             attempts += 1;
         }
         assert!((220..320).contains(&attempts), "{attempts}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_budget_refills_with_time() {
+    async fn budget_refills_over_time() {
         let start = Instant::now();
         let mut budget = RetryBudget::new((2, 60), start);
         assert!(

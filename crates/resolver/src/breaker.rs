@@ -4,18 +4,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::backoff::{jitter, retry_at};
+use crate::backoff::{retry_at, retry_jitter};
 use secretwell_core::{Error, ErrorKind};
 
-/// How many calls in a row must fail before the rest are spared.
+/// The number of consecutive failures that open the breaker.
 const THRESHOLD: u32 = 3;
-/// The longest that a source's own `retry_after` is believed.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+/// The maximum `retry_after` of a source that is respected.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// Closed while the source answers. After three temporary failures in a row it opens: no calls until
-/// the wait is over, then one probe, whose outcome closes it or opens it for longer.
+/// A circuit breaker that blocks calls to a source while it is unavailable.
 ///
-/// A source that says how long to wait opens it at once.
+/// It is closed while the source responds. It opens after three consecutive temporary failures, or
+/// immediately if the source requests a wait. While it is open, calls are blocked until the wait is
+/// over. Then one probe call is admitted. Its result closes the breaker or keeps it open.
 #[derive(Debug, Default)]
 pub(crate) struct Breaker {
     failures: u32,
@@ -26,17 +27,17 @@ pub(crate) struct Breaker {
 #[derive(Debug)]
 struct Open {
     until: Instant,
-    /// Whether the source said itself how long to wait.
-    stated_wait: bool,
+    /// Whether the source requested the wait with `retry_after`.
+    requested_by_source: bool,
     probing: bool,
     error: Error,
 }
 
 impl Breaker {
-    /// Whether a call may go out now; the call that may is then the probe.
+    /// Checks whether a call is admitted now. If the breaker is open, the admitted call is the probe.
     ///
     /// # Errors
-    /// The failure that opened the breaker.
+    /// Returns the failure that opened the breaker.
     pub(crate) fn admit(&mut self, now: Instant) -> Result<(), Error> {
         match &mut self.open {
             None => Ok(()),
@@ -48,58 +49,58 @@ impl Breaker {
         }
     }
 
-    /// The source answered, if only to say no.
-    pub(crate) fn succeeded(&mut self) {
+    /// Records that the source responded. A refusal is also a response.
+    pub(crate) fn record_response(&mut self) {
         *self = Self::default();
     }
 
-    /// The source could not answer.
-    pub(crate) fn failed(&mut self, error: &Error, now: Instant, cap: Duration) {
+    /// Records that the source did not respond properly.
+    pub(crate) fn record_failure(&mut self, error: &Error, now: Instant, cap: Duration) {
         self.failures = self.failures.saturating_add(1);
         let since = *self.since.get_or_insert(now);
-        let stated_wait = match error.kind() {
+        let requested_wait = match error.kind() {
             ErrorKind::RateLimited { retry_after } => retry_after,
             _ => None,
         };
-        let until = match stated_wait {
-            Some(wait) => now + wait.min(LONGEST_RETRY_AFTER),
-            None if self.failures >= THRESHOLD => retry_at(now, since, cap, jitter()),
+        let until = match requested_wait {
+            Some(wait) => now + wait.min(MAX_RETRY_AFTER),
+            None if self.failures >= THRESHOLD => retry_at(now, since, cap, retry_jitter()),
             None => return,
         };
-        // A call that set out before the wait was stated_wait must not shorten it.
+        // A call that started before the source requested a wait must not shorten that wait.
         let until = match &self.open {
-            Some(open) if open.stated_wait => open.until.max(until),
+            Some(open) if open.requested_by_source => open.until.max(until),
             _ => until,
         };
         self.open = Some(Open {
             until,
-            stated_wait: stated_wait.is_some()
+            requested_by_source: requested_wait.is_some()
                 || self
                     .open
                     .as_ref()
-                    .is_some_and(|open| open.stated_wait && open.until > now),
+                    .is_some_and(|open| open.requested_by_source && open.until > now),
             probing: false,
             error: error.clone(),
         });
     }
 
-    /// Somebody has a reason to ask at once. What the source itself has asked for stands.
+    /// Closes the breaker for a forced refresh, unless the source requested the wait.
     pub(crate) fn reset(&mut self) {
-        let open = self.open.take().filter(|open| open.stated_wait);
+        let open = self.open.take().filter(|open| open.requested_by_source);
         *self = Self {
             open,
             ..Self::default()
         };
     }
 
-    /// The probe ended without an outcome.
-    pub(crate) fn abandoned(&mut self) {
+    /// Records that the probe ended without a result, so that another probe is admitted.
+    pub(crate) fn abandon_probe(&mut self) {
         if let Some(open) = &mut self.open {
             open.probing = false;
         }
     }
 
-    /// When the next call may go out, if not now.
+    /// Returns the time until which calls are blocked, or `None` if the breaker is closed.
     pub(crate) fn open_until(&self) -> Option<Instant> {
         self.open.as_ref().map(|open| open.until)
     }
@@ -116,28 +117,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn opens_after_three_failures_and_lets_one_probe_through() {
+    async fn breaker_opens_after_three_failures_and_admits_one_probe() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         for _ in 0..THRESHOLD {
             assert!(breaker.admit(now).is_ok());
-            breaker.failed(&down(), now, CAP);
+            breaker.record_failure(&down(), now, CAP);
         }
         assert!(breaker.admit(now).is_err());
 
         let later = now + Duration::from_secs(2);
         assert!(breaker.admit(later).is_ok());
         assert!(breaker.admit(later).is_err(), "only one probe at a time");
-        breaker.failed(&down(), later, CAP);
+        breaker.record_failure(&down(), later, CAP);
         assert!(breaker.admit(later).is_err());
 
         let again = later + Duration::from_secs(2);
         assert!(breaker.admit(again).is_ok());
-        breaker.succeeded();
+        breaker.record_response();
         assert!(breaker.admit(again).is_ok() && breaker.admit(again).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stated_wait_opens_it_at_once_and_is_capped() {
+    async fn retry_after_opens_the_breaker_immediately_and_is_capped() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         let limited = |wait| {
             Error::new(
@@ -147,21 +148,21 @@ mod tests {
                 "slow down",
             )
         };
-        breaker.failed(&limited(Duration::from_secs(60)), now, CAP);
+        breaker.record_failure(&limited(Duration::from_secs(60)), now, CAP);
         assert_eq!(breaker.open_until(), Some(now + Duration::from_secs(60)));
-        breaker.failed(&limited(Duration::MAX), now, CAP);
-        assert_eq!(breaker.open_until(), Some(now + LONGEST_RETRY_AFTER));
+        breaker.record_failure(&limited(Duration::MAX), now, CAP);
+        assert_eq!(breaker.open_until(), Some(now + MAX_RETRY_AFTER));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lost_probe_makes_room_for_the_next() {
+    async fn abandoned_probe_admits_another_probe() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         for _ in 0..THRESHOLD {
-            breaker.failed(&down(), now, CAP);
+            breaker.record_failure(&down(), now, CAP);
         }
         let later = now + Duration::from_secs(2);
         assert!(breaker.admit(later).is_ok());
-        breaker.abandoned();
+        breaker.abandon_probe();
         assert!(breaker.admit(later).is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! The resolver's settings.
+//! The builder and the settings of the resolver.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,21 +7,23 @@ use crate::Resolver;
 use secretwell_core::SecretProvider;
 use serde::{Deserialize, Serialize};
 
-/// What to do with a cached value when the source says no: the secret is gone, may not be read any
-/// more, or the login is refused.
+/// What the resolver does with a cached value when the source refuses the secret.
+///
+/// A source refuses a secret if it is absent, if the permission to read it is missing, or if the login
+/// is rejected. See [`Error::is_refusal`](secretwell_core::Error::is_refusal).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum OnDenied {
-    /// Forget it. A secret that was taken away must stop working. The default.
+    /// Removes the value from the cache, so that a revoked secret is no longer used. The default.
     #[default]
     Purge,
-    /// Keep it as stale until `max_stale`, for those who fear a mistyped policy more than a revoked
-    /// secret.
+    /// Keeps the value as stale until [`max_stale`](ResolverBuilder::max_stale). Use it if a mistake in
+    /// a policy is a greater risk than the use of a revoked secret.
     KeepUntilMaxStale,
 }
 
-const SHORTEST_TTL: Duration = Duration::from_millis(1);
+const MIN_TTL: Duration = Duration::from_millis(1);
 
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -36,13 +38,14 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// The longest wait before what was refused is asked again.
+    /// Returns the maximum wait before a refused key is read again.
     pub(crate) fn negative_ttl(&self) -> Duration {
         self.negative_ttl
             .unwrap_or(self.ttl.min(Duration::from_secs(30)))
     }
 
-    /// How many retries at once, and how many a minute. Sources with a short ttl are cheap to ask.
+    /// Returns the burst and the rate per minute of the retry budget. The default is larger for a short
+    /// ttl, because reads of such sources are cheap.
     pub(crate) fn retry_budget(&self) -> (u32, u32) {
         let ttl = u32::try_from(self.ttl.as_secs()).unwrap_or(u32::MAX).max(1);
         let default = (20 * 60 / ttl).max(60);
@@ -50,7 +53,7 @@ impl Config {
     }
 }
 
-/// Settings of a [`Resolver`], made by [`Resolver::builder`]. Every default is meant to be kept.
+/// The settings of a [`Resolver`]. Created by [`Resolver::builder`]. The defaults suit most services.
 #[derive(Debug)]
 pub struct ResolverBuilder {
     provider: Arc<dyn SecretProvider>,
@@ -59,7 +62,7 @@ pub struct ResolverBuilder {
 
 impl ResolverBuilder {
     pub(crate) fn new(provider: Arc<dyn SecretProvider>) -> Self {
-        let ttl = provider.capabilities().ttl.max(SHORTEST_TTL);
+        let ttl = provider.capabilities().ttl.max(MIN_TTL);
         let config = Config {
             ttl,
             max_stale: Duration::from_secs(24 * 3600),
@@ -73,70 +76,79 @@ impl ResolverBuilder {
         Self { provider, config }
     }
 
-    /// For how long an answer counts as fresh. A key in use is read again in the background between
-    /// three quarters and seven eighths of it. Default: what the provider's capabilities suggest
-    /// (1 s for the environment, 60 s for watched files, 300 s for remote sources).
+    /// Sets the time for which a fetched value is fresh. The minimum is 1 ms.
+    ///
+    /// Keys in use are refreshed in the background after 75 % to 87.5 % of the ttl.
+    ///
+    /// Default: the ttl in the provider's capabilities. It is 1 s for the environment, 60 s for watched
+    /// files and 300 s for remote sources.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.config.ttl = ttl.max(SHORTEST_TTL);
+        self.config.ttl = ttl.max(MIN_TTL);
         self
     }
 
-    /// For how long after its ttl a value is still handed out, marked as stale, when the source
-    /// cannot be asked. Default: one day. Zero: never.
+    /// Sets the time after the ttl for which a value is still returned as stale if its refresh fails.
+    /// With zero, stale values are never returned. Default: one day.
     #[must_use]
     pub fn max_stale(mut self, max_stale: Duration) -> Self {
         self.config.max_stale = max_stale;
         self
     }
 
-    /// How long one call to the provider may take. Default: 30 s.
+    /// Sets the maximum duration of one call to the provider. Default: 30 s.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.config.deadline = deadline;
         self
     }
 
-    /// The longest wait between two attempts of a source that does not answer. Default: 7 min. The
-    /// wait is an eighth of the time that the outage has lasted, and at least 1 s.
+    /// Sets the maximum wait between two attempts during an outage. Default: 7 min.
+    ///
+    /// The wait is an eighth of the duration of the outage so far, and at least 1 s.
     #[must_use]
     pub fn max_backoff(mut self, max_backoff: Duration) -> Self {
         self.config.max_backoff = max_backoff;
         self
     }
 
-    /// The longest wait before a secret that was absent or denied is looked for again; the first
-    /// wait is 1 s. Default: 30 s, or the ttl where that is shorter.
+    /// Sets the maximum wait before an absent or denied secret is read again. The first wait is 1 s.
+    ///
+    /// Default: 30 s, or the ttl if it is shorter.
     #[must_use]
     pub fn negative_ttl(mut self, negative_ttl: Duration) -> Self {
         self.config.negative_ttl = Some(negative_ttl);
         self
     }
 
-    /// How many values are kept; one more puts out the one that was read the longest ago. Watched
-    /// keys stay. Default: 1,000.
+    /// Sets the maximum number of cached values. Above it, the least recently used value is evicted.
+    /// Values of watched keys are never evicted. Default: 1,000.
     #[must_use]
     pub fn max_entries(mut self, max_entries: usize) -> Self {
         self.config.max_entries = max_entries.max(1);
         self
     }
 
-    /// How often what failed may be asked again, over all keys together: `burst` times at once, and
-    /// `per_minute` in the long run. Default: 60 and 60; with a ttl below 20 s, 20 for each ttl.
+    /// Sets the retry budget that all keys share: `burst` retries at once, and `per_minute` retries in
+    /// the long run. The minimum of both is 1.
+    ///
+    /// Default: 60 and 60. With a ttl below 20 s, both are 1,200 divided by the ttl in seconds. That is
+    /// a rate of 20 retries per ttl.
     #[must_use]
     pub fn retry_budget(mut self, burst: u32, per_minute: u32) -> Self {
         self.config.retry_budget = Some((burst.max(1), per_minute.max(1)));
         self
     }
 
-    /// What to do with a cached value when the source says no. Default: [`OnDenied::Purge`].
+    /// Sets what happens to a cached value when the source refuses the secret. Default:
+    /// [`OnDenied::Purge`].
     #[must_use]
     pub fn on_denied(mut self, on_denied: OnDenied) -> Self {
         self.config.on_denied = on_denied;
         self
     }
 
-    /// The resolver. Does no I/O and needs no runtime.
+    /// Creates the resolver. This performs no I/O and does not need a tokio runtime.
     pub fn build(self) -> Resolver {
         Resolver::with(self.provider, self.config)
     }

@@ -1,4 +1,4 @@
-//! The values at hand, laid out for reading.
+//! The cached values, in a map that is optimized for reads.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -9,45 +9,49 @@ use tokio::time::Instant;
 use crate::Resolved;
 use secretwell_core::SecretKey;
 
-/// A map of values that is read without a lock, a clock or an allocation.
+/// A map of values whose reads need no lock, no clock and no allocation.
 ///
-/// What time does to an entry is written into its [`State`] by the refresher, so that a reader need not
-/// ask the clock. How recently an entry was read is a number that only moves when an entry is added,
-/// so that readers hardly ever write.
+/// The refresher writes the effect of time into the [`EntryState`] of each entry, so that reads do not
+/// need the clock. The recency of reads is measured with a counter that only insertions increment. A
+/// read therefore rarely writes.
 pub(crate) struct Cache {
     entries: HashMap<SecretKey, Entry, foldhash::fast::RandomState>,
-    /// Moves by two with each insertion: entries are born odd, reads are stamped even.
-    clock: AtomicU64,
+    /// Each insertion increments it by two. Insertions are stamped with odd numbers, reads with even
+    /// ones.
+    counter: AtomicU64,
 }
 
 pub(crate) struct Entry {
     pub(crate) resolved: Resolved,
     pub(crate) times: Times,
     state: AtomicU8,
-    born: u64,
+    inserted: u64,
     last_read: AtomicU64,
 }
 
-/// The life of an entry, in order.
+/// The times of an entry, in chronological order.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
-    pub(crate) fetched: Instant,
-    pub(crate) refresh: Instant,
-    pub(crate) expires: Instant,
-    pub(crate) unusable: Instant,
+    pub(crate) fetched_at: Instant,
+    /// A used entry is refreshed in the background at this time.
+    pub(crate) refresh_at: Instant,
+    /// The ttl ends at this time.
+    pub(crate) expires_at: Instant,
+    /// The entry is not even returned as stale after this time.
+    pub(crate) unusable_at: Instant,
 }
 
-/// What a reader may do with an entry.
+/// How a read must treat an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum EntryState {
-    /// Take it.
+    /// The value is returned.
     Fresh,
-    /// Take it, and see to it that it is read again.
+    /// The value is returned, and a refresh is started.
     Due,
-    /// Look closer: it is past its ttl.
+    /// The ttl has ended. The value might be returned as stale.
     Expired,
-    /// Ask the source first: the value may have changed.
+    /// The value might have changed. The source must be read first.
     Invalidated,
 }
 
@@ -65,14 +69,14 @@ impl Entry {
         self.state.store(state as u8, Ordering::Release);
     }
 
-    /// Whether it is past its ttl or in doubt.
-    pub(crate) fn is_past(&self) -> bool {
+    /// Returns whether the entry has expired or was invalidated.
+    pub(crate) fn is_outdated(&self) -> bool {
         matches!(self.state(), EntryState::Expired | EntryState::Invalidated)
     }
 
-    /// Whether anybody has read it since it was fetched.
+    /// Returns whether the entry was read since it was fetched.
     pub(crate) fn is_used(&self) -> bool {
-        self.last_read.load(Ordering::Relaxed) > self.born
+        self.last_read.load(Ordering::Relaxed) > self.inserted
     }
 }
 
@@ -81,25 +85,25 @@ impl Cache {
         Self {
             entries: HashMap::builder()
                 .hasher(foldhash::fast::RandomState::default())
-                // Replaced values are wiped as soon as nobody reads them, not in batches of 32.
+                // Replaced values are zeroized as soon as they have no reader, not in batches of 32.
                 .collector(seize::Collector::new().batch_size(1))
                 .build(),
-            clock: AtomicU64::new(2),
+            counter: AtomicU64::new(2),
         }
     }
 
-    /// Reads an entry and counts that as a use.
+    /// Reads an entry and marks it as used.
     pub(crate) fn read<R>(&self, key: &str, reader: impl FnOnce(&Entry) -> R) -> Option<R> {
         let entries = self.entries.pin();
         let entry = entries.get(key)?;
-        let now = self.clock.load(Ordering::Relaxed);
+        let now = self.counter.load(Ordering::Relaxed);
         if entry.last_read.load(Ordering::Relaxed) != now {
             entry.last_read.store(now, Ordering::Relaxed);
         }
         Some(reader(entry))
     }
 
-    /// Looks at an entry without using it.
+    /// Reads an entry without marking it as used.
     pub(crate) fn peek<R>(&self, key: &SecretKey, reader: impl FnOnce(&Entry) -> R) -> Option<R> {
         self.entries.pin().get(key).map(reader)
     }
@@ -115,34 +119,34 @@ impl Cache {
         self.entries.len()
     }
 
-    /// Adds or replaces an entry, then puts out the least recently read ones above `max`, sparing
-    /// those that `keep` names.
+    /// Adds or replaces an entry. Then evicts the least recently used entries until at most `max` are
+    /// left. Keys for which `is_pinned` returns true are not evicted.
     pub(crate) fn insert(
         &self,
         key: SecretKey,
         resolved: Resolved,
         times: Times,
         max: usize,
-        keep: impl Fn(&SecretKey) -> bool,
+        is_pinned: impl Fn(&SecretKey) -> bool,
     ) {
-        let born = self.clock.fetch_add(2, Ordering::Relaxed) + 1;
+        let inserted = self.counter.fetch_add(2, Ordering::Relaxed) + 1;
         let guard = self.entries.guard();
         let entry = Entry {
             resolved,
             times,
             state: AtomicU8::new(EntryState::Fresh as u8),
-            born,
-            last_read: AtomicU64::new(born),
+            inserted,
+            last_read: AtomicU64::new(inserted),
         };
         self.entries.insert(key, entry, &guard);
         while self.entries.len() > max {
-            let coldest = self
+            let least_recently_used = self
                 .entries
                 .iter(&guard)
-                .filter(|(key, entry)| entry.born != born && !keep(key))
+                .filter(|(key, entry)| entry.inserted != inserted && !is_pinned(key))
                 .min_by_key(|(_, entry)| entry.last_read.load(Ordering::Relaxed))
                 .map(|(key, _)| key.clone());
-            match coldest {
+            match least_recently_used {
                 Some(key) => self.entries.remove(&key, &guard),
                 None => break,
             };
@@ -150,11 +154,12 @@ impl Cache {
         guard.flush();
     }
 
+    /// Removes an entry. Returns whether it existed.
     pub(crate) fn remove(&self, key: &SecretKey) -> bool {
         let guard = self.entries.guard();
-        let was_there = self.entries.remove(key, &guard).is_some();
+        let existed = self.entries.remove(key, &guard).is_some();
         guard.flush();
-        was_there
+        existed
     }
 }
 

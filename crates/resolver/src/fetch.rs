@@ -1,4 +1,4 @@
-//! One call to the provider, from take-off to landing.
+//! The task that runs one fetch.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
@@ -12,11 +12,13 @@ use crate::shared::Shared;
 use crate::state::FetchResults;
 use secretwell_core::{Error, ErrorKind, SecretKey, SecretProvider};
 
-/// Whoever flies a fetch: asks the provider, hands in the answers, and clears up if it cannot.
+/// A task that calls the provider, stores the results and publishes them to the waiting callers. If
+/// it is dropped before that, it abandons the fetch.
 #[derive(Debug)]
 pub(crate) struct FetchTask {
     pub(crate) shared: Weak<Shared>,
     pub(crate) id: u64,
+    /// The keys to fetch. It is empty once the results are stored.
     pub(crate) batch: Vec<SecretKey>,
     pub(crate) results: watch::Sender<Option<Arc<FetchResults>>>,
 }
@@ -24,32 +26,32 @@ pub(crate) struct FetchTask {
 impl FetchTask {
     pub(crate) async fn run(mut self, provider: Arc<dyn SecretProvider>, deadline: Duration) {
         let started = Instant::now();
-        let asked = catch_panic(provider.get_many(&self.batch));
-        let asked = tokio::time::timeout(deadline, asked).await;
-        let panicked = matches!(asked, Ok(None));
-        let mut answers = match asked {
-            Ok(Some(answers)) => answers,
+        let call = catch_panic(provider.get_many(&self.batch));
+        let returned = tokio::time::timeout(deadline, call).await;
+        let panicked = matches!(returned, Ok(None));
+        let mut results = match returned {
+            Ok(Some(results)) => results,
             Ok(None) => vec![Err(panic_error()); self.batch.len()],
             Err(_) => vec![
                 Err(Error::timed_out(deadline).with_origin(provider.origin()));
                 self.batch.len()
             ],
         };
-        answers.resize_with(self.batch.len(), || {
+        results.resize_with(self.batch.len(), || {
             Err(Error::wrong_result_count().with_origin(provider.origin()))
         });
         let took = started.elapsed();
         tracing::debug!(target: "secretwell::resolver", event = "fetched",
             origin = %provider.origin(),
             keys = self.batch.len(),
-            failed = answers.iter().filter(|answer| answer.is_err()).count(),
+            failed = results.iter().filter(|result| result.is_err()).count(),
             ?took,
-            "the provider was called",
+            "the fetch has completed",
         );
         if let Some(shared) = self.shared.upgrade() {
-            let outcomes = self.batch.iter().cloned().zip(answers).collect();
+            let results = self.batch.iter().cloned().zip(results).collect();
             let now = Instant::now();
-            let results = shared.settle(self.id, outcomes, took);
+            let results = shared.complete_fetch(self.id, results, took);
             let batch = std::mem::take(&mut self.batch);
             if panicked {
                 shared.retry_immediately(&batch, now);
@@ -60,10 +62,11 @@ impl FetchTask {
 }
 
 fn panic_error() -> Error {
-    Error::new(ErrorKind::Unavailable, "the provider panicked").with_hint("see its log")
+    Error::new(ErrorKind::Unavailable, "the provider panicked")
+        .with_hint("see the panic message in the log")
 }
 
-/// The outcome of `future`, or `None` if it panicked.
+/// Returns the output of `future`, or `None` if it panicked.
 async fn catch_panic<F: Future>(future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|context| {
@@ -81,7 +84,7 @@ impl Drop for FetchTask {
         if !self.batch.is_empty()
             && let Some(shared) = self.shared.upgrade()
         {
-            shared.abandon(self.id, &self.batch);
+            shared.abandon_fetch(self.id, &self.batch);
         }
     }
 }

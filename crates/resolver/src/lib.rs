@@ -1,7 +1,7 @@
-//! Caching, background refresh and typed loading on top of any [`SecretProvider`].
+//! Caching, background refresh and typed loading for any [`SecretProvider`].
 //!
-//! Services use this crate through `secretwell`, which re-exports it. A backend needs only
-//! `secretwell-core`.
+//! This crate is for services that read secrets at run time. Services use it through the crate
+//! `secretwell`, which re-exports it. Authors of backends need only `secretwell-core`.
 //!
 //! ```
 //! use secretwell::{MemoryProvider, Resolver, SecretProviderExt};
@@ -27,19 +27,21 @@
 //! ```
 //!
 //! # Why this shape
-//! A provider reads once and reports what it found. Everything that depends on time is here, once for
-//! all providers: caching, refresh, retries, staleness. The fields of a struct name the secrets that a
-//! service needs, and [`Resolver::load`] fills it.
+//! A provider reads its source once per call and reports the result. This crate implements everything
+//! that depends on time once for all providers: caching, refresh, retries and stale values.
+//!
+//! A service declares the secrets that it needs as fields of a struct. [`Resolver::load`] reads them
+//! all at once and reports all problems together.
 //!
 //! | to | use |
 //! | --- | --- |
 //! | read one secret | [`Resolver::get`], or [`Resolver::with_cached`] on a hot path |
 //! | read all secrets of a type | [`Resolver::load`] |
 //! | get the keys of a type before reading | [`load::Plan`] |
-//! | follow changes | [`Resolver::watch`] |
+//! | wait for changes | [`Resolver::watch`] |
 //!
-//! # What is not here
-//! No backend, no HTTP, no TLS and no global state.
+//! # Limits
+//! This crate contains no backend, no HTTP, no TLS and no global state.
 //!
 //! [`SecretProvider`]: secretwell_core::SecretProvider
 
@@ -47,12 +49,12 @@ mod backoff;
 mod breaker;
 mod builder;
 mod cache;
+mod complete;
 mod fetch;
 pub mod load;
 mod refresher;
 mod resolved;
 mod resolver;
-mod settle;
 mod shared;
 mod state;
 mod watch;
@@ -63,8 +65,8 @@ pub use resolved::{Freshness, Resolved};
 pub use resolver::Resolver;
 pub use watch::Watch;
 
-// A service shares these types between threads, so a change that makes one of them thread-bound must not
-// compile.
+// Services share these types between threads. A change that removes `Send` or `Sync` from one of them
+// must not compile.
 const _: () = {
     const fn assert_send_sync<T: Send + Sync>() {}
     assert_send_sync::<Freshness>();

@@ -1,4 +1,4 @@
-//! The resolver's one background task: keeps the time for every entry, so that no reader has to.
+//! The resolver's background task, which refreshes entries and updates their states over time.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
@@ -7,19 +7,21 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::backoff::MIN_WAIT;
 use crate::cache::EntryState;
 use crate::shared::Shared;
 use crate::state::ResolverState;
 use secretwell_core::SecretKey;
 use secretwell_core::backend::{Change, ChangeStream};
 
-/// Notices that follow each other within this time lead to one reading.
+/// Change notifications within this time of each other cause only one fetch.
 const NOTIFICATION_INTERVAL: Duration = Duration::from_millis(100);
-/// How long the refresher sleeps when there is nothing to keep.
+/// The sleep of the refresher when no entry needs attention earlier.
 const IDLE: Duration = Duration::from_secs(3600);
 
 impl Shared {
-    /// Has the refresher started, unless it runs. It sets out with [`spawn_pending`](Self::spawn_pending).
+    /// Prepares the start of the refresher, unless it is running. The caller must then call
+    /// [`spawn_pending`](Self::spawn_pending).
     pub(crate) fn ensure_refresher(&self, state: &mut ResolverState) {
         if !state.refresher_running {
             state.refresher_running = true;
@@ -27,17 +29,18 @@ impl Shared {
         }
     }
 
-    /// Does what is due at `now` and returns when to snapshot again.
+    /// Updates the entries at time `now` and starts the fetches that are due. Returns the time of the
+    /// next call.
     fn tick(self: &Arc<Self>, now: Instant) -> Instant {
         let mut state = self.state();
-        let mut round = Sweep {
+        let mut sweep = Sweep {
             next: now + IDLE,
             now,
             batch: BTreeSet::new(),
         };
-        let mut dead = Vec::new();
-        let mut aged = false;
-        // Where a batch costs one round trip, what is due soon comes along.
+        let mut unusable = Vec::new();
+        let mut states_changed = false;
+        // If a batch needs only one round trip, refreshes that are due soon join the batch.
         let early = if self.provider.capabilities().batch {
             self.config.ttl / 8
         } else {
@@ -47,40 +50,41 @@ impl Shared {
 
         self.cache.for_each(|key, entry| {
             let times = entry.times;
-            if now >= times.unusable {
-                dead.push(key.clone());
+            if now >= times.unusable_at {
+                unusable.push(key.clone());
                 return;
             }
-            if now >= times.expires {
-                if !entry.is_past() {
+            if now >= times.expires_at {
+                if !entry.is_outdated() {
                     entry.set_state(EntryState::Expired);
-                    aged = true;
+                    states_changed = true;
                 }
             } else {
-                round.note(times.expires);
+                sweep.wake_at(times.expires_at);
             }
-            round.note(times.unusable);
+            sweep.wake_at(times.unusable_at);
             if state.in_flight.contains_key(key) {
                 return;
             }
             let failure = state.failures.get(key);
-            let due_at = failure.map_or(times.refresh, |failure| failure.retry_at);
+            let due_at = failure.map_or(times.refresh_at, |failure| failure.retry_at);
             if !entry.is_used() && !state.is_watched(key) {
                 if now >= due_at && entry.state() == EntryState::Fresh {
                     entry.set_state(EntryState::Due);
                 } else if now < due_at {
-                    round.note(due_at);
+                    sweep.wake_at(due_at);
                 }
-            } else if !round.take(key, due_at) && failure.is_none() && due_at <= now + early {
+            } else if !sweep.fetch_if_due(key, due_at) && failure.is_none() && due_at <= now + early
+            {
                 early_refreshes.insert(key.clone());
             }
         });
-        for key in dead {
-            aged |= self.cache.remove(&key);
+        for key in unusable {
+            states_changed |= self.cache.remove(&key);
         }
         for key in state.watched.keys() {
             if !state.in_flight.contains_key(key) && self.cache.peek(key, |_| ()).is_none() {
-                round.take(
+                sweep.fetch_if_due(
                     key,
                     state
                         .failures
@@ -94,24 +98,25 @@ impl Shared {
             mut next,
             mut batch,
             ..
-        } = round;
+        } = sweep;
         if !batch.is_empty() {
             batch.append(&mut early_refreshes);
-            if self.launch(&mut state, batch, now).is_err() {
+            if self.prepare_allowed_fetch(&mut state, batch, now).is_err() {
                 let breaker = state.breaker.open_until().unwrap_or(now);
                 let budget = state.budget.next_at(now);
-                next = next.min(breaker.max(budget).max(now + crate::backoff::FLOOR / 10));
+                next = next.min(breaker.max(budget).max(now + MIN_WAIT / 10));
             }
         }
         drop(state);
         self.spawn_pending();
-        if aged {
+        if states_changed {
             self.notify_watches();
         }
         next
     }
 
-    /// Reads again, at once, what a notice covers and somebody uses; the rest when it is asked for.
+    /// Invalidates the entries that `change` covers. Fetches used and watched ones immediately, and the
+    /// others on the next read.
     fn on_notification(self: &Arc<Self>, change: &Change) {
         let mut state = self.state();
         let mut batch: BTreeSet<SecretKey> = state
@@ -129,13 +134,13 @@ impl Shared {
             }
         });
         state.failures.retain(|key, _| !change.covers(key));
-        self.force(&mut state, batch);
+        self.prepare_forced_fetch(&mut state, batch);
         drop(state);
         self.spawn_pending();
     }
 
-    /// The refresher is gone: nobody keeps the entries' time or hears the source's notifications, so every
-    /// reader must ask the source first.
+    /// Invalidates all entries after the refresher has stopped. Without it, entries do not expire and
+    /// change notifications are not received, so every read must fetch from the source.
     pub(crate) fn refresher_stopped(&self) {
         self.state().refresher_running = false;
         self.cache
@@ -143,26 +148,29 @@ impl Shared {
     }
 }
 
-/// What one snapshot at the clock comes to.
+/// The result of one pass over the entries.
 struct Sweep {
     now: Instant,
+    /// The earliest time at which an entry needs attention.
     next: Instant,
+    /// The keys that are due for a fetch.
     batch: BTreeSet<SecretKey>,
 }
 
 impl Sweep {
-    fn note(&mut self, at: Instant) {
+    fn wake_at(&mut self, at: Instant) {
         if at > self.now {
             self.next = self.next.min(at);
         }
     }
 
-    fn take(&mut self, key: &SecretKey, due_at: Instant) -> bool {
+    /// Adds `key` to the batch if `due_at` has passed. Returns whether it has.
+    fn fetch_if_due(&mut self, key: &SecretKey, due_at: Instant) -> bool {
         let due = due_at <= self.now;
         if due {
             self.batch.insert(key.clone());
         } else {
-            self.note(due_at);
+            self.wake_at(due_at);
         }
         due
     }
@@ -175,14 +183,15 @@ pub(crate) struct Refresher {
 }
 
 impl Refresher {
-    /// A refresher that listens from now on.
+    /// Creates the refresher and subscribes to the provider's change notifications.
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         let mut refresher = Self {
             shared: Arc::downgrade(shared),
             wake: shared.wake.clone(),
             notifications: None,
         };
-        // Once it is there, so that a panic in here orphans the resolver instead of fooling it.
+        // The refresher must exist before this call. If `watch` panics, its `Drop` marks the refresher
+        // as stopped.
         refresher.notifications = shared.provider.watch();
         refresher
     }
@@ -211,7 +220,8 @@ impl Refresher {
     }
 }
 
-/// The next notice from `from` on; never, when there are none to come.
+/// Waits until `from`, then for the next change notification. Never returns if there is no stream or
+/// the stream has ended.
 async fn next_notification(notifications: &mut Option<ChangeStream>, from: Instant) -> Change {
     tokio::time::sleep_until(from).await;
     while let Some(stream) = notifications {
@@ -230,7 +240,7 @@ impl Drop for Refresher {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade() {
             shared.refresher_stopped();
-            // A watch in a runtime that goes on starts another refresher there.
+            // A watch in another, running runtime starts a new refresher there.
             shared.notify_watches();
         }
     }

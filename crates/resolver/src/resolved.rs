@@ -1,28 +1,31 @@
-//! What the resolver answers.
+//! The values that the resolver returns.
 
 use std::time::Duration;
 
 use secretwell_core::{Error, Origin, SecretValue, Version};
 use serde::{Serialize, Serializer};
 
-/// A secret as the resolver hands it out: the value, and how far it can be relied on.
-/// Serializing it leaves the value out.
+/// A secret from the resolver, with its freshness.
+///
+/// Serialization omits the value.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Resolved {
-    /// The bytes.
+    /// The bytes of the secret, redacted in `Debug`.
     #[serde(skip)]
     pub value: SecretValue,
-    /// What the backend calls this revision.
+    /// The backend's version of the value. `None` if the backend does not keep versions.
     pub version: Option<Version>,
-    /// Which source had it.
+    /// The origin of the value. For a [`Chain`](secretwell_core::Chain), it is the origin of the
+    /// provider that had the secret.
     pub origin: Origin,
-    /// Whether the source still stands behind it.
+    /// Whether the value is fresh or stale.
     pub freshness: Freshness,
 }
 
 impl Resolved {
-    /// A fresh secret that came from no resolver: one that the caller made up, or a fixture.
+    /// Creates a fresh secret that was not read by a resolver, such as a generated value or a test
+    /// fixture.
     pub fn fixed(value: SecretValue, origin: Origin) -> Self {
         Self {
             value,
@@ -33,25 +36,25 @@ impl Resolved {
     }
 }
 
-/// How far a value can be relied on.
+/// Whether a value was confirmed by its source within the ttl.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Freshness {
-    /// The source answered with it within the ttl.
+    /// The source returned the value within the ttl.
     Fresh,
-    /// The source could not be asked again since.
+    /// The refresh of the value failed. The value is the last one that the source returned.
     Stale {
-        /// How long ago the source answered with it.
+        /// The time since the source returned the value.
         #[serde(rename = "age_seconds", serialize_with = "seconds")]
         age: Duration,
-        /// Why it could not be asked again.
+        /// The error of the last refresh.
         reason: Error,
     },
 }
 
 impl Freshness {
-    /// Whether the source could not be asked again.
+    /// Returns whether the value is stale.
     pub fn is_stale(&self) -> bool {
         matches!(self, Self::Stale { .. })
     }

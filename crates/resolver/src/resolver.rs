@@ -1,4 +1,4 @@
-//! Secrets kept at hand: read once, refreshed behind, handed out in nanoseconds.
+//! The resolver, which caches secrets and refreshes them in the background.
 
 use std::sync::Arc;
 
@@ -12,25 +12,26 @@ use crate::shared::{FORCE_INTERVAL, Shared};
 use crate::watch::Watch;
 use secretwell_core::{Error, Origin, SecretKey, SecretProvider, Version};
 
-/// Keeps the secrets of one provider at hand.
+/// A cache for the secrets of one provider, with background refresh.
 ///
-/// Everything that has to do with time and trouble is here, so that providers need none of it:
+/// The resolver implements everything that depends on time, so that providers do not have to:
 ///
-/// - **A hit** costs a hash and a snapshot-up: no lock, no clock, no allocation with
-///   [`with_cached`](Self::with_cached).
-/// - **Single fetch**: any number of callers who miss the same key share one call to the provider,
-///   and the keys of one [`get_many`](Self::get_many) travel in one batch. A caller that goes away
-///   stops nothing for the others.
-/// - **Refresh ahead**: keys in use are read again in the background before their ttl is over.
-/// - **Trouble**: when the source cannot be asked, the cached value goes on, marked
-///   [`Stale`](Freshness::Stale) with its age and the reason, until `max_stale`. When the source says
-///   no, it is purged. Retries wait an eighth of the time that the trouble has lasted, share one
-///   budget, and stop at a circuit breaker.
-/// - **Nothing goes back**: an older version, or the late answer of a call that a newer one has
-///   overtaken, changes nothing.
+/// - **Cheap hits**: a hit needs one hash and one lookup. With [`with_cached`](Self::with_cached), it
+///   needs no lock, no clock and no allocation.
+/// - **Shared fetches**: all callers that miss the same key share one call to the provider. The missing
+///   keys of one [`get_many`](Self::get_many) are fetched in one batch. A cancelled caller does not
+///   affect the others.
+/// - **Background refresh**: keys in use are refreshed before their ttl ends.
+/// - **Stale values**: if a refresh fails, the cached value is returned as
+///   [`Stale`](crate::Freshness::Stale) until `max_stale`, with its age and the reason. If the source
+///   refuses the secret, the cached value is purged.
+/// - **Backoff**: a retry waits an eighth of the duration of the outage. All keys share one retry budget
+///   and one circuit breaker.
+/// - **No regression**: an older version never replaces a newer one. The late result of a superseded
+///   fetch is not cached.
 ///
-/// Making one does no I/O and needs no runtime; the first read does. Clones share everything; when
-/// the last one is dropped, its background tasks end.
+/// Creating a resolver performs no I/O and does not need a tokio runtime. Reads need one. Clones share
+/// the cache. The background tasks end when the last clone and the last watch are dropped.
 ///
 /// ```
 /// use secretwell::{Freshness, MemoryProvider, Resolver};
@@ -54,12 +55,12 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// A resolver with the default settings.
+    /// Creates a resolver with the default settings.
     pub fn new(provider: impl SecretProvider) -> Self {
         Self::builder(provider).build()
     }
 
-    /// A resolver with settings of your own.
+    /// Returns a builder for a resolver with custom settings.
     pub fn builder(provider: impl SecretProvider) -> ResolverBuilder {
         ResolverBuilder::new(Arc::new(provider))
     }
@@ -70,45 +71,47 @@ impl Resolver {
         }
     }
 
-    /// Where the secrets come from.
+    /// Returns the origin of the provider.
     pub fn origin(&self) -> &Origin {
         self.shared.provider.origin()
     }
 
-    /// The provider itself, for what has no place in a cache: listing, earlier versions, health.
+    /// Returns the provider, for operations that are not cached: listing, previous versions, health.
     pub fn provider(&self) -> &Arc<dyn SecretProvider> {
         &self.shared.provider
     }
 
-    /// For how long an answer counts as fresh.
+    /// Returns the time for which a fetched value is fresh.
     pub fn ttl(&self) -> std::time::Duration {
         self.shared.config.ttl
     }
 
-    /// The secret of `key`: the cached one, or else the provider's.
+    /// Returns the secret of `key` from the cache, or fetches it from the provider.
     ///
     /// # Errors
-    /// What the provider said, now or at its last try; [`ErrorKind`](secretwell_core::ErrorKind) tells
-    /// absent, refused and unreachable apart. A value that is merely stale is no error.
+    /// Returns the error of this fetch. During backoff, returns the error of the last fetch. The
+    /// [`ErrorKind`](secretwell_core::ErrorKind) distinguishes absent, refused and unreachable secrets.
+    /// A stale value is not an error.
     pub async fn get(&self, key: impl AsRef<str>) -> Result<Resolved, Error> {
         if let Some(resolved) = self.with_cached(key.as_ref(), Resolved::clone) {
             return Ok(resolved);
         }
-        // The syntax of a key is checked on a miss only: what is cached was checked before.
+        // The key is parsed only on a miss, because cached keys are valid.
         let key = SecretKey::parse(key)?;
-        let mut answers = self.shared.get_many(std::slice::from_ref(&key)).await;
-        answers
+        let mut results = self.shared.get_many(std::slice::from_ref(&key)).await;
+        results
             .pop()
             .unwrap_or_else(|| Err(Error::wrong_result_count().with_origin(self.origin())))
     }
 
-    /// The secrets of `keys`: one result per key, in order. What is missing is read in one batch.
+    /// Returns the secrets of `keys`: one result for each key, in order. Missing keys are fetched in
+    /// one batch.
     pub async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Resolved, Error>> {
         self.shared.get_many(keys).await
     }
 
-    /// Hands the cached secret of `key` to `reader`, or returns `None` when there is none that is
-    /// fresh. Never waits and never asks the provider.
+    /// Calls `reader` with the cached secret of `key`. Returns `None` if no fresh value is cached.
+    /// Never waits and never calls the provider.
     pub fn with_cached<R>(&self, key: &str, reader: impl FnOnce(&Resolved) -> R) -> Option<R> {
         self.shared
             .cache
@@ -118,24 +121,25 @@ impl Resolver {
             .flatten()
     }
 
-    /// Reads `keys` again, whatever is cached and however recently they failed; retries start afresh.
+    /// Fetches `keys` regardless of the cache and of backoff. Resets the backoff.
     ///
-    /// Rate-limited without making anyone wait: within a second of the last forced reading of a
-    /// key, that reading's result is returned.
+    /// Forced refreshes are limited to one per second and key. Within 1 s of the last one, this method
+    /// returns the result of that refresh without waiting.
     pub async fn refresh(&self, keys: &[SecretKey]) -> Vec<Result<Resolved, Error>> {
         self.shared.refresh(keys).await
     }
 
-    /// Reads `keys` again as [`refresh`](Self::refresh) does, for whoever must see what was
-    /// written before this was called: within a second of the last forced reading of a key, it waits
-    /// for that second to be over.
+    /// Fetches `keys` like [`refresh`](Self::refresh), and guarantees that the fetch starts after this
+    /// call. The result therefore includes everything that was written before.
+    ///
+    /// Within 1 s of the last forced refresh of a key, this method waits until that second is over.
     pub async fn refresh_after_write(&self, keys: &[SecretKey]) -> Vec<Result<Resolved, Error>> {
         let last = {
             let state = self.shared.state();
             let forced = keys.iter().filter_map(|key| state.forced.get(key));
             forced.max().copied()
         };
-        // Outside of a runtime there is no clock to wait for, and nothing can be read either.
+        // Without a runtime, sleeping would panic. The refresh below then returns an error.
         if let Some(last) = last
             && tokio::runtime::Handle::try_current().is_ok()
         {
@@ -144,12 +148,15 @@ impl Resolver {
         self.shared.refresh(keys).await
     }
 
-    /// Tells that `version` of `key` was refused where it was used ("the database did not accept
-    /// this password") and returns what to use instead: the cached secret if it is another version by
-    /// now, or else what the provider has, read again as by [`refresh`](Self::refresh).
+    /// Reports that `version` of `key` was rejected by its consumer, for example by a database. Returns
+    /// the secret to use instead.
+    ///
+    /// If the cached secret already has another version, it is returned. Otherwise the secret is fetched
+    /// like with [`refresh`](Self::refresh).
     ///
     /// # Errors
-    /// As [`get`](Self::get). The same version coming back is no error: compare.
+    /// Returns the same errors as [`get`](Self::get). If the source still has the rejected version, that
+    /// version is returned without an error. Compare the versions to detect this.
     pub async fn report_rejected(
         &self,
         key: &SecretKey,
@@ -159,46 +166,50 @@ impl Resolver {
         match cached {
             Some(cached) if cached.version.as_ref() != version => Ok(cached),
             _ => {
-                let mut answers = self.refresh(std::slice::from_ref(key)).await;
-                answers
+                let mut results = self.refresh(std::slice::from_ref(key)).await;
+                results
                     .pop()
                     .unwrap_or_else(|| Err(Error::wrong_result_count().with_origin(self.origin())))
             }
         }
     }
 
-    /// Forgets `key`: the next read asks the provider, and whatever is being read of it right now is
-    /// not kept.
+    /// Removes `key` from the cache, so that the next read fetches it. The result of an in-flight fetch
+    /// of `key` is not cached.
     pub fn invalidate(&self, key: &SecretKey) {
         self.shared.invalidate(key);
     }
 
-    /// Keeps `keys` fresh and tells when one of them changes.
+    /// Returns a watch that keeps `keys` fresh and reports their changes.
     pub fn watch(&self, keys: &[SecretKey]) -> Watch {
         Watch::new(self.shared.clone(), keys)
     }
 
-    /// When the provider is asked next about those of `keys` that failed; `None` when none did.
+    /// Returns the time of the next retry of a failed key in `keys`. Returns `None` if none of them has
+    /// failed.
     pub fn retry_at(&self, keys: &[SecretKey]) -> Option<Instant> {
         let state = self.shared.state();
-        let retries = keys.iter().filter_map(|key| state.failures.get(key));
-        // What is due this moment is being asked for, or has to wait for something else.
-        let soon = Instant::now() + backoff::FLOOR / 10;
-        let soonest = retries.map(|failure| failure.retry_at).min()?.max(soon);
+        let failures = keys.iter().filter_map(|key| state.failures.get(key));
+        // A retry that is already due is running or blocked, so the returned time is in the future.
+        let earliest = Instant::now() + backoff::MIN_WAIT / 10;
+        let retry_at = failures
+            .map(|failure| failure.retry_at)
+            .min()?
+            .max(earliest);
         Some(
             state
                 .breaker
                 .open_until()
-                .map_or(soonest, |open| soonest.max(open)),
+                .map_or(retry_at, |open_until| retry_at.max(open_until)),
         )
     }
 
-    /// How many values are cached.
+    /// Returns the number of cached values.
     pub fn len(&self) -> usize {
         self.shared.cache.len()
     }
 
-    /// Whether no value is cached.
+    /// Returns whether no value is cached.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,4 +1,5 @@
-//! The resolver's engine: decides for each key whether to answer, to wait or to ask.
+//! The core of the resolver. It decides for each key whether to return the cached value, to wait for an
+//! in-flight fetch, or to start a fetch.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,9 +17,9 @@ use crate::state::{InFlight, ResolverState};
 use crate::{Freshness, Resolved};
 use secretwell_core::{Error, ErrorKind, SecretKey, SecretProvider};
 
-/// A refresh by force within this time of the last one is an ordinary read.
+/// The minimum time between two forced refreshes of a key. An earlier one is an ordinary read.
 pub(crate) const FORCE_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a caller whose fetch was lost with its runtime sets out again.
+/// The maximum number of fetches for one call, if fetches are lost because their runtime shut down.
 const MAX_ATTEMPTS: usize = 3;
 
 #[derive(Debug)]
@@ -27,19 +28,21 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) cache: Cache,
     state: Mutex<ResolverState>,
-    /// The refresher and the in_flight. They end with the resolver. Locked after the state, never within:
-    /// a runtime that takes no more tasks drops them at once, and they clear up in the state.
+    /// The tasks of the refresher and of the fetches. They end when the resolver is dropped.
+    ///
+    /// The state must not be locked while tasks are spawned. A runtime that is shutting down drops a new
+    /// task immediately, and the drop locks the state.
     tasks: Mutex<JoinSet<()>>,
-    /// Counts up when something happened that a watch may want to snapshot at.
+    /// A counter that is incremented when watches must compare their snapshots.
     changes: watch::Sender<u64>,
-    /// Wakes the refresher to snapshot at its clock again.
+    /// Wakes the refresher before its next planned time.
     pub(crate) wake: Arc<Notify>,
 }
 
-/// What to do about one key.
+/// The action for one requested key.
 enum Decision {
     Return(Result<Resolved, Error>),
-    /// Answer, and ask the provider behind the caller's back.
+    /// Return the value and refresh it in the background.
     ReturnAndRefresh(Resolved),
     Wait(InFlight),
     Fetch,
@@ -72,47 +75,49 @@ impl Shared {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Answers `keys` from what is cached, and asks for the rest in one batch.
+    /// Returns the cached values of `keys`. Fetches the missing ones in one batch.
     pub(crate) async fn get_many(
         self: &Arc<Self>,
         keys: &[SecretKey],
     ) -> Vec<Result<Resolved, Error>> {
-        let mut answers: Vec<Option<Result<Resolved, Error>>> = vec![None; keys.len()];
+        let mut results: Vec<Option<Result<Resolved, Error>>> = vec![None; keys.len()];
         for _ in 0..MAX_ATTEMPTS {
-            let open: Vec<usize> = (0..keys.len()).filter(|&i| answers[i].is_none()).collect();
-            if open.is_empty() {
+            let missing: Vec<usize> = (0..keys.len()).filter(|&i| results[i].is_none()).collect();
+            if missing.is_empty() {
                 break;
             }
-            let waits = self.serve_or_fetch(keys, &open, &mut answers);
+            let waits = self.serve_or_fetch(keys, &missing, &mut results);
             for (index, fetch) in waits {
-                let (key, since) = (&keys[index], fetch.since);
-                if let Some(outcome) = fetch.outcome(key).await {
-                    answers[index] =
-                        Some(outcome.or_else(|error| self.stale_or(key, error, since)));
+                let (key, started_at) = (&keys[index], fetch.started_at);
+                if let Some(result) = fetch.result(key).await {
+                    results[index] =
+                        Some(result.or_else(|error| self.stale_or(key, error, started_at)));
                 }
             }
         }
-        let lost = |key: &SecretKey| {
+        let no_runtime = |key: &SecretKey| {
             Error::new(
                 ErrorKind::Unavailable,
-                "there is no tokio runtime to ask in, or it has ended",
+                "no tokio runtime is running, or it was shut down during the read",
             )
             .with_origin(self.provider.origin())
             .with_key(key)
+            .with_hint("read secrets within a running tokio runtime")
         };
-        answers
+        results
             .into_iter()
             .zip(keys)
-            .map(|(answer, key)| answer.unwrap_or_else(|| Err(lost(key))))
+            .map(|(result, key)| result.unwrap_or_else(|| Err(no_runtime(key))))
             .collect()
     }
 
-    /// Answers what can be answered at once; returns whom to wait for about the rest.
+    /// Fills in the results that are available immediately. Returns the fetches to wait for, with the
+    /// indexes of their keys.
     fn serve_or_fetch(
         self: &Arc<Self>,
         keys: &[SecretKey],
-        open: &[usize],
-        answers: &mut [Option<Result<Resolved, Error>>],
+        missing: &[usize],
+        results: &mut [Option<Result<Resolved, Error>>],
     ) -> Vec<(usize, InFlight)> {
         let now = Instant::now();
         let mut state = self.state();
@@ -120,11 +125,11 @@ impl Shared {
         let mut waits = Vec::new();
         let mut to_fetch = Vec::new();
         let mut batch = BTreeSet::new();
-        for &index in open {
+        for &index in missing {
             match self.decide(&state, &keys[index], now) {
-                Decision::Return(answer) => answers[index] = Some(answer),
+                Decision::Return(result) => results[index] = Some(result),
                 Decision::ReturnAndRefresh(resolved) => {
-                    answers[index] = Some(Ok(resolved));
+                    results[index] = Some(Ok(resolved));
                     batch.insert(keys[index].clone());
                 }
                 Decision::Wait(fetch) => waits.push((index, fetch)),
@@ -134,19 +139,19 @@ impl Shared {
                 }
             }
         }
-        let refused = self.launch(&mut state, batch, now).err();
+        let blocked = self.prepare_allowed_fetch(&mut state, batch, now).err();
         for index in to_fetch {
             let key = &keys[index];
             if let Some(fetch) = state.in_flight.get(key) {
                 waits.push((index, fetch.clone()));
                 continue;
             }
-            // What the source last said of this very key comes before what is the matter with it.
-            let own = state.failures.get(key).map(|failure| failure.error.clone());
-            let error = own
-                .or_else(|| refused.clone())
+            // The last error of this key takes precedence over the reason why no fetch is allowed.
+            let last_error = state.failures.get(key).map(|failure| failure.error.clone());
+            let error = last_error
+                .or_else(|| blocked.clone())
                 .unwrap_or_else(|| self.not_attempted());
-            answers[index] = Some(self.stale_or(key, error.with_key(key), now));
+            results[index] = Some(self.stale_or(key, error.with_key(key), now));
         }
         drop(state);
         self.spawn_pending();
@@ -158,14 +163,14 @@ impl Shared {
         let retry_due = failure.is_none_or(|failure| now >= failure.retry_at);
         let fetch = state.in_flight.get(key);
         let cached = self.cache.read(key.as_str(), |entry| {
-            let fresh = now < entry.times.expires && entry.state() != EntryState::Invalidated;
-            let due = now >= entry.times.refresh;
+            let fresh = now < entry.times.expires_at && entry.state() != EntryState::Invalidated;
+            let due = now >= entry.times.refresh_at;
             (
                 fresh,
                 due,
-                now < entry.times.unusable,
+                now < entry.times.unusable_at,
                 entry.resolved.clone(),
-                entry.times.fetched,
+                entry.times.fetched_at,
             )
         });
         match (cached, failure) {
@@ -176,9 +181,9 @@ impl Shared {
                     Decision::Return(Ok(resolved))
                 }
             }
-            // The source is known to be in trouble: nobody waits for it while there is a value.
-            (Some((false, _, true, resolved, fetched)), Some(failure)) => {
-                let stale = stale(resolved, now - fetched, failure.error.clone());
+            // The last fetch failed, so the stale value is returned without waiting for another one.
+            (Some((false, _, true, resolved, fetched_at)), Some(failure)) => {
+                let stale = stale(resolved, now - fetched_at, failure.error.clone());
                 if retry_due && fetch.is_none() {
                     Decision::ReturnAndRefresh(stale)
                 } else {
@@ -192,25 +197,35 @@ impl Shared {
         }
     }
 
-    /// The cached value marked as stale because of `error`, which began at `since`, or `error` if there
-    /// is none.
-    fn stale_or(&self, key: &SecretKey, error: Error, since: Instant) -> Result<Resolved, Error> {
+    /// Returns the cached value as stale with the reason `error`. `started_at` is the start of the
+    /// failed fetch. A value that was cached after it is returned as fresh.
+    ///
+    /// # Errors
+    /// Returns `error` if no usable value is cached.
+    fn stale_or(
+        &self,
+        key: &SecretKey,
+        error: Error,
+        started_at: Instant,
+    ) -> Result<Resolved, Error> {
         let now = Instant::now();
         let cached = self
             .cache
             .peek(key, |entry| (entry.resolved.clone(), entry.times));
         match cached {
-            // Another fetch has brought it, while the one that failed was still under way.
-            Some((resolved, times)) if times.fetched > since && now < times.expires => Ok(resolved),
-            Some((resolved, times)) if now < times.unusable => {
-                Ok(stale(resolved, now - times.fetched, error))
+            // Another fetch cached the value during the failed fetch.
+            Some((resolved, times)) if times.fetched_at > started_at && now < times.expires_at => {
+                Ok(resolved)
+            }
+            Some((resolved, times)) if now < times.unusable_at => {
+                Ok(stale(resolved, now - times.fetched_at, error))
             }
             _ => Err(error),
         }
     }
 
-    /// Reads `keys` again whatever is cached or has failed. Within a second of the last time, that is
-    /// an ordinary read.
+    /// Fetches `keys` regardless of the cache and of earlier failures. Within 1 s of the last forced
+    /// refresh of a key, this is an ordinary read.
     pub(crate) async fn refresh(
         self: &Arc<Self>,
         keys: &[SecretKey],
@@ -228,7 +243,7 @@ impl Shared {
             state
                 .forced
                 .extend(due.iter().map(|key| (key.clone(), now)));
-            self.force(&mut state, due);
+            self.prepare_forced_fetch(&mut state, due);
         }
         self.spawn_pending();
         let in_flight: Vec<Option<InFlight>> = {
@@ -237,29 +252,33 @@ impl Shared {
                 .map(|key| state.in_flight.get(key).cloned())
                 .collect()
         };
-        let mut answers = Vec::with_capacity(keys.len());
+        let mut results = Vec::with_capacity(keys.len());
         for (key, fetch) in keys.iter().zip(in_flight) {
-            let since = fetch
+            let started_at = fetch
                 .as_ref()
-                .map_or_else(Instant::now, |fetch| fetch.since);
-            let results = match fetch {
-                Some(fetch) => fetch.outcome(key).await,
+                .map_or_else(Instant::now, |fetch| fetch.started_at);
+            let result = match fetch {
+                Some(fetch) => fetch.result(key).await,
                 None => None,
             };
-            match results {
-                Some(outcome) => {
-                    answers.push(outcome.or_else(|error| self.stale_or(key, error, since)));
+            match result {
+                Some(result) => {
+                    results.push(result.or_else(|error| self.stale_or(key, error, started_at)));
                 }
-                None => answers.extend(self.get_many(std::slice::from_ref(key)).await),
+                None => results.extend(self.get_many(std::slice::from_ref(key)).await),
             }
         }
-        answers
+        results
     }
 
-    /// Asks for `keys` in spite of backoff, breaker and in_flight that are under way already: these
-    /// may have set out before whatever is the reason to ask again. The fetch sets out with
+    /// Prepares a fetch of `keys` regardless of backoff, breaker and in-flight fetches. An in-flight
+    /// fetch might have started before the change that caused this refresh. The caller must then call
     /// [`spawn_pending`](Self::spawn_pending).
-    pub(crate) fn force(self: &Arc<Self>, state: &mut ResolverState, keys: BTreeSet<SecretKey>) {
+    pub(crate) fn prepare_forced_fetch(
+        self: &Arc<Self>,
+        state: &mut ResolverState,
+        keys: BTreeSet<SecretKey>,
+    ) {
         if keys.is_empty() {
             return;
         }
@@ -270,12 +289,13 @@ impl Shared {
         self.prepare_fetch(state, keys);
     }
 
-    /// Prepares one fetch for those of `keys` that breaker and budget let out. It sets out with
-    /// [`spawn_pending`](Self::spawn_pending).
+    /// Prepares one fetch of the `keys` that the breaker and the retry budget allow. The caller must
+    /// then call [`spawn_pending`](Self::spawn_pending).
     ///
     /// # Errors
-    /// Why nothing at all is asked at the moment.
-    pub(crate) fn launch(
+    /// Returns an error if no fetch is prepared: the failure that opened the breaker, or a note that no
+    /// request was sent.
+    pub(crate) fn prepare_allowed_fetch(
         self: &Arc<Self>,
         state: &mut ResolverState,
         keys: BTreeSet<SecretKey>,
@@ -285,30 +305,34 @@ impl Shared {
             return Err(self.not_attempted());
         }
         state.breaker.admit(now)?;
-        let (again, mut out): (BTreeSet<_>, BTreeSet<_>) = keys
+        let (retries, mut allowed): (BTreeSet<_>, BTreeSet<_>) = keys
             .into_iter()
             .partition(|key| state.failures.contains_key(key));
-        if again.is_empty() || state.budget.try_acquire(now) {
-            out.extend(again);
+        if retries.is_empty() || state.budget.try_acquire(now) {
+            allowed.extend(retries);
         } else {
             let next = state.budget.next_at(now);
-            for key in &again {
+            for key in &retries {
                 if let Some(failure) = state.failures.get_mut(key) {
                     failure.retry_at = failure.retry_at.max(next);
                 }
             }
         }
-        if out.is_empty() {
-            state.breaker.abandoned();
+        if allowed.is_empty() {
+            state.breaker.abandon_probe();
             return Err(self.not_attempted());
         }
-        self.prepare_fetch(state, out);
+        self.prepare_fetch(state, allowed);
         Ok(())
     }
 
     fn not_attempted(&self) -> Error {
-        Error::new(ErrorKind::Unavailable, "it is not asked for at the moment")
-            .with_origin(self.provider.origin())
+        Error::new(
+            ErrorKind::Unavailable,
+            "no request was sent, because the retry budget is exhausted",
+        )
+        .with_origin(self.provider.origin())
+        .with_hint("read it again later, or raise the retry budget")
     }
 
     fn prepare_fetch(self: &Arc<Self>, state: &mut ResolverState, keys: BTreeSet<SecretKey>) {
@@ -323,22 +347,22 @@ impl Shared {
         state.pending_fetches.push(task);
     }
 
-    /// Starts what was prepared under the lock. Whoever prepared something calls this without it.
+    /// Spawns the tasks that were prepared under the lock. Must be called without the lock.
     pub(crate) fn spawn_pending(self: &Arc<Self>) {
-        let (starts_keeper, pending_fetches) = {
+        let (start_refresher, pending_fetches) = {
             let mut state = self.state();
-            let starts_keeper = std::mem::take(&mut state.refresher_pending);
-            (starts_keeper, std::mem::take(&mut state.pending_fetches))
+            let start_refresher = std::mem::take(&mut state.refresher_pending);
+            (start_refresher, std::mem::take(&mut state.pending_fetches))
         };
         if tokio::runtime::Handle::try_current().is_err() {
-            if starts_keeper {
+            if start_refresher {
                 self.refresher_stopped();
             }
             return;
         }
-        // It subscribes to the source's notifications before anything is read, so that no change falls
-        // between.
-        let refresher = starts_keeper.then(|| Refresher::new(self));
+        // The refresher subscribes to change notifications before the first fetch, so that no change
+        // is missed in between.
+        let refresher = start_refresher.then(|| Refresher::new(self));
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         if let Some(refresher) = refresher {
@@ -349,7 +373,7 @@ impl Shared {
         }
     }
 
-    /// Forgets what is cached of `key` and what has failed, and what is under way as well.
+    /// Removes the cached value, the failure and the in-flight fetch of `key`.
     pub(crate) fn invalidate(&self, key: &SecretKey) {
         let mut state = self.state();
         state.in_flight.remove(key);

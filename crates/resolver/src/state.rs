@@ -1,4 +1,4 @@
-//! What the resolver knows beside the values: who asks what, what failed, and who waits.
+//! The resolver's mutable state apart from the cached values: in-flight fetches, failures and watches.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,44 +13,45 @@ use crate::builder::Config;
 use crate::fetch::FetchTask;
 use secretwell_core::{Error, SecretKey};
 
-/// Everything that is changed under the resolver's one lock. None of it is touched by a cache hit.
+/// The state behind the resolver's one lock. A cache hit does not take this lock.
 #[derive(Debug)]
 pub(crate) struct ResolverState {
-    /// The newest fetch for each key: the only one whose answer is kept.
+    /// The newest fetch for each key. Only the results of the newest fetch are cached.
     pub(crate) in_flight: HashMap<SecretKey, InFlight>,
     pub(crate) failures: HashMap<SecretKey, Failure>,
-    /// How many watches want each key kept fresh.
+    /// The number of watches for each key.
     pub(crate) watched: HashMap<SecretKey, usize>,
-    /// When each key was last refreshed by force.
+    /// The time of the last forced refresh of each key.
     pub(crate) forced: HashMap<SecretKey, Instant>,
     pub(crate) breaker: Breaker,
     pub(crate) budget: RetryBudget,
     pub(crate) refresher_running: bool,
-    /// Prepared, and to be started by `Shared::spawn_pending`.
+    /// Whether `Shared::spawn_pending` must start the refresher.
     pub(crate) refresher_pending: bool,
+    /// Fetches that `Shared::spawn_pending` must start.
     pub(crate) pending_fetches: Vec<FetchTask>,
     last_fetch_id: u64,
 }
 
-/// A call to the provider that is under way, for whoever wants to wait for it.
+/// A running call to the provider. Callers wait on it for the results.
 #[derive(Debug, Clone)]
 pub(crate) struct InFlight {
     pub(crate) id: u64,
-    pub(crate) since: Instant,
+    pub(crate) started_at: Instant,
     pub(crate) results: watch::Receiver<Option<Arc<FetchResults>>>,
 }
 
-/// What a fetch brought, by key.
+/// The results of a fetch, by key.
 pub(crate) type FetchResults = HashMap<SecretKey, Result<Resolved, Error>>;
 
-/// The last answer for a key was none.
+/// The last fetch of a key failed.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
-    /// The beginning of the failures without a success between.
+    /// The time of the first failure since the last success.
     pub(crate) since: Instant,
     pub(crate) retry_at: Instant,
-    /// When the source itself last said what `error` says.
+    /// The last time at which the source itself reported `error`.
     pub(crate) confirmed_at: Instant,
 }
 
@@ -70,7 +71,7 @@ impl ResolverState {
         }
     }
 
-    /// Registers a new fetch for `keys`, in place of any that is under way for one of them.
+    /// Registers a new fetch for `keys`. It replaces in-flight fetches of the same keys.
     pub(crate) fn start_fetch(
         &mut self,
         keys: &[SecretKey],
@@ -79,7 +80,7 @@ impl ResolverState {
         let (sender, results) = watch::channel(None);
         let fetch = InFlight {
             id: self.last_fetch_id,
-            since: Instant::now(),
+            started_at: Instant::now(),
             results,
         };
         self.in_flight
@@ -87,7 +88,8 @@ impl ResolverState {
         (fetch, sender)
     }
 
-    /// Whether fetch `id` is still the newest for `key`; if so, it is under way no more.
+    /// Returns whether fetch `id` is the newest one for `key`. If it is, removes it from the in-flight
+    /// fetches.
     pub(crate) fn finish_fetch(&mut self, key: &SecretKey, id: u64) -> bool {
         let newest = self.in_flight.get(key).is_some_and(|fetch| fetch.id == id);
         if newest {
@@ -96,8 +98,8 @@ impl ResolverState {
         newest
     }
 
-    /// Notes a failure, keeping the number of those that nobody waits for below `max`.
-    pub(crate) fn note_failure(&mut self, key: &SecretKey, failure: Failure, max: usize) {
+    /// Adds a failure. Removes failures of unwatched keys to keep their number below `max`.
+    pub(crate) fn insert_failure(&mut self, key: &SecretKey, failure: Failure, max: usize) {
         if self.failures.len() >= max && !self.failures.contains_key(key) {
             let now = Instant::now();
             let watched = &self.watched;
@@ -116,9 +118,9 @@ impl ResolverState {
 }
 
 impl InFlight {
-    /// What the fetch brings for `key`; `None` when it ended without landing, as it does when its
-    /// runtime is shut down.
-    pub(crate) async fn outcome(mut self, key: &SecretKey) -> Option<Result<Resolved, Error>> {
+    /// Waits for the result of `key`. Returns `None` if the fetch ended without results, for example
+    /// because its runtime was shut down.
+    pub(crate) async fn result(mut self, key: &SecretKey) -> Option<Result<Resolved, Error>> {
         let results = self.results.wait_for(Option::is_some).await.ok()?;
         results.as_ref()?.get(key).cloned()
     }

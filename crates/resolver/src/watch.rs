@@ -1,27 +1,28 @@
-//! Waiting for secrets to change.
+//! Watches, which wait for secrets to change.
 
 use std::sync::Arc;
 
 use crate::shared::Shared;
 use secretwell_core::{ErrorKind, SecretKey};
 
-/// Keeps some keys fresh and tells when one of them changes. Made by
-/// [`Resolver::watch`](crate::Resolver::watch).
+/// A watch on some keys. Created by [`Resolver::watch`](crate::Resolver::watch).
 ///
-/// For as long as the watch lives, its keys are read again in the background whether anybody uses
-/// them or not, absent ones are looked for, and none of them is evicted.
+/// While the watch exists, its keys are refreshed in the background even if they are not read. Absent
+/// keys are polled. Their values are never evicted.
 #[derive(Debug)]
 pub struct Watch {
     shared: Arc<Shared>,
     changes: tokio::sync::watch::Receiver<u64>,
-    seen: Vec<(SecretKey, Snapshot)>,
+    snapshots: Vec<(SecretKey, Snapshot)>,
 }
 
-/// What a watch sees of a key: a fingerprint of its value, and whether something is the matter.
+/// The state of a key that a watch compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Snapshot {
+    /// The fingerprint of the cached value.
     value: Option<u64>,
-    trouble: Option<ErrorKind>,
+    /// The kind of the last error, if no fresh value is cached.
+    failure: Option<ErrorKind>,
 }
 
 impl Watch {
@@ -34,33 +35,37 @@ impl Watch {
             }
         }
         shared.wake.notify_one();
-        let seen = keys
+        let snapshots = keys
             .iter()
             .map(|key| (key.clone(), snapshot(&shared, key)))
             .collect();
         Self {
             shared,
             changes,
-            seen,
+            snapshots,
         }
     }
 
-    /// Waits until a key has another value than it had when the watch was made or when this was
-    /// last called, or until it starts or ceases to be absent, refused or stale. Returns these keys.
+    /// Waits until at least one key has changed, and returns the changed keys.
     ///
-    /// A new version of an equal value is no change. Cancelling the wait loses nothing. Outside of a
-    /// tokio runtime nothing is read, so nothing changes.
+    /// A key changes when its value changes. It also changes when it becomes absent, refused or stale,
+    /// and when it recovers. A new version with an equal value is not a change. Changes are relative to
+    /// the last call, or to the creation of the watch.
+    ///
+    /// Cancellation is safe: no change is lost. Outside of a tokio runtime, secrets are not refreshed,
+    /// so no change is detected.
     pub async fn changed(&mut self) -> Vec<SecretKey> {
         loop {
             self.shared.ensure_refresher(&mut self.shared.state());
             self.shared.spawn_pending();
-            // After that, so that a runtime that takes no more tasks does not have this spin.
+            // This must follow `spawn_pending`. If the runtime is shutting down, the dropped refresher
+            // increments the counter, and this loop would spin.
             self.changes.borrow_and_update();
             let mut changed = Vec::new();
-            for (key, seen) in &mut self.seen {
-                let now = snapshot(&self.shared, key);
-                if now != *seen {
-                    *seen = now;
+            for (key, last) in &mut self.snapshots {
+                let current = snapshot(&self.shared, key);
+                if current != *last {
+                    *last = current;
                     changed.push(key.clone());
                 }
             }
@@ -68,7 +73,7 @@ impl Watch {
                 return changed;
             }
             if self.changes.changed().await.is_err() {
-                // The sender lives in `shared`, which this watch holds.
+                // Unreachable: this watch owns a reference to `shared`, which owns the sender.
                 std::future::pending::<()>().await;
             }
         }
@@ -82,16 +87,16 @@ fn snapshot(shared: &Shared, key: &SecretKey) -> Snapshot {
         .get(key)
         .map(|failure| failure.error.kind());
     let cached = shared.cache.peek(key, |entry| {
-        (entry.resolved.value.fingerprint(), entry.is_past())
+        (entry.resolved.value.fingerprint(), entry.is_outdated())
     });
     match cached {
-        Some((value, past_ttl)) => Snapshot {
+        Some((value, outdated)) => Snapshot {
             value: Some(value),
-            trouble: failure.filter(|_| past_ttl),
+            failure: failure.filter(|_| outdated),
         },
         None => Snapshot {
             value: None,
-            trouble: failure,
+            failure,
         },
     }
 }
@@ -99,7 +104,7 @@ fn snapshot(shared: &Shared, key: &SecretKey) -> Snapshot {
 impl Drop for Watch {
     fn drop(&mut self) {
         let mut state = self.shared.state();
-        for (key, _) in &self.seen {
+        for (key, _) in &self.snapshots {
             if let Some(count) = state.watched.get_mut(key) {
                 *count -= 1;
                 if *count == 0 {

@@ -1,31 +1,35 @@
-//! Providers from URLs, so that where the secrets are is a matter of configuration.
+//! Creation of providers from URLs, so that the sources of secrets are part of the configuration.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use secretwell_core::{Chain, Error, ErrorKind, MemoryProvider, SecretProvider};
 
-/// The provider that `url` names, or the chain of those that it names, separated by commas.
+/// Creates a provider from a URL, or a [`Chain`] of providers from several URLs separated by commas.
 ///
-/// | URL | secrets from | feature |
+/// | URL | source | feature |
 /// | --- | --- | --- |
-/// | `env://`, `env://APP_` | environment variables, all or those with a prefix | `env` |
-/// | `file:///run/secrets` | a directory of one file for each secret | `file` |
+/// | `env://`, `env://APP_` | environment variables: all, or those with a prefix | `env` |
+/// | `file:///run/secrets` | a directory with one file per secret | `file` |
 /// | `file:///etc/app/.env`, `….json`, `….yaml`, `….toml` | one document | `file` |
-/// | `infisical://host/project/environment/folder?auth=universal` | Infisical, over TLS; its crate lists the options | `infisical` |
-/// | `infisical+http://127.0.0.1:8080/project/environment` | the same over plain HTTP, on this machine only | `infisical` |
-/// | `vault://host:8200/mount/path?auth=approle&role=…` | Vault or OpenBao, over TLS; its crate lists the options | `vault` |
-/// | `vault+http://127.0.0.1:8200/mount/path` | the same over plain HTTP, on this machine only | `vault` |
-/// | `memory://` | nowhere: an empty memory, for tests | |
-/// | `env://,file:///run/secrets` | the first, and for what is absent there, the second | |
+/// | `infisical://host/project/environment/folder?auth=universal` | Infisical over TLS | `infisical` |
+/// | `infisical+http://127.0.0.1:8080/project/environment` | Infisical over plain HTTP, on this machine only | `infisical` |
+/// | `vault://host:8200/mount/path?auth=approle&role=…` | Vault or OpenBao over TLS | `vault` |
+/// | `vault+http://127.0.0.1:8200/mount/path` | Vault or OpenBao over plain HTTP, on this machine only | `vault` |
+/// | `memory://` | an empty [`MemoryProvider`], for tests | |
+/// | `env://,file:///run/secrets` | a chain: keys that are missing in the first source are read from the second | |
 ///
-/// A file URL may end in `?format=env|json|yaml|toml|directory` where the path does not tell, and in
-/// `?permissions=strict` to refuse files that others may read (both joined by `&`).
+/// The crates `secretwell-infisical` and `secretwell-vault` list the options of their URLs. A file URL has two
+/// options, which are joined by `&`:
 ///
-/// Nothing is read yet, so a secret or a file that is not there is no error here.
+/// - `format=env|json|yaml|toml|directory` sets the format if the path does not determine it.
+/// - `permissions=strict` rejects files that other users can read.
+///
+/// This function does no I/O. A missing secret or file is therefore not an error here.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidConfig`]: what in the URL is wrong, or which cargo feature it needs.
-/// Credentials never belong in a URL, and one that holds any is refused.
+/// [`ErrorKind::InvalidConfig`] if the URL is invalid, contains credentials, or needs a cargo feature that is
+/// not enabled. Credentials must never be part of a URL.
 ///
 /// ```
 /// let provider = secretwell::from_url("env://APP_,memory://")?;
@@ -36,7 +40,7 @@ pub fn from_url(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
     let mut providers = split_urls(url).into_iter().map(single);
     let first = providers
         .next()
-        .unwrap_or_else(|| Err(invalid("there is no URL")))?;
+        .unwrap_or_else(|| Err(invalid("the URL is empty")))?;
     let mut chain = Chain::new(first.clone());
     let mut links = 1;
     for provider in providers {
@@ -46,20 +50,23 @@ pub fn from_url(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
     Ok(if links == 1 { first } else { Arc::new(chain) })
 }
 
-/// The URLs of a chain one by one, as [`from_url`] takes them: it is split at those commas that another URL
-/// follows, for a path may hold commas too.
+/// Splits a comma-separated list of URLs in the same way as [`from_url`].
+///
+/// A comma separates two URLs only if a scheme and `://` follow it, because paths can contain commas too.
 ///
 /// ```
-/// let urls = secretwell::split_urls("env://,file:///run/a,b");
+/// use secretwell::split_urls;
+///
+/// let urls = split_urls("env://,file:///run/a,b");
 /// assert_eq!(urls, ["env://", "file:///run/a,b"]);
 /// ```
 pub fn split_urls(urls: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut start = 0;
     for (comma, _) in urls.match_indices(',') {
-        let scheme = urls[comma + 1..].split("://").next().unwrap_or_default();
-        let follows = urls[comma + 1..].contains("://") && is_scheme(scheme.trim_start());
-        if follows {
+        let next = &urls[comma + 1..];
+        let scheme = next.split("://").next().unwrap_or_default();
+        if next.contains("://") && is_scheme(scheme.trim_start()) {
             parts.push(urls[start..comma].trim());
             start = comma + 1;
         }
@@ -69,21 +76,22 @@ pub fn split_urls(urls: &str) -> Vec<&str> {
 }
 
 fn is_scheme(text: &str) -> bool {
-    let letter = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '-' || c == '.';
-    text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(letter)
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '-' || c == '.';
+    text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(is_allowed)
 }
 
+/// Creates the provider of one URL.
 fn single(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
     let (scheme, rest) = url.split_once("://").ok_or_else(|| {
-        invalid("a source needs a scheme")
-            .with_hint("write it like `env://` or `file:///run/secrets`")
+        invalid("a source URL must start with a scheme")
+            .with_hint("use a URL such as `env://` or `file:///run/secrets`")
     })?;
-    let (place, query) = rest
+    let (location, query) = rest
         .split_once('?')
-        .map_or((rest, None), |(place, query)| (place, Some(query)));
-    if place.split('/').next().unwrap_or_default().contains('@') {
-        return Err(invalid("a URL must not hold credentials").with_hint(
-            "take out what stands before the `@`; the backend's own variables or files hold them",
+        .map_or((rest, None), |(location, query)| (location, Some(query)));
+    if location.split('/').next().unwrap_or_default().contains('@') {
+        return Err(invalid("a URL must not contain credentials").with_hint(
+            "remove the part before the `@`; set credentials in the variables or files of the backend",
         ));
     }
     match scheme {
@@ -91,13 +99,12 @@ fn single(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
         "file" => file(url),
         "infisical" | "infisical+http" => infisical(url),
         "vault" | "vault+http" => vault(url),
-        "memory" if place.is_empty() && query.is_none() => Ok(Arc::new(MemoryProvider::new())),
-        "memory" => Err(invalid("`memory://` takes nothing after it")),
-        _ if is_scheme(scheme) => Err(invalid(format!("there is no source `{scheme}://`"))
-            .with_hint(
-                "there are `env://`, `file://`, `infisical://`, `vault://` and `memory://`",
-            )),
-        _ => Err(invalid("the scheme before `://` is none")),
+        "memory" if location.is_empty() && query.is_none() => Ok(Arc::new(MemoryProvider::new())),
+        "memory" => Err(invalid("`memory://` accepts no path and no options")),
+        _ if is_scheme(scheme) => Err(invalid(format!("unknown scheme `{scheme}://`"))
+            .with_hint("use `env://`, `file://`, `infisical://`, `vault://` or `memory://`")),
+        _ => Err(invalid("the text before `://` is not a valid scheme")
+            .with_hint("use a URL such as `env://` or `file:///run/secrets`")),
     }
 }
 
@@ -143,7 +150,7 @@ fn file(_: &str) -> Result<Arc<dyn SecretProvider>, Error> {
     Err(needs_feature("file"))
 }
 
-fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidConfig, message)
 }
 
@@ -158,7 +165,7 @@ fn needs_feature(feature: &str) -> Error {
         "`{feature}://` needs the cargo feature `{feature}` of secretwell"
     ))
     .with_hint(format!(
-        "write `secretwell = {{ version = \"…\", features = [\"{feature}\"] }}`"
+        "enable it in Cargo.toml: `secretwell = {{ version = \"…\", features = [\"{feature}\"] }}`"
     ))
 }
 
@@ -167,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sources_and_chains_are_made() {
+    fn urls_create_providers_and_chains() {
         for (url, origin) in [
             ("env://", "env://"),
             ("env://APP_", "env://APP_"),
@@ -189,13 +196,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_credentials_are_not() {
+    fn invalid_urls_are_rejected_without_printing_credentials() {
         for (url, expected) in [
-            ("", "needs a scheme"),
-            ("env", "needs a scheme"),
-            ("redis://host", "no source `redis://`"),
-            ("://x", "the scheme before"),
-            ("memory://x", "takes nothing"),
+            ("", "must start with a scheme"),
+            ("env", "must start with a scheme"),
+            ("redis://host", "unknown scheme `redis://`"),
+            ("://x", "not a valid scheme"),
+            ("memory://x", "accepts no path"),
             ("env://A/B", "prefix"),
             ("env://A?b", "prefix"),
             ("file://run/secrets", "absolute"),
@@ -203,7 +210,7 @@ mod tests {
             ("file:///a%00", "NUL"),
             ("file:///a?mode=x", "option `mode`"),
             ("env://user:c4n4ry@host", "credentials"),
-            ("env://,ftp://x", "no source `ftp://`"),
+            ("env://,ftp://x", "unknown scheme `ftp://`"),
         ] {
             let error = from_url(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig);

@@ -1,6 +1,10 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(secretwell_docs, feature(doc_cfg))]
 
 mod from_url;
+// The pages need all features, because their examples do.
+#[cfg(any(doc, all(doctest, feature = "full")))]
+pub mod guide;
 
 pub use from_url::{from_url, split_urls};
 pub use secrecy::{ExposeSecret, SecretString};
@@ -21,22 +25,3 @@ pub use secretwell_resolver::*;
 #[cfg(feature = "vault")]
 #[doc(inline)]
 pub use secretwell_vault as vault;
-
-/// The examples of the documents compile and run.
-#[cfg(doctest)]
-mod documents {
-    #[doc = include_str!("../../../docs/contract.md")]
-    struct Contract;
-    #[doc = include_str!("../../../docs/backends/env.md")]
-    struct Env;
-    #[doc = include_str!("../../../docs/backends/file.md")]
-    struct File;
-    #[doc = include_str!("../../../docs/backends/infisical.md")]
-    struct Infisical;
-    #[doc = include_str!("../../../docs/backends/vault.md")]
-    struct Vault;
-    #[doc = include_str!("../../../docs/authjs.md")]
-    struct AuthJs;
-    #[doc = include_str!("../../../docs/recipes.md")]
-    struct Recipes;
-}

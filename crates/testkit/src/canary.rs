@@ -1,4 +1,4 @@
-//! A secret that sings: random text that is looked for wherever a secret must not be.
+//! Random text that is used as a secret and then searched for in all output.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -6,16 +6,18 @@ use std::fmt;
 
 use secretwell_core::SecretValue;
 
-/// How many characters of a secret in a row count as a leak of it.
-const PART: usize = 16;
-/// The shortest text that is not found by chance.
-const SHORTEST: usize = 8;
+/// This many consecutive bytes of a secret count as a leak.
+const PART_LENGTH: usize = 16;
+/// Shorter texts can occur by chance.
+const MIN_LENGTH: usize = 8;
 
-/// A unique random text of 40 characters that is used as a secret and then looked for in logs, errors
-/// and debug output, in every form in which a secret usually escapes.
+/// A unique random text of 40 characters that detects leaked secrets.
 ///
-/// It has a quote, a slash, a plus and an equals sign, so that its escaped forms differ from the
-/// plain one.
+/// Use it as the value of a secret, and then search logs, errors and debug output for it. The search
+/// finds the raw text and its usual encodings.
+///
+/// The text contains a quote, a slash, a plus and an equals sign, so its escaped forms differ from
+/// the raw form.
 ///
 /// ```
 /// use secretwell_testkit::Canary;
@@ -31,7 +33,7 @@ pub struct Canary {
 }
 
 impl Canary {
-    /// A new one. `label` names it in messages of failed assertions.
+    /// Creates a canary with a random text. Messages of failed assertions contain `label`.
     pub fn new(label: impl Into<String>) -> Self {
         let text: String = (0..40)
             .map(|place| match place {
@@ -45,16 +47,16 @@ impl Canary {
         Self::from_text(text).with_label(label)
     }
 
-    /// Looks for a secret that is already known, such as the token of a login.
+    /// Creates a canary from a secret that already exists, such as the token of a login.
     ///
     /// # Panics
-    /// When `text` has fewer than 8 bytes: it would be found by chance.
+    /// Panics if `text` has fewer than 8 bytes, because a short text can occur by chance.
     #[track_caller]
     pub fn from_text(text: impl Into<String>) -> Self {
         let text = text.into();
         assert!(
-            text.len() >= SHORTEST,
-            "a text of {} bytes is too short to be looked for",
+            text.len() >= MIN_LENGTH,
+            "a text of {} bytes is too short to be searched for",
             text.len()
         );
         Self {
@@ -63,24 +65,26 @@ impl Canary {
         }
     }
 
-    /// The same with a name for messages of failed assertions.
+    /// Sets the name that messages of failed assertions contain. Default: `secret`.
     #[must_use]
     pub fn with_label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
     }
 
-    /// The text as a secret.
+    /// Returns the text as a secret value.
     pub fn value(&self) -> SecretValue {
         self.text.as_str().into()
     }
 
-    /// The text as it is.
+    /// Returns the plain text.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The form in which the secret, or 16 bytes of it in a row, stands in `text`, if it does.
+    /// Returns the form in which `text` contains the secret, or `None`.
+    ///
+    /// Any 16 consecutive bytes of the secret count as a leak, if the secret has at least 24 bytes.
     pub fn found_in(&self, text: &str) -> Option<&'static str> {
         let bytes = self.text.as_bytes();
         if text.contains(&self.text) {
@@ -102,7 +106,7 @@ impl Canary {
         if contains(&percent_decoded(text.as_bytes()), bytes) {
             return Some("percent-encoded");
         }
-        // Text in JSON in debug output has its escapes escaped.
+        // JSON text inside debug output is escaped twice, so several layers are undone.
         let mut plain: Cow<'_, str> = text.into();
         for _ in 0..3 {
             plain = unescaped(&plain).into();
@@ -110,46 +114,47 @@ impl Canary {
                 return Some("escaped as in JSON or debug output");
             }
         }
-        let long = bytes.len() >= PART + PART / 2;
-        let mut parts = bytes.windows(PART);
+        let long = bytes.len() >= PART_LENGTH + PART_LENGTH / 2;
+        let mut parts = bytes.windows(PART_LENGTH);
         (long && parts.any(|part| contains(text.as_bytes(), part))).then_some("a part of it")
     }
 
-    /// `[99, 52, …]`, on one line or on many.
+    /// Returns whether `text` contains the bytes as numbers, like `[99, 52, …]`.
     fn is_listed_in(&self, text: &str) -> bool {
         let numbers: Vec<String> = self.text.bytes().map(|byte| byte.to_string()).collect();
         let dense: String = text.chars().filter(|c| !c.is_whitespace()).collect();
         dense.contains(&numbers.join(","))
     }
 
-    /// Looks in both forms of the debug output of `what`.
+    /// Checks the `{:?}` and the `{:#?}` output of `what`.
     ///
     /// # Panics
-    /// When it is found.
+    /// Panics if one of them contains the secret.
     #[track_caller]
     pub fn assert_hidden(&self, what: &dyn fmt::Debug) {
         self.assert_not_in(&format!("{what:?}"), "debug output");
         self.assert_not_in(&format!("{what:#?}"), "pretty debug output");
     }
 
-    /// Looks in the text and the debug output of `error` and of all its causes.
+    /// Checks the text and the debug output of `error` and of all its sources.
     ///
     /// # Panics
-    /// When it is found.
+    /// Panics if one of them contains the secret.
     #[track_caller]
     pub fn assert_hidden_error(&self, error: &(dyn StdError + 'static)) {
         let mut next = Some(error);
         while let Some(error) = next {
-            self.assert_not_in(&error.to_string(), "the text of an error or of its cause");
+            self.assert_not_in(&error.to_string(), "the text of an error or of its source");
             self.assert_hidden(&error);
             next = error.source();
         }
     }
 
-    /// Looks in `text`, which `place` describes. The message shows neither the secret nor the text.
+    /// Checks `text`. The panic message contains the description `place`, but not the secret or the
+    /// text.
     ///
     /// # Panics
-    /// When it is found.
+    /// Panics if `text` contains the secret.
     #[track_caller]
     pub fn assert_not_in(&self, text: &str, place: &str) {
         if let Some(form) = self.found_in(text) {
@@ -176,7 +181,8 @@ fn hex(bytes: &[u8], digits: &[u8; 16]) -> String {
         .collect()
 }
 
-/// Without padding, so that it is found with and without; `last` are the digits 62 and 63.
+/// Encodes without padding, so that the search also finds padded text. `last` contains the digits 62
+/// and 63.
 fn base64(bytes: &[u8], last: [u8; 2]) -> String {
     let digits: Vec<u8> = (b'A'..=b'Z')
         .chain(b'a'..=b'z')
@@ -220,12 +226,12 @@ fn unescaped(text: &str) -> String {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('\\') {
         plain.push_str(before);
-        rest = match coded(after) {
+        rest = match numeric_escape(after) {
             Some((decoded, length)) => {
                 plain.push(decoded);
                 &after[length..]
             }
-            // The backslash goes and what it escapes stays, also when that is a backslash.
+            // Any other escape, including `\\`, stands for the character after the backslash.
             None => {
                 let mut chars = after.chars();
                 plain.extend(chars.next());
@@ -237,8 +243,8 @@ fn unescaped(text: &str) -> String {
     plain
 }
 
-/// The character that starts `escape` by its number, and how many bytes that takes.
-fn coded(escape: &str) -> Option<(char, usize)> {
+/// Parses a numeric escape at the start of `escape`. Returns its character and its length in bytes.
+fn numeric_escape(escape: &str) -> Option<(char, usize)> {
     let (code, length) = if let Some(braced) = escape.strip_prefix("u{") {
         let (code, _) = braced.split_once('}')?;
         (code, code.len() + 3)
@@ -264,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn canaries_are_unique_and_quiet() {
+    fn canaries_are_unique_and_hidden_in_debug_output() {
         let (one, other) = (canary(), canary());
         assert_ne!(one.text(), other.text());
         assert_eq!(one.text().len(), 40);
@@ -274,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leak_is_found_in_each_form() {
+    fn a_leak_is_found_in_every_form() {
         let canary = canary();
         let text = canary.text();
         let bytes = text.as_bytes();
@@ -305,14 +311,14 @@ mod tests {
     }
 
     #[test]
-    fn base64_is_the_usual_one() {
-        for (plain, coded) in [("", ""), ("f", "Zg"), ("fo", "Zm8"), ("foobar", "Zm9vYmFy")] {
-            assert_eq!(base64(plain.as_bytes(), *b"+/"), coded);
+    fn base64_matches_the_standard_encoding() {
+        for (plain, encoded) in [("", ""), ("f", "Zg"), ("fo", "Zm8"), ("foobar", "Zm9vYmFy")] {
+            assert_eq!(base64(plain.as_bytes(), *b"+/"), encoded);
         }
     }
 
     #[test]
-    fn odd_text_is_searched_without_a_panic() {
+    fn searching_incomplete_escapes_does_not_panic() {
         for text in [
             "\\",
             "\\u",
@@ -329,35 +335,35 @@ mod tests {
         }
     }
 
-    /// Hides in debug output what it tells in its text.
-    struct Talkative(String);
+    /// An error whose `Display` contains a secret and whose `Debug` does not.
+    struct LeakyDisplay(String);
 
-    impl fmt::Debug for Talkative {
+    impl fmt::Debug for LeakyDisplay {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("Talkative")
+            f.write_str("LeakyDisplay")
         }
     }
 
-    impl fmt::Display for Talkative {
+    impl fmt::Display for LeakyDisplay {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str(&self.0)
         }
     }
 
-    impl StdError for Talkative {}
+    impl StdError for LeakyDisplay {}
 
     #[test]
-    #[should_panic(expected = "of its cause leaks the canary `test`: raw")]
-    fn a_cause_that_leaks_is_found() {
+    #[should_panic(expected = "of its source leaks the canary `test`: raw")]
+    fn a_leak_in_an_error_source_is_found() {
         let canary = canary();
-        let cause = Talkative(canary.text().to_owned());
-        let error = Error::new(ErrorKind::Unavailable, "unplugged").with_source(cause);
+        let source = LeakyDisplay(canary.text().to_owned());
+        let error = Error::new(ErrorKind::Unavailable, "connection refused").with_source(source);
         canary.assert_hidden_error(&error);
     }
 
     #[test]
     #[should_panic(expected = "leaks the canary")]
-    fn debug_output_that_leaks_is_found() {
+    fn a_leak_in_debug_output_is_found() {
         let canary = canary();
         canary.assert_hidden(&Some(canary.text()));
     }

@@ -1,4 +1,4 @@
-//! A provider around any other that fails, hangs and lies on command, and counts what it is asked.
+//! A wrapper around a provider that injects faults on command and counts calls.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,46 +14,49 @@ use secretwell_core::{
 /// What a [`FaultyProvider`] does with one call.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub enum Step {
-    /// Asks the inner provider.
-    Pass,
-    /// Asks the inner provider after this time on tokio's clock.
+pub enum Action {
+    /// Calls the inner provider.
+    Forward,
+    /// Calls the inner provider after this time on tokio's clock.
     Delay(Duration),
-    /// Asks the inner provider at once, and hands out its answer after this time.
-    Late(Duration),
-    /// Fails every key with this error, marked with the key.
+    /// Calls the inner provider immediately and returns its result after this time. The result can be
+    /// stale by then.
+    DelayResult(Duration),
+    /// Fails every key with this error, to which the key is added.
     Fail(Error),
-    /// Never answers.
+    /// Never returns.
     Hang,
     /// Panics.
     Panic,
-    /// Answers every key with this.
+    /// Returns this secret for every key.
     Return(Secret),
-    /// Asks the inner provider and puts this version in place of its own.
-    Version(Version),
-    /// Asks the inner provider and leaves out the last result: a broken provider.
-    Short,
+    /// Calls the inner provider and replaces the version of its results.
+    ReplaceVersion(Version),
+    /// Calls the inner provider and omits its last result, as a broken provider might.
+    OmitLast,
 }
 
-/// Wraps a provider, follows a script and counts. Clones share script, counters and provider.
+/// A wrapper around a provider that follows a script of [`Action`]s and counts reads.
 ///
-/// One read, [`get`](SecretProvider::get) or [`get_many`](SecretProvider::get_many), takes one step:
-/// the next of the script, else the one for [`always`](Self::always), else [`Step::Pass`]. It is
-/// counted when it starts, also when its caller gives up on it.
+/// Clones share the script, the counters and the inner provider.
+///
+/// Each read, [`get`](SecretProvider::get) or [`get_many`](SecretProvider::get_many), performs one
+/// action: the next one of the script, otherwise the one set with [`always`](Self::always), otherwise
+/// [`Action::Forward`]. A read is counted when it starts, even if its caller cancels it.
 ///
 /// [`get_version`](SecretProvider::get_version), [`list`](SecretProvider::list) and
-/// [`health`](SecretProvider::health) take no step of the script and are not counted, but a
-/// [`Step::Fail`] or [`Step::Hang`] that is set for always applies to them too, as a broken network
-/// would.
+/// [`health`](SecretProvider::health) ignore the script and are not counted. An [`Action::Fail`] or
+/// [`Action::Hang`] that is set with [`always`](Self::always) applies to them too, like a broken
+/// network.
 ///
 /// ```
 /// use secretwell::{Error, ErrorKind, MemoryProvider, SecretProvider};
-/// use secretwell_testkit::{FaultyProvider, Step};
+/// use secretwell_testkit::{Action, FaultyProvider};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Error> {
 /// let provider = FaultyProvider::new(MemoryProvider::from_iter([("A", "1")]));
-/// provider.push(Step::Fail(Error::new(ErrorKind::Unavailable, "unplugged")));
+/// provider.push(Action::Fail(Error::new(ErrorKind::Unavailable, "connection refused")));
 ///
 /// assert!(provider.get(&"A".parse()?).await.unwrap_err().is_temporary());
 /// assert_eq!(provider.get(&"A".parse()?).await?.value.expose_text()?, "1");
@@ -69,13 +72,13 @@ pub struct FaultyProvider<P> {
 
 #[derive(Debug, Default)]
 struct State {
-    script: VecDeque<Step>,
-    always: Option<Step>,
+    script: VecDeque<Action>,
+    always: Option<Action>,
     batches: Vec<Vec<SecretKey>>,
 }
 
 impl<P: SecretProvider> FaultyProvider<P> {
-    /// Wraps `inner`; every call passes until told otherwise.
+    /// Wraps `inner` and forwards every call until an action is added.
     pub fn new(inner: P) -> Self {
         Self {
             inner: Arc::new(inner),
@@ -84,56 +87,52 @@ impl<P: SecretProvider> FaultyProvider<P> {
         }
     }
 
-    /// Claims these capabilities in place of the inner provider's.
+    /// Sets the capabilities to report instead of those of the inner provider.
     #[must_use]
     pub fn with_capabilities(mut self, capabilities: Capabilities) -> Self {
         self.capabilities = Some(capabilities);
         self
     }
 
-    /// The provider inside.
+    /// Returns the inner provider.
     pub fn inner(&self) -> &P {
         &self.inner
     }
 
-    /// Adds a step for the next call that has none yet.
-    pub fn push(&self, step: Step) {
-        self.script([step]);
+    /// Appends an action to the script.
+    pub fn push(&self, action: Action) {
+        self.script([action]);
     }
 
-    /// The same as [`push`](Self::push): `next(Step::Hang)` reads as what it does.
-    pub fn next(&self, step: Step) {
-        self.push(step);
+    /// Appends actions to the script. Each read takes one of them, in order.
+    pub fn script(&self, actions: impl IntoIterator<Item = Action>) {
+        self.lock().script.extend(actions);
     }
 
-    /// Adds steps for the next calls that have none yet.
-    pub fn script(&self, steps: impl IntoIterator<Item = Step>) {
-        self.lock().script.extend(steps);
+    /// Sets the action of every read after the end of the script. `None` forwards these reads.
+    pub fn always(&self, action: impl Into<Option<Action>>) {
+        self.lock().always = action.into();
     }
 
-    /// Sets the step of every call that the script has none for; `None` lets them pass.
-    pub fn always(&self, step: impl Into<Option<Step>>) {
-        self.lock().always = step.into();
-    }
-
-    /// Forgets the script and lets every call pass. Calls under way stay as they are.
-    pub fn heal(&self) {
+    /// Clears the script and the action of [`always`](Self::always), so every later read is forwarded.
+    /// Reads in progress continue with their action.
+    pub fn clear_faults(&self) {
         let mut state = self.lock();
         state.script.clear();
         state.always = None;
     }
 
-    /// How many reads have started; a `get_many` is one.
+    /// Returns the number of reads that have started. A `get_many` counts as one.
     pub fn calls(&self) -> usize {
         self.lock().batches.len()
     }
 
-    /// How many keys those reads asked for.
+    /// Returns the number of keys that all reads have requested.
     pub fn keys_read(&self) -> usize {
         self.lock().batches.iter().map(Vec::len).sum()
     }
 
-    /// The keys of each read, in the order in which they started.
+    /// Returns the keys of each read, in the order in which the reads started.
     pub fn batches(&self) -> Vec<Vec<SecretKey>> {
         self.lock().batches.clone()
     }
@@ -145,53 +144,56 @@ impl<P: SecretProvider> FaultyProvider<P> {
     async fn read(
         &self,
         keys: &[SecretKey],
-        ask: impl Future<Output = Vec<Result<Secret, Error>>>,
+        inner: impl Future<Output = Vec<Result<Secret, Error>>>,
     ) -> Vec<Result<Secret, Error>> {
-        let step = {
+        let action = {
             let mut state = self.lock();
             state.batches.push(keys.to_vec());
             let scripted = state.script.pop_front();
             scripted.or_else(|| state.always.clone())
         };
-        match step.unwrap_or(Step::Pass) {
-            Step::Pass => ask.await,
-            Step::Delay(time) => {
+        match action.unwrap_or(Action::Forward) {
+            Action::Forward => inner.await,
+            Action::Delay(time) => {
                 tokio::time::sleep(time).await;
-                ask.await
+                inner.await
             }
-            Step::Late(time) => {
-                let answers = ask.await;
+            Action::DelayResult(time) => {
+                let results = inner.await;
                 tokio::time::sleep(time).await;
-                answers
+                results
             }
-            Step::Fail(error) => keys.iter().map(|key| Err(self.mark(&error, key))).collect(),
-            Step::Hang => std::future::pending().await,
-            Step::Panic => panic!("the script of this FaultyProvider says: panic"),
-            Step::Return(secret) => keys.iter().map(|_| Ok(secret.clone())).collect(),
-            Step::Version(version) => {
-                let answers = ask.await.into_iter();
-                answers
-                    .map(|answer| answer.map(|secret| secret.with_version(version.clone())))
+            Action::Fail(error) => keys
+                .iter()
+                .map(|key| Err(self.with_context(&error, key)))
+                .collect(),
+            Action::Hang => std::future::pending().await,
+            Action::Panic => panic!("a FaultyProvider performs Action::Panic"),
+            Action::Return(secret) => keys.iter().map(|_| Ok(secret.clone())).collect(),
+            Action::ReplaceVersion(version) => {
+                let results = inner.await.into_iter();
+                results
+                    .map(|result| result.map(|secret| secret.with_version(version.clone())))
                     .collect()
             }
-            Step::Short => {
-                let mut answers = ask.await;
-                answers.pop();
-                answers
+            Action::OmitLast => {
+                let mut results = inner.await;
+                results.pop();
+                results
             }
         }
     }
 
-    fn mark(&self, error: &Error, key: &SecretKey) -> Error {
+    fn with_context(&self, error: &Error, key: &SecretKey) -> Error {
         error.clone().with_origin(self.origin()).with_key(key)
     }
 
-    /// What a broken network does to calls that are no reads.
-    async fn obstacle(&self) -> Result<(), Error> {
+    /// Applies the action of [`always`](Self::always) to calls that are not reads.
+    async fn apply_always(&self) -> Result<(), Error> {
         let always = self.lock().always.clone();
         match always {
-            Some(Step::Fail(error)) => Err(error.with_origin(self.origin())),
-            Some(Step::Hang) => std::future::pending().await,
+            Some(Action::Fail(error)) => Err(error.with_origin(self.origin())),
+            Some(Action::Hang) => std::future::pending().await,
             _ => Ok(()),
         }
     }
@@ -209,11 +211,11 @@ impl<P: SecretProvider> SecretProvider for FaultyProvider<P> {
     }
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
-        let ask = async { vec![self.inner.get(key).await] };
-        let mut answers = self.read(std::slice::from_ref(key), ask).await;
-        answers.pop().unwrap_or_else(|| {
-            let error = Error::new(ErrorKind::Malformed, "the provider answered nothing");
-            Err(self.mark(&error, key))
+        let inner = async { vec![self.inner.get(key).await] };
+        let mut results = self.read(std::slice::from_ref(key), inner).await;
+        results.pop().unwrap_or_else(|| {
+            let error = Error::new(ErrorKind::Malformed, "the provider returned no result");
+            Err(self.with_context(&error, key))
         })
     }
 
@@ -222,12 +224,14 @@ impl<P: SecretProvider> SecretProvider for FaultyProvider<P> {
     }
 
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
-        self.obstacle().await.map_err(|error| error.with_key(key))?;
+        self.apply_always()
+            .await
+            .map_err(|error| error.with_key(key))?;
         self.inner.get_version(key, version).await
     }
 
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
-        self.obstacle().await?;
+        self.apply_always().await?;
         self.inner.list(prefix).await
     }
 
@@ -239,7 +243,7 @@ impl<P: SecretProvider> SecretProvider for FaultyProvider<P> {
     }
 
     async fn health(&self) -> Result<(), Error> {
-        self.obstacle().await?;
+        self.apply_always().await?;
         self.inner.health().await
     }
 }
@@ -278,8 +282,8 @@ mod tests {
         ["A", "B"].map(|key| key.parse().unwrap())
     }
 
-    fn unavailable() -> Step {
-        Step::Fail(Error::new(ErrorKind::Unavailable, "unplugged"))
+    fn unavailable() -> Action {
+        Action::Fail(Error::new(ErrorKind::Unavailable, "connection refused"))
     }
 
     async fn text(faulty: &FaultyProvider<MemoryProvider>, key: &SecretKey) -> String {
@@ -288,11 +292,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_script_goes_before_always() {
+    async fn the_script_takes_precedence_over_always() {
         let faulty = provider();
         let [a, _] = keys();
         faulty.always(unavailable());
-        faulty.script([Step::Pass, Step::Return(Secret::new("x"))]);
+        faulty.script([Action::Forward, Action::Return(Secret::new("x"))]);
         let shared = faulty.clone();
         assert_eq!(text(&shared, &a).await, "1");
         assert_eq!(text(&shared, &a).await, "x");
@@ -305,8 +309,8 @@ mod tests {
         assert!(shared.list(&KeyPrefix::root()).await.is_err());
         faulty.always(None);
         assert!(shared.health().await.is_ok());
-        faulty.next(unavailable());
-        faulty.heal();
+        faulty.push(unavailable());
+        faulty.clear_faults();
         assert!(shared.get(&a).await.is_ok());
     }
 
@@ -324,7 +328,7 @@ mod tests {
     async fn delays_and_hangs_are_counted_when_they_start() {
         let faulty = provider();
         let [a, _] = keys();
-        faulty.script([Step::Hang, Step::Delay(Duration::from_secs(5))]);
+        faulty.script([Action::Hang, Action::Delay(Duration::from_secs(5))]);
         let limit = Duration::from_secs(60);
         assert!(timeout(limit, faulty.get(&a)).await.is_err());
         assert_eq!(faulty.calls(), 1);
@@ -334,23 +338,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_late_answer_is_the_old_one() {
+    async fn a_delayed_result_is_stale() {
         let faulty = provider();
         let [a, _] = keys();
-        faulty.push(Step::Late(Duration::from_secs(5)));
+        faulty.push(Action::DelayResult(Duration::from_secs(5)));
         let change = async { faulty.inner().set("A", "new").unwrap() };
-        let (answer, ()) = tokio::join!(biased; text(&faulty, &a), change);
-        assert_eq!(answer, "1");
+        let (stale, ()) = tokio::join!(biased; text(&faulty, &a), change);
+        assert_eq!(stale, "1");
         assert_eq!(text(&faulty, &a).await, "new");
     }
 
     #[tokio::test]
-    async fn lies_come_out_as_told() {
+    async fn replaced_versions_and_omitted_results_are_returned() {
         let faulty = provider().with_capabilities(Capabilities::none());
         let [a, b] = keys();
         assert!(!faulty.capabilities().list);
         let version = Version::numbered(9);
-        faulty.script([Step::Short, Step::Short, Step::Version(version.clone())]);
+        faulty.script([
+            Action::OmitLast,
+            Action::OmitLast,
+            Action::ReplaceVersion(version.clone()),
+        ]);
         assert_eq!(faulty.get_many(&[a.clone(), b]).await.len(), 1);
         let short = faulty.get(&a).await.unwrap_err();
         assert_eq!(short.kind(), ErrorKind::Malformed);
@@ -358,10 +366,10 @@ mod tests {
     }
 
     #[tokio::test]
-    #[should_panic(expected = "says: panic")]
-    async fn a_panic_is_one() {
+    #[should_panic(expected = "Action::Panic")]
+    async fn panic_action_panics() {
         let faulty = provider();
-        faulty.push(Step::Panic);
+        faulty.push(Action::Panic);
         let _ = faulty.get(&keys()[0]).await;
     }
 }

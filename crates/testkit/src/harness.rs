@@ -1,4 +1,4 @@
-//! What a backend's author writes, so that the conformance tests can set the stage.
+//! The trait that connects the conformance tests to a source.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,10 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secretwell_core::{SecretKey, SecretProvider};
 
-/// The text that [`Harness::garble`] puts into an answer that makes no sense. No error may show it.
-pub const GARBAGE: &str = "secretwell-testkit-garbage-0f1e2d";
+/// The text that [`Harness::corrupt_responses`] puts into each response. An error must not contain it.
+pub const CORRUPT_MARKER: &str = "secretwell-testkit-garbage-0f1e2d";
 
-/// What a harness can do to its source. A test that needs more is not applicable.
+/// The abilities of a harness and the properties of its source.
+///
+/// A conformance test that needs an ability which is `false` reports
+/// [`NotApplicable`](crate::conformance::Outcome::NotApplicable).
 ///
 /// ```
 /// use secretwell_testkit::Supports;
@@ -27,163 +30,167 @@ pub struct Supports {
     pub network: bool,
     /// [`deny`](Harness::deny) works.
     pub deny: bool,
-    /// [`revoke_login`](Harness::revoke_login) and [`fix_login`](Harness::fix_login) work.
+    /// [`revoke_login`](Harness::revoke_login) and [`restore_login`](Harness::restore_login) work.
     pub login: bool,
     /// [`expire_token`](Harness::expire_token) works.
-    pub expire: bool,
-    /// [`throttle`](Harness::throttle) works.
-    pub throttle: bool,
-    /// [`garble`](Harness::garble) works.
-    pub garble: bool,
-    /// The health check looks at all that a read would, so that a garbled source is unhealthy.
-    pub whole_health: bool,
+    pub token_expiry: bool,
+    /// [`rate_limit`](Harness::rate_limit) works.
+    pub rate_limit: bool,
+    /// [`corrupt_responses`](Harness::corrupt_responses) works.
+    pub corrupt_responses: bool,
+    /// The health check parses the same data as a read, so it fails for a corrupt source.
+    pub full_health_check: bool,
     /// [`stall`](Harness::stall) works.
     pub stall: bool,
-    /// The source can hold any bytes, not only text without NUL.
+    /// The source can store any bytes, not only text without NUL.
     pub binary_values: bool,
-    /// The source can hold a value of no bytes.
+    /// The source can store a value of zero bytes.
     pub empty_values: bool,
-    /// The source trims white space around values, but for one line end.
-    pub trims_values: bool,
-    /// The source holds JSON, and [`seed_json`](Harness::seed_json) works.
+    /// The source trims white space around values, except one line ending.
+    pub trims_whitespace: bool,
+    /// The source stores JSON values, and [`seed_json`](Harness::seed_json) works.
     pub json_values: bool,
-    /// The source keeps numbers as floating point, so that large integers lose their last digits.
+    /// The source stores numbers as floating point, so large integers lose their last digits.
     pub float_numbers: bool,
-    /// [`calls`](Harness::calls) counts.
-    pub calls: bool,
-    /// The source cannot tell `a` from `A`, as the environment of Windows.
+    /// [`calls`](Harness::calls) returns real counts.
+    pub call_counts: bool,
+    /// The source treats `a` and `A` as the same name, like the environment on Windows.
     pub case_insensitive: bool,
-    /// The source's names have no hierarchy: `db/PASSWORD` is kept as one name, such as
-    /// `db_PASSWORD`, so that the list of everything may show it as that.
+    /// The source has no hierarchy of names. `db/PASSWORD` is stored as one name, such as
+    /// `db_PASSWORD`, and a list from the root can show that name.
     pub flat_names: bool,
-    /// Nothing but the provider starts tasks in the test's runtime, so that a task that is left over
-    /// is the provider's. Leave it `false` when a mock server runs in it.
-    pub quiet_runtime: bool,
+    /// Only the provider spawns tasks on the test's runtime, so the test can detect leaked tasks.
+    /// Leave it `false` if a mock server runs on the same runtime.
+    pub exclusive_runtime: bool,
 }
 
-/// How often the source was asked since the harness was made.
+/// The number of requests that the source has received since the harness was created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(
     clippy::exhaustive_structs,
     reason = "a harness writes it as a literal, with `..Default::default()`"
 )]
 pub struct Calls {
-    /// Requests that read secrets; health checks and logins are none.
+    /// Requests that read secrets. Health checks and logins are not counted.
     pub reads: usize,
-    /// Logins, also those that were refused.
+    /// Logins, including refused ones.
     pub logins: usize,
 }
 
-/// A source that the tests may write to and break, and a provider on it.
+/// A source that the tests can write to and break, and a provider that reads from it.
 ///
-/// Three methods are required; the others are for the supports that [`supports`](Self::supports)
-/// claims. Each test gets a harness of its own, and what one writes another must not see: on a shared
-/// server, let each harness have a folder of its own.
+/// Three methods are required. The others are needed only for the abilities that
+/// [`supports`](Self::supports) claims.
 ///
-/// Configure the provider with a short deadline, such as one second: some tests wait for it.
-///
-/// A method that changes the source returns when the next read would see the change.
+/// - Each test creates its own harness. Harnesses must not share data: on a shared server, give each
+///   harness its own folder.
+/// - Configure the provider with a short deadline, such as one second, because some tests wait for it.
+/// - A method that changes the source returns when the next read would see the change.
 #[async_trait]
 pub trait Harness: Send + Sync {
-    /// The provider under test: the same shared handle for each call.
+    /// Returns the provider under test. Every call returns the same shared handle.
     fn provider(&self) -> Arc<dyn SecretProvider>;
 
-    /// Writes a value, or a new version of it. Only keys that the provider did not call invalid are
-    /// written, and only values that the supports allow.
+    /// Writes a value, or a new version of it.
+    ///
+    /// The tests write only keys that the provider has not rejected with `InvalidKey`, and only values
+    /// that [`supports`](Self::supports) allows.
     async fn seed(&self, key: &SecretKey, value: &[u8]);
 
-    /// Deletes a key that was written.
+    /// Deletes a key that was written before.
     async fn delete(&self, key: &SecretKey);
 
-    /// A new provider on the same source, configured alike and sharing nothing with the first.
-    /// Default: `None`.
-    fn another(&self) -> Option<Arc<dyn SecretProvider>> {
+    /// Returns a new provider for the same source with the same configuration. It must share no state
+    /// with the first provider. Default: `None`.
+    fn second_provider(&self) -> Option<Arc<dyn SecretProvider>> {
         None
     }
 
-    /// What this harness can do. Default: nothing beyond the required methods.
+    /// Returns the abilities of this harness. Default: only the required methods.
     fn supports(&self) -> Supports {
         Supports::default()
     }
 
-    /// Writes the JSON text `json` as a value that is no string: a number, a boolean, an object.
+    /// Writes the JSON text `json` as a value, such as a number, a boolean or an object.
     async fn seed_json(&self, key: &SecretKey, json: &str) {
         let _ = (key, json);
-        lacks("json_values")
+        not_implemented("json_values")
     }
 
-    /// From now on the source cannot be reached.
+    /// Makes the source unreachable until [`clear_faults`](Self::clear_faults).
     async fn break_network(&self) {
-        lacks("network")
+        not_implemented("network")
     }
 
-    /// Ends what `break_network`, `throttle`, `garble` and `stall` did.
-    async fn heal(&self) {
-        lacks("heal, which every fault needs")
+    /// Ends the effects of `break_network`, `rate_limit`, `corrupt_responses` and `stall`.
+    async fn clear_faults(&self) {
+        not_implemented("clear_faults, which every fault needs")
     }
 
-    /// From now on the login may not read `key`.
+    /// Takes away the permission of the login to read `key`.
     async fn deny(&self, key: &SecretKey) {
         let _ = key;
-        lacks("deny")
+        not_implemented("deny")
     }
 
-    /// From now on neither the token nor a fresh login is accepted.
+    /// Makes the source reject the current token and every new login until
+    /// [`restore_login`](Self::restore_login).
     async fn revoke_login(&self) {
-        lacks("login")
+        not_implemented("login")
     }
 
-    /// Ends what `revoke_login` did. The token of before need not work again.
-    async fn fix_login(&self) {
-        lacks("login")
+    /// Makes the source accept logins again. Tokens from before
+    /// [`revoke_login`](Self::revoke_login) can stay invalid.
+    async fn restore_login(&self) {
+        not_implemented("login")
     }
 
-    /// The token that is in use is no longer accepted; a fresh login is.
+    /// Makes the source reject the current token. New logins still succeed.
     async fn expire_token(&self) {
-        lacks("expire")
+        not_implemented("token_expiry")
     }
 
-    /// From now on the source answers that it should be asked again after `wait`.
-    async fn throttle(&self, wait: Duration) {
+    /// Makes the source reject every request with the instruction to retry after `wait`.
+    async fn rate_limit(&self, wait: Duration) {
         let _ = wait;
-        lacks("throttle")
+        not_implemented("rate_limit")
     }
 
-    /// From now on the source answers with success and a body that is not what its protocol says and
-    /// that holds [`GARBAGE`].
-    async fn garble(&self) {
-        lacks("garble")
+    /// Makes the source respond with success and with a body that its protocol does not allow.
+    /// The body must contain [`CORRUPT_MARKER`].
+    async fn corrupt_responses(&self) {
+        not_implemented("corrupt_responses")
     }
 
-    /// From now on the source accepts requests and never answers them.
+    /// Makes the source accept requests and never respond.
     async fn stall(&self) {
-        lacks("stall")
+        not_implemented("stall")
     }
 
-    /// How often the source was asked. Default: zeros.
+    /// Returns how many requests the source has received. Default: zeros.
     fn calls(&self) -> Calls {
         Calls::default()
     }
 
-    /// The secret texts of the login (password, token, signed assertion), as far as they are known by
-    /// now. They must never show. Default: none.
+    /// Returns the secret texts of the login that are known so far, such as a password, a token or a
+    /// signed assertion. The tests search all output for them. Default: an empty list.
     fn tokens(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// The longest value in bytes that the provider accepts, where it is so small that a test may go
-    /// beyond it. Default: `None`.
-    fn max_value(&self) -> Option<usize> {
+    /// Returns the longest value in bytes that the provider accepts, if a test can write a longer one.
+    /// Default: `None`.
+    fn max_value_bytes(&self) -> Option<usize> {
         None
     }
 
-    /// Names that this source must be able to hold, all at the same time.
-    fn good_keys(&self) -> Vec<&'static str> {
+    /// Returns keys that this source can store, all at the same time.
+    fn valid_keys(&self) -> Vec<&'static str> {
         vec!["A", "AUTH_SECRET", "db/PASSWORD", "a.b-c"]
     }
 }
 
 #[track_caller]
-fn lacks(ability: &str) -> ! {
-    panic!("the harness claims what it does not have: {ability}")
+fn not_implemented(ability: &str) -> ! {
+    panic!("the harness claims an ability that it does not implement: {ability}")
 }

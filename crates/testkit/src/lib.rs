@@ -1,29 +1,34 @@
-//! Tests for secret providers: a conformance suite, a provider that fails on command, and a canary
-//! that finds leaked secrets.
+//! Test support for [Secretwell](https://docs.rs/secretwell): a conformance suite for secret
+//! providers, a provider that fails on command, and a canary that finds leaked secrets.
 //!
-//! For authors of backends, who run the suite against their [`SecretProvider`], and for authors of
-//! services, who want to see theirs survive trouble. It is test support: its functions panic when
-//! something is wrong, and its API may change with any release.
+//! The crate is for two groups of developers:
 //!
-//! | to | use |
+//! - Authors of backends run the conformance suite against their [`SecretProvider`].
+//! - Authors of services test how their service behaves when a source is late, fails or rotates a
+//!   secret.
+//!
+//! Add it to `[dev-dependencies]`. Its functions panic when a check fails. Its API can change with any
+//! release.
+//!
+//! | task | item |
 //! | --- | --- |
 //! | check a provider against the whole contract | [`conformance_tests!`], [`conformance::run_all`] |
-//! | let a source fail, hang, lie or be slow, and count its calls | [`FaultyProvider`] |
-//! | stand between a remote source and its server, and break what passes | [`FaultProxy`] |
-//! | read from Infisical without one, with the feature `infisical` | `infisical::FakeInfisical` |
-//! | see that no secret shows in errors, debug output or logs | [`Canary`], [`CanaryLog`] |
+//! | make a source fail, hang or respond slowly, and count its calls | [`FaultyProvider`] |
+//! | break the traffic between a client and an HTTP server | [`FaultProxy`] |
+//! | run a fake Infisical server (feature `infisical`) | `infisical::FakeInfisical` |
+//! | check that errors, debug output and logs contain no secret | [`Canary`], [`CanaryLog`] |
 //!
 //! # Checking a backend
-//! Write a [`Harness`]: how to write to the source and how to delete from it. Claim in
-//! [`Supports`] what else it can do to the source, such as to break the network; what it cannot do is
-//! reported as not applicable.
+//! Implement [`Harness`]: it writes secrets to your source and deletes them. [`Supports`] lists what
+//! else the harness can do, such as breaking the network. A test that needs an ability which the
+//! harness does not have is reported as not applicable.
 //!
 //! ```
 //! use std::sync::Arc;
 //!
 //! use async_trait::async_trait;
 //! use secretwell::{MemoryProvider, SecretKey, SecretProvider};
-//! use secretwell_testkit::{Supports, Harness, conformance};
+//! use secretwell_testkit::{Harness, Supports, conformance};
 //!
 //! struct Memory(Arc<MemoryProvider>);
 //!
@@ -54,11 +59,18 @@
 //! # }
 //! ```
 //!
-//! In a test file, [`conformance_tests!`] makes one test of each item instead.
+//! In a test file, [`conformance_tests!`] generates one `#[test]` for each item instead.
 //!
+//! # Why this shape
+//! The contract is executable: each of its items is one public function. Third-party backends run the
+//! same functions as the backends of Secretwell, so a [`Resolver`] can rely on all of them equally.
+//!
+//! [`Resolver`]: https://docs.rs/secretwell/latest/secretwell/struct.Resolver.html
 //! [`SecretProvider`]: secretwell_core::SecretProvider
 
-// Test support: a panic is how it reports, and what it prints is read in a test's output.
+#![cfg_attr(secretwell_docs, feature(doc_cfg))]
+
+// Test support reports failures by panicking and prints its results to the output of the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod canary;
@@ -73,7 +85,7 @@ mod memory_harness;
 mod proxy;
 
 pub use canary::Canary;
-pub use faulty::{FaultyProvider, Step};
-pub use harness::{Calls, GARBAGE, Harness, Supports};
+pub use faulty::{Action, FaultyProvider};
+pub use harness::{CORRUPT_MARKER, Calls, Harness, Supports};
 pub use log::CanaryLog;
 pub use proxy::{Fault, FaultProxy};

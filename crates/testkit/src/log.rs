@@ -1,4 +1,4 @@
-//! Everything that is written to the log, kept to look for canaries in it.
+//! A `tracing` subscriber that records all log output and searches it for canaries.
 
 use std::error::Error as StdError;
 use std::fmt::{self, Write as _};
@@ -13,10 +13,10 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::Canary;
 
-/// A `tracing` subscriber that keeps every event, every span and every later record of a span as
-/// text, at all levels and from all crates.
+/// A `tracing` subscriber that stores every event, every span and every later record of a span as
+/// text. It has no filter: it stores all levels and all crates.
 ///
-/// What is written through the `log` crate is not seen.
+/// Messages that are written through the `log` crate are not stored.
 ///
 /// ```
 /// use secretwell_testkit::{Canary, CanaryLog};
@@ -31,16 +31,18 @@ pub struct CanaryLog {
     _guard: Option<DefaultGuard>,
 }
 
-/// While there is only one subscriber, `tracing` asks the thread that comes to an event first whether
-/// anybody wants it, and remembers that for all threads. One more subscriber has it ask them all.
+/// A second subscriber that disables a cache in `tracing`.
+///
+/// With a single subscriber, `tracing` queries only the thread that reaches an event first, and caches
+/// its interest for all threads. With two subscribers, it queries each of them.
 static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::registry()));
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl CanaryLog {
-    /// Listens on this thread until it is dropped. In a current-thread runtime that is all there is
-    /// to hear but for threads that are no tasks.
+    /// Records the output of the current thread until the returned log is dropped. In a current-thread
+    /// runtime this includes all tasks, but not blocking threads.
     pub fn install() -> Self {
         LazyLock::force(&SECOND);
         let lines = Lines::default();
@@ -51,11 +53,11 @@ impl CanaryLog {
         }
     }
 
-    /// Listens on all threads that have no subscriber of their own, for the rest of the process. All
-    /// calls share one log.
+    /// Records the output of all threads that have no subscriber of their own, until the process
+    /// exits. All calls share one log.
     ///
     /// # Panics
-    /// When the process has another global subscriber.
+    /// Panics if the process already has another global subscriber.
     pub fn global() -> Self {
         static LINES: OnceLock<Lines> = OnceLock::new();
         let lines = LINES.get_or_init(|| {
@@ -71,33 +73,33 @@ impl CanaryLog {
         }
     }
 
-    /// All of it, a line each.
+    /// Returns the recorded output, with one line per event, span or record.
     pub fn text(&self) -> String {
         self.lines().join("\n")
     }
 
-    /// What was written so far.
+    /// Returns the lines that have been recorded so far.
     pub fn lines(&self) -> Vec<String> {
         let lines = self.lines.0.lock();
         lines.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The lines that hold `text`.
+    /// Returns the lines that contain `text`.
     pub fn lines_with(&self, text: &str) -> Vec<String> {
         let mut lines = self.lines();
         lines.retain(|line| line.contains(text));
         lines
     }
 
-    /// Whether `text` was written.
+    /// Returns whether a line contains `text`.
     pub fn contains(&self, text: &str) -> bool {
         self.lines().iter().any(|line| line.contains(text))
     }
 
-    /// Looks for each canary in each line.
+    /// Checks that no line contains one of the canaries.
     ///
     /// # Panics
-    /// When one is found.
+    /// Panics if a line contains one.
     #[track_caller]
     pub fn assert_clean(&self, canaries: &[&Canary]) {
         let text = self.text();
@@ -149,7 +151,7 @@ impl Visit for Line {
         let _ = write!(self.0, " {}={value:?}", field.name());
     }
 
-    // Quotes and escapes would only hide what is looked for.
+    // Unquoted, so that the search finds the raw text.
     fn record_str(&mut self, field: &Field, value: &str) {
         let _ = write!(self.0, " {}={value}", field.name());
     }
@@ -168,22 +170,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_spans_records_and_errors_are_kept() {
+    fn events_spans_records_and_errors_are_recorded() {
         let log = CanaryLog::install();
         let span = tracing::trace_span!("fetch", key = "A", outcome = tracing::field::Empty);
         span.in_scope(|| tracing::trace!(bytes = 3, "read it"));
         span.record("outcome", "good");
-        let cause = std::io::Error::other("reset by peer");
-        let error =
-            secretwell_core::Error::new(secretwell_core::ErrorKind::Unavailable, "unplugged")
-                .with_source(cause);
+        let source = std::io::Error::other("reset by peer");
+        let error = secretwell_core::Error::new(
+            secretwell_core::ErrorKind::Unavailable,
+            "connection refused",
+        )
+        .with_source(source);
         tracing::warn!(error = &error as &(dyn StdError + 'static), "failed");
         for text in [
             "key=A",
             "outcome=good",
             "read it",
             "bytes=3",
-            "unplugged",
+            "connection refused",
             "reset by peer",
         ] {
             assert!(log.contains(text), "{text} in {}", log.text());
@@ -192,20 +196,20 @@ mod tests {
     }
 
     #[test]
-    fn what_another_thread_comes_to_first_is_heard_too() {
-        fn speak() {
-            tracing::info!("said twice");
+    fn an_event_is_recorded_after_another_thread_reached_it_first() {
+        fn log_event() {
+            tracing::info!("logged twice");
         }
         let log = CanaryLog::install();
-        std::thread::spawn(speak).join().unwrap();
-        speak();
-        assert_eq!(log.lines_with("said twice").len(), 1);
+        std::thread::spawn(log_event).join().unwrap();
+        log_event();
+        assert_eq!(log.lines_with("logged twice").len(), 1);
     }
 
     #[test]
-    fn the_global_log_hears_other_threads() {
+    fn the_global_log_records_other_threads() {
         let log = CanaryLog::global();
-        let canary = Canary::new("elsewhere");
+        let canary = Canary::new("other thread");
         let text = canary.text().to_owned();
         std::thread::spawn(move || tracing::info!("{text}"))
             .join()
@@ -219,9 +223,9 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "the log leaks the canary `value`")]
-    fn a_planted_leak_is_found() {
+    fn a_leak_in_a_log_field_is_found() {
         let (canary, log) = (Canary::new("value"), CanaryLog::install());
-        tracing::trace!(answer = ?canary.text().as_bytes());
+        tracing::trace!(response = ?canary.text().as_bytes());
         log.assert_clean(&[&canary]);
     }
 }

@@ -1,5 +1,5 @@
-//! The suite against itself: a provider that keeps the contract passes every item, and each of
-//! several broken ones fails the item that is meant to find it.
+//! Tests of the conformance suite itself. A correct provider passes every item. Each of several broken
+//! providers fails the item that must detect its defect.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,70 +15,70 @@ use secretwell_core::{
 };
 
 use crate::conformance::{self, Outcome, caught};
-use crate::{Calls, FaultyProvider, GARBAGE, Harness, Step, Supports, conformance_tests};
+use crate::{Action, CORRUPT_MARKER, Calls, FaultyProvider, Harness, Supports, conformance_tests};
 
 const LIMIT: usize = 100 * 1024;
 const DEADLINE: Duration = Duration::from_millis(100);
 
 conformance_tests!(memory, Memory::new(None));
 
-/// What a broken provider does wrong.
+/// The defect of a broken provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flaw {
+enum Defect {
     TrimsValues,
-    FailureIsNotFound,
+    ReportsFailureAsNotFound,
     WrongOrder,
-    OneTooFew,
+    OmitsLastResult,
     LeaksInDebug,
     LeaksInLog,
     LeaksInError,
-    ShowsBody,
+    LeaksResponseBody,
     ClaimsList,
     ClaimsWatch,
-    ReadsForHealth,
-    KeepsOldValue,
+    ReadsInHealthCheck,
+    ReturnsStaleValue,
     DecodesNames,
-    EmptyIsAbsent,
-    LogsInForEach,
-    SameVersion,
-    LeavesTask,
-    AsksAgain,
-    LooksAway,
+    ReportsEmptyAsAbsent,
+    LogsInForEachRead,
+    RepeatsVersion,
+    LeaksTask,
+    RetriesNotFound,
+    SkipsHealthCheck,
 }
 
-/// A memory with a limit, a login that may end and keys that may be denied.
-struct Gate {
+/// An in-memory provider with a size limit, a login that can expire and keys that can be denied.
+struct GuardedMemory {
     memory: MemoryProvider,
-    stage: Arc<Stage>,
-    flaw: Option<Flaw>,
-    logged_in: tokio::sync::Mutex<usize>,
-    seen: Mutex<Option<Secret>>,
+    access: Arc<Access>,
+    defect: Option<Defect>,
+    login_token: tokio::sync::Mutex<usize>,
+    last_read: Mutex<Option<Secret>>,
 }
 
 #[derive(Default)]
-struct Stage {
+struct Access {
     denied: Mutex<BTreeSet<SecretKey>>,
-    /// Counts up whenever a token ends.
+    /// The number of the current token. It increases when a token expires.
     token: AtomicUsize,
     logins: AtomicUsize,
 }
 
-impl Gate {
-    fn has(&self, flaw: Flaw) -> bool {
-        self.flaw == Some(flaw)
+impl GuardedMemory {
+    fn has(&self, defect: Defect) -> bool {
+        self.defect == Some(defect)
     }
 
     async fn log_in(&self) {
-        let token = self.stage.token.load(Ordering::SeqCst);
-        let known = *self.logged_in.lock().await;
-        if known == token && !self.has(Flaw::LogsInForEach) {
+        let token = self.access.token.load(Ordering::SeqCst);
+        let cached = *self.login_token.lock().await;
+        if cached == token && !self.has(Defect::LogsInForEachRead) {
             return;
         }
-        let mut held = self.logged_in.lock().await;
-        if *held != token || self.has(Flaw::LogsInForEach) {
+        let mut cached = self.login_token.lock().await;
+        if *cached != token || self.has(Defect::LogsInForEachRead) {
             tokio::task::yield_now().await;
-            self.stage.logins.fetch_add(1, Ordering::SeqCst);
-            *held = token;
+            self.access.logins.fetch_add(1, Ordering::SeqCst);
+            *cached = token;
         }
     }
 
@@ -90,61 +90,65 @@ impl Gate {
 
     async fn read(&self, key: &SecretKey) -> Result<Secret, Error> {
         self.log_in().await;
-        if self.stage.denied.lock().unwrap().contains(key) {
-            return Err(self.fail(ErrorKind::Denied, "it may not be read", key));
+        if self.access.denied.lock().unwrap().contains(key) {
+            return Err(self.fail(ErrorKind::Denied, "the login may not read it", key));
         }
-        let mut asked = key.clone();
-        if self.has(Flaw::DecodesNames) {
-            asked = SecretKey::parse(key.as_str().replace("%2F", "/"))?;
+        let mut requested = key.clone();
+        if self.has(Defect::DecodesNames) {
+            requested = SecretKey::parse(key.as_str().replace("%2F", "/"))?;
         }
         let mut secret = self
             .memory
-            .get(&asked)
+            .get(&requested)
             .await
             .map_err(|error| error.with_key(key))?;
         if secret.value.len() > LIMIT {
-            return Err(self.fail(ErrorKind::TooLarge, "it is beyond the limit", key));
+            return Err(self.fail(
+                ErrorKind::TooLarge,
+                "the value is above the size limit",
+                key,
+            ));
         }
-        self.spoil(&mut secret, key)?;
+        self.apply_defect(&mut secret, key)?;
         Ok(secret)
     }
 
-    fn spoil(&self, secret: &mut Secret, key: &SecretKey) -> Result<(), Error> {
-        let shown = String::from_utf8_lossy(secret.value.expose_bytes()).into_owned();
-        match self.flaw {
-            Some(Flaw::TrimsValues) => secret.value = shown.trim().into(),
-            Some(Flaw::LeaksInLog) => tracing::trace!(value = shown, "read"),
-            Some(Flaw::LeaksInError) if key.as_str() == "A" => {
-                let cause = std::io::Error::other(shown);
-                let error = self.fail(ErrorKind::Malformed, "odd", key);
-                return Err(error.with_source(cause));
+    fn apply_defect(&self, secret: &mut Secret, key: &SecretKey) -> Result<(), Error> {
+        let text = String::from_utf8_lossy(secret.value.expose_bytes()).into_owned();
+        match self.defect {
+            Some(Defect::TrimsValues) => secret.value = text.trim().into(),
+            Some(Defect::LeaksInLog) => tracing::trace!(value = text, "read"),
+            Some(Defect::LeaksInError) if key.as_str() == "A" => {
+                let source = std::io::Error::other(text);
+                let error = self.fail(ErrorKind::Malformed, "unexpected value", key);
+                return Err(error.with_source(source));
             }
-            Some(Flaw::SameVersion) => secret.version = Some(Version::numbered(1)),
-            Some(Flaw::EmptyIsAbsent) if shown.is_empty() => {
-                return Err(self.fail(ErrorKind::NotFound, "it is empty", key));
+            Some(Defect::RepeatsVersion) => secret.version = Some(Version::numbered(1)),
+            Some(Defect::ReportsEmptyAsAbsent) if text.is_empty() => {
+                return Err(self.fail(ErrorKind::NotFound, "the value is empty", key));
             }
-            Some(Flaw::KeepsOldValue) => {
-                let mut seen = self.seen.lock().unwrap();
-                *secret = seen.get_or_insert_with(|| secret.clone()).clone();
+            Some(Defect::ReturnsStaleValue) => {
+                let mut last = self.last_read.lock().unwrap();
+                *secret = last.get_or_insert_with(|| secret.clone()).clone();
             }
-            Some(Flaw::LeaksInDebug) => *self.seen.lock().unwrap() = Some(secret.clone()),
+            Some(Defect::LeaksInDebug) => *self.last_read.lock().unwrap() = Some(secret.clone()),
             _ => {}
         }
         Ok(())
     }
 }
 
-impl fmt::Debug for Gate {
+impl fmt::Debug for GuardedMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.seen.lock().unwrap() {
-            Some(seen) => write!(f, "Gate({:?})", seen.value.expose_bytes()),
-            None => f.write_str("Gate"),
+        match &*self.last_read.lock().unwrap() {
+            Some(last) => write!(f, "GuardedMemory({:?})", last.value.expose_bytes()),
+            None => f.write_str("GuardedMemory"),
         }
     }
 }
 
 #[async_trait]
-impl SecretProvider for Gate {
+impl SecretProvider for GuardedMemory {
     fn origin(&self) -> &Origin {
         self.memory.origin()
     }
@@ -158,16 +162,16 @@ impl SecretProvider for Gate {
     }
 
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
-        let mut answers = Vec::new();
+        let mut results = Vec::new();
         for key in keys {
-            answers.push(self.read(key).await);
+            results.push(self.read(key).await);
         }
-        match self.flaw {
-            Some(Flaw::WrongOrder) => answers.reverse(),
-            Some(Flaw::OneTooFew) => drop(answers.pop()),
+        match self.defect {
+            Some(Defect::WrongOrder) => results.reverse(),
+            Some(Defect::OmitsLastResult) => drop(results.pop()),
             _ => {}
         }
-        answers
+        results
     }
 
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
@@ -175,39 +179,41 @@ impl SecretProvider for Gate {
     }
 
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
-        if self.has(Flaw::ClaimsList) {
-            return Err(Error::new(ErrorKind::Unsupported, "no").with_origin(self.origin()));
+        if self.has(Defect::ClaimsList) {
+            return Err(
+                Error::new(ErrorKind::Unsupported, "lists no keys").with_origin(self.origin())
+            );
         }
         self.memory.list(prefix).await
     }
 
     fn watch(&self) -> Option<ChangeStream> {
-        if self.has(Flaw::LeavesTask) {
+        if self.has(Defect::LeaksTask) {
             tokio::spawn(std::future::pending::<()>());
         }
-        (!self.has(Flaw::ClaimsWatch)).then(|| self.memory.watch())?
+        (!self.has(Defect::ClaimsWatch)).then(|| self.memory.watch())?
     }
 }
 
-/// Stands outermost, where failures pass by.
+/// The outermost wrapper. It adds defects to errors and health checks.
 #[derive(Debug)]
-struct Outer<P> {
+struct DefectiveWrapper<P> {
     inner: P,
-    flaw: Option<Flaw>,
+    defect: Option<Defect>,
 }
 
-impl<P> Outer<P> {
-    fn change(&self, error: Error) -> Error {
-        match self.flaw {
-            Some(Flaw::FailureIsNotFound) => {
-                let changed = Error::new(ErrorKind::NotFound, "nothing there");
+impl<P> DefectiveWrapper<P> {
+    fn modify(&self, error: Error) -> Error {
+        match self.defect {
+            Some(Defect::ReportsFailureAsNotFound) => {
+                let changed = Error::new(ErrorKind::NotFound, "the key does not exist");
                 match (error.origin(), error.key()) {
                     (Some(origin), Some(key)) => changed.with_origin(origin).with_key(key),
                     _ => changed,
                 }
             }
-            Some(Flaw::ShowsBody) if error.kind() == ErrorKind::Malformed => {
-                error.with_source(format!("unexpected `{GARBAGE}`"))
+            Some(Defect::LeaksResponseBody) if error.kind() == ErrorKind::Malformed => {
+                error.with_source(format!("unexpected `{CORRUPT_MARKER}`"))
             }
             _ => error,
         }
@@ -215,7 +221,7 @@ impl<P> Outer<P> {
 }
 
 #[async_trait]
-impl<P: SecretProvider> SecretProvider for Outer<P> {
+impl<P: SecretProvider> SecretProvider for DefectiveWrapper<P> {
     fn origin(&self) -> &Origin {
         self.inner.origin()
     }
@@ -225,13 +231,13 @@ impl<P: SecretProvider> SecretProvider for Outer<P> {
     }
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
-        let mut answer = self.inner.get(key).await;
+        let mut result = self.inner.get(key).await;
         for _ in 0..2 {
-            if self.flaw == Some(Flaw::AsksAgain) && answer.is_err() {
-                answer = self.inner.get(key).await;
+            if self.defect == Some(Defect::RetriesNotFound) && result.is_err() {
+                result = self.inner.get(key).await;
             }
         }
-        answer.map_err(|error| self.change(error))
+        result.map_err(|error| self.modify(error))
     }
 
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
@@ -251,58 +257,65 @@ impl<P: SecretProvider> SecretProvider for Outer<P> {
     }
 
     async fn health(&self) -> Result<(), Error> {
-        if self.flaw == Some(Flaw::ReadsForHealth) {
+        if self.defect == Some(Defect::ReadsInHealthCheck) {
             self.inner.get(&"A".parse()?).await?;
         }
-        if self.flaw == Some(Flaw::LooksAway) {
+        if self.defect == Some(Defect::SkipsHealthCheck) {
             return Ok(());
         }
         self.inner.health().await
     }
 }
 
-/// The harness of all of them.
+/// The harness for the correct provider and for all broken ones.
 struct Memory {
     memory: MemoryProvider,
-    stage: Arc<Stage>,
-    faulty: FaultyProvider<Gate>,
+    access: Arc<Access>,
+    faulty: FaultyProvider<GuardedMemory>,
     provider: Arc<dyn SecretProvider>,
-    flaw: Option<Flaw>,
+    defect: Option<Defect>,
 }
 
 impl Memory {
-    fn new(flaw: Option<Flaw>) -> Self {
-        let (memory, stage) = (MemoryProvider::new(), Arc::<Stage>::default());
-        let faulty = gate(&memory, &stage, flaw);
+    fn new(defect: Option<Defect>) -> Self {
+        let (memory, access) = (MemoryProvider::new(), Arc::<Access>::default());
+        let faulty = guarded(&memory, &access, defect);
         Self {
-            provider: handle(faulty.clone(), flaw),
+            provider: with_deadline(faulty.clone(), defect),
             memory,
-            stage,
+            access,
             faulty,
-            flaw,
+            defect,
         }
     }
 
     fn fail(&self, kind: ErrorKind) {
         self.faulty
-            .always(Step::Fail(Error::new(kind, "as the test wants it")));
+            .always(Action::Fail(Error::new(kind, "injected by the test")));
     }
 }
 
-fn gate(memory: &MemoryProvider, stage: &Arc<Stage>, flaw: Option<Flaw>) -> FaultyProvider<Gate> {
-    stage.token.fetch_max(1, Ordering::SeqCst);
-    FaultyProvider::new(Gate {
+fn guarded(
+    memory: &MemoryProvider,
+    access: &Arc<Access>,
+    defect: Option<Defect>,
+) -> FaultyProvider<GuardedMemory> {
+    access.token.fetch_max(1, Ordering::SeqCst);
+    FaultyProvider::new(GuardedMemory {
         memory: memory.clone(),
-        stage: stage.clone(),
-        flaw,
-        logged_in: tokio::sync::Mutex::new(0),
-        seen: Mutex::new(None),
+        access: access.clone(),
+        defect,
+        login_token: tokio::sync::Mutex::new(0),
+        last_read: Mutex::new(None),
     })
 }
 
-fn handle(faulty: FaultyProvider<Gate>, flaw: Option<Flaw>) -> Arc<dyn SecretProvider> {
+fn with_deadline(
+    faulty: FaultyProvider<GuardedMemory>,
+    defect: Option<Defect>,
+) -> Arc<dyn SecretProvider> {
     let inner = faulty.with_deadline(DEADLINE);
-    Arc::new(Outer { inner, flaw })
+    Arc::new(DefectiveWrapper { inner, defect })
 }
 
 #[async_trait]
@@ -319,9 +332,9 @@ impl Harness for Memory {
         self.memory.remove(key).unwrap();
     }
 
-    fn another(&self) -> Option<Arc<dyn SecretProvider>> {
-        let faulty = gate(&self.memory, &self.stage, self.flaw);
-        Some(handle(faulty, self.flaw))
+    fn second_provider(&self) -> Option<Arc<dyn SecretProvider>> {
+        let faulty = guarded(&self.memory, &self.access, self.defect);
+        Some(with_deadline(faulty, self.defect))
     }
 
     fn supports(&self) -> Supports {
@@ -329,24 +342,24 @@ impl Harness for Memory {
             network: true,
             deny: true,
             login: true,
-            expire: true,
-            throttle: true,
-            garble: true,
-            whole_health: true,
+            token_expiry: true,
+            rate_limit: true,
+            corrupt_responses: true,
+            full_health_check: true,
             stall: true,
             binary_values: true,
             empty_values: true,
             json_values: true,
-            calls: true,
+            call_counts: true,
             float_numbers: false,
-            trims_values: false,
+            trims_whitespace: false,
             case_insensitive: false,
             flat_names: false,
-            quiet_runtime: true,
+            exclusive_runtime: true,
         }
     }
 
-    /// Good enough for JSON without white space inside of its strings.
+    /// Supports only JSON without white space in its strings.
     async fn seed_json(&self, key: &SecretKey, json: &str) {
         let compact: String = json.split_whitespace().collect();
         self.seed(key, compact.trim_matches('"').as_bytes()).await;
@@ -356,43 +369,43 @@ impl Harness for Memory {
         self.fail(ErrorKind::Unavailable);
     }
 
-    async fn heal(&self) {
-        self.faulty.heal();
+    async fn clear_faults(&self) {
+        self.faulty.clear_faults();
     }
 
     async fn deny(&self, key: &SecretKey) {
-        self.stage.denied.lock().unwrap().insert(key.clone());
+        self.access.denied.lock().unwrap().insert(key.clone());
     }
 
     async fn revoke_login(&self) {
         self.fail(ErrorKind::Unauthenticated);
     }
 
-    async fn fix_login(&self) {
-        self.faulty.heal();
+    async fn restore_login(&self) {
+        self.faulty.clear_faults();
     }
 
     async fn expire_token(&self) {
-        self.stage.token.fetch_add(1, Ordering::SeqCst);
+        self.access.token.fetch_add(1, Ordering::SeqCst);
     }
 
-    async fn throttle(&self, wait: Duration) {
+    async fn rate_limit(&self, wait: Duration) {
         let retry_after = Some(wait);
         self.fail(ErrorKind::RateLimited { retry_after });
     }
 
-    async fn garble(&self) {
+    async fn corrupt_responses(&self) {
         self.fail(ErrorKind::Malformed);
     }
 
     async fn stall(&self) {
-        self.faulty.always(Step::Hang);
+        self.faulty.always(Action::Hang);
     }
 
     fn calls(&self) -> Calls {
         Calls {
             reads: self.faulty.calls(),
-            logins: self.stage.logins.load(Ordering::SeqCst),
+            logins: self.access.logins.load(Ordering::SeqCst),
         }
     }
 
@@ -400,13 +413,13 @@ impl Harness for Memory {
         vec!["memory-token-of-the-harness".to_owned()]
     }
 
-    fn max_value(&self) -> Option<usize> {
+    fn max_value_bytes(&self) -> Option<usize> {
         Some(LIMIT)
     }
 }
 
 #[tokio::test]
-async fn a_good_provider_passes_every_item() {
+async fn a_correct_provider_passes_every_item() {
     let report = conformance::run_all(async || Memory::new(None)).await;
     report.assert_passed();
     assert_eq!(report.entries().len(), conformance::ALL.len());
@@ -416,126 +429,142 @@ async fn a_good_provider_passes_every_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_flaw_is_found_by_its_item() {
-    for (flaw, item, message) in [
+async fn each_defect_is_detected_by_its_item() {
+    for (defect, item, message) in [
+        (Defect::TrimsValues, "get_existing", "ends with a newline"),
         (
-            Flaw::TrimsValues,
-            "get_existing",
-            "with a newline at its end",
-        ),
-        (
-            Flaw::FailureIsNotFound,
+            Defect::ReportsFailureAsNotFound,
             "missing_is_not_failed",
-            "must be `unavailable`, and is `not found`",
+            "must be `unavailable`, but is `not found`",
         ),
-        (Flaw::FailureIsNotFound, "denied", "must be `denied`"),
         (
-            Flaw::FailureIsNotFound,
+            Defect::ReportsFailureAsNotFound,
+            "denied",
+            "must be `denied`",
+        ),
+        (
+            Defect::ReportsFailureAsNotFound,
             "bad_login",
             "must be `not authenticated`",
         ),
-        (Flaw::FailureIsNotFound, "throttled", "must be rate limited"),
         (
-            Flaw::FailureIsNotFound,
-            "malformed_answer",
+            Defect::ReportsFailureAsNotFound,
+            "throttled",
+            "must fail with `rate limited`",
+        ),
+        (
+            Defect::ReportsFailureAsNotFound,
+            "malformed_response",
             "must be `malformed`",
         ),
-        (Flaw::FailureIsNotFound, "deadline", "must be `timed out`"),
-        (Flaw::WrongOrder, "get_many", "must be"),
         (
-            Flaw::OneTooFew,
+            Defect::ReportsFailureAsNotFound,
+            "deadline",
+            "must be `timed out`",
+        ),
+        (Defect::WrongOrder, "get_many", "must have"),
+        (
+            Defect::OmitsLastResult,
             "get_many",
-            "5 keys must have as many results, and have 4",
+            "5 keys must have the same number of results, but have 4",
         ),
         (
-            Flaw::LeaksInDebug,
+            Defect::LeaksInDebug,
             "redaction",
             "debug output leaks the canary",
         ),
         (
-            Flaw::LeaksInLog,
+            Defect::LeaksInLog,
             "redaction",
             "the log leaks the canary `value`: raw",
         ),
-        (Flaw::LeaksInError, "redaction", "leaks the canary `value`"),
         (
-            Flaw::ShowsBody,
-            "malformed_answer",
-            "leaks the canary `the body of the answer`",
+            Defect::LeaksInError,
+            "redaction",
+            "leaks the canary `value`",
         ),
         (
-            Flaw::ClaimsList,
+            Defect::LeaksResponseBody,
+            "malformed_response",
+            "leaks the canary `the body of the response`",
+        ),
+        (
+            Defect::ClaimsList,
             "capabilities_are_true",
-            "a list is claimed, and fails",
+            "`list` is claimed, but fails",
         ),
         (
-            Flaw::ClaimsWatch,
+            Defect::ClaimsWatch,
             "capabilities_are_true",
-            "`watch` must be claimed exactly",
+            "`watch` must be claimed if and only if",
         ),
         (
-            Flaw::AsksAgain,
+            Defect::RetriesNotFound,
             "get_missing",
-            "must not be asked for 3 times",
+            "must not cost 3 calls",
         ),
         (
-            Flaw::LooksAway,
+            Defect::SkipsHealthCheck,
             "health",
-            "the health of a source that makes no sense",
+            "a health check of a corrupt source",
         ),
         (
-            Flaw::ReadsForHealth,
+            Defect::ReadsInHealthCheck,
             "health",
-            "a health check must be no read, and is 1",
+            "a health check must not read secrets, but caused 1 reads",
         ),
         (
-            Flaw::KeepsOldValue,
+            Defect::ReturnsStaleValue,
             "update_seen",
-            "must be the 5 bytes `other`",
+            "must have the 5 bytes `other`",
         ),
-        (Flaw::KeepsOldValue, "concurrent_use", "must be"),
+        (Defect::ReturnsStaleValue, "concurrent_use", "must have"),
         (
-            Flaw::DecodesNames,
+            Defect::DecodesNames,
             "odd_names",
-            "read as if it were another key",
+            "a read returns the value of another key",
         ),
         (
-            Flaw::EmptyIsAbsent,
+            Defect::ReportsEmptyAsAbsent,
             "empty_value",
-            "must be read, and fails",
+            "must succeed, but fails",
         ),
         (
-            Flaw::LogsInForEach,
+            Defect::LogsInForEachRead,
             "expired_login",
-            "must cost one login, not 100",
+            "must cause one login, not 100",
         ),
         (
-            Flaw::SameVersion,
+            Defect::RepeatsVersion,
             "update_seen",
-            "each update must have a version of its own",
+            "each update must have a new version",
         ),
         (
-            Flaw::LeavesTask,
+            Defect::LeaksTask,
             "drop_leaves_nothing",
             "must end their tasks",
         ),
     ] {
         let item = conformance::ALL.iter().find(|other| other.name == item);
-        let harness = Memory::new(Some(flaw));
+        let harness = Memory::new(Some(defect));
         let outcome = caught((item.unwrap().run)(&harness)).await;
-        let found = outcome.expect_err(&format!("{flaw:?} must be found"));
-        assert!(found.contains(message), "{flaw:?} is found as: {found}");
+        let reported = outcome.expect_err(&format!("{defect:?} must be detected"));
+        assert!(
+            reported.contains(message),
+            "{defect:?} is reported as: {reported}"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_report_is_a_table() {
-    let report = conformance::run_all(async || Memory::new(Some(Flaw::EmptyIsAbsent))).await;
+async fn the_report_is_displayed_as_a_table() {
+    let report =
+        conformance::run_all(async || Memory::new(Some(Defect::ReportsEmptyAsAbsent))).await;
     let text = report.to_string();
     assert!(!report.is_passed());
     assert!(text.contains("get_existing            passed\n"), "{text}");
     assert!(
-        text.contains("empty_value             BROKEN: `A` must be"),
+        text.contains("empty_value             FAILED: a read of `A` must succeed"),
         "{text}"
     );
 }

@@ -1,4 +1,4 @@
-//! A proxy that breaks what passes through it, on command.
+//! An HTTP proxy that injects faults on command.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,36 +8,37 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// The largest request head.
+/// The size limit of a request head, in bytes.
 const MAX_HEAD: usize = 64 << 10;
 
-/// What a [`FaultProxy`] does to a request.
+/// The fault that a [`FaultProxy`] injects into each request.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Nothing: the server answers.
+    /// No fault: the request and the response are forwarded.
     #[default]
     None,
-    /// Breaks off the connection before it answers.
-    Cut,
-    /// Resets the connection before it answers, so that the client is told of an error and not of an end.
+    /// Closes the connection without a response.
+    Close,
+    /// Resets the connection without a response. The client sees an error, not an end of the stream.
     Reset,
-    /// Accepts the request and never answers.
+    /// Accepts the request and never responds.
     Stall,
-    /// Answers after this long.
+    /// Forwards the request after this time.
     Delay(Duration),
-    /// Answers itself, with these bytes, and closes.
+    /// Responds with these bytes and closes the connection. The server does not receive the request.
     Respond(Vec<u8>),
-    /// Passes on this many bytes of the answer, and breaks off.
+    /// Forwards this many bytes of the response and closes the connection.
     Truncate(usize),
-    /// Passes the answer on, a byte at a time with this pause between them.
+    /// Forwards the response byte by byte, with this pause after each byte.
     Drip(Duration),
-    /// Begins an answer that never ends.
+    /// Sends a response whose body never ends. The server does not receive the request.
     Endless,
 }
 
-/// Stands before a server that speaks plain HTTP/1.1 on this machine, counts the requests, and does to
-/// them what it is told to. One connection carries one request. Ends when dropped.
+/// A proxy for a plain HTTP/1.1 server on this machine. It records requests and injects a [`Fault`].
+///
+/// Each connection carries one request. The proxy stops when it is dropped.
 #[derive(Debug)]
 pub struct FaultProxy {
     address: SocketAddr,
@@ -52,7 +53,10 @@ struct Shared {
 }
 
 impl FaultProxy {
-    /// Starts one before `upstream`, on a free port of the loopback.
+    /// Starts a proxy for `upstream` on a free port of the loopback interface.
+    ///
+    /// # Panics
+    /// Panics if no port can be bound.
     pub async fn start(upstream: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -67,7 +71,7 @@ impl FaultProxy {
                 };
                 let shared = accept.clone();
                 connections.spawn(async move {
-                    // A connection that breaks is what this is for.
+                    // Broken connections are expected here.
                     let _ = serve(client, upstream, &shared).await;
                 });
                 while connections.try_join_next().is_some() {}
@@ -80,22 +84,23 @@ impl FaultProxy {
         }
     }
 
-    /// Where it listens.
+    /// Returns the address that the proxy listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it does to the requests from now on.
+    /// Sets the fault for all requests from now on.
     pub fn set(&self, fault: Fault) {
         *lock(&self.shared.fault) = fault;
     }
 
-    /// The requests so far, each like `GET /v1/secret`; those that a fault kept from the server too.
+    /// Returns the request lines so far, such as `GET /v1/secret`. They include requests that a fault
+    /// kept from the server.
     pub fn requests(&self) -> Vec<String> {
         lock(&self.shared.requests).clone()
     }
 
-    /// How many requests there were whose line begins like this.
+    /// Returns the number of requests whose line starts with `start`.
     pub fn count(&self, start: &str) -> usize {
         let requests = lock(&self.shared.requests);
         requests
@@ -119,7 +124,7 @@ async fn serve(
     lock(&shared.requests).push(line);
     let fault = lock(&shared.fault).clone();
     match &fault {
-        Fault::Cut => return Ok(()),
+        Fault::Close => return Ok(()),
         Fault::Reset => return client.set_zero_linger(),
         Fault::Stall => std::future::pending().await,
         Fault::Delay(time) => tokio::time::sleep(*time).await,
@@ -139,35 +144,35 @@ async fn serve(
     }
 
     let mut server = TcpStream::connect(upstream).await?;
-    server.write_all(&closing(request)).await?;
-    let mut answer = Vec::new();
-    server.read_to_end(&mut answer).await?;
+    server.write_all(&with_connection_close(request)).await?;
+    let mut response = Vec::new();
+    server.read_to_end(&mut response).await?;
     match fault {
         Fault::Truncate(length) => {
             client
-                .write_all(&answer[..length.min(answer.len())])
+                .write_all(&response[..length.min(response.len())])
                 .await?
         }
         Fault::Drip(pause) => {
-            for byte in answer {
+            for byte in response {
                 client.write_all(&[byte]).await?;
                 tokio::time::sleep(pause).await;
             }
         }
-        _ => client.write_all(&answer).await?,
+        _ => client.write_all(&response).await?,
     }
     client.shutdown().await
 }
 
-/// A whole request: its head, and a body of the length that the head says.
+/// Reads one request: the head, and a body as long as its `content-length`.
 async fn read_request(client: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut request = Vec::new();
     let end = loop {
         if let Some(end) = find(&request, b"\r\n\r\n") {
             break end + 4;
         }
-        let got = client.read_buf(&mut request).await?;
-        if got == 0 || request.len() > MAX_HEAD {
+        let count = client.read_buf(&mut request).await?;
+        if count == 0 || request.len() > MAX_HEAD {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
     };
@@ -184,17 +189,17 @@ async fn read_request(client: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     Ok(request)
 }
 
-/// The request, with the wish that the connection be closed behind the answer.
-fn closing(request: Vec<u8>) -> Vec<u8> {
+/// Adds `connection: close` to a request, so that the server closes the connection after its response.
+fn with_connection_close(request: Vec<u8>) -> Vec<u8> {
     let line = find(&request, b"\r\n").map_or(0, |end| end + 2);
     let (first, rest) = request.split_at(line);
     [first, b"connection: close\r\n", rest].concat()
 }
 
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
     bytes
-        .windows(wanted.len())
-        .position(|window| window == wanted)
+        .windows(needle.len())
+        .position(|window| window == needle)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,4 +1,4 @@
-//! How to log in.
+//! The login methods of Vault.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -17,19 +17,19 @@ use crate::wire;
 
 pub(crate) const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 pub(crate) const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
-/// Without it, a proxy that guards against forged requests refuses them.
+/// A proxy with `require_request_header` rejects requests without this header.
 pub(crate) const REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
 
-/// Where Kubernetes puts the token of a pod's service account.
+/// The file in which Kubernetes mounts the token of a pod's service account.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-/// For how long a login by Kubernetes that is refused may be the cluster's own trouble: Vault says 403
-/// when it cannot ask the cluster.
-const CLUSTER_TROUBLE: Duration = Duration::from_secs(5 * 60);
+/// How long a refused Kubernetes login is treated as an outage of the Kubernetes API. Vault responds with
+/// 403 in both cases.
+const CLUSTER_OUTAGE: Duration = Duration::from_secs(5 * 60);
 
-/// How to log in to Vault.
+/// A login method for Vault or OpenBao, with its credentials.
 ///
 /// ```
-/// use secretwell::vault::{VaultAuth, Credential};
+/// use secretwell::vault::{Credential, VaultAuth};
 ///
 /// let pod = VaultAuth::kubernetes("my-role");
 /// let vm = VaultAuth::app_role("role-id", Credential::file("/etc/app/secret-id")).mount("approle-prod");
@@ -71,12 +71,12 @@ impl VaultAuth {
         }
     }
 
-    /// A token. One in a file is read again when it ends or is refused.
+    /// Uses a token. A token in a file is read again after it expires or is refused.
     pub fn token(token: Credential) -> Self {
         Self::new(Method::Token(token))
     }
 
-    /// AppRole, with a role id and a secret id.
+    /// Logs in with AppRole, using a role id and a secret id.
     pub fn app_role(role_id: impl Into<String>, secret_id: Credential) -> Self {
         Self::new(Method::AppRole {
             role_id: role_id.into(),
@@ -85,8 +85,8 @@ impl VaultAuth {
         })
     }
 
-    /// AppRole with a wrapped secret id: `token` is the wrapping token. It is unwrapped once, and the
-    /// secret id is kept in memory for later logins.
+    /// Logs in with AppRole, using a wrapped secret id. `token` is the wrapping token. It is unwrapped once,
+    /// and the secret id stays in memory for later logins.
     pub fn app_role_wrapped(role_id: impl Into<String>, token: Credential) -> Self {
         Self::new(Method::AppRole {
             role_id: role_id.into(),
@@ -95,12 +95,13 @@ impl VaultAuth {
         })
     }
 
-    /// The service account of the pod, as the role `role`. Its token is read anew for each login.
+    /// Logs in with the service account of the pod, for the role `role`. The token of the service account is
+    /// read again for each login.
     pub fn kubernetes(role: impl Into<String>) -> Self {
         Self::kubernetes_with(role, Credential::file(SERVICE_ACCOUNT))
     }
 
-    /// Like [`kubernetes`](Self::kubernetes), with a token from elsewhere.
+    /// Like [`kubernetes`](Self::kubernetes), with a given token of a service account.
     pub fn kubernetes_with(role: impl Into<String>, jwt: Credential) -> Self {
         Self::new(Method::Jwt {
             kubernetes: true,
@@ -109,7 +110,7 @@ impl VaultAuth {
         })
     }
 
-    /// A JWT of an identity provider, as the role `role`.
+    /// Logs in with a JWT from an identity provider, for the role `role`.
     pub fn jwt(role: impl Into<String>, jwt: Credential) -> Self {
         Self::new(Method::Jwt {
             kubernetes: false,
@@ -118,7 +119,7 @@ impl VaultAuth {
         })
     }
 
-    /// User name and password.
+    /// Logs in with a user name and a password.
     pub fn userpass(user: impl Into<String>, password: Credential) -> Self {
         Self::new(Method::Userpass {
             user: user.into(),
@@ -126,18 +127,18 @@ impl VaultAuth {
         })
     }
 
-    /// The client certificate of the connection; give it by
-    /// [`VaultBuilder::client`](crate::VaultBuilder::client). With a name, only that role is tried.
+    /// Logs in with the client certificate of the connection, which is set with
+    /// [`VaultBuilder::client`](crate::VaultBuilder::client). With a `name`, the server checks only that role.
     pub fn certificate(name: Option<String>) -> Self {
         Self::new(Method::Certificate { name })
     }
 
-    /// None of our own: an agent or proxy with auto-auth stands in front, and adds the token.
+    /// Uses an agent or proxy with auto-auth, which adds the token to each request.
     pub fn agent() -> Self {
         Self::new(Method::Agent)
     }
 
-    /// The mount of the login, where it is not the method's own name.
+    /// Sets the mount of the login method. Default: the name of the method, such as `approle`.
     #[must_use]
     pub fn mount(mut self, mount: impl Into<String>) -> Self {
         self.mount = Some(mount.into());
@@ -148,7 +149,7 @@ impl VaultAuth {
         matches!(self.method, Method::Agent)
     }
 
-    /// The path of the login below `/v1/`.
+    /// Returns the path of the login request.
     fn path(&self) -> Result<String, Error> {
         let method = match &self.method {
             Method::Agent | Method::Token(_) => "token",
@@ -167,7 +168,7 @@ impl VaultAuth {
         })
     }
 
-    /// What can be told to be wrong without asking anybody.
+    /// Checks the settings without I/O.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let role = match &self.method {
             Method::AppRole { role_id, .. } => role_id,
@@ -176,21 +177,22 @@ impl VaultAuth {
             _ => return self.path().map(drop),
         };
         match role.trim().is_empty() {
-            true => Err(invalid("the login's role or user is empty").with_hint("say which")),
+            true => Err(invalid("the role or user of the login is empty")
+                .with_hint("set the role id, role or user name")),
             false => self.path().map(drop),
         }
     }
 }
 
-/// The login of one provider.
+/// The login of one provider, as a [`TokenManager`](secretwell_http::TokenManager) uses it.
 pub(crate) struct VaultLogin {
     server: Server,
     auth: VaultAuth,
     namespace: Option<HeaderValue>,
-    /// The wrapping token that was unwrapped last, and what was in it.
+    /// The last wrapping token that was unwrapped, and its secret id.
     unwrapped: Mutex<Option<(SecretValue, SecretValue)>>,
-    /// Since when the cluster may be in trouble.
-    trouble: Mutex<Option<Instant>>,
+    /// When the first refusal occurred that might be an outage of the Kubernetes API.
+    outage_since: Mutex<Option<Instant>>,
 }
 
 impl VaultLogin {
@@ -200,7 +202,7 @@ impl VaultLogin {
             auth,
             namespace,
             unwrapped: Mutex::default(),
-            trouble: Mutex::default(),
+            outage_since: Mutex::default(),
         }
     }
 
@@ -212,10 +214,11 @@ impl VaultLogin {
         }
     }
 
-    /// Sends what the server knows or refuses. A standby that is behind refuses what was made a moment
-    /// ago; then the active server is asked as well, and no other, so that a wrong credential is not
-    /// counted more than once by any of them.
-    async fn present(&self, request: Request) -> Result<Response, Error> {
+    /// Sends a request with a credential.
+    ///
+    /// A stale standby refuses a credential that was created a moment ago. A refused request is therefore
+    /// sent once more, to the active server only. So no server counts a wrong credential more than once.
+    async fn send_credential(&self, request: Request) -> Result<Response, Error> {
         let response = self.server.send(&request).await?;
         if !matches!(
             response.status,
@@ -223,8 +226,11 @@ impl VaultLogin {
         ) {
             return Ok(response);
         }
-        match self.server.past_a_standby().await {
-            Some(ahead) => self.server.send(&wire::at_the_active(request, ahead)).await,
+        match self.server.forwarding_index().await {
+            Some(index) => {
+                let request = wire::forward_to_active(request, index);
+                self.server.send(&request).await
+            }
             None => Ok(response),
         }
     }
@@ -238,16 +244,16 @@ impl VaultLogin {
         let request = self
             .request(Verb::POST, "/v1/sys/wrapping/unwrap")
             .secret_header(TOKEN, token.expose_bytes())?
-            // A second try would find it used, by ourselves, and look like a theft.
+            // A second attempt would find that the token is used, which looks like a theft.
             .non_idempotent();
-        let response = self.present(request).await?;
+        let response = self.send_credential(request).await?;
         let secret_id = wire::unwrapped_secret_id(&response)?;
         *lock(&self.unwrapped) = Some((token.clone(), secret_id.clone()));
         Ok(secret_id)
     }
 
-    /// What a refused login means.
-    fn refused(&self, response: &Response) -> Error {
+    /// Returns the error of a refused login.
+    fn refusal(&self, response: &Response) -> Error {
         let error = wire::login_refused(response);
         let kubernetes = matches!(
             self.auth.method,
@@ -260,15 +266,15 @@ impl VaultLogin {
             return error;
         }
         let now = Instant::now();
-        let since = *lock(&self.trouble).get_or_insert(now);
-        if now.duration_since(since) >= CLUSTER_TROUBLE {
+        let since = *lock(&self.outage_since).get_or_insert(now);
+        if now.duration_since(since) >= CLUSTER_OUTAGE {
             return error;
         }
         Error::new(
             ErrorKind::Unavailable,
-            "the login was refused, or the server cannot reach the cluster's API",
+            "the login was refused, or the server cannot reach the API of the cluster",
         )
-        .with_hint("if it lasts: is the service account bound to the role?")
+        .with_hint("if this lasts, check that the service account is bound to the role")
     }
 }
 
@@ -285,7 +291,7 @@ impl Login for VaultLogin {
             } => {
                 let secret_id = secret_id.read().await?;
                 match wrapped {
-                    // Unwrapped by the login, so that a refusal to do so is a refused login.
+                    // The login unwraps it, so that a refused wrapping token counts as a refused login.
                     true => Ok(secret_id),
                     false => app_role(role_id, &secret_id),
                 }
@@ -308,7 +314,7 @@ impl Login for VaultLogin {
             let request = self
                 .request(Verb::GET, "/v1/auth/token/lookup-self")
                 .secret_header(TOKEN, credential.expose_bytes())?;
-            return wire::looked_up(&self.server.send(&request).await?, credential);
+            return wire::looked_up_token(&self.server.send(&request).await?, credential);
         }
         let body = match &self.auth.method {
             Method::AppRole {
@@ -319,12 +325,12 @@ impl Login for VaultLogin {
             _ => credential.clone(),
         };
         let request = self.request(Verb::POST, &self.auth.path()?).json(body);
-        let response = self.present(request).await?;
+        let response = self.send_credential(request).await?;
         if !response.status.is_success() {
-            return Err(self.refused(&response));
+            return Err(self.refusal(&response));
         }
-        *lock(&self.trouble) = None;
-        wire::grant(&response)
+        *lock(&self.outage_since) = None;
+        wire::token_lease(&response)
     }
 
     async fn renew(&self, token: &SecretValue) -> Result<TokenLease, Error> {
@@ -334,7 +340,7 @@ impl Login for VaultLogin {
             .json("{}".into());
         let response = self.server.send(&request).await?;
         match response.status.is_success() {
-            true => wire::grant(&response),
+            true => wire::token_lease(&response),
             false => Err(wire::login_refused(&response)),
         }
     }

@@ -1,4 +1,4 @@
-//! Secrets that are made when they are asked for, and end: database credentials, certificates.
+//! Dynamic secrets, which the server creates on request and which expire: database credentials, certificates.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,78 +13,75 @@ use tokio::time::Instant;
 
 use crate::config::invalid;
 use crate::provider::Inner;
-use crate::wire::{self, Document, Leased};
+use crate::wire::{self, Document, LeaseInfo};
 
-/// What is left of a lease when it is renewed, or replaced where that does not help.
+/// A lease is renewed when less than this share of its duration remains.
 const RENEW_BELOW: f64 = 0.5;
-/// When to try again what could not be renewed or replaced: after this share of what is left of it, and
-/// this long at most.
-const AGAIN: (f64, Duration) = (0.1, Duration::from_secs(60));
+/// The wait after a failed renewal or replacement: this share of the remaining lifetime, and the maximum.
+const RETRY_WAIT: (f64, Duration) = (0.1, Duration::from_secs(60));
 
-/// The paths that make secrets, each with what it made last.
+/// The dynamic secrets of a provider, by the prefix of their keys.
 #[derive(Default)]
 pub(crate) struct Leases(BTreeMap<String, Slot>);
 
 struct Slot {
     path: String,
     body: Option<SecretValue>,
-    /// Locked while it is asked, so that many callers cause one secret.
-    held: Mutex<Option<Lease>>,
+    /// Locked during a request, so that concurrent callers create only one secret.
+    cached: Mutex<Option<Lease>>,
 }
 
-/// One secret that was made.
+/// One dynamic secret with its lease.
 struct Lease {
     document: Arc<Document>,
     id: Option<String>,
     duration: Duration,
     renewable: bool,
     expires: Option<Instant>,
-    /// The token that it was made with, and dies with.
+    /// The token that created the lease. The lease ends with it.
     token: Option<Arc<Token>>,
-    /// Until when it is not tried to renew or replace it, because a moment ago that failed.
-    again: Option<Instant>,
+    /// Until this time, the lease is neither renewed nor replaced, because the last attempt failed.
+    retry_at: Option<Instant>,
 }
 
-/// What a lease is good for.
-pub(crate) struct Made {
+/// A snapshot of a lease, from which the values of keys are taken.
+pub(crate) struct LeasedSecret {
     document: Arc<Document>,
     id: Option<String>,
-    ends: Option<Instant>,
+    valid_until: Option<Instant>,
 }
 
-/// A path to make secrets from, as it was configured.
+/// The configuration of a dynamic secret.
 #[derive(Clone)]
 pub(crate) struct Dynamic {
-    pub(crate) directory: String,
+    pub(crate) prefix: String,
     pub(crate) path: String,
+    /// The body of a write. `None` if the path is read.
     pub(crate) body: Option<SecretValue>,
 }
 
-/// Without the body, which may hold anything.
+/// Omits the body, which might contain a secret.
 impl fmt::Debug for Dynamic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} from {}", self.directory, self.path)
+        write!(f, "{} from {}", self.prefix, self.path)
     }
 }
 
 impl Leases {
-    pub(crate) fn new(paths: Vec<Dynamic>) -> Result<Self, Error> {
+    pub(crate) fn new(dynamic: Vec<Dynamic>) -> Result<Self, Error> {
         let mut slots = BTreeMap::new();
-        for Dynamic {
-            directory,
-            path,
-            body,
-        } in paths
-        {
-            let directory = SecretKey::parse(&directory).map_err(|error| {
-                invalid("a directory of dynamic secrets is none").with_source(error)
+        for Dynamic { prefix, path, body } in dynamic {
+            let prefix = SecretKey::parse(&prefix).map_err(|error| {
+                invalid("the prefix of a dynamic secret is not valid")
+                    .with_hint("use a prefix such as `db`")
+                    .with_source(error)
             })?;
             let slot = Slot {
                 path: format!("/v1/{}", encode_path(&path)?),
                 body,
-                held: Mutex::default(),
+                cached: Mutex::default(),
             };
-            slots.insert(directory.as_str().to_owned(), slot);
+            slots.insert(prefix.as_str().to_owned(), slot);
         }
         Ok(Self(slots))
     }
@@ -93,107 +90,121 @@ impl Leases {
         self.0.is_empty()
     }
 
-    /// Whether the secrets of `directory` are made, not kept.
-    pub(crate) fn make(&self, directory: Option<&str>) -> bool {
-        directory.is_some_and(|directory| self.0.contains_key(directory))
+    /// Returns whether the keys below `prefix` are those of a dynamic secret.
+    pub(crate) fn contains(&self, prefix: Option<&str>) -> bool {
+        prefix.is_some_and(|prefix| self.0.contains_key(prefix))
     }
 
-    /// The secrets of `directory`: what is held if that has enough of its life before it, renewed if it
-    /// can be, else made anew. While neither can be, what is held is good to its end.
-    pub(crate) async fn get(&self, inner: &Inner, directory: &str) -> Result<Made, Error> {
-        let slot = self.0.get(directory);
-        let slot = slot.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such path"))?;
-        let mut held = slot.held.lock().await;
-        if let Some(lease) = &*held
-            && lease.again.is_some_and(|again| Instant::now() < again)
-            && lease.is_alive()
+    /// Returns the dynamic secret of `prefix`. If less than half of the duration of the cached lease remains,
+    /// the lease is renewed, or else replaced. If both fail with a temporary error, the cached lease is
+    /// returned until it ends.
+    pub(crate) async fn get(&self, inner: &Inner, prefix: &str) -> Result<LeasedSecret, Error> {
+        let slot = self.0.get(prefix);
+        let slot = slot.ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                "no dynamic secret is configured for this prefix",
+            )
+        })?;
+        let mut cached = slot.cached.lock().await;
+        if let Some(lease) = &*cached
+            && lease
+                .retry_at
+                .is_some_and(|retry_at| Instant::now() < retry_at)
+            && lease.is_valid()
         {
-            return Ok(lease.made());
+            return Ok(lease.snapshot());
         }
-        match (slot.follow(&mut held, inner).await, &mut *held) {
-            (Ok(made), _) => Ok(made),
-            (Err(error), Some(lease)) if error.is_temporary() && lease.is_alive() => {
+        match (slot.current(&mut cached, inner).await, &mut *cached) {
+            (Ok(secret), _) => Ok(secret),
+            (Err(error), Some(lease)) if error.is_temporary() && lease.is_valid() => {
                 let origin = inner.origin();
-                tracing::warn!(target: "secretwell::vault", event = "lease_not_replaced", %origin, %directory, %error, "the lease could not be replaced; the replacement is retried");
-                lease.wait();
-                Ok(lease.made())
+                tracing::warn!(target: "secretwell::vault", event = "lease_not_replaced", %origin, %prefix, %error, "the lease could not be replaced; the replacement is retried");
+                lease.back_off();
+                Ok(lease.snapshot())
             }
             (Err(error), _) => Err(error),
         }
     }
 
-    /// Ends all that are held, as far as possible; the first error is told.
+    /// Revokes all cached leases. If some cannot be revoked, the others are still revoked, and the first
+    /// error is returned.
     pub(crate) async fn revoke(&self, inner: &Inner) -> Result<(), Error> {
-        let mut outcome = Ok(());
+        let mut result = Ok(());
         for slot in self.0.values() {
-            let mut held = slot.held.lock().await;
-            let Some(id) = held.as_ref().and_then(|lease| lease.id.as_deref()) else {
+            let mut cached = slot.cached.lock().await;
+            let Some(id) = cached.as_ref().and_then(|lease| lease.id.as_deref()) else {
                 continue;
             };
             match revoke(inner, id).await {
-                Ok(()) => *held = None,
-                Err(error) => outcome = outcome.and(Err(error)),
+                Ok(()) => *cached = None,
+                Err(error) => result = result.and(Err(error)),
             }
         }
-        outcome
+        result
     }
 }
 
 async fn revoke(inner: &Inner, id: &str) -> Result<(), Error> {
     let request = Request::new(Method::POST, "/v1/sys/leases/revoke").json(lease_id(id));
     let (response, _) = inner.call(request).await?;
-    match wire::lease_answer(&response) {
+    match wire::updated_lease(&response) {
         Err(error) if !error.is_not_found() => Err(error),
         _ => Ok(()),
     }
 }
 
 impl Slot {
-    async fn follow(&self, held: &mut Option<Lease>, inner: &Inner) -> Result<Made, Error> {
+    /// Returns the cached lease, renewed if necessary, or else a new one.
+    async fn current(
+        &self,
+        cached: &mut Option<Lease>,
+        inner: &Inner,
+    ) -> Result<LeasedSecret, Error> {
         let token = inner.token().await?;
-        if let Some(lease) = held
-            && lease.is_of(token.as_deref())
+        if let Some(lease) = cached
+            && lease.belongs_to(token.as_deref())
         {
-            // The same may have been renewed.
+            // The token might have been renewed, which changes its expiry.
             lease.token = token;
-            if lease.has_time() || lease.renew(inner).await {
-                return Ok(lease.made());
+            if lease.is_fresh() || lease.renew(inner).await {
+                return Ok(lease.snapshot());
             }
         }
-        // What was there goes on until its end: whoever uses it still may need it for a while.
-        Ok(held.insert(self.make(inner).await?).made())
+        // The old lease is not revoked, because its secret might still be in use.
+        Ok(cached.insert(self.create(inner).await?).snapshot())
     }
 
-    async fn make(&self, inner: &Inner) -> Result<Lease, Error> {
-        // Each answer makes another secret, so it is not asked twice.
+    async fn create(&self, inner: &Inner) -> Result<Lease, Error> {
         let request = match &self.body {
             None => Request::new(Method::GET, self.path.as_str()),
             Some(body) => Request::new(Method::POST, self.path.as_str()).json(body.clone()),
         };
-        let asked = Instant::now();
+        let requested = Instant::now();
+        // Each successful request creates another secret, so it must not be repeated.
         let (response, token) = inner.call(request.non_idempotent()).await?;
         let document = wire::read_v1(&response)?;
-        let Leased {
+        let LeaseInfo {
             id,
             duration,
             renewable,
-        } = wire::leased(&response)?;
-        let duration = duration.or_else(|| own_end(&document));
+        } = wire::lease_info(&response)?;
+        let duration = duration.or_else(|| lifetime_in_fields(&document));
         Ok(Lease {
             document: Arc::new(document),
             id,
             duration: duration.unwrap_or_default(),
             renewable,
-            expires: duration.and_then(|duration| asked.checked_add(duration)),
+            expires: duration.and_then(|duration| requested.checked_add(duration)),
             token,
-            again: None,
+            retry_at: None,
         })
     }
 }
 
-/// When the secret says itself that it ends: a certificate by its `expiration`, the credential of a
-/// static role by its `ttl`, behind which the next one is there.
-fn own_end(document: &Document) -> Option<Duration> {
+/// Returns the remaining lifetime that the fields of a secret without a lease state. The credential of a
+/// static role has a `ttl`, after which the next one is available. A certificate has an `expiration`.
+fn lifetime_in_fields(document: &Document) -> Option<Duration> {
     let number = |name: &str| {
         let field = document.field(name)?;
         field.value.expose_text().ok()?.parse::<u64>().ok()
@@ -202,49 +213,51 @@ fn own_end(document: &Document) -> Option<Duration> {
         return Some(Duration::from_secs(ttl.max(1)));
     }
     let end = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(number("expiration")?))?;
-    // The only look at the wall clock: the server tells this end in no other way.
+    // The only use of the wall clock here: the server states this expiry only as a date.
     Some(end.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
 impl Lease {
-    fn is_of(&self, token: Option<&Token>) -> bool {
+    fn belongs_to(&self, token: Option<&Token>) -> bool {
         self.token.as_ref().map(|token| token.value()) == token.map(Token::value)
     }
 
-    fn ends(&self) -> Option<Instant> {
+    /// Returns when the lease or its token expires, whichever is earlier.
+    fn valid_until(&self) -> Option<Instant> {
         let token = self.token.as_ref().and_then(|token| token.expires());
         [self.expires, token].into_iter().flatten().min()
     }
 
-    fn is_alive(&self) -> bool {
-        self.ends().is_none_or(|ends| Instant::now() < ends)
+    fn is_valid(&self) -> bool {
+        self.valid_until().is_none_or(|end| Instant::now() < end)
     }
 
-    /// Whether there is enough of its life left to hand it out as it is.
-    fn has_time(&self) -> bool {
+    /// Returns whether the lease needs no renewal yet.
+    fn is_fresh(&self) -> bool {
         let Some(expires) = self.expires else {
             return true;
         };
-        let left = expires.saturating_duration_since(Instant::now());
-        left > self.duration.mul_f64(RENEW_BELOW)
+        let remaining = expires.saturating_duration_since(Instant::now());
+        remaining > self.duration.mul_f64(RENEW_BELOW)
     }
 
-    /// Prolongs it. Returns whether that has helped: near its maximum it does not.
+    /// Renews the lease. Returns whether it is fresh afterwards. Near the maximum duration of a lease, a
+    /// renewal succeeds but does not extend it enough.
     async fn renew(&mut self, inner: &Inner) -> bool {
         let Some(id) = self.id.as_ref().filter(|_| self.renewable) else {
             return false;
         };
         let request = Request::new(Method::POST, "/v1/sys/leases/renew").json(lease_id(id));
-        let asked = Instant::now();
-        let answered = inner.call(request).await;
-        match answered.and_then(|(response, _)| wire::lease_answer(&response)) {
+        let requested = Instant::now();
+        let result = inner.call(request).await;
+        match result.and_then(|(response, _)| wire::updated_lease(&response)) {
             Ok(renewed) => {
                 if let Some(duration) = renewed.duration {
-                    self.expires = asked.checked_add(duration);
+                    self.expires = requested.checked_add(duration);
                 }
-                self.has_time()
+                self.is_fresh()
             }
-            // It has ended, or may not be renewed, or the server is in trouble: a new one will tell.
+            // All causes lead to the same next step: a request for a new lease.
             Err(error) => {
                 tracing::debug!(target: "secretwell::vault", event = "lease_not_renewed", origin = %inner.origin(), %error, "the lease was not renewed");
                 false
@@ -252,37 +265,42 @@ impl Lease {
         }
     }
 
-    fn wait(&mut self) {
+    /// Delays the next renewal or replacement after a failure.
+    fn back_off(&mut self) {
         let now = Instant::now();
-        let left = self.ends().map(|ends| ends.saturating_duration_since(now));
-        let wait = left.map_or(AGAIN.1, |left| left.mul_f64(AGAIN.0).min(AGAIN.1));
-        self.again = Some(now + wait);
+        let remaining = self
+            .valid_until()
+            .map(|end| end.saturating_duration_since(now));
+        let wait = remaining.map_or(RETRY_WAIT.1, |remaining| {
+            remaining.mul_f64(RETRY_WAIT.0).min(RETRY_WAIT.1)
+        });
+        self.retry_at = Some(now + wait);
     }
 
-    fn made(&self) -> Made {
-        Made {
+    fn snapshot(&self) -> LeasedSecret {
+        LeasedSecret {
             document: self.document.clone(),
             id: self.id.clone(),
-            ends: self.ends(),
+            valid_until: self.valid_until(),
         }
     }
 }
 
-impl Made {
-    /// The secret of the field `name`.
+impl LeasedSecret {
+    /// Returns the value of the field `name`. All fields of one lease have the same version.
     pub(crate) fn secret(&self, name: &str) -> Result<Secret, Error> {
         let secret = self.document.field(name).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "the secret has no such field")
-                .with_hint("look at what the path answers")
+                .with_hint("check which fields the path returns")
         })?;
         let version = match &self.id {
             Some(id) => Version::from_content(id.as_bytes()),
             None => Version::from_content(secret.value.expose_bytes()),
         };
         let secret = secret.with_version(version);
-        Ok(match self.ends {
+        Ok(match self.valid_until {
             None => secret,
-            Some(ends) => secret.valid_for(ends.saturating_duration_since(Instant::now())),
+            Some(end) => secret.valid_for(end.saturating_duration_since(Instant::now())),
         })
     }
 }

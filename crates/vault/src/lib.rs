@@ -1,9 +1,8 @@
 //! Secrets from HashiCorp Vault and OpenBao, for [Secretwell](https://docs.rs/secretwell).
 //!
-//! For services whose secrets are in the key-value engine, version 1 or 2, and that log in by what their
-//! platform gives them. A key's directory is the path of a secret below the provider's, its name a field
-//! of it: below `secret/app`, the key `db/PASSWORD` is the field `PASSWORD` of `secret/app/db`. So the
-//! keys of one secret cost one read, and different secrets are read side by side.
+//! This crate is for services that read secrets from the key-value engine, version 1 or 2. It also reads
+//! dynamic secrets, such as database credentials. Services log in with what their platform provides, such as
+//! a Kubernetes service account.
 //!
 //! ```
 //! use secretwell::vault::{VaultAuth, VaultProvider};
@@ -12,24 +11,31 @@
 //! let provider = VaultProvider::builder(["https://vault.internal:8200"], VaultAuth::kubernetes("app"))?
 //!     .mount("secret")
 //!     .path("app")
-//!     .build()?; // no I/O: the first read logs in
+//!     .build()?; // the first read logs in
 //!
-//! // The same, as configuration.
+//! // The same provider, configured by a URL.
 //! let url = "vault://vault.internal:8200/secret/app?auth=kubernetes&role=app";
 //! let provider = VaultProvider::from_url(url)?;
+//! # drop(provider);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! One login serves all callers; its token is renewed ahead, and replaced by a new login before it ends
-//! for good. A credential that was refused is not sent again until it has changed or five minutes have
-//! passed, because the server locks out whoever goes on guessing. When a server is sealed, a standby
-//! without a leader, or gone, the next address is asked.
+//! # Keys
+//! The prefix of a key is the path of a secret below the provider's path. The name of the key is a field of
+//! that secret. Below `secret/app`, the key `db/PASSWORD` is the field `PASSWORD` of `secret/app/db`.
+//!
+//! # Why this shape
+//! The keys of one secret share one request, and different secrets are read in parallel. One login serves all
+//! callers. Its token is renewed in the background, and replaced by a new login before it expires. A refused
+//! credential is not sent again until it changes or five minutes have passed, because the server locks an
+//! account after a few wrong attempts. If a server is sealed, unreachable, or a standby without an active
+//! server, the next address is tried.
 //!
 //! # Limits
-//! - The server keeps numbers as floating point: write what must be exact as text. Bytes that are no
-//!   UTF-8 cannot be kept at all: write them as base64.
-//! - The buffers of TLS, and those in which JSON's escapes are undone, are not ours to wipe.
+//! - The server stores numbers as floating point. Write exact numbers as text.
+//! - The server cannot store bytes that are not UTF-8. Write them as base64.
+//! - The buffers of the TLS library and of the JSON parser's unescaping are not wiped.
 
 mod auth;
 mod config;

@@ -1,4 +1,4 @@
-//! The provider.
+//! The provider for Vault and OpenBao.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -16,18 +16,20 @@ use tokio::sync::OnceCell;
 
 use crate::auth::{NAMESPACE, REQUEST, TOKEN, VaultLogin};
 use crate::config::namespace;
-use crate::lease::{Leases, Made};
+use crate::lease::{LeasedSecret, Leases};
 use crate::server::Server;
 use crate::wire::{self, Document, Forbidden, KvVersion};
 use crate::{VaultAuth, VaultBuilder};
 
-/// How many secrets are read at a time.
+/// The maximum number of parallel reads.
 const CONCURRENCY: usize = 16;
-/// How far and how deep a listing goes.
+/// The maximum number of secrets in a listing.
 const MAX_LISTED: usize = 10_000;
+/// The maximum depth of folders in a listing. Deeper folders are skipped.
 const MAX_DEPTH: usize = 16;
 
-/// Secrets from Vault or OpenBao. See the [crate](crate) for how keys become paths and fields.
+/// A provider for secrets from Vault or OpenBao. The [crate documentation](crate) explains how keys become
+/// paths and fields. Clones share the login and the connections.
 #[derive(Clone)]
 pub struct VaultProvider {
     inner: Arc<Inner>,
@@ -36,26 +38,26 @@ pub struct VaultProvider {
 pub(crate) struct Inner {
     origin: Origin,
     server: Server,
-    /// None behind an agent, which adds its own token.
-    session: Option<TokenManager>,
+    /// `None` if an agent adds the token.
+    token_manager: Option<TokenManager>,
     namespace: Option<HeaderValue>,
     mount: String,
     path: String,
     kv: OnceCell<KvVersion>,
-    /// What the server says of the mount, where its version was given and looks wrong.
-    real_kv: OnceCell<Option<KvVersion>>,
+    /// The version that the server reports, requested only if the configured version might be wrong.
+    detected_kv: OnceCell<Option<KvVersion>>,
     old_versions: bool,
     whole: bool,
     leases: Leases,
-    /// The newest version of each secret that was seen.
-    seen: Mutex<HashMap<String, Version>>,
+    /// The newest version of each secret that was read so far.
+    newest: Mutex<HashMap<String, Version>>,
 }
 
 impl VaultProvider {
-    /// Settings for the servers at `addresses`: one that does not answer is passed over for the next.
+    /// Creates settings for the servers at `addresses`. If one does not respond, the next one is tried.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`]: one of them is no address.
+    /// Returns [`ErrorKind::InvalidConfig`] if `addresses` is empty or an address is not valid.
     pub fn builder<A: AsRef<str>>(
         addresses: impl IntoIterator<Item = A>,
         auth: VaultAuth,
@@ -80,20 +82,25 @@ impl VaultProvider {
         VaultBuilder::from_url(url)?.build()
     }
 
-    /// Ends the leases of all [dynamic](VaultBuilder::dynamic) secrets that this provider holds: for an
-    /// orderly shutdown. Whoever still uses such a secret loses it; the next read makes another.
+    /// Revokes the leases of all [dynamic](VaultBuilder::dynamic) secrets that this provider has cached. Call
+    /// it during an orderly shutdown.
+    ///
+    /// The revoked secrets stop working immediately, even where they are still in use. The next read creates
+    /// new ones.
     ///
     /// # Errors
-    /// What keeps a lease from being revoked; it then ends by itself.
+    /// Returns the first error if a lease cannot be revoked. The other leases are still revoked. The lease
+    /// stays cached, so that another call tries again; otherwise it expires at its usual time.
     pub async fn revoke_leases(&self) -> Result<(), Error> {
         let revoked = self.inner.leases.revoke(&self.inner).await;
         revoked.map_err(|error| error.with_origin(&self.inner.origin))
     }
 
-    /// What time the server says it is. Takes no login: it tells whether the server can be reached.
+    /// Returns the time of the server. The request needs no login, so it also shows whether the server can be
+    /// reached.
     ///
     /// # Errors
-    /// Why it cannot.
+    /// Returns an error if the server cannot be reached or does not report its time.
     pub async fn server_time(&self) -> Result<SystemTime, Error> {
         self.inner.server.time().await
     }
@@ -115,33 +122,33 @@ impl VaultProvider {
             encode_path(&settings.path).map_err(|error| error.with_origin(&origin))?;
         }
         let header = |name: &Option<String>| name.as_deref().map(namespace).transpose();
-        let secrets = header(&settings.namespace)?;
-        let login = match &settings.login_namespace {
+        let namespace_of_secrets = header(&settings.namespace)?;
+        let namespace_of_login = match &settings.login_namespace {
             Some(name) if name == "root" => None,
             Some(_) => header(&settings.login_namespace)?,
-            None => secrets.clone(),
+            None => namespace_of_secrets.clone(),
         };
         let client = Client::new(settings.client, wire::Vault, origin.clone())?;
         let server = Server::new(client);
-        let session = (!settings.auth.is_agent()).then(|| {
+        let token_manager = (!settings.auth.is_agent()).then(|| {
             let auth = settings.auth.clone();
-            let login = VaultLogin::new(server.clone(), auth, login);
+            let login = VaultLogin::new(server.clone(), auth, namespace_of_login);
             TokenManager::new(login, origin.clone())
         });
         let leases = Leases::new(settings.dynamic).map_err(|error| error.with_origin(&origin))?;
         let inner = Inner {
             origin,
             server,
-            session,
-            namespace: secrets,
+            token_manager,
+            namespace: namespace_of_secrets,
             mount,
             path: settings.path.trim_matches('/').to_owned(),
             kv: OnceCell::new_with(settings.kv),
-            real_kv: OnceCell::new_with(settings.kv.is_none().then_some(None)),
+            detected_kv: OnceCell::new_with(settings.kv.is_none().then_some(None)),
             old_versions: settings.kv != Some(KvVersion::V1),
             whole: settings.whole,
             leases,
-            seen: Mutex::default(),
+            newest: Mutex::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -154,33 +161,37 @@ impl Inner {
         &self.origin
     }
 
-    /// The token of the login, if there is one.
+    /// Returns the token of the login, or `None` if an agent adds it.
     pub(crate) async fn token(&self) -> Result<Option<Arc<Token>>, Error> {
-        match &self.session {
-            Some(session) => session.token().await.map(Some),
+        match &self.token_manager {
+            Some(manager) => manager.token().await.map(Some),
             None => Ok(None),
         }
     }
 
-    /// Reads `path`. An absence is confirmed by the active server where there may be standbys: they are
-    /// behind, and know nothing yet of what was written a moment ago.
+    /// Reads `path`. If servers report an index, a 404 is confirmed by the active server, because a stale
+    /// standby does not have secrets that were written a moment ago.
     async fn read_path(&self, path: String) -> Result<Response, Error> {
-        let response = self.ask_for(&path, None).await?;
-        match self.server.index().ahead() {
-            Some(ahead) if response.status == StatusCode::NOT_FOUND => {
-                self.ask_for(&path, Some(ahead)).await
+        let response = self.get_path(&path, None).await?;
+        match self.server.index().forwarding() {
+            Some(index) if response.status == StatusCode::NOT_FOUND => {
+                self.get_path(&path, Some(index)).await
             }
             _ => Ok(response),
         }
     }
 
-    async fn ask_for(&self, path: &str, ahead: Option<HeaderValue>) -> Result<Response, Error> {
+    async fn get_path(
+        &self,
+        path: &str,
+        forwarding: Option<HeaderValue>,
+    ) -> Result<Response, Error> {
         let request = Request::new(Method::GET, path);
-        Ok(self.exchange(request, ahead).await?.0)
+        Ok(self.exchange(request, forwarding).await?.0)
     }
 
-    /// Asks with a token, and tells which. One that turns out to be bad is replaced by a new login,
-    /// once.
+    /// Sends a request with a token, and returns the response and that token. A token that turns out to be
+    /// invalid is replaced by a new login, at most once.
     pub(crate) async fn call(
         &self,
         request: Request,
@@ -188,28 +199,25 @@ impl Inner {
         self.exchange(request, None).await
     }
 
-    /// The same; with an index that is `ahead` of all, only of the active server.
+    /// Like [`call`](Self::call). With an index for `forwarding`, only the active server executes the request.
     async fn exchange(
         &self,
         request: Request,
-        ahead: Option<HeaderValue>,
+        forwarding: Option<HeaderValue>,
     ) -> Result<(Response, Option<Arc<Token>>), Error> {
         let mut request = request.header(REQUEST, HeaderValue::from_static("true"));
         if let Some(namespace) = &self.namespace {
             request = request.header(NAMESPACE, namespace.clone());
         }
-        let asks_anybody = ahead.is_none();
-        if let Some(ahead) = ahead {
-            request = wire::at_the_active(request, ahead);
+        let any_server = forwarding.is_none();
+        if let Some(index) = forwarding {
+            request = wire::forward_to_active(request, index);
         }
         let mut replaced = false;
         loop {
-            let token = match &self.session {
-                Some(session) => Some(session.token().await?),
-                None => None,
-            };
-            // Behind the login, which tells of one.
-            if let Some(index) = self.server.index().header().filter(|_| asks_anybody) {
+            let token = self.token().await?;
+            // After the login, because its response can contain a newer index.
+            if let Some(index) = self.server.index().header().filter(|_| any_server) {
                 request = request.consistency(wire::INDEX, index);
             }
             let mut sent = request.clone();
@@ -217,24 +225,24 @@ impl Inner {
                 sent = sent.secret_header(TOKEN, token.value().expose_bytes())?;
             }
             let response = self.server.send(&sent).await?;
-            let (Some(session), Some(token)) = (&self.session, token) else {
+            let (Some(manager), Some(token)) = (&self.token_manager, token) else {
                 return Ok((response, None));
             };
             if replaced || wire::forbidden(&response) != Some(Forbidden::BadToken) {
                 return Ok((response, Some(token)));
             }
-            if !session.invalidate(&token) {
-                if self.is_good(&token).await? {
+            if !manager.invalidate(&token) {
+                if self.is_valid(&token).await? {
                     return Ok((response, Some(token)));
                 }
-                session.reject(&token);
+                manager.reject(&token);
             }
             replaced = true;
         }
     }
 
-    /// Whether the server knows the token after all.
-    async fn is_good(&self, token: &Token) -> Result<bool, Error> {
+    /// Returns whether the server accepts the token for a lookup of itself.
+    async fn is_valid(&self, token: &Token) -> Result<bool, Error> {
         let request = Request::new(Method::GET, "/v1/auth/token/lookup-self")
             .header(REQUEST, HeaderValue::from_static("true"))
             .secret_header(TOKEN, token.value().expose_bytes())?;
@@ -243,10 +251,10 @@ impl Inner {
     }
 
     async fn kv(&self) -> Result<KvVersion, Error> {
-        self.kv.get_or_try_init(|| self.find_kv()).await.copied()
+        self.kv.get_or_try_init(|| self.detect_kv()).await.copied()
     }
 
-    async fn find_kv(&self) -> Result<KvVersion, Error> {
+    async fn detect_kv(&self) -> Result<KvVersion, Error> {
         let path = match self.path.as_str() {
             "" => self.mount.clone(),
             path => format!("{}/{}", self.mount, encode_path(path)?),
@@ -255,91 +263,97 @@ impl Inner {
         wire::mount(&self.read_path(path).await?)
     }
 
-    /// Whether an absence is none, because the mount is not of the version that it is read as. It is
-    /// looked for once.
-    async fn is_of_version_1(&self) -> bool {
-        let look = async || match self.find_kv().await {
+    /// Returns whether the mount has KV version 1 although version 2 is configured. Every secret then seems to
+    /// be missing. The version is requested once.
+    async fn has_version_1(&self) -> bool {
+        let detect = async || match self.detect_kv().await {
             Ok(version) => Ok(Some(version)),
             Err(error) if error.is_temporary() => Err(error),
             Err(_) => Ok(None),
         };
-        let real = self.real_kv.get_or_try_init(look).await;
-        matches!(real, Ok(Some(KvVersion::V1)))
+        let detected = self.detected_kv.get_or_try_init(detect).await;
+        matches!(detected, Ok(Some(KvVersion::V1)))
     }
 
-    /// Reads the current version of one secret for these fields of it. That one of them is not there is
-    /// confirmed like any absence, and in doubt as long as it cannot be.
+    /// Reads the current version of one secret. If one of `fields` is missing, the active server must confirm
+    /// that. If it cannot, the absence of the field is uncertain.
     async fn read(&self, path: &str, fields: &[Option<&str>]) -> Result<Document, Error> {
         let kv = self.kv().await?;
         let escaped = encode_path(path)?;
-        let place = match kv {
+        let url_path = match kv {
             KvVersion::V2 => format!("/v1/{}/data/{escaped}", self.mount),
             KvVersion::V1 => format!("/v1/{}/{escaped}", self.mount),
         };
-        let understood = |response: Response| match kv {
-            KvVersion::V2 => self.not_older(path, wire::read_v2(&response)?, response.stale),
+        let parse = |response: Response| match kv {
+            KvVersion::V2 => self.check_regression(path, wire::read_v2(&response)?, response.stale),
             KvVersion::V1 => wire::read_v1(&response),
         };
-        let document = match understood(self.read_path(place.clone()).await?) {
+        let document = match parse(self.read_path(url_path.clone()).await?) {
             Err(error)
-                if error.is_not_found() && kv == KvVersion::V2 && self.is_of_version_1().await =>
+                if error.is_not_found() && kv == KvVersion::V2 && self.has_version_1().await =>
             {
-                return Err(wire::is_of_version_1());
+                return Err(wire::wrong_version_2());
             }
             document => document?,
         };
-        let Some(ahead) = self
+        let Some(index) = self
             .server
             .index()
-            .ahead()
+            .forwarding()
             .filter(|_| document.lacks(fields))
         else {
             return Ok(document);
         };
-        let asked = self.ask_for(&place, Some(ahead)).await;
-        match asked.and_then(understood) {
-            Err(error) if error.is_temporary() => Ok(document.in_doubt(error)),
+        let response = self.get_path(&url_path, Some(index)).await;
+        match response.and_then(parse) {
+            Err(error) if error.is_temporary() => Ok(document.with_uncertain_absence(error)),
             confirmed => confirmed,
         }
     }
 
-    /// Reads an earlier version of one secret.
+    /// Reads a given version of one secret.
     async fn read_version(&self, path: &str, version: u64) -> Result<Document, Error> {
         if self.kv().await? == KvVersion::V1 {
-            return Err(unsupported("KV version 1 keeps no earlier versions"));
+            return Err(unsupported("KV version 1 does not store earlier versions"));
         }
         let (mount, escaped) = (&self.mount, encode_path(path)?);
         let path = format!("/v1/{mount}/data/{escaped}?version={version}");
         wire::read_v2(&self.read_path(path).await?)
     }
 
-    /// The document, unless it is from a server that is behind and an earlier one than was seen.
-    fn not_older(&self, path: &str, document: Document, behind: bool) -> Result<Document, Error> {
+    /// Returns the document, unless it is from a stale replica and older than a version that was already read
+    /// (a version regression).
+    fn check_regression(
+        &self,
+        path: &str,
+        document: Document,
+        stale: bool,
+    ) -> Result<Document, Error> {
         let Some(version) = &document.version else {
             return Ok(document);
         };
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest
             .get(path)
-            .is_some_and(|seen| version.is_older_than(seen))
+            .is_some_and(|newest| version.is_older_than(newest))
         {
-            if behind {
+            if stale {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
-                    "every server that answers is behind, and has an earlier version",
+                    "only stale replicas respond, with an earlier version",
                 )
-                .with_hint("is there an active server?"));
+                .with_hint("check that the cluster has an active server"));
             }
             return Ok(document);
         }
-        if seen.len() >= MAX_LISTED {
-            seen.clear();
+        if newest.len() >= MAX_LISTED {
+            newest.clear();
         }
-        seen.insert(path.to_owned(), version.clone());
+        newest.insert(path.to_owned(), version.clone());
         Ok(document)
     }
 
-    /// The secret that holds `key`, and the field in it, unless it is all of it.
+    /// Returns the path of the secret for `key`, and the field in it. The field is `None` for a whole secret.
     fn locate<'a>(&self, key: &'a SecretKey) -> Result<(String, Option<&'a str>), Error> {
         let (below, field) = match self.whole {
             true => (Some(key.as_str()), None),
@@ -352,48 +366,46 @@ impl Inner {
         if path.is_empty() {
             return Err(Error::new(
                 ErrorKind::InvalidKey,
-                "a key without a directory is a field of no secret here",
+                "the key has no prefix, and the provider has no path below the mount",
             )
-            .with_hint(
-                "give the provider a path below the mount, or write the key like `app/NAME`",
-            ));
+            .with_hint("set a path, or write the key like `app/NAME`"));
         }
         Ok((path.join("/"), field))
     }
 
-    /// Reads the secrets that hold `located`, each once.
+    /// Reads each secret of `located` once.
     async fn read_all<'a>(
         &self,
         located: impl Iterator<Item = &'a (String, Option<&'a str>)>,
     ) -> BTreeMap<&'a str, Result<Document, Error>> {
-        let mut wanted: BTreeMap<&str, Vec<Option<&str>>> = BTreeMap::new();
+        let mut fields_by_path: BTreeMap<&str, Vec<Option<&str>>> = BTreeMap::new();
         for (path, field) in located {
-            wanted.entry(path).or_default().push(*field);
+            fields_by_path.entry(path).or_default().push(*field);
         }
-        let reads = wanted
+        let reads = fields_by_path
             .iter()
             .map(async |(path, fields)| (*path, self.read(path, fields).await));
         join_bounded(CONCURRENCY, reads).await.into_iter().collect()
     }
 
-    /// Makes the dynamic secrets of these directories, each once.
-    async fn make_all<'a>(
+    /// Returns the dynamic secret of each prefix.
+    async fn lease_all<'a>(
         &self,
-        directories: BTreeSet<&'a str>,
-    ) -> BTreeMap<&'a str, Result<Made, Error>> {
-        let make = async |directory| (directory, self.leases.get(self, directory).await);
-        let made = join_bounded(CONCURRENCY, directories.into_iter().map(make)).await;
-        made.into_iter().collect()
+        prefixes: BTreeSet<&'a str>,
+    ) -> BTreeMap<&'a str, Result<LeasedSecret, Error>> {
+        let lease = async |prefix| (prefix, self.leases.get(self, prefix).await);
+        let leased = join_bounded(CONCURRENCY, prefixes.into_iter().map(lease)).await;
+        leased.into_iter().collect()
     }
 
-    /// The paths of all secrets at `path` and below.
+    /// Lists the paths of all secrets below `path`, up to a depth of 16 folders.
     async fn secrets_below(&self, path: &str) -> Result<Vec<String>, Error> {
         let kv = self.kv().await?;
         let mut secrets = Vec::new();
         let mut folders = vec![(path.to_owned(), 0)];
         while let Some((folder, depth)) = folders.pop() {
             let kind = if kv == KvVersion::V2 { "/metadata" } else { "" };
-            let place = match folder.as_str() {
+            let url_path = match folder.as_str() {
                 "" => format!("/v1/{}{kind}/?list=true", self.mount),
                 _ => format!(
                     "/v1/{}{kind}/{}/?list=true",
@@ -401,7 +413,7 @@ impl Inner {
                     encode_path(&folder)?
                 ),
             };
-            for name in wire::listed(&self.read_path(place).await?)? {
+            for name in wire::listed(&self.read_path(url_path).await?)? {
                 let path = match folder.as_str() {
                     "" => name.trim_end_matches('/').to_owned(),
                     _ => format!("{folder}/{}", name.trim_end_matches('/')),
@@ -415,9 +427,9 @@ impl Inner {
             if secrets.len() > MAX_LISTED {
                 return Err(Error::new(
                     ErrorKind::TooLarge,
-                    format!("there are more than {MAX_LISTED} secrets"),
+                    format!("the listing has more than {MAX_LISTED} secrets"),
                 )
-                .with_hint("list a folder further down"));
+                .with_hint("list a longer prefix"));
             }
         }
         Ok(secrets)
@@ -430,7 +442,7 @@ impl SecretProvider for VaultProvider {
         &self.inner.origin
     }
 
-    /// Old versions are claimed unless the engine is said to be of version 1.
+    /// Reading earlier versions is reported as supported unless KV version 1 is configured.
     fn capabilities(&self) -> Capabilities {
         let capabilities = Capabilities::none()
             .with_versions()
@@ -447,68 +459,82 @@ impl SecretProvider for VaultProvider {
     }
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
-        let mut answers = self.get_many(std::slice::from_ref(key)).await;
-        answers.pop().unwrap_or_else(|| {
-            Err(Error::new(ErrorKind::Malformed, "there is no answer")
-                .with_origin(&self.inner.origin))
+        let mut results = self.get_many(std::slice::from_ref(key)).await;
+        results.pop().unwrap_or_else(|| {
+            Err(Error::new(
+                ErrorKind::Malformed,
+                "the provider has no result for the key",
+            )
+            .with_origin(&self.inner.origin))
         })
     }
 
-    /// One read for each secret that holds any of the keys, at most 16 at a time, and one for all keys of
-    /// a path that makes them.
+    /// Sends one request for each secret that contains any of the keys, at most 16 in parallel. All keys of a
+    /// dynamic secret share one request.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
         let inner = &*self.inner;
-        let dynamic = |key: &SecretKey| inner.leases.make(key.prefix());
+        let is_dynamic = |key: &SecretKey| inner.leases.contains(key.prefix());
         let located: Vec<_> = keys.iter().map(|key| inner.locate(key)).collect();
-        let kept = keys.iter().zip(&located).filter(|(key, _)| !dynamic(key));
-        let kept = kept.filter_map(|(_, place)| place.as_ref().ok());
-        let made = keys.iter().filter(|key| dynamic(key));
-        let made = made.filter_map(SecretKey::prefix).collect();
-        let (documents, made) = tokio::join!(inner.read_all(kept), inner.make_all(made));
-        let pick = |(key, place): (&SecretKey, &Result<(String, Option<&str>), Error>)| {
-            if let Some(made) = key.prefix().and_then(|directory| made.get(directory)) {
-                return made.as_ref().map_err(Clone::clone)?.secret(key.name());
+        let stored = keys
+            .iter()
+            .zip(&located)
+            .filter(|(key, _)| !is_dynamic(key));
+        let stored = stored.filter_map(|(_, location)| location.as_ref().ok());
+        let prefixes = keys.iter().filter(|key| is_dynamic(key));
+        let prefixes = prefixes.filter_map(SecretKey::prefix).collect();
+        let (documents, leased) = tokio::join!(inner.read_all(stored), inner.lease_all(prefixes));
+        let pick = |(key, location): (&SecretKey, &Result<(String, Option<&str>), Error>)| {
+            if let Some(leased) = key.prefix().and_then(|prefix| leased.get(prefix)) {
+                return leased.as_ref().map_err(Clone::clone)?.secret(key.name());
             }
-            let (path, field) = place.as_ref().map_err(Clone::clone)?;
+            let (path, field) = location.as_ref().map_err(Clone::clone)?;
             match documents.get(path.as_str()) {
                 Some(Ok(document)) => document.pick(*field),
                 Some(Err(error)) => Err(error.clone()),
-                None => Err(Error::new(ErrorKind::Malformed, "there is no answer")),
+                None => Err(Error::new(
+                    ErrorKind::Malformed,
+                    "the provider has no result for the key",
+                )),
             }
         };
-        let answers = keys.iter().zip(&located).map(|(key, place)| {
-            pick((key, place)).map_err(|error| error.with_origin(&inner.origin).with_key(key))
+        let results = keys.iter().zip(&located).map(|(key, location)| {
+            pick((key, location)).map_err(|error| error.with_origin(&inner.origin).with_key(key))
         });
-        answers.collect()
+        results.collect()
     }
 
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
-        let named = |error: Error| error.with_origin(&self.inner.origin).with_key(key);
+        let with_context = |error: Error| error.with_origin(&self.inner.origin).with_key(key);
         if !self.inner.old_versions {
-            return Err(named(unsupported("KV version 1 keeps no earlier versions")));
+            return Err(with_context(unsupported(
+                "KV version 1 does not store earlier versions",
+            )));
         }
-        // Zero stands for the latest, which is not what was asked for.
+        // The server treats zero as the latest version, so it must not be requested.
         let number = version
             .number()
             .filter(|number| *number > 0)
             .ok_or_else(|| {
-                named(Error::new(
+                with_context(Error::new(
                     ErrorKind::NotFound,
-                    "versions here are numbers from 1 on",
+                    "a version of this source is a number from 1 upwards",
                 ))
             })?;
-        let (path, field) = self.inner.locate(key).map_err(named)?;
+        let (path, field) = self.inner.locate(key).map_err(with_context)?;
         let document = self.inner.read_version(&path, number).await;
-        document.map_err(named)?.pick(field).map_err(named)
+        document
+            .map_err(with_context)?
+            .pick(field)
+            .map_err(with_context)
     }
 
-    /// Reads every secret below `prefix`, for the names of its fields.
+    /// Reads every secret below `prefix`, because a listing does not contain the names of fields.
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
-        let at = |error: Error| error.with_origin(&self.inner.origin);
+        let with_origin = |error: Error| error.with_origin(&self.inner.origin);
         let base = [self.inner.path.as_str(), prefix.as_str()];
         let base: Vec<&str> = base.into_iter().filter(|part| !part.is_empty()).collect();
         let base = base.join("/");
-        let mut secrets = self.inner.secrets_below(&base).await.map_err(at)?;
+        let mut secrets = self.inner.secrets_below(&base).await.map_err(with_origin)?;
         if !base.is_empty() {
             secrets.push(base);
         }
@@ -530,13 +556,13 @@ impl SecretProvider for VaultProvider {
             let document = match document {
                 Ok(document) => document,
                 Err(error) if error.is_not_found() => continue,
-                Err(error) => return Err(at(error)),
+                Err(error) => return Err(with_origin(error)),
             };
-            let directory = relative(path);
+            let prefix = relative(path);
             for name in document.names() {
-                let key = match directory.as_str() {
+                let key = match prefix.as_str() {
                     "" => name.to_owned(),
-                    _ => format!("{directory}/{name}"),
+                    _ => format!("{prefix}/{name}"),
                 };
                 keys.extend(SecretKey::parse(key));
             }
@@ -545,20 +571,20 @@ impl SecretProvider for VaultProvider {
         Ok(keys)
     }
 
-    /// Asks for the token of the login itself, which any policy allows or denies without a secret.
+    /// Looks up the token of the login. A policy that denies the lookup also shows that the token is valid.
     async fn health(&self) -> Result<(), Error> {
-        let asked = self
+        let response = self
             .inner
             .read_path("/v1/auth/token/lookup-self".into())
             .await;
-        let response = asked.map_err(|error| error.with_origin(&self.inner.origin))?;
+        let response = response.map_err(|error| error.with_origin(&self.inner.origin))?;
         match wire::forbidden(&response) {
             Some(Forbidden::BadToken) => Err(Error::new(
                 ErrorKind::Unauthenticated,
-                "the login is not, or no longer, good",
+                "the token of the login is not valid or has expired",
             )
             .with_origin(&self.inner.origin)
-            .with_hint("give it another credential")),
+            .with_hint("configure another credential")),
             _ => Ok(()),
         }
     }
@@ -567,7 +593,7 @@ impl SecretProvider for VaultProvider {
 impl fmt::Debug for VaultProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VaultProvider")
-            .field("source", &self.inner.origin)
+            .field("origin", &self.inner.origin)
             .field("kv", &self.inner.kv.get())
             .finish_non_exhaustive()
     }

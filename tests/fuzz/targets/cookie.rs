@@ -1,5 +1,6 @@
-//! `Cookie` headers: whatever stands in one, it is read without a panic, what is set is found again beside
-//! it, and what is cleared is gone.
+//! Session cookies beside an arbitrary `Cookie` header.
+//!
+//! No header causes a panic. A token that is set is found again, and a token that is cleared is not.
 
 #![no_main]
 
@@ -15,25 +16,25 @@ fuzz_target!(|data: &[u8]| {
         let length = data.first().map_or(0, |first| usize::from(*first) * 400);
         for token in [found.as_str(), &"t".repeat(length)] {
             let set = cookie.set(token, Duration::from_secs(60), Some(&header));
-            let browser = after(&header, &set);
-            let sent = cookie.find(&browser);
-            assert!(token.is_empty() || sent.as_deref() == Some(token), "{header:?} {browser:?}");
+            let next_header = updated(&header, &set);
+            let sent = cookie.find(&next_header);
+            assert!(token.is_empty() || sent.as_deref() == Some(token), "{header:?} {next_header:?}");
         }
-        let browser = after(&header, &cookie.clear(&header));
-        assert_eq!(cookie.find(&browser), None, "{browser:?}");
+        let next_header = updated(&header, &cookie.clear(&header));
+        assert_eq!(cookie.find(&next_header), None, "{next_header:?}");
     }
 });
 
-/// The header that a browser sends after it was answered with `set`.
-fn after(header: &str, set: &[String]) -> String {
+/// Returns the `Cookie` header that a browser sends after it received the headers in `set`.
+fn updated(header: &str, set: &[String]) -> String {
     let pair = |set: &str| {
         let (name, value) = set.split(';').next()?.split_once('=')?;
         Some((name.to_owned(), value.to_owned(), set.contains("; Max-Age=0;")))
     };
     let set: Vec<_> = set.iter().filter_map(|set| pair(set)).collect();
-    let held = header.split(';').map(str::trim);
-    let kept = held.filter(|held| {
-        let name = held.split_once('=').map(|(name, _)| name.trim());
+    let previous = header.split(';').map(str::trim);
+    let kept = previous.filter(|pair| {
+        let name = pair.split_once('=').map(|(name, _)| name.trim());
         set.iter().all(|(set, ..)| Some(set.as_str()) != name)
     });
     let new = set.iter().filter(|(_, _, cleared)| !cleared);

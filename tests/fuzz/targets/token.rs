@@ -1,4 +1,4 @@
-//! Session tokens: nothing that anybody writes is one, and what we write is, until a byte of it changes.
+//! Session tokens: arbitrary text is rejected, and an encoded token is accepted until one byte changes.
 
 #![no_main]
 
@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 const NAME: &str = "authjs.session-token";
 
 static TOKENS: LazyLock<[SessionTokens; 2]> = LazyLock::new(|| {
-    let ring = KeyRing::new("the secret of now").with_previous("the secret before");
+    let ring = KeyRing::new("the current secret").with_previous("the previous secret");
     [SessionTokens::v5(NAME, &ring), SessionTokens::v4(&ring)].map(Result::unwrap)
 });
 
@@ -23,20 +23,20 @@ fuzz_target!(|data: &[u8]| {
         assert!(tokens.decode::<Value>(&text).is_err());
     }
 
-    // With a token of ours around it: as its claims, and as what has been done to it.
-    let [at, to, rest @ ..] = data else { return };
+    // The same input as the claims of a valid token, and as a change of one of its bytes.
+    let [position, replacement, rest @ ..] = data else { return };
     let claims: Map<String, Value> =
         serde_json::from_slice(rest).unwrap_or_else(|_| Map::from_iter([("x".into(), json!(text))]));
     for tokens in &*TOKENS {
         let token = tokens.encode(&claims, Duration::from_secs(60)).unwrap();
-        let read = tokens.decode::<Map<String, Value>>(&token);
-        // What a token may not say of its begin is the only thing that makes ours no token.
-        assert!(read.is_ok() || claims.contains_key("nbf"), "{claims:?}");
+        let decoded = tokens.decode::<Map<String, Value>>(&token);
+        // An invalid or future `nbf` is the only claim that makes an encoded token invalid.
+        assert!(decoded.is_ok() || claims.contains_key("nbf"), "{claims:?}");
 
         let mut changed = token.clone().into_bytes();
-        let place = usize::from(*at) * changed.len() / 256;
-        if changed[place] != *to {
-            changed[place] = *to;
+        let index = usize::from(*position) * changed.len() / 256;
+        if changed[index] != *replacement {
+            changed[index] = *replacement;
             let changed = String::from_utf8_lossy(&changed);
             assert!(tokens.decode::<Value>(&changed).is_err(), "{token} {changed}");
         }

@@ -1,4 +1,4 @@
-//! The cookie that a session is in, which is several where the token is long.
+//! [`SessionCookie`]: names, splits and joins the cookies of a session. A long token needs several.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,27 +6,30 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::keys::Format;
-use super::text::{percent_decoded, percent_encoded};
+use super::text::{percent_decode, percent_encode};
 
-/// How much of a token fits into one cookie, by what the packages leave for the rest of it.
+/// Maximum length of a cookie's value, the same as in the packages, which reserve the rest of 4096 bytes
+/// for the name and the attributes.
 const V4_CHUNK: usize = 3933;
 const V5_CHUNK: usize = 3936;
-/// How many cookies a session has at most.
+/// Maximum number of cookies of one session.
 const MAX_CHUNKS: usize = 100;
 
-/// The scheme of the application's public URL. It decides the names of the cookies and whether they are
-/// `Secure`.
+/// The scheme of the application's public URL. It determines the names of the cookies and whether they
+/// are `Secure`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Scheme {
-    /// `https://`: the names begin with `__Secure-` or `__Host-`.
+    /// `https://`. The names begin with `__Secure-` or `__Host-`.
     Https,
     /// `http://`, for development on one machine.
     Http,
 }
 
-/// The cookie of the session, as the packages name, split and join it.
+/// The cookie of a session, with the name and format of the packages.
+///
+/// A token that is too long for one cookie is split into several.
 ///
 /// ```
 /// use std::time::Duration;
@@ -49,12 +52,18 @@ pub struct SessionCookie {
 }
 
 impl SessionCookie {
-    /// That of `@auth/core` and next-auth 5: `authjs.session-token`, over HTTPS with `__Secure-` before it.
+    /// Creates the cookie of `@auth/core` and next-auth 5.
+    ///
+    /// Its name is `authjs.session-token` for [`Scheme::Http`] and `__Secure-authjs.session-token` for
+    /// [`Scheme::Https`].
     pub fn v5(scheme: Scheme) -> Self {
         Self::new(Format::V5, "authjs.session-token", scheme)
     }
 
-    /// That of next-auth 4: `next-auth.session-token`, over HTTPS with `__Secure-` before it.
+    /// Creates the cookie of next-auth 4.
+    ///
+    /// Its name is `next-auth.session-token` for [`Scheme::Http`] and `__Secure-next-auth.session-token`
+    /// for [`Scheme::Https`].
     pub fn v4(scheme: Scheme) -> Self {
         Self::new(Format::V4, "next-auth.session-token", scheme)
     }
@@ -73,8 +82,9 @@ impl SessionCookie {
         self.format
     }
 
-    /// The same by another name, where the application has configured one. It is sent over HTTPS only if
-    /// it begins with `__Secure-` or `__Host-`.
+    /// Sets another name, for an application that configures one.
+    ///
+    /// The cookie is `Secure` if the name begins with `__Secure-` or `__Host-`.
     #[must_use]
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
@@ -82,38 +92,41 @@ impl SessionCookie {
         self
     }
 
-    /// Its name, which is what the keys of version 5 are derived with.
+    /// Returns the name of the cookie. The encryption keys of version 5 depend on it.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The token in a `Cookie` header: the cookie of the bare name, or else those of the name and `.0`,
-    /// `.1` and so on, in order and without a gap. What else begins with the name is none of it, nor is
-    /// what is empty. Of several cookies of one name the first counts, as with the packages.
+    /// Returns the token in a `Cookie` header.
+    ///
+    /// The token is in one cookie, or in chunks whose names end with `.0`, `.1` and so on. Chunks can be
+    /// in any order, but must be complete. The single cookie takes precedence over chunks.
+    ///
+    /// Empty cookies and other cookies with the same prefix are ignored. If a name occurs several times,
+    /// the first cookie is used, as in the packages.
     pub fn find(&self, header: &str) -> Option<String> {
         let mut whole = None;
         let mut chunks: BTreeMap<usize, &str> = BTreeMap::new();
         for (name, value) in pairs(header) {
             if name == self.name {
                 whole.get_or_insert(value);
-            } else if let Some(number) = self.number(name) {
-                chunks.entry(number).or_insert(value);
+            } else if let Some(index) = self.chunk_index(name) {
+                chunks.entry(index).or_insert(value);
             }
         }
         if let Some(token) = whole.filter(|token| !token.is_empty()) {
-            return Some(percent_decoded(token));
+            return Some(percent_decode(token));
         }
         chunks.retain(|_, chunk| !chunk.is_empty());
-        let is_whole = chunks.keys().copied().eq(0..chunks.len());
-        let token = chunks
-            .values()
-            .map(|chunk| percent_decoded(chunk))
-            .collect();
-        (is_whole && !chunks.is_empty()).then_some(token)
+        let is_complete = chunks.keys().copied().eq(0..chunks.len());
+        let token = chunks.values().map(|chunk| percent_decode(chunk)).collect();
+        (is_complete && !chunks.is_empty()).then_some(token)
     }
 
-    /// The `Set-Cookie` headers for a token, and to clear what the request's `Cookie` header has left of a
-    /// session in more cookies or fewer.
+    /// Returns the `Set-Cookie` headers for a token that expires after `max_age`.
+    ///
+    /// `request` is the `Cookie` header of the request. The headers also clear its session cookies that
+    /// the new token does not overwrite.
     pub fn set(&self, token: &str, max_age: Duration, request: Option<&str>) -> Vec<String> {
         let mut headers: Vec<String> = Vec::new();
         let mut written: Vec<String> = Vec::new();
@@ -129,53 +142,56 @@ impl SessionCookie {
             write(self.name.clone(), token);
         } else {
             let mut rest = token;
-            for number in 0.. {
-                let (part, after) = rest.split_at(boundary(rest, chunk));
-                write(format!("{}.{number}", self.name), part);
+            for index in 0.. {
+                let (part, after) = rest.split_at(floor_char_boundary(rest, chunk));
+                write(format!("{}.{index}", self.name), part);
                 if after.is_empty() {
                     break;
                 }
                 rest = after;
             }
         }
-        let left = self
-            .held(request)
+        let leftover = self
+            .session_cookie_names(request)
             .filter(|name| !written.iter().any(|known| known == name));
-        headers.extend(left.map(|name| self.header(name, "", Duration::ZERO)));
+        headers.extend(leftover.map(|name| self.header(name, "", Duration::ZERO)));
         headers
     }
 
-    /// The `Set-Cookie` headers that end the session of a request with this `Cookie` header.
+    /// Returns the `Set-Cookie` headers that end the session in a request's `Cookie` header.
     pub fn clear(&self, request: &str) -> Vec<String> {
-        let held = self.held(Some(request));
-        held.map(|name| self.header(name, "", Duration::ZERO))
+        self.session_cookie_names(Some(request))
+            .map(|name| self.header(name, "", Duration::ZERO))
             .collect()
     }
 
-    /// The names of a session's cookies in a `Cookie` header.
-    fn held<'a>(&'a self, header: Option<&'a str>) -> impl Iterator<Item = &'a str> {
+    /// Returns the names of the session's cookies in a `Cookie` header.
+    fn session_cookie_names<'a>(
+        &'a self,
+        header: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a str> {
         let names = pairs(header.unwrap_or_default()).map(|(name, _)| name);
-        names.filter(|name| *name == self.name || self.number(name).is_some())
+        names.filter(|name| *name == self.name || self.chunk_index(name).is_some())
     }
 
     fn header(&self, name: &str, value: &str, max_age: Duration) -> String {
         let secure = if self.secure { "; Secure" } else { "" };
         format!(
             "{name}={}; Path=/; Max-Age={}; HttpOnly; SameSite=Lax{secure}",
-            percent_encoded(value),
+            percent_encode(value),
             max_age.as_secs()
         )
     }
 
-    /// The number of a chunk, by the name of its cookie.
-    fn number(&self, name: &str) -> Option<usize> {
+    /// Parses the index of a chunk from the name of its cookie.
+    fn chunk_index(&self, name: &str) -> Option<usize> {
         let digits = name.strip_prefix(self.name.as_str())?.strip_prefix('.')?;
-        let number: usize = digits.parse().ok()?;
-        (number < MAX_CHUNKS && number.to_string() == digits).then_some(number)
+        let index: usize = digits.parse().ok()?;
+        (index < MAX_CHUNKS && index.to_string() == digits).then_some(index)
     }
 }
 
-/// The names and values in a `Cookie` header.
+/// Returns the names and values in a `Cookie` header.
 pub(super) fn pairs(header: &str) -> impl Iterator<Item = (&str, &str)> {
     let cookies = header.split(';');
     cookies.filter_map(|cookie| {
@@ -184,14 +200,14 @@ pub(super) fn pairs(header: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Whether browsers take a cookie of this name over HTTPS only.
+/// Returns whether browsers accept a cookie of this name over HTTPS only.
 pub(super) fn is_secure(name: &str) -> bool {
     name.starts_with("__Secure-") || name.starts_with("__Host-")
 }
 
-/// The end of a character, at `most` bytes or before.
-fn boundary(text: &str, most: usize) -> usize {
-    let mut end = most.min(text.len());
+/// Returns the last character boundary at or before `max` bytes.
+fn floor_char_boundary(text: &str, max: usize) -> usize {
+    let mut end = max.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -203,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_are_joined_in_order_and_strays_ignored() {
+    fn chunks_are_joined_in_order_and_other_cookies_are_ignored() {
         let cookie = SessionCookie::v5(Scheme::Http);
         let name = cookie.name().to_owned();
         for (header, token) in [
@@ -241,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_is_found_and_what_is_left_over_is_cleared() {
+    fn token_that_is_set_is_found_and_leftover_cookies_are_cleared() {
         let age = Duration::from_secs(60);
         for (cookie, chunk) in [
             (SessionCookie::v5(Scheme::Https), 3936),

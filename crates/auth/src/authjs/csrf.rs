@@ -1,4 +1,4 @@
-//! Tokens against forged requests, as Auth.js keeps them: in a cookie with their hash, and in the form.
+//! CSRF tokens that are compatible with Auth.js: the token is in the form, and in a cookie with its hash.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,23 +10,23 @@ use zeroize::Zeroizing;
 
 use super::TokenError;
 use super::cookie::{self, Scheme};
-use super::text::{percent_decoded, percent_encoded};
+use super::text::{percent_decode, percent_encode};
 use crate::KeyRing;
 use crate::hex::hex;
 
-/// What a request proves.
+/// The result of verifying the CSRF token of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Csrf {
-    /// It is a `POST` of the token that is in its cookie: it was sent by our own page.
+    /// The cookie is valid and the body repeats its token, so the application's own page sent the request.
     Verified,
-    /// The cookie is ours, and the request does not prove more.
+    /// The cookie is valid, but the body does not repeat its token.
     CookieOnly,
-    /// The cookie is none of ours, or there is none: answer with another.
+    /// The cookie is missing or invalid. The response must set a new one.
     Rejected,
 }
 
-/// Makes and verifies CSRF tokens with the secrets of one ring.
+/// Generator and verifier of CSRF tokens, with the secrets of one [`KeyRing`].
 ///
 /// ```
 /// use secretwell::auth::KeyRing;
@@ -42,76 +42,94 @@ pub enum Csrf {
 /// # }
 /// ```
 pub struct CsrfTokens {
-    /// What may stand behind a token when it is hashed; the first is what we write.
-    endings: Vec<SecretValue>,
-    /// All secrets, joined: the one that signs first, and the newest first.
-    lists: [SecretValue; 2],
+    /// The accepted texts to append to a token before hashing. New tokens use the first one.
+    hash_suffixes: Vec<SecretValue>,
+    /// All secrets joined by commas: with the primary secret first, and with the newest first.
+    joined_lists: [SecretValue; 2],
 }
 
 impl CsrfTokens {
-    /// Those of a ring. A cookie counts that was made with any of its secrets, and one that was made with
-    /// several that follow each other: the packages join a list of secrets by commas. Their list begins with
-    /// the secret that signs, which in a rotation need not be the newest.
+    /// Creates a generator and verifier with the secrets of a key ring.
+    ///
+    /// The packages hash a token with all secrets of their list, joined by commas. A cookie is accepted
+    /// if its list is one secret of the ring, or several consecutive secrets of the ring.
+    ///
+    /// Two orders of the ring are accepted: with the primary secret first, and with the newest secret
+    /// first. They differ during the activation delay of a rotation.
     pub fn new(secrets: &KeyRing) -> Self {
         let orders: [Vec<&SecretValue>; 2] =
             [secrets.primary_first().collect(), secrets.iter().collect()];
-        let mut endings: Vec<SecretValue> = secrets.primary_first().cloned().collect();
+        let mut hash_suffixes: Vec<SecretValue> = secrets.primary_first().cloned().collect();
         for order in &orders {
             for length in 2..=order.len() {
-                endings.extend(order.windows(length).map(joined));
+                hash_suffixes.extend(order.windows(length).map(join_with_commas));
             }
         }
         let mut known = HashSet::new();
-        endings.retain(|ending| known.insert(ending.fingerprint()));
-        let lists = orders.map(|order| joined(&order));
-        Self { endings, lists }
+        hash_suffixes.retain(|suffix| known.insert(suffix.fingerprint()));
+        let joined_lists = orders.map(|order| join_with_commas(&order));
+        Self {
+            hash_suffixes,
+            joined_lists,
+        }
     }
 
-    /// A new token, and the value of the cookie that goes with it, for [`CsrfCookie::set`].
+    /// Generates a token, and the value of its cookie for [`CsrfCookie::set`].
     ///
     /// # Errors
-    /// [`TokenError::Malformed`]: the system has no random numbers.
+    /// Returns [`TokenError::Malformed`] if the system's random number generator fails.
     pub fn generate(&self) -> Result<(String, String), TokenError> {
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(|_| TokenError::Malformed)?;
         let token = hex(&random);
-        let ending = self.endings.first().ok_or(TokenError::Forged)?;
-        let cookie = format!("{token}|{}", hash(&token, ending));
+        let suffix = self.hash_suffixes.first().ok_or(TokenError::Forged)?;
+        let cookie = format!("{token}|{}", hash(&token, suffix));
         Ok((token, cookie))
     }
 
-    /// Has only the whole list of secrets count, and makes tokens with that, as the packages do where they
-    /// have a list. Then each rotation rejects the tokens that are out.
+    /// Restricts generation and verification to the whole list of secrets, as in the packages.
+    ///
+    /// Every rotation then invalidates the existing tokens.
     #[must_use]
     pub fn list_only(mut self) -> Self {
-        self.endings = self.lists.to_vec();
+        self.hash_suffixes = self.joined_lists.to_vec();
         self
     }
 
-    /// Verifies a `POST` request by its cookie, as [`CsrfCookie::find`] returns it, and by the
-    /// `csrfToken` of its body.
+    /// Verifies a `POST` request.
+    ///
+    /// `cookie` is the value that [`CsrfCookie::find`] returns. `body` is the `csrfToken` field of the
+    /// body.
     pub fn verify_post(&self, cookie: &str, body: Option<&str>) -> Csrf {
         self.verify(cookie, body)
     }
 
-    /// Verifies the cookie alone, for every request that is not a `POST`. Never returns
-    /// [`Csrf::Verified`].
+    /// Verifies the cookie of a request that is not a `POST`. Never returns [`Csrf::Verified`].
     pub fn verify_cookie(&self, cookie: &str) -> Csrf {
         self.verify(cookie, None)
     }
 
     fn verify(&self, cookie: &str, body: Option<&str>) -> Csrf {
-        let Some((token, given)) = cookie.split_once('|') else {
+        let Some((token, received_hash)) = cookie.split_once('|') else {
             return Csrf::Rejected;
         };
-        let given = given.split('|').next().unwrap_or_default();
-        let is_ours = |ending: &SecretValue| {
-            bool::from(hash(token, ending).as_bytes().ct_eq(given.as_bytes()))
+        let received_hash = received_hash.split('|').next().unwrap_or_default();
+        let matches = |suffix: &SecretValue| {
+            bool::from(
+                hash(token, suffix)
+                    .as_bytes()
+                    .ct_eq(received_hash.as_bytes()),
+            )
         };
-        // All of them, so that the time does not tell which one it was.
-        let ours = self.endings.iter().filter(|ending| is_ours(ending)).count() > 0;
-        let repeated = body.is_some_and(|body| body.as_bytes().ct_eq(token.as_bytes()).into());
-        match (ours, repeated) {
+        // Checks all suffixes, so that the duration does not reveal which one matches.
+        let cookie_is_valid = self
+            .hash_suffixes
+            .iter()
+            .filter(|suffix| matches(suffix))
+            .count()
+            > 0;
+        let body_matches = body.is_some_and(|body| body.as_bytes().ct_eq(token.as_bytes()).into());
+        match (cookie_is_valid, body_matches) {
             (false, _) => Csrf::Rejected,
             (true, true) => Csrf::Verified,
             (true, false) => Csrf::CookieOnly,
@@ -119,7 +137,7 @@ impl CsrfTokens {
     }
 }
 
-/// The cookie of a CSRF token, as the packages name and write it.
+/// The cookie of a CSRF token, with the name and format of the packages.
 ///
 /// ```
 /// use secretwell::auth::KeyRing;
@@ -145,12 +163,18 @@ pub struct CsrfCookie {
 }
 
 impl CsrfCookie {
-    /// That of `@auth/core` and next-auth 5: `authjs.csrf-token`, over HTTPS with `__Host-` before it.
+    /// Creates the cookie of `@auth/core` and next-auth 5.
+    ///
+    /// Its name is `authjs.csrf-token` for [`Scheme::Http`] and `__Host-authjs.csrf-token` for
+    /// [`Scheme::Https`].
     pub fn v5(scheme: Scheme) -> Self {
         Self::new("authjs.csrf-token", scheme)
     }
 
-    /// That of next-auth 4: `next-auth.csrf-token`, over HTTPS with `__Host-` before it.
+    /// Creates the cookie of next-auth 4.
+    ///
+    /// Its name is `next-auth.csrf-token` for [`Scheme::Http`] and `__Host-next-auth.csrf-token` for
+    /// [`Scheme::Https`].
     pub fn v4(scheme: Scheme) -> Self {
         Self::new("next-auth.csrf-token", scheme)
     }
@@ -165,50 +189,55 @@ impl CsrfCookie {
         }
     }
 
-    /// The same by another name, where the application has configured one. It is sent over HTTPS only if
-    /// it begins with `__Secure-` or `__Host-`.
+    /// Sets another name, for an application that configures one.
+    ///
+    /// The cookie is `Secure` if the name begins with `__Secure-` or `__Host-`.
     #[must_use]
     pub fn with_name(self, name: impl Into<String>) -> Self {
         Self { name: name.into() }
     }
 
-    /// Its name.
+    /// Returns the name of the cookie.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its value in a `Cookie` header, for [`CsrfTokens::verify`].
+    /// Returns the value of the cookie in a `Cookie` header, for [`CsrfTokens::verify_post`] and
+    /// [`CsrfTokens::verify_cookie`].
+    ///
+    /// Returns `None` if the cookie is missing or empty.
     pub fn find(&self, header: &str) -> Option<String> {
         let (_, value) = cookie::pairs(header).find(|(name, _)| *name == self.name)?;
-        (!value.is_empty()).then(|| percent_decoded(value))
+        (!value.is_empty()).then(|| percent_decode(value))
     }
 
-    /// The `Set-Cookie` header for a value that [`CsrfTokens::generate`] has made: for as long as the browser
-    /// is open.
+    /// Returns the `Set-Cookie` header for a value from [`CsrfTokens::generate`].
+    ///
+    /// The browser keeps the cookie until it is closed.
     pub fn set(&self, value: &str) -> String {
         let secure = if cookie::is_secure(&self.name) {
             "; Secure"
         } else {
             ""
         };
-        let (name, value) = (&self.name, percent_encoded(value));
+        let (name, value) = (&self.name, percent_encode(value));
         format!("{name}={value}; Path=/; HttpOnly{secure}; SameSite=Lax")
     }
 }
 
-/// Without the secrets.
+/// Omits the secrets.
 impl fmt::Debug for CsrfTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CsrfTokens").finish_non_exhaustive()
     }
 }
 
-fn joined(secrets: &[&SecretValue]) -> SecretValue {
+fn join_with_commas(secrets: &[&SecretValue]) -> SecretValue {
     let length = secrets.iter().map(|secret| secret.len() + 1).sum();
-    // With room for all, so that no copy is left behind.
+    // The full capacity prevents reallocation, which would leave copies of the secrets in memory.
     let mut list = Zeroizing::new(Vec::with_capacity(length));
-    for (place, secret) in secrets.iter().enumerate() {
-        if place > 0 {
+    for (index, secret) in secrets.iter().enumerate() {
+        if index > 0 {
             list.push(b',');
         }
         list.extend_from_slice(secret.expose_bytes());
@@ -216,9 +245,9 @@ fn joined(secrets: &[&SecretValue]) -> SecretValue {
     list.as_slice().into()
 }
 
-fn hash(token: &str, ending: &SecretValue) -> String {
+fn hash(token: &str, suffix: &SecretValue) -> String {
     let mut hasher = Sha256::new();
     hasher.update(token);
-    hasher.update(ending.expose_bytes());
+    hasher.update(suffix.expose_bytes());
     hex(&hasher.finalize())
 }

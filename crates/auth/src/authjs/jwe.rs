@@ -1,7 +1,7 @@
-//! Compact JWE with a shared key, in the two forms that Auth.js writes.
+//! Compact JWE with a shared key, in the two formats of Auth.js.
 //!
-//! Written for these two alone: a general library takes more from a token's header than is good. What is
-//! wrong with a token is said as the packages say it.
+//! A general JWE library accepts more algorithms from a token's header than is safe, so this module
+//! supports these two formats only. Errors distinguish the same cases as the packages do.
 
 use aes::cipher::block_padding::Pkcs7;
 use aes::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
@@ -18,44 +18,44 @@ use zeroize::Zeroizing;
 use super::keys::{Format, GCM_KEY, Keys};
 use super::{TokenError, text};
 
-/// The longest token that is looked at: a hundred cookies' worth.
+/// Maximum length of a token in bytes: about a hundred cookies.
 const MAX_TOKEN: usize = 400_000;
-/// How long these are.
+/// Lengths in bytes.
 const CBC_IV: usize = 16;
 const GCM_IV: usize = 12;
 const GCM_TAG: usize = 16;
 
-/// Base64 whose last character may say more than the last byte.
-const LOOSE: GeneralPurpose =
+/// Base64 that accepts unused trailing bits in the last character.
+const LENIENT_BASE64: GeneralPurpose =
     GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
 
-/// What is in a token.
-pub(super) struct Opened {
-    /// Its plain text.
+/// The content of a token.
+pub(super) struct Decrypted {
     pub(super) text: Zeroizing<Vec<u8>>,
-    /// Its header, if it is another than those that are written here.
+    /// The header, unless it is equal to the header of new tokens.
     pub(super) header: Option<Map<String, Value>>,
 }
 
-/// The parts of a token.
+/// The parts of a compact JWE.
 struct Parts<'a> {
-    /// As it came, which is what the tag vouches for.
+    /// The header in base64. The tag authenticates this encoded form.
     header: &'a str,
     key: &'a str,
     iv: Vec<u8>,
     text: Vec<u8>,
     tag: Vec<u8>,
-    /// Whether nobody could write the same parts otherwise.
-    is_exact: bool,
+    /// Whether `iv`, `text` and `tag` are canonical base64.
+    is_canonical: bool,
 }
 
-/// How a token with some header is to be opened.
-struct Lock<'a> {
+/// The header of a token, and how to decrypt the token.
+struct Header<'a> {
     encryption: Encryption,
-    /// With which keys it may have been made.
-    keys: Vec<&'a Keys>,
-    header: Option<Map<String, Value>>,
-    is_exact: bool,
+    /// The keys that might have created the token.
+    candidates: Vec<&'a Keys>,
+    /// The fields of the header, unless it is equal to the header of new tokens.
+    fields: Option<Map<String, Value>>,
+    is_canonical: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -66,62 +66,63 @@ enum Encryption {
 
 #[cfg(test)]
 thread_local! {
-    /// How often this thread has decrypted what the tag had vouched for.
+    /// Number of CBC decryptions on this thread. Each follows a successful check of the tag.
     pub(super) static DECRYPTIONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// Opens a token.
+/// Decrypts a token.
 ///
 /// # Errors
-/// [`TokenError::Malformed`]: it is no such token. [`TokenError::Forged`]: no key fits.
-pub(super) fn open(token: &str, keys: &[Keys], format: Format) -> Result<Opened, TokenError> {
+/// Returns [`TokenError::Malformed`] if `token` is not in this format, and [`TokenError::Forged`] if
+/// no key matches.
+pub(super) fn decrypt(token: &str, keys: &[Keys], format: Format) -> Result<Decrypted, TokenError> {
     if token.len() > MAX_TOKEN {
         return Err(TokenError::Malformed);
     }
-    let parts = Parts::of(token, format)?;
-    let lock = Lock::of(parts.header, keys, format)?;
-    if lock.keys.is_empty() {
+    let parts = Parts::parse(token, format)?;
+    let header = Header::parse(parts.header, keys, format)?;
+    if header.candidates.is_empty() {
         return Err(TokenError::Forged);
     }
-    if !parts.fit(lock.encryption, format) {
+    if !parts.have_valid_lengths(header.encryption, format) {
         return Err(TokenError::Malformed);
     }
-    let opened = lock
-        .keys
+    let text = header
+        .candidates
         .into_iter()
-        .find_map(|keys| match lock.encryption {
-            Encryption::Cbc => open_cbc(&parts, keys),
-            Encryption::Gcm => open_gcm(&parts, &keys.gcm),
+        .find_map(|keys| match header.encryption {
+            Encryption::Cbc => decrypt_cbc(&parts, keys),
+            Encryption::Gcm => decrypt_gcm(&parts, &keys.gcm),
         });
-    let text = opened.ok_or(TokenError::Forged)?;
-    // A token that can be written in several ways could be let in after it was shut out by its text.
-    if !(parts.is_exact && lock.is_exact) {
+    let text = text.ok_or(TokenError::Forged)?;
+    // A revoked token with a second valid encoding would pass a denylist of token strings.
+    if !(parts.is_canonical && header.is_canonical) {
         return Err(TokenError::Malformed);
     }
-    Ok(Opened {
+    Ok(Decrypted {
         text,
-        header: lock.header,
+        header: header.fields,
     })
 }
 
-impl<'a> Lock<'a> {
-    fn of(header: &str, keys: &'a [Keys], format: Format) -> Result<Self, TokenError> {
-        // Nearly always, it is one that we could have written.
+impl<'a> Header<'a> {
+    fn parse(header: &str, keys: &'a [Keys], format: Format) -> Result<Self, TokenError> {
+        // Fast path: most tokens have the header of new tokens.
         let known: Vec<&Keys> = keys.iter().filter(|keys| keys.header == header).collect();
         if !known.is_empty() {
             return Ok(Self {
-                encryption: Encryption::of(format),
-                keys: known,
-                header: None,
-                is_exact: true,
+                encryption: Encryption::of_new_tokens(format),
+                candidates: known,
+                fields: None,
+                is_canonical: true,
             });
         }
-        let (header, is_exact) = decoded(header, format)?;
-        let header = text::json(header.into(), format).ok_or(TokenError::Malformed)?;
-        let header: Map<String, Value> =
-            serde_json::from_str(&header).map_err(|_| TokenError::Malformed)?;
-        let text = |name: &str| header.get(name).and_then(Value::as_str);
-        if text("alg") != Some("dir") || header.contains_key("crit") || header.contains_key("zip") {
+        let (json, is_canonical) = decode_part(header, format)?;
+        let json = text::decode_json(json.into(), format).ok_or(TokenError::Malformed)?;
+        let fields: Map<String, Value> =
+            serde_json::from_str(&json).map_err(|_| TokenError::Malformed)?;
+        let text = |name: &str| fields.get(name).and_then(Value::as_str);
+        if text("alg") != Some("dir") || fields.contains_key("crit") || fields.contains_key("zip") {
             return Err(TokenError::Malformed);
         }
         let encryption = match (text("enc"), format) {
@@ -129,7 +130,7 @@ impl<'a> Lock<'a> {
             (Some("A256GCM"), _) => Encryption::Gcm,
             _ => return Err(TokenError::Malformed),
         };
-        let keys = match (header.get("kid"), format) {
+        let candidates = match (fields.get("kid"), format) {
             (_, Format::V4) => keys.iter().collect(),
             (Some(id), Format::V5) => keys
                 .iter()
@@ -138,22 +139,21 @@ impl<'a> Lock<'a> {
                     Encryption::Gcm => *id == keys.gcm_id,
                 })
                 .collect(),
-            // Its packages name the key in each token that they write, and try the first one only when a
-            // token names none.
+            // Like the packages: they write `kid` into each token, and use only the first key for a
+            // token without it.
             (None, Format::V5) => keys.iter().take(1).collect(),
         };
         Ok(Self {
             encryption,
-            keys,
-            header: Some(header),
-            is_exact,
+            candidates,
+            fields: Some(fields),
+            is_canonical,
         })
     }
 }
 
 impl Encryption {
-    /// That of the tokens that are written.
-    fn of(format: Format) -> Self {
+    fn of_new_tokens(format: Format) -> Self {
         match format {
             Format::V4 => Self::Gcm,
             Format::V5 => Self::Cbc,
@@ -162,7 +162,7 @@ impl Encryption {
 }
 
 impl<'a> Parts<'a> {
-    fn of(token: &'a str, format: Format) -> Result<Self, TokenError> {
+    fn parse(token: &'a str, format: Format) -> Result<Self, TokenError> {
         let mut parts = token.split('.');
         let mut next = || parts.next().ok_or(TokenError::Malformed);
         let (header, key, iv, text, tag) = (next()?, next()?, next()?, next()?, next()?);
@@ -170,13 +170,13 @@ impl<'a> Parts<'a> {
             return Err(TokenError::Malformed);
         }
         let [
-            (iv, iv_is_exact),
-            (text, text_is_exact),
-            (tag, tag_is_exact),
+            (iv, iv_is_canonical),
+            (text, text_is_canonical),
+            (tag, tag_is_canonical),
         ] = [
-            decoded(iv, format)?,
-            decoded(text, format)?,
-            decoded(tag, format)?,
+            decode_part(iv, format)?,
+            decode_part(text, format)?,
+            decode_part(tag, format)?,
         ];
         Ok(Self {
             header,
@@ -184,34 +184,38 @@ impl<'a> Parts<'a> {
             iv,
             text,
             tag,
-            is_exact: iv_is_exact && text_is_exact && tag_is_exact,
+            is_canonical: iv_is_canonical && text_is_canonical && tag_is_canonical,
         })
     }
 
-    /// Whether they can be those of a token: a tag of another length is a wrong one, but for a missing one
-    /// and what version 5 says of GCM.
-    fn fit(&self, encryption: Encryption, format: Format) -> bool {
+    /// Returns whether the lengths of the parts are valid.
+    ///
+    /// A tag of a wrong length is not malformed but forged, as in the packages. The exceptions are an
+    /// empty tag, and GCM in version 5.
+    fn have_valid_lengths(&self, encryption: Encryption, format: Format) -> bool {
         let iv = match encryption {
             Encryption::Cbc => CBC_IV,
             Encryption::Gcm => GCM_IV,
         };
-        let is_gcm_of_5 = encryption == Encryption::Gcm && format == Format::V5;
-        // With a shared key there is none in the token.
+        let is_v5_gcm = encryption == Encryption::Gcm && format == Format::V5;
+        // With the algorithm `dir`, a token contains no encrypted key.
         self.key.is_empty()
             && self.iv.len() == iv
             && !self.tag.is_empty()
-            && (!is_gcm_of_5 || self.tag.len() == GCM_TAG)
+            && (!is_v5_gcm || self.tag.len() == GCM_TAG)
     }
 }
 
-/// The bytes of a part, read as loosely as the packages do, and whether it is strictly base64: what they
-/// read and find wrong is forged, and not malformed.
-fn decoded(part: &str, format: Format) -> Result<(Vec<u8>, bool), TokenError> {
+/// Decodes a part as leniently as the packages do, and returns whether it is canonical base64.
+///
+/// The caller rejects non-canonical parts after the check of the tag. The error for a wrong tag is
+/// then forged and not malformed, as in the packages.
+fn decode_part(part: &str, format: Format) -> Result<(Vec<u8>, bool), TokenError> {
     if let Ok(bytes) = URL_SAFE_NO_PAD.decode(part) {
         return Ok((bytes, true));
     }
     let mut text: Vec<u8> = match format {
-        // Node's `Buffer` leaves out what is no base64, to the end or the padding.
+        // Node's `Buffer` stops at padding and skips all other invalid characters.
         Format::V4 => part
             .bytes()
             .take_while(|byte| *byte != b'=')
@@ -221,11 +225,11 @@ fn decoded(part: &str, format: Format) -> Result<(Vec<u8>, bool), TokenError> {
                 byte => (byte.is_ascii_alphanumeric() || b"-_".contains(&byte)).then_some(byte),
             })
             .collect(),
-        // `atob` takes white space, and padding where it fits.
-        Format::V5 => {
-            let is_text = |byte: &u8| !byte.is_ascii_whitespace();
-            part.bytes().filter(is_text).collect()
-        }
+        // `atob` accepts white space, and padding of the correct length.
+        Format::V5 => part
+            .bytes()
+            .filter(|byte| !byte.is_ascii_whitespace())
+            .collect(),
     };
     match (format, text.len() % 4) {
         (Format::V4, 1) => drop(text.pop()),
@@ -236,20 +240,23 @@ fn decoded(part: &str, format: Format) -> Result<(Vec<u8>, bool), TokenError> {
         }
         _ => {}
     }
-    let bytes = LOOSE.decode(text).map_err(|_| TokenError::Malformed)?;
+    let bytes = LENIENT_BASE64
+        .decode(text)
+        .map_err(|_| TokenError::Malformed)?;
     Ok((bytes, false))
 }
 
-/// AES-CBC with an HMAC around it (RFC 7518, section 5.2.5). The tag is checked first, so that nobody
-/// learns anything of the padding.
-fn open_cbc(parts: &Parts<'_>, keys: &Keys) -> Option<Zeroizing<Vec<u8>>> {
+/// Decrypts AES-CBC with HMAC (RFC 7518, section 5.2.5).
+///
+/// The tag is checked first, so that errors do not reveal anything about the padding.
+fn decrypt_cbc(parts: &Parts<'_>, keys: &Keys) -> Option<Zeroizing<Vec<u8>>> {
     let tag = cbc_tag(keys, parts.header, &parts.iv, &parts.text)?;
     if !bool::from(tag.ct_eq(&parts.tag)) {
         return None;
     }
     #[cfg(test)]
     DECRYPTIONS.set(DECRYPTIONS.get() + 1);
-    let key = &*keys.cbc_text;
+    let key = &*keys.cbc_cipher;
     let cipher = cbc::Decryptor::<aes::Aes256>::new_from_slices(key, &parts.iv).ok()?;
     let mut text = Zeroizing::new(parts.text.clone());
     let length = cipher.decrypt_padded::<Pkcs7>(&mut text).ok()?.len();
@@ -259,14 +266,14 @@ fn open_cbc(parts: &Parts<'_>, keys: &Keys) -> Option<Zeroizing<Vec<u8>>> {
 
 pub(super) fn cbc_tag(keys: &Keys, header: &str, iv: &[u8], text: &[u8]) -> Option<[u8; 32]> {
     let bits = u64::try_from(header.len()).ok()?.checked_mul(8)?;
-    let mut mac = keys.cbc_tag.clone();
+    let mut mac = keys.cbc_mac.clone();
     for part in [header.as_bytes(), iv, text, &bits.to_be_bytes()] {
         mac.update(part);
     }
     mac.finalize().into_bytes()[..32].try_into().ok()
 }
 
-fn open_gcm(parts: &Parts<'_>, key: &[u8; GCM_KEY]) -> Option<Zeroizing<Vec<u8>>> {
+fn decrypt_gcm(parts: &Parts<'_>, key: &[u8; GCM_KEY]) -> Option<Zeroizing<Vec<u8>>> {
     let cipher = Aes256Gcm::new_from_slice(key).ok()?;
     let nonce: &Nonce<_> = parts.iv.as_slice().try_into().ok()?;
     let tag: &Tag = parts.tag.as_slice().try_into().ok()?;
@@ -278,31 +285,32 @@ fn open_gcm(parts: &Parts<'_>, key: &[u8; GCM_KEY]) -> Option<Zeroizing<Vec<u8>>
     Some(text)
 }
 
-/// A token with this plain text.
+/// Encrypts a plain text to a token.
 ///
 /// # Errors
-/// [`TokenError::Malformed`]: the system has no random numbers, or the text is too long.
-pub(super) fn seal(text: &[u8], keys: &Keys, format: Format) -> Result<String, TokenError> {
-    let wrong = || TokenError::Malformed;
+/// Returns [`TokenError::Malformed`] if the system's random number generator fails, or if the text is
+/// too long.
+pub(super) fn encrypt(text: &[u8], keys: &Keys, format: Format) -> Result<String, TokenError> {
+    let failed = || TokenError::Malformed;
     let header = &keys.header;
     let mut random = [0; CBC_IV];
-    getrandom::fill(&mut random).map_err(|_| wrong())?;
+    getrandom::fill(&mut random).map_err(|_| failed())?;
     let (iv, text, tag) = match format {
         Format::V4 => {
             let iv = &random[..GCM_IV];
-            let cipher = Aes256Gcm::new_from_slice(&*keys.gcm).map_err(|_| wrong())?;
-            let nonce: &Nonce<_> = iv.try_into().map_err(|_| wrong())?;
+            let cipher = Aes256Gcm::new_from_slice(&*keys.gcm).map_err(|_| failed())?;
+            let nonce: &Nonce<_> = iv.try_into().map_err(|_| failed())?;
             let mut text = text.to_vec();
             let tag = cipher
                 .encrypt_inout_detached(nonce, header.as_bytes(), text.as_mut_slice().into())
-                .map_err(|_| wrong())?;
+                .map_err(|_| failed())?;
             (iv, text, tag.to_vec())
         }
         Format::V5 => {
-            let cipher = cbc::Encryptor::<aes::Aes256>::new_from_slices(&*keys.cbc_text, &random)
-                .map_err(|_| wrong())?;
+            let cipher = cbc::Encryptor::<aes::Aes256>::new_from_slices(&*keys.cbc_cipher, &random)
+                .map_err(|_| failed())?;
             let text = cipher.encrypt_padded_vec::<Pkcs7>(text);
-            let tag = cbc_tag(keys, header, &random, &text).ok_or_else(wrong)?;
+            let tag = cbc_tag(keys, header, &random, &text).ok_or_else(failed)?;
             (&random[..], text, tag.to_vec())
         }
     };

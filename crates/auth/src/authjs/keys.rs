@@ -10,67 +10,74 @@ use zeroize::Zeroizing;
 
 use crate::KeyRing;
 
-/// How long a key is for each way to encrypt.
+/// Length of the keys in bytes. A CBC key consists of two halves.
 const CBC_KEY: usize = 64;
 pub(super) const GCM_KEY: usize = 32;
 
-/// Which version of the packages a token is for.
+/// The version of the token format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     /// next-auth 4.
     V4,
-    /// `@auth/core`, and next-auth 5.
+    /// `@auth/core` and next-auth 5.
     V5,
 }
 
-/// The keys of one secret, for tokens of one salt.
+/// The keys that are derived from one secret and one salt.
 pub(super) struct Keys {
-    /// Of CBC: the one of its tags, in the state that each of them starts from, and that of its texts.
-    pub(super) cbc_tag: Hmac<Sha512>,
-    pub(super) cbc_text: Zeroizing<[u8; CBC_KEY / 2]>,
+    /// First half of the CBC key, as the initial state of the HMAC for each tag.
+    pub(super) cbc_mac: Hmac<Sha512>,
+    /// Second half of the CBC key, which encrypts the text.
+    pub(super) cbc_cipher: Zeroizing<[u8; CBC_KEY / 2]>,
     pub(super) gcm: Zeroizing<[u8; GCM_KEY]>,
-    /// What names each key in a token's header.
+    /// `kid` of the CBC key in the header of a token.
     pub(super) cbc_id: String,
+    /// `kid` of the GCM key in the header of a token.
     pub(super) gcm_id: String,
-    /// The header of the tokens that are made with it, as it stands in them.
+    /// Header of new tokens, encoded in base64.
     pub(super) header: String,
 }
 
 impl Keys {
+    /// Derives the keys of one secret.
+    ///
     /// # Errors
-    /// [`ErrorKind::Invalid`]: the secret is empty.
+    /// Returns [`ErrorKind::Invalid`] if the secret is empty.
     fn derive(secret: &SecretValue, format: Format, salt: &str) -> Result<Self, Error> {
         if secret.is_empty() {
             return Err(Error::new(ErrorKind::Invalid, "the secret is empty")
-                .with_hint("make one by `openssl rand -base64 33`"));
+                .with_hint("generate one with `openssl rand -base64 33`"));
         }
         let info = match (format, salt) {
             (Format::V4, "") => "NextAuth.js Generated Encryption Key".to_owned(),
             (Format::V4, salt) => format!("NextAuth.js Generated Encryption Key ({salt})"),
             (Format::V5, salt) => format!("Auth.js Generated Encryption Key ({salt})"),
         };
-        let origin = Hkdf::<Sha256>::new(Some(salt.as_bytes()), secret.expose_bytes());
-        let underivable = || Error::new(ErrorKind::Invalid, "the key cannot be derived");
+        let hkdf = Hkdf::<Sha256>::new(Some(salt.as_bytes()), secret.expose_bytes());
+        let derivation_error = || {
+            Error::new(
+                ErrorKind::Invalid,
+                "the encryption key cannot be derived from the secret",
+            )
+        };
         let mut cbc = Zeroizing::new([0; CBC_KEY]);
-        origin
-            .expand(info.as_bytes(), &mut *cbc)
-            .map_err(|_| underivable())?;
+        hkdf.expand(info.as_bytes(), &mut *cbc)
+            .map_err(|_| derivation_error())?;
         let mut gcm = Zeroizing::new([0; GCM_KEY]);
-        origin
-            .expand(info.as_bytes(), &mut *gcm)
-            .map_err(|_| underivable())?;
-        let cbc_id = URL_SAFE_NO_PAD.encode(Sha512::digest(&*thumbprint(&*cbc)));
-        let gcm_id = URL_SAFE_NO_PAD.encode(Sha256::digest(&*thumbprint(&*gcm)));
+        hkdf.expand(info.as_bytes(), &mut *gcm)
+            .map_err(|_| derivation_error())?;
+        let cbc_id = URL_SAFE_NO_PAD.encode(Sha512::digest(&*thumbprint_input(&*cbc)));
+        let gcm_id = URL_SAFE_NO_PAD.encode(Sha256::digest(&*thumbprint_input(&*gcm)));
         let header = match format {
             Format::V4 => r#"{"alg":"dir","enc":"A256GCM"}"#.to_owned(),
             Format::V5 => format!(r#"{{"alg":"dir","enc":"A256CBC-HS512","kid":"{cbc_id}"}}"#),
         };
-        let (tag, text) = cbc.split_at(CBC_KEY / 2);
-        let mut cbc_text = Zeroizing::new([0; CBC_KEY / 2]);
-        cbc_text.copy_from_slice(text);
+        let (mac_key, cipher_key) = cbc.split_at(CBC_KEY / 2);
+        let mut cbc_cipher = Zeroizing::new([0; CBC_KEY / 2]);
+        cbc_cipher.copy_from_slice(cipher_key);
         Ok(Self {
-            cbc_tag: Hmac::new_from_slice(tag).map_err(|_| underivable())?,
-            cbc_text,
+            cbc_mac: Hmac::new_from_slice(mac_key).map_err(|_| derivation_error())?,
+            cbc_cipher,
             gcm,
             cbc_id,
             gcm_id,
@@ -78,16 +85,23 @@ impl Keys {
         })
     }
 
-    /// Those of all secrets of a ring: the one to encrypt with first, and then the others as they are.
-    pub(super) fn of(ring: &KeyRing, format: Format, salt: &str) -> Result<Vec<Self>, Error> {
+    /// Derives the keys of all secrets of a ring. The primary secret is the first.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] if a secret is empty.
+    pub(super) fn derive_all(
+        ring: &KeyRing,
+        format: Format,
+        salt: &str,
+    ) -> Result<Vec<Self>, Error> {
         ring.primary_first()
             .map(|secret| Self::derive(secret, format, salt))
             .collect()
     }
 }
 
-/// What the id of a key is the hash of: RFC 7638, members in order and without blanks.
-fn thumbprint(key: &[u8]) -> Zeroizing<String> {
+/// Returns the input of a key's thumbprint (RFC 7638): ordered members without white space.
+fn thumbprint_input(key: &[u8]) -> Zeroizing<String> {
     let key = Zeroizing::new(URL_SAFE_NO_PAD.encode(key));
     Zeroizing::new(format!(r#"{{"k":"{}","kty":"oct"}}"#, *key))
 }

@@ -1,4 +1,5 @@
-//! What sessions ask of a response: that no cache shares it, and that a session may be prolonged by it.
+//! [`SessionLayer`]: response headers for routes that use sessions, sliding expiration, and the redirect
+//! to the sign-in page.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,63 +12,72 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::Sessions;
-use super::text::percent_encoded;
+use super::text::percent_encode;
 use crate::LazyAuth;
 use crate::rejection::Rejection;
 
-/// What a response without a `Cache-Control` of its own gets.
-const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-store");
+/// `Cache-Control` of a response that does not set its own.
+const NO_STORE: HeaderValue = HeaderValue::from_static("private, no-store");
 
 impl LazyAuth<Sessions> {
-    /// A layer for routes that ask for sessions. It does what [`layer`](Self::layer) does, says by `Vary`
-    /// and `Cache-Control` that the answer is for one person, and on request prolongs sessions and sends
-    /// people to sign in.
+    /// Returns a layer for routes whose handlers use sessions.
+    ///
+    /// It gives each request access to this auth, as [`layer`](Self::layer) does. It also adds
+    /// `Vary: cookie` and `Cache-Control: private, no-store` to each response. Renewal of sessions and
+    /// the redirect to a sign-in page are optional.
     pub fn session_layer(&self) -> SessionLayer {
         SessionLayer {
             auth: self.clone(),
-            renew: None,
+            renew_when_remaining: None,
             sign_in: None,
         }
     }
 }
 
-/// Looks after the responses of routes that ask for sessions. Made by [`LazyAuth::session_layer`].
+/// Layer for routes whose handlers use sessions. Created by [`LazyAuth::session_layer`].
 ///
-/// It never clears a cookie: one that cannot be read today may be good when all secrets are there.
+/// A `Cache-Control` header that the handler sets is kept, unless the response renews the session. The
+/// layer never clears a session cookie: a cookie that cannot be decoded now might become valid when
+/// more secrets are loaded.
 #[derive(Clone)]
 pub struct SessionLayer {
     auth: LazyAuth<Sessions>,
-    renew: Option<Duration>,
+    renew_when_remaining: Option<Duration>,
     sign_in: Option<String>,
 }
 
 impl SessionLayer {
-    /// Prolongs the session of a request when less than `left` is left of it, with each response that sets
-    /// no session itself. Default: sessions are not prolonged.
+    /// Sets the remaining lifetime below which a response renews the session of its request.
+    ///
+    /// A response that sets the session cookie itself is left unchanged. Default: sessions are not
+    /// renewed.
     #[must_use]
-    pub fn renew_when_remaining(mut self, left: Duration) -> Self {
-        self.renew = Some(left);
+    pub fn renew_when_remaining(mut self, remaining: Duration) -> Self {
+        self.renew_when_remaining = Some(remaining);
         self
     }
 
-    /// Where people sign in, as a path or a URL: a page that a browser asks for without being logged in is
-    /// answered by a redirect to there, with the page as its `callbackUrl`. Default: 401 for everybody.
+    /// Sets the path or URL of the sign-in page. Default: requests without a session receive 401.
+    ///
+    /// A browser that requests a page without a session is redirected there with 303. The requested
+    /// page is passed as `callbackUrl`. Only a `GET` whose `Accept` header includes `text/html` is
+    /// redirected, and only in place of a [`Rejection`]. Another 401 of a handler is kept.
     #[must_use]
     pub fn sign_in(mut self, location: impl Into<String>) -> Self {
         self.sign_in = Some(location.into());
         self
     }
 
-    /// The redirect to sign in, for a request that is a browser's for a page.
-    fn redirect<B>(&self, request: &Request<B>) -> Option<HeaderValue> {
+    /// Returns the redirect target if the request is a browser's request for a page.
+    fn sign_in_redirect<B>(&self, request: &Request<B>) -> Option<HeaderValue> {
         let location = self.sign_in.as_deref()?;
         let accepts = request.headers().get(ACCEPT)?.to_str().ok()?;
         if request.method() != Method::GET || !accepts.contains("text/html") {
             return None;
         }
         let page = request.uri().path_and_query()?.as_str();
-        let joint = if location.contains('?') { '&' } else { '?' };
-        let location = format!("{location}{joint}callbackUrl={}", percent_encoded(page));
+        let separator = if location.contains('?') { '&' } else { '?' };
+        let location = format!("{location}{separator}callbackUrl={}", percent_encode(page));
         HeaderValue::try_from(location).ok()
     }
 
@@ -80,30 +90,31 @@ impl SessionLayer {
         }
         let headers = response.headers_mut();
         headers.append(VARY, HeaderValue::from_static("cookie"));
-        headers.entry(CACHE_CONTROL).or_insert(PRIVATE);
-        if let Some(left) = self.renew
+        headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
+        if let Some(remaining) = self.renew_when_remaining
             && let Some(sessions) = self.auth.peek()
             && !sets_session(headers, sessions.cookie.name())
         {
-            let prolonged = sessions.renew(cookies, left).unwrap_or_default();
-            let values = prolonged.into_iter().map(HeaderValue::try_from);
+            let renewed = sessions.renew(cookies, remaining).unwrap_or_default();
+            let values = renewed.into_iter().map(HeaderValue::try_from);
             for value in values.filter_map(Result::ok) {
                 headers.append(SET_COOKIE, value);
-                // Whatever the handler says of its page: who gets this one from a cache is somebody else.
-                headers.insert(CACHE_CONTROL, PRIVATE);
+                // Overrides the handler's value: a shared cache would give this session to other users.
+                headers.insert(CACHE_CONTROL, NO_STORE);
             }
         }
     }
 }
 
-/// Whether a response starts or ends a session already.
+/// Returns whether a response sets or clears the session cookie itself.
 fn sets_session(headers: &HeaderMap, name: &str) -> bool {
     let mut set = headers.get_all(SET_COOKIE).iter();
     set.any(|value| value.as_bytes().starts_with(name.as_bytes()))
 }
 
-/// All cookies of a request: HTTP/2 may send each in a header of its own. What is no text in one of them
-/// leaves the others as they are.
+/// Returns all cookies of a request in one text, because HTTP/2 can send each in a separate header.
+///
+/// A cookie that is not UTF-8 does not affect the others.
 pub(super) fn cookies(headers: &HeaderMap) -> String {
     let all = headers.get_all(COOKIE).iter();
     let texts: Vec<_> = all
@@ -112,7 +123,7 @@ pub(super) fn cookies(headers: &HeaderMap) -> String {
     texts.join("; ")
 }
 
-/// What [`SessionLayer`] makes of a service.
+/// Service that [`SessionLayer`] creates.
 #[derive(Clone)]
 pub struct SessionService<S> {
     layer: SessionLayer,
@@ -146,11 +157,11 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let layer = self.layer.clone();
         let cookies = cookies(request.headers());
-        let redirect = layer.redirect(&request);
+        let redirect = layer.sign_in_redirect(&request);
         request.extensions_mut().insert(layer.auth.clone());
-        let answering = self.inner.call(request);
+        let response = self.inner.call(request);
         Box::pin(async move {
-            let mut response = answering.await?;
+            let mut response = response.await?;
             layer.finish(&cookies, redirect, &mut response);
             Ok(response)
         })
@@ -161,7 +172,7 @@ impl fmt::Debug for SessionLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionLayer")
             .field("auth", &self.auth)
-            .field("renew", &self.renew)
+            .field("renew_when_remaining", &self.renew_when_remaining)
             .field("sign_in", &self.sign_in)
             .finish()
     }

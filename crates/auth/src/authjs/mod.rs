@@ -1,8 +1,8 @@
-//! Sessions that a service shares with Auth.js: tokens as next-auth 4, next-auth 5 and `@auth/core` write
-//! and read them.
+//! Session tokens, session cookies and CSRF tokens that are compatible with next-auth 4, next-auth 5
+//! and `@auth/core`.
 //!
-//! For a Rust service beside a Next.js application that knows who is logged in there. Keys are derived
-//! once for each ring of secrets, so that a request pays for one decryption and nothing else.
+//! This module is for a Rust service that shares its login with a Next.js application. The encryption
+//! keys are derived once for each [`KeyRing`], so a request costs one decryption.
 //!
 //! ```
 //! use std::time::Duration;
@@ -28,15 +28,17 @@
 //! # }
 //! ```
 //!
-//! A service wants [`Sessions`], which put the token and its cookie together, built by a
-//! [`LazyAuth`](crate::LazyAuth) from a ring in the packages' own order, [`SecretOrder`]; and around its
-//! routes the layer of `LazyAuth::session_layer`.
+//! Most services use [`Sessions`], which combines the token with its cookie. A
+//! [`LazyAuth`](crate::LazyAuth) builds it from the key ring that [`SecretOrder`] returns. With the
+//! feature `tower`, `LazyAuth::session_layer` adds the response headers.
 //!
 //! # Differences from the packages
-//! Times are 64 bits wide, where the packages' tokens are born expired from 2038 on. Compressed tokens,
-//! which the packages read and never write, are refused, and so is all base64 that could be written
-//! otherwise, and claims that nest deeper than 128 or have numbers that no 64-bit float holds. Half a
-//! surrogate pair in a claim is read as U+FFFD.
+//! - Times have 64 bits. The packages use 32 bits, so tokens that they create from 2038 on are expired
+//!   at once.
+//! - Compressed tokens are rejected. The packages decode them, but do not create them.
+//! - Base64 must be canonical: without padding, other alphabets or unused trailing bits.
+//! - Claims must not nest deeper than 128 levels, and each number must fit into a 64-bit float.
+//! - An unpaired surrogate in a claim is decoded as U+FFFD.
 
 mod cookie;
 mod csrf;
@@ -72,97 +74,112 @@ use crate::KeyRing;
 use crate::hex::hex;
 use keys::{Format, Keys};
 
-/// By how many seconds clocks may differ.
-const TOLERANCE: f64 = 15.0;
+/// Accepted clock difference between the creator of a token and this host, in seconds.
+const CLOCK_TOLERANCE: f64 = 15.0;
 
-/// Why a token is no session.
+/// The reason why a token cannot be decoded or created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// It is none of these tokens, or what it says makes no sense.
-    #[error("it is no session token")]
+    /// The text is not a session token, its claims are invalid, or its `nbf` time is in the future.
+    ///
+    /// This is also the error of a token that cannot be created.
+    #[error("not a valid session token")]
     Malformed,
-    /// None of the secrets made it, or somebody has changed it. Which of the two is told to nobody.
-    #[error("it was not made with any of the secrets")]
+    /// No secret of the key ring created this token, or the token was modified.
+    ///
+    /// The two cases are not distinguished, because the difference would help an attacker.
+    #[error("the session token does not match any secret of the key ring")]
     Forged,
-    /// It was good once.
-    #[error("it has expired")]
+    /// The `exp` time of the token has passed.
+    #[error("the session token has expired")]
     Expired,
 }
 
-/// What a token says.
+/// The decoded content of a session token.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Session<C> {
-    /// Its claims.
+    /// The claims of the token.
     pub claims: C,
-    /// When it ends, if it does.
+    /// The end of the session.
+    ///
+    /// `None` if the token has no `exp` claim, or if [`SystemTime`] cannot represent that time.
     pub expires: Option<SystemTime>,
 }
 
-/// Makes and reads the tokens of one cookie, with the secrets of one ring.
+/// Encoder and decoder for the tokens of one cookie, with the secrets of one [`KeyRing`].
 pub struct SessionTokens {
     format: Format,
-    /// The one to encrypt with first.
+    /// The first entry encrypts; all entries decrypt.
     keys: Vec<Keys>,
 }
 
 impl SessionTokens {
-    /// Those of `@auth/core` and next-auth 5. The name of the cookie goes into the key: with the prefix
-    /// `__Secure-` where the cookie has it.
+    /// Creates the tokens of `@auth/core` and next-auth 5.
+    ///
+    /// The encryption key depends on the name of the cookie. Include the prefix `__Secure-` if the
+    /// cookie has it.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid): a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
     pub fn v5(cookie_name: &str, secrets: &KeyRing) -> Result<Self, Error> {
         Self::new(Format::V5, cookie_name, secrets)
     }
 
-    /// Those of next-auth 4.
+    /// Creates the session tokens of next-auth 4.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid): a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
     pub fn v4(secrets: &KeyRing) -> Result<Self, Error> {
         Self::new(Format::V4, "", secrets)
     }
 
-    /// Those of next-auth 4 in its cookies that are no sessions (`next-auth.state`,
-    /// `next-auth.pkce.code_verifier`, `next-auth.nonce`). The name of the cookie goes into the key, as in
-    /// version 5.
+    /// Creates the tokens of the other encrypted cookies of next-auth 4: `next-auth.state`,
+    /// `next-auth.pkce.code_verifier` and `next-auth.nonce`.
+    ///
+    /// The encryption key depends on the name of the cookie, as in version 5.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid): a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
     pub fn v4_named(cookie_name: &str, secrets: &KeyRing) -> Result<Self, Error> {
         Self::new(Format::V4, cookie_name, secrets)
     }
 
     fn new(format: Format, salt: &str, secrets: &KeyRing) -> Result<Self, Error> {
-        let keys = Keys::of(secrets, format, salt)?;
+        let keys = Keys::derive_all(secrets, format, salt)?;
         Ok(Self { format, keys })
     }
 
-    /// What `token` says, if it is good.
+    /// Decodes `token` and checks its times against the current time.
+    ///
+    /// The authentication tag is checked before anything is decrypted. Times are accepted with a
+    /// tolerance of 15 seconds.
     ///
     /// # Errors
-    /// Why it is not. Nothing is decrypted before it is known to be made with one of the secrets.
+    /// - [`TokenError::Malformed`] if `token` is not a session token, its claims do not deserialize
+    ///   into `C`, or its `nbf` time is in the future
+    /// - [`TokenError::Forged`] if it matches no secret of the key ring
+    /// - [`TokenError::Expired`] if its `exp` time has passed
     pub fn decode<C: DeserializeOwned>(&self, token: &str) -> Result<Session<C>, TokenError> {
         self.decode_at(token, SystemTime::now())
     }
 
-    /// Like [`decode`](Self::decode), at another time than now.
+    /// Like [`decode`](Self::decode), but checks the times of the token against `now`.
     ///
     /// # Errors
-    /// As [`decode`](Self::decode).
+    /// The same as [`decode`](Self::decode).
     pub fn decode_at<C: DeserializeOwned>(
         &self,
         token: &str,
         now: SystemTime,
     ) -> Result<Session<C>, TokenError> {
-        let opened = jwe::open(token, &self.keys, self.format)?;
-        let text = text::json(opened.text, self.format).ok_or(TokenError::Malformed)?;
-        let times: Times = serde_json::from_str(&text).map_err(|_| TokenError::Malformed)?;
-        let expires = times.check(seconds(now))?;
-        if let Some(header) = opened.header
-            && !agree(&header, &text)
+        let decrypted = jwe::decrypt(token, &self.keys, self.format)?;
+        let text = text::decode_json(decrypted.text, self.format).ok_or(TokenError::Malformed)?;
+        let times: TimeClaims = serde_json::from_str(&text).map_err(|_| TokenError::Malformed)?;
+        let expires = times.check(whole_seconds(now))?;
+        if let Some(header) = decrypted.header
+            && !header_matches_claims(&header, &text)
         {
             return Err(TokenError::Malformed);
         }
@@ -170,18 +187,21 @@ impl SessionTokens {
         Ok(Session { claims, expires })
     }
 
-    /// A token that says `claims`, which must be an object, and is good for `max_age` from now on.
+    /// Creates a token with `claims` that expires after `max_age`.
+    ///
+    /// `claims` must serialize to a JSON object. The claims `iat`, `exp` and `jti` are overwritten.
     ///
     /// # Errors
-    /// [`TokenError::Malformed`]: the claims are no object, or the system has no random numbers.
+    /// Returns [`TokenError::Malformed`] if the claims are not an object, or if the system's random
+    /// number generator fails.
     pub fn encode(&self, claims: &impl Serialize, max_age: Duration) -> Result<String, TokenError> {
         self.encode_at(claims, max_age, SystemTime::now())
     }
 
-    /// Like [`encode`](Self::encode), at another time than now.
+    /// Like [`encode`](Self::encode), but takes `now` as the time of creation.
     ///
     /// # Errors
-    /// As [`encode`](Self::encode).
+    /// The same as [`encode`](Self::encode).
     pub fn encode_at(
         &self,
         claims: &impl Serialize,
@@ -193,16 +213,16 @@ impl SessionTokens {
         };
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         claims.insert("iat".into(), Number::from(now).into());
-        let end = now.saturating_add(max_age.as_secs());
-        claims.insert("exp".into(), Number::from(end).into());
-        claims.insert("jti".into(), id()?.into());
+        let expires = now.saturating_add(max_age.as_secs());
+        claims.insert("exp".into(), Number::from(expires).into());
+        claims.insert("jti".into(), random_uuid()?.into());
         let text = serde_json::to_vec(&claims).map_err(|_| TokenError::Malformed)?;
         let keys = self.keys.first().ok_or(TokenError::Forged)?;
-        jwe::seal(&Zeroizing::new(text), keys, self.format)
+        jwe::encrypt(&Zeroizing::new(text), keys, self.format)
     }
 }
 
-/// Without the keys.
+/// Omits the keys.
 impl fmt::Debug for SessionTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionTokens")
@@ -212,59 +232,62 @@ impl fmt::Debug for SessionTokens {
     }
 }
 
-/// Whether the claims that a token's header repeats are those of its text.
-fn agree(header: &Map<String, Value>, text: &str) -> bool {
-    let repeated = ["iss", "sub", "aud"];
-    if !repeated.iter().any(|name| header.contains_key(*name)) {
+/// Returns whether the claims that a token's header repeats are equal to those of its text.
+fn header_matches_claims(header: &Map<String, Value>, text: &str) -> bool {
+    let repeatable = ["iss", "sub", "aud"];
+    if !repeatable.iter().any(|name| header.contains_key(*name)) {
         return true;
     }
     let Ok(claims) = serde_json::from_str::<Map<String, Value>>(text) else {
         return false;
     };
-    repeated.into_iter().all(|name| {
+    repeatable.into_iter().all(|name| {
         header.get(name).is_none_or(|repeated| {
-            // In JavaScript no object is equal to another, and the texts of audiences that are
-            // compared depend on the order of their names.
+            // The packages compare with `===`, which is false for two objects or two arrays. They
+            // compare audiences as JSON text. For an object that text depends on the order of its
+            // names, so an object never matches here.
             let is_comparable = !repeated.is_object() && (name == "aud" || !repeated.is_array());
             is_comparable && claims.get(name) == Some(repeated)
         })
     })
 }
 
-/// What a token says of its times, in seconds since 1970.
+/// The time claims of a token, in seconds since 1970.
 #[derive(Default)]
-struct Times {
-    issued: Option<Time>,
-    begin: Option<Time>,
-    end: Option<Time>,
+struct TimeClaims {
+    issued_at: Option<TimeClaim>,
+    not_before: Option<TimeClaim>,
+    expires: Option<TimeClaim>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
 #[serde(untagged)]
-enum Time {
+enum TimeClaim {
     Seconds(f64),
-    None(IgnoredAny),
+    NotANumber(IgnoredAny),
 }
 
-impl Time {
+impl TimeClaim {
     fn seconds(self) -> Result<f64, TokenError> {
         match self {
             Self::Seconds(seconds) => Ok(seconds),
-            Self::None(_) => Err(TokenError::Malformed),
+            Self::NotANumber(_) => Err(TokenError::Malformed),
         }
     }
 }
 
-impl Times {
-    /// When the token ends, if it is good now. One without an end is, as the packages have it.
+impl TimeClaims {
+    /// Checks that the token is valid at `now`, and returns its expiry.
+    ///
+    /// A token without `exp` is valid, as in the packages.
     fn check(&self, now: f64) -> Result<Option<SystemTime>, TokenError> {
-        let seconds = |time: Option<Time>| time.map(Time::seconds).transpose();
-        seconds(self.issued)?;
-        if seconds(self.begin)?.is_some_and(|begin| begin > now + TOLERANCE) {
+        let seconds = |time: Option<TimeClaim>| time.map(TimeClaim::seconds).transpose();
+        seconds(self.issued_at)?;
+        if seconds(self.not_before)?.is_some_and(|start| start > now + CLOCK_TOLERANCE) {
             return Err(TokenError::Malformed);
         }
-        match seconds(self.end)? {
-            Some(end) if end <= now - TOLERANCE => Err(TokenError::Expired),
+        match seconds(self.expires)? {
+            Some(end) if end <= now - CLOCK_TOLERANCE => Err(TokenError::Expired),
             Some(end) => Ok(Duration::try_from_secs_f64(end)
                 .ok()
                 .and_then(|end| UNIX_EPOCH.checked_add(end))),
@@ -273,8 +296,9 @@ impl Times {
     }
 }
 
-/// Not derived: a name that is said twice is what it was said to be last, as in JavaScript.
-impl<'de> Deserialize<'de> for Times {
+/// Implemented by hand: of duplicate names the last one counts, as in JavaScript. A derived
+/// implementation rejects duplicates.
+impl<'de> Deserialize<'de> for TimeClaims {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(field_identifier, rename_all = "lowercase")]
@@ -285,22 +309,22 @@ impl<'de> Deserialize<'de> for Times {
             Other(IgnoredAny),
         }
 
-        struct Claims;
+        struct ClaimsVisitor;
 
-        impl<'de> Visitor<'de> for Claims {
-            type Value = Times;
+        impl<'de> Visitor<'de> for ClaimsVisitor {
+            type Value = TimeClaims;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of claims")
             }
 
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Times, M::Error> {
-                let mut times = Times::default();
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<TimeClaims, M::Error> {
+                let mut times = TimeClaims::default();
                 while let Some(name) = map.next_key()? {
                     match name {
-                        Name::Exp => times.end = Some(map.next_value()?),
-                        Name::Nbf => times.begin = Some(map.next_value()?),
-                        Name::Iat => times.issued = Some(map.next_value()?),
+                        Name::Exp => times.expires = Some(map.next_value()?),
+                        Name::Nbf => times.not_before = Some(map.next_value()?),
+                        Name::Iat => times.issued_at = Some(map.next_value()?),
                         Name::Other(_) => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }
@@ -308,20 +332,20 @@ impl<'de> Deserialize<'de> for Times {
             }
         }
 
-        deserializer.deserialize_map(Claims)
+        deserializer.deserialize_map(ClaimsVisitor)
     }
 }
 
-/// Whole seconds, as the packages count them.
+/// Returns the seconds since 1970 without their fraction, as the packages do.
 #[allow(clippy::cast_precision_loss)]
-fn seconds(time: SystemTime) -> f64 {
+fn whole_seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs() as f64
 }
 
-/// A random UUID.
-fn id() -> Result<String, TokenError> {
+/// Returns a random UUID (version 4).
+fn random_uuid() -> Result<String, TokenError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|_| TokenError::Malformed)?;
     bytes[6] = bytes[6] & 0x0f | 0x40;

@@ -1,20 +1,20 @@
-//! Which of the packages' variables counts, and which comes first.
+//! [`SecretOrder`]: which secrets each package uses, and in which order.
 
 use secretwell_core::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
 use crate::{BuildContext, KeyRing};
 
-/// The order in which a package takes its secrets, so that a service beside it signs with the same one.
+/// The order in which an Auth.js package uses its secrets.
 ///
-/// The packages read `AUTH_SECRET`, `AUTH_SECRET_1` to `_3` and `NEXTAUTH_SECRET`. The struct of secrets
-/// has a field for each of those that are used:
+/// A service that uses the same order encrypts with the same secret as the package. The packages read
+/// `AUTH_SECRET`, `AUTH_SECRET_1` to `AUTH_SECRET_3` and `NEXTAUTH_SECRET`. The struct of secrets has a
+/// field for each of them that is in use:
 ///
 /// ```
-/// use secrecy::SecretString;
 /// use secretwell::auth::authjs::{SecretOrder, SessionTokens};
 /// use secretwell::auth::{BuildContext, LazyAuth};
-/// use secretwell::{MemoryProvider, Resolver};
+/// use secretwell::{MemoryProvider, Resolver, SecretString};
 /// use serde::Deserialize;
 ///
 /// #[derive(Deserialize)]
@@ -43,42 +43,42 @@ use crate::{BuildContext, KeyRing};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SecretOrder {
-    /// `@auth/core`: `AUTH_SECRET_3`, `_2`, `_1`, and then `AUTH_SECRET`.
+    /// `@auth/core`: `AUTH_SECRET_3`, `AUTH_SECRET_2`, `AUTH_SECRET_1`, `AUTH_SECRET`, in this order.
     AuthCore,
-    /// next-auth 5: `AUTH_SECRET`, else `NEXTAUTH_SECRET`; the numbered ones only if neither is there, the
-    /// highest first.
+    /// next-auth 5: `AUTH_SECRET`, or else `NEXTAUTH_SECRET`. The numbered secrets are used only if both
+    /// are missing, the highest number first.
     NextAuth5,
-    /// next-auth 4: `NEXTAUTH_SECRET`, else `AUTH_SECRET`; never the numbered ones.
+    /// next-auth 4: `NEXTAUTH_SECRET`, or else `AUTH_SECRET`. The numbered secrets are not used.
     NextAuth4,
 }
 
 const NUMBERED: [&str; 3] = ["AUTH_SECRET_3", "AUTH_SECRET_2", "AUTH_SECRET_1"];
 
 impl SecretOrder {
-    /// The ring of those secrets of a build that the package would use, in its order.
+    /// Returns a key ring of the secrets of a build that the package uses, in the order of the package.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`]: the build has none of them.
+    /// Returns [`ErrorKind::NotFound`] if the build has no such secret.
     pub fn ring(self, context: &BuildContext) -> Result<KeyRing, Error> {
         let ring = |name: &&str| context.key_ring(name).ok();
-        let joined = |names: &[&str]| KeyRing::merge(names.iter().filter_map(ring));
+        let merged = |names: &[&str]| KeyRing::merge(names.iter().filter_map(ring));
         let first = |names: &[&str]| names.iter().find_map(ring);
         let found = match self {
             Self::AuthCore => {
                 let [three, two, one] = NUMBERED;
-                joined(&[three, two, one, "AUTH_SECRET"])
+                merged(&[three, two, one, "AUTH_SECRET"])
             }
             Self::NextAuth5 => {
-                first(&["AUTH_SECRET", "NEXTAUTH_SECRET"]).or_else(|| joined(&NUMBERED))
+                first(&["AUTH_SECRET", "NEXTAUTH_SECRET"]).or_else(|| merged(&NUMBERED))
             }
             Self::NextAuth4 => first(&["NEXTAUTH_SECRET", "AUTH_SECRET"]),
         };
         found.ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
-                format!("none of the secrets of {self:?} is among those of this build"),
+                format!("this build loads no secret that {self:?} uses"),
             )
-            .with_hint("give the loaded type a field for `AUTH_SECRET`, which must be there")
+            .with_hint("add a field for `AUTH_SECRET` to the struct of secrets, and check that the source has a value")
         })
     }
 }

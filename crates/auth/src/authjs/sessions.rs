@@ -1,4 +1,4 @@
-//! Sessions in a request and in its answer: the cookie and the token together.
+//! [`Sessions`]: the session cookie and the session token combined.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,21 +10,22 @@ use super::keys::Format;
 use super::{Session, SessionCookie, SessionTokens, TokenError};
 use crate::KeyRing;
 
-/// How long a session lasts if nothing else is said: what the packages have, 30 days.
-const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Default lifetime of a session: 30 days, the default of the packages.
+const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// Who is logged in, as Auth.js keeps it: what a [`LazyAuth`](crate::LazyAuth) builds for a service that
-/// shares its login with a Next.js application.
+/// Reader and writer of the sessions of one Auth.js application.
 ///
-/// With the feature `axum`, a handler asks for `Auth<Session<User>>`, or for `Auth<Option<Session<User>>>`
-/// where nobody need be logged in. A cookie that cannot be read is no session and is left as it is: with
-/// another ring of secrets it may be one.
+/// A service that shares its login with a Next.js application lets a [`LazyAuth`](crate::LazyAuth)
+/// build this type.
+///
+/// With the feature `axum`, a handler takes `Auth<Session<User>>` as an argument. It takes
+/// `Auth<Option<Session<User>>>` if login is optional. A cookie that cannot be decoded counts as
+/// absent, and it is not cleared: it might be valid with another key ring.
 ///
 /// ```
-/// use secrecy::SecretString;
 /// use secretwell::auth::authjs::{Scheme, SecretOrder, SessionCookie, Sessions};
 /// use secretwell::auth::{BuildContext, LazyAuth};
-/// use secretwell::{MemoryProvider, Resolver};
+/// use secretwell::{MemoryProvider, Resolver, SecretString};
 /// use serde::Deserialize;
 ///
 /// #[derive(Deserialize)]
@@ -60,10 +61,12 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Sessions in `cookie`, which also says which version of the packages they are shared with.
+    /// Creates a reader and writer of the sessions in `cookie`.
+    ///
+    /// The cookie also selects the version of the token format.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid): a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
     pub fn new(cookie: SessionCookie, secrets: &KeyRing) -> Result<Self, Error> {
         let tokens = match cookie.format() {
             Format::V4 => SessionTokens::v4(secrets),
@@ -72,19 +75,20 @@ impl Sessions {
         Ok(Self {
             cookie,
             tokens,
-            max_age: MAX_AGE,
+            max_age: DEFAULT_MAX_AGE,
         })
     }
 
-    /// How long a session lasts that is started or prolonged. Default: 30 days.
+    /// Sets the lifetime of a session that is started or renewed. Default: 30 days.
     #[must_use]
     pub fn max_age(mut self, max_age: Duration) -> Self {
         self.max_age = max_age;
         self
     }
 
-    /// The session of a request with this `Cookie` header; `None` when it has none that is good. Why not is
-    /// in the log, at the level `debug`.
+    /// Returns the session in a `Cookie` header, or `None` if the header has no valid session.
+    ///
+    /// The reason for rejecting a session cookie is logged at the level `debug`.
     pub fn find<C: DeserializeOwned>(&self, cookies: &str) -> Option<Session<C>> {
         let token = self.cookie.find(cookies)?;
         match self.tokens.decode(&token) {
@@ -96,33 +100,36 @@ impl Sessions {
         }
     }
 
-    /// The `Set-Cookie` headers that start a session, and end what a request with this `Cookie` header has
-    /// had before.
+    /// Returns the `Set-Cookie` headers that start a session with `claims`.
+    ///
+    /// `cookies` is the `Cookie` header of the request. The headers also clear its session cookies
+    /// that the new session does not overwrite.
     ///
     /// # Errors
-    /// [`TokenError::Malformed`]: the claims are no object, or the system has no random numbers.
+    /// Returns [`TokenError::Malformed`] if the claims are not an object, or if the system's random
+    /// number generator fails.
     pub fn start(&self, claims: &impl Serialize, cookies: &str) -> Result<Vec<String>, TokenError> {
         let token = self.tokens.encode(claims, self.max_age)?;
         Ok(self.cookie.set(&token, self.max_age, Some(cookies)))
     }
 
-    /// The `Set-Cookie` headers that renew the session of a request with this `Cookie` header, with all
-    /// that it says, when less than `left` is left of it. None without a session, and none for one that has
-    /// no end.
+    /// Returns the `Set-Cookie` headers that renew the session in a `Cookie` header, if it expires
+    /// in less than `remaining`.
     ///
-    /// It is then signed with the secret of now, so that a service which does so has no sessions of old
-    /// secrets for longer than that.
+    /// The renewed session keeps its claims and lasts for [`max_age`](Self::max_age) from now. It is
+    /// encrypted with the current primary secret. The result is empty if the request has no valid
+    /// session, if the session has no expiry, or if it expires later.
     ///
     /// # Errors
-    /// As [`start`](Self::start).
-    pub fn renew(&self, cookies: &str, left: Duration) -> Result<Vec<String>, TokenError> {
+    /// The same as [`start`](Self::start).
+    pub fn renew(&self, cookies: &str, remaining: Duration) -> Result<Vec<String>, TokenError> {
         let session = self.find::<serde_json::Map<String, serde_json::Value>>(cookies);
-        let soon = SystemTime::now().checked_add(left);
+        let threshold = SystemTime::now().checked_add(remaining);
         match session {
             Some(session)
                 if session
                     .expires
-                    .is_some_and(|end| soon.is_none_or(|soon| end < soon)) =>
+                    .is_some_and(|end| threshold.is_none_or(|threshold| end < threshold)) =>
             {
                 self.start(&session.claims, cookies)
             }
@@ -130,7 +137,7 @@ impl Sessions {
         }
     }
 
-    /// The `Set-Cookie` headers that end the session of a request with this `Cookie` header.
+    /// Returns the `Set-Cookie` headers that end the session in a `Cookie` header.
     pub fn end(&self, cookies: &str) -> Vec<String> {
         self.cookie.clear(cookies)
     }
@@ -162,15 +169,15 @@ mod tests {
         .map(|cookie| Sessions::new(cookie, secrets).unwrap().max_age(HOUR))
     }
 
-    /// The `Cookie` header of a browser that was sent `set`.
-    fn sent(set: &[String]) -> String {
-        let kept = set.iter().filter(|set| !set.contains("Max-Age=0"));
+    /// Returns the `Cookie` header that a browser sends after it received `set_cookie`.
+    fn cookie_header(set_cookie: &[String]) -> String {
+        let kept = set_cookie.iter().filter(|set| !set.contains("Max-Age=0"));
         let pairs: Vec<&str> = kept.filter_map(|set| set.split(';').next()).collect();
         pairs.join("; ")
     }
 
     #[test]
-    fn a_session_is_started_found_prolonged_and_ended() {
+    fn session_is_started_found_renewed_and_ended() {
         let old = KeyRing::new("the old secret, thirty-two bytes or more");
         let new = KeyRing::new("the new secret, thirty-two bytes or more");
         let both = KeyRing::merge([new.clone(), old.clone()]).unwrap();
@@ -180,7 +187,7 @@ mod tests {
             .zip(sessions(&new))
         {
             let claims = json!({"name": "Ada", "long": "x".repeat(10_000)});
-            let cookies = sent(&before.start(&claims, "").unwrap());
+            let cookies = cookie_header(&before.start(&claims, "").unwrap());
             assert_eq!(
                 during.find::<Value>(&cookies).unwrap().claims["name"],
                 "Ada"
@@ -189,28 +196,31 @@ mod tests {
             assert!(during.renew(&cookies, HOUR / 2).unwrap().is_empty());
             assert!(
                 after.renew(&cookies, HOUR * 2).unwrap().is_empty(),
-                "it is left alone"
+                "an unreadable session must not be renewed"
             );
 
-            let prolonged = sent(&during.renew(&cookies, HOUR * 2).unwrap());
+            let renewed = cookie_header(&during.renew(&cookies, HOUR * 2).unwrap());
             assert_eq!(
-                after.find::<Value>(&prolonged).unwrap().claims["long"],
+                after.find::<Value>(&renewed).unwrap().claims["long"],
                 claims["long"]
             );
-            let ended = after.end(&prolonged);
-            assert!(ended.len() == 4 && sent(&ended).is_empty(), "{ended:?}");
+            let ended = after.end(&renewed);
+            assert!(
+                ended.len() == 4 && cookie_header(&ended).is_empty(),
+                "{ended:?}"
+            );
         }
     }
 
     #[test]
-    fn a_claim_of_another_type_is_no_session() {
+    fn claims_of_another_type_are_rejected() {
         #[derive(serde::Deserialize)]
         struct User {
-            #[expect(dead_code, reason = "its type is what counts")]
+            #[expect(dead_code, reason = "only the type of the claim matters")]
             id: u32,
         }
         let [sessions, _] = sessions(&KeyRing::new("a secret of thirty-two bytes or more"));
-        let cookies = sent(&sessions.start(&json!({"id": "none"}), "").unwrap());
+        let cookies = cookie_header(&sessions.start(&json!({"id": "none"}), "").unwrap());
         assert!(sessions.find::<User>(&cookies).is_none());
     }
 }

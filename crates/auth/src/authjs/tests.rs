@@ -1,4 +1,4 @@
-//! What no token may do, and what each may.
+//! Properties that must apply to every token, and tests of CSRF tokens and secret orders.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,7 +15,7 @@ fn ring() -> KeyRing {
     KeyRing::new("the secret of the tests, long enough")
 }
 
-fn both() -> [SessionTokens; 2] {
+fn both_versions() -> [SessionTokens; 2] {
     [
         SessionTokens::v5("authjs.session-token", &ring()).unwrap(),
         SessionTokens::v4(&ring()).unwrap(),
@@ -26,8 +26,8 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 
 proptest! {
     #[test]
-    fn what_is_encoded_is_decoded(claims in claims()) {
-        for tokens in both() {
+    fn encoded_claims_are_decoded(claims in claims()) {
+        for tokens in both_versions() {
             let now = SystemTime::now();
             let token = tokens.encode_at(&claims, HOUR, now).unwrap();
             let session = tokens.decode_at::<Map<String, Value>>(&token, now).unwrap();
@@ -40,8 +40,8 @@ proptest! {
     }
 
     #[test]
-    fn nothing_that_anybody_writes_is_a_token(text in any::<Vec<u8>>(), parts in "[A-Za-z0-9_.=+-]{0,200}") {
-        for tokens in both() {
+    fn arbitrary_text_is_rejected(text in any::<Vec<u8>>(), parts in "[A-Za-z0-9_.=+-]{0,200}") {
+        for tokens in both_versions() {
             for text in [&*String::from_utf8_lossy(&text), &parts] {
                 prop_assert!(tokens.decode::<Value>(text).is_err());
             }
@@ -49,24 +49,24 @@ proptest! {
     }
 
     #[test]
-    fn no_change_of_a_header_passes(header in claims()) {
+    fn token_with_changed_header_is_rejected(header in claims()) {
         use base64::Engine;
         use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 
-        for tokens in both() {
+        for tokens in both_versions() {
             let token = tokens.encode(&json!({}), HOUR).unwrap();
-            let (before, rest) = token.split_once('.').unwrap();
+            let (original, rest) = token.split_once('.').unwrap();
             let mut changed: Map<String, Value> =
-                serde_json::from_slice(&BASE64.decode(before).unwrap()).unwrap();
+                serde_json::from_slice(&BASE64.decode(original).unwrap()).unwrap();
             changed.extend(header.clone());
             let changed = BASE64.encode(serde_json::to_vec(&changed).unwrap());
-            let judged = tokens.decode::<Value>(&format!("{changed}.{rest}"));
-            prop_assert!(judged.is_err() || changed == before);
+            let decoded = tokens.decode::<Value>(&format!("{changed}.{rest}"));
+            prop_assert!(decoded.is_err() || changed == original);
         }
     }
 }
 
-/// Claims without those about time, which are ours to say.
+/// Generates claims whose names do not clash with `iat`, `exp`, `nbf` and `jti`.
 fn claims() -> impl Strategy<Value = Map<String, Value>> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -86,30 +86,30 @@ fn claims() -> impl Strategy<Value = Map<String, Value>> {
 }
 
 #[test]
-fn what_it_says_of_its_times_is_ours_to_say() {
-    for tokens in both() {
-        let claims = json!({"exp": 1, "jti": "mine"});
+fn given_times_and_ids_are_overwritten() {
+    for tokens in both_versions() {
+        let claims = json!({"exp": 1, "jti": "given"});
         let token = tokens.encode(&claims, HOUR).unwrap();
         let session = tokens.decode::<Map<String, Value>>(&token).unwrap();
-        assert_ne!(session.claims["jti"], "mine");
-        assert!(tokens.encode(&json!("no object"), HOUR).is_err());
+        assert_ne!(session.claims["jti"], "given");
+        assert!(tokens.encode(&json!("not an object"), HOUR).is_err());
     }
 }
 
 #[test]
-fn times_beyond_2038_are_times() {
+fn times_after_2038_are_supported() {
     let late = UNIX_EPOCH + Duration::from_secs(2_147_483_649);
-    for tokens in both() {
+    for tokens in both_versions() {
         let token = tokens.encode_at(&json!({}), HOUR, late).unwrap();
         let session = tokens.decode_at::<Value>(&token, late).unwrap();
         assert_eq!(session.expires, Some(late + HOUR));
-        let over = tokens.decode_at::<Value>(&token, late + HOUR + Duration::from_secs(15));
-        assert_eq!(over.unwrap_err(), TokenError::Expired);
+        let expired = tokens.decode_at::<Value>(&token, late + HOUR + Duration::from_secs(15));
+        assert_eq!(expired.unwrap_err(), TokenError::Expired);
     }
 }
 
 #[test]
-fn a_rotation_leaves_the_tokens_of_before_good() {
+fn tokens_remain_valid_after_a_rotation() {
     let (old, new) = (
         "an old secret, long enough for it",
         "a new secret, long enough for it",
@@ -132,31 +132,31 @@ fn a_rotation_leaves_the_tokens_of_before_good() {
 }
 
 #[test]
-fn no_change_of_a_single_bit_passes() {
+fn token_with_one_changed_bit_is_rejected() {
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 
-    for tokens in both() {
+    for tokens in both_versions() {
         let token = tokens.encode(&json!({"sub": "42"}), HOUR).unwrap();
         let parts: Vec<Vec<u8>> = token
             .split('.')
             .map(|part| BASE64.decode(part).unwrap())
             .collect();
-        for (place, part) in parts.iter().enumerate() {
+        for (index, part) in parts.iter().enumerate() {
             for bit in 0..part.len() * 8 {
                 let mut changed = parts.clone();
-                changed[place][bit / 8] ^= 1 << (bit % 8);
+                changed[index][bit / 8] ^= 1 << (bit % 8);
                 let changed: Vec<String> = changed.iter().map(|part| BASE64.encode(part)).collect();
-                let judged = tokens.decode::<Value>(&changed.join("."));
-                assert!(judged.is_err(), "bit {bit} of part {place}");
+                let decoded = tokens.decode::<Value>(&changed.join("."));
+                assert!(decoded.is_err(), "bit {bit} of part {index}");
             }
         }
     }
 }
 
 #[test]
-fn no_part_of_a_token_is_a_token() {
-    for tokens in both() {
+fn truncated_or_oversized_token_is_rejected() {
+    for tokens in both_versions() {
         let token = tokens.encode(&json!({"sub": "42"}), HOUR).unwrap();
         for length in 0..token.len() {
             assert!(tokens.decode::<Value>(&token[..length]).is_err());
@@ -169,18 +169,19 @@ fn no_part_of_a_token_is_a_token() {
     }
 }
 
-/// Whoever could tell bad padding from a bad tag could read a token without its key.
+/// If the error revealed invalid padding, an attacker could decrypt a token without its key (padding
+/// oracle).
 #[test]
-fn nothing_is_decrypted_before_its_tag_is_right_and_bad_padding_is_told_to_nobody() {
+fn tag_is_checked_before_decryption_and_invalid_padding_is_not_reported() {
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 
-    let [tokens, _] = both();
+    let [tokens, _] = both_versions();
     let token = tokens.encode(&json!({"sub": "42"}), HOUR).unwrap();
     let parts: Vec<&str> = token.split('.').collect();
     let iv = BASE64.decode(parts[2]).unwrap();
     let text = BASE64.decode(parts[3]).unwrap();
-    let judge = |text: &[u8], tag: &[u8]| {
+    let decode = |text: &[u8], tag: &[u8]| {
         let before = jwe::DECRYPTIONS.get();
         let [text, tag] = [text, tag].map(|part| BASE64.encode(part));
         let changed = format!("{}..{}.{text}.{tag}", parts[0], parts[2]);
@@ -188,37 +189,37 @@ fn nothing_is_decrypted_before_its_tag_is_right_and_bad_padding_is_told_to_nobod
         (error, jwe::DECRYPTIONS.get() - before)
     };
     let tag = |text: &[u8]| {
-        let keys = Keys::of(&ring(), Format::V5, "authjs.session-token").unwrap();
+        let keys = Keys::derive_all(&ring(), Format::V5, "authjs.session-token").unwrap();
         jwe::cbc_tag(&keys[0], parts[0], &iv, text).unwrap()
     };
-    let half_a_block = &text[..text.len() - 8];
+    let partial_block = &text[..text.len() - 8];
     let mut bad_padding = text.clone();
     *bad_padding.last_mut().unwrap() ^= 1;
-    for text in [&text, half_a_block, &bad_padding, &[]] {
-        assert_eq!(judge(text, &[0; 32]), (TokenError::Forged, 0));
-        assert_eq!(judge(text, &tag(text)[..31]), (TokenError::Forged, 0));
+    for text in [&text, partial_block, &bad_padding, &[]] {
+        assert_eq!(decode(text, &[0; 32]), (TokenError::Forged, 0));
+        assert_eq!(decode(text, &tag(text)[..31]), (TokenError::Forged, 0));
     }
-    for text in [half_a_block, &bad_padding, &[]] {
-        assert_eq!(judge(text, &tag(text)), (TokenError::Forged, 1));
+    for text in [partial_block, &bad_padding, &[]] {
+        assert_eq!(decode(text, &tag(text)), (TokenError::Forged, 1));
     }
 }
 
 #[test]
-fn nothing_shows_a_key() {
+fn debug_output_contains_no_key() {
     let secret = "the secret of the tests, long enough";
-    let shown = format!("{:?} {:?}", both(), TokenError::Forged);
-    assert!(!shown.contains(secret), "{shown}");
-    let keys = Keys::of(&ring(), Format::V4, "").unwrap();
+    let output = format!("{:?} {:?}", both_versions(), TokenError::Forged);
+    assert!(!output.contains(secret), "{output}");
+    let keys = Keys::derive_all(&ring(), Format::V4, "").unwrap();
     let key: String = keys[0].gcm.iter().map(|byte| format!("{byte}, ")).collect();
-    assert!(!shown.contains(key.trim_end_matches(", ")), "{shown}");
+    assert!(!output.contains(key.trim_end_matches(", ")), "{output}");
 }
 
 #[test]
-fn a_csrf_cookie_of_any_list_that_the_packages_had_counts() {
+fn csrf_cookie_of_consecutive_secrets_is_accepted() {
     let secrets = ["three", "two", "one", "zero"];
     let ring = KeyRing::merge(secrets.map(KeyRing::new)).unwrap();
     let tokens = CsrfTokens::new(&ring);
-    let cookie_of = |list: &str| CsrfTokens::new(&KeyRing::new(list)).generate().unwrap();
+    let generate = |list: &str| CsrfTokens::new(&KeyRing::new(list)).generate().unwrap();
     for (list, status) in [
         ("three", Csrf::Verified),
         ("zero", Csrf::Verified),
@@ -229,13 +230,13 @@ fn a_csrf_cookie_of_any_list_that_the_packages_had_counts() {
         ("zero,one", Csrf::Rejected),
         ("three,one", Csrf::Rejected),
     ] {
-        let (token, cookie) = cookie_of(list);
+        let (token, cookie) = generate(list);
         assert_eq!(tokens.verify_post(&cookie, Some(&token)), status, "{list}");
     }
 }
 
 #[test]
-fn a_csrf_cookie_of_a_long_list_counts() {
+fn csrf_cookie_of_a_long_list_is_accepted() {
     let secrets = ["five", "four", "three", "two", "one"];
     let ring = KeyRing::merge(secrets.map(KeyRing::new)).unwrap();
     let (token, cookie) = CsrfTokens::new(&KeyRing::new("five,four,three,two,one"))
@@ -246,12 +247,12 @@ fn a_csrf_cookie_of_a_long_list_counts() {
     }
 }
 
-/// The packages' list begins with the secret that they sign with.
+/// The list of the packages begins with the secret that they sign with.
 #[tokio::test(start_paused = true)]
-async fn a_csrf_cookie_of_a_staged_rotation_counts_and_is_made_as_the_packages_do() {
+async fn csrf_cookies_match_the_packages_during_the_activation_delay() {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-    #[expect(dead_code, reason = "the ring is what the test looks at")]
+    #[expect(dead_code, reason = "the test reads the secrets from the key ring")]
     struct Secrets {
         auth_secret: String,
     }
@@ -264,23 +265,27 @@ async fn a_csrf_cookie_of_a_staged_rotation_counts_and_is_made_as_the_packages_d
     memory.set("AUTH_SECRET", "new").unwrap();
     let ring = auth.rebuild().await.unwrap();
     let newest = ring.iter().next().unwrap();
-    assert_ne!(newest, ring.primary(), "the new one waits");
+    assert_ne!(
+        newest,
+        ring.primary(),
+        "the new secret must not sign during the activation delay"
+    );
 
     let list_only = CsrfTokens::new(&ring).list_only();
-    let of_list = |list: &str| CsrfTokens::new(&KeyRing::new(list));
+    let tokens_of = |list: &str| CsrfTokens::new(&KeyRing::new(list));
     for list in ["old,new", "new,old"] {
-        let (token, cookie) = of_list(list).generate().unwrap();
+        let (token, cookie) = tokens_of(list).generate().unwrap();
         for tokens in [&CsrfTokens::new(&ring), &list_only] {
             assert_eq!(tokens.verify_post(&cookie, Some(&token)), Csrf::Verified);
         }
     }
     let (token, cookie) = list_only.generate().unwrap();
-    let theirs = of_list("old,new").verify_post(&cookie, Some(&token));
-    assert_eq!(theirs, Csrf::Verified);
+    let status = tokens_of("old,new").verify_post(&cookie, Some(&token));
+    assert_eq!(status, Csrf::Verified);
 }
 
 #[test]
-fn an_empty_csrf_token_is_one_as_with_the_packages() {
+fn empty_csrf_token_is_accepted_as_by_the_packages() {
     use sha2::{Digest, Sha256};
 
     let tokens = CsrfTokens::new(&KeyRing::new("secret"));
@@ -291,7 +296,7 @@ fn an_empty_csrf_token_is_one_as_with_the_packages() {
 }
 
 #[test]
-fn a_csrf_cookie_is_named_written_and_found_as_by_the_packages() {
+fn csrf_cookie_has_the_name_and_format_of_the_packages() {
     for (cookie, name, secure) in [
         (CsrfCookie::v5(Scheme::Http), "authjs.csrf-token", ""),
         (
@@ -325,12 +330,12 @@ fn a_csrf_cookie_is_named_written_and_found_as_by_the_packages() {
 }
 
 #[tokio::test]
-async fn the_orders_of_the_secrets_are_those_of_the_packages() {
+async fn secret_orders_match_the_packages() {
     use SecretOrder::{AuthCore, NextAuth4, NextAuth5};
 
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-    #[expect(dead_code, reason = "the ring is what the test looks at")]
+    #[expect(dead_code, reason = "the test reads the secrets from the key ring")]
     struct Secrets {
         auth_secret: Option<String>,
         auth_secret_1: Option<String>,

@@ -1,12 +1,16 @@
-//! Text that JavaScript writes and reads, and Rust does not.
+//! JSON and percent-encoding as JavaScript reads and writes them.
 
 use zeroize::Zeroizing;
 
 use super::keys::Format;
 
-/// JSON in bytes, as the packages take it: without a byte order mark, and in version 4 with U+FFFD for
-/// what is no UTF-8. `None` if it is no text.
-pub(super) fn json(mut bytes: Zeroizing<Vec<u8>>, format: Format) -> Option<Zeroizing<String>> {
+/// Decodes bytes to JSON text as the packages do, or returns `None` if they are not UTF-8.
+///
+/// A byte order mark is removed. In version 4, invalid UTF-8 is replaced by U+FFFD.
+pub(super) fn decode_json(
+    mut bytes: Zeroizing<Vec<u8>>,
+    format: Format,
+) -> Option<Zeroizing<String>> {
     if format == Format::V4 && std::str::from_utf8(&bytes).is_err() {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         bytes = Zeroizing::new(text.into_bytes());
@@ -16,20 +20,24 @@ pub(super) fn json(mut bytes: Zeroizing<Vec<u8>>, format: Format) -> Option<Zero
         text.remove(0);
     }
     if text.contains(r"\ud") || text.contains(r"\uD") {
-        text = Zeroizing::new(without_halves(&text));
+        text = Zeroizing::new(replace_unpaired_surrogates(&text));
     }
     Some(text)
 }
 
-/// JSON with U+FFFD for each half of a surrogate pair that stands alone in a string. JavaScript has those
-/// where a text was cut within an emoji, and Rust has no string for them.
-fn without_halves(json: &str) -> String {
-    let mut whole = String::with_capacity(json.len());
+/// Replaces each unpaired surrogate escape in JSON by U+FFFD.
+///
+/// JavaScript creates them when it cuts a text within an emoji. A Rust string cannot contain them.
+fn replace_unpaired_surrogates(json: &str) -> String {
+    let mut replaced = String::with_capacity(json.len());
     let mut rest = json;
-    while let Some(place) = rest.find('\\') {
-        let (before, escape) = rest.split_at(place);
-        whole += before;
-        let (first, second) = (half(escape), escape.get(6..).and_then(half));
+    while let Some(start) = rest.find('\\') {
+        let (before, escape) = rest.split_at(start);
+        replaced += before;
+        let (first, second) = (
+            leading_surrogate(escape),
+            escape.get(6..).and_then(leading_surrogate),
+        );
         let end = match (first, second) {
             (Some(0xd800..=0xdbff), Some(0xdc00..)) => 12,
             (Some(_), _) => 6,
@@ -39,21 +47,21 @@ fn without_halves(json: &str) -> String {
                 .map_or(escape.len(), |(end, _)| end),
         };
         let (escape, after) = escape.split_at(end);
-        whole += if end == 6 { "\u{fffd}" } else { escape };
+        replaced += if end == 6 { "\u{fffd}" } else { escape };
         rest = after;
     }
-    whole + rest
+    replaced + rest
 }
 
-/// The half of a surrogate pair that is escaped at the start of a text.
-fn half(text: &str) -> Option<u16> {
+/// Returns the surrogate that is escaped at the start of `text`.
+fn leading_surrogate(text: &str) -> Option<u16> {
     let digits = text.strip_prefix(r"\u")?.get(..4)?;
     let unit = u16::from_str_radix(digits, 16).ok()?;
     (0xd800..=0xdfff).contains(&unit).then_some(unit)
 }
 
-/// As JavaScript's `encodeURIComponent` writes it.
-pub(super) fn percent_encoded(text: &str) -> String {
+/// Encodes `text` like JavaScript's `encodeURIComponent`.
+pub(super) fn percent_encode(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.!~*'()".contains(&byte) {
@@ -65,9 +73,9 @@ pub(super) fn percent_encoded(text: &str) -> String {
     encoded
 }
 
-/// As `decodeURIComponent` reads it, and as it is where that reads nothing.
-pub(super) fn percent_decoded(text: &str) -> String {
-    fn decoded(text: &str) -> Option<String> {
+/// Decodes `text` like JavaScript's `decodeURIComponent`. Returns invalid input unchanged.
+pub(super) fn percent_decode(text: &str) -> String {
+    fn decode(text: &str) -> Option<String> {
         let mut bytes = Vec::with_capacity(text.len());
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('%') {
@@ -80,7 +88,7 @@ pub(super) fn percent_decoded(text: &str) -> String {
         bytes.extend_from_slice(rest.as_bytes());
         String::from_utf8(bytes).ok()
     }
-    decoded(text).unwrap_or_else(|| text.to_owned())
+    decode(text).unwrap_or_else(|| text.to_owned())
 }
 
 #[cfg(test)]
@@ -88,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_half_of_a_pair_is_replaced_and_a_pair_is_kept() {
+    fn unpaired_surrogates_are_replaced_and_pairs_are_kept() {
         for (before, after) in [
             (r#""\ud83d""#, "\"\u{fffd}\""),
             (r#""a\uDC00b""#, "\"a\u{fffd}b\""),
@@ -101,30 +109,30 @@ mod tests {
             (r"\ud83", r"\ud83"),
             ("\\é\\", "\\é\\"),
         ] {
-            assert_eq!(without_halves(before), after);
+            assert_eq!(replace_unpaired_surrogates(before), after);
         }
     }
 
     #[test]
-    fn version_4_takes_what_is_no_utf_8() {
+    fn invalid_utf_8_is_accepted_in_version_4_only() {
         let bytes = || Zeroizing::new(b"\xef\xbb\xbf{\"a\":\"\xff\"}".to_vec());
-        let read = json(bytes(), Format::V4).unwrap();
-        assert_eq!(*read, "{\"a\":\"\u{fffd}\"}");
-        assert!(json(bytes(), Format::V5).is_none());
+        let decoded = decode_json(bytes(), Format::V4).unwrap();
+        assert_eq!(*decoded, "{\"a\":\"\u{fffd}\"}");
+        assert!(decode_json(bytes(), Format::V5).is_none());
     }
 
     #[test]
-    fn what_is_percent_encoded_is_decoded_and_what_is_not_is_left() {
+    fn percent_encoding_round_trips_and_invalid_encoding_is_unchanged() {
         for (decoded, encoded) in [
             ("a|b", "a%7Cb"),
             ("ü 100%", "%C3%BC%20100%25"),
             ("a.b-c_", "a.b-c_"),
         ] {
-            assert_eq!(percent_encoded(decoded), encoded);
-            assert_eq!(percent_decoded(encoded), decoded);
+            assert_eq!(percent_encode(decoded), encoded);
+            assert_eq!(percent_decode(encoded), decoded);
         }
-        for odd in ["%", "%4", "%+1", "%ff", "%é", "100%7C%"] {
-            assert_eq!(percent_decoded(odd), odd);
+        for invalid in ["%", "%4", "%+1", "%ff", "%é", "100%7C%"] {
+            assert_eq!(percent_decode(invalid), invalid);
         }
     }
 }

@@ -1,6 +1,7 @@
-//! Tokens, cookies and CSRF tokens that the real packages made and judged.
+//! Test vectors: tokens, cookies and CSRF tokens, with the results of the real packages.
 //!
-//! Others of the same form are judged instead when `SECRETWELL_AUTHJS_VECTORS` is the path of their file.
+//! The environment variable `SECRETWELL_AUTHJS_VECTORS` can name another file of the same format to test
+//! instead.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,8 +12,8 @@ use super::*;
 
 const VECTORS: &str = include_str!("../../fixtures/authjs-vectors.json");
 
-/// More of them, of what is wrong with a token in unusual ways.
-const MORE: &str = include_str!("../../fixtures/authjs-further-vectors.json");
+/// Further vectors for unusual errors in tokens.
+const FURTHER_VECTORS: &str = include_str!("../../fixtures/authjs-further-vectors.json");
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -34,10 +35,10 @@ struct Vector {
     now: Option<u64>,
     #[serde(default)]
     cookie_name: String,
-    /// Of a chunked cookie.
+    /// The names and values of a chunked cookie.
     #[serde(default)]
     cookies: Vec<(String, String)>,
-    /// Of a CSRF token: what the form has.
+    /// For CSRF tokens: `csrfToken` in the form.
     #[serde(default)]
     body_value: Option<String>,
     #[serde(default)]
@@ -51,9 +52,14 @@ enum Secrets {
     Many(Vec<String>),
 }
 
-/// What the vectors call each of our answers. Why a chunked cookie is no session the packages do not say.
-fn names(found: &Result<Session<Value>, TokenError>, is_chunked: bool) -> &'static [&'static str] {
-    match found {
+/// Returns the names that the vectors use for a result.
+///
+/// The packages do not report why a chunked cookie is rejected.
+fn expected_names(
+    result: &Result<Session<Value>, TokenError>,
+    is_chunked: bool,
+) -> &'static [&'static str] {
+    match result {
         Ok(_) => &["ok"],
         Err(_) if is_chunked => &["null"],
         Err(TokenError::Forged) => &["no_matching_secret", "decryption_failed"],
@@ -74,7 +80,7 @@ impl Vector {
         match self.pkg.as_str() {
             "next-auth" => Format::V4,
             "@auth/core" => Format::V5,
-            other => panic!("{}: no tokens of {other} are known", self.id),
+            other => panic!("{}: unknown package {other}", self.id),
         }
     }
 
@@ -104,11 +110,10 @@ impl Vector {
         }
     }
 
-    /// The token, also where it is in several cookies.
+    /// Returns the token. The chunks of a chunked cookie are joined.
     fn token(&self) -> String {
-        let whole = || self.token.clone().unwrap_or_default();
         if !self.is_chunked() {
-            return whole();
+            return self.token.clone().unwrap_or_default();
         }
         let cookie = SessionCookie::v5(Scheme::Http).with_name(&self.cookie_name);
         let pairs = self
@@ -119,9 +124,10 @@ impl Vector {
         cookie.find(&header).unwrap_or_default()
     }
 
-    /// What we make of it, and whether that is what the packages make of it or a stricter answer that is
-    /// right as well.
-    fn judge(&self) -> (String, bool) {
+    /// Decodes the token.
+    ///
+    /// Returns the result, and whether it is the result of the packages or an acceptable stricter one.
+    fn check(&self) -> (String, bool) {
         let tokens = match self.tokens() {
             Ok(tokens) => tokens,
             Err(error) => return (error.to_string(), self.expect == "empty_secret"),
@@ -129,21 +135,21 @@ impl Vector {
         let now = self
             .now
             .map_or_else(SystemTime::now, |now| UNIX_EPOCH + Duration::from_secs(now));
-        let found = tokens.decode_at::<Value>(&self.token(), now);
-        let names = names(&found, self.is_chunked());
+        let result = tokens.decode_at::<Value>(&self.token(), now);
+        let names = expected_names(&result, self.is_chunked());
         let mut expected = std::iter::once(&self.expect).chain(&self.also_acceptable);
-        let says_the_same = match (&found, &self.decoded) {
-            (Ok(session), Some(decoded)) => is_same(&session.claims, decoded),
+        let claims_match = match (&result, &self.decoded) {
+            (Ok(session), Some(decoded)) => is_equal_in_javascript(&session.claims, decoded),
             (Ok(_), None) => false,
             (Err(_), _) => true,
         };
-        let right = expected.any(|expected| names.contains(&expected.as_str())) && says_the_same;
-        (format!("{found:?}"), right)
+        let passed = expected.any(|expected| names.contains(&expected.as_str())) && claims_match;
+        (format!("{result:?}"), passed)
     }
 }
 
-/// Whether two values are the same in JavaScript, which has one kind of number.
-fn is_same(one: &Value, other: &Value) -> bool {
+/// Returns whether two values are equal in JavaScript, which has only one type of number.
+fn is_equal_in_javascript(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(one), Value::Number(other)) => one.as_f64() == other.as_f64(),
         (Value::Array(one), Value::Array(other)) => {
@@ -151,13 +157,14 @@ fn is_same(one: &Value, other: &Value) -> bool {
                 && one
                     .iter()
                     .zip(other)
-                    .all(|(one, other)| is_same(one, other))
+                    .all(|(one, other)| is_equal_in_javascript(one, other))
         }
         (Value::Object(one), Value::Object(other)) => {
             let mut pairs = one.iter().zip(other);
-            let is_pair =
-                |((name, one), (also, other)): (_, (_, _))| name == also && is_same(one, other);
-            one.len() == other.len() && pairs.all(is_pair)
+            let is_pair_equal = |((name, one), (other_name, other)): (_, (_, _))| {
+                name == other_name && is_equal_in_javascript(one, other)
+            };
+            one.len() == other.len() && pairs.all(is_pair_equal)
         }
         _ => one == other,
     }
@@ -166,11 +173,11 @@ fn is_same(one: &Value, other: &Value) -> bool {
 fn vectors(kinds: &[&str]) -> Vec<Vector> {
     let texts = match std::env::var_os("SECRETWELL_AUTHJS_VECTORS") {
         Some(path) => vec![std::fs::read(path).unwrap()],
-        None => vec![VECTORS.into(), MORE.into()],
+        None => vec![VECTORS.into(), FURTHER_VECTORS.into()],
     };
     let mut vectors: Vec<Vector> = Vec::new();
     for text in texts {
-        let text = text::json(text.into(), Format::V5).unwrap();
+        let text = text::decode_json(text.into(), Format::V5).unwrap();
         vectors.extend(serde_json::from_str::<Vec<Vector>>(&text).unwrap());
     }
     for vector in &vectors {
@@ -186,18 +193,19 @@ const TOKENS: [&str; 3] = ["jwe", "check-cookie", "chunked-cookie"];
 const CSRF: [&str; 1] = ["csrf"];
 
 #[test]
-fn all_vectors_of_tokens_and_cookies_are_judged_as_the_packages_do() {
-    let judged = vectors(&TOKENS).into_iter().filter_map(|vector| {
-        let (found, right) = vector.judge();
+fn tokens_and_cookies_are_decoded_as_by_the_packages() {
+    let vectors = vectors(&TOKENS).into_iter();
+    let failures = vectors.filter_map(|vector| {
+        let (result, passed) = vector.check();
         let (id, expect) = (&vector.id, &vector.expect);
-        (!right).then(|| format!("{id}: expected {expect}, found {found}"))
+        (!passed).then(|| format!("{id}: expected {expect}, got {result}"))
     });
-    let wrong: Vec<String> = judged.collect();
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let failures: Vec<String> = failures.collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
-fn all_vectors_of_csrf_tokens_are_judged_as_the_packages_do() {
+fn csrf_tokens_are_verified_as_by_the_packages() {
     for vector in vectors(&CSRF) {
         let expected = match vector.expect.as_str() {
             "verified" => Csrf::Verified,
@@ -206,19 +214,20 @@ fn all_vectors_of_csrf_tokens_are_judged_as_the_packages_do() {
             other => panic!("{}: {other}", vector.id),
         };
         let body = vector.body_value.as_deref();
-        let judge = |tokens: CsrfTokens| match vector.is_post {
+        let verify = |tokens: CsrfTokens| match vector.is_post {
             true => tokens.verify_post(&vector.token(), body),
             false => tokens.verify_cookie(&vector.token()),
         };
-        let found = judge(CsrfTokens::new(&vector.ring()).list_only());
-        assert_eq!(found, expected, "{}", vector.id);
+        let status = verify(CsrfTokens::new(&vector.ring()).list_only());
+        assert_eq!(status, expected, "{}", vector.id);
 
-        // What the packages reject after a rotation is still good with us: what a part of the list made.
+        // Without `list_only`, the token of a part of the list is accepted too. The packages reject it
+        // after a rotation.
         let parts =
             (1..=vector.secrets().len()).flat_map(|length| vector.secrets().windows(length));
-        let of_part = |part: &[String]| judge(CsrfTokens::new(&KeyRing::new(part.join(","))));
-        let kept = parts.map(of_part).find(|status| *status != Csrf::Rejected);
-        let found = judge(CsrfTokens::new(&vector.ring()));
-        assert_eq!(found, kept.unwrap_or(expected), "{}", vector.id);
+        let of_part = |part: &[String]| verify(CsrfTokens::new(&KeyRing::new(part.join(","))));
+        let accepted = parts.map(of_part).find(|status| *status != Csrf::Rejected);
+        let status = verify(CsrfTokens::new(&vector.ring()));
+        assert_eq!(status, accepted.unwrap_or(expected), "{}", vector.id);
     }
 }

@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use secretwell::auth::{Mode, PreflightReport, SecretPolicy};
 use secretwell::{Resolver, SecretKey};
 
-use super::write;
-use crate::args::{Check, Log, Selection};
+use super::write_stdout;
+use crate::args::{CheckArgs, LogArgs, SelectionArgs};
 use crate::exit::{Failure, Reason};
-use crate::place::Setup;
-use crate::read::{Wanted, keys};
-use crate::say::with_progress;
+use crate::fetch::{KeySelection, list_keys};
+use crate::logging::with_progress;
+use crate::sources::Sources;
 
-/// What Auth.js and NextAuth sign and encrypt with.
+/// The names of the secrets that Auth.js and NextAuth use for signing and encryption.
 const AUTH_JS: [&str; 5] = [
     "AUTH_SECRET",
     "AUTH_SECRET_1",
@@ -21,45 +21,52 @@ const AUTH_JS: [&str; 5] = [
     "NEXTAUTH_SECRET",
 ];
 
-pub(crate) async fn check(setup: Setup, check: &Check, log: &Log) -> Result<ExitCode, Failure> {
-    let modes = match check.mode {
+pub(crate) async fn check(
+    sources: Sources,
+    args: &CheckArgs,
+    log: &LogArgs,
+) -> Result<ExitCode, Failure> {
+    let modes = match args.mode {
         Some(mode) => vec![mode],
         None => vec![Mode::Production, Mode::Development],
     };
-    let what = || format!("reading the secrets from {}", setup.provider.origin());
-    let reports = with_progress(log, what, reports(&setup, check, &modes)).await?;
+    let message = || format!("reading secrets from {}", sources.provider.origin());
+    let reports = with_progress(log, message, reports(&sources, args, &modes)).await?;
     let text: Vec<_> = reports.iter().map(PreflightReport::to_string).collect();
-    write(text.join("\n").as_bytes())?;
+    write_stdout(text.join("\n").as_bytes())?;
     let problems = reports.iter().flat_map(PreflightReport::problems);
-    let worst = problems.map(|problem| Reason::of(problem.kind())).max();
+    let worst = problems
+        .map(|problem| Reason::from_kind(problem.kind()))
+        .max();
     Ok(worst.map_or(ExitCode::SUCCESS, Reason::status))
 }
 
+/// Returns one report for each mode.
 async fn reports(
-    setup: &Setup,
-    check: &Check,
+    sources: &Sources,
+    args: &CheckArgs,
     modes: &[Mode],
 ) -> Result<Vec<PreflightReport>, Failure> {
-    let wanted = match &check.require[..] {
-        [] => setup.wanted(&Selection::default()),
-        required => Wanted::Only(required.to_vec()),
+    let selection = match &args.require[..] {
+        [] => sources.key_selection(&SelectionArgs::default()),
+        required => KeySelection::Only(required.to_vec()),
     };
-    let required = match wanted {
-        Wanted::Only(keys) => keys,
-        Wanted::All { require } if !require.is_empty() => require,
-        Wanted::All { require } => keys(&setup.provider, &require).await?,
+    let required = match selection {
+        KeySelection::Only(keys) => keys,
+        KeySelection::All { require } if !require.is_empty() => require,
+        KeySelection::All { require } => list_keys(&sources.provider, &require).await?,
     };
-    let signs = |key: &SecretKey| {
+    let is_signing_key = |key: &SecretKey| {
         AUTH_JS.contains(&key.name())
-            || check.signing.contains(key)
-            || setup.profile.signing.contains(key)
+            || args.signing.contains(key)
+            || sources.profile.signing.contains(key)
     };
-    let policy = |key: SecretKey| match signs(&key) {
+    let with_policy = |key: SecretKey| match is_signing_key(&key) {
         true => (key, SecretPolicy::SigningKey),
         false => (key, SecretPolicy::Unchecked),
     };
-    let keys: Vec<_> = required.into_iter().map(policy).collect();
-    let resolver = Resolver::new(setup.provider.clone());
+    let keys: Vec<_> = required.into_iter().map(with_policy).collect();
+    let resolver = Resolver::new(sources.provider.clone());
     let mut reports = Vec::new();
     for mode in modes {
         reports.push(PreflightReport::for_keys(&resolver, &keys, *mode).await);

@@ -8,104 +8,113 @@ use secretwell::vault::VaultProvider;
 use secretwell::{Error, ErrorKind, KeyPrefix, SecretKey, SecretProvider};
 use tokio::time::Instant;
 
-use super::write;
-use crate::args::{Doctor, Log};
+use super::write_stdout;
+use crate::args::{DoctorArgs, LogArgs};
 use crate::exit::{Failure, Reason};
-use crate::place::Setup;
-use crate::say::with_progress;
+use crate::logging::with_progress;
+use crate::sources::Sources;
 
-/// How far two clocks may be apart: what checks of certificates and tokens commonly allow.
+/// The maximum difference of two clocks. Checks of certificates and tokens commonly tolerate this much.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
-/// What was found, step by step on the way to a secret.
+/// The results of all diagnostic steps.
 #[derive(Debug, Default)]
-struct Findings {
+struct Diagnosis {
     text: String,
     worst: Option<Reason>,
 }
 
-pub(crate) async fn doctor(setup: &Setup, doctor: &Doctor, log: &Log) -> Result<ExitCode, Failure> {
-    let mut findings = Findings::default();
-    let profile = &setup.profile;
-    let required = [&doctor.require, &profile.require, &profile.only];
+pub(crate) async fn doctor(
+    sources: &Sources,
+    args: &DoctorArgs,
+    log: &LogArgs,
+) -> Result<ExitCode, Failure> {
+    let mut diagnosis = Diagnosis::default();
+    let profile = &sources.profile;
+    let required = [&args.require, &profile.require, &profile.only];
     let required: Vec<SecretKey> = required.into_iter().flatten().cloned().collect();
-    for url in setup
+    for url in sources
         .urls
         .iter()
         .flat_map(|urls| secretwell::split_urls(urls))
     {
         let provider = secretwell::from_url(url)?;
-        let what = || format!("asking {}", provider.origin());
-        let examination = examine(url, &provider, &required, &mut findings);
-        with_progress(log, what, examination).await?;
+        let message = || format!("checking {}", provider.origin());
+        let diagnose = diagnose(url, &provider, &required, &mut diagnosis);
+        with_progress(log, message, diagnose).await?;
     }
-    write(findings.text.as_bytes())?;
-    Ok(findings.worst.map_or(ExitCode::SUCCESS, Reason::status))
+    write_stdout(diagnosis.text.as_bytes())?;
+    Ok(diagnosis.worst.map_or(ExitCode::SUCCESS, Reason::status))
 }
 
-async fn examine(
+/// Runs the steps for one source, and stops after a step without which the following cannot succeed.
+async fn diagnose(
     url: &str,
     provider: &dyn SecretProvider,
     required: &[SecretKey],
-    findings: &mut Findings,
+    diagnosis: &mut Diagnosis,
 ) -> Result<(), Failure> {
-    findings.title(provider);
-    let asked_at = Instant::now();
-    let (step, good) = match server_time(url).await? {
-        None => ("open", "it can be read"),
+    diagnosis.title(provider);
+    let start = Instant::now();
+    let (step, success) = match server_time(url).await? {
+        None => ("open", "the source is readable"),
         Some(Err(error)) => {
-            findings.problem("reach", &error);
+            diagnosis.problem("reach", &error);
             return Ok(());
         }
-        Some(Ok(theirs)) => {
-            let millis = asked_at.elapsed().as_millis();
-            findings.good("reach", &format!("it answers, in {millis} ms"));
-            findings.clock(theirs);
+        Some(Ok(server_time)) => {
+            let millis = start.elapsed().as_millis();
+            diagnosis.ok("reach", &format!("the server responded in {millis} ms"));
+            diagnosis.clock(server_time);
             ("login", "accepted")
         }
     };
     if let Err(error) = provider.health().await {
-        findings.problem(step, &error);
+        diagnosis.problem(step, &error);
         return Ok(());
     }
-    findings.good(step, good);
+    diagnosis.ok(step, success);
     let mut keys = required.to_vec();
     match provider.list(&KeyPrefix::root()).await {
         Ok(listed) if listed.is_empty() => {
-            findings.line("warning", "list", "there is no secret; is the place right?");
+            diagnosis.line(
+                "warning",
+                "list",
+                "the source contains no secrets; check the path",
+            );
         }
         Ok(listed) => {
-            findings.good("list", &format!("secrets: {}", listed.len()));
+            diagnosis.ok("list", &format!("secrets: {}", listed.len()));
             keys.extend(listed);
         }
         Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
-            let error = error.with_hint("name the keys that are needed, here by --require");
+            let error = error.with_hint("set the keys to read with --require");
             match keys.is_empty() {
-                true => findings.problem("list", &error),
-                false => findings.warning("list", &error),
+                true => diagnosis.problem("list", &error),
+                false => diagnosis.warning("list", &error),
             }
         }
-        Err(error) => findings.problem("list", &error),
+        Err(error) => diagnosis.problem("list", &error),
     }
     keys.sort();
     keys.dedup();
-    let answers = provider.get_many(&keys).await;
+    let results = provider.get_many(&keys).await;
     let mut read = 0;
-    for answer in &answers {
-        match answer {
+    for result in &results {
+        match result {
             Ok(_) => read += 1,
-            // Another source may have it.
-            Err(error) if error.is_not_found() => findings.warning("read", error),
-            Err(error) => findings.problem("read", error),
+            // Another source might contain the key.
+            Err(error) if error.is_not_found() => diagnosis.warning("read", error),
+            Err(error) => diagnosis.problem("read", error),
         }
     }
     if read > 0 {
-        findings.good("read", &format!("secrets: {read}"));
+        diagnosis.ok("read", &format!("secrets: {read}"));
     }
     Ok(())
 }
 
-/// What time it is where a remote source is; `None` for sources on this machine.
+/// Returns the time of the clock of a remote source. Returns `None` for sources on this machine.
 async fn server_time(url: &str) -> Result<Option<Result<SystemTime, Error>>, Failure> {
     let scheme = url.split("://").next().unwrap_or_default();
     let time = match scheme {
@@ -119,43 +128,43 @@ async fn server_time(url: &str) -> Result<Option<Result<SystemTime, Error>>, Fai
     Ok(Some(time))
 }
 
-impl Findings {
+impl Diagnosis {
     fn title(&mut self, provider: &dyn SecretProvider) {
         self.text += &format!("{}\n", provider.origin());
     }
 
-    fn line(&mut self, verdict: &str, step: &str, found: &str) {
-        self.text += &format!("  {verdict:<8} {step:<6} {found}\n");
+    fn line(&mut self, status: &str, step: &str, message: &str) {
+        self.text += &format!("  {status:<8} {step:<6} {message}\n");
     }
 
-    fn good(&mut self, step: &str, found: &str) {
-        self.line("ok", step, found);
+    fn ok(&mut self, step: &str, message: &str) {
+        self.line("ok", step, message);
     }
 
-    fn warning(&mut self, step: &str, found: &Error) {
-        self.line("warning", step, &found.to_string());
+    fn warning(&mut self, step: &str, error: &Error) {
+        self.line("warning", step, &error.to_string());
     }
 
-    fn problem(&mut self, step: &str, found: &Error) {
-        self.worst = self.worst.max(Some(Reason::of(found.kind())));
-        self.line("PROBLEM", step, &found.to_string());
+    fn problem(&mut self, step: &str, error: &Error) {
+        self.worst = self.worst.max(Some(Reason::from_kind(error.kind())));
+        self.line("PROBLEM", step, &error.to_string());
     }
 
-    fn clock(&mut self, theirs: SystemTime) {
-        let ours = SystemTime::now();
-        let apart = match theirs.duration_since(ours) {
+    fn clock(&mut self, server_time: SystemTime) {
+        let local_time = SystemTime::now();
+        let difference = match server_time.duration_since(local_time) {
             Ok(ahead) => ahead,
             Err(behind) => behind.duration(),
         };
-        // The server tells whole seconds.
-        let seconds = apart.as_secs();
-        match apart <= CLOCK_TOLERANCE {
-            true => self.good("clock", "agrees with the server's"),
+        // The server sends its time in whole seconds.
+        let seconds = difference.as_secs();
+        match difference <= CLOCK_TOLERANCE {
+            true => self.ok("clock", "the local clock agrees with the server"),
             false => self.line(
                 "warning",
                 "clock",
                 &format!(
-                    "{seconds} s from the server's; certificates and tokens may be refused: set it right"
+                    "the local clock differs from the server by {seconds} s, so certificates and tokens might be rejected; correct the clock"
                 ),
             ),
         }
@@ -167,13 +176,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clocks_may_differ_a_little() {
-        for (seconds, told) in [(0, "agrees"), (50, "agrees"), (3600, "s from the server's")] {
-            let apart = Duration::from_secs(seconds);
-            for theirs in [SystemTime::now() + apart, SystemTime::now() - apart] {
-                let mut findings = Findings::default();
-                findings.clock(theirs);
-                assert!(findings.text.contains(told), "{}", findings.text);
+    fn small_clock_differences_are_tolerated() {
+        for (seconds, message) in [(0, "agrees"), (50, "agrees"), (3600, "differs")] {
+            let difference = Duration::from_secs(seconds);
+            for server_time in [
+                SystemTime::now() + difference,
+                SystemTime::now() - difference,
+            ] {
+                let mut diagnosis = Diagnosis::default();
+                diagnosis.clock(server_time);
+                assert!(diagnosis.text.contains(message), "{}", diagnosis.text);
             }
         }
     }

@@ -1,54 +1,61 @@
 //! `secretwell export`
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use secretwell::{Error, SecretKey};
 
-use super::{allow, write};
-use crate::args::{Export, Format, Log};
-use crate::environment::Variable;
+use super::{check_output_is_private, write_stdout};
+use crate::args::{ExportArgs, Format, LogArgs};
 use crate::exit::{Failure, Reason};
-use crate::place::Setup;
-use crate::read::read;
-use crate::say::with_progress;
+use crate::fetch::fetch;
+use crate::logging::with_progress;
+use crate::sources::Sources;
+use crate::variables::Variable;
 
-pub(crate) async fn export(setup: &Setup, export: &Export, log: &Log) -> Result<ExitCode, Failure> {
-    allow(&export.reveal)?;
-    let wanted = setup.wanted(&export.selection);
-    let what = || format!("reading the secrets from {}", setup.provider.origin());
-    let read = read(&setup.provider, &wanted, std::time::Duration::ZERO);
-    let secrets = with_progress(log, what, read).await?;
-    let variables = setup.naming(&export.selection).variables(&secrets)?;
-    let document = match export.format {
-        Format::Env => env(&variables)?,
-        Format::Json => json(&variables)?,
-        Format::K8s => manifest(&export.name, &variables)?,
+pub(crate) async fn export(
+    sources: &Sources,
+    args: &ExportArgs,
+    log: &LogArgs,
+) -> Result<ExitCode, Failure> {
+    check_output_is_private(&args.reveal)?;
+    let selection = sources.key_selection(&args.selection);
+    let message = || format!("reading secrets from {}", sources.provider.origin());
+    let fetch = fetch(&sources.provider, &selection, Duration::ZERO);
+    let secrets = with_progress(log, message, fetch).await?;
+    let variables = sources.naming(&args.selection).variables(&secrets)?;
+    let document = match args.format {
+        Format::Env => env_document(&variables)?,
+        Format::Json => json_document(&variables)?,
+        Format::K8s => kubernetes_secret(&args.name, &variables)?,
     };
-    write(document.as_bytes())?;
+    write_stdout(document.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// A `.env` document, in the form that parsers of such documents and shells agree on.
-fn env(variables: &[Variable]) -> Result<String, Failure> {
+/// Formats a `.env` document. It uses only syntax that `.env` parsers and shells read in the same way.
+fn env_document(variables: &[Variable]) -> Result<String, Failure> {
     let mut document = String::new();
-    for (name, value) in texts(variables)? {
-        let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(fits) {
-            return Err(bad_name(
+    for (name, value) in text_variables(variables)? {
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(is_allowed) {
+            return Err(invalid_name(
                 name,
-                "a name has letters, digits and `_` in a `.env` document",
+                "a name in a `.env` document consists of letters, digits and `_`, and does not start with a digit",
+                VARIABLE_HINT,
             ));
         }
-        document.push_str(&format!("{name}={}\n", quoted(value)));
+        document.push_str(&format!("{name}={}\n", quote(value)));
     }
     Ok(document)
 }
 
-/// Single quotes keep everything but themselves to the letter.
-fn quoted(value: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.,:/+@%=".contains(c);
-    if !value.is_empty() && value.chars().all(plain) {
+/// Quotes a value if necessary. Single quotes are preferred, because they keep every other character as it
+/// is.
+fn quote(value: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.,:/+@%=".contains(c);
+    if !value.is_empty() && value.chars().all(is_plain) {
         return value.to_owned();
     }
     if !value.contains('\'') {
@@ -66,62 +73,69 @@ fn quoted(value: &str) -> String {
     quoted
 }
 
-fn json(variables: &[Variable]) -> Result<String, Failure> {
-    let object: serde_json::Map<String, serde_json::Value> = texts(variables)?
+fn json_document(variables: &[Variable]) -> Result<String, Failure> {
+    let object: serde_json::Map<String, serde_json::Value> = text_variables(variables)?
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.into()))
         .collect();
     Ok(format!("{:#}\n", serde_json::Value::Object(object)))
 }
 
-fn manifest(name: &str, variables: &[Variable]) -> Result<String, Failure> {
-    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    if name.is_empty() || name.len() > 253 || !name.chars().all(fits) {
-        return Err(bad_name(
+fn kubernetes_secret(name: &str, variables: &[Variable]) -> Result<String, Failure> {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    if name.is_empty() || name.len() > 253 || !name.chars().all(is_allowed) {
+        return Err(invalid_name(
             name,
-            "a Secret's name has small letters, digits, `-` and `.`; give one by --name",
+            "the name of a Kubernetes Secret consists of lower-case letters, digits, `-` and `.`",
+            "set it with --name",
         ));
     }
     let mut document = format!(
         "apiVersion: v1\nkind: Secret\nmetadata:\n  name: \"{name}\"\ntype: Opaque\ndata:\n"
     );
     for Variable { name, value } in variables {
-        let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if !name.chars().all(fits) {
-            return Err(bad_name(
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if !name.chars().all(is_allowed) {
+            return Err(invalid_name(
                 name,
-                "a key of a Secret has letters, digits, `-`, `_` and `.`",
+                "a key of a Kubernetes Secret consists of letters, digits, `-`, `_` and `.`",
+                VARIABLE_HINT,
             ));
         }
         let value = BASE64_STANDARD.encode(value.expose_bytes());
-        // In quotes, because `null`, `on` and `0000` are no text to YAML.
+        // The quotes are necessary, because YAML would not parse `null`, `on` or `0000` as strings.
         document.push_str(&format!("  \"{name}\": \"{value}\"\n"));
     }
     Ok(document)
 }
 
-/// The variables whose values are all text.
-fn texts(variables: &[Variable]) -> Result<Vec<(&str, &str)>, Failure> {
+/// Returns the names and values of `variables` as text.
+///
+/// # Errors
+/// Reports every value that is not UTF-8 text.
+fn text_variables(variables: &[Variable]) -> Result<Vec<(&str, &str)>, Failure> {
     let mut problems: Vec<Error> = Vec::new();
     let mut texts = Vec::with_capacity(variables.len());
     for Variable { name, value } in variables {
         match value.expose_text() {
             Ok(value) => texts.push((name.as_str(), value)),
             Err(error) => {
-                let error = error.with_hint("`--format k8s` takes any bytes");
+                let error = error.with_hint("use `--format k8s`, which supports binary values");
                 problems
                     .push(SecretKey::parse(name).map_or(error.clone(), |key| error.with_key(&key)));
             }
         }
     }
-    Failure::of(&problems).map_or(Ok(texts), Err)
+    Failure::from_errors(&problems).map_or(Ok(texts), Err)
 }
 
-fn bad_name(name: &str, rule: &str) -> Failure {
+const VARIABLE_HINT: &str = "set another name with --map";
+
+fn invalid_name(name: &str, rule: &str, hint: &str) -> Failure {
     let name = name.escape_debug();
     Failure::new(
         Reason::Configuration,
-        format!("`{name}` cannot be exported: {rule}; --map gives a key another name"),
+        format!("`{name}` cannot be exported: {rule}; {hint}"),
     )
 }
 
@@ -157,34 +171,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn our_own_parser_and_a_shell_read_what_is_exported() {
-        let folder = std::env::temp_dir().join(format!("secretwell-export-{}", std::process::id()));
-        std::fs::write(&folder, env(&variables()).unwrap()).unwrap();
-        let provider = FileProvider::document(&folder).format(FileFormat::Env);
+    async fn file_provider_and_shell_read_exported_values() {
+        let file = std::env::temp_dir().join(format!("secretwell-export-{}", std::process::id()));
+        std::fs::write(&file, env_document(&variables()).unwrap()).unwrap();
+        let provider = FileProvider::document(&file).format(FileFormat::Env);
         for (index, value) in VALUES.into_iter().enumerate() {
             let key = SecretKey::parse(format!("V{index}")).unwrap();
             let read = provider.get(&key).await.unwrap().value;
             assert_eq!(read.expose_text().unwrap(), value);
-            let script = format!(". {}; printf %s \"$V{index}\"", folder.display());
+            let script = format!(". {}; printf %s \"$V{index}\"", file.display());
             let shell = Command::new("sh").args(["-c", &script]).output().unwrap();
             assert_eq!(String::from_utf8(shell.stdout).unwrap(), value);
         }
-        std::fs::remove_file(&folder).unwrap();
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]
-    fn names_that_a_form_cannot_have_are_refused() {
+    fn names_that_are_invalid_in_the_format_are_rejected() {
         let variable = |name: &str| {
             [Variable {
                 name: name.into(),
                 value: "x".into(),
             }]
         };
-        env(&variable("a-b")).unwrap_err();
-        env(&variable("1A")).unwrap_err();
-        manifest("secrets", &variable("a-b")).unwrap();
-        manifest("secrets", &variable("ä")).unwrap_err();
-        manifest("My_Secrets", &variable("a")).unwrap_err();
-        assert_eq!(json(&variable("a-b")).unwrap(), "{\n  \"a-b\": \"x\"\n}\n");
+        env_document(&variable("a-b")).unwrap_err();
+        env_document(&variable("1A")).unwrap_err();
+        kubernetes_secret("secrets", &variable("a-b")).unwrap();
+        kubernetes_secret("secrets", &variable("ä")).unwrap_err();
+        kubernetes_secret("My_Secrets", &variable("a")).unwrap_err();
+        assert_eq!(
+            json_document(&variable("a-b")).unwrap(),
+            "{\n  \"a-b\": \"x\"\n}\n"
+        );
     }
 }

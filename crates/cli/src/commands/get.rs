@@ -4,16 +4,20 @@ use std::process::ExitCode;
 
 use secretwell::SecretProvider;
 
-use super::{allow, write};
-use crate::args::{Get, Log};
+use super::{check_output_is_private, write_stdout};
+use crate::args::{GetArgs, LogArgs};
 use crate::exit::Failure;
-use crate::place::Setup;
-use crate::say::with_progress;
+use crate::logging::with_progress;
+use crate::sources::Sources;
 
-pub(crate) async fn get(setup: &Setup, get: &Get, log: &Log) -> Result<ExitCode, Failure> {
-    allow(&get.reveal)?;
-    let what = || format!("reading {} from {}", get.key, setup.provider.origin());
-    let secret = with_progress(log, what, setup.provider.get(&get.key)).await?;
-    write(secret.value.expose_bytes())?;
+pub(crate) async fn get(
+    sources: &Sources,
+    args: &GetArgs,
+    log: &LogArgs,
+) -> Result<ExitCode, Failure> {
+    check_output_is_private(&args.reveal)?;
+    let message = || format!("reading {} from {}", args.key, sources.provider.origin());
+    let secret = with_progress(log, message, sources.provider.get(&args.key)).await?;
+    write_stdout(secret.value.expose_bytes())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,30 +4,30 @@ use std::process::ExitCode;
 
 use secretwell::SecretProvider;
 
-use super::table::table;
-use super::write;
-use crate::args::Log;
+use super::table::format_table;
+use super::write_stdout;
+use crate::args::LogArgs;
 use crate::exit::Failure;
-use crate::place::Setup;
-use crate::read::keys;
-use crate::say::with_progress;
+use crate::fetch::list_keys;
+use crate::logging::with_progress;
+use crate::sources::Sources;
 
-pub(crate) async fn list(setup: &Setup, log: &Log) -> Result<ExitCode, Failure> {
-    let provider = &setup.provider;
+pub(crate) async fn list(sources: &Sources, log: &LogArgs) -> Result<ExitCode, Failure> {
+    let provider = &sources.provider;
     let read = async {
-        let keys = keys(provider, &[]).await?;
-        let answers = provider.get_many(&keys).await;
-        Ok::<_, Failure>((keys, answers))
+        let keys = list_keys(provider, &[]).await?;
+        let results = provider.get_many(&keys).await;
+        Ok::<_, Failure>((keys, results))
     };
-    let what = || format!("listing {}", provider.origin());
-    let (keys, answers) = with_progress(log, what, read).await?;
+    let message = || format!("listing {}", provider.origin());
+    let (keys, results) = with_progress(log, message, read).await?;
 
     let mut rows = vec![["KEY", "VERSION", "SOURCE"].map(String::from).to_vec()];
     let mut problems = Vec::new();
-    for (key, answer) in keys.iter().zip(answers) {
-        match answer {
+    for (key, result) in keys.iter().zip(results) {
+        match result {
             Ok(secret) => {
-                // Versions without a number tell nothing outside of the process that reads them.
+                // A version without a number is only meaningful inside of this process.
                 let version = secret.version.filter(|version| version.number().is_some());
                 let version = version.map_or("-".into(), |version| version.to_string());
                 let origin = secret.origin.as_ref().unwrap_or(provider.origin());
@@ -36,6 +36,6 @@ pub(crate) async fn list(setup: &Setup, log: &Log) -> Result<ExitCode, Failure> 
             Err(error) => problems.push(error),
         }
     }
-    write(table(&rows).as_bytes())?;
-    Failure::of(&problems).map_or(Ok(ExitCode::SUCCESS), Err)
+    write_stdout(format_table(&rows).as_bytes())?;
+    Failure::from_errors(&problems).map_or(Ok(ExitCode::SUCCESS), Err)
 }

@@ -1,4 +1,4 @@
-//! The commands that look at secrets and start nothing.
+//! The commands that read secrets without running a program.
 
 mod check;
 mod doctor;
@@ -15,28 +15,29 @@ pub(crate) use export::export;
 pub(crate) use get::get;
 pub(crate) use list::list;
 
-use crate::args::Reveal;
+use crate::args::RevealArgs;
 use crate::exit::{Failure, Reason};
 
-/// Writes to standard output. Whoever reads it may have enough at any time.
-pub(crate) fn write(bytes: &[u8]) -> Result<(), Failure> {
-    let mut output = io::stdout().lock();
-    match output.write_all(bytes).and_then(|()| output.flush()) {
+/// Writes to standard output. A broken pipe is not an error, because the reader might close it early.
+pub(crate) fn write_stdout(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::new(
             Reason::Output,
-            format!("standard output cannot be written to: {}", error.kind()),
+            format!("standard output cannot be written: {}", error.kind()),
         )),
         _ => Ok(()),
     }
 }
 
-/// Refuses to show secrets to whoever looks over somebody's shoulder.
-fn allow(reveal: &Reveal) -> Result<(), Failure> {
+/// Returns an error if standard output is a terminal and `--reveal` is not given. This protects secrets from
+/// other people who can see the screen.
+fn check_output_is_private(reveal: &RevealArgs) -> Result<(), Failure> {
     match reveal.reveal || !io::stdout().is_terminal() {
         true => Ok(()),
         false => Err(Failure::new(
             Reason::Usage,
-            "standard output is a terminal; say --reveal to show secrets on it",
+            "standard output is a terminal; add --reveal to show secrets on it",
         )),
     }
 }

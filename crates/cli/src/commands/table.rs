@@ -1,7 +1,7 @@
-//! Columns of text.
+//! Plain-text tables.
 
-/// The rows below each other, each column as wide as its widest cell.
-pub(super) fn table(rows: &[Vec<String>]) -> String {
+/// Formats rows as aligned columns, separated by two spaces.
+pub(super) fn format_table(rows: &[Vec<String>]) -> String {
     let mut widths = Vec::new();
     for row in rows {
         widths.resize(widths.len().max(row.len()), 0);

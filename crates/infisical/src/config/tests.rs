@@ -8,13 +8,14 @@ fn no_variable(_: &str) -> Option<String> {
     None
 }
 
+/// Returns the origin of the provider that `url` and `variable` configure.
 fn origin(url: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, Error> {
     let builder = InfisicalBuilder::from_url_with(url, variable)?;
     Ok(builder.build()?.origin().as_str().to_owned())
 }
 
 #[test]
-fn a_project_is_an_id_or_a_slug() {
+fn uuid_is_a_project_id_and_other_text_is_a_slug() {
     assert_eq!(Project::parse(ID), Project::Id(ID.into()));
     for slug in ["demo-app", "c6a2cd9b-8c32-4b0c-9d8e-0c9f1b2f9d1", ""] {
         assert_eq!(Project::parse(slug), Project::Slug(slug.into()));
@@ -22,7 +23,7 @@ fn a_project_is_an_id_or_a_slug() {
 }
 
 #[test]
-fn a_url_says_where_and_how() {
+fn url_and_variables_set_location_and_options() {
     let login = "client_id=me&client_secret_file=/x";
     let url = format!("infisical://secrets.internal/demo/prod/app/keys?{login}");
     let found = origin(&url, &no_variable).unwrap();
@@ -52,42 +53,48 @@ fn a_url_says_where_and_how() {
 }
 
 #[test]
-fn what_is_wrong_is_named_and_credentials_are_not() {
+fn errors_name_the_invalid_part_and_show_no_credentials() {
     let full = "client_id=me&client_secret_file=/x";
     for (url, expected) in [
-        ("infisical://h/p/e", "nothing to log in with"),
+        ("infisical://h/p/e", "no login is configured"),
         ("infisical://h/p/e?auth=universal", "needs a client id"),
         (
             "infisical://h/p/e?client_secret_file=/x",
             "needs a client id",
         ),
-        ("infisical://h/p/e?identity=i", "the login is not named"),
-        ("infisical://h/p/e?jwt_file=/x", "the login is not named"),
+        (
+            "infisical://h/p/e?identity=i",
+            "the login method is missing",
+        ),
+        (
+            "infisical://h/p/e?jwt_file=/x",
+            "the login method is missing",
+        ),
         ("infisical://h/p/e?client_id=me", "needs a client secret"),
         ("infisical://h/p/e?auth=token", "needs a token"),
         ("infisical://h/p/e?auth=kubernetes", "machine identity"),
         ("infisical://h/p/e?auth=oidc&identity=i", "needs a JWT"),
-        ("infisical://h/p/e?auth=magic", "no such login"),
+        ("infisical://h/p/e?auth=magic", "login method is unknown"),
         (
             "infisical://h/p/e?client_secret=c4n4ry",
-            "must not hold credentials",
+            "must not contain credentials",
         ),
-        ("infisical://h/p/e?mode=x", "none of"),
-        (&format!("infisical://h?{full}"), "the project is not said"),
+        ("infisical://h/p/e?mode=x", "unknown option"),
+        (&format!("infisical://h?{full}"), "the project is missing"),
         (
             &format!("infisical://h/p?{full}"),
-            "the environment is not said",
+            "the environment is missing",
         ),
-        (&format!("infisical://h/p/e/a/../b?{full}"), "no path"),
         (
-            &format!("infisical://h/p/e?{full}&api=5"),
-            "neither 3 nor 4",
+            &format!("infisical://h/p/e/a/../b?{full}"),
+            "not a valid path",
         ),
+        (&format!("infisical://h/p/e?{full}&api=5"), "must be 3 or 4"),
         (
             &format!("infisical://h/p/e?{full}&imports=1"),
-            "neither `true` nor",
+            "must be `true` or",
         ),
-        (&format!("infisical+http://h/p/e?{full}"), "in the clear"),
+        (&format!("infisical+http://h/p/e?{full}"), "unencrypted"),
         (&format!("redis://h/p/e?{full}"), "scheme"),
     ] {
         let error = origin(url, &no_variable).unwrap_err();
@@ -99,7 +106,7 @@ fn what_is_wrong_is_named_and_credentials_are_not() {
 }
 
 #[test]
-fn a_login_that_is_not_named_is_the_one_that_there_is_something_for() {
+fn login_method_defaults_to_the_configured_credentials() {
     let auth = |query: &str, set: &[&str]| {
         let variable = |name: &str| set.contains(&name).then(|| "it".to_owned());
         let url = format!("infisical://h/p/e{query}");
@@ -121,8 +128,8 @@ fn a_login_that_is_not_named_is_the_one_that_there_is_something_for() {
         ("", &[ID, SECRET], "Universal"),
         ("", &[ID], "needs a client secret"),
         ("", &[SECRET], "needs a client id"),
-        ("", &[], "nothing to log in with"),
-        // What the URL says goes before.
+        ("", &[], "no login is configured"),
+        // The options of the URL take precedence over the variables.
         ("?client_id=me", &[TOKEN, SECRET], "Universal"),
         ("?token_file=/x", &[ID, SECRET], "Token"),
         ("?auth=universal", &[TOKEN, ID, SECRET], "Universal"),

@@ -1,4 +1,4 @@
-//! What the server says to a login.
+//! Responses to logins and token renewals.
 
 use std::time::Duration;
 
@@ -6,104 +6,114 @@ use secretwell_core::{Error, ErrorKind, SecretValue};
 use secretwell_http::Response;
 use serde::Deserialize;
 
-use super::{Failure, malformed};
+use super::{ErrorBody, malformed};
 
-/// For how long newer servers lock a login out, after three wrong ones.
+/// How long newer servers lock a login after three failed attempts.
 const LOCKOUT: Duration = Duration::from_secs(5 * 60);
 
-/// What a login or a renewal brought.
-pub(crate) struct Granted {
+/// The token of a successful login or renewal.
+pub(crate) struct LoginResponse {
     pub(crate) token: SecretValue,
-    /// For how long, unless it is renewed; `None` without an end.
+    /// The time until the token expires, unless it is renewed. `None`: it does not expire.
     pub(crate) lifetime: Option<Duration>,
-    /// For how long at most since the login; `None` without an end.
-    pub(crate) maximum: Option<Duration>,
+    /// The maximum time from the login to the expiry, including renewals. `None`: there is no maximum.
+    pub(crate) max_lifetime: Option<Duration>,
 }
 
-/// The token that a login or a renewal brought.
+/// Parses the response to a login or a renewal.
 ///
 /// # Errors
-/// Why it was refused.
-pub(crate) fn granted(response: &Response) -> Result<Granted, Error> {
+/// Returns the reason if the server refused the request.
+pub(crate) fn parse_login(response: &Response) -> Result<LoginResponse, Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct ResponseBody {
         access_token: SecretValue,
         expires_in: u64,
         #[serde(default, rename = "accessTokenMaxTTL")]
-        maximum: u64,
+        max_ttl: u64,
     }
 
     if !response.status.is_success() {
-        return Err(refused(response));
+        return Err(refusal(response));
     }
-    let answer: ResponseBody =
-        serde_json::from_slice(&response.body).map_err(|_| malformed("it is no login's answer"))?;
-    let time = |seconds| (seconds > 0).then(|| Duration::from_secs(seconds));
-    Ok(Granted {
-        token: answer.access_token,
-        lifetime: time(answer.expires_in),
-        maximum: time(answer.maximum),
+    let body: ResponseBody =
+        serde_json::from_slice(&response.body).map_err(|_| malformed("a login"))?;
+    let duration = |seconds| (seconds > 0).then(|| Duration::from_secs(seconds));
+    Ok(LoginResponse {
+        token: body.access_token,
+        lifetime: duration(body.expires_in),
+        max_lifetime: duration(body.max_ttl),
     })
 }
 
-/// Why a login was refused. The server's words are matched and never repeated.
-fn refused(response: &Response) -> Error {
-    const KNOWN: &[(&str, &str)] = &[
+/// Returns the error for a refused login. The server's message is matched, and never quoted.
+fn refusal(response: &Response) -> Error {
+    /// Parts of the server's messages, with our message for each.
+    const REASONS: &[(&str, &str)] = &[
         (
             "Invalid credentials",
-            "client id or client secret is not good",
+            "the client id or client secret is wrong",
         ),
-        ("specified client ID", "there is no such client id"),
-        ("usage limit reached", "the client secret has been used up"),
+        ("specified client ID", "the client id does not exist"),
+        (
+            "usage limit reached",
+            "the client secret has reached its usage limit",
+        ),
         ("expired client secret", "the client secret has expired"),
         (
             "auth method not found",
-            "the machine identity has no such login",
+            "the machine identity does not have this login method",
         ),
-        ("past its Max TTL", "the token cannot be renewed any more"),
-        ("No identity access token found", "the token is gone"),
-        ("Your token has expired", "the token has come to its end"),
+        (
+            "past its Max TTL",
+            "the token has reached its maximum lifetime and cannot be renewed",
+        ),
+        (
+            "No identity access token found",
+            "the token is revoked or unknown",
+        ),
+        ("Your token has expired", "the token has expired"),
         (
             "Access denied",
-            "what the identity is bound to does not fit",
+            "the credential does not match the restrictions of the machine identity",
         ),
     ];
-    let body = Failure::of(response);
+    let body = ErrorBody::parse(response);
     if response.status.is_server_error() {
-        return super::own_error();
+        return super::internal_error();
     }
-    if body.says("locked") {
-        return locked(LOCKOUT);
+    if body.message_contains("locked") {
+        return locked_out(LOCKOUT);
     }
-    if body.is_about_the_form() || response.status.as_u16() == 422 {
+    if body.is_validation_error() || response.status.as_u16() == 422 {
         return Error::new(
             ErrorKind::Unauthenticated,
-            "the server does not take the form of the login",
+            "the server rejected the login request as invalid",
         )
-        .with_hint("is the client or identity id a whole one?");
+        .with_hint("check that the client id or identity id is complete");
     }
-    let known = KNOWN.iter().find(|(text, _)| body.says(text));
-    let seen = known.map_or("the login was refused", |(_, meaning)| meaning);
-    let error = Error::new(ErrorKind::Unauthenticated, seen)
-        .with_hint("give it another credential; this one is not sent again for a while");
+    let reason = REASONS.iter().find(|(text, _)| body.message_contains(text));
+    let message = reason.map_or("the login was refused", |(_, message)| message);
+    let error = Error::new(ErrorKind::Unauthenticated, message)
+        .with_hint("replace the credential; the refused one is not retried for a while");
     match body.error.as_ref() {
-        // Also what it says when the cluster's own API fails.
+        // The server also responds with this name when the cluster's API server fails.
         "KubernetesTokenReviewError" => error
             .with_hint(
-                "is the service account the one that is allowed, and is the cluster's API up?",
+                "check that the service account is allowed, and that the cluster's API server works",
             )
             .temporary(),
-        "" => super::malformed_status(response.status.as_u16()),
+        "" => super::unexpected_status(response.status.as_u16()),
         _ => error,
     }
 }
 
-/// That a login is taken no more for as long.
-pub(crate) fn locked(wait: Duration) -> Error {
+/// Returns the error for a login that is locked for `remaining`.
+pub(crate) fn locked_out(remaining: Duration) -> Error {
     let kind = ErrorKind::RateLimited {
-        retry_after: Some(wait),
+        retry_after: Some(remaining),
     };
-    Error::new(kind, "the login is locked after wrong ones")
-        .with_hint("correct the credential, and wait or unlock it")
+    Error::new(kind, "the login is locked after failed attempts")
+        .with_hint("correct the credential, then wait or unlock the login on the server")
 }

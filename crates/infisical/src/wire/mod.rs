@@ -1,10 +1,11 @@
-//! What the server says, and what it means.
+//! Interpretation of the server's responses.
 //!
-//! Of version 3 of the API all is as observed on a self-hosted server of October 2024; of version 4 it is
-//! as newer sources and documents have it.
+//! Everything about version 3 of the API was observed on a self-hosted server of October 2024. Version 4
+//! follows the source code and the documentation of newer servers.
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use secretwell_core::{Error, ErrorKind};
@@ -18,30 +19,31 @@ mod secrets;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use login::{Granted, granted, locked};
-pub(crate) use secrets::{Entry, Listing, folder_names, leftover, project_id, single};
+pub(crate) use login::{LoginResponse, locked_out, parse_login};
+pub(crate) use secrets::{Entry, Listing, find_reference, folder_names, parse_single, project_id};
 
-/// The version of the API for secrets.
+/// A version of the API for secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ApiVersion {
-    /// `/api/v3/secrets/raw`, which every server has.
+    /// `/api/v3/secrets/raw`. Every server has it.
     V3,
-    /// `/api/v4/secrets`, of newer servers.
+    /// `/api/v4/secrets`. Only newer servers have it.
     V4,
 }
 
-/// What every error looks like. Servers of other versions leave out or add fields.
+/// The body of an error response. Every field is optional, because it differs between server versions.
 #[derive(Deserialize, Default)]
-struct Failure<'a> {
+struct ErrorBody<'a> {
+    /// The error's name, such as `NotFound`.
     #[serde(borrow, default)]
     error: Cow<'a, str>,
     #[serde(borrow, default)]
     message: Message<'a>,
 }
 
-/// A text, or the list of everything that is wrong with a request.
+/// A text, or the list of all validation issues of a request.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Message<'a> {
@@ -55,63 +57,63 @@ impl Default for Message<'_> {
     }
 }
 
-impl<'a> Failure<'a> {
-    /// What the body tells; nothing where it is none of this server's, or a success, which may be large.
-    fn of(response: &'a Response) -> Self {
+impl<'a> ErrorBody<'a> {
+    /// Parses the body of an error response. Returns an empty body for a success, which might be large, and
+    /// for a body that did not come from this server.
+    fn parse(response: &'a Response) -> Self {
         match response.status.is_success() {
             true => Self::default(),
             false => serde_json::from_slice(&response.body).unwrap_or_default(),
         }
     }
 
-    fn says(&self, text: &str) -> bool {
+    fn message_contains(&self, text: &str) -> bool {
         matches!(&self.message, Message::Text(message) if message.contains(text))
     }
 
-    /// Whether the request is not as it should be; then all that is wrong is listed.
-    fn is_about_the_form(&self) -> bool {
+    /// Returns whether the server rejected the form of the request. Its message is then a list of issues.
+    fn is_validation_error(&self) -> bool {
         self.error == "ValidationFailure" || matches!(self.message, Message::List(_))
     }
 
-    /// Whether it is a good login's that may not do this.
-    fn is_about_permission(&self) -> bool {
+    /// Returns whether the login is valid, but has no permission for the request.
+    fn is_permission_error(&self) -> bool {
         const NAMES: [&str; 3] = ["PermissionDenied", "ForbiddenError", "PolicyViolationError"];
-        NAMES.contains(&self.error.as_ref()) || self.is_no_member()
+        NAMES.contains(&self.error.as_ref()) || self.is_not_a_member()
     }
 
-    /// Whether the server says no more than that it failed.
-    fn is_own_error(&self) -> bool {
+    /// Returns whether the server reported a failure without a cause.
+    fn is_internal_error(&self) -> bool {
         self.error == "InternalServerError"
     }
 
-    fn is_no_member(&self) -> bool {
-        self.error.contains("not a member") || self.says("not a member")
+    fn is_not_a_member(&self) -> bool {
+        self.error.contains("not a member") || self.message_contains("not a member")
     }
 }
 
-/// Which server to ask, and when to ask again.
+/// The classification of responses for the HTTP client.
 #[derive(Debug, Default)]
-pub(crate) struct Infisical {
+pub(crate) struct InfisicalProtocol {
     pub(crate) pause: Arc<Pause>,
 }
 
-impl Protocol for Infisical {
+impl Protocol for InfisicalProtocol {
     fn classify(&self, response: &Response) -> Outcome {
-        let body = Failure::of(response);
+        let body = ErrorBody::parse(response);
         let unavailable = |message| Error::new(ErrorKind::Unavailable, message);
         match response.status.as_u16() {
-            // What these say depends on what was asked, and so does an error of the server's own.
+            // The meaning of these depends on the request, so the caller interprets them.
             200..=299 | 304 | 400 | 401 | 403 | 404 | 410 | 422 => Outcome::Success,
             429 => {
                 let reset = response.headers.get("x-ratelimit-reset");
                 let reset = reset.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-                let wait =
-                    retry_after(&response.headers).or(reset.map(std::time::Duration::from_secs));
-                // Also for whoever asks meanwhile.
-                self.pause.note(wait.unwrap_or_default());
+                let wait = retry_after(&response.headers).or(reset.map(Duration::from_secs));
+                // Concurrent requests of the provider must wait as well.
+                self.pause.extend(wait.unwrap_or_default());
                 let kind = ErrorKind::RateLimited { retry_after: wait };
                 let error = Error::new(kind, "the server's rate limit is reached")
-                    .with_hint("raise the ttl, or the limit");
+                    .with_hint(RATE_LIMIT_HINT);
                 Outcome::RetryAfter(wait, error)
             }
             431 => Outcome::Fatal(Error::new(
@@ -122,131 +124,136 @@ impl Protocol for Infisical {
                 Outcome::Fatal(no_such_project())
             }
             502..=504 => Outcome::NextEndpoint(unavailable("the server is not ready")),
-            500 if body.is_own_error() => Outcome::Success,
-            // Also what it says of a path that leads nowhere.
-            500..=599 => Outcome::Fatal(own_error()),
-            status => Outcome::Fatal(malformed_status(status)),
+            // The caller interprets this one as well.
+            500 if body.is_internal_error() => Outcome::Success,
+            // The server also responds with 500 to an invalid path. Another address would not help.
+            500..=599 => Outcome::Fatal(internal_error()),
+            status => Outcome::Fatal(unexpected_status(status)),
         }
     }
 }
 
-/// Whether a request was refused because its token is no good, or no longer. The server says 401 of a dead
-/// token and of a bad query, and 403 of a dead token and of a missing permission; servers before August
-/// 2024 have the two the other way round. So the name counts before the status.
-pub(crate) fn is_dead_token(response: &Response) -> bool {
-    let body = Failure::of(response);
+/// Returns whether the server refused a request because its token is invalid or expired.
+///
+/// The server responds 401 to a dead token and to a bad query, and 403 to a dead token and to a missing
+/// permission. Servers before August 2024 use the two statuses the other way round. The error's name
+/// therefore takes precedence over the status.
+pub(crate) fn is_token_rejected(response: &Response) -> bool {
+    let body = ErrorBody::parse(response);
     match (response.status.as_u16(), body.error.as_ref()) {
         (401 | 403, "TokenError" | "UnauthorizedError") => true,
-        // Not a word, as from a proxy or without a body.
+        // The response has no error name, so a proxy might have sent it.
         (401, "") => false,
-        (401, _) => !body.is_about_the_form() && !body.is_about_permission(),
-        (404, _) => body.says("Service token with ID"),
+        (401, _) => !body.is_validation_error() && !body.is_permission_error(),
+        (404, _) => body.message_contains("Service token with ID"),
         _ => false,
     }
 }
 
-/// Whether the server failed by itself, which is what it says of a reference into an environment or folder
-/// that there is none of. What is said of a database that fails has another name.
-pub(crate) fn is_own_error(response: &Response) -> bool {
-    response.status == StatusCode::INTERNAL_SERVER_ERROR && Failure::of(response).is_own_error()
+/// Returns whether the server reported an internal error without a cause. It responds like this to a
+/// reference into a missing environment or folder. The error of a failed database has another name.
+pub(crate) fn is_internal_error(response: &Response) -> bool {
+    response.status == StatusCode::INTERNAL_SERVER_ERROR
+        && ErrorBody::parse(response).is_internal_error()
 }
 
-/// Whether the server has no such route at all.
+/// Returns whether the server does not have the requested route.
 pub(crate) fn is_unknown_route(response: &Response) -> bool {
-    let body = Failure::of(response);
-    let route = body.error == "Not Found" && body.says("Route ");
-    route && response.status == StatusCode::NOT_FOUND || response.status == StatusCode::GONE
+    let body = ErrorBody::parse(response);
+    let no_route = body.error == "Not Found" && body.message_contains("Route ");
+    no_route && response.status == StatusCode::NOT_FOUND || response.status == StatusCode::GONE
 }
 
-/// Why a request for secrets was not answered with any.
-fn why_not(response: &Response) -> Error {
-    let body = Failure::of(response);
+/// Returns the error for a failed request for secrets, folders or projects.
+fn request_error(response: &Response) -> Error {
+    let body = ErrorBody::parse(response);
     let denied = || {
-        Error::new(ErrorKind::Denied, "the login may not read this")
-            .with_hint("give its role the permission to read secrets here")
+        let message = "the login has no permission to read this";
+        Error::new(ErrorKind::Denied, message)
+            .with_hint("grant its role the permission to read secrets here")
     };
-    let not_taken = || {
-        let message = "the server does not take the request";
+    let invalid_request = || {
+        let message = "the server rejected the request as invalid";
         Error::new(ErrorKind::InvalidConfig, message)
-            .with_hint("are project, environment and folder right?")
+            .with_hint("check the project, the environment and the folder")
     };
     match response.status.as_u16() {
-        404 if body.says("Project with") => no_such_project(),
-        404 if body.says("Secret with name") => no_such_secret(),
-        // The root folder is there whenever its environment is.
-        404 if body.says("Folder with path '/' in") => no_such_environment(),
-        404 if body.says("Folder with path") => no_such_folder(),
+        404 if body.message_contains("Project with") => no_such_project(),
+        404 if body.message_contains("Secret with name") => no_such_secret(),
+        // Every environment has a root folder, so the environment is missing.
+        404 if body.message_contains("Folder with path '/' in") => no_such_environment(),
+        404 if body.message_contains("Folder with path") => no_such_folder(),
         404 if is_unknown_route(response) => Error::new(
             ErrorKind::InvalidConfig,
-            "the server does not have this API",
+            "the server does not have this API route",
         )
-        .with_hint("is the address that of an Infisical server?"),
-        400 | 401 | 403 | 410 | 422 if body.is_about_the_form() => not_taken(),
-        401 | 403 if body.says("reference") => Error::new(
+        .with_hint(ADDRESS_HINT),
+        400 | 401 | 403 | 410 | 422 if body.is_validation_error() => invalid_request(),
+        401 | 403 if body.message_contains("reference") => Error::new(
             ErrorKind::Denied,
-            "the login may not read what this refers to",
+            "the login has no permission to read a referenced secret",
         )
-        .with_hint("grant its role to read the secret that the reference names"),
-        401 | 403 if body.is_no_member() => Error::new(
+        .with_hint("grant its role the permission to read the secret that the reference names"),
+        401 | 403 if body.is_not_a_member() => Error::new(
             ErrorKind::Denied,
-            "the machine identity is no member of the project",
+            "the machine identity is not a member of the project",
         )
-        .with_hint("add it to the project, with a role that may read secrets"),
-        401 if body.is_about_permission() => denied(),
+        .with_hint("add it to the project, with a role that can read secrets"),
+        401 if body.is_permission_error() => denied(),
         403 if !body.error.is_empty() => denied(),
-        400 | 401 | 410 | 422 if !body.error.is_empty() => not_taken(),
-        500..=599 => own_error(),
-        status => malformed_status(status),
+        400 | 401 | 410 | 422 if !body.error.is_empty() => invalid_request(),
+        500..=599 => internal_error(),
+        status => unexpected_status(status),
     }
 }
 
-fn own_error() -> Error {
-    let message = "the server had an error of its own";
-    Error::new(ErrorKind::Unavailable, message).with_hint("look at its log")
+/// The hint of an error about the rate limit.
+pub(crate) const RATE_LIMIT_HINT: &str = "raise the ttl, or the server's rate limit";
+/// The hint of an error about a response that an Infisical server would not send.
+const ADDRESS_HINT: &str = "check that the address is that of an Infisical server";
+
+fn internal_error() -> Error {
+    let message = "the server reported an internal error";
+    Error::new(ErrorKind::Unavailable, message).with_hint("check the server's log")
 }
 
-/// That a reference is left in a value that should have none.
-pub(crate) fn unresolved(reference: &str) -> Error {
-    let message = format!("its reference `{reference}` leads to no secret");
+/// Returns the error for a value that still contains `reference` after expansion.
+pub(crate) fn unresolved_reference(reference: &str) -> Error {
+    let message = format!("the reference `{reference}` in the value cannot be resolved");
     Error::new(ErrorKind::Invalid, message)
-        .with_hint("correct the reference, or read without expanding references")
+        .with_hint("correct the reference, or turn off reference expansion")
 }
 
 fn no_such_project() -> Error {
-    Error::new(ErrorKind::InvalidConfig, "there is no such project")
-        .with_hint("give the project's id or slug, as in its settings")
+    Error::new(ErrorKind::InvalidConfig, "the project does not exist")
+        .with_hint("use the id or slug from the project's settings")
 }
 
-pub(crate) fn no_such_environment() -> Error {
+fn no_such_environment() -> Error {
     Error::new(
         ErrorKind::InvalidConfig,
-        "the project has no such environment",
+        "the project does not have this environment",
     )
-    .with_hint("give the environment's slug, such as `prod`; its case matters")
+    .with_hint("use the environment's slug, such as `prod`; it is case-sensitive")
 }
 
 pub(crate) fn no_such_secret() -> Error {
-    Error::new(ErrorKind::NotFound, "there is no such secret")
-        .with_hint("write it, or add a source that has it")
+    Error::new(ErrorKind::NotFound, "the secret does not exist")
+        .with_hint("create it, or add a source that has it")
 }
 
 pub(crate) fn no_such_folder() -> Error {
-    Error::new(ErrorKind::NotFound, "there is no such folder")
-        .with_hint("make it, or look at the path; its case matters")
+    Error::new(ErrorKind::NotFound, "the folder does not exist")
+        .with_hint("create it, or check the path; it is case-sensitive")
 }
 
-fn malformed_status(status: u16) -> Error {
-    Error::new(
-        ErrorKind::Malformed,
-        format!("the server answers with status {status}"),
-    )
-    .with_hint("is the address that of an Infisical server?")
+fn unexpected_status(status: u16) -> Error {
+    let message = format!("the server responded with status {status}");
+    Error::new(ErrorKind::Malformed, message).with_hint(ADDRESS_HINT)
 }
 
-fn malformed(what: &'static str) -> Error {
-    Error::new(
-        ErrorKind::Malformed,
-        format!("the answer makes no sense: {what}"),
-    )
-    .with_hint("is the address that of an Infisical server?")
+/// Returns the error for a successful response whose body is not `expected`.
+fn malformed(expected: &'static str) -> Error {
+    let message = format!("the response is not {expected}");
+    Error::new(ErrorKind::Malformed, message).with_hint(ADDRESS_HINT)
 }

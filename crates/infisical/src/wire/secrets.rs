@@ -1,4 +1,4 @@
-//! What the server says of secrets, folders and projects.
+//! Responses about secrets, folders and projects.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -8,13 +8,14 @@ use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
 use secretwell_http::Response;
 use serde::Deserialize;
 
-use super::{malformed, no_such_environment, why_not};
+use super::{malformed, no_such_environment, request_error};
 
-/// A secret as it stands in an answer.
+/// A secret in a response.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Found {
-    /// What its versions are counted for: one that is deleted and written anew has another.
+struct SecretBody {
+    /// The secret that the version number belongs to. A secret that is deleted and created again has
+    /// another id, and its versions start at 1 again.
     #[serde(default)]
     id: Option<String>,
     secret_key: String,
@@ -24,67 +25,68 @@ struct Found {
     secret_value_hidden: bool,
     version: u64,
     #[serde(default)]
-    r#type: Kind,
+    r#type: SecretType,
     #[serde(default)]
     updated_at: Option<String>,
-    /// Only in lists, and not of imported ones.
+    /// Present only in lists, and not for imported secrets.
     #[serde(default)]
     secret_path: Option<String>,
 }
 
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-enum Kind {
+enum SecretType {
     #[default]
     Shared,
     Personal,
 }
 
-/// One secret of a folder.
+/// One secret of a list or of a single read.
 pub(crate) struct Entry {
-    /// None: the login may know that it is there, and not what it is.
+    /// `None` if the login has no permission to read the value.
     value: Option<SecretValue>,
     version: Version,
-    /// What a single read said of it, where that holds for as long as the list stays as it is.
-    confirmed: OnceLock<Result<Secret, Error>>,
+    /// The result of a single read of this secret, if it is valid for as long as the list is unchanged.
+    single_read: OnceLock<Result<Secret, Error>>,
 }
 
 impl Entry {
-    fn of(found: Found) -> (String, Self) {
-        let hidden = found.secret_value_hidden;
-        let mut version = Version::numbered(found.version);
-        if let Some(id) = &found.id {
+    /// Converts a secret in a response to its name and its entry.
+    fn from_body(body: SecretBody) -> (String, Self) {
+        let hidden = body.secret_value_hidden;
+        let mut version = Version::numbered(body.version);
+        if let Some(id) = &body.id {
             version = version.with_identity(id);
         }
-        let written = found.updated_at.as_deref().and_then(time);
-        if let Some(written) = written {
-            version = version.with_created_at(written);
+        if let Some(created_at) = body.updated_at.as_deref().and_then(parse_time) {
+            version = version.with_created_at(created_at);
         }
         let entry = Self {
-            value: found.secret_value.filter(|_| !hidden),
+            value: body.secret_value.filter(|_| !hidden),
             version,
-            confirmed: OnceLock::new(),
+            single_read: OnceLock::new(),
         };
-        (found.secret_key, entry)
+        (body.secret_key, entry)
     }
 
-    /// What a single read said of it, if that still holds.
-    pub(crate) fn confirmed(&self) -> Option<Result<Secret, Error>> {
-        self.confirmed.get().cloned()
+    /// Returns the recorded result of a single read.
+    pub(crate) fn single_read(&self) -> Option<Result<Secret, Error>> {
+        self.single_read.get().cloned()
     }
 
-    /// Takes note of what a single read said of it. `reference` is the one that was left in the list: one
-    /// into another folder may lead to another value while this list stays as it is.
-    pub(crate) fn note(&self, reference: &str, said: &Result<Secret, Error>) {
-        let holds = match said {
+    /// Records the result of a single read, if it stays valid while the list is unchanged. `reference` is the
+    /// unexpanded reference in the list. If it leads into another folder, its value can change without a
+    /// change of this list, so a success is not recorded.
+    pub(crate) fn record_single_read(&self, reference: &str, result: &Result<Secret, Error>) {
+        let stays_valid = match result {
             Ok(_) => !reference.contains('.'),
             Err(error) => {
-                let settled = matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Denied);
-                settled && !error.is_temporary()
+                let is_final = matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Denied);
+                is_final && !error.is_temporary()
             }
         };
-        if holds {
-            let _ = self.confirmed.set(said.clone());
+        if stays_valid {
+            let _ = self.single_read.set(result.clone());
         }
     }
 
@@ -92,139 +94,144 @@ impl Entry {
         &self.version
     }
 
-    /// The secret itself.
+    /// Returns the secret.
     ///
     /// # Errors
-    /// [`ErrorKind::Denied`]: its value is hidden from this login.
+    /// Returns [`ErrorKind::Denied`] if the login has no permission to read the value.
     pub(crate) fn secret(&self) -> Result<Secret, Error> {
         let value = self.value.clone().ok_or_else(|| {
-            Error::new(ErrorKind::Denied, "the value is hidden from this login")
-                .with_hint("give its role the permission to read values")
+            let message = "the login has no permission to read the value";
+            Error::new(ErrorKind::Denied, message)
+                .with_hint("grant its role the permission to read values")
         })?;
         Ok(Secret::new(value).with_version(self.version.clone()))
     }
 }
 
-fn time(text: &str) -> Option<SystemTime> {
+fn parse_time(text: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339_weak(text).ok()
 }
 
-type Names = HashMap<String, Entry>;
+/// Entries by the names of their secrets.
+type Entries = HashMap<String, Entry>;
 
-/// The secrets of one folder, or of it and all below.
+/// The secrets of one folder, or of a folder and everything below it.
 #[derive(Default)]
 pub(crate) struct Listing {
-    /// What the folders themselves hold, by their paths; by none where the answer tells none.
-    own: HashMap<String, Names>,
-    /// What they import, the later import over the earlier one.
-    imported: Names,
+    /// The folders' own secrets, by the path of the folder. The path is empty if the response omits it.
+    own: HashMap<String, Entries>,
+    /// The imported secrets. A later import overrides an earlier one.
+    imported: Entries,
 }
 
 impl Listing {
-    /// What a list brought.
+    /// Parses the response to a list request. `personal` includes personal values, which then override
+    /// shared ones.
     ///
     /// # Errors
-    /// Why there is none.
-    pub(crate) fn of(response: &Response, personal: bool) -> Result<Self, Error> {
+    /// Returns the reason if the server refused the request.
+    pub(crate) fn parse(response: &Response, personal: bool) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct ResponseBody {
-            secrets: Vec<Found>,
+            secrets: Vec<SecretBody>,
             #[serde(default)]
             imports: Vec<Import>,
         }
 
         #[derive(Deserialize)]
         struct Import {
-            secrets: Vec<Found>,
+            secrets: Vec<SecretBody>,
         }
 
         if !response.status.is_success() {
-            return Err(why_not(response));
+            return Err(request_error(response));
         }
-        let answer: ResponseBody = serde_json::from_slice(&response.body)
-            .map_err(|_| malformed("it is no list of secrets"))?;
+        let body: ResponseBody =
+            serde_json::from_slice(&response.body).map_err(|_| malformed("a list of secrets"))?;
         let mut own = HashMap::new();
-        // A personal value stands before the shared one of the same name.
-        let (mine, shared): (Vec<_>, Vec<_>) = answer
+        let (personal_secrets, shared): (Vec<_>, Vec<_>) = body
             .secrets
             .into_iter()
-            .partition(|found| found.r#type == Kind::Personal);
-        for mut found in shared
+            .partition(|secret| secret.r#type == SecretType::Personal);
+        // Personal values are inserted last, so that they override shared ones.
+        for mut secret in shared
             .into_iter()
-            .chain(mine.into_iter().filter(|_| personal))
+            .chain(personal_secrets.into_iter().filter(|_| personal))
         {
-            let path = found.secret_path.take().unwrap_or_default();
-            let names: &mut Names = own.entry(path).or_default();
-            names.extend([Entry::of(found)]);
+            let path = secret.secret_path.take().unwrap_or_default();
+            let entries: &mut Entries = own.entry(path).or_default();
+            entries.extend([Entry::from_body(secret)]);
         }
-        let imports = answer.imports.into_iter();
+        let imports = body.imports.into_iter();
         Ok(Self {
             own,
             imported: imports
                 .flat_map(|import| import.secrets)
-                .map(Entry::of)
+                .map(Entry::from_body)
                 .collect(),
         })
     }
 
-    /// The secret of this name in the folder that was listed.
-    pub(crate) fn get(&self, folder: &str, name: &str) -> Option<&Entry> {
-        self.own_of(folder, name)
-            .or_else(|| self.own_of("", name))
+    /// Returns the secret `name` of the listed folder, or the imported one of that name.
+    pub(crate) fn find(&self, folder: &str, name: &str) -> Option<&Entry> {
+        self.find_own(folder, name)
+            .or_else(|| self.find_own("", name))
             .or_else(|| self.imported.get(name))
     }
 
-    /// The secret of this name that `folder` itself holds.
-    pub(crate) fn own_of(&self, folder: &str, name: &str) -> Option<&Entry> {
+    /// Returns the secret `name` of `folder`, without imports.
+    pub(crate) fn find_own(&self, folder: &str, name: &str) -> Option<&Entry> {
         self.own.get(folder)?.get(name)
     }
 
-    /// Whether there is nothing, which is also what the server says of a folder that there is none of.
+    /// Returns whether the list is empty. The server lists a missing folder as empty, too.
     pub(crate) fn is_empty(&self) -> bool {
         self.own.values().all(HashMap::is_empty) && self.imported.is_empty()
     }
 
+    /// Returns the number of own and of imported secrets.
     #[cfg(test)]
     pub(crate) fn counts(&self) -> (usize, usize) {
         let own = self.own.values().map(HashMap::len).sum();
         (own, self.imported.len())
     }
 
-    /// The folders that hold secrets of their own, with their names.
+    /// Returns the folders that have secrets of their own, with the names of these secrets.
     pub(crate) fn folders(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = &str>)> {
         self.own
             .iter()
-            .map(|(folder, names)| (folder.as_str(), names.keys().map(String::as_str)))
+            .map(|(folder, entries)| (folder.as_str(), entries.keys().map(String::as_str)))
     }
 
-    /// The names that are imported.
-    pub(crate) fn imported(&self) -> impl Iterator<Item = &str> {
+    /// Returns the names of the imported secrets.
+    pub(crate) fn imported_names(&self) -> impl Iterator<Item = &str> {
         self.imported.keys().map(String::as_str)
     }
 }
 
-/// What a read of one secret brought.
+/// Parses the response to a read of one secret.
 ///
 /// # Errors
-/// Why there is none.
-pub(crate) fn single(response: &Response) -> Result<Entry, Error> {
+/// Returns the reason if the server refused the request.
+pub(crate) fn parse_single(response: &Response) -> Result<Entry, Error> {
     #[derive(Deserialize)]
     struct ResponseBody {
-        secret: Found,
+        secret: SecretBody,
     }
 
     if !response.status.is_success() {
-        return Err(why_not(response));
+        return Err(request_error(response));
     }
-    let answer: ResponseBody =
-        serde_json::from_slice(&response.body).map_err(|_| malformed("it is no secret"))?;
-    Ok(Entry::of(answer.secret).1)
+    let body: ResponseBody =
+        serde_json::from_slice(&response.body).map_err(|_| malformed("a secret"))?;
+    Ok(Entry::from_body(body.secret).1)
 }
 
-/// The names of the folders in a folder.
+/// Parses the response to a request for the folders in a folder, and returns their names.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidConfig`]: there is no such environment. Or why the server does not tell.
+/// Returns [`ErrorKind::InvalidConfig`] if the environment does not exist, or the reason if the server
+/// refused the request.
 pub(crate) fn folder_names(response: &Response) -> Result<Vec<String>, Error> {
     #[derive(Deserialize)]
     struct ResponseBody {
@@ -239,17 +246,21 @@ pub(crate) fn folder_names(response: &Response) -> Result<Vec<String>, Error> {
     match response.status.as_u16() {
         200 => serde_json::from_slice(&response.body)
             .map(|ResponseBody { folders }| folders.into_iter().map(|folder| folder.name).collect())
-            .map_err(|_| malformed("it is no list of folders")),
-        404 if super::is_unknown_route(response) => Err(why_not(response)),
-        404 => match why_not(response) {
+            .map_err(|_| malformed("a list of folders")),
+        404 if super::is_unknown_route(response) => Err(request_error(response)),
+        404 => match request_error(response) {
             error if error.kind() == ErrorKind::InvalidConfig => Err(error),
             _ => Err(no_such_environment()),
         },
-        _ => Err(why_not(response)),
+        _ => Err(request_error(response)),
     }
 }
 
-/// The id of the project that was asked for by its slug.
+/// Parses the response to a request for a project by its slug, and returns the project's id.
+///
+/// # Errors
+/// Returns [`ErrorKind::InvalidConfig`] if the project does not exist, or the reason if the server refused
+/// the request.
 pub(crate) fn project_id(response: &Response) -> Result<String, Error> {
     #[derive(Deserialize)]
     struct Project {
@@ -259,18 +270,19 @@ pub(crate) fn project_id(response: &Response) -> Result<String, Error> {
     match response.status.as_u16() {
         200 => serde_json::from_slice(&response.body)
             .map(|project: Project| project.id)
-            .map_err(|_| malformed("it is no project")),
+            .map_err(|_| malformed("a project")),
         404 if !super::is_unknown_route(response) => Err(super::no_such_project()),
-        _ => Err(why_not(response)),
+        _ => Err(request_error(response)),
     }
 }
 
-/// The first reference that is left in a value: `${NAME}` or `${environment.folder.NAME}`.
-pub(crate) fn leftover(text: &str) -> Option<&str> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+/// Returns the first reference in a value, without its braces: `NAME` of `${NAME}`, or
+/// `environment.folder.NAME` of `${environment.folder.NAME}`.
+pub(crate) fn find_reference(text: &str) -> Option<&str> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
     text.split("${").skip(1).find_map(|rest| {
         let (name, _) = rest.split_once('}')?;
         let name = name.trim();
-        (!name.is_empty() && name.chars().all(allowed)).then_some(name)
+        (!name.is_empty() && name.chars().all(is_allowed)).then_some(name)
     })
 }

@@ -1,4 +1,4 @@
-//! What was recorded on a real server of October 2024 is taken for what it meant there.
+//! Tests of the interpretation of responses, most of them recorded on a real server of October 2024.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,7 +11,9 @@ const MEANINGS: &str = include_str!("../../fixtures/meanings.txt");
 #[derive(Deserialize)]
 struct Exchange {
     name: String,
-    what: String,
+    /// The kind of request: `login`, `renew`, `list`, `single`, `folders` or a project.
+    #[serde(rename = "what")]
+    request: String,
     status: u16,
     headers: BTreeMap<String, String>,
     body: String,
@@ -30,53 +32,55 @@ impl Exchange {
         )
     }
 
-    /// What a caller gets of it.
+    /// Returns the caller's result as text.
     fn meaning(&self) -> String {
         let response = self.response();
-        let said = |error: &Error| format!("{}: {}", error.kind(), error.message());
-        let told = match Infisical::default().classify(&response) {
-            Outcome::Success => self.told(&response),
+        let text = |error: &Error| format!("{}: {}", error.kind(), error.message());
+        let result = match InfisicalProtocol::default().classify(&response) {
+            Outcome::Success => self.success(&response),
             Outcome::Fatal(error) => Err(error),
-            Outcome::NextEndpoint(error) => return format!("asked again, or {}", said(&error)),
-            Outcome::StaleReplica(error) => return format!("a newer server, or {}", said(&error)),
+            Outcome::NextEndpoint(error) => return format!("next address, or {}", text(&error)),
+            Outcome::StaleReplica(error) => return format!("newer replica, or {}", text(&error)),
             Outcome::RetryAfter(wait, error) => {
-                return format!("after {wait:?}, or {}", said(&error));
+                return format!("retry after {wait:?}, or {}", text(&error));
             }
             other => panic!("unexpected outcome: {other:?}"),
         };
-        told.unwrap_or_else(|error| said(&error))
+        result.unwrap_or_else(|error| text(&error))
     }
 
-    fn told(&self, response: &Response) -> Result<String, Error> {
-        if !matches!(self.what.as_str(), "login" | "renew") && is_dead_token(response) {
+    /// Interprets a response that the HTTP client returns to the caller.
+    fn success(&self, response: &Response) -> Result<String, Error> {
+        if !matches!(self.request.as_str(), "login" | "renew") && is_token_rejected(response) {
             return Ok("a new login".into());
         }
         if is_unknown_route(response) {
             return Ok("another version of the API".into());
         }
         if response.status == StatusCode::NOT_MODIFIED {
-            return Ok("the list that is held".into());
+            return Ok("the cached list".into());
         }
-        Ok(match self.what.as_str() {
+        Ok(match self.request.as_str() {
             "login" | "renew" => {
-                let granted = granted(response)?;
+                let login = parse_login(response)?;
                 format!(
-                    "a token for {:?}, at most {:?}",
-                    granted.lifetime, granted.maximum
+                    "a token, lifetime {:?}, maximum {:?}",
+                    login.lifetime, login.max_lifetime
                 )
             }
             "list" => {
-                let listing = Listing::of(response, false)?;
+                let listing = Listing::parse(response, false)?;
                 let (own, imported) = listing.counts();
                 format!("{own} secrets and {imported} imported")
             }
             "single" => {
-                let entry = single(response)?;
+                let entry = parse_single(response)?;
                 let secret = entry.secret()?;
-                let left = leftover(secret.value.expose_text()?);
-                let left = left.map_or_else(String::new, |name| format!(", `{name}` left"));
+                let reference = find_reference(secret.value.expose_text()?);
+                let reference =
+                    reference.map_or_else(String::new, |name| format!(", unexpanded `{name}`"));
                 format!(
-                    "{} bytes, version {}{left}",
+                    "{} bytes, version {}{reference}",
                     secret.value.len(),
                     entry.version()
                 )
@@ -87,8 +91,9 @@ impl Exchange {
     }
 }
 
+/// To print the current meanings, set `SECRETWELL_PRINT_MEANINGS` and run this test with `--nocapture`.
 #[test]
-fn recorded_exchanges_mean_what_they_meant() {
+fn recorded_exchanges_have_the_expected_meaning() {
     let mut meanings = String::new();
     for line in EXCHANGES.lines() {
         let exchange: Exchange = serde_json::from_str(line).unwrap();
@@ -104,11 +109,11 @@ fn recorded_exchanges_mean_what_they_meant() {
     assert_eq!(meanings.lines().count(), MEANINGS.lines().count());
 }
 
-/// What a caller gets of an answer with this name and message, to a list, a login or a renewal.
-fn meaning(what: &str, status: u16, error: &str, message: &str) -> String {
+/// Returns the meaning of a response with this error name and message, to a list, a login or a renewal.
+fn meaning(request: &str, status: u16, error: &str, message: &str) -> String {
     let exchange = Exchange {
         name: String::new(),
-        what: what.into(),
+        request: request.into(),
         status,
         headers: BTreeMap::new(),
         body: format!(r#"{{"statusCode":{status},"message":{message},"error":"{error}"}}"#),
@@ -117,29 +122,29 @@ fn meaning(what: &str, status: u16, error: &str, message: &str) -> String {
 }
 
 #[test]
-fn the_name_of_an_error_counts_before_its_status() {
+fn error_name_takes_precedence_over_status() {
     const TEXT: &str = r#""Something is wrong""#;
-    const NO_MEMBER: &str = r#""Identity is not a member of the specified project""#;
+    const NOT_A_MEMBER: &str = r#""Identity is not a member of the specified project""#;
     const REFERENCE: &str = r#""You are attempting to reference secret named X""#;
-    const LISTED: &str = r#"[{"code":"invalid_type","path":["x"],"message":"Required"}]"#;
-    let denied = "denied: the login may not read this";
-    let no_member = "denied: the machine identity is no member of the project";
-    let referred = "denied: the login may not read what this refers to";
-    let not_taken = "invalid configuration: the server does not take the request";
+    const ISSUES: &str = r#"[{"code":"invalid_type","path":["x"],"message":"Required"}]"#;
+    let denied = "denied: the login has no permission to read this";
+    let not_a_member = "denied: the machine identity is not a member of the project";
+    let reference = "denied: the login has no permission to read a referenced secret";
+    let invalid = "invalid configuration: the server rejected the request as invalid";
     for (name, message, statuses, expected) in [
-        // Before August 2024, since then, and newer ones where they differ once more.
+        // The statuses of servers before August 2024, then of later ones, then of 2025 if they differ.
         ("PermissionDenied", TEXT, &[401, 403][..], denied),
         ("UnauthorizedError", TEXT, &[403, 401], "a new login"),
-        ("ValidationFailure", LISTED, &[403, 401, 422], not_taken),
-        ("ValidationFailure", TEXT, &[403, 401, 422], not_taken),
+        ("ValidationFailure", ISSUES, &[403, 401, 422], invalid),
+        ("ValidationFailure", TEXT, &[403, 401, 422], invalid),
         ("TokenError", TEXT, &[403, 401], "a new login"),
         ("ForbiddenError", TEXT, &[401, 403], denied),
-        ("ForbiddenError", REFERENCE, &[401, 403], referred),
-        ("ForbiddenError", NO_MEMBER, &[401, 403], no_member),
+        ("ForbiddenError", REFERENCE, &[401, 403], reference),
+        ("ForbiddenError", NOT_A_MEMBER, &[401, 403], not_a_member),
         ("PolicyViolationError", TEXT, &[403], denied),
-        ("Identity is not a member", TEXT, &[401, 403], no_member),
-        ("BadRequest", TEXT, &[400], not_taken),
-        // A dead token by a name of its own.
+        ("Identity is not a member", TEXT, &[401, 403], not_a_member),
+        ("BadRequest", TEXT, &[400], invalid),
+        // A rejected token whose error has an unknown name.
         ("Identity token is gone", TEXT, &[401], "a new login"),
     ] {
         for status in statuses {
@@ -149,17 +154,17 @@ fn the_name_of_an_error_counts_before_its_status() {
             assert_eq!(found, expected, "{status} {name}");
         }
     }
-    let form = "not authenticated: the server does not take the form of the login";
+    let invalid = "not authenticated: the server rejected the login request as invalid";
     let refused = "not authenticated: the login was refused";
     for (name, message, statuses, expected) in [
-        ("ValidationFailure", LISTED, &[403, 401, 422][..], form),
+        ("ValidationFailure", ISSUES, &[403, 401, 422][..], invalid),
         ("UnauthorizedError", TEXT, &[403, 401], refused),
         ("PermissionDenied", TEXT, &[401, 403], refused),
         ("ForbiddenError", TEXT, &[403], refused),
     ] {
         for status in statuses {
-            for what in ["login", "renew"] {
-                let found = meaning(what, *status, name, message);
+            for request in ["login", "renew"] {
+                let found = meaning(request, *status, name, message);
                 assert_eq!(found, expected, "{status} {name}");
             }
         }

@@ -1,4 +1,4 @@
-//! Makes a type from the answers for its keys, and finds every problem on the way.
+//! Builds a value from the results of its keys, and collects all problems.
 
 use std::collections::{HashMap, HashSet};
 use std::slice;
@@ -7,14 +7,16 @@ use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::text::{Flaw, Place, Text, What};
+use super::text::{FieldError, Place, Reason, Text};
 use super::trace::Node;
-use super::{LoadError, Loaded, Plan, below, short};
+use super::{LoadError, Loaded, Plan, field_key, short_type_name};
 use crate::Resolved;
 use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
 
-/// Stand-ins for a value that is not there. serde reports one problem and gives up; with a stand-in
-/// of the right form in its place, it goes on to the next. Nothing made from one is ever returned.
+/// Sample values for secrets that are absent or invalid.
+///
+/// serde stops at the first error. With a sample value of the right form in place of a bad value, it
+/// continues and reports the next error. A struct that was built with a sample is never returned.
 const SAMPLES: [&str; 9] = [
     "1",
     "a",
@@ -27,129 +29,134 @@ const SAMPLES: [&str; 9] = [
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa=",
 ];
 
-/// The rank of a problem that is about no field in particular.
+/// The position of a problem that does not belong to a field.
 const LAST: usize = usize::MAX;
 
-/// What is handed to one field.
-enum Slot {
+/// The input for one field.
+enum FieldInput {
     Value(Resolved),
     Absent,
+    /// The sample with this index.
     Sample(usize),
 }
 
-/// What is handed to the whole type.
+/// The input for the whole type.
 #[derive(Default)]
-struct Supply {
-    slots: HashMap<SecretKey, Slot>,
-    /// Structs to hand over although all in them is absent, so that each absence is named.
-    opened: HashSet<SecretKey>,
-    /// What no stand-in is good enough for, and the structs that cannot be made for want of it: not
-    /// handed over, so that the values after it are looked at all the same.
-    withheld: HashSet<SecretKey>,
+struct Inputs {
+    fields: HashMap<SecretKey, FieldInput>,
+    /// Structs that serde requires although all of their keys are absent. They are passed to serde so
+    /// that it reports each absent key.
+    required_structs: HashSet<SecretKey>,
+    /// Fields that accept no sample, and the structs that cannot be built without them. They are not
+    /// passed to serde, so that it continues with the fields after them.
+    skipped: HashSet<SecretKey>,
 }
 
 pub(super) fn assemble<T: DeserializeOwned>(
     plan: &Plan<T>,
-    answers: Vec<Result<Resolved, Error>>,
+    results: Vec<Result<Resolved, Error>>,
 ) -> Result<Loaded<T>, LoadError> {
     let mut problems: Vec<(usize, Error)> = Vec::new();
-    let rank = |key: &SecretKey| plan.keys.iter().position(|planned| planned == key);
-    let mut absences: HashMap<SecretKey, Error> = HashMap::new();
-    let mut supply = Supply::default();
-    for (rank, (key, answer)) in plan.keys.iter().zip(answers).enumerate() {
-        let slot = match answer {
+    let position = |key: &SecretKey| plan.keys.iter().position(|planned| planned == key);
+    let mut absent: HashMap<SecretKey, Error> = HashMap::new();
+    let mut inputs = Inputs::default();
+    for (position, (key, result)) in plan.keys.iter().zip(results).enumerate() {
+        let input = match result {
             Ok(resolved) if resolved.value.is_blank() => {
                 let error = Error::new(ErrorKind::NotFound, "the value is empty")
                     .with_origin(&resolved.origin);
-                absences.insert(key.clone(), error.with_key(key));
-                Slot::Absent
+                absent.insert(key.clone(), error.with_key(key));
+                FieldInput::Absent
             }
-            Ok(resolved) => Slot::Value(resolved),
+            Ok(resolved) => FieldInput::Value(resolved),
             Err(error) if error.is_not_found() => {
-                absences.insert(key.clone(), error.with_key(key));
-                Slot::Absent
+                absent.insert(key.clone(), error.with_key(key));
+                FieldInput::Absent
             }
             Err(error) => {
-                problems.push((rank, error.with_key(key)));
-                Slot::Sample(0)
+                problems.push((position, error.with_key(key)));
+                FieldInput::Sample(0)
             }
         };
-        supply.slots.insert(key.clone(), slot);
+        inputs.fields.insert(key.clone(), input);
     }
 
-    let whole = loop {
-        let flaw = match T::deserialize(Struct::root(&plan.nodes, &supply)) {
+    // Each round changes the input of the field that serde reported, until serde succeeds or its
+    // error cannot be avoided.
+    let built = loop {
+        let error = match T::deserialize(Struct::root(&plan.nodes, &inputs)) {
             Ok(value) => break Some(value),
-            Err(flaw) => flaw,
+            Err(error) => error,
         };
-        let what = flaw.what;
-        let place = match (flaw.place, what) {
-            (Some(Place::Struct(prefix)), What::Missing(name)) => match below(&prefix, name) {
-                Ok(key) if supply.withheld.contains(&key) => {
-                    let parent = SecretKey::parse(prefix.as_str());
-                    if parent.is_ok_and(|parent| supply.withheld.insert(parent)) {
-                        continue;
+        let reason = error.reason;
+        let key = match (error.place, reason) {
+            (Some(Place::Struct(prefix)), Reason::MissingField(name)) => {
+                match field_key(&prefix, name) {
+                    Ok(key) if inputs.skipped.contains(&key) => {
+                        let parent = SecretKey::parse(prefix.as_str());
+                        if parent.is_ok_and(|parent| inputs.skipped.insert(parent)) {
+                            continue;
+                        }
+                        break None;
                     }
-                    break None;
+                    key => key.ok(),
                 }
-                key => key.ok(),
-            },
+            }
             (Some(Place::Secret(key)), _) => Some(key),
             _ => None,
         };
-        let Some(key) = place else {
-            problems.push((LAST, invalid::<T>(None, what)));
+        let Some(key) = key else {
+            problems.push((LAST, invalid::<T>(None, reason)));
             break None;
         };
-        match supply.slots.get_mut(&key) {
-            Some(slot @ Slot::Absent) => {
-                let error = absences
-                    .remove(&key)
-                    .unwrap_or_else(|| never_answered(&key));
-                problems.push((rank(&key).unwrap_or(LAST), error));
-                *slot = Slot::Sample(0);
+        match inputs.fields.get_mut(&key) {
+            Some(input @ FieldInput::Absent) => {
+                let error = absent.remove(&key).unwrap_or_else(|| not_found(&key));
+                problems.push((position(&key).unwrap_or(LAST), error));
+                *input = FieldInput::Sample(0);
             }
-            Some(Slot::Sample(next)) if *next + 1 < SAMPLES.len() => *next += 1,
-            Some(Slot::Sample(_)) if supply.withheld.insert(key.clone()) => {}
-            Some(Slot::Sample(_)) => break None,
-            Some(slot @ Slot::Value(_)) => {
+            Some(FieldInput::Sample(index)) if *index + 1 < SAMPLES.len() => *index += 1,
+            Some(FieldInput::Sample(_)) if inputs.skipped.insert(key.clone()) => {}
+            Some(FieldInput::Sample(_)) => break None,
+            Some(input @ FieldInput::Value(_)) => {
                 let type_name = plan.field(&key).map(|field| field.type_name);
-                let mut error = invalid::<T>(type_name, what).with_key(&key);
-                if let Slot::Value(resolved) = slot {
+                let mut error = invalid::<T>(type_name, reason).with_key(&key);
+                if let FieldInput::Value(resolved) = input {
                     error = error.with_origin(&resolved.origin);
                 }
-                problems.push((rank(&key).unwrap_or(LAST), error));
-                *slot = Slot::Sample(0);
+                problems.push((position(&key).unwrap_or(LAST), error));
+                *input = FieldInput::Sample(0);
             }
-            None if supply.opened.insert(key.clone()) => {}
+            None if inputs.required_structs.insert(key.clone()) => {}
             None => {
-                problems.push((LAST, invalid::<T>(None, what).with_key(&key)));
+                problems.push((LAST, invalid::<T>(None, reason).with_key(&key)));
                 break None;
             }
         }
     };
 
-    // Whether what is absent after that is needed, serde does not say before it has made it.
-    let first = supply.withheld.iter().filter_map(rank).min();
-    for (rank, field) in plan.fields.iter().enumerate() {
-        if first.is_some_and(|first| first < rank)
+    // serde reports the first missing field and stops. A skipped field is missing too, so serde does not
+    // report the absent keys after it. They are reported here, although they might have a default.
+    let first_skipped = inputs.skipped.iter().filter_map(position).min();
+    for (position, field) in plan.fields.iter().enumerate() {
+        if first_skipped.is_some_and(|first| first < position)
             && !field.optional
-            && let Some(error) = absences.remove(&field.key)
+            && let Some(error) = absent.remove(&field.key)
         {
             problems.push((
-                rank,
-                error.with_hint("set it, unless its field has a default or goes by another name"),
+                position,
+                error.with_hint("set it, unless its field has a default or another name"),
             ));
         }
     }
 
-    match whole {
+    match built {
         Some(value) if problems.is_empty() => Ok(Loaded {
             value,
-            secrets: supply.used(&plan.keys),
+            secrets: inputs.into_secrets(&plan.keys),
         }),
         _ => {
-            problems.sort_by_key(|(rank, _)| *rank);
+            problems.sort_by_key(|(position, _)| *position);
             Err(LoadError::new::<T>(
                 problems.into_iter().map(|(_, error)| error).collect(),
             ))
@@ -157,84 +164,85 @@ pub(super) fn assemble<T: DeserializeOwned>(
     }
 }
 
-fn invalid<T>(type_name: Option<&'static str>, what: What) -> Error {
-    let message = match (what, type_name) {
-        // A field with a function of its own to read it shows serde's helper for a type.
-        (What::Rejected, Some(name)) if !name.contains("__DeserializeWith") => {
-            format!("the value is not a valid `{}`", short(name))
+fn invalid<T>(type_name: Option<&'static str>, reason: Reason) -> Error {
+    let message = match (reason, type_name) {
+        // With `deserialize_with`, the type is a private helper of serde.
+        (Reason::Rejected, Some(name)) if !name.contains("__DeserializeWith") => {
+            format!("the value is not a valid `{}`", short_type_name(name))
         }
-        (What::Rejected, Some(_)) => "the value was not accepted".to_owned(),
-        (What::Rejected, None) => {
+        (Reason::Rejected, Some(_)) => "the value was not accepted".to_owned(),
+        (Reason::Rejected, None) => {
             format!(
                 "`{}` did not accept its values",
-                short(std::any::type_name::<T>())
+                short_type_name(std::any::type_name::<T>())
             )
         }
-        _ => Flaw::from(what).to_string(),
+        _ => FieldError::from(reason).to_string(),
     };
     Error::new(ErrorKind::Invalid, message)
 }
 
-fn never_answered(key: &SecretKey) -> Error {
+fn not_found(key: &SecretKey) -> Error {
     Error::new(ErrorKind::NotFound, "no source has it").with_key(key)
 }
 
-impl Supply {
-    fn has(&self, node: &Node) -> bool {
+impl Inputs {
+    /// Returns whether a field has an input, or a struct has at least one field with an input.
+    fn contains(&self, node: &Node) -> bool {
         match &node.fields {
-            None => !matches!(self.slots.get(&node.key), None | Some(Slot::Absent)),
-            Some(_) if self.opened.contains(&node.key) => true,
-            Some(fields) => fields.iter().any(|field| self.has(field)),
+            None => !matches!(self.fields.get(&node.key), None | Some(FieldInput::Absent)),
+            Some(_) if self.required_structs.contains(&node.key) => true,
+            Some(fields) => fields.iter().any(|field| self.contains(field)),
         }
     }
 
-    fn used(mut self, keys: &[SecretKey]) -> Vec<(SecretKey, Resolved)> {
+    fn into_secrets(mut self, keys: &[SecretKey]) -> Vec<(SecretKey, Resolved)> {
         keys.iter()
-            .filter_map(|key| match self.slots.remove(key) {
-                Some(Slot::Value(resolved)) => Some((key.clone(), resolved)),
+            .filter_map(|key| match self.fields.remove(key) {
+                Some(FieldInput::Value(resolved)) => Some((key.clone(), resolved)),
                 _ => None,
             })
             .collect()
     }
 }
 
-/// A struct's fields, as far as they are there.
+/// A deserializer for a struct, with the fields that have an input.
 struct Struct<'a> {
     fields: &'a [Node],
     prefix: KeyPrefix,
-    supply: &'a Supply,
+    inputs: &'a Inputs,
 }
 
 impl<'a> Struct<'a> {
-    fn root(fields: &'a [Node], supply: &'a Supply) -> Self {
+    fn root(fields: &'a [Node], inputs: &'a Inputs) -> Self {
         Self {
             fields,
             prefix: KeyPrefix::root(),
-            supply,
+            inputs,
         }
     }
 }
 
 impl<'de> Deserializer<'de> for Struct<'_> {
-    type Error = Flaw;
+    type Error = FieldError;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
         let Self {
             fields,
             prefix,
-            supply,
+            inputs,
         } = self;
         let fields = Fields {
             rest: fields.iter(),
             current: None,
-            supply,
+            inputs,
         };
         visitor
             .visit_map(fields)
-            .map_err(|flaw| flaw.at(|| Place::Struct(prefix)))
+            .map_err(|error| error.with_place(|| Place::Struct(prefix)))
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
         visitor.visit_some(self)
     }
 
@@ -242,7 +250,7 @@ impl<'de> Deserializer<'de> for Struct<'_> {
         self,
         _: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Flaw> {
+    ) -> Result<V::Value, FieldError> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -255,42 +263,45 @@ impl<'de> Deserializer<'de> for Struct<'_> {
 struct Fields<'a> {
     rest: slice::Iter<'a, Node>,
     current: Option<&'a Node>,
-    supply: &'a Supply,
+    inputs: &'a Inputs,
 }
 
 impl<'de> MapAccess<'de> for Fields<'_> {
-    type Error = Flaw;
+    type Error = FieldError;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
         &mut self,
         seed: K,
-    ) -> Result<Option<K::Value>, Flaw> {
-        let supply = self.supply;
+    ) -> Result<Option<K::Value>, FieldError> {
+        let inputs = self.inputs;
         self.current = self
             .rest
-            .find(|node| supply.has(node) && !supply.withheld.contains(&node.key));
+            .find(|node| inputs.contains(node) && !inputs.skipped.contains(&node.key));
         self.current
             .map(|node| seed.deserialize(StrDeserializer::new(node.name)))
             .transpose()
     }
 
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Flaw> {
-        let node = self.current.take().ok_or(What::Rejected)?;
+    fn next_value_seed<V: DeserializeSeed<'de>>(
+        &mut self,
+        seed: V,
+    ) -> Result<V::Value, FieldError> {
+        let node = self.current.take().ok_or(Reason::Rejected)?;
         if let Some(fields) = &node.fields {
-            let prefix = KeyPrefix::parse(&node.key).map_err(|_| What::Rejected)?;
+            let prefix = KeyPrefix::parse(&node.key).map_err(|_| Reason::Rejected)?;
             return seed.deserialize(Struct {
                 fields,
                 prefix,
-                supply: self.supply,
+                inputs: self.inputs,
             });
         }
-        let outcome = match self.supply.slots.get(&node.key) {
-            Some(Slot::Value(resolved)) => {
-                seed.deserialize(Text::of(resolved.value.expose_bytes()))
+        let result = match self.inputs.fields.get(&node.key) {
+            Some(FieldInput::Value(resolved)) => {
+                seed.deserialize(Text::new(resolved.value.expose_bytes()))
             }
-            Some(Slot::Sample(index)) => seed.deserialize(Text::sample(SAMPLES[*index])),
-            Some(Slot::Absent) | None => Err(What::Rejected.into()),
+            Some(FieldInput::Sample(index)) => seed.deserialize(Text::sample(SAMPLES[*index])),
+            Some(FieldInput::Absent) | None => Err(Reason::Rejected.into()),
         };
-        outcome.map_err(|flaw| flaw.at(|| Place::Secret(node.key.clone())))
+        result.map_err(|error| error.with_place(|| Place::Secret(node.key.clone())))
     }
 }

@@ -1,15 +1,16 @@
-//! All that is wrong with a load.
+//! The error of typed loading.
 
 use std::fmt;
 
-use super::short;
+use super::short_type_name;
 use secretwell_core::Error;
 
-/// Everything that kept a type from being loaded.
+/// All problems that prevented the loading of a type.
 ///
-/// Each problem is an [`Error`] with its key: [`NotFound`](secretwell_core::ErrorKind::NotFound) for what is
-/// absent or empty, [`Invalid`](secretwell_core::ErrorKind::Invalid) for what does not parse as its field's
-/// type, and any other kind for what failed to be read.
+/// Each problem is an [`Error`] with its key. The kind is
+/// [`NotFound`](secretwell_core::ErrorKind::NotFound) for an absent or empty secret, and
+/// [`Invalid`](secretwell_core::ErrorKind::Invalid) for a value that does not parse as the type of its
+/// field. Other kinds report failed reads.
 #[derive(Clone)]
 pub struct LoadError {
     type_name: &'static str,
@@ -17,7 +18,7 @@ pub struct LoadError {
 }
 
 impl LoadError {
-    /// The problems of loading a `T`. There should be one at least.
+    /// Creates the error for a `T` from its problems. There should be at least one.
     pub fn new<T>(problems: Vec<Error>) -> Self {
         Self {
             type_name: std::any::type_name::<T>(),
@@ -25,12 +26,12 @@ impl LoadError {
         }
     }
 
-    /// The problems, in the order of the fields as far as they are about fields.
+    /// Returns the problems in the order of the fields. Problems without a field are last.
     pub fn problems(&self) -> &[Error] {
         &self.problems
     }
 
-    /// Whether all of it may pass by itself.
+    /// Returns whether all problems are temporary, so that a retry can succeed.
     pub fn is_temporary(&self) -> bool {
         self.problems.iter().all(Error::is_temporary)
     }
@@ -41,7 +42,8 @@ impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.problems.len();
         let plural = if count == 1 { "" } else { "s" };
-        write!(f, "{}: {count} problem{plural}", short(self.type_name))?;
+        let type_name = short_type_name(self.type_name);
+        write!(f, "{type_name}: {count} problem{plural}")?;
         for problem in &self.problems {
             write!(f, "\n  - {problem}")?;
         }

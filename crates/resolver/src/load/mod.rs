@@ -1,4 +1,4 @@
-//! Typed loading: from a struct's field names to a struct full of secrets.
+//! Typed loading: fills a struct with secrets, with its field names as keys.
 
 mod assemble;
 mod error;
@@ -19,28 +19,50 @@ use crate::{Resolved, Resolver};
 use secretwell_core::{Error, KeyPrefix, SecretKey};
 use trace::Node;
 
-/// Which secrets a type is made of, found out before any of them is read.
+/// The keys that a type needs, determined before any secret is read.
 ///
-/// A plan asks the type's own `Deserialize` implementation which fields it has, by handing it one
-/// field at a time and noting what it asks for. So there is nothing to derive or to write down twice:
+/// A plan calls the `Deserialize` implementation of the type with a probe that records its fields. No
+/// additional derive macro is needed. These are the rules:
 ///
-/// | in the type | means |
+/// | in the type | in the source |
 /// | --- | --- |
-/// | field `auth_secret`, or what `rename`, `rename_all` and `alias` make of it | the key of that name |
+/// | field `auth_secret`, after `rename`, `rename_all` and `alias` | the key of that name |
 /// | a struct in a field `db` | keys below `db/` |
-/// | `Option<T>`, `#[serde(default)]` | may be absent; may **not** fail or be invalid |
-/// | `String`, [`SecretString`](secrecy::SecretString), anything read from text, such as `Url` or `IpAddr` | the text, as it is |
-/// | [`SecretValue`](secretwell_core::SecretValue), byte buffers | the bytes |
-/// | numbers, `bool` (`true`, `1`, `yes`, `on`, …), `char`, enums without data | parsed, white space around them ignored |
-/// | [`Duration`](std::time::Duration) | `30s`, `5m`, `1h 30m` |
-/// | `Vec<T>`, tuples | items between commas |
+/// | `Option<T>`, `#[serde(default)]` | the key can be absent; other failures and invalid values are errors |
+/// | `String`, [`SecretString`](https://docs.rs/secrecy/latest/secrecy/type.SecretString.html), types that are parsed from text, such as `Url` or `IpAddr` | the text, unchanged |
+/// | [`SecretValue`](secretwell_core::SecretValue), byte buffers | the bytes, unchanged |
+/// | numbers, `bool` (`true`, `1`, `yes`, `on`, …), `char`, enums without data | the parsed text, without white space around it |
+/// | [`Duration`](std::time::Duration) | text such as `30s`, `5m`, `1h 30m` |
+/// | `Vec<T>`, tuples | text with items separated by commas |
 ///
-/// An empty or white-space-only value counts as absent. Maps, `#[serde(flatten)]`, untagged enums
-/// and types that contain themselves have no field names to find: [`Plan::new`] says what to write
-/// instead.
+/// A value that is empty or contains only white space is treated as absent. Maps, `#[serde(flatten)]`,
+/// untagged enums and recursive types have no fixed field names. For these, [`Plan::new`] returns an
+/// error with an alternative.
 ///
-/// Most callers want [`Resolver::load`]; a plan of its own is for who wants to know the keys first,
-/// or where each value came from.
+/// Most callers use [`Resolver::load`]. Use a plan to get the keys before reading, or to get the
+/// origin of each value.
+///
+/// ```
+/// use secretwell::load::Plan;
+/// use serde::Deserialize;
+///
+/// #[derive(Deserialize)]
+/// struct Database {
+///     user: String,
+///     port: Option<u16>,
+/// }
+///
+/// #[derive(Deserialize)]
+/// struct Settings {
+///     db: Database,
+/// }
+///
+/// let plan = Plan::<Settings>::new()?;
+/// let keys: Vec<&str> = plan.keys().iter().map(|key| key.as_str()).collect();
+/// assert_eq!(keys, ["db/user", "db/port"]);
+/// assert!(plan.fields()[1].optional);
+/// # Ok::<(), secretwell::Error>(())
+/// ```
 pub struct Plan<T> {
     keys: Vec<SecretKey>,
     fields: Vec<PlannedField>,
@@ -48,34 +70,35 @@ pub struct Plan<T> {
     marker: PhantomData<fn() -> T>,
 }
 
-/// One secret of a [`Plan`].
+/// One key of a [`Plan`], with the field that it fills.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PlannedField {
-    /// Its key.
+    /// The key that is read for the field.
     pub key: SecretKey,
-    /// The type of the field, without `Option`, as the compiler writes it.
+    /// The type of the field in the compiler's notation, without `Option`.
     pub type_name: &'static str,
-    /// Whether the field, or a struct that it stands in, is an `Option`.
+    /// Whether the field or a struct around it is an `Option`.
     pub optional: bool,
 }
 
-/// A loaded struct and where its values came from.
+/// A loaded struct, with the secrets that it was built from.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Loaded<T> {
-    /// The struct.
+    /// The loaded struct.
     pub value: T,
-    /// The secrets that it was made from, in the order of its fields, without those that were absent.
+    /// The secrets that are part of the struct, in the order of its fields. Absent secrets are omitted.
     pub secrets: Vec<(SecretKey, Resolved)>,
 }
 
 impl<T: DeserializeOwned> Plan<T> {
-    /// Finds out which secrets `T` is made of.
+    /// Determines the keys that `T` needs.
     ///
     /// # Errors
-    /// [`InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) when `T` is not a struct with fields that can be known beforehand,
-    /// [`InvalidKey`](secretwell_core::ErrorKind::InvalidKey) when a field's name is no key.
+    /// Returns [`InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if `T` is not a struct with
+    /// fixed field names. Returns [`InvalidKey`](secretwell_core::ErrorKind::InvalidKey) if the name of
+    /// a field is not a valid key.
     pub fn new() -> Result<Self, Error> {
         let nodes = trace::nodes::<T>()?;
         let mut fields = Vec::new();
@@ -89,22 +112,22 @@ impl<T: DeserializeOwned> Plan<T> {
         })
     }
 
-    /// The keys, in the order of the fields.
+    /// Returns the keys in the order of the fields.
     pub fn keys(&self) -> &[SecretKey] {
         &self.keys
     }
 
-    /// The keys with what is known of their fields.
+    /// Returns the keys with their fields, in the order of the fields.
     pub fn fields(&self) -> &[PlannedField] {
         &self.fields
     }
 
-    /// Makes a `T` from one answer per key of [`keys`](Self::keys).
+    /// Builds a `T` from `results`, which has one result for each of [`keys`](Self::keys), in order.
     ///
     /// # Errors
-    /// Every problem at once: what is absent, what failed, what is invalid.
-    pub fn assemble(&self, answers: Vec<Result<Resolved, Error>>) -> Result<Loaded<T>, LoadError> {
-        assemble::assemble(self, answers)
+    /// Returns all problems at once: absent secrets, failed reads and invalid values.
+    pub fn assemble(&self, results: Vec<Result<Resolved, Error>>) -> Result<Loaded<T>, LoadError> {
+        assemble::assemble(self, results)
     }
 }
 
@@ -123,12 +146,13 @@ impl<T> fmt::Debug for Plan<T> {
 }
 
 impl Resolver {
-    /// Loads a `T` whose field names are keys: see [`Plan`] for what a field may be.
+    /// Loads a `T` with its field names as keys. [`Plan`] lists the supported types of fields.
     ///
-    /// All keys are read in one batch, and what the resolver holds already is not read again.
+    /// Cached values are used. The other keys are fetched in one batch.
     ///
     /// # Errors
-    /// Every problem at once, each with its key, its source and its reason, none with a value.
+    /// Returns all problems at once. Each one has its key, its origin and its reason. No problem
+    /// contains a secret value.
     ///
     /// ```
     /// use secrecy::SecretString;
@@ -162,13 +186,13 @@ impl Resolver {
     }
 }
 
-/// `key` below `prefix`, for a field name that serde gave.
-fn below(prefix: &KeyPrefix, name: &str) -> Result<SecretKey, Error> {
+/// Returns the key of the field `name` in the struct at `prefix`.
+fn field_key(prefix: &KeyPrefix, name: &str) -> Result<SecretKey, Error> {
     SecretKey::parse(name)?.with_prefix(prefix)
 }
 
-/// A type's name without the paths of its modules: `Option<String>`.
-fn short(type_name: &str) -> String {
+/// Returns the name of a type without module paths, such as `Option<String>`.
+fn short_type_name(type_name: &str) -> String {
     let mut shortened = String::new();
     for piece in type_name.split_inclusive(|c: char| !c.is_alphanumeric() && !"_:{}".contains(c)) {
         shortened.push_str(piece.rsplit("::").next().unwrap_or_default());

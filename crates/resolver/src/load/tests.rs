@@ -17,10 +17,10 @@ async fn load<T: DeserializeOwned>(secrets: &[(&str, &str)]) -> Result<T, LoadEr
     resolver(secrets).load().await
 }
 
-/// The problems of a load that must fail, as `KEY kind`.
+/// Returns the problems of a load that must fail, as `KEY kind`.
 async fn problems<T: DeserializeOwned>(secrets: &[(&str, &str)]) -> Vec<String> {
     let Err(error) = load::<T>(secrets).await else {
-        panic!("loaded")
+        panic!("the load succeeded")
     };
     let key = |problem: &Error| problem.key().map_or("-".into(), ToString::to_string);
     error
@@ -50,7 +50,7 @@ enum Level {
 struct Wrapped(u32);
 
 #[derive(Deserialize)]
-struct Everything {
+struct AllTypes {
     text: String,
     secret: SecretString,
     bytes: SecretValue,
@@ -69,8 +69,8 @@ struct Everything {
     boxed: Box<str>,
 }
 
-const EVERYTHING: &[(&str, &str)] = &[
-    ("text", " kept as it is\n"),
+const ALL_VALUES: &[(&str, &str)] = &[
+    ("text", " kept unchanged\n"),
     ("secret", "s3cr3t"),
     ("bytes", "raw"),
     ("small", " 255\n"),
@@ -88,9 +88,9 @@ const EVERYTHING: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn every_kind_of_field_loads() {
-    let loaded: Everything = load(EVERYTHING).await.unwrap();
-    assert_eq!(loaded.text, " kept as it is\n");
+async fn all_supported_field_types_load() {
+    let loaded: AllTypes = load(ALL_VALUES).await.unwrap();
+    assert_eq!(loaded.text, " kept unchanged\n");
     assert_eq!(loaded.secret.expose_secret(), "s3cr3t");
     assert_eq!(loaded.bytes.expose_bytes(), b"raw");
     assert_eq!((loaded.small, loaded.signed, loaded.ratio), (255, -9, 0.5));
@@ -107,30 +107,30 @@ async fn every_kind_of_field_loads() {
 }
 
 #[tokio::test]
-async fn every_absence_is_named_at_once() {
-    let expected: Vec<String> = keys::<Everything>()
+async fn all_absent_keys_are_reported_together() {
+    let expected: Vec<String> = keys::<AllTypes>()
         .into_iter()
         .filter(|key| key != "maybe")
         .map(|key| format!("{key} not found"))
         .collect();
-    assert_eq!(problems::<Everything>(&[]).await, expected);
-    // Empty and blank values are absent.
-    let blank: Vec<(&str, &str)> = EVERYTHING.iter().map(|(key, _)| (*key, " \n")).collect();
-    assert_eq!(problems::<Everything>(&blank).await, expected);
+    assert_eq!(problems::<AllTypes>(&[]).await, expected);
+    // Empty and blank values are treated as absent.
+    let blank: Vec<(&str, &str)> = ALL_VALUES.iter().map(|(key, _)| (*key, " \n")).collect();
+    assert_eq!(problems::<AllTypes>(&blank).await, expected);
 }
 
 #[tokio::test]
-async fn absent_and_invalid_are_told_apart() {
-    let mut secrets = EVERYTHING.to_vec();
+async fn absent_and_invalid_fields_have_different_kinds() {
+    let mut secrets = ALL_VALUES.to_vec();
     secrets.retain(|(key, _)| !["text", "level"].contains(key));
     secrets.extend([
         ("small", "256"),
-        ("address", "nowhere"),
+        ("address", "not an address"),
         ("maybe", "x"),
         ("wait", "30"),
     ]);
     assert_eq!(
-        problems::<Everything>(&secrets).await,
+        problems::<AllTypes>(&secrets).await,
         [
             "text not found",
             "small invalid",
@@ -142,7 +142,7 @@ async fn absent_and_invalid_are_told_apart() {
     );
 }
 
-/// A type that none of the stand-ins makes.
+/// A type that accepts no sample value.
 #[derive(Deserialize, Debug)]
 #[serde(try_from = "String")]
 struct Picky;
@@ -152,14 +152,14 @@ impl TryFrom<String> for Picky {
 
     fn try_from(text: String) -> Result<Self, String> {
         match text.as_str() {
-            "the one and only" => Ok(Self),
-            _ => Err(format!("{text} is not it")),
+            "accepted" => Ok(Self),
+            _ => Err(format!("{text} is not accepted")),
         }
     }
 }
 
 #[tokio::test]
-async fn a_type_that_nothing_stands_in_for_hides_no_problem_after_it() {
+async fn problems_after_a_field_that_accepts_no_sample_are_reported() {
     #[derive(Deserialize, Debug)]
     #[expect(dead_code)]
     struct Outer {
@@ -197,7 +197,7 @@ async fn a_type_that_nothing_stands_in_for_hides_no_problem_after_it() {
     );
     let good = [
         ("before", "b"),
-        ("inner/picky", "the one and only"),
+        ("inner/picky", "accepted"),
         ("inner/port", "1"),
         ("inner/late", "l"),
         ("after", "a"),
@@ -205,7 +205,7 @@ async fn a_type_that_nothing_stands_in_for_hides_no_problem_after_it() {
     ];
     assert!(load::<Outer>(&good).await.is_ok());
 
-    // What a default may cover says so.
+    // The hint mentions that a default might apply.
     #[derive(Deserialize, Debug)]
     #[expect(dead_code)]
     struct Flat {
@@ -218,20 +218,20 @@ async fn a_type_that_nothing_stands_in_for_hides_no_problem_after_it() {
         error.contains("name from memory://: not found") && error.contains("has a default"),
         "{error}"
     );
-    assert!(load::<Flat>(&[("picky", "the one and only")]).await.is_ok());
+    assert!(load::<Flat>(&[("picky", "accepted")]).await.is_ok());
 }
 
 #[tokio::test]
-async fn no_message_holds_a_value() {
+async fn error_messages_contain_no_value() {
     const CANARY: &str = "c4n4ry";
-    let secrets: Vec<(&str, &str)> = EVERYTHING.iter().map(|(key, _)| (*key, CANARY)).collect();
-    let Err(error) = load::<Everything>(&secrets).await else {
-        panic!("loaded")
+    let secrets: Vec<(&str, &str)> = ALL_VALUES.iter().map(|(key, _)| (*key, CANARY)).collect();
+    let Err(error) = load::<AllTypes>(&secrets).await else {
+        panic!("the load succeeded")
     };
     assert!(error.problems().len() > 7);
     assert!(!format!("{error} {error:?} {error:#?}").contains(CANARY));
 
-    // As `url::Url` does, its error quotes what it was given.
+    // The error of `Picky` contains its input, like the error of `url::Url`.
     #[derive(Deserialize, Debug)]
     struct Address {
         #[serde(rename = "ADDRESS")]
@@ -244,7 +244,7 @@ async fn no_message_holds_a_value() {
 }
 
 #[tokio::test]
-async fn reasons_name_the_type_and_the_choices() {
+async fn invalid_value_error_names_the_type_or_the_variants() {
     #[derive(Debug, Deserialize)]
     #[expect(dead_code)]
     struct Reasons {
@@ -258,7 +258,7 @@ async fn reasons_name_the_type_and_the_choices() {
         error.to_string(),
         "Reasons: 2 problems\n  \
          - port from memory://: invalid: the value is not a valid `u16`\n  \
-         - level from memory://: invalid: the value is none of `low`, `high`",
+         - level from memory://: invalid: the value is not one of `low`, `high`",
     );
 }
 
@@ -286,7 +286,7 @@ struct Db {
 }
 
 #[tokio::test]
-async fn nested_structs_are_prefixes() {
+async fn nested_structs_use_key_prefixes() {
     assert_eq!(
         keys::<Nested>()[..5],
         [
@@ -306,9 +306,9 @@ async fn nested_structs_are_prefixes() {
     assert_eq!((loaded.db.port, loaded.db.pool), (0, 0));
     assert!(loaded.replica.is_none() && loaded.cache.is_none());
 
-    let partly: Vec<_> = base.into_iter().chain([("REPLICA/USER", "u")]).collect();
+    let partial: Vec<_> = base.into_iter().chain([("REPLICA/USER", "u")]).collect();
     assert_eq!(
-        problems::<Nested>(&partly).await,
+        problems::<Nested>(&partial).await,
         ["REPLICA/PASSWORD not found"]
     );
     assert_eq!(
@@ -319,13 +319,13 @@ async fn nested_structs_are_prefixes() {
             "DB/PASSWORD not found"
         ],
     );
-    let twice: Vec<_> = base.into_iter().chain([("DB/PASSWORD", "q")]).collect();
-    let error = load::<Nested>(&twice).await.unwrap_err();
+    let duplicate: Vec<_> = base.into_iter().chain([("DB/PASSWORD", "q")]).collect();
+    let error = load::<Nested>(&duplicate).await.unwrap_err();
     assert!(error.to_string().contains("under two names"), "{error}");
 }
 
 #[tokio::test]
-async fn a_default_covers_a_whole_struct_only_when_all_of_it_is_absent() {
+async fn default_of_a_struct_applies_only_if_all_its_keys_are_absent() {
     #[derive(Deserialize, Debug)]
     struct Outer {
         #[serde(default)]
@@ -352,7 +352,7 @@ async fn generic_and_newtype_structs_load() {
 }
 
 #[tokio::test]
-async fn a_failure_is_not_an_absence_even_for_an_option() {
+async fn failed_read_is_an_error_even_for_an_option() {
     #[derive(Deserialize, Debug)]
     #[expect(dead_code)]
     struct Optional {
@@ -361,9 +361,9 @@ async fn a_failure_is_not_an_absence_even_for_an_option() {
     }
     let plan = Plan::<Optional>::new().unwrap();
     let down = Error::new(ErrorKind::Unavailable, "down");
-    let gone = Error::new(ErrorKind::NotFound, "gone");
+    let absent = Error::new(ErrorKind::NotFound, "absent");
     let error = plan
-        .assemble(vec![Err(down.clone()), Err(gone)])
+        .assemble(vec![Err(down.clone()), Err(absent)])
         .unwrap_err();
     let kinds: Vec<_> = error.problems().iter().map(Error::kind).collect();
     assert_eq!(kinds, [ErrorKind::Unavailable, ErrorKind::NotFound]);
@@ -376,7 +376,7 @@ async fn a_failure_is_not_an_absence_even_for_an_option() {
 }
 
 #[tokio::test]
-async fn loaded_tells_where_each_value_came_from() {
+async fn loaded_contains_the_origin_of_each_value() {
     #[derive(Deserialize)]
     struct Two {
         #[expect(dead_code)]
@@ -392,7 +392,7 @@ async fn loaded_tells_where_each_value_came_from() {
 }
 
 #[test]
-fn what_cannot_be_known_says_what_to_write_instead() {
+fn unsupported_types_are_rejected_with_an_alternative() {
     #[derive(Deserialize)]
     struct Flat {
         #[expect(dead_code)]
@@ -427,15 +427,15 @@ fn what_cannot_be_known_says_what_to_write_instead() {
         #[expect(dead_code)]
         x: u8,
     }
-    let message = |outcome: Result<_, Error>| outcome.unwrap_err().to_string();
+    let message = |result: Result<_, Error>| result.unwrap_err().to_string();
     for (message, expected) in [
         (
             message(Plan::<Flat>::new().map(|_| ())),
-            "write the fields out",
+            "declare every field by name",
         ),
         (
             message(Plan::<Map>::new().map(|_| ())),
-            "write the fields out",
+            "declare every field by name",
         ),
         (
             message(Plan::<Untagged>::new().map(|_| ())),
@@ -443,20 +443,23 @@ fn what_cannot_be_known_says_what_to_write_instead() {
         ),
         (
             message(Plan::<Recursive>::new().map(|_| ())),
-            "contain themselves",
+            "structs are recursive",
         ),
         (
             message(Plan::<String>::new().map(|_| ())),
             "named field for each secret",
         ),
-        (message(Plan::<BadName>::new().map(|_| ())), "is no key"),
+        (
+            message(Plan::<BadName>::new().map(|_| ())),
+            "is not a valid key",
+        ),
     ] {
         assert!(message.contains(expected), "{message}");
     }
 }
 
 #[tokio::test]
-async fn a_type_that_rejects_its_values_as_a_whole_is_invalid() {
+async fn rejection_of_a_whole_struct_is_reported_as_invalid() {
     #[derive(Deserialize, Debug)]
     #[serde(try_from = "Raw")]
     struct Checked;
@@ -488,11 +491,11 @@ async fn a_type_that_rejects_its_values_as_a_whole_is_invalid() {
 }
 
 #[test]
-fn type_names_lose_their_modules() {
+fn short_type_names_have_no_module_paths() {
     assert_eq!(
-        short("alloc::vec::Vec<core::option::Option<u8>>"),
+        short_type_name("alloc::vec::Vec<core::option::Option<u8>>"),
         "Vec<Option<u8>>"
     );
-    assert_eq!(short("(core::net::IpAddr, u8)"), "(IpAddr, u8)");
-    assert_eq!(short("secrecy::SecretBox<str>"), "SecretBox<str>");
+    assert_eq!(short_type_name("(core::net::IpAddr, u8)"), "(IpAddr, u8)");
+    assert_eq!(short_type_name("secrecy::SecretBox<str>"), "SecretBox<str>");
 }

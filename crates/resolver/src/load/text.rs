@@ -1,4 +1,4 @@
-//! Reads one value from one secret.
+//! A serde deserializer for the text or bytes of one secret.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,148 +11,157 @@ use serde::de::{
 use super::trace::is_duration;
 use secretwell_core::{KeyPrefix, SecretKey};
 
-/// Why a value, or a struct, could not be made.
+/// The error of deserializing a value or a struct.
 ///
-/// Everything formatted that serde or a type's own implementation has to say is thrown away,
-/// because it may quote the value ("relative URL without a base: s3cr3t"). Only what is fixed at
-/// compile time is kept.
+/// The formatted messages of serde and of `Deserialize` implementations are dropped, because they might
+/// contain the value, as in "relative URL without a base: s3cr3t". Only texts that are fixed at compile
+/// time are kept.
 #[derive(Debug)]
-pub(super) struct Flaw {
-    pub(super) what: What,
+pub(super) struct FieldError {
+    pub(super) reason: Reason,
     pub(super) place: Option<Place>,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum What {
-    Missing(&'static str),
-    Twice(&'static str),
+pub(super) enum Reason {
+    MissingField(&'static str),
+    DuplicateField(&'static str),
     NotText,
-    NotOneOf(&'static [&'static str]),
-    NeedsData,
+    UnknownVariant(&'static [&'static str]),
+    VariantWithData,
     Rejected,
 }
 
+/// The secret or the struct that an error is about.
 #[derive(Debug)]
 pub(super) enum Place {
     Secret(SecretKey),
     Struct(KeyPrefix),
 }
 
-impl Flaw {
-    /// Keeps the innermost place that is stated_wait.
-    pub(super) fn at(mut self, place: impl FnOnce() -> Place) -> Self {
+impl FieldError {
+    /// Sets the place, unless the error already has one. The innermost place is set first.
+    pub(super) fn with_place(mut self, place: impl FnOnce() -> Place) -> Self {
         self.place.get_or_insert_with(place);
         self
     }
 }
 
-impl From<What> for Flaw {
-    fn from(what: What) -> Self {
-        Self { what, place: None }
-    }
-}
-
-impl fmt::Display for Flaw {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.what {
-            What::Missing(name) => write!(f, "`{name}` is missing"),
-            What::Twice(name) => {
-                write!(f, "`{name}` is given under two names; set only one of them")
-            }
-            What::NotText => f.write_str("the value is not UTF-8 text"),
-            What::NotOneOf(names) => write!(f, "the value is none of `{}`", names.join("`, `")),
-            What::NeedsData => f.write_str("the value names a variant that holds data"),
-            What::Rejected => f.write_str("the value was not accepted"),
+impl From<Reason> for FieldError {
+    fn from(reason: Reason) -> Self {
+        Self {
+            reason,
+            place: None,
         }
     }
 }
 
-impl std::error::Error for Flaw {}
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason {
+            Reason::MissingField(name) => write!(f, "`{name}` is missing"),
+            Reason::DuplicateField(name) => {
+                write!(f, "`{name}` is set under two names; set only one of them")
+            }
+            Reason::NotText => f.write_str("the value is not UTF-8 text"),
+            Reason::UnknownVariant(names) => {
+                write!(f, "the value is not one of `{}`", names.join("`, `"))
+            }
+            Reason::VariantWithData => {
+                f.write_str("the value names an enum variant with data, which cannot be loaded")
+            }
+            Reason::Rejected => f.write_str("the value was not accepted"),
+        }
+    }
+}
 
-impl de::Error for Flaw {
+impl std::error::Error for FieldError {}
+
+impl de::Error for FieldError {
     fn custom<T: fmt::Display>(_: T) -> Self {
-        What::Rejected.into()
+        Reason::Rejected.into()
     }
 
     fn missing_field(field: &'static str) -> Self {
-        What::Missing(field).into()
+        Reason::MissingField(field).into()
     }
 
     fn duplicate_field(field: &'static str) -> Self {
-        What::Twice(field).into()
+        Reason::DuplicateField(field).into()
     }
 
     fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
-        What::NotOneOf(expected).into()
+        Reason::UnknownVariant(expected).into()
     }
 }
 
-/// The bytes of one secret, to be read as whatever type its field has.
+/// A deserializer for the bytes of one secret.
 #[derive(Clone, Copy)]
 pub(super) struct Text<'a> {
     bytes: &'a [u8],
-    /// Stands in for a secret that is not there, so that the fields after it can be looked at too.
-    sample: bool,
+    /// Whether the bytes are a sample value for an absent or invalid secret. Samples let serde continue
+    /// with the fields after it.
+    is_sample: bool,
 }
 
 impl<'a> Text<'a> {
-    pub(super) fn of(bytes: &'a [u8]) -> Self {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self {
             bytes,
-            sample: false,
+            is_sample: false,
         }
     }
 
     pub(super) fn sample(text: &'a str) -> Self {
         Self {
             bytes: text.as_bytes(),
-            sample: true,
+            is_sample: true,
         }
     }
 
-    fn text(self) -> Result<&'a str, Flaw> {
-        std::str::from_utf8(self.bytes).map_err(|_| What::NotText.into())
+    fn text(self) -> Result<&'a str, FieldError> {
+        std::str::from_utf8(self.bytes).map_err(|_| Reason::NotText.into())
     }
 
-    fn parse<T: FromStr>(self) -> Result<T, Flaw> {
+    fn parse<T: FromStr>(self) -> Result<T, FieldError> {
         self.text()?
             .trim()
             .parse()
-            .map_err(|_| What::Rejected.into())
+            .map_err(|_| Reason::Rejected.into())
     }
 
-    fn items(self) -> Result<impl Iterator<Item = Self>, Flaw> {
-        let sample = self.sample;
+    fn items(self) -> Result<impl Iterator<Item = Self>, FieldError> {
+        let is_sample = self.is_sample;
         let items = self.text()?.split(',').map(str::trim);
         Ok(items.map(move |item| Self {
             bytes: item.as_bytes(),
-            sample,
+            is_sample,
         }))
     }
 }
 
-macro_rules! parses {
+macro_rules! visit_parsed {
     ($($method:ident => $visit:ident)*) => {
-        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
             visitor.$visit(self.parse()?)
         })*
     };
 }
 
-macro_rules! gives_text {
+macro_rules! visit_text {
     ($($method:ident)*) => {
-        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
             visitor.visit_str(self.text()?)
         })*
     };
 }
 
 impl<'de> Deserializer<'de> for Text<'_> {
-    type Error = Flaw;
+    type Error = FieldError;
 
-    gives_text! { deserialize_any deserialize_str deserialize_string deserialize_identifier }
+    visit_text! { deserialize_any deserialize_str deserialize_string deserialize_identifier }
 
-    parses! {
+    visit_parsed! {
         deserialize_i8 => visit_i8
         deserialize_i16 => visit_i16
         deserialize_i32 => visit_i32
@@ -168,23 +177,23 @@ impl<'de> Deserializer<'de> for Text<'_> {
         deserialize_char => visit_char
     }
 
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
         match self.text()?.trim().to_ascii_lowercase().as_str() {
             "true" | "1" | "yes" | "on" => visitor.visit_bool(true),
             "false" | "0" | "no" | "off" => visitor.visit_bool(false),
-            _ => Err(What::Rejected.into()),
+            _ => Err(Reason::Rejected.into()),
         }
     }
 
-    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
         visitor.visit_bytes(self.bytes)
     }
 
-    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
         visitor.visit_bytes(self.bytes)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
         visitor.visit_some(self)
     }
 
@@ -192,16 +201,20 @@ impl<'de> Deserializer<'de> for Text<'_> {
         self,
         _: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Flaw> {
+    ) -> Result<V::Value, FieldError> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
         visitor.visit_seq(SeqDeserializer::new(self.items()?))
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Flaw> {
-        if self.sample {
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, FieldError> {
+        if self.is_sample {
             return visitor.visit_seq(SeqDeserializer::new(std::iter::repeat_n(self, len)));
         }
         self.deserialize_seq(visitor)
@@ -212,7 +225,7 @@ impl<'de> Deserializer<'de> for Text<'_> {
         _: &'static str,
         len: usize,
         visitor: V,
-    ) -> Result<V::Value, Flaw> {
+    ) -> Result<V::Value, FieldError> {
         self.deserialize_tuple(len, visitor)
     }
 
@@ -221,8 +234,8 @@ impl<'de> Deserializer<'de> for Text<'_> {
         _: &'static str,
         variants: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Flaw> {
-        let first = variants.first().filter(|_| self.sample);
+    ) -> Result<V::Value, FieldError> {
+        let first = variants.first().filter(|_| self.is_sample);
         visitor.visit_enum(Variant(first.copied().unwrap_or(self.text()?.trim())))
     }
 
@@ -231,25 +244,25 @@ impl<'de> Deserializer<'de> for Text<'_> {
         name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Flaw> {
+    ) -> Result<V::Value, FieldError> {
         if !is_duration(name, fields) {
-            return Err(What::Rejected.into());
+            return Err(Reason::Rejected.into());
         }
-        let text = if self.sample {
+        let text = if self.is_sample {
             "1s"
         } else {
             self.text()?.trim()
         };
-        let duration = humantime::parse_duration(text).map_err(|_| What::Rejected)?;
+        let duration = humantime::parse_duration(text).map_err(|_| Reason::Rejected)?;
         let parts = [duration.as_secs(), u64::from(duration.subsec_nanos())];
         visitor.visit_seq(SeqDeserializer::new(parts.into_iter()))
     }
 
-    fn deserialize_map<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Flaw> {
-        Err(What::Rejected.into())
+    fn deserialize_map<V: Visitor<'de>>(self, _: V) -> Result<V::Value, FieldError> {
+        Err(Reason::Rejected.into())
     }
 
-    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
         visitor.visit_unit()
     }
 
@@ -257,16 +270,16 @@ impl<'de> Deserializer<'de> for Text<'_> {
         self,
         _: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Flaw> {
+    ) -> Result<V::Value, FieldError> {
         visitor.visit_unit()
     }
 
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
         visitor.visit_unit()
     }
 }
 
-impl<'de> IntoDeserializer<'de, Flaw> for Text<'_> {
+impl<'de> IntoDeserializer<'de, FieldError> for Text<'_> {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {
@@ -274,44 +287,44 @@ impl<'de> IntoDeserializer<'de, Flaw> for Text<'_> {
     }
 }
 
-/// The name of an enum's variant.
+/// A deserializer for an enum variant without data, given its name.
 struct Variant<'a>(&'a str);
 
 impl<'de> EnumAccess<'de> for Variant<'_> {
-    type Error = Flaw;
-    type Variant = WithoutData;
+    type Error = FieldError;
+    type Variant = UnitVariant;
 
     fn variant_seed<V: DeserializeSeed<'de>>(
         self,
         seed: V,
-    ) -> Result<(V::Value, WithoutData), Flaw> {
-        let name = StrDeserializer::<Flaw>::new(self.0);
-        Ok((seed.deserialize(name)?, WithoutData))
+    ) -> Result<(V::Value, UnitVariant), FieldError> {
+        let name = StrDeserializer::<FieldError>::new(self.0);
+        Ok((seed.deserialize(name)?, UnitVariant))
     }
 }
 
-struct WithoutData;
+struct UnitVariant;
 
-impl<'de> VariantAccess<'de> for WithoutData {
-    type Error = Flaw;
+impl<'de> VariantAccess<'de> for UnitVariant {
+    type Error = FieldError;
 
-    fn unit_variant(self) -> Result<(), Flaw> {
+    fn unit_variant(self) -> Result<(), FieldError> {
         Ok(())
     }
 
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, _: T) -> Result<T::Value, Flaw> {
-        Err(What::NeedsData.into())
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, _: T) -> Result<T::Value, FieldError> {
+        Err(Reason::VariantWithData.into())
     }
 
-    fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, Flaw> {
-        Err(What::NeedsData.into())
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, FieldError> {
+        Err(Reason::VariantWithData.into())
     }
 
     fn struct_variant<V: Visitor<'de>>(
         self,
         _: &'static [&'static str],
         _: V,
-    ) -> Result<V::Value, Flaw> {
-        Err(What::NeedsData.into())
+    ) -> Result<V::Value, FieldError> {
+        Err(Reason::VariantWithData.into())
     }
 }

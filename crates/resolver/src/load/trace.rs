@@ -1,4 +1,4 @@
-//! Finds a type's fields by deserializing it from a probe that notes what it is asked for.
+//! Finds the fields of a type by deserializing it from a probe that records the requested types.
 
 use std::any::type_name;
 use std::cell::RefCell;
@@ -7,13 +7,13 @@ use std::fmt;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
-use super::{PlannedField, below, short};
+use super::{PlannedField, field_key, short_type_name};
 use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
 
-/// How deep structs may nest before they are taken to contain themselves.
+/// The maximum nesting depth of structs. Recursive types exceed it.
 const MAX_DEPTH: usize = 8;
 
-/// A field of a type, and the fields below it.
+/// A field of a type, with its nested fields.
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) name: &'static str,
@@ -40,28 +40,36 @@ impl Node {
     }
 }
 
-/// What stands at one place of a type.
+/// The type at one position of the traced type.
 #[derive(Debug, Clone, Copy)]
-struct Found {
-    what: What,
+struct Traced {
+    shape: Shape,
     type_name: &'static str,
     optional: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum What {
+enum Shape {
     Secret,
+    /// A struct with these field names.
     Struct(&'static [&'static str]),
-    Unknowable(&'static str),
+    Unsupported(Unsupported),
 }
 
-/// The fields of `T`.
+/// A type without fixed field names.
+#[derive(Debug, Clone, Copy)]
+enum Unsupported {
+    Map,
+    Any,
+}
+
+/// Returns the fields of `T`.
 pub(super) fn nodes<'de, T: Deserialize<'de>>() -> Result<Vec<Node>, Error> {
-    let hint = "write a struct with a named field for each secret";
-    match snapshot::<T>(&[]).what {
-        What::Struct(names) => children::<T>(names, &mut Vec::new(), &KeyPrefix::root()),
-        What::Secret => Err(unplannable::<T>("it is not a struct").with_hint(hint)),
-        What::Unknowable(why) => Err(unplannable::<T>(why)),
+    match trace::<T>(&[]).shape {
+        Shape::Struct(names) => children::<T>(names, &mut Vec::new(), &KeyPrefix::root()),
+        Shape::Secret => Err(plan_error::<T>("it is not a struct")
+            .with_hint("write a struct with a named field for each secret")),
+        Shape::Unsupported(unsupported) => Err(unsupported.error::<T>()),
     }
 }
 
@@ -72,23 +80,25 @@ fn children<'de, T: Deserialize<'de>>(
 ) -> Result<Vec<Node>, Error> {
     if path.len() >= MAX_DEPTH {
         return Err(
-            unplannable::<T>("its structs nest too deep, or contain themselves")
-                .with_hint("load the inner part as a type of its own, from a prefixed provider"),
+            plan_error::<T>("its structs are recursive, or nested too deeply")
+                .with_hint("load the inner part as a separate type, from a prefixed provider"),
         );
     }
     let mut nodes = Vec::with_capacity(names.len());
     for (index, &name) in names.iter().enumerate() {
         path.push(index);
-        let Found {
-            what,
+        let Traced {
+            shape,
             type_name,
             optional,
-        } = snapshot::<T>(path);
-        let key = below(prefix, name)?;
-        let fields = match what {
-            What::Secret => None,
-            What::Struct(names) => Some(children::<T>(names, path, &prefix.join(name)?)?),
-            What::Unknowable(why) => return Err(unplannable::<T>(why).with_key(&key)),
+        } = trace::<T>(path);
+        let key = field_key(prefix, name)?;
+        let fields = match shape {
+            Shape::Secret => None,
+            Shape::Struct(names) => Some(children::<T>(names, path, &prefix.join(name)?)?),
+            Shape::Unsupported(unsupported) => {
+                return Err(unsupported.error::<T>().with_key(&key));
+            }
         };
         path.pop();
         nodes.push(Node {
@@ -102,88 +112,103 @@ fn children<'de, T: Deserialize<'de>>(
     Ok(nodes)
 }
 
-fn unplannable<T>(why: &'static str) -> Error {
-    let name = short(type_name::<T>());
+fn plan_error<T>(reason: &'static str) -> Error {
+    let name = short_type_name(type_name::<T>());
     Error::new(
         ErrorKind::InvalidConfig,
-        format!("the secrets of `{name}` cannot be known: {why}"),
+        format!("the keys of `{name}` cannot be determined: {reason}"),
     )
 }
 
-/// What stands in `T` at `path`, which counts fields from the outermost struct inwards.
-fn snapshot<'de, T: Deserialize<'de>>(path: &[usize]) -> Found {
-    let nothing = Found {
-        what: What::Secret,
+impl Unsupported {
+    fn error<T>(self) -> Error {
+        let (reason, hint) = match self {
+            Self::Map => (
+                "a map, or a struct with `#[serde(flatten)]`, has no fixed field names",
+                "declare every field by name",
+            ),
+            Self::Any => (
+                "an untagged or internally tagged enum, or a free-form value, has no fixed type",
+                "use a `String` and parse it",
+            ),
+        };
+        plan_error::<T>(reason).with_hint(hint)
+    }
+}
+
+/// Returns the type at `path` in `T`. The path consists of field indexes, outermost struct first.
+fn trace<'de, T: Deserialize<'de>>(path: &[usize]) -> Traced {
+    let traced = RefCell::new(Traced {
+        shape: Shape::Secret,
         type_name: type_name::<T>(),
         optional: false,
-    };
-    let found = RefCell::new(nothing);
+    });
     let probe = Probe {
         path,
-        found: &found,
+        traced: &traced,
         type_name: type_name::<T>(),
         optional: false,
     };
-    // The probe ends by an error as soon as it has seen enough.
+    // The probe always returns an error, because it has no value.
     let _ = T::deserialize(probe);
-    found.into_inner()
+    traced.into_inner()
 }
 
 struct Probe<'a> {
     path: &'a [usize],
-    found: &'a RefCell<Found>,
+    traced: &'a RefCell<Traced>,
     type_name: &'static str,
     optional: bool,
 }
 
 impl Probe<'_> {
-    fn note<T>(self, what: What) -> Result<T, Enough> {
+    fn record<T>(self, shape: Shape) -> Result<T, Done> {
         let Self {
             type_name,
             optional,
             ..
         } = self;
-        *self.found.borrow_mut() = Found {
-            what,
+        *self.traced.borrow_mut() = Traced {
+            shape,
             type_name,
             optional,
         };
-        Err(Enough)
+        Err(Done)
     }
 }
 
-/// What is read from one piece of text or bytes, however it is asked for.
-macro_rules! notes_a_secret {
+/// Implements methods for types that are deserialized from one secret.
+macro_rules! record_secret {
     ($($method:ident)*) => {
-        $(fn $method<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Enough> {
-            self.note(What::Secret)
+        $(fn $method<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Done> {
+            self.record(Shape::Secret)
         })*
     };
 }
 
 impl<'de> Deserializer<'de> for Probe<'_> {
-    type Error = Enough;
+    type Error = Done;
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Enough> {
+    ) -> Result<V::Value, Done> {
         if is_duration(name, fields) {
-            return self.note(What::Secret);
+            return self.record(Shape::Secret);
         }
         match self.path.split_first() {
             Some((&index, path)) => visitor.visit_map(OneField {
                 name: Some(fields[index]),
                 path,
-                found: self.found,
+                traced: self.traced,
             }),
-            None => self.note(What::Struct(fields)),
+            None => self.record(Shape::Struct(fields)),
         }
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Enough> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Done> {
         let type_name = inside_option(self.type_name);
         visitor.visit_some(Probe {
             optional: true,
@@ -196,21 +221,16 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         self,
         _: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Enough> {
+    ) -> Result<V::Value, Done> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_map<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Enough> {
-        self.note(What::Unknowable(
-            "a map, or a struct with `#[serde(flatten)]`, has no names of its own; write the fields out",
-        ))
+    fn deserialize_map<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Done> {
+        self.record(Shape::Unsupported(Unsupported::Map))
     }
 
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Enough> {
-        self.note(What::Unknowable(
-            "an untagged or internally tagged enum, or a free-form value, can be anything; \
-             use a `String` and parse it",
-        ))
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Done> {
+        self.record(Shape::Unsupported(Unsupported::Any))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -218,12 +238,12 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         _: &'static str,
         _: &'static [&'static str],
         _: V,
-    ) -> Result<V::Value, Enough> {
-        self.note(What::Secret)
+    ) -> Result<V::Value, Done> {
+        self.record(Shape::Secret)
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, Enough> {
-        self.note(What::Secret)
+    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, Done> {
+        self.record(Shape::Secret)
     }
 
     fn deserialize_tuple_struct<V: Visitor<'de>>(
@@ -231,19 +251,19 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         _: &'static str,
         _: usize,
         _: V,
-    ) -> Result<V::Value, Enough> {
-        self.note(What::Secret)
+    ) -> Result<V::Value, Done> {
+        self.record(Shape::Secret)
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
         _: V,
-    ) -> Result<V::Value, Enough> {
-        self.note(What::Secret)
+    ) -> Result<V::Value, Done> {
+        self.record(Shape::Secret)
     }
 
-    notes_a_secret! {
+    record_secret! {
         deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
         deserialize_i128 deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
         deserialize_u128 deserialize_f32 deserialize_f64 deserialize_char deserialize_str
@@ -252,7 +272,8 @@ impl<'de> Deserializer<'de> for Probe<'_> {
     }
 }
 
-/// serde's own form of [`std::time::Duration`], which is read from text here.
+/// Returns whether a struct is [`std::time::Duration`] in serde's representation. A duration is parsed
+/// from text.
 pub(super) fn is_duration(name: &str, fields: &[&str]) -> bool {
     name == "Duration" && fields == ["secs", "nanos"]
 }
@@ -264,49 +285,49 @@ fn inside_option(type_name: &'static str) -> &'static str {
         .unwrap_or(type_name)
 }
 
-/// A struct of which only one field is there.
+/// A map with only one field of a struct.
 struct OneField<'a> {
     name: Option<&'static str>,
     path: &'a [usize],
-    found: &'a RefCell<Found>,
+    traced: &'a RefCell<Traced>,
 }
 
 impl<'de> MapAccess<'de> for OneField<'_> {
-    type Error = Enough;
+    type Error = Done;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
         &mut self,
         seed: K,
-    ) -> Result<Option<K::Value>, Enough> {
+    ) -> Result<Option<K::Value>, Done> {
         let name = self.name.take();
         name.map(|name| seed.deserialize(StrDeserializer::new(name)))
             .transpose()
     }
 
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Enough> {
-        let (path, found) = (self.path, self.found);
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Done> {
+        let (path, traced) = (self.path, self.traced);
         seed.deserialize(Probe {
             path,
-            found,
+            traced,
             type_name: type_name::<V::Value>(),
             optional: false,
         })
     }
 }
 
-/// The probe has seen what it came for.
+/// The error with which the probe stops after it has recorded a type.
 #[derive(Debug)]
-struct Enough;
+struct Done;
 
-impl fmt::Display for Enough {
+impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the probe has seen enough")
+        f.write_str("the probe has recorded the type")
     }
 }
 
-impl std::error::Error for Enough {}
+impl std::error::Error for Done {}
 
-impl de::Error for Enough {
+impl de::Error for Done {
     fn custom<T: fmt::Display>(_: T) -> Self {
         Self
     }

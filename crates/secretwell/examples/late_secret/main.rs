@@ -1,15 +1,15 @@
-//! The story of the late secret: a service starts before its secret is there, and no harm comes of it.
+//! A service that starts before its secret exists, and keeps its users logged in through a rotation.
 //!
 //! ```text
-//! cargo run --example late_secret                            plays the story and exits 0
+//! cargo run --example late_secret                            runs the scenario and exits with 0
 //! cargo run --example late_secret -- --serve --from env://   serves /me and /login until stopped
 //! ```
 
-// An example shows what it does.
+// The example prints its steps.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod scenario;
 mod service;
-mod story;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -28,12 +28,12 @@ async fn main() -> ExitCode {
         .init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let outcome = match arguments[..] {
-        [] => story::play().await,
+    let result = match arguments[..] {
+        [] => scenario::run().await,
         ["--serve", "--from", url] => serve(url).await,
         _ => Err("usage: late_secret [--serve --from URL]".into()),
     };
-    match outcome {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("late_secret: {error}");
@@ -47,7 +47,7 @@ async fn serve(url: &str) -> Result<(), Box<dyn Error>> {
     let (auth, _) = service::auth(LazyAuth::builder(resolver));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    println!("secrets from {url}");
+    println!("reading the secrets from {url}; try:");
     println!("curl -c cookies -X POST http://{address}/login");
     println!("curl -b cookies -i http://{address}/me");
     axum::serve(listener, service::router(&auth)).await?;

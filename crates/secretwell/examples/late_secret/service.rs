@@ -1,5 +1,6 @@
-//! A small service whose users are logged in as Auth.js has it: a Next.js application beside it, with the same
-//! `AUTH_SECRET`, would know them too.
+//! A small service with Auth.js sessions.
+//!
+//! A Next.js application with the same `AUTH_SECRET` would accept these sessions too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,18 +15,15 @@ use secretwell::auth::authjs::{Scheme, SecretOrder, Session, SessionCookie, Sess
 use secretwell::auth::{Auth, BuildContext, BuildError, LazyAuth, LazyAuthBuilder, Rejection};
 use serde::{Deserialize, Serialize};
 
-/// The secrets that the service needs. The field's name is the key.
+/// The secrets of the service. The names of the fields are the keys, in upper case.
 #[derive(Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(crate) struct Secrets {
-    #[expect(
-        dead_code,
-        reason = "the key ring holds it, together with those before it"
-    )]
+    #[expect(dead_code, reason = "read through the key ring")]
     auth_secret: SecretString,
 }
 
-/// Who is logged in.
+/// The user who is logged in.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct User {
     name: String,
@@ -35,7 +33,7 @@ async fn me(Auth(session): Auth<Session<User>>) -> Json<User> {
     Json(session.claims)
 }
 
-/// Logs anybody in: how that is decided is not what this example is about.
+/// Logs in every client. Checking credentials is not part of this example.
 async fn login(
     Extension(auth): Extension<LazyAuth<Sessions>>,
 ) -> Result<AppendHeaders<Vec<(HeaderName, String)>>, Rejection> {
@@ -51,7 +49,7 @@ async fn login(
     Ok(AppendHeaders(headers.collect()))
 }
 
-/// The auth, not built yet, and the count of its builds.
+/// Returns the auth and the number of its builds. The first use triggers the first build.
 pub(crate) fn auth(builder: LazyAuthBuilder) -> (LazyAuth<Sessions>, Arc<AtomicUsize>) {
     let builds = Arc::new(AtomicUsize::new(0));
     let count = builds.clone();

@@ -1,4 +1,4 @@
-//! What a provider says when its source fails it.
+//! Tests of the errors that a provider returns when its source fails.
 
 use std::time::Duration;
 
@@ -7,64 +7,69 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{
-    Outcome, assert_error, assert_fails, assert_reads, assert_value, failure, good_keys, key, read,
-    within,
+    Outcome, assert_error, assert_fails, assert_reads, assert_value, expect_failure, key, read,
+    valid_keys, within,
 };
-use crate::{Canary, GARBAGE, Harness};
+use crate::{CORRUPT_MARKER, Canary, Harness};
 
-/// The longest wait that a throttled source asks for: longer than any deadline, so that no provider
-/// sits it out within a call.
+/// The wait of a rate-limited source. It is longer than any deadline, so no provider can wait for its
+/// end within one call.
 const WAIT: Duration = Duration::from_secs(90);
 
-/// Without the network, every key, present or absent, is `Unavailable` and none is `NotFound`; with
-/// it, all is as before.
+/// Without a network, every key is `Unavailable` and never `NotFound`, whether it exists or not. Reads
+/// succeed again after the network recovers.
 pub async fn missing_is_not_failed(h: &dyn Harness) -> Outcome {
     if !h.supports().network {
         return Outcome::NotApplicable("the harness cannot break the network");
     }
     let provider = h.provider();
-    let [there, absent] = good_keys(h);
-    h.seed(&there, b"there").await;
-    assert_reads(&provider, &there, b"there").await;
+    let [present, absent] = valid_keys(h);
+    h.seed(&present, b"present").await;
+    assert_reads(&provider, &present, b"present").await;
     h.break_network().await;
-    for key in [&there, &absent] {
-        let why = "a read without a network";
-        assert_fails(&provider, key, ErrorKind::Unavailable, why).await;
+    for key in [&present, &absent] {
+        let operation = "a read without a network";
+        assert_fails(&provider, key, ErrorKind::Unavailable, operation).await;
     }
-    let both = [there.clone(), absent.clone()];
-    let answers = within("a read of many", provider.get_many(&both)).await;
+    let both = [present.clone(), absent.clone()];
+    let results = within("a batch read", provider.get_many(&both)).await;
     assert!(
-        answers.len() == 2,
-        "two keys must have two results also without a network"
+        results.len() == 2,
+        "a batch of two keys must have two results without a network"
     );
-    for (key, answer) in both.iter().zip(answers) {
-        let why = "a read of many without a network";
+    for (key, result) in both.iter().zip(results) {
+        let operation = "a batch read without a network";
         assert_error(
-            &failure(answer, why),
+            &expect_failure(result, operation),
             Some(key),
             ErrorKind::Unavailable,
-            why,
+            operation,
         );
     }
     if provider.capabilities().list {
-        let why = "a list without a network";
+        let operation = "a list without a network";
         let listed = within("a list", provider.list(&KeyPrefix::root())).await;
-        assert_error(&failure(listed, why), None, ErrorKind::Unavailable, why);
+        assert_error(
+            &expect_failure(listed, operation),
+            None,
+            ErrorKind::Unavailable,
+            operation,
+        );
     }
-    h.heal().await;
-    assert_reads(&provider, &there, b"there").await;
-    let why = "an absent key after the network came back";
-    assert_fails(&provider, &absent, ErrorKind::NotFound, why).await;
+    h.clear_faults().await;
+    assert_reads(&provider, &present, b"present").await;
+    let operation = "an absent key after the network recovered";
+    assert_fails(&provider, &absent, ErrorKind::NotFound, operation).await;
     Outcome::Passed
 }
 
-/// A key that the login may not read is `Denied`, permanent, and the others stay readable.
+/// A key that the login may not read is `Denied`, which is permanent. Other keys stay readable.
 pub async fn denied(h: &dyn Harness) -> Outcome {
     if !h.supports().deny {
         return Outcome::NotApplicable("the harness cannot deny a key");
     }
     let provider = h.provider();
-    let keys: [_; 2] = good_keys(h);
+    let keys: [_; 2] = valid_keys(h);
     let [secret, open] = &keys;
     h.seed(secret, b"secret").await;
     h.seed(open, b"open").await;
@@ -73,58 +78,64 @@ pub async fn denied(h: &dyn Harness) -> Outcome {
         &provider,
         secret,
         ErrorKind::Denied,
-        "a read that is not allowed",
+        "a read of a denied key",
     )
     .await;
     assert_reads(&provider, open, b"open").await;
 
-    let answers = within("a read of many", provider.get_many(&keys)).await;
+    let results = within("a batch read", provider.get_many(&keys)).await;
     assert!(
-        answers.len() == 2,
-        "two keys must have two results also when one is denied"
+        results.len() == 2,
+        "a batch of two keys must have two results when one is denied"
     );
-    for (key, answer) in keys.iter().zip(answers) {
+    for (key, result) in keys.iter().zip(results) {
         if key == open {
-            assert_value(&answer, key, b"open");
+            assert_value(&result, key, b"open");
         } else {
-            let why = "a read of many of which one is not allowed";
-            assert_error(&failure(answer, why), Some(key), ErrorKind::Denied, why);
+            let operation = "a batch read with one denied key";
+            assert_error(
+                &expect_failure(result, operation),
+                Some(key),
+                ErrorKind::Denied,
+                operation,
+            );
         }
     }
     Outcome::Passed
 }
 
-/// A login that is refused is `Unauthenticated`, permanent; once it works again, so does the provider.
+/// A revoked login is `Unauthenticated`, which is permanent. The provider works again after the login
+/// is restored.
 pub async fn bad_login(h: &dyn Harness) -> Outcome {
     if !h.supports().login {
-        return Outcome::NotApplicable("the harness has no login to revoke");
+        return Outcome::NotApplicable("the harness cannot revoke the login");
     }
     let provider = h.provider();
-    let [key] = good_keys(h);
+    let [key] = valid_keys(h);
     h.seed(&key, b"value").await;
-    // Once with a token that was good, once without having had any.
-    for before in [true, false] {
-        if before {
+    // The first round starts with a valid token. The second round starts with one that was never used.
+    for has_read in [true, false] {
+        if has_read {
             assert_reads(&provider, &key, b"value").await;
         }
         h.revoke_login().await;
         for _ in 0..2 {
-            let why = "a read with a refused login";
-            assert_fails(&provider, &key, ErrorKind::Unauthenticated, why).await;
+            let operation = "a read with a revoked login";
+            assert_fails(&provider, &key, ErrorKind::Unauthenticated, operation).await;
         }
-        h.fix_login().await;
+        h.restore_login().await;
         assert_reads(&provider, &key, b"value").await;
     }
     Outcome::Passed
 }
 
-/// A token that has ended costs one login and is noticed by no caller, however many they are.
+/// An expired token causes exactly one login. 100 concurrent callers see no error.
 pub async fn expired_login(h: &dyn Harness) -> Outcome {
-    if !h.supports().expire {
-        return Outcome::NotApplicable("the harness has no token to end");
+    if !h.supports().token_expiry {
+        return Outcome::NotApplicable("the harness cannot expire a token");
     }
     let provider = h.provider();
-    let [key] = good_keys(h);
+    let [key] = valid_keys(h);
     h.seed(&key, b"value").await;
     assert_reads(&provider, &key, b"value").await;
     let before = h.calls().logins;
@@ -134,88 +145,89 @@ pub async fn expired_login(h: &dyn Harness) -> Outcome {
         let (provider, key) = (provider.clone(), key.clone());
         tasks.spawn(async move { read(&provider, &key).await });
     }
-    for answer in within("100 reads", tasks.join_all()).await {
-        assert_value(&answer, &key, b"value");
+    for result in within("100 reads", tasks.join_all()).await {
+        assert_value(&result, &key, b"value");
     }
-    if h.supports().calls {
+    if h.supports().call_counts {
         let logins = h.calls().logins - before;
         assert!(
             logins == 1,
-            "100 reads with an ended token must cost one login, not {logins}"
+            "100 reads with an expired token must cause one login, not {logins}"
         );
     }
     Outcome::Passed
 }
 
-/// A source that asks for patience is `RateLimited` with the time that it asked for.
+/// A rate-limited read is `RateLimited`, with the wait that the source stated.
 pub async fn throttled(h: &dyn Harness) -> Outcome {
-    if !h.supports().throttle {
-        return Outcome::NotApplicable("the harness cannot throttle");
+    if !h.supports().rate_limit {
+        return Outcome::NotApplicable("the harness cannot rate limit");
     }
     let provider = h.provider();
-    let [key] = good_keys(h);
+    let [key] = valid_keys(h);
     h.seed(&key, b"value").await;
-    h.throttle(WAIT).await;
-    let error = failure(read(&provider, &key).await, "a read of a throttled source");
+    h.rate_limit(WAIT).await;
+    let error = expect_failure(read(&provider, &key).await, "a rate-limited read");
     let ErrorKind::RateLimited { retry_after } = error.kind() else {
-        panic!("a read of a throttled source must be rate limited, and is: {error}");
+        panic!("a rate-limited read must fail with `rate limited`, but fails with: {error}");
     };
-    assert_error(
-        &error,
-        Some(&key),
-        error.kind(),
-        "a read of a throttled source",
-    );
-    // A source may tell the end of the wait, of which some has passed, in whole seconds.
-    let told = retry_after.is_some_and(|time| time <= WAIT && time + WAIT / 9 >= WAIT);
+    assert_error(&error, Some(&key), error.kind(), "a rate-limited read");
+    // A source can state the end of the wait in whole seconds, so a part of the wait can have passed.
+    let is_stated_wait = retry_after.is_some_and(|time| time <= WAIT && time + WAIT / 9 >= WAIT);
     assert!(
-        told,
-        "the source said to wait {WAIT:?}, and the error says {retry_after:?}"
+        is_stated_wait,
+        "the source stated a wait of {WAIT:?}, but the error has {retry_after:?}"
     );
-    h.heal().await;
+    h.clear_faults().await;
     assert_reads(&provider, &key, b"value").await;
     Outcome::Passed
 }
 
-/// An answer that makes no sense is `Malformed`, shows nothing of its body, and is forgotten.
-pub async fn malformed_answer(h: &dyn Harness) -> Outcome {
-    if !h.supports().garble {
-        return Outcome::NotApplicable("the harness cannot garble an answer");
+/// A malformed response is `Malformed`. The error contains nothing of its body, and later reads
+/// succeed.
+pub async fn malformed_response(h: &dyn Harness) -> Outcome {
+    if !h.supports().corrupt_responses {
+        return Outcome::NotApplicable("the harness cannot corrupt a response");
     }
     let provider = h.provider();
-    let [there, absent] = good_keys(h);
-    h.seed(&there, b"value").await;
-    h.garble().await;
-    for key in [&there, &absent] {
-        let why = "an answer that makes no sense";
-        let error = assert_fails(&provider, key, ErrorKind::Malformed, why).await;
-        let body = Canary::from_text(GARBAGE).with_label("the body of the answer");
+    let [present, absent] = valid_keys(h);
+    h.seed(&present, b"value").await;
+    h.corrupt_responses().await;
+    for key in [&present, &absent] {
+        let operation = "a read of a corrupt source";
+        let error = assert_fails(&provider, key, ErrorKind::Malformed, operation).await;
+        let body = Canary::from_text(CORRUPT_MARKER).with_label("the body of the response");
         body.assert_hidden_error(&error);
     }
-    h.heal().await;
-    assert_reads(&provider, &there, b"value").await;
+    h.clear_faults().await;
+    assert_reads(&provider, &present, b"value").await;
     Outcome::Passed
 }
 
-/// A source that never answers is `Timeout`, soon enough; a call that its caller gave up on leaves the
-/// provider as it was.
+/// A read of a source that does not respond is `Timeout`, within the deadline. A canceled call leaves
+/// the provider usable.
 pub async fn deadline(h: &dyn Harness) -> Outcome {
     if !h.supports().stall {
         return Outcome::NotApplicable("the harness cannot stall");
     }
     let provider = h.provider();
-    let [there] = good_keys(h);
-    h.seed(&there, b"value").await;
+    let [present] = valid_keys(h);
+    h.seed(&present, b"value").await;
     h.stall().await;
-    let why = "a source that never answers";
-    assert_fails(&provider, &there, ErrorKind::Timeout, why).await;
-    let many = [there.clone(), key("OTHER")];
-    for answer in within("a read of many", provider.get_many(&many)).await {
-        assert_error(&failure(answer, why), None, ErrorKind::Timeout, why);
+    let operation = "a read of a stalled source";
+    assert_fails(&provider, &present, ErrorKind::Timeout, operation).await;
+    let many = [present.clone(), key("OTHER")];
+    for result in within("a batch read", provider.get_many(&many)).await {
+        assert_error(
+            &expect_failure(result, operation),
+            None,
+            ErrorKind::Timeout,
+            operation,
+        );
     }
-    // Whether it is given up on or ends by itself is all the same; that is what is tested below.
-    let _ = timeout(Duration::from_millis(5), provider.get(&there)).await;
-    h.heal().await;
-    assert_reads(&provider, &there, b"value").await;
+    // This read is canceled or fails. Both must leave the provider usable.
+    let _ = timeout(Duration::from_millis(5), provider.get(&present)).await;
+    h.clear_faults().await;
+    assert_reads(&provider, &present, b"value").await;
     Outcome::Passed
 }

@@ -1,16 +1,17 @@
-//! The contract of a [`SecretProvider`], one function for each of its items.
+//! The conformance tests: one function for each item of the contract of a [`SecretProvider`].
 //!
-//! Each takes a fresh [`Harness`], returns whether the item applies to it, and panics with the reason
-//! when the provider breaks it. [`conformance_tests!`](crate::conformance_tests) makes a test of each;
-//! [`run_all`] runs them one after the other.
+//! Each function takes a fresh [`Harness`] and returns an [`Outcome`]. It panics with the reason if the
+//! provider violates the item. [`conformance_tests!`](crate::conformance_tests) generates one `#[test]`
+//! for each function. [`run_all`] runs all of them in sequence.
 //!
-//! # What is left out
-//! - Telling a bad token from a missing permission, redirects, and answers that come too late: they
-//!   take a remote backend's protocol or the resolver, and are tested there.
-//! - How much memory an answer takes that is too large: only that it is refused.
-//! - Leased credentials: only that a provider that claims none promises no lifetime.
-//! - Silence. No test waits to see that nothing happens; what must not happen is looked for
-//!   between two things that must.
+//! # Not tested here
+//! - The difference between a bad token and a missing permission, redirects, and late responses. They
+//!   need the protocol of a remote backend or the resolver, and are tested there.
+//! - The memory that a response above the size limit uses. The suite tests only that it is rejected.
+//! - Leased credentials. The suite tests only that a provider without the `lease` capability returns
+//!   no lifetime.
+//! - The absence of events. No test waits to observe that nothing happens. A forbidden event is
+//!   detected between two required events.
 //!
 //! [`SecretProvider`]: secretwell_core::SecretProvider
 
@@ -35,7 +36,8 @@ pub use capabilities::{
     capabilities_are_true, delete_seen, health, old_version, same_error_twice, update_seen,
 };
 pub use faults::{
-    bad_login, deadline, denied, expired_login, malformed_answer, missing_is_not_failed, throttled,
+    bad_login, deadline, denied, expired_login, malformed_response, missing_is_not_failed,
+    throttled,
 };
 pub use load::{concurrent_use, drop_leaves_nothing, independent_handles};
 pub use reads::{
@@ -44,16 +46,16 @@ pub use reads::{
 };
 pub use redaction::redaction;
 
-/// How long anything may take that must happen.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// The time limit of every operation that must complete.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
 
-/// What a test that did not panic says.
+/// The result of a conformance test that did not panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The provider keeps to this item.
+    /// The provider satisfies this item.
     Passed,
-    /// The provider or the harness has no such ability; the reason says which.
+    /// The provider or the harness lacks an ability that the test needs. The text names it.
     NotApplicable(&'static str),
 }
 
@@ -66,20 +68,20 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A test under way. It need not move between threads.
-pub type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + 'a>>;
+/// The future of a conformance test. It does not need to be `Send`.
+pub type ItemFuture<'a> = Pin<Box<dyn Future<Output = Outcome> + 'a>>;
 
 /// One item of the contract.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Item {
-    /// The name of its function.
+    /// The name of the test function, such as `get_existing`.
     pub name: &'static str,
-    /// Its function.
-    pub run: for<'a> fn(&'a dyn Harness) -> Running<'a>,
+    /// Runs the test function.
+    pub run: for<'a> fn(&'a dyn Harness) -> ItemFuture<'a>,
 }
 
-/// Hands the names of all items to a macro, so that they are listed once.
+/// Passes the names of all items to another macro, so that they are listed only once.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __conformance_items {
@@ -87,7 +89,7 @@ macro_rules! __conformance_items {
         $crate::$then! { $($before)* [
             get_existing get_missing missing_is_not_failed denied bad_login expired_login throttled
             get_many update_seen delete_seen old_version same_error_twice binary_and_big_values
-            odd_names malformed_answer deadline concurrent_use independent_handles redaction
+            odd_names malformed_response deadline concurrent_use independent_handles redaction
             capabilities_are_true health drop_leaves_nothing absent_in_all_forms empty_value
             non_text_values
         ] }
@@ -105,10 +107,10 @@ macro_rules! __conformance_table {
 /// All items, in the order of the contract.
 pub const ALL: &[Item] = crate::__conformance_items!(__conformance_table);
 
-/// Makes a module of tests, one for each item of the contract.
+/// Generates a module with one `#[test]` for each item of the contract.
 ///
-/// The expression makes the harness. It is evaluated anew for each test, inside of the test's
-/// current-thread runtime, and may await.
+/// The expression creates the harness. It is evaluated once for each test, inside the current-thread
+/// runtime of that test, and it can use `.await`.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -164,7 +166,7 @@ macro_rules! __conformance_functions {
     };
 }
 
-/// Runs one test in a runtime of its own and prints its outcome.
+/// Runs one test in its own runtime and prints its outcome.
 #[doc(hidden)]
 pub fn run_one(name: &str, test: impl Future<Output = Outcome>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -175,7 +177,7 @@ pub fn run_one(name: &str, test: impl Future<Output = Outcome>) {
     println!("{name}: {outcome}");
 }
 
-/// What [`run_all`] found. Its `Display` is a table.
+/// The results of [`run_all`]. Its `Display` output is a table.
 #[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct ConformanceReport {
@@ -183,25 +185,25 @@ pub struct ConformanceReport {
 }
 
 impl ConformanceReport {
-    /// Each item's name, and its outcome or the message of its panic.
+    /// Returns the name of each item with its outcome, or with the message of its panic.
     pub fn entries(&self) -> &[(&'static str, Result<Outcome, String>)] {
         &self.entries
     }
 
-    /// Whether no item is broken.
+    /// Returns whether the provider violates no item.
     pub fn is_passed(&self) -> bool {
         self.entries.iter().all(|(_, outcome)| outcome.is_ok())
     }
 
-    /// Asserts that no item is broken.
+    /// Asserts that the provider violates no item.
     ///
     /// # Panics
-    /// With the table, when one is.
+    /// Panics with the table if it violates one.
     #[track_caller]
     pub fn assert_passed(&self) {
         assert!(
             self.is_passed(),
-            "the provider breaks its contract:\n{self}"
+            "the provider violates the contract:\n{self}"
         );
     }
 }
@@ -211,15 +213,16 @@ impl fmt::Display for ConformanceReport {
         for (name, outcome) in &self.entries {
             match outcome {
                 Ok(outcome) => writeln!(f, "{name:<24}{outcome}")?,
-                Err(message) => writeln!(f, "{name:<24}BROKEN: {message}")?,
+                Err(message) => writeln!(f, "{name:<24}FAILED: {message}")?,
             }
         }
         Ok(())
     }
 }
 
-/// Runs all items one after the other, each with a fresh harness, in the caller's runtime. A panic
-/// is an entry of the report and does not end the run.
+/// Runs all items in sequence on the runtime of the caller, each with a fresh harness.
+///
+/// A panic of a test is recorded in the report and does not end the run.
 pub async fn run_all<H: Harness>(new: impl AsyncFn() -> H) -> ConformanceReport {
     let mut report = ConformanceReport::default();
     for item in ALL {
@@ -235,7 +238,7 @@ pub async fn run_all<H: Harness>(new: impl AsyncFn() -> H) -> ConformanceReport 
 pub(crate) async fn caught(test: impl Future<Output = Outcome>) -> Result<Outcome, String> {
     let mut test = Box::pin(test);
     std::future::poll_fn(|context| {
-        // Nothing of the test is looked at after it panicked.
+        // The state of a test is not used after it panicked.
         let polled = catch_unwind(AssertUnwindSafe(|| test.as_mut().poll(context)));
         polled.map_or_else(
             |panic| Poll::Ready(Err(message(&*panic))),
@@ -248,33 +251,33 @@ pub(crate) async fn caught(test: impl Future<Output = Outcome>) -> Result<Outcom
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned())
+        .unwrap_or_else(|| "a panic without a text message".to_owned())
 }
 
 fn key(text: &str) -> SecretKey {
-    SecretKey::parse(text).expect("the tests ask for valid keys")
+    SecretKey::parse(text).expect("the tests use valid keys")
 }
 
-/// The first `count` names that the source must be able to hold.
-fn good_keys<const N: usize>(h: &dyn Harness) -> [SecretKey; N] {
-    let names = h.good_keys();
+/// Returns the first `N` valid keys of the harness.
+fn valid_keys<const N: usize>(h: &dyn Harness) -> [SecretKey; N] {
+    let names = h.valid_keys();
     assert!(
         names.len() >= N,
-        "the harness must name {N} good keys or more"
+        "the harness must return at least {N} valid keys"
     );
-    std::array::from_fn(|place| key(names[place]))
+    std::array::from_fn(|index| key(names[index]))
 }
 
-/// Ends the test when something that must happen does not.
+/// Fails the test if `operation` does not complete within the time limit.
 #[track_caller]
 fn within<'a, T>(
     what: &'a str,
-    doing: impl Future<Output = T> + 'a,
+    operation: impl Future<Output = T> + 'a,
 ) -> impl Future<Output = T> + 'a {
     let caller = std::panic::Location::caller();
     async move {
-        let done = tokio::time::timeout(PATIENCE, doing).await;
-        done.unwrap_or_else(|_| panic!("{what} took longer than {PATIENCE:?} ({caller})"))
+        let result = tokio::time::timeout(TIME_LIMIT, operation).await;
+        result.unwrap_or_else(|_| panic!("{what} took longer than {TIME_LIMIT:?} ({caller})"))
     }
 }
 
@@ -286,22 +289,22 @@ async fn assert_reads(provider: &Arc<dyn SecretProvider>, key: &SecretKey, value
     assert_value(&read(provider, key).await, key, value);
 }
 
-/// The values are the tests' own, so a message may tell how they differ, but for long ones.
+/// The message shows the start of both values. They are test data, not secrets.
 #[track_caller]
-fn assert_value(answer: &Result<Secret, Error>, key: &SecretKey, value: &[u8]) {
-    match answer {
+fn assert_value(result: &Result<Secret, Error>, key: &SecretKey, value: &[u8]) {
+    match result {
         Ok(secret) => {
             let found = secret.value.expose_bytes();
             assert!(
                 found == value,
-                "`{key}` must be the {} bytes `{}`, and is the {} bytes `{}`",
+                "`{key}` must have the {} bytes `{}`, but has the {} bytes `{}`",
                 value.len(),
                 shown(value),
                 found.len(),
                 shown(found),
             );
         }
-        Err(error) => panic!("`{key}` must be read, and fails: {error}"),
+        Err(error) => panic!("a read of `{key}` must succeed, but fails: {error}"),
     }
 }
 
@@ -314,46 +317,46 @@ async fn assert_fails(
     provider: &Arc<dyn SecretProvider>,
     key: &SecretKey,
     kind: ErrorKind,
-    why: &str,
+    operation: &str,
 ) -> Error {
-    let error = failure(read(provider, key).await, why);
-    assert_error(&error, Some(key), kind, why);
+    let error = expect_failure(read(provider, key).await, operation);
+    assert_error(&error, Some(key), kind, operation);
     error
 }
 
 #[track_caller]
-fn failure<T>(answer: Result<T, Error>, why: &str) -> Error {
-    match answer {
-        Ok(_) => panic!("{why}: must fail, and succeeds"),
+fn expect_failure<T>(result: Result<T, Error>, operation: &str) -> Error {
+    match result {
+        Ok(_) => panic!("{operation}: must fail, but succeeds"),
         Err(error) => error,
     }
 }
 
-/// An error of the right kind that says where and for which key, in words and on one line.
+/// Checks kind, origin, key and message of an error, and that its text is one line.
 #[track_caller]
-fn assert_error(error: &Error, key: Option<&SecretKey>, kind: ErrorKind, why: &str) {
+fn assert_error(error: &Error, key: Option<&SecretKey>, kind: ErrorKind, operation: &str) {
     let found = error.kind();
     assert!(
         found == kind,
-        "{why}: must be `{kind}`, and is `{found}`: {error}"
+        "{operation}: the error must be `{kind}`, but is `{found}`: {error}"
     );
     assert!(
         error.origin().is_some(),
-        "{why}: the error must name the source: {error}"
+        "{operation}: the error must name its origin: {error}"
     );
     if key.is_some() {
         assert!(
             error.key() == key,
-            "{why}: the error must name the key that was asked: {error}"
+            "{operation}: the error must name the requested key: {error}"
         );
     }
     assert!(
         !error.message().trim().is_empty(),
-        "{why}: the error must say what was seen"
+        "{operation}: the error must have a message"
     );
     assert!(
         !error.to_string().contains('\n'),
-        "{why}: the error must be one line: {error}"
+        "{operation}: the error must be one line: {error}"
     );
     let temporary = matches!(
         kind,
@@ -361,7 +364,7 @@ fn assert_error(error: &Error, key: Option<&SecretKey>, kind: ErrorKind, why: &s
     );
     assert!(
         error.is_temporary() == temporary,
-        "{why}: the error must be {}: {error}",
+        "{operation}: the error must be {}: {error}",
         if temporary { "temporary" } else { "permanent" },
     );
 }

@@ -1,24 +1,24 @@
-//! What is read: values, names and absences.
+//! Tests of values, keys and absent secrets.
 
 use secretwell_core::{Error, ErrorKind, SecretKey};
 
 use super::{
-    Outcome, assert_error, assert_fails, assert_reads, assert_value, good_keys, key, read, within,
+    Outcome, assert_error, assert_fails, assert_reads, assert_value, key, read, valid_keys, within,
 };
 use crate::Harness;
 
 /// A key that no test writes.
 const ABSENT: &str = "NEVER_WRITTEN";
 
-/// A key that exists is read with exactly the bytes that were written, and with a version where the
-/// provider claims versions.
+/// A read returns exactly the bytes that were written. If the provider claims versions, it also returns
+/// a version.
 pub async fn get_existing(h: &dyn Harness) -> Outcome {
     let provider = h.provider();
-    let [key] = good_keys(h);
+    let [key] = valid_keys(h);
     let versions = provider.capabilities().versions;
     for value in [
         "value",
-        "with a newline at its end\n",
+        "ends with a newline\n",
         " surrounded by spaces ",
         "\ttabs\t",
         "two\r\nlines\r\n",
@@ -34,21 +34,21 @@ pub async fn get_existing(h: &dyn Harness) -> Outcome {
         "\u{feff}starts with a byte order mark",
         "schlüssel ключ 鍵",
     ] {
-        if h.supports().trims_values && is_trimmed(value) {
+        if h.supports().trims_whitespace && is_trimmed(value) {
             continue;
         }
         h.seed(&key, value.as_bytes()).await;
-        let answer = read(&provider, &key).await;
-        assert_value(&answer, &key, value.as_bytes());
+        let result = read(&provider, &key).await;
+        assert_value(&result, &key, value.as_bytes());
         assert!(
-            !versions || answer.is_ok_and(|secret| secret.version.is_some()),
-            "the provider claims versions, and answers without one"
+            !versions || result.is_ok_and(|secret| secret.version.is_some()),
+            "the provider claims versions, but a result has none"
         );
     }
     Outcome::Passed
 }
 
-/// Whether a source that trims would hold another value, by whatever it takes for white space.
+/// Returns whether trimming changes `value`, for any definition of white space.
 fn is_trimmed(value: &str) -> bool {
     let blank = |c: char| c.is_whitespace() || c == '\u{feff}';
     value
@@ -58,93 +58,96 @@ fn is_trimmed(value: &str) -> bool {
         != value.trim_end_matches('\n')
 }
 
-/// A key that was never written is `NotFound`, which is permanent and, where calls are counted, costs
-/// one call, or two where the source has to confirm it.
+/// A key that was never written is `NotFound`, which is permanent. If the harness counts calls, it
+/// costs one call, or two if the source must confirm it.
 pub async fn get_missing(h: &dyn Harness) -> Outcome {
     let provider = h.provider();
-    let [there] = good_keys(h);
+    let [present] = valid_keys(h);
     for seeded in [false, true] {
         if seeded {
-            h.seed(&there, b"there").await;
+            h.seed(&present, b"present").await;
         }
-        let why = if seeded {
-            "a key that is absent from a source with others"
+        let operation = if seeded {
+            "a read of an absent key from a source with other keys"
         } else {
-            "a key that is absent from an empty source"
+            "a read of an absent key from an empty source"
         };
         let before = h.calls().reads;
-        assert_fails(&provider, &key(ABSENT), ErrorKind::NotFound, why).await;
+        assert_fails(&provider, &key(ABSENT), ErrorKind::NotFound, operation).await;
         let cost = h.calls().reads - before;
-        assert!(cost <= 2, "{why} must not be asked for {cost} times");
+        assert!(cost <= 2, "{operation} must not cost {cost} calls");
     }
     Outcome::Passed
 }
 
-/// Several keys are read at once with one result each, in order, equal to those of single reads; one
-/// that is absent leaves the others as they are. Where the provider claims batches and calls are
-/// counted, many keys cost few calls.
+/// A batch read returns one result for each key, in order, equal to the results of single reads. An
+/// absent key does not affect the others. If the provider claims `batch` and the harness counts calls,
+/// many keys must cost few calls.
 pub async fn get_many(h: &dyn Harness) -> Outcome {
     let provider = h.provider();
     let keys: Vec<SecretKey> = (0..8).map(|n| key(&format!("MANY_{n}"))).collect();
     for key in &keys {
         h.seed(key, key.as_str().as_bytes()).await;
     }
-    let asked = [
+    let requested = [
         keys[3].clone(),
         key(ABSENT),
         keys[0].clone(),
         keys[3].clone(),
         keys[7].clone(),
     ];
-    let answers = within("a read of many", provider.get_many(&asked)).await;
+    let results = within("a batch read", provider.get_many(&requested)).await;
     assert!(
-        answers.len() == asked.len(),
-        "{} keys must have as many results, and have {}",
-        asked.len(),
-        answers.len()
+        results.len() == requested.len(),
+        "{} keys must have the same number of results, but have {}",
+        requested.len(),
+        results.len()
     );
-    for (key, answer) in asked.iter().zip(&answers) {
-        match answer {
+    for (key, result) in requested.iter().zip(&results) {
+        match result {
             Err(error) if key.as_str() == ABSENT => {
                 assert_error(
                     error,
                     Some(key),
                     ErrorKind::NotFound,
-                    "an absent key of many",
+                    "an absent key in a batch",
                 );
             }
             _ => {
-                assert_value(answer, key, key.as_str().as_bytes());
-                let (one, many) = (read(&provider, key).await, answer.as_ref());
+                assert_value(result, key, key.as_str().as_bytes());
+                let (one, many) = (read(&provider, key).await, result.as_ref());
                 assert!(
                     one.is_ok_and(|one| many.is_ok_and(|many| one.version == many.version)),
-                    "`{key}` must have the same version alone and among many"
+                    "`{key}` must have the same version in a single read and in a batch"
                 );
             }
         }
     }
-    let none = within("a read of no keys", provider.get_many(&[])).await;
-    assert!(none.is_empty(), "no keys must have no results");
+    let empty = within("a batch read of zero keys", provider.get_many(&[])).await;
+    assert!(
+        empty.is_empty(),
+        "a batch of zero keys must have zero results"
+    );
 
-    if provider.capabilities().batch && h.supports().calls {
+    if provider.capabilities().batch && h.supports().call_counts {
         let before = h.calls().reads;
-        within("a read of many", provider.get_many(&keys)).await;
+        within("a batch read", provider.get_many(&keys)).await;
         let cost = h.calls().reads - before;
         assert!(
             cost * 2 <= keys.len(),
-            "the provider claims batches, and {} keys cost {cost} calls",
+            "the provider claims batches, but {} keys cost {cost} calls",
             keys.len()
         );
     }
     Outcome::Passed
 }
 
-/// Values of 64 KiB and values of any bytes come back as they were written; one beyond the limit, if
-/// the harness has one, is `TooLarge`.
+/// Values of 64 KiB and values of any bytes are returned unchanged. If the harness has a size limit, a
+/// longer value is `TooLarge`.
 pub async fn binary_and_big_values(h: &dyn Harness) -> Outcome {
     let provider = h.provider();
-    let [key, other] = good_keys(h);
-    let limit = h.max_value();
+    let [key, other] = valid_keys(h);
+    let limit = h.max_value_bytes();
     let size = limit.unwrap_or(usize::MAX).min(64 * 1024);
     let big: Vec<u8> = (b'!'..=b'~').cycle().take(size).collect();
     h.seed(&key, &big).await;
@@ -159,55 +162,58 @@ pub async fn binary_and_big_values(h: &dyn Harness) -> Outcome {
         h.seed(&other, &vec![b'x'; limit]).await;
         assert_reads(&provider, &other, &vec![b'x'; limit]).await;
         h.seed(&other, &vec![b'x'; limit + 1]).await;
-        let why = "a value beyond the limit";
-        assert_fails(&provider, &other, ErrorKind::TooLarge, why).await;
+        let operation = "a value above the size limit";
+        assert_fails(&provider, &other, ErrorKind::TooLarge, operation).await;
     }
     Outcome::Passed
 }
 
-/// Every name that the harness calls good holds a value of its own. Any other key either does, too,
-/// or is `InvalidKey`; none is read as if it were another.
+/// Every valid key of the harness has its own value. Any other key either works too or is
+/// `InvalidKey`. No key returns the value of another key.
 pub async fn odd_names(h: &dyn Harness) -> Outcome {
     let provider = h.provider();
-    let good: Vec<SecretKey> = h.good_keys().into_iter().map(key).collect();
-    for key in &good {
+    let valid: Vec<SecretKey> = h.valid_keys().into_iter().map(key).collect();
+    for key in &valid {
         h.seed(key, format!("value of {key}").as_bytes()).await;
     }
-    let mut odd = odd_keys(h, &good);
-    odd.retain(|key| !good.contains(key));
+    let mut odd = odd_keys(h, &valid);
+    odd.retain(|key| !valid.contains(key));
     odd.sort();
     odd.dedup();
     for key in &odd {
-        let held = match read(&provider, key).await {
-            Err(error) => is_holdable(&error, key),
-            Ok(_) => panic!("`{key}` was never written, and is read as if it were another key"),
+        let storable = match read(&provider, key).await {
+            Err(error) => is_storable(&error, key),
+            Ok(_) => {
+                panic!("`{key}` was never written, but a read returns the value of another key")
+            }
         };
-        if held {
+        if storable {
             let value = format!("value of {key}");
             h.seed(key, value.as_bytes()).await;
             assert_reads(&provider, key, value.as_bytes()).await;
             h.delete(key).await;
         }
     }
-    for key in &good {
+    for key in &valid {
         assert_reads(&provider, key, format!("value of {key}").as_bytes()).await;
     }
     Outcome::Passed
 }
 
-/// Whether the source says that it could hold such a key. Anything else than yes or no is a failure.
+/// Returns whether the source can store `key`: `true` for `NotFound`, `false` for `InvalidKey`. Panics
+/// for any other error.
 #[track_caller]
-fn is_holdable(error: &Error, key: &SecretKey) -> bool {
-    let why = "an odd key that was never written";
+fn is_storable(error: &Error, key: &SecretKey) -> bool {
+    let operation = "an unusual key that was never written";
     if error.kind() != ErrorKind::InvalidKey {
-        assert_error(error, Some(key), ErrorKind::NotFound, why);
+        assert_error(error, Some(key), ErrorKind::NotFound, operation);
         return true;
     }
-    assert_error(error, Some(key), ErrorKind::InvalidKey, why);
+    assert_error(error, Some(key), ErrorKind::InvalidKey, operation);
     false
 }
 
-fn odd_keys(h: &dyn Harness, good: &[SecretKey]) -> Vec<SecretKey> {
+fn odd_keys(h: &dyn Harness, valid: &[SecretKey]) -> Vec<SecretKey> {
     let mut odd: Vec<String> = [
         "a=b",
         "a b",
@@ -258,7 +264,7 @@ fn odd_keys(h: &dyn Harness, good: &[SecretKey]) -> Vec<SecretKey> {
     .map(str::to_owned)
     .into();
     odd.push("n".repeat(255));
-    for name in good.iter().map(SecretKey::as_str) {
+    for name in valid.iter().map(SecretKey::as_str) {
         odd.push(name.replace('/', "%2F"));
         odd.push(name.replace('/', "%2f"));
         odd.push(format!("{name}?version=1"));
@@ -276,65 +282,65 @@ fn odd_keys(h: &dyn Harness, good: &[SecretKey]) -> Vec<SecretKey> {
     odd.iter().map(|name| key(name)).collect()
 }
 
-/// Every kind of absence is `NotFound` with a reason: never written, deleted, in a folder that does
-/// not exist, below a key that is no folder. A source without folders may call the latter two
-/// `InvalidKey`.
+/// Every form of absence is `NotFound` with a reason: a key that was never written, a deleted key, a key
+/// in a folder that does not exist, and a key below another key. A source without folders may return
+/// `InvalidKey` for the last two forms.
 pub async fn absent_in_all_forms(h: &dyn Harness) -> Outcome {
     let provider = h.provider();
-    let [gone, there] = good_keys(h);
-    h.seed(&there, b"there").await;
-    h.seed(&gone, b"gone").await;
-    h.delete(&gone).await;
+    let [deleted, present] = valid_keys(h);
+    h.seed(&present, b"present").await;
+    h.seed(&deleted, b"deleted").await;
+    h.delete(&deleted).await;
     assert_fails(
         &provider,
         &key(ABSENT),
         ErrorKind::NotFound,
-        "a key never written",
+        "a key that was never written",
     )
     .await;
-    assert_fails(&provider, &gone, ErrorKind::NotFound, "a deleted key").await;
+    assert_fails(&provider, &deleted, ErrorKind::NotFound, "a deleted key").await;
     for name in [
         "no-such-folder/KEY".to_owned(),
         "no/such/folder/KEY".to_owned(),
-        format!("{there}/KEY"),
+        format!("{present}/KEY"),
     ] {
         let key = key(&name);
         match read(&provider, &key).await {
-            Err(error) => is_holdable(&error, &key),
-            Ok(_) => panic!("`{key}` was never written, and is read"),
+            Err(error) => is_storable(&error, &key),
+            Ok(_) => panic!("`{key}` was never written, but can be read"),
         };
     }
-    h.delete(&there).await;
+    h.delete(&present).await;
     assert_fails(
         &provider,
-        &there,
+        &present,
         ErrorKind::NotFound,
-        "the last key, deleted",
+        "a deleted key that was the last one",
     )
     .await;
     Outcome::Passed
 }
 
-/// An empty value is a value of no bytes, not an absence.
+/// An empty value is returned as zero bytes, not as `NotFound`.
 pub async fn empty_value(h: &dyn Harness) -> Outcome {
     if !h.supports().empty_values {
-        return Outcome::NotApplicable("the source holds no empty values");
+        return Outcome::NotApplicable("the source cannot store empty values");
     }
-    let [key] = good_keys(h);
+    let [key] = valid_keys(h);
     h.seed(&key, b"").await;
     assert_reads(&h.provider(), &key, b"").await;
     Outcome::Passed
 }
 
-/// Numbers, booleans and objects of a JSON source come as their compact JSON text, a string as its
-/// characters; bytes that are no text come as bytes.
+/// Numbers, booleans and objects of a JSON source are returned as compact JSON text, and strings as
+/// their characters. Bytes that are not UTF-8 are returned as bytes.
 pub async fn non_text_values(h: &dyn Harness) -> Outcome {
     let supports = h.supports();
     if !supports.json_values && !supports.binary_values {
-        return Outcome::NotApplicable("the source holds text only");
+        return Outcome::NotApplicable("the source stores only text");
     }
     let provider = h.provider();
-    let [key] = good_keys(h);
+    let [key] = valid_keys(h);
     if supports.json_values {
         for (json, value) in [
             ("5432", "5432"),
@@ -355,12 +361,12 @@ pub async fn non_text_values(h: &dyn Harness) -> Outcome {
     if supports.binary_values {
         let bytes = [0xff, 0xfe, 0, b'a', 0xc3];
         h.seed(&key, &bytes).await;
-        let answer = read(&provider, &key).await;
-        assert_value(&answer, &key, &bytes);
-        let text = answer.map(|secret| secret.value.expose_text().is_ok());
+        let result = read(&provider, &key).await;
+        assert_value(&result, &key, &bytes);
+        let is_text = result.map(|secret| secret.value.expose_text().is_ok());
         assert!(
-            matches!(text, Ok(false)),
-            "bytes that are no text must not pass for text"
+            matches!(is_text, Ok(false)),
+            "bytes that are not UTF-8 must not be exposed as text"
         );
     }
     Outcome::Passed

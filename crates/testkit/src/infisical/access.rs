@@ -1,4 +1,4 @@
-//! Who may ask: machine identities, their logins and tokens.
+//! Access control of the fake: machine identities, logins and tokens.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,19 +8,19 @@ use tokio::time::Instant;
 
 use super::response::FakeResponse;
 
-/// What an identity may do in a project.
+/// The role of an identity in a project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Role {
-    /// Read and write.
+    /// Can read and write.
     Admin,
-    /// Read.
+    /// Can read.
     Viewer,
-    /// Nothing, though it is a member.
+    /// Is a member without any permission.
     NoAccess,
 }
 
-/// A machine identity to be made: its memberships, and how long its tokens live.
+/// The configuration of a machine identity: its memberships, and the lifetime of its tokens.
 #[derive(Debug, Clone)]
 pub struct Identity {
     pub(super) client_id: Option<String>,
@@ -33,57 +33,58 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// One without a project, whose tokens live for 30 days, as servers have it by default.
+    /// Creates the configuration of an identity that is not a member of any project. Its tokens expire after
+    /// 30 days, which is the default of a real server.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        const DEFAULT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+        const DEFAULT_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
         Self {
             client_id: None,
             client_secret: None,
             roles: HashMap::new(),
-            token_ttl: DEFAULT,
-            token_max_ttl: DEFAULT,
+            token_ttl: DEFAULT_TTL,
+            token_max_ttl: DEFAULT_TTL,
             token_uses: None,
             secret_uses: None,
         }
     }
 
-    /// Makes it a member of a project.
+    /// Makes the identity a member of a project.
     #[must_use]
     pub fn member(mut self, project: &str, role: Role) -> Self {
         self.roles.insert(project.to_owned(), role);
         self
     }
 
-    /// How long its tokens live unless they are renewed.
+    /// Sets the lifetime of a token until its next renewal.
     #[must_use]
     pub fn token_ttl(mut self, ttl: Duration) -> Self {
         self.token_ttl = ttl;
         self
     }
 
-    /// How long its tokens live at most.
+    /// Sets the maximum lifetime of a token, including renewals.
     #[must_use]
     pub fn token_max_ttl(mut self, ttl: Duration) -> Self {
         self.token_max_ttl = ttl;
         self
     }
 
-    /// How often one of its tokens may be used.
+    /// Sets how often a token can be used. Default: no limit.
     #[must_use]
     pub fn token_uses(mut self, uses: u64) -> Self {
         self.token_uses = Some(uses);
         self
     }
 
-    /// How often its client secret may be used.
+    /// Sets how often the client secret can be used. Default: no limit.
     #[must_use]
     pub fn secret_uses(mut self, uses: u64) -> Self {
         self.secret_uses = Some(uses);
         self
     }
 
-    /// With this client id and secret, instead of ones that are made up.
+    /// Sets the client id and the client secret. By default both are generated.
     #[must_use]
     pub fn credentials(mut self, client_id: &str, client_secret: &str) -> Self {
         self.client_id = Some(client_id.to_owned());
@@ -92,19 +93,18 @@ impl Identity {
     }
 }
 
-/// The credentials of a machine identity of the fake.
+/// The credentials of a machine identity of the fake. `Debug` does not print the client secret.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct FakeIdentity {
-    /// For logins by a token of somebody else's.
+    /// The id for logins with a JWT.
     pub identity_id: String,
-    /// For Universal Auth.
+    /// The id for Universal Auth.
     pub client_id: String,
-    /// For Universal Auth.
+    /// The secret for Universal Auth.
     pub client_secret: String,
 }
 
-/// Without the client secret.
 impl fmt::Debug for FakeIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FakeIdentity")
@@ -114,96 +114,103 @@ impl fmt::Debug for FakeIdentity {
     }
 }
 
-/// A machine identity that was made.
+/// A machine identity that exists on the fake.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct RegisteredIdentity {
     pub(super) id: String,
     pub(super) client_id: String,
-    /// None once it is used up or revoked.
+    /// `None` after the secret was used up or revoked.
     pub(super) client_secret: Option<String>,
-    pub(super) made: Identity,
-    /// What it may not read in spite of its role: environments and paths.
-    pub(super) denied: Vec<(String, String)>,
-    /// Whether it sees no values.
+    pub(super) config: Identity,
+    /// Environments and paths that the identity cannot read in spite of its role.
+    pub(super) denied_folders: Vec<(String, String)>,
     pub(super) values_hidden: bool,
-    /// The tokens of others that it may log in with, by the name of the login.
-    pub(super) jwts: Vec<(String, String)>,
+    /// Login methods and JWTs that the identity can log in with.
+    pub(super) accepted_jwts: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
 struct Token {
+    /// Index of the identity.
     identity: usize,
-    login: Instant,
-    expires: Instant,
+    login_at: Instant,
+    expires_at: Instant,
     uses: u64,
-    is_gone: bool,
+    revoked: bool,
 }
 
 /// All identities and tokens.
 #[derive(Debug, Default)]
 pub(super) struct Access {
-    pub(super) identities: Vec<Known>,
+    pub(super) identities: Vec<RegisteredIdentity>,
     tokens: HashMap<String, Token>,
 }
 
-impl Known {
+impl RegisteredIdentity {
     pub(super) fn role(&self, project: &str) -> Option<Role> {
-        self.made.roles.get(project).copied()
+        self.config.roles.get(project).copied()
     }
 
-    pub(super) fn may_read(&self, project: &str, environment: &str, path: &str) -> bool {
-        let denied = |(e, p): &(String, String)| e == environment && p == path;
+    pub(super) fn can_read(&self, project: &str, environment: &str, path: &str) -> bool {
+        let is_denied = |(e, p): &(String, String)| e == environment && p == path;
         matches!(self.role(project), Some(Role::Admin | Role::Viewer))
-            && !self.denied.iter().any(denied)
+            && !self.denied_folders.iter().any(is_denied)
     }
 }
 
 impl Access {
-    pub(super) fn identity_mut(&mut self, id: &str) -> Option<&mut Known> {
-        self.identities.iter_mut().find(|known| known.id == id)
+    pub(super) fn identity_mut(&mut self, id: &str) -> Option<&mut RegisteredIdentity> {
+        self.identities
+            .iter_mut()
+            .find(|identity| identity.id == id)
     }
 
     pub(super) fn revoke_tokens(&mut self) {
         self.tokens
             .values_mut()
-            .for_each(|token| token.is_gone = true);
+            .for_each(|token| token.revoked = true);
     }
 
-    /// The answer to a login by client id and secret.
+    /// Returns the response to a login with a client id and a client secret.
     pub(super) fn log_in(&mut self, client_id: &str, client_secret: &str) -> FakeResponse {
         let (client_id, client_secret) = (client_id.trim(), client_secret.trim());
-        let found = |known: &Known| known.client_id == client_id;
-        let Some(at) = self.identities.iter().position(found) else {
+        let matches = |identity: &RegisteredIdentity| identity.client_id == client_id;
+        let Some(index) = self.identities.iter().position(matches) else {
             let text = "No identity with specified client ID was found";
             return FakeResponse::failure(404, "NotFound", text);
         };
-        let known = &mut self.identities[at];
-        if known.client_secret.as_deref() != Some(client_secret) {
+        let identity = &mut self.identities[index];
+        if identity.client_secret.as_deref() != Some(client_secret) {
             return FakeResponse::failure(401, "UnauthorizedError", "Invalid credentials");
         }
-        match &mut known.made.secret_uses {
+        match &mut identity.config.secret_uses {
             Some(0) => {
-                known.client_secret = None;
+                identity.client_secret = None;
                 let text = "Access denied due to client secret usage limit reached";
                 return FakeResponse::failure(401, "UnauthorizedError", text);
             }
             Some(uses) => *uses -= 1,
             None => {}
         }
-        self.grant(at)
+        self.issue_token(index)
     }
 
-    /// The answer to a login by somebody else's token.
-    pub(super) fn log_in_by(&mut self, method: &str, identity: &str, jwt: &str) -> FakeResponse {
+    /// Returns the response to a login with a JWT.
+    pub(super) fn log_in_with_jwt(
+        &mut self,
+        method: &str,
+        identity: &str,
+        jwt: &str,
+    ) -> FakeResponse {
         let title = match method {
             "kubernetes-auth" => "Kubernetes",
             "azure-auth" => "Azure",
             "aws-auth" => "AWS",
             "jwt-auth" => "JWT",
-            // The server's own slip, for OIDC.
+            // For OIDC, the real server's message names GCP by mistake.
             _ => "GCP",
         };
-        let missing = || {
+        let not_configured = || {
             let end = if title == "Azure" {
                 "Azure Auth"
             } else {
@@ -213,20 +220,20 @@ impl Access {
                 format!("{title} auth method not found for identity, did you configure {end}?");
             FakeResponse::failure(404, "NotFound", &text)
         };
-        let found = |known: &Known| known.id == identity;
-        let Some(at) = self.identities.iter().position(found) else {
-            return missing();
+        let matches = |registered: &RegisteredIdentity| registered.id == identity;
+        let Some(index) = self.identities.iter().position(matches) else {
+            return not_configured();
         };
-        let jwts: Vec<_> = self.identities[at]
-            .jwts
+        let accepted: Vec<_> = self.identities[index]
+            .accepted_jwts
             .iter()
             .filter(|(m, _)| m == method)
             .collect();
-        if jwts.is_empty() {
-            return missing();
+        if accepted.is_empty() {
+            return not_configured();
         }
-        if jwts.iter().any(|(_, known)| known == jwt.trim()) {
-            return self.grant(at);
+        if accepted.iter().any(|(_, accepted)| accepted == jwt.trim()) {
+            return self.issue_token(index);
         }
         match method {
             "kubernetes-auth" => {
@@ -236,55 +243,58 @@ impl Access {
         }
     }
 
-    fn grant(&mut self, at: usize) -> FakeResponse {
-        let made = &self.identities[at].made;
-        let token = format!("eyJ{}.{}.{}", random(16), random(64), random(43));
+    fn issue_token(&mut self, identity: usize) -> FakeResponse {
+        let config = &self.identities[identity].config;
+        let (header, payload, signature) = (random_hex(16), random_hex(64), random_hex(43));
+        let token = format!("eyJ{header}.{payload}.{signature}");
         let now = Instant::now();
-        let answer = granted(made, &token);
-        let expires = now + made.token_ttl;
+        let response = token_response(config, &token);
+        let expires_at = now + config.token_ttl;
         self.tokens.insert(
             token,
             Token {
-                identity: at,
-                login: now,
-                expires,
+                identity,
+                login_at: now,
+                expires_at,
                 uses: 0,
-                is_gone: false,
+                revoked: false,
             },
         );
-        answer
+        response
     }
 
-    /// The answer to a renewal. One that would end beyond the maximum destroys the token.
+    /// Returns the response to a renewal. A renewal that would end after the maximum lifetime revokes the
+    /// token, as on a real server.
     pub(super) fn renew(&mut self, text: &str) -> FakeResponse {
-        if let Err(answer) = self.check(text, false) {
-            return answer;
+        if let Err(response) = self.check(text, Use::Unlimited) {
+            return response;
         }
         let now = Instant::now();
         let token = self.tokens.get_mut(text).unwrap();
-        let made = &self.identities[token.identity].made;
-        if now + made.token_ttl >= token.login + made.token_max_ttl {
-            token.is_gone = true;
+        let config = &self.identities[token.identity].config;
+        if now + config.token_ttl >= token.login_at + config.token_max_ttl {
+            token.revoked = true;
             let text = "Failed to renew MI access token past its Max TTL expiration";
             return FakeResponse::failure(401, "UnauthorizedError", text);
         }
-        token.expires = now + made.token_ttl;
-        granted(made, text)
+        token.expires_at = now + config.token_ttl;
+        token_response(config, text)
     }
 
+    /// Returns the response to a revocation.
     pub(super) fn revoke(&mut self, text: &str) -> FakeResponse {
-        if let Err(answer) = self.check(text, false) {
-            return answer;
+        if let Err(response) = self.check(text, Use::Unlimited) {
+            return response;
         }
-        self.tokens.get_mut(text).unwrap().is_gone = true;
+        self.tokens.get_mut(text).unwrap().revoked = true;
         FakeResponse::json(
             200,
             serde_json::json!({"message": "Successfully revoked access token"}),
         )
     }
 
-    /// Whose token this is, if it is good; the answer if it is not.
-    pub(super) fn check(&mut self, text: &str, counts: bool) -> Result<usize, FakeResponse> {
+    /// Returns the index of the identity that a token belongs to, or the response to an invalid token.
+    pub(super) fn check(&mut self, text: &str, usage: Use) -> Result<usize, FakeResponse> {
         let unauthorized = |text: &str| Err(FakeResponse::failure(401, "UnauthorizedError", text));
         let malformed = |text: &str| Err(FakeResponse::failure(403, "TokenError", text));
         let now = Instant::now();
@@ -304,19 +314,19 @@ impl Access {
                 ),
             };
         };
-        let made = &self.identities[token.identity].made;
-        if now >= token.login + made.token_max_ttl {
+        let config = &self.identities[token.identity].config;
+        if now >= token.login_at + config.token_max_ttl {
             return malformed("Your token has expired. Please re-authenticate.");
         }
-        if token.is_gone {
+        if token.revoked {
             return unauthorized("No identity access token found");
         }
-        if now >= token.expires {
-            token.is_gone = true;
+        if now >= token.expires_at {
+            token.revoked = true;
             return unauthorized("Failed to renew MI access token due to TTL expiration");
         }
-        if counts {
-            if made.token_uses.is_some_and(|most| token.uses >= most) {
+        if usage == Use::Counted {
+            if config.token_uses.is_some_and(|limit| token.uses >= limit) {
                 let text = "Unable to renew because access token number of uses limit reached";
                 return unauthorized(text);
             }
@@ -326,19 +336,26 @@ impl Access {
     }
 }
 
-fn granted(made: &Identity, token: &str) -> FakeResponse {
+/// Whether a request counts against the usage limit of its token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    Counted,
+    Unlimited,
+}
+
+fn token_response(config: &Identity, token: &str) -> FakeResponse {
     FakeResponse::json(
         200,
         serde_json::json!({
             "accessToken": token,
-            "expiresIn": made.token_ttl.as_secs(),
-            "accessTokenMaxTTL": made.token_max_ttl.as_secs(),
+            "expiresIn": config.token_ttl.as_secs(),
+            "accessTokenMaxTTL": config.token_max_ttl.as_secs(),
             "tokenType": "Bearer",
         }),
     )
 }
 
-/// So many hexadecimal digits, never the same twice.
-pub(super) fn random(digits: usize) -> String {
+/// Returns this number of random hexadecimal digits.
+pub(super) fn random_hex(digits: usize) -> String {
     (0..digits).map(|_| fastrand::digit(16)).collect()
 }

@@ -1,9 +1,10 @@
-//! A fake Infisical, for tests of backends and of services.
+//! A fake Infisical server, for tests of providers and of services.
 //!
-//! For whoever wants to see what happens with secrets from Infisical without running one: late, denied,
-//! rotated, rate-limited. It answers as a self-hosted server of October 2024 does, error by error, and
-//! has the newer version of the API for secrets too, unless told otherwise. Exchanges that were recorded
-//! on a real server are replayed against it, and the official clients are run on it.
+//! Use it to test a service with secrets from Infisical without a real server: slow, denied, rotated or
+//! rate-limited secrets. It responds like a self-hosted server of October 2024, including the errors. It
+//! also has version 4 of the API for secrets, unless [`FakeInfisical::start_v3`] starts it. Its responses
+//! are compared with exchanges that were recorded on a real server, and the official clients are tested
+//! against it.
 //!
 //! ```
 //! use secretwell_testkit::infisical::{FakeInfisical, Identity, Role};
@@ -13,18 +14,18 @@
 //! let fake = FakeInfisical::start().await;
 //! let project = fake.project("shop");
 //! fake.environment(&project, "prod");
-//! fake.set(&project, "prod", "/auth", "AUTH_SECRET", "a secret of the tests");
+//! fake.set(&project, "prod", "/auth", "AUTH_SECRET", "a secret for tests");
 //! let identity = fake.identity(Identity::new().member(&project, Role::Viewer));
-//! // Now log in at `fake.url()` with `identity.client_id` and `identity.client_secret`.
-//! # assert!(fake.url().starts_with("http://127.0.0.1:"));
-//! # assert_eq!(identity.client_secret.len(), 64);
+//! // Log in at `fake.url()` with `identity.client_id` and `identity.client_secret`.
+//! assert!(fake.url().starts_with("http://127.0.0.1:"));
+//! assert_eq!(identity.client_secret.len(), 64);
 //! # }
 //! ```
 //!
 //! # Limits
-//! Written from the outside: what is not in the recordings is a guess by the documentation. Imports of
-//! imports, approvals, custom roles and tokens of users are not there; the newer version of the API has
-//! never been seen on the wire.
+//! The fake reproduces observed behaviour. Behaviour that was not recorded follows the documentation and
+//! might differ from a real server. Imports of imports, approvals, custom roles and users' tokens are not
+//! supported. Version 4 of the API has never been compared with a real server.
 
 mod access;
 mod response;
@@ -39,12 +40,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use access::{Access, Known, random};
+use access::{Access, RegisteredIdentity, random_hex};
 pub use access::{FakeIdentity, Identity, Role};
 pub use response::FakeResponse;
-use store::{Folder, Place, Project, Store};
+use store::{Folder, Location, Project, Store};
 
-/// A fake Infisical, on a free port of the loopback. Ends when dropped.
+/// A fake Infisical server on a free port of the loopback interface. It stops when it is dropped.
 #[derive(Debug)]
 pub struct FakeInfisical {
     state: Arc<Mutex<State>>,
@@ -52,35 +53,36 @@ pub struct FakeInfisical {
     _tasks: JoinSet<()>,
 }
 
-/// All that a fake holds.
+/// The complete state of a fake.
 #[derive(Debug, Default)]
 struct State {
     store: Store,
     access: Access,
     has_v4: bool,
-    half_expands: bool,
-    has_old_statuses: bool,
-    /// What requests that begin like this are answered, whatever they ask for.
-    refusals: Vec<(String, FakeResponse)>,
-    limit: Option<u32>,
-    /// The windows of the rate limit, by route: when each began, and how often it was asked since.
+    partial_list_expansion: bool,
+    legacy_statuses: bool,
+    /// Responses to all requests whose line starts with the text.
+    forced_failures: Vec<(String, FakeResponse)>,
+    rate_limit: Option<u32>,
+    /// The rate-limit windows by route. Each has its start and the number of requests since then.
     windows: HashMap<&'static str, (Instant, u32)>,
-    /// The requests so far, each with the status of its answer.
+    /// The line of each request so far, with the status of its response.
     requests: Vec<(String, u16)>,
 }
 
 impl FakeInfisical {
-    /// Starts one with both versions of the API.
+    /// Starts a server with both versions of the API.
     pub async fn start() -> Self {
-        Self::serving(true).await
+        Self::serve(true).await
     }
 
-    /// Starts one as a server of 2024, without version 4 of the API.
+    /// Starts a server of 2024, which does not have version 4 of the API.
     pub async fn start_v3() -> Self {
-        Self::serving(false).await
+        Self::serve(false).await
     }
 
-    /// One without a socket, to be [asked](Self::answer) directly, so that its time can be paused.
+    /// Creates a server of 2024 without a socket. Send requests with [`respond`](Self::respond), so that a
+    /// test can pause the clock.
     pub fn offline() -> Self {
         Self {
             state: Arc::default(),
@@ -89,7 +91,7 @@ impl FakeInfisical {
         }
     }
 
-    async fn serving(has_v4: bool) -> Self {
+    async fn serve(has_v4: bool) -> Self {
         let fake = Self::offline();
         fake.state().has_v4 = has_v4;
         let (address, tasks) = serve::start(fake.state.clone()).await;
@@ -100,38 +102,42 @@ impl FakeInfisical {
         }
     }
 
-    /// Where it listens.
+    /// Returns the address on which the server listens.
     ///
     /// # Panics
-    /// It is [offline](Self::offline).
+    /// Panics if the server is [offline](Self::offline).
     pub fn address(&self) -> SocketAddr {
-        self.address.expect("an offline fake listens nowhere")
+        self.address.expect("an offline fake has no address")
     }
 
-    /// Its address as a URL.
+    /// Returns the server's address as a URL.
+    ///
+    /// # Panics
+    /// Panics if the server is [offline](Self::offline).
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
     }
 
-    /// The answer to a request: method, path with query, headers by their names in small letters, body.
-    pub fn answer(
+    /// Returns the response to a request. `target` is the path with the query. The names of the headers must
+    /// be in lower case.
+    pub fn respond(
         &self,
         method: &str,
         target: &str,
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> FakeResponse {
-        self.state().answer(method, target, headers, body)
+        self.state().respond(method, target, headers, body)
     }
 
-    /// Makes a project, and returns its id.
+    /// Creates a project and returns its id.
     pub fn project(&self, slug: &str) -> String {
         let id = self.state().store.new_id();
         self.project_with_id(&id, slug);
         id
     }
 
-    /// Makes a project of this id.
+    /// Creates a project with this id.
     pub fn project_with_id(&self, id: &str, slug: &str) {
         self.state().store.projects.push(Project {
             id: id.to_owned(),
@@ -140,14 +146,17 @@ impl FakeInfisical {
         });
     }
 
-    /// Makes an environment, with its root folder.
+    /// Creates an environment with its root folder.
     ///
     /// # Panics
-    /// There is no such project.
+    /// Panics if the project does not exist.
     pub fn environment(&self, project: &str, slug: &str) {
         let mut state = self.state();
         let id = state.store.new_id();
-        let project = state.store.project_mut(project).expect("a known project");
+        let project = state
+            .store
+            .project_mut(project)
+            .expect("the project must exist");
         let root = Folder {
             id,
             ..Folder::default()
@@ -156,31 +165,31 @@ impl FakeInfisical {
         project.environments.insert(slug.to_owned(), folders);
     }
 
-    /// Makes a folder, and those above it.
+    /// Creates a folder and its missing parents.
     ///
     /// # Panics
-    /// There is no such project or environment.
+    /// Panics if the project or the environment does not exist.
     pub fn folder(&self, project: &str, environment: &str, path: &str) {
-        let place = place(project, environment, path);
-        let made = self.state().store.make_folder(place);
-        made.expect("a known environment");
+        let location = location(project, environment, path);
+        let created = self.state().store.create_folder(location);
+        created.expect("the project and the environment must exist");
     }
 
-    /// Writes a secret anew, or the next version of it. The folder is made if need be.
+    /// Creates a secret, or the next version of an existing one. Creates the folder if it is missing.
     ///
     /// # Panics
-    /// There is no such project or environment.
+    /// Panics if the project or the environment does not exist.
     pub fn set(&self, project: &str, environment: &str, path: &str, name: &str, value: &str) {
         self.folder(project, environment, path);
-        let place = place(project, environment, path);
-        let written = self.state().store.write(place, name, value);
-        written.expect("a known folder");
+        let location = location(project, environment, path);
+        let written = self.state().store.write(location, name, value);
+        written.expect("the folder must exist");
     }
 
-    /// Gives whoever lists the folder a personal value beside the shared one, as users have them.
+    /// Adds a personal value beside the shared one, as a user can do. Every list of the folder contains it.
     ///
     /// # Panics
-    /// There is no such folder.
+    /// Panics if the folder does not exist.
     pub fn set_personal(
         &self,
         project: &str,
@@ -189,13 +198,13 @@ impl FakeInfisical {
         name: &str,
         value: &str,
     ) {
-        let place = place(project, environment, path);
-        let written = self.state().store.write_personal(place, name, value);
-        written.expect("a known folder");
+        let location = location(project, environment, path);
+        let written = self.state().store.write_personal(location, name, value);
+        written.expect("the folder must exist");
     }
 
-    /// Says something of a secret that is there: its comment, and the slugs of its tags.
-    pub fn describe(
+    /// Sets the comment of a secret, and its tags by their slugs. Has no effect if the secret does not exist.
+    pub fn set_metadata(
         &self,
         project: &str,
         environment: &str,
@@ -204,8 +213,8 @@ impl FakeInfisical {
         comment: &str,
         tags: &[&str],
     ) {
-        let place = place(project, environment, path);
-        self.state().store.change(place, name, |secret| {
+        let location = location(project, environment, path);
+        self.state().store.change(location, name, |secret| {
             secret.comment = comment.to_owned();
             secret.tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
         });
@@ -213,37 +222,38 @@ impl FakeInfisical {
 
     /// Deletes a secret.
     pub fn remove(&self, project: &str, environment: &str, path: &str, name: &str) {
-        let place = place(project, environment, path);
-        self.state().store.remove(place, name);
+        let location = location(project, environment, path);
+        self.state().store.remove(location, name);
     }
 
-    /// Has a folder import another, after what it imports already.
+    /// Makes the folder `into` import the folder `from`, after its existing imports. Each folder is an
+    /// environment and a path.
     ///
     /// # Panics
-    /// There is no such folder to import into.
+    /// Panics if the folder `into` does not exist.
     pub fn import(&self, project: &str, into: (&str, &str), from: (&str, &str)) {
-        let place = place(project, into.0, into.1);
+        let location = location(project, into.0, into.1);
         let from = (from.0.to_owned(), from.1.to_owned());
-        let imported = self.state().store.import(place, from);
-        imported.expect("a known folder");
+        let imported = self.state().store.import(location, from);
+        imported.expect("the folder must exist");
     }
 
-    /// Makes a machine identity.
+    /// Creates a machine identity and returns its credentials.
     pub fn identity(&self, identity: Identity) -> FakeIdentity {
         let mut state = self.state();
         let id = state.store.new_id();
         let client_id = identity.client_id.clone();
         let client_id = client_id.unwrap_or_else(|| state.store.new_id());
         let client_secret = identity.client_secret.clone();
-        let client_secret = client_secret.unwrap_or_else(|| random(64));
-        state.access.identities.push(Known {
+        let client_secret = client_secret.unwrap_or_else(|| random_hex(64));
+        state.access.identities.push(RegisteredIdentity {
             id: id.clone(),
             client_id: client_id.clone(),
             client_secret: Some(client_secret.clone()),
-            made: identity,
-            denied: Vec::new(),
+            config: identity,
+            denied_folders: Vec::new(),
             values_hidden: false,
-            jwts: Vec::new(),
+            accepted_jwts: Vec::new(),
         });
         FakeIdentity {
             identity_id: id,
@@ -252,82 +262,95 @@ impl FakeInfisical {
         }
     }
 
-    /// Takes the permission to read one folder away from an identity.
+    /// Denies an identity the permission to read one folder.
+    ///
+    /// # Panics
+    /// Panics if the identity does not exist.
     pub fn deny(&self, identity: &str, environment: &str, path: &str) {
         let denied = (environment.to_owned(), path.to_owned());
-        self.change(identity, |known| known.denied.push(denied));
+        self.change(identity, |identity| identity.denied_folders.push(denied));
     }
 
-    /// Hides all values from an identity, in version 4 of the API.
+    /// Denies an identity the permission to read values. Version 4 of the API then hides them.
+    ///
+    /// # Panics
+    /// Panics if the identity does not exist.
     pub fn hide_values(&self, identity: &str) {
-        self.change(identity, |known| known.values_hidden = true);
+        self.change(identity, |identity| identity.values_hidden = true);
     }
 
-    /// Lets an identity log in by this token of somebody else's; `method` is `kubernetes-auth`,
-    /// `oidc-auth` or `jwt-auth`.
+    /// Accepts `jwt` for logins of an identity. `method` is `kubernetes-auth`, `oidc-auth` or `jwt-auth`.
+    ///
+    /// # Panics
+    /// Panics if the identity does not exist.
     pub fn accept_jwt(&self, identity: &str, method: &str, jwt: &str) {
         let accepted = (method.to_owned(), jwt.to_owned());
-        self.change(identity, |known| known.jwts.push(accepted));
+        self.change(identity, |identity| identity.accepted_jwts.push(accepted));
     }
 
-    /// Ends the client secret of an identity, and no token.
+    /// Revokes the client secret of an identity. Existing tokens stay valid.
+    ///
+    /// # Panics
+    /// Panics if the identity does not exist.
     pub fn revoke_client_secret(&self, identity: &str) {
-        self.change(identity, |known| known.client_secret = None);
+        self.change(identity, |identity| identity.client_secret = None);
     }
 
-    /// Gives an identity a new client secret, and returns it.
-    pub fn renew_client_secret(&self, identity: &str) -> String {
-        let secret = random(64);
-        self.change(identity, |known| known.client_secret = Some(secret.clone()));
+    /// Replaces the client secret of an identity, and returns the new one.
+    ///
+    /// # Panics
+    /// Panics if the identity does not exist.
+    pub fn rotate_client_secret(&self, identity: &str) -> String {
+        let secret = random_hex(64);
+        self.change(identity, |identity| {
+            identity.client_secret = Some(secret.clone());
+        });
         secret
     }
 
-    fn change(&self, identity: &str, change: impl FnOnce(&mut Known)) {
+    fn change(&self, identity: &str, change: impl FnOnce(&mut RegisteredIdentity)) {
         let mut state = self.state();
-        change(
-            state
-                .access
-                .identity_mut(identity)
-                .expect("a known identity"),
-        );
+        let identity = state.access.identity_mut(identity);
+        change(identity.expect("the identity must exist"));
     }
 
-    /// Ends all tokens.
+    /// Revokes all tokens.
     pub fn revoke_tokens(&self) {
         self.state().access.revoke_tokens();
     }
 
-    /// How many requests a minute each route allows; logins have 200 then. Default: no limit.
+    /// Sets the number of lists, and of single reads, that are allowed per minute. Logins are then limited to
+    /// 200 per minute. Default: no limit.
     pub fn rate_limit(&self, limit: Option<u32>) {
-        self.state().limit = limit;
+        self.state().rate_limit = limit;
     }
 
-    /// Leaves references within references unexpanded in lists, as older servers do now and then.
-    pub fn break_list_expansion(&self) {
-        self.state().half_expands = true;
+    /// Leaves references within referenced values unexpanded in lists. Older servers do this sometimes.
+    pub fn use_partial_list_expansion(&self) {
+        self.state().partial_list_expansion = true;
     }
 
-    /// Says 401 of a missing permission and 403 of a dead token, as servers before August 2024 do.
-    pub fn swap_statuses(&self) {
-        self.state().has_old_statuses = true;
+    /// Responds 401 to a missing permission, and 403 to a dead token. Servers before August 2024 do this.
+    pub fn use_legacy_statuses(&self) {
+        self.state().legacy_statuses = true;
     }
 
-    /// Answers requests that begin like this, such as `GET /api/v1/folders`, with a failure of this status,
-    /// name and message, whatever they ask for.
-    pub fn refuse(&self, start: &str, status: u16, error: &str, message: &str) {
-        let refusal = (
+    /// Responds with this failure to every request whose line starts with `start`, such as
+    /// `GET /api/v1/folders`.
+    pub fn fail_requests(&self, start: &str, status: u16, error: &str, message: &str) {
+        let failure = (
             start.to_owned(),
             FakeResponse::failure(status, error, message),
         );
-        self.state().refusals.push(refusal);
+        self.state().forced_failures.push(failure);
     }
 
-    /// Refuses nothing any more.
-    pub fn clear_refusals(&self) {
-        self.state().refusals.clear();
+    /// Removes all failures that were added with [`fail_requests`](Self::fail_requests).
+    pub fn clear_failures(&self) {
+        self.state().forced_failures.clear();
     }
 
-    /// The requests so far: `GET /api/v3/secrets/raw?…`.
+    /// Returns the lines of the requests so far, such as `GET /api/v3/secrets/raw?…`.
     pub fn requests(&self) -> Vec<String> {
         let state = self.state();
         state
@@ -337,10 +360,13 @@ impl FakeInfisical {
             .collect()
     }
 
-    /// How many requests so far begin like this and were answered with this status.
+    /// Returns the number of requests so far whose line starts with `start` and whose response had this
+    /// status.
     pub fn count(&self, start: &str, status: u16) -> usize {
-        let asked = |(line, got): &&(String, u16)| line.starts_with(start) && *got == status;
-        self.state().requests.iter().filter(asked).count()
+        let matches = |(line, response_status): &&(String, u16)| {
+            line.starts_with(start) && *response_status == status
+        };
+        self.state().requests.iter().filter(matches).count()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -348,8 +374,8 @@ impl FakeInfisical {
     }
 }
 
-fn place<'a>(project: &'a str, environment: &'a str, path: &'a str) -> Place<'a> {
-    Place {
+fn location<'a>(project: &'a str, environment: &'a str, path: &'a str) -> Location<'a> {
+    Location {
         project,
         environment,
         path,

@@ -1,19 +1,19 @@
-//! What the fake answers.
+//! Responses of the fake.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 
-/// A status, headers and a body.
+/// A response: status, headers and body.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct FakeResponse {
-    /// The status.
+    /// The HTTP status code.
     pub status: u16,
-    /// The headers, by their names in small letters.
+    /// The headers. Their names are in lower case.
     pub headers: Vec<(&'static str, String)>,
-    /// The body, which is JSON or nothing.
+    /// The body, which is JSON or empty.
     pub body: String,
 }
 
@@ -36,19 +36,19 @@ impl FakeResponse {
         Self::json(status, body)
     }
 
-    /// What the server says of its own errors, whatever they are.
-    pub(super) fn wrong(error: &str) -> Self {
+    /// Creates the response to an internal error of the server.
+    pub(super) fn internal_error(error: &str) -> Self {
         Self::failure(500, error, "Something went wrong")
     }
 
-    /// What the server says of a field that is not as it should be.
+    /// Creates the response to an invalid request, with the validation issue of one field.
     pub(super) fn invalid(status: u16, issue: Value) -> Self {
         let body = json!({"statusCode": status, "message": [issue], "error": "ValidationFailure"});
         Self::json(status, body)
     }
 
-    /// The same as servers before August 2024 say it.
-    pub(super) fn of_before(mut self) -> Self {
+    /// Replaces the status of a failure with that of servers before August 2024.
+    pub(super) fn with_legacy_status(mut self) -> Self {
         let Ok(mut body) = serde_json::from_str::<Value>(&self.body) else {
             return self;
         };
@@ -62,6 +62,7 @@ impl FakeResponse {
         self
     }
 
+    /// Creates the response to a request whose route does not exist.
     pub(super) fn no_route(method: &str, target: &str) -> Self {
         let message = format!("Route {method}:{target} not found");
         Self::json(
@@ -70,15 +71,15 @@ impl FakeResponse {
         )
     }
 
-    /// A header of the answer.
+    /// Returns the value of a header. `name` must be in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(known, _)| *known == name)?;
         Some(value)
     }
 
-    /// The same without its body, if whoever asks holds it already.
-    pub(super) fn unless_known(mut self, known: Option<&str>) -> Self {
-        if known.is_some() && known == self.header("etag") {
+    /// Replaces the response with a 304 without a body, if `if_none_match` equals its ETag.
+    pub(super) fn if_none_match(mut self, if_none_match: Option<&str>) -> Self {
+        if if_none_match.is_some() && if_none_match == self.header("etag") {
             self.status = 304;
             self.body.clear();
         }

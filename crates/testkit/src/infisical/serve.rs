@@ -1,4 +1,4 @@
-//! The socket of the fake.
+//! The HTTP server of the fake.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,14 +10,14 @@ use axum::http::Response;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-/// The largest body of a request that the server takes.
+/// The maximum size of a request body in bytes. A real server has the same limit.
 const MAX_BODY: usize = 1 << 20;
 
-/// Serves `state` on a free port, until the tasks are dropped.
+/// Serves `state` on a free port. The server stops when the returned tasks are dropped.
 pub(super) async fn start(state: Arc<Mutex<super::State>>) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = Router::new().fallback(answer).with_state(state);
+    let router = Router::new().fallback(respond).with_state(state);
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         axum::serve(listener, router).await.unwrap();
@@ -25,7 +25,10 @@ pub(super) async fn start(state: Arc<Mutex<super::State>>) -> (SocketAddr, JoinS
     (address, tasks)
 }
 
-async fn answer(State(state): State<Arc<Mutex<super::State>>>, request: Request) -> Response<Body> {
+async fn respond(
+    State(state): State<Arc<Mutex<super::State>>>,
+    request: Request,
+) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, MAX_BODY).await.unwrap_or_default();
     let target = parts
@@ -37,13 +40,13 @@ async fn answer(State(state): State<Arc<Mutex<super::State>>>, request: Request)
         .iter()
         .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
         .collect();
-    let answer = {
+    let fake_response = {
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.answer(parts.method.as_str(), target, &headers, &body)
+        state.respond(parts.method.as_str(), target, &headers, &body)
     };
-    let mut response = Response::builder().status(answer.status);
-    for (name, value) in &answer.headers {
+    let mut response = Response::builder().status(fake_response.status);
+    for (name, value) in &fake_response.headers {
         response = response.header(*name, value);
     }
-    response.body(answer.body.into()).unwrap()
+    response.body(fake_response.body.into()).unwrap()
 }

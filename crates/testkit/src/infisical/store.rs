@@ -1,14 +1,14 @@
-//! What the fake holds: projects, environments, folders, secrets and their versions.
+//! Data of the fake: projects, environments, folders, secrets and their versions.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-/// How many references lie behind one another before the server gives up.
-const HOPS: usize = 11;
+/// The maximum depth of nested references that a real server expands.
+const MAX_DEPTH: usize = 11;
 
-/// All projects. Ids and times are made by counting, so that two runs are alike.
+/// All projects. Ids and times come from counters, so that every run produces the same ones.
 #[derive(Debug, Default)]
 pub(super) struct Store {
     pub(super) projects: Vec<Project>,
@@ -23,14 +23,14 @@ pub(super) struct Project {
     pub(super) environments: BTreeMap<String, Folders>,
 }
 
-/// The folders of one environment by their paths; the root is always there.
+/// The folders of one environment by their paths. The root folder always exists.
 pub(super) type Folders = BTreeMap<String, Folder>;
 
 #[derive(Debug, Default)]
 pub(super) struct Folder {
     pub(super) id: String,
     pub(super) secrets: Vec<Secret>,
-    /// Where the folder imports from: environments and paths, in order.
+    /// The environments and paths of the imported folders, in order.
     pub(super) imports: Vec<(String, String)>,
 }
 
@@ -41,25 +41,25 @@ pub(super) struct Secret {
     pub(super) personal: bool,
     pub(super) comment: String,
     pub(super) tags: Vec<String>,
-    created: String,
-    /// The value and the time of each version, the first being 1.
+    created_at: String,
+    /// The value and the time of each version. The first one is version 1.
     versions: Vec<(String, String)>,
 }
 
-/// Where a secret is.
+/// The location of a folder.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(super) struct Location<'a> {
     pub(super) project: &'a str,
     pub(super) environment: &'a str,
     pub(super) path: &'a str,
 }
 
-/// Why a reference could not be followed.
+/// The reason why a reference cannot be expanded, where the server reports one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Broken {
-    /// Into an environment or a folder that there is none of.
+pub(super) enum ReferenceError {
+    /// The environment or the folder of the reference does not exist.
     NoFolder,
-    /// To where whoever asks may not read.
+    /// The reader has no permission to read the folder of the reference.
     Denied,
 }
 
@@ -69,11 +69,11 @@ impl Store {
         format!("00000000-0000-4000-8000-{:012x}", 0xf000_0000 + self.ids)
     }
 
-    /// A later time than any before, without a clock.
+    /// Returns a time that is later than all previous ones, without a clock.
     fn now(&mut self) -> String {
         self.writes += 1;
-        let begin = Duration::from_secs(1_767_225_600);
-        let now = SystemTime::UNIX_EPOCH + begin + Duration::from_millis(self.writes);
+        let start = Duration::from_secs(1_767_225_600);
+        let now = SystemTime::UNIX_EPOCH + start + Duration::from_millis(self.writes);
         humantime::format_rfc3339_millis(now).to_string()
     }
 
@@ -85,29 +85,30 @@ impl Store {
         self.projects.iter_mut().find(|project| project.id == id)
     }
 
-    pub(super) fn folder(&self, place: Place<'_>) -> Option<&Folder> {
+    pub(super) fn folder(&self, location: Location<'_>) -> Option<&Folder> {
         let environment = self
-            .project(place.project)?
+            .project(location.project)?
             .environments
-            .get(place.environment)?;
-        environment.get(normal(place.path)?)
+            .get(location.environment)?;
+        environment.get(normalize(location.path)?)
     }
 
-    fn folder_mut(&mut self, place: Place<'_>) -> Option<&mut Folder> {
-        let project = self.project_mut(place.project)?;
-        let environment = project.environments.get_mut(place.environment)?;
-        environment.get_mut(normal(place.path)?)
+    fn folder_mut(&mut self, location: Location<'_>) -> Option<&mut Folder> {
+        let project = self.project_mut(location.project)?;
+        let environment = project.environments.get_mut(location.environment)?;
+        environment.get_mut(normalize(location.path)?)
     }
 
-    /// Makes a folder and those above it. Returns whether it is new; `None` without the environment.
-    pub(super) fn make_folder(&mut self, place: Place<'_>) -> Option<bool> {
+    /// Creates a folder and its missing parents. Returns whether the folder is new, or `None` if the
+    /// environment does not exist.
+    pub(super) fn create_folder(&mut self, location: Location<'_>) -> Option<bool> {
         let mut path = String::new();
         let mut is_new = false;
-        for name in place.path.split('/').filter(|name| !name.is_empty()) {
+        for name in location.path.split('/').filter(|name| !name.is_empty()) {
             path = format!("{path}/{name}");
             let id = self.new_id();
-            let project = self.project_mut(place.project)?;
-            let folders = project.environments.get_mut(place.environment)?;
+            let project = self.project_mut(location.project)?;
+            let folders = project.environments.get_mut(location.environment)?;
             is_new = !folders.contains_key(&path);
             folders.entry(path.clone()).or_insert_with(|| Folder {
                 id,
@@ -117,11 +118,16 @@ impl Store {
         Some(is_new)
     }
 
-    /// Writes a secret anew, or the next version of it; `None` without the folder.
-    pub(super) fn write(&mut self, place: Place<'_>, name: &str, value: &str) -> Option<Secret> {
+    /// Creates a secret, or the next version of an existing one. Returns `None` if the folder does not exist.
+    pub(super) fn write(
+        &mut self,
+        location: Location<'_>,
+        name: &str,
+        value: &str,
+    ) -> Option<Secret> {
         let (id, now) = (self.new_id(), self.now());
-        let folder = self.folder_mut(place)?;
-        let value = trimmed(value);
+        let folder = self.folder_mut(location)?;
+        let value = trim_value(value);
         if let Some(secret) = folder.secrets.iter_mut().find(|secret| secret.name == name) {
             secret.versions.push((value, now));
             return Some(secret.clone());
@@ -132,71 +138,72 @@ impl Store {
             personal: false,
             comment: String::new(),
             tags: Vec::new(),
-            created: now.clone(),
+            created_at: now.clone(),
             versions: vec![(value, now)],
         };
         folder.secrets.push(secret.clone());
         Some(secret)
     }
 
-    /// Adds what a user has instead of the shared secret of the same name.
+    /// Adds a user's personal value of a secret. Returns `None` if the folder does not exist.
     pub(super) fn write_personal(
         &mut self,
-        place: Place<'_>,
+        location: Location<'_>,
         name: &str,
         value: &str,
     ) -> Option<()> {
         let (id, now) = (self.new_id(), self.now());
-        self.folder_mut(place)?.secrets.push(Secret {
+        self.folder_mut(location)?.secrets.push(Secret {
             id,
             name: name.to_owned(),
             personal: true,
             comment: String::new(),
             tags: Vec::new(),
-            created: now.clone(),
-            versions: vec![(trimmed(value), now)],
+            created_at: now.clone(),
+            versions: vec![(trim_value(value), now)],
         });
         Some(())
     }
 
-    /// Changes a secret in place.
+    /// Changes a secret without a new version. Does nothing if the secret does not exist.
     pub(super) fn change(
         &mut self,
-        place: Place<'_>,
+        location: Location<'_>,
         name: &str,
         change: impl FnOnce(&mut Secret),
     ) {
-        let folder = self.folder_mut(place);
+        let folder = self.folder_mut(location);
         if let Some(secret) = folder.and_then(|folder| folder.find_mut(name)) {
             change(secret);
         }
     }
 
-    pub(super) fn remove(&mut self, place: Place<'_>, name: &str) -> Option<Secret> {
-        let folder = self.folder_mut(place)?;
-        let at = folder
+    pub(super) fn remove(&mut self, location: Location<'_>, name: &str) -> Option<Secret> {
+        let folder = self.folder_mut(location)?;
+        let index = folder
             .secrets
             .iter()
             .position(|secret| secret.name == name)?;
-        Some(folder.secrets.remove(at))
+        Some(folder.secrets.remove(index))
     }
 
-    pub(super) fn import(&mut self, into: Place<'_>, from: (String, String)) -> Option<()> {
+    pub(super) fn import(&mut self, into: Location<'_>, from: (String, String)) -> Option<()> {
         self.folder_mut(into)?.imports.push(from);
         Some(())
     }
 
-    /// `value` with its references replaced by what they name, as far as they lead somewhere, for
-    /// whoever may read where `allowed` says. Tells the first that could not be followed.
+    /// Replaces the references in `value` with the values that they name, up to `depth` levels. References
+    /// that cannot be expanded stay as they are. `can_read` returns whether the reader can read a folder, by
+    /// its environment and path. Also returns the first error.
     pub(super) fn expand(
         &self,
-        place: Place<'_>,
+        location: Location<'_>,
         value: &str,
-        hops: usize,
-        allowed: &dyn Fn(&str, &str) -> bool,
-    ) -> (String, Option<Broken>) {
+        depth: usize,
+        can_read: &dyn Fn(&str, &str) -> bool,
+    ) -> (String, Option<ReferenceError>) {
         let mut expanded = String::new();
-        let mut broken = None;
+        let mut first_error = None;
         let mut rest = value;
         while let Some((before, after)) = rest.split_once("${") {
             expanded += before;
@@ -205,64 +212,66 @@ impl Store {
                 rest = after;
                 continue;
             };
-            let target = (hops > 0).then(|| self.follow(place, name.trim(), hops, allowed));
+            let target = (depth > 0).then(|| self.resolve(location, name.trim(), depth, can_read));
             match target {
                 Some(Ok(text)) if !text.is_empty() => expanded += &text,
-                Some(Err(why)) => {
-                    broken = broken.or(why);
+                Some(Err(error)) => {
+                    first_error = first_error.or(error);
                     expanded += &format!("${{{name}}}");
                 }
                 _ => expanded += &format!("${{{name}}}"),
             }
             rest = behind;
         }
-        (expanded + rest, broken)
+        (expanded + rest, first_error)
     }
 
-    /// Like [`expand`](Self::expand) as far as the server goes.
-    pub(super) fn expand_all(
+    /// Like [`expand`](Self::expand), with the maximum depth of a real server.
+    pub(super) fn expand_fully(
         &self,
-        place: Place<'_>,
+        location: Location<'_>,
         value: &str,
-        allowed: &dyn Fn(&str, &str) -> bool,
-    ) -> (String, Option<Broken>) {
-        self.expand(place, value, HOPS, allowed)
+        can_read: &dyn Fn(&str, &str) -> bool,
+    ) -> (String, Option<ReferenceError>) {
+        self.expand(location, value, MAX_DEPTH, can_read)
     }
 
-    /// What a reference names, itself expanded.
-    fn follow(
+    /// Returns the expanded value that a reference names. The error is `None` if the secret is missing in an
+    /// existing folder, because the server does not report that.
+    fn resolve(
         &self,
-        place: Place<'_>,
+        location: Location<'_>,
         name: &str,
-        hops: usize,
-        allowed: &dyn Fn(&str, &str) -> bool,
-    ) -> Result<String, Option<Broken>> {
+        depth: usize,
+        can_read: &dyn Fn(&str, &str) -> bool,
+    ) -> Result<String, Option<ReferenceError>> {
         let parts: Vec<&str> = name.split('.').collect();
         let (environment, path, name) = match parts[..] {
-            [name] => (place.environment, place.path.to_owned(), name),
+            [name] => (location.environment, location.path.to_owned(), name),
             [environment, ref folders @ .., name] => {
                 (environment, format!("/{}", folders.join("/")), name)
             }
             [] => return Err(None),
         };
-        if !allowed(environment, &path) {
-            return Err(Some(Broken::Denied));
+        if !can_read(environment, &path) {
+            return Err(Some(ReferenceError::Denied));
         }
-        let target = Place {
+        let target = Location {
             environment,
             path: &path,
-            ..place
+            ..location
         };
-        let folder = self.folder(target).ok_or(Some(Broken::NoFolder))?;
+        let folder = self.folder(target).ok_or(Some(ReferenceError::NoFolder))?;
         let secret = folder.find(name).ok_or(None)?;
-        Ok(self.expand(target, secret.latest(), hops - 1, allowed).0)
+        Ok(self.expand(target, secret.latest(), depth - 1, can_read).0)
     }
 }
 
 impl Folder {
+    /// Returns the shared secret of this name.
     pub(super) fn find(&self, name: &str) -> Option<&Secret> {
-        let named = |secret: &&Secret| secret.name == name && !secret.personal;
-        self.secrets.iter().find(named)
+        let matches = |secret: &&Secret| secret.name == name && !secret.personal;
+        self.secrets.iter().find(matches)
     }
 
     fn find_mut(&mut self, name: &str) -> Option<&mut Secret> {
@@ -279,20 +288,21 @@ impl Secret {
         self.versions.last().map_or("", |(value, _)| value)
     }
 
-    /// The value of an earlier version.
+    /// Returns the secret as it was at an earlier version.
     pub(super) fn at_version(&self, version: usize) -> Option<Self> {
         let mut earlier = self.clone();
         earlier.versions.truncate(version);
         (version > 0 && earlier.version() == version).then_some(earlier)
     }
 
-    /// As it stands in an answer, with this value. Imported ones lack their project and their times.
-    pub(super) fn json(&self, place: Place<'_>, value: &str, imported: bool) -> Value {
+    /// Returns the JSON of the secret with this value. The JSON of an imported secret has no project and no
+    /// times.
+    pub(super) fn json(&self, location: Location<'_>, value: &str, imported: bool) -> Value {
         let mut json = json!({
             "id": self.id,
             "_id": self.id,
-            "workspace": if imported { "" } else { place.project },
-            "environment": place.environment,
+            "workspace": if imported { "" } else { location.project },
+            "environment": location.environment,
             "version": self.version(),
             "type": if self.personal { "personal" } else { "shared" },
             "secretKey": self.name,
@@ -304,15 +314,15 @@ impl Secret {
         if !imported {
             json["secretReminderNote"] = Value::Null;
             json["secretReminderRepeatDays"] = Value::Null;
-            json["createdAt"] = json!(self.created);
+            json["createdAt"] = json!(self.created_at);
             json["updatedAt"] = json!(self.versions.last().map(|(_, at)| at));
         }
         json
     }
 }
 
-/// A path without the slash at its end; `None` where the server knows no such form.
-fn normal(path: &str) -> Option<&str> {
+/// Returns a path without its final slash, or `None` if the server does not accept its form.
+fn normalize(path: &str) -> Option<&str> {
     match path {
         "/" => Some(path),
         _ if path.starts_with("//") || !path.starts_with('/') => None,
@@ -320,8 +330,9 @@ fn normal(path: &str) -> Option<&str> {
     }
 }
 
-/// What the server makes of a value: trimmed as its language does it, with one line end kept.
-fn trimmed(value: &str) -> String {
+/// Trims a value as the server does. JavaScript's white space is removed at both ends, and one final line
+/// feed is kept.
+fn trim_value(value: &str) -> String {
     let text = value.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     match value.trim_end_matches([' ', '\t', '\r']).ends_with('\n') && !text.is_empty() {
         true => format!("{text}\n"),

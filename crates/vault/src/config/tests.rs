@@ -1,6 +1,6 @@
 use super::*;
 
-fn with<'a>(set: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
+fn variables<'a>(set: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
     |name| {
         let (_, value) = set.iter().find(|(known, _)| *known == name)?;
         Some((*value).to_owned())
@@ -13,7 +13,7 @@ fn addresses(builder: &VaultBuilder) -> Vec<String> {
 }
 
 #[test]
-fn the_conventional_variables_are_read_and_bao_comes_first() {
+fn bao_variables_have_precedence_over_vault_variables() {
     let set = [
         ("VAULT_ADDR", "https://vault:8200/"),
         ("BAO_ADDR", "https://bao:8200"),
@@ -22,24 +22,24 @@ fn the_conventional_variables_are_read_and_bao_comes_first() {
         ("VAULT_NAMESPACE", "team1/"),
         ("VAULT_CLIENT_TIMEOUT", "7"),
     ];
-    let builder = VaultBuilder::from_variables(&with(&set)).unwrap();
+    let builder = VaultBuilder::from_variables(&variables(&set)).unwrap();
     assert_eq!(addresses(&builder), ["https://bao:8200"]);
     assert_eq!(builder.namespace.as_deref(), Some("team1/"));
     assert_eq!(namespace("team1/").unwrap(), "team1");
     builder.build().unwrap();
     assert_eq!(duration("90s").unwrap(), Duration::from_secs(90));
 
-    let kept = VaultBuilder::from_variables(&with(&[("HOME", "/home/me")])).unwrap();
-    assert_eq!(addresses(&kept), [DEFAULT_ADDRESS]);
-    assert!(format!("{:?}", kept.auth).contains(".vault-token"));
+    let from_home = VaultBuilder::from_variables(&variables(&[("HOME", "/home/me")])).unwrap();
+    assert_eq!(addresses(&from_home), [DEFAULT_ADDRESS]);
+    assert!(format!("{:?}", from_home.auth).contains(".vault-token"));
 }
 
 #[test]
-fn variables_that_cannot_be_are_refused_by_name() {
+fn invalid_variables_are_rejected_by_name() {
     for (set, expected) in [
         (vec![], "no token"),
         (vec![("VAULT_ADDR", "vault:8200")], "https://"),
-        (vec![("VAULT_ADDR", "http://vault:8200")], "in the clear"),
+        (vec![("VAULT_ADDR", "http://vault:8200")], "unencrypted"),
         (vec![("VAULT_CLIENT_CERT", "a.pem")], "VAULT_CLIENT_KEY"),
         (
             vec![("VAULT_CLIENT_TIMEOUT", "soon")],
@@ -53,20 +53,20 @@ fn variables_that_cannot_be_are_refused_by_name() {
         if expected != "no token" {
             set.push(("VAULT_TOKEN", "c4n4ry"));
         }
-        let built = VaultBuilder::from_variables(&with(&set)).and_then(VaultBuilder::build);
+        let built = VaultBuilder::from_variables(&variables(&set)).and_then(VaultBuilder::build);
         let error = built.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
         assert!(error.to_string().contains(expected), "{expected}: {error}");
         assert!(!format!("{error:?}").contains("c4n4ry"));
     }
     let set = [("VAULT_TOKEN", "t"), ("VAULT_SKIP_VERIFY", "1")];
-    let builder = VaultBuilder::from_variables(&with(&set)).unwrap();
-    let asked = builder.client(ClientConfig::danger_skip_verification);
-    asked.build().unwrap();
+    let builder = VaultBuilder::from_variables(&variables(&set)).unwrap();
+    let builder = builder.client(ClientConfig::danger_skip_verification);
+    builder.build().unwrap();
 }
 
 #[test]
-fn urls_say_where_and_how() {
+fn url_configures_address_mount_path_and_login() {
     let set = [
         ("VAULT_ADDR", "https://from-env:8200"),
         ("VAULT_SECRET_ID", "c4n4ry"),
@@ -98,7 +98,7 @@ fn urls_say_where_and_how() {
             None,
         ),
     ] {
-        let builder = VaultBuilder::from_url_with(url, &with(&set)).unwrap();
+        let builder = VaultBuilder::from_url_with(url, &variables(&set)).unwrap();
         assert_eq!(addresses(&builder), [address], "{url}");
         assert_eq!(
             (builder.mount.as_str(), builder.path.as_str()),
@@ -109,20 +109,20 @@ fn urls_say_where_and_how() {
         let provider = builder.build().unwrap();
         assert!(!format!("{provider:?}").contains("c4n4ry"));
     }
-    let several = VaultBuilder::from_url_with("vault://a:1,b:2/kv", &with(&set)).unwrap();
+    let several = VaultBuilder::from_url_with("vault://a:1,b:2/kv", &variables(&set)).unwrap();
     assert_eq!(addresses(&several), ["https://a:1", "https://b:2"]);
 }
 
 #[test]
-fn what_is_wrong_in_a_url_is_named_and_credentials_are_not() {
+fn url_errors_name_the_problem_but_no_credentials() {
     for (url, expected) in [
-        ("vault://v/kv?token=c4n4ry", "must not hold credentials"),
+        ("vault://v/kv?token=c4n4ry", "must not contain credentials"),
         (
             "vault://v/kv?auth=approle&role=r&secret_id=c4n4ry",
             "secret_id_file",
         ),
         ("vault://u:c4n4ry@v/kv", "credentials"),
-        ("vault://v/kv?auth=github", "no such login"),
+        ("vault://v/kv?auth=github", "login method is unknown"),
         ("vault://v/kv?auth=approle", "`role`"),
         ("vault://v/kv?auth=approle&role=r", "secret_id"),
         ("vault://v/kv?auth=jwt&role=r", "jwt"),
@@ -130,12 +130,12 @@ fn what_is_wrong_in_a_url_is_named_and_credentials_are_not() {
         ("vault://v/kv", "no token"),
         ("vault://v/kv?kv=3&auth=agent", "neither 1 nor 2"),
         ("vault://v/kv?auth=agent&auth=agent", "twice"),
-        ("vault://v/kv?depth=1", "there are: auth"),
-        ("vault+http://v/kv?auth=agent", "in the clear"),
+        ("vault://v/kv?depth=1", "the options are: auth"),
+        ("vault+http://v/kv?auth=agent", "unencrypted"),
         ("vault://v/a/../b?auth=agent", "`..`"),
         ("vault://v/kv?auth=agent&namespace=a%0Ab", "namespace"),
     ] {
-        let built = VaultBuilder::from_url_with(url, &with(&[])).and_then(VaultBuilder::build);
+        let built = VaultBuilder::from_url_with(url, &variables(&[])).and_then(VaultBuilder::build);
         let error = built.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{url}: {error}");
         assert!(error.to_string().contains(expected), "{url}: {error}");

@@ -1,4 +1,4 @@
-//! How far a server's data goes, and the way to the one whose data goes the furthest.
+//! The index of replicated data (`X-Vault-Index`), and forwarding of requests to the active server.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,18 +8,22 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use secretwell_http::{Request, Response};
 use serde::{Deserialize, Serialize};
 
-/// The header by which a replicated server tells how far its data goes.
+/// The header with the state of a server's data. In a request, it is the state that the server must have
+/// reached.
 pub(crate) const INDEX: HeaderName = HeaderName::from_static("x-vault-index");
-/// What a server is to do that has not come as far as the index asks.
+/// The header that selects what a server does if it has not reached the index.
 const INCONSISTENT: HeaderName = HeaderName::from_static("x-vault-inconsistent");
 
-/// Where a server tells whether it is a standby, and of which cluster, with status 200 in any case.
+/// The path that reports whether a server is a standby, and of which cluster. The status is 200 for standbys
+/// too.
 pub(crate) const HEALTH: &str = "/v1/sys/health?standbyok=true&perfstandbyok=true";
 
-/// The furthest that was seen, so that the next server asked is not behind it. Clones share it.
+/// The highest index in a response so far. Requests contain it, so that no server responds with older data.
+/// Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Index(Arc<Mutex<Option<(HeaderValue, Position)>>>);
 
+/// The decoded value of the header.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Position {
     cluster: String,
@@ -27,35 +31,37 @@ pub(crate) struct Position {
 }
 
 impl Index {
-    /// Takes note of an answer's index, unless a later one of the same cluster is known.
-    pub(crate) fn note(&self, headers: &HeaderMap) {
+    /// Records the index of a response, unless a higher one of the same cluster is known.
+    pub(crate) fn record(&self, headers: &HeaderMap) {
         let Some(value) = headers.get(INDEX) else {
             return;
         };
         let Some(position) = Position::parse(value) else {
             return;
         };
-        let mut held = self.held();
-        if let Some((_, known)) = &*held
+        let mut highest = self.highest();
+        if let Some((_, known)) = &*highest
             && known.cluster == position.cluster
             && known.number() >= position.number()
         {
             return;
         }
-        *held = Some((value.clone(), position));
+        *highest = Some((value.clone(), position));
     }
 
+    /// Returns the highest known index as a header value.
     pub(crate) fn header(&self) -> Option<HeaderValue> {
-        self.held().as_ref().map(|(header, _)| header.clone())
+        self.highest().as_ref().map(|(header, _)| header.clone())
     }
 
-    /// An index that only the active server is not behind; none where no server tells any.
-    pub(crate) fn ahead(&self) -> Option<HeaderValue> {
-        let cluster = self.held().as_ref()?.1.cluster.clone();
-        Position::ahead(cluster)
+    /// Returns an index that no standby has reached, for [`forward_to_active`]. Returns `None` if no server
+    /// has reported an index.
+    pub(crate) fn forwarding(&self) -> Option<HeaderValue> {
+        let cluster = self.highest().as_ref()?.1.cluster.clone();
+        Position::unreachable(cluster)
     }
 
-    fn held(&self) -> MutexGuard<'_, Option<(HeaderValue, Position)>> {
+    fn highest(&self) -> MutexGuard<'_, Option<(HeaderValue, Position)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -70,16 +76,16 @@ impl Position {
         self.value.parse().unwrap_or(0)
     }
 
-    fn ahead(cluster: String) -> Option<HeaderValue> {
+    /// Returns the header value of the highest possible index.
+    fn unreachable(cluster: String) -> Option<HeaderValue> {
         let value = i64::MAX.to_string();
         let position = serde_json::to_vec(&Self { cluster, value }).ok()?;
         STANDARD.encode(position).try_into().ok()
     }
 }
 
-/// The index that a standby passes on to the active server whatever is asked with it, if it is a standby
-/// that this answer of [`HEALTH`] is from.
-pub(crate) fn ahead_of_standby(health: &Response) -> Option<HeaderValue> {
+/// Returns an index for [`forward_to_active`] if `health`, a response from [`HEALTH`], is from a standby.
+pub(crate) fn forwarding_index_of_standby(health: &Response) -> Option<HeaderValue> {
     #[derive(Deserialize)]
     struct Health {
         standby: bool,
@@ -89,14 +95,14 @@ pub(crate) fn ahead_of_standby(health: &Response) -> Option<HeaderValue> {
     let health: Health = serde_json::from_slice(&health.body).ok()?;
     health
         .standby
-        .then(|| Position::ahead(health.cluster_id))
+        .then(|| Position::unreachable(health.cluster_id))
         .flatten()
 }
 
-/// The request, for the active server only: a standby passes it on because it is behind `ahead`, and the
-/// active server takes no notice of that.
-pub(crate) fn at_the_active(request: Request, ahead: HeaderValue) -> Request {
-    request.header(INDEX, ahead).header(
+/// Adds headers so that only the active server executes the request. A standby forwards the request because
+/// it has not reached `index`. The active server ignores the index.
+pub(crate) fn forward_to_active(request: Request, index: HeaderValue) -> Request {
+    request.header(INDEX, index).header(
         INCONSISTENT,
         HeaderValue::from_static("forward-active-node"),
     )

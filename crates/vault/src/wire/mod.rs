@@ -1,6 +1,6 @@
-//! What the server says, and what it means.
+//! Parsing and classification of the server's responses.
 //!
-//! All of it as observed on OpenBao 2.7.2; what is said of HashiCorp Vault is from its source and
+//! The behaviour was observed on OpenBao 2.7.2. The statements about HashiCorp Vault are from its source and
 //! documentation.
 
 use std::fmt;
@@ -19,10 +19,12 @@ mod login;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use index::{HEALTH, INDEX, Index, ahead_of_standby, at_the_active};
-pub(crate) use login::{grant, is_bare_denial, login_refused, looked_up, unwrapped_secret_id};
+pub(crate) use index::{HEALTH, INDEX, Index, forward_to_active, forwarding_index_of_standby};
+pub(crate) use login::{
+    is_bare_denial, login_refused, looked_up_token, token_lease, unwrapped_secret_id,
+};
 
-/// What is around every answer.
+/// The JSON object around the data of every response.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow, default)]
@@ -42,7 +44,7 @@ struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// The envelope of an error, as far as there is one: bodies may be empty, plain text or HTML.
+    /// Parses the envelope of an error. Returns an empty one if the body is empty, plain text or HTML.
     fn of_error(response: &'a Response) -> Self {
         serde_json::from_slice(&response.body).unwrap_or(Self {
             data: None,
@@ -57,11 +59,11 @@ impl<'a> Envelope<'a> {
 
     fn of(response: &'a Response) -> Result<Self, Error> {
         serde_json::from_slice(&response.body)
-            .map_err(|_| malformed("it is not the JSON of a Vault"))
+            .map_err(|_| malformed("it is not the JSON of a Vault server"))
     }
 
-    /// Whether one of its errors or warnings holds `text`.
-    fn says(&self, text: &str) -> bool {
+    /// Returns whether one of the errors or warnings contains `text`.
+    fn mentions(&self, text: &str) -> bool {
         let errors = self.errors.iter().flatten();
         errors
             .chain(self.warnings.iter().flatten())
@@ -70,14 +72,11 @@ impl<'a> Envelope<'a> {
 }
 
 fn malformed(what: &'static str) -> Error {
-    Error::new(
-        ErrorKind::Malformed,
-        format!("the answer makes no sense: {what}"),
-    )
-    .with_hint("is the address that of a Vault or OpenBao server?")
+    Error::new(ErrorKind::Malformed, format!("unexpected response: {what}"))
+        .with_hint("check that the address is that of a Vault or OpenBao server")
 }
 
-/// Where a server tells without a login whether it was ever initialized.
+/// The path that reports, without a login, whether a server was ever initialized.
 pub(crate) const SEAL_STATUS: &str = "/v1/sys/seal-status";
 const SEALED: &str = "the server is sealed";
 
@@ -85,7 +84,8 @@ pub(crate) fn is_sealed(error: &Error) -> bool {
     error.message() == SEALED
 }
 
-/// What this answer of [`SEAL_STATUS`] says of a server that seems to be sealed, if it is something else.
+/// Returns a more specific error for a server that seems to be sealed, if `response` from [`SEAL_STATUS`]
+/// reports that it is not initialized.
 pub(crate) fn seal_status(response: &Response) -> Option<Error> {
     #[derive(Deserialize)]
     struct Status {
@@ -101,7 +101,7 @@ fn not_initialized() -> Error {
         .with_hint("initialize and unseal it")
 }
 
-/// Which server to ask, and when to ask again.
+/// The classification of Vault's responses for the HTTP client.
 #[derive(Debug)]
 pub(crate) struct Vault;
 
@@ -113,46 +113,48 @@ impl Protocol for Vault {
         let unavailable = |message| Error::new(ErrorKind::Unavailable, message);
         let body = Envelope::of_error(response);
         match response.status.as_u16() {
-            400 if body.says("cannot write to readonly storage") => {
-                Outcome::NextEndpoint(unavailable("a standby cannot do this"))
+            400 if body.mentions("cannot write to readonly storage") => {
+                Outcome::NextEndpoint(unavailable("the server is a standby, which cannot do this"))
             }
-            400 if body.says("Waiting for the primary to upgrade") => {
+            400 if body.mentions("Waiting for the primary to upgrade") => {
                 Outcome::NextEndpoint(unavailable("the server is being upgraded"))
             }
             400 if response
                 .body
                 .starts_with(b"Client sent an HTTP request to an HTTPS server") =>
             {
-                let message = "the server speaks TLS, and the address does not";
+                let message = "the server requires TLS, but the address begins with `http://`";
                 Outcome::Fatal(
-                    Error::new(ErrorKind::InvalidConfig, message).with_hint("write `https://`"),
+                    Error::new(ErrorKind::InvalidConfig, message).with_hint("use `https://`"),
                 )
             }
             400 | 403 => Outcome::Success,
-            300..=399 => Outcome::NextEndpoint(unavailable("a standby knows no active server")),
-            412 => Outcome::StaleReplica(unavailable("the server's data is behind")),
-            // OpenBao's way to say that it has not come to the asked index yet.
+            300..=399 => Outcome::NextEndpoint(unavailable(
+                "the server is a standby and does not know an active server",
+            )),
+            412 => Outcome::StaleReplica(unavailable("the data of the server is stale")),
+            // OpenBao's response if it has not reached the requested index yet.
             429 if body.errors.as_ref().is_some_and(Vec::is_empty) => {
-                Outcome::StaleReplica(unavailable("the server's data is behind"))
+                Outcome::StaleReplica(unavailable("the data of the server is stale"))
             }
             429 => {
                 let wait = retry_after(&response.headers);
                 let kind = ErrorKind::RateLimited { retry_after: wait };
                 let error = Error::new(kind, "a rate limit quota is exceeded")
-                    .with_hint("raise the quota, or the ttl");
+                    .with_hint("raise the quota, or raise the ttl to send fewer requests");
                 Outcome::RetryAfter(wait, error)
             }
-            500 if body.says("local node not active") || body.says("leadership lost") => {
-                Outcome::NextEndpoint(unavailable("there is no active server"))
+            500 if body.mentions("local node not active") || body.mentions("leadership lost") => {
+                Outcome::NextEndpoint(unavailable("the cluster has no active server"))
             }
             501 => Outcome::NextEndpoint(not_initialized()),
-            503 if body.says("sealed") => {
+            503 if body.mentions("sealed") => {
                 Outcome::NextEndpoint(unavailable(SEALED).with_hint("unseal it"))
             }
             502..=504 => Outcome::NextEndpoint(unavailable("the server is not ready")),
-            // The text is not repeated: it may tell of a database's host and user.
+            // The server's message is not quoted, because it might contain the host and user of a database.
             500..=599 => Outcome::Fatal(
-                unavailable("the server had an error of its own").with_hint("look at its log"),
+                unavailable("the server reported an internal error").with_hint("check its log"),
             ),
             413 => Outcome::Fatal(Error::new(
                 ErrorKind::TooLarge,
@@ -161,48 +163,50 @@ impl Protocol for Vault {
             status => Outcome::Fatal(
                 Error::new(
                     ErrorKind::Malformed,
-                    format!("the server answers with status {status}"),
+                    format!("the server responded with the unexpected status {status}"),
                 )
-                .with_hint("is the address that of a Vault or OpenBao server?"),
+                .with_hint("check that the address is that of a Vault or OpenBao server"),
             ),
         }
     }
 
-    /// A gateway in front does not know, and leadership may be lost behind what was written.
+    /// Returns `false` for the errors of a gateway, which does not know what the server did. The same applies
+    /// to a lost leadership, which can follow a successful write.
     fn did_nothing(&self, response: &Response) -> bool {
         let body = Envelope::of_error(response);
         match response.status.as_u16() {
             300..=400 | 501 => true,
-            500 => body.says("local node not active"),
-            503 => body.says("sealed"),
+            500 => body.mentions("local node not active"),
+            503 => body.mentions("sealed"),
             _ => false,
         }
     }
 }
 
-/// Why a request with a token was answered with 403.
+/// The reason for a 403 response to a request with a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Forbidden {
-    /// The token is good, and it may not do this.
+    /// The token is valid, but its policies do not allow the request.
     NoPermission,
-    /// The token is not good, or the server does not say which of the two it is.
+    /// The token is not valid, or the response does not show which of the two reasons applies.
     BadToken,
 }
 
-/// Vault says 403 for both, and only the text differs.
+/// Returns the reason for a 403 response, or `None` for another status. Only the error text differs.
 pub(crate) fn forbidden(response: &Response) -> Option<Forbidden> {
     if response.status != StatusCode::FORBIDDEN {
         return None;
     }
     let body = Envelope::of_error(response);
-    let no_permission = body.says("1 error occurred") || body.says("preflight capability check");
-    Some(match no_permission && !body.says("invalid token") {
+    let no_permission =
+        body.mentions("1 error occurred") || body.mentions("preflight capability check");
+    Some(match no_permission && !body.mentions("invalid token") {
         true => Forbidden::NoPermission,
         false => Forbidden::BadToken,
     })
 }
 
-/// The fields of one secret, as they stand in the answer.
+/// The fields of one secret as raw JSON.
 pub(crate) struct Fields<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
@@ -213,14 +217,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
             type Value = Fields<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("names and values")
+                f.write_str("an object")
             }
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
                 let mut fields: Vec<(String, &RawValue)> = Vec::new();
                 while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
                     if fields.iter().any(|(known, _)| *known == name) {
-                        return Err(de::Error::custom("a name stands twice"));
+                        return Err(de::Error::custom("a name occurs twice"));
                     }
                     fields.push((name, value));
                 }
@@ -232,19 +236,19 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
     }
 }
 
-/// One revision of one secret.
+/// One version of one secret.
 pub(crate) struct Document {
     fields: Vec<(String, SecretValue)>,
     whole: SecretValue,
     pub(crate) version: Option<Version>,
-    /// Why nobody knows whether it has more fields.
-    doubt: Option<Error>,
+    /// The error for a missing field whose absence could not be confirmed.
+    uncertain: Option<Error>,
 }
 
 impl Document {
     fn new(data: &RawValue, version: Option<Version>) -> Result<Self, Error> {
         let Fields(fields) = serde_json::from_str(data.get())
-            .map_err(|_| malformed("a secret's data is not names and values"))?;
+            .map_err(|_| malformed("the data of a secret is not an object with unique names"))?;
         let fields = fields
             .into_iter()
             .filter(|(_, value)| value.get() != "null")
@@ -254,43 +258,45 @@ impl Document {
             fields,
             whole: data.get().into(),
             version,
-            doubt: None,
+            uncertain: None,
         })
     }
 
-    /// The value of the field `name`: text as it is, anything else as its JSON; `null` is absent.
+    /// Returns the value of the field `name`. Text is returned as it is, and other values as their JSON. A
+    /// field with the value `null` is absent.
     pub(crate) fn field(&self, name: &str) -> Option<Secret> {
         let (_, value) = self.fields.iter().find(|(known, _)| known == name)?;
         Some(self.secret(value))
     }
 
-    /// All fields as one JSON object.
+    /// Returns all fields as one JSON object.
     fn whole(&self) -> Secret {
         self.secret(&self.whole)
     }
 
-    /// The value of the field `name`, or of all of them.
+    /// Returns the value of `field`, or the whole secret if it is `None`.
     pub(crate) fn pick(&self, field: Option<&str>) -> Result<Secret, Error> {
         let Some(name) = field else {
             return Ok(self.whole());
         };
         self.field(name).ok_or_else(|| {
-            self.doubt.clone().unwrap_or_else(|| {
+            self.uncertain.clone().unwrap_or_else(|| {
                 Error::new(ErrorKind::NotFound, "the secret has no such field")
                     .with_hint("add the field, or a source that has it")
             })
         })
     }
 
-    /// Whether any of these fields is not there.
+    /// Returns whether any of these fields is missing.
     pub(crate) fn lacks(&self, fields: &[Option<&str>]) -> bool {
         let mut names = fields.iter().flatten();
         names.any(|name| !self.fields.iter().any(|(known, _)| known == name))
     }
 
-    /// The same, when nobody can tell whether what it lacks is not there after all.
-    pub(crate) fn in_doubt(mut self, why: Error) -> Self {
-        self.doubt = Some(why);
+    /// Makes [`pick`](Self::pick) return `reason` for a missing field, because its absence could not be
+    /// confirmed.
+    pub(crate) fn with_uncertain_absence(mut self, reason: Error) -> Self {
+        self.uncertain = Some(reason);
         self
     }
 
@@ -313,7 +319,7 @@ fn text_or_json(value: &RawValue) -> Result<SecretValue, Error> {
     }
     let text: Zeroizing<String> = serde_json::from_str(value.get())
         .map(Zeroizing::new)
-        .map_err(|_| malformed("a value is no text"))?;
+        .map_err(|_| malformed("a value is not valid text"))?;
     Ok(text.as_str().into())
 }
 
@@ -348,123 +354,131 @@ fn time(text: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(text).ok()
 }
 
-/// What is the matter with a mount of KV version 1 that is taken for one of version 2: what it answers to
-/// a read is what it says of a secret that is not there.
-pub(crate) fn is_of_version_1() -> Error {
-    let message = "the mount is of KV version 1, and it was read as version 2";
+/// Returns the error of a mount with KV version 1 that was read as version 2. The server's response to such a
+/// read is the same as for a missing secret.
+pub(crate) fn wrong_version_2() -> Error {
+    let message = "the mount has KV version 1, but was read as version 2";
     Error::new(ErrorKind::InvalidConfig, message)
-        .with_hint("say `kv=1`, or let the version be found out")
+        .with_hint("set `kv=1`, or remove the setting to detect the version")
 }
 
-/// What a read of KV version 2 brought.
+/// Parses the response to a read of KV version 2.
 pub(crate) fn read_v2(response: &Response) -> Result<Document, Error> {
     if !response.status.is_success() {
-        return Err(why_not(response));
+        return Err(read_error(response));
     }
     let envelope = Envelope::of(response)?;
-    let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
+    let data = envelope
+        .data
+        .ok_or_else(|| malformed("the data is missing"))?;
     let versioned: Versioned<'_> = serde_json::from_str(data.get())
-        .map_err(|_| malformed("it is no answer of KV version 2"))?;
+        .map_err(|_| malformed("it is not a response of KV version 2"))?;
     let version = versioned.metadata.version();
-    // A secret may be written with no data at all.
+    // A secret can be written with `null` as its data.
     let fields = versioned.data.filter(|data| data.get() != "null");
-    let nothing = RawValue::from_string("{}".into()).map_err(|_| malformed("there is no data"))?;
-    Document::new(fields.unwrap_or(&nothing), Some(version))
+    let empty = RawValue::from_string("{}".into()).map_err(|_| malformed("the data is missing"))?;
+    Document::new(fields.unwrap_or(&empty), Some(version))
 }
 
-/// What a read of KV version 1 brought, or of anything else that answers with plain data.
+/// Parses the response to a read of KV version 1, or of another engine that responds with plain data.
 pub(crate) fn read_v1(response: &Response) -> Result<Document, Error> {
     if !response.status.is_success() {
-        return Err(why_not(response));
+        return Err(read_error(response));
     }
     let envelope = Envelope::of(response)?;
-    let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
+    let data = envelope
+        .data
+        .ok_or_else(|| malformed("the data is missing"))?;
     Document::new(data, None)
 }
 
-/// Zero stands for no end.
+/// Converts a lifetime in seconds. Zero means that there is no expiry.
 fn lifetime(seconds: u64) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
-/// The lease of a secret that was made on demand.
-pub(crate) struct Leased {
+/// The lease of a dynamic secret.
+pub(crate) struct LeaseInfo {
     pub(crate) id: Option<String>,
     pub(crate) duration: Option<Duration>,
     pub(crate) renewable: bool,
 }
 
-/// The lease that an answer comes with, if it does.
-pub(crate) fn leased(response: &Response) -> Result<Leased, Error> {
+/// Parses the lease of a response. Without a lease, the id and the duration are `None`.
+pub(crate) fn lease_info(response: &Response) -> Result<LeaseInfo, Error> {
     let envelope = Envelope::of(response)?;
     let id = Some(envelope.lease_id).filter(|id| !id.is_empty());
-    Ok(Leased {
-        // Without an id the duration is advice, not an end.
+    Ok(LeaseInfo {
+        // Without an id, the duration is only a suggestion for polling.
         duration: id.as_ref().and_then(|_| lifetime(envelope.lease_duration)),
         renewable: envelope.renewable,
         id,
     })
 }
 
-/// What renewing or revoking a lease brought.
-pub(crate) fn lease_answer(response: &Response) -> Result<Leased, Error> {
+/// Parses the response to renewing or revoking a lease.
+pub(crate) fn updated_lease(response: &Response) -> Result<LeaseInfo, Error> {
     match response.status.as_u16() {
-        204 => Ok(Leased {
+        204 => Ok(LeaseInfo {
             id: None,
             duration: None,
             renewable: false,
         }),
-        200 => leased(response),
-        403 => Err(
-            Error::new(ErrorKind::Denied, "the login may not touch its leases")
-                .with_hint("grant it `update` on `sys/leases/renew` and `sys/leases/revoke`"),
-        ),
+        200 => lease_info(response),
+        403 => Err(Error::new(
+            ErrorKind::Denied,
+            "the policy does not allow renewing or revoking leases",
+        )
+        .with_hint("grant `update` on `sys/leases/renew` and `sys/leases/revoke`")),
         _ => Err(Error::new(
             ErrorKind::NotFound,
-            "there is no such lease any more",
+            "the lease does not exist any more",
         )),
     }
 }
 
-/// Why a read was not answered with a secret. There are five kinds of 404.
-fn why_not(response: &Response) -> Error {
+/// Returns the error of a failed read. A 404 has five different meanings.
+fn read_error(response: &Response) -> Error {
     let body = Envelope::of_error(response);
     let absent = |message| Error::new(ErrorKind::NotFound, message);
     let misconfigured = |message| Error::new(ErrorKind::InvalidConfig, message);
     match response.status.as_u16() {
-        404 if body.says("Invalid path for a versioned K/V") => {
-            misconfigured("the mount is of KV version 2, and it was read as version 1")
-                .with_hint("say `kv=2`, or let the version be found out")
+        404 if body.mentions("Invalid path for a versioned K/V") => {
+            misconfigured("the mount has KV version 2, but was read as version 1")
+                .with_hint("set `kv=2`, or remove the setting to detect the version")
         }
-        404 if body.says("no handler for route") => {
-            misconfigured("there is no such mount").with_hint("look at `vault secrets list`")
-        }
-        404 if body.says("namespace not found") => {
-            misconfigured("there is no such namespace").with_hint("its name's case matters")
+        404 if body.mentions("no handler for route") => misconfigured("the mount does not exist")
+            .with_hint("check its name with `vault secrets list`"),
+        404 if body.mentions("namespace not found") => {
+            misconfigured("the namespace does not exist")
+                .with_hint("check its name, including upper and lower case")
         }
         404 => match body.data.map(|data| serde_json::from_str(data.get())) {
             Some(Ok(Versioned { metadata, .. })) if metadata.destroyed => {
                 absent("this version was destroyed")
-                    .with_hint("write it anew, or read another version")
+                    .with_hint("write the secret again, or read another version")
             }
-            Some(Ok(Versioned { .. })) => {
-                absent("this version was deleted").with_hint("undelete it, or write it anew")
-            }
-            _ => {
-                absent("there is no such secret").with_hint("write it, or add a source that has it")
-            }
+            Some(Ok(Versioned { .. })) => absent("this version was deleted")
+                .with_hint("undelete it, or write the secret again"),
+            _ => absent("the secret does not exist")
+                .with_hint("create it, or add a source that has it"),
         },
-        403 => Error::new(ErrorKind::Denied, "the login may not read this")
-            .with_hint("grant its policy `read` on the path"),
-        400 if response.body.is_empty() || body.says("relative paths") => {
-            Error::new(ErrorKind::InvalidKey, "the server cannot have such a name")
+        403 => Error::new(
+            ErrorKind::Denied,
+            "the policy does not allow reading this path",
+        )
+        .with_hint("grant `read` on the path to the login's policy"),
+        400 if response.body.is_empty() || body.mentions("relative paths") => Error::new(
+            ErrorKind::InvalidKey,
+            "the server does not accept this name",
+        )
+        .with_hint("rename the secret"),
+        400 if body.mentions("unknown role") => {
+            misconfigured("the role does not exist").with_hint("check the roles of the engine")
         }
-        400 if body.says("unknown role") => {
-            misconfigured("there is no such role").with_hint("look at the roles of the engine")
-        }
-        // What a path that makes secrets says of a wish that its role does not allow.
-        400 => misconfigured("the server refuses what is asked of it")
-            .with_hint("look at the path, at its role, and at what is written to it"),
+        // For example, the role of a dynamic secret does not allow the requested parameters.
+        400 => misconfigured("the server rejected the request")
+            .with_hint("check the path, its role, and the body of a dynamic secret"),
         status => malformed_status(status),
     }
 }
@@ -472,19 +486,19 @@ fn why_not(response: &Response) -> Error {
 fn malformed_status(status: u16) -> Error {
     Error::new(
         ErrorKind::Malformed,
-        format!("the server refuses the request with status {status}"),
+        format!("the server rejected the request with status {status}"),
     )
-    .with_hint("look at its log")
+    .with_hint("check its log")
 }
 
-/// Which version of the key-value engine stands at a mount.
+/// The version of a key-value engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum KvVersion {
-    /// One value for each secret, without history.
+    /// Version 1, which stores only the current value of a secret.
     V1,
-    /// Secrets with versions.
+    /// Version 2, which stores a version history of each secret.
     V2,
 }
 
@@ -502,21 +516,24 @@ struct MountOptions {
     version: Option<String>,
 }
 
-/// What the server says of a mount.
+/// Parses the description of a mount and returns its KV version.
 ///
 /// # Errors
-/// Whenever it does not say: a failed look is never taken for a fact.
+/// Returns an error if the server does not report the version. A failed request never counts as a version.
 pub(crate) fn mount(response: &Response) -> Result<KvVersion, Error> {
     if !response.status.is_success() {
         return Err(Error::new(
             ErrorKind::Denied,
-            "the server does not tell which KV version the mount is of",
+            "the server does not report the KV version of the mount",
         )
-        .with_hint("does it exist, and may this login read below it? Or say `kv=1` or `kv=2`"));
+        .with_hint("check that the mount exists and is readable for this login, or set `kv`"));
     }
     let envelope = Envelope::of(response)?;
-    let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
-    let mount: Mount = serde_json::from_str(data.get()).map_err(|_| malformed("it is no mount"))?;
+    let data = envelope
+        .data
+        .ok_or_else(|| malformed("the data is missing"))?;
+    let mount: Mount =
+        serde_json::from_str(data.get()).map_err(|_| malformed("it does not describe a mount"))?;
     match (
         mount.r#type.as_str(),
         mount.options.and_then(|options| options.version),
@@ -525,13 +542,13 @@ pub(crate) fn mount(response: &Response) -> Result<KvVersion, Error> {
         ("kv" | "generic", _) => Ok(KvVersion::V1),
         _ => Err(Error::new(
             ErrorKind::InvalidConfig,
-            "the mount holds no key-value secrets",
+            "the mount is not a key-value engine",
         )
-        .with_hint("name a mount of type `kv`")),
+        .with_hint("use a mount of type `kv`")),
     }
 }
 
-/// The names below a folder; those of folders end in a slash. An absent folder has none.
+/// Parses the names below a folder. The names of folders end with a slash. A missing folder is empty.
 pub(crate) fn listed(response: &Response) -> Result<Vec<String>, Error> {
     #[derive(Deserialize)]
     struct Keys {
@@ -539,17 +556,19 @@ pub(crate) fn listed(response: &Response) -> Result<Vec<String>, Error> {
     }
 
     if response.status == StatusCode::NOT_FOUND {
-        return match why_not(response) {
+        return match read_error(response) {
             error if error.is_not_found() => Ok(Vec::new()),
             error => Err(error),
         };
     }
     if !response.status.is_success() {
-        return Err(why_not(response));
+        return Err(read_error(response));
     }
     let envelope = Envelope::of(response)?;
-    let data = envelope.data.ok_or_else(|| malformed("there is no data"))?;
+    let data = envelope
+        .data
+        .ok_or_else(|| malformed("the data is missing"))?;
     serde_json::from_str(data.get())
         .map(|Keys { keys }| keys)
-        .map_err(|_| malformed("it is no list"))
+        .map_err(|_| malformed("it is not a list"))
 }

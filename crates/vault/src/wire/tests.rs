@@ -1,4 +1,4 @@
-//! What was recorded on a real OpenBao 2.7.2 is taken for what it meant there.
+//! Classification of exchanges that were recorded on OpenBao 2.7.2.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -30,37 +30,37 @@ impl Exchange {
         )
     }
 
-    /// What a caller gets of it.
+    /// Describes what a caller of the provider observes.
     fn meaning(&self) -> String {
         let response = self.response();
-        let said = |error: &Error| format!("{}: {}", error.kind(), error.message());
-        let told = match Vault.classify(&response) {
-            Outcome::Success => self.told(&response),
+        let text = |error: &Error| format!("{}: {}", error.kind(), error.message());
+        let result = match Vault.classify(&response) {
+            Outcome::Success => self.parsed(&response),
             Outcome::Fatal(error) => Err(error),
             Outcome::NextEndpoint(error) if Vault.did_nothing(&response) => {
-                return format!("another server, or {}", said(&error));
+                return format!("another server, or {}", text(&error));
             }
             Outcome::NextEndpoint(error) => {
-                return format!("another server unless once, or {}", said(&error));
+                return format!("another server if idempotent, or {}", text(&error));
             }
-            Outcome::StaleReplica(error) => return format!("a newer server, or {}", said(&error)),
+            Outcome::StaleReplica(error) => return format!("a newer server, or {}", text(&error)),
             Outcome::RetryAfter(wait, error) => {
-                return format!("after {wait:?}, or {}", said(&error));
+                return format!("after {wait:?}, or {}", text(&error));
             }
             other => panic!("unexpected outcome: {other:?}"),
         };
-        told.unwrap_or_else(|error| said(&error))
+        result.unwrap_or_else(|error| text(&error))
     }
 
-    fn told(&self, response: &Response) -> Result<String, Error> {
+    fn parsed(&self, response: &Response) -> Result<String, Error> {
         if response.status == StatusCode::FORBIDDEN
             && self.what != "login"
             && forbidden(response) == Some(Forbidden::BadToken)
         {
             return Ok("a new login".into());
         }
-        let granted = |grant: secretwell_http::TokenLease| match (grant.lifetime, grant.renewable) {
-            (None, _) => "a token without end".to_owned(),
+        let lease = |lease: secretwell_http::TokenLease| match (lease.lifetime, lease.renewable) {
+            (None, _) => "a token without expiry".to_owned(),
             (Some(time), true) => format!("a token for {time:?}, renewable"),
             (Some(time), false) => format!("a token for {time:?}"),
         };
@@ -74,7 +74,7 @@ impl Exchange {
         Ok(match self.what.as_str() {
             "read" => document(read_v2(response)?),
             "read1" => document(read_v1(response)?),
-            "health" if ahead_of_standby(response).is_some() => "a standby".into(),
+            "health" if forwarding_index_of_standby(response).is_some() => "a standby".into(),
             "health" => "not a standby that is known to lag".into(),
             "seal" => match seal_status(response) {
                 Some(error) => return Err(error),
@@ -82,21 +82,25 @@ impl Exchange {
             },
             "creds" => {
                 let read = read_v1(response)?;
-                format!("{} for {:?}", document(read), leased(response)?.duration)
+                format!(
+                    "{} for {:?}",
+                    document(read),
+                    lease_info(response)?.duration
+                )
             }
-            "lease" => format!("a lease for {:?}", lease_answer(response)?.duration),
+            "lease" => format!("a lease for {:?}", updated_lease(response)?.duration),
             "mount" => format!("{:?}", mount(response)?),
             "list" => format!("{} names", listed(response)?.len()),
-            "lookup" => granted(looked_up(response, &"token".into())?),
+            "lookup" => lease(looked_up_token(response, &"token".into())?),
             "unwrap" => unwrapped_secret_id(response).map(|_| "a secret id".into())?,
-            _ if response.status.is_success() => granted(grant(response)?),
+            _ if response.status.is_success() => lease(token_lease(response)?),
             _ => return Err(login_refused(response)),
         })
     }
 }
 
 #[test]
-fn recorded_exchanges_mean_what_they_meant() {
+fn recorded_exchanges_have_the_expected_meanings() {
     let mut meanings = String::new();
     for line in EXCHANGES.lines() {
         let exchange: Exchange = serde_json::from_str(line).unwrap();
@@ -106,15 +110,15 @@ fn recorded_exchanges_mean_what_they_meant() {
     if std::env::var_os("SECRETWELL_PRINT_MEANINGS").is_some() {
         print!("{meanings}");
     }
-    for (found, expected) in meanings.lines().zip(MEANINGS.lines()) {
-        assert_eq!(found, expected);
+    for (actual, expected) in meanings.lines().zip(MEANINGS.lines()) {
+        assert_eq!(actual, expected);
     }
     assert_eq!(meanings.lines().count(), MEANINGS.lines().count());
 }
 
-/// What was not recorded: the states of a failover, as they were seen, and what is said of HashiCorp Vault.
+/// Responses that are not in the recording: those of a failover, and those known from HashiCorp Vault.
 #[test]
-fn what_was_seen_or_told_elsewhere_is_understood_as_well() {
+fn failover_and_hashicorp_responses_have_the_expected_meanings() {
     let exchange = |what: &str, status, error: &str| Exchange {
         name: String::new(),
         what: what.into(),
@@ -127,19 +131,19 @@ fn what_was_seen_or_told_elsewhere_is_understood_as_well() {
             "read",
             500,
             "local node not active but active cluster node not found",
-            "another server, or unavailable: there is no active server",
+            "another server, or unavailable: the cluster has no active server",
         ),
         (
             "creds",
             500,
             "leadership lost while committing log",
-            "another server unless once, or unavailable: there is no active server",
+            "another server if idempotent, or unavailable: the cluster has no active server",
         ),
         (
             "login",
             400,
             "cannot write to readonly storage",
-            "another server, or unavailable: a standby cannot do this",
+            "another server, or unavailable: the server is a standby, which cannot do this",
         ),
         (
             "read",
@@ -151,7 +155,7 @@ fn what_was_seen_or_told_elsewhere_is_understood_as_well() {
             "read",
             502,
             "bad gateway",
-            "another server unless once, or unavailable: the server is not ready",
+            "another server if idempotent, or unavailable: the server is not ready",
         ),
         (
             "read",

@@ -1,46 +1,58 @@
-//! Folders, imports and projects.
+//! Routes for folders, imports and projects.
 
 use serde_json::{Value, json};
 
 use super::super::State;
+use super::super::location;
 use super::super::response::FakeResponse;
 use super::super::store::Project;
-use super::{Asked, place};
+use super::FakeRequest;
 
 impl State {
-    pub(super) fn folders(&self, asked: &Asked<'_>) -> Result<FakeResponse, FakeResponse> {
-        let id = asked.get("workspaceId").or_else(|| asked.get("projectId"));
-        let project = self.wanted(asked, id, None)?;
-        let environment = asked.get("environment").unwrap_or_default();
+    pub(super) fn list_folders(
+        &self,
+        request: &FakeRequest<'_>,
+    ) -> Result<FakeResponse, FakeResponse> {
+        let id = request
+            .get("workspaceId")
+            .or_else(|| request.get("projectId"));
+        let project = self.authorized_project(request, id, None)?;
+        let environment = request.get("environment").unwrap_or_default();
         let Some(folders) = project.environments.get(environment) else {
             let text = format!("Environment with slug '{environment}' not found");
             return Err(FakeResponse::failure(404, "NotFound", &text));
         };
-        let base = asked.get("path").unwrap_or("/").trim_end_matches('/');
+        let base = request.get("path").unwrap_or("/").trim_end_matches('/');
         let child = |path: &String| {
             let rest = path.strip_prefix(base)?.strip_prefix('/')?;
             (!rest.is_empty() && !rest.contains('/')).then(|| rest.to_owned())
         };
-        let found: Vec<Value> = folders
+        let children: Vec<Value> = folders
             .iter()
             .filter_map(|(path, folder)| {
                 Some(json!({"id": folder.id, "name": child(path)?, "version": 1, "isReserved": false}))
             })
             .collect();
-        Ok(FakeResponse::json(200, json!({"folders": found})))
+        Ok(FakeResponse::json(200, json!({"folders": children})))
     }
 
-    pub(super) fn make_folder(&mut self, asked: &Asked<'_>) -> Result<FakeResponse, FakeResponse> {
-        let body = asked.json()?;
+    pub(super) fn create_folder(
+        &mut self,
+        request: &FakeRequest<'_>,
+    ) -> Result<FakeResponse, FakeResponse> {
+        let body = request.json()?;
         let project = self
-            .wanted(asked, body["workspaceId"].as_str(), None)?
+            .authorized_project(request, body["workspaceId"].as_str(), None)?
             .id
             .clone();
         let environment = body["environment"].as_str().unwrap_or_default();
         let parent = body["path"].as_str().unwrap_or("/").trim_end_matches('/');
         let name = body["name"].as_str().unwrap_or_default();
         let path = format!("{parent}/{name}");
-        match self.store.make_folder(place(&project, environment, &path)) {
+        match self
+            .store
+            .create_folder(location(&project, environment, &path))
+        {
             Some(true) => Ok(FakeResponse::json(
                 200,
                 json!({"folder": {"name": name, "version": 1}}),
@@ -58,29 +70,35 @@ impl State {
         }
     }
 
-    pub(super) fn imports(&self, asked: &Asked<'_>) -> Result<FakeResponse, FakeResponse> {
-        let project = self.wanted(asked, asked.get("workspaceId"), None)?;
-        let environment = asked.get("environment").unwrap_or_default();
-        let path = asked.get("path").unwrap_or("/");
-        let folder = self.store.folder(place(&project.id, environment, path));
+    pub(super) fn list_imports(
+        &self,
+        request: &FakeRequest<'_>,
+    ) -> Result<FakeResponse, FakeResponse> {
+        let project = self.authorized_project(request, request.get("workspaceId"), None)?;
+        let environment = request.get("environment").unwrap_or_default();
+        let path = request.get("path").unwrap_or("/");
+        let folder = self.store.folder(location(&project.id, environment, path));
         let imports = folder
             .map(|folder| folder.imports.as_slice())
             .unwrap_or_default();
-        let told = imports.iter().enumerate().map(|(position, (environment, path))| {
+        let imports = imports.iter().enumerate().map(|(position, (environment, path))| {
             json!({"importPath": path, "position": position + 1, "importEnv": {"slug": environment}})
         });
-        let told: Vec<Value> = told.collect();
+        let imports: Vec<Value> = imports.collect();
         let message = "Successfully fetched secret imports";
         Ok(FakeResponse::json(
             200,
-            json!({"message": message, "secretImports": told}),
+            json!({"message": message, "secretImports": imports}),
         ))
     }
 
-    pub(super) fn make_import(&mut self, asked: &Asked<'_>) -> Result<FakeResponse, FakeResponse> {
-        let body = asked.json()?;
+    pub(super) fn create_import(
+        &mut self,
+        request: &FakeRequest<'_>,
+    ) -> Result<FakeResponse, FakeResponse> {
+        let body = request.json()?;
         let project = self
-            .wanted(asked, body["workspaceId"].as_str(), None)?
+            .authorized_project(request, body["workspaceId"].as_str(), None)?
             .id
             .clone();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -89,7 +107,7 @@ impl State {
             text(&body["import"]["environment"]),
             text(&body["import"]["path"]),
         );
-        let into = place(&project, &environment, &path);
+        let into = location(&project, &environment, &path);
         match self.store.import(into, from) {
             Some(()) => Ok(FakeResponse::json(
                 200,
@@ -99,36 +117,37 @@ impl State {
         }
     }
 
-    pub(super) fn project_by(
+    /// Returns the project whose id or slug is the last segment of the path. `property` selects which one.
+    pub(super) fn get_project(
         &self,
-        asked: &Asked<'_>,
-        name: impl Fn(&Project) -> &String,
+        request: &FakeRequest<'_>,
+        property: impl Fn(&Project) -> &String,
     ) -> Result<FakeResponse, FakeResponse> {
-        let wanted = asked.path.rsplit('/').next().unwrap_or_default();
+        let requested = request.path.rsplit('/').next().unwrap_or_default();
         let found = self
             .store
             .projects
             .iter()
-            .find(|project| name(project) == wanted);
+            .find(|project| property(project) == requested);
         let Some(project) = found else {
-            let text = format!("Project with slug '{wanted}' not found");
+            let text = format!("Project with slug '{requested}' not found");
             return Err(FakeResponse::failure(404, "NotFound", &text));
         };
-        self.wanted(asked, Some(&project.id), None)?;
+        self.authorized_project(request, Some(&project.id), None)?;
         let slugs = project
             .environments
             .keys()
             .map(|slug| json!({"slug": slug}));
         let slugs: Vec<Value> = slugs.collect();
-        let told = json!({"id": project.id, "_id": project.id, "slug": project.slug,
+        let body = json!({"id": project.id, "_id": project.id, "slug": project.slug,
             "environments": slugs});
-        let by_id = asked.path.starts_with("/api/v1/");
+        let by_id = request.path.starts_with("/api/v1/");
         Ok(FakeResponse::json(
             200,
             if by_id {
-                json!({"workspace": told})
+                json!({"workspace": body})
             } else {
-                told
+                body
             },
         ))
     }

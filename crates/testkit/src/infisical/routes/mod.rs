@@ -1,4 +1,4 @@
-//! Which request is answered how.
+//! Routes of the fake: request parsing, authentication and rate limits.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,35 +11,46 @@ mod folders;
 mod secrets;
 
 use super::State;
-use super::access::Role;
+use super::access::{Role, Use};
 use super::response::FakeResponse;
-use super::store::{Place, Project};
+use super::store::Project;
 
-/// How long a window of the rate limit is.
+/// The length of a rate-limit window.
 const WINDOW: Duration = Duration::from_secs(60);
-/// The longest name that the server's router takes.
+/// The number of logins per window, if requests are limited.
+const LOGIN_LIMIT: u32 = 200;
+/// The maximum length in characters of a path parameter. The router of a real server has the same limit.
 const MAX_PARAMETER: usize = 100;
 
-/// A request to be answered.
-struct Asked<'a> {
+/// A parsed request.
+struct FakeRequest<'a> {
     method: &'a str,
     target: &'a str,
     path: &'a str,
     query: HashMap<String, String>,
     headers: &'a [(&'a str, &'a str)],
     body: &'a [u8],
-    /// Whether it is for version 4 of the API.
+    /// Whether the request is for version 4 of the API.
     is_v4: bool,
-    /// Whose token it came with.
+    /// The index of the identity that the token belongs to.
     identity: usize,
 }
 
-impl Asked<'_> {
+impl FakeRequest<'_> {
     fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(known, _)| *known == name)?;
         Some(value)
     }
 
+    /// Returns the token in the `Authorization` header, or `None` if the header is missing or empty.
+    fn token(&self) -> Option<&str> {
+        let header = self.header("authorization");
+        let header = header.filter(|header| !header.is_empty())?;
+        // A real server does not check the scheme, only its length.
+        Some(header.get("Bearer ".len()..).unwrap_or_default().trim())
+    }
+
+    /// Returns a parameter of the query.
     fn get(&self, name: &str) -> Option<&str> {
         self.query.get(name).map(String::as_str)
     }
@@ -52,13 +63,14 @@ impl Asked<'_> {
         self.flag("include_imports", false) || self.is_v4 && self.flag("includeImports", false)
     }
 
-    /// The body, which must be JSON.
+    /// Parses the body as JSON.
     fn json(&self) -> Result<Value, FakeResponse> {
-        serde_json::from_slice(self.body).map_err(|_| FakeResponse::wrong("InternalServerError"))
+        serde_json::from_slice(self.body)
+            .map_err(|_| FakeResponse::internal_error("InternalServerError"))
     }
 
-    /// The body of a login, which may also be a form.
-    fn form(&self) -> Result<Value, FakeResponse> {
+    /// Parses the body of a login, which can be JSON or a form.
+    fn json_or_form(&self) -> Result<Value, FakeResponse> {
         if self.header("content-type") != Some("application/x-www-form-urlencoded") {
             return self.json();
         }
@@ -73,22 +85,23 @@ impl Asked<'_> {
 fn parameters(query: &str) -> HashMap<String, String> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     pairs
-        .map(|(name, value)| (decoded(name), decoded(value)))
+        .map(|(name, value)| (decode(name), decode(value)))
         .collect()
 }
 
-fn decoded(text: &str) -> String {
+fn decode(text: &str) -> String {
     let spaced = text.replace('+', " ");
     percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
 }
 
-/// The text of a field that must be there.
+/// Returns the text of a required field, or the validation failure if it is missing.
 fn field<'a>(body: &'a Value, name: &str, status: u16) -> Result<&'a str, FakeResponse> {
     let text = body[name].as_str();
-    text.ok_or_else(|| FakeResponse::invalid(status, required(name)))
+    text.ok_or_else(|| FakeResponse::invalid(status, missing_field(name)))
 }
 
-fn required(name: &str) -> Value {
+/// Returns the validation issue of a missing field.
+fn missing_field(name: &str) -> Value {
     json!({
         "code": "invalid_type",
         "expected": "string",
@@ -99,7 +112,7 @@ fn required(name: &str) -> Value {
 }
 
 impl State {
-    pub(super) fn answer(
+    pub(super) fn respond(
         &mut self,
         method: &str,
         target: &str,
@@ -107,7 +120,7 @@ impl State {
         body: &[u8],
     ) -> FakeResponse {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let mut asked = Asked {
+        let mut request = FakeRequest {
             method,
             target,
             path: path.trim_end_matches('/'),
@@ -118,87 +131,83 @@ impl State {
             identity: 0,
         };
         let line = format!("{method} {target}");
-        let refused = |(start, _): &&(String, FakeResponse)| line.starts_with(start.as_str());
-        let mut answer = match self.refusals.iter().find(refused) {
-            Some((_, refusal)) => refusal.clone(),
-            None => self.route(&mut asked).unwrap_or_else(|answer| answer),
+        let matches = |(start, _): &&(String, FakeResponse)| line.starts_with(start.as_str());
+        let mut response = match self.forced_failures.iter().find(matches) {
+            Some((_, failure)) => failure.clone(),
+            None => self.route(&mut request).unwrap_or_else(|failure| failure),
         };
-        if self.has_old_statuses {
-            answer = answer.of_before();
+        if self.legacy_statuses {
+            response = response.with_legacy_status();
         }
-        let mut answer = match method {
-            "GET" => answer.unless_known(asked.header("if-none-match")),
-            _ => answer,
+        let mut response = match method {
+            "GET" => response.if_none_match(request.header("if-none-match")),
+            _ => response,
         };
         if method == "HEAD" {
-            answer.body.clear();
+            response.body.clear();
         }
-        self.requests.push((line, answer.status));
-        answer
+        self.requests.push((line, response.status));
+        response
     }
 
-    fn route(&mut self, asked: &mut Asked<'_>) -> Result<FakeResponse, FakeResponse> {
-        let no_route = FakeResponse::no_route(asked.method, asked.target);
-        if let Some(rest) = asked.path.strip_prefix("/api/v1/auth/") {
-            return self.auth(asked, rest);
+    fn route(&mut self, request: &mut FakeRequest<'_>) -> Result<FakeResponse, FakeResponse> {
+        let no_route = FakeResponse::no_route(request.method, request.target);
+        if let Some(rest) = request.path.strip_prefix("/api/v1/auth/") {
+            return self.auth(request, rest);
         }
-        if asked.path == "/api/status" {
-            let told = json!({"date": "2026-01-01T00:00:00.000Z", "message": "Ok", "emailConfigured": false,
+        if request.path == "/api/status" {
+            let body = json!({"date": "2026-01-01T00:00:00.000Z", "message": "Ok", "emailConfigured": false,
                 "inviteOnlySignup": true, "redisConfigured": true, "secretScanningConfigured": false});
-            return Ok(FakeResponse::json(200, told));
+            return Ok(FakeResponse::json(200, body));
         }
         let secrets = ["/api/v3/secrets/raw", "/api/v4/secrets"]
             .into_iter()
             .filter(|start| self.has_v4 || *start != "/api/v4/secrets")
-            .find_map(|start| asked.path.strip_prefix(start));
-        let (route, limit) = match (asked.method, secrets, asked.path) {
-            ("GET" | "HEAD", Some(""), _) => ("list", self.limit),
-            ("GET", Some(name), _) if one_segment(name) => ("get", self.limit),
-            ("POST" | "PATCH" | "DELETE", Some(name), _) if one_segment(name) => ("write", None),
+            .find_map(|start| request.path.strip_prefix(start));
+        let (route, limit) = match (request.method, secrets, request.path) {
+            ("GET" | "HEAD", Some(""), _) => ("list", self.rate_limit),
+            ("GET", Some(name), _) if is_parameter(name) => ("get", self.rate_limit),
+            ("POST" | "PATCH" | "DELETE", Some(name), _) if is_parameter(name) => ("write", None),
             (_, None, "/api/v1/folders") => ("folders", None),
             (_, None, "/api/v1/secret-imports") => ("imports", None),
             ("GET", None, path) if path.starts_with("/api/v2/workspace/") => ("by-slug", None),
             ("GET", None, path) if path.starts_with("/api/v1/workspace/") => ("by-id", None),
             _ => return Err(no_route),
         };
-        asked.identity = self.authenticate(asked)?;
-        let limited = self.take(route, limit)?;
-        let name = secrets.map(|name| decoded(name.trim_start_matches('/')));
-        let answer = match (route, &name) {
-            ("list", _) => self.list(asked),
-            ("get", Some(name)) => self.get(asked, name.trim()),
-            ("write", Some(name)) => self.write(asked, name.trim()),
-            ("folders", _) if asked.method == "POST" => self.make_folder(asked),
-            ("folders", _) => self.folders(asked),
-            ("imports", _) if asked.method == "POST" => self.make_import(asked),
-            ("imports", _) => self.imports(asked),
-            ("by-slug", _) => self.project_by(asked, |project| &project.slug),
-            _ => self.project_by(asked, |project| &project.id),
+        request.identity = self.authenticate(request)?;
+        let rate_limit_headers = self.count_request(route, limit)?;
+        let name = secrets.map(|name| decode(name.trim_start_matches('/')));
+        let result = match (route, &name) {
+            ("list", _) => self.list_secrets(request),
+            ("get", Some(name)) => self.get_secret(request, name.trim()),
+            ("write", Some(name)) => self.write_secret(request, name.trim()),
+            ("folders", _) if request.method == "POST" => self.create_folder(request),
+            ("folders", _) => self.list_folders(request),
+            ("imports", _) if request.method == "POST" => self.create_import(request),
+            ("imports", _) => self.list_imports(request),
+            ("by-slug", _) => self.get_project(request, |project| &project.slug),
+            _ => self.get_project(request, |project| &project.id),
         };
-        let mut answer = answer.unwrap_or_else(|answer| answer);
-        answer.headers.extend(limited);
-        Ok(answer)
+        let mut response = result.unwrap_or_else(|failure| failure);
+        response.headers.extend(rate_limit_headers);
+        Ok(response)
     }
 
-    /// Whose token the request came with.
-    fn authenticate(&mut self, asked: &Asked<'_>) -> Result<usize, FakeResponse> {
-        let header = asked
-            .header("authorization")
-            .filter(|header| !header.is_empty());
-        let Some(header) = header else {
-            return Err(FakeResponse::failure(
+    /// Returns the index of the identity that the request's token belongs to.
+    fn authenticate(&mut self, request: &FakeRequest<'_>) -> Result<usize, FakeResponse> {
+        match request.token() {
+            Some(token) => self.access.check(token, Use::Counted),
+            None => Err(FakeResponse::failure(
                 401,
                 "UnauthorizedError",
                 "Token missing",
-            ));
-        };
-        // Any scheme of this length will do.
-        let token = header.get("Bearer ".len()..).unwrap_or_default().trim();
-        self.access.check(token, true)
+            )),
+        }
     }
 
-    /// Takes a place in the window of a route, and tells what is left of it.
-    fn take(
+    /// Counts a request in the rate-limit window of its route. Returns the headers about the window, or the
+    /// 429 if the limit is reached.
+    fn count_request(
         &mut self,
         route: &'static str,
         limit: Option<u32>,
@@ -207,101 +216,105 @@ impl State {
             return Ok(Vec::new());
         };
         let now = Instant::now();
-        let (begin, used) = self.windows.entry(route).or_insert((now, 0));
-        if now >= *begin + WINDOW {
-            (*begin, *used) = (now, 0);
+        let (start, count) = self.windows.entry(route).or_insert((now, 0));
+        if now >= *start + WINDOW {
+            (*start, *count) = (now, 0);
         }
-        let reset = (*begin + WINDOW - now).as_secs_f64().ceil().to_string();
-        let left = limit.saturating_sub(*used + 1);
+        let reset = (*start + WINDOW - now).as_secs_f64().ceil().to_string();
+        let remaining = limit.saturating_sub(*count + 1);
         let headers = vec![
             ("x-ratelimit-limit", limit.to_string()),
-            ("x-ratelimit-remaining", left.to_string()),
+            ("x-ratelimit-remaining", remaining.to_string()),
             ("x-ratelimit-reset", reset.clone()),
         ];
-        if *used >= limit {
+        if *count >= limit {
             let text = "Rate limit exceeded. Please try again in 1 minute";
-            let mut answer = FakeResponse::failure(429, "RateLimitExceeded", text);
-            answer.headers.extend(headers);
-            answer.headers.push(("retry-after", reset));
-            return Err(answer);
+            let mut response = FakeResponse::failure(429, "RateLimitExceeded", text);
+            response.headers.extend(headers);
+            response.headers.push(("retry-after", reset));
+            return Err(response);
         }
-        *used += 1;
+        *count += 1;
         Ok(headers)
     }
 
-    fn auth(&mut self, asked: &Asked<'_>, rest: &str) -> Result<FakeResponse, FakeResponse> {
-        if asked.method != "POST" {
-            return Err(FakeResponse::no_route(asked.method, asked.target));
+    fn auth(
+        &mut self,
+        request: &FakeRequest<'_>,
+        rest: &str,
+    ) -> Result<FakeResponse, FakeResponse> {
+        if request.method != "POST" {
+            return Err(FakeResponse::no_route(request.method, request.target));
         }
-        // A token that came along must be good here too, which is what breaks the second login of clients
-        // that send the old one.
-        if let Some(header) = asked
-            .header("authorization")
-            .filter(|header| !header.is_empty())
-        {
-            let token = header.get("Bearer ".len()..).unwrap_or_default().trim();
-            self.access.check(token, false)?;
+        // A real server also checks a token that is sent with a login. The second login of a client that
+        // sends its old token fails for this reason.
+        if let Some(token) = request.token() {
+            self.access.check(token, Use::Unlimited)?;
         }
-        let limited = self.take("login", self.limit.map(|_| 200))?;
+        let rate_limit_headers =
+            self.count_request("login", self.rate_limit.map(|_| LOGIN_LIMIT))?;
         let status = if self.has_v4 { 422 } else { 401 };
-        let mut answer = match rest {
+        let mut response = match rest {
             "universal-auth/login" => {
-                let body = asked.form()?;
+                let body = request.json_or_form()?;
                 let client_id = field(&body, "clientId", status)?;
                 self.access
                     .log_in(client_id, field(&body, "clientSecret", status)?)
             }
             "token/renew" => {
-                let body = asked.form()?;
+                let body = request.json_or_form()?;
                 self.access.renew(field(&body, "accessToken", status)?)
             }
             "token/revoke" => {
-                let body = asked.form()?;
+                let body = request.json_or_form()?;
                 self.access.revoke(field(&body, "accessToken", status)?)
             }
             "aws-auth/login" => {
-                let body = asked.json()?;
+                let body = request.json()?;
                 let missing: Vec<Value> = ["iamRequestBody", "iamRequestHeaders"]
                     .into_iter()
                     .filter(|name| body[*name].is_null())
-                    .map(required)
+                    .map(missing_field)
                     .collect();
                 if !missing.is_empty() {
                     let body = json!({"statusCode": status, "message": missing, "error": "ValidationFailure"});
                     return Err(FakeResponse::json(status, body));
                 }
                 let identity = field(&body, "identityId", status)?;
-                self.access.log_in_by("aws-auth", identity, "")
+                self.access.log_in_with_jwt("aws-auth", identity, "")
             }
             _ => {
                 let method = rest.strip_suffix("/login").unwrap_or_default();
-                let known = ["kubernetes-auth", "oidc-auth", "gcp-auth", "azure-auth"]
+                let exists = ["kubernetes-auth", "oidc-auth", "gcp-auth", "azure-auth"]
                     .contains(&method)
                     || method == "jwt-auth" && self.has_v4;
-                if !known {
-                    return Err(FakeResponse::no_route(asked.method, asked.target));
+                if !exists {
+                    return Err(FakeResponse::no_route(request.method, request.target));
                 }
-                let body = asked.json()?;
+                let body = request.json()?;
                 let identity = field(&body, "identityId", status)?;
                 let jwt = field(&body, "jwt", status)?;
                 if identity.len() != 36 {
-                    return Err(FakeResponse::wrong("Find one"));
+                    return Err(FakeResponse::internal_error("Find one"));
                 }
-                self.access.log_in_by(method, identity, jwt)
+                self.access.log_in_with_jwt(method, identity, jwt)
             }
         };
-        answer.headers.extend(limited);
-        Ok(answer)
+        response.headers.extend(rate_limit_headers);
+        Ok(response)
     }
 
-    /// The project that is asked for, if whoever asks may do something in it.
-    fn wanted(
+    /// Returns the requested project. The id takes precedence over the slug.
+    ///
+    /// # Errors
+    /// Returns the failure if the project does not exist, or if the identity has no permission in it.
+    fn authorized_project(
         &self,
-        asked: &Asked<'_>,
+        request: &FakeRequest<'_>,
         id: Option<&str>,
         slug: Option<&str>,
     ) -> Result<&Project, FakeResponse> {
-        let found = match (id, slug) {
+        let project = match (id, slug) {
             (Some(id), _) => self.store.project(id).ok_or_else(|| {
                 let text = format!(
                     "Project with ID '{id}' not found during bot lookup. Are you sure you are \
@@ -310,16 +323,16 @@ impl State {
                 FakeResponse::failure(404, "NotFound", &text)
             }),
             (None, Some(slug)) => {
-                let found = self
+                let project = self
                     .store
                     .projects
                     .iter()
                     .find(|project| project.slug == slug);
-                let error = match asked.path.ends_with("/raw") {
+                let error = match request.path.ends_with("/raw") {
                     true => "Failed to find project by slug",
                     false => "Find project by slug",
                 };
-                found.ok_or_else(|| FakeResponse::wrong(error))
+                project.ok_or_else(|| FakeResponse::internal_error(error))
             }
             (None, None) => {
                 return Err(FakeResponse::failure(
@@ -329,13 +342,13 @@ impl State {
                 ));
             }
         }?;
-        match self.access.identities[asked.identity].role(&found.id) {
-            Some(Role::Admin | Role::Viewer) => Ok(found),
-            Some(Role::NoAccess) => Err(denied("read")),
+        match self.access.identities[request.identity].role(&project.id) {
+            Some(Role::Admin | Role::Viewer) => Ok(project),
+            Some(Role::NoAccess) => Err(permission_denied("read")),
             None => {
                 let error = format!(
                     "Identity is not a member of the specified project with ID '{}'",
-                    found.id
+                    project.id
                 );
                 let text = "You are not allowed to access this resource";
                 Err(FakeResponse::failure(403, &error, text))
@@ -344,21 +357,13 @@ impl State {
     }
 }
 
-/// Whether this is `/NAME`, short enough for the server's router.
-fn one_segment(rest: &str) -> bool {
+/// Returns whether `rest` is a slash and one path segment, which is short enough for a real server's router.
+fn is_parameter(rest: &str) -> bool {
     let name = rest.strip_prefix('/').unwrap_or_default();
-    !name.is_empty() && !name.contains('/') && decoded(name).chars().count() <= MAX_PARAMETER
+    !name.is_empty() && !name.contains('/') && decode(name).chars().count() <= MAX_PARAMETER
 }
 
-fn place<'a>(project: &'a str, environment: &'a str, path: &'a str) -> Place<'a> {
-    Place {
-        project,
-        environment,
-        path,
-    }
-}
-
-fn denied(verb: &str) -> FakeResponse {
+fn permission_denied(verb: &str) -> FakeResponse {
     let text = format!("You are not allowed to {verb} on secrets");
     FakeResponse::failure(403, "PermissionDenied", &text)
 }

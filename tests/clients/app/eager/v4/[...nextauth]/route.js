@@ -1,4 +1,4 @@
-// As most applications have it: what the secret is when the module is loaded, it remains.
+// The usual form of an application. It reads the secret once, when the module is loaded.
 import NextAuth from "next-auth-4";
 import Credentials from "next-auth-4/providers/credentials";
 

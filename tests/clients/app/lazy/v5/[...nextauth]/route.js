@@ -1,4 +1,4 @@
-// The cure: the options are made in the request.
+// The lazy form: the options are created in each request.
 import NextAuth from "next-auth";
 import Credentials from "next-auth/providers/credentials";
 

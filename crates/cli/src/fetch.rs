@@ -1,0 +1,194 @@
+//! A single read of all selected secrets, with optional retries until they are available.
+
+use std::time::Duration;
+
+use secretwell::{Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider};
+use tokio::time::{Instant, timeout};
+
+use crate::exit::Failure;
+
+/// The pause before the first retry. Each further pause is 1.5 times as long, up to [`MAX_BACKOFF`].
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+
+/// The keys to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum KeySelection {
+    /// These keys, all of which are required.
+    Only(Vec<SecretKey>),
+    /// All keys that the sources list. The keys in `require` are required.
+    All { require: Vec<SecretKey> },
+}
+
+impl KeySelection {
+    /// Returns the same selection with `keys` as further required keys.
+    pub(crate) fn with_required(&self, keys: &[SecretKey]) -> Self {
+        match self {
+            Self::Only(_) => self.clone(),
+            Self::All { require } => Self::All {
+                require: require.iter().chain(keys).cloned().collect(),
+            },
+        }
+    }
+}
+
+/// A secret and its key.
+#[derive(Debug, Clone)]
+pub(crate) struct FetchedSecret {
+    pub(crate) key: SecretKey,
+    pub(crate) secret: Secret,
+}
+
+/// Fetches the selected secrets.
+///
+/// If keys are missing or a source is temporarily unavailable, the fetch is retried with back-off until
+/// `wait` has passed. A change notification starts the next attempt immediately.
+///
+/// # Errors
+/// Reports the problems of all keys in the last attempt.
+pub(crate) async fn fetch(
+    provider: &dyn SecretProvider,
+    selection: &KeySelection,
+    wait: Duration,
+) -> Result<Vec<FetchedSecret>, Failure> {
+    let deadline = Instant::now() + wait;
+    let mut changes = (!wait.is_zero()).then(|| provider.watch()).flatten();
+    let mut pause = FIRST_BACKOFF;
+    loop {
+        let problems = match fetch_once(provider, selection).await {
+            Ok(fetched) => return Ok(fetched),
+            Err(problems) => problems,
+        };
+        let is_retryable = |error: &Error| error.is_not_found() || error.is_temporary();
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() || !problems.iter().all(is_retryable) {
+            return Failure::from_errors(&problems).map_or(Ok(Vec::new()), Err);
+        }
+        for problem in &problems {
+            tracing::info!(target: "secretwell::command", event = "waiting", "waiting: {problem}");
+        }
+        let notified = async {
+            match &mut changes {
+                Some(changes) => changes.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        // The next attempt starts after a notification or after the pause, whichever is first.
+        if let Ok(None) = timeout(pause.min(remaining), notified).await {
+            changes = None;
+        }
+        pause = (pause * 3 / 2).min(MAX_BACKOFF);
+    }
+}
+
+/// Fetches the selected secrets without retries. The list of errors is never empty.
+async fn fetch_once(
+    provider: &dyn SecretProvider,
+    selection: &KeySelection,
+) -> Result<Vec<FetchedSecret>, Vec<Error>> {
+    let (keys, required) = match selection {
+        KeySelection::Only(keys) => (keys.clone(), keys),
+        KeySelection::All { require } => {
+            let listed = list_keys(provider, require).await;
+            (listed.map_err(|error| vec![error])?, require)
+        }
+    };
+    let results = provider.get_many(&keys).await;
+    let mut fetched = Vec::with_capacity(keys.len());
+    let mut problems = Vec::new();
+    for (key, result) in keys.into_iter().zip(results) {
+        let is_required = required.contains(&key);
+        match result {
+            Ok(secret) if is_required && secret.value.is_blank() => {
+                problems.push(empty_value(provider, &key, &secret));
+            }
+            Ok(secret) => fetched.push(FetchedSecret { key, secret }),
+            // The secret was deleted after it was listed.
+            Err(error) if error.is_not_found() && !is_required => {}
+            Err(error) => problems.push(error),
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(fetched),
+        false => Err(problems),
+    }
+}
+
+/// Returns all keys that the sources list, and the keys of `require` that are not listed.
+///
+/// # Errors
+/// Fails if the sources cannot be listed, or with `NotFound` if the result would be empty.
+pub(crate) async fn list_keys(
+    provider: &dyn SecretProvider,
+    require: &[SecretKey],
+) -> Result<Vec<SecretKey>, Error> {
+    let listed = provider.list(&KeyPrefix::root()).await;
+    let mut all = listed.map_err(|error| match error.kind() {
+        ErrorKind::Denied | ErrorKind::Unsupported => error.with_hint(
+            "set the keys to read with --only, or with --require of `check` and `doctor`",
+        ),
+        _ => error,
+    })?;
+    for key in require {
+        if !all.contains(key) {
+            all.push(key.clone());
+        }
+    }
+    if all.is_empty() {
+        return Err(
+            Error::new(ErrorKind::NotFound, "the source contains no secrets")
+                .with_origin(provider.origin())
+                .with_hint("check the path, or write a secret there"),
+        );
+    }
+    Ok(all)
+}
+
+fn empty_value(provider: &dyn SecretProvider, key: &SecretKey, secret: &Secret) -> Error {
+    let origin = secret.origin.as_ref().unwrap_or(provider.origin());
+    Error::new(ErrorKind::NotFound, "the value is empty")
+        .with_origin(origin)
+        .with_key(key)
+        .with_hint("set a value, or remove the key from the required keys")
+}
+
+#[cfg(test)]
+mod tests {
+    use secretwell::MemoryProvider;
+
+    use super::*;
+    use crate::exit::Reason;
+
+    fn key(text: &str) -> SecretKey {
+        SecretKey::parse(text).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_problems_are_reported_together_and_late_secrets_are_fetched() {
+        let memory = MemoryProvider::from_iter([("BLANK", " ")]);
+        let selection = KeySelection::Only(vec![key("A"), key("BLANK")]);
+        let problems = fetch_once(&memory, &selection).await.unwrap_err();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        let failure = fetch(&memory, &selection, Duration::from_secs(9)).await;
+        assert_eq!(failure.unwrap_err().reason(), Reason::Missing);
+
+        let write_later = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            memory.set("A", "1").unwrap();
+            memory.set("BLANK", "2").unwrap();
+        };
+        let fetch = fetch(&memory, &selection, Duration::from_secs(60));
+        let (fetched, ()) = tokio::join!(fetch, write_later);
+        assert_eq!(fetched.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn required_values_must_not_be_blank_and_listed_values_may_be() {
+        let memory = MemoryProvider::from_iter([("BLANK", ""), ("A", "1")]);
+        let all = |require| KeySelection::All { require };
+        assert_eq!(fetch_once(&memory, &all(vec![])).await.unwrap().len(), 2);
+        fetch_once(&memory, &all(vec![key("B")])).await.unwrap_err();
+        let empty = fetch_once(&MemoryProvider::new(), &all(vec![])).await;
+        assert!(empty.unwrap_err()[0].is_not_found());
+    }
+}

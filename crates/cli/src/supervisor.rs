@@ -1,0 +1,217 @@
+//! The supervisor of `run --watch`. It runs the program and restarts or signals it when its secrets change.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{self, Pid, WaitStatus};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{Instant, sleep_until};
+
+use crate::args::{LogFormat, OnChange};
+use crate::exit::{Failure, Reason};
+use crate::program::{Program, start_failure};
+use crate::reaper::{self, OrphanReaper};
+use crate::signals::{Signal, SignalEvent, listen};
+use crate::variables::Variable;
+
+/// A program and the settings of its supervision.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    pub(crate) program: Program,
+    /// The format in which the launcher reports that the program cannot be started.
+    pub(crate) format: LogFormat,
+    pub(crate) on_change: OnChange,
+    pub(crate) stop_signal: Signal,
+    /// How long the program and its orphans have to exit before they are killed.
+    pub(crate) stop_timeout: Duration,
+}
+
+/// The state of the running program.
+struct Running {
+    /// `None` after the program has exited, because the system might reuse the process ID.
+    pid: Option<Pid>,
+    events: UnboundedReceiver<SignalEvent>,
+    orphans: OrphanReaper,
+    /// Whether the program is being stopped for a restart.
+    stopping: bool,
+    /// Whether a signal requested the exit of the program, so that it must not be restarted.
+    exit_requested: bool,
+}
+
+impl Supervisor {
+    /// Runs the program until it exits by itself. Returns its exit status, or ends this process by the same
+    /// signal.
+    pub(crate) async fn run(
+        self,
+        mut variables: Vec<Variable>,
+        mut changes: UnboundedReceiver<Vec<Variable>>,
+    ) -> Result<ExitCode, Failure> {
+        let orphans = OrphanReaper::new();
+        let events = listen().map_err(|error| {
+            let message = format!("signal handlers cannot be installed: {error}");
+            Failure::new(Reason::NotExecutable, message)
+        })?;
+        let mut running = Running {
+            pid: Some(self.start(&variables)?),
+            events,
+            orphans,
+            stopping: false,
+            exit_requested: false,
+        };
+        loop {
+            let changed = tokio::select! {
+                biased;
+                status = running.wait_for_exit() => {
+                    running.stop_orphans(self.stop_signal, Instant::now() + self.stop_timeout).await;
+                    return Ok(exit_like(status));
+                }
+                Some(changed) = changes.recv(), if !running.exit_requested => changed,
+            };
+            variables = changed;
+            match self.on_change {
+                OnChange::Signal(signal) => {
+                    tracing::info!(target: "secretwell::command", event = "program_signalled", "the secrets changed; the program is signalled");
+                    let _ = running.send(signal.0);
+                }
+                OnChange::Restart => {
+                    tracing::info!(target: "secretwell::command", event = "program_restarted", "the secrets changed; the program is restarted");
+                    let Some(status) = self.stop(&mut running).await else {
+                        continue;
+                    };
+                    if running.exit_requested {
+                        return Ok(exit_like(status));
+                    }
+                    while let Ok(newer) = changes.try_recv() {
+                        variables = newer;
+                    }
+                    running.pid = Some(self.start(&variables)?);
+                }
+            }
+        }
+    }
+
+    fn start(&self, variables: &[Variable]) -> Result<Pid, Failure> {
+        let child = self
+            .program
+            .via_launcher(self.format)
+            .command(variables)
+            .spawn();
+        let child = child.map_err(|error| start_failure(self.program.name(), &error))?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        pid.ok_or_else(|| {
+            Failure::new(
+                Reason::NotExecutable,
+                "the program has an invalid process ID",
+            )
+        })
+    }
+
+    /// Sends the stop signal, kills the program after the timeout, and then stops its orphans.
+    ///
+    /// Returns `None` if the program belongs to another user and cannot be signalled.
+    async fn stop(&self, running: &mut Running) -> Option<WaitStatus> {
+        if running.send(self.stop_signal.0) == Err(Errno::PERM) {
+            tracing::warn!(target: "secretwell::command", event = "program_not_signalled", "the program belongs to another user and keeps its current secrets");
+            return None;
+        }
+        running.stopping = true;
+        let deadline = Instant::now() + self.stop_timeout;
+        let status_in_time = tokio::select! {
+            status = running.wait_for_exit() => Some(status),
+            () = sleep_until(deadline) => None,
+        };
+        let status = match status_in_time {
+            Some(status) => status,
+            None => {
+                tracing::warn!(target: "secretwell::command", event = "program_killed", "the program did not exit in time and is killed");
+                let _ = running.send(process::Signal::KILL);
+                running.wait_for_exit().await
+            }
+        };
+        running.stop_orphans(self.stop_signal, deadline).await;
+        running.stopping = false;
+        Some(status)
+    }
+}
+
+impl Running {
+    fn send(&self, signal: process::Signal) -> Result<(), Errno> {
+        self.pid
+            .map_or(Ok(()), |pid| process::kill_process(pid, signal))
+    }
+
+    /// Waits until the program exits. Meanwhile, forwards signals and reaps other children.
+    ///
+    /// Cancel safe: no signal and no exit status is lost if the returned future is dropped.
+    async fn wait_for_exit(&mut self) -> WaitStatus {
+        loop {
+            match self.events.recv().await {
+                Some(SignalEvent::ChildChanged) => {
+                    while let Some((pid, status)) = reaper::reap() {
+                        if Some(pid) == self.pid {
+                            self.pid = None;
+                            return status;
+                        }
+                    }
+                }
+                Some(event) => self.handle(event),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn handle(&mut self, event: SignalEvent) {
+        use process::Signal as S;
+
+        match event {
+            SignalEvent::Forward(signal) => {
+                let ends_restart = self.stopping && [S::INT, S::QUIT, S::HUP].contains(&signal);
+                self.exit_requested |= signal == S::TERM || ends_restart;
+                let _ = self.send(signal);
+            }
+            // The program has received this signal from the terminal. During a restart, the user requests
+            // that the program is not started again.
+            SignalEvent::TerminalInterrupt => self.exit_requested |= self.stopping,
+            SignalEvent::ChildChanged => {}
+        }
+    }
+
+    /// Sends `signal` to the orphans of the program and kills those that are alive at `deadline`.
+    async fn stop_orphans(&mut self, signal: Signal, deadline: Instant) {
+        while self.orphans.signal_orphans(signal.0) {
+            tokio::select! {
+                event = self.events.recv() => event.into_iter().for_each(|event| self.handle(event)),
+                () = sleep_until(deadline) => break,
+            }
+        }
+        while self.orphans.signal_orphans(process::Signal::KILL) {
+            let event = self.events.recv().await;
+            event.into_iter().for_each(|event| self.handle(event));
+        }
+    }
+}
+
+/// Ends this process like the program: returns the same exit status, or dies by the same signal.
+///
+/// The first process of a container cannot die by a signal. It exits with 128 plus the signal number, as
+/// shells do.
+fn exit_like(status: WaitStatus) -> ExitCode {
+    let Some(signal) = status.terminating_signal() else {
+        let status = status.exit_status().unwrap_or_default();
+        return ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX));
+    };
+    if process::getpid() != Pid::INIT {
+        // A core dump would contain secrets, so it is disabled.
+        let no_core_dump = process::Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        let _ = process::setrlimit(process::Resource::Core, no_core_dump);
+        let _ = signal_hook::low_level::emulate_default_handler(signal);
+        if let Some(signal) = process::Signal::from_named_raw(signal) {
+            let _ = process::kill_process(process::getpid(), signal);
+        }
+    }
+    ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
+}

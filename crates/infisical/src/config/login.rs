@@ -1,0 +1,144 @@
+//! Selection of the login method from URL options and environment variables.
+
+use secretwell_core::Error;
+use secretwell_http::{Credential, UrlOptions};
+
+use super::{Variables, invalid_config};
+use crate::InfisicalAuth;
+
+/// The options of a URL.
+pub(super) const OPTIONS: &[&str] = &[
+    "auth",
+    "client_id",
+    "client_secret_file",
+    "token_file",
+    "identity",
+    "jwt_file",
+    "api",
+    "imports",
+    "expand",
+    "personal",
+    "tags",
+];
+
+/// The options that are rejected because they are credentials, each with the variable to use instead.
+pub(super) const CREDENTIALS: &[(&str, &str)] = &[
+    ("client_secret", "INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET"),
+    ("token", "INFISICAL_TOKEN"),
+    ("jwt", "INFISICAL_JWT"),
+];
+
+const CLIENT_ID: &[&str] = &["UNIVERSAL_AUTH_CLIENT_ID", "CLIENT_ID"];
+const CLIENT_SECRET: &[&str] = &["UNIVERSAL_AUTH_CLIENT_SECRET", "CLIENT_SECRET"];
+
+/// Returns the login method for which the URL has options. If the URL has no such options, returns the
+/// method for which variables are set. Among the variables, a token takes precedence over Universal Auth.
+fn default_method(options: &UrlOptions, variables: &Variables<'_>) -> Result<&'static str, Error> {
+    let is_set = |name: &str| options.get(name).is_some();
+    if is_set("client_id") || is_set("client_secret_file") {
+        Ok("universal")
+    } else if is_set("token_file") {
+        Ok("token")
+    } else if is_set("identity") || is_set("jwt_file") {
+        Err(invalid_config("the login method is missing")
+            .with_hint("add `&auth=kubernetes`, `&auth=oidc` or `&auth=jwt` to the URL"))
+    } else if variables.credential(&["TOKEN"]).is_some() {
+        Ok("token")
+    } else if variables.first(CLIENT_ID).is_some() || variables.credential(CLIENT_SECRET).is_some()
+    {
+        Ok("universal")
+    } else {
+        Err(invalid_config("no login is configured").with_hint(
+            "set `INFISICAL_UNIVERSAL_AUTH_CLIENT_ID` and \
+             `INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET`, or `INFISICAL_TOKEN`",
+        ))
+    }
+}
+
+/// Returns the login method that the URL and the variables configure.
+pub(super) fn login(
+    options: &UrlOptions,
+    variables: &Variables<'_>,
+) -> Result<InfisicalAuth, Error> {
+    let identity = || {
+        let from_url = options.get("identity").map(str::to_owned);
+        from_url
+            .or_else(|| variables.first(&["MACHINE_IDENTITY_ID"]))
+            .ok_or_else(|| {
+                invalid_config("the login needs a machine identity").with_hint(
+                    "add `&identity=…` to the URL, or set `INFISICAL_MACHINE_IDENTITY_ID`",
+                )
+            })
+    };
+    let file = |name: &str| options.get(name).map(Credential::file);
+    let jwt = || {
+        file("jwt_file")
+            .or_else(|| variables.credential(&["JWT"]))
+            .ok_or_else(|| {
+                invalid_config("the login needs a JWT").with_hint(
+                    "set the path of its file in `jwt_file` or `INFISICAL_JWT_FILE`, or set \
+                     `INFISICAL_JWT`",
+                )
+            })
+    };
+    match options
+        .get("auth")
+        .map_or_else(|| default_method(options, variables), Ok)?
+    {
+        "universal" => {
+            let client_id = options.get("client_id").map(str::to_owned);
+            let client_id = client_id
+                .or_else(|| variables.first(CLIENT_ID))
+                .ok_or_else(|| {
+                    invalid_config("the login needs a client id").with_hint(
+                        "add `&client_id=…` to the URL, or set \
+                         `INFISICAL_UNIVERSAL_AUTH_CLIENT_ID`",
+                    )
+                })?;
+            let secret =
+                file("client_secret_file").map_or_else(|| variables.client_secret(), Ok)?;
+            Ok(InfisicalAuth::universal(client_id, secret))
+        }
+        "token" => {
+            let token = file("token_file").or_else(|| variables.credential(&["TOKEN"]));
+            let token = token.ok_or_else(|| {
+                invalid_config("the login needs a token").with_hint(
+                    "set the path of its file in `token_file` or `INFISICAL_TOKEN_FILE`, or set \
+                     `INFISICAL_TOKEN`",
+                )
+            })?;
+            Ok(InfisicalAuth::token(token))
+        }
+        "kubernetes" => match file("jwt_file") {
+            Some(jwt) => Ok(InfisicalAuth::kubernetes_with(identity()?, jwt)),
+            None => Ok(InfisicalAuth::kubernetes(identity()?)),
+        },
+        "oidc" => Ok(InfisicalAuth::oidc(identity()?, jwt()?)),
+        "jwt" => Ok(InfisicalAuth::jwt(identity()?, jwt()?)),
+        _ => Err(invalid_config("the login method is unknown")
+            .with_hint("use `universal`, `token`, `kubernetes`, `oidc` or `jwt`")),
+    }
+}
+
+impl Variables<'_> {
+    /// Returns the credential from the first of these variables that is set. If all are unset, returns the
+    /// credential from the file that a variable of the same name plus `_FILE` names.
+    fn credential(&self, names: &[&str]) -> Option<Credential> {
+        let file = || {
+            let names: Vec<_> = names.iter().map(|name| format!("{name}_FILE")).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            self.first(&names).map(Credential::file)
+        };
+        self.first(names).map(Credential::value).or_else(file)
+    }
+
+    fn client_secret(&self) -> Result<Credential, Error> {
+        self.credential(CLIENT_SECRET).ok_or_else(|| {
+            invalid_config("the login needs a client secret").with_hint(
+                "set the path of its file in `client_secret_file` or \
+                 `INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET_FILE`, or set \
+                 `INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET`",
+            )
+        })
+    }
+}

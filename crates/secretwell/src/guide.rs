@@ -1,0 +1,114 @@
+//! The guides and reference pages of Secretwell.
+//!
+//! These pages are part of the documentation only. They contain no items.
+
+#[doc = include_str!("../docs/guides/getting-started.md")]
+pub mod getting_started {}
+
+#[doc = include_str!("../docs/guides/testing.md")]
+pub mod testing {}
+
+#[doc = include_str!("../docs/guides/writing-a-backend.md")]
+pub mod writing_a_backend {}
+
+#[doc = include_str!("../docs/guides/which-type.md")]
+pub mod which_type {}
+
+#[doc = include_str!("../docs/guides/migration.md")]
+pub mod migration {}
+
+#[doc = include_str!("../docs/guides/faq.md")]
+pub mod faq {}
+
+#[doc = include_str!("../docs/architecture.md")]
+pub mod architecture {}
+
+#[doc = include_str!("../docs/contract.md")]
+pub mod contract {}
+
+#[doc = include_str!("../docs/authjs.md")]
+pub mod authjs {}
+
+#[doc = include_str!("../docs/recipes.md")]
+pub mod recipes {}
+
+#[doc = include_str!("../docs/cli.md")]
+pub mod cli {}
+
+#[doc = include_str!("../docs/features.md")]
+pub mod features {}
+
+#[doc = include_str!("../docs/logging.md")]
+pub mod logging {}
+
+#[doc = include_str!("../docs/security.md")]
+pub mod security {}
+
+#[doc = include_str!("../docs/reliability.md")]
+pub mod reliability {}
+
+#[doc = include_str!("../docs/performance.md")]
+pub mod performance {}
+
+#[doc = include_str!("../docs/contributing.md")]
+pub mod contributing {}
+
+#[doc = include_str!("../docs/security-policy.md")]
+pub mod security_policy {}
+
+#[doc = include_str!("../docs/versioning.md")]
+pub mod versioning {}
+
+#[doc = include_str!("../docs/changelog.md")]
+pub mod changelog {}
+
+/// One page for each backend.
+pub mod backends {
+    #[doc = include_str!("../docs/backends/env.md")]
+    pub mod env {}
+
+    #[doc = include_str!("../docs/backends/file.md")]
+    pub mod file {}
+
+    #[doc = include_str!("../docs/backends/infisical.md")]
+    pub mod infisical {}
+
+    #[doc = include_str!("../docs/backends/vault.md")]
+    pub mod vault {}
+}
+
+/// The decisions about the design, with their reasons.
+pub mod decisions {
+    #[doc = include_str!("../docs/decisions/0001-retry-intervals.md")]
+    pub mod retry_intervals {}
+
+    #[doc = include_str!("../docs/decisions/0002-ready-path.md")]
+    pub mod ready_path {}
+
+    #[doc = include_str!("../docs/decisions/0003-resolver-cache-map.md")]
+    pub mod resolver_cache_map {}
+
+    #[doc = include_str!("../docs/decisions/0004-parsers.md")]
+    pub mod parsers {}
+
+    #[doc = include_str!("../docs/decisions/0005-few-dependencies.md")]
+    pub mod few_dependencies {}
+
+    #[doc = include_str!("../docs/decisions/0006-degraded-state.md")]
+    pub mod degraded_state {}
+
+    #[doc = include_str!("../docs/decisions/0007-msrv.md")]
+    pub mod msrv {}
+
+    #[doc = include_str!("../docs/decisions/0008-http.md")]
+    pub mod http {}
+
+    #[doc = include_str!("../docs/decisions/0009-infisical.md")]
+    pub mod infisical {}
+
+    #[doc = include_str!("../docs/decisions/0010-authjs.md")]
+    pub mod authjs {}
+
+    #[doc = include_str!("../docs/decisions/0011-the-command.md")]
+    pub mod the_command {}
+}

@@ -1,0 +1,151 @@
+//! `cargo xtask full`: the checks that take too long for every change and run before a release.
+
+use std::time::Instant;
+
+use crate::install::install_cargo_tools;
+use crate::shell::{cargo_with_env, root, text};
+use crate::{api, links, msrv, package};
+
+/// A check: its name, what it shows, and how it runs.
+struct Step {
+    name: &'static str,
+    about: &'static str,
+    run: fn() -> Result<(), String>,
+}
+
+const STEPS: &[Step] = &[
+    Step {
+        name: "powerset",
+        about: "every pair of features compiles without warnings",
+        run: powerset,
+    },
+    Step {
+        name: "badges",
+        about: "the documentation builds with the badges of features, as on docs.rs",
+        run: badges,
+    },
+    Step {
+        name: "links",
+        about: "every link to the rendered documentation has a target",
+        run: links::check,
+    },
+    Step {
+        name: "api",
+        about: "the public API of each published crate is the recorded one",
+        run: api::check,
+    },
+    Step {
+        name: "msrv",
+        about: "a fresh resolve selects only dependencies that the declared Rust version supports",
+        run: msrv::check,
+    },
+    Step {
+        name: "minimal-versions",
+        about: "the declared minimum versions of all dependencies compile",
+        run: msrv::check_minimal_versions,
+    },
+    Step {
+        name: "package",
+        about: "all crates can be packaged, and the tests of the packaged facade pass",
+        run: package::check,
+    },
+];
+
+/// Runs all checks, or the one with this name, and returns how many passed and failed. `None` if no
+/// check has this name.
+pub(crate) fn run(name: Option<&str>) -> Option<(usize, usize)> {
+    let steps: Vec<&Step> = STEPS
+        .iter()
+        .filter(|step| name.is_none_or(|name| name == step.name))
+        .collect();
+    if steps.is_empty() {
+        return None;
+    }
+    let (mut passed, mut failed) = (0, 0);
+    for step in steps {
+        println!("\n== {}: {}", step.name, step.about);
+        #[expect(clippy::disallowed_methods, reason = "a chore has no paused clock")]
+        let started = Instant::now();
+        match (step.run)() {
+            Ok(()) => {
+                passed += 1;
+                println!("ok after {} s", started.elapsed().as_secs());
+            }
+            Err(error) => {
+                failed += 1;
+                eprintln!("{error}");
+            }
+        }
+    }
+    Some((passed, failed))
+}
+
+/// Prints the names of all checks.
+pub(crate) fn print_names() {
+    for step in STEPS {
+        eprintln!("  {:16} {}", step.name, step.about);
+    }
+}
+
+fn powerset() -> Result<(), String> {
+    let path = install_cargo_tools()?;
+    for package in ["secretwell", "secretwell-auth"] {
+        cargo_with_env(
+            &[
+                "hack",
+                "clippy",
+                "--quiet",
+                "--package",
+                package,
+                "--no-dev-deps",
+                "--feature-powerset",
+                "--depth",
+                "2",
+                "--",
+                "-D",
+                "warnings",
+            ],
+            &[("PATH", &path)],
+        )?;
+    }
+    Ok(())
+}
+
+fn badges() -> Result<(), String> {
+    let target = text(&root().join("target/badges"));
+    cargo_with_env(
+        &[
+            "doc",
+            "--quiet",
+            "--workspace",
+            "--all-features",
+            "--no-deps",
+            "--target-dir",
+            &target,
+        ],
+        // Feature badges are unstable in rustdoc. docs.rs uses a nightly compiler; here, the stable one
+        // is allowed to use the feature.
+        &[
+            ("RUSTC_BOOTSTRAP", "1"),
+            ("RUSTDOCFLAGS", "--cfg secretwell_docs -D warnings"),
+        ],
+    )
+}
+
+/// Runs `cargo deny` on licences, sources and banned crates. Advisories are left out, because they need a
+/// database that is not in a package registry.
+pub(crate) fn deny() -> Result<(), String> {
+    let path = install_cargo_tools()?;
+    cargo_with_env(
+        &[
+            "deny",
+            "--log-level",
+            "error",
+            "check",
+            "bans",
+            "licenses",
+            "sources",
+        ],
+        &[("PATH", &path)],
+    )
+}

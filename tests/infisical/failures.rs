@@ -1,0 +1,141 @@
+//! Failures: outages, missing permissions, rate limits and deadlines.
+
+use std::time::Duration;
+
+use secretwell::infisical::{ApiVersion, ClientConfig, InfisicalProvider};
+use secretwell::{ErrorKind, SecretProvider};
+use secretwell_testkit::{Fault, FaultProxy};
+
+use super::place::Place;
+use crate::support::{key, secs};
+
+/// Returns the number of `GET` requests for secrets.
+fn read_count(place: &Place) -> usize {
+    let requests = place.as_fake().requests();
+    let is_read = |line: &&String| line.starts_with("GET ") && line.contains("/secrets");
+    requests.iter().filter(is_read).count()
+}
+
+async fn error_kind(provider: &InfisicalProvider, name: &str) -> ErrorKind {
+    provider.get(&key(name)).await.unwrap_err().kind()
+}
+
+async fn text(provider: &InfisicalProvider, name: &str) -> String {
+    let secret = provider.get(&key(name)).await.unwrap();
+    secret.value.expose_text().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn outage_is_not_reported_as_an_unresolved_reference() {
+    let place = Place::fake(ApiVersion::V3).await;
+    place.write(None, "DEEP", "leaf").await;
+    place.write(None, "MID", "<${DEEP}>").await;
+    place.write(None, "TOP", "(${MID})").await;
+    let fake = place.as_fake();
+    fake.use_partial_list_expansion();
+    let provider = place.provider().api(ApiVersion::V3).build().unwrap();
+    let single = "GET /api/v3/secrets/raw/";
+    for (status, error, expected) in [
+        // A failed database, a proxy without a server, and a reference into a missing folder.
+        (500, "Find one", ErrorKind::Unavailable),
+        (501, "InternalServerError", ErrorKind::Unavailable),
+        (500, "InternalServerError", ErrorKind::Invalid),
+    ] {
+        fake.fail_requests(single, status, error, "Something went wrong");
+        let error = provider.get(&key("TOP")).await.unwrap_err();
+        assert_eq!(error.kind(), expected, "{status}: {error}");
+        assert!(error.is_temporary(), "{status}: {error}");
+        fake.clear_failures();
+    }
+    assert_eq!(text(&provider, "TOP").await, "(<leaf>)");
+}
+
+#[tokio::test]
+async fn health_reports_whether_the_next_read_would_succeed() {
+    for api in [ApiVersion::V3, ApiVersion::V4] {
+        let place = Place::fake(api).await;
+        place.write(None, "A", "value").await;
+        place.write(Some("db"), "A", "value").await;
+        let provider = place.provider().api(api).build().unwrap();
+        provider.health().await.unwrap();
+        let fake = place.as_fake();
+        let text = "You are not allowed to read on secret-folders";
+        fake.fail_requests("GET /api/v1/folders", 403, "PermissionDenied", text);
+        provider.health().await.unwrap();
+        assert_eq!(read_count(&place), 0);
+
+        let deny = async |folder| {
+            let folder = place.folder_path(folder);
+            fake.deny(&place.identity, "dev", &folder);
+        };
+        deny(None).await;
+        assert_eq!(
+            provider.health().await.unwrap_err().kind(),
+            ErrorKind::Denied
+        );
+        // After a read of another folder, health checks that folder.
+        provider.get(&key("db/A")).await.unwrap();
+        let before = read_count(&place);
+        provider.health().await.unwrap();
+        assert_eq!(read_count(&place), before);
+        deny(Some("db")).await;
+        assert_eq!(
+            provider.health().await.unwrap_err().kind(),
+            ErrorKind::Denied
+        );
+
+        fake.clear_failures();
+        let wrong_environment = place.provider().environment("qa").build().unwrap();
+        let error = wrong_environment.health().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn retry_after_applies_to_every_request_of_the_provider() {
+    let place = Place::fake(ApiVersion::V4).await;
+    place.write(None, "A", "value").await;
+    place.write(Some("db"), "A", "value").await;
+    let fake = place.as_fake();
+    fake.rate_limit(Some(3));
+    let short_deadline = |client: ClientConfig| client.deadline(secs(1));
+    let provider = || place.provider().client(short_deadline).build().unwrap();
+    let (other, provider) = (provider(), provider());
+    // Another provider at the same address uses up the limit.
+    for _ in 0..3 {
+        assert_eq!(text(&other, "A").await, "value");
+    }
+    let assert_rate_limited = |error: secretwell::Error| match error.kind() {
+        ErrorKind::RateLimited {
+            retry_after: Some(wait),
+        } => assert!(wait > secs(10), "{wait:?}"),
+        _ => panic!("{error}"),
+    };
+    assert_rate_limited(provider.get(&key("A")).await.unwrap_err());
+    let before = fake.requests().len();
+    assert_rate_limited(provider.get(&key("A")).await.unwrap_err());
+    assert_rate_limited(provider.get(&key("db/A")).await.unwrap_err());
+    let first = secretwell::Version::numbered(1);
+    assert_rate_limited(provider.get_version(&key("A"), &first).await.unwrap_err());
+    assert_rate_limited(provider.health().await.unwrap_err());
+    assert_eq!(fake.requests().len(), before, "{:?}", fake.requests());
+}
+
+#[tokio::test]
+async fn deadline_covers_login_and_read_together() {
+    let place = Place::fake(ApiVersion::V3).await;
+    place.write(None, "A", "value").await;
+    let proxy = FaultProxy::start(place.as_fake().address()).await;
+    let url = format!("http://{}", proxy.address());
+    let short_deadline = |client: ClientConfig| client.deadline(Duration::from_millis(600));
+    let builder = place
+        .provider_at(&url)
+        .api(ApiVersion::V3)
+        .client(short_deadline);
+    let provider = builder.build().unwrap();
+    // One request would finish before the deadline, but login and read together do not.
+    proxy.set(Fault::Delay(Duration::from_millis(400)));
+    assert_eq!(error_kind(&provider, "A").await, ErrorKind::Timeout);
+    proxy.set(Fault::None);
+    assert_eq!(text(&provider, "A").await, "value");
+}
