@@ -1,7 +1,7 @@
 //! The programs of the README and of the guides, built in fresh crates outside of the workspace from the
 //! text alone. Only the dependencies on Secretwell lead to this workspace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,10 @@ impl Fresh {
         let path = self.folder.path().join(file);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
+    }
+
+    fn has(&self, file: &str) -> bool {
+        self.folder.path().join(file).is_file()
     }
 
     fn cargo(&self, arguments: &[&str]) -> Command {
@@ -132,8 +136,8 @@ fn file_of(block: &Block) -> Option<String> {
 }
 
 /// Writes the files of a guide one after the other, and builds the crate whenever a file is replaced, and
-/// at the end. Returns how often it built.
-fn follow(guide: &str) -> usize {
+/// at the end. Returns the crate.
+fn follow(guide: &str, min_builds: usize) -> Fresh {
     let path = Path::new(ROOT).join("docs/guides").join(guide);
     let markdown = std::fs::read_to_string(path).unwrap();
     let fresh = Fresh::new();
@@ -157,22 +161,42 @@ fn follow(guide: &str) -> usize {
         files.insert(file, block.text);
     }
     build(&files);
-    built
+    assert!(built >= min_builds, "{guide} was built {built} times");
+    fresh
 }
 
 #[test]
 fn getting_started_guide_builds_from_its_text() {
-    assert!(follow("getting-started.md") >= 2);
+    follow("getting-started.md", 2);
 }
 
 #[test]
 fn writing_a_backend_guide_passes_the_conformance_suite() {
-    assert!(follow("writing-a-backend.md") >= 1);
+    let backend = follow("writing-a-backend.md", 1);
+    assert!(backend.has("tests/conformance.rs"));
+
+    // The backend itself depends on the contract, and on nothing else of Secretwell.
+    let arguments = [
+        "tree", "--edges", "normal", "--prefix", "none", "--format", "{p}",
+    ];
+    let tree = backend.expect_success(&arguments, "the tree of the backend");
+    let tree = String::from_utf8(tree.stdout).unwrap();
+    let names = tree
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split(' ').next());
+    let ours: BTreeSet<&str> = names
+        .filter(|name| name.starts_with("secretwell"))
+        .collect();
+    assert_eq!(ours, BTreeSet::from(["secretwell-core"]), "{tree}");
 }
 
 #[test]
 fn testing_guide_builds_and_its_tests_pass() {
-    assert!(follow("testing.md") >= 1);
+    let service = follow("testing.md", 1);
+    for file in ["memory", "outage", "infisical"] {
+        assert!(service.has(&format!("tests/{file}.rs")), "{file}");
+    }
 }
 
 /// A program that is stopped when the test ends.

@@ -35,7 +35,7 @@ fn crates_with(features: &str) -> BTreeSet<String> {
 #[test]
 fn env_and_auth_have_few_dependencies() {
     let crates = crates_with("env,auth");
-    assert!(crates.len() <= 35, "{} crates: {crates:?}", crates.len());
+    assert!(crates.len() <= 40, "{} crates: {crates:?}", crates.len());
     for heavy in [
         "reqwest",
         "hyper",

@@ -53,7 +53,7 @@ impl Service {
         let auth = LazyAuth::new(
             Resolver::new(memory.clone()),
             |_: Secrets, context: BuildContext| async move {
-                let ring = SecretOrder::AuthCore.ring(&context)?;
+                let ring = SecretOrder::AuthCore.key_ring(&context)?;
                 let sessions = Sessions::new(SessionCookie::v5(Scheme::Http), &ring)?;
                 Ok::<_, BuildError>(sessions.max_age(HOUR))
             },

@@ -22,7 +22,7 @@ fn sessions(settings: LazyAuthBuilder, cookie: SessionCookie) -> LazyAuth<Sessio
     settings.build(move |_: Secrets, context: BuildContext| {
         let cookie = cookie.clone();
         async move {
-            let ring = SecretOrder::AuthCore.ring(&context)?;
+            let ring = SecretOrder::AuthCore.key_ring(&context)?;
             Ok::<_, BuildError>(Sessions::new(cookie, &ring)?)
         }
     })

@@ -31,7 +31,7 @@ async fn tokens_are_decoded_by_the_packages_and_vice_versa() {
     ] {
         let tokens = match (package, salt) {
             ("next-auth@4", "") => SessionTokens::v4(&ring),
-            ("next-auth@4", salt) => SessionTokens::v4_named(salt, &ring),
+            ("next-auth@4", salt) => SessionTokens::v4_with_cookie_name(salt, &ring),
             (_, salt) => SessionTokens::v5(salt, &ring),
         }
         .unwrap();
@@ -128,12 +128,12 @@ async fn csrf_tokens_are_accepted_by_the_packages_and_vice_versa() {
         (
             Site::Core(&packages, json!([SECRET, OLD])),
             CsrfCookie::v5(Scheme::Http),
-            CsrfTokens::new(&two_secrets).list_only(),
+            CsrfTokens::new(&two_secrets).whole_list_only(),
         ),
         (
             Site::Core(&packages, json!([SECRET, OLD, "three", "two", "one"])),
             CsrfCookie::v5(Scheme::Http),
-            CsrfTokens::new(&five_secrets.unwrap()).list_only(),
+            CsrfTokens::new(&five_secrets.unwrap()).whole_list_only(),
         ),
         (
             secure.site("eager/v4"),

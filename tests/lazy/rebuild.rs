@@ -58,7 +58,7 @@ async fn invalid_new_secret_keeps_the_current_build_until_it_is_corrected() {
     for (invalid, reason) in [
         ("", "empty"),
         ("short", "too weak: 5 bytes"),
-        ("changeme", "placeholder"),
+        ("changeme", "example text"),
         (
             "reject, thirty-two bytes or more of it",
             "the builder failed",

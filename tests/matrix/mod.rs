@@ -191,7 +191,7 @@ impl Service {
             .deadline(secs(LIMIT))
             .activation_delay(secs(60 * 60))
             .build(|_: Secrets, context: BuildContext| async move {
-                let ring = SecretOrder::AuthCore.ring(&context)?;
+                let ring = SecretOrder::AuthCore.key_ring(&context)?;
                 Ok::<_, BuildError>(Sessions::new(SessionCookie::v5(Scheme::Http), &ring)?)
             });
         let weak = Canary::new("weak").text()[..16].to_owned();

@@ -220,7 +220,7 @@ impl fmt::Display for PreflightReport {
                     }
                     writeln!(f)?;
                 }
-                Status::Warning(error) => writeln!(f, "tolerated {error}")?,
+                Status::Warning(error) => writeln!(f, "warning   {error}")?,
                 Status::Absent => writeln!(f, "absent    optional")?,
                 Status::Failed(error) => writeln!(f, "PROBLEM   {error}")?,
             }

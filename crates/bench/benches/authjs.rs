@@ -15,7 +15,6 @@ use axum::body::Body;
 use axum::http::Request;
 use axum::routing::get;
 use criterion::{Criterion, criterion_group, criterion_main};
-use measure::measure;
 use secretwell::auth::authjs::{
     Scheme, SecretOrder, Session, SessionCookie, SessionTokens, Sessions,
 };
@@ -24,6 +23,8 @@ use secretwell::{MemoryProvider, Resolver, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use tower_service::Service;
+
+use measure::measure;
 
 const SALT: &str = "authjs.session-token";
 const SECRET: &str = "a-secret-that-is-long-enough-to-be-accepted!";
@@ -135,7 +136,7 @@ fn routes(criterion: &mut Criterion) {
     let auth = LazyAuth::new(
         Resolver::new(memory),
         |_: Secrets, context: BuildContext| async move {
-            let ring = SecretOrder::AuthCore.ring(&context)?;
+            let ring = SecretOrder::AuthCore.key_ring(&context)?;
             Ok(Sessions::new(SessionCookie::v5(Scheme::Http), &ring)?)
         },
     );

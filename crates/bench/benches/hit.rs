@@ -7,11 +7,12 @@ use std::env;
 use std::sync::{Arc, RwLock};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use measure::measure;
 use secret_vault::{
     MockSecretsSource, SecretName, SecretVaultBuilder, SecretVaultRef, SecretVaultView,
 };
 use secretwell::{MemoryProvider, Resolver, SecretKey};
+
+use measure::measure;
 
 const KEYS: usize = 100;
 const VALUE: &str = "a-secret-that-is-long-enough-to-be-accepted!";

@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock, RwLock};
 
 use arc_swap::{ArcSwap, Cache};
 use criterion::{Criterion, criterion_group, criterion_main};
-use measure::measure;
 use secretwell::auth::{BuildContext, LazyAuth};
 use secretwell::{ExposeSecret, MemoryProvider, Resolver, SecretString};
 use serde::Deserialize;
+
+use measure::measure;
 
 #[derive(Deserialize)]
 struct Secrets {

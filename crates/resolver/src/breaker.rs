@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use secretwell_core::{Error, ErrorKind};
 use tokio::time::Instant;
 
 use crate::backoff::{retry_at, retry_jitter};
-use secretwell_core::{Error, ErrorKind};
 
 /// The number of consecutive failures that open the breaker.
 const THRESHOLD: u32 = 3;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Resolver;
 use secretwell_core::SecretProvider;
 use serde::{Deserialize, Serialize};
+
+use crate::Resolver;
 
 /// What the resolver does with a cached value when the source refuses the secret.
 ///

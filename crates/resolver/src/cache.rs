@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use papaya::{Guard, HashMap};
+use secretwell_core::SecretKey;
 use tokio::time::Instant;
 
 use crate::Resolved;
-use secretwell_core::SecretKey;
 
 /// A map of values whose reads need no lock, no clock and no allocation.
 ///

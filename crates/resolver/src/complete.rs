@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use secretwell_core::{Error, ErrorKind, Secret, SecretKey};
 use tokio::time::Instant;
 
 use crate::backoff::{random_between, retry_at, retry_jitter};
@@ -10,7 +11,6 @@ use crate::cache::Times;
 use crate::shared::Shared;
 use crate::state::{Failure, FetchResults, ResolverState};
 use crate::{Freshness, Resolved};
-use secretwell_core::{Error, ErrorKind, Secret, SecretKey};
 
 /// A value with a shorter remaining lifetime is treated as already expired.
 const MIN_LEASE: Duration = Duration::from_millis(20);

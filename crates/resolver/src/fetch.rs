@@ -5,12 +5,12 @@ use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
+use secretwell_core::{Error, ErrorKind, SecretKey, SecretProvider};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::shared::Shared;
 use crate::state::FetchResults;
-use secretwell_core::{Error, ErrorKind, SecretKey, SecretProvider};
 
 /// A task that calls the provider, stores the results and publishes them to the waiting callers. If
 /// it is dropped before that, it abandons the fetch.

@@ -50,6 +50,7 @@ mod breaker;
 mod builder;
 mod cache;
 mod complete;
+mod error;
 mod fetch;
 pub mod load;
 mod refresher;
@@ -60,7 +61,7 @@ mod state;
 mod watch;
 
 pub use builder::{OnDenied, ResolverBuilder};
-pub use load::LoadError;
+pub use error::LoadError;
 pub use resolved::{Freshness, Resolved};
 pub use resolver::Resolver;
 pub use watch::Watch;

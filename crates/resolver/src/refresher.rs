@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use secretwell_core::SecretKey;
+use secretwell_core::backend::{Change, ChangeStream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -11,8 +13,6 @@ use crate::backoff::MIN_WAIT;
 use crate::cache::EntryState;
 use crate::shared::Shared;
 use crate::state::ResolverState;
-use secretwell_core::SecretKey;
-use secretwell_core::backend::{Change, ChangeStream};
 
 /// Change notifications within this time of each other cause only one fetch.
 const NOTIFICATION_INTERVAL: Duration = Duration::from_millis(100);

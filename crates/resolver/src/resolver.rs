@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use secretwell_core::{Error, Origin, SecretKey, SecretProvider, Version};
 use tokio::time::Instant;
 
 use crate::backoff;
@@ -10,7 +11,6 @@ use crate::cache::EntryState;
 use crate::resolved::Resolved;
 use crate::shared::{FORCE_INTERVAL, Shared};
 use crate::watch::Watch;
-use secretwell_core::{Error, Origin, SecretKey, SecretProvider, Version};
 
 /// A cache for the secrets of one provider, with background refresh.
 ///

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use secretwell_core::{Error, ErrorKind, SecretKey, SecretProvider};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -15,7 +16,6 @@ use crate::fetch::FetchTask;
 use crate::refresher::Refresher;
 use crate::state::{InFlight, ResolverState};
 use crate::{Freshness, Resolved};
-use secretwell_core::{Error, ErrorKind, SecretKey, SecretProvider};
 
 /// The minimum time between two forced refreshes of a key. An earlier one is an ordinary read.
 pub(crate) const FORCE_INTERVAL: Duration = Duration::from_secs(1);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use secretwell_core::{Error, SecretKey};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -11,7 +12,6 @@ use crate::backoff::RetryBudget;
 use crate::breaker::Breaker;
 use crate::builder::Config;
 use crate::fetch::FetchTask;
-use secretwell_core::{Error, SecretKey};
 
 /// The state behind the resolver's one lock. A cache hit does not take this lock.
 #[derive(Debug)]

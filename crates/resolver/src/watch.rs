@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::shared::Shared;
 use secretwell_core::{ErrorKind, SecretKey};
+
+use crate::shared::Shared;
 
 /// A watch on some keys. Created by [`Resolver::watch`](crate::Resolver::watch).
 ///

@@ -69,7 +69,6 @@
 //! [`SecretProvider`]: secretwell_core::SecretProvider
 
 #![cfg_attr(secretwell_docs, feature(doc_cfg))]
-
 // Test support reports failures by panicking and prints its results to the output of the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 

@@ -4,6 +4,7 @@
 //! declared version; the `rust-version` of each dependency shows that it supports the version too.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -69,6 +70,7 @@ pub(crate) fn check_minimal_versions() -> Result<(), String> {
         text(&home)
     );
     run("sh", &["-c", &copy])?;
+    keep_published_crates(&home)?;
     let manifest = text(&home.join("Cargo.toml"));
     let target = text(&root().join("target/minimal-versions-target"));
     let unstable = [("RUSTC_BOOTSTRAP", "1")];
@@ -99,6 +101,26 @@ pub(crate) fn check_minimal_versions() -> Result<(), String> {
     } else {
         Err("the declared minimum versions do not compile".into())
     }
+}
+
+/// Removes the crates that are not published from a copy of the workspace: their dependencies are not
+/// promised to anybody.
+fn keep_published_crates(copy: &Path) -> Result<(), String> {
+    for directory in ["crates/bench", "crates/xtask", "tests"] {
+        let directory = copy.join(directory);
+        fs::remove_dir_all(&directory).map_err(|error| format!("{}: {error}", text(&directory)))?;
+    }
+    let manifest = copy.join("Cargo.toml");
+    let explain = |error| format!("{}: {error}", text(&manifest));
+    let workspace = fs::read_to_string(&manifest).map_err(explain)?;
+    let (before, rest) = workspace
+        .split_once("members = [")
+        .ok_or("the workspace has no members")?;
+    let (_, after) = rest
+        .split_once("[workspace.package]")
+        .ok_or("the workspace has no package settings")?;
+    let workspace = format!("{before}members = [\"crates/*\"]\n\n[workspace.package]{after}");
+    fs::write(&manifest, workspace).map_err(explain)
 }
 
 /// Returns a version such as `1.89` or `1.89.0` as numbers.

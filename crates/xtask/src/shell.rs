@@ -20,7 +20,8 @@ pub(crate) const PUBLISHED: [&str; 11] = [
 
 /// Returns the root of the workspace.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
 /// Returns a path as text, for arguments and messages.

@@ -91,7 +91,7 @@ impl CsrfTokens {
     ///
     /// Every rotation then invalidates the existing tokens.
     #[must_use]
-    pub fn list_only(mut self) -> Self {
+    pub fn whole_list_only(mut self) -> Self {
         self.hash_suffixes = self.joined_lists.to_vec();
         self
     }

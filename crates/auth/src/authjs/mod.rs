@@ -142,7 +142,7 @@ impl SessionTokens {
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
-    pub fn v4_named(cookie_name: &str, secrets: &KeyRing) -> Result<Self, Error> {
+    pub fn v4_with_cookie_name(cookie_name: &str, secrets: &KeyRing) -> Result<Self, Error> {
         Self::new(Format::V4, cookie_name, secrets)
     }
 

@@ -31,7 +31,7 @@ use crate::{BuildContext, KeyRing};
 ///     ("AUTH_SECRET_1", "new-K7gNU3sdo+OL0wNhqoVWhr3g6s1x"),
 /// ]);
 /// let tokens = LazyAuth::new(Resolver::new(memory), |_: Secrets, cx: BuildContext| async move {
-///     let ring = SecretOrder::AuthCore.ring(&cx)?;
+///     let ring = SecretOrder::AuthCore.key_ring(&cx)?;
 ///     assert_eq!(ring.primary().expose_text()?, "new-K7gNU3sdo+OL0wNhqoVWhr3g6s1x");
 ///     Ok(SessionTokens::v5("authjs.session-token", &ring)?)
 /// });
@@ -59,7 +59,7 @@ impl SecretOrder {
     ///
     /// # Errors
     /// Returns [`ErrorKind::NotFound`] if the build has no such secret.
-    pub fn ring(self, context: &BuildContext) -> Result<KeyRing, Error> {
+    pub fn key_ring(self, context: &BuildContext) -> Result<KeyRing, Error> {
         let ring = |name: &&str| context.key_ring(name).ok();
         let merged = |names: &[&str]| KeyRing::merge(names.iter().filter_map(ring));
         let first = |names: &[&str]| names.iter().find_map(ring);

@@ -242,7 +242,10 @@ fn csrf_cookie_of_a_long_list_is_accepted() {
     let (token, cookie) = CsrfTokens::new(&KeyRing::new("five,four,three,two,one"))
         .generate()
         .unwrap();
-    for tokens in [CsrfTokens::new(&ring), CsrfTokens::new(&ring).list_only()] {
+    for tokens in [
+        CsrfTokens::new(&ring),
+        CsrfTokens::new(&ring).whole_list_only(),
+    ] {
         assert_eq!(tokens.verify_post(&cookie, Some(&token)), Csrf::Verified);
     }
 }
@@ -259,7 +262,7 @@ async fn csrf_cookies_match_the_packages_during_the_activation_delay() {
     let memory = MemoryProvider::from_iter([("AUTH_SECRET", "old")]);
     let auth = LazyAuth::new(
         Resolver::new(memory.clone()),
-        |_: Secrets, context: BuildContext| async move { Ok(SecretOrder::AuthCore.ring(&context)?) },
+        |_: Secrets, context: BuildContext| async move { Ok(SecretOrder::AuthCore.key_ring(&context)?) },
     );
     auth.get().await.unwrap();
     memory.set("AUTH_SECRET", "new").unwrap();
@@ -271,15 +274,15 @@ async fn csrf_cookies_match_the_packages_during_the_activation_delay() {
         "the new secret must not sign during the activation delay"
     );
 
-    let list_only = CsrfTokens::new(&ring).list_only();
+    let whole_list_only = CsrfTokens::new(&ring).whole_list_only();
     let tokens_of = |list: &str| CsrfTokens::new(&KeyRing::new(list));
     for list in ["old,new", "new,old"] {
         let (token, cookie) = tokens_of(list).generate().unwrap();
-        for tokens in [&CsrfTokens::new(&ring), &list_only] {
+        for tokens in [&CsrfTokens::new(&ring), &whole_list_only] {
             assert_eq!(tokens.verify_post(&cookie, Some(&token)), Csrf::Verified);
         }
     }
-    let (token, cookie) = list_only.generate().unwrap();
+    let (token, cookie) = whole_list_only.generate().unwrap();
     let status = tokens_of("old,new").verify_post(&cookie, Some(&token));
     assert_eq!(status, Csrf::Verified);
 }
@@ -366,7 +369,7 @@ async fn secret_orders_match_the_packages() {
         let memory = MemoryProvider::from_iter(secrets.iter().copied());
         let auth = LazyAuth::new(
             Resolver::new(memory),
-            move |_: Secrets, context: BuildContext| async move { Ok(order.ring(&context)?) },
+            move |_: Secrets, context: BuildContext| async move { Ok(order.key_ring(&context)?) },
         );
         let ring = auth.get().await;
         let text = |value: &SecretValue| value.expose_text().unwrap().to_owned();

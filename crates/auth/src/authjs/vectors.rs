@@ -106,7 +106,7 @@ impl Vector {
         match (self.format(), self.salt.as_str()) {
             (Format::V5, salt) => SessionTokens::v5(salt, &self.ring()),
             (Format::V4, "") => SessionTokens::v4(&self.ring()),
-            (Format::V4, salt) => SessionTokens::v4_named(salt, &self.ring()),
+            (Format::V4, salt) => SessionTokens::v4_with_cookie_name(salt, &self.ring()),
         }
     }
 
@@ -218,10 +218,10 @@ fn csrf_tokens_are_verified_as_by_the_packages() {
             true => tokens.verify_post(&vector.token(), body),
             false => tokens.verify_cookie(&vector.token()),
         };
-        let status = verify(CsrfTokens::new(&vector.ring()).list_only());
+        let status = verify(CsrfTokens::new(&vector.ring()).whole_list_only());
         assert_eq!(status, expected, "{}", vector.id);
 
-        // Without `list_only`, the token of a part of the list is accepted too. The packages reject it
+        // Without `whole_list_only`, the token of a part of the list is accepted too. The packages reject it
         // after a rotation.
         let parts =
             (1..=vector.secrets().len()).flat_map(|length| vector.secrets().windows(length));

@@ -3,15 +3,16 @@
 use std::collections::{HashMap, HashSet};
 use std::slice;
 
+use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
 use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::text::{FieldError, Place, Reason, Text};
 use super::trace::Node;
-use super::{LoadError, Loaded, Plan, field_key, short_type_name};
+use super::{Loaded, Plan, field_key};
 use crate::Resolved;
-use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
+use crate::error::{LoadError, short_type_name};
 
 /// Sample values for secrets that are absent or invalid.
 ///

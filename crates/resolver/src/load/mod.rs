@@ -1,7 +1,6 @@
 //! Typed loading: fills a struct with secrets, with its field names as keys.
 
 mod assemble;
-mod error;
 mod text;
 mod trace;
 
@@ -11,12 +10,11 @@ mod tests;
 use std::fmt;
 use std::marker::PhantomData;
 
+use secretwell_core::{Error, KeyPrefix, SecretKey};
 use serde::de::DeserializeOwned;
 
-pub use error::LoadError;
-
+use crate::error::LoadError;
 use crate::{Resolved, Resolver};
-use secretwell_core::{Error, KeyPrefix, SecretKey};
 use trace::Node;
 
 /// The keys that a type needs, determined before any secret is read.
@@ -189,13 +187,4 @@ impl Resolver {
 /// Returns the key of the field `name` in the struct at `prefix`.
 fn field_key(prefix: &KeyPrefix, name: &str) -> Result<SecretKey, Error> {
     SecretKey::parse(name)?.with_prefix(prefix)
-}
-
-/// Returns the name of a type without module paths, such as `Option<String>`.
-fn short_type_name(type_name: &str) -> String {
-    let mut shortened = String::new();
-    for piece in type_name.split_inclusive(|c: char| !c.is_alphanumeric() && !"_:{}".contains(c)) {
-        shortened.push_str(piece.rsplit("::").next().unwrap_or_default());
-    }
-    shortened
 }

@@ -3,11 +3,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use secretwell_core::{ErrorKind, MemoryProvider, SecretValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::*;
-use secretwell_core::{ErrorKind, MemoryProvider, SecretValue};
+use crate::error::short_type_name;
 
 fn resolver(secrets: &[(&str, &str)]) -> Resolver {
     Resolver::new(secrets.iter().copied().collect::<MemoryProvider>())

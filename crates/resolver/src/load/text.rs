@@ -3,13 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
+use secretwell_core::{KeyPrefix, SecretKey};
 use serde::de::value::{SeqDeserializer, StrDeserializer};
 use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, VariantAccess, Visitor,
 };
 
 use super::trace::is_duration;
-use secretwell_core::{KeyPrefix, SecretKey};
 
 /// The error of deserializing a value or a struct.
 ///

@@ -4,11 +4,12 @@ use std::any::type_name;
 use std::cell::RefCell;
 use std::fmt;
 
+use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
 use serde::de::value::StrDeserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
-use super::{PlannedField, field_key, short_type_name};
-use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
+use super::{PlannedField, field_key};
+use crate::error::short_type_name;
 
 /// The maximum nesting depth of structs. Recursive types exceed it.
 const MAX_DEPTH: usize = 8;

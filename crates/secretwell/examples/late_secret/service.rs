@@ -56,7 +56,7 @@ pub(crate) fn auth(builder: LazyAuthBuilder) -> (LazyAuth<Sessions>, Arc<AtomicU
     let auth = builder.build(move |_: Secrets, context: BuildContext| {
         count.fetch_add(1, Ordering::SeqCst);
         async move {
-            let ring = SecretOrder::AuthCore.ring(&context)?;
+            let ring = SecretOrder::AuthCore.key_ring(&context)?;
             Ok::<_, BuildError>(Sessions::new(SessionCookie::v5(Scheme::Http), &ring)?)
         }
     });

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::short_type_name;
 use secretwell_core::Error;
 
 /// All problems that prevented the loading of a type.
@@ -69,4 +68,13 @@ impl std::error::Error for LoadError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.problems.first().map(|problem| problem as _)
     }
+}
+
+/// Returns the name of a type without module paths, such as `Option<String>`.
+pub(crate) fn short_type_name(type_name: &str) -> String {
+    let mut shortened = String::new();
+    for piece in type_name.split_inclusive(|c: char| !c.is_alphanumeric() && !"_:{}".contains(c)) {
+        shortened.push_str(piece.rsplit("::").next().unwrap_or_default());
+    }
+    shortened
 }
