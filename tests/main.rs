@@ -9,6 +9,7 @@
 //! | `rotation` | the key ring during rotations, with time steps and several runtimes |
 //! | `restart` | a process that starts during a rotation, with a real OpenBao and Infisical |
 //! | `sessions` | sessions that are shared with Auth.js, in a whole service |
+//! | `reporting` | errors, states and reports as text, fields and JSON |
 //! | `ready` | the ready path does not allocate |
 //! | `e2e` | whole services on real sockets |
 //! | `process` | tests that need a process of their own, such as tests of its environment |
@@ -35,6 +36,7 @@ mod outages;
 mod packaging;
 mod process;
 mod ready;
+mod reporting;
 mod resolver;
 mod restart;
 mod rotation;

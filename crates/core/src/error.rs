@@ -95,9 +95,23 @@ impl ErrorKind {
 }
 
 impl Serialize for ErrorKind {
-    /// Serializes the kind as the text of its `Display`, such as `not found`.
+    /// Serializes the name of the variant in snake case, such as `not_found`. The wait of
+    /// [`RateLimited`](Self::RateLimited) is left out.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(match self {
+            Self::NotFound => "not_found",
+            Self::Denied => "denied",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Unavailable => "unavailable",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Timeout => "timeout",
+            Self::Malformed => "malformed",
+            Self::Invalid => "invalid",
+            Self::TooLarge => "too_large",
+            Self::InvalidKey => "invalid_key",
+            Self::InvalidConfig => "invalid_config",
+            Self::Unsupported => "unsupported",
+        })
     }
 }
 
