@@ -102,7 +102,7 @@ impl<A> fmt::Debug for Guard<A> {
     }
 }
 
-/// Long-lived access to the current build, for a task or a connection. Made by
+/// Long-lived access to the current build, for a task or a connection. Created by
 /// [`LazyAuth::reader`](crate::LazyAuth::reader).
 ///
 /// This is the fastest way to read, and every call of [`get`](Self::get) returns the newest build.

@@ -12,7 +12,7 @@ use crate::ring::RotationTiming;
 use crate::spec::TypedSpec;
 use crate::{BuildContext, BuildError, Mode};
 
-/// Settings of a [`LazyAuth`]. Made by [`LazyAuth::builder`].
+/// Settings of a [`LazyAuth`]. Created by [`LazyAuth::builder`].
 ///
 /// ```
 /// use std::time::Duration;

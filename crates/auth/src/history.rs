@@ -20,7 +20,7 @@ const MAX_VERSIONS: usize = 50;
 pub(crate) struct History {
     /// Time until the current secret becomes active.
     pub(crate) activates_in: Duration,
-    /// Newest first.
+    /// The secrets before the current one, newest first.
     pub(crate) previous: Vec<PreviousSecret>,
 }
 
@@ -37,8 +37,10 @@ pub(crate) struct PreviousSecret {
 
 /// Reads the previous secrets of `key` whose grace period has not ended.
 ///
-/// Reads nothing if the source keeps no old versions, if it does not report the age of the current
-/// version, or if that version is older than the overlap of a rotation.
+/// Reads nothing in these cases:
+/// - The source keeps no old versions.
+/// - The source does not report the age of the current version.
+/// - The current version is so old that all grace periods have ended.
 pub(crate) async fn load_history(
     resolver: &Resolver,
     key: &SecretKey,

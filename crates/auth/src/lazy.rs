@@ -174,8 +174,8 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// error.
     ///
     /// # Errors
-    /// Returns [`NotReady`] if the first build is still in progress, if the last attempt failed, or
-    /// if there is no build yet and this is called outside of a tokio runtime.
+    /// Returns [`NotReady`] if the first build is still in progress or if the last attempt failed. Before
+    /// the first build, also returns it if this is called outside of a tokio runtime.
     pub fn try_get(&self) -> Result<Guard<A>, NotReady> {
         if let Some(guard) = self.current_guard() {
             return Ok(guard);
@@ -499,7 +499,7 @@ impl<A> fmt::Debug for Get<'_, A> {
     }
 }
 
-/// Subscription to the state of a [`LazyAuth`]. Made by [`LazyAuth::watch_state`].
+/// Subscription to the state of a [`LazyAuth`]. Created by [`LazyAuth::watch_state`].
 #[derive(Debug, Clone)]
 pub struct StateWatch {
     /// The state that was returned last.

@@ -41,8 +41,8 @@
 //!
 //! # Why this shape
 //! A service that reads its secrets once at start-up fails if they arrive later, and it never uses
-//! a rotated secret. Moving the read into the first request is not enough. If that request captures
-//! an absent secret, the service stays broken, and a captured secret still does not rotate.
+//! a rotated secret. Moving the read into the first request is not enough. If the secret is absent at
+//! that time, the service stays broken. If it exists, it is stored and never rotates.
 //!
 //! A [`LazyAuth`] therefore stores how to build the value, and the current build. A background task
 //! replaces the build when the value of a secret changes. Construction never fails. A use without a

@@ -57,7 +57,7 @@ impl FromStr for Mode {
 
 fn unknown_mode() -> Error {
     Error::new(ErrorKind::InvalidConfig, "unknown mode").with_hint(format!(
-        "set it, or the environment variable {VARIABLE}, to `production` or `development`"
+        "set the mode, or the variable {VARIABLE}, to `production` or `development`"
     ))
 }
 

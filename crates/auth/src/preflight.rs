@@ -10,7 +10,7 @@ use crate::policy::too_weak;
 use crate::spec::{check, keys};
 use crate::{LazyAuth, Mode, SecretPolicy};
 
-/// Result of a preflight, with one [`Check`] for each key. Made by [`LazyAuth::preflight`] and
+/// Result of a preflight, with one [`Check`] for each key. Created by [`LazyAuth::preflight`] and
 /// [`PreflightReport::for_keys`].
 ///
 /// It displays as a table with one line for each key. It contains no secret value.
@@ -26,9 +26,9 @@ pub struct PreflightReport {
 #[derive(Debug, Serialize)]
 #[non_exhaustive]
 pub struct Check {
-    /// The key that was checked.
+    /// The key whose secret was checked.
     pub key: SecretKey,
-    /// The status of its secret.
+    /// Whether a build can use the secret, with the secret or with the reason.
     pub status: Status,
 }
 

@@ -50,7 +50,7 @@ struct BuildFailures {
     count: u32,
 }
 
-/// Result of one attempt.
+/// Result of one attempt to read the secrets and build from them.
 struct Outcome {
     /// When the secrets were read. The attempt covers all transitions of the rings up to this time.
     read_at: Instant,

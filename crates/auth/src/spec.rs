@@ -18,7 +18,7 @@ use crate::{BuildContext, BuildError, Mode};
 type BuildFuture<A> = Pin<Box<dyn Future<Output = Result<A, BuildError>> + Send>>;
 type BuildFn<A> = Box<dyn FnOnce(BuildContext) -> BuildFuture<A> + Send>;
 
-/// The checked secrets of one build, and the call of the builder closure with them.
+/// The checked secrets of one build, and a function that calls the builder closure with them.
 pub(crate) struct BuildInput<A> {
     pub(crate) secrets: Vec<(SecretKey, Resolved)>,
     /// Problems that are errors in production and warnings in development.

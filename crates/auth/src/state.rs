@@ -21,31 +21,31 @@ pub type Generation = u64;
 #[serde(rename_all = "snake_case", tag = "state")]
 #[non_exhaustive]
 pub enum State {
-    /// Not used yet.
+    /// The `LazyAuth` was not used yet, so no secret was read.
     Idle,
     /// The first build is in progress.
     Starting,
     /// The current build is up to date.
     Ready {
-        /// The current build.
+        /// The number of the current build.
         generation: Generation,
     },
     /// The current build is in use while its successor is built.
     Rotating {
-        /// The current build.
+        /// The number of the current build, which is the previous one after the rotation.
         generation: Generation,
     },
     /// The current build is in use, but the last attempt failed. The source is unreachable, or a
     /// secret is absent, too weak, or rejected by the builder closure.
     Degraded {
-        /// The current build.
+        /// The number of the current build, which is the last successful one.
         generation: Generation,
         /// The failure of the last attempt.
         failure: NotReady,
     },
     /// There is no build, because the last attempt failed.
     Failed {
-        /// The failure of the last attempt, with the time of the next one.
+        /// The failure of the last attempt. [`NotReady::retry_at`] is the time of the next one.
         failure: NotReady,
     },
 }
@@ -68,7 +68,7 @@ impl State {
         }
     }
 
-    /// Returns the current build, or `None` before the first build.
+    /// Returns the number of the current build, or `None` before the first build.
     pub fn generation(&self) -> Option<Generation> {
         match self {
             Self::Ready { generation }

@@ -23,12 +23,13 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     }
 }
 
-/// Layer that adds a [`LazyAuth`] to the extensions of each request. Made by [`LazyAuth::layer`].
+/// Layer that adds a [`LazyAuth`] to the extensions of each request. Created by [`LazyAuth::layer`].
 pub struct AuthLayer<A> {
     auth: LazyAuth<A>,
 }
 
-/// Service that [`AuthLayer`] returns.
+/// Service that adds a [`LazyAuth`] to the extensions of each request and calls an inner service. Created
+/// by [`AuthLayer`].
 pub struct AuthService<A, S> {
     auth: LazyAuth<A>,
     inner: S,

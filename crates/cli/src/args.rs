@@ -34,13 +34,13 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sources")]
 pub(crate) struct SourceArgs {
-    /// A source of secrets; can be repeated: a key that one source lacks is read from the next source
+    /// A source of secrets; if this option is repeated, a missing key is read from the next source
     ///
     /// Examples: `env://`, `file:///run/secrets`, `infisical://host/project/environment/folder`,
     /// `vault://host:8200/mount/path?auth=approle`. Credentials are read from the variables and files of
-    /// each backend, never from the URL. Without this option, the sources come from the first of these
-    /// that is set: the profile selected by --profile or --config, the variable SECRETWELL_FROM, the
-    /// profile of the current mode.
+    /// each backend, never from the URL. Without this option, the first of these settings is used: the
+    /// profile selected by --profile or --config, the variable SECRETWELL_FROM, the profile of the current
+    /// mode.
     #[arg(long, value_name = "URL", global = true)]
     pub(crate) from: Vec<String>,
 
@@ -111,11 +111,11 @@ pub(crate) enum SecretsCommand {
     Get(GetArgs),
     /// List the names, versions and sources of all secrets, without their values
     List,
-    /// Report for each key what a service would read
+    /// Check for each key whether a service could use its secret
     ///
-    /// Signing secrets must be strong: at least 32 bytes, not a placeholder and not a repeated pattern.
-    /// Signing secrets are AUTH_SECRET and the other Auth.js secrets, and all keys given by --signing. In
-    /// development mode a weak signing secret is only a warning.
+    /// Secrets must exist and must not be empty. Signing secrets must also be strong: at least 32 bytes, no
+    /// example text and no repeated pattern. Signing secrets are those of Auth.js, such as AUTH_SECRET, and
+    /// those of all keys given by --signing. In development mode a weak signing secret is only a warning.
     Check(CheckArgs),
     /// Diagnose why secrets cannot be read, and suggest a fix
     Doctor(DoctorArgs),
@@ -148,7 +148,7 @@ pub(crate) struct RunArgs {
 
     /// With --watch: the maximum age of a secret before it is read again
     ///
-    /// By default the source suggests this time. If a source sends change notifications, changed secrets
+    /// Default: the time that the source suggests. If a source sends change notifications, changed secrets
     /// are read immediately.
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "watch")]
     pub(crate) ttl: Option<Duration>,
@@ -202,7 +202,7 @@ pub(crate) struct SelectionArgs {
     #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
     pub(crate) only: Vec<SecretKey>,
 
-    /// Name the variable of a key [default: the segments of the key, joined by `_`]
+    /// Set the variable name of a key [default: the segments of the key, joined by `_`]
     #[arg(long, value_name = "KEY=NAME", value_delimiter = ',', value_parser = mapping)]
     pub(crate) map: Vec<(SecretKey, String)>,
 

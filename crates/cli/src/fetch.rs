@@ -11,7 +11,7 @@ use crate::exit::Failure;
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// The keys to read.
+/// Which keys to read, and which of them must exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum KeySelection {
     /// These keys, all of which are required.
@@ -32,7 +32,7 @@ impl KeySelection {
     }
 }
 
-/// A secret and its key.
+/// A secret that was read, and its key.
 #[derive(Debug, Clone)]
 pub(crate) struct FetchedSecret {
     pub(crate) key: SecretKey,
@@ -41,7 +41,7 @@ pub(crate) struct FetchedSecret {
 
 /// Fetches the selected secrets.
 ///
-/// If keys are missing or a source is temporarily unavailable, the fetch is retried with back-off until
+/// If keys are missing or a source is temporarily unavailable, the fetch is retried with backoff until
 /// `wait` has passed. A change notification starts the next attempt immediately.
 ///
 /// # Errors
@@ -81,7 +81,7 @@ pub(crate) async fn fetch(
     }
 }
 
-/// Fetches the selected secrets without retries. The list of errors is never empty.
+/// Fetches the selected secrets without retries. If this fails, the list of errors is not empty.
 async fn fetch_once(
     provider: &dyn SecretProvider,
     selection: &KeySelection,

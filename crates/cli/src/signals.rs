@@ -56,8 +56,8 @@ pub(crate) enum SignalEvent {
 
 /// Handles the signals of this process from now on, and returns them as events.
 ///
-/// Signals that this process ignores, as under `nohup`, are not handled: the program inherits that it
-/// ignores them. Signals for debuggers and of the kernel keep their default action.
+/// Signals that this process was started to ignore, as by `nohup`, are not handled. The program inherits
+/// this and ignores them too. Signals of debuggers and of the kernel keep their default action.
 ///
 /// # Errors
 /// Fails if the signal handlers or the thread cannot be created.

@@ -72,7 +72,7 @@ impl Naming {
                     )
                     .with_key(key)
                     .with_hint(
-                        "encode the value, for example in base64, or select only other keys with --only",
+                        "encode the value, for example in base64, or select the other keys with --only",
                     ),
                 );
             }
@@ -81,7 +81,7 @@ impl Naming {
                     Error::new(ErrorKind::TooLarge, "the value does not fit in a variable")
                         .with_key(key)
                         .with_hint(
-                            "pass the secret in a file, or select only other keys with --only",
+                            "pass the secret in a file, or select the other keys with --only",
                         ),
                 );
             }

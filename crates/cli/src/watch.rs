@@ -22,7 +22,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 ///
 /// `fetched` and `current` are the secrets and variables that the program was started with. A new version
 /// with the same value is not sent. Secrets that are missing or cannot be read are logged and fetched again
-/// with back-off. The task ends when the receiver is dropped.
+/// with backoff. The task ends when the receiver is dropped.
 pub(crate) fn watch_variables(
     resolver: Resolver,
     selection: KeySelection,

@@ -93,7 +93,7 @@ enum Mapping {
 }
 
 impl Mapping {
-    /// Returns the key under which the inner provider has `key`.
+    /// Returns the key that the inner provider uses for `key`.
     fn inner_key(&self, key: &SecretKey) -> Result<SecretKey, Error> {
         match self {
             Self::Prefix(prefix) => key.with_prefix(prefix),

@@ -15,9 +15,9 @@ use crate::{Error, SecretKey};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
-    /// These keys might have changed.
+    /// At least one of these keys might have changed.
     Keys(BTreeSet<SecretKey>),
-    /// Any key might have changed.
+    /// The source did not report which keys have changed, so every key must be read again.
     All,
 }
 

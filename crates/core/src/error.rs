@@ -160,8 +160,7 @@ impl Error {
         .with_hint("check that the source is reachable, or raise the deadline")
     }
 
-    /// Creates the error of a provider that returned a number of results other than the number of
-    /// requested keys.
+    /// Creates the error of a provider that returned more or fewer results than requested keys.
     pub fn wrong_result_count() -> Self {
         Self::new(
             ErrorKind::Malformed,

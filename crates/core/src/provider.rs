@@ -29,7 +29,7 @@ const CONCURRENCY: usize = 16;
 /// - **Values are not cached, and failed calls are not retried later.** The resolver decides when to
 ///   read again. A provider can keep a login's token. The HTTP layer of a remote backend can retry
 ///   within one call.
-/// - **Every call to a remote source has a deadline.** Reads of local files have none.
+/// - **Every call to a remote source has a deadline.** Reads of local files have no deadline.
 /// - **Cancellation is safe.** A dropped future leaves no background work and no partial change.
 /// - **Errors name the key and the origin.** They never contain a secret value or a token.
 ///

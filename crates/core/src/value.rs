@@ -34,12 +34,12 @@ use crate::{Error, ErrorKind, Origin, Version};
 pub struct SecretValue(Arc<SecretBox<[u8]>>);
 
 impl SecretValue {
-    /// Returns the bytes.
+    /// Returns the bytes of the secret. The returned slice is not redacted in `Debug`.
     pub fn expose_bytes(&self) -> &[u8] {
         self.0.expose_secret()
     }
 
-    /// Returns the bytes as text.
+    /// Returns the bytes of the secret as text. The returned text is not redacted in `Debug`.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Malformed`] if the bytes are not UTF-8.

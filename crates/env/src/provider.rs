@@ -110,7 +110,8 @@ impl EnvProvider {
         Ok(Secret::new(value).with_version(version))
     }
 
-    /// Returns the key below `prefix` for the variable `name`, or `None` if it has none.
+    /// Returns the key below `prefix` for the variable `name`. Returns `None` if the name does not correspond
+    /// to such a key.
     fn key(&self, name: &OsStr, prefix: &KeyPrefix) -> Option<SecretKey> {
         let unprefixed = name.to_str()?.strip_prefix(self.prefix.as_str())?;
         let text: Cow<'_, str> = match prefix.as_str() {

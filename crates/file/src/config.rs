@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// The format of a document.
+/// The format of a document that contains all secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Format {
     /// `NAME=value` lines, as in a `.env` file.
     Env,
-    /// JSON.
+    /// A JSON object. Nested objects correspond to the segments of a key.
     Json,
-    /// YAML.
+    /// A YAML mapping. Nested mappings correspond to the segments of a key.
     Yaml,
-    /// TOML.
+    /// A TOML document. Tables correspond to the segments of a key.
     Toml,
 }
 

@@ -58,8 +58,8 @@ mod watch;
 pub use config::Format;
 pub use provider::FileProvider;
 
-// A service shares these types between threads, so a change that makes one of them thread-bound must not
-// compile.
+// Services share these types between threads. A change that removes `Send` or `Sync` from one of them must
+// not compile.
 const _: () = {
     const fn assert_send_sync<T: Send + Sync>() {}
     assert_send_sync::<FileProvider>();

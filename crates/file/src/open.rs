@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 /// The number of attempts to read a file that changes during the read.
 const ATTEMPTS: usize = 4;
 
-/// Why a file could not be read.
+/// The reason why a file could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     #[error("the file does not exist")]
@@ -92,7 +92,7 @@ impl OpenError {
 /// The location of a file.
 #[derive(Debug, Clone)]
 pub(crate) enum Location {
-    /// Any path.
+    /// A path without restrictions.
     Path(PathBuf),
     /// A relative path below a root directory that it must not leave.
     Below(PathBuf, PathBuf),

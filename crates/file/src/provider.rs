@@ -86,9 +86,9 @@ impl FileProvider {
         self.with(|config| config.layout = Layout::Document(Some(format)))
     }
 
-    /// Sets that a newline at the end of a file in a directory is kept.
+    /// Keeps a newline at the end of a file in a directory.
     ///
-    /// By default one `\n` or `\r\n` is removed, because editors and `echo` add it.
+    /// Default: one `\n` or `\r\n` is removed, because editors and `echo` add it.
     #[must_use]
     pub fn keep_trailing_newline(self) -> Self {
         self.with(|config| config.trim_newline = false)
@@ -101,8 +101,8 @@ impl FileProvider {
         self.with(|config| config.max_bytes = Some(bytes))
     }
 
-    /// Sets that files are rejected with [`ErrorKind::Denied`] if users other than their owner have any
-    /// permission. By default a warning is logged once. This setting has an effect on Unix only.
+    /// Rejects a file with [`ErrorKind::Denied`] if users other than its owner have any permission.
+    /// Default: a warning is logged once. This setting has an effect on Unix only.
     #[must_use]
     pub fn strict_permissions(self) -> Self {
         self.with(|config| config.strict_permissions = true)

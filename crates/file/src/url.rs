@@ -67,7 +67,7 @@ fn from_parts(path: &str, query: Option<&str>) -> Result<FileProvider, Error> {
     })
 }
 
-/// Decodes percent-encoding.
+/// Returns `path` with its percent-encoded bytes decoded.
 fn percent_decoded(path: &str) -> Result<String, Error> {
     let invalid_escape = || invalid("a `%` in the path is not followed by two hexadecimal digits");
     let mut bytes = Vec::with_capacity(path.len());

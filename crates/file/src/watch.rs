@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 
 use crate::config::{Config, Layout};
 
-/// The poll interval while the platform sends notifications. Some file systems send none.
+/// The poll interval while the platform sends notifications. Polling is still needed, because some file
+/// systems send no notifications.
 const SLOW_POLL: Duration = Duration::from_secs(10);
 /// The poll interval without notifications, also while the path does not exist yet.
 const FAST_POLL: Duration = Duration::from_secs(2);
@@ -41,7 +42,7 @@ pub(crate) fn start(config: &Config) -> ChangeStream {
     stream.with_guard(tasks)
 }
 
-/// The watched path.
+/// The watched path, and what is watched there.
 #[derive(Debug, Clone)]
 struct Target {
     path: PathBuf,
@@ -66,8 +67,8 @@ impl Target {
         }
     }
 
-    /// Subscribes to file notifications. Returns `None` if the platform has none or the path does not
-    /// exist yet.
+    /// Subscribes to file notifications. Returns `None` if the platform has no notifications, or if the
+    /// path does not exist yet.
     fn watcher(&self, sender: &ChangeSender) -> Option<RecommendedWatcher> {
         let (target, sender) = (self.clone(), sender.clone());
         let forward = move |notification: notify::Result<notify::Event>| match notification {

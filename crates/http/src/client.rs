@@ -17,7 +17,7 @@ use crate::failure::{Failure, is_unexplained};
 use crate::send::SendLoop;
 use crate::tls;
 
-/// How long a failed address is tried only after the others.
+/// The time after a failure during which an address is tried only after all others.
 const DEPRIORITIZE_FOR: Duration = Duration::from_secs(10);
 
 /// A request to a backend. The [`Client`] chooses the server.
@@ -46,7 +46,7 @@ impl Request {
         }
     }
 
-    /// Adds a header.
+    /// Adds a header whose value is not secret.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
@@ -105,12 +105,12 @@ impl fmt::Debug for Request {
     }
 }
 
-/// A server's response.
+/// A server's response, after its body was read completely.
 #[non_exhaustive]
 pub struct Response {
-    /// The HTTP status.
+    /// The HTTP status, such as 200 or 404.
     pub status: StatusCode,
-    /// The HTTP headers.
+    /// The HTTP headers. They can contain secrets, so `Debug` omits them.
     pub headers: HeaderMap,
     /// The complete body. The buffer is wiped on drop.
     pub body: Zeroizing<Vec<u8>>,

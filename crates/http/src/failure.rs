@@ -82,7 +82,7 @@ fn exchange_error(error: &reqwest::Error, authority: &str) -> Error {
         _ => "sent an invalid HTTP response, or closed the connection",
     };
     Error::new(ErrorKind::Unavailable, format!("`{authority}` {problem}"))
-        .with_hint("check that it is running and that the address is right")
+        .with_hint("check that the server is running and that the address is correct")
 }
 
 /// Returns a permanent error, because a failed handshake fails again until a certificate or the

@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime};
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
 
-/// The base of the backoff.
+/// The longest wait before round 0. It doubles with each further round, up to [`CAP`].
 const BASE: Duration = Duration::from_millis(100);
-/// The longest backoff. It is short, so that a completed failover is noticed within a second.
+/// The longest wait before any round. It is short, so that a completed failover is detected within a second.
 const CAP: Duration = Duration::from_secs(1);
-/// The longest `Retry-After` that is honoured.
+/// The longest wait that a `Retry-After` header can request. Longer waits are shortened to it.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// Returns the wait before round `round`; the second round is 1. The backoff is exponential with jitter,

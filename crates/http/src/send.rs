@@ -28,7 +28,7 @@ pub(crate) struct SendLoop<'a> {
     rounds: u32,
     /// An address that responded in this round, but with stale data.
     stale_replica: Option<usize>,
-    /// Why the previous round failed.
+    /// The last failure before this attempt, which is more specific than reaching the deadline.
     latest_failure: Option<Error>,
 }
 
@@ -142,7 +142,7 @@ impl<'a> SendLoop<'a> {
             },
             Err(failure) => {
                 self.shared.mark_failed(index);
-                // An attempt that the deadline cut short explains less than the previous round's failure.
+                // If the deadline ended this attempt, the previous round's failure is more specific.
                 if matches!(failure, Failure::Deadline(_))
                     && let Some(earlier) = self.latest_failure.take()
                 {
@@ -199,7 +199,7 @@ impl<'a> SendLoop<'a> {
     }
 }
 
-/// The target of an attempt.
+/// The address that an attempt is sent to, and which responses it accepts.
 #[derive(Clone, Copy)]
 struct Target {
     index: usize,

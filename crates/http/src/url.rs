@@ -70,7 +70,7 @@ impl UrlOptions {
             if let Some((_, variable)) = credentials.iter().find(|(secret, _)| *secret == name) {
                 return Err(
                     invalid("a URL must not contain credentials").with_hint(format!(
-                        "write it to a file and name that with `{name}_file`, or set `{variable}`"
+                        "store the credential in a file and set `{name}_file`, or set `{variable}`"
                     )),
                 );
             }

@@ -16,11 +16,11 @@ use crate::budget::{Budget, Pause};
 use crate::config::{Project, Settings};
 use crate::wire::{self, ApiVersion};
 
-/// The minimum time between two logins for a rejected token, after a login whose token was rejected as
-/// well. The number of uses of a client secret might be limited.
+/// The time without further logins after the server has rejected the token of a new login. Each login
+/// can use up one of a limited number of uses of the client secret.
 const RELOGIN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The requests of one provider.
+/// The sender of one provider's requests. It adds the token and respects the rate limits.
 pub(crate) struct Api {
     client: Client,
     tokens: TokenManager,
@@ -28,7 +28,7 @@ pub(crate) struct Api {
     /// The version of the API. Empty until it is configured or detected.
     version: OnceLock<ApiVersion>,
     project_id: OnceCell<String>,
-    /// The time when the server rejected the token of a new login. `None` if the last new login helped.
+    /// The time when the server rejected the token of a new login. `None` if it accepted the last new one.
     relogin_failed_at: Mutex<Option<Instant>>,
     pause: Arc<Pause>,
     list_budget: Budget,

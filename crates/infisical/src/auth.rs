@@ -43,13 +43,13 @@ enum Method {
 }
 
 impl InfisicalAuth {
-    /// Uses a token of Token Auth, or a service token. A token in a file is read again when the server
-    /// rejects it.
+    /// Sends an existing token, without a login: a token of Token Auth, or a service token. A token in a
+    /// file is read again when the server rejects it.
     pub fn token(token: Credential) -> Self {
         Self(Method::Token(token))
     }
 
-    /// Uses Universal Auth, with a client id and a client secret.
+    /// Logs in with Universal Auth, using a client id and a client secret.
     pub fn universal(client_id: impl Into<String>, client_secret: Credential) -> Self {
         Self(Method::Universal {
             client_id: client_id.into(),
@@ -57,7 +57,7 @@ impl InfisicalAuth {
         })
     }
 
-    /// Uses the service account of the Kubernetes pod, to log in as the machine identity `identity`. The
+    /// Logs in with the service account of the Kubernetes pod, as the machine identity `identity`. The
     /// token of the service account is read again for each login.
     pub fn kubernetes(identity: impl Into<String>) -> Self {
         Self::kubernetes_with(identity, Credential::file(SERVICE_ACCOUNT_TOKEN))
@@ -68,12 +68,12 @@ impl InfisicalAuth {
         Self::with_jwt("kubernetes-auth", identity, jwt)
     }
 
-    /// Uses a token of an OpenID Connect provider, to log in as the machine identity `identity`.
+    /// Logs in with a token of an OpenID Connect provider, as the machine identity `identity`.
     pub fn oidc(identity: impl Into<String>, jwt: Credential) -> Self {
         Self::with_jwt("oidc-auth", identity, jwt)
     }
 
-    /// Uses a JWT, to log in as the machine identity `identity`. Servers of 2024 do not have this login
+    /// Logs in with a JWT, as the machine identity `identity`. Servers of 2024 do not have this login
     /// method.
     pub fn jwt(identity: impl Into<String>, jwt: Credential) -> Self {
         Self::with_jwt("jwt-auth", identity, jwt)

@@ -6,12 +6,12 @@ use std::time::Duration;
 use http::HeaderMap;
 use tokio::time::Instant;
 
-/// Requests are spread over the rest of the window once at most one in this many of the limit remains.
+/// When at most the limit divided by this number remains, requests are spread over the rest of the window.
 const SPREAD_DIVISOR: u32 = 4;
 
 /// The requests that remain in the server's rate-limit window, shared by all keys of a provider. Servers
-/// count per client address and route. A default self-hosted server allows 40 per minute, and responses
-/// without a body count.
+/// count requests per client address and route, including those whose response has no body. A default
+/// self-hosted server allows 40 per minute.
 #[derive(Debug, Default)]
 pub(crate) struct Budget(Mutex<Option<Window>>);
 

@@ -24,7 +24,7 @@ pub(crate) struct FolderCache {
 #[derive(Default)]
 pub(crate) struct CachedFolder(pub(crate) tokio::sync::Mutex<FolderState>);
 
-/// The state of one folder.
+/// The last list of one folder, and what is known about the folder.
 #[derive(Default)]
 pub(crate) struct FolderState {
     /// The newest ticket at the time when the last list request started. Its result is valid for this

@@ -30,9 +30,9 @@
 //! to a mistyped query, and it lists a missing folder as empty with 200. The provider therefore reads the
 //! error name in each response, and checks an empty list before it reports a secret as missing.
 //!
-//! Servers allow few reads per minute, and responses without a body count too. The provider therefore
-//! reads whole folders with conditional requests. When few requests remain, it spreads them over the rest
-//! of the minute.
+//! Servers allow few reads per minute. A read counts even if its response has no body. The provider
+//! therefore reads whole folders with conditional requests. When few requests remain, it spreads them over
+//! the rest of the minute.
 //!
 //! # Limits
 //! - Values are text. The server trims white space around a value when it is written.
@@ -54,7 +54,8 @@ pub use provider::InfisicalProvider;
 pub use secretwell_http::{ClientConfig, Credential};
 pub use wire::ApiVersion;
 
-// Services share these types between threads. This fails to compile if one of them becomes thread-bound.
+// Services share these types between threads. A change that removes `Send` or `Sync` from one of them must
+// not compile.
 const _: () = {
     const fn assert_send_sync<T: Send + Sync>() {}
     assert_send_sync::<InfisicalAuth>();

@@ -285,7 +285,7 @@ impl Inner {
     }
 
     /// Returns the secret of a listed entry. Older servers sometimes expand the references in a list only
-    /// partially. A single read expands them fully, so such an entry is read again by itself.
+    /// partially. A single read expands them fully, so such an entry is read with a separate request.
     async fn expanded(&self, folder: &str, name: &str, entry: &Entry) -> Result<Secret, Error> {
         let secret = entry.secret()?;
         let Some(reference) = self.unexpanded_reference(&secret)? else {
@@ -316,7 +316,7 @@ impl Inner {
         self.require_expanded(wire::parse_single(&response)?.secret()?)
     }
 
-    /// Returns a secret that was read by itself.
+    /// Returns `secret`, which was read with a separate request.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] if its value contains an unexpanded reference.

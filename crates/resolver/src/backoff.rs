@@ -1,4 +1,4 @@
-//! Waits before retries, and the retry budget.
+//! The time between retries, and the retry budget.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ pub(crate) const MIN_WAIT: Duration = Duration::from_secs(1);
 ///
 /// A recovery is therefore detected within an eighth of the duration of the outage, for example within
 /// 11 s after 90 s. A source that is down for a day receives about 260 requests with a cap of 7 min.
-/// Exponential backoff by doubling sends as few requests, but detects a recovery only after up to the
-/// whole duration of the outage.
+/// Exponential backoff by doubling sends about as many requests. But after a recovery, its next request can
+/// be as far away as the outage has lasted.
 pub(crate) fn retry_at(now: Instant, since: Instant, cap: Duration, jitter: f64) -> Instant {
     let outage = now.saturating_duration_since(since);
     now + (outage / 8)

@@ -45,11 +45,11 @@ pub(crate) struct Times {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum EntryState {
-    /// The value is returned.
+    /// The value is returned, and nothing else happens.
     Fresh,
     /// The value is returned, and a refresh is started.
     Due,
-    /// The ttl has ended. The value might be returned as stale.
+    /// The ttl has ended. The value is fetched again. If that fails, the cached value is returned as stale.
     Expired,
     /// The value might have changed. The source must be read first.
     Invalidated,

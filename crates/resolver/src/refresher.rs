@@ -16,7 +16,7 @@ use crate::state::ResolverState;
 
 /// Change notifications within this time of each other cause only one fetch.
 const NOTIFICATION_INTERVAL: Duration = Duration::from_millis(100);
-/// The sleep of the refresher when no entry needs attention earlier.
+/// The longest sleep of the refresher, if no entry changes its state earlier.
 const IDLE: Duration = Duration::from_secs(3600);
 
 impl Shared {

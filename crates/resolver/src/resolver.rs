@@ -89,9 +89,9 @@ impl Resolver {
     /// Returns the secret of `key` from the cache, or fetches it from the provider.
     ///
     /// # Errors
-    /// Returns the error of this fetch. During backoff, returns the error of the last fetch. The
-    /// [`ErrorKind`](secretwell_core::ErrorKind) distinguishes absent, refused and unreachable secrets.
-    /// A stale value is not an error.
+    /// Returns the error of the fetch. During backoff, no fetch is started, and the error of the last
+    /// fetch is returned. The [`ErrorKind`](secretwell_core::ErrorKind) distinguishes absent, refused and
+    /// unreachable secrets. A stale value is not an error.
     pub async fn get(&self, key: impl AsRef<str>) -> Result<Resolved, Error> {
         if let Some(resolved) = self.with_cached(key.as_ref(), Resolved::clone) {
             return Ok(resolved);

@@ -17,9 +17,11 @@ use crate::refresher::Refresher;
 use crate::state::{InFlight, ResolverState};
 use crate::{Freshness, Resolved};
 
-/// The minimum time between two forced refreshes of a key. An earlier one is an ordinary read.
+/// The minimum time between two forced refreshes of a key. Within that time, a further refresh is treated
+/// as an ordinary read.
 pub(crate) const FORCE_INTERVAL: Duration = Duration::from_secs(1);
-/// The maximum number of fetches for one call, if fetches are lost because their runtime shut down.
+/// The maximum number of fetches for one call. A fetch is repeated if it ended without a result, because
+/// its runtime was shut down.
 const MAX_ATTEMPTS: usize = 3;
 
 #[derive(Debug)]

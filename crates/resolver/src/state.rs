@@ -44,7 +44,7 @@ pub(crate) struct InFlight {
 /// The results of a fetch, by key.
 pub(crate) type FetchResults = HashMap<SecretKey, Result<Resolved, Error>>;
 
-/// The last fetch of a key failed.
+/// The failure of the last fetch of a key.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
     pub(crate) error: Error,

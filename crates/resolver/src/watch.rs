@@ -9,7 +9,7 @@ use crate::shared::Shared;
 /// A watch on some keys. Created by [`Resolver::watch`](crate::Resolver::watch).
 ///
 /// While the watch exists, its keys are refreshed in the background even if they are not read. Absent
-/// keys are polled. Their values are never evicted.
+/// keys are polled. Cached values of watched keys are never evicted.
 #[derive(Debug)]
 pub struct Watch {
     shared: Arc<Shared>,

@@ -24,9 +24,9 @@ pub enum Action {
     DelayResult(Duration),
     /// Fails every key with this error, to which the key is added.
     Fail(Error),
-    /// Never returns.
+    /// Never returns. The call ends only if its caller cancels it.
     Hang,
-    /// Panics.
+    /// Panics during the call.
     Panic,
     /// Returns this secret for every key.
     Return(Secret),

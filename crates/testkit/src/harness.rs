@@ -26,21 +26,22 @@ pub const CORRUPT_MARKER: &str = "secretwell-testkit-garbage-0f1e2d";
     reason = "a harness writes it as a literal, with `..Default::default()`"
 )]
 pub struct Supports {
-    /// [`break_network`](Harness::break_network) works.
+    /// The harness implements [`break_network`](Harness::break_network).
     pub network: bool,
-    /// [`deny`](Harness::deny) works.
+    /// The harness implements [`deny`](Harness::deny).
     pub deny: bool,
-    /// [`revoke_login`](Harness::revoke_login) and [`restore_login`](Harness::restore_login) work.
+    /// The harness implements [`revoke_login`](Harness::revoke_login) and
+    /// [`restore_login`](Harness::restore_login).
     pub login: bool,
-    /// [`expire_token`](Harness::expire_token) works.
+    /// The harness implements [`expire_token`](Harness::expire_token).
     pub token_expiry: bool,
-    /// [`rate_limit`](Harness::rate_limit) works.
+    /// The harness implements [`rate_limit`](Harness::rate_limit).
     pub rate_limit: bool,
-    /// [`corrupt_responses`](Harness::corrupt_responses) works.
+    /// The harness implements [`corrupt_responses`](Harness::corrupt_responses).
     pub corrupt_responses: bool,
     /// The health check parses the same data as a read, so it fails for a corrupt source.
     pub full_health_check: bool,
-    /// [`stall`](Harness::stall) works.
+    /// The harness implements [`stall`](Harness::stall).
     pub stall: bool,
     /// The source can store any bytes, not only text without NUL.
     pub binary_values: bool,
@@ -48,11 +49,11 @@ pub struct Supports {
     pub empty_values: bool,
     /// The source trims white space around values, except one line ending.
     pub trims_whitespace: bool,
-    /// The source stores JSON values, and [`seed_json`](Harness::seed_json) works.
+    /// The source stores JSON values, and the harness implements [`seed_json`](Harness::seed_json).
     pub json_values: bool,
     /// The source stores numbers as floating point, so large integers lose their last digits.
     pub float_numbers: bool,
-    /// [`calls`](Harness::calls) returns real counts.
+    /// The harness implements [`calls`](Harness::calls).
     pub call_counts: bool,
     /// The source treats `a` and `A` as the same name, like the environment on Windows.
     pub case_insensitive: bool,
@@ -73,7 +74,7 @@ pub struct Supports {
 pub struct Calls {
     /// Requests that read secrets. Health checks and logins are not counted.
     pub reads: usize,
-    /// Logins, including refused ones.
+    /// Requests that log in, including refused ones.
     pub logins: usize,
 }
 

@@ -71,7 +71,8 @@ impl VaultAuth {
         }
     }
 
-    /// Uses a token. A token in a file is read again after it expires or is refused.
+    /// Sends an existing token, without a login. A token in a file is read again after it expires or is
+    /// refused.
     pub fn token(token: Credential) -> Self {
         Self::new(Method::Token(token))
     }
@@ -133,7 +134,7 @@ impl VaultAuth {
         Self::new(Method::Certificate { name })
     }
 
-    /// Uses an agent or proxy with auto-auth, which adds the token to each request.
+    /// Sends requests without a token, to an agent or proxy with auto-auth that adds its own token.
     pub fn agent() -> Self {
         Self::new(Method::Agent)
     }
@@ -168,7 +169,7 @@ impl VaultAuth {
         })
     }
 
-    /// Checks the settings without I/O.
+    /// Checks the settings as far as possible without I/O.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let role = match &self.method {
             Method::AppRole { role_id, .. } => role_id,

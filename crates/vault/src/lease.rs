@@ -17,7 +17,8 @@ use crate::wire::{self, Document, LeaseInfo};
 
 /// A lease is renewed when less than this share of its duration remains.
 const RENEW_BELOW: f64 = 0.5;
-/// The wait after a failed renewal or replacement: this share of the remaining lifetime, and the maximum.
+/// The wait after a failed renewal or replacement: this share of the remaining lifetime, but at most this
+/// time.
 const RETRY_WAIT: (f64, Duration) = (0.1, Duration::from_secs(60));
 
 /// The dynamic secrets of a provider, by the prefix of their keys.

@@ -50,8 +50,8 @@ pub use provider::VaultProvider;
 pub use secretwell_http::{ClientConfig, Credential};
 pub use wire::KvVersion;
 
-// A service shares these types between threads, so a change that makes one of them thread-bound must not
-// compile.
+// Services share these types between threads. A change that removes `Send` or `Sync` from one of them must
+// not compile.
 const _: () = {
     const fn assert_send_sync<T: Send + Sync>() {}
     assert_send_sync::<VaultAuth>();

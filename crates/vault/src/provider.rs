@@ -442,7 +442,7 @@ impl SecretProvider for VaultProvider {
         &self.inner.origin
     }
 
-    /// Reading earlier versions is reported as supported unless KV version 1 is configured.
+    /// Returns the capabilities. They include old versions, unless KV version 1 is configured.
     fn capabilities(&self) -> Capabilities {
         let capabilities = Capabilities::none()
             .with_versions()

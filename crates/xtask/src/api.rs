@@ -33,7 +33,7 @@ pub(crate) fn record() -> Result<(), String> {
     Ok(())
 }
 
-/// All published crates but the command, which has no library.
+/// Returns all published crates except the command, which has no library.
 fn libraries() -> impl Iterator<Item = &'static str> {
     PUBLISHED
         .into_iter()

@@ -6,7 +6,7 @@ use crate::install::install_cargo_tools;
 use crate::shell::{cargo_with_env, root, text};
 use crate::{api, links, msrv, package};
 
-/// A check: its name, what it shows, and how it runs.
+/// A check, with its name, its purpose and the function that runs it.
 struct Step {
     name: &'static str,
     about: &'static str,

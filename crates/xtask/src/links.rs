@@ -1,4 +1,4 @@
-//! Links in the documentation lead somewhere.
+//! Checks that each link in the documentation leads to an existing page and heading.
 //!
 //! The pages of `docs/` are part of the rendered documentation. A relative link would work in a repository
 //! browser only, so pages link to the rendered documentation.
@@ -79,7 +79,7 @@ fn problem(link: &str, file: &str, path: &Path, rendered: &Path) -> Option<Strin
             .any(|line| line.starts_with('#') && anchor.is_some_and(|anchor| slug(line) == anchor));
         return (!known).then(|| "no heading has this anchor".into());
     }
-    // Only the READMEs have licences beside them.
+    // Only READMEs can link to a licence in the same directory.
     let is_rendered = file.starts_with("docs/");
     let target = path.parent()?.join(place);
     if is_rendered {

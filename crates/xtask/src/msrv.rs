@@ -90,7 +90,7 @@ pub(crate) fn check_minimal_versions() -> Result<(), String> {
     for package in crate::shell::PUBLISHED {
         arguments.extend(["--package", package]);
     }
-    // The workspace's own compiler, not the one that a file in the copy selects.
+    // Uses the workspace's own compiler, because a file in the copy might select another one.
     let status = Command::new("cargo")
         .args(&arguments)
         .current_dir(root())
@@ -103,8 +103,8 @@ pub(crate) fn check_minimal_versions() -> Result<(), String> {
     }
 }
 
-/// Removes the crates that are not published from a copy of the workspace: their dependencies are not
-/// promised to anybody.
+/// Removes the crates that are not published from a copy of the workspace. Users never build these, so
+/// their minimum versions need not compile.
 fn keep_published_crates(copy: &Path) -> Result<(), String> {
     for directory in ["crates/bench", "crates/xtask", "tests"] {
         let directory = copy.join(directory);

@@ -33,7 +33,7 @@ pub(crate) fn check() -> Result<(), String> {
         }
     }
     let facade = home.join(format!("secretwell-{version}"));
-    // The unpacked crate lies inside of the workspace's folder and must not be taken for a member.
+    // The unpacked crate is inside the folder of the workspace, but is not one of its members.
     let manifest = facade.join("Cargo.toml");
     let mut text_of_manifest =
         fs::read_to_string(&manifest).map_err(|error| format!("{}: {error}", text(&manifest)))?;

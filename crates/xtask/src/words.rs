@@ -1,4 +1,4 @@
-//! Words that must not occur in the project: metaphors and habits that a reader stumbles over.
+//! Checks that the project contains no banned words, such as metaphors that are hard to understand.
 
 use std::fs;
 

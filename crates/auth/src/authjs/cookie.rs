@@ -1,4 +1,5 @@
-//! [`SessionCookie`]: names, splits and joins the cookies of a session. A long token needs several.
+//! [`SessionCookie`]: names, splits and joins the cookies of a session. A long token is split into
+//! several cookies.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! CSRF tokens that are compatible with Auth.js: the token is in the form, and in a cookie with its hash.
+//! CSRF tokens that are compatible with Auth.js. A form contains the token, and a cookie contains the
+//! token together with its hash.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -42,7 +43,8 @@ pub enum Csrf {
 /// # }
 /// ```
 pub struct CsrfTokens {
-    /// The accepted texts to append to a token before hashing. New tokens use the first one.
+    /// The texts that are appended to a token before it is hashed. A cookie is valid with any of them. New
+    /// tokens use the first one.
     hash_suffixes: Vec<SecretValue>,
     /// All secrets joined by commas: with the primary secret first, and with the newest first.
     joined_lists: [SecretValue; 2],
@@ -74,7 +76,8 @@ impl CsrfTokens {
         }
     }
 
-    /// Generates a token, and the value of its cookie for [`CsrfCookie::set`].
+    /// Generates a token and the value of its cookie, in this order. Pass the second one to
+    /// [`CsrfCookie::set`].
     ///
     /// # Errors
     /// Returns [`TokenError::Malformed`] if the system's random number generator fails.

@@ -32,7 +32,7 @@ const LENIENT_BASE64: GeneralPurpose =
 /// The content of a token.
 pub(super) struct Decrypted {
     pub(super) text: Zeroizing<Vec<u8>>,
-    /// The header, unless it is equal to the header of new tokens.
+    /// The fields of the header. `None` if the header is the same as in new tokens.
     pub(super) header: Option<Map<String, Value>>,
 }
 
@@ -53,7 +53,7 @@ struct Header<'a> {
     encryption: Encryption,
     /// The keys that might have created the token.
     candidates: Vec<&'a Keys>,
-    /// The fields of the header, unless it is equal to the header of new tokens.
+    /// The fields of the header. `None` if the header is the same as in new tokens.
     fields: Option<Map<String, Value>>,
     is_canonical: bool,
 }
@@ -285,7 +285,7 @@ fn decrypt_gcm(parts: &Parts<'_>, key: &[u8; GCM_KEY]) -> Option<Zeroizing<Vec<u
     Some(text)
 }
 
-/// Encrypts a plain text to a token.
+/// Encrypts a plain text and returns it as a token.
 ///
 /// # Errors
 /// Returns [`TokenError::Malformed`] if the system's random number generator fails, or if the text is

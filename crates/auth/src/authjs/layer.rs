@@ -123,7 +123,8 @@ pub(super) fn cookies(headers: &HeaderMap) -> String {
     texts.join("; ")
 }
 
-/// Service that [`SessionLayer`] creates.
+/// Service that adds the headers of sessions to the responses of an inner service. Created by
+/// [`SessionLayer`].
 #[derive(Clone)]
 pub struct SessionService<S> {
     layer: SessionLayer,

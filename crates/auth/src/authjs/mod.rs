@@ -100,7 +100,7 @@ pub enum TokenError {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Session<C> {
-    /// The claims of the token.
+    /// The claims of the token, deserialized from its JSON object.
     pub claims: C,
     /// The end of the session.
     ///
@@ -232,7 +232,8 @@ impl fmt::Debug for SessionTokens {
     }
 }
 
-/// Returns whether the claims that a token's header repeats are equal to those of its text.
+/// Compares the claims in a token's header, if it has any, with those in the token's text. Returns whether
+/// they are equal.
 fn header_matches_claims(header: &Map<String, Value>, text: &str) -> bool {
     let repeatable = ["iss", "sub", "aud"];
     if !repeatable.iter().any(|name| header.contains_key(*name)) {
@@ -296,8 +297,8 @@ impl TimeClaims {
     }
 }
 
-/// Implemented by hand: of duplicate names the last one counts, as in JavaScript. A derived
-/// implementation rejects duplicates.
+/// Implemented by hand, because a derived implementation rejects duplicate names. As in JavaScript, the
+/// last of them is used.
 impl<'de> Deserialize<'de> for TimeClaims {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]

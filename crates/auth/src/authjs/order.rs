@@ -55,10 +55,11 @@ pub enum SecretOrder {
 const NUMBERED: [&str; 3] = ["AUTH_SECRET_3", "AUTH_SECRET_2", "AUTH_SECRET_1"];
 
 impl SecretOrder {
-    /// Returns a key ring of the secrets of a build that the package uses, in the order of the package.
+    /// Returns a key ring with the secrets that the package uses, in its order. Secrets that the build
+    /// does not have are omitted.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::NotFound`] if the build has no such secret.
+    /// Returns [`ErrorKind::NotFound`] if the build has none of these secrets.
     pub fn key_ring(self, context: &BuildContext) -> Result<KeyRing, Error> {
         let ring = |name: &&str| context.key_ring(name).ok();
         let merged = |names: &[&str]| KeyRing::merge(names.iter().filter_map(ring));

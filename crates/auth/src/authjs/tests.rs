@@ -250,7 +250,7 @@ fn csrf_cookie_of_a_long_list_is_accepted() {
     }
 }
 
-/// The list of the packages begins with the secret that they sign with.
+/// In the list of secrets that a package is configured with, the first secret signs.
 #[tokio::test(start_paused = true)]
 async fn csrf_cookies_match_the_packages_during_the_activation_delay() {
     #[derive(serde::Deserialize)]

@@ -126,7 +126,8 @@ impl Vector {
 
     /// Decodes the token.
     ///
-    /// Returns the result, and whether it is the result of the packages or an acceptable stricter one.
+    /// Returns the result as text, and whether it is acceptable: either the packages have the same result,
+    /// or the vector lists it as stricter and acceptable.
     fn check(&self) -> (String, bool) {
         let tokens = match self.tokens() {
             Ok(tokens) => tokens,

@@ -22,7 +22,7 @@ const RENEWAL_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration:
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TokenLease {
-    /// The token.
+    /// The text that requests send as their token.
     pub token: SecretValue,
     /// How long the token is valid. `None` if it does not expire.
     pub lifetime: Option<Duration>,
@@ -66,7 +66,7 @@ pub trait Login: fmt::Debug + Send + Sync + 'static {
     async fn renew(&self, token: &SecretValue) -> Result<TokenLease, Error>;
 }
 
-/// A cached token.
+/// A token that a [`TokenManager`] has cached, with its expiry.
 pub struct Token {
     value: SecretValue,
     issued: Instant,
@@ -148,8 +148,8 @@ impl TokenManager {
 
     /// Returns the cached token, or logs in if it is missing or has expired.
     ///
-    /// Concurrent callers share one login. If a caller joins an in-flight login that fails with a temporary
-    /// error, it takes part in one more login. This does not apply to a rate limit.
+    /// Concurrent callers share one login. If a caller has joined an in-flight login and it fails with a
+    /// temporary error, the caller waits for one more login. After a rate limit, it does not.
     ///
     /// # Errors
     /// Returns the error of the login. A refused credential is not sent again for five minutes, unless it
@@ -297,7 +297,7 @@ impl Shared {
     }
 
     /// Starts the background task that renews or replaces the token before it expires, and stops the
-    /// previous one. A token without an expiry needs none.
+    /// previous one. For a token without an expiry, no task is started.
     fn start_renewer(self: &Arc<Self>, state: &mut State, lease: &TokenLease, token: &Arc<Token>) {
         let Some(lifetime) = lease.lifetime else {
             return;

@@ -6,7 +6,7 @@ use secretwell_http::{Credential, UrlOptions};
 use super::{Variables, invalid_config};
 use crate::InfisicalAuth;
 
-/// The options of a URL.
+/// The options of a URL that configure the login.
 pub(super) const OPTIONS: &[&str] = &[
     "auth",
     "client_id",

@@ -16,7 +16,7 @@ mod tests;
 
 use login::{CREDENTIALS, OPTIONS, login};
 
-/// The vendor's cloud.
+/// The default address, which is the vendor's cloud.
 const DEFAULT_ADDRESS: &str = "https://app.infisical.com";
 
 /// Builder of an [`InfisicalProvider`], from [`InfisicalProvider::builder`], [`from_env`](Self::from_env)

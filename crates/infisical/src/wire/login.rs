@@ -96,7 +96,7 @@ fn refusal(response: &Response) -> Error {
     let reason = REASONS.iter().find(|(text, _)| body.message_contains(text));
     let message = reason.map_or("the login was refused", |(_, message)| message);
     let error = Error::new(ErrorKind::Unauthenticated, message)
-        .with_hint("replace the credential; the refused one is not retried for a while");
+        .with_hint("replace the credential; this one is not sent again for five minutes");
     match body.error.as_ref() {
         // The server also responds with this name when the cluster's API server fails.
         "KubernetesTokenReviewError" => error

@@ -58,8 +58,8 @@ impl Default for Message<'_> {
 }
 
 impl<'a> ErrorBody<'a> {
-    /// Parses the body of an error response. Returns an empty body for a success, which might be large, and
-    /// for a body that did not come from this server.
+    /// Parses the body of an error response. Returns an empty body for a successful response, because that
+    /// might be large. Also returns an empty body if another program has responded.
     fn parse(response: &'a Response) -> Self {
         match response.status.is_success() {
             true => Self::default(),
@@ -234,7 +234,7 @@ fn no_such_environment() -> Error {
         ErrorKind::InvalidConfig,
         "the project does not have this environment",
     )
-    .with_hint("use the environment's slug, such as `prod`; it is case-sensitive")
+    .with_hint("use the environment's slug, such as `prod`, which is case-sensitive")
 }
 
 pub(crate) fn no_such_secret() -> Error {
@@ -244,7 +244,7 @@ pub(crate) fn no_such_secret() -> Error {
 
 pub(crate) fn no_such_folder() -> Error {
     Error::new(ErrorKind::NotFound, "the folder does not exist")
-        .with_hint("create it, or check the path; it is case-sensitive")
+        .with_hint("create it, or check the path, which is case-sensitive")
 }
 
 fn unexpected_status(status: u16) -> Error {

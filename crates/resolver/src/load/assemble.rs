@@ -37,7 +37,7 @@ const LAST: usize = usize::MAX;
 enum FieldInput {
     Value(Resolved),
     Absent,
-    /// The sample with this index.
+    /// The sample value with this index in [`SAMPLES`].
     Sample(usize),
 }
 

@@ -35,7 +35,7 @@ use trace::Node;
 ///
 /// A value that is empty or contains only white space is treated as absent. Maps, `#[serde(flatten)]`,
 /// untagged enums and recursive types have no fixed field names. For these, [`Plan::new`] returns an
-/// error with an alternative.
+/// error that suggests an alternative.
 ///
 /// Most callers use [`Resolver::load`]. Use a plan to get the keys before reading, or to get the
 /// origin of each value.
@@ -84,7 +84,7 @@ pub struct PlannedField {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Loaded<T> {
-    /// The loaded struct.
+    /// The struct, built from the secrets below.
     pub value: T,
     /// The secrets that are part of the struct, in the order of its fields. Absent secrets are omitted.
     pub secrets: Vec<(SecretKey, Resolved)>,

@@ -180,7 +180,7 @@ pub async fn capabilities_are_true(h: &dyn Harness) -> Outcome {
     assert!(!claimed.ttl.is_zero(), "the ttl must not be zero");
     assert!(
         !claimed.versions || secret.version.is_some(),
-        "versions are claimed, but a result has none"
+        "versions are claimed, but a result has no version"
     );
     assert!(
         claimed.lease || secret.valid_for.is_none(),

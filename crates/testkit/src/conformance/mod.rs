@@ -71,13 +71,13 @@ impl fmt::Display for Outcome {
 /// The future of a conformance test. It does not need to be `Send`.
 pub type ItemFuture<'a> = Pin<Box<dyn Future<Output = Outcome> + 'a>>;
 
-/// One item of the contract.
+/// One item of the contract, with the function that tests it.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Item {
     /// The name of the test function, such as `get_existing`.
     pub name: &'static str,
-    /// Runs the test function.
+    /// Runs the test function with a fresh harness.
     pub run: for<'a> fn(&'a dyn Harness) -> ItemFuture<'a>,
 }
 

@@ -42,7 +42,7 @@ pub async fn get_existing(h: &dyn Harness) -> Outcome {
         assert_value(&result, &key, value.as_bytes());
         assert!(
             !versions || result.is_ok_and(|secret| secret.version.is_some()),
-            "the provider claims versions, but a result has none"
+            "the provider claims versions, but a result has no version"
         );
     }
     Outcome::Passed
@@ -282,9 +282,9 @@ fn odd_keys(h: &dyn Harness, valid: &[SecretKey]) -> Vec<SecretKey> {
     odd.iter().map(|name| key(name)).collect()
 }
 
-/// Every form of absence is `NotFound` with a reason: a key that was never written, a deleted key, a key
-/// in a folder that does not exist, and a key below another key. A source without folders may return
-/// `InvalidKey` for the last two forms.
+/// Every form of absence is `NotFound` with a reason. The forms are a key that was never written, a
+/// deleted key, a key in a folder that does not exist, and a key below another key. A source without
+/// folders may return `InvalidKey` for the last two forms.
 pub async fn absent_in_all_forms(h: &dyn Harness) -> Outcome {
     let provider = h.provider();
     let [deleted, present] = valid_keys(h);

@@ -12,11 +12,11 @@ use super::response::FakeResponse;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Role {
-    /// Can read and write.
+    /// The identity can read and write secrets.
     Admin,
-    /// Can read.
+    /// The identity can read secrets.
     Viewer,
-    /// Is a member without any permission.
+    /// The identity is a member of the project, but has no permission.
     NoAccess,
 }
 
@@ -97,11 +97,12 @@ impl Identity {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct FakeIdentity {
-    /// The id for logins with a JWT.
+    /// The id that the identity sends in logins with a JWT, and that [`deny`](super::FakeInfisical::deny) and
+    /// similar methods take.
     pub identity_id: String,
-    /// The id for Universal Auth.
+    /// The client id that the identity sends in logins with Universal Auth.
     pub client_id: String,
-    /// The secret for Universal Auth.
+    /// The client secret that the identity sends in logins with Universal Auth.
     pub client_secret: String,
 }
 
@@ -122,7 +123,7 @@ pub(super) struct RegisteredIdentity {
     /// `None` after the secret was used up or revoked.
     pub(super) client_secret: Option<String>,
     pub(super) config: Identity,
-    /// Environments and paths that the identity cannot read in spite of its role.
+    /// Environments and paths that the identity cannot read although its role allows it.
     pub(super) denied_folders: Vec<(String, String)>,
     pub(super) values_hidden: bool,
     /// Login methods and JWTs that the identity can log in with.

@@ -186,7 +186,8 @@ impl FakeInfisical {
         written.expect("the folder must exist");
     }
 
-    /// Adds a personal value beside the shared one, as a user can do. Every list of the folder contains it.
+    /// Adds a personal value to a secret with a shared value, as a user can do. Every list of the folder
+    /// contains both values.
     ///
     /// # Panics
     /// Panics if the folder does not exist.
@@ -220,7 +221,7 @@ impl FakeInfisical {
         });
     }
 
-    /// Deletes a secret.
+    /// Deletes a secret with all its versions. Does nothing if it does not exist.
     pub fn remove(&self, project: &str, environment: &str, path: &str, name: &str) {
         let location = location(project, environment, path);
         self.state().store.remove(location, name);
@@ -314,7 +315,7 @@ impl FakeInfisical {
         change(identity.expect("the identity must exist"));
     }
 
-    /// Revokes all tokens.
+    /// Revokes the tokens of all identities. New logins still succeed.
     pub fn revoke_tokens(&self) {
         self.state().access.revoke_tokens();
     }
@@ -325,7 +326,8 @@ impl FakeInfisical {
         self.state().rate_limit = limit;
     }
 
-    /// Leaves references within referenced values unexpanded in lists. Older servers do this sometimes.
+    /// Expands references in lists only one level deep, as older servers sometimes do. If a referenced value
+    /// contains a reference itself, that inner reference stays as it is.
     pub fn use_partial_list_expansion(&self) {
         self.state().partial_list_expansion = true;
     }

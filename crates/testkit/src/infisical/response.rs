@@ -9,7 +9,7 @@ use sha1::{Digest, Sha1};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct FakeResponse {
-    /// The HTTP status code.
+    /// The HTTP status code, such as 200.
     pub status: u16,
     /// The headers. Their names are in lower case.
     pub headers: Vec<(&'static str, String)>,

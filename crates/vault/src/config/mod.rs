@@ -125,9 +125,9 @@ impl VaultBuilder {
     /// the prefix `db` and the path `database/creds/app`, the keys `db/username` and `db/password` are the
     /// credentials of one lease.
     ///
-    /// The lease is cached, and renewed when half of its duration has passed. A new lease replaces it in two
-    /// cases: if a renewal cannot extend it enough, and after a new login, because a lease ends with the token
-    /// that created it.
+    /// The lease is cached, and renewed when half of its duration has passed. If a renewal cannot extend it
+    /// enough, a new lease replaces it. A new login also causes a new lease, because a lease ends with the
+    /// token that created it.
     #[must_use]
     pub fn dynamic(self, prefix: impl Into<String>, path: impl Into<String>) -> Self {
         self.with_dynamic(prefix.into(), path.into(), None)
@@ -322,7 +322,7 @@ impl VaultBuilder {
     }
 }
 
-/// The conventional variables.
+/// The variables whose names start with `VAULT_` or `BAO_`.
 struct Variables<'a>(&'a dyn Fn(&str) -> Option<String>);
 
 impl Variables<'_> {
@@ -396,7 +396,7 @@ impl LoginOptions<'_> {
         file.or_else(|| self.variables.credential(&variable))
             .ok_or_else(|| {
                 invalid(format!("the login needs the credential `{name}`")).with_hint(format!(
-                "name its file with `{option}` or `VAULT_{variable}_FILE`, or set `VAULT_{variable}`"
+                "set `{option}` or `VAULT_{variable}_FILE` to its file, or set `VAULT_{variable}`"
             ))
             })
     }

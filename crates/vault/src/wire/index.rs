@@ -8,14 +8,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use secretwell_http::{Request, Response};
 use serde::{Deserialize, Serialize};
 
-/// The header with the state of a server's data. In a request, it is the state that the server must have
-/// reached.
+/// The header with the state of a server's data. In a request, it contains the state that the server must
+/// have reached.
 pub(crate) const INDEX: HeaderName = HeaderName::from_static("x-vault-index");
 /// The header that selects what a server does if it has not reached the index.
 const INCONSISTENT: HeaderName = HeaderName::from_static("x-vault-inconsistent");
 
-/// The path that reports whether a server is a standby, and of which cluster. The status is 200 for standbys
-/// too.
+/// The path that reports the cluster of a server, and whether the server is a standby. The options make the
+/// status 200 for standbys too.
 pub(crate) const HEALTH: &str = "/v1/sys/health?standbyok=true&perfstandbyok=true";
 
 /// The highest index in a response so far. Requests contain it, so that no server responds with older data.

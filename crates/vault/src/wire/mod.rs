@@ -236,7 +236,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
     }
 }
 
-/// One version of one secret.
+/// One version of one secret, with all its fields.
 pub(crate) struct Document {
     fields: Vec<(String, SecretValue)>,
     whole: SecretValue,
