@@ -135,15 +135,20 @@ fn file_of(block: &Block) -> Option<String> {
     paths.filter(is_file).last().map(str::to_owned)
 }
 
+/// Returns the line with the name of the package.
+fn package_name(manifest: &str) -> Option<&str> {
+    manifest.lines().find(|line| line.starts_with("name = "))
+}
+
 /// Writes the files of a guide one after the other, and builds the crate whenever a file is replaced, and
-/// at the end. Returns the crate.
+/// at the end. A manifest with another package name starts a new crate. Returns the last crate.
 fn follow(guide: &str, min_builds: usize) -> Fresh {
     let path = Path::new(ROOT).join("docs/guides").join(guide);
     let markdown = std::fs::read_to_string(path).unwrap();
-    let fresh = Fresh::new();
+    let mut fresh = Fresh::new();
     let mut files: BTreeMap<String, String> = BTreeMap::new();
     let mut built = 0;
-    let mut build = |files: &BTreeMap<String, String>| {
+    let mut build = |fresh: &Fresh, files: &BTreeMap<String, String>| {
         if files.contains_key("Cargo.toml") && files.len() > 1 {
             fresh.expect_success(&["test", "--quiet"], guide);
             fresh.expect_success(&["build", "--quiet"], guide);
@@ -154,13 +159,17 @@ fn follow(guide: &str, min_builds: usize) -> Fresh {
         let Some(file) = file_of(&block) else {
             continue;
         };
-        if files.contains_key(&file) {
-            build(&files);
+        if let Some(replaced) = files.get(&file) {
+            build(&fresh, &files);
+            if file == "Cargo.toml" && package_name(replaced) != package_name(&block.text) {
+                fresh = Fresh::new();
+                files.clear();
+            }
         }
         fresh.write(&file, &block.text);
         files.insert(file, block.text);
     }
-    build(&files);
+    build(&fresh, &files);
     assert!(built >= min_builds, "{guide} was built {built} times");
     fresh
 }
@@ -197,6 +206,17 @@ fn testing_guide_builds_and_its_tests_pass() {
     for file in ["memory", "outage", "infisical"] {
         assert!(service.has(&format!("tests/{file}.rs")), "{file}");
     }
+}
+
+#[test]
+fn migration_guide_builds_from_its_text() {
+    let after_start_up = follow("migration.md", 5);
+    assert!(after_start_up.has("src/main.rs"));
+}
+
+#[test]
+fn which_type_guide_builds_from_its_text() {
+    follow("which-type.md", 3);
 }
 
 /// A program that is stopped when the test ends.

@@ -150,6 +150,18 @@ mod tests {
     }
 
     #[test]
+    fn thread_view_follows_the_newest_build() {
+        let (current, views) = (Current::default(), ThreadViews::default());
+        for (generation, value) in (1..).zip(["one", "two", "three"]) {
+            publish(&current, value.to_owned(), generation);
+            for _ in 0..2 {
+                let read = views.with(&current, |value: &String| value.clone());
+                assert_eq!(read.as_deref(), Some(value));
+            }
+        }
+    }
+
+    #[test]
     fn nested_reads_on_one_thread_work_for_many_values() {
         let slots: Vec<(Current<usize>, ThreadViews)> =
             (0..10).map(|_| Default::default()).collect();

@@ -358,12 +358,15 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
 /// Returns an error outside of a tokio runtime, because the rebuilder is a tokio task.
 fn require_runtime() -> Result<(), NotReady> {
     let runtime = tokio::runtime::Handle::try_current();
-    runtime.map(drop).map_err(|_| {
-        NotReady::unavailable(
-            "no tokio runtime is running, so the build cannot start",
-            "call this within a tokio runtime",
-        )
-    })
+    runtime
+        .map(drop)
+        .map_err(|_| {
+            NotReady::unavailable(
+                "no tokio runtime is running, so the build cannot start",
+                "call this within a tokio runtime",
+            )
+        })
+        .inspect_err(NotReady::print_without_subscriber)
 }
 
 fn first_build_in_progress() -> NotReady {

@@ -119,4 +119,21 @@ const _: () = {
     assert_send_sync::<Reader<()>>();
     assert_send_sync::<State>();
     assert_send_sync::<StateWatch>();
+    #[cfg(feature = "tower")]
+    {
+        assert_send_sync::<AuthLayer<()>>();
+        assert_send_sync::<AuthService<(), ()>>();
+        assert_send_sync::<LazyService<()>>();
+    }
+    #[cfg(feature = "authjs")]
+    {
+        assert_send_sync::<authjs::CsrfTokens>();
+        assert_send_sync::<authjs::Sessions>();
+        assert_send_sync::<authjs::SessionTokens>();
+    }
+    #[cfg(all(feature = "authjs", feature = "tower"))]
+    {
+        assert_send_sync::<authjs::SessionLayer>();
+        assert_send_sync::<authjs::SessionService<()>>();
+    }
 };

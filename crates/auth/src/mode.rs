@@ -14,7 +14,7 @@ const VARIABLE: &str = "SECRETWELL_MODE";
 /// The mode is set in code or by the environment variable `SECRETWELL_MODE`. It does not depend on
 /// the build profile or on the host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", try_from = "String")]
 #[non_exhaustive]
 pub enum Mode {
     /// Absent and weak secrets are errors. The default.
@@ -59,6 +59,14 @@ fn unknown_mode() -> Error {
     Error::new(ErrorKind::InvalidConfig, "unknown mode").with_hint(format!(
         "set the mode, or the variable {VARIABLE}, to `production` or `development`"
     ))
+}
+
+impl TryFrom<String> for Mode {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
 }
 
 impl fmt::Display for Mode {

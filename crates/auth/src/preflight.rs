@@ -29,12 +29,13 @@ pub struct Check {
     /// The key whose secret was checked.
     pub key: SecretKey,
     /// Whether a build can use the secret, with the secret or with the reason.
+    #[serde(flatten)]
     pub status: Status,
 }
 
 /// Status of one secret in a [`PreflightReport`].
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", tag = "status", content = "detail")]
 #[non_exhaustive]
 pub enum Status {
     /// The secret is present and meets its policy.

@@ -93,14 +93,19 @@ struct Inner {
 }
 
 impl NotReady {
+    /// Creates the failure of an attempt, and [reports](Self::print_without_subscriber) it.
     pub(crate) fn new(problems: Vec<Error>, retry_at: Option<Instant>) -> Self {
-        Self(Arc::new(Inner { problems, retry_at }))
+        let failure = Self(Arc::new(Inner { problems, retry_at }));
+        failure.print_without_subscriber();
+        failure
     }
 
-    /// Creates a failure with one temporary problem.
+    /// Creates a failure with one temporary problem, which is not the result of an attempt.
     pub(crate) fn unavailable(message: &'static str, hint: &'static str) -> Self {
         let problem = Error::new(ErrorKind::Unavailable, message).with_hint(hint);
-        Self::new(vec![problem], None)
+        let problems = vec![problem];
+        let retry_at = None;
+        Self(Arc::new(Inner { problems, retry_at }))
     }
 
     /// Prints the first failure of the process to standard error if no `tracing` subscriber was

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-
 /// The optional features that a provider claims, and its suggested ttl.
 ///
 /// The conformance tests check each claimed feature. For each unclaimed one, they expect
@@ -16,7 +14,7 @@ use serde::Serialize;
 /// let remote = Capabilities::none().with_versions().with_batch().with_ttl(Duration::from_secs(300));
 /// assert!(remote.versions && !remote.watch);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// Results have a [`Version`](crate::Version).

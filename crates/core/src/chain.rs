@@ -88,41 +88,52 @@ impl Chain {
 
     /// Returns the error for a key that is absent in every link. It contains the message of each link.
     fn absent_everywhere(&self, key: &SecretKey, errors: &[Error]) -> Error {
-        let mut message = String::from("no source has it");
-        for (index, error) in errors.iter().enumerate() {
-            let separator = if index == 0 { ": " } else { ", " };
-            let origin = error.origin().map_or("unknown", Origin::as_str);
-            message.push_str(&format!("{separator}{origin} ({})", error.message()));
-        }
+        let message = match errors {
+            [] => "no source has it".to_owned(),
+            errors => format!("no source has it: {}", reports(errors)),
+        };
         Error::new(ErrorKind::NotFound, message)
             .with_origin(&self.origin)
             .with_key(key)
             .with_hint("add it to one of these sources")
     }
 
-    /// Returns the result of the whole chain, given the results of the links that were read.
+    /// Returns the result of the whole chain, given the results of the links that were read. The last
+    /// failure is returned, with the messages of the other links. Without a failure, the key is absent.
     fn conclude(
         &self,
         key: &SecretKey,
-        mut results: Vec<Result<Secret, Error>>,
+        results: Vec<Result<Secret, Error>>,
     ) -> Result<Secret, Error> {
-        match results.pop() {
-            Some(Ok(secret)) => Ok(secret),
-            // A failure of an earlier link takes precedence over `NotFound` from the last one.
-            Some(Err(last)) if last.is_not_found() && self.links.len() > 1 => {
-                let mut errors: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
-                match errors.iter().find(|error| !error.is_not_found()) {
-                    Some(failure) => Err(failure.clone()),
-                    None => {
-                        errors.push(last);
-                        Err(self.absent_everywhere(key, &errors))
-                    }
-                }
+        let mut errors = Vec::new();
+        for result in results {
+            match result {
+                Ok(secret) => return Ok(secret),
+                Err(error) => errors.push(error),
             }
-            Some(Err(last)) => Err(last),
-            None => Err(self.absent_everywhere(key, &[])),
         }
+        if self.links.len() == 1 && errors.len() == 1 {
+            return Err(errors.remove(0));
+        }
+        let Some(index) = errors.iter().rposition(|error| !error.is_not_found()) else {
+            return Err(self.absent_everywhere(key, &errors));
+        };
+        let failure = errors.remove(index);
+        if errors.is_empty() {
+            return Err(failure);
+        }
+        let message = format!("{}; other sources: {}", failure.message(), reports(&errors));
+        Err(failure.with_message(message))
     }
+}
+
+/// Returns the origin and message of each error.
+fn reports(errors: &[Error]) -> String {
+    let reports = errors.iter().map(|error| {
+        let origin = error.origin().map_or("unknown source", Origin::as_str);
+        format!("{origin} ({})", error.message())
+    });
+    reports.collect::<Vec<_>>().join(", ")
 }
 
 /// Sets the origin of a secret that does not have one.
@@ -200,17 +211,17 @@ impl SecretProvider for Chain {
     /// Reads the version from the first provider that has it. Providers that report it as absent are
     /// skipped.
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
-        let mut last = self.absent_everywhere(key, &[]);
+        let mut errors = Vec::new();
         for link in &self.links {
             match with_origin(
                 link.provider.get_version(key, version).await,
                 link.provider.origin(),
             ) {
-                Err(error) if error.is_not_found() => last = error,
+                Err(error) if error.is_not_found() => errors.push(error),
                 result => return result,
             }
         }
-        Err(last)
+        Err(self.absent_everywhere(key, &errors))
     }
 
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {

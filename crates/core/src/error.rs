@@ -95,8 +95,7 @@ impl ErrorKind {
 }
 
 impl Serialize for ErrorKind {
-    /// Serializes the name of the variant in snake case, such as `not_found`. The wait of
-    /// [`RateLimited`](Self::RateLimited) is left out.
+    /// Serializes the name of the variant in snake case, such as `not_found`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(match self {
             Self::NotFound => "not_found",
@@ -167,6 +166,13 @@ impl Error {
             "the provider did not return one result for each requested key",
         )
         .with_hint("report this to the author of the provider")
+    }
+
+    /// Replaces the message, and keeps everything else.
+    #[must_use]
+    pub fn with_message(mut self, message: impl Into<Cow<'static, str>>) -> Self {
+        self.inner().message = message.into();
+        self
     }
 
     /// Adds the next step for the person who reads the error, as an imperative sentence.
@@ -298,13 +304,18 @@ impl fmt::Debug for Error {
 impl Serialize for Error {
     /// Serializes the fields of the error, without its source.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Error", 6)?;
+        let mut fields = serializer.serialize_struct("Error", 7)?;
         fields.serialize_field("kind", &self.0.kind)?;
         fields.serialize_field("temporary", &self.0.temporary)?;
         fields.serialize_field("origin", &self.0.origin)?;
         fields.serialize_field("key", &self.0.key)?;
         fields.serialize_field("message", &self.0.message)?;
         fields.serialize_field("hint", &self.0.hint)?;
+        let retry_after = match self.0.kind {
+            ErrorKind::RateLimited { retry_after } => retry_after.map(|wait| wait.as_secs_f64()),
+            _ => None,
+        };
+        fields.serialize_field("retry_after_seconds", &retry_after)?;
         fields.end()
     }
 }

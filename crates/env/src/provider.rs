@@ -59,10 +59,12 @@ impl EnvProvider {
     /// Creates a provider from a URL: `env://` for every variable, `env://APP_` for a prefix.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::InvalidConfig`] if the URL has another scheme, or contains `/` or `?`.
+    /// Returns [`ErrorKind::InvalidConfig`] if the URL has another scheme, or if the prefix contains
+    /// anything but ASCII letters, digits, `_`, `-` and `.`. The error does not quote the URL.
     pub fn from_url(url: &str) -> Result<Self, Error> {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         match url.strip_prefix("env://") {
-            Some(prefix) if !prefix.contains(['/', '?']) => Ok(Self::with_prefix(prefix)),
+            Some(prefix) if prefix.chars().all(is_name) => Ok(Self::with_prefix(prefix)),
             _ => Err(Error::new(
                 ErrorKind::InvalidConfig,
                 "an `env://` URL can contain only a prefix of variable names",
@@ -319,5 +321,26 @@ mod tests {
             format!("{provider:?}"),
             "EnvProvider { source: Origin(env://CARGO_PKG_), .. }"
         );
+    }
+
+    #[test]
+    fn url_accepts_only_a_prefix_of_names() {
+        for (url, origin) in [("env://", "env://"), ("env://APP_", "env://APP_")] {
+            assert_eq!(
+                EnvProvider::from_url(url).unwrap().origin().as_str(),
+                origin
+            );
+        }
+        for url in [
+            "env://user:c4n4ry@host",
+            "env://A/B",
+            "env://A?b",
+            "file:///a",
+            "env:// ",
+        ] {
+            let error = EnvProvider::from_url(url).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+            assert!(!format!("{error} {error:#?}").contains("c4n4ry"), "{url}");
+        }
     }
 }

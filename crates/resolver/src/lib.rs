@@ -4,13 +4,13 @@
 //! `secretwell`, which re-exports it. Authors of backends need only `secretwell-core`.
 //!
 //! ```
-//! use secretwell::{MemoryProvider, Resolver, SecretProviderExt};
+//! use secretwell::{MemoryProvider, Resolver, SecretProviderExt, SecretString};
 //! use serde::Deserialize;
 //!
 //! #[derive(Deserialize)]
 //! #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 //! struct Settings {
-//!     auth_secret: secrecy::SecretString,
+//!     auth_secret: SecretString,
 //!     port: u16,
 //! }
 //!

@@ -20,6 +20,7 @@ pub struct Resolved {
     /// provider that had the secret.
     pub origin: Origin,
     /// Whether the value is fresh or stale.
+    #[serde(flatten)]
     pub freshness: Freshness,
 }
 
@@ -38,7 +39,7 @@ impl Resolved {
 
 /// Whether a value was confirmed by its source within the ttl.
 #[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", tag = "freshness")]
 #[non_exhaustive]
 pub enum Freshness {
     /// The source returned the value within the ttl.

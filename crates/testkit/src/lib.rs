@@ -88,3 +88,14 @@ pub use faulty::{Action, FaultyProvider};
 pub use harness::{CORRUPT_MARKER, Calls, Harness, Supports};
 pub use log::CanaryLog;
 pub use proxy::{Fault, FaultProxy};
+
+// Tests share these types between threads. A change that prevents this must not compile.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<Canary>();
+    assert_send_sync::<CanaryLog>();
+    assert_send_sync::<FaultProxy>();
+    assert_send_sync::<FaultyProvider<secretwell_core::MemoryProvider>>();
+    #[cfg(feature = "infisical")]
+    assert_send_sync::<infisical::FakeInfisical>();
+};

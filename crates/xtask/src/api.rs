@@ -69,7 +69,6 @@ fn listing(package: &str) -> Result<String, String> {
     let api = public_api::Builder::from_rustdoc_json(&json)
         .omit_blanket_impls(true)
         .omit_auto_trait_impls(true)
-        .omit_auto_derived_impls(true)
         .build()
         .map_err(|error| format!("{}: {error}", text(&json)))?;
     Ok(api.items().map(|item| format!("{item}\n")).collect())

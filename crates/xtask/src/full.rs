@@ -89,7 +89,7 @@ pub(crate) fn print_names() {
 
 fn powerset() -> Result<(), String> {
     let path = install_cargo_tools()?;
-    for package in ["secretwell", "secretwell-auth"] {
+    for package in ["secretwell", "secretwell-auth", "secretwell-testkit"] {
         cargo_with_env(
             &[
                 "hack",

@@ -79,8 +79,8 @@ fn problem(link: &str, file: &str, path: &Path, rendered: &Path) -> Option<Strin
             .any(|line| line.starts_with('#') && anchor.is_some_and(|anchor| slug(line) == anchor));
         return (!known).then(|| "no heading has this anchor".into());
     }
-    // Only READMEs can link to a licence in the same directory.
-    let is_rendered = file.starts_with("docs/");
+    // The READMEs of the other crates are not rendered, and link to the licences beside them.
+    let is_rendered = file.starts_with("docs/") || file == "README.md";
     let target = path.parent()?.join(place);
     if is_rendered {
         return Some("a page of the rendered documentation needs an absolute link".into());
@@ -146,6 +146,9 @@ mod tests {
     fn links_are_found_outside_of_code() {
         let markdown = "[a](x.md) and [b](#here)\n```\n[c](no.md)\n```\n[d]: https://docs.rs/x\n";
         assert_eq!(targets(markdown), ["x.md", "#here", "https://docs.rs/x"]);
-        assert_eq!(slug("## The story, told"), "the-story-told");
+        assert_eq!(
+            slug("## Path of a `get`, in short"),
+            "path-of-a-get-in-short"
+        );
     }
 }

@@ -65,11 +65,7 @@ pub(crate) fn check_minimal_versions() -> Result<(), String> {
     let home = root().join("target/minimal-versions");
     let _ = fs::remove_dir_all(&home);
     fs::create_dir_all(&home).map_err(|error| format!("{}: {error}", text(&home)))?;
-    let copy = format!(
-        "git ls-files --cached --others --exclude-standard -z | xargs -0 cp -P --parents -t {:?}",
-        text(&home)
-    );
-    run("sh", &["-c", &copy])?;
+    copy_sources(&home)?;
     keep_published_crates(&home)?;
     let manifest = text(&home.join("Cargo.toml"));
     let target = text(&root().join("target/minimal-versions-target"));
@@ -101,6 +97,28 @@ pub(crate) fn check_minimal_versions() -> Result<(), String> {
     } else {
         Err("the declared minimum versions do not compile".into())
     }
+}
+
+/// Copies the files that git tracks, or would track, to `home`. Symbolic links stay links.
+fn copy_sources(home: &Path) -> Result<(), String> {
+    let files = run(
+        "git",
+        &["ls-files", "--cached", "--others", "--exclude-standard"],
+    )?;
+    for file in files.lines() {
+        let (from, to) = (root().join(file), home.join(file));
+        let explain = |error| format!("{}: {error}", text(&from));
+        if let Some(directory) = to.parent() {
+            fs::create_dir_all(directory).map_err(explain)?;
+        }
+        if from.is_symlink() {
+            let target = fs::read_link(&from).map_err(explain)?;
+            std::os::unix::fs::symlink(target, &to).map_err(explain)?;
+        } else if from.is_file() {
+            fs::copy(&from, &to).map_err(explain)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the crates that are not published from a copy of the workspace. Users never build these, so

@@ -47,8 +47,10 @@ pub enum SecretOrder {
     AuthCore,
     /// next-auth 5: `AUTH_SECRET`, or else `NEXTAUTH_SECRET`. The numbered secrets are used only if both
     /// are missing, the highest number first.
+    #[serde(rename = "next_auth_5")]
     NextAuth5,
     /// next-auth 4: `NEXTAUTH_SECRET`, or else `AUTH_SECRET`. The numbered secrets are not used.
+    #[serde(rename = "next_auth_4")]
     NextAuth4,
 }
 

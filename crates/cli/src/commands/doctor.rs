@@ -154,7 +154,7 @@ impl Diagnosis {
         let local_time = SystemTime::now();
         let difference = match server_time.duration_since(local_time) {
             Ok(ahead) => ahead,
-            Err(behind) => behind.duration(),
+            Err(earlier) => earlier.duration(),
         };
         // The server sends its time in whole seconds.
         let seconds = difference.as_secs();

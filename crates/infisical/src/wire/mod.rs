@@ -24,12 +24,13 @@ pub(crate) use secrets::{Entry, Listing, find_reference, folder_names, parse_sin
 
 /// A version of the API for secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ApiVersion {
     /// `/api/v3/secrets/raw`. Every server has it.
+    #[serde(rename = "3", alias = "v3")]
     V3,
     /// `/api/v4/secrets`. Only newer servers have it.
+    #[serde(rename = "4", alias = "v4")]
     V4,
 }
 

@@ -153,8 +153,7 @@ impl Resolver {
     /// contains a secret value.
     ///
     /// ```
-    /// use secrecy::SecretString;
-    /// use secretwell::{MemoryProvider, Resolver};
+    /// use secretwell::{MemoryProvider, Resolver, SecretString};
     /// use serde::Deserialize;
     ///
     /// #[derive(Debug, Deserialize)]

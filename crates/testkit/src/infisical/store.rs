@@ -207,7 +207,7 @@ impl Store {
         let mut rest = value;
         while let Some((before, after)) = rest.split_once("${") {
             expanded += before;
-            let Some((name, behind)) = after.split_once('}') else {
+            let Some((name, remainder)) = after.split_once('}') else {
                 expanded += "${";
                 rest = after;
                 continue;
@@ -221,7 +221,7 @@ impl Store {
                 }
                 _ => expanded += &format!("${{{name}}}"),
             }
-            rest = behind;
+            rest = remainder;
         }
         (expanded + rest, first_error)
     }

@@ -493,12 +493,13 @@ fn malformed_status(status: u16) -> Error {
 
 /// The version of a key-value engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum KvVersion {
     /// Version 1, which stores only the current value of a secret.
+    #[serde(rename = "1", alias = "v1")]
     V1,
     /// Version 2, which stores a version history of each secret.
+    #[serde(rename = "2", alias = "v2")]
     V2,
 }
 
