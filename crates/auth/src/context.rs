@@ -56,8 +56,10 @@ impl BuildContext {
 /// Error of a builder closure. The `?` operator converts every [`std::error::Error`] into it.
 ///
 /// Because of that conversion, this type does not implement [`std::error::Error`] itself. Secret
-/// values are removed from its text before the text appears in a [`NotReady`](crate::NotReady) or
-/// in the log.
+/// values are removed from its text and from the text of its sources, before they appear in a
+/// [`NotReady`](crate::NotReady) or in the log. A value is recognized as it is, and in escaped,
+/// percent-encoded, hexadecimal and Base64 form. A part of a value, or a value that was changed in
+/// another way, is not recognized, so a closure must not put values into messages itself.
 ///
 /// ```
 /// use secretwell::auth::BuildError;
@@ -117,6 +119,24 @@ impl BuildError {
 pub(crate) struct ScrubbedError {
     pub(crate) text: String,
     pub(crate) source: Option<Box<ScrubbedError>>,
+}
+
+impl ScrubbedError {
+    /// Returns the text of the error and of all its sources, because an error such as "db error" says
+    /// nothing without them.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.text.clone();
+        let mut source = self.source.as_deref();
+        while let Some(error) = source {
+            // Some libraries repeat the source in the text of the error.
+            if !text.contains(&error.text) {
+                text.push_str(": ");
+                text.push_str(&error.text);
+            }
+            source = error.source.as_deref();
+        }
+        text
+    }
 }
 
 impl fmt::Display for ScrubbedError {

@@ -21,7 +21,8 @@ pub enum Mode {
     #[default]
     Production,
     /// A weak secret is accepted with a warning in the log. An absent secret is replaced by a
-    /// random placeholder, which is logged and stays the same until the process exits.
+    /// random placeholder, which stays the same until the process exits. The log names the key, but
+    /// not the placeholder.
     Development,
 }
 

@@ -198,7 +198,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
                     let scrubbed = error.scrubbed(&secrets, &rings.snapshots(now));
                     let problem = Error::new(
                         ErrorKind::Invalid,
-                        format!("the builder failed: {}", scrubbed.text),
+                        format!("the builder failed: {}", scrubbed.chain()),
                     );
                     Some(match scrubbed.source {
                         Some(source) => problem.with_source(source),

@@ -1,6 +1,22 @@
 //! The guides and reference pages of Secretwell.
 //!
 //! These pages are part of the documentation only. They contain no items.
+//!
+//! | page | content |
+//! | --- | --- |
+//! | [`getting_started`] | from an empty crate to a service that follows a rotation |
+//! | [`which_type`] | which type of the library fits which task |
+//! | [`testing`] | tests of a service: memory, outages, a fake Infisical, leaks |
+//! | [`migration`] | from `dotenvy`, secret-vault, vaultrs and the Infisical SDK |
+//! | [`writing_a_backend`] | a backend for another source, and its conformance tests |
+//! | [`faq`] | answers to common questions |
+//! | [`recipes`] | encrypted cookies, JSON Web Tokens, sessions, a PostgreSQL pool |
+//! | [`authjs`] | sessions that a Rust service shares with Auth.js |
+//! | [`backends`] | environment variables, files, Infisical, Vault |
+//! | [`cli`] | the command for programs in any language |
+//! | [`architecture`], [`contract`], [`features`] | how the library is built |
+//! | [`security`], [`reliability`], [`performance`], [`logging`] | operation |
+//! | [`versioning`], [`changelog`], [`contributing`], [`security_policy`], [`decisions`] | the project |
 
 #[doc = include_str!("../docs/guides/getting-started.md")]
 pub mod getting_started {}
