@@ -5,6 +5,7 @@
 //! | `conformance` | the contract of a provider, for every provider |
 //! | `resolver` | caching, refresh and watches of a resolver over time |
 //! | `outages` | a resolver whose provider fails, hangs or refuses |
+//! | `freshness` | no value is stale, reverted or of another key without a sign |
 //! | `lazy` | `LazyAuth`: start, rotation, failures and its log |
 //! | `rotation` | the key ring during rotations, with time steps and several runtimes |
 //! | `restart` | a process that starts during a rotation, with a real OpenBao and Infisical |
@@ -29,6 +30,7 @@ mod cli;
 mod conformance;
 mod e2e;
 mod examples;
+mod freshness;
 mod infisical;
 mod lazy;
 mod matrix;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::backend::{Capabilities, Change, ChangeStream};
+use crate::backend::{Capabilities, Change, ChangeStream, require_one_result_per_key};
 use crate::{
     Chain, Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, Version,
 };
@@ -137,12 +137,12 @@ impl<P: SecretProvider> SecretProvider for Mapped<P> {
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
         let inner: Vec<_> = keys.iter().map(|key| self.mapping.inner_key(key)).collect();
         let batch: Vec<SecretKey> = inner.iter().flatten().cloned().collect();
-        let mut batch_results = self.provider.get_many(&batch).await.into_iter();
-        let results = inner.into_iter().map(|key| match key {
-            Ok(_) => batch_results
-                .next()
-                .unwrap_or_else(|| Err(Error::wrong_result_count().with_origin(self.origin()))),
-            Err(invalid) => Err(invalid),
+        let batch_results = self.provider.get_many(&batch).await;
+        let mut batch_results =
+            require_one_result_per_key(batch_results, batch.len(), self.origin()).into_iter();
+        let results = inner.into_iter().map(|key| {
+            let missing = || Err(Error::wrong_result_count().with_origin(self.origin()));
+            key.and_then(|_| batch_results.next().unwrap_or_else(missing))
         });
         keys.iter()
             .zip(results)

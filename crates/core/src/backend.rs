@@ -5,6 +5,7 @@
 //! [`Capabilities`]. If its source reports changes, the backend sends each one as a [`Change`] through
 //! a [`ChangeSender`].
 
+pub use crate::batch::require_one_result_per_key;
 pub use crate::capabilities::Capabilities;
 pub use crate::change::{Change, ChangeSender, ChangeStream};
 pub use crate::join::join_bounded;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::backend::{Capabilities, Change, ChangeStream};
+use crate::backend::{Capabilities, Change, ChangeStream, require_one_result_per_key};
 use crate::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, Version};
 
 /// A provider that reads several providers in order, until one of them has the secret.
@@ -98,6 +98,17 @@ impl Chain {
             .with_hint("add it to one of these sources")
     }
 
+    /// Adds the place of a secret: its origin, unless it has one, and the link that its version belongs to.
+    fn with_place(&self, index: usize, result: Result<Secret, Error>) -> Result<Secret, Error> {
+        let mut secret = result?;
+        let origin = self.links[index].provider.origin();
+        secret.origin.get_or_insert_with(|| origin.clone());
+        if self.links.len() > 1 {
+            secret.version = secret.version.map(|version| version.in_link(index));
+        }
+        Ok(secret)
+    }
+
     /// Returns the result of the whole chain, given the results of the links that were read. The last
     /// failure is returned, with the messages of the other links. Without a failure, the key is absent.
     fn conclude(
@@ -136,14 +147,6 @@ fn reports(errors: &[Error]) -> String {
     reports.collect::<Vec<_>>().join(", ")
 }
 
-/// Sets the origin of a secret that does not have one.
-fn with_origin(result: Result<Secret, Error>, origin: &Origin) -> Result<Secret, Error> {
-    result.map(|mut secret| {
-        secret.origin.get_or_insert_with(|| origin.clone());
-        secret
-    })
-}
-
 #[async_trait]
 impl SecretProvider for Chain {
     fn origin(&self) -> &Origin {
@@ -170,14 +173,11 @@ impl SecretProvider for Chain {
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
         let mut results = Vec::with_capacity(self.links.len());
-        for link in &self.links {
+        for (index, link) in self.links.iter().enumerate() {
             if !Self::falls_through(&results, link) {
                 continue;
             }
-            results.push(with_origin(
-                link.provider.get(key).await,
-                link.provider.origin(),
-            ));
+            results.push(self.with_place(index, link.provider.get(key).await));
         }
         self.conclude(key, results)
     }
@@ -186,7 +186,7 @@ impl SecretProvider for Chain {
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
         let mut results: Vec<Vec<Result<Secret, Error>>> =
             keys.iter().map(|_| Vec::new()).collect();
-        for link in &self.links {
+        for (place, link) in self.links.iter().enumerate() {
             let open: Vec<usize> = (0..keys.len())
                 .filter(|&index| Self::falls_through(&results[index], link))
                 .collect();
@@ -194,12 +194,11 @@ impl SecretProvider for Chain {
                 continue;
             }
             let batch: Vec<SecretKey> = open.iter().map(|&index| keys[index].clone()).collect();
-            let mut batch_results = link.provider.get_many(&batch).await;
-            batch_results.resize_with(batch.len(), || {
-                Err(Error::wrong_result_count().with_origin(link.provider.origin()))
-            });
+            let origin = link.provider.origin();
+            let batch_results = link.provider.get_many(&batch).await;
+            let batch_results = require_one_result_per_key(batch_results, batch.len(), origin);
             for (index, result) in open.into_iter().zip(batch_results) {
-                results[index].push(with_origin(result, link.provider.origin()));
+                results[index].push(self.with_place(place, result));
             }
         }
         keys.iter()
@@ -212,13 +211,16 @@ impl SecretProvider for Chain {
     /// skipped.
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
         let mut errors = Vec::new();
-        for link in &self.links {
-            match with_origin(
-                link.provider.get_version(key, version).await,
-                link.provider.origin(),
-            ) {
+        for (index, link) in self.links.iter().enumerate() {
+            match link.provider.get_version(key, version).await {
                 Err(error) if error.is_not_found() => errors.push(error),
-                result => return result,
+                // A provider that returns the requested version returns one that has its place already.
+                Ok(mut secret) if secret.version.as_ref() == Some(version) => {
+                    secret.version = None;
+                    let secret = self.with_place(index, Ok(secret))?;
+                    return Ok(secret.with_version(version.clone()));
+                }
+                result => return self.with_place(index, result),
             }
         }
         Err(self.absent_everywhere(key, &errors))

@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
 
-/// Awaits all `futures`, at most `limit` at a time, and returns their results in order.
+/// Awaits all `futures`, at most `limit` and at least one at a time, and returns their results in order.
 ///
 /// Backends use it to read many secrets concurrently. The futures are polled by one task, so they are
 /// concurrent but not parallel. Dropping the returned future drops all of them.
@@ -13,6 +13,8 @@ pub async fn join_bounded<F: Future>(
     limit: usize,
     futures: impl IntoIterator<Item = F>,
 ) -> Vec<F::Output> {
+    // A limit of 0 would never start a future.
+    let limit = limit.max(1);
     let mut waiting: VecDeque<(usize, F)> = futures.into_iter().enumerate().collect();
     let mut results: Vec<Option<F::Output>> = waiting.iter().map(|_| None).collect();
     let mut running: Vec<(usize, Pin<Box<F>>)> = Vec::with_capacity(limit.min(waiting.len()));

@@ -38,6 +38,7 @@
 
 mod adapters;
 pub mod backend;
+mod batch;
 mod capabilities;
 mod chain;
 mod change;

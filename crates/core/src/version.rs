@@ -71,6 +71,14 @@ impl Version {
         self
     }
 
+    /// Limits the version to one link of a chain, because versions of different sources have no order.
+    #[must_use]
+    pub(crate) fn in_link(mut self, index: usize) -> Self {
+        let place = [self.identity.to_be_bytes(), (index as u64).to_be_bytes()];
+        self.identity = fingerprint(place.as_flattened());
+        self
+    }
+
     /// Returns the version as text, in the backend's notation.
     pub fn as_str(&self) -> &str {
         &self.label

@@ -8,11 +8,12 @@ use secretwell_core::SecretKey;
 use tokio::time::Instant;
 
 use crate::Resolved;
+use crate::clock::{self, Ticks};
 
-/// A map of values whose reads need no lock, no clock and no allocation.
+/// A map of values whose reads need no lock and no allocation.
 ///
-/// The refresher writes the effect of time into the [`EntryState`] of each entry, so that reads do not
-/// need the clock. The recency of reads is measured with a counter that only insertions increment. A
+/// A read compares the entry with the [coarse clock](crate::clock). It does not depend on the refresher,
+/// which might be late or on a runtime that is not running. The recency of reads is measured with a counter that only insertions increment. A
 /// read therefore rarely writes.
 pub(crate) struct Cache {
     entries: HashMap<SecretKey, Entry, foldhash::fast::RandomState>,
@@ -24,6 +25,8 @@ pub(crate) struct Cache {
 pub(crate) struct Entry {
     pub(crate) resolved: Resolved,
     pub(crate) times: Times,
+    /// The ttl ends at this time of the coarse clock.
+    fresh_until: Ticks,
     state: AtomicU8,
     inserted: u64,
     last_read: AtomicU64,
@@ -67,6 +70,12 @@ impl Entry {
 
     pub(crate) fn set_state(&self, state: EntryState) {
         self.state.store(state as u8, Ordering::Release);
+    }
+
+    /// Returns whether a cache hit can return the value: it is fresh, and no refresh must be started.
+    #[inline]
+    pub(crate) fn is_hit(&self) -> bool {
+        self.state() == EntryState::Fresh && clock::ticks() < self.fresh_until
     }
 
     /// Returns whether the entry has expired or was invalidated.
@@ -134,6 +143,7 @@ impl Cache {
         let entry = Entry {
             resolved,
             times,
+            fresh_until: clock::after(clock::ticks(), times.expires_at - times.fetched_at),
             state: AtomicU8::new(EntryState::Fresh as u8),
             inserted,
             last_read: AtomicU64::new(inserted),

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use secretwell_core::{Error, ErrorKind, Secret, SecretKey};
+use secretwell_core::{Error, ErrorKind, Secret, SecretKey, Version};
 use tokio::time::Instant;
 
 use crate::backoff::{random_between, retry_at, retry_jitter};
 use crate::builder::OnDenied;
-use crate::cache::Times;
+use crate::cache::{EntryState, Times};
 use crate::shared::Shared;
-use crate::state::{Failure, FetchResults, ResolverState};
+use crate::state::{Failure, FetchResult, FetchResults, ResolverState};
 use crate::{Freshness, Resolved};
 
 /// A value with a shorter remaining lifetime is treated as already expired.
@@ -19,6 +19,11 @@ const MIN_LEASE: Duration = Duration::from_millis(20);
 /// The consumer has the rest of the lifetime to switch to the new value. If the value cannot be
 /// replaced, it is returned as stale until its lifetime ends.
 const LEASE_FRACTION: f64 = 0.8;
+
+/// How often the source must return an older version before it is accepted.
+const CONFIRMATIONS: u32 = 3;
+/// The minimum time from the first to the last of these responses.
+const CONFIRMATION_TIME: Duration = Duration::from_secs(60);
 
 /// The random factors for the times of the next reads.
 #[derive(Debug, Clone, Copy)]
@@ -57,17 +62,24 @@ impl Shared {
             .into_iter()
             .map(|(key, result)| {
                 let jitter = shared_jitter.unwrap_or_else(Jitter::new);
+                let superseded = !state.finish_fetch(&key, id);
                 let result = match result {
-                    Ok(secret) => self.store(&mut state, id, &key, secret, jitter, took, now),
+                    Ok(secret) => {
+                        let resolved = self.resolved(secret, took);
+                        match superseded {
+                            true => self.keep_if_newer(&mut state, &key, resolved, jitter, now),
+                            false => self.store(&mut state, &key, resolved, jitter, now),
+                        }
+                    }
                     Err(error) => {
                         let error = error.with_origin(self.provider.origin()).with_key(&key);
-                        Err(match state.finish_fetch(&key, id) {
-                            true => self.record_failure(&mut state, &key, error, jitter, now),
-                            false => error,
+                        Err(match superseded {
+                            true => error,
+                            false => self.record_failure(&mut state, &key, error, jitter, now),
                         })
                     }
                 };
-                (key, result)
+                (key, FetchResult { result, superseded })
             })
             .collect();
         drop(state);
@@ -103,22 +115,8 @@ impl Shared {
         }
     }
 
-    /// Caches a fetched value and returns it.
-    ///
-    /// # Errors
-    /// Returns the recorded failure if the value is older than the cached one, or if its lease has
-    /// expired.
-    #[expect(clippy::too_many_arguments, reason = "only `complete_fetch` calls it")]
-    fn store(
-        &self,
-        state: &mut ResolverState,
-        id: u64,
-        key: &SecretKey,
-        secret: Secret,
-        jitter: Jitter,
-        took: Duration,
-        now: Instant,
-    ) -> Result<Resolved, Error> {
+    /// Returns a fetched secret with its origin, and with what is left of its lifetime.
+    fn resolved(&self, secret: Secret, took: Duration) -> (Resolved, Option<Duration>) {
         let resolved = Resolved {
             origin: secret
                 .origin
@@ -127,15 +125,58 @@ impl Shared {
             version: secret.version,
             freshness: Freshness::Fresh,
         };
-        if !state.finish_fetch(key, id) {
-            return Ok(resolved);
-        }
-        if let Some(error) = self.version_regression(key, &resolved) {
-            return Err(self.record_failure(state, key, error, jitter, now));
-        }
         let lease = secret
             .valid_for
             .map(|lifetime| lifetime.saturating_sub(took));
+        (resolved, lease)
+    }
+
+    /// Handles the value of a superseded fetch. It is cached if its version is newer than the newest
+    /// known one. If the versions have no order, the cached value is read again before its next use.
+    fn keep_if_newer(
+        &self,
+        state: &mut ResolverState,
+        key: &SecretKey,
+        (resolved, lease): (Resolved, Option<Duration>),
+        jitter: Jitter,
+        now: Instant,
+    ) -> Result<Resolved, Error> {
+        let is_newer = state.guards.get(key).is_some_and(|guard| {
+            let version = resolved.version.as_ref();
+            guard.origin == resolved.origin
+                && version.is_some_and(|version| guard.newest.is_older_than(version))
+        });
+        if is_newer {
+            return self.store(state, key, (resolved, lease), jitter, now);
+        }
+        let has_order =
+            |version: &Option<Version>| version.as_ref().and_then(Version::number).is_some();
+        if !state.in_flight.contains_key(key) && !has_order(&resolved.version) {
+            self.cache.peek(key, |entry| {
+                if entry.resolved.value != resolved.value {
+                    entry.set_state(EntryState::Invalidated);
+                }
+            });
+        }
+        Ok(resolved)
+    }
+
+    /// Caches a fetched value and returns it.
+    ///
+    /// # Errors
+    /// Returns the recorded failure if the value is older than the newest one that was seen, or if its
+    /// lease has expired.
+    fn store(
+        &self,
+        state: &mut ResolverState,
+        key: &SecretKey,
+        (resolved, lease): (Resolved, Option<Duration>),
+        jitter: Jitter,
+        now: Instant,
+    ) -> Result<Resolved, Error> {
+        if let Some(error) = self.version_regression(state, key, &resolved, now) {
+            return Err(self.record_failure(state, key, error, jitter, now));
+        }
         if lease.is_some_and(|lease| lease < MIN_LEASE) {
             let error = Error::new(
                 ErrorKind::Unavailable,
@@ -173,22 +214,46 @@ impl Shared {
         Ok(resolved)
     }
 
-    /// Returns an error if the fetched version is older than the cached one. A stale replica of the
-    /// source can cause this. It is treated as a failed fetch.
-    fn version_regression(&self, key: &SecretKey, fetched: &Resolved) -> Option<Error> {
-        let older = self.cache.peek(key, |entry| {
-            matches!((&fetched.version, &entry.resolved.version),
-                (Some(new), Some(cached)) if new.is_older_than(cached))
-        });
-        older.unwrap_or(false).then(|| {
+    /// Returns an error if the fetched version is older than the newest one that was seen at the same
+    /// place. A stale replica of the source can cause this. It is treated as a failed fetch.
+    ///
+    /// After a restore from a backup, the older version is the right one. It is accepted when the source
+    /// has returned it at least [`CONFIRMATIONS`] times over at least [`CONFIRMATION_TIME`].
+    fn version_regression(
+        &self,
+        state: &mut ResolverState,
+        key: &SecretKey,
+        fetched: &Resolved,
+        now: Instant,
+    ) -> Option<Error> {
+        let version = fetched.version.as_ref()?;
+        let Some(guard) = state
+            .guards
+            .get_mut(key)
+            .filter(|guard| guard.origin == fetched.origin && version.is_older_than(&guard.newest))
+        else {
+            state.set_guard(key, &fetched.origin, version, self.config.max_entries);
+            return None;
+        };
+        let (since, count) = match &guard.older {
+            Some((older, since, count)) if older == version => (*since, count + 1),
+            _ => (now, 1),
+        };
+        if count >= CONFIRMATIONS && now >= since + CONFIRMATION_TIME {
+            state.set_guard(key, &fetched.origin, version, self.config.max_entries);
+            tracing::warn!(target: "secretwell::resolver", event = "older_version_accepted", %key, origin = %fetched.origin, %version, "the source confirmed an older version, which is accepted");
+            return None;
+        }
+        guard.older = Some((version.clone(), since, count));
+        Some(
             Error::new(
                 ErrorKind::Unavailable,
                 "the source returned an older version than the cached one",
             )
             .with_origin(&fetched.origin)
             .with_key(key)
-            .with_hint("check the replication of the source")
-        })
+            .with_hint("check the replication of the source"),
+        )
     }
 
     /// Records that the fetch of `key` failed. Returns the error to report for `key`, which can be an

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
+use secretwell_core::backend::require_one_result_per_key;
 use secretwell_core::{Error, ErrorKind, SecretKey, SecretProvider};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -29,17 +30,16 @@ impl FetchTask {
         let call = catch_panic(provider.get_many(&self.batch));
         let returned = tokio::time::timeout(deadline, call).await;
         let panicked = matches!(returned, Ok(None));
-        let mut results = match returned {
-            Ok(Some(results)) => results,
+        let results = match returned {
+            Ok(Some(results)) => {
+                require_one_result_per_key(results, self.batch.len(), provider.origin())
+            }
             Ok(None) => vec![Err(panic_error()); self.batch.len()],
             Err(_) => vec![
                 Err(Error::timed_out(deadline).with_origin(provider.origin()));
                 self.batch.len()
             ],
         };
-        results.resize_with(self.batch.len(), || {
-            Err(Error::wrong_result_count().with_origin(provider.origin()))
-        });
         let took = started.elapsed();
         tracing::debug!(target: "secretwell::resolver", event = "fetched",
             origin = %provider.origin(),

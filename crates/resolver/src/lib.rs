@@ -49,6 +49,7 @@ mod backoff;
 mod breaker;
 mod builder;
 mod cache;
+mod clock;
 mod complete;
 mod error;
 mod fetch;

@@ -11,28 +11,44 @@ use tokio::time::Instant;
 
 use crate::backoff::MIN_WAIT;
 use crate::cache::EntryState;
-use crate::shared::Shared;
+use crate::shared::{Shared, missing_runtime};
 use crate::state::ResolverState;
 
 /// Change notifications within this time of each other cause only one fetch.
 const NOTIFICATION_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest sleep of the refresher, if no entry changes its state earlier.
 const IDLE: Duration = Duration::from_secs(3600);
+/// A refresher that is this late is replaced by one on the runtime of a reader.
+const OVERDUE: Duration = Duration::from_secs(1);
 
 impl Shared {
-    /// Prepares the start of the refresher, unless it is running. The caller must then call
+    /// Prepares the start of the refresher, unless it is running and on time. A refresher is late if its
+    /// runtime is not running. It then ends when it runs again. The caller must then call
     /// [`spawn_pending`](Self::spawn_pending).
     pub(crate) fn ensure_refresher(&self, state: &mut ResolverState) {
-        if !state.refresher_running {
+        let overdue = Instant::now() > state.refresher_due_at + OVERDUE;
+        if !state.refresher_running || overdue {
             state.refresher_running = true;
             state.refresher_pending = true;
+            state.refresher_generation += 1;
+            state.refresher_due_at = Instant::now();
         }
     }
 
+    /// Returns the time at which a refresher that did not act must be replaced. Returns `None` in a
+    /// runtime that cannot run one.
+    pub(crate) fn refresher_overdue_at(&self) -> Option<Instant> {
+        let due = self.state().refresher_due_at;
+        missing_runtime().is_none().then(|| due + OVERDUE * 2)
+    }
+
     /// Updates the entries at time `now` and starts the fetches that are due. Returns the time of the
-    /// next call.
-    fn tick(self: &Arc<Self>, now: Instant) -> Instant {
+    /// next call, or `None` if a newer refresher has replaced this one.
+    fn tick(self: &Arc<Self>, now: Instant, generation: u64) -> Option<Instant> {
         let mut state = self.state();
+        if state.refresher_generation != generation {
+            return None;
+        }
         let mut sweep = Sweep {
             next: now + IDLE,
             now,
@@ -107,12 +123,13 @@ impl Shared {
                 next = next.min(breaker.max(budget).max(now + MIN_WAIT / 10));
             }
         }
+        state.refresher_due_at = next;
         drop(state);
         self.spawn_pending();
         if states_changed {
             self.notify_watches();
         }
-        next
+        Some(next)
     }
 
     /// Invalidates the entries that `change` covers. Fetches used and watched ones immediately, and the
@@ -125,6 +142,14 @@ impl Shared {
             .filter(|key| change.covers(key))
             .cloned()
             .collect();
+        // A fetch that started before the change might return the old value.
+        batch.extend(
+            state
+                .in_flight
+                .keys()
+                .filter(|key| change.covers(key))
+                .cloned(),
+        );
         self.cache.for_each(|key, entry| {
             if change.covers(key) {
                 entry.set_state(EntryState::Invalidated);
@@ -141,8 +166,13 @@ impl Shared {
 
     /// Invalidates all entries after the refresher has stopped. Without it, entries do not expire and
     /// change notifications are not received, so every read must fetch from the source.
-    pub(crate) fn refresher_stopped(&self) {
-        self.state().refresher_running = false;
+    pub(crate) fn refresher_stopped(&self, generation: u64) {
+        let mut state = self.state();
+        if state.refresher_generation != generation {
+            return;
+        }
+        state.refresher_running = false;
+        drop(state);
         self.cache
             .for_each(|_, entry| entry.set_state(EntryState::Invalidated));
     }
@@ -178,15 +208,17 @@ impl Sweep {
 
 pub(crate) struct Refresher {
     shared: Weak<Shared>,
+    generation: u64,
     wake: Arc<Notify>,
     notifications: Option<ChangeStream>,
 }
 
 impl Refresher {
     /// Creates the refresher and subscribes to the provider's change notifications.
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, generation: u64) -> Self {
         let mut refresher = Self {
             shared: Arc::downgrade(shared),
+            generation,
             wake: shared.wake.clone(),
             notifications: None,
         };
@@ -202,7 +234,7 @@ impl Refresher {
             let Some(next) = self
                 .shared
                 .upgrade()
-                .map(|shared| shared.tick(Instant::now()))
+                .and_then(|shared| shared.tick(Instant::now(), self.generation))
             else {
                 return;
             };
@@ -228,7 +260,8 @@ async fn next_notification(notifications: &mut Option<ChangeStream>, from: Insta
         match stream.next().await {
             Some(Ok(change)) => return change,
             Some(Err(error)) => {
-                tracing::warn!(target: "secretwell::resolver", event = "watch_failed", %error, "change notifications failed; secrets are refreshed by their ttl");
+                tracing::warn!(target: "secretwell::resolver", event = "watch_failed", %error, "change notifications were lost; all secrets are read again");
+                return Change::All;
             }
             None => *notifications = None,
         }
@@ -239,7 +272,7 @@ async fn next_notification(notifications: &mut Option<ChangeStream>, from: Insta
 impl Drop for Refresher {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.refresher_stopped();
+            shared.refresher_stopped(self.generation);
             // A watch in another, running runtime starts a new refresher there.
             shared.notify_watches();
         }

@@ -7,7 +7,6 @@ use tokio::time::Instant;
 
 use crate::backoff;
 use crate::builder::{Config, ResolverBuilder};
-use crate::cache::EntryState;
 use crate::resolved::Resolved;
 use crate::shared::{FORCE_INTERVAL, Shared};
 use crate::watch::Watch;
@@ -115,9 +114,7 @@ impl Resolver {
     pub fn with_cached<R>(&self, key: &str, reader: impl FnOnce(&Resolved) -> R) -> Option<R> {
         self.shared
             .cache
-            .read(key, |entry| {
-                (entry.state() == EntryState::Fresh).then(|| reader(&entry.resolved))
-            })
+            .read(key, |entry| entry.is_hit().then(|| reader(&entry.resolved)))
             .flatten()
     }
 

@@ -14,7 +14,7 @@ use crate::builder::Config;
 use crate::cache::{Cache, EntryState};
 use crate::fetch::FetchTask;
 use crate::refresher::Refresher;
-use crate::state::{InFlight, ResolverState};
+use crate::state::{FetchResult, InFlight, ResolverState};
 use crate::{Freshness, Resolved};
 
 /// The minimum time between two forced refreshes of a key. Within that time, a further refresh is treated
@@ -23,6 +23,11 @@ pub(crate) const FORCE_INTERVAL: Duration = Duration::from_secs(1);
 /// The maximum number of fetches for one call. A fetch is repeated if it ended without a result, because
 /// its runtime was shut down.
 const MAX_ATTEMPTS: usize = 3;
+
+/// A caller that has a usable value waits for at most this long for a refresh.
+const MAX_WAIT_FOR_REFRESH: Duration = Duration::from_secs(1);
+/// A fetch is lost if it has not ended this long after its deadline.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -48,6 +53,16 @@ enum Decision {
     ReturnAndRefresh(Resolved),
     Wait(InFlight),
     Fetch,
+}
+
+/// The end of a wait for an in-flight fetch.
+enum Waited {
+    Result(Result<Resolved, Error>),
+    /// A newer fetch was started, because the value might have changed. This is the older result, as
+    /// stale.
+    Superseded(Result<Resolved, Error>),
+    /// The fetch ended without a result, or its task is not running.
+    Lost(Error),
 }
 
 impl Shared {
@@ -83,34 +98,87 @@ impl Shared {
         keys: &[SecretKey],
     ) -> Vec<Result<Resolved, Error>> {
         let mut results: Vec<Option<Result<Resolved, Error>>> = vec![None; keys.len()];
+        let mut superseded = vec![false; keys.len()];
+        let mut lost = None;
         for _ in 0..MAX_ATTEMPTS {
             let missing: Vec<usize> = (0..keys.len()).filter(|&i| results[i].is_none()).collect();
             if missing.is_empty() {
                 break;
             }
-            let waits = self.serve_or_fetch(keys, &missing, &mut results);
-            for (index, fetch) in waits {
-                let (key, started_at) = (&keys[index], fetch.started_at);
-                if let Some(result) = fetch.result(key).await {
-                    results[index] =
-                        Some(result.or_else(|error| self.stale_or(key, error, started_at)));
+            if let Some(error) = missing_runtime() {
+                lost = Some(error);
+                break;
+            }
+            let started = Instant::now();
+            for (index, fetch) in self.serve_or_fetch(keys, &missing, &mut results) {
+                let key = &keys[index];
+                match self.wait(key, fetch, started).await {
+                    Waited::Result(result) => results[index] = Some(result),
+                    // One more attempt. The source might change faster than it can be read.
+                    Waited::Superseded(_) if !superseded[index] => superseded[index] = true,
+                    Waited::Superseded(result) => results[index] = Some(result),
+                    Waited::Lost(error) => lost = Some(error),
                 }
             }
         }
-        let no_runtime = |key: &SecretKey| {
-            Error::new(
-                ErrorKind::Unavailable,
-                "no tokio runtime is running, or it was shut down during the read",
-            )
-            .with_origin(self.provider.origin())
-            .with_key(key)
-            .with_hint("read secrets within a running tokio runtime")
-        };
         results
             .into_iter()
             .zip(keys)
-            .map(|(result, key)| result.unwrap_or_else(|| Err(no_runtime(key))))
+            .map(|(result, key)| {
+                result.unwrap_or_else(|| {
+                    let error = lost.clone().unwrap_or_else(runtime_ended);
+                    let error = error.with_origin(self.provider.origin()).with_key(key);
+                    self.stale_or(key, error, Instant::now())
+                })
+            })
             .collect()
+    }
+
+    /// Waits for an in-flight fetch of `key`. The wait ends on the clock of the caller, because the task
+    /// of the fetch might belong to a runtime that is not running. A caller that has a usable value waits
+    /// for at most [`MAX_WAIT_FOR_REFRESH`].
+    async fn wait(&self, key: &SecretKey, fetch: InFlight, started: Instant) -> Waited {
+        let (id, fetch_started) = (fetch.id, fetch.started_at);
+        let usable = self.is_usable(key);
+        let until = match usable {
+            true => started + MAX_WAIT_FOR_REFRESH,
+            false => fetch_started + self.config.deadline + DEADLINE_MARGIN,
+        };
+        match tokio::time::timeout_at(until, fetch.result(key)).await {
+            Ok(Some(FetchResult { result, superseded })) => {
+                let result = match (result, superseded) {
+                    (Ok(resolved), true) => Ok(stale(resolved, fetch_started.elapsed(), changed())),
+                    (result, _) => result.or_else(|error| self.stale_or(key, error, fetch_started)),
+                };
+                match superseded {
+                    true => Waited::Superseded(result),
+                    false => Waited::Result(result),
+                }
+            }
+            Ok(None) => Waited::Lost(runtime_ended()),
+            Err(_) if usable => {
+                let error = Error::new(ErrorKind::Unavailable, "the refresh is still in progress")
+                    .with_origin(self.provider.origin())
+                    .with_key(key)
+                    .with_hint("check that the source responds");
+                Waited::Result(self.stale_or(key, error, fetch_started))
+            }
+            Err(_) => {
+                // The next caller, or this one, starts a fetch on its own runtime.
+                self.state().finish_fetch(key, id);
+                Waited::Lost(Error::timed_out(self.config.deadline))
+            }
+        }
+    }
+
+    /// Returns whether the cached value can be returned as stale. An invalidated one cannot, because it
+    /// might have been revoked.
+    fn is_usable(&self, key: &SecretKey) -> bool {
+        let now = Instant::now();
+        let usable = self.cache.peek(key, |entry| {
+            now < entry.times.unusable_at && entry.state() != EntryState::Invalidated
+        });
+        usable.unwrap_or(false)
     }
 
     /// Fills in the results that are available immediately. Returns the fetches to wait for, with the
@@ -232,6 +300,9 @@ impl Shared {
         self: &Arc<Self>,
         keys: &[SecretKey],
     ) -> Vec<Result<Resolved, Error>> {
+        if missing_runtime().is_some() {
+            return self.get_many(keys).await;
+        }
         {
             let now = Instant::now();
             let mut state = self.state();
@@ -259,15 +330,19 @@ impl Shared {
             let started_at = fetch
                 .as_ref()
                 .map_or_else(Instant::now, |fetch| fetch.started_at);
+            let until = started_at + self.config.deadline + DEADLINE_MARGIN;
             let result = match fetch {
-                Some(fetch) => fetch.result(key).await,
-                None => None,
+                Some(fetch) => tokio::time::timeout_at(until, fetch.result(key)).await,
+                None => Ok(None),
             };
             match result {
-                Some(result) => {
+                Ok(Some(FetchResult {
+                    result,
+                    superseded: false,
+                })) => {
                     results.push(result.or_else(|error| self.stale_or(key, error, started_at)));
                 }
-                None => results.extend(self.get_many(std::slice::from_ref(key)).await),
+                _ => results.extend(self.get_many(std::slice::from_ref(key)).await),
             }
         }
         results
@@ -351,20 +426,21 @@ impl Shared {
 
     /// Spawns the tasks that were prepared under the lock. Must be called without the lock.
     pub(crate) fn spawn_pending(self: &Arc<Self>) {
-        let (start_refresher, pending_fetches) = {
+        let (start_refresher, generation, pending_fetches) = {
             let mut state = self.state();
             let start_refresher = std::mem::take(&mut state.refresher_pending);
-            (start_refresher, std::mem::take(&mut state.pending_fetches))
+            let pending_fetches = std::mem::take(&mut state.pending_fetches);
+            (start_refresher, state.refresher_generation, pending_fetches)
         };
         if tokio::runtime::Handle::try_current().is_err() {
             if start_refresher {
-                self.refresher_stopped();
+                self.refresher_stopped(generation);
             }
             return;
         }
         // The refresher subscribes to change notifications before the first fetch, so that no change
         // is missed in between.
-        let refresher = start_refresher.then(|| Refresher::new(self));
+        let refresher = start_refresher.then(|| Refresher::new(self, generation));
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         if let Some(refresher) = refresher {
@@ -392,4 +468,33 @@ fn stale(resolved: Resolved, age: Duration, reason: Error) -> Resolved {
         freshness: Freshness::Stale { age, reason },
         ..resolved
     }
+}
+
+/// Returns an error if this thread has no runtime that can wait for a fetch.
+pub(crate) fn missing_runtime() -> Option<Error> {
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Some(runtime_ended());
+    }
+    // Tokio offers no other way to find out. The panic hook might print the panic.
+    let timer = std::panic::catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO)));
+    timer.err().map(|_| {
+        Error::new(ErrorKind::InvalidConfig, "the tokio runtime has no timer")
+            .with_hint("build the runtime with `enable_time` or `enable_all`")
+    })
+}
+
+fn runtime_ended() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "no tokio runtime is running, or it was shut down during the read",
+    )
+    .with_hint("read secrets within a running tokio runtime")
+}
+
+fn changed() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the source reported another change during the read",
+    )
+    .with_hint("read it again")
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use secretwell_core::{Error, SecretKey};
+use secretwell_core::{Error, Origin, SecretKey, Version};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -25,7 +25,14 @@ pub(crate) struct ResolverState {
     pub(crate) forced: HashMap<SecretKey, Instant>,
     pub(crate) breaker: Breaker,
     pub(crate) budget: RetryBudget,
+    /// The newest version of each key, so that a stale replica cannot bring back an older value. It
+    /// outlives the cached value.
+    pub(crate) guards: HashMap<SecretKey, VersionGuard>,
     pub(crate) refresher_running: bool,
+    /// The number of refreshers that were started. Only the newest one acts.
+    pub(crate) refresher_generation: u64,
+    /// The time by which the refresher acts again. If it does not, its runtime is not running.
+    pub(crate) refresher_due_at: Instant,
     /// Whether `Shared::spawn_pending` must start the refresher.
     pub(crate) refresher_pending: bool,
     /// Fetches that `Shared::spawn_pending` must start.
@@ -42,7 +49,24 @@ pub(crate) struct InFlight {
 }
 
 /// The results of a fetch, by key.
-pub(crate) type FetchResults = HashMap<SecretKey, Result<Resolved, Error>>;
+pub(crate) type FetchResults = HashMap<SecretKey, FetchResult>;
+
+/// The result of a fetch for one key.
+#[derive(Debug, Clone)]
+pub(crate) struct FetchResult {
+    pub(crate) result: Result<Resolved, Error>,
+    /// Whether a newer fetch of the key was started, because the value might have changed.
+    pub(crate) superseded: bool,
+}
+
+/// The newest version of a key that was seen, and the place that it belongs to.
+#[derive(Debug, Clone)]
+pub(crate) struct VersionGuard {
+    pub(crate) origin: Origin,
+    pub(crate) newest: Version,
+    /// An older version that the source returns, since when, and how often.
+    pub(crate) older: Option<(Version, Instant, u32)>,
+}
 
 /// The failure of the last fetch of a key.
 #[derive(Debug, Clone)]
@@ -64,7 +88,10 @@ impl ResolverState {
             forced: HashMap::new(),
             breaker: Breaker::default(),
             budget: RetryBudget::new(config.retry_budget(), Instant::now()),
+            guards: HashMap::new(),
             refresher_running: false,
+            refresher_generation: 0,
+            refresher_due_at: Instant::now(),
             refresher_pending: false,
             pending_fetches: Vec::new(),
             last_fetch_id: 0,
@@ -98,6 +125,27 @@ impl ResolverState {
         newest
     }
 
+    /// Records `version` as the newest one of `key` at `origin`. Keeps the number of guards in
+    /// proportion to `max` cached values.
+    pub(crate) fn set_guard(
+        &mut self,
+        key: &SecretKey,
+        origin: &Origin,
+        version: &Version,
+        max: usize,
+    ) {
+        if self.guards.len() >= max.saturating_mul(2) && !self.guards.contains_key(key) {
+            let watched = &self.watched;
+            self.guards.retain(|key, _| watched.contains_key(key));
+        }
+        let guard = VersionGuard {
+            origin: origin.clone(),
+            newest: version.clone(),
+            older: None,
+        };
+        self.guards.insert(key.clone(), guard);
+    }
+
     /// Adds a failure. Removes failures of unwatched keys to keep their number below `max`.
     pub(crate) fn insert_failure(&mut self, key: &SecretKey, failure: Failure, max: usize) {
         if self.failures.len() >= max && !self.failures.contains_key(key) {
@@ -120,7 +168,7 @@ impl ResolverState {
 impl InFlight {
     /// Waits for the result of `key`. Returns `None` if the fetch ended without results, for example
     /// because its runtime was shut down.
-    pub(crate) async fn result(mut self, key: &SecretKey) -> Option<Result<Resolved, Error>> {
+    pub(crate) async fn result(mut self, key: &SecretKey) -> Option<FetchResult> {
         let results = self.results.wait_for(Option::is_some).await.ok()?;
         results.as_ref()?.get(key).cloned()
     }

@@ -73,9 +73,11 @@ impl Watch {
             if !changed.is_empty() {
                 return changed;
             }
-            if self.changes.changed().await.is_err() {
-                // Unreachable: this watch owns a reference to `shared`, which owns the sender.
-                std::future::pending::<()>().await;
+            let due = self.shared.refresher_overdue_at();
+            match due {
+                // The refresher might belong to a runtime that is not running.
+                Some(due) => drop(tokio::time::timeout_at(due, self.changes.changed()).await),
+                None => drop(self.changes.changed().await),
             }
         }
     }
