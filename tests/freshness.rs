@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use secretwell::auth::{BuildContext, LazyAuth};
 use secretwell::backend::{Capabilities, join_bounded};
 use secretwell::{
     Error, ErrorKind, Freshness, MemoryProvider, Origin, Resolver, Secret, SecretKey,
-    SecretProvider, SecretProviderExt, Version,
+    SecretProvider, SecretProviderExt, SecretString, Version,
 };
 use secretwell_testkit::{Action, FaultyProvider};
 use tokio::runtime::{Builder, Runtime};
@@ -74,6 +75,53 @@ fn value_expires_although_the_runtime_of_the_first_reader_is_idle() {
             memory.set("K", "v3").unwrap();
             let changed = tokio::time::timeout(PATIENCE, watch.changed()).await;
             assert_eq!(changed.unwrap(), keys(&["K"]));
+        });
+        drop(first);
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Secrets {
+    #[serde(rename = "K")]
+    key: String,
+}
+
+/// A built value that contains `K`, for secrets of any length.
+fn built(resolver: Resolver) -> LazyAuth<String> {
+    LazyAuth::infallible(resolver, |secrets: Secrets, _| secrets.key)
+}
+
+#[test]
+fn auth_follows_a_rotation_in_a_runtime_that_runs_only_during_reads() {
+    let (memory, faulty) = faulty_source(&[("K", "v1")]);
+    let (auth, runtime) = (built(short_lived(faulty)), runtime());
+    assert_eq!(*runtime.block_on(auth.get()).unwrap(), "v1");
+    memory.set("K", "v2").unwrap();
+    let start = Instant::now();
+    while *runtime.block_on(auth.get()).unwrap() != "v2" {
+        assert!(start.elapsed() < PATIENCE, "v2 was never built");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn auth_follows_a_rotation_although_the_runtime_of_the_first_use_is_idle() {
+    for drop_first in [false, true] {
+        let (memory, faulty) = faulty_source(&[("K", "v1")]);
+        let auth = built(short_lived(faulty));
+        let first = runtime();
+        assert_eq!(*first.block_on(auth.get()).unwrap(), "v1");
+        let first = (!drop_first).then_some(first);
+        memory.set("K", "v2").unwrap();
+        runtime().block_on(async {
+            let start = Instant::now();
+            while auth.with(|value| value == "v2") != Some(true) {
+                assert!(start.elapsed() < PATIENCE, "v2 was never built");
+                tokio::time::sleep(SHORT / 10).await;
+            }
+            memory.set("K", "v3").unwrap();
+            let rebuilt = tokio::time::timeout(PATIENCE, auth.rebuild()).await;
+            assert_eq!(*rebuilt.unwrap().unwrap(), "v3");
         });
         drop(first);
     }
@@ -408,4 +456,82 @@ async fn results_of_a_wrong_count_are_assigned_to_no_key() {
 async fn limit_of_zero_runs_one_future_at_a_time() {
     let results = join_bounded(0, (0..3).map(std::future::ready)).await;
     assert_eq!(results, [0, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requested_wait_is_kept_by_forced_refreshes_and_rejections() {
+    let (_, faulty) = faulty_source(&[]);
+    let resolver = Resolver::builder(faulty.clone()).ttl(secs(60)).build();
+    let wait = ErrorKind::RateLimited {
+        retry_after: Some(secs(600)),
+    };
+    faulty.always(Action::Fail(Error::new(wait, "slow down")));
+    let requested: Vec<SecretKey> = (0..200).map(|number| key(&format!("K{number}"))).collect();
+    for _ in 0..60 {
+        for key in &requested {
+            let rejected = resolver.report_rejected(key, None).await.unwrap_err();
+            assert!(rejected.is_temporary(), "{rejected}");
+        }
+        resolver.refresh(&requested).await;
+        pass(secs(1)).await;
+    }
+    assert_eq!(faulty.calls(), 1);
+    pass(secs(600)).await;
+    faulty.clear_faults();
+    faulty.inner().set("K0", "v").unwrap();
+    assert_eq!(text(&resolver, "K0").await, "v");
+}
+
+/// A provider whose version history never returns.
+#[derive(Debug)]
+struct NoHistory(MemoryProvider);
+
+#[async_trait]
+impl SecretProvider for NoHistory {
+    fn origin(&self) -> &Origin {
+        self.0.origin()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
+        let secret = self.0.get(key).await?;
+        let version = secret.version.clone();
+        let version = version.map(|v| v.with_created_at(std::time::SystemTime::now()));
+        Ok(match version {
+            Some(version) => secret.with_version(version),
+            None => secret,
+        })
+    }
+
+    async fn get_version(&self, _: &SecretKey, _: &Version) -> Result<Secret, Error> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hanging_version_history_delays_the_start_by_at_most_the_build_deadline() {
+    #[derive(serde::Deserialize)]
+    #[expect(dead_code, reason = "the key ring contains it")]
+    struct Signing {
+        #[serde(rename = "K")]
+        key: SecretString,
+    }
+
+    let memory = MemoryProvider::new();
+    for value in [
+        "the first secret, of 32 bytes and more",
+        "the second secret, of 32 bytes or more",
+    ] {
+        memory.set("K", value).unwrap();
+    }
+    let auth = LazyAuth::builder(Resolver::new(NoHistory(memory)))
+        .build_deadline(secs(5))
+        .deadline(secs(60))
+        .build(|_: Signing, cx: BuildContext| async move { Ok(cx.key_ring("K")?.iter().len()) });
+    let start = Instant::now();
+    assert_eq!(*auth.get().await.unwrap(), 1);
+    assert!(start.elapsed() <= secs(6), "{:?}", start.elapsed());
 }

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use secretwell_resolver::Resolver;
+use secretwell_resolver::clock::{self, Ticks};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -19,6 +20,9 @@ use crate::rebuilder::{Rebuilder, RotationState};
 use crate::ring::RotationTiming;
 use crate::spec::BuildSpec;
 use crate::{BuildContext, BuildError, LazyAuthBuilder, Mode, NotReady, State};
+
+/// A reader with a build waits for at most this long for a rebuilder that was overdue.
+const MAX_WAIT_FOR_REBUILDER: Duration = Duration::from_secs(1);
 
 /// A value that is built from secrets on first use and rebuilt when they rotate.
 ///
@@ -88,6 +92,10 @@ pub(crate) struct Inner<A> {
     pub(crate) requested_rebuilds: AtomicU64,
     /// Set when the rebuilder ended together with its runtime, so that the next use restarts it.
     pub(crate) rebuilder_stopped: AtomicBool,
+    /// The time of the coarse clock at which the rebuilder is overdue, because its runtime is not running.
+    pub(crate) rebuilder_due: AtomicI64,
+    /// The number of rebuilders that were started. Only the newest one acts.
+    pub(crate) rebuilder_id: AtomicU64,
     /// Whether the next build excludes the previous secrets.
     pub(crate) revoking: AtomicBool,
     rebuilder: Mutex<Option<AbortHandle>>,
@@ -164,9 +172,9 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// # Errors
     /// The same as for [`get`](Self::get).
     pub async fn get_within(&self, deadline: Duration) -> Result<Guard<A>, NotReady> {
-        match self.current_guard() {
-            Some(guard) => Ok(guard),
-            None => self.start_boxed(deadline).await,
+        match self.peek() {
+            Some(guard) if !self.inner.needs_rebuilder() => Ok(guard),
+            _ => self.start_boxed(deadline).await,
         }
     }
 
@@ -199,6 +207,9 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// This is the fastest way to read from many threads without keeping anything. Each thread keeps
     /// the build that it read last until it reads again or the `LazyAuth` is dropped.
     pub fn with<R>(&self, reader: impl FnOnce(&A) -> R) -> Option<R> {
+        if self.inner.needs_rebuilder() {
+            self.restart_rebuilder();
+        }
         self.inner.views.with(&self.current, reader)
     }
 
@@ -287,18 +298,19 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         self.rebuild().await
     }
 
-    /// Returns the current build, and restarts the rebuilder if it ended with its runtime.
+    /// Returns the current build, and restarts the rebuilder if its runtime has ended or is not running.
     fn current_guard(&self) -> Option<Guard<A>> {
         let guard = Guard::new(&self.current)?;
-        if self.inner.rebuilder_stopped.load(Ordering::Relaxed) {
+        if self.inner.needs_rebuilder() {
             self.restart_rebuilder();
         }
         Some(guard)
     }
 
+    /// Does nothing before the first use, which starts the first rebuilder.
     #[cold]
     fn restart_rebuilder(&self) {
-        if require_runtime().is_ok() {
+        if tokio::runtime::Handle::try_current().is_ok() {
             self.ensure_rebuilder();
         }
     }
@@ -308,7 +320,23 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         Box::pin(self.start(deadline))
     }
 
+    /// Returns the current build after its overdue rebuilder was replaced. Waits for the first attempt of
+    /// the new one, because the runtime might run its tasks only while a reader waits.
+    async fn catch_up(&self, guard: Guard<A>) -> Guard<A> {
+        let mut progress = self.inner.progress.subscribe();
+        let attempts_before = progress.borrow().attempts;
+        self.restart_rebuilder();
+        if tokio::runtime::Handle::try_current().is_ok() {
+            let attempt = progress.wait_for(|progress| progress.attempts > attempts_before);
+            let _ = tokio::time::timeout(MAX_WAIT_FOR_REBUILDER, attempt).await;
+        }
+        self.peek().unwrap_or(guard)
+    }
+
     async fn start(&self, deadline: Duration) -> Result<Guard<A>, NotReady> {
+        if let Some(guard) = self.peek() {
+            return Ok(self.catch_up(guard).await);
+        }
         require_runtime()?;
         // Subscribing before the first check prevents a missed change.
         let mut progress = self.inner.progress.subscribe();
@@ -345,12 +373,16 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// Starts the rebuilder unless it runs already. Must be called within a tokio runtime.
     fn ensure_rebuilder(&self) {
         let mut rebuilder = self.inner.lock_rebuilder();
-        if rebuilder.as_ref().is_none_or(AbortHandle::is_finished)
-            || self.inner.rebuilder_stopped.load(Ordering::Relaxed)
-        {
+        if rebuilder.as_ref().is_none_or(AbortHandle::is_finished) || self.inner.needs_rebuilder() {
             self.inner.rebuilder_stopped.store(false, Ordering::Relaxed);
+            self.inner
+                .rebuilder_due
+                .store(Ticks::MAX, Ordering::Relaxed);
+            self.inner.rebuilder_id.fetch_add(1, Ordering::Relaxed);
             let task = tokio::spawn(Rebuilder::new(&self.inner).run());
-            *rebuilder = Some(task.abort_handle());
+            if let Some(late) = rebuilder.replace(task.abort_handle()) {
+                late.abort();
+            }
         }
     }
 }
@@ -406,6 +438,8 @@ impl<A> LazyAuth<A> {
             wake: Arc::default(),
             requested_rebuilds: AtomicU64::new(0),
             rebuilder_stopped: AtomicBool::new(false),
+            rebuilder_due: AtomicI64::new(Ticks::MAX),
+            rebuilder_id: AtomicU64::new(0),
             revoking: AtomicBool::new(false),
             rebuilder: Mutex::new(None),
             rotation: Mutex::default(),
@@ -423,6 +457,13 @@ impl<A> LazyAuth<A> {
 }
 
 impl<A> Inner<A> {
+    /// Returns whether a reader must start a rebuilder on its own runtime.
+    #[inline]
+    fn needs_rebuilder(&self) -> bool {
+        self.rebuilder_stopped.load(Ordering::Relaxed)
+            || clock::ticks() > self.rebuilder_due.load(Ordering::Relaxed)
+    }
+
     fn lock_rebuilder(&self) -> MutexGuard<'_, Option<AbortHandle>> {
         self.rebuilder
             .lock()
@@ -484,9 +525,9 @@ impl<A: Send + Sync + 'static> Future for Get<'_, A> {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Step::Check(auth) = self.0 {
-            match auth.current_guard() {
-                Some(guard) => return Poll::Ready(Ok(guard)),
-                None => self.0 = Step::Start(auth.start_boxed(auth.inner.settings.deadline)),
+            match Guard::new(&auth.current) {
+                Some(guard) if !auth.inner.needs_rebuilder() => return Poll::Ready(Ok(guard)),
+                _ => self.0 = Step::Start(auth.start_boxed(auth.inner.settings.deadline)),
             }
         }
         match &mut self.0 {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use secretwell_core::{Error, ErrorKind, SecretKey};
+use secretwell_resolver::clock;
 use secretwell_resolver::{Freshness, Resolved};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -22,12 +23,18 @@ use crate::{BuildContext, Generation, NotReady, State};
 
 /// Maximum delay before a failed build is retried.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(300);
+/// The rebuilder shows that it runs once per ttl, within these bounds.
+const MIN_HEARTBEAT: Duration = Duration::from_millis(50);
+const MAX_HEARTBEAT: Duration = Duration::from_secs(5);
+/// The longest time that the reads of one attempt can take.
+const MAX_READ: Duration = Duration::from_secs(120);
 
 /// The rebuild task. It runs from the first use of an auth until the auth is dropped or the runtime
 /// ends.
 ///
 /// Its loop makes an attempt and then waits for a change notification, a request or a timer.
 pub(crate) struct Rebuilder<A> {
+    id: u64,
     auth: Weak<Inner<A>>,
     wake: Arc<Notify>,
     rotation: RotationState,
@@ -62,6 +69,7 @@ struct Outcome {
 impl<A: Send + Sync + 'static> Rebuilder<A> {
     pub(crate) fn new(auth: &Arc<Inner<A>>) -> Self {
         Self {
+            id: auth.rebuilder_id.load(Ordering::Relaxed),
             auth: auth.weak(),
             wake: auth.wake.clone(),
             rotation: auth.rotation().clone(),
@@ -82,18 +90,40 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             let Some(auth) = self.auth.upgrade() else {
                 return;
             };
+            if !self.is_newest(&auth) {
+                return;
+            }
             let rebuilds = auth.requested_rebuilds.load(Ordering::SeqCst);
             let forced = rebuilds > auth.progress.borrow().completed_rebuilds;
+            let attempt = auth.settings.build_deadline.saturating_add(MAX_READ);
+            self.promise(&auth, attempt);
             let outcome = self.attempt(&auth, forced).await;
             let wake_at = self.next_wake(&outcome);
             self.publish(&auth, outcome, rebuilds);
+            let heartbeat = auth.resolver.ttl().clamp(MIN_HEARTBEAT, MAX_HEARTBEAT);
+            self.promise(&auth, heartbeat * 2);
             // The task must not keep the auth alive while it waits.
             drop(auth);
-            tokio::select! {
-                _ = watch.changed() => {}
-                () = self.wake.notified() => {}
-                () = tokio::time::sleep_until(wake_at) => {}
+            loop {
+                tokio::select! {
+                    _ = watch.changed() => break,
+                    () = self.wake.notified() => break,
+                    () = tokio::time::sleep_until(wake_at) => break,
+                    () = tokio::time::sleep(heartbeat) => {}
+                }
+                match self.auth.upgrade() {
+                    Some(auth) if self.is_newest(&auth) => self.promise(&auth, heartbeat * 2),
+                    _ => return,
+                }
             }
+        }
+    }
+
+    /// Promises to act within `time`. Afterwards, a reader starts another rebuilder on its own runtime.
+    fn promise(&self, auth: &Inner<A>, time: Duration) {
+        if self.is_newest(auth) {
+            let due = clock::after(clock::ticks(), time);
+            auth.rebuilder_due.store(due, Ordering::Relaxed);
         }
     }
 
@@ -158,7 +188,12 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         if revoking {
             rings.revoke_previous(now);
         } else {
-            self.load_history(auth, &mut rings, &secrets, now).await;
+            // The start must not depend on the history, so a source that hangs here only costs it.
+            let history = self.load_history(auth, &mut rings, &secrets, now);
+            let loaded = tokio::time::timeout(auth.settings.build_deadline, history).await;
+            if loaded.is_err() {
+                tracing::warn!(target: "secretwell::auth", event = "history_timed_out", "the version history was not read within the build deadline; previous secrets do not verify");
+            }
         }
         let fingerprint = Some(rings.fingerprint(now));
         if fingerprint != self.rotation.fingerprint || forced {
@@ -380,6 +415,13 @@ fn describe(secrets: &[(SecretKey, Resolved)]) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
+impl<A> Rebuilder<A> {
+    /// Returns whether no other rebuilder has replaced this one.
+    fn is_newest(&self, auth: &Inner<A>) -> bool {
+        auth.rebuilder_id.load(Ordering::Relaxed) == self.id
+    }
+}
+
 impl<A> Drop for Rebuilder<A> {
     /// Marks the rebuilder as stopped. If only the runtime has ended, the next use of the auth
     /// starts another rebuilder.
@@ -387,6 +429,9 @@ impl<A> Drop for Rebuilder<A> {
         let Some(auth) = self.auth.upgrade() else {
             return;
         };
+        if !self.is_newest(&auth) {
+            return;
+        }
         auth.rebuilder_stopped.store(true, Ordering::Relaxed);
         auth.progress.send_modify(|progress| {
             if progress.state == State::Starting {

@@ -1,5 +1,7 @@
 //! The coarse clock that cache hits compare with.
 //!
+//! The module is public for `secretwell-auth`. It is not part of the stable API.
+//!
 //! The resolver keeps its times as tokio's `Instant`. Reading that clock costs more than the rest of a cache
 //! hit. A hit therefore reads the coarse monotonic clock of Linux, which the kernel advances every 1 to 10 ms.
 //! Other systems read tokio's clock.
@@ -10,19 +12,19 @@
 use std::time::Duration;
 
 /// A time of the coarse clock, in nanoseconds. Only differences have a meaning.
-pub(crate) type Ticks = i64;
+pub type Ticks = i64;
 
 /// Returns the current time of the coarse clock.
 #[cfg(all(target_os = "linux", not(feature = "test-util")))]
 #[inline]
-pub(crate) fn ticks() -> Ticks {
+pub fn ticks() -> Ticks {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     now.tv_sec * 1_000_000_000 + now.tv_nsec
 }
 
 /// Returns the current time of tokio's clock.
 #[cfg(any(not(target_os = "linux"), feature = "test-util"))]
-pub(crate) fn ticks() -> Ticks {
+pub fn ticks() -> Ticks {
     use std::sync::LazyLock;
 
     use tokio::time::Instant;
@@ -38,7 +40,7 @@ pub(crate) fn ticks() -> Ticks {
 }
 
 /// Returns the time that is `wait` after `now`.
-pub(crate) fn after(now: Ticks, wait: Duration) -> Ticks {
+pub fn after(now: Ticks, wait: Duration) -> Ticks {
     now.saturating_add(nanos(wait))
 }
 

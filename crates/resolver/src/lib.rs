@@ -49,7 +49,8 @@ mod backoff;
 mod breaker;
 mod builder;
 mod cache;
-mod clock;
+#[doc(hidden)]
+pub mod clock;
 mod complete;
 mod error;
 mod fetch;

@@ -16,7 +16,7 @@ use crate::watch::Watch;
 /// The resolver implements everything that depends on time, so that providers do not have to:
 ///
 /// - **Cheap hits**: a hit needs one hash and one lookup. With [`with_cached`](Self::with_cached), it
-///   needs no lock, no clock and no allocation.
+///   needs no lock and no allocation.
 /// - **Shared fetches**: all callers that miss the same key share one call to the provider. The missing
 ///   keys of one [`get_many`](Self::get_many) are fetched in one batch. A cancelled caller does not
 ///   affect the others.

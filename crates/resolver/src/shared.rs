@@ -348,7 +348,8 @@ impl Shared {
         results
     }
 
-    /// Prepares a fetch of `keys` regardless of backoff, breaker and in-flight fetches. An in-flight
+    /// Prepares a fetch of `keys` regardless of backoff and in-flight fetches, and of the breaker unless
+    /// the source itself requested a wait. An in-flight
     /// fetch might have started before the change that caused this refresh. The caller must then call
     /// [`spawn_pending`](Self::spawn_pending).
     pub(crate) fn prepare_forced_fetch(
@@ -363,7 +364,10 @@ impl Shared {
             state.failures.remove(key);
         }
         state.breaker.reset();
-        self.prepare_fetch(state, keys);
+        // A wait that the source requested is kept. Reads during it return the cached values.
+        if state.breaker.admit(Instant::now()).is_ok() {
+            self.prepare_fetch(state, keys);
+        }
     }
 
     /// Prepares one fetch of the `keys` that the breaker and the retry budget allow. The caller must

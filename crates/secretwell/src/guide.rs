@@ -125,6 +125,9 @@ pub mod decisions {
     #[doc = include_str!("../docs/decisions/0010-authjs.md")]
     pub mod authjs {}
 
+    #[doc = include_str!("../docs/decisions/0012-time.md")]
+    pub mod time {}
+
     #[doc = include_str!("../docs/decisions/0011-the-command.md")]
     pub mod the_command {}
 }
