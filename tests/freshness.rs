@@ -315,6 +315,25 @@ async fn hanging_source_delays_a_reader_with_a_cached_value_for_at_most_a_second
 }
 
 #[tokio::test(start_paused = true)]
+async fn hanging_source_delays_a_reader_after_a_notification_for_at_most_a_second() {
+    let (memory, faulty) = notifying("v1");
+    let resolver = Resolver::builder(faulty.clone()).ttl(secs(600)).build();
+    text(&resolver, "K").await;
+    settle().await;
+    faulty.always(Action::Hang);
+    memory.set("K", "v2").unwrap();
+    pass(Duration::from_millis(200)).await;
+    let start = Instant::now();
+    let secret = resolver.get("K").await.unwrap();
+    assert!(
+        start.elapsed() <= Duration::from_millis(1001),
+        "{:?}",
+        start.elapsed()
+    );
+    assert!(secret.freshness.is_stale(), "{secret:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn versions_of_two_sources_are_not_compared() {
     let (over, base) = (MemoryProvider::new(), MemoryProvider::new());
     for value in ["o1", "o2", "leaked"] {

@@ -171,13 +171,11 @@ impl Shared {
         }
     }
 
-    /// Returns whether the cached value can be returned as stale. An invalidated one cannot, because it
-    /// might have been revoked.
+    /// Returns whether the cached value can be returned as stale. A value that was
+    /// [invalidated](Self::invalidate) is no longer cached.
     fn is_usable(&self, key: &SecretKey) -> bool {
         let now = Instant::now();
-        let usable = self.cache.peek(key, |entry| {
-            now < entry.times.unusable_at && entry.state() != EntryState::Invalidated
-        });
+        let usable = self.cache.peek(key, |entry| now < entry.times.unusable_at);
         usable.unwrap_or(false)
     }
 
