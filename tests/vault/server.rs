@@ -489,6 +489,9 @@ fn binary() -> PathBuf {
 
 /// Returns an address that stays free until a server binds it. The port is outside the range for outgoing
 /// connections, and each address is returned only once.
+///
+/// A server of OpenBao also binds the next port, for its cluster, some time after the first one. Only every
+/// second port is therefore returned.
 pub(crate) fn free_address() -> SocketAddr {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     // A random start, so that parallel test processes use different ports.
@@ -496,7 +499,7 @@ pub(crate) fn free_address() -> SocketAddr {
     let first = *FIRST;
     loop {
         let number = first.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed));
-        let port = 20_000 + (number % 10_000) as u16;
+        let port = 20_000 + 2 * (number % 5_000) as u16;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         if TcpListener::bind(address).is_ok() {
             return address;
