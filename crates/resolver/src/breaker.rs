@@ -10,7 +10,7 @@ use crate::backoff::{retry_at, retry_jitter};
 /// The number of consecutive failures that open the breaker.
 const THRESHOLD: u32 = 3;
 /// The longest wait that a source can request with `retry_after`. Longer waits are shortened to it.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// A circuit breaker that blocks calls to a source while it is unavailable.
 ///

@@ -6,6 +6,7 @@ use secretwell_core::{Error, ErrorKind, Secret, SecretKey, Version};
 use tokio::time::Instant;
 
 use crate::backoff::{random_between, retry_at, retry_jitter};
+use crate::breaker::MAX_RETRY_AFTER;
 use crate::builder::OnDenied;
 use crate::cache::{EntryState, Times};
 use crate::shared::Shared;
@@ -298,7 +299,7 @@ impl Shared {
         };
         let backoff_ends = retry_at(now, since, cap, jitter.retry);
         let retry_at = requested_wait.map_or(backoff_ends, |wait| {
-            backoff_ends.max(now + wait.min(Duration::from_secs(3600)))
+            backoff_ends.max(now + wait.min(MAX_RETRY_AFTER))
         });
         let failure = Failure {
             error: error.clone(),

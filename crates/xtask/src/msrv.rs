@@ -5,11 +5,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
 
-use crate::shell::{cargo_with_env, root, run, text};
+use crate::shell::{PUBLISHED, cargo, cargo_with_env, root, run, text};
 
 /// Resolves the dependencies of a fresh crate that enables all features, and compares the `rust-version`
 /// of each selected package with ours.
@@ -83,20 +82,11 @@ pub(crate) fn check_minimal_versions() -> Result<(), String> {
     )?;
     let mut arguments = vec!["check", "--quiet", "--manifest-path", &manifest];
     arguments.extend(["--target-dir", &target, "--all-features"]);
-    for package in crate::shell::PUBLISHED {
+    for package in PUBLISHED {
         arguments.extend(["--package", package]);
     }
-    // Uses the workspace's own compiler, because a file in the copy might select another one.
-    let status = Command::new("cargo")
-        .args(&arguments)
-        .current_dir(root())
-        .status()
-        .map_err(|error| format!("cargo cannot be started: {error}"))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err("the declared minimum versions do not compile".into())
-    }
+    // Runs in the root, because a file in the copy might select another compiler.
+    cargo(&arguments)
 }
 
 /// Copies the files that git tracks, or would track, to `home`. Symbolic links stay links.
