@@ -3,9 +3,12 @@
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
-use tokio::sync::Notify;
+use futures_core::Stream;
 
 use crate::{Error, SecretKey};
 
@@ -43,6 +46,9 @@ impl Change {
 ///
 /// Unread notifications are merged into one. A slow receiver therefore loses no change and does not
 /// block the sender. Dropping the stream drops its [guard](Self::with_guard), which stops the watcher.
+///
+/// Use [`next`](Self::next), or the combinators of `futures` or `tokio-stream`: the type implements
+/// [`Stream`].
 pub struct ChangeStream {
     shared: Arc<Shared>,
     _guard: Option<Box<dyn Any + Send + Sync>>,
@@ -54,10 +60,7 @@ pub struct ChangeStream {
 pub struct ChangeSender(Arc<Shared>);
 
 #[derive(Debug, Default)]
-struct Shared {
-    pending: Mutex<Pending>,
-    notify: Notify,
-}
+struct Shared(Mutex<Pending>);
 
 #[derive(Debug, Default)]
 struct Pending {
@@ -67,6 +70,22 @@ struct Pending {
     last_failure: Option<String>,
     senders: usize,
     closed: bool,
+    /// Wakes the task that waits for the next notification.
+    waker: Option<Waker>,
+}
+
+impl Pending {
+    /// Returns the next item of the stream: the failure first, then the change, then the end.
+    fn take_next(&mut self) -> Poll<Option<Result<Change, Error>>> {
+        if let Some(failure) = self.failure.take() {
+            return Poll::Ready(Some(Err(failure)));
+        }
+        match self.change.take() {
+            Some(change) => Poll::Ready(Some(Ok(change))),
+            None if self.senders == 0 => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
 }
 
 impl ChangeStream {
@@ -98,28 +117,39 @@ impl ChangeStream {
     /// Returns an error if notifications might have been missed. The stream continues afterwards. A
     /// repeated error with the same text is returned only once, until a change has been sent.
     pub async fn next(&mut self) -> Option<Result<Change, Error>> {
-        loop {
-            let notified = self.shared.notify.notified();
-            {
-                let mut pending = self.shared.lock();
-                if let Some(failure) = pending.failure.take() {
-                    return Some(Err(failure));
-                }
-                if let Some(change) = pending.change.take() {
-                    return Some(Ok(change));
-                }
-                if pending.senders == 0 {
-                    return None;
-                }
-            }
-            notified.await;
-        }
+        poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+}
+
+/// The items are the results of [`ChangeStream::next`].
+impl Stream for ChangeStream {
+    type Item = Result<Change, Error>;
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Change, Error>>> {
+        // Wakers are cloned and dropped outside of the lock, because an executor implements both.
+        let waker = context.waker().clone();
+        let mut pending = self.shared.lock();
+        let next = pending.take_next();
+        let replaced = match next {
+            Poll::Ready(_) => Some(waker),
+            Poll::Pending => pending.waker.replace(waker),
+        };
+        drop(pending);
+        drop(replaced);
+        next
     }
 }
 
 impl Drop for ChangeStream {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
+        let mut pending = self.shared.lock();
+        pending.closed = true;
+        let waker = pending.waker.take();
+        drop(pending);
+        drop(waker);
     }
 }
 
@@ -153,14 +183,18 @@ impl ChangeSender {
         })
     }
 
+    /// Returns whether the stream has been dropped.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.lock().closed
+    }
+
     fn update(&self, update: impl FnOnce(&mut Pending)) -> bool {
         let mut pending = self.0.lock();
         if pending.closed {
             return false;
         }
         update(&mut pending);
-        drop(pending);
-        self.0.notify.notify_one();
+        unlock_and_wake(pending);
         true
     }
 }
@@ -174,21 +208,44 @@ impl Clone for ChangeSender {
 
 impl Drop for ChangeSender {
     fn drop(&mut self) {
-        self.0.lock().senders -= 1;
-        self.0.notify.notify_one();
+        let mut pending = self.0.lock();
+        pending.senders -= 1;
+        unlock_and_wake(pending);
+    }
+}
+
+/// Wakes the receiver after unlocking, because waking runs code of its executor.
+fn unlock_and_wake(mut pending: MutexGuard<'_, Pending>) {
+    let waker = pending.waker.take();
+    drop(pending);
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
     use super::*;
     use crate::ErrorKind;
+
+    /// Counts how often its waker is called.
+    #[derive(Default)]
+    struct Counter(AtomicUsize);
+
+    impl Wake for Counter {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 
     fn keys(names: &[&str]) -> Change {
         Change::Keys(
@@ -208,6 +265,63 @@ mod tests {
         sender.send(keys(&["a"]));
         sender.send(Change::All);
         assert_eq!(stream.next().await.unwrap().unwrap(), Change::All);
+    }
+
+    #[tokio::test]
+    async fn waiting_receiver_is_woken_by_a_change_a_failure_and_the_end() {
+        let (sender, mut stream) = ChangeStream::channel();
+        let receiver = tokio::spawn(async move {
+            let items = [
+                stream.next().await,
+                stream.next().await,
+                stream.next().await,
+            ];
+            items.map(|item| item.map(|result| result.is_ok()))
+        });
+        tokio::task::yield_now().await;
+        assert!(sender.send(Change::All));
+        tokio::task::yield_now().await;
+        assert!(sender.fail(Error::new(ErrorKind::Unavailable, "the watcher failed")));
+        tokio::task::yield_now().await;
+        drop(sender);
+        assert_eq!(receiver.await.unwrap(), [Some(true), Some(false), None]);
+    }
+
+    #[tokio::test]
+    async fn cancelled_wait_loses_no_notification() {
+        let (sender, mut stream) = ChangeStream::channel();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(
+            std::pin::pin!(stream.next())
+                .poll(&mut context)
+                .is_pending()
+        );
+        sender.send(keys(&["a"]));
+        let mut pinned = std::pin::pin!(stream);
+        let next = poll_fn(|context| pinned.as_mut().poll_next(context)).await;
+        assert_eq!(next.unwrap().unwrap(), keys(&["a"]));
+    }
+
+    #[test]
+    fn dropped_stream_keeps_no_waker() {
+        let (sender, mut stream) = ChangeStream::channel();
+        let count = Arc::new(Counter::default());
+        let waker = Waker::from(count.clone());
+        let mut context = Context::from_waker(&waker);
+        for _ in 0..3 {
+            assert!(Pin::new(&mut stream).poll_next(&mut context).is_pending());
+        }
+        assert_eq!(
+            Arc::strong_count(&count),
+            3,
+            "only the newest waker is kept"
+        );
+        sender.send(Change::All);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert!(Pin::new(&mut stream).poll_next(&mut context).is_ready());
+        assert!(Pin::new(&mut stream).poll_next(&mut context).is_pending());
+        drop(stream);
+        assert_eq!(Arc::strong_count(&count), 2);
     }
 
     #[tokio::test]

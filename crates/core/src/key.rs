@@ -1,7 +1,9 @@
 //! Keys and key prefixes: the names of secrets.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -41,10 +43,48 @@ const MAX_SEGMENT: usize = 255;
 /// assert!("../etc/shadow".parse::<SecretKey>().is_err());
 /// # Ok::<(), secretwell::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SecretKey(Arc<str>);
+#[derive(Clone)]
+pub struct SecretKey(Text);
+
+/// The checked text of a key.
+#[derive(Clone)]
+enum Text {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
 
 impl SecretKey {
+    /// Creates a constant key, without allocation.
+    ///
+    /// Use it only in `const` and `static` items. There, the compiler checks the key.
+    ///
+    /// ```
+    /// use secretwell::SecretKey;
+    ///
+    /// const AUTH_SECRET: SecretKey = SecretKey::from_static("AUTH_SECRET");
+    /// assert_eq!(AUTH_SECRET.as_str(), "AUTH_SECRET");
+    /// ```
+    ///
+    /// An invalid key does not compile:
+    ///
+    /// ```compile_fail
+    /// use secretwell::SecretKey;
+    ///
+    /// const KEY: SecretKey = SecretKey::from_static("../etc/shadow");
+    /// # let _ = KEY;
+    /// ```
+    ///
+    /// # Panics
+    /// Outside of a constant, panics if `text` breaks a [rule](Self#rules). To check a key at run time,
+    /// use [`parse`](Self::parse).
+    #[track_caller]
+    pub const fn from_static(text: &'static str) -> Self {
+        match check(text) {
+            Ok(()) => Self(Text::Static(text)),
+            Err(rule) => panic!("{}", rule.message()),
+        }
+    }
+
     /// Parses `text` as a key.
     ///
     /// # Errors
@@ -53,28 +93,31 @@ impl SecretKey {
     pub fn parse(text: impl AsRef<str>) -> Result<Self, Error> {
         let text = text.as_ref();
         check(text).map_err(|rule| invalid(text, rule))?;
-        Ok(Self(text.into()))
+        Ok(Self(Text::Shared(text.into())))
     }
 
     /// Returns the whole key, such as `db/PASSWORD`.
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            Text::Static(text) => text,
+            Text::Shared(text) => text,
+        }
     }
 
     /// Returns the last segment, such as `PASSWORD`.
     pub fn name(&self) -> &str {
-        self.0.rsplit('/').next().unwrap_or_default()
+        self.as_str().rsplit('/').next().unwrap_or_default()
     }
 
     /// Returns the part before the name, without the slash between them. Returns `None` for a key
     /// of one segment.
     pub fn prefix(&self) -> Option<&str> {
-        self.0.rsplit_once('/').map(|(prefix, _)| prefix)
+        self.as_str().rsplit_once('/').map(|(prefix, _)| prefix)
     }
 
     /// Returns all segments in order. The last one is the name.
     pub fn segments(&self) -> impl DoubleEndedIterator<Item = &str> {
-        self.0.split('/')
+        self.as_str().split('/')
     }
 
     /// Returns this key below `prefix`: `PASSWORD` below `db` is `db/PASSWORD`.
@@ -94,48 +137,105 @@ impl SecretKey {
         let Some(prefix) = &prefix.0 else {
             return Some(self.clone());
         };
-        let rest = self.0.strip_prefix(prefix.as_str())?.strip_prefix('/')?;
-        Some(Self(rest.into()))
+        let rest = self.as_str().strip_prefix(prefix.as_str())?;
+        Some(Self(Text::Shared(rest.strip_prefix('/')?.into())))
     }
 }
 
-fn check(text: &str) -> Result<(), BrokenRule> {
+/// Checks the rules of keys. The function is `const`, so that constants have the same rules.
+const fn check(text: &str) -> Result<(), BrokenRule> {
     if text.is_empty() {
         return Err(BrokenRule::Empty);
     }
     if text.len() > MAX_KEY {
         return Err(BrokenRule::TooLong);
     }
-    text.split('/').try_for_each(|segment| match segment {
-        "" => Err(BrokenRule::EmptySegment),
-        "." | ".." => Err(BrokenRule::DotSegment),
-        _ if segment.len() > MAX_SEGMENT => Err(BrokenRule::SegmentTooLong),
-        _ if segment.contains('\\') => Err(BrokenRule::Backslash),
-        _ if segment.contains(char::is_control) => Err(BrokenRule::ControlCharacter),
-        _ if segment.trim() != segment => Err(BrokenRule::OuterWhiteSpace),
-        _ => Ok(()),
-    })
+    let mut rest = text.as_bytes();
+    loop {
+        let mut end = 0;
+        while end < rest.len() && rest[end] != b'/' {
+            end += 1;
+        }
+        let (segment, after) = rest.split_at(end);
+        if let Err(rule) = check_segment(segment) {
+            return Err(rule);
+        }
+        match after {
+            [_slash, next @ ..] => rest = next,
+            [] => return Ok(()),
+        }
+    }
+}
+
+const fn check_segment(segment: &[u8]) -> Result<(), BrokenRule> {
+    match segment {
+        [] => return Err(BrokenRule::EmptySegment),
+        [b'.'] | [b'.', b'.'] => return Err(BrokenRule::DotSegment),
+        _ if segment.len() > MAX_SEGMENT => return Err(BrokenRule::SegmentTooLong),
+        _ => {}
+    }
+    let mut at = 0;
+    while at < segment.len() {
+        let (char, len) = decode(segment, at);
+        let is_outer = at == 0 || at + len == segment.len();
+        match char {
+            '\\' => return Err(BrokenRule::Backslash),
+            '\0'..='\x1f' | '\x7f'..='\u{9f}' => return Err(BrokenRule::ControlCharacter),
+            _ if is_outer && char.is_whitespace() => return Err(BrokenRule::OuterWhiteSpace),
+            _ => at += len,
+        }
+    }
+    Ok(())
+}
+
+/// Returns the character at `at` in UTF-8 text, and its length in bytes. `str::chars` is not `const`.
+const fn decode(text: &[u8], at: usize) -> (char, usize) {
+    let (leading_bits, len) = match text[at] {
+        byte @ ..0x80 => (byte, 1),
+        byte @ ..0xe0 => (byte & 0x1f, 2),
+        byte @ ..0xf0 => (byte & 0x0f, 3),
+        byte => (byte & 0x07, 4),
+    };
+    let mut code = leading_bits as u32;
+    let mut offset = 1;
+    while offset < len {
+        code = code << 6 | (text[at + offset] & 0x3f) as u32;
+        offset += 1;
+    }
+    match char::from_u32(code) {
+        Some(char) => (char, len),
+        None => (char::REPLACEMENT_CHARACTER, len),
+    }
 }
 
 /// The rule that a text breaks.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[derive(Debug, Clone, Copy)]
 enum BrokenRule {
-    #[error("it is empty")]
     Empty,
-    #[error("it is longer than {MAX_KEY} bytes")]
     TooLong,
-    #[error("it has an empty segment; remove the leading, trailing or double `/`")]
     EmptySegment,
-    #[error("`.` and `..` are not allowed as segments")]
     DotSegment,
-    #[error("it has a segment longer than {MAX_SEGMENT} bytes")]
     SegmentTooLong,
-    #[error("it contains a backslash, but segments are joined by `/`")]
     Backslash,
-    #[error("it contains a control character")]
     ControlCharacter,
-    #[error("it has a segment that starts or ends with white space")]
     OuterWhiteSpace,
+}
+
+impl BrokenRule {
+    const fn message(self) -> &'static str {
+        match self {
+            Self::Empty => "it is empty",
+            Self::TooLong => "it is longer than 1024 bytes",
+            Self::EmptySegment => {
+                "it has an empty segment; remove the leading, trailing or double `/`"
+            }
+            Self::DotSegment => "`.` and `..` are not allowed as segments",
+            Self::SegmentTooLong => "it has a segment longer than 255 bytes",
+            Self::Backslash => "it contains a backslash, but segments are joined by `/`",
+            Self::ControlCharacter => "it contains a control character",
+            Self::OuterWhiteSpace => "it has a segment that starts or ends with white space",
+        }
+    }
 }
 
 fn invalid(text: &str, rule: BrokenRule) -> Error {
@@ -152,7 +252,7 @@ fn invalid(text: &str, rule: BrokenRule) -> Error {
     };
     Error::new(
         ErrorKind::InvalidKey,
-        format!("`{shown}{ellipsis}` is not a valid key: {rule}"),
+        format!("`{shown}{ellipsis}` is not a valid key: {}", rule.message()),
     )
     .with_hint("write segments joined by `/`, such as `db/PASSWORD`")
 }
@@ -173,34 +273,61 @@ impl TryFrom<&str> for SecretKey {
     }
 }
 
+impl PartialEq for SecretKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for SecretKey {}
+
+impl PartialOrd for SecretKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for SecretKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+/// Hashes like the text of the key, as [`Borrow<str>`] requires.
+impl Hash for SecretKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
 impl AsRef<str> for SecretKey {
     fn as_ref(&self) -> &str {
-        &self.0
+        self.as_str()
     }
 }
 
 /// Allows lookups by `&str` in a map with keys of this type, without parsing and without allocation.
 impl Borrow<str> for SecretKey {
     fn borrow(&self) -> &str {
-        &self.0
+        self.as_str()
     }
 }
 
 impl fmt::Display for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SecretKey({})", self.0)
+        write!(f, "SecretKey({self})")
     }
 }
 
 impl Serialize for SecretKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -279,6 +406,8 @@ impl<'de> Deserialize<'de> for KeyPrefix {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeSet, HashMap};
+
     use super::*;
 
     #[test]
@@ -328,6 +457,52 @@ mod tests {
                 "{shown}"
             );
         }
+    }
+
+    #[test]
+    fn rules_cover_all_characters() {
+        for char in '\0'..=char::MAX {
+            let inner = SecretKey::parse(format!("a{char}b"));
+            let invalid = char.is_control() || char == '\\';
+            assert_eq!(inner.is_err(), invalid, "{char:?} inside");
+
+            let outer_is_invalid = invalid || char.is_whitespace() || char == '/';
+            for text in [format!("{char}a"), format!("a{char}")] {
+                assert_eq!(
+                    SecretKey::parse(&text).is_err(),
+                    outer_is_invalid,
+                    "{text:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn static_and_parsed_keys_are_equal_and_found_by_text() {
+        const KEY: SecretKey = SecretKey::from_static("db/schlüssel");
+        let parsed = SecretKey::parse("db/schlüssel").unwrap();
+        assert_eq!(KEY, parsed);
+        assert_eq!(KEY.cmp(&parsed), Ordering::Equal);
+        assert_eq!((KEY.name(), KEY.prefix()), ("schlüssel", Some("db")));
+
+        let map = HashMap::from([(KEY, 1)]);
+        assert_eq!(map.get("db/schlüssel"), Some(&1));
+        assert_eq!(map.get(&parsed), Some(&1));
+        assert!(BTreeSet::from([KEY]).contains("db/schlüssel"));
+    }
+
+    #[test]
+    fn static_key_is_cloned_without_allocation() {
+        const TEXT: &str = "AUTH_SECRET";
+        let key = SecretKey::from_static(TEXT);
+        assert_eq!(key.clone().as_str().as_ptr(), TEXT.as_ptr());
+    }
+
+    #[test]
+    #[should_panic(expected = "not allowed as segments")]
+    fn invalid_static_key_panics_outside_of_a_constant() {
+        let text = std::hint::black_box("a/../b");
+        let _ = SecretKey::from_static(text);
     }
 
     #[test]

@@ -18,6 +18,20 @@ use crate::{Error, ErrorKind, Origin, Version};
 /// return the bytes, so a text search finds every use. Comparison for equality takes constant time for
 /// values of equal length. Cloning is cheap and shares the bytes.
 ///
+/// # `SecretValue` or `SecretString`
+/// Providers return a `SecretValue`, because a secret can be any bytes. Use it for keys, for tokens to
+/// compare and for secrets that are cloned. Use [`SecretString`] for text, such as a password in a
+/// settings struct, and for libraries that take the types of `secrecy`.
+///
+/// | method | `SecretValue` | `SecretString` |
+/// | --- | --- | --- |
+/// | `expose_secret`, of the trait [`ExposeSecret`] | the bytes | the text |
+/// | `expose_bytes` | the bytes, without importing the trait | |
+/// | `expose_text` | the text, or an error if the bytes are not UTF-8 | |
+///
+/// A `SecretString` converts into a `SecretValue` with `into`, and back with `try_into`. `==` compares
+/// both types in either order. Each conversion copies the secret, and both copies are zeroized.
+///
 /// # Limits
 /// The memory is zeroized but not locked. The bytes might reach swap or a core dump. Copies that a
 /// caller makes from an exposed slice are not zeroized.
@@ -28,6 +42,9 @@ use crate::{Error, ErrorKind, Origin, Version};
 /// let value = SecretValue::from("correct horse");
 /// assert_eq!(value.expose_text()?, "correct horse");
 /// assert_eq!(format!("{value:?}"), "SecretValue([redacted])");
+///
+/// let text: secretwell::SecretString = value.clone().try_into()?;
+/// assert_eq!(text, value);
 /// # Ok::<(), secretwell::Error>(())
 /// ```
 #[derive(Clone)]
@@ -117,6 +134,32 @@ impl From<SecretString> for SecretValue {
     }
 }
 
+/// Fails with [`ErrorKind::Malformed`] if the bytes are not UTF-8.
+impl TryFrom<SecretValue> for SecretString {
+    type Error = Error;
+
+    fn try_from(value: SecretValue) -> Result<Self, Error> {
+        Self::try_from(&value)
+    }
+}
+
+/// Fails with [`ErrorKind::Malformed`] if the bytes are not UTF-8.
+impl TryFrom<&SecretValue> for SecretString {
+    type Error = Error;
+
+    fn try_from(value: &SecretValue) -> Result<Self, Error> {
+        value.expose_text().map(Self::from)
+    }
+}
+
+/// Returns the same bytes as [`expose_bytes`](SecretValue::expose_bytes), for code that is generic over
+/// the types of `secrecy`.
+impl ExposeSecret<[u8]> for SecretValue {
+    fn expose_secret(&self) -> &[u8] {
+        self.expose_bytes()
+    }
+}
+
 impl PartialEq for SecretValue {
     fn eq(&self, other: &Self) -> bool {
         self.expose_bytes().ct_eq(other.expose_bytes()).into()
@@ -124,6 +167,21 @@ impl PartialEq for SecretValue {
 }
 
 impl Eq for SecretValue {}
+
+/// Takes constant time for values of equal length.
+impl PartialEq<SecretString> for SecretValue {
+    fn eq(&self, other: &SecretString) -> bool {
+        let text = other.expose_secret().as_bytes();
+        self.expose_bytes().ct_eq(text).into()
+    }
+}
+
+/// Takes constant time for values of equal length.
+impl PartialEq<SecretValue> for SecretString {
+    fn eq(&self, other: &SecretValue) -> bool {
+        other == self
+    }
+}
 
 impl fmt::Debug for SecretValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -244,6 +302,24 @@ mod tests {
         assert_ne!(one, other);
         assert_eq!(one.fingerprint(), same.fingerprint());
         assert_ne!(one.fingerprint(), other.fingerprint());
+    }
+
+    #[test]
+    fn secret_string_converts_both_ways_and_compares() {
+        let text = SecretString::from("s3cr3t");
+        let value = SecretValue::from(text.clone());
+        let back: SecretString = (&value).try_into().unwrap();
+        assert_eq!(back.expose_secret(), "s3cr3t");
+        assert_eq!(ExposeSecret::expose_secret(&value), b"s3cr3t");
+        assert!(value == text);
+        assert!(text == value);
+
+        let other = SecretString::from("s3cr3t ");
+        assert!(value != other);
+        assert!(other != value);
+
+        let error = SecretString::try_from(SecretValue::from(vec![0xff])).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Malformed);
     }
 
     #[test]

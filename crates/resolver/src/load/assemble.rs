@@ -1,6 +1,8 @@
 //! Builds a value from the results of its keys, and collects all problems.
 
+use std::any::type_name;
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
 
 use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
@@ -85,52 +87,60 @@ pub(super) fn assemble<T: DeserializeOwned>(
     // Each round changes the input of the field that serde reported, until serde succeeds or its
     // error cannot be avoided.
     let built = loop {
-        let error = match T::deserialize(Struct::root(&plan.nodes, &inputs)) {
-            Ok(value) => break Some(value),
+        let is_complete = problems.is_empty();
+        let (place, reason) = match build::<T>(plan, &inputs, is_complete) {
+            Ok(value) => break value,
             Err(error) => error,
         };
-        let reason = error.reason;
-        let key = match (error.place, reason) {
-            (Some(Place::Struct(prefix)), Reason::MissingField(name)) => {
+        let key = match (place, reason) {
+            (Place::Secret(key), _) => key,
+            (Place::Struct { prefix, .. }, Reason::MissingField(name)) => {
                 match field_key(&prefix, name) {
-                    Ok(key) if inputs.skipped.contains(&key) => {
-                        let parent = SecretKey::parse(prefix.as_str());
-                        if parent.is_ok_and(|parent| inputs.skipped.insert(parent)) {
-                            continue;
-                        }
-                        break None;
-                    }
-                    key => key.ok(),
+                    Ok(key) if !inputs.skipped.contains(&key) => key,
+                    Ok(_) if inputs.skip_struct(&prefix) => continue,
+                    _ => break None,
                 }
             }
-            (Some(Place::Secret(key)), _) => Some(key),
-            _ => None,
+            (Place::Struct { prefix, type_name }, _) => {
+                // A struct that rejects samples might accept the real values.
+                let depends_on_values = matches!(reason, Reason::Rejected | Reason::Panicked);
+                if !(depends_on_values && inputs.has_samples(&prefix)) {
+                    problems.push(rejected_struct(plan, &prefix, type_name, reason));
+                }
+                match inputs.skip_struct(&prefix) {
+                    true => continue,
+                    false => break None,
+                }
+            }
         };
-        let Some(key) = key else {
-            problems.push((LAST, invalid::<T>(None, reason)));
-            break None;
-        };
+        let panicked = matches!(reason, Reason::Panicked);
         match inputs.fields.get_mut(&key) {
             Some(input @ FieldInput::Absent) => {
                 let error = absent.remove(&key).unwrap_or_else(|| not_found(&key));
                 problems.push((position(&key).unwrap_or(LAST), error));
                 *input = FieldInput::Sample(0);
             }
-            Some(FieldInput::Sample(index)) if *index + 1 < SAMPLES.len() => *index += 1,
+            Some(FieldInput::Sample(index)) if *index + 1 < SAMPLES.len() && !panicked => {
+                *index += 1;
+            }
             Some(FieldInput::Sample(_)) if inputs.skipped.insert(key.clone()) => {}
             Some(FieldInput::Sample(_)) => break None,
             Some(input @ FieldInput::Value(_)) => {
                 let type_name = plan.field(&key).map(|field| field.type_name);
-                let mut error = invalid::<T>(type_name, reason).with_key(&key);
+                let mut error = invalid_value(type_name, reason).with_key(&key);
                 if let FieldInput::Value(resolved) = input {
                     error = error.with_origin(&resolved.origin);
                 }
                 problems.push((position(&key).unwrap_or(LAST), error));
                 *input = FieldInput::Sample(0);
+                // A type that panicked is not called again, because it might panic on each sample.
+                if panicked {
+                    inputs.skipped.insert(key);
+                }
             }
             None if inputs.required_structs.insert(key.clone()) => {}
             None => {
-                problems.push((LAST, invalid::<T>(None, reason).with_key(&key)));
+                problems.push((LAST, Error::from(FieldError::from(reason)).with_key(&key)));
                 break None;
             }
         }
@@ -165,22 +175,79 @@ pub(super) fn assemble<T: DeserializeOwned>(
     }
 }
 
-fn invalid<T>(type_name: Option<&'static str>, reason: Reason) -> Error {
-    let message = match (reason, type_name) {
-        // With `deserialize_with`, the type is a private helper of serde.
-        (Reason::Rejected, Some(name)) if !name.contains("__DeserializeWith") => {
-            format!("the value is not a valid `{}`", short_type_name(name))
-        }
-        (Reason::Rejected, Some(_)) => "the value was not accepted".to_owned(),
-        (Reason::Rejected, None) => {
-            format!(
-                "`{}` did not accept its values",
-                short_type_name(std::any::type_name::<T>())
-            )
-        }
-        _ => FieldError::from(reason).to_string(),
+/// Deserializes a `T`. Returns the value only if `is_complete`, so that a value with samples is dropped
+/// where a panic is caught.
+fn build<T: DeserializeOwned>(
+    plan: &Plan<T>,
+    inputs: &Inputs,
+    is_complete: bool,
+) -> Result<Option<T>, (Place, Reason)> {
+    let root = Struct {
+        fields: &plan.nodes,
+        prefix: KeyPrefix::root(),
+        type_name: type_name::<T>(),
+        inputs,
     };
-    Error::new(ErrorKind::Invalid, message)
+    let place = root.place();
+    catch_panic(|| T::deserialize(root).map(|value| is_complete.then_some(value)))
+        .map_err(|error| (error.place.unwrap_or(place), error.reason))
+}
+
+/// Calls `deserialize`, which runs code of the user's types, and returns a panic as an error. The
+/// message of the panic is dropped, because it might contain the value.
+fn catch_panic<T>(deserialize: impl FnOnce() -> Result<T, FieldError>) -> Result<T, FieldError> {
+    // After a panic, nothing that `deserialize` has changed is used again.
+    catch_unwind(AssertUnwindSafe(deserialize)).unwrap_or_else(|_| Err(Reason::Panicked.into()))
+}
+
+/// Returns the problem of a value that its field did not accept.
+fn invalid_value(type_name: Option<&'static str>, reason: Reason) -> Error {
+    // With `deserialize_with`, the type is a private helper of serde.
+    let type_name = type_name.filter(|name| !name.contains("__DeserializeWith"));
+    match (reason, type_name) {
+        (Reason::Rejected, Some(name)) => Error::new(
+            ErrorKind::Invalid,
+            format!("the value is not a valid `{}`", short_type_name(name)),
+        ),
+        (Reason::Panicked, _) => panicked(type_name),
+        _ => FieldError::from(reason).into(),
+    }
+}
+
+/// Returns the problem of a struct that could not be built from accepted fields, with its position.
+fn rejected_struct<T>(
+    plan: &Plan<T>,
+    prefix: &KeyPrefix,
+    type_name: &'static str,
+    reason: Reason,
+) -> (usize, Error) {
+    let error = match reason {
+        Reason::Rejected => Error::new(
+            ErrorKind::Invalid,
+            format!("`{}` did not accept its values", short_type_name(type_name)),
+        ),
+        Reason::Panicked => panicked(Some(type_name)),
+        _ => FieldError::from(reason).into(),
+    };
+    match SecretKey::parse(prefix.as_str()) {
+        Ok(key) => {
+            let position = plan.keys.iter().position(|key| prefix.contains(key));
+            (position.unwrap_or(LAST), error.with_key(&key))
+        }
+        // The root has no key.
+        Err(_) => (LAST, error),
+    }
+}
+
+fn panicked(type_name: Option<&'static str>) -> Error {
+    let subject = type_name.map_or("the value".to_owned(), |name| {
+        format!("`{}`", short_type_name(name))
+    });
+    Error::new(
+        ErrorKind::Invalid,
+        format!("the code that deserializes {subject} panicked"),
+    )
+    .with_hint("make it return an error instead")
 }
 
 fn not_found(key: &SecretKey) -> Error {
@@ -197,6 +264,17 @@ impl Inputs {
         }
     }
 
+    /// Returns whether a field below `prefix` has a sample. Its problem has been reported.
+    fn has_samples(&self, prefix: &KeyPrefix) -> bool {
+        let mut fields = self.fields.iter();
+        fields.any(|(key, input)| matches!(input, FieldInput::Sample(_)) && prefix.contains(key))
+    }
+
+    /// Skips the struct at `prefix`. Returns `false` for the root, and if it is already skipped.
+    fn skip_struct(&mut self, prefix: &KeyPrefix) -> bool {
+        SecretKey::parse(prefix.as_str()).is_ok_and(|key| self.skipped.insert(key))
+    }
+
     fn into_secrets(mut self, keys: &[SecretKey]) -> Vec<(SecretKey, Resolved)> {
         keys.iter()
             .filter_map(|key| match self.fields.remove(key) {
@@ -211,15 +289,15 @@ impl Inputs {
 struct Struct<'a> {
     fields: &'a [Node],
     prefix: KeyPrefix,
+    type_name: &'static str,
     inputs: &'a Inputs,
 }
 
-impl<'a> Struct<'a> {
-    fn root(fields: &'a [Node], inputs: &'a Inputs) -> Self {
-        Self {
-            fields,
-            prefix: KeyPrefix::root(),
-            inputs,
+impl Struct<'_> {
+    fn place(&self) -> Place {
+        Place::Struct {
+            prefix: self.prefix.clone(),
+            type_name: self.type_name,
         }
     }
 }
@@ -228,19 +306,14 @@ impl<'de> Deserializer<'de> for Struct<'_> {
     type Error = FieldError;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
-        let Self {
-            fields,
-            prefix,
-            inputs,
-        } = self;
         let fields = Fields {
-            rest: fields.iter(),
+            rest: self.fields.iter(),
             current: None,
-            inputs,
+            inputs: self.inputs,
         };
         visitor
             .visit_map(fields)
-            .map_err(|error| error.with_place(|| Place::Struct(prefix)))
+            .map_err(|error| error.with_place(|| self.place()))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
@@ -288,21 +361,24 @@ impl<'de> MapAccess<'de> for Fields<'_> {
         seed: V,
     ) -> Result<V::Value, FieldError> {
         let node = self.current.take().ok_or(Reason::Rejected)?;
+        let inputs = self.inputs;
         if let Some(fields) = &node.fields {
-            let prefix = KeyPrefix::parse(&node.key).map_err(|_| Reason::Rejected)?;
-            return seed.deserialize(Struct {
+            let nested = Struct {
                 fields,
-                prefix,
-                inputs: self.inputs,
-            });
+                prefix: KeyPrefix::parse(&node.key).map_err(|_| Reason::Rejected)?,
+                type_name: node.type_name,
+                inputs,
+            };
+            let place = nested.place();
+            return catch_panic(|| seed.deserialize(nested))
+                .map_err(|error| error.with_place(|| place));
         }
-        let result = match self.inputs.fields.get(&node.key) {
-            Some(FieldInput::Value(resolved)) => {
-                seed.deserialize(Text::new(resolved.value.expose_bytes()))
-            }
-            Some(FieldInput::Sample(index)) => seed.deserialize(Text::sample(SAMPLES[*index])),
-            Some(FieldInput::Absent) | None => Err(Reason::Rejected.into()),
+        let text = match inputs.fields.get(&node.key) {
+            Some(FieldInput::Value(resolved)) => Text::new(resolved.value.expose_bytes()),
+            Some(FieldInput::Sample(index)) => Text::sample(SAMPLES[*index]),
+            Some(FieldInput::Absent) | None => return Err(Reason::Rejected.into()),
         };
-        result.map_err(|error| error.with_place(|| Place::Secret(node.key.clone())))
+        catch_panic(|| seed.deserialize(text))
+            .map_err(|error| error.with_place(|| Place::Secret(node.key.clone())))
     }
 }

@@ -32,10 +32,31 @@ use trace::Node;
 /// | numbers, `bool` (`true`, `1`, `yes`, `on`, …), `char`, enums without data | the parsed text, without white space around it |
 /// | [`Duration`](std::time::Duration) | text such as `30s`, `5m`, `1h 30m` |
 /// | `Vec<T>`, tuples | text with items separated by commas |
+/// | types that accept any input, such as `rust_decimal::Decimal`, `bytesize::ByteSize`, `time::OffsetDateTime`, untagged enums | the text, as a string |
 ///
-/// A value that is empty or contains only white space is treated as absent. Maps, `#[serde(flatten)]`,
-/// untagged enums and recursive types have no fixed field names. For these, [`Plan::new`] returns an
-/// error that suggests an alternative.
+/// A value that is empty or contains only white space is treated as absent. This also applies to
+/// `serde_with::NoneAsEmptyString`, which therefore needs `#[serde(default)]`.
+///
+/// Maps, `#[serde(flatten)]`, internally tagged enums and recursive types have no fixed field names or
+/// accept no text. For these, [`Plan::new`] returns an error that suggests an alternative.
+///
+/// # Types that accept any input
+/// Such a type gets its text as a string, never as a number or as a JSON document. A guess could change
+/// the value, for example `007` to `7`.
+///
+/// - A `serde_json::Value` is a string. To parse JSON, use `serde_with::json::JsonString`.
+/// - An untagged enum becomes its first variant that accepts a string. Numbers in it need
+///   `serde_with::DisplayFromStr`, and so do numbers in `serde_with::PickFirst` and
+///   `serde_with::OneOrMany`.
+/// - serde copies the text for untagged enums, `PickFirst` and `OneOrMany`, and does not zeroize the
+///   copy. Use [`SecretString`](https://docs.rs/secrecy/latest/secrecy/type.SecretString.html) itself for
+///   secrets.
+///
+/// # Panics in user code
+/// A panic of a `Deserialize` implementation is a problem of its field, with the kind
+/// [`Invalid`](secretwell_core::ErrorKind::Invalid). The problem does not contain the message of the
+/// panic. The panic hook of the program still prints this message, which can contain the value. With
+/// `panic = "abort"`, the process ends.
 ///
 /// Most callers use [`Resolver::load`]. Use a plan to get the keys before reading, or to get the
 /// origin of each value.

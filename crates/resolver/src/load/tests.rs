@@ -1,3 +1,6 @@
+mod any;
+mod panics;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -406,16 +409,14 @@ fn unsupported_types_are_rejected_with_an_alternative() {
         map: BTreeMap<String, String>,
     }
     #[derive(Deserialize)]
-    #[serde(untagged)]
-    #[expect(dead_code)]
-    enum Any {
-        Number(u8),
-        Text(String),
+    #[serde(tag = "kind")]
+    enum Kind {
+        Plain,
     }
     #[derive(Deserialize)]
-    struct Untagged {
+    struct Tagged {
         #[expect(dead_code)]
-        any: Any,
+        kind: Kind,
     }
     #[derive(Deserialize)]
     struct Recursive {
@@ -438,10 +439,7 @@ fn unsupported_types_are_rejected_with_an_alternative() {
             message(Plan::<Map>::new().map(|_| ())),
             "declare every field by name",
         ),
-        (
-            message(Plan::<Untagged>::new().map(|_| ())),
-            "use a `String`",
-        ),
+        (message(Plan::<Tagged>::new().map(|_| ())), "use a `String`"),
         (
             message(Plan::<Recursive>::new().map(|_| ())),
             "structs are recursive",
@@ -489,6 +487,61 @@ async fn rejection_of_a_whole_struct_is_reported_as_invalid() {
         problems::<Checked>(&[("low", "2"), ("high", "1")]).await,
         ["- invalid"]
     );
+    assert_eq!(
+        problems::<Checked>(&[("high", "0")]).await,
+        ["low not found"]
+    );
+
+    #[derive(Deserialize, Debug)]
+    struct Outer {
+        #[expect(dead_code)]
+        range: Checked,
+        #[expect(dead_code)]
+        port: u16,
+    }
+    let error = load::<Outer>(&[("range/low", "2"), ("range/high", "1"), ("port", "x")])
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "Outer: 2 problems\n  \
+         - range: invalid: `Checked` did not accept its values\n  \
+         - port from memory://: invalid: the value is not a valid `u16`",
+    );
+}
+
+#[test]
+fn load_error_converts_into_one_error_with_all_problems() {
+    let problem = |kind| Error::new(kind, "reason").with_key(&SecretKey::from_static("A"));
+    let convert = |kinds: &[ErrorKind]| {
+        let problems = kinds.iter().copied().map(problem).collect();
+        Error::from(LoadError::new::<Db>(problems))
+    };
+    use ErrorKind::{Invalid, NotFound, Timeout, Unavailable};
+
+    let single = convert(&[NotFound]);
+    assert_eq!(single.key().unwrap().as_str(), "A");
+    assert_eq!(single.to_string(), problem(NotFound).to_string());
+
+    let both = convert(&[NotFound, Invalid]);
+    assert_eq!(
+        both.to_string(),
+        "invalid: Db: 2 problems: (1) A: not found: reason, (2) A: invalid: reason",
+    );
+    for (kinds, kind, is_temporary) in [
+        (&[NotFound, NotFound][..], NotFound, false),
+        (&[NotFound, Unavailable], Unavailable, false),
+        (&[Unavailable, Invalid], Invalid, false),
+        (&[Timeout, Unavailable], Timeout, true),
+        (&[], Invalid, false),
+    ] {
+        let error = convert(kinds);
+        assert_eq!(
+            (error.kind(), error.is_temporary()),
+            (kind, is_temporary),
+            "{kinds:?}"
+        );
+    }
 }
 
 #[test]

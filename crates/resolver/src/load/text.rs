@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use secretwell_core::{KeyPrefix, SecretKey};
+use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
 use serde::de::value::{SeqDeserializer, StrDeserializer};
 use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, VariantAccess, Visitor,
@@ -30,13 +30,18 @@ pub(super) enum Reason {
     UnknownVariant(&'static [&'static str]),
     VariantWithData,
     Rejected,
+    /// A `Deserialize` implementation or another part of the user's type panicked.
+    Panicked,
 }
 
 /// The secret or the struct that an error is about.
 #[derive(Debug)]
 pub(super) enum Place {
     Secret(SecretKey),
-    Struct(KeyPrefix),
+    Struct {
+        prefix: KeyPrefix,
+        type_name: &'static str,
+    },
 }
 
 impl FieldError {
@@ -71,11 +76,18 @@ impl fmt::Display for FieldError {
                 f.write_str("the value names an enum variant with data, which cannot be loaded")
             }
             Reason::Rejected => f.write_str("the value was not accepted"),
+            Reason::Panicked => f.write_str("the code that deserializes it panicked"),
         }
     }
 }
 
 impl std::error::Error for FieldError {}
+
+impl From<FieldError> for Error {
+    fn from(error: FieldError) -> Self {
+        Self::new(ErrorKind::Invalid, error.to_string())
+    }
+}
 
 impl de::Error for FieldError {
     fn custom<T: fmt::Display>(_: T) -> Self {
@@ -178,10 +190,14 @@ impl<'de> Deserializer<'de> for Text<'_> {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
-        match self.text()?.trim().to_ascii_lowercase().as_str() {
-            "true" | "1" | "yes" | "on" => visitor.visit_bool(true),
-            "false" | "0" | "no" | "off" => visitor.visit_bool(false),
-            _ => Err(Reason::Rejected.into()),
+        let text = self.text()?.trim();
+        let is_one_of = |words: [&str; 4]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+        if is_one_of(["true", "1", "yes", "on"]) {
+            visitor.visit_bool(true)
+        } else if is_one_of(["false", "0", "no", "off"]) {
+            visitor.visit_bool(false)
+        } else {
+            Err(Reason::Rejected.into())
         }
     }
 

@@ -3,10 +3,13 @@
 use std::any::type_name;
 use std::cell::RefCell;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
 use serde::de::value::StrDeserializer;
-use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::de::{
+    self, Deserialize, DeserializeSeed, Deserializer, Expected, MapAccess, Unexpected, Visitor,
+};
 
 use super::{PlannedField, field_key};
 use crate::error::short_type_name;
@@ -61,7 +64,8 @@ enum Shape {
 #[derive(Debug, Clone, Copy)]
 enum Unsupported {
     Map,
-    Any,
+    /// A type that accepts some forms of input, but no text.
+    NotText,
 }
 
 /// Returns the fields of `T`.
@@ -128,8 +132,8 @@ impl Unsupported {
                 "a map, or a struct with `#[serde(flatten)]`, has no fixed field names",
                 "declare every field by name",
             ),
-            Self::Any => (
-                "an untagged or internally tagged enum, or a free-form value, has no fixed type",
+            Self::NotText => (
+                "an internally tagged enum, or another type that does not accept text, cannot be loaded",
                 "use a `String` and parse it",
             ),
         };
@@ -150,8 +154,9 @@ fn trace<'de, T: Deserialize<'de>>(path: &[usize]) -> Traced {
         type_name: type_name::<T>(),
         optional: false,
     };
-    // The probe always returns an error, because it has no value.
-    let _ = T::deserialize(probe);
+    // The probe always returns an error, because it has no value. If the type panics on it, the probe has
+    // recorded the type before.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(T::deserialize(probe))));
     traced.into_inner()
 }
 
@@ -163,16 +168,11 @@ struct Probe<'a> {
 }
 
 impl Probe<'_> {
-    fn record<T>(self, shape: Shape) -> Result<T, Done> {
-        let Self {
-            type_name,
-            optional,
-            ..
-        } = self;
+    fn record<T>(&self, shape: Shape) -> Result<T, Done> {
         *self.traced.borrow_mut() = Traced {
             shape,
-            type_name,
-            optional,
+            type_name: self.type_name,
+            optional: self.optional,
         };
         Err(Done)
     }
@@ -230,8 +230,13 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         self.record(Shape::Unsupported(Unsupported::Map))
     }
 
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Done> {
-        self.record(Shape::Unsupported(Unsupported::Any))
+    /// Called by types that accept several forms of input. They get text, so they must accept text.
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Done> {
+        let recorded = self.record(Shape::Secret);
+        match visitor.visit_str("1") {
+            Err(TextError::NotAccepted) => self.record(Shape::Unsupported(Unsupported::NotText)),
+            _ => recorded,
+        }
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -313,6 +318,36 @@ impl<'de> MapAccess<'de> for OneField<'_> {
             type_name: type_name::<V::Value>(),
             optional: false,
         })
+    }
+}
+
+/// The error of a visitor that was given a sample text.
+#[derive(Debug)]
+enum TextError {
+    /// The visitor does not accept text at all.
+    NotAccepted,
+    /// The visitor accepts text, but not the sample.
+    BadText,
+}
+
+impl fmt::Display for TextError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAccepted => "text is not accepted",
+            Self::BadText => "the sample text is not accepted",
+        })
+    }
+}
+
+impl std::error::Error for TextError {}
+
+impl de::Error for TextError {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self::BadText
+    }
+
+    fn invalid_type(_: Unexpected<'_>, _: &dyn Expected) -> Self {
+        Self::NotAccepted
     }
 }
 
