@@ -1,6 +1,7 @@
 //! [`Rejection`], the HTTP response for a request that cannot be authenticated.
 
 use std::fmt;
+use std::time::Duration;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
@@ -10,7 +11,8 @@ use crate::NotReady;
 /// HTTP response for a request that is rejected before it reaches the handler.
 ///
 /// The body is a short JSON object that depends on the status only. It contains no reason; the
-/// reason is in the log.
+/// reason is in the log. A handler that returns `Result<_, Rejection>` can use `?` on the result of
+/// [`LazyAuth::get`](crate::LazyAuth::get).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     status: StatusCode,
@@ -26,6 +28,17 @@ impl Rejection {
         }
     }
 
+    /// Creates the response 503, for a service that cannot authenticate requests now.
+    ///
+    /// `retry_after` is rounded up to whole seconds.
+    pub fn unavailable(retry_after: Duration) -> Self {
+        let started_second = u64::from(retry_after.subsec_nanos() > 0);
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            retry_after: Some(retry_after.as_secs().saturating_add(started_second)),
+        }
+    }
+
     /// Creates the response 500, for a service whose configuration must be corrected.
     pub fn misconfigured() -> Self {
         Self {
@@ -37,6 +50,12 @@ impl Rejection {
     /// Returns the status of the response.
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// Logs why a request is rejected and converts the reason into the response.
+    pub(crate) fn log_not_ready(failure: NotReady) -> Self {
+        tracing::debug!(target: "secretwell::auth", event = "request_rejected", %failure, "rejected the request because auth is not ready");
+        Self::from(failure)
     }
 
     fn body(&self) -> &'static str {
@@ -64,25 +83,29 @@ impl Rejection {
 }
 
 /// Converts a temporary failure into 503 with `Retry-After`, and any other failure into 500.
-impl From<&NotReady> for Rejection {
-    fn from(failure: &NotReady) -> Self {
-        if !failure.is_temporary() {
-            return Self::misconfigured();
-        }
-        let wait = failure.retry_after();
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        Self {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            retry_after: Some(seconds),
+impl From<NotReady> for Rejection {
+    fn from(failure: NotReady) -> Self {
+        if failure.is_temporary() {
+            Self::unavailable(failure.retry_after())
+        } else {
+            Self::misconfigured()
         }
     }
 }
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.status)
+        match self.status {
+            StatusCode::UNAUTHORIZED => f.write_str("the request has no valid credentials"),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                f.write_str("requests cannot be authenticated now; retry later")
+            }
+            _ => f.write_str("requests cannot be authenticated; the reason is in the log"),
+        }
     }
 }
+
+impl std::error::Error for Rejection {}
 
 #[cfg(test)]
 mod tests {
@@ -92,7 +115,7 @@ mod tests {
 
     fn response(kind: ErrorKind) -> Response<String> {
         let failure = NotReady::new(vec![Error::new(kind, "the reason")], None);
-        Rejection::from(&failure).into_http()
+        Rejection::from(failure).into_http()
     }
 
     #[test]

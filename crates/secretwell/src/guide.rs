@@ -130,4 +130,7 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0011-the-command.md")]
     pub mod the_command {}
+
+    #[doc = include_str!("../docs/decisions/0013-principal.md")]
+    pub mod principal {}
 }

@@ -37,10 +37,7 @@ async fn me(Auth(session): Auth<Session<User>>) -> Json<User> {
 async fn login(
     Extension(auth): Extension<LazyAuth<Sessions>>,
 ) -> Result<AppendHeaders<Vec<(HeaderName, String)>>, Rejection> {
-    let sessions = auth
-        .get()
-        .await
-        .map_err(|failure| Rejection::from(&failure))?;
+    let sessions = auth.get().await?;
     let ada = User { name: "ada".into() };
     let cookies = sessions
         .start(&ada, "")
