@@ -1,24 +1,36 @@
 //! Tests of `LazyAuth`: the first build, failures, runtimes and log events.
 //!
-//! Rebuilds are tested in `rebuild`, and reports in `preflight`.
+//! | module | content |
+//! | --- | --- |
+//! | `failures` | panics, runtimes without a timer, dropped auths, late tasks, names |
+//! | `history` | the version history of a source |
+//! | `inputs` | which builds a rotation causes, and for which secrets |
+//! | `preflight` | reports |
+//! | `rebuild` | rebuilds |
+//! | `revocation` | revocation by a call, and by a time in the source |
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use secretwell::auth::{
-    BuildContext, BuildError, KeyRing, LazyAuth, LazyAuthBuilder, Mode, NotReady, SecretPolicy,
-    State, Status,
+    BuildContext, BuildError, Guard, KeyRing, LazyAuth, LazyAuthBuilder, Mode, NotReady,
+    SecretPolicy, State, Status, VersionHistory,
 };
 use secretwell::{ErrorKind, ExposeSecret, MemoryProvider, Resolver, SecretString};
 use secretwell_testkit::{Action, Canary, CanaryLog, FaultyProvider};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::support::{down, faulty_source, key, pass, secs, settle};
+use crate::support::{denied, down, faulty_source, key, pass, ring_text, secs, settle};
 
+mod failures;
+mod history;
+mod inputs;
 mod preflight;
 mod rebuild;
+mod revocation;
+mod scripted;
 
 const FIRST: &str = "the first secret, thirty-two bytes or more";
 const SECOND: &str = "the second secret, thirty-two bytes or more";
@@ -28,6 +40,14 @@ const SECOND: &str = "the second secret, thirty-two bytes or more";
 struct Secrets {
     auth_secret: SecretString,
     auth_url: Option<String>,
+}
+
+/// The state of a build that is up to date and knows all previous secrets.
+fn ready(generation: u64) -> State {
+    State::Ready {
+        generation,
+        history: VersionHistory::Complete,
+    }
 }
 
 /// The value that the tests build.
@@ -131,7 +151,7 @@ async fn construction_reads_nothing_and_first_use_starts_the_build() {
         (built.secret.as_str(), built.url.as_deref()),
         (FIRST, Some("http://localhost"))
     );
-    assert_eq!(fixture.auth.state(), State::Ready { generation: 1 });
+    assert_eq!(fixture.auth.state(), ready(1));
     assert_eq!((fixture.builds(), fixture.faulty.calls()), (1, 1));
 }
 

@@ -10,6 +10,7 @@
 //! | `rotation` | the key ring during rotations, with time steps and several runtimes |
 //! | `restart` | a process that starts during a rotation, with a real OpenBao and Infisical |
 //! | `sessions` | sessions that are shared with Auth.js, in a whole service |
+//! | `web` | layers and extractors: who is let in, and what happens without a build, a layer or a working principal |
 //! | `reporting` | errors, states and reports as text, fields and JSON |
 //! | `ready` | the ready path does not allocate |
 //! | `e2e` | whole services on real sockets |
@@ -45,3 +46,4 @@ mod rotation;
 mod sessions;
 mod support;
 mod vault;
+mod web;

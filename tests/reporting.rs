@@ -239,7 +239,7 @@ async fn states_and_reports_are_written_without_values() {
     auth.get().await.unwrap();
     assert_eq!(
         written(&auth.state()),
-        json!({"state": "ready", "generation": 1})
+        json!({"state": "ready", "generation": 1, "history": "complete"})
     );
     let report = written(&auth.preflight(Mode::Production).await);
     assert_eq!(report["mode"], "production");

@@ -22,7 +22,7 @@ struct Secrets {
     auth_secret: SecretString,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct User {
     name: String,
 }
@@ -31,8 +31,11 @@ async fn me(Auth(session): Auth<Session<User>>) -> String {
     session.claims.name
 }
 
-async fn greeting(Auth(session): Auth<Option<Session<User>>>) -> String {
-    session.map_or_else(|| "anonymous".to_owned(), |session| session.claims.name)
+async fn greeting(session: Option<Auth<Session<User>>>) -> String {
+    session.map_or_else(
+        || "anonymous".to_owned(),
+        |Auth(session)| session.claims.name,
+    )
 }
 
 /// A page whose handler allows shared caching.
@@ -62,7 +65,9 @@ impl Service {
         let layer = layer
             .sign_in("/api/auth/signin")
             .renew_when_remaining(HOUR / 2);
+        let guarded = get("for users").route_layer(auth.require::<Session<User>>());
         let app = Router::new()
+            .route("/guarded", guarded)
             .route("/me", get(me))
             .route("/", get(greeting))
             .route("/public", get(public))
@@ -156,15 +161,20 @@ async fn session_is_renewed_and_a_browser_is_redirected_to_the_sign_in_page() {
         "a session with enough remaining time must not be renewed"
     );
 
-    let page = service
-        .client
-        .get(format!("{}/me?tab=1&x=%20", service.address));
-    let response = page.header("accept", "text/html,*/*").send().await.unwrap();
-    assert_eq!(response.status(), 303);
-    assert_eq!(
-        response.headers()["location"],
-        "/api/auth/signin?callbackUrl=%2Fme%3Ftab%3D1%26x%3D%2520"
-    );
+    assert_eq!(service.get("/guarded", renewed).await.status(), 200);
+
+    for page in ["me", "guarded"] {
+        let request = service
+            .client
+            .get(format!("{}/{page}?tab=1&x=%20", service.address));
+        let request = request.header("accept", "text/html,*/*");
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 303);
+        assert_eq!(
+            response.headers()["location"],
+            format!("/api/auth/signin?callbackUrl=%2F{page}%3Ftab%3D1%26x%3D%2520")
+        );
+    }
 }
 
 #[tokio::test]

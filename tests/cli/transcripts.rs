@@ -78,10 +78,11 @@ fn run_command(command: &str, directory: &Path, variables: &[(&str, &str)]) -> S
 /// Replaces the parts of a line that differ in each run: fingerprints of contents, and response times.
 fn normalize(line: &str) -> String {
     let mut line = line.to_owned();
-    if let Some((before, version)) = line.split_once(", version ")
-        && version.len() == 16
+    if let Some((before, rest)) = line.split_once(", version ")
+        && let Some((version, after)) = rest.split_at_checked(16)
+        && version.bytes().all(|byte| byte.is_ascii_hexdigit())
     {
-        line = format!("{before}, version <fingerprint>");
+        line = format!("{before}, version <fingerprint>{after}");
     }
     let responded = "the server responded in ";
     if let Some((before, _)) = line.split_once(responded) {

@@ -51,9 +51,13 @@ async fn report_lists_every_key_and_no_value() {
         MemoryProvider::from_iter([("weak", "we4k"), ("password", "pw"), ("port", "eighty")]);
     memory.set("good", canary.value()).unwrap();
     let auth = LazyAuth::builder(Resolver::new(memory))
+        .signing(["good", "weak", "absent", "password"])
+        .unwrap()
         .secret_policy("password", SecretPolicy::Unchecked)
         .unwrap()
         .secret_policy("pasword", SecretPolicy::Unchecked)
+        .unwrap()
+        .signing(["gold"])
         .unwrap()
         .build(|_: Many, _| async { Ok(()) });
     let report = auth.preflight(Mode::Production).await;
@@ -67,13 +71,18 @@ async fn report_lists_every_key_and_no_value() {
             "  weak      PROBLEM   weak from memory://: invalid: too weak: 4 bytes, at least 32 are required; \
              generate a secret with `openssl rand -base64 32`, or relax the policy for this key",
             "  absent    PROBLEM   absent from memory://: not found: it was never set",
-            "  password  ok        from memory://, version 1",
+            "  password  ok        from memory://, version 1, strength not checked",
             "  port      PROBLEM   port from memory://: invalid: the value is not a valid `u16`",
             "  spare     absent    optional",
-            "  PROBLEM   pasword: invalid configuration: a policy is set for this key, but the loaded type has no such field; \
+            "  PROBLEM   pasword: invalid configuration: the settings name this key, but the loaded type has no such field; \
+             use the key of a field, after serde renames it",
+            "  PROBLEM   gold: invalid configuration: the settings name this key, but the loaded type has no such field; \
              use the key of a field, after serde renames it",
         ],
     );
+    let policy = |index: usize| report.checks()[index].policy;
+    assert_eq!(policy(0), SecretPolicy::SigningKey);
+    assert_eq!(policy(3), SecretPolicy::Unchecked);
     canary.assert_hidden(&report);
     canary.assert_not_in(&text, "the report");
     assert!(matches!(report.checks()[0].status, Status::Passed(_)));
@@ -117,5 +126,28 @@ async fn only_required_secrets_get_a_placeholder_and_only_in_development() {
             }
             assert!(matches!(statuses[3], Status::Failed(_)), "{report}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocation_time_that_is_not_a_time_is_a_problem_of_the_report() {
+    for (value, is_ready) in [
+        (None, true),
+        (Some(" "), true),
+        (Some("1769860800"), true),
+        (Some("2026-01-31T12:00:00Z"), true),
+        (Some("yesterday"), false),
+    ] {
+        let memory = MemoryProvider::from_iter([("AUTH_SECRET", FIRST)]);
+        value
+            .into_iter()
+            .for_each(|value| memory.set("REVOKED_AT", value).unwrap());
+        let auth = LazyAuth::builder(Resolver::new(memory))
+            .revocation_key("REVOKED_AT")
+            .unwrap()
+            .build(|_: Secrets, _| async { Ok(()) });
+        let report = auth.preflight(Mode::Production).await;
+        assert_eq!(report.is_ready(), is_ready, "{value:?}\n{report}");
+        assert_eq!(report.to_string().contains("REVOKED_AT"), !is_ready);
     }
 }

@@ -9,22 +9,13 @@ async fn new_secret_verifies_immediately_and_signs_after_the_activation_delay() 
     let (mut reader, start) = (fixture.auth.reader().unwrap(), Instant::now());
     fixture.memory.set("AUTH_SECRET", SECOND).unwrap();
     let mut states = fixture.auth.watch_state();
-    states
-        .wait_for(|state| *state == State::Ready { generation: 2 })
-        .await
-        .unwrap();
+    states.wait_for(|state| *state == ready(2)).await.unwrap();
     assert!(start.elapsed() < secs(1));
     assert_eq!(reader.get().ring(), (FIRST, vec![SECOND, FIRST]));
-    states
-        .wait_for(|state| *state == State::Ready { generation: 3 })
-        .await
-        .unwrap();
+    states.wait_for(|state| *state == ready(3)).await.unwrap();
     assert_eq!(start.elapsed().as_secs(), 10);
     assert_eq!(reader.get().ring(), (SECOND, vec![SECOND, FIRST]));
-    states
-        .wait_for(|state| *state == State::Ready { generation: 4 })
-        .await
-        .unwrap();
+    states.wait_for(|state| *state == ready(4)).await.unwrap();
     assert_eq!(start.elapsed().as_secs(), 70);
     assert_eq!(reader.get().ring(), (SECOND, vec![SECOND]));
     pass(secs(1000)).await;
@@ -45,10 +36,7 @@ async fn new_version_with_an_equal_value_does_not_rebuild() {
     fixture.auth.get().await.unwrap();
     fixture.memory.set("AUTH_SECRET", FIRST).unwrap();
     pass(secs(500)).await;
-    assert_eq!(
-        (fixture.builds(), fixture.auth.state()),
-        (1, State::Ready { generation: 1 })
-    );
+    assert_eq!((fixture.builds(), fixture.auth.state()), (1, ready(1)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,7 +76,7 @@ async fn invalid_new_secret_keeps_the_current_build_until_it_is_corrected() {
     fixture
         .auth
         .watch_state()
-        .wait_for(|state| *state == State::Ready { generation: 1 })
+        .wait_for(|state| *state == ready(1))
         .await
         .unwrap();
     assert_eq!(fixture.builds(), builds);
@@ -100,11 +88,7 @@ async fn outage_degrades_the_state_and_recovery_restores_it() {
     fixture.auth.get().await.unwrap();
     fixture.faulty.always(Action::Fail(down()));
     pass(secs(99)).await;
-    assert_eq!(
-        fixture.auth.state(),
-        State::Ready { generation: 1 },
-        "within the ttl"
-    );
+    assert_eq!(fixture.auth.state(), ready(1), "within the ttl");
     pass(secs(5)).await;
     let State::Degraded { failure, .. } = fixture.auth.state() else {
         panic!("{:?}", fixture.auth.state())
@@ -114,10 +98,7 @@ async fn outage_degrades_the_state_and_recovery_restores_it() {
     fixture.faulty.clear_faults();
     // The outage has lasted for 104 s, so the next retry is due after an eighth of that time.
     pass(secs(15)).await;
-    assert_eq!(
-        (fixture.auth.state(), fixture.builds()),
-        (State::Ready { generation: 1 }, 1)
-    );
+    assert_eq!((fixture.auth.state(), fixture.builds()), (ready(1), 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,7 +106,7 @@ async fn rebuild_reads_again_and_builds_from_unchanged_secrets() {
     let fixture = fixture(&[("AUTH_SECRET", FIRST)]);
     fixture.auth.get().await.unwrap();
     let calls = fixture.faulty.calls();
-    assert_eq!(fixture.auth.rebuild().await.unwrap().generation(), 2);
+    assert_eq!(Guard::generation(&fixture.auth.rebuild().await.unwrap()), 2);
     assert_eq!((fixture.builds(), fixture.faulty.calls()), (2, calls + 1));
     pass(secs(2)).await;
     fixture.faulty.always(Action::Fail(secretwell::Error::new(

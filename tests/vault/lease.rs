@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use deadpool_postgres::{Config, Pool, Runtime, tokio_postgres::NoTls};
-use secretwell::auth::{BuildError, LazyAuth, SecretPolicy};
+use secretwell::auth::{BuildError, Guard, LazyAuth, SecretPolicy};
 use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{Error, ErrorKind, ExposeSecret, Resolver, SecretProvider, SecretString};
 use secretwell_testkit::{Fault, FaultProxy};
@@ -224,7 +224,7 @@ async fn query_for(fixture: &Fixture, provider: VaultProvider, duration: Duratio
     while let Some(result) = tasks.join_next().await {
         result.unwrap();
     }
-    auth.get().await.unwrap().generation()
+    Guard::generation(&auth.get().await.unwrap())
 }
 
 #[tokio::test]

@@ -1,16 +1,18 @@
-//! Storage of the current build, and the types that read it without a lock: [`Guard`] and
-//! [`Reader`].
+//! Storage of the current build, and [`Guard`], which reads it without a lock.
 
 use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Cache, Guard as SwapGuard};
+use secretwell_resolver::clock::{self, Ticks};
 use thread_local::ThreadLocal;
 
-use crate::Generation;
+use crate::state::Generation;
 
 /// A successful build together with its generation.
 pub(crate) struct Built<A> {
@@ -18,17 +20,77 @@ pub(crate) struct Built<A> {
     pub(crate) generation: Generation,
 }
 
-/// The slot of the current build. It is empty until the first successful build and never becomes
-/// empty again.
-pub(crate) type Current<A> = Arc<ArcSwapOption<Built<A>>>;
+/// The slot of the current build, with the time by which the rebuild task acts.
+///
+/// The slot is empty until the first successful build and never becomes empty again. Clones share it.
+pub(crate) struct Current<A>(Arc<Slot<A>>);
+
+/// The build and the time are in one allocation, because every read needs both.
+struct Slot<A> {
+    build: ArcSwapOption<Built<A>>,
+    /// The time of the coarse clock at which the rebuild task is overdue.
+    due: AtomicI64,
+}
 
 /// A cached view of the current build, owned by one task or thread. It caches the build that it read
 /// last.
-type View<A> = Cache<Current<A>, Option<Arc<Built<A>>>>;
+pub(crate) type View<A> = Cache<Current<A>, Option<Arc<Built<A>>>>;
 
-/// Replaces the current build.
-pub(crate) fn publish<A>(current: &Current<A>, value: A, generation: Generation) {
-    current.store(Some(Arc::new(Built { value, generation })));
+impl<A> Current<A> {
+    /// Replaces the current build and returns the previous one. Dropping it can run user code, so the
+    /// caller must not hold a lock.
+    #[must_use = "the previous build must be dropped without a lock"]
+    pub(crate) fn replace(&self, value: A, generation: Generation) -> Option<Arc<Built<A>>> {
+        self.0
+            .build
+            .swap(Some(Arc::new(Built { value, generation })))
+    }
+
+    /// Returns the generation of the current build, or 0 before the first build.
+    pub(crate) fn generation(&self) -> Generation {
+        let build = self.0.build.load();
+        build.as_ref().map_or(0, |built| built.generation)
+    }
+
+    /// Returns whether the rebuild task has ended or is late, because its runtime is not running.
+    #[inline]
+    pub(crate) fn is_overdue(&self) -> bool {
+        clock::ticks() > self.0.due.load(Ordering::Relaxed)
+    }
+
+    /// Records that the rebuild task acts within `time`, or that no reader needs to start it.
+    pub(crate) fn expect_within(&self, time: Duration) {
+        let due = clock::after(clock::ticks(), time);
+        self.0.due.store(due, Ordering::Relaxed);
+    }
+
+    /// Records that the rebuild task has ended, so that the next reader starts another one.
+    pub(crate) fn expect_now(&self) {
+        self.0.due.store(Ticks::MIN, Ordering::Relaxed);
+    }
+}
+
+impl<A> Deref for Current<A> {
+    type Target = ArcSwapOption<Built<A>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0.build
+    }
+}
+
+impl<A> Clone for Current<A> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<A> Default for Current<A> {
+    fn default() -> Self {
+        Self(Arc::new(Slot {
+            build: ArcSwapOption::empty(),
+            due: AtomicI64::new(Ticks::MAX),
+        }))
+    }
 }
 
 /// One [`View`] for each thread. A thread that reads its own view shares only the pointer with other
@@ -60,7 +122,7 @@ impl ThreadViews {
     }
 }
 
-fn expect_built<A>(loaded: &Option<Arc<Built<A>>>) -> &Built<A> {
+pub(crate) fn expect_built<A>(loaded: &Option<Arc<Built<A>>>) -> &Built<A> {
     match loaded {
         Some(built) => built,
         None => unreachable!("the current build is replaced but never removed"),
@@ -70,7 +132,9 @@ fn expect_built<A>(loaded: &Option<Arc<Built<A>>>) -> &Built<A> {
 /// A borrow of the current build. It dereferences to the built value.
 ///
 /// A guard keeps its build alive after a rotation. Drop it soon, and do not keep it across an
-/// await. For long-lived access, use a [`Reader`].
+/// await. For long-lived access, use a [`Reader`](crate::Reader).
+///
+/// A guard has no methods of its own, so that it hides none of the built value.
 pub struct Guard<A>(SwapGuard<Option<Arc<Built<A>>>>);
 
 impl<A> Guard<A> {
@@ -80,9 +144,11 @@ impl<A> Guard<A> {
         loaded.is_some().then_some(Self(loaded))
     }
 
-    /// Returns the generation of this build.
-    pub fn generation(&self) -> Generation {
-        expect_built(&self.0).generation
+    /// Returns the generation of the build of `guard`.
+    ///
+    /// This is an associated function. Call it as `Guard::generation(&guard)`.
+    pub fn generation(guard: &Self) -> Generation {
+        expect_built(&guard.0).generation
     }
 }
 
@@ -97,34 +163,8 @@ impl<A> Deref for Guard<A> {
 impl<A> fmt::Debug for Guard<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
-            .field("generation", &self.generation())
+            .field("generation", &Self::generation(self))
             .finish_non_exhaustive()
-    }
-}
-
-/// Long-lived access to the current build, for a task or a connection. Created by
-/// [`LazyAuth::reader`](crate::LazyAuth::reader).
-///
-/// This is the fastest way to read, and every call of [`get`](Self::get) returns the newest build.
-/// The reader keeps the build that it returned last alive until the next call.
-#[derive(Clone)]
-pub struct Reader<A>(View<A>);
-
-impl<A> Reader<A> {
-    pub(crate) fn new(current: &Current<A>) -> Option<Self> {
-        let mut view = Cache::new(current.clone());
-        view.load().is_some().then_some(Self(view))
-    }
-
-    /// Returns the current build.
-    pub fn get(&mut self) -> &A {
-        &expect_built(self.0.load()).value
-    }
-}
-
-impl<A> fmt::Debug for Reader<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader").finish_non_exhaustive()
     }
 }
 
@@ -132,20 +172,29 @@ impl<A> fmt::Debug for Reader<A> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn guards_and_readers_return_the_newest_build() {
-        let current = Current::default();
-        assert!(Guard::new(&current).is_none() && Reader::new(&current).is_none());
+    fn publish<A>(current: &Current<A>, value: A, generation: Generation) {
+        drop(current.replace(value, generation));
+    }
 
-        publish(&current, "one".to_owned(), 1);
-        let mut reader = Reader::new(&current).unwrap();
-        for (value, generation) in [("one", 1), ("two", 2)] {
-            if generation > 1 {
-                publish(&current, value.to_owned(), generation);
+    #[test]
+    fn guard_returns_the_newest_build_and_hides_no_method() {
+        struct Counter(Generation);
+
+        impl Counter {
+            fn generation(&self) -> Generation {
+                self.0
             }
+        }
+
+        let current = Current::default();
+        assert!(Guard::new(&current).is_none());
+        assert_eq!(current.generation(), 0);
+        for generation in [1, 2] {
+            publish(&current, Counter(generation + 100), generation);
             let guard = Guard::new(&current).unwrap();
-            assert_eq!((guard.as_str(), guard.generation()), (value, generation));
-            assert_eq!(reader.get(), value);
+            assert_eq!(guard.generation(), generation + 100);
+            assert_eq!(Guard::generation(&guard), generation);
+            assert_eq!(current.generation(), generation);
         }
     }
 

@@ -1,13 +1,17 @@
 //! The inputs of a builder closure ([`BuildContext`]) and its error ([`BuildError`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use secretwell_core::{Error, ErrorKind, SecretKey};
 use secretwell_resolver::Resolved;
 
+use crate::key_ring::KeyRing;
+use crate::mode::Mode;
+use crate::policy::{Policies, too_weak};
 use crate::scrub::scrub;
-use crate::{Generation, KeyRing, Mode};
+use crate::state::Generation;
 
 /// Limit for the `source()` chain of a builder's error, because a chain can be endless.
 const MAX_SOURCES: usize = 16;
@@ -19,6 +23,19 @@ pub struct BuildContext {
     pub(crate) generation: Generation,
     pub(crate) secrets: Vec<(SecretKey, Resolved)>,
     pub(crate) rings: HashMap<SecretKey, KeyRing>,
+    pub(crate) policies: Arc<Policies>,
+    pub(crate) requests: RingRequests,
+}
+
+/// The key rings that a builder closure has requested. Clones share the requests.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RingRequests(Arc<Mutex<Requested>>);
+
+#[derive(Debug, Default)]
+pub(crate) struct Requested {
+    pub(crate) keys: BTreeSet<SecretKey>,
+    /// The problems of requested secrets that are too weak to sign with.
+    pub(crate) weak: BTreeMap<SecretKey, Error>,
 }
 
 impl BuildContext {
@@ -40,9 +57,35 @@ impl BuildContext {
 
     /// Returns the key ring of `key`: the secret that signs and all secrets that verify.
     ///
+    /// A builder that takes the ring of a key makes its secret a signing secret. From then on, its
+    /// previous secrets are kept, and a new build starts whenever the ring changes. Take the ring during
+    /// the build, not later from a clone of this context.
+    ///
+    /// On the first build, the ring has previous secrets from the version history of the source if the
+    /// key is named with [`LazyAuthBuilder::signing`](crate::LazyAuthBuilder::signing), or if no key is
+    /// named and the field has a secret type. Otherwise they follow with the next build, in the
+    /// background.
+    ///
     /// # Errors
-    /// Returns [`ErrorKind::NotFound`] if this build has no secret of this key.
+    /// - [`ErrorKind::NotFound`] if this build has no secret of this key.
+    /// - [`ErrorKind::Invalid`] if the secret is too weak to sign with, in
+    ///   [`Mode::Production`]. The build then fails, even if the closure ignores the error. See
+    ///   [`SecretPolicy`](crate::SecretPolicy).
     pub fn key_ring(&self, key: &str) -> Result<KeyRing, Error> {
+        if let Ok(key) = SecretKey::parse(key) {
+            self.requests.lock().keys.insert(key);
+        }
+        let secret = self.secrets.iter().find(|(known, _)| known.as_str() == key);
+        if let Some((key, secret)) = secret
+            && let Some(weak) = too_weak(key, secret, self.policies.of(key, true))
+        {
+            let mut requests = self.requests.lock();
+            requests.weak.insert(key.clone(), weak.clone());
+            drop(requests);
+            if self.mode == Mode::Production {
+                return Err(weak);
+            }
+        }
         self.rings.get(key).cloned().ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
@@ -50,6 +93,17 @@ impl BuildContext {
             )
             .with_hint("use the key of a field of the loaded type")
         })
+    }
+}
+
+impl RingRequests {
+    /// Returns all requests so far.
+    pub(crate) fn take(&self) -> Requested {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Requested> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,28 +1,27 @@
-//! [`LazyAuth`], with the future [`Get`] and the state subscription [`StateWatch`].
+//! [`LazyAuth`], with its future [`Get`].
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use secretwell_resolver::Resolver;
-use secretwell_resolver::clock::{self, Ticks};
-use serde::de::DeserializeOwned;
-use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::built::{Current, Guard, Reader, ThreadViews};
-use crate::policy::Policies;
-use crate::rebuilder::{Rebuilder, RotationState};
-use crate::ring::RotationTiming;
+use crate::built::{Current, Guard, ThreadViews};
+use crate::progress::{Progress, StateWatch};
+use crate::reader::Reader;
+use crate::rebuilder::{ensure, restart};
+use crate::runtime::require_runtime;
+use crate::shared::{Settings, Shared, first_build_in_progress};
 use crate::spec::BuildSpec;
-use crate::{BuildContext, BuildError, LazyAuthBuilder, Mode, NotReady, State};
+use crate::state::{NotReady, State};
 
-/// A reader with a build waits for at most this long for a rebuilder that was overdue.
-const MAX_WAIT_FOR_REBUILDER: Duration = Duration::from_secs(1);
+/// A reader with a build waits for at most this long for a rebuild task that was late.
+const MAX_WAIT_FOR_TASK: Duration = Duration::from_secs(1);
 
 /// A value that is built from secrets on first use and rebuilt when they rotate.
 ///
@@ -75,81 +74,18 @@ const MAX_WAIT_FOR_REBUILDER: Duration = Duration::from_secs(1);
 /// clone is dropped.
 pub struct LazyAuth<A> {
     pub(crate) inner: Arc<Inner<A>>,
-    /// The same slot as in `inner`. The copy saves one pointer dereference on each read.
+    /// The same slot as in `inner`. The copy saves a pointer dereference on each read.
     current: Current<A>,
 }
 
+/// What the clones of an auth share. The background task has no reference to it, so that dropping the
+/// last clone ends the task.
 pub(crate) struct Inner<A> {
-    pub(crate) resolver: Resolver,
-    pub(crate) spec: Box<dyn BuildSpec<A>>,
-    pub(crate) settings: Settings,
-    pub(crate) current: Current<A>,
+    shared: Arc<Shared<A>>,
     views: ThreadViews,
-    pub(crate) progress: watch::Sender<Progress>,
-    /// Wakes the rebuilder.
-    pub(crate) wake: Arc<Notify>,
-    /// Number of calls of [`LazyAuth::rebuild`].
-    pub(crate) requested_rebuilds: AtomicU64,
-    /// Set when the rebuilder ended together with its runtime, so that the next use restarts it.
-    pub(crate) rebuilder_stopped: AtomicBool,
-    /// The time of the coarse clock at which the rebuilder is overdue, because its runtime is not running.
-    pub(crate) rebuilder_due: AtomicI64,
-    /// The number of rebuilders that were started. Only the newest one acts.
-    pub(crate) rebuilder_id: AtomicU64,
-    /// Whether the next build excludes the previous secrets.
-    pub(crate) revoking: AtomicBool,
-    rebuilder: Mutex<Option<AbortHandle>>,
-    rotation: Mutex<RotationState>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) mode: Mode,
-    pub(crate) deadline: Duration,
-    pub(crate) build_deadline: Duration,
-    pub(crate) timing: RotationTiming,
-    pub(crate) policy: Policies,
-}
-
-/// Progress of the rebuilder, observed by the callers that wait for it.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    pub(crate) state: State,
-    /// Number of finished attempts.
-    pub(crate) attempts: u64,
-    /// How many of the requested rebuilds these attempts have completed.
-    pub(crate) completed_rebuilds: u64,
-    /// The failure of the last attempt, or `None` if it succeeded.
-    pub(crate) failure: Option<NotReady>,
 }
 
 impl<A: Send + Sync + 'static> LazyAuth<A> {
-    /// Creates an auth whose value is built by `build` from a struct `T` of secrets, with the
-    /// default settings.
-    ///
-    /// The keys of the secrets are the field names of `T`: see
-    /// [`Plan`](secretwell_resolver::load::Plan).
-    pub fn new<T, F, B>(resolver: Resolver, build: F) -> Self
-    where
-        T: DeserializeOwned + Send + 'static,
-        F: Fn(T, BuildContext) -> B + Clone + Send + Sync + 'static,
-        B: Future<Output = Result<A, BuildError>> + Send + 'static,
-    {
-        LazyAuthBuilder::new(resolver).build(build)
-    }
-
-    /// Like [`new`](Self::new), for a builder closure that is synchronous and cannot fail.
-    pub fn infallible<T, F>(resolver: Resolver, build: F) -> Self
-    where
-        T: DeserializeOwned + Send + 'static,
-        F: Fn(T, BuildContext) -> A + Clone + Send + Sync + 'static,
-    {
-        LazyAuthBuilder::new(resolver).build(move |secrets, context| {
-            let built = build(secrets, context);
-            async move { Ok(built) }
-        })
-    }
-
     /// Returns the current build. Before the first build, starts it and waits for it within the
     /// configured deadline.
     ///
@@ -161,7 +97,8 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// - if the attempt that this call waits for fails,
     /// - if the last attempt failed and the next attempt is not due yet,
     /// - if the deadline passes,
-    /// - if there is no build yet and this is called outside of a tokio runtime.
+    /// - if there is no build yet and this is called outside of a tokio runtime, or in one without a
+    ///   timer.
     #[inline]
     pub fn get(&self) -> Get<'_, A> {
         Get(Step::Check(self))
@@ -172,10 +109,37 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// # Errors
     /// The same as for [`get`](Self::get).
     pub async fn get_within(&self, deadline: Duration) -> Result<Guard<A>, NotReady> {
-        match self.peek() {
-            Some(guard) if !self.inner.needs_rebuilder() => Ok(guard),
+        match self.loaded() {
+            Some(guard) if !self.current.is_overdue() => Ok(guard),
             _ => self.start_boxed(deadline).await,
         }
+    }
+
+    /// Waits until there is a build, for at most `deadline`, and returns it. Starts the first build.
+    ///
+    /// Unlike [`get`](Self::get), this does not return the failure of an attempt while there is time
+    /// for another one. Use it in tests after writing a secret, and in a program that must not accept
+    /// requests before it can authenticate them.
+    ///
+    /// Cancelling this call does not cancel the build.
+    ///
+    /// # Errors
+    /// Returns the failure of the last attempt if the deadline passes. Also returns [`NotReady`] if this
+    /// is called outside of a tokio runtime, or in one without a timer.
+    pub async fn ready(&self, deadline: Duration) -> Result<Guard<A>, NotReady> {
+        if self.loaded().is_some() {
+            return self.get_within(deadline).await;
+        }
+        require_runtime()?;
+        let mut progress = self.shared().progress.subscribe();
+        let built = self.poll_progress(&mut progress, |_| self.loaded());
+        if let Ok(guard) = tokio::time::timeout(deadline, built).await {
+            return Ok(guard);
+        }
+        let failure = progress.borrow().failure.clone();
+        let failure = failure.unwrap_or_else(first_build_in_progress);
+        failure.print_without_subscriber();
+        Err(failure)
     }
 
     /// Returns the current build without waiting. Before the first build, starts it and returns an
@@ -183,53 +147,45 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     ///
     /// # Errors
     /// Returns [`NotReady`] if the first build is still in progress or if the last attempt failed. Before
-    /// the first build, also returns it if this is called outside of a tokio runtime.
+    /// the first build, also returns it if this is called outside of a tokio runtime, or in one without
+    /// a timer.
     pub fn try_get(&self) -> Result<Guard<A>, NotReady> {
-        if let Some(guard) = self.current_guard() {
+        if let Some(guard) = self.peek() {
             return Ok(guard);
         }
         require_runtime()?;
-        self.ensure_rebuilder();
-        match &self.inner.progress.borrow().state {
+        ensure(self.shared());
+        match &self.shared().progress.borrow().state {
             State::Failed { failure } => Err(failure.clone()),
             _ => Err(first_build_in_progress()),
         }
     }
 
-    /// Returns the current build, or `None` before the first build. Does not start a build.
+    /// Returns the current build, or `None` before the first build. Does not start the first build.
     pub fn peek(&self) -> Option<Guard<A>> {
-        Guard::new(&self.current)
+        let guard = self.loaded()?;
+        if self.current.is_overdue() {
+            restart(self.shared());
+        }
+        Some(guard)
     }
 
     /// Calls `reader` with the current value, or returns `None` before the first build. Does not
-    /// start a build.
+    /// start the first build.
     ///
     /// This is the fastest way to read from many threads without keeping anything. Each thread keeps
     /// the build that it read last until it reads again or the `LazyAuth` is dropped.
     pub fn with<R>(&self, reader: impl FnOnce(&A) -> R) -> Option<R> {
-        if self.inner.needs_rebuilder() {
-            self.restart_rebuilder();
+        if self.current.is_overdue() {
+            restart(self.shared());
         }
         self.inner.views.with(&self.current, reader)
     }
 
     /// Returns a [`Reader`] for a task or a connection that reads repeatedly, or `None` before the
-    /// first build. Does not start a build.
+    /// first build. Does not start the first build.
     pub fn reader(&self) -> Option<Reader<A>> {
-        Reader::new(&self.current)
-    }
-
-    /// Returns the current state.
-    pub fn state(&self) -> State {
-        self.inner.progress.borrow().state.clone()
-    }
-
-    /// Subscribes to changes of the state.
-    pub fn watch_state(&self) -> StateWatch {
-        StateWatch {
-            last: self.state(),
-            progress: self.inner.progress.subscribe(),
-        }
+        Reader::new(self.shared())
     }
 
     /// Reads the secrets again and builds from them, even if their values are unchanged. Waits for
@@ -243,75 +199,99 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     ///
     /// # Errors
     /// Returns [`NotReady`] with every problem if the new build fails, if the deadline passes, or
-    /// if this is called outside of a tokio runtime. The previous build stays in use.
+    /// if this is called outside of a tokio runtime or in one without a timer. The previous build stays
+    /// in use.
     pub async fn rebuild(&self) -> Result<Guard<A>, NotReady> {
         require_runtime()?;
-        let ticket = self.inner.requested_rebuilds.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut progress = self.inner.progress.subscribe();
-        let completed = async {
-            loop {
-                self.ensure_rebuilder();
-                self.inner.wake.notify_one();
-                {
-                    let now = progress.borrow_and_update();
-                    if now.completed_rebuilds >= ticket {
-                        return match (&now.failure, self.peek()) {
-                            (None, Some(guard)) => Ok(guard),
-                            (Some(failure), _) => Err(failure.clone()),
-                            (None, None) => Err(NotReady::unavailable(
-                                "the rebuild finished without a build",
-                                "call `rebuild` again",
-                            )),
-                        };
-                    }
-                }
-                // This cannot fail, because `self` owns the sender.
-                let _ = progress.changed().await;
-            }
-        };
-        let timed_out = || {
-            NotReady::unavailable(
-                "the rebuild did not finish within the deadline",
-                "check that the source responds, or raise the deadline",
-            )
-        };
-        tokio::time::timeout(self.inner.settings.deadline, completed)
+        let shared = self.shared();
+        let mut progress = shared.progress.subscribe();
+        let ticket = shared.requested_rebuilds.fetch_add(1, Ordering::SeqCst) + 1;
+        shared.wake.notify_one();
+        let completed = self.poll_progress(&mut progress, |progress| {
+            (progress.completed_rebuilds >= ticket).then(|| self.result(progress))
+        });
+        let deadline = shared.settings.deadline;
+        tokio::time::timeout(deadline, completed)
             .await
             .unwrap_or_else(|_| Err(timed_out()))
             .inspect_err(NotReady::print_without_subscriber)
     }
 
-    /// Ends the grace period of all previous secrets and rebuilds. Afterwards only the newest
-    /// secret of each key signs and verifies, so everything that a previous secret signed is
-    /// rejected.
+    /// Revokes all previous secrets. Afterwards, only the newest secret of each key signs and verifies,
+    /// so everything that a previous secret signed is rejected.
     ///
     /// Use it after a leak: write a new secret first, and then revoke the previous ones.
     ///
-    /// A source that keeps old versions returns them to the next process while their grace period
-    /// lasts. Delete them at the source as well.
+    /// 1. The previous secrets in memory are revoked at once, and a build without them replaces the
+    ///    current one. This needs no source, so it also works while the source is unreachable.
+    /// 2. Then the source is read. If it returns a newer secret, the one in memory is revoked as well.
+    ///    If it cannot be read, this is retried in the background until it succeeds.
+    ///
+    /// A revoked value is not accepted again by this `LazyAuth`, for no key and from no source. If the
+    /// source returns it as the current secret, the attempt fails and the current build stays in use.
+    /// The auth remembers the last 4,096 revoked secrets, until the process exits. The cache of the
+    /// resolver does not change.
+    ///
+    /// If the source returns an outdated secret in step 2, because a replica lags and its versions have
+    /// no order, then a newer secret is not recognized as such. Check that [`state`](Self::state) and
+    /// the log show the newest version.
+    ///
+    /// # Other processes
+    /// This affects the secrets of one process only. A source that keeps old versions returns them to
+    /// the next process while their grace period lasts. Write a
+    /// [revocation time](crate::LazyAuthBuilder::revocation_key) to the source to revoke them in all
+    /// processes, or delete the old versions.
     ///
     /// # Errors
-    /// The same as for [`rebuild`](Self::rebuild). If this fails, the next successful build revokes
-    /// the previous secrets.
+    /// Returns [`NotReady`] if the build fails. Also returns it if no previous secret was in memory and
+    /// the source could not be read within the configured deadline. Cancelling this call does not cancel
+    /// the revocation.
     pub async fn revoke_previous(&self) -> Result<Guard<A>, NotReady> {
-        self.inner.revoking.store(true, Ordering::SeqCst);
-        self.rebuild().await
-    }
-
-    /// Returns the current build, and restarts the rebuilder if its runtime has ended or is not running.
-    fn current_guard(&self) -> Option<Guard<A>> {
-        let guard = Guard::new(&self.current)?;
-        if self.inner.needs_rebuilder() {
-            self.restart_rebuilder();
+        require_runtime()?;
+        let shared = self.shared();
+        let mut progress = shared.progress.subscribe();
+        let (ticket, revoked) = shared.revoke_previous();
+        let completed = self.poll_progress(&mut progress, |progress| {
+            (progress.confirmed_revocations >= ticket).then(|| self.result(progress))
+        });
+        let confirmed = tokio::time::timeout(shared.settings.deadline, completed).await;
+        let is_applied = revoked > 0 && progress.borrow().applied_revocations >= ticket;
+        match (confirmed, self.loaded()) {
+            (Ok(Ok(guard)), _) => Ok(guard),
+            (_, Some(guard)) if is_applied => Ok(guard),
+            (Ok(Err(failure)), _) => Err(failure),
+            (Err(_), _) => Err(timed_out()),
         }
-        Some(guard)
+        .inspect_err(NotReady::print_without_subscriber)
     }
 
-    /// Does nothing before the first use, which starts the first rebuilder.
-    #[cold]
-    fn restart_rebuilder(&self) {
-        if tokio::runtime::Handle::try_current().is_ok() {
-            self.ensure_rebuilder();
+    fn loaded(&self) -> Option<Guard<A>> {
+        Guard::new(&self.current)
+    }
+
+    /// Returns the result of the attempt that `progress` reports.
+    fn result(&self, progress: &Progress) -> Result<Guard<A>, NotReady> {
+        match (&progress.failure, self.loaded()) {
+            (None, Some(guard)) => Ok(guard),
+            (Some(failure), _) => Err(failure.clone()),
+            (None, None) => Err(first_build_in_progress()),
+        }
+    }
+
+    /// Waits until `condition` returns a value for the progress of the rebuild task. Keeps that task
+    /// running.
+    async fn poll_progress<R>(
+        &self,
+        progress: &mut watch::Receiver<Progress>,
+        mut condition: impl FnMut(&Progress) -> Option<R>,
+    ) -> R {
+        loop {
+            ensure(self.shared());
+            if let Some(result) = condition(&progress.borrow_and_update()) {
+                return result;
+            }
+            // This cannot fail, because `self` owns the sender.
+            let _ = progress.changed().await;
         }
     }
 
@@ -320,99 +300,41 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         Box::pin(self.start(deadline))
     }
 
-    /// Returns the current build after its overdue rebuilder was replaced. Waits for the first attempt of
-    /// the new one, because the runtime might run its tasks only while a reader waits.
-    async fn catch_up(&self, guard: Guard<A>) -> Guard<A> {
-        let mut progress = self.inner.progress.subscribe();
-        let attempts_before = progress.borrow().attempts;
-        self.restart_rebuilder();
-        if tokio::runtime::Handle::try_current().is_ok() {
-            let attempt = progress.wait_for(|progress| progress.attempts > attempts_before);
-            let _ = tokio::time::timeout(MAX_WAIT_FOR_REBUILDER, attempt).await;
-        }
-        self.peek().unwrap_or(guard)
-    }
-
     async fn start(&self, deadline: Duration) -> Result<Guard<A>, NotReady> {
-        if let Some(guard) = self.peek() {
+        if let Some(guard) = self.loaded() {
             return Ok(self.catch_up(guard).await);
         }
         require_runtime()?;
         // Subscribing before the first check prevents a missed change.
-        let mut progress = self.inner.progress.subscribe();
+        let mut progress = self.shared().progress.subscribe();
         let attempts_before = progress.borrow().attempts;
-        let first_build = async {
-            loop {
-                self.ensure_rebuilder();
-                if let Some(guard) = self.peek() {
-                    return Ok(guard);
-                }
-                {
-                    let now = progress.borrow_and_update();
-                    if let Some(failure) = &now.failure {
-                        let waited_for = now.attempts > attempts_before;
-                        let retry_pending = failure
-                            .retry_at()
-                            .is_some_and(|retry_at| retry_at > Instant::now());
-                        if waited_for || retry_pending && matches!(now.state, State::Failed { .. })
-                        {
-                            return Err(failure.clone());
-                        }
-                    }
-                }
-                // This cannot fail, because `self` owns the sender.
-                let _ = progress.changed().await;
+        let first_build = self.poll_progress(&mut progress, |progress| {
+            if let Some(guard) = self.loaded() {
+                return Some(Ok(guard));
             }
-        };
+            let failure = progress.failure.as_ref()?;
+            let retry_at = failure.retry_at();
+            let is_pending = retry_at.is_some_and(|retry_at| retry_at > Instant::now())
+                && matches!(progress.state, State::Failed { .. });
+            let was_attempted = progress.attempts > attempts_before;
+            (was_attempted || is_pending).then(|| Err(failure.clone()))
+        });
         tokio::time::timeout(deadline, first_build)
             .await
             .unwrap_or_else(|_| Err(first_build_in_progress()))
             .inspect_err(NotReady::print_without_subscriber)
     }
 
-    /// Starts the rebuilder unless it runs already. Must be called within a tokio runtime.
-    fn ensure_rebuilder(&self) {
-        let mut rebuilder = self.inner.lock_rebuilder();
-        if rebuilder.as_ref().is_none_or(AbortHandle::is_finished) || self.inner.needs_rebuilder() {
-            self.inner.rebuilder_stopped.store(false, Ordering::Relaxed);
-            self.inner
-                .rebuilder_due
-                .store(Ticks::MAX, Ordering::Relaxed);
-            self.inner.rebuilder_id.fetch_add(1, Ordering::Relaxed);
-            let task = tokio::spawn(Rebuilder::new(&self.inner).run());
-            if let Some(late) = rebuilder.replace(task.abort_handle()) {
-                late.abort();
-            }
+    /// Returns the current build after its late rebuild task was replaced. Waits for the first attempt
+    /// of the new one, because the runtime might run its tasks only while a reader waits.
+    async fn catch_up(&self, guard: Guard<A>) -> Guard<A> {
+        let mut progress = self.shared().progress.subscribe();
+        let attempts_before = progress.borrow().attempts;
+        if restart(self.shared()) {
+            let attempt = progress.wait_for(|progress| progress.attempts > attempts_before);
+            let _ = tokio::time::timeout(MAX_WAIT_FOR_TASK, attempt).await;
         }
-    }
-}
-
-/// Returns an error outside of a tokio runtime, because the rebuilder is a tokio task.
-fn require_runtime() -> Result<(), NotReady> {
-    let runtime = tokio::runtime::Handle::try_current();
-    runtime
-        .map(drop)
-        .map_err(|_| {
-            NotReady::unavailable(
-                "no tokio runtime is running, so the build cannot start",
-                "call this within a tokio runtime",
-            )
-        })
-        .inspect_err(NotReady::print_without_subscriber)
-}
-
-fn first_build_in_progress() -> NotReady {
-    NotReady::unavailable(
-        "the first build is still in progress",
-        "check that the source responds, or wait longer",
-    )
-}
-
-impl LazyAuth<()> {
-    /// Returns a builder with the default settings. The type of the auth is the output type of the
-    /// closure that [`LazyAuthBuilder::build`] takes.
-    pub fn builder(resolver: Resolver) -> LazyAuthBuilder {
-        LazyAuthBuilder::new(resolver)
+        self.loaded().unwrap_or(guard)
     }
 }
 
@@ -422,68 +344,44 @@ impl<A> LazyAuth<A> {
         spec: Box<dyn BuildSpec<A>>,
         settings: Settings,
     ) -> Self {
-        let idle = Progress {
-            state: State::Idle,
-            attempts: 0,
-            completed_rebuilds: 0,
-            failure: None,
-        };
-        let inner = Inner {
-            resolver,
-            spec,
-            settings,
-            current: Current::default(),
-            views: ThreadViews::default(),
-            progress: watch::channel(idle).0,
-            wake: Arc::default(),
-            requested_rebuilds: AtomicU64::new(0),
-            rebuilder_stopped: AtomicBool::new(false),
-            rebuilder_due: AtomicI64::new(Ticks::MAX),
-            rebuilder_id: AtomicU64::new(0),
-            revoking: AtomicBool::new(false),
-            rebuilder: Mutex::new(None),
-            rotation: Mutex::default(),
-        };
+        let shared = Arc::new(Shared::new(resolver, spec, settings));
         Self {
-            current: inner.current.clone(),
-            inner: Arc::new(inner),
+            current: shared.current.clone(),
+            inner: Arc::new(Inner {
+                shared,
+                views: ThreadViews::default(),
+            }),
         }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared<A>> {
+        &self.inner.shared
+    }
+
+    /// Returns the current state.
+    pub fn state(&self) -> State {
+        self.shared().progress.borrow().state.clone()
+    }
+
+    /// Subscribes to changes of the state.
+    pub fn watch_state(&self) -> StateWatch {
+        StateWatch::new(self.shared().progress.subscribe())
     }
 
     /// Returns the resolver that the secrets are read through.
     pub fn resolver(&self) -> &Resolver {
-        &self.inner.resolver
-    }
-}
-
-impl<A> Inner<A> {
-    /// Returns whether a reader must start a rebuilder on its own runtime.
-    #[inline]
-    fn needs_rebuilder(&self) -> bool {
-        self.rebuilder_stopped.load(Ordering::Relaxed)
-            || clock::ticks() > self.rebuilder_due.load(Ordering::Relaxed)
+        &self.shared().source.resolver
     }
 
-    fn lock_rebuilder(&self) -> MutexGuard<'_, Option<AbortHandle>> {
-        self.rebuilder
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn rotation(&self) -> MutexGuard<'_, RotationState> {
-        self.rotation.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn weak(self: &Arc<Self>) -> Weak<Self> {
-        Arc::downgrade(self)
+    /// Returns the name of this auth in the log, if it has one.
+    pub fn name(&self) -> Option<&str> {
+        self.shared().settings.name.as_deref()
     }
 }
 
 impl<A> Drop for Inner<A> {
     fn drop(&mut self) {
-        if let Some(rebuilder) = self.lock_rebuilder().take() {
-            rebuilder.abort();
-        }
+        self.shared.close();
     }
 }
 
@@ -499,11 +397,19 @@ impl<A> Clone for LazyAuth<A> {
 impl<A> fmt::Debug for LazyAuth<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LazyAuth")
-            .field("origin", self.inner.resolver.origin())
-            .field("mode", &self.inner.settings.mode)
-            .field("state", &self.inner.progress.borrow().state)
+            .field("name", &self.name())
+            .field("origin", self.resolver().origin())
+            .field("mode", &self.shared().settings.mode)
+            .field("state", &self.state())
             .finish_non_exhaustive()
     }
+}
+
+fn timed_out() -> NotReady {
+    NotReady::unavailable(
+        "the rebuild did not finish within the deadline",
+        "check that the source responds, or raise the deadline",
+    )
 }
 
 /// The future of [`LazyAuth::get`].
@@ -526,8 +432,8 @@ impl<A: Send + Sync + 'static> Future for Get<'_, A> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Step::Check(auth) = self.0 {
             match Guard::new(&auth.current) {
-                Some(guard) if !auth.inner.needs_rebuilder() => return Poll::Ready(Ok(guard)),
-                _ => self.0 = Step::Start(auth.start_boxed(auth.inner.settings.deadline)),
+                Some(guard) if !auth.current.is_overdue() => return Poll::Ready(Ok(guard)),
+                _ => self.0 = Step::Start(auth.start_boxed(auth.shared().settings.deadline)),
             }
         }
         match &mut self.0 {
@@ -540,42 +446,5 @@ impl<A: Send + Sync + 'static> Future for Get<'_, A> {
 impl<A> fmt::Debug for Get<'_, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Get").finish_non_exhaustive()
-    }
-}
-
-/// Subscription to the state of a [`LazyAuth`]. Created by [`LazyAuth::watch_state`].
-#[derive(Debug, Clone)]
-pub struct StateWatch {
-    /// The state that was returned last.
-    last: State,
-    progress: watch::Receiver<Progress>,
-}
-
-impl StateWatch {
-    /// Returns the current state.
-    pub fn current(&self) -> State {
-        self.progress.borrow().state.clone()
-    }
-
-    /// Waits until the state differs from the state that this watch returned last, and returns the
-    /// new state. The first call compares with the state at the time of [`LazyAuth::watch_state`].
-    ///
-    /// Intermediate states can be skipped. Returns `None` after the auth was dropped.
-    pub async fn changed(&mut self) -> Option<State> {
-        let last = self.last.clone();
-        self.wait_for(|state| *state != last).await
-    }
-
-    /// Waits until `condition` returns true for the state, and returns that state. Returns `None`
-    /// after the auth was dropped.
-    pub async fn wait_for(&mut self, mut condition: impl FnMut(&State) -> bool) -> Option<State> {
-        let state = {
-            let progress = self
-                .progress
-                .wait_for(|progress| condition(&progress.state));
-            progress.await.ok()?.state.clone()
-        };
-        self.last = state.clone();
-        Some(state)
     }
 }

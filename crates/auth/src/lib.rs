@@ -56,8 +56,11 @@
 //! | --- | --- |
 //! | read the value in a request | [`LazyAuth::get`] |
 //! | read the value without waiting | [`LazyAuth::try_get`], [`LazyAuth::with`], [`Reader`] |
-//! | authenticate an axum handler | `Auth<T>` and `LazyAuth::layer`, features `axum` and `tower` |
-//! | sign and verify during a rotation | [`BuildContext::key_ring`], [`LazyAuth::revoke_previous`] |
+//! | wait for the first build | [`LazyAuth::ready`] |
+//! | authenticate in an axum handler | `Auth<T>` and `LazyAuth::provide`, feature `axum` |
+//! | reject requests before the handler | `LazyAuth::require`, feature `tower` |
+//! | sign and verify during a rotation | [`BuildContext::key_ring`], [`LazyAuthBuilder::signing`] |
+//! | revoke secrets after a leak | [`LazyAuth::revoke_previous`], [`LazyAuthBuilder::revocation_key`] |
 //! | observe the state | [`LazyAuth::state`], [`LazyAuth::watch_state`] |
 //! | check the secrets in advance | [`LazyAuth::preflight`] |
 //!
@@ -73,37 +76,50 @@ mod axum;
 mod built;
 mod config;
 mod context;
+mod decide;
 mod hex;
 mod history;
+mod key_ring;
 mod lazy;
 mod mode;
+mod panics;
 mod policy;
 mod preflight;
+#[cfg(feature = "tower")]
+mod principal;
+mod progress;
+mod reader;
 mod rebuilder;
 #[cfg(feature = "tower")]
 mod rejection;
+mod revocation;
 mod ring;
+mod runtime;
 mod scrub;
+mod shared;
+mod source;
 mod spec;
 mod state;
 #[cfg(feature = "tower")]
 mod tower;
 
-#[cfg(feature = "axum")]
-pub use axum::{Auth, Principal};
-pub use built::{Guard, Reader};
+pub use built::Guard;
 pub use config::LazyAuthBuilder;
 pub use context::{BuildContext, BuildError};
-pub use lazy::{Get, LazyAuth, StateWatch};
+pub use key_ring::KeyRing;
+pub use lazy::{Get, LazyAuth};
 pub use mode::Mode;
 pub use policy::SecretPolicy;
 pub use preflight::{Check, PreflightReport, Status};
 #[cfg(feature = "tower")]
-pub use rejection::Rejection;
-pub use ring::KeyRing;
-pub use state::{Generation, NotReady, State};
+pub use principal::{Auth, Principal};
+pub use progress::StateWatch;
+pub use reader::Reader;
 #[cfg(feature = "tower")]
-pub use tower::{AuthLayer, AuthService, LazyService};
+pub use rejection::Rejection;
+pub use state::{Generation, NotReady, State, VersionHistory};
+#[cfg(feature = "tower")]
+pub use tower::{LazyService, ProvideLayer, ProvideService, RequireLayer, RequireService};
 
 // Services share these types between threads, so they must stay `Send` and `Sync`.
 const _: () = {
@@ -121,9 +137,12 @@ const _: () = {
     assert_send_sync::<StateWatch>();
     #[cfg(feature = "tower")]
     {
-        assert_send_sync::<AuthLayer<()>>();
-        assert_send_sync::<AuthService<(), ()>>();
         assert_send_sync::<LazyService<()>>();
+        assert_send_sync::<ProvideLayer<()>>();
+        assert_send_sync::<ProvideService<(), ()>>();
+        assert_send_sync::<Rejection>();
+        assert_send_sync::<RequireLayer<(), ()>>();
+        assert_send_sync::<RequireService<(), (), ()>>();
     }
     #[cfg(feature = "authjs")]
     {

@@ -1,12 +1,13 @@
 //! [`SecretPolicy`] and the check for weak secrets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use secretwell_core::{Error, ErrorKind, SecretKey, SecretValue};
 use secretwell_resolver::Resolved;
 use secretwell_resolver::load::PlannedField;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// Minimum length of a signing secret in bytes: the size of a key for HMAC with SHA-256, as
 /// required by RFC 7518, section 3.2.
@@ -14,22 +15,47 @@ const MIN_BYTES: usize = 32;
 /// A secret that repeats a pattern of at most this many bytes is weak.
 const MAX_PATTERN: usize = 4;
 
+/// The names of the secrets that Auth.js and NextAuth sign and encrypt with.
+const AUTH_JS: [&str; 5] = [
+    "AUTH_SECRET",
+    "AUTH_SECRET_1",
+    "AUTH_SECRET_2",
+    "AUTH_SECRET_3",
+    "NEXTAUTH_SECRET",
+];
+
 /// Requirements for a secret, in addition to being present and not blank.
+///
+/// [`of_key`](Self::of_key) returns the default for a key. A key counts as a signing secret as well in
+/// these cases:
+///
+/// - It is named with [`LazyAuthBuilder::signing`](crate::LazyAuthBuilder::signing).
+/// - The builder takes its ring with [`BuildContext::key_ring`](crate::BuildContext::key_ring).
+///
+/// [`LazyAuthBuilder::secret_policy`](crate::LazyAuthBuilder::secret_policy) has precedence over these
+/// rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SecretPolicy {
     /// Suitable for signing and encryption: at least 32 bytes, no example text such as `changeme`,
-    /// and no short repeated pattern.
-    ///
-    /// The default for each field with a secret type: [`SecretString`](https://docs.rs/secrecy),
-    /// any other `SecretBox`, and [`SecretValue`].
+    /// and no short repeated pattern. The default for signing secrets.
     SigningKey,
-    /// No further requirements. Use it for secrets that somebody else chose, such as a database
-    /// password.
-    ///
-    /// The default for each field with any other type, such as `String`.
+    /// No further requirements. The default for all other secrets, such as a database password,
+    /// because somebody else might have chosen them.
     Unchecked,
+}
+
+impl SecretPolicy {
+    /// Returns the default policy of `key`: `SigningKey` for the names of Auth.js and NextAuth
+    /// (`AUTH_SECRET`, `AUTH_SECRET_1` to `AUTH_SECRET_3` and `NEXTAUTH_SECRET`), and `Unchecked` for
+    /// other names.
+    pub fn of_key(key: &SecretKey) -> Self {
+        match AUTH_JS.contains(&key.name()) {
+            true => Self::SigningKey,
+            false => Self::Unchecked,
+        }
+    }
 }
 
 /// The reason why a secret is too weak to sign with.
@@ -53,39 +79,48 @@ impl fmt::Display for Weakness {
     }
 }
 
-/// The policies that are set explicitly, by key.
+/// The policies that are set explicitly, and the keys that are named as signing secrets.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Policies(BTreeMap<SecretKey, SecretPolicy>);
+pub(crate) struct Policies {
+    explicit: BTreeMap<SecretKey, SecretPolicy>,
+    pub(crate) signing: BTreeSet<SecretKey>,
+}
 
 impl Policies {
     pub(crate) fn set(&mut self, key: SecretKey, policy: SecretPolicy) {
-        self.0.insert(key, policy);
+        self.explicit.insert(key, policy);
     }
 
+    /// Returns all keys that are named in the settings.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &SecretKey> {
-        self.0.keys()
+        let signing = self.signing.iter();
+        let other = signing.filter(|key| !self.explicit.contains_key(*key));
+        self.explicit.keys().chain(other)
     }
 
-    /// Returns the explicit policy of the field, or the default for its type.
-    pub(crate) fn of(&self, field: &PlannedField) -> SecretPolicy {
-        self.0
-            .get(&field.key)
-            .copied()
-            .unwrap_or(match is_secret(field) {
-                true => SecretPolicy::SigningKey,
-                false => SecretPolicy::Unchecked,
-            })
+    /// Returns the explicit policy of `key`, or the default. `signs` tells whether a build takes the
+    /// key ring of `key`.
+    pub(crate) fn of(&self, key: &SecretKey, signs: bool) -> SecretPolicy {
+        match self.explicit.get(key) {
+            Some(policy) => *policy,
+            None if signs || self.signing.contains(key) => SecretPolicy::SigningKey,
+            None => SecretPolicy::of_key(key),
+        }
     }
 }
 
 /// Returns whether the type of the field is a secret type.
+///
+/// Types that contain a secret type are not recognized, so nothing that protects a secret may depend on
+/// this.
 pub(crate) fn is_secret(field: &PlannedField) -> bool {
     field.type_name.contains("SecretBox<") || field.type_name.ends_with("::SecretValue")
 }
 
-/// Returns an error if `secret` does not meet `policy`.
+/// Returns an error if `secret` does not meet `policy`. A blank secret counts as absent and is not
+/// checked.
 pub(crate) fn too_weak(key: &SecretKey, secret: &Resolved, policy: SecretPolicy) -> Option<Error> {
-    if policy == SecretPolicy::Unchecked {
+    if policy == SecretPolicy::Unchecked || secret.value.is_blank() {
         return None;
     }
     weakness(&secret.value).map(|weakness| {
@@ -139,12 +174,10 @@ fn is_example_text(bytes: &[u8]) -> bool {
         "examplesecret",
         "mysupersecret",
     ];
-    let letters: zeroize::Zeroizing<String> = bytes
-        .iter()
-        .filter(|byte| byte.is_ascii_alphanumeric())
-        .map(|byte| char::from(byte.to_ascii_lowercase()))
-        .collect::<String>()
-        .into();
+    // Without the final capacity, growing would leave copies of the secret in freed memory.
+    let mut letters = Zeroizing::new(String::with_capacity(bytes.len()));
+    let letters_and_digits = bytes.iter().filter(|byte| byte.is_ascii_alphanumeric());
+    letters.extend(letters_and_digits.map(|byte| char::from(byte.to_ascii_lowercase())));
     WHOLE.contains(&letters.as_str()) || PART.iter().any(|part| letters.contains(part))
 }
 

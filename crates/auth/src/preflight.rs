@@ -6,9 +6,9 @@ use secretwell_core::{Error, ErrorKind, SecretKey};
 use secretwell_resolver::{Freshness, Resolved, Resolver};
 use serde::Serialize;
 
-use crate::policy::too_weak;
-use crate::spec::{check, keys};
-use crate::{LazyAuth, Mode, SecretPolicy};
+use crate::lazy::LazyAuth;
+use crate::mode::Mode;
+use crate::policy::{SecretPolicy, too_weak};
 
 /// Result of a preflight, with one [`Check`] for each key. Created by [`LazyAuth::preflight`] and
 /// [`PreflightReport::for_keys`].
@@ -28,6 +28,8 @@ pub struct PreflightReport {
 pub struct Check {
     /// The key whose secret was checked.
     pub key: SecretKey,
+    /// The requirements that the secret was checked against.
+    pub policy: SecretPolicy,
     /// Whether a build can use the secret, with the secret or with the reason.
     #[serde(flatten)]
     pub status: Status,
@@ -55,10 +57,14 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// Use it at start-up, in tests and in CI. It does not start a build and does not change the
     /// state. The builder closure is not called, so the report does not cover errors of the
     /// closure. Each build repeats the same checks.
+    ///
+    /// The report names the policy of each key. Before the first build, it is not known which key rings
+    /// the builder takes. Name their keys with
+    /// [`LazyAuthBuilder::signing`](crate::LazyAuthBuilder::signing), so that they are checked here.
     pub async fn preflight(&self, mode: Mode) -> PreflightReport {
-        let inner = &self.inner;
-        let origin = inner.resolver.origin().to_string();
-        let fields = match inner.spec.fields() {
+        let shared = self.shared();
+        let origin = shared.source.resolver.origin().to_string();
+        let fields = match shared.spec.fields() {
             Ok(fields) => fields,
             Err(error) => {
                 return PreflightReport {
@@ -69,46 +75,48 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
                 };
             }
         };
-        let results = inner.resolver.refresh(&keys(inner.spec.as_ref())).await;
-        let policy = &inner.settings.policy;
+        let (results, epoch) = shared.source.split(shared.source.read(true).await);
+        let rotation = shared.memory().rotation.clone();
+        let checks = shared.checks(&rotation, mode);
         // Only the spec knows the defaults of the fields and how their values parse.
-        let mut problems = match inner.spec.prepare(results.clone(), mode, policy) {
-            Ok(_) => Vec::new(),
-            Err(problems) => problems,
-        };
-        let unknown_keys = policy
+        let prepared = shared.spec.prepare(results.clone(), checks);
+        let mut problems = prepared.err().unwrap_or_default();
+        let policies = &shared.settings.policies;
+        let unknown_keys = policies
             .keys()
             .filter(|key| !fields.iter().any(|field| field.key == **key));
         problems.extend(unknown_keys.map(unknown_key));
         let has_placeholder =
-            |key: &SecretKey| mode == Mode::Development && inner.spec.has_placeholder(key);
-        let checks = fields
-            .iter()
-            .zip(results)
-            .map(|(field, result)| {
-                let of_field = |problem: &&Error| problem.key() == Some(&field.key);
-                let status = match (problems.iter().find(of_field), result) {
-                    (Some(problem), _) => Status::Failed(problem.clone()),
-                    (None, Ok(secret)) if !secret.value.is_blank() => {
-                        match check(field, &secret, policy) {
-                            Some(weak) => Status::Warning(weak),
-                            None => Status::Passed(secret),
-                        }
+            |key: &SecretKey| mode == Mode::Development && shared.spec.has_placeholder(key);
+        let check_one = |key: &SecretKey, result: Result<Resolved, Error>| {
+            let of_key = |problem: &&Error| problem.key() == Some(key);
+            let status = match (problems.iter().find(of_key), result) {
+                (Some(problem), _) => Status::Failed(problem.clone()),
+                (None, Ok(secret)) if !secret.value.is_blank() => {
+                    match checks.too_weak(key, &secret) {
+                        Some(weak) => Status::Warning(weak),
+                        None => Status::Passed(secret),
                     }
-                    (None, absent) if has_placeholder(&field.key) => {
-                        Status::Warning(match absent {
-                            Ok(secret) => blank(&field.key, &secret),
-                            Err(absent) => absent,
-                        })
-                    }
-                    (None, _) => Status::Absent,
-                };
-                Check {
-                    key: field.key.clone(),
-                    status,
                 }
-            })
+                (None, absent) if has_placeholder(key) => Status::Warning(match absent {
+                    Ok(secret) => blank(key, &secret),
+                    Err(absent) => absent,
+                }),
+                (None, _) => Status::Absent,
+            };
+            Check {
+                key: key.clone(),
+                policy: checks.policy(key),
+                status,
+            }
+        };
+        let keys = fields.iter().map(|field| &field.key);
+        let checks = keys
+            .zip(results)
+            .map(|(key, result)| check_one(key, result))
             .collect();
+        // The revocation time is no secret of a build, so it only appears in the report as a problem.
+        problems.extend(epoch.err());
         PreflightReport {
             mode,
             origin,
@@ -127,7 +135,7 @@ fn blank(key: &SecretKey, secret: &Resolved) -> Error {
 fn unknown_key(key: &SecretKey) -> Error {
     Error::new(
         ErrorKind::InvalidConfig,
-        "a policy is set for this key, but the loaded type has no such field",
+        "the settings name this key, but the loaded type has no such field",
     )
     .with_key(key)
     .with_hint("use the key of a field, after serde renames it")
@@ -157,6 +165,7 @@ impl PreflightReport {
             };
             Check {
                 key: key.clone(),
+                policy: *policy,
                 status,
             }
         });
@@ -208,13 +217,21 @@ impl fmt::Display for PreflightReport {
             .map(|check| check.key.as_str().len())
             .max();
         let width = width.unwrap_or_default();
-        for Check { key, status } in &self.checks {
+        for Check {
+            key,
+            policy,
+            status,
+        } in &self.checks
+        {
             write!(f, "  {:width$}  ", key.as_str())?;
             match status {
                 Status::Passed(secret) => {
                     write!(f, "ok        from {}", secret.origin)?;
                     if let Some(version) = &secret.version {
                         write!(f, ", version {version}")?;
+                    }
+                    if *policy == SecretPolicy::Unchecked {
+                        f.write_str(", strength not checked")?;
                     }
                     if let Freshness::Stale { reason, .. } = &secret.freshness {
                         write!(f, ", stale: {reason}")?;

@@ -1,311 +1,544 @@
-//! The background task of a [`LazyAuth`](crate::LazyAuth). It builds, rebuilds on rotation, and
-//! publishes the state.
+//! The background task of a [`LazyAuth`](crate::LazyAuth). It reads the secrets, builds, rebuilds on
+//! rotation, and publishes the state.
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use secretwell_core::{Error, ErrorKind, SecretKey};
-use secretwell_resolver::clock;
-use secretwell_resolver::{Freshness, Resolved};
-use tokio::sync::Notify;
+use secretwell_core::backend::join_bounded;
+use secretwell_core::{Error, ErrorKind, SecretKey, Version};
+use secretwell_resolver::{Freshness, Resolved, Watch};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Instant;
 
-use crate::built::{Guard, publish};
-use crate::history::load_history;
-use crate::lazy::Inner;
-use crate::policy::is_secret;
-use crate::ring::{Rings, later};
-use crate::spec::{BuildInput, keys};
-use crate::{BuildContext, Generation, NotReady, State};
+use crate::context::{BuildContext, BuildError, Requested, RingRequests};
+use crate::decide::{Decision, Next, Rotation, Snapshot, decide};
+use crate::history::{has_history, read_history};
+use crate::key_ring::KeyRing;
+use crate::mode::Mode;
+use crate::panics::{Panicked, catch, catch_future};
+use crate::ring::{KeyHistory, later};
+use crate::runtime::{is_in_runtime, require_runtime};
+use crate::shared::{AttemptLog, Memory, Shared};
+use crate::source::Results;
+use crate::spec::BuildInput;
+use crate::state::{NotReady, State, VersionHistory};
 
-/// Maximum delay before a failed build is retried.
+/// Maximum delay before something that failed is tried again.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(300);
-/// The rebuilder shows that it runs once per ttl, within these bounds.
+/// The task shows that it runs once per ttl, within these bounds.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(50);
 const MAX_HEARTBEAT: Duration = Duration::from_secs(5);
 /// The longest time that the reads of one attempt can take.
 const MAX_READ: Duration = Duration::from_secs(120);
+/// How long readers wait before they start the task again in a runtime without a timer.
+const NO_TIMER_DELAY: Duration = Duration::from_secs(1);
+/// How many version histories are read at a time.
+const CONCURRENT_HISTORIES: usize = 16;
+
+/// Starts the rebuild task unless it already runs on time. Must be called within a tokio runtime that
+/// has a timer.
+pub(crate) fn ensure<A: Send + Sync + 'static>(shared: &Arc<Shared<A>>) {
+    let mut task = shared.task();
+    if task.as_ref().is_none_or(AbortHandle::is_finished) || shared.current.is_overdue() {
+        shared.current.expect_within(Duration::MAX);
+        let started = tokio::spawn(Rebuilder::new(shared).run());
+        if let Some(late) = task.replace(started.abort_handle()) {
+            late.abort();
+        }
+    }
+}
+
+/// Starts another rebuild task in place of one that has ended or is late. Returns whether this
+/// succeeded. It needs a runtime with a timer.
+#[cold]
+pub(crate) fn restart<A: Send + Sync + 'static>(shared: &Arc<Shared<A>>) -> bool {
+    if !is_in_runtime() {
+        return false;
+    }
+    if require_runtime().is_err() {
+        shared.current.expect_within(NO_TIMER_DELAY);
+        return false;
+    }
+    ensure(shared);
+    true
+}
 
 /// The rebuild task. It runs from the first use of an auth until the auth is dropped or the runtime
 /// ends.
 ///
 /// Its loop makes an attempt and then waits for a change notification, a request or a timer.
-pub(crate) struct Rebuilder<A> {
+struct Rebuilder<A> {
     id: u64,
-    auth: Weak<Inner<A>>,
-    wake: Arc<Notify>,
-    rotation: RotationState,
-    generation: Generation,
-    build_failures: BuildFailures,
+    shared: Arc<Shared<A>>,
+    /// The revocation for which the last build from memory was attempted.
+    revision: u64,
+    /// Whether the next read must start at the source, because the last one returned a revoked secret.
+    reads_again: bool,
+    /// Failures that the resolver does not retry: of user code, and because of revoked secrets.
+    failures: Backoff,
+    /// The version histories that were read and are not stored yet.
+    histories: Vec<KeyHistory>,
+    history_reads: JoinSet<HistoryReads>,
+    history_failures: Backoff,
+    /// The time of the next read of version histories that failed.
+    history_due: Option<Instant>,
 }
 
-/// The key rings that the current build was made with. The auth stores a copy, so that the previous
-/// secrets are not lost when a new rebuilder replaces one whose runtime ended.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct RotationState {
-    rings: Rings,
-    fingerprint: Option<HashMap<SecretKey, (u64, Vec<u64>)>>,
-}
+type HistoryReads = Vec<(KeyHistory, Option<(Version, Error)>)>;
 
-/// Failures of the builder closure since the last successful build.
+/// Consecutive failures.
 #[derive(Default)]
-struct BuildFailures {
+struct Backoff {
     since: Option<Instant>,
     count: u32,
 }
 
-/// Result of one attempt to read the secrets and build from them.
+/// What an attempt reads.
+enum Read {
+    /// The secrets that are in memory, to apply a revocation without the source.
+    Memory(Results),
+    Resolver {
+        /// Whether the read must start at the source.
+        fresh: bool,
+        /// The number of requested rebuilds, if not all of them are completed.
+        rebuilds: Option<u64>,
+    },
+}
+
+/// Result of one attempt.
 struct Outcome {
     /// When the secrets were read. The attempt covers all transitions of the rings up to this time.
     read_at: Instant,
     failure: Option<NotReady>,
-    took: Duration,
-    secrets: Vec<(SecretKey, Resolved)>,
+    log: AttemptLog,
+    /// Whether the rotation was stored, because there is a build of it.
+    is_applied: bool,
 }
 
 impl<A: Send + Sync + 'static> Rebuilder<A> {
-    pub(crate) fn new(auth: &Arc<Inner<A>>) -> Self {
+    fn new(shared: &Arc<Shared<A>>) -> Self {
         Self {
-            id: auth.rebuilder_id.load(Ordering::Relaxed),
-            auth: auth.weak(),
-            wake: auth.wake.clone(),
-            rotation: auth.rotation().clone(),
-            generation: Guard::new(&auth.current).map_or(0, |guard| guard.generation()),
-            build_failures: BuildFailures::default(),
+            id: shared.next_task_id(),
+            shared: shared.clone(),
+            revision: shared.progress.borrow().applied_revocations,
+            reads_again: false,
+            failures: Backoff::default(),
+            histories: Vec::new(),
+            history_reads: JoinSet::new(),
+            history_failures: Backoff::default(),
+            history_due: None,
         }
     }
 
-    pub(crate) async fn run(mut self) {
-        let Some(mut watch) = self
-            .auth
-            .upgrade()
-            .map(|auth| auth.resolver.watch(&keys(auth.spec.as_ref())))
-        else {
-            return;
-        };
-        loop {
-            let Some(auth) = self.auth.upgrade() else {
-                return;
+    async fn run(mut self) {
+        let shared = self.shared.clone();
+        let mut watch = shared.source.watch();
+        while shared.is_newest_task(self.id) {
+            let longest = shared.settings.build_deadline.saturating_add(MAX_READ);
+            self.expect_within(longest);
+            let revision = shared.memory().rotation.revision;
+            let read = self.next_read(revision);
+            let outcome = tokio::select! {
+                biased;
+                // The attempt might use a secret that was just revoked.
+                () = shared.interrupt.notified() => None,
+                outcome = self.attempt(&read) => outcome,
             };
-            if !self.is_newest(&auth) {
-                return;
+            let Some(outcome) = outcome else { continue };
+            self.publish(&read, &outcome, revision);
+            if let Read::Memory(_) = read {
+                self.revision = revision;
+                continue;
             }
-            let rebuilds = auth.requested_rebuilds.load(Ordering::SeqCst);
-            let forced = rebuilds > auth.progress.borrow().completed_rebuilds;
-            let attempt = auth.settings.build_deadline.saturating_add(MAX_READ);
-            self.promise(&auth, attempt);
-            let outcome = self.attempt(&auth, forced).await;
             let wake_at = self.next_wake(&outcome);
-            self.publish(&auth, outcome, rebuilds);
-            let heartbeat = auth.resolver.ttl().clamp(MIN_HEARTBEAT, MAX_HEARTBEAT);
-            self.promise(&auth, heartbeat * 2);
-            // The task must not keep the auth alive while it waits.
-            drop(auth);
-            loop {
-                tokio::select! {
-                    _ = watch.changed() => break,
-                    () = self.wake.notified() => break,
-                    () = tokio::time::sleep_until(wake_at) => break,
-                    () = tokio::time::sleep(heartbeat) => {}
+            drop(outcome);
+            self.wait(&mut watch, wake_at).await;
+        }
+    }
+
+    /// Waits until `wake_at`, or until an attempt is needed earlier.
+    async fn wait(&mut self, watch: &mut Watch, wake_at: Instant) {
+        let shared = self.shared.clone();
+        let ttl = shared.source.resolver.ttl();
+        let heartbeat = ttl.clamp(MIN_HEARTBEAT, MAX_HEARTBEAT);
+        while shared.is_newest_task(self.id) {
+            self.expect_within(heartbeat * 2);
+            tokio::select! {
+                _ = watch.changed() => return,
+                () = shared.wake.notified() => return,
+                () = shared.interrupt.notified() => return,
+                Some(read) = self.history_reads.join_next() => {
+                    self.finish_history_reads(read);
+                    return;
                 }
-                match self.auth.upgrade() {
-                    Some(auth) if self.is_newest(&auth) => self.promise(&auth, heartbeat * 2),
-                    _ => return,
-                }
+                () = tokio::time::sleep_until(wake_at) => return,
+                () = tokio::time::sleep(heartbeat) => {}
             }
         }
     }
 
-    /// Promises to act within `time`. Afterwards, a reader starts another rebuilder on its own runtime.
-    fn promise(&self, auth: &Inner<A>, time: Duration) {
-        if self.is_newest(auth) {
-            let due = clock::after(clock::ticks(), time);
-            auth.rebuilder_due.store(due, Ordering::Relaxed);
+    /// Promises to act within `time`. Afterwards, a reader starts another task on its own runtime.
+    fn expect_within(&self, time: Duration) {
+        if self.shared.is_newest_task(self.id) {
+            self.shared.current.expect_within(time);
+        }
+    }
+
+    /// Decides what the next attempt reads. A revocation with the number `revision` is first applied
+    /// to the secrets in memory.
+    fn next_read(&self, revision: u64) -> Read {
+        let shared = &self.shared;
+        let memory = shared.memory();
+        if revision > self.revision && shared.current.generation() > 0 {
+            return Read::Memory(memory.results.clone());
+        }
+        let requested = shared.requested_rebuilds.load(Ordering::SeqCst);
+        let completed = shared.progress.borrow().completed_rebuilds;
+        let rebuilds = (requested > completed).then_some(requested);
+        Read::Resolver {
+            fresh: rebuilds.is_some() || memory.rotation.unconfirmed || self.reads_again,
+            rebuilds,
         }
     }
 
     /// Returns the time of the next attempt if no change notification and no request arrives.
     fn next_wake(&self, outcome: &Outcome) -> Instant {
         let retry = outcome.failure.as_ref().and_then(NotReady::retry_at);
-        let transition = self.rotation.rings.next_transition(outcome.read_at);
+        let memory = self.shared.memory();
+        let transition = memory.rotation.rings.next_transition(outcome.read_at);
         let fallback = later(Instant::now(), Duration::from_secs(24 * 3600));
-        [retry, transition]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(fallback)
+        // A read of a history that is overdue starts with the next rotation that is stored.
+        let history = self.history_due.filter(|due| *due > outcome.read_at);
+        let times = [retry, transition, history];
+        times.into_iter().flatten().min().unwrap_or(fallback)
     }
 
-    /// Reads the secrets, and builds if this is a forced rebuild or if a key ring has changed.
-    async fn attempt(&mut self, auth: &Arc<Inner<A>>, forced: bool) -> Outcome {
+    /// Reads the secrets, and builds from them if an input of the build has changed. Returns `None` if
+    /// secrets were revoked meanwhile, or if another task has taken over.
+    async fn attempt(&mut self, read: &Read) -> Option<Outcome> {
         let started = Instant::now();
-        if self.generation == 0 {
-            set_state(auth, State::Starting, None);
+        let shared = self.shared.clone();
+        let is_first = shared.current.generation() == 0;
+        if is_first {
+            shared.set_state(State::Starting, None, |_| {});
         }
-        let keys = keys(auth.spec.as_ref());
-        let revoking = auth.revoking.load(Ordering::SeqCst);
-        if revoking {
-            // A cached value might be the secret that is revoked.
-            keys.iter().for_each(|key| auth.resolver.invalidate(key));
-        }
-        let results = if forced && !revoking {
-            auth.resolver.refresh_after_write(&keys).await
-        } else {
-            auth.resolver.get_many(&keys).await
+        let rotation = shared.memory().rotation.clone();
+        let results = match read {
+            Read::Memory(results) => results.clone(),
+            Read::Resolver { fresh, .. } => shared.source.read(*fresh).await,
         };
-        let now = Instant::now();
-        let outcome = |failure, secrets| Outcome {
-            read_at: now,
-            failure,
-            took: started.elapsed(),
-            secrets,
+        let mut outcome = Outcome {
+            read_at: Instant::now(),
+            failure: None,
+            log: AttemptLog::default(),
+            is_applied: false,
         };
-        let retry_at = auth
-            .resolver
-            .retry_at(&keys)
-            .unwrap_or_else(|| later(now, auth.resolver.ttl()));
-        let prepared = auth
-            .spec
-            .prepare(results, auth.settings.mode, &auth.settings.policy);
-        let BuildInput {
-            secrets,
-            accepted_weaknesses,
-            build,
-        } = match prepared {
+        let (fields, epoch) = shared.source.split(results.clone());
+        let checks = shared.checks(&rotation, shared.settings.mode);
+        let input = match shared.spec.prepare(fields, checks) {
             Ok(input) => input,
             Err(problems) => {
-                return outcome(Some(NotReady::new(problems, Some(retry_at))), Vec::new());
+                let retry_at = self.resolver_retry_at();
+                return Some(outcome.failed(problems, retry_at, started));
             }
         };
-
-        let mut rings = self
-            .rotation
-            .rings
-            .rotated(&secrets, auth.settings.timing, now);
-        if revoking {
-            rings.revoke_previous(now);
-        } else {
-            // The start must not depend on the history, so a source that hangs here only costs it.
-            let history = self.load_history(auth, &mut rings, &secrets, now);
-            let loaded = tokio::time::timeout(auth.settings.build_deadline, history).await;
-            if loaded.is_err() {
-                tracing::warn!(target: "secretwell::auth", event = "history_timed_out", "the version history was not read within the build deadline; previous secrets do not verify");
-            }
+        outcome.log.secrets.clone_from(&input.secrets);
+        if is_first {
+            self.read_first_histories(&rotation, &input.secrets).await;
         }
-        let fingerprint = Some(rings.fingerprint(now));
-        if fingerprint != self.rotation.fingerprint || forced {
-            if self.generation > 0 {
-                set_state(
-                    auth,
-                    State::Rotating {
-                        generation: self.generation,
-                    },
-                    None,
-                );
+        let now = Instant::now();
+        outcome.read_at = now;
+
+        let mut problems = staleness(&input.secrets);
+        problems.extend(epoch.as_ref().err().cloned());
+        let is_fresh = matches!(read, Read::Resolver { fresh: true, .. });
+        let forced = matches!(
+            read,
+            Read::Resolver {
+                rebuilds: Some(_),
+                ..
             }
-            for weakness in accepted_weaknesses {
-                tracing::warn!(target: "secretwell::auth", event = "weak_secret_accepted", %weakness, "development mode: a weak secret is accepted");
-            }
-            let context = BuildContext {
-                mode: auth.settings.mode,
-                generation: self.generation + 1,
-                secrets: secrets.clone(),
-                rings: rings.snapshots(now),
-            };
-            let building = catch_panic(AssertUnwindSafe(move || build(context)));
-            let built = tokio::time::timeout(auth.settings.build_deadline, building).await;
-            let problem = match built {
-                Ok(Some(Ok(value))) => {
-                    self.build_failures = BuildFailures::default();
-                    self.generation += 1;
-                    self.rotation = RotationState { rings, fingerprint };
-                    *auth.rotation() = self.rotation.clone();
-                    if revoking {
-                        auth.revoking.store(false, Ordering::SeqCst);
+        );
+        let snapshot = Snapshot {
+            secrets: &input.secrets,
+            epoch,
+            histories: &self.histories,
+            forced,
+            follows_revocation: is_fresh,
+        };
+        self.reads_again = false;
+        let decision = decide(&rotation, &snapshot, &shared.rules, now);
+        let (Next { rotation, revoked }, build) = match decision {
+            Decision::Keep(next) => (next, None),
+            Decision::Build(next) => match self.build(next, input, now).await {
+                Ok((next, build)) => (next, Some(build)),
+                Err(problems) => {
+                    if is_first {
+                        // The secret can be replaced before the first build, so they are read again.
+                        self.histories.clear();
                     }
-                    publish(&auth.current, value, self.generation);
-                    None
+                    let retry_at = self.failures.retry_at(Instant::now());
+                    return Some(outcome.failed(problems, retry_at, started));
                 }
-                Ok(Some(Err(error))) => {
-                    let scrubbed = error.scrubbed(&secrets, &rings.snapshots(now));
-                    let problem = Error::new(
-                        ErrorKind::Invalid,
-                        format!("the builder failed: {}", scrubbed.chain()),
-                    );
-                    Some(match scrubbed.source {
-                        Some(source) => problem.with_source(source),
-                        None => problem,
-                    })
-                }
-                Ok(None) => Some(
-                    Error::new(ErrorKind::Invalid, "the builder panicked")
-                        .with_hint("see the panic message in the output of the process"),
-                ),
-                Err(_) => Some(
-                    Error::new(
-                        ErrorKind::Timeout,
-                        "the builder did not finish within the build deadline",
-                    )
-                    .with_hint("check what the builder waits for, or raise the build deadline"),
-                ),
-            };
-            if let Some(problem) = problem {
-                let retry_at = self.build_failures.retry_at(Instant::now());
-                return outcome(Some(NotReady::new(vec![problem], Some(retry_at))), secrets);
+            },
+            Decision::Fail(problems) => {
+                self.reads_again = true;
+                let retry_at = self.failures.retry_at(Instant::now());
+                return Some(outcome.failed(problems, retry_at, started));
             }
-        }
-        let stale = staleness(&secrets);
-        let failure = (!stale.is_empty()).then(|| NotReady::new(stale, Some(retry_at)));
-        outcome(failure, secrets)
-    }
-
-    /// Adds the version history of the source to the rings of keys that had no ring before.
-    async fn load_history(
-        &self,
-        auth: &Inner<A>,
-        rings: &mut Rings,
-        secrets: &[(SecretKey, Resolved)],
-        now: Instant,
-    ) {
-        let fields = auth.spec.fields().unwrap_or_default();
-        let can_sign = |key: &SecretKey| {
-            fields
-                .iter()
-                .any(|field| field.key == *key && is_secret(field))
         };
-        let new = secrets
-            .iter()
-            .filter(|(key, _)| can_sign(key) && !self.rotation.rings.contains(key));
-        for (key, secret) in new {
-            let history = load_history(&auth.resolver, key, secret, auth.settings.timing).await;
-            if let Some(history) = history {
-                rings.add_history(key, history, now);
+        if !self.commit(rotation, results, &outcome.log.secrets, build) {
+            return None;
+        }
+        shared.log_revoked(&revoked);
+        self.failures = Backoff::default();
+        outcome.is_applied = true;
+        Some(match problems.is_empty() {
+            true => outcome.finished(started),
+            false => outcome.failed(problems, self.resolver_retry_at(), started),
+        })
+    }
+
+    /// Builds from `input`. Returns the rotation with the rings that the builder has requested, and
+    /// the build.
+    async fn build(
+        &self,
+        mut next: Next,
+        input: BuildInput<A>,
+        now: Instant,
+    ) -> Result<(Next, A), Vec<Error>> {
+        let shared = &self.shared;
+        let generation = shared.current.generation();
+        if generation > 0 {
+            let history = shared.memory().history;
+            let state = State::Rotating {
+                generation,
+                history,
+            };
+            shared.set_state(state, None, |_| {});
+        }
+        let requests = RingRequests::default();
+        let context = BuildContext {
+            mode: shared.settings.mode,
+            generation: generation + 1,
+            secrets: input.secrets.clone(),
+            rings: next.rotation.rings.snapshots(now),
+            policies: shared.settings.policies.clone(),
+            requests: requests.clone(),
+        };
+        let rings = context.rings.clone();
+        let building = catch_future(move || (input.build)(context));
+        let built = tokio::time::timeout(shared.settings.build_deadline, building).await;
+        let Requested { keys, mut weak } = requests.take();
+        if shared.settings.mode == Mode::Production && !weak.is_empty() {
+            return Err(weak.into_values().collect());
+        }
+        let problem = match built {
+            Ok(Ok(Ok(build))) => {
+                for problem in input.accepted_weaknesses {
+                    problem
+                        .key()
+                        .map(|key| weak.insert(key.clone(), problem.clone()));
+                }
+                for weakness in weak.into_values() {
+                    tracing::warn!(target: "secretwell::auth", event = "weak_secret_accepted", name = shared.settings.name.as_deref(), %weakness, "development mode: a weak secret is accepted");
+                }
+                let rotation = &mut next.rotation;
+                rotation.built(&input.secrets, keys, &shared.rules, now);
+                return Ok((next, build));
             }
+            Ok(Ok(Err(error))) => builder_failed(&error, &input.secrets, &rings),
+            Ok(Err(Panicked)) => Error::new(ErrorKind::Invalid, "the builder panicked")
+                .with_hint("see the panic message in the output of the process"),
+            Err(_) => Error::new(
+                ErrorKind::Timeout,
+                "the builder did not finish within the build deadline",
+            )
+            .with_hint("check what the builder waits for, or raise the build deadline"),
+        };
+        Err(vec![problem])
+    }
+
+    /// Stores the rotation and publishes the build. Starts to read the version histories that are
+    /// missing. Returns whether the rotation was stored.
+    fn commit(
+        &mut self,
+        mut rotation: Rotation,
+        results: Results,
+        secrets: &[(SecretKey, Resolved)],
+        build: Option<A>,
+    ) -> bool {
+        let shared = self.shared.clone();
+        let missing = self.missing_histories(&mut rotation, secrets);
+        let history = match missing.is_empty() {
+            true => VersionHistory::Complete,
+            false => VersionHistory::Incomplete,
+        };
+        let accepts_history = rotation.accepts_history();
+        let memory = Memory {
+            rotation,
+            results,
+            history,
+        };
+        let is_stored = shared.commit(self.id, memory, build);
+        if is_stored {
+            self.histories.clear();
+            let is_due = self.history_due.is_none_or(|due| due <= Instant::now());
+            if accepts_history && is_due && self.history_reads.is_empty() {
+                self.start_history_reads(missing);
+            }
+        }
+        is_stored
+    }
+
+    /// Returns the secrets whose version history must be read. Records the keys without one.
+    fn missing_histories(
+        &self,
+        rotation: &mut Rotation,
+        secrets: &[(SecretKey, Resolved)],
+    ) -> Vec<(SecretKey, Resolved)> {
+        let provider = self.shared.source.resolver.provider();
+        let missing = rotation.missing_histories(secrets, &self.shared.rules);
+        let timing = self.shared.rules.timing;
+        let (missing, without): (Vec<_>, Vec<_>) = missing
+            .into_iter()
+            .partition(|(_, secret)| has_history(provider.as_ref(), secret, timing));
+        for (key, _) in without {
+            rotation.has_no_history(key);
+        }
+        missing.into_iter().cloned().collect()
+    }
+
+    /// Reads the version histories that the first build needs. The start must not depend on them, so
+    /// a source that hangs or fails here only delays it until the build deadline.
+    async fn read_first_histories(
+        &mut self,
+        rotation: &Rotation,
+        secrets: &[(SecretKey, Resolved)],
+    ) {
+        if self.history_reads.is_empty() && self.history_failures.count == 0 {
+            let missing = self.missing_histories(&mut rotation.clone(), secrets);
+            self.start_history_reads(missing);
+        }
+        while let Some(read) = self.history_reads.join_next().await {
+            self.finish_history_reads(read);
         }
     }
 
-    /// Publishes the outcome of an attempt that completes the first `rebuilds` requested rebuilds.
-    fn publish(&self, auth: &Inner<A>, outcome: Outcome, rebuilds: u64) {
-        let generation = self.generation;
-        let state = match &outcome.failure {
-            None => State::Ready { generation },
+    fn start_history_reads(&mut self, missing: Vec<(SecretKey, Resolved)>) {
+        if missing.is_empty() {
+            return;
+        }
+        self.history_due = None;
+        let deadline = later(Instant::now(), self.shared.settings.build_deadline);
+        let timing = self.shared.rules.timing;
+        let provider = self.shared.source.resolver.provider().clone();
+        // It is a task of its own, so that reads of the secrets never wait for it.
+        self.history_reads.spawn(async move {
+            let reads = missing
+                .into_iter()
+                .map(|(key, secret)| read_history(provider.clone(), key, secret, timing, deadline));
+            join_bounded(CONCURRENT_HISTORIES, reads).await
+        });
+    }
+
+    fn finish_history_reads(&mut self, reads: Result<HistoryReads, JoinError>) {
+        let is_first_failure = self.history_failures.count == 0;
+        let mut failed = reads.is_err();
+        for (read, failure) in reads.unwrap_or_default() {
+            if let Some((version, error)) = failure {
+                failed = true;
+                if is_first_failure {
+                    tracing::warn!(target: "secretwell::auth", event = "history_incomplete", name = self.shared.settings.name.as_deref(), key = %read.key, %version, %error, "cannot read a previous version of the secret; older secrets do not verify until a retry succeeds");
+                }
+            }
+            self.histories.push(read);
+        }
+        match failed {
+            true => self.history_due = Some(self.history_failures.retry_at(Instant::now())),
+            false => self.history_failures = Backoff::default(),
+        }
+    }
+
+    /// Publishes the outcome of an attempt.
+    fn publish(&self, read: &Read, outcome: &Outcome, revision: u64) {
+        let shared = &self.shared;
+        if !shared.is_newest_task(self.id) {
+            return;
+        }
+        let (generation, history) = (shared.current.generation(), shared.memory().history);
+        let state = match outcome.failure.clone() {
+            None => State::Ready {
+                generation,
+                history,
+            },
             Some(failure) if generation > 0 => State::Degraded {
                 generation,
-                failure: failure.clone(),
+                history,
+                failure,
             },
-            Some(failure) => State::Failed {
-                failure: failure.clone(),
-            },
+            Some(failure) => State::Failed { failure },
         };
-        set_state(auth, state, Some((&outcome, rebuilds)));
+        shared.set_state(state, Some(&outcome.log), |progress| {
+            progress.attempts += 1;
+            progress.failure.clone_from(&outcome.failure);
+            if outcome.is_applied {
+                progress.applied_revocations = revision;
+            }
+            if let Read::Resolver { fresh, rebuilds } = read {
+                if *fresh {
+                    progress.confirmed_revocations = revision;
+                }
+                if let Some(rebuilds) = rebuilds {
+                    progress.completed_rebuilds = *rebuilds;
+                }
+            }
+        });
+    }
+
+    /// Returns the time of the next attempt after a failure of a secret. If the resolver does not retry
+    /// it, because it could be read, that is after the ttl.
+    fn resolver_retry_at(&mut self) -> Instant {
+        let source = &self.shared.source;
+        source.retry_at().unwrap_or_else(|| {
+            let now = Instant::now();
+            let after_ttl = later(now, source.resolver.ttl());
+            self.failures.retry_at(now).max(after_ttl)
+        })
     }
 }
 
-impl BuildFailures {
-    /// Counts a failure and returns the time of the next build. The first retry is immediate. Later
+impl<A> Drop for Rebuilder<A> {
+    /// If only the runtime has ended, the next use of the auth starts another task.
+    fn drop(&mut self) {
+        if !self.shared.is_newest_task(self.id) {
+            return;
+        }
+        self.shared.current.expect_now();
+        self.shared.progress.send_modify(|progress| {
+            if progress.state == State::Starting {
+                progress.state = State::Idle;
+            }
+        });
+    }
+}
+
+impl Outcome {
+    fn finished(mut self, started: Instant) -> Self {
+        self.log.took = started.elapsed();
+        self
+    }
+
+    fn failed(mut self, problems: Vec<Error>, retry_at: Instant, started: Instant) -> Self {
+        self.failure = Some(NotReady::new(problems, Some(retry_at)));
+        self.finished(started)
+    }
+}
+
+impl Backoff {
+    /// Counts a failure and returns the time of the next attempt. The first retry is immediate. Later
     /// retries wait for one eighth of the time since the first failure, at least 1 s and at most
     /// [`MAX_RETRY_DELAY`].
     fn retry_at(&mut self, now: Instant) -> Instant {
@@ -329,114 +562,23 @@ fn staleness(secrets: &[(SecretKey, Resolved)]) -> Vec<Error> {
         .collect()
 }
 
-/// Runs a builder closure in a task. Returns `None` if it panicked.
-async fn catch_panic<F, B, R>(build: AssertUnwindSafe<F>) -> Option<R>
-where
-    F: FnOnce() -> B + Send + 'static,
-    B: Future<Output = R> + Send + 'static,
-    R: Send + 'static,
-{
-    let mut task = tokio::task::JoinSet::new();
-    task.spawn(async move { (build.0)().await });
-    task.join_next().await.and_then(Result::ok)
-}
-
-/// Sets the state, and logs it if it has changed.
-///
-/// `finished` is the outcome of a finished attempt, with the number of rebuilds that it completes.
-fn set_state<A>(auth: &Inner<A>, state: State, finished: Option<(&Outcome, u64)>) {
-    let mut changed = false;
-    auth.progress.send_modify(|progress| {
-        // A retry that fails with the same problems is not logged again.
-        let is_repetition = matches!(
-            (&progress.failure, &state),
-            (Some(_), State::Starting | State::Rotating { .. })
-        ) || matches!((&progress.failure, &state),
-                (Some(before), State::Failed { failure } | State::Degraded { failure, .. })
-                if before == failure && progress.state.name() != "ready");
-        changed = progress.state != state && !is_repetition;
-        if let Some((outcome, rebuilds)) = finished {
-            progress.attempts += 1;
-            progress.completed_rebuilds = rebuilds;
-            progress.failure = outcome.failure.clone();
-        }
-        progress.state = state.clone();
-    });
-    if changed {
-        log(auth, &state, finished.map(|(outcome, _)| outcome));
-    }
-}
-
-fn log<A>(auth: &Inner<A>, state: &State, outcome: Option<&Outcome>) {
-    macro_rules! event {
-        ($level:ident) => {
-            tracing::$level!(
-                target: "secretwell::auth",
-                event = "state_changed",
-                state = state.name(),
-                generation = state.generation(),
-                mode = %auth.settings.mode,
-                origin = %auth.resolver.origin(),
-                secrets = outcome.and_then(|outcome| describe(&outcome.secrets)),
-                problems = outcome.and_then(|o| o.failure.as_ref()).map(tracing::field::display),
-                took = outcome.map(|outcome| tracing::field::debug(outcome.took)),
-                "auth is {}",
-                state.name(),
-            )
-        };
-    }
-    match state {
-        State::Failed { failure } if !failure.is_temporary() => event!(error),
-        State::Failed { .. } | State::Degraded { .. } => event!(warn),
-        _ => event!(info),
-    }
-}
-
-/// Formats each secret as `AUTH_SECRET@3 fresh from env://`, without its value. Returns `None` if
-/// there are no secrets.
-fn describe(secrets: &[(SecretKey, Resolved)]) -> Option<String> {
-    let mut text = String::new();
-    for (key, secret) in secrets {
-        let separator = if text.is_empty() { "" } else { ", " };
-        let version = secret
-            .version
-            .as_ref()
-            .map_or_else(String::new, |version| format!("@{version}"));
-        let freshness = if secret.freshness.is_stale() {
-            "stale"
-        } else {
-            "fresh"
-        };
-        text += &format!(
-            "{separator}{key}{version} {freshness} from {}",
-            secret.origin
+/// The problem that the builder closure returned `error`, without the secret values in its text.
+fn builder_failed(
+    error: &BuildError,
+    secrets: &[(SecretKey, Resolved)],
+    rings: &HashMap<SecretKey, KeyRing>,
+) -> Error {
+    // The error is a type of the user, and so is the code that formats it.
+    let Ok(scrubbed) = catch(|| error.scrubbed(secrets, rings)) else {
+        return Error::new(
+            ErrorKind::Invalid,
+            "the builder failed, and its error panicked while it was formatted",
         );
-    }
-    (!text.is_empty()).then_some(text)
-}
-
-impl<A> Rebuilder<A> {
-    /// Returns whether no other rebuilder has replaced this one.
-    fn is_newest(&self, auth: &Inner<A>) -> bool {
-        auth.rebuilder_id.load(Ordering::Relaxed) == self.id
-    }
-}
-
-impl<A> Drop for Rebuilder<A> {
-    /// Marks the rebuilder as stopped. If only the runtime has ended, the next use of the auth
-    /// starts another rebuilder.
-    fn drop(&mut self) {
-        let Some(auth) = self.auth.upgrade() else {
-            return;
-        };
-        if !self.is_newest(&auth) {
-            return;
-        }
-        auth.rebuilder_stopped.store(true, Ordering::Relaxed);
-        auth.progress.send_modify(|progress| {
-            if progress.state == State::Starting {
-                progress.state = State::Idle;
-            }
-        });
+    };
+    let message = format!("the builder failed: {}", scrubbed.chain());
+    let problem = Error::new(ErrorKind::Invalid, message);
+    match scrubbed.source {
+        Some(source) => problem.with_source(source),
+        None => problem,
     }
 }

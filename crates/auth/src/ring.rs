@@ -1,150 +1,35 @@
-//! [`KeyRing`], and the rotation of key rings: which secrets verify, and which one signs.
+//! [`Rings`], the secrets of all keys with the times of their rotation.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use secretwell_core::{SecretKey, SecretValue};
+use secretwell_core::{SecretKey, SecretValue, Version};
 use secretwell_resolver::Resolved;
 use tokio::time::Instant;
 
-use crate::history::History;
+use crate::key_ring::KeyRing;
 
-/// The secrets of one key at one point of a rotation.
-///
-/// - A new secret verifies immediately, because another instance might already sign with it.
-/// - It signs only after the activation delay, when every instance has had time to read it.
-/// - The previous secret verifies until its grace period ends.
-///
-/// A ring does not change. [`LazyAuth`](crate::LazyAuth) rebuilds with a new ring when a secret
-/// becomes active and when a grace period ends.
-///
-/// ```
-/// use secretwell::auth::{BuildContext, KeyRing, LazyAuth};
-/// use secretwell::{MemoryProvider, Resolver, SecretString};
-/// use serde::Deserialize;
-///
-/// #[derive(Deserialize)]
-/// #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-/// struct Secrets {
-///     #[expect(dead_code, reason = "the build uses its key ring")]
-///     auth_secret: SecretString,
-/// }
-///
-/// struct Sessions {
-///     keys: KeyRing,
-/// }
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let memory = MemoryProvider::from_iter([(
-///     "AUTH_SECRET",
-///     "correct horse battery staple, at length",
-/// )]);
-/// let sessions = LazyAuth::new(
-///     Resolver::new(memory),
-///     |_: Secrets, context: BuildContext| async move {
-///         let keys = context.key_ring("AUTH_SECRET")?;
-///         Ok(Sessions { keys })
-///     },
-/// );
-///
-/// let sessions = sessions.get().await?;
-/// let signs_with = sessions.keys.primary();
-/// assert!(sessions.keys.iter().any(|verifies_with| verifies_with == signs_with));
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone)]
-pub struct KeyRing {
-    primary: SecretValue,
-    /// Whether the activation delay of the primary secret is over.
-    is_active: bool,
-    all: Vec<SecretValue>,
-}
-
-impl KeyRing {
-    /// Creates a ring of one secret, for use without a [`LazyAuth`](crate::LazyAuth).
-    pub fn new(secret: impl Into<SecretValue>) -> Self {
-        let secret = secret.into();
-        Self {
-            primary: secret.clone(),
-            is_active: true,
-            all: vec![secret],
-        }
-    }
-
-    /// Merges the rings of several keys, in order of preference, into one. Returns `None` if there
-    /// are no rings.
-    ///
-    /// The primary secret is that of the first ring whose primary secret is active, or that of the
-    /// first ring if no primary secret is active.
-    pub fn merge(rings: impl IntoIterator<Item = Self>) -> Option<Self> {
-        let rings: Vec<Self> = rings.into_iter().collect();
-        let active = rings.iter().find(|ring| ring.is_active);
-        let first = active.or(rings.first())?;
-        let mut merged = Self {
-            primary: first.primary.clone(),
-            is_active: first.is_active,
-            all: Vec::new(),
-        };
-        // The current secrets of all keys come before the previous ones, because other programs
-        // that read the same keys have the current secrets in this order.
-        let depth = rings.iter().map(|ring| ring.all.len()).max()?;
-        for age in 0..depth {
-            for value in rings.iter().filter_map(|ring| ring.all.get(age)) {
-                if !merged.all.contains(value) {
-                    merged.all.push(value.clone());
-                }
-            }
-        }
-        Some(merged)
-    }
-
-    /// Adds a previous secret as the last one of the ring. It only verifies.
-    #[must_use]
-    pub fn with_previous(mut self, secret: impl Into<SecretValue>) -> Self {
-        self.all.push(secret.into());
-        self
-    }
-
-    /// Returns the secret to sign and encrypt with.
-    pub fn primary(&self) -> &SecretValue {
-        &self.primary
-    }
-
-    /// Returns all secrets to verify and decrypt with, newest first. They include the primary
-    /// secret.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &SecretValue> {
-        self.all.iter()
-    }
-
-    /// Returns the primary secret, followed by the other secrets in their order.
-    #[cfg(feature = "authjs")]
-    pub(crate) fn primary_first(&self) -> impl Iterator<Item = &SecretValue> {
-        let others = self.iter().filter(|secret| **secret != self.primary);
-        std::iter::once(&self.primary).chain(others)
-    }
-}
-
-/// The two time spans of a rotation.
+/// The settings of a rotation.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RotationTiming {
+pub(crate) struct Timing {
     pub(crate) activation_delay: Duration,
     pub(crate) grace_period: Duration,
+    /// The maximum number of previous secrets of one key.
+    pub(crate) max_previous: usize,
 }
 
-impl RotationTiming {
+impl Timing {
     /// Returns how long the previous secret verifies after a new secret was first read.
     pub(crate) fn overlap(self) -> Duration {
         self.activation_delay.saturating_add(self.grace_period)
     }
 }
 
-/// The timed rings of all keys.
+/// The timed rings of all keys. Only signing secrets have previous secrets.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Rings(HashMap<SecretKey, Ring>);
+pub(crate) struct Rings(BTreeMap<SecretKey, Ring>);
 
-/// The secrets of one key, newest first.
+/// The secrets of one key, newest first. It is never empty.
 #[derive(Debug, Clone)]
 struct Ring(Vec<Entry>);
 
@@ -154,30 +39,73 @@ struct Entry {
     /// From this time on, the secret can sign. It is `None` if the secret was replaced before that
     /// time. Such a secret never signs, because another instance might never have read it.
     active_from: Option<Instant>,
-    /// End of the grace period, or `None` for the newest secret.
-    expires_at: Option<Instant>,
+    /// `None` for the newest secret.
+    replaced: Option<Replaced>,
+}
+
+/// How a previous secret was replaced.
+#[derive(Debug, Clone)]
+struct Replaced {
+    /// The end of the grace period.
+    expires_at: Instant,
+    /// The version of the next secret, if the source reports it.
+    by: Option<Version>,
+}
+
+/// What a build sees of one ring: the fingerprints of the primary secret and of all secrets.
+pub(crate) type RingFingerprint = (u64, Vec<u64>);
+
+/// What was read of the version history of one key.
+#[derive(Debug)]
+pub(crate) struct KeyHistory {
+    pub(crate) key: SecretKey,
+    /// `None` if there are no previous secrets.
+    pub(crate) history: Option<History>,
+    /// Whether the read did not fail before the oldest version that is needed.
+    pub(crate) is_complete: bool,
+}
+
+/// The rotation of one key, according to the version history of its source.
+#[derive(Debug)]
+pub(crate) struct History {
+    /// The secret that was the current one when the history was read.
+    pub(crate) current: SecretValue,
+    /// The time from which the current secret can sign.
+    pub(crate) active_from: Instant,
+    /// The secrets before the current one, newest first.
+    pub(crate) previous: Vec<PreviousSecret>,
+}
+
+/// A secret that was replaced, and whose grace period has not ended.
+#[derive(Debug)]
+pub(crate) struct PreviousSecret {
+    pub(crate) value: SecretValue,
+    /// Whether the secret might have signed. That is true if it lasted for the activation delay, or
+    /// if it is the oldest known secret.
+    pub(crate) was_active: bool,
+    /// The end of the grace period.
+    pub(crate) expires_at: Instant,
+    /// The version of the next secret.
+    pub(crate) replaced_by: Option<Version>,
 }
 
 impl Rings {
-    /// Returns the rings after `secrets` were read at `now`. Drops the rings of all other keys.
+    /// Returns the rings after `secrets` were read at `now`. Drops the rings of all other keys, and
+    /// the previous secrets of all keys that are not in `signing`.
     pub(crate) fn rotated(
         &self,
         secrets: &[(SecretKey, Resolved)],
-        timing: RotationTiming,
+        signing: &BTreeSet<SecretKey>,
+        timing: Timing,
         now: Instant,
     ) -> Self {
         let rotated = secrets.iter().map(|(key, secret)| {
-            let ring = match self.0.get(key) {
-                Some(ring) => {
-                    let from = self.active_from(&secret.value, timing, now);
-                    ring.rotated(&secret.value, from, timing, now)
-                }
-                None => Ring(vec![Entry {
-                    value: secret.value.clone(),
-                    active_from: Some(self.active_from(&secret.value, timing, now)),
-                    expires_at: None,
-                }]),
+            let active_from = self.active_from(&secret.value, timing, now);
+            let mut ring = match self.0.get(key) {
+                Some(ring) => ring.rotated(secret, active_from, timing, now),
+                None => Ring(vec![Entry::newest(&secret.value, active_from)]),
             };
+            ring.truncate(previous_limit(key, signing, timing), now);
             (key.clone(), ring)
         });
         Self(rotated.collect())
@@ -188,15 +116,93 @@ impl Rings {
     /// That is `now` for the first secrets that are read, and for a value that is already active
     /// under any key, because every instance knows such a value. Otherwise the activation delay
     /// applies.
-    fn active_from(&self, value: &SecretValue, timing: RotationTiming, now: Instant) -> Instant {
-        let entries = || self.0.values().flat_map(|ring| &ring.0);
-        let was_active = |entry: &Entry| {
-            entry.value == *value && entry.active_from.is_some_and(|from| from <= now)
-        };
-        match self.0.is_empty() || entries().any(was_active) {
+    fn active_from(&self, value: &SecretValue, timing: Timing, now: Instant) -> Instant {
+        let was_active = |entry: &Entry| entry.value == *value && entry.is_active(now);
+        match self.0.is_empty() || self.entries().any(|(_, entry)| was_active(entry)) {
             true => now,
             false => later(now, timing.activation_delay),
         }
+    }
+
+    /// Adds the version history of `key` after the secrets that its ring already has.
+    pub(crate) fn add_history(
+        &mut self,
+        key: &SecretKey,
+        history: &History,
+        timing: Timing,
+        now: Instant,
+    ) {
+        let Some(ring) = self.0.get_mut(key) else {
+            return;
+        };
+        if let Some(newest) = ring.0.first_mut()
+            && newest.value == history.current
+        {
+            newest.active_from = newest.active_from.max(Some(history.active_from));
+        }
+        for previous in &history.previous {
+            if ring.0.iter().all(|entry| entry.value != previous.value) {
+                ring.0.push(Entry {
+                    value: previous.value.clone(),
+                    active_from: previous.was_active.then_some(now),
+                    replaced: Some(Replaced {
+                        expires_at: previous.expires_at,
+                        by: previous.replaced_by.clone(),
+                    }),
+                });
+            }
+        }
+        ring.0.retain(|entry| !entry.is_expired(now));
+        ring.truncate(timing.max_previous, now);
+    }
+
+    /// Removes the previous secrets of all keys that are not in `signing`.
+    pub(crate) fn keep_previous_of(&mut self, signing: &BTreeSet<SecretKey>) {
+        for (key, ring) in &mut self.0 {
+            if !signing.contains(key) {
+                ring.0.truncate(1);
+            }
+        }
+    }
+
+    /// Removes the previous secrets for which `is_revoked` returns true, and returns them. It receives
+    /// the version of the next secret. The newest secret of an affected ring signs immediately,
+    /// because no instance may sign with a revoked secret.
+    pub(crate) fn remove_previous(
+        &mut self,
+        now: Instant,
+        is_revoked: impl Fn(&SecretValue, Option<&Version>) -> bool,
+    ) -> Vec<(SecretKey, SecretValue)> {
+        let mut removed = Vec::new();
+        for (key, Ring(entries)) in &mut self.0 {
+            let before = removed.len();
+            entries.retain(|entry| match &entry.replaced {
+                Some(replaced) if is_revoked(&entry.value, replaced.by.as_ref()) => {
+                    removed.push((key.clone(), entry.value.clone()));
+                    false
+                }
+                _ => true,
+            });
+            if removed.len() > before
+                && let Some(newest) = entries.first_mut()
+            {
+                newest.active_from = newest.active_from.min(Some(now));
+            }
+        }
+        removed
+    }
+
+    /// Lets the newest secret of each key sign from `now` on.
+    pub(crate) fn activate_newest(&mut self, now: Instant) {
+        for newest in self.0.values_mut().filter_map(|ring| ring.0.first_mut()) {
+            newest.active_from = newest.active_from.min(Some(now));
+        }
+    }
+
+    /// Returns whether `value` is the newest secret of any key.
+    pub(crate) fn is_newest(&self, value: &SecretValue) -> bool {
+        let mut newest = self.0.values().filter_map(|ring| ring.0.first());
+        newest.any(|entry| entry.value == *value)
     }
 
     /// Returns whether `key` has a ring.
@@ -204,45 +210,28 @@ impl Rings {
         self.0.contains_key(key)
     }
 
-    /// Adds the version history of `key` after its current secret.
-    pub(crate) fn add_history(&mut self, key: &SecretKey, history: History, now: Instant) {
-        let Some(Ring(entries)) = self.0.get_mut(key) else {
-            return;
-        };
-        for newest in entries.iter_mut() {
-            newest.active_from = Some(later(now, history.activates_in));
-        }
-        entries.extend(history.previous.into_iter().map(|previous| Entry {
-            value: previous.value,
-            active_from: previous.was_active.then_some(now),
-            expires_at: Some(later(now, previous.expires_in)),
-        }));
-    }
-
-    /// Removes all secrets but the newest of each key, and activates the newest.
-    pub(crate) fn revoke_previous(&mut self, now: Instant) {
-        for Ring(entries) in self.0.values_mut() {
-            entries.truncate(1);
-            for newest in entries {
-                newest.active_from = newest.active_from.map(|from| from.min(now));
-            }
-        }
-    }
-
     /// Returns the time when the next secret becomes active or the next grace period ends.
     pub(crate) fn next_transition(&self, now: Instant) -> Option<Instant> {
-        let entries = self.0.values().flat_map(|ring| &ring.0);
-        let transitions =
-            entries.flat_map(|entry| entry.active_from.into_iter().chain(entry.expires_at));
+        let transitions = self.entries().flat_map(|(_, entry)| {
+            let expires_at = entry.replaced.as_ref().map(|replaced| replaced.expires_at);
+            entry.active_from.into_iter().chain(expires_at)
+        });
         transitions.filter(|transition| *transition > now).min()
     }
 
+    /// Returns the rings of all keys at `now`.
+    pub(crate) fn snapshots(&self, now: Instant) -> HashMap<SecretKey, KeyRing> {
+        let rings = self.0.keys();
+        rings
+            .filter_map(|key| Some((key.clone(), self.snapshot(key, now)?)))
+            .collect()
+    }
+
     /// Returns the ring of `key` at `now`.
-    pub(crate) fn snapshot(&self, key: &str, now: Instant) -> Option<KeyRing> {
+    pub(crate) fn snapshot(&self, key: &SecretKey, now: Instant) -> Option<KeyRing> {
         let ring = self.0.get(key)?;
         let unexpired = || ring.0.iter().filter(|entry| !entry.is_expired(now));
-        let is_active = |entry: &&Entry| entry.active_from.is_some_and(|from| from <= now);
-        let active = unexpired().find(is_active);
+        let active = unexpired().find(|entry| entry.is_active(now));
         let primary = active.or(ring.0.first())?;
         Some(KeyRing {
             primary: primary.value.clone(),
@@ -251,39 +240,42 @@ impl Rings {
         })
     }
 
-    /// Returns the rings of all keys at `now`.
-    pub(crate) fn snapshots(&self, now: Instant) -> HashMap<SecretKey, KeyRing> {
-        let rings = self.0.keys();
-        rings
-            .filter_map(|key| Some((key.clone(), self.snapshot(key.as_str(), now)?)))
-            .collect()
+    /// Returns a fingerprint of the [`snapshot`](Self::snapshot) of `key`.
+    pub(crate) fn fingerprint(&self, key: &SecretKey, now: Instant) -> Option<RingFingerprint> {
+        let ring = self.snapshot(key, now)?;
+        let all = ring.all.iter().map(SecretValue::fingerprint).collect();
+        Some((ring.primary.fingerprint(), all))
     }
 
-    /// Returns a fingerprint of [`snapshots`](Self::snapshots). Two fingerprints are equal exactly
-    /// if a build would get equal rings.
-    pub(crate) fn fingerprint(&self, now: Instant) -> HashMap<SecretKey, (u64, Vec<u64>)> {
-        let fingerprints = |ring: KeyRing| {
-            (
-                ring.primary.fingerprint(),
-                ring.all.iter().map(SecretValue::fingerprint).collect(),
-            )
-        };
-        self.snapshots(now)
-            .into_iter()
-            .map(|(key, ring)| (key, fingerprints(ring)))
-            .collect()
+    fn entries(&self) -> impl Iterator<Item = (&SecretKey, &Entry)> {
+        let rings = self.0.iter();
+        rings.flat_map(|(key, ring)| ring.0.iter().map(move |entry| (key, entry)))
+    }
+
+    /// Returns the number of secrets of all keys.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.entries().count()
+    }
+}
+
+fn previous_limit(key: &SecretKey, signing: &BTreeSet<SecretKey>, timing: Timing) -> usize {
+    match signing.contains(key) {
+        true => timing.max_previous,
+        false => 0,
     }
 }
 
 impl Ring {
-    /// Returns the ring with `value` as its newest secret, which can sign from `active_from` on.
+    /// Returns the ring with `secret` as its newest secret, which can sign from `active_from` on.
     fn rotated(
         &self,
-        value: &SecretValue,
+        secret: &Resolved,
         active_from: Instant,
-        timing: RotationTiming,
+        timing: Timing,
         now: Instant,
     ) -> Self {
+        let value = &secret.value;
         let mut entries = self.0.clone();
         entries.retain(|entry| !entry.is_expired(now));
         if entries.first().is_some_and(|newest| newest.value == *value) {
@@ -292,25 +284,45 @@ impl Ring {
         entries.retain(|entry| entry.value != *value);
         for entry in &mut entries {
             entry.active_from = entry.active_from.filter(|from| *from <= now);
-            entry.expires_at = entry
-                .expires_at
-                .or(Some(later(active_from.max(now), timing.grace_period)));
+            entry.replaced.get_or_insert_with(|| Replaced {
+                expires_at: later(active_from.max(now), timing.grace_period),
+                by: secret.version.clone(),
+            });
         }
-        entries.insert(
-            0,
-            Entry {
-                value: value.clone(),
-                active_from: Some(active_from),
-                expires_at: None,
-            },
-        );
+        entries.insert(0, Entry::newest(value, active_from));
         Self(entries)
+    }
+
+    /// Removes the oldest previous secrets until `limit` of them are left. The secret that signs is
+    /// kept, because the next one might not be known to every instance yet.
+    fn truncate(&mut self, limit: usize, now: Instant) {
+        if limit == 0 {
+            self.0.truncate(1);
+        }
+        while self.0.len() > limit.saturating_add(1) {
+            let signs = self.0.iter().position(|entry| entry.is_active(now));
+            let oldest = self.0.len() - 1;
+            self.0.remove(oldest - usize::from(signs == Some(oldest)));
+        }
     }
 }
 
 impl Entry {
+    fn newest(value: &SecretValue, active_from: Instant) -> Self {
+        Self {
+            value: value.clone(),
+            active_from: Some(active_from),
+            replaced: None,
+        }
+    }
+
+    fn is_active(&self, now: Instant) -> bool {
+        self.active_from.is_some_and(|from| from <= now)
+    }
+
     fn is_expired(&self, now: Instant) -> bool {
-        self.expires_at.is_some_and(|expires_at| expires_at <= now)
+        let replaced = self.replaced.as_ref();
+        replaced.is_some_and(|replaced| replaced.expires_at <= now)
     }
 }
 
@@ -323,137 +335,178 @@ pub(crate) fn later(now: Instant, delay: Duration) -> Instant {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::history::PreviousSecret;
+    use secretwell_core::Origin;
 
-    const TIMING: RotationTiming = RotationTiming {
+    use super::*;
+
+    const TIMING: Timing = Timing {
         activation_delay: Duration::from_secs(10),
         grace_period: Duration::from_secs(100),
+        max_previous: 8,
     };
 
-    fn text(value: &SecretValue) -> String {
-        value.expose_text().unwrap().to_owned()
+    /// Rings whose keys are all signing secrets.
+    #[derive(Default, Clone)]
+    struct Test(Rings);
+
+    impl Test {
+        fn read(&self, secrets: &[(&str, &str)], timing: Timing, now: Instant) -> Self {
+            let secrets: Vec<(SecretKey, Resolved)> = secrets
+                .iter()
+                .map(|(name, value)| {
+                    let secret = Resolved::fixed((*value).into(), Origin::new("test", ""));
+                    (key(name), secret)
+                })
+                .collect();
+            let signing = secrets.iter().map(|(key, _)| key.clone()).collect();
+            Self(self.0.rotated(&secrets, &signing, timing, now))
+        }
+
+        /// The primary secret of `K`, and all of its secrets joined by commas.
+        fn ring(&self, now: Instant) -> (String, String) {
+            texts(&self.0.snapshot(&key("K"), now).unwrap())
+        }
     }
 
-    fn texts(ring: &KeyRing) -> String {
-        ring.iter().map(text).collect::<Vec<_>>().join(",")
+    fn key(name: &str) -> SecretKey {
+        SecretKey::parse(name).unwrap()
     }
 
-    /// The primary secret, and all secrets joined by commas.
+    fn texts(ring: &KeyRing) -> (String, String) {
+        let text = |value: &SecretValue| value.expose_text().unwrap().to_owned();
+        let all: Vec<String> = ring.iter().map(text).collect();
+        (text(ring.primary()), all.join(","))
+    }
+
     fn pair(primary: &str, all: &str) -> (String, String) {
         (primary.to_owned(), all.to_owned())
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn new_secret_verifies_immediately_and_signs_after_the_activation_delay() {
-        let resolver = secretwell_resolver::Resolver::new(
-            secretwell_core::MemoryProvider::from_iter([("K", "one")]),
-        );
-        let secret = resolver.get("K").await.unwrap();
-        let (key, start) = (SecretKey::parse("K").unwrap(), Instant::now());
+    #[test]
+    fn new_secret_verifies_immediately_and_signs_after_the_activation_delay() {
+        let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let read = |text: &str| {
-            let mut secret = secret.clone();
-            secret.value = text.into();
-            vec![(key.clone(), secret)]
-        };
-        let snapshot = |rings: &Rings, now| {
-            let ring = rings.snapshot("K", now).unwrap();
-            (text(ring.primary()), texts(&ring))
-        };
 
-        let rings = Rings::default().rotated(&read("one"), TIMING, start);
-        assert_eq!(snapshot(&rings, start), pair("one", "one"));
-        assert_eq!(rings.next_transition(start), None);
+        let one = Test::default().read(&[("K", "one")], TIMING, start);
+        assert_eq!(one.ring(start), pair("one", "one"));
+        assert_eq!(one.0.next_transition(start), None);
 
-        let rings = rings.rotated(&read("two"), TIMING, at(1));
-        assert_eq!(snapshot(&rings, at(1)), pair("one", "two,one"));
-        assert_eq!(rings.next_transition(at(1)), Some(at(11)));
-        assert_eq!(snapshot(&rings, at(11)), pair("two", "two,one"));
-        assert_eq!(rings.next_transition(at(11)), Some(at(111)));
-        assert_eq!(snapshot(&rings, at(111)), pair("two", "two"));
+        let two = one.read(&[("K", "two")], TIMING, at(1));
+        assert_eq!(two.ring(at(1)), pair("one", "two,one"));
+        assert_eq!(two.0.next_transition(at(1)), Some(at(11)));
+        assert_eq!(two.ring(at(11)), pair("two", "two,one"));
+        assert_eq!(two.0.next_transition(at(11)), Some(at(111)));
+        assert_eq!(two.ring(at(111)), pair("two", "two"));
 
         // Two rotations within the grace period, then a rotation back to the first secret.
-        let rings = rings.rotated(&read("three"), TIMING, at(50));
-        assert_eq!(snapshot(&rings, at(70)), pair("three", "three,two,one"));
-        let rings = rings.rotated(&read("one"), TIMING, at(80));
-        assert_eq!(snapshot(&rings, at(80)), pair("one", "one,three,two"));
-        assert_eq!(snapshot(&rings, at(95)), pair("one", "one,three,two"));
+        let three = two.read(&[("K", "three")], TIMING, at(50));
+        assert_eq!(three.ring(at(70)), pair("three", "three,two,one"));
+        let back = three.read(&[("K", "one")], TIMING, at(80));
+        assert_eq!(back.ring(at(80)), pair("one", "one,three,two"));
+        assert_eq!(back.ring(at(95)), pair("one", "one,three,two"));
 
         // A secret that is replaced before it is active never signs.
-        let rings = Rings::default().rotated(&read("one"), TIMING, start);
-        let rings = rings.rotated(&read("two"), TIMING, at(1));
-        let back = rings.rotated(&read("one"), TIMING, at(5));
-        assert_eq!(snapshot(&back, at(5)), pair("one", "one,two"));
-        assert_eq!(snapshot(&back, at(20)), pair("one", "one,two"));
-        let forward = rings.rotated(&read("three"), TIMING, at(5));
-        assert_eq!(snapshot(&forward, at(12)), pair("one", "three,two,one"));
-        assert_eq!(snapshot(&forward, at(15)), pair("three", "three,two,one"));
+        let back = two.read(&[("K", "one")], TIMING, at(5));
+        assert_eq!(back.ring(at(5)), pair("one", "one,two"));
+        assert_eq!(back.ring(at(20)), pair("one", "one,two"));
+        let forward = two.read(&[("K", "three")], TIMING, at(5));
+        assert_eq!(forward.ring(at(12)), pair("one", "three,two,one"));
+        assert_eq!(forward.ring(at(15)), pair("three", "three,two,one"));
 
-        let no_expiry = RotationTiming {
+        let no_expiry = Timing {
             grace_period: Duration::MAX,
             ..TIMING
         };
-        let rings = Rings::default().rotated(&read("one"), no_expiry, start);
-        let rings = rings.rotated(&read("two"), no_expiry, at(1));
-        assert_eq!(snapshot(&rings, at(1_000_000)), pair("two", "two,one"));
+        let rings = Test::default().read(&[("K", "one")], no_expiry, start);
+        let rings = rings.read(&[("K", "two")], no_expiry, at(1));
+        assert_eq!(rings.ring(at(1_000_000)), pair("two", "two,one"));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn numbered_keys_merge_into_one_ring() {
+    #[test]
+    fn secret_of_another_key_stays_active_when_it_moves() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let read = |pairs: &[(&str, &str)]| -> Vec<(SecretKey, Resolved)> {
-            let origin = || secretwell_core::Origin::new("test", "");
-            let secret = |(key, value): &(&str, &str)| {
-                let value = Resolved::fixed((*value).into(), origin());
-                (SecretKey::parse(key).unwrap(), value)
-            };
-            pairs.iter().map(secret).collect()
+        let merged = |test: &Test, now| {
+            let parts = ["K_1", "K"].map(|name| test.0.snapshot(&key(name), now));
+            texts(&KeyRing::merge(parts.into_iter().flatten()).unwrap())
         };
-        let snapshot = |rings: &Rings, now| {
-            let parts = ["K_1", "K"].map(|key| rings.snapshot(key, now));
-            let ring = KeyRing::merge(parts.into_iter().flatten()).unwrap();
-            (text(ring.primary()), texts(&ring))
-        };
-
-        let rings = Rings::default().rotated(&read(&[("K", "old")]), TIMING, start);
-        let rings = rings.rotated(&read(&[("K", "old"), ("K_1", "new")]), TIMING, at(1));
-        assert_eq!(snapshot(&rings, at(1)), pair("old", "new,old"));
-        assert_eq!(snapshot(&rings, at(11)), pair("new", "new,old"));
-        // The new secret is active already, so it stays active when it moves to the other key.
-        let rings = rings.rotated(&read(&[("K", "new")]), TIMING, at(20));
-        assert_eq!(snapshot(&rings, at(20)), pair("new", "new,old"));
+        let one = Test::default().read(&[("K", "old")], TIMING, start);
+        let two = one.read(&[("K", "old"), ("K_1", "new")], TIMING, at(1));
+        assert_eq!(merged(&two, at(1)), pair("old", "new,old"));
+        assert_eq!(merged(&two, at(11)), pair("new", "new,old"));
+        let moved = two.read(&[("K", "new")], TIMING, at(20));
+        assert_eq!(merged(&moved, at(20)), pair("new", "new,old"));
         assert!(KeyRing::merge([]).is_none());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn previous_secret_from_the_history_verifies_until_it_expires_or_is_revoked() {
+    #[test]
+    fn number_of_previous_secrets_is_bounded_and_the_signing_secret_is_kept() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let key = SecretKey::parse("K").unwrap();
-        let origin = secretwell_core::Origin::new("test", "");
-        let read = [(key.clone(), Resolved::fixed("new".into(), origin))];
-        let mut rings = Rings::default().rotated(&read, TIMING, start);
+        let bounded = |max_previous| Timing {
+            max_previous,
+            ..TIMING
+        };
+        let rotate = |max_previous, values: [(&str, u64); 4]| {
+            let first = Test::default();
+            let last = values.iter().fold(first, |test, (value, seconds)| {
+                test.read(&[("K", value)], bounded(max_previous), at(*seconds))
+            });
+            last.ring(at(values[3].1))
+        };
+        let slow = [("a", 0), ("b", 20), ("c", 40), ("d", 60)];
+        assert_eq!(rotate(2, slow), pair("c", "d,c,b"));
+        assert_eq!(rotate(1, slow), pair("c", "d,c"));
+        assert_eq!(rotate(0, slow), pair("d", "d"));
+        // None but the first secret is active.
+        let fast = [("a", 0), ("b", 1), ("c", 2), ("d", 3)];
+        assert_eq!(rotate(2, fast), pair("a", "d,c,a"));
+        assert_eq!(rotate(1, fast), pair("a", "d,a"));
+    }
+
+    #[test]
+    fn previous_secrets_of_other_keys_are_not_kept() {
+        let start = Instant::now();
+        let read = |rings: &Rings, value: &str| {
+            let secret = Resolved::fixed(value.into(), Origin::new("test", ""));
+            rings.rotated(&[(key("K"), secret)], &BTreeSet::new(), TIMING, start)
+        };
+        let mut rings = Rings::default();
+        for number in 0..1000 {
+            rings = read(&rings, &number.to_string());
+            assert_eq!(rings.len(), 1);
+        }
+        assert_eq!(Test(rings).ring(start), pair("999", "999"));
+    }
+
+    #[test]
+    fn previous_secret_from_the_history_verifies_until_it_expires_or_is_revoked() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut test = Test::default().read(&[("K", "new")], TIMING, start);
         let history = History {
-            activates_in: Duration::from_secs(4),
+            current: "new".into(),
+            active_from: at(4),
             previous: vec![PreviousSecret {
                 value: "old".into(),
-                expires_in: Duration::from_secs(50),
                 was_active: true,
+                expires_at: at(50),
+                replaced_by: None,
             }],
         };
-        rings.add_history(&key, history, start);
-        for (seconds, primary, all) in [
-            (0, "old", "new,old"),
-            (4, "new", "new,old"),
-            (50, "new", "new"),
-        ] {
-            let ring = rings.snapshot("K", at(seconds)).unwrap();
-            assert_eq!((text(ring.primary()), texts(&ring)), pair(primary, all));
+        for _ in 0..2 {
+            // A history that is added again changes nothing.
+            test.0.add_history(&key("K"), &history, TIMING, start);
+            for (seconds, primary, all) in [
+                (0, "old", "new,old"),
+                (4, "new", "new,old"),
+                (50, "new", "new"),
+            ] {
+                assert_eq!(test.ring(at(seconds)), pair(primary, all));
+            }
         }
-        rings.revoke_previous(start);
-        let ring = rings.snapshot("K", start).unwrap();
-        assert_eq!((text(ring.primary()), texts(&ring)), pair("new", "new"));
+        let removed = test.0.remove_previous(start, |_, _| true);
+        assert_eq!(removed, [(key("K"), "old".into())]);
+        assert_eq!(test.ring(start), pair("new", "new"));
     }
 }

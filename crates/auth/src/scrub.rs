@@ -92,8 +92,8 @@ fn add_forms<'a>(key: &'a SecretKey, value: &[u8], forms: &mut Vec<Form<'a>>) {
     for value in [value, value.trim_ascii()] {
         add(value.to_vec(), true, (0, 0));
         if let Ok(text) = std::str::from_utf8(value) {
-            add(text.escape_debug().to_string().into(), false, (0, 0));
-            add(text.escape_default().to_string().into(), false, (0, 0));
+            add(escaped(text, text.escape_debug()), false, (0, 0));
+            add(escaped(text, text.escape_default()), false, (0, 0));
         }
         if value.len() < MIN_ENCODED_BYTES {
             continue;
@@ -108,6 +108,16 @@ fn add_forms<'a>(key: &'a SecretKey, value: &[u8], forms: &mut Vec<Form<'a>>) {
     }
 }
 
+/// Collects the characters of `text` after their escaping.
+fn escaped(text: &str, characters: impl Iterator<Item = char>) -> Vec<u8> {
+    /// The longest escape sequence of a byte is `\u{7f}`. Those of longer characters are shorter per byte.
+    const LONGEST: usize = 6;
+    // Without the final capacity, growing would leave copies of the secret in freed memory.
+    let mut escaped = String::with_capacity(LONGEST * text.len());
+    escaped.extend(characters);
+    escaped.into_bytes()
+}
+
 /// Encodes `value` as base64 for the case that it begins at `offset` within a group of three bytes.
 ///
 /// Returns the characters that consist of bits of `value` only, and the number of characters before
@@ -115,7 +125,7 @@ fn add_forms<'a>(key: &'a SecretKey, value: &[u8], forms: &mut Vec<Form<'a>>) {
 fn base64(value: &[u8], offset: usize, alphabet: &[u8; 64]) -> (Vec<u8>, (usize, usize)) {
     let bit = |index: usize| value[index / 8] >> (7 - index % 8) & 1;
     let first_bit = [0, 4, 2][offset];
-    let bits: Vec<u8> = (first_bit..value.len() * 8).map(bit).collect();
+    let bits: Zeroizing<Vec<u8>> = Zeroizing::new((first_bit..value.len() * 8).map(bit).collect());
     let (sextets, remainder) = bits.as_chunks::<6>();
     let number = |sextet: &[u8; 6]| sextet.iter().fold(0, |number, bit| number << 1 | bit);
     let text = sextets

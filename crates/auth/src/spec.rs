@@ -1,7 +1,7 @@
 //! [`BuildSpec`], which turns secrets into a build. It hides the type of the struct of secrets from
 //! the rest of the crate.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,9 +11,11 @@ use secretwell_resolver::load::{Loaded, Plan, PlannedField};
 use secretwell_resolver::{LoadError, Resolved};
 use serde::de::DeserializeOwned;
 
+use crate::context::{BuildContext, BuildError};
 use crate::hex::hex;
-use crate::policy::{Policies, is_secret, too_weak};
-use crate::{BuildContext, BuildError, Mode};
+use crate::mode::Mode;
+use crate::panics::{Panicked, catch};
+use crate::policy::{Policies, SecretPolicy, is_secret, too_weak};
 
 type BuildFuture<A> = Pin<Box<dyn Future<Output = Result<A, BuildError>> + Send>>;
 type BuildFn<A> = Box<dyn FnOnce(BuildContext) -> BuildFuture<A> + Send>;
@@ -26,17 +28,41 @@ pub(crate) struct BuildInput<A> {
     pub(crate) build: BuildFn<A>,
 }
 
+/// How the secrets of a build are checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checks<'a> {
+    pub(crate) mode: Mode,
+    pub(crate) policies: &'a Policies,
+    /// The keys whose rings the current build takes.
+    pub(crate) requested: &'a BTreeSet<SecretKey>,
+    /// The name of the auth, for its log.
+    pub(crate) name: Option<&'a str>,
+}
+
+impl Checks<'_> {
+    /// Returns the policy of `key`.
+    pub(crate) fn policy(&self, key: &SecretKey) -> SecretPolicy {
+        self.policies.of(key, self.requested.contains(key))
+    }
+
+    /// Returns an error if `secret` does not meet the policy of `key`.
+    pub(crate) fn too_weak(&self, key: &SecretKey, secret: &Resolved) -> Option<Error> {
+        too_weak(key, secret, self.policy(key))
+    }
+}
+
 /// Describes how to build an `A` from secrets.
 pub(crate) trait BuildSpec<A>: Send + Sync {
     /// Returns the fields of the struct of secrets.
     fn fields(&self) -> Result<&[PlannedField], Error>;
 
     /// Checks the results of the resolver, one for each field, and assembles the input of a build.
+    ///
+    /// A panic of the type of a field is an error.
     fn prepare(
         &self,
         results: Vec<Result<Resolved, Error>>,
-        mode: Mode,
-        policy: &Policies,
+        checks: Checks<'_>,
     ) -> Result<BuildInput<A>, Vec<Error>>;
 
     /// Returns whether a placeholder was generated for `key`.
@@ -55,7 +81,7 @@ pub(crate) struct TypedSpec<T, F> {
 impl<T: DeserializeOwned, F> TypedSpec<T, F> {
     pub(crate) fn new(build: F) -> Self {
         Self {
-            plan: Plan::new(),
+            plan: catch(Plan::new).unwrap_or_else(|panicked| Err(type_panicked::<T>(panicked))),
             build,
             placeholders: Mutex::default(),
             marker: PhantomData,
@@ -67,11 +93,11 @@ impl<T: DeserializeOwned, F> TypedSpec<T, F> {
         &self,
         plan: &Plan<T>,
         mut results: Vec<Result<Resolved, Error>>,
-        mode: Mode,
+        checks: Checks<'_>,
     ) -> Result<Loaded<T>, LoadError> {
         let loaded = plan.assemble(results.clone());
         let Err(error) = &loaded else { return loaded };
-        if mode == Mode::Production {
+        if checks.mode == Mode::Production {
             return loaded;
         }
         let mut any_placeholder = false;
@@ -79,7 +105,7 @@ impl<T: DeserializeOwned, F> TypedSpec<T, F> {
             let is_absent =
                 |problem: &Error| problem.is_not_found() && problem.key() == Some(&field.key);
             if is_secret(field) && error.problems().iter().any(is_absent) {
-                *result = self.placeholder(&field.key);
+                *result = self.placeholder(&field.key, checks.name);
                 any_placeholder = true;
             }
         }
@@ -97,7 +123,7 @@ impl<T: DeserializeOwned, F> TypedSpec<T, F> {
     }
 
     /// Returns the placeholder for `key`, and generates it on the first call.
-    fn placeholder(&self, key: &SecretKey) -> Result<Resolved, Error> {
+    fn placeholder(&self, key: &SecretKey, name: Option<&str>) -> Result<Resolved, Error> {
         let mut placeholders = self.placeholders();
         if let Some(value) = placeholders.get(key) {
             return Ok(Resolved::fixed(value.clone(), placeholder_origin()));
@@ -113,6 +139,7 @@ impl<T: DeserializeOwned, F> TypedSpec<T, F> {
         })?;
         let value = SecretValue::from(hex(&*random));
         tracing::warn!(target: "secretwell::auth", event = "placeholder_generated",
+            name,
             %key,
             "development mode: the secret is absent; a random placeholder is used until the process exits",
         );
@@ -138,8 +165,7 @@ where
     fn prepare(
         &self,
         results: Vec<Result<Resolved, Error>>,
-        mode: Mode,
-        policy: &Policies,
+        checks: Checks<'_>,
     ) -> Result<BuildInput<A>, Vec<Error>> {
         let plan = self.plan.as_ref().map_err(|error| vec![error.clone()])?;
         // The strength is checked even if another secret is absent, so that one error lists all
@@ -147,24 +173,35 @@ where
         let mut weak = Vec::new();
         for (field, result) in plan.fields().iter().zip(&results) {
             if let Ok(secret) = result
-                && let Some(error) = check(field, secret, policy)
+                && let Some(error) = checks.too_weak(&field.key, secret)
             {
                 weak.push(error);
             }
         }
-        let accepted_weaknesses = match mode {
+        let accepted_weaknesses = match checks.mode {
             Mode::Development => std::mem::take(&mut weak),
             Mode::Production => Vec::new(),
         };
-        let loaded = self.load(plan, results, mode).map_err(|error| {
-            let mut problems = error.problems().to_vec();
-            problems.append(&mut weak);
-            problems
-        })?;
+        let assembled = catch(|| {
+            let loaded = self.load(plan, results, checks)?;
+            Ok::<_, LoadError>((loaded, self.build.clone()))
+        });
+        let (loaded, build) = match assembled {
+            Ok(Ok(assembled)) => assembled,
+            Ok(Err(error)) => {
+                let mut problems = error.problems().to_vec();
+                problems.append(&mut weak);
+                return Err(problems);
+            }
+            Err(panicked) => {
+                weak.insert(0, type_panicked::<T>(panicked));
+                return Err(weak);
+            }
+        };
         if !weak.is_empty() {
             return Err(weak);
         }
-        let (build, value) = (self.build.clone(), loaded.value);
+        let value = loaded.value;
         Ok(BuildInput {
             secrets: loaded.secrets,
             accepted_weaknesses,
@@ -177,13 +214,14 @@ where
     }
 }
 
-/// Returns an error if `secret` does not meet the policy of `field`. A blank secret counts as
-/// absent and is not checked.
-pub(crate) fn check(field: &PlannedField, secret: &Resolved, policy: &Policies) -> Option<Error> {
-    match secret.value.is_blank() {
-        true => None,
-        false => too_weak(&field.key, secret, policy.of(field)),
-    }
+/// The problem that the code of `T` panicked.
+fn type_panicked<T>(Panicked: Panicked) -> Error {
+    let name = std::any::type_name::<T>();
+    Error::new(
+        ErrorKind::Invalid,
+        format!("the code of `{name}` panicked while the secrets were loaded into it"),
+    )
+    .with_hint("see the panic message in the output of the process")
 }
 
 /// Returns the keys of `spec`. The list is empty if they cannot be derived from the type.

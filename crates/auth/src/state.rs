@@ -29,17 +29,23 @@ pub enum State {
     Ready {
         /// The number of the current build.
         generation: Generation,
+        /// Whether all previous secrets are known.
+        history: VersionHistory,
     },
     /// The current build is in use while its successor is built.
     Rotating {
         /// The number of the current build, which is the previous one after the rotation.
         generation: Generation,
+        /// Whether all previous secrets are known.
+        history: VersionHistory,
     },
     /// The current build is in use, but the last attempt failed. The source is unreachable, or a
     /// secret is absent, too weak, or rejected by the builder closure.
     Degraded {
         /// The number of the current build, which is the last successful one.
         generation: Generation,
+        /// Whether all previous secrets are known.
+        history: VersionHistory,
         /// The failure of the last attempt.
         failure: NotReady,
     },
@@ -71,10 +77,43 @@ impl State {
     /// Returns the number of the current build, or `None` before the first build.
     pub fn generation(&self) -> Option<Generation> {
         match self {
-            Self::Ready { generation }
-            | Self::Rotating { generation }
+            Self::Ready { generation, .. }
+            | Self::Rotating { generation, .. }
             | Self::Degraded { generation, .. } => Some(*generation),
             Self::Idle | Self::Starting | Self::Failed { .. } => None,
+        }
+    }
+
+    /// Returns whether all previous secrets are known, or `None` before the first build.
+    pub fn history(&self) -> Option<VersionHistory> {
+        match self {
+            Self::Ready { history, .. }
+            | Self::Rotating { history, .. }
+            | Self::Degraded { history, .. } => Some(*history),
+            Self::Idle | Self::Starting | Self::Failed { .. } => None,
+        }
+    }
+}
+
+/// Whether the version history of the source was read for every signing secret.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum VersionHistory {
+    /// All previous secrets are known that the source can return.
+    #[default]
+    Complete,
+    /// A previous version could not be read yet. What previous secrets have signed might be rejected.
+    /// The read is retried in the background.
+    Incomplete,
+}
+
+impl VersionHistory {
+    /// Returns the name of the variant, as it appears in the log.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Incomplete => "incomplete",
         }
     }
 }
@@ -108,18 +147,10 @@ impl NotReady {
         Self(Arc::new(Inner { problems, retry_at }))
     }
 
-    /// Prints the first failure of the process to standard error if no `tracing` subscriber was
-    /// ever set. Without a subscriber, the reason of a 500 response would not appear anywhere.
-    #[expect(clippy::print_stderr, reason = "there is no log to write to")]
+    /// Prints the first failure of the process if there is no `tracing` subscriber.
     pub(crate) fn print_without_subscriber(&self) {
         static PRINTED: Once = Once::new();
-        if !tracing::dispatcher::has_been_set() {
-            PRINTED.call_once(|| {
-                eprintln!(
-                    "secretwell: {self}\nsecretwell: set a `tracing` subscriber to see all events"
-                );
-            });
-        }
+        print_without_subscriber(&PRINTED, self);
     }
 
     /// Returns every problem, each with its key and origin where they are known. The list is not
@@ -147,6 +178,19 @@ impl NotReady {
             .retry_at()
             .map(|at| at.saturating_duration_since(Instant::now()));
         wait.unwrap_or_default().max(Duration::from_secs(1))
+    }
+}
+
+/// Prints a problem to standard error if no `tracing` subscriber was ever set, once per `printed`.
+/// Without a subscriber, the reason of a 500 response would not appear anywhere.
+#[expect(clippy::print_stderr, reason = "there is no log to write to")]
+pub(crate) fn print_without_subscriber(printed: &Once, problem: impl fmt::Display) {
+    if !tracing::dispatcher::has_been_set() {
+        printed.call_once(|| {
+            eprintln!(
+                "secretwell: {problem}\nsecretwell: set a `tracing` subscriber to see all events"
+            );
+        });
     }
 }
 

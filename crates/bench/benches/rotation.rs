@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use secretwell::auth::{BuildError, LazyAuth};
+use secretwell::auth::{BuildError, Guard, LazyAuth};
 use secretwell::{ExposeSecret, MemoryProvider, Resolver, SecretString};
 use serde::Deserialize;
 
@@ -70,7 +70,7 @@ fn rotate(memory: &MemoryProvider, count: usize) {
 fn generation(runtime: &tokio::runtime::Runtime, auth: &LazyAuth<usize>) -> u64 {
     runtime
         .block_on(auth.get())
-        .map_or(0, |auth| auth.generation())
+        .map_or(0, |auth| Guard::generation(&auth))
 }
 
 /// Returns the latency of each call in nanoseconds, sorted.

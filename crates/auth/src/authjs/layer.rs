@@ -22,7 +22,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("private, no-store");
 impl LazyAuth<Sessions> {
     /// Returns a layer for routes whose handlers use sessions.
     ///
-    /// It gives each request access to this auth, as [`layer`](Self::layer) does. It also adds
+    /// It gives each request access to this auth, as [`provide`](Self::provide) does. It also adds
     /// `Vary: cookie` and `Cache-Control: private, no-store` to each response. Renewal of sessions and
     /// the redirect to a sign-in page are optional.
     pub fn session_layer(&self) -> SessionLayer {

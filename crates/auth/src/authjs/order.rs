@@ -1,5 +1,7 @@
 //! [`SecretOrder`]: which secrets each package uses, and in which order.
 
+use std::collections::HashMap;
+
 use secretwell_core::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
@@ -57,13 +59,40 @@ pub enum SecretOrder {
 const NUMBERED: [&str; 3] = ["AUTH_SECRET_3", "AUTH_SECRET_2", "AUTH_SECRET_1"];
 
 impl SecretOrder {
+    /// Returns the keys of the secrets that the package might use, for
+    /// [`LazyAuthBuilder::signing`](crate::LazyAuthBuilder::signing).
+    pub fn keys(self) -> &'static [&'static str] {
+        match self {
+            Self::AuthCore => &[
+                "AUTH_SECRET_3",
+                "AUTH_SECRET_2",
+                "AUTH_SECRET_1",
+                "AUTH_SECRET",
+            ],
+            Self::NextAuth5 => &[
+                "AUTH_SECRET",
+                "NEXTAUTH_SECRET",
+                "AUTH_SECRET_3",
+                "AUTH_SECRET_2",
+                "AUTH_SECRET_1",
+            ],
+            Self::NextAuth4 => &["NEXTAUTH_SECRET", "AUTH_SECRET"],
+        }
+    }
+
     /// Returns a key ring with the secrets that the package uses, in its order. Secrets that the build
     /// does not have are omitted.
     ///
     /// # Errors
     /// Returns [`ErrorKind::NotFound`] if the build has none of these secrets.
     pub fn key_ring(self, context: &BuildContext) -> Result<KeyRing, Error> {
-        let ring = |name: &&str| context.key_ring(name).ok();
+        // All of them are signing secrets, also while another one has precedence.
+        let rings: HashMap<&str, KeyRing> = self
+            .keys()
+            .iter()
+            .filter_map(|name| Some((*name, context.key_ring(name).ok()?)))
+            .collect();
+        let ring = |name: &&str| rings.get(name).cloned();
         let merged = |names: &[&str]| KeyRing::merge(names.iter().filter_map(ring));
         let first = |names: &[&str]| names.iter().find_map(ring);
         let found = match self {

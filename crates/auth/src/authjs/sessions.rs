@@ -19,7 +19,7 @@ const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// build this type.
 ///
 /// With the feature `axum`, a handler takes `Auth<Session<User>>` as an argument. It takes
-/// `Auth<Option<Session<User>>>` if login is optional. A cookie that cannot be decoded counts as
+/// `Option<Auth<Session<User>>>` if login is optional. A cookie that cannot be decoded counts as
 /// absent, and it is not cleared: it might be valid with another key ring.
 ///
 /// ```
@@ -143,12 +143,16 @@ impl Sessions {
     }
 }
 
-#[cfg(feature = "axum")]
+#[cfg(feature = "tower")]
 impl<C: DeserializeOwned + Send + 'static> crate::Principal for Session<C> {
     type Authenticator = Sessions;
 
-    fn authenticate(sessions: &Sessions, request: &http::request::Parts) -> Option<Self> {
-        sessions.find(&super::layer::cookies(&request.headers))
+    async fn authenticate(
+        sessions: &Sessions,
+        request: &http::request::Parts,
+    ) -> Result<Self, crate::Rejection> {
+        let session = sessions.find(&super::layer::cookies(&request.headers));
+        session.ok_or_else(crate::Rejection::unauthorized)
     }
 }
 

@@ -9,7 +9,7 @@ use secretwell_resolver::Resolver;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::{BuildContext, LazyAuth};
+use crate::{BuildContext, LazyAuth, Mode};
 
 fn ring() -> KeyRing {
     KeyRing::new("the secret of the tests, long enough")
@@ -260,10 +260,12 @@ async fn csrf_cookies_match_the_packages_during_the_activation_delay() {
         auth_secret: String,
     }
     let memory = MemoryProvider::from_iter([("AUTH_SECRET", "old")]);
-    let auth = LazyAuth::new(
-        Resolver::new(memory.clone()),
-        |_: Secrets, context: BuildContext| async move { Ok(SecretOrder::AuthCore.key_ring(&context)?) },
-    );
+    // The secrets are shorter than production requires.
+    let auth = LazyAuth::builder(Resolver::new(memory.clone()))
+        .mode(Mode::Development)
+        .build(|_: Secrets, context: BuildContext| async move {
+            Ok(SecretOrder::AuthCore.key_ring(&context)?)
+        });
     auth.get().await.unwrap();
     memory.set("AUTH_SECRET", "new").unwrap();
     let ring = auth.rebuild().await.unwrap();
@@ -367,10 +369,11 @@ async fn secret_orders_match_the_packages() {
         (&vec![("AUTH_SECRET", ""), NEXT], NextAuth5, Some("next")),
     ] {
         let memory = MemoryProvider::from_iter(secrets.iter().copied());
-        let auth = LazyAuth::new(
-            Resolver::new(memory),
-            move |_: Secrets, context: BuildContext| async move { Ok(order.key_ring(&context)?) },
-        );
+        let auth = LazyAuth::builder(Resolver::new(memory))
+            .mode(Mode::Development)
+            .build(move |_: Secrets, context: BuildContext| async move {
+                Ok(order.key_ring(&context)?)
+            });
         let ring = auth.get().await;
         let text = |value: &SecretValue| value.expose_text().unwrap().to_owned();
         let found = ring.map(|ring| {

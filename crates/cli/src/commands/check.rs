@@ -12,15 +12,6 @@ use crate::fetch::{KeySelection, list_keys};
 use crate::logging::with_progress;
 use crate::sources::Sources;
 
-/// The names of the secrets that Auth.js and NextAuth use for signing and encryption.
-const AUTH_JS: [&str; 5] = [
-    "AUTH_SECRET",
-    "AUTH_SECRET_1",
-    "AUTH_SECRET_2",
-    "AUTH_SECRET_3",
-    "NEXTAUTH_SECRET",
-];
-
 pub(crate) async fn check(
     sources: Sources,
     args: &CheckArgs,
@@ -56,14 +47,14 @@ async fn reports(
         KeySelection::All { require } if !require.is_empty() => require,
         KeySelection::All { require } => list_keys(&sources.provider, &require).await?,
     };
-    let is_signing_key = |key: &SecretKey| {
-        AUTH_JS.contains(&key.name())
-            || args.signing.contains(key)
-            || sources.profile.signing.contains(key)
-    };
-    let with_policy = |key: SecretKey| match is_signing_key(&key) {
-        true => (key, SecretPolicy::SigningKey),
-        false => (key, SecretPolicy::Unchecked),
+    let is_signing_key =
+        |key: &SecretKey| args.signing.contains(key) || sources.profile.signing.contains(key);
+    let with_policy = |key: SecretKey| {
+        let policy = match is_signing_key(&key) {
+            true => SecretPolicy::SigningKey,
+            false => SecretPolicy::of_key(&key),
+        };
+        (key, policy)
     };
     let keys: Vec<_> = required.into_iter().map(with_policy).collect();
     let resolver = Resolver::new(sources.provider.clone());

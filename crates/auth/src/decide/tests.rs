@@ -1,0 +1,337 @@
+//! Tests of the decisions.
+
+use std::time::Duration;
+
+use secretwell_core::Origin;
+use secretwell_resolver::Freshness;
+
+use super::*;
+use crate::ring::{History, PreviousSecret};
+
+/// An auth whose builder takes the ring of `K`, and no ring of `PASSWORD`.
+struct Test {
+    rotation: Rotation,
+    rules: Rules,
+    now: Instant,
+    epoch: Result<Option<Epoch>, Error>,
+    histories: Vec<KeyHistory>,
+    follows_revocation: bool,
+}
+
+#[derive(Debug, PartialEq)]
+enum Did {
+    Build,
+    Keep,
+    Fail,
+}
+
+fn key(name: &str) -> SecretKey {
+    SecretKey::parse(name).unwrap()
+}
+
+fn time(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn version(number: u64, seconds: u64) -> Version {
+    Version::numbered(number).with_created_at(time(seconds))
+}
+
+fn epoch(seconds: u64, version: Version) -> Result<Option<Epoch>, Error> {
+    Ok(Some(Epoch {
+        time: time(seconds),
+        version: Some(version),
+    }))
+}
+
+fn secret(value: &str, version: Option<Version>) -> Resolved {
+    let mut secret = Resolved::fixed(value.into(), Origin::new("test", ""));
+    secret.version = version;
+    secret
+}
+
+impl Test {
+    fn new() -> Self {
+        Self {
+            rotation: Rotation::default(),
+            rules: Rules {
+                timing: Timing {
+                    activation_delay: Duration::from_secs(10),
+                    grace_period: Duration::from_secs(100),
+                    max_previous: 8,
+                },
+                named: BTreeSet::new(),
+                candidates: [key("K")].into(),
+            },
+            now: Instant::now(),
+            epoch: Ok(None),
+            histories: Vec::new(),
+            follows_revocation: false,
+        }
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+    }
+
+    fn read(&mut self, secrets: &[(&str, Resolved)]) -> Did {
+        let secrets: Vec<_> = secrets
+            .iter()
+            .map(|(name, secret)| (key(name), secret.clone()))
+            .collect();
+        let snapshot = Snapshot {
+            secrets: &secrets,
+            epoch: self.epoch.clone(),
+            histories: &self.histories,
+            forced: false,
+            follows_revocation: self.follows_revocation,
+        };
+        let (next, did) = match decide(&self.rotation, &snapshot, &self.rules, self.now) {
+            Decision::Fail(problems) => {
+                assert!(problems.iter().all(Error::is_temporary), "{problems:?}");
+                return Did::Fail;
+            }
+            Decision::Keep(next) => (next, Did::Keep),
+            Decision::Build(next) => (next, Did::Build),
+        };
+        self.rotation = next.rotation;
+        if did == Did::Build {
+            let requested = [key("K")].into();
+            self.rotation
+                .built(&secrets, requested, &self.rules, self.now);
+        }
+        did
+    }
+
+    fn read_k(&mut self, value: &str) -> Did {
+        self.read(&[("K", secret(value, None))])
+    }
+
+    /// All secrets of the ring of `K`, joined by commas.
+    fn ring(&self) -> String {
+        let ring = self.rotation.rings.snapshot(&key("K"), self.now).unwrap();
+        let texts: Vec<&str> = ring.iter().map(|it| it.expose_text().unwrap()).collect();
+        texts.join(",")
+    }
+
+    fn revoke_previous(&mut self) -> usize {
+        self.rotation.revoke_previous(self.now, time(0)).len()
+    }
+}
+
+#[test]
+fn build_follows_only_from_a_changed_input() {
+    let mut test = Test::new();
+    let secrets =
+        |k: &str, password: &str| [("K", secret(k, None)), ("PASSWORD", secret(password, None))];
+    assert_eq!(test.read(&secrets("a", "p")), Did::Build);
+    assert_eq!(test.read(&secrets("a", "p")), Did::Keep);
+    assert_eq!(test.read(&secrets("a", "q")), Did::Build, "one key");
+    for _ in 0..3 {
+        test.pass(60);
+        assert_eq!(test.read(&secrets("a", "q")), Did::Keep, "no ring of it");
+    }
+    assert_eq!(test.read(&secrets("b", "r")), Did::Build, "both keys");
+    for (seconds, did) in [
+        (9, Did::Keep),
+        (1, Did::Build),
+        (99, Did::Keep),
+        (1, Did::Build),
+        (1000, Did::Keep),
+    ] {
+        test.pass(seconds);
+        assert_eq!(test.read(&secrets("b", "r")), did);
+    }
+    assert_eq!(
+        test.read(&secrets("b", "q")),
+        Did::Build,
+        "a value from before"
+    );
+    assert_eq!(test.read(&secrets("b", "q")[..1]), Did::Build, "absent");
+}
+
+#[test]
+fn only_requested_and_named_keys_keep_previous_secrets() {
+    let mut test = Test::new();
+    test.rules.candidates = [key("K"), key("PASSWORD")].into();
+    test.rules.named = [key("NAMED")].into();
+    for value in ["a", "b", "c"] {
+        let value = secret(value, None);
+        let secrets = ["K", "NAMED", "PASSWORD"].map(|name| (name, value.clone()));
+        test.read(&secrets);
+    }
+    let count = |name| {
+        let ring = test.rotation.rings.snapshot(&key(name), test.now);
+        ring.unwrap().iter().len()
+    };
+    assert_eq!((count("K"), count("NAMED"), count("PASSWORD")), (3, 3, 1));
+}
+
+#[test]
+fn revoked_secret_is_never_accepted_again() {
+    let mut test = Test::new();
+    for value in ["a", "b"] {
+        test.read_k(value);
+    }
+    assert_eq!(test.revoke_previous(), 1);
+    assert_eq!(test.read_k("b"), Did::Build);
+    assert_eq!(test.ring(), "b");
+    assert_eq!(test.read_k("a"), Did::Fail, "as the current secret");
+    let other_key = [("K", secret("b", None)), ("PASSWORD", secret("a", None))];
+    assert_eq!(
+        test.read(&other_key),
+        Did::Fail,
+        "as the secret of another key"
+    );
+    test.histories = vec![KeyHistory {
+        key: key("K"),
+        history: Some(History {
+            current: "b".into(),
+            active_from: test.now,
+            previous: vec![PreviousSecret {
+                value: "a".into(),
+                was_active: true,
+                expires_at: test.now + Duration::from_secs(50),
+                replaced_by: Some(version(2, 1)),
+            }],
+        }),
+        is_complete: true,
+    }];
+    assert_eq!(test.read_k("b"), Did::Keep, "from the history");
+    assert_eq!(test.ring(), "b");
+}
+
+#[test]
+fn secret_that_was_replaced_before_the_revocation_was_read_is_revoked_too() {
+    let mut test = Test::new();
+    for value in ["a", "b"] {
+        test.read_k(value);
+    }
+    test.revoke_previous();
+    // This read started before the revocation, or its result is stale.
+    test.read_k("c");
+    assert_eq!(test.ring(), "c,b");
+    test.follows_revocation = true;
+    let mut stale = secret("d", None);
+    stale.freshness = Freshness::Stale {
+        age: Duration::ZERO,
+        reason: Error::new(ErrorKind::Unavailable, "down"),
+    };
+    test.read(&[("K", stale)]);
+    assert_eq!(test.ring(), "d,c,b");
+    assert!(test.rotation.unconfirmed);
+    test.read_k("e");
+    assert_eq!(test.ring(), "e");
+    assert!(!test.rotation.unconfirmed);
+    test.read_k("f");
+    assert_eq!(test.ring(), "f,e", "the next rotation has a grace period");
+    for revoked in ["a", "b", "c", "d"] {
+        assert_eq!(test.read_k(revoked), Did::Fail);
+    }
+}
+
+#[test]
+fn newest_secret_of_another_key_stays_valid() {
+    let mut test = Test::new();
+    test.read(&[("K", secret("old", None))]);
+    let moved = [("K", secret("new", None)), ("K_1", secret("old", None))];
+    test.read(&moved);
+    assert_eq!(test.ring(), "new,old");
+    test.revoke_previous();
+    assert_eq!(test.read(&moved), Did::Build);
+    assert_eq!(test.ring(), "new");
+}
+
+#[test]
+fn revocation_time_excludes_what_was_replaced_at_or_before_it() {
+    for (revoked_at, ring) in [(19, "c,b,a"), (20, "c,b"), (29, "c,b"), (30, "c")] {
+        let mut test = Test::new();
+        for (value, number) in [("a", 1), ("b", 2), ("c", 3)] {
+            test.read(&[("K", secret(value, Some(version(number, 10 * number))))]);
+        }
+        test.epoch = epoch(revoked_at, version(1, 40));
+        let current = secret("c", Some(version(3, 30)));
+        let did = test.read(&[("K", current.clone())]);
+        assert_eq!(did == Did::Build, ring != "c,b,a", "{revoked_at}");
+        assert_eq!(test.ring(), ring, "{revoked_at}");
+        assert_eq!(test.read(&[("K", current)]), Did::Keep);
+        // A later rotation has a grace period again.
+        test.read(&[("K", secret("d", Some(version(4, 50))))]);
+        assert_eq!(test.ring(), format!("d,{ring}"));
+    }
+}
+
+#[test]
+fn late_rotation_that_is_older_than_the_revocation_time_has_no_grace_period() {
+    let mut test = Test::new();
+    test.epoch = epoch(25, version(1, 25));
+    test.read(&[("K", secret("a", Some(version(1, 10))))]);
+    test.read(&[("K", secret("b", Some(version(2, 20))))]);
+    assert_eq!(test.ring(), "b");
+}
+
+#[test]
+fn document_with_secret_and_revocation_time_revokes_what_changed_with_it() {
+    // The secret was written as version 2, and the time 25 as version 3. Both are read as version 3.
+    let mut test = Test::new();
+    test.read(&[("K", secret("a", Some(version(1, 10))))]);
+    test.epoch = epoch(25, version(3, 26));
+    test.read(&[("K", secret("b", Some(version(3, 26))))]);
+    assert_eq!(test.ring(), "b");
+    // The same time in a later version is no reason to revoke.
+    test.epoch = epoch(25, version(4, 40));
+    test.read(&[("K", secret("c", Some(version(4, 40))))]);
+    assert_eq!(test.ring(), "c,b");
+}
+
+#[test]
+fn without_creation_times_a_changed_revocation_time_excludes_all_previous_secrets() {
+    let mut test = Test::new();
+    for value in ["a", "b"] {
+        test.read_k(value);
+    }
+    test.epoch = epoch(5, Version::numbered(1));
+    test.read_k("b");
+    assert_eq!(test.ring(), "b");
+    test.read_k("c");
+    assert_eq!(test.ring(), "c,b", "the time has not changed");
+    test.epoch = epoch(6, Version::numbered(2));
+    test.read_k("c");
+    assert_eq!(test.ring(), "c");
+    test.epoch = Ok(None);
+    test.read_k("d");
+    assert_eq!(test.ring(), "d,c");
+    assert_eq!(test.read_k("a"), Did::Fail);
+}
+
+#[test]
+fn history_is_used_only_with_a_known_revocation_time() {
+    let mut test = Test::new();
+    let previous = |value: &str, seconds| PreviousSecret {
+        value: value.into(),
+        was_active: true,
+        expires_at: test.now + Duration::from_secs(50),
+        replaced_by: Some(version(2, seconds)),
+    };
+    test.histories = vec![KeyHistory {
+        key: key("K"),
+        history: Some(History {
+            current: "c".into(),
+            active_from: test.now,
+            previous: vec![previous("b", 30), previous("a", 20)],
+        }),
+        is_complete: true,
+    }];
+    let down = || Err(Error::new(ErrorKind::Unavailable, "down"));
+    test.epoch = down();
+    test.read_k("c");
+    assert_eq!(test.ring(), "c");
+    assert!(!test.rotation.accepts_history());
+    test.epoch = epoch(20, version(1, 20));
+    test.read_k("c");
+    assert_eq!(test.ring(), "c,b");
+    // The last known time stays in force.
+    test.epoch = down();
+    test.read(&[("K", secret("d", Some(version(9, 20))))]);
+    assert_eq!(test.ring(), "d,b", "`c` was replaced before the time");
+}

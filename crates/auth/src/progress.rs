@@ -1,0 +1,88 @@
+//! [`Progress`] of the rebuild task, and the state subscription [`StateWatch`].
+
+use tokio::sync::watch;
+
+use crate::state::{NotReady, State};
+
+/// Progress of the rebuild task, observed by the callers that wait for it.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    pub(crate) state: State,
+    /// Number of finished attempts.
+    pub(crate) attempts: u64,
+    /// The failure of the last attempt, or `None` if it succeeded.
+    pub(crate) failure: Option<NotReady>,
+    /// How many of the requested rebuilds these attempts have completed.
+    pub(crate) completed_rebuilds: u64,
+    /// How many of the requested revocations the current build contains.
+    pub(crate) applied_revocations: u64,
+    /// The number of requested revocations before the last attempt to read the source.
+    pub(crate) confirmed_revocations: u64,
+    /// Whether the last clone of the auth was dropped.
+    pub(crate) is_closed: bool,
+}
+
+impl Progress {
+    pub(crate) fn idle() -> Self {
+        Self {
+            state: State::Idle,
+            attempts: 0,
+            failure: None,
+            completed_rebuilds: 0,
+            applied_revocations: 0,
+            confirmed_revocations: 0,
+            is_closed: false,
+        }
+    }
+}
+
+/// Subscription to the state of a [`LazyAuth`](crate::LazyAuth). Created by
+/// [`LazyAuth::watch_state`](crate::LazyAuth::watch_state).
+#[derive(Debug, Clone)]
+pub struct StateWatch {
+    /// The state that was returned last.
+    last: State,
+    progress: watch::Receiver<Progress>,
+}
+
+impl StateWatch {
+    pub(crate) fn new(progress: watch::Receiver<Progress>) -> Self {
+        let last = progress.borrow().state.clone();
+        Self { last, progress }
+    }
+
+    /// Returns the current state.
+    pub fn current(&self) -> State {
+        self.progress.borrow().state.clone()
+    }
+
+    /// Waits until the state differs from the state that this watch returned last, and returns the
+    /// new state. The first call compares with the state at the time of
+    /// [`watch_state`](crate::LazyAuth::watch_state).
+    ///
+    /// Intermediate states can be skipped. Returns `None` after the auth was dropped.
+    pub async fn changed(&mut self) -> Option<State> {
+        let last = self.last.clone();
+        self.wait_for(|state| *state != last).await
+    }
+
+    /// Waits until `condition` returns true for the state, and returns that state. Returns `None`
+    /// after the auth was dropped.
+    pub async fn wait_for(&mut self, mut condition: impl FnMut(&State) -> bool) -> Option<State> {
+        loop {
+            // The condition is user code, so it must not run while the state is borrowed.
+            let (state, is_closed) = {
+                let progress = self.progress.borrow_and_update();
+                (progress.state.clone(), progress.is_closed)
+            };
+            if is_closed {
+                return None;
+            }
+            if condition(&state) {
+                self.last = state.clone();
+                return Some(state);
+            }
+            self.progress.changed().await.ok()?;
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Which secrets are revoked, and the revocation time that a source carries.
+
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+
+use secretwell_core::{Error, ErrorKind, SecretKey, SecretValue, Version};
+use secretwell_resolver::Resolved;
+
+/// The maximum number of revoked secrets that an auth remembers. With one leak per day, it is reached
+/// after eleven years. Beyond it, the oldest one is forgotten.
+const MAX_REVOKED: usize = 4096;
+
+/// Unix times from this number of seconds on (the year 10000) are not seconds.
+const MAX_UNIX_SECONDS: u64 = 253_402_300_800;
+
+/// The secrets that an auth does not accept any more.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Revocations {
+    /// The fingerprints of revoked values, oldest first. The values are not kept.
+    values: VecDeque<u64>,
+    /// The time of the last call of `revoke_previous`.
+    called_at: Option<SystemTime>,
+    /// The last known revocation time of the source.
+    pub(crate) epoch: Option<Epoch>,
+}
+
+/// The revocation time that a source carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Epoch {
+    pub(crate) time: SystemTime,
+    /// The version of the secret that contains the time.
+    pub(crate) version: Option<Version>,
+}
+
+impl Revocations {
+    /// Remembers that `value` is revoked.
+    pub(crate) fn revoke(&mut self, value: &SecretValue) {
+        if !self.contains(value) {
+            self.values.push_back(value.fingerprint());
+            while self.values.len() > MAX_REVOKED {
+                self.values.pop_front();
+            }
+        }
+    }
+
+    /// Returns whether `value` is revoked.
+    pub(crate) fn contains(&self, value: &SecretValue) -> bool {
+        self.values.contains(&value.fingerprint())
+    }
+
+    /// Records a call of `revoke_previous` at `time`.
+    pub(crate) fn called(&mut self, time: SystemTime) {
+        self.called_at = self.called_at.max(Some(time));
+    }
+
+    /// Returns whether a secret that was replaced by the version `next` is revoked by time.
+    pub(crate) fn covers(&self, next: Option<&Version>) -> bool {
+        let epoch = self.epoch.as_ref().map(|epoch| epoch.time);
+        let replaced_at = next.and_then(Version::created_at);
+        replaced_at.is_some_and(|replaced_at| {
+            let times = [epoch, self.called_at].into_iter().flatten();
+            times.max().is_some_and(|revoked| replaced_at <= revoked)
+        })
+    }
+}
+
+impl Epoch {
+    /// Reads the revocation time from the result of its key. A missing or blank value is no revocation
+    /// time.
+    pub(crate) fn read(
+        key: &SecretKey,
+        result: Result<Resolved, Error>,
+    ) -> Result<Option<Self>, Error> {
+        let secret = match result {
+            Ok(secret) if secret.value.is_blank() => return Ok(None),
+            Ok(secret) => secret,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.with_key(key)),
+        };
+        let text = secret.value.expose_text().ok();
+        match text.and_then(|text| parse_time(text.trim())) {
+            Some(time) => Ok(Some(Self {
+                time,
+                version: secret.version,
+            })),
+            None => Err(Error::new(
+                ErrorKind::Invalid,
+                "the value is not a revocation time, so the last known one stays in force",
+            )
+            .with_origin(&secret.origin)
+            .with_key(key)
+            .with_hint("write a time such as `2026-01-31T12:00:00Z`, or Unix seconds")),
+        }
+    }
+}
+
+/// Parses an RFC 3339 time or Unix seconds.
+fn parse_time(text: &str) -> Option<SystemTime> {
+    if let Ok(seconds) = text.parse::<u64>() {
+        let is_plausible = seconds < MAX_UNIX_SECONDS;
+        return is_plausible.then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+    }
+    let text = text.to_ascii_uppercase();
+    if text.ends_with('Z') {
+        return humantime::parse_rfc3339(&text).ok();
+    }
+    let (local, offset) = text.split_at_checked(text.len().checked_sub("+00:00".len())?)?;
+    let local = humantime::parse_rfc3339(&format!("{local}Z")).ok()?;
+    let (hours, minutes) = offset.get(1..)?.split_once(':')?;
+    let number = |text: &str, limit: u64| {
+        let has_two_digits = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number: u64 = text.parse().ok()?;
+        (has_two_digits && number < limit).then_some(number)
+    };
+    let offset_seconds = 3600 * number(hours, 24)? + 60 * number(minutes, 60)?;
+    let difference = Duration::from_secs(offset_seconds);
+    match offset.chars().next()? {
+        '+' => local.checked_sub(difference),
+        '-' => local.checked_add(difference),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revocation_times_are_rfc_3339_or_unix_seconds() {
+        let expected = SystemTime::UNIX_EPOCH + Duration::from_secs(1_769_860_800);
+        for text in [
+            "1769860800",
+            "2026-01-31T12:00:00Z",
+            "2026-01-31t12:00:00z",
+            "2026-01-31T13:30:00+01:30",
+            "2026-01-31T04:00:00.000-08:00",
+        ] {
+            assert_eq!(parse_time(text), Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            "now",
+            "-5",
+            "1769860800000",
+            "2026-01-31",
+            "2026-01-31T12:00:00",
+            "2026-01-31T12:00:00+1:30",
+            "2026-01-31T12:00:00+25:00",
+            "2026-01-31T12:00:00+01:99",
+            "2026-13-31T12:00:00Z",
+            "äöüäöü",
+        ] {
+            assert_eq!(parse_time(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn number_of_revoked_secrets_is_bounded() {
+        let mut revocations = Revocations::default();
+        let value = |number: usize| SecretValue::from(number.to_string());
+        for number in 0..=MAX_REVOKED {
+            revocations.revoke(&value(number));
+            revocations.revoke(&value(number));
+        }
+        assert_eq!(revocations.values.len(), MAX_REVOKED);
+        assert!(!revocations.contains(&value(0)));
+        assert!(revocations.contains(&value(1)) && revocations.contains(&value(MAX_REVOKED)));
+    }
+
+    #[test]
+    fn secret_is_covered_if_it_was_replaced_at_or_before_the_time() {
+        let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let version = |number, seconds| Version::numbered(number).with_created_at(time(seconds));
+        let mut revocations = Revocations::default();
+        assert!(
+            !revocations.covers(Some(&version(2, 0))),
+            "no revocation time"
+        );
+        revocations.epoch = Some(Epoch {
+            time: time(100),
+            version: Some(version(7, 103)),
+        });
+        for (seconds, covered) in [(99, true), (100, true), (101, false)] {
+            let next = version(2, seconds);
+            assert_eq!(revocations.covers(Some(&next)), covered, "{seconds}");
+        }
+        assert!(!revocations.covers(None) && !revocations.covers(Some(&Version::numbered(2))));
+
+        revocations.called(time(200));
+        revocations.called(time(150));
+        assert!(revocations.covers(Some(&version(2, 200))));
+        assert!(!revocations.covers(Some(&version(2, 201))));
+    }
+}

@@ -1,0 +1,214 @@
+//! The version history of a source that fails, hangs or panics.
+
+use std::sync::Mutex;
+
+use secretwell::Error;
+
+use super::scripted::{Old, Reports, Scripted};
+use super::*;
+
+const THIRD: &str = "the third secret, thirty-two bytes or more";
+
+/// An auth of a process that starts after `AUTH_SECRET` was rotated: `FIRST` 1,000 s ago, then `SECOND`
+/// 100 s ago.
+fn started(script: impl FnOnce(&Scripted)) -> (Scripted, LazyAuth<KeyRing>) {
+    let source = Scripted::new(Reports::Times);
+    source.write("AUTH_SECRET", FIRST, secs(1000));
+    source.write("AUTH_SECRET", SECOND, secs(100));
+    script(&source);
+    let resolver = Resolver::builder(source.clone()).ttl(secs(10)).build();
+    let auth = LazyAuth::builder(resolver)
+        .mode(Mode::Production)
+        .deadline(secs(100))
+        .build_deadline(secs(30))
+        .build(|_: Secrets, context: BuildContext| async move {
+            Ok::<_, BuildError>(context.key_ring("AUTH_SECRET")?)
+        });
+    (source, auth)
+}
+
+fn incomplete(generation: u64) -> State {
+    State::Ready {
+        generation,
+        history: VersionHistory::Incomplete,
+    }
+}
+
+fn both() -> (String, String) {
+    (SECOND.into(), format!("{SECOND},{FIRST}"))
+}
+
+fn newest() -> (String, String) {
+    (SECOND.into(), SECOND.into())
+}
+
+#[tokio::test(start_paused = true)]
+async fn previous_secret_is_known_from_the_first_build_on() {
+    let (_, auth) = started(|_| {});
+    assert_eq!(ring_text(&auth.get().await.unwrap()), both());
+    assert_eq!(auth.state(), ready(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_history_is_retried_until_it_succeeds() {
+    for old in [Old::Fail(down()), Old::Fail(denied()), Old::Panic] {
+        let log = CanaryLog::install();
+        let (_, auth) = started(|source| {
+            for _ in 0..3 {
+                source.push_old(old.clone());
+            }
+        });
+        assert_eq!(ring_text(&auth.get().await.unwrap()), newest(), "{old:?}");
+        assert_eq!(auth.state(), incomplete(1), "{old:?}");
+        let start = Instant::now();
+        let mut states = auth.watch_state();
+        states.wait_for(|state| *state == ready(2)).await.unwrap();
+        assert!(start.elapsed() < secs(5), "{old:?}: {:?}", start.elapsed());
+        assert_eq!(ring_text(&auth.get().await.unwrap()), both(), "{old:?}");
+        assert_eq!(log.lines_with("event=history_incomplete").len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_that_fails_for_long_is_read_ever_more_rarely() {
+    let (source, auth) = started(|source| source.always_old(Some(Old::Fail(down()))));
+    auth.get().await.unwrap();
+    pass(secs(3600)).await;
+    let reads = source.reads_of_old_versions();
+    assert!((10..200).contains(&reads), "{reads} reads in an hour");
+    assert_eq!(auth.state(), incomplete(1));
+    source.always_old(None);
+    pass(secs(301)).await;
+    assert_eq!(ring_text(&auth.get().await.unwrap()), both());
+    let reads = source.reads_of_old_versions();
+    pass(secs(3600)).await;
+    assert_eq!(source.reads_of_old_versions(), reads, "it is read once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_that_hangs_delays_the_start_until_the_build_deadline() {
+    let (source, auth) = started(|source| source.always_old(Some(Old::Hang)));
+    let start = Instant::now();
+    assert_eq!(ring_text(&auth.get().await.unwrap()), newest());
+    assert_eq!(start.elapsed(), secs(30));
+    assert_eq!(auth.state(), incomplete(1));
+
+    // A read that hangs in the background delays no rotation.
+    pass(secs(5)).await;
+    source.write("AUTH_SECRET", THIRD, secs(0));
+    let start = Instant::now();
+    let mut states = auth.watch_state();
+    let rotated = states.wait_for(|state| state.generation() == Some(2));
+    rotated.await.unwrap();
+    assert!(start.elapsed() <= secs(10), "{:?}", start.elapsed());
+    source.always_old(None);
+    pass(secs(100)).await;
+    let all = format!("{THIRD},{SECOND},{FIRST}");
+    assert_eq!(ring_text(&auth.get().await.unwrap()), (THIRD.into(), all));
+    assert_eq!(auth.state().history(), Some(VersionHistory::Complete));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_history_causes_no_attempts_while_the_builder_fails() {
+    let source = Scripted::new(Reports::Times);
+    source.write("AUTH_SECRET", FIRST, secs(1000));
+    source.write("AUTH_SECRET", SECOND, secs(100));
+    source.always_old(Some(Old::Fail(down())));
+    let builds = Arc::new(AtomicUsize::new(0));
+    let count = builds.clone();
+    let auth = LazyAuth::new(Resolver::new(source), move |_: Secrets, _| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async { Err::<(), _>(BuildError::msg("not yet")) }
+    });
+    assert!(auth.get().await.is_err());
+    pass(secs(3600)).await;
+    let builds = builds.load(Ordering::SeqCst);
+    assert!((10..100).contains(&builds), "{builds} builds in an hour");
+}
+
+#[tokio::test(start_paused = true)]
+async fn secret_that_is_replaced_before_the_first_build_is_a_previous_secret() {
+    let source = Scripted::new(Reports::Times);
+    source.write("AUTH_SECRET", FIRST, secs(1000));
+    source.write("AUTH_SECRET", SECOND, secs(100));
+    let resolver = Resolver::builder(source.clone()).ttl(secs(10)).build();
+    let auth = LazyAuth::new(
+        resolver,
+        |secrets: Secrets, context: BuildContext| async move {
+            match secrets.auth_secret.expose_secret() {
+                SECOND => Err(BuildError::msg("not this one")),
+                _ => Ok(context.key_ring("AUTH_SECRET")?),
+            }
+        },
+    );
+    assert!(auth.get().await.is_err());
+    source.write("AUTH_SECRET", THIRD, secs(20));
+    let ring = auth.ready(secs(60)).await.unwrap().clone();
+    let all = format!("{THIRD},{SECOND},{FIRST}");
+    assert_eq!(ring_text(&ring), (THIRD.into(), all));
+}
+
+#[tokio::test(start_paused = true)]
+async fn absent_version_ends_the_history() {
+    let absent = Error::new(ErrorKind::NotFound, "the version was deleted");
+    let (source, auth) = started(|source| source.push_old(Old::Fail(absent)));
+    assert_eq!(ring_text(&auth.get().await.unwrap()), newest());
+    assert_eq!(auth.state(), ready(1));
+    pass(secs(1000)).await;
+    assert_eq!(source.reads_of_old_versions(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_has_at_most_the_configured_number_of_previous_secrets() {
+    let source = Scripted::new(Reports::Times);
+    for number in 0..20 {
+        let value = format!("{FIRST}, {number}");
+        source.write("AUTH_SECRET", &value, secs(1000 - 10 * number));
+    }
+    let auth = LazyAuth::builder(Resolver::new(source.clone()))
+        .activation_delay(secs(5))
+        .max_previous(3)
+        .build(|_: Secrets, context: BuildContext| async move {
+            Ok::<_, BuildError>(context.key_ring("AUTH_SECRET")?)
+        });
+    assert_eq!(auth.get().await.unwrap().iter().len(), 4);
+    assert_eq!(source.reads_of_old_versions(), 3);
+    assert_eq!(auth.state(), ready(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_of_a_key_that_is_no_candidate_follows_with_the_next_build() {
+    /// The type of the field does not tell that it is a secret.
+    #[derive(Deserialize)]
+    #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+    struct Text {
+        #[expect(dead_code, reason = "the build uses its key ring")]
+        auth_secret: String,
+    }
+    for named in [false, true] {
+        let source = Scripted::new(Reports::Times);
+        source.write("AUTH_SECRET", FIRST, secs(1000));
+        source.write("AUTH_SECRET", SECOND, secs(100));
+        let mut builder = LazyAuth::builder(Resolver::new(source)).activation_delay(secs(10));
+        if named {
+            builder = builder.signing(["AUTH_SECRET"]).unwrap();
+        }
+        let rings = Arc::new(Mutex::new(Vec::new()));
+        let seen = rings.clone();
+        let auth = builder.build(move |_: Text, context: BuildContext| {
+            let ring = context.key_ring("AUTH_SECRET");
+            seen.lock()
+                .unwrap()
+                .extend(ring.as_ref().map(ring_text).ok());
+            async move { Ok::<_, BuildError>(ring?) }
+        });
+        auth.get().await.unwrap();
+        pass(secs(1)).await;
+        let expected = match named {
+            true => vec![both()],
+            false => vec![newest(), both()],
+        };
+        assert_eq!(*rings.lock().unwrap(), expected);
+        assert_eq!(auth.state(), ready(expected.len() as u64));
+    }
+}

@@ -1,0 +1,356 @@
+//! Revocation of previous secrets: by a call, and by a revocation time in the source.
+
+use super::scripted::{Reports, Scripted};
+use super::*;
+
+const THIRD: &str = "the third secret, thirty-two bytes or more";
+const REVOKED_AT: &str = "AUTH_SECRET_REVOKED_AT";
+
+/// A source, and an auth that takes the ring of `AUTH_SECRET`.
+struct Service {
+    source: Scripted,
+    faulty: FaultyProvider<Scripted>,
+    resolver: Resolver,
+    auth: LazyAuth<KeyRing>,
+}
+
+impl Service {
+    /// A process that starts with a source. The resolver notices changes by its ttl of 10 s.
+    fn start(source: &Scripted) -> Self {
+        let faulty = FaultyProvider::new(source.clone());
+        let resolver = Resolver::builder(faulty.clone()).ttl(secs(10)).build();
+        let auth = LazyAuth::builder(resolver.clone())
+            .mode(Mode::Production)
+            .activation_delay(secs(20))
+            .revocation_key(REVOKED_AT)
+            .unwrap()
+            .build(|_: Secrets, context: BuildContext| async move {
+                Ok::<_, BuildError>(context.key_ring("AUTH_SECRET")?)
+            });
+        Self {
+            source: source.clone(),
+            faulty,
+            resolver,
+            auth,
+        }
+    }
+
+    /// A process that has seen the rotation from `FIRST` to `SECOND`.
+    async fn rotated(reports: Reports) -> Self {
+        let source = Scripted::new(reports);
+        source.write("AUTH_SECRET", FIRST, secs(10_000));
+        let service = Self::start(&source);
+        service.auth.get().await.unwrap();
+        source.write("AUTH_SECRET", SECOND, secs(50));
+        service.auth.rebuild().await.unwrap();
+        assert_eq!(
+            service.ring(),
+            (FIRST.into(), format!("{SECOND},{FIRST}")),
+            "{reports:?}"
+        );
+        service
+    }
+
+    fn ring(&self) -> (String, String) {
+        ring_text(&self.auth.peek().unwrap())
+    }
+
+    /// Asserts that the ring consists of one secret.
+    fn assert_only(&self, secret: &str) {
+        assert_eq!(self.ring(), (secret.into(), secret.into()));
+    }
+
+    fn problem(&self) -> String {
+        match self.auth.state() {
+            State::Degraded { failure, .. } => failure.to_string(),
+            state => panic!("{state:?}"),
+        }
+    }
+}
+
+const ALL: [Reports; 3] = [Reports::Times, Reports::Numbers, Reports::Nothing];
+
+#[tokio::test(start_paused = true)]
+async fn previous_secrets_are_revoked_while_the_source_is_down_or_hangs_or_denies() {
+    for reports in ALL {
+        for (fault, waits) in [
+            (Action::Fail(down()), false),
+            (Action::Fail(denied()), false),
+            (Action::Hang, true),
+        ] {
+            let service = Service::rotated(reports).await;
+            service.faulty.always(fault.clone());
+            let cached = service.resolver.get("AUTH_SECRET").await.unwrap();
+            assert_eq!(cached.value.expose_text().unwrap(), SECOND);
+
+            let start = Instant::now();
+            let revoked = tokio::spawn({
+                let auth = service.auth.clone();
+                async move { auth.revoke_previous().await.map(|ring| ring_text(&ring)) }
+            });
+            settle().await;
+            service.assert_only(SECOND);
+            assert_eq!(start.elapsed(), secs(0), "{fault:?}");
+            let revoked = revoked.await.unwrap().unwrap();
+            assert_eq!(revoked, (SECOND.into(), SECOND.into()));
+            assert_eq!(start.elapsed() >= secs(10), waits, "{fault:?}");
+
+            // Another user of the resolver keeps the cached value, unless the source denied access.
+            if !matches!(&fault, Action::Fail(error) if error.is_refusal()) {
+                let cached = service.resolver.get("AUTH_SECRET").await.unwrap();
+                assert_eq!(cached.value.expose_text().unwrap(), SECOND);
+            }
+            pass(secs(3600)).await;
+            service.assert_only(SECOND);
+            service.faulty.clear_faults();
+            pass(secs(600)).await;
+            assert_eq!(service.auth.state().name(), "ready", "{fault:?}");
+            service.assert_only(SECOND);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn revoked_secret_of_a_lagging_replica_is_refused() {
+    for reports in ALL {
+        let service = Service::rotated(reports).await;
+        pass(secs(2)).await;
+        service.source.lag("AUTH_SECRET", Some(1));
+        let revoked = service.auth.revoke_previous().await.unwrap();
+        assert_eq!(ring_text(&revoked), (SECOND.into(), SECOND.into()));
+        for _ in 0..20 {
+            pass(secs(5)).await;
+            service.assert_only(SECOND);
+        }
+        let problem = service.problem();
+        if reports == Reports::Nothing {
+            assert!(problem.contains("unavailable: the source returned a secret that was revoked"));
+        }
+        service.source.lag("AUTH_SECRET", None);
+        pass(secs(120)).await;
+        assert_eq!(service.auth.state().name(), "ready", "{reports:?}");
+        service.assert_only(SECOND);
+
+        // The next rotation has a grace period.
+        service.source.write("AUTH_SECRET", THIRD, secs(0));
+        pass(secs(60)).await;
+        assert_eq!(service.ring(), (THIRD.into(), format!("{THIRD},{SECOND}")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn secret_that_was_not_read_before_the_revocation_replaces_the_one_in_memory() {
+    for reports in ALL {
+        let service = Service::rotated(reports).await;
+        service.source.write("AUTH_SECRET", THIRD, secs(0));
+        let revoked = service.auth.revoke_previous().await.unwrap();
+        assert_eq!(ring_text(&revoked), (THIRD.into(), THIRD.into()));
+        pass(secs(100)).await;
+        service.assert_only(THIRD);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn source_is_read_later_if_it_is_down_during_the_revocation() {
+    for reports in ALL {
+        let service = Service::rotated(reports).await;
+        service.source.write("AUTH_SECRET", THIRD, secs(0));
+        service.faulty.always(Action::Fail(down()));
+        service.auth.revoke_previous().await.unwrap();
+        service.assert_only(SECOND);
+        pass(secs(100)).await;
+        service.faulty.clear_faults();
+        pass(secs(60)).await;
+        service.assert_only(THIRD);
+        assert_eq!(service.auth.state().name(), "ready", "{reports:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocation_without_previous_secrets_needs_the_source() {
+    let source = Scripted::new(Reports::Times);
+    source.write("AUTH_SECRET", FIRST, secs(10_000));
+    let service = Service::start(&source);
+    service.auth.get().await.unwrap();
+    service.faulty.always(Action::Fail(down()));
+    let failure = service.auth.revoke_previous().await.unwrap_err();
+    assert!(failure.to_string().contains("the source is down"));
+    source.write("AUTH_SECRET", SECOND, secs(0));
+    service.faulty.clear_faults();
+    pass(secs(60)).await;
+    service.assert_only(SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocation_interrupts_an_attempt_that_hangs() {
+    for rebuilding in [false, true] {
+        let service = Service::rotated(Reports::Times).await;
+        pass(secs(2)).await;
+        service.faulty.push(Action::Hang);
+        if rebuilding {
+            let auth = service.auth.clone();
+            tokio::spawn(async move { auth.rebuild().await.map(drop) });
+            settle().await;
+        }
+        let auth = service.auth.clone();
+        let revoked = tokio::spawn(async move { auth.revoke_previous().await.map(drop) });
+        settle().await;
+        service.assert_only(SECOND);
+        revoked.await.unwrap().unwrap();
+        service.assert_only(SECOND);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn revoked_secret_does_not_return_with_the_history() {
+    let source = Scripted::new(Reports::Times);
+    source.write("AUTH_SECRET", FIRST, secs(1000));
+    source.write("AUTH_SECRET", SECOND, secs(500));
+    source.always_old(Some(super::scripted::Old::Fail(down())));
+    let service = Service::start(&source);
+    service.auth.get().await.unwrap();
+    service.assert_only(SECOND);
+    // The first secret was never in memory.
+    service.auth.revoke_previous().await.unwrap();
+    source.always_old(None);
+    pass(secs(1000)).await;
+    assert_eq!(service.auth.state(), ready(1));
+    service.assert_only(SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocation_before_the_first_build_excludes_the_history() {
+    let source = Scripted::new(Reports::Times);
+    source.write("AUTH_SECRET", FIRST, secs(1000));
+    source.write("AUTH_SECRET", SECOND, secs(500));
+    let service = Service::start(&source);
+    service.auth.revoke_previous().await.unwrap();
+    service.assert_only(SECOND);
+    pass(secs(1000)).await;
+    service.assert_only(SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocation_key_that_cannot_be_read_keeps_the_history_out() {
+    let source = Scripted::new(Reports::Times);
+    source.write("AUTH_SECRET", FIRST, secs(1000));
+    source.write("AUTH_SECRET", SECOND, secs(500));
+    source.write(REVOKED_AT, "no time", secs(500));
+    source.always_old(Some(super::scripted::Old::Fail(down())));
+    let service = Service::start(&source);
+    service.auth.get().await.unwrap();
+    pass(secs(3600)).await;
+    source.always_old(None);
+    pass(secs(3600)).await;
+    service.assert_only(SECOND);
+    source.write(REVOKED_AT, &unix(secs(5000)), secs(0));
+    pass(secs(400)).await;
+    assert_eq!(service.ring().1, format!("{SECOND},{FIRST}"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn builder_that_fails_on_the_remaining_secret_is_reported() {
+    let fixture = fixture(&[("AUTH_SECRET", FIRST)]);
+    fixture.auth.get().await.unwrap();
+    fixture
+        .memory
+        .set("AUTH_SECRET", "reject, thirty-two bytes or more of it")
+        .unwrap();
+    pass(secs(2)).await;
+    let failure = fixture.auth.revoke_previous().await.err().unwrap();
+    assert!(
+        failure.to_string().contains("the builder failed"),
+        "{failure}"
+    );
+    // The next secret replaces both without a grace period.
+    fixture.memory.set("AUTH_SECRET", SECOND).unwrap();
+    pass(secs(60)).await;
+    let ring = fixture.auth.peek().unwrap().ring.clone();
+    assert_eq!(ring_text(&ring), (SECOND.into(), SECOND.into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocation_is_logged_without_the_secrets() {
+    let log = CanaryLog::install();
+    let service = Service::rotated(Reports::Times).await;
+    service.auth.revoke_previous().await.unwrap();
+    let lines = log.lines_with("event=previous_secrets_revoked");
+    assert_eq!(lines.len(), 1, "{}", log.text());
+    assert!(lines[0].contains("key=AUTH_SECRET") && lines[0].contains("count=1"));
+    log.assert_clean(&[&Canary::from_text(FIRST), &Canary::from_text(SECOND)]);
+}
+
+/// The time `age` ago in Unix seconds.
+fn unix(age: Duration) -> String {
+    let time = std::time::SystemTime::now() - age;
+    let since = time.duration_since(std::time::UNIX_EPOCH).unwrap();
+    since.as_secs().to_string()
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocation_time_revokes_in_running_and_in_starting_processes() {
+    for (revoked_at, is_revoked) in [(secs(40), true), (secs(60), false)] {
+        let service = Service::rotated(Reports::Times).await;
+        service.source.write(REVOKED_AT, &unix(revoked_at), secs(0));
+        pass(secs(60)).await;
+        let expected = match is_revoked {
+            true => SECOND.to_owned(),
+            false => format!("{SECOND},{FIRST}"),
+        };
+        assert_eq!(service.ring(), (SECOND.into(), expected.clone()));
+        assert_eq!(service.auth.state().name(), "ready");
+
+        let started = Service::start(&service.source);
+        started.auth.get().await.unwrap();
+        assert_eq!(started.ring(), (SECOND.into(), expected));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocation_time_without_creation_times_revokes_when_it_changes() {
+    for reports in [Reports::Numbers, Reports::Nothing] {
+        let service = Service::rotated(reports).await;
+        service.source.write(REVOKED_AT, "1000", secs(0));
+        pass(secs(60)).await;
+        service.assert_only(SECOND);
+        service.source.write("AUTH_SECRET", THIRD, secs(0));
+        pass(secs(60)).await;
+        assert_eq!(service.ring(), (THIRD.into(), format!("{THIRD},{SECOND}")));
+        service.source.write(REVOKED_AT, "2000", secs(0));
+        pass(secs(60)).await;
+        service.assert_only(THIRD);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn invalid_revocation_time_degrades_and_the_last_one_stays_in_force() {
+    let service = Service::rotated(Reports::Times).await;
+    service.source.write(REVOKED_AT, &unix(secs(40)), secs(0));
+    pass(secs(60)).await;
+    service.assert_only(SECOND);
+    service.source.write(REVOKED_AT, "yesterday", secs(0));
+    pass(secs(60)).await;
+    let problem = service.problem();
+    assert!(problem.contains(REVOKED_AT) && problem.contains("is not a revocation time"));
+    assert!(!problem.contains("yesterday"), "{problem}");
+    // This version is older than the revocation time.
+    service.source.write("AUTH_SECRET", THIRD, secs(45));
+    pass(secs(60)).await;
+    service.assert_only(THIRD);
+
+    // A process that starts now knows no revocation time, so it uses no history.
+    let started = Service::start(&service.source);
+    started.auth.get().await.unwrap();
+    started.assert_only(THIRD);
+    assert!(started.problem().contains(REVOKED_AT));
+    let history = started.auth.state().history();
+    assert_eq!(history, Some(VersionHistory::Incomplete));
+    started.source.write(REVOKED_AT, &unix(secs(5000)), secs(0));
+    pass(secs(60)).await;
+    assert_eq!(
+        started.auth.state().history(),
+        Some(VersionHistory::Complete)
+    );
+    assert_eq!(started.auth.peek().unwrap().iter().len(), 3);
+    assert_eq!(started.auth.state().name(), "ready");
+}
