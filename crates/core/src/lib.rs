@@ -42,6 +42,7 @@ mod batch;
 mod capabilities;
 mod chain;
 mod change;
+mod combine;
 mod error;
 mod join;
 mod key;
