@@ -71,7 +71,7 @@ fn value_expires_although_the_runtime_of_the_first_reader_is_idle() {
                 tokio::time::sleep(SHORT / 10).await;
             }
             // A watch here has a refresher that runs.
-            let mut watch = resolver.watch(&keys(&["K"]));
+            let mut watch = resolver.watch(["K"]).unwrap();
             memory.set("K", "v3").unwrap();
             let changed = tokio::time::timeout(PATIENCE, watch.changed()).await;
             assert_eq!(changed.unwrap(), keys(&["K"]));
@@ -245,7 +245,7 @@ async fn newer_version_of_a_superseded_fetch_is_kept() {
         async move { read(&resolver).await }
     });
     settle().await;
-    let forced = resolver.refresh(&keys(&["K"])).await.remove(0).unwrap();
+    let forced = resolver.refresh(["K"]).await.remove(0).unwrap();
     assert_eq!(forced.value.expose_bytes(), b"v1");
     pass(secs(10)).await;
     slow.await.unwrap().unwrap();
@@ -377,7 +377,7 @@ async fn version_guard_survives_an_invalidation() {
     .ttl(secs(60))
     .build();
     assert_eq!(text(&resolver, "K").await, "new");
-    resolver.invalidate(&key("K"));
+    resolver.invalidate("K");
     assert_eq!(read(&resolver).await, Err(ErrorKind::Unavailable));
 }
 

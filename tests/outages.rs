@@ -241,7 +241,7 @@ async fn error_of_one_key_is_not_returned_for_another() {
 async fn watch_reports_a_change_after_panics_of_the_provider() {
     let (memory, faulty) = faulty_source(&[("K", "old")]);
     let resolver = resolver(faulty.clone());
-    let mut watch = resolver.watch(&keys(&["K"]));
+    let mut watch = resolver.watch(["K"]).unwrap();
     resolver.get("K").await.unwrap();
     faulty.push(Action::Panic);
     faulty.push(Action::Panic);
@@ -261,7 +261,7 @@ async fn expired_lease_is_an_error_and_is_not_fetched_in_a_loop() {
     let (_, faulty) = faulty_source(&[]);
     faulty.always(Action::Return(Secret::new("v").valid_for(Duration::ZERO)));
     let resolver = resolver(faulty.clone());
-    let _watch = resolver.watch(&keys(&["K"]));
+    let _watch = resolver.watch(["K"]).unwrap();
     let error = resolver.get("K").await.unwrap_err();
     assert!(
         error.is_temporary() && error.to_string().contains("has already expired"),

@@ -214,7 +214,7 @@ async fn late_result_of_a_superseded_fetch_is_not_cached() {
     });
     settle().await;
     memory.set("K", "new").unwrap();
-    let forced = resolver.refresh(&keys(&["K"])).await;
+    let forced = resolver.refresh(["K"]).await;
     assert_eq!(forced[0].as_ref().unwrap().value.expose_bytes(), b"new");
     assert_eq!(
         slow.await.unwrap(),
@@ -232,7 +232,7 @@ async fn older_version_does_not_replace_a_newer_one() {
     assert_eq!(text(&resolver, "K").await, "two");
     let stale_replica = Secret::new("one").with_version(Version::numbered(1));
     faulty.push(Action::Return(stale_replica));
-    let resolved = resolver.refresh(&keys(&["K"])).await.remove(0).unwrap();
+    let resolved = resolver.refresh(["K"]).await.remove(0).unwrap();
     assert_eq!(resolved.value.expose_bytes(), b"two");
     assert!(
         resolved.freshness.is_stale(),
@@ -281,7 +281,7 @@ async fn least_recently_used_value_is_evicted_above_max_entries() {
     assert_eq!(faulty.calls(), calls, "1,000 values are cached");
     text(&resolver, "K1000").await;
     text(&resolver, "K0").await;
-    resolver.invalidate(&key("K1000"));
+    resolver.invalidate("K1000");
     assert_eq!(resolver.len(), 999);
 
     // Here the order of the reads is known.
@@ -321,10 +321,10 @@ async fn forced_refresh_resets_backoff_and_is_rate_limited_without_waiting() {
         "the backoff has not ended"
     );
     let start = Instant::now();
-    assert!(resolver.refresh(&keys(&["K"])).await[0].is_ok());
+    assert!(resolver.refresh(["K"]).await[0].is_ok());
     let calls = faulty.calls();
     for _ in 0..100 {
-        assert!(resolver.refresh(&keys(&["K"])).await[0].is_ok());
+        assert!(resolver.refresh(["K"]).await[0].is_ok());
     }
     assert_eq!((faulty.calls(), start.elapsed()), (calls, Duration::ZERO));
 }
@@ -353,7 +353,7 @@ async fn watch_refreshes_its_keys_and_reports_changed_values_not_versions() {
     let (memory, faulty) = faulty_source(&[("K", "one")]);
     let resolver = resolver(faulty.clone());
     text(&resolver, "K").await;
-    let mut watch = resolver.watch(&keys(&["K", "LATE"]));
+    let mut watch = resolver.watch(["K", "LATE"]).unwrap();
     let changed = |watch: &mut secretwell::Watch| {
         let mut watch = std::pin::pin!(watch.changed());
         let poll_once = std::future::poll_fn(|cx| std::task::Poll::Ready(watch.as_mut().poll(cx)));
@@ -391,7 +391,7 @@ async fn watch_refreshes_its_keys_and_reports_changed_values_not_versions() {
 async fn watch_polls_its_keys_without_other_reads() {
     let (memory, faulty) = faulty_source(&[("K", "present")]);
     let resolver = resolver(faulty);
-    let mut watch = resolver.watch(&keys(&["K", "LATE"]));
+    let mut watch = resolver.watch(["K", "LATE"]).unwrap();
     assert_eq!(watch.changed().await, keys(&["K", "LATE"]));
     let start = Instant::now();
     memory.set("LATE", "present").unwrap();
@@ -413,7 +413,7 @@ fn watch_continues_in_another_runtime_after_shutdown_of_the_first() {
     };
     let first = runtime();
     first.block_on(text(&resolver, "K"));
-    let mut watch = resolver.watch(&keys(&["K"]));
+    let mut watch = resolver.watch(["K"]).unwrap();
     runtime().block_on(async {
         let waiting = tokio::spawn(async move { watch.changed().await });
         settle().await;
@@ -441,7 +441,7 @@ async fn change_notification_causes_an_immediate_fetch() {
     let memory = MemoryProvider::from_iter([("K", "one")]);
     let faulty = FaultyProvider::new(memory.clone());
     let resolver = resolver(faulty.clone());
-    let mut watch = resolver.watch(&keys(&["K", "LATE"]));
+    let mut watch = resolver.watch(["K", "LATE"]).unwrap();
     text(&resolver, "K").await;
     settle().await;
     watch.changed().await;
@@ -464,7 +464,7 @@ async fn background_tasks_end_when_the_resolver_is_dropped() {
     let token = Arc::new(());
     let provider = Counted(faulty.clone(), token.clone());
     let resolver = resolver(provider);
-    let watch = resolver.watch(&keys(&["K"]));
+    let watch = resolver.watch(["K"]).unwrap();
     text(&resolver, "K").await;
     faulty.always(Action::Hang);
     pass(secs(95)).await;
@@ -549,7 +549,7 @@ async fn secret_values_are_not_in_logs_errors_or_debug_output() {
     pass(secs(120)).await;
     resolver.get("K").await.unwrap();
     canary.assert_hidden(&resolver);
-    canary.assert_hidden(&resolver.watch(&keys(&["K"])));
+    canary.assert_hidden(&resolver.watch(["K"]).unwrap());
     log.assert_clean(&[&canary]);
     assert!(!log.lines_with("the secret cannot be read").is_empty());
     assert!(!log.lines_with("the secret can be read again").is_empty());

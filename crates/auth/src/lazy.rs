@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use secretwell_resolver::Resolver;
-use secretwell_resolver::clock::{self, Ticks};
+use secretwell_resolver::clock;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -377,7 +377,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
             self.inner.rebuilder_stopped.store(false, Ordering::Relaxed);
             self.inner
                 .rebuilder_due
-                .store(Ticks::MAX, Ordering::Relaxed);
+                .store(i64::MAX, Ordering::Relaxed);
             self.inner.rebuilder_id.fetch_add(1, Ordering::Relaxed);
             let task = tokio::spawn(Rebuilder::new(&self.inner).run());
             if let Some(late) = rebuilder.replace(task.abort_handle()) {
@@ -438,7 +438,7 @@ impl<A> LazyAuth<A> {
             wake: Arc::default(),
             requested_rebuilds: AtomicU64::new(0),
             rebuilder_stopped: AtomicBool::new(false),
-            rebuilder_due: AtomicI64::new(Ticks::MAX),
+            rebuilder_due: AtomicI64::new(i64::MAX),
             rebuilder_id: AtomicU64::new(0),
             revoking: AtomicBool::new(false),
             rebuilder: Mutex::new(None),
@@ -461,7 +461,7 @@ impl<A> Inner<A> {
     #[inline]
     fn needs_rebuilder(&self) -> bool {
         self.rebuilder_stopped.load(Ordering::Relaxed)
-            || clock::ticks() > self.rebuilder_due.load(Ordering::Relaxed)
+            || clock::coarse().to_nanos() > self.rebuilder_due.load(Ordering::Relaxed)
     }
 
     fn lock_rebuilder(&self) -> MutexGuard<'_, Option<AbortHandle>> {

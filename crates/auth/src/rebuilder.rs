@@ -82,10 +82,11 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         let Some(mut watch) = self
             .auth
             .upgrade()
-            .map(|auth| auth.resolver.watch(&keys(auth.spec.as_ref())))
+            .and_then(|auth| auth.resolver.watch(&keys(auth.spec.as_ref())).ok())
         else {
             return;
         };
+        watch.next().await;
         loop {
             let Some(auth) = self.auth.upgrade() else {
                 return;
@@ -106,7 +107,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             drop(auth);
             loop {
                 tokio::select! {
-                    _ = watch.changed() => break,
+                    _ = watch.next() => break,
                     () = self.wake.notified() => break,
                     () = tokio::time::sleep_until(wake_at) => break,
                     () = tokio::time::sleep(heartbeat) => {}
@@ -122,7 +123,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
     /// Promises to act within `time`. Afterwards, a reader starts another rebuilder on its own runtime.
     fn promise(&self, auth: &Inner<A>, time: Duration) {
         if self.is_newest(auth) {
-            let due = clock::after(clock::ticks(), time);
+            let due = clock::coarse().after(time).to_nanos();
             auth.rebuilder_due.store(due, Ordering::Relaxed);
         }
     }
@@ -165,8 +166,8 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         };
         let retry_at = auth
             .resolver
-            .retry_at(&keys)
-            .unwrap_or_else(|| later(now, auth.resolver.ttl()));
+            .retry_in(&keys)
+            .map_or_else(|| later(now, auth.resolver.ttl()), |wait| later(now, wait));
         let prepared = auth
             .spec
             .prepare(results, auth.settings.mode, &auth.settings.policy);

@@ -36,7 +36,10 @@ pub(crate) fn watch_variables(
     let mut required = non_blank_keys(&fetched);
     tokio::spawn(async move {
         let results = resolver.get_many(&keys).await;
-        let mut watch = resolver.watch(&keys);
+        let Ok(mut watch) = resolver.watch(&keys) else {
+            return;
+        };
+        watch.next().await;
         let is_same = |(result, fetched): (&Result<Resolved, Error>, &FetchedSecret)| {
             result
                 .as_ref()
@@ -46,10 +49,10 @@ pub(crate) fn watch_variables(
         let mut has_changed = !results.iter().zip(&fetched).all(is_same);
         while !sender.is_closed() {
             if !std::mem::take(&mut has_changed) {
-                watch.changed().await;
+                watch.next().await;
             }
             let deadline = Instant::now() + MAX_DEBOUNCE;
-            while Instant::now() < deadline && timeout(DEBOUNCE, watch.changed()).await.is_ok() {}
+            while Instant::now() < deadline && timeout(DEBOUNCE, watch.next()).await.is_ok() {}
 
             let mut pause = DEBOUNCE;
             let variables = loop {
@@ -68,7 +71,7 @@ pub(crate) fn watch_variables(
                 for problem in failure.problems() {
                     tracing::warn!(target: "secretwell::command", event = "rotation_skipped", "the program keeps its current secrets: {problem}");
                 }
-                let _ = timeout(pause, watch.changed()).await;
+                let _ = timeout(pause, watch.next()).await;
                 pause = (pause * 2).min(MAX_BACKOFF);
             };
             if variables != current {

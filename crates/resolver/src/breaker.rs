@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use secretwell_core::{Error, ErrorKind};
-use tokio::time::Instant;
 
-use crate::backoff::{retry_at, retry_jitter};
+use crate::backoff::{MIN_WAIT, retry_at, retry_jitter};
+use crate::clock::Time;
 
 /// The number of consecutive failures that open the breaker.
 const THRESHOLD: u32 = 3;
@@ -20,17 +20,29 @@ pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default)]
 pub(crate) struct Breaker {
     failures: u32,
-    since: Option<Instant>,
+    since: Option<Time>,
     open: Option<Open>,
 }
 
 #[derive(Debug)]
 struct Open {
-    until: Instant,
+    until: Time,
+    /// The time of the last failure.
+    failed_at: Time,
     /// Whether the source requested the wait with `retry_after`.
     requested_by_source: bool,
     probing: bool,
     error: Error,
+}
+
+impl Open {
+    /// Returns the time until which forced calls are blocked.
+    fn forced_until(&self) -> Time {
+        match self.requested_by_source {
+            true => self.until,
+            false => self.until.min(self.failed_at.after(MIN_WAIT)),
+        }
+    }
 }
 
 impl Breaker {
@@ -38,7 +50,7 @@ impl Breaker {
     ///
     /// # Errors
     /// Returns the failure that opened the breaker.
-    pub(crate) fn admit(&mut self, now: Instant) -> Result<(), Error> {
+    pub(crate) fn admit(&mut self, now: Time) -> Result<(), Error> {
         match &mut self.open {
             None => Ok(()),
             Some(open) if open.probing || now < open.until => Err(open.error.clone()),
@@ -49,13 +61,37 @@ impl Breaker {
         }
     }
 
-    /// Records that the source responded. A refusal is also a response.
-    pub(crate) fn record_response(&mut self) {
-        *self = Self::default();
+    /// Like [`admit`](Self::admit), for a refresh that must not wait for the backoff. It keeps a wait that
+    /// the source requested, and admits at most one call per [`MIN_WAIT`] while the breaker is open.
+    ///
+    /// # Errors
+    /// Returns the failure that opened the breaker.
+    pub(crate) fn admit_forced(&mut self, now: Time) -> Result<(), Error> {
+        if let Some(open) = &mut self.open {
+            open.until = open.forced_until();
+        }
+        self.admit(now)
+    }
+
+    /// Returns whether [`admit_forced`](Self::admit_forced) would admit a call.
+    pub(crate) fn is_admitted(&self, now: Time) -> bool {
+        let open = self.open.as_ref();
+        open.is_none_or(|open| !open.probing && now >= open.forced_until())
+    }
+
+    /// Records that the source responded. A refusal is also a response. A wait that the source requested
+    /// is kept, because the response might belong to an earlier call.
+    pub(crate) fn record_response(&mut self, now: Time) {
+        let open = self.open.take();
+        let open = open.filter(|open| open.requested_by_source && now < open.until);
+        *self = Self {
+            open,
+            ..Self::default()
+        };
     }
 
     /// Records that the source did not respond properly.
-    pub(crate) fn record_failure(&mut self, error: &Error, now: Instant, cap: Duration) {
+    pub(crate) fn record_failure(&mut self, error: &Error, now: Time, cap: Duration) {
         self.failures = self.failures.saturating_add(1);
         let since = *self.since.get_or_insert(now);
         let requested_wait = match error.kind() {
@@ -63,7 +99,7 @@ impl Breaker {
             _ => None,
         };
         let until = match requested_wait {
-            Some(wait) => now + wait.min(MAX_RETRY_AFTER),
+            Some(wait) => now.after(wait.min(MAX_RETRY_AFTER)),
             None if self.failures >= THRESHOLD => retry_at(now, since, cap, retry_jitter()),
             None => return,
         };
@@ -74,6 +110,7 @@ impl Breaker {
         };
         self.open = Some(Open {
             until,
+            failed_at: now,
             requested_by_source: requested_wait.is_some()
                 || self
                     .open
@@ -84,15 +121,6 @@ impl Breaker {
         });
     }
 
-    /// Closes the breaker for a forced refresh, unless the source requested the wait.
-    pub(crate) fn reset(&mut self) {
-        let open = self.open.take().filter(|open| open.requested_by_source);
-        *self = Self {
-            open,
-            ..Self::default()
-        };
-    }
-
     /// Records that the probe ended without a result, so that another probe is admitted.
     pub(crate) fn abandon_probe(&mut self) {
         if let Some(open) = &mut self.open {
@@ -101,7 +129,7 @@ impl Breaker {
     }
 
     /// Returns the time until which calls are blocked, or `None` if the breaker is closed.
-    pub(crate) fn open_until(&self) -> Option<Instant> {
+    pub(crate) fn open_until(&self) -> Option<Time> {
         self.open.as_ref().map(|open| open.until)
     }
 }
@@ -109,6 +137,7 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::now;
 
     const CAP: Duration = Duration::from_secs(420);
 
@@ -118,28 +147,28 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn breaker_opens_after_three_failures_and_admits_one_probe() {
-        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        let (mut breaker, now) = (Breaker::default(), now());
         for _ in 0..THRESHOLD {
             assert!(breaker.admit(now).is_ok());
             breaker.record_failure(&down(), now, CAP);
         }
         assert!(breaker.admit(now).is_err());
 
-        let later = now + Duration::from_secs(2);
+        let later = now.after(Duration::from_secs(2));
         assert!(breaker.admit(later).is_ok());
         assert!(breaker.admit(later).is_err(), "only one probe at a time");
         breaker.record_failure(&down(), later, CAP);
         assert!(breaker.admit(later).is_err());
 
-        let again = later + Duration::from_secs(2);
+        let again = later.after(Duration::from_secs(2));
         assert!(breaker.admit(again).is_ok());
-        breaker.record_response();
+        breaker.record_response(again);
         assert!(breaker.admit(again).is_ok() && breaker.admit(again).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn retry_after_opens_the_breaker_immediately_and_is_capped() {
-        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        let (mut breaker, now) = (Breaker::default(), now());
         let limited = |wait| {
             Error::new(
                 ErrorKind::RateLimited {
@@ -149,18 +178,21 @@ mod tests {
             )
         };
         breaker.record_failure(&limited(Duration::from_secs(60)), now, CAP);
-        assert_eq!(breaker.open_until(), Some(now + Duration::from_secs(60)));
+        assert_eq!(
+            breaker.open_until(),
+            Some(now.after(Duration::from_secs(60)))
+        );
         breaker.record_failure(&limited(Duration::MAX), now, CAP);
-        assert_eq!(breaker.open_until(), Some(now + MAX_RETRY_AFTER));
+        assert_eq!(breaker.open_until(), Some(now.after(MAX_RETRY_AFTER)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn abandoned_probe_admits_another_probe() {
-        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        let (mut breaker, now) = (Breaker::default(), now());
         for _ in 0..THRESHOLD {
             breaker.record_failure(&down(), now, CAP);
         }
-        let later = now + Duration::from_secs(2);
+        let later = now.after(Duration::from_secs(2));
         assert!(breaker.admit(later).is_ok());
         breaker.abandon_probe();
         assert!(breaker.admit(later).is_ok());

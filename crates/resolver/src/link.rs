@@ -1,0 +1,360 @@
+//! The state of one link behind its lock. A cache hit does not take this lock.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use secretwell_core::{Error, ErrorKind, Origin, SecretKey, Version};
+
+use crate::backoff::RetryBudget;
+use crate::breaker::Breaker;
+use crate::cache::Cache;
+use crate::clock::Time;
+use crate::decide::{Known, due_at};
+use crate::entry::{Answer, Entry, Mark, Times};
+use crate::in_flight::{InFlight, NewFetch};
+use crate::key_map::KeyMap;
+use crate::settings::Settings;
+use crate::signal::Signal;
+use crate::slots::Slots;
+
+#[derive(Debug)]
+pub(crate) struct LinkState {
+    pub(crate) settings: Settings,
+    pub(crate) in_flight: InFlight,
+    pub(crate) failures: KeyMap<Failure>,
+    /// The time of the last forced refresh of each key, for as long as it limits the next one.
+    pub(crate) forced: KeyMap<Time>,
+    pub(crate) breaker: Breaker,
+    pub(crate) budget: RetryBudget,
+    /// The newest version of keys that are not cached, so that a stale replica cannot bring back an older
+    /// value. The guard of a cached key is the version of its entry, until an older one was seen.
+    pub(crate) guards: KeyMap<VersionGuard>,
+    pub(crate) slots: Slots,
+    /// The number of cached values.
+    pub(crate) values: usize,
+    watched: HashMap<SecretKey, Watched, foldhash::fast::RandomState>,
+    /// The times at which watched keys are read that are not cached.
+    polls: BTreeSet<(Time, SecretKey)>,
+}
+
+/// A key with watches.
+#[derive(Debug, Default)]
+struct Watched {
+    /// The signals of the watches, each with the position of the key in the watch.
+    signals: Vec<(Arc<Signal>, usize)>,
+    poll_at: Option<Time>,
+}
+
+/// The newest version of a key that was seen, and the place that it belongs to.
+#[derive(Debug, Clone)]
+pub(crate) struct VersionGuard {
+    pub(crate) origin: Origin,
+    pub(crate) newest: Version,
+    /// An older version that the source returns, since when, and how often.
+    pub(crate) older: Option<(Version, Time, u32)>,
+}
+
+/// The failure of the last fetch of a key. An absence is a failure too.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    /// The time of the first failure since the last success.
+    pub(crate) since: Time,
+    pub(crate) retry_at: Time,
+}
+
+impl LinkState {
+    pub(crate) fn new(settings: Settings, now: Time) -> Self {
+        Self {
+            in_flight: InFlight::default(),
+            failures: KeyMap::default(),
+            forced: KeyMap::default(),
+            breaker: Breaker::default(),
+            budget: RetryBudget::new(settings.retry_budget, now),
+            guards: KeyMap::default(),
+            slots: Slots::new(now),
+            values: 0,
+            watched: HashMap::default(),
+            polls: BTreeSet::new(),
+            settings,
+        }
+    }
+
+    /// Returns what is known about `key`, for a decision.
+    pub(crate) fn known<'a>(&'a self, entry: Option<&'a Entry>, key: &SecretKey) -> Known<'a> {
+        Known {
+            entry,
+            failure: self.failures.get(key),
+            fetching: self.in_flight.contains(key),
+        }
+    }
+
+    /// Prepares one fetch of those keys that the breaker and the retry budget allow. `retries` are keys
+    /// whose last fetch failed.
+    ///
+    /// # Errors
+    /// Returns an error if no fetch is prepared: the failure that opened the breaker, or a note that no
+    /// request was sent.
+    pub(crate) fn prepare_fetch(
+        &mut self,
+        mut keys: Vec<SecretKey>,
+        retries: Vec<SecretKey>,
+        now: Time,
+    ) -> Result<Option<NewFetch>, Error> {
+        if keys.is_empty() && retries.is_empty() {
+            return Ok(None);
+        }
+        self.breaker.admit(now)?;
+        if retries.is_empty() || self.budget.try_acquire(now) {
+            keys.extend(retries);
+        } else {
+            let next = self.budget.next_at(now);
+            for key in &retries {
+                if let Some(failure) = self.failures.get_mut(key) {
+                    failure.retry_at = failure.retry_at.max(next);
+                }
+            }
+        }
+        if keys.is_empty() {
+            self.breaker.abandon_probe();
+            return Err(not_attempted());
+        }
+        Ok(self.in_flight.add(keys, self.settings.batch, now))
+    }
+
+    /// Prepares a fetch of `keys` regardless of backoff and of fetches that have started, which might return
+    /// a value from before the event that caused this fetch.
+    ///
+    /// # Errors
+    /// Returns the failure that opened the breaker, if the source requested a wait, or within a second of the
+    /// last attempt.
+    pub(crate) fn prepare_forced_fetch(
+        &mut self,
+        keys: Vec<SecretKey>,
+        now: Time,
+    ) -> Result<Option<NewFetch>, Error> {
+        if keys.is_empty() {
+            return Ok(None);
+        }
+        self.breaker.admit_forced(now)?;
+        for key in &keys {
+            self.failures.remove(key);
+        }
+        Ok(self.in_flight.add(keys, self.settings.batch, now))
+    }
+
+    /// Adds or replaces the entry of `key`. Then evicts the least recently used entries above the maximum.
+    pub(crate) fn insert(&mut self, cache: &Cache, key: &SecretKey, answer: Answer, times: Times) {
+        let is_value = matches!(answer, Answer::Value(_));
+        let existing = cache.peek(key, |entry| (entry.slot, entry.value().is_some()));
+        let slot = match existing {
+            Some((slot, was_value)) => {
+                self.values -= usize::from(was_value);
+                slot
+            }
+            None => self.slots.add(key.clone(), self.is_watched(key)),
+        };
+        self.values += usize::from(is_value);
+        cache.insert(key.clone(), answer, times, slot);
+        while self.slots.len() > self.settings.max_entries {
+            let idle = |key: &SecretKey| cache.peek(key, |entry| cache.idle(entry));
+            let candidates = self.slots.candidates();
+            let others = candidates.filter(|(number, _)| *number != slot);
+            let least_recently_used = others
+                .max_by_key(|(_, key)| idle(key))
+                .map(|(_, key)| key.clone());
+            match least_recently_used {
+                Some(key) => self.remove(cache, &key),
+                None => break,
+            };
+        }
+    }
+
+    /// Removes the entry of `key`. The newest version is remembered. Returns whether there was a value.
+    pub(crate) fn remove(&mut self, cache: &Cache, key: &SecretKey) -> bool {
+        let removed = cache.peek(key, |entry| {
+            let guard = entry.value().and_then(|resolved| {
+                let newest = resolved.version.clone()?;
+                newest.number()?;
+                Some((resolved.origin.clone(), newest))
+            });
+            (entry.slot, entry.value().is_some(), guard)
+        });
+        let Some((slot, was_value, guard)) = removed else {
+            return false;
+        };
+        if let Some((origin, newest)) = guard
+            && self.guards.get(key).is_none()
+        {
+            self.guard(key, origin, newest);
+        }
+        self.values -= usize::from(was_value);
+        self.slots.remove(slot);
+        cache.remove(key);
+        was_value
+    }
+
+    /// Remembers the newest version of `key`. Keeps the number of guards in proportion to the maximum number
+    /// of entries.
+    pub(crate) fn guard(&mut self, key: &SecretKey, origin: Origin, newest: Version) {
+        let guard = VersionGuard {
+            origin,
+            newest,
+            older: None,
+        };
+        self.guards.insert(key, guard);
+        let watched = &self.watched;
+        let max = self.settings.max_entries.saturating_mul(2);
+        self.guards.shrink(max, |key, _| watched.contains_key(key));
+    }
+
+    /// Records a failure. Keeps the number of failures below the maximum number of entries.
+    pub(crate) fn fail(&mut self, key: &SecretKey, failure: Failure) {
+        self.failures.insert(key, failure);
+        let watched = &self.watched;
+        self.failures.shrink(self.settings.max_entries, |key, _| {
+            watched.contains_key(key)
+        });
+    }
+
+    /// Plans the next time at which the refresher looks at `key`.
+    pub(crate) fn plan(&mut self, cache: &Cache, key: &SecretKey, now: Time, found_later: bool) {
+        let is_watched = self.is_watched(key);
+        let planned = cache.peek(key, |entry| {
+            let known = self.known(Some(entry), key);
+            let due = due_at(&known, found_later).max(now);
+            let mut next = entry.times.unusable_at;
+            if !known.fetching && (is_watched || entry.is_used() || now < due) {
+                next = next.min(due);
+            }
+            if is_watched && now < entry.times.expires_at {
+                next = next.min(entry.times.expires_at);
+            }
+            (entry.slot, next)
+        });
+        match planned {
+            Some((slot, next)) => {
+                self.slots.plan(slot, next);
+                self.poll(key, None);
+            }
+            None if is_watched && !self.in_flight.contains(key) => {
+                let due = due_at(&self.known(None, key), found_later).max(now);
+                self.poll(key, Some(due));
+            }
+            None => self.poll(key, None),
+        }
+    }
+
+    /// Plans the next look at `key` not before `at`, because no fetch is possible until then.
+    pub(crate) fn postpone(&mut self, cache: &Cache, key: &SecretKey, at: Time) {
+        let cached = cache.peek(key, |entry| (entry.slot, entry.times.unusable_at));
+        match cached {
+            Some((slot, unusable_at)) => self.slots.plan(slot, at.min(unusable_at)),
+            None if self.is_watched(key) => self.poll(key, Some(at)),
+            None => {}
+        }
+    }
+
+    fn poll(&mut self, key: &SecretKey, at: Option<Time>) {
+        let Some(watched) = self.watched.get_mut(key) else {
+            return;
+        };
+        let before = std::mem::replace(&mut watched.poll_at, at);
+        if before != at {
+            if let Some(before) = before {
+                self.polls.remove(&(before, key.clone()));
+            }
+            if let Some(at) = at {
+                self.polls.insert((at, key.clone()));
+            }
+        }
+    }
+
+    /// Returns the time of the next planned look.
+    pub(crate) fn next(&self) -> Option<Time> {
+        let poll = self.polls.first().map(|(at, _)| *at);
+        [poll, self.slots.next()].into_iter().flatten().min()
+    }
+
+    /// Returns a key whose planned look is due at `until`, and removes it from the plan.
+    pub(crate) fn pop(&mut self, until: Time) -> Option<SecretKey> {
+        match self.polls.first() {
+            Some((at, key)) if *at <= until => {
+                let key = key.clone();
+                self.poll(&key, None);
+                Some(key)
+            }
+            _ => self.slots.pop(until),
+        }
+    }
+
+    pub(crate) fn is_watched(&self, key: &SecretKey) -> bool {
+        self.watched.contains_key(key)
+    }
+
+    pub(crate) fn watched(&self) -> impl Iterator<Item = &SecretKey> {
+        self.watched.keys()
+    }
+
+    /// Adds the signal of a watch, which has `key` at `position`.
+    pub(crate) fn watch(
+        &mut self,
+        cache: &Cache,
+        key: &SecretKey,
+        signal: &Arc<Signal>,
+        position: usize,
+    ) {
+        let watched = self.watched.entry(key.clone()).or_default();
+        watched.signals.push((signal.clone(), position));
+        if let Some(slot) = cache.peek(key, |entry| entry.slot) {
+            self.slots.pin(slot);
+        }
+    }
+
+    /// Removes the signal of a watch.
+    pub(crate) fn unwatch(&mut self, cache: &Cache, key: &SecretKey, signal: &Arc<Signal>) {
+        let Some(watched) = self.watched.get_mut(key) else {
+            return;
+        };
+        watched
+            .signals
+            .retain(|(other, _)| !Arc::ptr_eq(other, signal));
+        if watched.signals.is_empty() {
+            self.poll(key, None);
+            self.watched.remove(key);
+            if let Some(slot) = cache.peek(key, |entry| entry.slot) {
+                self.slots.unpin(slot);
+            }
+        }
+    }
+
+    /// Returns the signals of the watches of `key`.
+    pub(crate) fn signals(&self, key: &SecretKey) -> &[(Arc<Signal>, usize)] {
+        self.watched
+            .get(key)
+            .map_or(&[], |watched| &watched.signals)
+    }
+
+    /// Returns the signals of all watches.
+    pub(crate) fn all_signals(&self) -> Vec<Arc<Signal>> {
+        let signals = self.watched.values().flat_map(|watched| &watched.signals);
+        signals.map(|(signal, _)| signal.clone()).collect()
+    }
+
+    /// Marks the cached answer of `key`. Returns whether there is one that was used.
+    pub(crate) fn mark(&self, cache: &Cache, key: &SecretKey, mark: Mark) -> bool {
+        let used = cache.peek(key, |entry| {
+            entry.set_mark(mark);
+            entry.is_used()
+        });
+        used.unwrap_or(false)
+    }
+}
+
+pub(crate) fn not_attempted() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "no request was sent, because the retry budget is exhausted",
+    )
+    .with_hint("read it again later, or raise the retry budget")
+}

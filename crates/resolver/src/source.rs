@@ -1,0 +1,97 @@
+//! One source of a resolver: a link with its provider, its cache and its state.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use secretwell_core::backend::Link;
+use secretwell_core::{Error, Origin, SecretKey, SecretProvider, SecretValue};
+
+use crate::cache::Cache;
+use crate::clock::Time;
+use crate::decide::Reply;
+use crate::entry::Mark;
+use crate::link::LinkState;
+use crate::settings::Settings;
+
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) link: Link,
+    pub(crate) origin: Origin,
+    pub(crate) settings: Settings,
+    /// Whether the provider reports changes.
+    pub(crate) notifies: bool,
+    pub(crate) cache: Cache,
+    state: Mutex<LinkState>,
+}
+
+impl Source {
+    pub(crate) fn new(link: Link, settings: Settings, now: Time) -> Self {
+        let provider = link.provider();
+        Self {
+            origin: provider.origin().clone(),
+            notifies: provider.capabilities().watch,
+            cache: Cache::new(),
+            state: Mutex::new(LinkState::new(settings.clone(), now)),
+            settings,
+            link,
+        }
+    }
+
+    pub(crate) fn provider(&self) -> &Arc<dyn SecretProvider> {
+        self.link.provider()
+    }
+
+    /// Locks the state. While it is locked, nothing is logged and no code of others is called.
+    pub(crate) fn state(&self) -> MutexGuard<'_, LinkState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether the cache has a usable value of `key`.
+    pub(crate) fn has_value(&self, key: &SecretKey, now: Time) -> bool {
+        let usable = |entry: &crate::entry::Entry| entry.value().is_some() && entry.is_usable(now);
+        self.cache.peek(key, usable).unwrap_or(false)
+    }
+
+    /// Returns the cached answer as stale with the reason `error`. `since` is the start of the failed fetch. A
+    /// value that was cached after it is returned as fresh.
+    pub(crate) fn stale_or(&self, key: &SecretKey, error: Error, since: Time, now: Time) -> Reply {
+        let cached = self.cache.peek(key, |entry| {
+            // Another fetch cached the value during the failed fetch.
+            if entry.is_fresh(now) && entry.times.fetched_at > since {
+                return Some(Reply::fresh(entry));
+            }
+            entry
+                .is_usable(now)
+                .then(|| Reply::stale(entry, now, error.clone()))
+        });
+        cached.flatten().unwrap_or_else(|| {
+            let error = error.with_origin(&self.origin).with_key(key);
+            Reply::of(Err(error))
+        })
+    }
+
+    /// Returns whether a reader can get the cached answer as stale while a fetch is under way.
+    pub(crate) fn can_be_stale(&self, key: &SecretKey, now: Time) -> bool {
+        let usable = self.cache.peek(key, |entry| {
+            entry.is_usable(now) && entry.mark() != Mark::Rejected
+        });
+        usable.unwrap_or(false)
+    }
+
+    /// Removes the cached answer, the failure and the fetch of `key`.
+    pub(crate) fn invalidate(&self, key: &SecretKey, now: Time) {
+        let mut state = self.state();
+        state.in_flight.forget(key);
+        state.failures.remove(key);
+        state.remove(&self.cache, key);
+        state.plan(&self.cache, key, now, false);
+    }
+
+    /// Tells the provider that a consumer has rejected a value, or that the next read must ask the source.
+    pub(crate) fn discard(&self, key: &SecretKey, rejected: Option<&SecretValue>) {
+        let call = AssertUnwindSafe(|| self.provider().discard(key, rejected));
+        if catch_unwind(call).is_err() {
+            tracing::error!(target: "secretwell::resolver", event = "provider_panicked", origin = %self.origin, %key, "the provider panicked in `discard`");
+        }
+    }
+}
