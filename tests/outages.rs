@@ -6,7 +6,9 @@ use secretwell::{Chain, Error, ErrorKind, Freshness, OnDenied, Resolver, Secret,
 use secretwell_testkit::Action;
 use tokio::time::Instant;
 
-use crate::support::{denied, down, faulty_source, key, keys, pass, resolver, secs, settle, text};
+use crate::support::{
+    changed, denied, down, faulty_source, key, keys, pass, resolver, secs, settle, text,
+};
 
 #[tokio::test(start_paused = true)]
 async fn stale_values_are_returned_during_an_outage_until_max_stale() {
@@ -248,7 +250,7 @@ async fn watch_reports_a_change_after_panics_of_the_provider() {
     memory.set("K", "new").unwrap();
     let start = Instant::now();
     loop {
-        watch.changed().await;
+        changed(&mut watch).await;
         if text(&resolver, "K").await == "new" {
             break;
         }

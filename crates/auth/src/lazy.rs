@@ -375,9 +375,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         let mut rebuilder = self.inner.lock_rebuilder();
         if rebuilder.as_ref().is_none_or(AbortHandle::is_finished) || self.inner.needs_rebuilder() {
             self.inner.rebuilder_stopped.store(false, Ordering::Relaxed);
-            self.inner
-                .rebuilder_due
-                .store(i64::MAX, Ordering::Relaxed);
+            self.inner.rebuilder_due.store(i64::MAX, Ordering::Relaxed);
             self.inner.rebuilder_id.fetch_add(1, Ordering::Relaxed);
             let task = tokio::spawn(Rebuilder::new(&self.inner).run());
             if let Some(late) = rebuilder.replace(task.abort_handle()) {

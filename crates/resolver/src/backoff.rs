@@ -6,6 +6,8 @@ use crate::clock::Time;
 
 /// The minimum wait before a retry.
 pub(crate) const MIN_WAIT: Duration = Duration::from_secs(1);
+/// The minimum time until the resolver tries again what it could not do now.
+pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Returns the time of the next retry after a failure that started at `since`.
 ///
@@ -63,12 +65,12 @@ impl RetryBudget {
         available
     }
 
-    /// Returns the time at which the next token is available.
+    /// Returns the time at which the next token is available, at least [`MIN_PAUSE`] after `now`.
     pub(crate) fn next_at(&mut self, now: Time) -> Time {
         self.refill(now);
         let missing = (1.0 - self.tokens).max(0.0);
         let wait = Duration::try_from_secs_f64(missing / self.per_second);
-        now.after(wait.unwrap_or(Duration::from_secs(60)))
+        now.after(wait.map_or(Duration::from_secs(60), |wait| wait.max(MIN_PAUSE)))
     }
 
     fn refill(&mut self, now: Time) {

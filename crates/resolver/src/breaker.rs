@@ -22,27 +22,17 @@ pub(crate) struct Breaker {
     failures: u32,
     since: Option<Time>,
     open: Option<Open>,
+    /// The time of the last forced call while the breaker was open.
+    forced_at: Option<Time>,
 }
 
 #[derive(Debug)]
 struct Open {
     until: Time,
-    /// The time of the last failure.
-    failed_at: Time,
     /// Whether the source requested the wait with `retry_after`.
     requested_by_source: bool,
     probing: bool,
     error: Error,
-}
-
-impl Open {
-    /// Returns the time until which forced calls are blocked.
-    fn forced_until(&self) -> Time {
-        match self.requested_by_source {
-            true => self.until,
-            false => self.until.min(self.failed_at.after(MIN_WAIT)),
-        }
-    }
 }
 
 impl Breaker {
@@ -67,16 +57,26 @@ impl Breaker {
     /// # Errors
     /// Returns the failure that opened the breaker.
     pub(crate) fn admit_forced(&mut self, now: Time) -> Result<(), Error> {
+        if !self.is_admitted(now) {
+            return self.admit(now);
+        }
         if let Some(open) = &mut self.open {
-            open.until = open.forced_until();
+            open.until = now;
+            self.forced_at = Some(now);
         }
         self.admit(now)
     }
 
     /// Returns whether [`admit_forced`](Self::admit_forced) would admit a call.
     pub(crate) fn is_admitted(&self, now: Time) -> bool {
-        let open = self.open.as_ref();
-        open.is_none_or(|open| !open.probing && now >= open.forced_until())
+        let Some(open) = &self.open else {
+            return true;
+        };
+        let is_over = match open.requested_by_source {
+            true => now >= open.until,
+            false => self.forced_at.is_none_or(|at| now >= at.after(MIN_WAIT)),
+        };
+        is_over && !open.probing
     }
 
     /// Records that the source responded. A refusal is also a response. A wait that the source requested
@@ -110,7 +110,6 @@ impl Breaker {
         };
         self.open = Some(Open {
             until,
-            failed_at: now,
             requested_by_source: requested_wait.is_some()
                 || self
                     .open

@@ -212,7 +212,7 @@ impl Drop for FetchTask {
             }
             for key in keys {
                 state.in_flight.finish(&key, self.id);
-                state.plan(&source.cache, &key, now, false);
+                state.plan(&source.cache, &key, now, now, false);
             }
         }
         shared.wake.notify_one();

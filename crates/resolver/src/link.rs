@@ -217,12 +217,19 @@ impl LinkState {
         });
     }
 
-    /// Plans the next time at which the refresher looks at `key`.
-    pub(crate) fn plan(&mut self, cache: &Cache, key: &SecretKey, now: Time, found_later: bool) {
+    /// Plans the next time at which the refresher looks at `key`. It is not fetched before `earliest`.
+    pub(crate) fn plan(
+        &mut self,
+        cache: &Cache,
+        key: &SecretKey,
+        earliest: Time,
+        now: Time,
+        found_later: bool,
+    ) {
         let is_watched = self.is_watched(key);
         let planned = cache.peek(key, |entry| {
             let known = self.known(Some(entry), key);
-            let due = due_at(&known, found_later).max(now);
+            let due = due_at(&known, found_later).max(earliest);
             let mut next = entry.times.unusable_at;
             if !known.fetching && (is_watched || entry.is_used() || now < due) {
                 next = next.min(due);
@@ -238,20 +245,10 @@ impl LinkState {
                 self.poll(key, None);
             }
             None if is_watched && !self.in_flight.contains(key) => {
-                let due = due_at(&self.known(None, key), found_later).max(now);
-                self.poll(key, Some(due));
+                let due = due_at(&self.known(None, key), found_later);
+                self.poll(key, Some(due.max(earliest)));
             }
             None => self.poll(key, None),
-        }
-    }
-
-    /// Plans the next look at `key` not before `at`, because no fetch is possible until then.
-    pub(crate) fn postpone(&mut self, cache: &Cache, key: &SecretKey, at: Time) {
-        let cached = cache.peek(key, |entry| (entry.slot, entry.times.unusable_at));
-        match cached {
-            Some((slot, unusable_at)) => self.slots.plan(slot, at.min(unusable_at)),
-            None if self.is_watched(key) => self.poll(key, Some(at)),
-            None => {}
         }
     }
 

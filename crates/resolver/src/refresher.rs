@@ -10,7 +10,7 @@ use secretwell_core::SecretKey;
 use secretwell_core::backend::{Change, ChangeStream};
 use tokio::sync::Notify;
 
-use crate::backoff::MIN_WAIT;
+use crate::backoff::{MIN_PAUSE, MIN_WAIT};
 use crate::clock::{self, Time, require_runtime, sleep_until};
 use crate::decide::due_at;
 use crate::entry::Mark;
@@ -98,7 +98,7 @@ impl Shared {
             is_used && !known.fetching && now >= due_at(&known, found_later)
         });
         if !is_due {
-            state.plan(&source.cache, &key, now, found_later);
+            state.plan(&source.cache, &key, now, now, found_later);
         } else if self.reaches(link, &key, now) {
             due.add(state, key, found_later);
         } else {
@@ -116,21 +116,17 @@ impl Shared {
     fn add_early_refreshes(&self, link: usize, now: Time, due: &mut DueKeys) {
         let source = &self.sources[link];
         let early = now.after(source.settings.ttl / 8);
-        let mut state = source.state();
-        let soon: Vec<SecretKey> = std::iter::from_fn(|| state.pop(early))
-            .take(CHUNK)
-            .collect();
-        for key in soon {
-            let found_later = self.found_later(link, &key, now);
-            let joins = source.cache.with(&key, |entry| {
-                let known = state.known(entry, &key);
-                let is_used = entry.is_some_and(|entry| entry.is_used() || state.is_watched(&key));
+        let state = source.state();
+        for key in state.slots.planned(early).take(CHUNK) {
+            let found_later = self.found_later(link, key, now);
+            let joins = source.cache.with(key, |entry| {
+                let known = state.known(entry, key);
+                let is_used = entry.is_some_and(|entry| entry.is_used() || state.is_watched(key));
                 let is_refresh = known.failure.is_none() && !known.fetching;
                 is_used && is_refresh && early >= due_at(&known, found_later)
             });
-            match joins && self.reaches(link, &key, now) {
-                true => due.add(&state, key, found_later),
-                false => state.plan(&source.cache, &key, now, found_later),
+            if joins && self.reaches(link, key, now) {
+                due.add(&state, key.clone(), found_later);
             }
         }
     }
@@ -157,16 +153,12 @@ impl Shared {
                 let blocked_until = prepared.is_err().then(|| {
                     let breaker = state.breaker.open_until().unwrap_or(now);
                     let budget = state.budget.next_at(now);
-                    breaker.max(budget).max(now.after(MIN_WAIT / 10))
+                    breaker.max(budget).max(now.after(MIN_PAUSE))
                 });
+                let earliest = blocked_until.unwrap_or(now);
                 for key in refreshes.iter().chain(&retries) {
-                    match blocked_until {
-                        Some(at) => state.postpone(&source.cache, key, at),
-                        None => {
-                            let found_later = self.found_later(link, key, now);
-                            state.plan(&source.cache, key, now, found_later);
-                        }
-                    }
+                    let found_later = self.found_later(link, key, now);
+                    state.plan(&source.cache, key, earliest, now, found_later);
                 }
                 prepared
             };
@@ -232,16 +224,17 @@ impl Shared {
             }
         }
         let prepared = state.prepare_forced_fetch(fetches.clone(), now);
+        let mut earliest = now;
+        if prepared.is_err() {
+            let until = state.breaker.open_until().unwrap_or(now);
+            earliest = until.max(now.after(MIN_PAUSE));
+        }
         for key in &fetches {
-            match &prepared {
-                Ok(_) => state.plan(&source.cache, key, now, false),
-                Err(_) => {
-                    // The fetch under way must not count as one that saw the change.
-                    state.in_flight.forget(key);
-                    let until = state.breaker.open_until().unwrap_or(now);
-                    state.postpone(&source.cache, key, until.max(now.after(MIN_WAIT / 10)));
-                }
+            if prepared.is_err() {
+                // The fetch under way must not count as one that saw the change.
+                state.in_flight.forget(key);
             }
+            state.plan(&source.cache, key, earliest, now, false);
         }
         drop(state);
         let prepared = prepared.ok().flatten();

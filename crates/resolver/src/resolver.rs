@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use secretwell_core::{Error, Origin, SecretKey, SecretProvider, SecretValue};
 
-use crate::backoff::MIN_WAIT;
+use crate::backoff::MIN_PAUSE;
 use crate::builder::ResolverBuilder;
 use crate::clock;
 use crate::counters::Counters;
@@ -333,7 +333,7 @@ impl Resolver {
         });
         // A retry that is already due is running or blocked, so the returned time is in the future.
         let retry_at = retries.min()?;
-        Some(retry_at.since(now).max(MIN_WAIT / 10))
+        Some(retry_at.since(now).max(MIN_PAUSE))
     }
 
     /// Returns what the resolver has done so far.

@@ -127,7 +127,7 @@ impl Settling<'_> {
             }
         };
         let found_later = state.is_watched(&key) && (self.found_later)(&key);
-        state.plan(self.cache, &key, self.now, found_later);
+        state.plan(self.cache, &key, self.now, self.now, found_later);
         let after = self.observe(state, &key);
         if before != after {
             settled.signals.extend_from_slice(state.signals(&key));

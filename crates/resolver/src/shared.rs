@@ -125,7 +125,7 @@ impl Shared {
             let mut state = source.state();
             for key in keys {
                 let found_later = self.found_later(later, key, now);
-                state.plan(&source.cache, key, now, found_later);
+                state.plan(&source.cache, key, now, now, found_later);
             }
         }
     }

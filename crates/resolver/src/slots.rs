@@ -163,6 +163,14 @@ impl Slots {
         self.slots[number as usize].key.clone()
     }
 
+    /// Returns the keys whose event is planned until `until`.
+    pub(crate) fn planned(&self, until: Time) -> impl Iterator<Item = &SecretKey> {
+        let planned = self.plan.iter();
+        planned
+            .take_while(move |(slice, _)| self.time(*slice) <= until)
+            .filter_map(|(_, number)| self.slots[*number as usize].key.as_ref())
+    }
+
     fn time(&self, slice: u32) -> Time {
         self.started.after(SLICE * slice)
     }

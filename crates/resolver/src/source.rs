@@ -84,7 +84,7 @@ impl Source {
         state.in_flight.forget(key);
         state.failures.remove(key);
         state.remove(&self.cache, key);
-        state.plan(&self.cache, key, now, false);
+        state.plan(&self.cache, key, now, now, false);
     }
 
     /// Tells the provider that a consumer has rejected a value, or that the next read must ask the source.

@@ -79,7 +79,7 @@ impl Watch {
             for (position, key) in keys.iter().enumerate() {
                 state.watch(&source.cache, key, &signal, position);
                 let found_later = shared.found_later(link, key, now);
-                state.plan(&source.cache, key, now, found_later);
+                state.plan(&source.cache, key, now, now, found_later);
             }
         }
         shared.expect_by(now);
