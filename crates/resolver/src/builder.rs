@@ -6,7 +6,6 @@ use std::time::Duration;
 use secretwell_core::SecretProvider;
 use secretwell_core::backend::Link;
 
-use crate::Resolver;
 use crate::clock;
 use crate::settings::{OnDenied, Settings};
 use crate::shared::Shared;
@@ -14,7 +13,8 @@ use crate::source::Source;
 
 const MIN_TTL: Duration = Duration::from_millis(1);
 
-/// The settings of a [`Resolver`]. Created by [`Resolver::builder`]. The defaults suit most services.
+/// The settings of a [`Resolver`](crate::Resolver). Created by
+/// [`Resolver::builder`](crate::Resolver::builder). The defaults suit most services.
 ///
 /// A chain has several sources. The settings apply to each of them separately.
 #[derive(Debug)]
@@ -124,8 +124,8 @@ impl ResolverBuilder {
         self
     }
 
-    /// Creates the resolver. This performs no I/O and does not need a tokio runtime.
-    pub fn build(self) -> Resolver {
+    /// Returns the sources of the provider with their settings.
+    pub(crate) fn shared(self) -> Shared {
         let mut links = self.provider.links();
         if links.is_empty() {
             links.push(Link::new(self.provider.clone()));
@@ -141,7 +141,7 @@ impl ResolverBuilder {
             Source::new(link, settings, now)
         });
         let sources = sources.collect();
-        Resolver::with(Shared::new(self.provider.clone(), sources))
+        Shared::new(self.provider.clone(), sources)
     }
 
     fn settings(&self, link: &Link, deadline: Duration) -> Settings {

@@ -7,8 +7,7 @@ use secretwell_core::{Error, ErrorKind};
 
 use crate::Resolved;
 use crate::clock::Time;
-use crate::entry::{Answer, Entry, Mark};
-use crate::link::Failure;
+use crate::entry::{Answer, Entry, Failure, Mark};
 
 /// What is known about a key at one source.
 pub(crate) struct Known<'a> {

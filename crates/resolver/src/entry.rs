@@ -1,4 +1,4 @@
-//! What a source has answered for a key: an entry of the cache.
+//! What a source has answered for a key: an entry of the cache, or a failure.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
@@ -51,6 +51,15 @@ pub(crate) enum Mark {
     Rejected,
 }
 
+/// The failure of the last fetch of a key. An absence is a failure too.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    /// The time of the first failure since the last success.
+    pub(crate) since: Time,
+    pub(crate) retry_at: Time,
+}
+
 impl Entry {
     pub(crate) fn new(answer: Answer, times: Times, slot: u32, last_read: u32) -> Self {
         Self {
@@ -70,8 +79,9 @@ impl Entry {
         }
     }
 
+    /// Sets a mark, unless the entry has a stronger one.
     pub(crate) fn set_mark(&self, mark: Mark) {
-        self.mark.store(mark as u8, Ordering::Release);
+        self.mark.fetch_max(mark as u8, Ordering::AcqRel);
     }
 
     /// Returns whether the source has confirmed the answer within the ttl.
@@ -94,6 +104,13 @@ impl Entry {
         match &self.answer {
             Answer::Value(resolved) => Some(resolved),
             Answer::Absent(_) => None,
+        }
+    }
+
+    pub(crate) fn absence(&self) -> Option<&Error> {
+        match &self.answer {
+            Answer::Value(_) => None,
+            Answer::Absent(error) => Some(error),
         }
     }
 

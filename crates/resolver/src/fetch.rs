@@ -17,19 +17,11 @@ use crate::settle::{Jitter, Settled, Settling, update_breaker};
 use crate::shared::{CHUNK, PreparedFetch, Shared};
 
 impl Shared {
-    /// Spawns the task of a prepared fetch. Must be called without a lock, because a runtime that is shutting
-    /// down drops a new task immediately, and the drop locks the state.
-    pub(crate) fn spawn(self: &Arc<Self>, prepared: Option<PreparedFetch>) {
-        let Some(PreparedFetch { link, fetch }) = prepared else {
-            return;
-        };
-        let task = FetchTask::new(self, link, fetch);
-        if tokio::runtime::Handle::try_current().is_err() || self.is_closed() {
-            return;
+    /// Runs a prepared fetch in the background. Must be called without the lock of a state.
+    pub(crate) fn run(self: &Arc<Self>, prepared: Option<PreparedFetch>) {
+        if let Some(PreparedFetch { link, fetch }) = prepared {
+            self.spawn(FetchTask::new(self, link, fetch).run());
         }
-        let mut tasks = self.tasks();
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(task.run());
     }
 }
 

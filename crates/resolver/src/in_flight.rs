@@ -85,7 +85,12 @@ impl InFlight {
 
     /// Adds `keys` to a fetch that starts after this call. It replaces fetches of the same keys that have
     /// started. Returns the fetch if it is new.
-    pub(crate) fn add(&mut self, keys: Vec<SecretKey>, batch: bool, now: Time) -> Option<NewFetch> {
+    pub(crate) fn add(
+        &mut self,
+        mut keys: Vec<SecretKey>,
+        batch: bool,
+        now: Time,
+    ) -> Option<NewFetch> {
         if let Some(waiting) = &mut self.waiting {
             for key in keys {
                 self.fetches.insert(key.clone(), waiting.fetch.clone());
@@ -93,6 +98,8 @@ impl InFlight {
             }
             return None;
         }
+        keys.sort_unstable();
+        keys.dedup();
         self.last_id += 1;
         let (sender, results) = watch::channel(None);
         let fetch = Fetch {

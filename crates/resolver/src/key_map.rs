@@ -48,9 +48,14 @@ impl<V> KeyMap<V> {
         self.order.push_back(key.clone());
     }
 
-    /// Removes the oldest entries while there are more than `max`. Entries that `is_kept` are moved to the
-    /// end; at most two of them are looked at.
-    pub(crate) fn shrink(&mut self, max: usize, is_kept: impl Fn(&SecretKey, &V) -> bool) {
+    /// Removes the oldest entries while there are more than `max`, and passes them to `removed`. Entries that
+    /// `is_kept` are moved to the end; at most two of them are looked at.
+    pub(crate) fn shrink(
+        &mut self,
+        max: usize,
+        is_kept: impl Fn(&SecretKey, &V) -> bool,
+        mut removed: impl FnMut(V),
+    ) {
         let mut kept = 0;
         while self.map.len() > max && kept < 2 {
             let Some(key) = self.order.pop_front() else {
@@ -61,7 +66,7 @@ impl<V> KeyMap<V> {
                     kept += 1;
                     self.order.push_back(key);
                 }
-                Some(_) => drop(self.map.remove(&key)),
+                Some(_) => self.map.remove(&key).into_iter().for_each(&mut removed),
                 None => {}
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use secretwell_core::{Error, ErrorKind, Origin, SecretKey, Version};
 
@@ -10,12 +11,16 @@ use crate::breaker::Breaker;
 use crate::cache::Cache;
 use crate::clock::Time;
 use crate::decide::{Known, due_at};
-use crate::entry::{Answer, Entry, Mark, Times};
+use crate::entry::{Answer, Entry, Failure, Mark, Times};
 use crate::in_flight::{InFlight, NewFetch};
 use crate::key_map::KeyMap;
 use crate::settings::Settings;
 use crate::signal::Signal;
 use crate::slots::Slots;
+
+/// The minimum time between two forced refreshes of a key. Within that time, a further refresh is treated
+/// as an ordinary read.
+pub(crate) const FORCE_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct LinkState {
@@ -32,6 +37,8 @@ pub(crate) struct LinkState {
     pub(crate) slots: Slots,
     /// The number of cached values.
     pub(crate) values: usize,
+    /// Errors that were removed. They are dropped after the lock, because their sources are code of others.
+    garbage: Vec<Error>,
     watched: HashMap<SecretKey, Watched, foldhash::fast::RandomState>,
     /// The times at which watched keys are read that are not cached.
     polls: BTreeSet<(Time, SecretKey)>,
@@ -54,15 +61,6 @@ pub(crate) struct VersionGuard {
     pub(crate) older: Option<(Version, Time, u32)>,
 }
 
-/// The failure of the last fetch of a key. An absence is a failure too.
-#[derive(Debug, Clone)]
-pub(crate) struct Failure {
-    pub(crate) error: Error,
-    /// The time of the first failure since the last success.
-    pub(crate) since: Time,
-    pub(crate) retry_at: Time,
-}
-
 impl LinkState {
     pub(crate) fn new(settings: Settings, now: Time) -> Self {
         Self {
@@ -74,9 +72,25 @@ impl LinkState {
             guards: KeyMap::default(),
             slots: Slots::new(now),
             values: 0,
+            garbage: Vec::new(),
             watched: HashMap::default(),
             polls: BTreeSet::new(),
             settings,
+        }
+    }
+
+    /// Returns whether a forced refresh of `key` has started within [`FORCE_INTERVAL`].
+    pub(crate) fn is_forced(&self, key: &SecretKey, now: Time) -> bool {
+        let at = self.forced.get(key);
+        at.is_some_and(|at| now < at.after(FORCE_INTERVAL))
+    }
+
+    /// Records that a forced refresh of `keys` starts.
+    pub(crate) fn force(&mut self, keys: &[SecretKey], now: Time) {
+        self.forced
+            .remove_while(|at| now >= at.after(FORCE_INTERVAL));
+        for key in keys {
+            self.forced.insert(key, now);
         }
     }
 
@@ -138,7 +152,7 @@ impl LinkState {
         }
         self.breaker.admit_forced(now)?;
         for key in &keys {
-            self.failures.remove(key);
+            self.recover(key);
         }
         Ok(self.in_flight.add(keys, self.settings.batch, now))
     }
@@ -146,7 +160,10 @@ impl LinkState {
     /// Adds or replaces the entry of `key`. Then evicts the least recently used entries above the maximum.
     pub(crate) fn insert(&mut self, cache: &Cache, key: &SecretKey, answer: Answer, times: Times) {
         let is_value = matches!(answer, Answer::Value(_));
-        let existing = cache.peek(key, |entry| (entry.slot, entry.value().is_some()));
+        let existing = cache.peek(key, |entry| {
+            self.garbage.extend(entry.absence().cloned());
+            (entry.slot, entry.value().is_some())
+        });
         let slot = match existing {
             Some((slot, was_value)) => {
                 self.values -= usize::from(was_value);
@@ -173,6 +190,7 @@ impl LinkState {
     /// Removes the entry of `key`. The newest version is remembered. Returns whether there was a value.
     pub(crate) fn remove(&mut self, cache: &Cache, key: &SecretKey) -> bool {
         let removed = cache.peek(key, |entry| {
+            self.garbage.extend(entry.absence().cloned());
             let guard = entry.value().and_then(|resolved| {
                 let newest = resolved.version.clone()?;
                 newest.number()?;
@@ -205,16 +223,32 @@ impl LinkState {
         self.guards.insert(key, guard);
         let watched = &self.watched;
         let max = self.settings.max_entries.saturating_mul(2);
-        self.guards.shrink(max, |key, _| watched.contains_key(key));
+        self.guards
+            .shrink(max, |key, _| watched.contains_key(key), drop);
     }
 
     /// Records a failure. Keeps the number of failures below the maximum number of entries.
     pub(crate) fn fail(&mut self, key: &SecretKey, failure: Failure) {
+        self.recover(key);
         self.failures.insert(key, failure);
-        let watched = &self.watched;
-        self.failures.shrink(self.settings.max_entries, |key, _| {
-            watched.contains_key(key)
-        });
+        let (watched, garbage) = (&self.watched, &mut self.garbage);
+        self.failures.shrink(
+            self.settings.max_entries,
+            |key, _| watched.contains_key(key),
+            |failure| garbage.push(failure.error),
+        );
+    }
+
+    /// Removes the failure of `key`. Returns the time of the first failure.
+    pub(crate) fn recover(&mut self, key: &SecretKey) -> Option<Time> {
+        let failure = self.failures.remove(key)?;
+        self.garbage.push(failure.error);
+        Some(failure.since)
+    }
+
+    /// Returns what must be dropped without the lock.
+    pub(crate) fn take_garbage(&mut self) -> Vec<Error> {
+        std::mem::take(&mut self.garbage)
     }
 
     /// Plans the next time at which the refresher looks at `key`. It is not fetched before `earliest`.

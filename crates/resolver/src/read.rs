@@ -14,9 +14,6 @@ use crate::in_flight::{Fetch, MAX_TURN_WAIT};
 use crate::link::not_attempted;
 use crate::shared::{CHUNK, PreparedFetch, Shared, closed};
 
-/// The minimum time between two forced refreshes of a key. Within that time, a further refresh is treated
-/// as an ordinary read.
-pub(crate) const FORCE_INTERVAL: Duration = Duration::from_secs(1);
 /// The maximum number of fetches for one read. A fetch is repeated if it ended without a result, because
 /// its runtime was shut down.
 const MAX_ATTEMPTS: usize = 3;
@@ -193,14 +190,9 @@ impl Shared {
         let now = clock::now();
         let due: Vec<SecretKey> = {
             let mut state = source.state();
-            state
-                .forced
-                .remove_while(|at| now >= at.after(FORCE_INTERVAL));
-            let is_due = |key: &&SecretKey| state.forced.get(key).is_none();
+            let is_due = |key: &&SecretKey| !state.is_forced(key, now);
             let due: Vec<SecretKey> = keys.iter().filter(is_due).cloned().collect();
-            for key in &due {
-                state.forced.insert(key, now);
-            }
+            state.force(&due, now);
             due
         };
         // A lease is kept if the source cannot be asked for another one.
@@ -215,7 +207,7 @@ impl Shared {
             let fetches: Vec<Option<Fetch>> = fetches.collect();
             (prepared.ok().flatten(), fetches)
         };
-        self.spawn(prepared.map(|fetch| PreparedFetch { link, fetch }));
+        self.run(prepared.map(|fetch| PreparedFetch { link, fetch }));
         let mut reading = Reading::new(self, link, keys);
         for (position, fetch) in fetches.into_iter().enumerate() {
             if let Some(fetch) = fetch {
@@ -287,7 +279,7 @@ impl<'a> Reading<'a> {
                 tokio::task::yield_now().await;
             }
             let prepared = self.serve_chunk(chunk, need, &mut waits);
-            self.shared.spawn(prepared.map(|fetch| PreparedFetch {
+            self.shared.run(prepared.map(|fetch| PreparedFetch {
                 link: self.link,
                 fetch,
             }));

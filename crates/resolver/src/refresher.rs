@@ -38,7 +38,7 @@ impl Shared {
         // The refresher subscribes to change notifications before the first fetch, so that no change is
         // missed in between.
         let refresher = Refresher::new(self, generation);
-        self.tasks().spawn(refresher.run());
+        self.spawn(refresher.run());
     }
 
     /// Handles the keys of the source at `link` that need attention now. Returns the time of the next call.
@@ -163,7 +163,7 @@ impl Shared {
                 prepared
             };
             let prepared = prepared.ok().flatten();
-            self.spawn(prepared.map(|fetch| PreparedFetch { link, fetch }));
+            self.run(prepared.map(|fetch| PreparedFetch { link, fetch }));
         }
     }
 
@@ -216,7 +216,7 @@ impl Shared {
         let mut state = source.state();
         for key in &keys {
             let is_used = state.mark(&source.cache, key, Mark::Changed);
-            state.failures.remove(key);
+            state.recover(key);
             // A fetch that started before the change might return the old value.
             let is_fetching = state.in_flight.has_started(key);
             if (is_used || state.is_watched(key) || is_fetching) && self.reaches(link, key, now) {
@@ -238,7 +238,7 @@ impl Shared {
         }
         drop(state);
         let prepared = prepared.ok().flatten();
-        self.spawn(prepared.map(|fetch| PreparedFetch { link, fetch }));
+        self.run(prepared.map(|fetch| PreparedFetch { link, fetch }));
     }
 }
 

@@ -10,10 +10,12 @@ use crate::backoff::MIN_PAUSE;
 use crate::builder::ResolverBuilder;
 use crate::clock;
 use crate::counters::Counters;
-use crate::entry::{Answer, Mark};
-use crate::read::{FORCE_INTERVAL, Mode};
+use crate::entry::{Answer, Entry, Mark};
+use crate::link::FORCE_INTERVAL;
+use crate::read::Mode;
 use crate::resolved::{Freshness, Resolved};
 use crate::shared::Shared;
+use crate::source::Source;
 use crate::watch::Watch;
 
 /// A cache for the secrets of one provider, with background refresh.
@@ -71,12 +73,6 @@ impl Resolver {
         ResolverBuilder::new(Arc::new(provider))
     }
 
-    pub(crate) fn with(shared: Shared) -> Self {
-        Self {
-            shared: Arc::new(shared),
-        }
-    }
-
     /// Returns the origin of the provider.
     pub fn origin(&self) -> &Origin {
         self.shared.provider.origin()
@@ -87,10 +83,19 @@ impl Resolver {
         &self.shared.provider
     }
 
-    /// Returns the provider that has returned `resolved`. For a chain, it is one of its providers.
-    pub fn provider_of(&self, resolved: &Resolved) -> &Arc<dyn SecretProvider> {
-        let mut sources = self.shared.sources.iter();
-        let found = sources.find(|source| source.origin == resolved.origin);
+    /// Returns the provider that has returned `resolved` for `key`. For a chain, it is one of its providers, for
+    /// example to read previous versions from the right one.
+    pub fn provider_of(&self, key: &SecretKey, resolved: &Resolved) -> &Arc<dyn SecretProvider> {
+        let sources = &self.shared.sources;
+        let is_cached = |source: &&Source| {
+            let value = |entry: &Entry| entry.value().map(|cached| cached.value.clone());
+            let cached = source.cache.peek(key, value).flatten();
+            cached.is_some_and(|cached| cached == resolved.value)
+        };
+        let from_origin = |source: &&Source| source.origin == resolved.origin;
+        let mut candidates = sources.iter().filter(from_origin);
+        let cached = candidates.clone().find(is_cached);
+        let found = cached.or_else(|| candidates.next());
         found.map_or(&self.shared.provider, |source| source.provider())
     }
 
@@ -250,7 +255,12 @@ impl Resolver {
         {
             return Ok(cached);
         }
+        let now = clock::now();
         for source in &self.shared.sources {
+            // The refresh below is an ordinary read, which returns the result of the last forced one.
+            if source.state().is_forced(&key, now) {
+                continue;
+            }
             let is_rejected = source.cache.peek(&key, |entry| {
                 let is_rejected = entry
                     .value()
@@ -380,4 +390,13 @@ enum Found<R> {
     Value(Option<R>),
     Absent,
     Nothing,
+}
+
+impl ResolverBuilder {
+    /// Creates the resolver. This performs no I/O and does not need a tokio runtime.
+    pub fn build(self) -> Resolver {
+        Resolver {
+            shared: Arc::new(self.shared()),
+        }
+    }
 }

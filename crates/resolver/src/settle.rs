@@ -13,10 +13,10 @@ use crate::breaker::MAX_RETRY_AFTER;
 use crate::cache::Cache;
 use crate::clock::Time;
 use crate::decide::{Reply, peek};
-use crate::entry::{Answer, Mark, Times};
+use crate::entry::{Answer, Failure, Mark, Times};
 use crate::event::Event;
 use crate::in_flight::{FetchResult, FetchResults};
-use crate::link::{Failure, LinkState, VersionGuard};
+use crate::link::{LinkState, VersionGuard};
 use crate::settings::OnDenied;
 use crate::signal::Signal;
 
@@ -227,11 +227,11 @@ impl Settling<'_> {
             self.fail(state, key, error.clone(), jitter, settled);
             return Err(error);
         }
-        if let Some(failure) = state.failures.remove(key) {
+        if let Some(since) = state.recover(key) {
             settled.events.push(Event::Recovered {
                 key: key.clone(),
                 origin: resolved.origin.clone(),
-                lasted: self.now.since(failure.since),
+                lasted: self.now.since(since),
             });
         }
         state.guards.remove(key);

@@ -137,7 +137,21 @@ impl Shared {
         }
     }
 
-    pub(crate) fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+    /// Spawns a background task. Does nothing if there is no runtime or the resolver was closed.
+    ///
+    /// Must be called without the lock of a state. A runtime that is shutting down drops a new task
+    /// immediately, and the drop of a fetch locks the state.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks();
+        if self.is_closed() || tokio::runtime::Handle::try_current().is_err() {
+            drop(tasks);
+            return;
+        }
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -207,8 +221,12 @@ impl Shared {
 
     /// Ends all tasks, and waits for them. Later reads return only what is cached.
     pub(crate) async fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        let mut tasks = std::mem::take(&mut *self.tasks());
+        let mut tasks = {
+            let mut tasks = self.tasks();
+            // With the lock, so that no task is spawned afterwards.
+            self.closed.store(true, Ordering::Release);
+            std::mem::take(&mut *tasks)
+        };
         tasks.abort_all();
         self.wake_watches();
         while tasks.join_next().await.is_some() {}

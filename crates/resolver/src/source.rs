@@ -1,5 +1,6 @@
 //! One source of a resolver: a link with its provider, its cache and its state.
 
+use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -42,8 +43,11 @@ impl Source {
     }
 
     /// Locks the state. While it is locked, nothing is logged and no code of others is called.
-    pub(crate) fn state(&self) -> MutexGuard<'_, LinkState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn state(&self) -> StateGuard<'_> {
+        StateGuard {
+            state: self.state.lock().unwrap_or_else(PoisonError::into_inner),
+            garbage: Vec::new(),
+        }
     }
 
     /// Returns whether the cache has a usable value of `key`.
@@ -82,7 +86,7 @@ impl Source {
     pub(crate) fn invalidate(&self, key: &SecretKey, now: Time) {
         let mut state = self.state();
         state.in_flight.forget(key);
-        state.failures.remove(key);
+        state.recover(key);
         state.remove(&self.cache, key);
         state.plan(&self.cache, key, now, now, false);
     }
@@ -93,5 +97,32 @@ impl Source {
         if catch_unwind(call).is_err() {
             tracing::error!(target: "secretwell::resolver", event = "provider_panicked", origin = %self.origin, %key, "the provider panicked in `discard`");
         }
+    }
+}
+
+/// The locked state of a source.
+pub(crate) struct StateGuard<'a> {
+    state: MutexGuard<'a, LinkState>,
+    /// What was removed from the state. It is dropped after the lock, which is declared before it.
+    garbage: Vec<Error>,
+}
+
+impl Drop for StateGuard<'_> {
+    fn drop(&mut self) {
+        self.garbage = self.state.take_garbage();
+    }
+}
+
+impl Deref for StateGuard<'_> {
+    type Target = LinkState;
+
+    fn deref(&self) -> &LinkState {
+        &self.state
+    }
+}
+
+impl DerefMut for StateGuard<'_> {
+    fn deref_mut(&mut self) -> &mut LinkState {
+        &mut self.state
     }
 }
