@@ -1,30 +1,26 @@
 //! The cached entries of one source, in a map that is optimized for reads.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use papaya::{Guard, HashMap};
 use secretwell_core::SecretKey;
 
 use crate::entry::{Answer, Entry, Times};
+use crate::sync::Map;
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 /// A map of entries whose reads need no lock and no allocation.
 ///
 /// The recency of reads is measured with a counter that only insertions increment. A read therefore rarely
 /// writes.
 pub(crate) struct Cache {
-    entries: HashMap<SecretKey, Entry, foldhash::fast::RandomState>,
+    entries: Map<Entry>,
     counter: AtomicU32,
 }
 
 impl Cache {
     pub(crate) fn new() -> Self {
         Self {
-            entries: HashMap::builder()
-                .hasher(foldhash::fast::RandomState::default())
-                // Replaced values are zeroized as soon as they have no reader, not in batches of 32.
-                .collector(seize::Collector::new().batch_size(1))
-                .build(),
+            entries: Map::new(),
             counter: AtomicU32::new(2),
         }
     }
@@ -32,23 +28,24 @@ impl Cache {
     /// Reads an entry and marks it as used.
     #[inline]
     pub(crate) fn read<R>(&self, key: &str, reader: impl FnOnce(&Entry) -> R) -> Option<R> {
-        let entries = self.entries.pin();
-        let entry = entries.get(key)?;
-        let now = self.counter.load(Ordering::Relaxed);
-        if entry.last_read.load(Ordering::Relaxed) != now {
-            entry.last_read.store(now, Ordering::Relaxed);
-        }
-        Some(reader(entry))
+        self.entries.with(key, |entry| {
+            let entry = entry?;
+            let now = self.counter.load(Ordering::Relaxed);
+            if entry.last_read.load(Ordering::Relaxed) != now {
+                entry.last_read.store(now, Ordering::Relaxed);
+            }
+            Some(reader(entry))
+        })
     }
 
     /// Reads an entry without marking it as used.
     pub(crate) fn peek<R>(&self, key: &SecretKey, reader: impl FnOnce(&Entry) -> R) -> Option<R> {
-        self.entries.pin().get(key).map(reader)
+        self.with(key, |entry| entry.map(reader))
     }
 
-    /// Calls `reader` with the entry of `key`, if there is one.
+    /// Calls `reader` with the entry of `key`, if there is one. Does not mark it as used.
     pub(crate) fn with<R>(&self, key: &SecretKey, reader: impl FnOnce(Option<&Entry>) -> R) -> R {
-        reader(self.entries.pin().get(key))
+        self.entries.with(key.as_str(), reader)
     }
 
     /// Returns how many insertions ago the entry was read.
@@ -60,17 +57,13 @@ impl Cache {
     /// Adds or replaces the entry of `key`.
     pub(crate) fn insert(&self, key: SecretKey, answer: Answer, times: Times, slot: u32) {
         let inserted = self.counter.fetch_add(2, Ordering::Relaxed).wrapping_add(1);
-        let guard = self.entries.guard();
         let entry = Entry::new(answer, times, slot, inserted);
-        self.entries.insert(key, entry, &guard);
-        guard.flush();
+        self.entries.insert(key, entry);
     }
 
     /// Removes the entry of `key`.
     pub(crate) fn remove(&self, key: &SecretKey) {
-        let guard = self.entries.guard();
-        self.entries.remove(key, &guard);
-        guard.flush();
+        self.entries.remove(key);
     }
 }
 

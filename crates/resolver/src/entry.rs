@@ -1,12 +1,12 @@
 //! What a source has answered for a key: an entry of the cache, or a failure.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
 use secretwell_core::Error;
 
 use crate::Resolved;
 use crate::clock::Time;
+use crate::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 /// An answer of a source about one key, with the times that limit its use.
 pub(crate) struct Entry {

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use secretwell_core::backend::require_one_result_per_key;
 use secretwell_core::{Error, ErrorKind, Secret, SecretKey};
-use tokio::time::timeout;
 
-use crate::clock::{self, Time};
+use crate::clock::{self, Time, timeout_at};
 use crate::event;
 use crate::in_flight::{Fetch, FetchResults, NewFetch, ResultSender};
 use crate::settle::{Jitter, Settled, Settling, update_breaker};
@@ -65,11 +64,16 @@ impl FetchTask {
         let started = clock::now();
         let results = match self.keys.is_empty() {
             true => Vec::new(),
-            false => match timeout(deadline, catch_panic(|| provider.get_many(&self.keys))).await {
-                Ok(Some(results)) => require_one_result_per_key(results, self.keys.len(), &origin),
-                Ok(None) => vec![Err(panic_error()); self.keys.len()],
-                Err(_) => vec![Err(Error::timed_out(deadline)); self.keys.len()],
-            },
+            false => {
+                let call = catch_panic(|| provider.get_many(&self.keys));
+                match timeout_at(started.after(deadline), call).await {
+                    Some(Some(results)) => {
+                        require_one_result_per_key(results, self.keys.len(), &origin)
+                    }
+                    Some(None) => vec![Err(panic_error()); self.keys.len()],
+                    None => vec![Err(Error::timed_out(deadline)); self.keys.len()],
+                }
+            }
         };
         drop(provider);
         let took = clock::now().since(started);
@@ -93,7 +97,7 @@ impl FetchTask {
         }
         tokio::task::yield_now().await;
         while let Some((predecessor, until)) = self.start() {
-            let _ = tokio::time::timeout_at(until.to_instant(), predecessor.results()).await;
+            timeout_at(until, predecessor.results()).await;
         }
     }
 

@@ -71,7 +71,11 @@ mod shared;
 mod signal;
 mod slots;
 mod source;
+mod sync;
 mod watch;
+
+#[cfg(all(test, shuttle))]
+mod concurrency;
 
 pub use builder::ResolverBuilder;
 pub use counters::Counters;

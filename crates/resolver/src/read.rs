@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use secretwell_core::backend::combine_errors;
 use secretwell_core::{Error, SecretKey};
-use tokio::time::timeout_at;
 
 use crate::Resolved;
-use crate::clock::{self, Time, require_runtime, runtime_ended};
+use crate::clock::{self, Time, require_runtime, runtime_ended, timeout_at};
 use crate::decide::{Decision, Need, Reply, changed, decide, still_refreshing};
 use crate::in_flight::{Fetch, MAX_TURN_WAIT};
 use crate::link::not_attempted;
@@ -362,9 +361,9 @@ impl<'a> Reading<'a> {
             return self.wait_until_done(fetch, positions).await;
         }
         let until = started.after(MAX_WAIT_FOR_REFRESH);
-        match timeout_at(until.to_instant(), fetch.clone().results()).await {
-            Ok(_) => self.wait_until_done(fetch, positions).await,
-            Err(_) => {
+        match timeout_at(until, fetch.clone().results()).await {
+            Some(_) => self.wait_until_done(fetch, positions).await,
+            None => {
                 let now = clock::now();
                 for position in positions {
                     let key = &self.keys[position];
@@ -388,10 +387,10 @@ impl<'a> Reading<'a> {
             .after(deadline)
             .after(turn + DEADLINE_MARGIN);
         let (id, created_at) = (fetch.id, fetch.created_at);
-        let results = timeout_at(until.to_instant(), fetch.results()).await;
+        let results = timeout_at(until, fetch.results()).await;
         let now = clock::now();
         match results {
-            Ok(Some(results)) => {
+            Some(Some(results)) => {
                 for position in positions {
                     let key = &self.keys[position];
                     let Some(fetched) = results.get(key) else {
@@ -413,8 +412,8 @@ impl<'a> Reading<'a> {
                     self.replies[position] = Some(reply);
                 }
             }
-            Ok(None) => self.lost = Some(runtime_ended()),
-            Err(_) => {
+            Some(None) => self.lost = Some(runtime_ended()),
+            None => {
                 // The next caller, or this one, starts a fetch on its own runtime.
                 let mut state = source.state();
                 state.breaker.abandon_probe();

@@ -165,8 +165,10 @@ impl Settling<'_> {
         }
     }
 
-    /// Handles the value of a superseded fetch. It is cached if its version is newer than the newest
-    /// known one. If the versions have no order, the cached value is read again before its next use.
+    /// Handles the value of a superseded fetch. It is cached if its version is newer than the newest known one.
+    ///
+    /// The cached value is read again before its next use, unless a fetch that started after this one has
+    /// confirmed that this one is newer, or that the value is the same.
     fn keep_if_newer(
         &self,
         state: &mut LinkState,
@@ -181,21 +183,27 @@ impl Settling<'_> {
             origin == fetched.resolved.origin
                 && version.is_some_and(|version| newest.is_older_than(version))
         });
-        if is_newer {
-            return self.store(state, key, fetched, jitter, settled);
-        }
+        let later = self.cache.peek(key, |entry| {
+            let is_later = self.now.since(entry.times.fetched_at) <= self.took;
+            let is_same = entry
+                .value()
+                .is_some_and(|cached| cached.value == fetched.resolved.value);
+            (is_later && entry.mark() == Mark::None, is_same)
+        });
+        let (is_later, is_same) = later.unwrap_or_default();
         let has_order = version.and_then(Version::number).is_some();
-        if !state.in_flight.contains(key) && !has_order {
-            self.cache.peek(key, |entry| {
-                let same = entry
-                    .value()
-                    .is_some_and(|cached| cached.value == fetched.resolved.value);
-                if !same && entry.mark() == Mark::None {
-                    entry.set_mark(Mark::Changed);
-                }
-            });
+        let is_settled = match is_newer {
+            true => is_later,
+            false => has_order || is_same,
+        };
+        let result = match is_newer {
+            true => self.store(state, key, fetched, jitter, settled),
+            false => Ok(fetched.resolved),
+        };
+        if !is_settled {
+            state.mark(self.cache, key, Mark::Changed);
         }
-        Ok(fetched.resolved)
+        result
     }
 
     /// Caches a fetched value and returns it.

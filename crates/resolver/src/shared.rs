@@ -1,7 +1,6 @@
 //! What the clones of a resolver, its watches and its background tasks share.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use secretwell_core::{Error, ErrorKind, Origin, SecretKey, SecretProvider};
@@ -14,6 +13,8 @@ use crate::decide::{Reply, peek};
 use crate::in_flight::NewFetch;
 use crate::signal::Signal;
 use crate::source::Source;
+use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// At most this many keys are handled in one go. Then the lock is released, and other tasks run.
 pub(crate) const CHUNK: usize = 1000;
@@ -141,6 +142,7 @@ impl Shared {
     ///
     /// Must be called without the lock of a state. A runtime that is shutting down drops a new task
     /// immediately, and the drop of a fetch locks the state.
+    #[cfg(not(all(test, shuttle)))]
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.tasks();
         if self.is_closed() || tokio::runtime::Handle::try_current().is_err() {
@@ -149,6 +151,11 @@ impl Shared {
         }
         while tasks.try_join_next().is_some() {}
         tasks.spawn(task);
+    }
+
+    #[cfg(all(test, shuttle))]
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(shuttle::future::spawn(task));
     }
 
     fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {

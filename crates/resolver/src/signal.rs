@@ -1,8 +1,10 @@
 //! The signal from the resolver to one watch.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::task::Waker;
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// Tells a watch which of its keys might have changed.
 #[derive(Debug, Default)]
@@ -50,7 +52,7 @@ impl Signal {
         changed
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

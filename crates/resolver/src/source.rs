@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use secretwell_core::backend::Link;
 use secretwell_core::{Error, Origin, SecretKey, SecretProvider, SecretValue};
@@ -13,6 +13,7 @@ use crate::decide::Reply;
 use crate::entry::Mark;
 use crate::link::LinkState;
 use crate::settings::Settings;
+use crate::sync::{Mutex, MutexGuard};
 
 #[derive(Debug)]
 pub(crate) struct Source {
