@@ -20,10 +20,14 @@ mod schedule;
 mod source;
 mod trace;
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
+use std::time::Duration;
 
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
@@ -34,34 +38,51 @@ use schedule::Schedule;
 const SCHEDULES: (&str, u64) = ("SECRETWELL_MODEL_SCHEDULES", 1_000);
 const SEED: (&str, u64) = ("SECRETWELL_MODEL_SEED", 1);
 
+/// The longest time for one schedule, and for the simplification of a failing one.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 #[test]
 fn results_conform_to_the_reference_model_for_random_schedules() {
     let (schedules, first) = (number(SCHEDULES), number(SEED));
     let seeds = first..first.saturating_add(schedules);
-    let next = AtomicU64::new(first);
-    let worker = || {
-        let next_seed = || next.fetch_add(1, Ordering::Relaxed);
-        let failure = std::iter::repeat_with(next_seed)
-            .take_while(|seed| seeds.contains(seed))
-            .find_map(check_seed);
-        if failure.is_some() {
-            next.store(seeds.end, Ordering::Relaxed);
-        }
-        failure
-    };
-    let failure = thread::scope(|scope| {
-        let threads = thread::available_parallelism().map_or(1, usize::from);
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-        let results = workers.into_iter().map(|worker| worker.join().expect("a worker panicked"));
-        results.flatten().next()
-    });
-    if let Some(failure) = failure {
-        panic!("{failure}");
+    let next = Arc::new(AtomicU64::new(first));
+    let (sender, results) = mpsc::channel();
+    for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+        let (next, sender, seeds) = (next.clone(), sender.clone(), seeds.clone());
+        // Not a scoped thread: a schedule that never ends must not keep the test from failing.
+        thread::spawn(move || {
+            let seeds = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed))
+                .take_while(|seed| seeds.contains(seed));
+            for seed in seeds {
+                let _ = sender.send((seed, None));
+                let _ = sender.send((seed, Some(check_seed(seed))));
+            }
+        });
     }
+    drop(sender);
+    let mut running = BTreeSet::new();
+    loop {
+        match results.recv_timeout(PATIENCE) {
+            Ok((seed, None)) => drop(running.insert(seed)),
+            Ok((seed, Some(Ok(())))) => drop(running.remove(&seed)),
+            Ok((_, Some(Err(failure)))) => panic!("{failure}"),
+            Err(RecvTimeoutError::Timeout) => {
+                panic!("one of the schedules {running:?} does not end")
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    assert!(
+        running.is_empty(),
+        "the threads of the schedules {running:?} have panicked"
+    );
 }
 
-/// Runs the schedule of `seed`. If it fails, returns a report about the simplest schedule that fails.
-fn check_seed(seed: u64) -> Option<String> {
+/// Runs the schedule of `seed`.
+///
+/// # Errors
+/// Returns a report about the simplest schedule that fails.
+fn check_seed(seed: u64) -> Result<(), String> {
     let config = Config {
         cases: 1,
         failure_persistence: None,
@@ -76,9 +97,9 @@ fn check_seed(seed: u64) -> Option<String> {
         check(&schedule, seed).map_err(TestCaseError::fail)
     });
     match result {
-        Ok(()) => None,
-        Err(TestError::Fail(_, schedule)) => Some(report(&schedule, seed)),
-        Err(TestError::Abort(reason)) => Some(format!("schedule {seed}: {reason}")),
+        Ok(()) => Ok(()),
+        Err(TestError::Fail(_, schedule)) => Err(report(&schedule, seed)),
+        Err(TestError::Abort(reason)) => Err(format!("schedule {seed}: {reason}")),
     }
 }
 
@@ -91,7 +112,10 @@ fn check(schedule: &Schedule, seed: u64) -> Result<(), String> {
         let read = &run.trace.reads[number];
         let end = read.end.map_or(u64::MAX, |end| end.order);
         let trace = run.trace.until(end);
-        format!("read {number} returned {:?}: {violation}\n\n{trace}", read.result)
+        format!(
+            "read {number} returned {:?}: {violation}\n\n{trace}",
+            read.result
+        )
     })?;
     let limits = model.check_limits();
     limits.map_err(|violation| format!("{violation}\n\n{}", run.trace.until(u64::MAX)))
@@ -106,7 +130,8 @@ fn report(schedule: &Schedule, seed: u64) -> String {
         let _ = writeln!(report, "{step:?}");
     }
     let violation = check(schedule, seed).err();
-    let violation = violation.unwrap_or_else(|| "the simplified schedule does not fail each time".into());
+    let violation =
+        violation.unwrap_or_else(|| "the simplified schedule does not fail each time".into());
     let _ = writeln!(report, "\n{violation}");
     report
 }
@@ -114,5 +139,7 @@ fn report(schedule: &Schedule, seed: u64) -> String {
 /// Returns the number in an environment variable, or the default.
 fn number((name, default): (&str, u64)) -> u64 {
     let text = env::var(name);
-    text.map_or(default, |text| text.parse().expect("the variable must be a number"))
+    text.map_or(default, |text| {
+        text.parse().expect("the variable must be a number")
+    })
 }

@@ -6,7 +6,7 @@ use secretwell::ErrorKind;
 
 use super::rules::{Model, require};
 use super::schedule::{Key, NAMES};
-use super::trace::{Event, Outcome, ProviderCall, Reader, Returned, Value};
+use super::trace::{At, Event, Outcome, ProviderCall, Reader, Returned, Value};
 
 /// The time in which the calls for a key are counted.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -37,7 +37,10 @@ impl Model<'_> {
             });
             require(started.is_none(), || {
                 let started = started.map(|call| call.started);
-                format!("a call starts at {started:?}, but link {} has requested a wait until {until:?}", limited.link)
+                format!(
+                    "a call starts at {started:?}, but link {} has requested a wait until {until:?}",
+                    limited.link
+                )
             })?;
         }
         Ok(())
@@ -58,21 +61,37 @@ impl Model<'_> {
         let calls = calls.filter(|call| call.link == link && call.keys.contains(&key));
         let starts: Vec<Duration> = calls.map(|call| call.started.time).collect();
         let mut causes: Vec<Duration> = Vec::new();
-        causes.extend(self.trace.events.iter().filter_map(|(at, event)| match event {
-            Event::Note(_) => None,
-            _ => Some(at.time),
-        }));
-        causes.extend(self.trace.reads.iter().filter(|read| read.key == key).map(|read| read.start.time));
+        causes.extend(
+            self.trace
+                .events
+                .iter()
+                .filter_map(|(at, event)| match event {
+                    Event::Note(_) => None,
+                    _ => Some(at.time),
+                }),
+        );
+        causes.extend(
+            self.trace
+                .reads
+                .iter()
+                .filter(|read| read.key == key)
+                .map(|read| read.start.time),
+        );
         for &first in &starts {
             let in_window = |from: Duration, times: &[Duration]| {
-                times.iter().filter(|&&time| from <= time && time < first + WINDOW).count()
+                times
+                    .iter()
+                    .filter(|&&time| from <= time && time < first + WINDOW)
+                    .count()
             };
             let calls = in_window(first, &starts);
             // A read can cause calls until its deadline.
             let causes = in_window(first.saturating_sub(WINDOW * 8), &causes);
             require(calls <= BACKGROUND_CALLS + 2 * causes, || {
                 let name = NAMES[key];
-                format!("link {link} gets {calls} calls for {name} within {WINDOW:?} from {first:?} on, with {causes} causes")
+                format!(
+                    "link {link} gets {calls} calls for {name} within {WINDOW:?} from {first:?} on, with {causes} causes"
+                )
             })?;
         }
         Ok(())
@@ -89,7 +108,9 @@ impl Model<'_> {
             };
             require(is_expected, || {
                 let (name, result) = (NAMES[read.key], &read.result);
-                format!("after the time without faults, {name} is {result:?} instead of {expected:?}")
+                format!(
+                    "after the time without faults, {name} is {result:?} instead of {expected:?}"
+                )
             })?;
         }
         Ok(())
@@ -113,27 +134,35 @@ impl Model<'_> {
     }
 
     fn check_watch(&self, number: usize, key: Key) -> Result<(), String> {
-        let is_meant = |by: Reader| by == Reader::WatchStart(number) || by == Reader::WatchUpdate(number);
+        let is_meant =
+            |by: Reader| by == Reader::WatchStart(number) || by == Reader::WatchUpdate(number);
         let reads = self.trace.reads.iter();
-        let reads = reads.filter(|read| read.key == key && is_meant(read.by) && read.result.is_some());
+        let reads =
+            reads.filter(|read| read.key == key && is_meant(read.by) && read.result.is_some());
         let mut last = None;
         for read in reads {
             let seen = read.result.as_ref().map(seen);
-            require(seen != last, || format!("{seen:?} is returned twice, at {:?}", read.end))?;
+            require(seen != last, || {
+                format!("{seen:?} is returned twice, at {:?}", read.end)
+            })?;
             last = seen;
         }
         let expected = match self.expected(key) {
-            Some(value) => (Some(value.number), None),
+            Some(value) => (Some(value.without_version()), None),
             None => (None, Some(ErrorKind::NotFound)),
         };
-        require(last == Some(expected), || format!("it ends with {last:?} instead of {expected:?}"))
+        require(last == Some(expected), || {
+            format!("it ends with {last:?} instead of {expected:?}")
+        })
     }
 }
 
-/// Returns what a watch compares: the value, and the failure.
-fn seen(result: &Result<Returned, ErrorKind>) -> (Option<u32>, Option<ErrorKind>) {
+/// What a watch compares: the value, and the failure.
+type Seen = (Option<Value>, Option<ErrorKind>);
+
+fn seen(result: &Result<Returned, ErrorKind>) -> Seen {
     let (value, failure) = match result {
-        Ok(returned) => (Some(returned.value.number), returned.stale),
+        Ok(returned) => (Some(returned.value.without_version()), returned.stale),
         Err(kind) => (None, Some(*kind)),
     };
     let failure = failure.map(|kind| match kind {
@@ -143,7 +172,7 @@ fn seen(result: &Result<Returned, ErrorKind>) -> (Option<u32>, Option<ErrorKind>
     (value, failure)
 }
 
-fn requested_wait(call: &ProviderCall) -> Option<(super::trace::At, Duration)> {
+fn requested_wait(call: &ProviderCall) -> Option<(At, Duration)> {
     let waits = call.outcomes.iter().filter_map(|outcome| match outcome {
         Outcome::Failed(ErrorKind::RateLimited { retry_after }) => *retry_after,
         _ => None,

@@ -40,8 +40,12 @@ struct Notice {
 
 /// A requirement that calls must fulfil to justify a result.
 struct Evidence {
+    key: Key,
     /// The call has started after this event.
     after: u64,
+    /// The last event that has removed the key from the cache. The call has started after it, or has returned a
+    /// newer version than all before.
+    invalidated: u64,
     /// The result was usable at this time.
     usable_at: Duration,
 }
@@ -77,7 +81,9 @@ impl<'a> Model<'a> {
 
     fn check_value(&self, read: &Read, end: At, returned: &Returned) -> Result<(), String> {
         let value = returned.value;
-        require(value.key == read.key, || "the value belongs to another key".into())?;
+        require(value.key == read.key, || {
+            "the value belongs to another key".into()
+        })?;
         match returned.stale {
             None => self.check_fresh(read, end, value)?,
             Some(_) => self.check_stale(read, end, value)?,
@@ -85,7 +91,7 @@ impl<'a> Model<'a> {
         for link in 0..value.link {
             self.check_earlier_link(read, end, link, returned)?;
         }
-        self.check_version(read, end, value)
+        self.check_version(read, end, returned)
     }
 
     /// A fresh value was returned by a call within the ttl. The call has started after each event that might
@@ -93,26 +99,26 @@ impl<'a> Model<'a> {
     fn check_fresh(&self, read: &Read, end: At, value: Value) -> Result<(), String> {
         let link = &self.setup.links[value.link];
         let at = self.decided_at(read, end);
-        let mut after = self.barrier(read, value.link, at);
-        let start = read.start;
-        match read.by {
-            Reader::Call(Call::RefreshAfterWrite) => after = after.max(start.order),
-            Reader::Call(Call::Refresh) => after = after.max(self.order_at(start.time.saturating_sub(FORCE_INTERVAL))),
-            _ => {}
+        let mut after = self.notified(read, value.link, at);
+        if read.by == Reader::Call(Call::RefreshAfterWrite) {
+            after = after.max(read.start.order);
         }
-        for (reported, event) in &self.trace.events {
-            match event {
-                Event::Rejected(rejected) if rejected.same_value(value) && self.is_before(*reported, read) => {
-                    after = after.max(reported.order);
-                }
-                _ => {}
-            }
+        if let Some(rejected) = self.rejected(read, value) {
+            // Within this time of the last forced refresh, another one is not sent.
+            after = after.max(self.order_at(rejected.time.saturating_sub(FORCE_INTERVAL)));
         }
-        let evidence = Evidence { after, usable_at: at };
+        let evidence = Evidence {
+            key: read.key,
+            after,
+            invalidated: self.invalidated(read),
+            usable_at: at,
+        };
         let is_fresh = |call: &ProviderCall| link.fresh_until(call);
-        require(self.has_returned(end, Outcome::Value(value), &evidence, is_fresh), || {
+        require(self.has_returned(end, value, &evidence, is_fresh), || {
             let after = self.time_of(after);
-            format!("fresh, but no call that started after {after:?} has returned it within the ttl before {at:?}")
+            format!(
+                "fresh, but no call that started after {after:?} has returned it within the ttl before {at:?}"
+            )
         })
     }
 
@@ -120,57 +126,107 @@ impl<'a> Model<'a> {
     fn check_stale(&self, read: &Read, end: At, value: Value) -> Result<(), String> {
         let link = &self.setup.links[value.link];
         let evidence = Evidence {
-            after: self.invalidated(read),
+            key: read.key,
+            after: 0,
+            invalidated: self.invalidated(read),
             usable_at: self.decided_at(read, end),
         };
         let max_stale = self.setup.max_stale;
         let is_usable = |call: &ProviderCall| link.usable_until(call, max_stale);
-        require(self.has_returned(end, Outcome::Value(value), &evidence, is_usable), || {
-            format!("stale, but no call has returned it within the ttl and max_stale before {:?}", evidence.usable_at)
+        require(self.has_returned(end, value, &evidence, is_usable), || {
+            format!(
+                "stale, but no call has returned it within the ttl and max_stale before {:?}",
+                evidence.usable_at
+            )
         })
     }
 
     /// A value of a later link requires that the earlier ones have reported the key as absent, or have failed if
     /// the chain allows that.
-    fn check_earlier_link(&self, read: &Read, end: At, link: usize, returned: &Returned) -> Result<(), String> {
+    fn check_earlier_link(
+        &self,
+        read: &Read,
+        end: At,
+        link: usize,
+        returned: &Returned,
+    ) -> Result<(), String> {
         let setup = &self.setup.links[link];
         let max_stale = match returned.stale {
             Some(_) => self.setup.max_stale,
             None => Duration::ZERO,
         };
         let evidence = Evidence {
+            key: read.key,
             after: match returned.stale {
-                Some(_) => self.invalidated(read),
-                None => self.barrier(read, link, read.start.time),
+                Some(_) => 0,
+                None => self.notified(read, link, read.start.time),
             },
+            invalidated: self.invalidated(read),
             usable_at: read.start.time,
         };
-        let is_usable = |call: &ProviderCall| Some(call.ended?.time + setup.ttl + max_stale);
+        let is_usable = |call: &ProviderCall| setup.absent_until(call, max_stale);
         let absent = Outcome::Failed(ErrorKind::NotFound);
         let key = returned.value.key;
-        let absent = self.returns(link, key, absent).any(|call| evidence.justifies(call, end, is_usable(call)));
+        let absent = self
+            .returns(link, key, absent)
+            .any(|call| self.justifies(&evidence, call, end, is_usable(call)));
+        // After a failure of one key, the breaker can block the others.
         let failed = || {
-            let mut calls = self.calls(link, key).filter(|call| call.started.order < end.order);
-            calls.any(|call| !matches!(call.outcome(key), Some(Outcome::Value(_))))
+            let calls = self.trace.calls.iter().filter(|call| call.link == link);
+            let mut calls = calls.filter(|call| call.started.order < end.order);
+            calls.any(|call| self.has_failed(call))
         };
         require(absent || self.setup.on_failure && failed(), || {
             format!("link {link} has not reported the key as absent within its ttl")
         })
     }
 
+    /// Returns whether a call has failed for one of its keys. A result with an older version or an expired lease
+    /// is a failure too.
+    fn has_failed(&self, call: &ProviderCall) -> bool {
+        let Some(ended) = call.ended else {
+            return true;
+        };
+        let lease = self.setup.links[call.link].lease;
+        let is_expired = lease.is_some_and(|lease| {
+            ended.time.saturating_sub(call.started.time) + RESOLUTION * 20 >= lease
+        });
+        is_expired
+            || call.outcomes.iter().any(|outcome| match outcome {
+                Outcome::Failed(kind) => *kind != ErrorKind::NotFound,
+                Outcome::Value(value) => {
+                    let mut earlier = self
+                        .calls(value.link, value.key)
+                        .filter(|call| call.has_ended_before(ended));
+                    earlier.any(|call| call.version(value.key) > value.version)
+                }
+            })
+    }
+
     /// No value is older than one that was returned before, unless the source has confirmed it repeatedly, or
-    /// the application has accepted it.
-    fn check_version(&self, read: &Read, end: At, value: Value) -> Result<(), String> {
-        for earlier in &self.trace.reads {
-            let (Some(seen), Some(Ok(returned))) = (earlier.end, &earlier.result) else {
-                continue;
-            };
-            let is_older = returned.value.link == value.link
-                && returned.value.key == value.key
-                && value.version < returned.value.version;
-            if is_older && seen.order < read.start.order {
+    /// the application has accepted it. A fresh value is not even older than one that the resolver has got.
+    fn check_version(&self, read: &Read, end: At, returned: &Returned) -> Result<(), String> {
+        let value = returned.value;
+        let reads = self.trace.reads.iter().filter_map(|earlier| {
+            let seen = earlier.end.filter(|seen| seen.order < read.start.order)?;
+            Some((seen, earlier.result?.ok()?.value))
+        });
+        let calls =
+            self.calls(value.link, value.key)
+                .filter_map(|call| match call.outcome(value.key)? {
+                    Outcome::Value(got) if call.has_ended_before(read.start) => {
+                        Some((call.started, got))
+                    }
+                    _ => None,
+                });
+        let calls = calls.filter(|_| returned.stale.is_none());
+        for (seen, newer) in reads.chain(calls) {
+            let same_key = (newer.link, newer.key) == (value.link, value.key);
+            if same_key && value.version < newer.version {
                 let is_accepted = self.is_accepted(value, seen, end);
-                require(is_accepted, || format!("{:?} was returned at {seen:?}", returned.value))?;
+                require(is_accepted, || {
+                    format!("{newer:?} was known from {seen:?} on")
+                })?;
             }
         }
         Ok(())
@@ -188,7 +244,8 @@ impl<'a> Model<'a> {
                 Outcome::Value(other) if other.version == value.version => {
                     confirmed.push(at);
                     let spans = at.time.saturating_sub(confirmed[0].time);
-                    if confirmed.len() >= CONFIRMATIONS.0 && spans >= CONFIRMATIONS.1 && between(at) {
+                    if confirmed.len() >= CONFIRMATIONS.0 && spans >= CONFIRMATIONS.1 && between(at)
+                    {
                         return true;
                     }
                 }
@@ -201,7 +258,8 @@ impl<'a> Model<'a> {
 
     fn check_error(&self, read: &Read, end: At, kind: ErrorKind) -> Result<(), String> {
         if kind == ErrorKind::NotFound {
-            return (0..self.setup.links.len()).try_for_each(|link| self.check_absent(read, end, link));
+            return (0..self.setup.links.len())
+                .try_for_each(|link| self.check_absent(read, end, link));
         }
         self.check_kind(read, end, kind)?;
         let is_refusal = kind == ErrorKind::Denied;
@@ -213,15 +271,18 @@ impl<'a> Model<'a> {
     fn check_absent(&self, read: &Read, end: At, link: usize) -> Result<(), String> {
         let setup = &self.setup.links[link];
         let evidence = Evidence {
-            after: self.invalidated(read),
+            key: read.key,
+            after: 0,
+            invalidated: self.invalidated(read),
             usable_at: read.start.time,
         };
-        let is_usable = |call: &ProviderCall| Some(call.ended?.time + setup.ttl + self.setup.max_stale);
+        let is_usable = |call: &ProviderCall| setup.absent_until(call, self.setup.max_stale);
         let absent = Outcome::Failed(ErrorKind::NotFound);
         let mut calls = self.returns(link, read.key, absent);
-        require(calls.any(|call| evidence.justifies(call, end, is_usable(call))), || {
-            format!("not found, but link {link} has not reported the key as absent")
-        })
+        require(
+            calls.any(|call| self.justifies(&evidence, call, end, is_usable(call))),
+            || format!("not found, but link {link} has not reported the key as absent"),
+        )
     }
 
     /// An error that only a source can cause was returned by one.
@@ -231,7 +292,11 @@ impl<'a> Model<'a> {
             return Ok(());
         }
         let is_shared = matches!(kind, ErrorKind::RateLimited { .. });
-        let mut calls = self.trace.calls.iter().filter(|call| call.has_ended_before(end));
+        let mut calls = self
+            .trace
+            .calls
+            .iter()
+            .filter(|call| call.has_ended_before(end));
         let caused = calls.any(|call| match is_shared {
             true => call.outcomes.contains(&Outcome::Failed(kind)),
             false => call.outcome(read.key) == Some(Outcome::Failed(kind)),
@@ -253,12 +318,16 @@ impl<'a> Model<'a> {
         }
         let links = u32::try_from(self.setup.links.len()).unwrap_or(u32::MAX);
         let limit = match () {
-            () if self.reads_only(read) && self.is_surely_usable(read, end) => MAX_WAIT,
+            () if read.alone && self.reads_only(read) && self.is_surely_usable(read, end) => {
+                MAX_WAIT
+            }
             // A superseded read waits for a second fetch. Absent keys are looked up twice in a chain.
             () => (DEADLINE + DEADLINE_MARGIN) * 4 * links + FORCE_INTERVAL,
         };
         let took = end.time.saturating_sub(read.start.time);
-        require(took <= limit, || format!("the read has taken {took:?}, not {limit:?}"))
+        require(took <= limit, || {
+            format!("the read has taken {took:?}, not {limit:?}")
+        })
     }
 
     /// Returns whether the read is a plain read of one source.
@@ -267,7 +336,7 @@ impl<'a> Model<'a> {
     }
 
     /// Returns whether a usable value was cached during the whole read. The model does not know all such cases:
-    /// it ignores those in which fetches overlap or something else has happened to the key.
+    /// it ignores leases, and those in which fetches overlap or something else has happened to the key.
     fn is_surely_usable(&self, read: &Read, end: At) -> bool {
         let (link, key) = (&self.setup.links[0], read.key);
         let ended = |call: &&ProviderCall| call.has_ended_before(read.start);
@@ -282,14 +351,17 @@ impl<'a> Model<'a> {
         });
         let refused = self.calls(0, key).any(|call| {
             let refusals = [ErrorKind::NotFound, ErrorKind::Denied].map(Outcome::Failed);
-            let refused = call.outcome(key).is_some_and(|outcome| refusals.contains(&outcome));
+            let refused = call
+                .outcome(key)
+                .is_some_and(|outcome| refusals.contains(&outcome));
             refused && call.ended_order() > last.started.order && call.has_ended_before(end)
         });
-        let version = |call: &ProviderCall| match call.outcome(key) {
-            Some(Outcome::Value(value)) => value.version,
-            _ => None,
-        };
-        let newest = self.calls(0, key).filter(|call| call.has_ended_before(end)).map(version).max();
+        let version = |call: &ProviderCall| call.version(key);
+        let newest = self
+            .calls(0, key)
+            .filter(|call| call.has_ended_before(end))
+            .map(version)
+            .max();
         let is_regression = newest.is_some_and(|newest| newest > version(last));
         let touched = self.trace.events.iter().any(|(at, event)| {
             let concerns = match event {
@@ -299,11 +371,12 @@ impl<'a> Model<'a> {
                 Event::Subscribed { .. } | Event::Disturbed => true,
                 Event::Note(_) => false,
             };
-            concerns && at.order > last.started.order && at.order < end.order
+            // The resolver might see a notification, or the end of a pause, after the start of the call.
+            concerns && at.time + NOTICE_TIME >= last.started.time && at.order < end.order
         });
         let usable_until = link.usable_until(last, self.setup.max_stale);
         let is_usable = usable_until.is_some_and(|until| end.time + RESOLUTION < until);
-        is_usable && !overlaps && !refused && !is_regression && !touched
+        link.lease.is_none() && is_usable && !overlaps && !refused && !is_regression && !touched
     }
 
     /// Returns the time for which a result must be right. A read of several keys or links decides about each of
@@ -320,14 +393,13 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Returns the last event before `at` that makes calls which started before it insufficient for a fresh
-    /// result of `link`.
-    fn barrier(&self, read: &Read, link: usize, at: Duration) -> u64 {
+    /// Returns the last notification seen before `at`. It makes calls which started before it insufficient for
+    /// a fresh result of `link`.
+    fn notified(&self, read: &Read, link: usize, at: Duration) -> u64 {
         let notices = self.notices.iter().filter(|notice| {
             notice.link == link && notice.keys.contains(read.key) && notice.seen_by < at
         });
-        let notified = notices.map(|notice| notice.sent.order).max().unwrap_or(0);
-        notified.max(self.invalidated(read))
+        notices.map(|notice| notice.sent.order).max().unwrap_or(0)
     }
 
     /// Returns the last event before the read that has removed the key from the cache.
@@ -336,24 +408,63 @@ impl<'a> Model<'a> {
             let (Event::Invalidated(key) | Event::AcceptedOlder(key)) = event else {
                 return false;
             };
-            *key == read.key && self.is_before(*at, read)
+            *key == read.key && at.order < read.start.order
         });
         events.map(|(at, _)| at.order).max().unwrap_or(0)
     }
 
-    fn is_before(&self, at: At, read: &Read) -> bool {
-        let own_report = matches!(read.by, Reader::Call(Call::ReportRejected));
-        // The report itself is the first event after the start of its read.
-        at.order < read.start.order || own_report && at.order == read.start.order + 1
+    /// Returns the last report that `value` was rejected which has returned before the read, or which is the read.
+    fn rejected(&self, read: &Read, value: Value) -> Option<At> {
+        let reports = self.trace.reads.iter().filter(|report| {
+            let is_own = report.start == read.start;
+            report.by == Reader::Call(Call::ReportRejected)
+                && (is_own || report.end.is_some_and(|end| end.order < read.start.order))
+        });
+        let reports = reports.filter_map(|report| {
+            self.trace.events.iter().find(|(at, event)| {
+                let is_value = matches!(event, Event::Rejected(rejected) if rejected.without_version() == value.without_version());
+                // The report is the first event after the start of its read.
+                is_value && at.order == report.start.order + 1
+            })
+        });
+        reports.map(|(at, _)| *at).max_by_key(|at| at.order)
     }
 
-    /// Returns whether a call that ended before `end` returned `value`, and fulfils `evidence`.
-    fn has_returned(&self, end: At, outcome: Outcome, evidence: &Evidence, usable_until: impl Fn(&ProviderCall) -> Option<Duration>) -> bool {
-        let Outcome::Value(value) = outcome else {
+    /// Returns whether a call returned `value`, and justifies it at `end`.
+    fn has_returned(
+        &self,
+        end: At,
+        value: Value,
+        evidence: &Evidence,
+        usable_until: impl Fn(&ProviderCall) -> Option<Duration>,
+    ) -> bool {
+        let mut calls = self.returns(value.link, value.key, Outcome::Value(value));
+        calls.any(|call| self.justifies(evidence, call, end, usable_until(call)))
+    }
+
+    /// Returns whether `call`, whose result could be used until `usable_until`, justifies a result at `end`.
+    fn justifies(
+        &self,
+        evidence: &Evidence,
+        call: &ProviderCall,
+        end: At,
+        usable_until: Option<Duration>,
+    ) -> bool {
+        let is_usable = usable_until.is_some_and(|until| evidence.usable_at < until + RESOLUTION);
+        let is_valid =
+            || call.started.order > evidence.invalidated || self.is_newest(call, evidence.key);
+        is_usable && call.has_ended_before(end) && call.started.order > evidence.after && is_valid()
+    }
+
+    /// Returns whether a call returned a newer version than all calls that ended before it.
+    fn is_newest(&self, call: &ProviderCall, key: Key) -> bool {
+        let Some(ended) = call.ended else {
             return false;
         };
-        let mut calls = self.returns(value.link, value.key, outcome);
-        calls.any(|call| evidence.justifies(call, end, usable_until(call)))
+        let before = self
+            .calls(call.link, key)
+            .filter(|other| other.has_ended_before(ended));
+        before.map(|other| other.version(key)).max() < Some(call.version(key))
     }
 
     fn calls(&self, link: usize, key: Key) -> impl Iterator<Item = &'a ProviderCall> {
@@ -361,8 +472,14 @@ impl<'a> Model<'a> {
         calls.filter(move |call| call.link == link && call.keys.contains(&key))
     }
 
-    fn returns(&self, link: usize, key: Key, outcome: Outcome) -> impl Iterator<Item = &'a ProviderCall> {
-        self.calls(link, key).filter(move |call| call.outcome(key) == Some(outcome))
+    fn returns(
+        &self,
+        link: usize,
+        key: Key,
+        outcome: Outcome,
+    ) -> impl Iterator<Item = &'a ProviderCall> {
+        self.calls(link, key)
+            .filter(move |call| call.outcome(key) == Some(outcome))
     }
 
     /// Returns what a link has returned for a key, in the order of the results.
@@ -381,17 +498,20 @@ impl<'a> Model<'a> {
         let mut notices = Vec::new();
         for (at, event) in &self.trace.events {
             let (link, keys) = match *event {
-                Event::Subscribed { link, runtime } => {
-                    match subscribers[link].replace(runtime) {
-                        Some(_) => (link, KeySet::ALL),
-                        None => continue,
-                    }
-                }
+                Event::Subscribed { link, runtime } => match subscribers[link].replace(runtime) {
+                    Some(_) => (link, KeySet::ALL),
+                    None => continue,
+                },
                 Event::Notified { link, keys } => (link, keys),
                 _ => continue,
             };
             let seen_by = subscribers[link].and_then(|runtime| self.seen_by(link, runtime, *at));
-            notices.extend(seen_by.map(|seen_by| Notice { link, keys, sent: *at, seen_by }));
+            notices.extend(seen_by.map(|seen_by| Notice {
+                link,
+                keys,
+                sent: *at,
+                seen_by,
+            }));
         }
         notices
     }
@@ -400,15 +520,23 @@ impl<'a> Model<'a> {
     /// it was replaced before.
     fn seen_by(&self, link: usize, runtime: usize, sent: At) -> Option<Duration> {
         let replaced = self.trace.events.iter().find(|(at, event)| {
-            at.order > sent.order && matches!(event, Event::Subscribed { link: other, .. } if *other == link)
+            at.order > sent.order
+                && matches!(event, Event::Subscribed { link: other, .. } if *other == link)
         });
         let mut missing = NOTICE_TIME;
-        for driven in self.trace.driven.iter().filter(|driven| driven.runtime == runtime) {
+        for driven in self
+            .trace
+            .driven
+            .iter()
+            .filter(|driven| driven.runtime == runtime)
+        {
             let from = driven.from.max(sent.time);
             let driven = driven.to.saturating_sub(from);
             if driven >= missing {
                 let seen_by = from + missing;
-                return replaced.is_none_or(|(at, _)| at.time > seen_by).then_some(seen_by);
+                return replaced
+                    .is_none_or(|(at, _)| at.time > seen_by)
+                    .then_some(seen_by);
             }
             missing -= driven;
         }
@@ -423,15 +551,11 @@ impl<'a> Model<'a> {
     }
 
     fn time_of(&self, order: u64) -> Option<At> {
-        self.trace.events.iter().map(|(at, _)| *at).find(|at| at.order == order)
-    }
-}
-
-impl Evidence {
-    /// Returns whether `call`, whose result could be used until `usable_until`, justifies a result at `end`.
-    fn justifies(&self, call: &ProviderCall, end: At, usable_until: Option<Duration>) -> bool {
-        let is_usable = usable_until.is_some_and(|until| self.usable_at < until + RESOLUTION);
-        is_usable && call.has_ended_before(end) && call.started.order > self.after
+        self.trace
+            .events
+            .iter()
+            .map(|(at, _)| *at)
+            .find(|at| at.order == order)
     }
 }
 
@@ -449,32 +573,18 @@ impl LinkSetup {
         }
     }
 
+    /// Returns the time until which the absence that `call` has reported is used. It is checked again after the
+    /// ttl, but at least 1 s, with a jitter of a tenth.
+    fn absent_until(&self, call: &ProviderCall, max_stale: Duration) -> Option<Duration> {
+        let checked_after = self.ttl.max(Duration::from_secs(1)).mul_f64(1.1);
+        Some(call.ended?.time + checked_after.max(self.ttl + max_stale))
+    }
+
     fn limited_by_lease(&self, call: &ProviderCall, until: Duration) -> Option<Duration> {
         match self.lease {
             Some(lease) => Some(until.min(call.read?.time + lease)),
             None => Some(until),
         }
-    }
-}
-
-impl ProviderCall {
-    pub(super) fn outcome(&self, key: Key) -> Option<Outcome> {
-        let position = self.keys.iter().position(|other| *other == key)?;
-        self.outcomes.get(position).copied()
-    }
-
-    pub(super) fn has_ended_before(&self, at: At) -> bool {
-        self.ended.is_some_and(|ended| ended.order < at.order)
-    }
-
-    fn ended_order(&self) -> u64 {
-        self.ended.map_or(u64::MAX, |ended| ended.order)
-    }
-}
-
-impl Value {
-    fn same_value(self, other: Self) -> bool {
-        (self.link, self.key, self.number) == (other.link, other.key, other.number)
     }
 }
 

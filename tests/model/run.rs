@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use secretwell::{Chain, Resolver, SecretValue, Watch};
+use secretwell::{Chain, Resolver, SecretKey, SecretValue, Watch};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, advance, sleep};
 
 use super::schedule::{
-    Call, DEADLINE, Key, KeySet, MAX_BACKOFF, NAMES, NEGATIVE_TTL, Schedule, Setup, Step,
+    Call, DEADLINE, Key, KeySet, Latency, MAX_BACKOFF, NAMES, Schedule, Setup, Step,
 };
 use super::source::Source;
-use super::trace::{At, Event, Reader, Recorder, Trace, Value};
+use super::trace::{At, Driven, Event, Reader, Recorder, Trace, Value};
 
 /// The paused clock of a runtime starts at the real time. The run begins this much later, so that the clocks
 /// of all its runtimes can be set to the same time.
@@ -172,7 +172,7 @@ impl Runner {
         let context = handle.enter();
         for source in &self.sources {
             source.recover();
-            source.set_latency(Default::default());
+            source.set_latency(Latency::default());
         }
         drop(context);
         self.restart_watches();
@@ -213,7 +213,7 @@ impl Runner {
         });
         let to = self.now();
         let runtime = self.runtime.number;
-        let driven = super::trace::Driven { runtime, from, to };
+        let driven = Driven { runtime, from, to };
         self.recorder.lock().driven.push(driven);
     }
 
@@ -387,7 +387,6 @@ fn resolver(setup: &Setup, sources: &[Source]) -> Resolver {
         .max_stale(setup.max_stale)
         .deadline(DEADLINE * shares)
         .max_backoff(MAX_BACKOFF)
-        .negative_ttl(NEGATIVE_TTL)
         .build()
 }
 
@@ -403,7 +402,7 @@ async fn follow(watch: Arc<Mutex<StartedWatch>>, number: usize, recorder: Record
             true => Reader::WatchUpdate(number),
             false => Reader::WatchStart(number),
         };
-        let name = |key: &secretwell::SecretKey| NAMES.iter().position(|name| *name == key.as_str());
+        let name = |key: &SecretKey| NAMES.iter().position(|name| *name == key.as_str());
         let keys = updates.iter().flat_map(|update| name(&update.key));
         let keys: Vec<Key> = keys.collect();
         let reads = recorder.start_read(by, &keys);

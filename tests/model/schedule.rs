@@ -14,7 +14,6 @@ pub(super) const NAMES: [&str; 3] = ["A", "B", "C"];
 /// The maximum duration of one call to a single source.
 pub(super) const DEADLINE: Duration = Duration::from_secs(3);
 pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(8);
-pub(super) const NEGATIVE_TTL: Duration = Duration::from_secs(4);
 
 /// The settings of a run, and its steps.
 #[derive(Debug, Clone)]
@@ -129,6 +128,8 @@ pub(super) enum Fault {
 pub(super) struct Latency {
     pub(super) before: Duration,
     pub(super) after: Duration,
+    /// Whether every second call takes no time, so that it overtakes the one before it.
+    pub(super) alternates: bool,
 }
 
 impl KeySet {
@@ -173,14 +174,16 @@ fn links() -> impl Strategy<Value = LinkSetup> {
     let lease = prop_oneof![4 => Just(None), 1 => millis(&[2_000, 20_000]).prop_map(Some)];
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
     let all = (millis(&[5_000, 1_000, 30_000]), flags, lease, key_sets());
-    all.prop_map(|(ttl, (unversioned, batch, watch), lease, keys)| LinkSetup {
-        ttl,
-        versions: !unversioned,
-        batch,
-        watch,
-        lease,
-        keys,
-    })
+    all.prop_map(
+        |(ttl, (unversioned, batch, watch), lease, keys)| LinkSetup {
+            ttl,
+            versions: !unversioned,
+            batch,
+            watch,
+            lease,
+            keys,
+        },
+    )
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -241,7 +244,11 @@ fn faults() -> impl Strategy<Value = Fault> {
 
 fn latencies() -> impl Strategy<Value = Latency> {
     let part = || millis(&[0, 1, 40, 300, 1_200, 2_500]);
-    (part(), part()).prop_map(|(before, after)| Latency { before, after })
+    (part(), part(), any::<bool>()).prop_map(|(before, after, alternates)| Latency {
+        before,
+        after,
+        alternates,
+    })
 }
 
 fn durations() -> impl Strategy<Value = Duration> {

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secretwell::backend::{self, Capabilities, ChangeSender, ChangeStream};
-use secretwell::{
-    Error, ErrorKind, Origin, Secret, SecretKey, SecretProvider, Version,
-};
+use secretwell::{Error, ErrorKind, Origin, Secret, SecretKey, SecretProvider, Version};
 use tokio::time::sleep;
 
 use super::schedule::{Change, Fault, Key, KeySet, Latency, LinkSetup, NAMES, StreamFault};
@@ -29,6 +27,7 @@ struct State {
     histories: [Vec<Option<Value>>; NAMES.len()],
     fault: Option<ActiveFault>,
     latency: Latency,
+    calls: usize,
     subscriber: Option<ChangeSender>,
     stream_failures: usize,
 }
@@ -83,7 +82,10 @@ impl Source {
                 Change::Touch => current.map(|value| Value { version, ..value }),
                 Change::Delete => None,
                 Change::Restore => {
-                    let earlier = history.iter().rev().find(|value| value.is_some() && **value != current);
+                    let earlier = history
+                        .iter()
+                        .rev()
+                        .find(|value| value.is_some() && **value != current);
                     earlier.copied().unwrap_or(current)
                 }
             };
@@ -103,8 +105,15 @@ impl Source {
             _ => backend::Change::Keys(keys.iter().map(secret_key).collect()),
         };
         let state = self.lock();
-        if state.subscriber.as_ref().is_some_and(|subscriber| subscriber.send(change)) {
-            self.recorder.event(Event::Notified { link: self.link, keys });
+        if state
+            .subscriber
+            .as_ref()
+            .is_some_and(|subscriber| subscriber.send(change))
+        {
+            self.recorder.event(Event::Notified {
+                link: self.link,
+                keys,
+            });
         }
     }
 
@@ -119,9 +128,16 @@ impl Source {
                 state.stream_failures += 1;
                 let message = format!("failure {}", state.stream_failures);
                 let error = Error::new(ErrorKind::Unavailable, message);
-                if state.subscriber.as_ref().is_some_and(|subscriber| subscriber.fail(error)) {
+                if state
+                    .subscriber
+                    .as_ref()
+                    .is_some_and(|subscriber| subscriber.fail(error))
+                {
                     let keys = KeySet::ALL;
-                    self.recorder.event(Event::Notified { link: self.link, keys });
+                    self.recorder.event(Event::Notified {
+                        link: self.link,
+                        keys,
+                    });
                 }
             }
         }
@@ -144,7 +160,8 @@ impl Source {
     }
 
     fn note(&self, text: String) {
-        self.recorder.event(Event::Note(format!("link {}: {text}", self.link)));
+        self.recorder
+            .event(Event::Note(format!("link {}: {text}", self.link)));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -169,7 +186,9 @@ impl Source {
         let mut state = self.lock();
         let covers = |fault: &ActiveFault| keys.iter().any(|&key| fault.keys.contains(key));
         let fault = state.fault.filter(covers);
-        if let Some(ActiveFault { calls: Some(calls), .. }) = &mut state.fault
+        if let Some(ActiveFault {
+            calls: Some(calls), ..
+        }) = &mut state.fault
             && fault.is_some()
         {
             *calls -= 1;
@@ -177,7 +196,12 @@ impl Source {
                 state.fault = None;
             }
         }
-        (number, state.latency, fault)
+        state.calls += 1;
+        let latency = match state.latency.alternates && state.calls.is_multiple_of(2) {
+            true => Latency::default(),
+            false => state.latency,
+        };
+        (number, latency, fault)
     }
 
     /// Returns what the source, or a replica of it, responds for `key` now.
@@ -235,7 +259,9 @@ impl SecretProvider for Source {
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
         let mut results = self.get_many(std::slice::from_ref(key)).await;
-        results.pop().unwrap_or_else(|| Err(Error::wrong_result_count()))
+        results
+            .pop()
+            .unwrap_or_else(|| Err(Error::wrong_result_count()))
     }
 
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
@@ -249,7 +275,10 @@ impl SecretProvider for Source {
         let read = self.recorder.at();
         let outcomes = keys.iter().map(|&key| self.outcome(key, fault));
         let outcomes: Vec<Outcome> = outcomes.collect();
-        let mut results: Vec<_> = outcomes.iter().map(|outcome| self.result(outcome)).collect();
+        let mut results: Vec<_> = outcomes
+            .iter()
+            .map(|outcome| self.result(outcome))
+            .collect();
         pause(latency.after).await;
         let ended = self.recorder.at();
         {

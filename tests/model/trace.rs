@@ -33,9 +33,15 @@ pub(super) struct Trace {
 #[derive(Debug, Clone)]
 pub(super) enum Event {
     /// The resolver has subscribed to the notifications of a source on this runtime.
-    Subscribed { link: usize, runtime: usize },
+    Subscribed {
+        link: usize,
+        runtime: usize,
+    },
     /// The source has sent a notification to the subscriber.
-    Notified { link: usize, keys: KeySet },
+    Notified {
+        link: usize,
+        keys: KeySet,
+    },
     Invalidated(Key),
     /// The next version is accepted, even if it is older.
     AcceptedOlder(Key),
@@ -215,6 +221,28 @@ impl Recorder {
     }
 }
 
+impl ProviderCall {
+    pub(super) fn outcome(&self, key: Key) -> Option<Outcome> {
+        let position = self.keys.iter().position(|other| *other == key)?;
+        self.outcomes.get(position).copied()
+    }
+
+    pub(super) fn version(&self, key: Key) -> Option<u32> {
+        match self.outcome(key)? {
+            Outcome::Value(value) => value.version,
+            Outcome::Failed(_) => None,
+        }
+    }
+
+    pub(super) fn has_ended_before(&self, at: At) -> bool {
+        self.ended.is_some_and(|ended| ended.order < at.order)
+    }
+
+    pub(super) fn ended_order(&self) -> u64 {
+        self.ended.map_or(u64::MAX, |ended| ended.order)
+    }
+}
+
 impl Value {
     /// Parses the text that [`text`](Self::text) returns.
     fn parse(text: &str, version: Option<&str>) -> Option<Self> {
@@ -226,6 +254,12 @@ impl Value {
             number,
             version: version.and_then(|version| version.parse().ok()),
         })
+    }
+
+    /// Returns a value that is equal for all versions with the same bytes.
+    pub(super) fn without_version(self) -> Self {
+        let version = None;
+        Self { version, ..self }
     }
 
     pub(super) fn text(&self) -> String {
@@ -255,7 +289,11 @@ impl fmt::Debug for At {
 
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}#{} of link {}", NAMES[self.key], self.number, self.link)?;
+        write!(
+            f,
+            "{}#{} of link {}",
+            NAMES[self.key], self.number, self.link
+        )?;
         match self.version {
             Some(version) => write!(f, " (version {version})"),
             None => Ok(()),
@@ -269,10 +307,18 @@ impl Trace {
         let names = |keys: &[Key]| keys.iter().map(|&key| NAMES[key]).collect::<String>();
         let mut lines: Vec<(At, String)> = Vec::new();
         for (at, event) in &self.events {
-            lines.push((*at, format!("{event:?}")));
+            let line = match event {
+                Event::Note(text) => text.clone(),
+                event => format!("{event:?}"),
+            };
+            lines.push((*at, line));
         }
         for (number, call) in self.calls.iter().enumerate() {
-            let name = format!("provider call {number} of link {} {}", call.link, names(&call.keys));
+            let name = format!(
+                "provider call {number} of link {} {}",
+                call.link,
+                names(&call.keys)
+            );
             lines.push((call.started, format!("{name} starts")));
             if let Some(ended) = call.ended {
                 lines.push((ended, format!("{name} returns {:?}", call.outcomes)));
@@ -280,7 +326,10 @@ impl Trace {
         }
         for (number, read) in self.reads.iter().enumerate() {
             let name = format!("read {number} {:?} {}", read.by, NAMES[read.key]);
-            lines.push((read.start, format!("{name} starts in runtime {}", read.runtime)));
+            lines.push((
+                read.start,
+                format!("{name} starts in runtime {}", read.runtime),
+            ));
             if let Some(end) = read.end {
                 lines.push((end, format!("{name} returns {:?}", read.result)));
             }
@@ -288,6 +337,8 @@ impl Trace {
         lines.retain(|(at, _)| at.order <= last);
         lines.sort_by_key(|(at, _)| at.order);
         let lines = lines.into_iter();
-        lines.map(|(at, line)| format!("{at:?}  {line}\n")).collect()
+        lines
+            .map(|(at, line)| format!("{at:?}  {line}\n"))
+            .collect()
     }
 }

@@ -32,8 +32,9 @@ pub trait SecretProviderExt: SecretProvider + Sized {
     /// Returns [`ErrorKind::InvalidKey`] if `prefix` is not a valid prefix.
     fn prefixed(self, prefix: &str) -> Result<Mapped<Self>, Error> {
         Ok(Mapped {
-            provider: self,
+            origin: self.origin().clone(),
             mapping: Mapping::Prefix(KeyPrefix::parse(prefix)?),
+            provider: self,
         })
     }
 
@@ -62,8 +63,9 @@ pub trait SecretProviderExt: SecretProvider + Sized {
             }
         }
         Ok(Mapped {
-            provider: self,
+            origin: self.origin().clone(),
             mapping: Mapping::Names(map),
+            provider: self,
         })
     }
 
@@ -84,6 +86,7 @@ impl<P: SecretProvider> SecretProviderExt for P {}
 /// that the caller requested.
 #[derive(Debug)]
 pub struct Mapped<P> {
+    origin: Origin,
     provider: P,
     mapping: Mapping,
 }
@@ -122,7 +125,7 @@ impl Mapping {
 #[async_trait]
 impl<P: SecretProvider> SecretProvider for Mapped<P> {
     fn origin(&self) -> &Origin {
-        self.provider.origin()
+        &self.origin
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -221,7 +224,14 @@ impl<P: SecretProvider> SecretProvider for Mapped<P> {
     fn links(&self) -> Vec<Link> {
         let map = |link: Link| {
             let mapping = self.mapping.clone();
-            link.map(|provider| Arc::new(Mapped { provider, mapping }))
+            link.map(|provider| {
+                let origin = provider.origin().clone();
+                Arc::new(Mapped {
+                    origin,
+                    provider,
+                    mapping,
+                })
+            })
         };
         self.provider.links().into_iter().map(map).collect()
     }

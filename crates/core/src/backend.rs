@@ -10,4 +10,5 @@ pub use crate::capabilities::Capabilities;
 pub use crate::change::{Change, ChangeSender, ChangeStream};
 pub use crate::combine::combine_errors;
 pub use crate::join::join_bounded;
+pub use crate::panics::catch_panic;
 pub use crate::provider::Link;

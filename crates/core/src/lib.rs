@@ -48,6 +48,7 @@ mod join;
 mod key;
 mod memory;
 mod origin;
+mod panics;
 mod provider;
 mod value;
 mod version;

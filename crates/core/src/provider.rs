@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use crate::capabilities::Capabilities;
 use crate::change::ChangeStream;
 use crate::join::join_bounded;
+use crate::panics::catch_panic;
 use crate::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretValue, Version};
 
 /// How many concurrent reads the default [`SecretProvider::get_many`] starts.
@@ -93,9 +94,13 @@ pub trait SecretProvider: fmt::Debug + Send + Sync + 'static {
     /// An absent or failed key does not affect the results of the other keys. Consumers treat a missing
     /// result as [`ErrorKind::Malformed`].
     ///
-    /// Default: calls [`get`](Self::get) for each key, at most 16 at a time.
+    /// Default: calls [`get`](Self::get) for each key, at most 16 at a time. A panic affects only its key.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
-        join_bounded(CONCURRENCY, keys.iter().map(|key| self.get(key))).await
+        let reads = keys.iter().map(async |key| {
+            let result = catch_panic(|| self.get(key)).await;
+            result.unwrap_or_else(|panic| Err(panic.with_key(key)))
+        });
+        join_bounded(CONCURRENCY, reads).await
     }
 
     /// Reads a previous version of a key. Returns the bytes that the key had in that version.

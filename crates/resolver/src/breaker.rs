@@ -31,21 +31,29 @@ struct Open {
     until: Time,
     /// Whether the source requested the wait with `retry_after`.
     requested_by_source: bool,
-    probing: bool,
+    /// The end of the probe that was admitted. A probe that was lost admits another one after it.
+    probe_until: Option<Time>,
     error: Error,
 }
 
+impl Open {
+    fn is_probing(&self, now: Time) -> bool {
+        self.probe_until.is_some_and(|until| now < until)
+    }
+}
+
 impl Breaker {
-    /// Checks whether a call is admitted now. If the breaker is open, the admitted call is the probe.
+    /// Checks whether a call is admitted now. If the breaker is open, the admitted call is the probe, which
+    /// ends after `longest_call` at the latest.
     ///
     /// # Errors
     /// Returns the failure that opened the breaker.
-    pub(crate) fn admit(&mut self, now: Time) -> Result<(), Error> {
+    pub(crate) fn admit(&mut self, now: Time, longest_call: Duration) -> Result<(), Error> {
         match &mut self.open {
             None => Ok(()),
-            Some(open) if open.probing || now < open.until => Err(open.error.clone()),
+            Some(open) if open.is_probing(now) || now < open.until => Err(open.error.clone()),
             Some(open) => {
-                open.probing = true;
+                open.probe_until = Some(now.after(longest_call));
                 Ok(())
             }
         }
@@ -56,15 +64,17 @@ impl Breaker {
     ///
     /// # Errors
     /// Returns the failure that opened the breaker.
-    pub(crate) fn admit_forced(&mut self, now: Time) -> Result<(), Error> {
-        if !self.is_admitted(now) {
-            return self.admit(now);
+    pub(crate) fn admit_forced(&mut self, now: Time, longest_call: Duration) -> Result<(), Error> {
+        if !self.is_admitted(now)
+            && let Some(open) = &self.open
+        {
+            return Err(open.error.clone());
         }
         if let Some(open) = &mut self.open {
             open.until = now;
             self.forced_at = Some(now);
         }
-        self.admit(now)
+        self.admit(now, longest_call)
     }
 
     /// Returns whether [`admit_forced`](Self::admit_forced) would admit a call.
@@ -76,7 +86,7 @@ impl Breaker {
             true => now >= open.until,
             false => self.forced_at.is_none_or(|at| now >= at.after(MIN_WAIT)),
         };
-        is_over && !open.probing
+        is_over && !open.is_probing(now)
     }
 
     /// Records that the source responded. A refusal is also a response. A wait that the source requested
@@ -99,8 +109,11 @@ impl Breaker {
             _ => None,
         };
         let until = match requested_wait {
-            Some(wait) => now.after(wait.min(MAX_RETRY_AFTER)),
-            None if self.failures >= THRESHOLD => retry_at(now, since, cap, retry_jitter()),
+            Some(wait) => now.after(wait.clamp(MIN_WAIT, MAX_RETRY_AFTER)),
+            // A failed probe keeps the breaker open.
+            None if self.failures >= THRESHOLD || self.open.is_some() => {
+                retry_at(now, since, cap, retry_jitter())
+            }
             None => return,
         };
         // A call that started before the source requested a wait must not shorten that wait.
@@ -115,7 +128,7 @@ impl Breaker {
                     .open
                     .as_ref()
                     .is_some_and(|open| open.requested_by_source && open.until > now),
-            probing: false,
+            probe_until: None,
             error: error.clone(),
         });
     }
@@ -123,8 +136,19 @@ impl Breaker {
     /// Records that the probe ended without a result, so that another probe is admitted.
     pub(crate) fn abandon_probe(&mut self) {
         if let Some(open) = &mut self.open {
-            open.probing = false;
+            open.probe_until = None;
         }
+    }
+
+    /// Returns the failure with which the source has requested a wait that is not over.
+    pub(crate) fn requested_wait(&self, now: Time) -> Option<Error> {
+        let open = self.open.as_ref()?;
+        (open.requested_by_source && now < open.until).then(|| open.error.clone())
+    }
+
+    /// Returns the failure that opened the breaker.
+    pub(crate) fn error(&self) -> Option<&Error> {
+        self.open.as_ref().map(|open| &open.error)
     }
 
     /// Returns the time until which calls are blocked, or `None` if the breaker is closed.
@@ -138,6 +162,7 @@ mod tests {
     use super::*;
     use crate::clock::now;
 
+    const CALL: Duration = Duration::from_secs(30);
     const CAP: Duration = Duration::from_secs(420);
 
     fn down() -> Error {
@@ -148,21 +173,24 @@ mod tests {
     async fn breaker_opens_after_three_failures_and_admits_one_probe() {
         let (mut breaker, now) = (Breaker::default(), now());
         for _ in 0..THRESHOLD {
-            assert!(breaker.admit(now).is_ok());
+            assert!(breaker.admit(now, CALL).is_ok());
             breaker.record_failure(&down(), now, CAP);
         }
-        assert!(breaker.admit(now).is_err());
+        assert!(breaker.admit(now, CALL).is_err());
 
         let later = now.after(Duration::from_secs(2));
-        assert!(breaker.admit(later).is_ok());
-        assert!(breaker.admit(later).is_err(), "only one probe at a time");
+        assert!(breaker.admit(later, CALL).is_ok());
+        assert!(
+            breaker.admit(later, CALL).is_err(),
+            "only one probe at a time"
+        );
         breaker.record_failure(&down(), later, CAP);
-        assert!(breaker.admit(later).is_err());
+        assert!(breaker.admit(later, CALL).is_err());
 
         let again = later.after(Duration::from_secs(2));
-        assert!(breaker.admit(again).is_ok());
+        assert!(breaker.admit(again, CALL).is_ok());
         breaker.record_response(again);
-        assert!(breaker.admit(again).is_ok() && breaker.admit(again).is_ok());
+        assert!(breaker.admit(again, CALL).is_ok() && breaker.admit(again, CALL).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -192,8 +220,25 @@ mod tests {
             breaker.record_failure(&down(), now, CAP);
         }
         let later = now.after(Duration::from_secs(2));
-        assert!(breaker.admit(later).is_ok());
+        assert!(breaker.admit(later, CALL).is_ok());
         breaker.abandon_probe();
-        assert!(breaker.admit(later).is_ok());
+        assert!(breaker.admit(later, CALL).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_probe_and_failed_probe_do_not_block_the_source_forever() {
+        let (mut breaker, now) = (Breaker::default(), now());
+        let limited = ErrorKind::RateLimited {
+            retry_after: Some(Duration::from_secs(2)),
+        };
+        breaker.record_failure(&Error::new(limited, "slow down"), now, CAP);
+        let probe = now.after(Duration::from_secs(2));
+        assert!(breaker.admit(probe, CALL).is_ok());
+        breaker.record_failure(&down(), probe, CAP);
+        let second = probe.after(Duration::from_secs(2));
+        assert!(breaker.admit(second, CALL).is_ok(), "after a failed probe");
+        assert!(breaker.admit(second, CALL).is_err());
+        let third = second.after(CALL);
+        assert!(breaker.admit(third, CALL).is_ok(), "after a lost probe");
     }
 }

@@ -15,6 +15,17 @@ pub(crate) struct Known<'a> {
     pub(crate) failure: Option<&'a Failure>,
     /// Whether a fetch is under way.
     pub(crate) fetching: bool,
+    /// Whether the key might have changed since that fetch started, so that another one must follow.
+    pub(crate) outdated: bool,
+    /// The last forced refresh limits the next one until this time.
+    pub(crate) forced_until: Option<Time>,
+}
+
+impl Known<'_> {
+    /// Returns whether a fetch is under way whose result will be the newest one.
+    pub(crate) fn is_settling(&self) -> bool {
+        self.fetching && !self.outdated
+    }
 }
 
 /// What a reader does with the answer that a key is absent.
@@ -86,6 +97,7 @@ pub(crate) fn decide(known: &Known<'_>, need: Need, now: Time) -> Decision {
         true => Decision::Wait,
         false => Decision::Fetch,
     };
+    let is_limited = known.forced_until.is_some_and(|until| now < until);
     match (known.entry, known.failure) {
         // An absence that is reported to the caller is checked again with backoff, not after the ttl.
         (Some(entry), Some(failure))
@@ -110,8 +122,20 @@ pub(crate) fn decide(known: &Known<'_>, need: Need, now: Time) -> Decision {
         (Some(entry), Some(failure)) if entry.is_usable(now) && !is_reread(entry, failure) => {
             answer(Reply::stale(entry, now, failure.error.clone()), can_fetch)
         }
+        // A rejected value is fetched at most once per second, however often it is rejected.
+        (Some(entry), None)
+            if entry.mark() == Mark::Rejected
+                && entry.is_usable(now)
+                && is_limited
+                && !known.fetching =>
+        {
+            Decision::Return(Reply::stale(entry, now, rejected()))
+        }
+        // A passing reader needs an absence that is not older than the ttl.
         (_, Some(failure))
-            if !can_fetch && !known.fetching && !is_expired_absence(known, failure) =>
+            if !can_fetch
+                && !known.fetching
+                && (need == Need::Final || !failure.error.is_not_found()) =>
         {
             Decision::Return(Reply::of(Err(failure.error.clone())))
         }
@@ -124,21 +148,17 @@ fn is_reread(entry: &Entry, failure: &Failure) -> bool {
     entry.value().is_none() && failure.error.is_not_found()
 }
 
-fn is_expired_absence(known: &Known<'_>, failure: &Failure) -> bool {
-    known.entry.is_some_and(|entry| is_reread(entry, failure))
-}
-
 /// Returns the reply that a read would get without a fetch, or `None` while that is not known.
 pub(crate) fn peek(known: &Known<'_>, now: Time) -> Option<Reply> {
     match (known.entry, known.failure) {
         (Some(entry), _) if entry.is_fresh(now) => Some(Reply::fresh(entry)),
-        (Some(entry), Some(failure)) if entry.is_usable(now) => {
-            Some(match is_reread(entry, failure) {
-                true => Reply::fresh(entry),
-                false => Reply::stale(entry, now, failure.error.clone()),
-            })
+        // An absence whose ttl has ended is not known any more. A failure is, until it is retried.
+        (Some(entry), Some(failure)) if entry.is_usable(now) && !is_reread(entry, failure) => {
+            Some(Reply::stale(entry, now, failure.error.clone()))
         }
-        (None, Some(failure)) => Some(Reply::of(Err(failure.error.clone()))),
+        (None, Some(failure)) if !failure.error.is_not_found() || now < failure.retry_at => {
+            Some(Reply::of(Err(failure.error.clone())))
+        }
         _ => None,
     }
 }
@@ -147,7 +167,10 @@ pub(crate) fn peek(known: &Known<'_>, now: Time) -> Option<Reply> {
 /// source has the key, so that its absence here is not reported to anybody.
 pub(crate) fn due_at(known: &Known<'_>, found_later: bool) -> Time {
     match (known.entry, known.failure) {
-        (Some(entry), _) if known.failure.is_none() && entry.mark() != Mark::None => Time::MIN,
+        (Some(entry), None) if entry.mark() == Mark::Rejected => {
+            known.forced_until.unwrap_or(Time::MIN)
+        }
+        (Some(entry), None) if entry.mark() == Mark::Changed => Time::MIN,
         (Some(entry), Some(failure)) if found_later && is_reread(entry, failure) => {
             entry.times.refresh_at
         }
@@ -161,6 +184,15 @@ pub(crate) fn due_at(known: &Known<'_>, found_later: bool) -> Time {
 pub(crate) fn still_refreshing() -> Error {
     Error::new(ErrorKind::Unavailable, "the refresh is still in progress")
         .with_hint("check that the source responds")
+}
+
+/// Returns the reason why a rejected value is stale that was read again less than a second ago.
+fn rejected() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the value was rejected, and the source was asked for another one less than 1 s ago",
+    )
+    .with_hint("read it again in a second")
 }
 
 /// Returns the reason why a value is stale that might have changed again since it was read.

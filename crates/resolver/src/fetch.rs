@@ -1,19 +1,21 @@
 //! The task that runs one fetch.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::task::Poll;
 use std::time::Duration;
 
-use secretwell_core::backend::require_one_result_per_key;
-use secretwell_core::{Error, ErrorKind, Secret, SecretKey};
+use secretwell_core::backend::{catch_panic, require_one_result_per_key};
+use secretwell_core::{Error, Secret, SecretKey};
+use tokio::sync::watch;
 
-use crate::clock::{self, Time, timeout_at};
+use crate::clock::{self, Time, runtime_ended, timeout_at};
 use crate::event;
-use crate::in_flight::{Fetch, FetchResults, NewFetch, ResultSender};
+use crate::in_flight::{Fetch, FetchResult, FetchResults, NewFetch, Progress};
 use crate::settle::{Jitter, Settled, Settling, update_breaker};
 use crate::shared::{CHUNK, PreparedFetch, Shared};
+
+/// A batch lets other tasks run at most this often before it starts.
+const MAX_ROUNDS: usize = 64;
 
 impl Shared {
     /// Runs a prepared fetch in the background. Must be called without the lock of a state.
@@ -35,7 +37,7 @@ struct FetchTask {
     keys: Vec<SecretKey>,
     /// Whether keys join the fetch until it starts.
     waiting: bool,
-    results: ResultSender,
+    progress: watch::Sender<Progress>,
 }
 
 impl FetchTask {
@@ -46,11 +48,12 @@ impl FetchTask {
             id: fetch.id,
             waiting: fetch.keys.is_none(),
             keys: fetch.keys.unwrap_or_default(),
-            results: fetch.results,
+            progress: fetch.progress,
         }
     }
 
     async fn run(mut self) {
+        self.progress.send_replace(Progress::Started);
         self.take_turn().await;
         let Some(shared) = self.shared.upgrade() else {
             return;
@@ -62,15 +65,18 @@ impl FetchTask {
         drop(shared);
 
         let started = clock::now();
-        let results = match self.keys.is_empty() {
-            true => Vec::new(),
-            false => {
+        let mut called = false;
+        let results = match self.requested_wait(started) {
+            _ if self.keys.is_empty() => Vec::new(),
+            Some(error) => vec![Err(error); self.keys.len()],
+            None => {
+                called = true;
                 let call = catch_panic(|| provider.get_many(&self.keys));
                 match timeout_at(started.after(deadline), call).await {
-                    Some(Some(results)) => {
+                    Some(Ok(results)) => {
                         require_one_result_per_key(results, self.keys.len(), &origin)
                     }
-                    Some(None) => vec![Err(panic_error()); self.keys.len()],
+                    Some(Err(panic)) => vec![Err(panic); self.keys.len()],
                     None => vec![Err(Error::timed_out(deadline)); self.keys.len()],
                 }
             }
@@ -85,8 +91,12 @@ impl FetchTask {
             "the fetch has completed",
         );
         if let Some(shared) = self.shared.upgrade() {
-            let results = self.settle(&shared, results, took).await;
-            self.results.send_replace(Some(Arc::new(results)));
+            let results = match called {
+                true => self.settle(&shared, results, took).await,
+                false => self.give_up(&shared, results),
+            };
+            self.progress
+                .send_replace(Progress::Ended(Arc::new(results)));
         }
     }
 
@@ -95,9 +105,26 @@ impl FetchTask {
         if !self.waiting {
             return;
         }
-        tokio::task::yield_now().await;
+        self.gather().await;
         while let Some((predecessor, until)) = self.start() {
             timeout_at(until, predecessor.results()).await;
+        }
+    }
+
+    /// Lets other tasks run until no key has joined the batch for two rounds.
+    async fn gather(&self) {
+        let (mut keys, mut idle) = (0, 0);
+        for _ in 0..MAX_ROUNDS {
+            tokio::task::yield_now().await;
+            let Some(shared) = self.shared.upgrade() else {
+                return;
+            };
+            let joined = shared.sources[self.link].state().in_flight.waiting_keys();
+            idle = if joined == keys { idle + 1 } else { 0 };
+            if idle == 2 {
+                return;
+            }
+            keys = joined;
         }
     }
 
@@ -115,6 +142,35 @@ impl FetchTask {
         predecessor
     }
 
+    /// Returns the error of a source that has requested a wait since this fetch was created.
+    fn requested_wait(&self, now: Time) -> Option<Error> {
+        let shared = self.shared.upgrade()?;
+        let state = shared.sources[self.link].state();
+        state.breaker.requested_wait(now)
+    }
+
+    /// Ends a fetch that did not call the provider.
+    fn give_up(
+        &mut self,
+        shared: &Arc<Shared>,
+        results: Vec<Result<Secret, Error>>,
+    ) -> FetchResults {
+        let source = &shared.sources[self.link];
+        let now = clock::now();
+        let mut state = source.state();
+        state.breaker.abandon_probe();
+        let earliest = state.breaker.open_until().unwrap_or(now).max(now);
+        let keys = std::mem::take(&mut self.keys).into_iter();
+        let results = keys.zip(results).map(|(key, result)| {
+            let superseded = !state.in_flight.finish(&key, self.id);
+            state.plan(&source.cache, &key, earliest, now, false);
+            let error = result.err().unwrap_or_else(runtime_ended);
+            let result = Err(error.with_origin(&source.origin).with_key(&key));
+            (key, FetchResult { result, superseded })
+        });
+        results.collect()
+    }
+
     /// Stores the results, and returns them by key.
     async fn settle(
         &mut self,
@@ -122,9 +178,6 @@ impl FetchTask {
         results: Vec<Result<Secret, Error>>,
         took: Duration,
     ) -> FetchResults {
-        if self.keys.is_empty() {
-            return FetchResults::default();
-        }
         let source = &shared.sources[self.link];
         let failures = results.iter().flat_map(|result| result.as_ref().err());
         let failures = failures.filter(|error| !error.is_not_found()).count();
@@ -208,28 +261,11 @@ impl Drop for FetchTask {
             }
             for key in keys {
                 state.in_flight.finish(&key, self.id);
+                // A forced refresh without a result does not limit the next one.
+                state.forced.remove(&key);
                 state.plan(&source.cache, &key, now, now, false);
             }
         }
         shared.wake.notify_one();
     }
-}
-
-fn panic_error() -> Error {
-    Error::new(ErrorKind::Unavailable, "the provider panicked")
-        .with_hint("see the panic message in the log")
-}
-
-/// Returns the output of the future that `call` creates, or `None` if one of them panicked.
-async fn catch_panic<F: Future>(call: impl FnOnce() -> F) -> Option<F::Output> {
-    let future = catch_unwind(AssertUnwindSafe(call)).ok()?;
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|context| {
-        let poll = AssertUnwindSafe(|| future.as_mut().poll(context));
-        match catch_unwind(poll) {
-            Ok(poll) => poll.map(Some),
-            Err(_) => Poll::Ready(None),
-        }
-    })
-    .await
 }

@@ -1,6 +1,6 @@
 //! The table of the fetches of one source that are under way.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ pub(crate) const MAX_TURN_WAIT: Duration = Duration::from_millis(250);
 pub(crate) struct InFlight {
     /// The newest fetch of each key.
     fetches: HashMap<SecretKey, Fetch, foldhash::fast::RandomState>,
+    /// The keys that might have changed since their newest fetch started.
+    outdated: HashSet<SecretKey, foldhash::fast::RandomState>,
     /// The batch that keys still join.
     waiting: Option<WaitingBatch>,
     /// The batch that has started last.
@@ -36,11 +38,17 @@ struct WaitingBatch {
 pub(crate) struct Fetch {
     pub(crate) id: u64,
     pub(crate) created_at: Time,
-    results: watch::Receiver<Option<Arc<FetchResults>>>,
+    progress: watch::Receiver<Progress>,
 }
 
-/// The sender of the results of a fetch.
-pub(crate) type ResultSender = watch::Sender<Option<Arc<FetchResults>>>;
+/// The progress of a fetch, which its task sends to the callers.
+#[derive(Debug, Clone)]
+pub(crate) enum Progress {
+    /// The task has not run yet.
+    Created,
+    Started,
+    Ended(Arc<FetchResults>),
+}
 
 /// The results of a fetch, by key.
 pub(crate) type FetchResults = HashMap<SecretKey, FetchResult, foldhash::fast::RandomState>;
@@ -59,7 +67,7 @@ pub(crate) struct NewFetch {
     pub(crate) id: u64,
     /// The keys, or `None` if keys join the fetch until it starts.
     pub(crate) keys: Option<Vec<SecretKey>>,
-    pub(crate) results: ResultSender,
+    pub(crate) progress: watch::Sender<Progress>,
 }
 
 impl InFlight {
@@ -71,12 +79,23 @@ impl InFlight {
         self.fetches.contains_key(key)
     }
 
-    /// Returns whether a fetch of `key` is under way that has called the provider.
-    pub(crate) fn has_started(&self, key: &SecretKey) -> bool {
+    /// Returns the fetch of `key`, if it has called the provider.
+    pub(crate) fn started(&self, key: &SecretKey) -> Option<&Fetch> {
         let waiting = self.waiting.as_ref().map(|batch| batch.fetch.id);
-        self.fetches
-            .get(key)
-            .is_some_and(|fetch| waiting != Some(fetch.id))
+        let fetch = self.fetches.get(key);
+        fetch.filter(|fetch| waiting != Some(fetch.id))
+    }
+
+    /// Returns whether the fetch of `key` has started before a change.
+    pub(crate) fn is_outdated(&self, key: &SecretKey) -> bool {
+        self.outdated.contains(key)
+    }
+
+    /// Records that `key` might have changed. A fetch of it that has started is superseded.
+    pub(crate) fn outdate(&mut self, key: &SecretKey) {
+        if self.started(key).is_some() {
+            self.outdated.insert(key.clone());
+        }
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &SecretKey> {
@@ -93,6 +112,7 @@ impl InFlight {
     ) -> Option<NewFetch> {
         if let Some(waiting) = &mut self.waiting {
             for key in keys {
+                self.outdated.remove(&key);
                 self.fetches.insert(key.clone(), waiting.fetch.clone());
                 waiting.keys.insert(key);
             }
@@ -101,13 +121,14 @@ impl InFlight {
         keys.sort_unstable();
         keys.dedup();
         self.last_id += 1;
-        let (sender, results) = watch::channel(None);
+        let (sender, progress) = watch::channel(Progress::Created);
         let fetch = Fetch {
             id: self.last_id,
             created_at: now,
-            results,
+            progress,
         };
         for key in &keys {
+            self.outdated.remove(key);
             self.fetches.insert(key.clone(), fetch.clone());
         }
         let id = fetch.id;
@@ -122,7 +143,7 @@ impl InFlight {
         Some(NewFetch {
             id,
             keys,
-            results: sender,
+            progress: sender,
         })
     }
 
@@ -152,36 +173,57 @@ impl InFlight {
         self.fetches.get(key).is_some_and(|fetch| fetch.id == id)
     }
 
-    /// Removes fetch `id` of `key`. Returns whether it was the newest one.
+    /// Removes fetch `id` of `key`. Returns whether it was the newest one, and no change was reported since it
+    /// started.
     pub(crate) fn finish(&mut self, key: &SecretKey, id: u64) -> bool {
-        let newest = self.is_newest(key, id);
-        if newest {
-            self.fetches.remove(key);
+        if !self.is_newest(key, id) {
+            return false;
         }
-        newest
+        self.fetches.remove(key);
+        !self.outdated.remove(key)
     }
 
-    /// Forgets fetch `id` of `key`, because its task does not run.
+    /// Forgets fetch `id` of `key`, because its task does not run. If it is a batch that has not started, its
+    /// other keys are forgotten too.
     pub(crate) fn lose(&mut self, key: &SecretKey, id: u64) {
         self.finish(key, id);
-        self.waiting.take_if(|batch| batch.fetch.id == id);
+        let batch = self.waiting.take_if(|batch| batch.fetch.id == id);
+        for key in batch.into_iter().flat_map(|batch| batch.keys) {
+            self.finish(&key, id);
+        }
+    }
+
+    /// Returns the number of keys of the batch that has not started.
+    pub(crate) fn waiting_keys(&self) -> usize {
+        self.waiting.as_ref().map_or(0, |batch| batch.keys.len())
     }
 
     /// Forgets the fetch of `key`. Its result supersedes nothing.
     pub(crate) fn forget(&mut self, key: &SecretKey) {
         self.fetches.remove(key);
+        self.outdated.remove(key);
     }
 }
 
 impl Fetch {
+    /// Waits until the task runs. If it does not do so soon, its runtime is not running.
+    pub(crate) async fn started(&mut self) {
+        let is_started = |progress: &Progress| !matches!(progress, Progress::Created);
+        drop(self.progress.wait_for(is_started).await);
+    }
+
     /// Waits for the results. Returns `None` if the fetch ended without results, for example because its
     /// runtime was shut down.
     pub(crate) async fn results(mut self) -> Option<Arc<FetchResults>> {
-        let results = self.results.wait_for(Option::is_some).await.ok()?;
-        results.clone()
+        let is_ended = |progress: &Progress| matches!(progress, Progress::Ended(_));
+        match &*self.progress.wait_for(is_ended).await.ok()? {
+            Progress::Ended(results) => Some(results.clone()),
+            _ => None,
+        }
     }
 
     fn has_ended(&self) -> bool {
-        self.results.borrow().is_some() || self.results.has_changed().is_err()
+        matches!(*self.progress.borrow(), Progress::Ended(_))
+            || self.progress.has_changed().is_err()
     }
 }

@@ -48,6 +48,13 @@ impl<V> KeyMap<V> {
         self.order.push_back(key.clone());
     }
 
+    /// Returns the keys at `count` positions of the order from `first` on. Some of them might have been removed.
+    /// Returns `None` after the end.
+    pub(crate) fn keys(&self, first: usize, count: usize) -> Option<Vec<SecretKey>> {
+        let end = self.order.len().min(first + count);
+        (first < end).then(|| self.order.range(first..end).cloned().collect())
+    }
+
     /// Removes the oldest entries while there are more than `max`, and passes them to `removed`. Entries that
     /// `is_kept` are moved to the end; at most two of them are looked at.
     pub(crate) fn shrink(

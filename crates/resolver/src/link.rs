@@ -100,6 +100,8 @@ impl LinkState {
             entry,
             failure: self.failures.get(key),
             fetching: self.in_flight.contains(key),
+            outdated: self.in_flight.is_outdated(key),
+            forced_until: self.forced.get(key).map(|at| at.after(FORCE_INTERVAL)),
         }
     }
 
@@ -111,6 +113,7 @@ impl LinkState {
     /// request was sent.
     pub(crate) fn prepare_fetch(
         &mut self,
+        cache: &Cache,
         mut keys: Vec<SecretKey>,
         retries: Vec<SecretKey>,
         now: Time,
@@ -118,7 +121,7 @@ impl LinkState {
         if keys.is_empty() && retries.is_empty() {
             return Ok(None);
         }
-        self.breaker.admit(now)?;
+        self.breaker.admit(now, self.settings.longest_call())?;
         if retries.is_empty() || self.budget.try_acquire(now) {
             keys.extend(retries);
         } else {
@@ -133,6 +136,12 @@ impl LinkState {
             self.breaker.abandon_probe();
             return Err(not_attempted());
         }
+        // The fetch of a rejected value limits the next forced one.
+        let is_rejected = |key: &&SecretKey| {
+            cache.peek(key, |entry| entry.mark() == Mark::Rejected) == Some(true)
+        };
+        let rejected: Vec<SecretKey> = keys.iter().filter(is_rejected).cloned().collect();
+        self.force(&rejected, now);
         Ok(self.in_flight.add(keys, self.settings.batch, now))
     }
 
@@ -150,7 +159,8 @@ impl LinkState {
         if keys.is_empty() {
             return Ok(None);
         }
-        self.breaker.admit_forced(now)?;
+        self.breaker
+            .admit_forced(now, self.settings.longest_call())?;
         for key in &keys {
             self.recover(key);
         }
@@ -246,6 +256,18 @@ impl LinkState {
         Some(failure.since)
     }
 
+    /// Reports to the breaker that the source responded, or why it did not.
+    pub(crate) fn update_breaker(&mut self, failure: Option<&Error>, now: Time) {
+        self.garbage.extend(self.breaker.error().cloned());
+        match failure {
+            Some(error) => {
+                let cap = self.settings.max_backoff;
+                self.breaker.record_failure(error, now, cap);
+            }
+            None => self.breaker.record_response(now),
+        }
+    }
+
     /// Returns what must be dropped without the lock.
     pub(crate) fn take_garbage(&mut self) -> Vec<Error> {
         std::mem::take(&mut self.garbage)
@@ -265,7 +287,7 @@ impl LinkState {
             let known = self.known(Some(entry), key);
             let due = due_at(&known, found_later).max(earliest);
             let mut next = entry.times.unusable_at;
-            if !known.fetching && (is_watched || entry.is_used() || now < due) {
+            if !known.is_settling() && (is_watched || entry.is_used() || now < due) {
                 next = next.min(due);
             }
             if is_watched && now < entry.times.expires_at {
@@ -278,11 +300,12 @@ impl LinkState {
                 self.slots.plan(slot, next);
                 self.poll(key, None);
             }
-            None if is_watched && !self.in_flight.contains(key) => {
-                let due = due_at(&self.known(None, key), found_later);
-                self.poll(key, Some(due.max(earliest)));
+            None => {
+                let known = self.known(None, key);
+                let is_due = is_watched && !known.is_settling();
+                let due = due_at(&known, found_later).max(earliest);
+                self.poll(key, is_due.then_some(due));
             }
-            None => self.poll(key, None),
         }
     }
 

@@ -18,8 +18,9 @@ use crate::shared::{CHUNK, PreparedFetch, Shared, closed};
 const MAX_ATTEMPTS: usize = 3;
 /// A caller that has a usable value waits for at most this long for a refresh.
 const MAX_WAIT_FOR_REFRESH: Duration = Duration::from_secs(1);
-/// A fetch is lost if it has not ended this long after its deadline.
-const DEADLINE_MARGIN: Duration = Duration::from_millis(100);
+
+/// The task of a fetch that has not run after this time belongs to a runtime that is not running.
+const MAX_START: Duration = Duration::from_millis(250);
 
 /// How a read treats the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,16 @@ pub(crate) enum Mode {
     Cached,
     /// Every source is asked.
     Forced,
+}
+
+/// How a source is asked.
+#[derive(Debug, Clone, Copy)]
+struct Asking {
+    link: usize,
+    need: Need,
+    mode: Mode,
+    /// The start of the whole read, which several sources might delay.
+    started: Time,
 }
 
 /// The answers of the sources about one key, as far as they were asked.
@@ -69,6 +80,7 @@ impl Shared {
         mode: Mode,
     ) -> Vec<Result<Resolved, Error>> {
         self.start_refresher();
+        let started = clock::now();
         let last = self.sources.len() - 1;
         let mut trails: Vec<Trail> = keys.iter().map(|_| Trail::default()).collect();
         for link in 0..=last {
@@ -81,15 +93,27 @@ impl Shared {
                 true => Need::Final,
                 false => Need::Passing,
             };
-            self.ask(link, keys, open, need, mode, &mut trails).await;
+            let asking = Asking {
+                link,
+                need,
+                mode,
+                started,
+            };
+            self.ask(asking, keys, open, &mut trails).await;
         }
         // A key that no source has is looked for again with backoff, in every source.
         if last > 0 && mode == Mode::Cached {
             for link in 0..last {
                 let absent = (0..keys.len()).filter(|&index| trails[index].is_absent());
                 let absent: Vec<usize> = absent.collect();
-                self.ask(link, keys, absent, Need::Final, mode, &mut trails)
-                    .await;
+                let need = Need::Final;
+                let asking = Asking {
+                    link,
+                    need,
+                    mode,
+                    started,
+                };
+                self.ask(asking, keys, absent, &mut trails).await;
             }
         }
         self.count(&trails);
@@ -98,23 +122,22 @@ impl Shared {
         results.collect()
     }
 
-    /// Asks the source at `link` for the keys at the positions `open`.
+    /// Asks a source for the keys at the positions `open`.
     async fn ask(
         self: &Arc<Self>,
-        link: usize,
+        asking: Asking,
         keys: &[SecretKey],
         open: Vec<usize>,
-        need: Need,
-        mode: Mode,
         trails: &mut [Trail],
     ) {
+        let link = asking.link;
         if open.is_empty() {
             return;
         }
         let asked: Vec<SecretKey> = open.iter().map(|&index| keys[index].clone()).collect();
-        let replies = match mode {
-            Mode::Cached => self.read(link, &asked, need).await,
-            Mode::Forced => self.force(link, &asked).await,
+        let replies = match asking.mode {
+            Mode::Cached => self.read(asking, &asked).await,
+            Mode::Forced => self.force(asking, &asked).await,
         };
         for (index, (reply, missed)) in open.into_iter().zip(replies) {
             trails[index].missed |= missed;
@@ -154,14 +177,9 @@ impl Shared {
         self.counts.add(hits, misses, stale);
     }
 
-    /// Reads `keys` from the source at `link`.
-    async fn read(
-        self: &Arc<Self>,
-        link: usize,
-        keys: &[SecretKey],
-        need: Need,
-    ) -> Vec<(Reply, bool)> {
-        let mut reading = Reading::new(self, link, keys);
+    /// Reads `keys` from a source.
+    async fn read(self: &Arc<Self>, asking: Asking, keys: &[SecretKey]) -> Vec<(Reply, bool)> {
+        let mut reading = Reading::new(self, asking.link, keys);
         for _ in 0..MAX_ATTEMPTS {
             let missing = reading.missing();
             if missing.is_empty() {
@@ -171,20 +189,20 @@ impl Shared {
                 reading.lost = Some(error);
                 break;
             }
-            let started = clock::now();
-            for (fetch, positions) in reading.serve_or_fetch(missing, need).await {
-                reading.wait(fetch, positions, started).await;
+            for (fetch, positions) in reading.serve_or_fetch(missing, asking.need).await {
+                reading.wait(fetch, positions, asking.started).await;
             }
         }
         reading.finish()
     }
 
-    /// Fetches `keys` from the source at `link`, regardless of the cache and of earlier failures. Within 1 s of
+    /// Fetches `keys` from a source, regardless of the cache and of earlier failures. Within 1 s of
     /// the last forced refresh of a key, this is an ordinary read.
-    async fn force(self: &Arc<Self>, link: usize, keys: &[SecretKey]) -> Vec<(Reply, bool)> {
+    async fn force(self: &Arc<Self>, asking: Asking, keys: &[SecretKey]) -> Vec<(Reply, bool)> {
         if self.can_fetch().is_err() {
-            return self.read(link, keys, Need::Final).await;
+            return self.read(asking, keys).await;
         }
+        let link = asking.link;
         let source = &self.sources[link];
         let now = clock::now();
         let due: Vec<SecretKey> = {
@@ -204,20 +222,25 @@ impl Shared {
             let prepared = state.prepare_forced_fetch(due, now);
             let fetches = keys.iter().map(|key| state.in_flight.get(key).cloned());
             let fetches: Vec<Option<Fetch>> = fetches.collect();
-            (prepared.ok().flatten(), fetches)
+            (prepared, fetches)
         };
+        let blocked = prepared.as_ref().err().cloned();
+        let prepared = prepared.ok().flatten();
         self.run(prepared.map(|fetch| PreparedFetch { link, fetch }));
         let mut reading = Reading::new(self, link, keys);
         for (position, fetch) in fetches.into_iter().enumerate() {
-            if let Some(fetch) = fetch {
-                reading.wait_until_done(fetch, vec![position]).await;
+            match (fetch, &blocked) {
+                (Some(fetch), _) => reading.wait_until_done(fetch, vec![position]).await,
+                (None, Some(error)) => reading.reply_stale(position, error.clone(), now),
+                // The last forced refresh was less than a second ago.
+                (None, None) => {}
             }
         }
         let rest = reading.missing();
         let rest_keys: Vec<SecretKey> = rest.iter().map(|&index| keys[index].clone()).collect();
         let mut replies = reading.replies;
         if !rest.is_empty() {
-            let read = self.read(link, &rest_keys, Need::Final).await;
+            let read = self.read(asking, &rest_keys).await;
             for (index, reply) in rest.into_iter().zip(read) {
                 replies[index] = Some(reply.0);
             }
@@ -240,7 +263,8 @@ struct Reading<'a> {
     link: usize,
     keys: &'a [SecretKey],
     replies: Vec<Option<Reply>>,
-    superseded: Vec<bool>,
+    /// Whether a fetch was superseded that this read has waited for, with its value as stale.
+    superseded: Vec<Option<Option<Resolved>>>,
     /// Whether the key needed a fetch.
     missed: Vec<bool>,
     /// The reason why a fetch ended without a result.
@@ -254,7 +278,7 @@ impl<'a> Reading<'a> {
             link,
             keys,
             replies: keys.iter().map(|_| None).collect(),
-            superseded: vec![false; keys.len()],
+            superseded: vec![None; keys.len()],
             missed: vec![false; keys.len()],
             lost: None,
         }
@@ -331,7 +355,7 @@ impl<'a> Reading<'a> {
                 }
             }
         }
-        let prepared = state.prepare_fetch(fetches, retries, now);
+        let prepared = state.prepare_fetch(&source.cache, fetches, retries, now);
         for position in unanswered {
             let key = &self.keys[position];
             if let Some(fetch) = state.in_flight.get(key) {
@@ -341,8 +365,10 @@ impl<'a> Reading<'a> {
                 }
                 continue;
             }
-            // The last error of this key takes precedence over the reason why no fetch is allowed.
+            // The last error of this key takes precedence over the reason why no fetch is allowed. An
+            // absence does not, because it is due to be checked again.
             let last_error = state.failures.get(key).map(|failure| failure.error.clone());
+            let last_error = last_error.filter(|error| !error.is_not_found());
             let blocked = prepared.as_ref().err().cloned();
             let error = last_error.or(blocked).unwrap_or_else(not_attempted);
             self.replies[position] = Some(source.stale_or(key, error, now, now));
@@ -354,40 +380,61 @@ impl<'a> Reading<'a> {
     /// to a runtime that is not running. A caller that has usable values waits for at most
     /// [`MAX_WAIT_FOR_REFRESH`].
     async fn wait(&mut self, fetch: Fetch, positions: Vec<usize>, started: Time) {
-        let source = &self.shared.sources[self.link];
-        let now = clock::now();
-        let mut can_be_stale = positions.iter().map(|&p| &self.keys[p]);
-        if !can_be_stale.all(|key| source.can_be_stale(key, now)) {
+        if self.usable(&positions).len() < positions.len() {
             return self.wait_until_done(fetch, positions).await;
         }
         let until = started.after(MAX_WAIT_FOR_REFRESH);
-        match timeout_at(until, fetch.clone().results()).await {
-            Some(_) => self.wait_until_done(fetch, positions).await,
-            None => {
-                let now = clock::now();
-                for position in positions {
-                    let key = &self.keys[position];
-                    let error = still_refreshing().with_origin(&source.origin).with_key(key);
-                    let reply = source.stale_or(key, error, fetch.created_at, now);
-                    self.replies[position] = Some(reply);
-                }
-            }
+        if timeout_at(until, fetch.clone().results()).await.is_some() {
+            return self.wait_until_done(fetch, positions).await;
+        }
+        // A value might have been rejected or invalidated meanwhile.
+        let usable = self.usable(&positions);
+        let source = &self.shared.sources[self.link];
+        for &position in &usable {
+            let key = &self.keys[position];
+            let error = still_refreshing().with_origin(&source.origin).with_key(key);
+            self.reply_stale(position, error, fetch.created_at);
+        }
+        let is_open = |position: &usize| !usable.contains(position);
+        let rest: Vec<usize> = positions.into_iter().filter(is_open).collect();
+        if !rest.is_empty() {
+            self.wait_until_done(fetch, rest).await;
         }
     }
 
-    async fn wait_until_done(&mut self, fetch: Fetch, positions: Vec<usize>) {
+    /// Returns those of `positions` whose keys have a cached answer that can be returned during a fetch.
+    fn usable(&self, positions: &[usize]) -> Vec<usize> {
         let source = &self.shared.sources[self.link];
-        let deadline = source.settings.deadline;
+        let now = clock::now();
+        let is_usable = |position: &&usize| {
+            let key = &self.keys[**position];
+            source.can_be_stale(key, now) || self.shared.has_fallback(self.link, key, now)
+        };
+        positions.iter().filter(is_usable).copied().collect()
+    }
+
+    /// Replies with the cached answer as stale, or with `error`.
+    fn reply_stale(&mut self, position: usize, error: Error, since: Time) {
+        let source = &self.shared.sources[self.link];
+        let key = &self.keys[position];
+        let reply = source.stale_or(key, error, since, clock::now());
+        self.replies[position] = Some(reply);
+    }
+
+    async fn wait_until_done(&mut self, mut fetch: Fetch, positions: Vec<usize>) {
+        let source = &self.shared.sources[self.link];
         let turn = match source.settings.batch {
             true => MAX_TURN_WAIT,
             false => Duration::ZERO,
         };
-        let until = fetch
-            .created_at
-            .after(deadline)
-            .after(turn + DEADLINE_MARGIN);
+        let longest_call = source.settings.longest_call();
+        let until = fetch.created_at.after(longest_call).after(turn);
         let (id, created_at) = (fetch.id, fetch.created_at);
-        let results = timeout_at(until, fetch.results()).await;
+        let started = timeout_at(created_at.after(MAX_START), fetch.started()).await;
+        let results = match started {
+            Some(()) => timeout_at(until, fetch.results()).await,
+            None => None,
+        };
         let now = clock::now();
         match results {
             Some(Some(results)) => {
@@ -399,14 +446,22 @@ impl<'a> Reading<'a> {
                     };
                     let reply = match (fetched.result.clone(), fetched.superseded) {
                         // One more attempt. The source might change faster than it can be read.
-                        (_, true) if !self.superseded[position] => {
-                            self.superseded[position] = true;
+                        (result, true) if self.superseded[position].is_none() => {
+                            let stale =
+                                |value: Resolved| value.stale(now.since(created_at), changed());
+                            self.superseded[position] = Some(result.ok().map(stale));
                             continue;
                         }
                         (Ok(resolved), true) => {
                             Reply::Value(resolved.stale(now.since(created_at), changed()))
                         }
                         (Ok(resolved), false) => Reply::Value(resolved),
+                        (Err(error), superseded)
+                            if error.is_not_found() && !source.has_value(key, now) =>
+                        {
+                            let staleness = || (now.since(created_at), changed());
+                            Reply::Absent(error, superseded.then(staleness))
+                        }
                         (Err(error), _) => source.stale_or(key, error, created_at, now),
                     };
                     self.replies[position] = Some(reply);
@@ -418,9 +473,12 @@ impl<'a> Reading<'a> {
                 let mut state = source.state();
                 state.breaker.abandon_probe();
                 for position in positions {
-                    state.in_flight.lose(&self.keys[position], id);
+                    let key = &self.keys[position];
+                    state.in_flight.lose(key, id);
+                    // A forced refresh without a result does not limit the next one.
+                    state.forced.remove(key);
                 }
-                self.lost = Some(Error::timed_out(deadline));
+                self.lost = Some(Error::timed_out(source.settings.deadline));
             }
         }
     }
@@ -429,13 +487,18 @@ impl<'a> Reading<'a> {
     fn finish(self) -> Vec<(Reply, bool)> {
         let source = &self.shared.sources[self.link];
         let now = clock::now();
-        let replies = self.replies.into_iter().zip(self.keys).zip(self.missed);
-        let replies = replies.map(|((reply, key), missed)| {
+        let replies = self.replies.into_iter().zip(self.keys);
+        let replies = replies.zip(self.missed).zip(self.superseded);
+        let replies = replies.map(|(((reply, key), missed), superseded)| {
             let reply = reply.unwrap_or_else(|| {
                 let error = self.lost.clone().unwrap_or_else(runtime_ended);
                 let error = error.with_origin(&source.origin).with_key(key);
                 source.stale_or(key, error, now, now)
             });
+            let reply = match (reply, superseded.flatten()) {
+                (Reply::Failed(error), Some(value)) if error.is_temporary() => Reply::Value(value),
+                (reply, _) => reply,
+            };
             (reply, missed)
         });
         replies.collect()

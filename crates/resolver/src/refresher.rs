@@ -13,8 +13,9 @@ use tokio::sync::Notify;
 use crate::backoff::{MIN_PAUSE, MIN_WAIT};
 use crate::clock::{self, Time, require_runtime, sleep_until};
 use crate::decide::due_at;
-use crate::entry::Mark;
-use crate::link::LinkState;
+use crate::entry::{Failure, Mark};
+use crate::link::{FORCE_INTERVAL, LinkState};
+use crate::settle::MIN_LEASE_REFRESH;
 use crate::shared::{CHUNK, PreparedFetch, Shared};
 use crate::signal::Signal;
 use crate::source::Source;
@@ -49,7 +50,7 @@ impl Shared {
         let mut due = DueKeys::default();
         let mut more = true;
         while more {
-            let mut signals = Vec::new();
+            let (mut signals, mut removed) = (Vec::new(), Vec::new());
             {
                 let mut state = source.state();
                 for _ in 0..CHUNK {
@@ -57,9 +58,15 @@ impl Shared {
                         more = false;
                         break;
                     };
-                    self.look_at(&mut state, link, key, now, &mut due, &mut signals);
+                    let look = Look {
+                        due: &mut due,
+                        signals: &mut signals,
+                        removed: &mut removed,
+                    };
+                    self.look_at(&mut state, link, key, now, look);
                 }
             }
+            self.moved(link, &removed, now);
             Self::send(signals);
             if more {
                 tokio::task::yield_now().await;
@@ -80,28 +87,31 @@ impl Shared {
         link: usize,
         key: SecretKey,
         now: Time,
-        due: &mut DueKeys,
-        signals: &mut Vec<(Arc<Signal>, usize)>,
+        look: Look<'_>,
     ) {
         let source = &self.sources[link];
         let is_watched = state.is_watched(&key);
         let times = source.cache.peek(&key, |entry| entry.times);
-        if times.is_some_and(|times| now >= times.unusable_at) {
+        let mut earliest = now;
+        if let Some(times) = times.filter(|times| now >= times.unusable_at) {
             state.remove(&source.cache, &key);
+            look.removed.push(key.clone());
+            // A value that was valid for a short time only is not fetched in a loop.
+            earliest = earliest.max(times.fetched_at.after(MIN_LEASE_REFRESH));
         }
         if times.is_none_or(|times| now >= times.expires_at) {
-            signals.extend_from_slice(state.signals(&key));
+            look.signals.extend_from_slice(state.signals(&key));
         }
         let found_later = self.found_later(link, &key, now);
         let is_due = source.cache.with(&key, |entry| {
             let known = state.known(entry, &key);
             let is_used = is_watched || entry.is_some_and(|entry| entry.is_used());
-            is_used && !known.fetching && now >= due_at(&known, found_later)
+            is_used && !known.is_settling() && earliest.max(due_at(&known, found_later)) <= now
         });
         if !is_due {
-            state.plan(&source.cache, &key, now, now, found_later);
+            state.plan(&source.cache, &key, earliest, now, found_later);
         } else if self.reaches(link, &key, now) {
-            due.add(state, key, found_later);
+            look.due.add(state, key, found_later);
         } else {
             // A source before this one has the key. When that changes, another look is planned.
             let cached = source
@@ -123,8 +133,11 @@ impl Shared {
             let joins = source.cache.with(key, |entry| {
                 let known = state.known(entry, key);
                 let is_used = entry.is_some_and(|entry| entry.is_used() || state.is_watched(key));
-                let is_refresh = known.failure.is_none() && !known.fetching;
-                is_used && is_refresh && early >= due_at(&known, found_later)
+                let is_absence = |failure: &Failure| failure.error.is_not_found();
+                let is_refresh = known
+                    .failure
+                    .is_none_or(|failure| found_later && is_absence(failure));
+                is_used && is_refresh && !known.fetching && early >= due_at(&known, found_later)
             });
             if joins && self.reaches(link, key, now) {
                 due.add(&state, key.clone(), found_later);
@@ -150,7 +163,8 @@ impl Shared {
             }
             let prepared = {
                 let mut state = source.state();
-                let prepared = state.prepare_fetch(refreshes.to_vec(), retries.clone(), now);
+                let prepared =
+                    state.prepare_fetch(&source.cache, refreshes.to_vec(), retries.clone(), now);
                 let blocked_until = prepared.is_err().then(|| {
                     let breaker = state.breaker.open_until().unwrap_or(now);
                     let budget = state.budget.next_at(now);
@@ -194,14 +208,13 @@ impl Shared {
                     tokio::task::yield_now().await;
                 }
                 for first in (0..).step_by(CHUNK) {
-                    let keys: Vec<SecretKey> = {
-                        let state = source.state();
-                        let Some(keys) = state.slots.keys(first, CHUNK) else {
-                            break;
-                        };
-                        keys.cloned().collect()
-                    };
-                    self.mark_changed(link, keys);
+                    let cached = source.state().slots.keys(first, CHUNK);
+                    let failed = source.state().failures.keys(first, CHUNK);
+                    if cached.is_none() && failed.is_none() {
+                        break;
+                    }
+                    let keys = cached.into_iter().chain(failed).flatten();
+                    self.mark_changed(link, keys.collect());
                     tokio::task::yield_now().await;
                 }
             }
@@ -213,15 +226,22 @@ impl Shared {
     pub(crate) fn mark_changed(self: &Arc<Self>, link: usize, keys: Vec<SecretKey>) {
         let source = &self.sources[link];
         let now = clock::now();
-        let mut fetches = Vec::new();
+        let (mut fetches, mut later) = (Vec::new(), Vec::new());
         let mut state = source.state();
         for key in &keys {
             let is_used = state.mark(&source.cache, key, Mark::Changed);
             state.recover(key);
             // A fetch that started before the change might return the old value.
-            let is_fetching = state.in_flight.has_started(key);
-            if (is_used || state.is_watched(key) || is_fetching) && self.reaches(link, key, now) {
-                fetches.push(key.clone());
+            let started = state.in_flight.started(key).map(|fetch| fetch.created_at);
+            state.in_flight.outdate(key);
+            let is_needed = (is_used || state.is_watched(key)) && self.reaches(link, key, now);
+            match started {
+                // A source that hangs is called again at most once per second.
+                Some(at) if now < at.after(FORCE_INTERVAL) => {
+                    later.push((key, at.after(FORCE_INTERVAL)));
+                }
+                None if !is_needed => {}
+                _ => fetches.push(key.clone()),
             }
         }
         let prepared = state.prepare_forced_fetch(fetches.clone(), now);
@@ -230,17 +250,22 @@ impl Shared {
             let until = state.breaker.open_until().unwrap_or(now);
             earliest = until.max(now.after(MIN_PAUSE));
         }
-        for key in &fetches {
-            if prepared.is_err() {
-                // The fetch under way must not count as one that saw the change.
-                state.in_flight.forget(key);
-            }
+        later.extend(fetches.iter().map(|key| (key, earliest)));
+        for (key, earliest) in later {
             state.plan(&source.cache, key, earliest, now, false);
         }
         drop(state);
         let prepared = prepared.ok().flatten();
         self.run(prepared.map(|fetch| PreparedFetch { link, fetch }));
     }
+}
+
+/// What a look at some keys collects.
+struct Look<'a> {
+    due: &'a mut DueKeys,
+    signals: &'a mut Vec<(Arc<Signal>, usize)>,
+    /// The keys whose entries were removed.
+    removed: &'a mut Vec<SecretKey>,
 }
 
 /// The keys that are fetched now.

@@ -10,7 +10,7 @@ use crate::backoff::MIN_PAUSE;
 use crate::builder::ResolverBuilder;
 use crate::clock;
 use crate::counters::Counters;
-use crate::entry::{Answer, Entry, Mark};
+use crate::entry::{Answer, Entry};
 use crate::link::FORCE_INTERVAL;
 use crate::read::Mode;
 use crate::resolved::{Freshness, Resolved};
@@ -240,9 +240,9 @@ impl Resolver {
     /// value, and the secret is fetched like with [`refresh`](Self::refresh).
     ///
     /// # Errors
-    /// Returns the error of the fetch, also if the rejected value could still be returned as stale. If the
-    /// source still has the rejected value, that value is returned without an error. Compare the values to
-    /// detect this.
+    /// Returns the error of the fetch, also if the rejected value could still be returned as stale. Within 1 s
+    /// of the last forced refresh, no fetch is started, and a temporary error is returned. If the source still
+    /// has the rejected value, that value is returned without an error. Compare the values to detect this.
     pub async fn report_rejected(
         &self,
         key: impl AsRef<str>,
@@ -255,25 +255,10 @@ impl Resolver {
         {
             return Ok(cached);
         }
-        let now = clock::now();
         for source in &self.shared.sources {
-            // The refresh below is an ordinary read, which returns the result of the last forced one.
-            if source.state().is_forced(&key, now) {
-                continue;
-            }
-            let is_rejected = source.cache.peek(&key, |entry| {
-                let is_rejected = entry
-                    .value()
-                    .is_some_and(|cached| cached.value == *rejected);
-                if is_rejected {
-                    entry.set_mark(Mark::Rejected);
-                }
-                is_rejected
-            });
-            if is_rejected != Some(false) {
-                source.discard(&key, Some(rejected));
-            }
+            source.reject(&key, rejected, clock::now());
         }
+        self.shared.wake.notify_one();
         match self.get_one(key, Mode::Forced).await {
             Ok(Resolved {
                 value,
@@ -332,18 +317,10 @@ impl Resolver {
     /// Returns the time until the next retry of a failed key in `keys`. Returns `None` if none of them has
     /// failed.
     pub fn retry_in<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) -> Option<Duration> {
-        let keys: Vec<SecretKey> = keys.into_iter().flat_map(SecretKey::parse).collect();
-        let now = clock::now();
-        let retries = self.shared.sources.iter().filter_map(|source| {
-            let state = source.state();
-            let failures = keys.iter().filter_map(|key| state.failures.get(key));
-            let retry_at = failures.map(|failure| failure.retry_at).min()?;
-            let open_until = state.breaker.open_until();
-            Some(open_until.map_or(retry_at, |open_until| retry_at.max(open_until)))
-        });
+        let keys = keys.into_iter().flat_map(SecretKey::parse);
+        let retry_at = keys.filter_map(|key| self.shared.retry_at(&key)).min()?;
         // A retry that is already due is running or blocked, so the returned time is in the future.
-        let retry_at = retries.min()?;
-        Some(retry_at.since(now).max(MIN_PAUSE))
+        Some(retry_at.since(clock::now()).max(MIN_PAUSE))
     }
 
     /// Returns what the resolver has done so far.
@@ -351,8 +328,8 @@ impl Resolver {
         self.shared.counts.read()
     }
 
-    /// Ends the background tasks and the fetches of this resolver and of its clones, and waits for their end.
-    /// Afterwards, reads return cached values, and fail if they need the source. Watches end. A second call
+    /// Ends the background tasks and the fetches of this resolver and of its clones, and waits for their end,
+    /// at most 1 s. A task of a runtime that is not running ends when it runs again. Afterwards, reads return cached values, and fail if they need the source. Watches end. A second call
     /// returns immediately.
     ///
     /// Without this call, the tasks end by themselves when the last clone and the last watch are dropped.

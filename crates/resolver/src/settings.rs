@@ -37,3 +37,12 @@ pub(crate) struct Settings {
     /// Whether the source reads many keys in one round trip.
     pub(crate) batch: bool,
 }
+
+impl Settings {
+    /// Returns the time after which a call to the provider that has not ended is lost.
+    pub(crate) fn longest_call(&self) -> Duration {
+        /// The time that the end of a call might take on a busy machine.
+        const MARGIN: Duration = Duration::from_millis(100);
+        self.deadline.saturating_add(MARGIN)
+    }
+}

@@ -28,7 +28,7 @@ const MIN_LEASE: Duration = Duration::from_millis(20);
 /// replaced, it is returned as stale until its lifetime ends.
 const LEASE_FRACTION: f64 = 0.8;
 /// The minimum time between two refreshes of a leased value in the background.
-const MIN_LEASE_REFRESH: Duration = Duration::from_millis(250);
+pub(crate) const MIN_LEASE_REFRESH: Duration = Duration::from_millis(250);
 
 /// How often the source must return an older version before it is accepted.
 const CONFIRMATIONS: u32 = 3;
@@ -88,13 +88,7 @@ pub(crate) fn update_breaker(state: &mut LinkState, results: &[Result<Secret, Er
         None if all_failed => errors().next(),
         rate_limited => rate_limited,
     };
-    match failure {
-        Some(error) => {
-            let cap = state.settings.max_backoff;
-            state.breaker.record_failure(error, now, cap);
-        }
-        None => state.breaker.record_response(now),
-    }
+    state.update_breaker(failure, now);
 }
 
 impl Settling<'_> {
@@ -168,7 +162,8 @@ impl Settling<'_> {
     /// Handles the value of a superseded fetch. It is cached if its version is newer than the newest known one.
     ///
     /// The cached value is read again before its next use, unless a fetch that started after this one has
-    /// confirmed that this one is newer, or that the value is the same.
+    /// confirmed that this one is newer, or that the value is the same. After an invalidation, or if a later
+    /// fetch found that the key is absent, only the version is remembered.
     fn keep_if_newer(
         &self,
         state: &mut LinkState,
@@ -177,30 +172,38 @@ impl Settling<'_> {
         jitter: Jitter,
         settled: &mut Settled,
     ) -> Result<Resolved, Error> {
-        let version = fetched.resolved.version.as_ref();
+        let Resolved {
+            origin, version, ..
+        } = &fetched.resolved;
+        let ordered = version.clone().filter(|version| version.number().is_some());
         let newest = newest(state, self.cache, key);
-        let is_newer = newest.is_some_and(|(origin, newest)| {
-            origin == fetched.resolved.origin
-                && version.is_some_and(|version| newest.is_older_than(version))
+        let is_newer = ordered.as_ref().is_some_and(|version| {
+            newest.is_none_or(|(place, newest)| place == *origin && newest.is_older_than(version))
         });
-        let later = self.cache.peek(key, |entry| {
+        let cached = self.cache.peek(key, |entry| {
             let is_later = self.now.since(entry.times.fetched_at) <= self.took;
             let is_same = entry
                 .value()
                 .is_some_and(|cached| cached.value == fetched.resolved.value);
-            (is_later && entry.mark() == Mark::None, is_same)
+            let is_deleted = is_later && entry.value().is_none();
+            (is_later && entry.mark() == Mark::None, is_same, is_deleted)
         });
-        let (is_later, is_same) = later.unwrap_or_default();
-        let has_order = version.and_then(Version::number).is_some();
-        let is_settled = match is_newer {
-            true => is_later,
-            false => has_order || is_same,
-        };
-        let result = match is_newer {
-            true => self.store(state, key, fetched, jitter, settled),
-            false => Ok(fetched.resolved),
-        };
-        if !is_settled {
+        let is_invalidated = cached.is_none() && !state.in_flight.contains(key);
+        let (is_later, is_same, is_deleted) = cached.unwrap_or_default();
+        if !is_newer {
+            if ordered.is_none() && !is_same {
+                state.mark(self.cache, key, Mark::Changed);
+            }
+            return Ok(fetched.resolved);
+        }
+        if is_invalidated || is_deleted {
+            if let Some(version) = ordered {
+                state.guard(key, origin.clone(), version);
+            }
+            return Ok(fetched.resolved);
+        }
+        let result = self.store(state, key, fetched, jitter, settled);
+        if !is_later {
             state.mark(self.cache, key, Mark::Changed);
         }
         result
@@ -373,11 +376,15 @@ struct Fetched {
     lease: Option<Duration>,
 }
 
-/// What a watch compares: the fingerprint of the value, and the kind of the failure.
+/// What a watch compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seen {
+    /// The fingerprint of the value.
     value: Option<u64>,
+    /// The kind of the error, or of the reason why the value is stale.
     failure: Option<ErrorKind>,
+    /// The kind of the reason why an absence is stale.
+    staleness: Option<ErrorKind>,
 }
 
 impl Seen {
@@ -389,10 +396,17 @@ impl Seen {
                     Freshness::Fresh => None,
                     Freshness::Stale { reason, .. } => Some(kind(reason)),
                 },
+                staleness: None,
             },
-            Reply::Absent(error, _) | Reply::Failed(error) => Self {
+            Reply::Absent(error, staleness) => Self {
                 value: None,
                 failure: Some(kind(error)),
+                staleness: staleness.as_ref().map(|(_, reason)| kind(reason)),
+            },
+            Reply::Failed(error) => Self {
+                value: None,
+                failure: Some(kind(error)),
+                staleness: None,
             },
         }
     }

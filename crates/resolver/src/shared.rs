@@ -7,7 +7,7 @@ use secretwell_core::{Error, ErrorKind, Origin, SecretKey, SecretProvider};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::clock::Time;
+use crate::clock::{self, Time};
 use crate::counters::Counts;
 use crate::decide::{Reply, peek};
 use crate::in_flight::NewFetch;
@@ -20,6 +20,9 @@ use crate::sync::{Mutex, MutexGuard};
 pub(crate) const CHUNK: usize = 1000;
 /// A refresher that is this late is replaced by one on the runtime of a reader.
 const OVERDUE: Duration = Duration::from_secs(1);
+
+/// The longest wait for the end of the tasks. A task of a runtime that is not running does not end.
+const MAX_CLOSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -64,6 +67,20 @@ impl Shared {
     pub(crate) fn found_later(&self, link: usize, key: &SecretKey, now: Time) -> bool {
         let mut later = self.sources.iter().skip(link + 1);
         later.any(|source| source.has_value(key, now))
+    }
+
+    /// Returns whether the source at `link` has failed to read `key`, and a source that is read after that has a
+    /// value.
+    pub(crate) fn has_fallback(&self, link: usize, key: &SecretKey, now: Time) -> bool {
+        let failed = {
+            let state = self.sources[link].state();
+            let failure = state.failures.get(key);
+            failure.is_some_and(|failure| !failure.error.is_not_found())
+        };
+        let mut later = self.sources.iter().skip(link + 1);
+        let is_fallback =
+            |source: &Source| source.link.tolerated().any(|tolerated| tolerated == link);
+        failed && later.any(|source| is_fallback(source) && source.has_value(key, now))
     }
 
     /// Returns whether a read of `key` reaches the source at `link`: no source before it has the key, and
@@ -117,6 +134,30 @@ impl Shared {
         let errors = errors.into_iter().flatten().collect();
         let error = secretwell_core::backend::combine_errors(&self.origin, key, errors);
         Some(Reply::of(Err(error)))
+    }
+
+    /// Returns the time of the next retry of `key`, if a source that a read of it reaches has failed. If no source
+    /// has failed and none has the key, it is the time at which the key is looked for again.
+    pub(crate) fn retry_at(&self, key: &SecretKey) -> Option<Time> {
+        let now = clock::now();
+        let (mut failed, mut absent) = (Vec::new(), Vec::new());
+        for (link, source) in self.sources.iter().enumerate() {
+            let state = source.state();
+            if let Some(failure) = state.failures.get(key) {
+                let open_until = state.breaker.open_until().unwrap_or(failure.retry_at);
+                let retry_at = failure.retry_at.max(open_until);
+                match failure.error.is_not_found() {
+                    true if self.found_later(link, key, now) => {}
+                    true => absent.push(retry_at),
+                    false => failed.push(retry_at),
+                }
+            }
+            drop(state);
+            if source.has_value(key, now) {
+                break;
+            }
+        }
+        failed.into_iter().min().or(absent.into_iter().min())
     }
 
     /// Plans reads of watched keys at the sources after `link`, because what that source has of them has
@@ -236,7 +277,10 @@ impl Shared {
         };
         tasks.abort_all();
         self.wake_watches();
-        while tasks.join_next().await.is_some() {}
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        if clock::require_runtime().is_ok() {
+            clock::timeout_at(clock::now().after(MAX_CLOSE), ended).await;
+        }
     }
 }
 

@@ -52,16 +52,14 @@ impl Slots {
         self.slots.len() - self.free.len()
     }
 
-    /// Returns the keys with the numbers from `first` on, at most `count` numbers. Returns `None` if no key has
-    /// such a number.
-    pub(crate) fn keys(
-        &self,
-        first: usize,
-        count: usize,
-    ) -> Option<impl Iterator<Item = &SecretKey>> {
-        let slots = self.slots.get(first..)?;
-        let slots = &slots[..count.min(slots.len())];
-        (!slots.is_empty()).then(|| slots.iter().filter_map(|slot| slot.key.as_ref()))
+    /// Returns the keys with `count` numbers from `first` on. Returns `None` after the last number.
+    pub(crate) fn keys(&self, first: usize, count: usize) -> Option<Vec<SecretKey>> {
+        let end = self.slots.len().min(first + count);
+        let slots = self
+            .slots
+            .get(first..end)
+            .filter(|slots| !slots.is_empty())?;
+        Some(slots.iter().filter_map(|slot| slot.key.clone()).collect())
     }
 
     /// Adds a key, and returns its number.

@@ -92,6 +92,27 @@ impl Source {
         state.plan(&self.cache, key, now, now, false);
     }
 
+    /// Marks the cached value of `key` if it is `rejected`, and tells the provider.
+    pub(crate) fn reject(&self, key: &SecretKey, rejected: &SecretValue, now: Time) {
+        let mut state = self.state();
+        let is_rejected = self.cache.peek(key, |entry| {
+            let is_rejected = entry
+                .value()
+                .is_some_and(|cached| cached.value == *rejected);
+            if is_rejected {
+                entry.set_mark(Mark::Rejected);
+            }
+            is_rejected
+        });
+        if is_rejected == Some(true) {
+            state.plan(&self.cache, key, now, now, false);
+        }
+        drop(state);
+        if is_rejected != Some(false) {
+            self.discard(key, Some(rejected));
+        }
+    }
+
     /// Tells the provider that a consumer has rejected a value, or that the next read must ask the source.
     pub(crate) fn discard(&self, key: &SecretKey, rejected: Option<&SecretValue>) {
         let call = AssertUnwindSafe(|| self.provider().discard(key, rejected));

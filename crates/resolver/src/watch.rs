@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use secretwell_core::{Error, SecretKey};
+use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
 use crate::Resolved;
@@ -57,7 +58,13 @@ enum Step {
     /// The first read of all keys.
     Reading(Pin<Box<dyn Future<Output = Results> + Send + Sync>>),
     /// Waiting for a change, at most until the refresher is overdue.
-    Waiting(Option<Pin<Box<Sleep>>>),
+    Waiting(Option<Timer>),
+}
+
+/// A timer, with the runtime that it belongs to. In another runtime it would never fire.
+struct Timer {
+    runtime: tokio::runtime::Id,
+    sleep: Pin<Box<Sleep>>,
 }
 
 /// The result of a watched key.
@@ -176,10 +183,15 @@ impl Watch {
             return false;
         }
         let overdue_at = self.shared.refresher_overdue_at().to_instant();
-        let Step::Waiting(sleep) = &mut self.step else {
+        let (Step::Waiting(timer), Ok(runtime)) = (&mut self.step, Handle::try_current()) else {
             return false;
         };
-        let sleep = sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(overdue_at)));
+        let runtime = runtime.id();
+        timer.take_if(|timer| timer.runtime != runtime);
+        let Timer { sleep, .. } = timer.get_or_insert_with(|| Timer {
+            runtime,
+            sleep: Box::pin(tokio::time::sleep_until(overdue_at)),
+        });
         if sleep.deadline() != overdue_at {
             sleep.as_mut().reset(overdue_at);
         }

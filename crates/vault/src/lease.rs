@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use http::Method;
+use http::header::CACHE_CONTROL;
+use http::{HeaderValue, Method};
 use secretwell_core::{Error, ErrorKind, Secret, SecretKey, SecretValue, Version};
 use secretwell_http::{Request, Token, encode_path};
 use tokio::time::Instant;
@@ -31,6 +33,9 @@ struct Slot {
     requests: tokio::sync::Mutex<()>,
     /// Never locked during a request, so that a discard does not wait for one.
     cached: Mutex<Option<Lease>>,
+    /// Set by the first discard, and different after each one. An agent caches leases by all headers of
+    /// their requests, and would respond with the discarded secret otherwise.
+    cache_control: Mutex<Option<HeaderValue>>,
 }
 
 /// One dynamic secret with its lease.
@@ -88,6 +93,7 @@ impl Leases {
                 body,
                 requests: tokio::sync::Mutex::default(),
                 cached: Mutex::default(),
+                cache_control: Mutex::default(),
             };
             slots.insert(prefix.as_str().to_owned(), slot);
         }
@@ -138,13 +144,15 @@ impl Leases {
         let Some(slot) = key.prefix().and_then(|prefix| self.0.get(prefix)) else {
             return;
         };
-        let is_discarded = |lease: &mut Lease| {
-            rejected.is_none_or(|rejected| {
-                let field = lease.document.field(key.name());
-                field.is_some_and(|field| field.value == *rejected)
-            })
+        let mut cached = lock(&slot.cached);
+        let has = |rejected: &SecretValue| {
+            let field = cached.as_ref()?.document.field(key.name());
+            field.filter(|field| field.value == *rejected)
         };
-        slot.cached().take_if(is_discarded);
+        if rejected.is_none_or(|rejected| has(rejected).is_some()) {
+            *cached = None;
+            *lock(&slot.cache_control) = Some(bypass_caches());
+        }
     }
 
     /// Revokes all cached leases. If some cannot be revoked, the others are still revoked, and the first
@@ -153,12 +161,14 @@ impl Leases {
         let mut result = Ok(());
         for slot in self.0.values() {
             let _requests = slot.requests.lock().await;
-            let id = slot.cached().as_ref().and_then(|lease| lease.id.clone());
+            let id = lock(&slot.cached)
+                .as_ref()
+                .and_then(|lease| lease.id.clone());
             let Some(id) = id else {
                 continue;
             };
             match revoke(inner, &id).await {
-                Ok(()) => *slot.cached() = None,
+                Ok(()) => *lock(&slot.cached) = None,
                 Err(error) => result = result.and(Err(error)),
             }
         }
@@ -176,14 +186,10 @@ async fn revoke(inner: &Inner, id: &str) -> Result<(), Error> {
 }
 
 impl Slot {
-    fn cached(&self) -> MutexGuard<'_, Option<Lease>> {
-        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Returns the cached lease, renewed if necessary, or else a new one. `called` is the time of the read.
     async fn current(&self, called: Instant, inner: &Inner) -> Result<LeasedSecret, Error> {
         let token = inner.token().await?;
-        let cached = self.cached().clone();
+        let cached = lock(&self.cached).clone();
         if let Some(mut lease) = cached.filter(|lease| lease.belongs_to(token.as_deref())) {
             // The token might have been renewed, which changes its expiry.
             lease.token = token;
@@ -200,13 +206,13 @@ impl Slot {
         // The old lease is not revoked, because its secret might still be in use.
         let lease = self.create(inner).await?;
         let secret = lease.snapshot();
-        *self.cached() = Some(lease);
+        *lock(&self.cached) = Some(lease);
         Ok(secret)
     }
 
     /// Stores the changed times of the cached lease. Returns `None` if the lease was discarded meanwhile.
     fn update(&self, lease: Lease) -> Option<LeasedSecret> {
-        let mut cached = self.cached();
+        let mut cached = lock(&self.cached);
         let cached = cached.as_mut();
         let cached = cached.filter(|cached| Arc::ptr_eq(&cached.document, &lease.document))?;
         *cached = lease;
@@ -215,7 +221,7 @@ impl Slot {
 
     /// Returns the cached lease if its replacement must not be retried yet.
     fn backing_off(&self) -> Option<LeasedSecret> {
-        let cached = self.cached();
+        let cached = lock(&self.cached);
         let lease = cached.as_ref().filter(|lease| lease.is_valid())?;
         let retry_at = lease.retry_at?;
         (Instant::now() < retry_at).then(|| lease.snapshot())
@@ -224,7 +230,7 @@ impl Slot {
     /// Delays the next renewal or replacement after a failure. Returns the cached lease, if it can still be
     /// used.
     fn back_off(&self) -> Option<LeasedSecret> {
-        let mut cached = self.cached();
+        let mut cached = lock(&self.cached);
         let lease = cached.as_mut();
         let lease = lease.filter(|lease| lease.is_created && lease.is_valid())?;
         lease.back_off();
@@ -235,6 +241,11 @@ impl Slot {
         let request = match &self.body {
             None => Request::new(Method::GET, self.path.as_str()),
             Some(body) => Request::new(Method::POST, self.path.as_str()).json(body.clone()),
+        };
+        let cache_control = lock(&self.cache_control).clone();
+        let request = match cache_control {
+            None => request,
+            Some(value) => request.header(CACHE_CONTROL, value),
         };
         let requested = Instant::now();
         // Each successful request creates another secret, so it must not be repeated.
@@ -372,6 +383,17 @@ impl LeasedSecret {
             Some(end) => secret.valid_for(end.saturating_duration_since(Instant::now())),
         })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns a value of `Cache-Control` that no other discard has, in this process or in another one.
+fn bypass_caches() -> HeaderValue {
+    let random = RandomState::new().hash_one(Instant::now());
+    let value = HeaderValue::try_from(format!("no-cache, discard={random}"));
+    value.unwrap_or(HeaderValue::from_static("no-cache"))
 }
 
 fn lease_id(id: &str) -> SecretValue {

@@ -1,9 +1,11 @@
 //! The number of calls of a batching source when many callers need different keys at once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use secretwell::Resolver;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::meter::single_thread;
@@ -25,7 +27,7 @@ pub(crate) fn measure() {
         ("current_thread", &single_thread()),
         ("multi_thread, 2 threads", &two_threads),
     ] {
-        for latency in [0, 5] {
+        for latency in [0, 1] {
             let mut counts: Vec<usize> = (0..ROUNDS)
                 .map(|_| calls(runtime, Duration::from_millis(latency)))
                 .collect();
@@ -41,10 +43,14 @@ fn calls(runtime: &Runtime, latency: Duration) -> usize {
     let source = Source::new(Batch::Yes).with_latency(latency);
     let resolver = Resolver::new(source.clone());
     runtime.block_on(async {
+        let all_ready = Arc::new(Barrier::new(CALLERS));
         let mut callers = JoinSet::new();
         for key in numbered_keys("SECRET", CALLERS) {
-            let resolver = resolver.clone();
-            callers.spawn(async move { resolver.get(key.as_str()).await });
+            let (resolver, all_ready) = (resolver.clone(), all_ready.clone());
+            callers.spawn(async move {
+                all_ready.wait().await;
+                resolver.get(key.as_str()).await
+            });
         }
         let results = callers.join_all().await;
         assert!(results.iter().all(Result::is_ok));

@@ -26,8 +26,11 @@ use report::Report;
 const SIZES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
 const HIT_SIZES: [usize; 5] = [1, 100, 1_000, 10_000, 100_000];
 
-/// A part of the measurements, with its name and the function that adds its results to the report.
-const PARTS: [(&str, fn(&mut Report, &Keys)); 6] = [
+/// Adds the results for some keys to a report.
+type Measure = fn(&mut Report, &Keys);
+
+/// The parts of the measurements by name.
+const PARTS: [(&str, Measure); 6] = [
     ("refresh", refresh::measure),
     ("insertion", insertion::measure),
     ("memory", insertion::measure_memory),

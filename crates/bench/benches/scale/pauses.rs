@@ -27,7 +27,7 @@ pub(crate) fn measure(report: &mut Report, keys: &Keys) {
 fn pauses(keys: &Keys) -> Vec<(&'static str, Duration)> {
     let mut pauses = Vec::new();
     let source = Source::new(Batch::Yes);
-    let ttl = Duration::from_millis(2_000 + keys.len() as u64 / 100);
+    let ttl = Duration::from_millis(2_000 + keys.len() as u64 / 33);
     let resolver = Resolver::builder(source.clone())
         .ttl(ttl)
         .max_entries(keys.len())
