@@ -14,7 +14,7 @@ use secretwell_testkit::{Action, FaultyProvider};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
-use crate::support::{down, faulty_source, key, keys, pass, secs, settle, text};
+use crate::support::{changed, down, faulty_source, key, keys, pass, secs, settle, text};
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
@@ -71,9 +71,10 @@ fn value_expires_although_the_runtime_of_the_first_reader_is_idle() {
                 tokio::time::sleep(SHORT / 10).await;
             }
             // A watch here has a refresher that runs.
-            let mut watch = resolver.watch(&keys(&["K"]));
+            let mut watch = resolver.watch(["K"]).unwrap();
+            assert_eq!(changed(&mut watch).await, keys(&["K"]), "the current value");
             memory.set("K", "v3").unwrap();
-            let changed = tokio::time::timeout(PATIENCE, watch.changed()).await;
+            let changed = tokio::time::timeout(PATIENCE, changed(&mut watch)).await;
             assert_eq!(changed.unwrap(), keys(&["K"]));
         });
         drop(first);
@@ -245,7 +246,7 @@ async fn newer_version_of_a_superseded_fetch_is_kept() {
         async move { read(&resolver).await }
     });
     settle().await;
-    let forced = resolver.refresh(&keys(&["K"])).await.remove(0).unwrap();
+    let forced = resolver.refresh(["K"]).await.remove(0).unwrap();
     assert_eq!(forced.value.expose_bytes(), b"v1");
     pass(secs(10)).await;
     slow.await.unwrap().unwrap();
@@ -377,7 +378,7 @@ async fn version_guard_survives_an_invalidation() {
     .ttl(secs(60))
     .build();
     assert_eq!(text(&resolver, "K").await, "new");
-    resolver.invalidate(&key("K"));
+    resolver.invalidate("K");
     assert_eq!(read(&resolver).await, Err(ErrorKind::Unavailable));
 }
 
@@ -488,7 +489,10 @@ async fn requested_wait_is_kept_by_forced_refreshes_and_rejections() {
     let requested: Vec<SecretKey> = (0..200).map(|number| key(&format!("K{number}"))).collect();
     for _ in 0..60 {
         for key in &requested {
-            let rejected = resolver.report_rejected(key, None).await.unwrap_err();
+            let rejected = resolver
+                .report_rejected(key, &"v".into())
+                .await
+                .unwrap_err();
             assert!(rejected.is_temporary(), "{rejected}");
         }
         resolver.refresh(&requested).await;

@@ -4,7 +4,11 @@
 //! | --- | --- |
 //! | `conformance` | the contract of a provider, for every provider |
 //! | `resolver` | caching, refresh and watches of a resolver over time |
+//! | `model` | a resolver in random schedules, compared with a reference model |
 //! | `outages` | a resolver whose provider fails, hangs or refuses |
+//! | `chains` | chains of sources: ttl, failures, versions and waits of each source, with every adapter |
+//! | `changes` | change notifications and watches, in every state of a key and every order of use |
+//! | `hostile` | panics, wrong counts, code of others that uses the resolver, many callers at once |
 //! | `freshness` | no value is stale, reverted or of another key without a sign |
 //! | `lazy` | `LazyAuth`: start, rotation, failures and its log |
 //! | `rotation` | the key ring during rotations, with time steps and several runtimes |
@@ -27,14 +31,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod authjs;
+mod chains;
+mod changes;
 mod cli;
 mod conformance;
 mod e2e;
 mod examples;
 mod freshness;
+mod hostile;
 mod infisical;
 mod lazy;
 mod matrix;
+mod model;
 mod outages;
 mod packaging;
 mod process;

@@ -6,7 +6,9 @@ use secretwell::{Chain, Error, ErrorKind, Freshness, OnDenied, Resolver, Secret,
 use secretwell_testkit::Action;
 use tokio::time::Instant;
 
-use crate::support::{denied, down, faulty_source, key, keys, pass, resolver, secs, settle, text};
+use crate::support::{
+    changed, denied, down, faulty_source, key, keys, pass, resolver, secs, settle, text,
+};
 
 #[tokio::test(start_paused = true)]
 async fn stale_values_are_returned_during_an_outage_until_max_stale() {
@@ -241,14 +243,14 @@ async fn error_of_one_key_is_not_returned_for_another() {
 async fn watch_reports_a_change_after_panics_of_the_provider() {
     let (memory, faulty) = faulty_source(&[("K", "old")]);
     let resolver = resolver(faulty.clone());
-    let mut watch = resolver.watch(&keys(&["K"]));
+    let mut watch = resolver.watch(["K"]).unwrap();
     resolver.get("K").await.unwrap();
     faulty.push(Action::Panic);
     faulty.push(Action::Panic);
     memory.set("K", "new").unwrap();
     let start = Instant::now();
     loop {
-        watch.changed().await;
+        changed(&mut watch).await;
         if text(&resolver, "K").await == "new" {
             break;
         }
@@ -261,7 +263,7 @@ async fn expired_lease_is_an_error_and_is_not_fetched_in_a_loop() {
     let (_, faulty) = faulty_source(&[]);
     faulty.always(Action::Return(Secret::new("v").valid_for(Duration::ZERO)));
     let resolver = resolver(faulty.clone());
-    let _watch = resolver.watch(&keys(&["K"]));
+    let _watch = resolver.watch(["K"]).unwrap();
     let error = resolver.get("K").await.unwrap_err();
     assert!(
         error.is_temporary() && error.to_string().contains("has already expired"),

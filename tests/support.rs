@@ -6,7 +6,7 @@ use std::time::Duration;
 use secretwell::auth::KeyRing;
 use secretwell::backend::Capabilities;
 use secretwell::{
-    Error, ErrorKind, MemoryProvider, Resolver, SecretKey, SecretProvider, SecretValue,
+    Error, ErrorKind, MemoryProvider, Resolver, SecretKey, SecretProvider, SecretValue, Watch,
 };
 use secretwell_testkit::{Fault, FaultyProvider};
 
@@ -71,6 +71,22 @@ pub(crate) async fn text(resolver: &Resolver, key: &str) -> String {
         .expose_text()
         .unwrap()
         .to_owned()
+}
+
+/// Waits for changes, and returns the changed keys.
+pub(crate) async fn changed(watch: &mut Watch) -> Vec<SecretKey> {
+    let updates = watch.next().await.expect("the resolver is open");
+    updates.into_iter().map(|update| update.key).collect()
+}
+
+/// Returns the keys that have changed, without waiting.
+pub(crate) fn changed_now(watch: &mut Watch) -> Vec<SecretKey> {
+    let mut next = std::pin::pin!(changed(watch));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match next.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(keys) => keys,
+        std::task::Poll::Pending => Vec::new(),
+    }
 }
 
 /// Lets all ready tasks run, without advancing the clock.

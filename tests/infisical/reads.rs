@@ -158,6 +158,9 @@ async fn partially_expanded_list_entry_is_read_again_by_itself() {
     place.write(None, "DEEP", "root").await;
     assert_eq!(text(&provider, "TOP").await, "(<root>)");
     assert_eq!(single_read_count(&place), 2);
+    provider.discard(&key("TOP"), None);
+    assert_eq!(text(&provider, "TOP").await, "(<root>)");
+    assert_eq!(single_read_count(&place), 3);
 }
 
 #[tokio::test]

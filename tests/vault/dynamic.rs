@@ -80,6 +80,50 @@ async fn certificate_and_private_key_are_from_one_lease() {
 }
 
 #[tokio::test]
+async fn certificate_without_a_lease_is_kept_until_it_is_discarded() {
+    let fixture = Fixture::new().await;
+    let role = json!({"allow_any_name": true, "generate_lease": false, "ttl": "1h"});
+    let path = format!("{}/roles/app", fixture.name);
+    fixture.bao.root("POST", &path, role).await;
+    let provider = fixture.provider(&["web"]);
+    let certificate = key("web/certificate");
+    let first = provider.get(&certificate).await.unwrap();
+    assert!(
+        first
+            .valid_for
+            .is_some_and(|lifetime| lifetime > secs(3_000))
+    );
+    assert_eq!(provider.get(&certificate).await.unwrap().value, first.value);
+    assert_eq!(fixture.leases().await, 0);
+    provider.discard(&certificate, Some(&first.value));
+    assert_ne!(provider.get(&certificate).await.unwrap().value, first.value);
+    assert_eq!(fixture.proxy.count("POST /v1/pki"), 2);
+}
+
+#[tokio::test]
+async fn secret_without_a_lease_and_without_an_end_is_read_each_time() {
+    let bao = shared().await;
+    let name = unique("totp");
+    let mount = format!("sys/mounts/{name}");
+    bao.root("POST", &mount, json!({"type": "totp"})).await;
+    let code = json!({"generate": true, "issuer": "tests", "account_name": "app"});
+    bao.root("POST", &format!("{name}/keys/app"), code).await;
+    let proxy = FaultProxy::start(bao.address).await;
+    let token = VaultAuth::token(Credential::value(bao.root_token()));
+    let provider = VaultProvider::builder([format!("http://{}", proxy.address())], token)
+        .unwrap()
+        .kv_version(KvVersion::V2)
+        .dynamic("otp", format!("{name}/code/app"))
+        .build()
+        .unwrap();
+    for count in 1..=3 {
+        let code = provider.get(&key("otp/code")).await.unwrap();
+        assert_eq!((code.value.len(), code.valid_for), (6, None));
+        assert_eq!(proxy.count(&format!("GET /v1/{name}/code/app")), count);
+    }
+}
+
+#[tokio::test]
 async fn all_keys_of_a_dynamic_secret_share_one_failed_attempt() {
     let fixture = Fixture::new().await;
     let provider = fixture.provider(&["web"]);

@@ -18,8 +18,8 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::server::{Bao, shared, unique};
-use crate::support::{key, secs, tool};
+use super::server::{Agent, Bao, shared, unique};
+use crate::support::{key, keys, response, secs, tool};
 
 /// A PostgreSQL server. It ends with the test process.
 struct Postgres {
@@ -104,7 +104,7 @@ impl Fixture {
         );
         let connection = json!({
             "plugin_name": "postgresql-database-plugin",
-            "allowed_roles": "app",
+            "allowed_roles": "*",
             "connection_url": url,
             "username": "postgres",
             "password": "",
@@ -164,6 +164,30 @@ impl Fixture {
             .dynamic("db", format!("{}/creds/app", self.name))
             .build()
             .unwrap()
+    }
+
+    /// Creates a role for an existing database user, whose password is rotated every hour.
+    async fn static_role(&self, user: &str) {
+        let pool = self.postgres.pool("postgres", "");
+        let client = pool.get().await.unwrap();
+        let create = format!("CREATE ROLE {user} WITH LOGIN PASSWORD 'initial'");
+        client.batch_execute(&create).await.unwrap();
+        let role = json!({"db_name": "pg", "username": user, "rotation_period": "1h"});
+        let name = &self.name;
+        self.bao
+            .root("POST", &format!("{name}/static-roles/{user}"), role)
+            .await;
+    }
+
+    /// Starts an agent that adds a token and caches leases.
+    async fn agent(&self) -> Agent {
+        let policies = json!({"policies": [self.name], "period": "1h"});
+        let token = self.bao.root("POST", "auth/token/create", policies).await;
+        Agent::start(self.bao, token["auth"]["client_token"].as_str().unwrap()).await
+    }
+
+    async fn accepts(&self, (user, password): &(String, String)) -> bool {
+        self.postgres.pool(user, password).get().await.is_ok()
     }
 
     async fn leases(&self) -> usize {
@@ -246,35 +270,235 @@ async fn pool_is_rebuilt_before_the_token_of_its_credentials_expires() {
     assert!((3..=6).contains(&pools), "{pools} pools");
 }
 
+/// Advances the clock of this process, but not that of the server.
+async fn advance(duration: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(duration).await;
+    tokio::time::resume();
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn credentials(provider: &VaultProvider) -> Result<(String, String), Error> {
+    let results = provider
+        .get_many(&keys(&["db/username", "db/password"]))
+        .await;
+    let texts = results
+        .into_iter()
+        .map(|result| Ok(result?.value.expose_text()?.to_owned()));
+    let texts: Vec<String> = texts.collect::<Result<_, Error>>()?;
+    let [user, password] = texts.try_into().expect("two results");
+    Ok((user, password))
+}
+
 #[tokio::test]
 async fn lease_that_cannot_be_renewed_or_replaced_is_used_until_it_expires() {
-    let fixture = Fixture::new(json!({"default_ttl": "6s"})).await;
+    let fixture = Fixture::new(json!({"default_ttl": "1h"})).await;
     let proxy = FaultProxy::start(fixture.bao.address).await;
     let provider = fixture.provider_at(proxy.address(), json!({})).await;
-    let started = Instant::now();
-    let user = async || {
-        let secret = provider.get(&key("db/username")).await?;
-        Ok::<_, Error>(secret.value.expose_text()?.to_owned())
-    };
-    let first = user().await.unwrap();
     let renewals = || proxy.count("POST /v1/sys/leases/renew");
     let creations = || proxy.count(&format!("GET /v1/{}/creds/app", fixture.name));
-    proxy.set(Fault::Close);
-    let error = loop {
-        match user().await {
-            Ok(user) => assert_eq!(user, first),
-            Err(error) => break error,
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(started.elapsed() >= secs(6), "{:?}", started.elapsed());
-    assert!(
-        renewals() > 0 && creations() > 1,
-        "renewal and replacement must be attempted before the expiry"
+    let first = credentials(&provider).await.unwrap();
+    proxy.set(response("502 No", ""));
+    advance(20 * MINUTE).await;
+    assert_eq!(credentials(&provider).await.unwrap(), first);
+    assert_eq!(
+        (renewals(), creations()),
+        (0, 1),
+        "the lease is not due yet"
     );
+
+    advance(11 * MINUTE).await;
+    assert_eq!(credentials(&provider).await.unwrap(), first);
+    let (failed_renewals, failed_creations) = (renewals(), creations());
+    assert!(
+        failed_renewals > 0 && failed_creations > 1,
+        "both must be attempted"
+    );
+    assert_eq!(credentials(&provider).await.unwrap(), first);
+    assert_eq!(
+        (renewals(), creations()),
+        (failed_renewals, failed_creations),
+        "back off"
+    );
+
+    // The lease has expired by this clock, but not by the server's.
+    advance(29 * MINUTE).await;
+    let error = credentials(&provider).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     proxy.set(Fault::None);
-    assert_ne!(user().await.unwrap(), first);
+    assert_ne!(credentials(&provider).await.unwrap().0, first.0);
+    assert_eq!(
+        renewals(),
+        failed_renewals,
+        "an expired lease is never renewed"
+    );
+}
+
+#[tokio::test]
+async fn discarded_lease_is_replaced_but_not_revoked() {
+    let fixture = Fixture::new(json!({"default_ttl": "1h"})).await;
+    let provider = fixture.provider(json!({})).await;
+    let (user, password) = (key("db/username"), key("db/password"));
+    let first = credentials(&provider).await.unwrap();
+    provider.discard(&user, None);
+    let second = credentials(&provider).await.unwrap();
+    assert_ne!(second.0, first.0);
+    assert!(fixture.accepts(&first).await && fixture.accepts(&second).await);
+
+    // These discards concern another value, another key or another secret.
+    provider.discard(&user, Some(&first.0.as_str().into()));
+    provider.discard(&password, Some(&first.1.as_str().into()));
+    provider.discard(&password, Some(&second.0.as_str().into()));
+    provider.discard(&key("db/nothing"), Some(&second.0.as_str().into()));
+    provider.discard(&key("other/username"), None);
+    provider.discard(&key("username"), Some(&second.0.as_str().into()));
+    assert_eq!(credentials(&provider).await.unwrap(), second);
+
+    provider.discard(&password, Some(&second.1.as_str().into()));
+    let third = credentials(&provider).await.unwrap();
+    assert_ne!(third.0, second.0);
+    assert_eq!(fixture.leases().await, 3);
+}
+
+#[tokio::test]
+async fn discard_during_a_request_drops_the_old_secret_but_not_the_new_one() {
+    let fixture = Fixture::new(json!({"default_ttl": "1h"})).await;
+    let proxy = FaultProxy::start(fixture.bao.address).await;
+    let provider = fixture.provider_at(proxy.address(), json!({})).await;
+    let creation = format!("GET /v1/{}/creds/app", fixture.name);
+    let renewal = "POST /v1/sys/leases/renew";
+    // Runs a read and discards `rejected` while the first request that starts with `line` is under way.
+    let read_and_discard = async |line: &str, rejected: Option<&str>| {
+        let before = proxy.count(line);
+        let discard = async {
+            while proxy.count(line) == before {
+                tokio::task::yield_now().await;
+            }
+            provider.discard(&key("db/username"), rejected.map(Into::into).as_ref());
+        };
+        tokio::join!(credentials(&provider), discard).0
+    };
+
+    let first = read_and_discard(&creation, None).await.unwrap();
+    assert_eq!(credentials(&provider).await.unwrap(), first);
+    assert_eq!(proxy.count(&creation), 1, "the new secret is kept");
+
+    advance(31 * MINUTE).await;
+    let second = read_and_discard(renewal, Some(&first.0)).await.unwrap();
+    assert_ne!(
+        second.0, first.0,
+        "a renewal does not restore a discarded lease"
+    );
+    assert_eq!(credentials(&provider).await.unwrap(), second);
+
+    advance(31 * MINUTE).await;
+    proxy.set(response("502 No", ""));
+    let error = read_and_discard(&creation, Some(&second.0))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    proxy.set(Fault::None);
+    assert_ne!(credentials(&provider).await.unwrap().0, second.0);
+}
+
+#[tokio::test]
+async fn discard_bypasses_the_cache_of_an_agent() {
+    let fixture = Fixture::new(json!({"default_ttl": "1h"})).await;
+    let agent = fixture.agent().await;
+    let provider = || {
+        VaultProvider::builder([format!("http://{}", agent.address())], VaultAuth::agent())
+            .unwrap()
+            .kv_version(KvVersion::V2)
+            .dynamic("db", format!("{}/creds/app", fixture.name))
+            .build()
+            .unwrap()
+    };
+    let (one, other) = (provider(), provider());
+    let first = credentials(&one).await.unwrap();
+    assert_eq!(
+        credentials(&other).await.unwrap(),
+        first,
+        "the agent caches"
+    );
+    one.discard(&key("db/username"), Some(&first.0.as_str().into()));
+    let second = credentials(&one).await.unwrap();
+    assert_ne!(second.0, first.0);
+    other.discard(&key("db/username"), None);
+    let third = credentials(&other).await.unwrap();
+    assert!(third.0 != first.0 && third.0 != second.0);
+    // A later request for a new lease does not get the discarded one.
+    advance(61 * MINUTE).await;
+    assert_eq!(credentials(&one).await.unwrap(), second);
+}
+
+#[tokio::test]
+async fn resolver_replaces_a_revoked_credential_after_a_report() {
+    let fixture = Fixture::new(json!({"default_ttl": "1h"})).await;
+    let provider = fixture.provider(json!({})).await;
+    let resolver = Resolver::new(provider);
+    let first = resolver.get("db/username").await.unwrap();
+    let prefix = format!("sys/leases/revoke-prefix/{}/creds/app", fixture.name);
+    fixture
+        .bao
+        .root("POST", &prefix, json!({"sync": true}))
+        .await;
+    let second = resolver
+        .report_rejected("db/username", &first.value)
+        .await
+        .unwrap();
+    assert_ne!(second.value, first.value);
+    assert_eq!(fixture.leases().await, 1);
+    // A second report about the first credential does not create a third one.
+    let again = resolver
+        .report_rejected("db/username", &first.value)
+        .await
+        .unwrap();
+    assert_eq!(again.value, second.value);
+    assert_eq!(fixture.leases().await, 1);
+}
+
+#[tokio::test]
+async fn static_role_is_read_again_because_it_can_be_rotated_early() {
+    let fixture = Fixture::new(json!({"default_ttl": "1h"})).await;
+    let user = unique("app");
+    let user = user.replace('-', "_");
+    fixture.static_role(&user).await;
+    let proxy = FaultProxy::start(fixture.bao.address).await;
+    let path = format!("{}/static-creds/{user}", fixture.name);
+    let token = VaultAuth::token(Credential::value(fixture.bao.root_token()));
+    let provider = VaultProvider::builder([format!("http://{}", proxy.address())], token)
+        .unwrap()
+        .kv_version(KvVersion::V2)
+        .dynamic("db", &path)
+        .build()
+        .unwrap();
+    let reads = || proxy.count(&format!("GET /v1/{path}"));
+    let first = credentials(&provider).await.unwrap();
+    let rotate = format!("{}/rotate-role/{user}", fixture.name);
+    fixture.bao.root("POST", &rotate, json!({})).await;
+    let second = credentials(&provider).await.unwrap();
+    assert_ne!(second.1, first.1);
+    let current = fixture.bao.root("GET", &path, Value::Null).await;
+    assert_eq!(current["data"]["password"], second.1.as_str());
+    assert_eq!(reads(), 2, "the keys of one read share a request");
+
+    let lifetime = provider.get(&key("db/password")).await.unwrap().valid_for;
+    assert!(
+        lifetime.is_some_and(|lifetime| lifetime <= 60 * MINUTE),
+        "{lifetime:?}"
+    );
+    // Reads that wait for a request share its successor.
+    let before = reads();
+    let many = (0..50).map(|_| credentials(&provider));
+    for result in secretwell::backend::join_bounded(50, many).await {
+        assert_eq!(result.unwrap(), second);
+    }
+    assert_eq!(reads(), before + 2);
+    // A failed read is reported, because the resolver caches the value.
+    proxy.set(response("502 No", ""));
+    let error = credentials(&provider).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
 }
 
 #[tokio::test]

@@ -410,6 +410,59 @@ impl Bao {
     }
 }
 
+/// A process of `bao proxy`, which adds a token to requests and caches leases.
+pub(crate) struct Agent {
+    address: SocketAddr,
+    _process: Process,
+    _folder: TempDir,
+}
+
+impl Agent {
+    pub(crate) async fn start(bao: &Bao, token: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let token_file = folder.path().join("token");
+        std::fs::write(&token_file, token).unwrap();
+        let address = free_address();
+        let config = format!(
+            r#"
+            vault {{ address = "{}" }}
+            auto_auth {{
+                method "token_file" {{ config = {{ token_file_path = "{}" }} }}
+            }}
+            cache {{}}
+            api_proxy {{ use_auto_auth_token = true }}
+            listener "tcp" {{
+                address = "{address}"
+                tls_disable = true
+            }}
+            "#,
+            bao.base,
+            token_file.display(),
+        );
+        let file = folder.path().join("agent.hcl");
+        std::fs::write(&file, config).unwrap();
+        let arguments = ["proxy".to_owned(), format!("-config={}", file.display())];
+        let agent = Self {
+            address,
+            _process: Process::start(&arguments),
+            _folder: folder,
+        };
+        let url = format!("http://{address}/v1/auth/token/lookup-self");
+        for _ in 0..1200 {
+            let response = client().get(&url).send().await;
+            if response.is_ok_and(|response| response.status() == 200) {
+                return agent;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the agent does not respond at {address}");
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
 /// Returns the configuration of a server that stores its data in `folder` and joins the cluster of `leader`.
 fn raft(folder: &TempDir, address: SocketAddr, leader: SocketAddr) -> String {
     let cluster = free_address();

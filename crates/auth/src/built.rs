@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Cache, Guard as SwapGuard};
-use secretwell_resolver::clock::{self, Ticks};
+use secretwell_resolver::clock::{self, Time};
 use thread_local::ThreadLocal;
 
 use crate::state::Generation;
@@ -55,18 +55,18 @@ impl<A> Current<A> {
     /// Returns whether the rebuild task has ended or is late, because its runtime is not running.
     #[inline]
     pub(crate) fn is_overdue(&self) -> bool {
-        clock::ticks() > self.0.due.load(Ordering::Relaxed)
+        clock::coarse() > Time::from_nanos(self.0.due.load(Ordering::Relaxed))
     }
 
     /// Records that the rebuild task acts within `time`, or that no reader needs to start it.
     pub(crate) fn expect_within(&self, time: Duration) {
-        let due = clock::after(clock::ticks(), time);
-        self.0.due.store(due, Ordering::Relaxed);
+        let due = clock::coarse().after(time);
+        self.0.due.store(due.to_nanos(), Ordering::Relaxed);
     }
 
     /// Records that the rebuild task has ended, so that the next reader starts another one.
     pub(crate) fn expect_now(&self) {
-        self.0.due.store(Ticks::MIN, Ordering::Relaxed);
+        self.0.due.store(Time::MIN.to_nanos(), Ordering::Relaxed);
     }
 }
 
@@ -88,7 +88,7 @@ impl<A> Default for Current<A> {
     fn default() -> Self {
         Self(Arc::new(Slot {
             build: ArcSwapOption::empty(),
-            due: AtomicI64::new(Ticks::MAX),
+            due: AtomicI64::new(i64::MAX),
         }))
     }
 }

@@ -134,7 +134,16 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
 
     async fn run(mut self) {
         let shared = self.shared.clone();
-        let mut watch = shared.source.watch();
+        let Ok(mut watch) = shared.source.watch() else {
+            return;
+        };
+        self.expect_within(MAX_READ);
+        // The watch returns the current results first. The first attempt reads the same ones.
+        tokio::select! {
+            biased;
+            () = shared.interrupt.notified() => {}
+            _ = watch.next() => {}
+        }
         while shared.is_newest_task(self.id) {
             let longest = shared.settings.build_deadline.saturating_add(MAX_READ);
             self.expect_within(longest);
@@ -166,7 +175,11 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         while shared.is_newest_task(self.id) {
             self.expect_within(heartbeat * 2);
             tokio::select! {
-                _ = watch.changed() => return,
+                updates = watch.next() => match updates {
+                    Some(_) => return,
+                    // The resolver was closed, so nothing changes any more.
+                    None => std::future::pending().await,
+                },
                 () = shared.wake.notified() => return,
                 () = shared.interrupt.notified() => return,
                 Some(read) = self.history_reads.join_next() => {
@@ -399,12 +412,14 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         rotation: &mut Rotation,
         secrets: &[(SecretKey, Resolved)],
     ) -> Vec<(SecretKey, Resolved)> {
-        let provider = self.shared.source.resolver.provider();
+        let resolver = &self.shared.source.resolver;
         let missing = rotation.missing_histories(secrets, &self.shared.rules);
         let timing = self.shared.rules.timing;
-        let (missing, without): (Vec<_>, Vec<_>) = missing
-            .into_iter()
-            .partition(|(_, secret)| has_history(provider.as_ref(), secret, timing));
+        let (missing, without): (Vec<_>, Vec<_>) =
+            missing.into_iter().partition(|(key, secret)| {
+                let provider = resolver.provider_of(key, secret);
+                has_history(provider.as_ref(), secret, timing)
+            });
         for (key, _) in without {
             rotation.has_no_history(key);
         }
@@ -434,12 +449,13 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         self.history_due = None;
         let deadline = later(Instant::now(), self.shared.settings.build_deadline);
         let timing = self.shared.rules.timing;
-        let provider = self.shared.source.resolver.provider().clone();
+        let resolver = self.shared.source.resolver.clone();
         // It is a task of its own, so that reads of the secrets never wait for it.
         self.history_reads.spawn(async move {
-            let reads = missing
-                .into_iter()
-                .map(|(key, secret)| read_history(provider.clone(), key, secret, timing, deadline));
+            let reads = missing.into_iter().map(|(key, secret)| {
+                let provider = resolver.provider_of(&key, &secret).clone();
+                read_history(provider, key, secret, timing, deadline)
+            });
             join_bounded(CONCURRENT_HISTORIES, reads).await
         });
     }

@@ -67,11 +67,12 @@ impl Source {
 
     /// Returns the time of the next retry of a failed key.
     pub(crate) fn retry_at(&self) -> Option<Instant> {
-        self.resolver.retry_at(&self.keys)
+        let wait = self.resolver.retry_in(&self.keys)?;
+        Some(Instant::now() + wait)
     }
 
-    /// Returns a watch that keeps all keys fresh.
-    pub(crate) fn watch(&self) -> Watch {
+    /// Returns a watch that keeps all keys fresh. The keys are valid, so this does not fail.
+    pub(crate) fn watch(&self) -> Result<Watch, Error> {
         self.resolver.watch(&self.keys)
     }
 }

@@ -79,7 +79,7 @@ fn tokens(criterion: &mut Criterion) {
 }
 
 /// Runs the same operations with `@auth/core` in Node and prints their times. The package is installed by
-/// `cargo xtask test authjs`.
+/// `cargo xtask bench authjs`.
 fn measure_auth_core(token: &str) {
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/clients");
     let output = Command::new("node")
@@ -94,7 +94,7 @@ fn measure_auth_core(token: &str) {
                 println!("@auth/core {line} ns");
             }
         }
-        _ => println!("@auth/core is not installed: run `cargo xtask test authjs`"),
+        _ => println!("@auth/core is not installed: run `cargo xtask bench authjs`"),
     }
 }
 

@@ -3,8 +3,7 @@
 //! Whole processes are measured. The secrets come from variables, from files, or from an OpenBao server on
 //! this machine. `bao agent` and a shell script with curl and jq do the same for comparison.
 //!
-//! Run `cargo build --release --package secretwell-cli` first. The OpenBao server is installed by
-//! `cargo xtask test vault`.
+//! `cargo xtask bench command` builds the command and installs OpenBao first.
 
 use std::fs;
 use std::net::TcpListener;
@@ -97,7 +96,7 @@ struct Server {
 impl Server {
     fn start(folder: &Path) -> Option<Self> {
         if !bao().exists() {
-            println!("OpenBao is not installed: run `cargo xtask test vault`");
+            println!("OpenBao is not installed: run `cargo xtask bench command`");
             return None;
         }
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");

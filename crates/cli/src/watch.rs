@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use secretwell::{Error, Resolved, Resolver, SecretKey};
+use secretwell::{Resolver, SecretKey};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
@@ -35,21 +35,27 @@ pub(crate) fn watch_variables(
     // The program keeps a secret that is deleted or becomes empty. So the secrets that it has are required.
     let mut required = non_blank_keys(&fetched);
     tokio::spawn(async move {
-        let results = resolver.get_many(&keys).await;
-        let mut watch = resolver.watch(&keys);
-        let is_same = |(result, fetched): (&Result<Resolved, Error>, &FetchedSecret)| {
-            result
-                .as_ref()
-                .is_ok_and(|resolved| resolved.value == fetched.secret.value)
+        // The keys were read before, so they are valid.
+        let Ok(mut watch) = resolver.watch(&keys) else {
+            return;
+        };
+        let Some(current_results) = watch.next().await else {
+            return;
         };
         // A value might have changed between the first fetch and the start of the watch.
-        let mut has_changed = !results.iter().zip(&fetched).all(is_same);
+        let mut has_changed = current_results
+            .iter()
+            .zip(&fetched)
+            .any(|(update, fetched)| {
+                let result = update.result.as_ref();
+                !result.is_ok_and(|resolved| resolved.value == fetched.secret.value)
+            });
         while !sender.is_closed() {
             if !std::mem::take(&mut has_changed) {
-                watch.changed().await;
+                watch.next().await;
             }
             let deadline = Instant::now() + MAX_DEBOUNCE;
-            while Instant::now() < deadline && timeout(DEBOUNCE, watch.changed()).await.is_ok() {}
+            while Instant::now() < deadline && timeout(DEBOUNCE, watch.next()).await.is_ok() {}
 
             let mut pause = DEBOUNCE;
             let variables = loop {
@@ -68,7 +74,7 @@ pub(crate) fn watch_variables(
                 for problem in failure.problems() {
                     tracing::warn!(target: "secretwell::command", event = "rotation_skipped", "the program keeps its current secrets: {problem}");
                 }
-                let _ = timeout(pause, watch.changed()).await;
+                let _ = timeout(pause, watch.next()).await;
                 pause = (pause * 2).min(MAX_BACKOFF);
             };
             if variables != current {

@@ -1,13 +1,15 @@
 //! Adapters: providers that add a prefix, other key names or a deadline to a provider.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::backend::{Capabilities, Change, ChangeStream, require_one_result_per_key};
+use crate::backend::{Capabilities, Change, ChangeStream, Link, require_one_result_per_key};
 use crate::{
-    Chain, Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, Version,
+    Chain, Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue,
+    Version,
 };
 
 /// Adapter methods for every [`SecretProvider`].
@@ -30,8 +32,9 @@ pub trait SecretProviderExt: SecretProvider + Sized {
     /// Returns [`ErrorKind::InvalidKey`] if `prefix` is not a valid prefix.
     fn prefixed(self, prefix: &str) -> Result<Mapped<Self>, Error> {
         Ok(Mapped {
-            provider: self,
+            origin: self.origin().clone(),
             mapping: Mapping::Prefix(KeyPrefix::parse(prefix)?),
+            provider: self,
         })
     }
 
@@ -60,8 +63,9 @@ pub trait SecretProviderExt: SecretProvider + Sized {
             }
         }
         Ok(Mapped {
-            provider: self,
+            origin: self.origin().clone(),
             mapping: Mapping::Names(map),
+            provider: self,
         })
     }
 
@@ -82,6 +86,7 @@ impl<P: SecretProvider> SecretProviderExt for P {}
 /// that the caller requested.
 #[derive(Debug)]
 pub struct Mapped<P> {
+    origin: Origin,
     provider: P,
     mapping: Mapping,
 }
@@ -120,7 +125,7 @@ impl Mapping {
 #[async_trait]
 impl<P: SecretProvider> SecretProvider for Mapped<P> {
     fn origin(&self) -> &Origin {
-        self.provider.origin()
+        &self.origin
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -209,6 +214,27 @@ impl<P: SecretProvider> SecretProvider for Mapped<P> {
     async fn health(&self) -> Result<(), Error> {
         self.provider.health().await
     }
+
+    fn discard(&self, key: &SecretKey, rejected: Option<&SecretValue>) {
+        if let Ok(inner) = self.mapping.inner_key(key) {
+            self.provider.discard(&inner, rejected);
+        }
+    }
+
+    fn links(&self) -> Vec<Link> {
+        let map = |link: Link| {
+            let mapping = self.mapping.clone();
+            link.map(|provider| {
+                let origin = provider.origin().clone();
+                Arc::new(Mapped {
+                    origin,
+                    provider,
+                    mapping,
+                })
+            })
+        };
+        self.provider.links().into_iter().map(map).collect()
+    }
 }
 
 /// A provider whose calls fail after a deadline. Created by [`SecretProviderExt::with_deadline`].
@@ -272,5 +298,16 @@ impl<P: SecretProvider> SecretProvider for WithDeadline<P> {
 
     async fn health(&self) -> Result<(), Error> {
         self.limit(self.provider.health()).await
+    }
+
+    fn discard(&self, key: &SecretKey, rejected: Option<&SecretValue>) {
+        self.provider.discard(key, rejected);
+    }
+
+    /// Each link has the whole deadline.
+    fn links(&self) -> Vec<Link> {
+        let deadline = self.deadline;
+        let limit = |link: Link| link.map(|provider| Arc::new(WithDeadline { provider, deadline }));
+        self.provider.links().into_iter().map(limit).collect()
     }
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::backend::{Capabilities, Change, ChangeStream, require_one_result_per_key};
-use crate::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, Version};
+use crate::backend::{
+    Capabilities, Change, ChangeStream, Link, combine_errors, require_one_result_per_key,
+};
+use crate::{Error, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version};
 
 /// A provider that reads several providers in order, until one of them has the secret.
 ///
@@ -35,22 +37,12 @@ pub struct Chain {
     origin: Origin,
 }
 
-#[derive(Debug)]
-struct Link {
-    provider: Arc<dyn SecretProvider>,
-    /// Whether this provider is also read if providers *before* it failed.
-    on_failure: bool,
-}
-
 impl Chain {
     /// Creates a chain with one provider.
     pub fn new(first: impl SecretProvider) -> Self {
         let origin = first.origin().clone();
         Self {
-            links: vec![Link {
-                provider: Arc::new(first),
-                on_failure: false,
-            }],
+            links: vec![Link::new(Arc::new(first))],
             origin,
         }
     }
@@ -58,50 +50,27 @@ impl Chain {
     /// Appends a provider. It is read for keys that are absent in all providers before it.
     #[must_use]
     pub fn or_else(self, next: impl SecretProvider) -> Self {
-        self.push(next, false)
+        self.push(Link::new(Arc::new(next)))
     }
 
     /// Appends a provider. It is read for keys that are absent in the providers before it **or that
     /// they failed to read**. The service might then use a less trusted secret during an outage.
     #[must_use]
     pub fn or_else_on_failure(self, next: impl SecretProvider) -> Self {
-        self.push(next, true)
+        let before = 0..self.links.len();
+        self.push(Link::new(Arc::new(next)).after_failure_of(before))
     }
 
-    fn push(mut self, next: impl SecretProvider, on_failure: bool) -> Self {
-        self.links.push(Link {
-            provider: Arc::new(next),
-            on_failure,
-        });
-        self.origin = Origin::joined(self.links.iter().map(|link| link.provider.origin()));
+    fn push(mut self, link: Link) -> Self {
+        self.links.push(link);
+        self.origin = Origin::joined(self.links.iter().map(|link| link.provider().origin()));
         self
-    }
-
-    /// Returns whether `next` must be read, given the results of the links before it. After a failure,
-    /// this is only the case if `next` accepts failures.
-    fn falls_through(results: &[Result<Secret, Error>], next: &Link) -> bool {
-        results.iter().all(|result| match result {
-            Ok(_) => false,
-            Err(error) => error.is_not_found() || next.on_failure,
-        })
-    }
-
-    /// Returns the error for a key that is absent in every link. It contains the message of each link.
-    fn absent_everywhere(&self, key: &SecretKey, errors: &[Error]) -> Error {
-        let message = match errors {
-            [] => "no source has it".to_owned(),
-            errors => format!("no source has it: {}", reports(errors)),
-        };
-        Error::new(ErrorKind::NotFound, message)
-            .with_origin(&self.origin)
-            .with_key(key)
-            .with_hint("add it to one of these sources")
     }
 
     /// Adds the place of a secret: its origin, unless it has one, and the link that its version belongs to.
     fn with_place(&self, index: usize, result: Result<Secret, Error>) -> Result<Secret, Error> {
         let mut secret = result?;
-        let origin = self.links[index].provider.origin();
+        let origin = self.links[index].provider().origin();
         secret.origin.get_or_insert_with(|| origin.clone());
         if self.links.len() > 1 {
             secret.version = secret.version.map(|version| version.in_link(index));
@@ -109,42 +78,27 @@ impl Chain {
         Ok(secret)
     }
 
-    /// Returns the result of the whole chain, given the results of the links that were read. The last
-    /// failure is returned, with the messages of the other links. Without a failure, the key is absent.
-    fn conclude(
-        &self,
-        key: &SecretKey,
-        results: Vec<Result<Secret, Error>>,
-    ) -> Result<Secret, Error> {
+    /// Returns the result of the whole chain, given the results of the links that were read.
+    fn conclude(&self, key: &SecretKey, results: Vec<LinkResult>) -> Result<Secret, Error> {
         let mut errors = Vec::new();
-        for result in results {
+        for result in results.into_iter().flatten() {
             match result {
                 Ok(secret) => return Ok(secret),
                 Err(error) => errors.push(error),
             }
         }
-        if self.links.len() == 1 && errors.len() == 1 {
-            return Err(errors.remove(0));
-        }
-        let Some(index) = errors.iter().rposition(|error| !error.is_not_found()) else {
-            return Err(self.absent_everywhere(key, &errors));
-        };
-        let failure = errors.remove(index);
-        if errors.is_empty() {
-            return Err(failure);
-        }
-        let message = format!("{}; other sources: {}", failure.message(), reports(&errors));
-        Err(failure.with_message(message))
+        Err(combine_errors(&self.origin, key, errors))
     }
 }
 
-/// Returns the origin and message of each error.
-fn reports(errors: &[Error]) -> String {
-    let reports = errors.iter().map(|error| {
-        let origin = error.origin().map_or("unknown source", Origin::as_str);
-        format!("{origin} ({})", error.message())
-    });
-    reports.collect::<Vec<_>>().join(", ")
+/// The result of a link for one key. `None` if the link was not read.
+type LinkResult = Option<Result<Secret, Error>>;
+
+/// Returns whether `link` must be read, given the results of the links before it.
+fn is_next(link: &Link, results: &[LinkResult]) -> bool {
+    let found = results.iter().flatten().any(Result::is_ok);
+    let errors = results.iter().map(|result| result.as_ref()?.as_ref().err());
+    !found && link.is_next(errors)
 }
 
 #[async_trait]
@@ -158,7 +112,7 @@ impl SecretProvider for Chain {
     /// `watch` and `lease` are claimed if any provider has them. Changes in providers without change
     /// notifications are seen after the ttl.
     fn capabilities(&self) -> Capabilities {
-        let mut links = self.links.iter().map(|link| link.provider.capabilities());
+        let mut links = self.links.iter().map(|link| link.provider().capabilities());
         let first = links.next().unwrap_or(Capabilities::none());
         links.fold(first, |all, link| Capabilities {
             versions: all.versions && link.versions,
@@ -174,31 +128,32 @@ impl SecretProvider for Chain {
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
         let mut results = Vec::with_capacity(self.links.len());
         for (index, link) in self.links.iter().enumerate() {
-            if !Self::falls_through(&results, link) {
-                continue;
-            }
-            results.push(self.with_place(index, link.provider.get(key).await));
+            let result = match is_next(link, &results) {
+                true => Some(self.with_place(index, link.provider().get(key).await)),
+                false => None,
+            };
+            results.push(result);
         }
         self.conclude(key, results)
     }
 
-    /// Reads one batch from each link, with the keys that fell through to it.
+    /// Reads one batch from each link, with the keys that the links before it do not have.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
-        let mut results: Vec<Vec<Result<Secret, Error>>> =
-            keys.iter().map(|_| Vec::new()).collect();
+        let mut results: Vec<Vec<LinkResult>> = vec![Vec::new(); keys.len()];
         for (place, link) in self.links.iter().enumerate() {
             let open: Vec<usize> = (0..keys.len())
-                .filter(|&index| Self::falls_through(&results[index], link))
+                .filter(|&index| is_next(link, &results[index]))
                 .collect();
+            results.iter_mut().for_each(|results| results.push(None));
             if open.is_empty() {
                 continue;
             }
             let batch: Vec<SecretKey> = open.iter().map(|&index| keys[index].clone()).collect();
-            let origin = link.provider.origin();
-            let batch_results = link.provider.get_many(&batch).await;
+            let origin = link.provider().origin();
+            let batch_results = link.provider().get_many(&batch).await;
             let batch_results = require_one_result_per_key(batch_results, batch.len(), origin);
             for (index, result) in open.into_iter().zip(batch_results) {
-                results[index].push(self.with_place(place, result));
+                results[index][place] = Some(self.with_place(place, result));
             }
         }
         keys.iter()
@@ -212,7 +167,7 @@ impl SecretProvider for Chain {
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
         let mut errors = Vec::new();
         for (index, link) in self.links.iter().enumerate() {
-            match link.provider.get_version(key, version).await {
+            match link.provider().get_version(key, version).await {
                 Err(error) if error.is_not_found() => errors.push(error),
                 // A provider that returns the requested version returns one that has its place already.
                 Ok(mut secret) if secret.version.as_ref() == Some(version) => {
@@ -223,13 +178,13 @@ impl SecretProvider for Chain {
                 result => return self.with_place(index, result),
             }
         }
-        Err(self.absent_everywhere(key, &errors))
+        Err(combine_errors(&self.origin, key, errors))
     }
 
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
         let mut keys = BTreeSet::new();
         for link in &self.links {
-            keys.extend(link.provider.list(prefix).await?);
+            keys.extend(link.provider().list(prefix).await?);
         }
         Ok(keys.into_iter().collect())
     }
@@ -239,7 +194,7 @@ impl SecretProvider for Chain {
         let streams: Vec<ChangeStream> = self
             .links
             .iter()
-            .filter_map(|link| link.provider.watch())
+            .filter_map(|link| link.provider().watch())
             .collect();
         if streams.is_empty() {
             return None;
@@ -267,8 +222,56 @@ impl SecretProvider for Chain {
     /// Succeeds if every provider is healthy, because the next read might need any of them.
     async fn health(&self) -> Result<(), Error> {
         for link in &self.links {
-            link.provider.health().await?;
+            link.provider().health().await?;
         }
         Ok(())
+    }
+
+    fn discard(&self, key: &SecretKey, rejected: Option<&SecretValue>) {
+        for link in &self.links {
+            link.provider().discard(key, rejected);
+        }
+    }
+
+    /// Returns the links of this chain. A link that has links itself is replaced by them.
+    fn links(&self) -> Vec<Link> {
+        let mut flat: Vec<Link> = Vec::new();
+        // The position in `flat` at which each link of this chain starts.
+        let mut starts = Vec::new();
+        for link in &self.links {
+            let start = flat.len();
+            starts.push(start);
+            let tolerated: Vec<usize> = link
+                .tolerated()
+                .flat_map(|position| {
+                    let end = starts.get(position + 1).copied().unwrap_or(start);
+                    starts[position]..end
+                })
+                .collect();
+            let mut inner = link.provider().links();
+            if inner.is_empty() {
+                inner.push(Link::new(link.provider().clone()));
+            }
+            flat.extend(inner.into_iter().map(|inner| {
+                let own = inner.tolerated().map(|position| start + position);
+                let own: Vec<usize> = own.collect();
+                Link::new(inner.provider().clone())
+                    .after_failure_of(own)
+                    .after_failure_of(tolerated.iter().copied())
+            }));
+        }
+        flat
+    }
+}
+
+impl<P: SecretProvider> FromIterator<P> for Chain {
+    /// Creates a chain of providers, each of which is read for keys that are absent in the ones before
+    /// it. A chain without providers has no secrets.
+    fn from_iter<I: IntoIterator<Item = P>>(providers: I) -> Self {
+        let empty = Self {
+            links: Vec::new(),
+            origin: Origin::joined([]),
+        };
+        providers.into_iter().fold(empty, Self::or_else)
     }
 }

@@ -1,13 +1,16 @@
 //! The trait that every backend implements.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::backend::{Capabilities, ChangeStream};
+use crate::capabilities::Capabilities;
+use crate::change::ChangeStream;
 use crate::join::join_bounded;
-use crate::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, Version};
+use crate::panics::catch_panic;
+use crate::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretValue, Version};
 
 /// How many concurrent reads the default [`SecretProvider::get_many`] starts.
 const CONCURRENCY: usize = 16;
@@ -91,9 +94,13 @@ pub trait SecretProvider: fmt::Debug + Send + Sync + 'static {
     /// An absent or failed key does not affect the results of the other keys. Consumers treat a missing
     /// result as [`ErrorKind::Malformed`].
     ///
-    /// Default: calls [`get`](Self::get) for each key, at most 16 at a time.
+    /// Default: calls [`get`](Self::get) for each key, at most 16 at a time. A panic affects only its key.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
-        join_bounded(CONCURRENCY, keys.iter().map(|key| self.get(key))).await
+        let reads = keys.iter().map(async |key| {
+            let result = catch_panic(|| self.get(key)).await;
+            result.unwrap_or_else(|panic| Err(panic.with_key(key)))
+        });
+        join_bounded(CONCURRENCY, reads).await
     }
 
     /// Reads a previous version of a key. Returns the bytes that the key had in that version.
@@ -133,6 +140,82 @@ pub trait SecretProvider: fmt::Debug + Send + Sync + 'static {
     /// Returns the error that the next read would return. Default: returns no error.
     async fn health(&self) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// Drops what the provider keeps for `key`, so that the next read asks the source again.
+    ///
+    /// A provider of dynamic credentials returns the same credential until its lease is due. If a server
+    /// rejected that credential, the provider must not return it again. The resolver calls this method
+    /// before a forced refresh, and when a consumer has reported `rejected`. A provider that has another
+    /// value than `rejected` by now keeps it.
+    ///
+    /// Default: does nothing, because most providers keep no values.
+    fn discard(&self, key: &SecretKey, rejected: Option<&SecretValue>) {
+        let _ = (key, rejected);
+    }
+
+    /// Returns the sources that this provider reads one after the other. The resolver then reads and
+    /// caches each of them separately.
+    ///
+    /// Default: returns nothing, because the provider is one source.
+    fn links(&self) -> Vec<Link> {
+        Vec::new()
+    }
+}
+
+/// One source of a provider with several, such as a [`Chain`](crate::Chain).
+#[derive(Debug, Clone)]
+pub struct Link {
+    provider: Arc<dyn SecretProvider>,
+    /// The positions of earlier links. This link is also read if they failed.
+    tolerated: BTreeSet<usize>,
+}
+
+impl Link {
+    /// Creates a link that is read for keys that are absent in all links before it.
+    pub fn new(provider: Arc<dyn SecretProvider>) -> Self {
+        Self {
+            provider,
+            tolerated: BTreeSet::new(),
+        }
+    }
+
+    /// Makes this link be read also if one of the links at `positions` failed to read the key.
+    #[must_use]
+    pub fn after_failure_of(mut self, positions: impl IntoIterator<Item = usize>) -> Self {
+        self.tolerated.extend(positions);
+        self
+    }
+
+    /// Returns the provider of the link.
+    pub fn provider(&self) -> &Arc<dyn SecretProvider> {
+        &self.provider
+    }
+
+    /// Replaces the provider, for example by an adapter around it.
+    #[must_use]
+    pub fn map(
+        self,
+        replace: impl FnOnce(Arc<dyn SecretProvider>) -> Arc<dyn SecretProvider>,
+    ) -> Self {
+        Self {
+            provider: replace(self.provider),
+            ..self
+        }
+    }
+
+    /// Returns the positions of the earlier links whose failure leads to this link.
+    pub fn tolerated(&self) -> impl Iterator<Item = usize> {
+        self.tolerated.iter().copied()
+    }
+
+    /// Returns whether this link is read for a key, given the errors of the links before it. A link that was not
+    /// read has no error.
+    pub fn is_next<'a>(&self, errors: impl IntoIterator<Item = Option<&'a Error>>) -> bool {
+        let mut errors = errors.into_iter().enumerate();
+        errors.all(|(position, error)| {
+            error.is_none_or(|error| error.is_not_found() || self.tolerated.contains(&position))
+        })
     }
 }
 
@@ -180,6 +263,14 @@ macro_rules! delegate {
 
             async fn health(&self) -> Result<(), Error> {
                 (**self).health().await
+            }
+
+            fn discard(&self, key: &SecretKey, rejected: Option<&SecretValue>) {
+                (**self).discard(key, rejected);
+            }
+
+            fn links(&self) -> Vec<Link> {
+                (**self).links()
             }
         }
     };

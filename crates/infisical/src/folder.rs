@@ -48,6 +48,13 @@ impl FolderCache {
         folders.entry(key).or_default().clone()
     }
 
+    /// Removes the entry of a folder, so that the next list of it is transferred in full. A list request in
+    /// progress does not restore the entry.
+    pub(crate) fn remove(&self, path: &str, recursive: bool) {
+        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        folders.remove(&(path.to_owned(), recursive));
+    }
+
     /// Records that the server returned this list.
     pub(crate) fn record_listed(&self, path: &str, recursive: bool) {
         let mut last = self

@@ -10,7 +10,7 @@ use http::StatusCode;
 use http::header::ETAG;
 use secretwell_core::backend::{Capabilities, join_bounded};
 use secretwell_core::{
-    Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, Version,
+    Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -507,6 +507,16 @@ impl SecretProvider for InfisicalProvider {
             .run_until(inner.deadline(), inner.check_health())
             .await;
         result.map_err(|error| error.with_origin(&inner.origin))
+    }
+
+    /// Drops the lists that can contain `key`. The results of single reads are reused while their list is
+    /// unchanged, so a conditional request is not enough.
+    fn discard(&self, key: &SecretKey, _rejected: Option<&SecretValue>) {
+        let inner = &self.inner;
+        if let Ok((folder, _)) = inner.locate(key) {
+            inner.folders.remove(&folder, false);
+            inner.folders.remove(inner.base(), true);
+        }
     }
 }
 

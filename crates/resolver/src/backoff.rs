@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use crate::clock::Time;
 
 /// The minimum wait before a retry.
 pub(crate) const MIN_WAIT: Duration = Duration::from_secs(1);
+/// The minimum time until the resolver tries again what it could not do now.
+pub(crate) const MIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Returns the time of the next retry after a failure that started at `since`.
 ///
@@ -16,11 +18,10 @@ pub(crate) const MIN_WAIT: Duration = Duration::from_secs(1);
 /// 11 s after 90 s. A source that is down for a day receives about 260 requests with a cap of 7 min.
 /// Exponential backoff by doubling sends about as many requests. But after a recovery, its next request can
 /// be as far away as the outage has lasted.
-pub(crate) fn retry_at(now: Instant, since: Instant, cap: Duration, jitter: f64) -> Instant {
-    let outage = now.saturating_duration_since(since);
-    now + (outage / 8)
-        .clamp(MIN_WAIT, cap.max(MIN_WAIT))
-        .mul_f64(jitter)
+pub(crate) fn retry_at(now: Time, since: Time, cap: Duration, jitter: f64) -> Time {
+    let outage = now.since(since);
+    let wait = (outage / 8).clamp(MIN_WAIT, cap.max(MIN_WAIT));
+    now.after(wait.mul_f64(jitter))
 }
 
 /// Returns a random factor between `low` and `high`.
@@ -40,11 +41,11 @@ pub(crate) struct RetryBudget {
     tokens: f64,
     burst: f64,
     per_second: f64,
-    refilled_at: Instant,
+    refilled_at: Time,
 }
 
 impl RetryBudget {
-    pub(crate) fn new((burst, per_minute): (u32, u32), now: Instant) -> Self {
+    pub(crate) fn new((burst, per_minute): (u32, u32), now: Time) -> Self {
         let burst = f64::from(burst);
         Self {
             tokens: burst,
@@ -55,7 +56,7 @@ impl RetryBudget {
     }
 
     /// Takes one token if one is available. Returns whether it was.
-    pub(crate) fn try_acquire(&mut self, now: Instant) -> bool {
+    pub(crate) fn try_acquire(&mut self, now: Time) -> bool {
         self.refill(now);
         let available = self.tokens >= 1.0;
         if available {
@@ -64,16 +65,16 @@ impl RetryBudget {
         available
     }
 
-    /// Returns the time at which the next token is available.
-    pub(crate) fn next_at(&mut self, now: Instant) -> Instant {
+    /// Returns the time at which the next token is available, at least [`MIN_PAUSE`] after `now`.
+    pub(crate) fn next_at(&mut self, now: Time) -> Time {
         self.refill(now);
         let missing = (1.0 - self.tokens).max(0.0);
-        now + Duration::try_from_secs_f64(missing / self.per_second)
-            .unwrap_or(Duration::from_secs(60))
+        let wait = Duration::try_from_secs_f64(missing / self.per_second);
+        now.after(wait.map_or(Duration::from_secs(60), |wait| wait.max(MIN_PAUSE)))
     }
 
-    fn refill(&mut self, now: Instant) {
-        let elapsed = now.saturating_duration_since(self.refilled_at);
+    fn refill(&mut self, now: Time) {
+        let elapsed = now.since(self.refilled_at);
         self.tokens = (self.tokens + elapsed.as_secs_f64() * self.per_second).min(self.burst);
         self.refilled_at = now;
     }
@@ -82,12 +83,13 @@ impl RetryBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::now;
 
     const CAP: Duration = Duration::from_secs(420);
 
     #[tokio::test(start_paused = true)]
     async fn wait_is_an_eighth_of_the_outage_within_limits() {
-        let since = Instant::now();
+        let since = now();
         for (outage, expected) in [
             (0, 1.0),
             (8, 1.0),
@@ -95,8 +97,10 @@ mod tests {
             (800, 100.0),
             (100_000, 420.0),
         ] {
-            let now = since + Duration::from_secs(outage);
-            let wait = (retry_at(now, since, CAP, retry_jitter()) - now).as_secs_f64();
+            let now = since.after(Duration::from_secs(outage));
+            let wait = retry_at(now, since, CAP, retry_jitter())
+                .since(now)
+                .as_secs_f64();
             assert!(
                 (0.89..=1.11).contains(&(wait / expected)),
                 "outage of {outage} s: wait of {wait} s"
@@ -106,9 +110,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn attempts_during_an_outage_of_one_day_are_bounded() {
-        let since = Instant::now();
+        let since = now();
         let (mut now, mut attempts) = (since, 0);
-        while now < since + Duration::from_secs(86_400) {
+        while now < since.after(Duration::from_secs(86_400)) {
             now = retry_at(now, since, CAP, retry_jitter());
             attempts += 1;
         }
@@ -117,12 +121,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn budget_refills_over_time() {
-        let start = Instant::now();
+        let start = now();
         let mut budget = RetryBudget::new((2, 60), start);
         assert!(
             budget.try_acquire(start) && budget.try_acquire(start) && !budget.try_acquire(start)
         );
-        assert_eq!(budget.next_at(start), start + Duration::from_secs(1));
-        assert!(budget.try_acquire(start + Duration::from_secs(1)));
+        assert_eq!(budget.next_at(start), start.after(Duration::from_secs(1)));
+        assert!(budget.try_acquire(start.after(Duration::from_secs(1))));
     }
 }

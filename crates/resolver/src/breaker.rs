@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use secretwell_core::{Error, ErrorKind};
-use tokio::time::Instant;
 
-use crate::backoff::{retry_at, retry_jitter};
+use crate::backoff::{MIN_WAIT, retry_at, retry_jitter};
+use crate::clock::Time;
 
 /// The number of consecutive failures that open the breaker.
 const THRESHOLD: u32 = 3;
@@ -20,42 +20,88 @@ pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default)]
 pub(crate) struct Breaker {
     failures: u32,
-    since: Option<Instant>,
+    since: Option<Time>,
     open: Option<Open>,
+    /// The time of the last forced call while the breaker was open.
+    forced_at: Option<Time>,
 }
 
 #[derive(Debug)]
 struct Open {
-    until: Instant,
+    until: Time,
     /// Whether the source requested the wait with `retry_after`.
     requested_by_source: bool,
-    probing: bool,
+    /// The end of the probe that was admitted. A probe that was lost admits another one after it.
+    probe_until: Option<Time>,
     error: Error,
 }
 
+impl Open {
+    fn is_probing(&self, now: Time) -> bool {
+        self.probe_until.is_some_and(|until| now < until)
+    }
+}
+
 impl Breaker {
-    /// Checks whether a call is admitted now. If the breaker is open, the admitted call is the probe.
+    /// Checks whether a call is admitted now. If the breaker is open, the admitted call is the probe, which
+    /// ends after `longest_call` at the latest.
     ///
     /// # Errors
     /// Returns the failure that opened the breaker.
-    pub(crate) fn admit(&mut self, now: Instant) -> Result<(), Error> {
+    pub(crate) fn admit(&mut self, now: Time, longest_call: Duration) -> Result<(), Error> {
         match &mut self.open {
             None => Ok(()),
-            Some(open) if open.probing || now < open.until => Err(open.error.clone()),
+            Some(open) if open.is_probing(now) || now < open.until => Err(open.error.clone()),
             Some(open) => {
-                open.probing = true;
+                open.probe_until = Some(now.after(longest_call));
                 Ok(())
             }
         }
     }
 
-    /// Records that the source responded. A refusal is also a response.
-    pub(crate) fn record_response(&mut self) {
-        *self = Self::default();
+    /// Like [`admit`](Self::admit), for a refresh that must not wait for the backoff. It keeps a wait that
+    /// the source requested, and admits at most one call per [`MIN_WAIT`] while the breaker is open.
+    ///
+    /// # Errors
+    /// Returns the failure that opened the breaker.
+    pub(crate) fn admit_forced(&mut self, now: Time, longest_call: Duration) -> Result<(), Error> {
+        if !self.is_admitted(now)
+            && let Some(open) = &self.open
+        {
+            return Err(open.error.clone());
+        }
+        if let Some(open) = &mut self.open {
+            open.until = now;
+            self.forced_at = Some(now);
+        }
+        self.admit(now, longest_call)
+    }
+
+    /// Returns whether [`admit_forced`](Self::admit_forced) would admit a call.
+    pub(crate) fn is_admitted(&self, now: Time) -> bool {
+        let Some(open) = &self.open else {
+            return true;
+        };
+        let is_over = match open.requested_by_source {
+            true => now >= open.until,
+            false => self.forced_at.is_none_or(|at| now >= at.after(MIN_WAIT)),
+        };
+        is_over && !open.is_probing(now)
+    }
+
+    /// Records that the source responded. A refusal is also a response. A wait that the source requested
+    /// is kept, because the response might belong to an earlier call.
+    pub(crate) fn record_response(&mut self, now: Time) {
+        let open = self.open.take();
+        let open = open.filter(|open| open.requested_by_source && now < open.until);
+        *self = Self {
+            open,
+            ..Self::default()
+        };
     }
 
     /// Records that the source did not respond properly.
-    pub(crate) fn record_failure(&mut self, error: &Error, now: Instant, cap: Duration) {
+    pub(crate) fn record_failure(&mut self, error: &Error, now: Time, cap: Duration) {
         self.failures = self.failures.saturating_add(1);
         let since = *self.since.get_or_insert(now);
         let requested_wait = match error.kind() {
@@ -63,8 +109,11 @@ impl Breaker {
             _ => None,
         };
         let until = match requested_wait {
-            Some(wait) => now + wait.min(MAX_RETRY_AFTER),
-            None if self.failures >= THRESHOLD => retry_at(now, since, cap, retry_jitter()),
+            Some(wait) => now.after(wait.clamp(MIN_WAIT, MAX_RETRY_AFTER)),
+            // A failed probe keeps the breaker open.
+            None if self.failures >= THRESHOLD || self.open.is_some() => {
+                retry_at(now, since, cap, retry_jitter())
+            }
             None => return,
         };
         // A call that started before the source requested a wait must not shorten that wait.
@@ -79,29 +128,31 @@ impl Breaker {
                     .open
                     .as_ref()
                     .is_some_and(|open| open.requested_by_source && open.until > now),
-            probing: false,
+            probe_until: None,
             error: error.clone(),
         });
-    }
-
-    /// Closes the breaker for a forced refresh, unless the source requested the wait.
-    pub(crate) fn reset(&mut self) {
-        let open = self.open.take().filter(|open| open.requested_by_source);
-        *self = Self {
-            open,
-            ..Self::default()
-        };
     }
 
     /// Records that the probe ended without a result, so that another probe is admitted.
     pub(crate) fn abandon_probe(&mut self) {
         if let Some(open) = &mut self.open {
-            open.probing = false;
+            open.probe_until = None;
         }
     }
 
+    /// Returns the failure with which the source has requested a wait that is not over.
+    pub(crate) fn requested_wait(&self, now: Time) -> Option<Error> {
+        let open = self.open.as_ref()?;
+        (open.requested_by_source && now < open.until).then(|| open.error.clone())
+    }
+
+    /// Returns the failure that opened the breaker.
+    pub(crate) fn error(&self) -> Option<&Error> {
+        self.open.as_ref().map(|open| &open.error)
+    }
+
     /// Returns the time until which calls are blocked, or `None` if the breaker is closed.
-    pub(crate) fn open_until(&self) -> Option<Instant> {
+    pub(crate) fn open_until(&self) -> Option<Time> {
         self.open.as_ref().map(|open| open.until)
     }
 }
@@ -109,7 +160,9 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::now;
 
+    const CALL: Duration = Duration::from_secs(30);
     const CAP: Duration = Duration::from_secs(420);
 
     fn down() -> Error {
@@ -118,28 +171,31 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn breaker_opens_after_three_failures_and_admits_one_probe() {
-        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        let (mut breaker, now) = (Breaker::default(), now());
         for _ in 0..THRESHOLD {
-            assert!(breaker.admit(now).is_ok());
+            assert!(breaker.admit(now, CALL).is_ok());
             breaker.record_failure(&down(), now, CAP);
         }
-        assert!(breaker.admit(now).is_err());
+        assert!(breaker.admit(now, CALL).is_err());
 
-        let later = now + Duration::from_secs(2);
-        assert!(breaker.admit(later).is_ok());
-        assert!(breaker.admit(later).is_err(), "only one probe at a time");
+        let later = now.after(Duration::from_secs(2));
+        assert!(breaker.admit(later, CALL).is_ok());
+        assert!(
+            breaker.admit(later, CALL).is_err(),
+            "only one probe at a time"
+        );
         breaker.record_failure(&down(), later, CAP);
-        assert!(breaker.admit(later).is_err());
+        assert!(breaker.admit(later, CALL).is_err());
 
-        let again = later + Duration::from_secs(2);
-        assert!(breaker.admit(again).is_ok());
-        breaker.record_response();
-        assert!(breaker.admit(again).is_ok() && breaker.admit(again).is_ok());
+        let again = later.after(Duration::from_secs(2));
+        assert!(breaker.admit(again, CALL).is_ok());
+        breaker.record_response(again);
+        assert!(breaker.admit(again, CALL).is_ok() && breaker.admit(again, CALL).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn retry_after_opens_the_breaker_immediately_and_is_capped() {
-        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        let (mut breaker, now) = (Breaker::default(), now());
         let limited = |wait| {
             Error::new(
                 ErrorKind::RateLimited {
@@ -149,20 +205,40 @@ mod tests {
             )
         };
         breaker.record_failure(&limited(Duration::from_secs(60)), now, CAP);
-        assert_eq!(breaker.open_until(), Some(now + Duration::from_secs(60)));
+        assert_eq!(
+            breaker.open_until(),
+            Some(now.after(Duration::from_secs(60)))
+        );
         breaker.record_failure(&limited(Duration::MAX), now, CAP);
-        assert_eq!(breaker.open_until(), Some(now + MAX_RETRY_AFTER));
+        assert_eq!(breaker.open_until(), Some(now.after(MAX_RETRY_AFTER)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn abandoned_probe_admits_another_probe() {
-        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        let (mut breaker, now) = (Breaker::default(), now());
         for _ in 0..THRESHOLD {
             breaker.record_failure(&down(), now, CAP);
         }
-        let later = now + Duration::from_secs(2);
-        assert!(breaker.admit(later).is_ok());
+        let later = now.after(Duration::from_secs(2));
+        assert!(breaker.admit(later, CALL).is_ok());
         breaker.abandon_probe();
-        assert!(breaker.admit(later).is_ok());
+        assert!(breaker.admit(later, CALL).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_probe_and_failed_probe_do_not_block_the_source_forever() {
+        let (mut breaker, now) = (Breaker::default(), now());
+        let limited = ErrorKind::RateLimited {
+            retry_after: Some(Duration::from_secs(2)),
+        };
+        breaker.record_failure(&Error::new(limited, "slow down"), now, CAP);
+        let probe = now.after(Duration::from_secs(2));
+        assert!(breaker.admit(probe, CALL).is_ok());
+        breaker.record_failure(&down(), probe, CAP);
+        let second = probe.after(Duration::from_secs(2));
+        assert!(breaker.admit(second, CALL).is_ok(), "after a failed probe");
+        assert!(breaker.admit(second, CALL).is_err());
+        let third = second.after(CALL);
+        assert!(breaker.admit(third, CALL).is_ok(), "after a lost probe");
     }
 }

@@ -1,51 +1,153 @@
-//! The coarse clock that cache hits compare with.
+//! The monotonic time of the resolver. No other file reads a clock.
 //!
 //! The module is public for `secretwell-auth`. It is not part of the stable API.
 //!
-//! The resolver keeps its times as tokio's `Instant`. Reading that clock costs more than the rest of a cache
-//! hit. A hit therefore reads the coarse monotonic clock of Linux, which the kernel advances every 1 to 10 ms.
-//! Other systems read tokio's clock.
+//! A cache hit reads the coarse clock of Linux, because the exact clock costs more than the rest of the hit.
+//! The kernel advances the coarse clock every 1 to 10 ms. Other systems read tokio's clock.
 //!
-//! With the feature `test-util`, this module reads tokio's clock too, so that a paused clock also expires
+//! With the feature `test-util`, both readings come from tokio's clock, so that a paused clock also expires
 //! cached values.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-/// A time of the coarse clock, in nanoseconds. Only differences have a meaning.
-pub type Ticks = i64;
+use secretwell_core::{Error, ErrorKind};
+use tokio::time::Instant;
 
-/// Returns the current time of the coarse clock.
-#[cfg(all(target_os = "linux", not(feature = "test-util")))]
-#[inline]
-pub fn ticks() -> Ticks {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-    now.tv_sec * 1_000_000_000 + now.tv_nsec
-}
+/// A wait is limited to 100 years, to avoid an overflow of the clock.
+const MAX_WAIT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Returns the current time of tokio's clock.
-#[cfg(any(not(target_os = "linux"), feature = "test-util"))]
-pub fn ticks() -> Ticks {
-    use std::sync::LazyLock;
+/// A time of the monotonic clock, in nanoseconds. Only differences have a meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(i64);
 
-    use tokio::time::Instant;
-
-    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let origin = *ORIGIN;
+/// Returns the exact time, from tokio's clock.
+pub fn now() -> Time {
+    let (instant, time) = *ORIGIN;
     let now = Instant::now();
     // The paused clock of one test can be behind that of another test.
-    match now.checked_duration_since(origin) {
-        Some(elapsed) => nanos(elapsed),
-        None => -nanos(origin - now),
+    match now.checked_duration_since(instant) {
+        Some(elapsed) => time.after(elapsed),
+        None => Time(time.0.saturating_sub(nanos(instant - now))),
     }
 }
 
-/// Returns the time that is `wait` after `now`.
-pub fn after(now: Ticks, wait: Duration) -> Ticks {
-    now.saturating_add(nanos(wait))
+/// Returns the time of the coarse clock, which is up to 10 ms behind the exact one.
+#[cfg(all(target_os = "linux", not(feature = "test-util")))]
+#[inline]
+pub fn coarse() -> Time {
+    read(rustix::time::ClockId::MonotonicCoarse)
 }
 
-fn nanos(duration: Duration) -> Ticks {
-    Ticks::try_from(duration.as_nanos()).unwrap_or(Ticks::MAX)
+/// Returns the exact time.
+#[cfg(any(not(target_os = "linux"), feature = "test-util"))]
+pub fn coarse() -> Time {
+    now()
+}
+
+/// A reading of tokio's clock, and the [`Time`] that it stands for.
+static ORIGIN: LazyLock<(Instant, Time)> = LazyLock::new(|| (Instant::now(), origin()));
+
+#[cfg(all(target_os = "linux", not(feature = "test-util")))]
+fn origin() -> Time {
+    read(rustix::time::ClockId::Monotonic)
+}
+
+#[cfg(any(not(target_os = "linux"), feature = "test-util"))]
+fn origin() -> Time {
+    Time(0)
+}
+
+#[cfg(all(target_os = "linux", not(feature = "test-util")))]
+#[inline]
+fn read(clock: rustix::time::ClockId) -> Time {
+    let now = rustix::time::clock_gettime(clock);
+    Time(now.tv_sec * 1_000_000_000 + now.tv_nsec)
+}
+
+impl Time {
+    /// The earliest time.
+    pub const MIN: Self = Self(i64::MIN);
+
+    /// Returns the time that is `wait`, but at most 100 years, after this one.
+    #[must_use]
+    pub fn after(self, wait: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(wait)))
+    }
+
+    /// Returns the duration from `earlier` to this time, or zero if `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or_default())
+    }
+
+    /// Returns this time in nanoseconds, to store it in an atomic integer.
+    pub fn to_nanos(self) -> i64 {
+        self.0
+    }
+
+    /// Returns the time that [`to_nanos`](Self::to_nanos) has returned `nanos` for.
+    pub fn from_nanos(nanos: i64) -> Self {
+        Self(nanos)
+    }
+
+    /// Returns this time on tokio's clock.
+    pub fn to_instant(self) -> Instant {
+        let (instant, time) = *ORIGIN;
+        match self >= time {
+            true => instant + self.since(time).min(MAX_WAIT),
+            false => instant.checked_sub(time.since(self)).unwrap_or(instant),
+        }
+    }
+}
+
+/// Waits until `time`. Panics in a runtime without a timer: see [`require_runtime`].
+pub(crate) async fn sleep_until(time: Time) {
+    tokio::time::sleep_until(time.to_instant()).await;
+}
+
+/// Returns the output of `future`, or `None` if it is not ready at `time`.
+#[cfg(not(all(test, shuttle)))]
+pub(crate) async fn timeout_at<F: Future>(time: Time, future: F) -> Option<F::Output> {
+    tokio::time::timeout_at(time.to_instant(), future)
+        .await
+        .ok()
+}
+
+/// Returns the output of `future`. In the concurrency test, no time passes.
+#[cfg(all(test, shuttle))]
+pub(crate) async fn timeout_at<F: Future>(_: Time, future: F) -> Option<F::Output> {
+    Some(future.await)
+}
+
+/// Requires a tokio runtime with a timer.
+///
+/// # Errors
+/// Returns an error if this thread is not in a tokio runtime, or if the runtime has no timer.
+pub fn require_runtime() -> Result<(), Error> {
+    if cfg!(all(test, shuttle)) {
+        return Ok(());
+    }
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Err(runtime_ended());
+    }
+    // Tokio offers no other way to find out. The panic hook might print the panic.
+    let timer = std::panic::catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO)));
+    timer.map_err(|_| {
+        Error::new(ErrorKind::InvalidConfig, "the tokio runtime has no timer")
+            .with_hint("build the runtime with `enable_time` or `enable_all`")
+    })
+}
+
+pub(crate) fn runtime_ended() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "no tokio runtime is running, or it was shut down during the read",
+    )
+    .with_hint("read secrets within a running tokio runtime")
+}
+
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.min(MAX_WAIT).as_nanos()).unwrap_or(i64::MAX)
 }
 
 #[cfg(all(test, target_os = "linux", not(feature = "test-util")))]
@@ -54,21 +156,18 @@ mod tests {
 
     #[test]
     fn coarse_clock_follows_the_exact_one_and_is_never_ahead() {
-        let exact = || {
-            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-            now.tv_sec * 1_000_000_000 + now.tv_nsec
-        };
         for _ in 0..10 {
-            let start = exact();
+            let start = now();
             // The kernel advances it every 1 to 10 ms. On a busy machine, this takes longer.
             loop {
-                let coarse = ticks();
-                assert!(coarse <= exact());
+                let coarse = coarse();
+                assert!(coarse <= now());
                 if coarse > start {
                     break;
                 }
+                let waited = now().since(start);
                 assert!(
-                    exact() - start < 20_000_000_000,
+                    waited < Duration::from_secs(20),
                     "the coarse clock stands still"
                 );
             }

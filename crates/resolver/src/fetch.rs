@@ -1,90 +1,271 @@
 //! The task that runs one fetch.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::task::Poll;
 use std::time::Duration;
 
-use secretwell_core::backend::require_one_result_per_key;
-use secretwell_core::{Error, ErrorKind, SecretKey, SecretProvider};
+use secretwell_core::backend::{catch_panic, require_one_result_per_key};
+use secretwell_core::{Error, Secret, SecretKey};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-use crate::shared::Shared;
-use crate::state::FetchResults;
+use crate::clock::{self, Time, runtime_ended, timeout_at};
+use crate::event;
+use crate::in_flight::{Fetch, FetchResult, FetchResults, NewFetch, Progress};
+use crate::settle::{Jitter, Settled, Settling, update_breaker};
+use crate::shared::{CHUNK, PreparedFetch, Shared};
+
+/// A batch lets other tasks run at most this often before it starts.
+const MAX_ROUNDS: usize = 64;
+
+impl Shared {
+    /// Runs a prepared fetch in the background. Must be called without the lock of a state.
+    pub(crate) fn run(self: &Arc<Self>, prepared: Option<PreparedFetch>) {
+        if let Some(PreparedFetch { link, fetch }) = prepared {
+            self.spawn(FetchTask::new(self, link, fetch).run());
+        }
+    }
+}
 
 /// A task that calls the provider, stores the results and publishes them to the waiting callers. If
 /// it is dropped before that, it abandons the fetch.
 #[derive(Debug)]
-pub(crate) struct FetchTask {
-    pub(crate) shared: Weak<Shared>,
-    pub(crate) id: u64,
-    /// The keys to fetch. It is empty once the results are stored.
-    pub(crate) batch: Vec<SecretKey>,
-    pub(crate) results: watch::Sender<Option<Arc<FetchResults>>>,
+struct FetchTask {
+    shared: Weak<Shared>,
+    link: usize,
+    id: u64,
+    /// The keys to fetch. It is empty before a batch starts, and once the results are stored.
+    keys: Vec<SecretKey>,
+    /// Whether keys join the fetch until it starts.
+    waiting: bool,
+    progress: watch::Sender<Progress>,
 }
 
 impl FetchTask {
-    pub(crate) async fn run(mut self, provider: Arc<dyn SecretProvider>, deadline: Duration) {
-        let started = Instant::now();
-        let call = catch_panic(provider.get_many(&self.batch));
-        let returned = tokio::time::timeout(deadline, call).await;
-        let panicked = matches!(returned, Ok(None));
-        let results = match returned {
-            Ok(Some(results)) => {
-                require_one_result_per_key(results, self.batch.len(), provider.origin())
-            }
-            Ok(None) => vec![Err(panic_error()); self.batch.len()],
-            Err(_) => vec![
-                Err(Error::timed_out(deadline).with_origin(provider.origin()));
-                self.batch.len()
-            ],
+    fn new(shared: &Arc<Shared>, link: usize, fetch: NewFetch) -> Self {
+        Self {
+            shared: Arc::downgrade(shared),
+            link,
+            id: fetch.id,
+            waiting: fetch.keys.is_none(),
+            keys: fetch.keys.unwrap_or_default(),
+            progress: fetch.progress,
+        }
+    }
+
+    async fn run(mut self) {
+        self.progress.send_replace(Progress::Started);
+        self.take_turn().await;
+        let Some(shared) = self.shared.upgrade() else {
+            return;
         };
-        let took = started.elapsed();
+        let source = &shared.sources[self.link];
+        let (provider, origin) = (source.provider().clone(), source.origin.clone());
+        let deadline = source.settings.deadline;
+        // The task must not keep the resolver alive during the call.
+        drop(shared);
+
+        let started = clock::now();
+        let mut called = false;
+        let results = match self.requested_wait(started) {
+            _ if self.keys.is_empty() => Vec::new(),
+            Some(error) => vec![Err(error); self.keys.len()],
+            None => {
+                called = true;
+                let call = catch_panic(|| provider.get_many(&self.keys));
+                match timeout_at(started.after(deadline), call).await {
+                    Some(Ok(results)) => {
+                        require_one_result_per_key(results, self.keys.len(), &origin)
+                    }
+                    Some(Err(panic)) => vec![Err(panic); self.keys.len()],
+                    None => vec![Err(Error::timed_out(deadline)); self.keys.len()],
+                }
+            }
+        };
+        drop(provider);
+        let took = clock::now().since(started);
         tracing::debug!(target: "secretwell::resolver", event = "fetched",
-            origin = %provider.origin(),
-            keys = self.batch.len(),
+            %origin,
+            keys = self.keys.len(),
             failed = results.iter().filter(|result| result.is_err()).count(),
             ?took,
             "the fetch has completed",
         );
         if let Some(shared) = self.shared.upgrade() {
-            let results = self.batch.iter().cloned().zip(results).collect();
-            let now = Instant::now();
-            let results = shared.complete_fetch(self.id, results, took);
-            let batch = std::mem::take(&mut self.batch);
-            if panicked {
-                shared.retry_immediately(&batch, now);
-            }
-            self.results.send_replace(Some(Arc::new(results)));
+            let results = match called {
+                true => self.settle(&shared, results, took).await,
+                false => self.give_up(&shared, results),
+            };
+            self.progress
+                .send_replace(Progress::Ended(Arc::new(results)));
         }
+    }
+
+    /// Waits until the batch can start, and takes its keys. Callers that run at about the same time join it.
+    async fn take_turn(&mut self) {
+        if !self.waiting {
+            return;
+        }
+        self.gather().await;
+        while let Some((predecessor, until)) = self.start() {
+            timeout_at(until, predecessor.results()).await;
+        }
+    }
+
+    /// Lets other tasks run until no key has joined the batch for two rounds.
+    async fn gather(&self) {
+        let (mut keys, mut idle) = (0, 0);
+        for _ in 0..MAX_ROUNDS {
+            tokio::task::yield_now().await;
+            let Some(shared) = self.shared.upgrade() else {
+                return;
+            };
+            let joined = shared.sources[self.link].state().in_flight.waiting_keys();
+            idle = if joined == keys { idle + 1 } else { 0 };
+            if idle == 2 {
+                return;
+            }
+            keys = joined;
+        }
+    }
+
+    /// Takes the keys of the batch. Returns the batch before, and the time until which this one waits for it,
+    /// if it must still wait.
+    fn start(&mut self) -> Option<(Fetch, Time)> {
+        let shared = self.shared.upgrade()?;
+        let now = clock::now();
+        let mut state = shared.sources[self.link].state();
+        let predecessor = state.in_flight.predecessor(now);
+        if predecessor.is_none() {
+            self.keys = state.in_flight.start(self.id, now);
+            self.waiting = false;
+        }
+        predecessor
+    }
+
+    /// Returns the error of a source that has requested a wait since this fetch was created.
+    fn requested_wait(&self, now: Time) -> Option<Error> {
+        let shared = self.shared.upgrade()?;
+        let state = shared.sources[self.link].state();
+        state.breaker.requested_wait(now)
+    }
+
+    /// Ends a fetch that did not call the provider.
+    fn give_up(
+        &mut self,
+        shared: &Arc<Shared>,
+        results: Vec<Result<Secret, Error>>,
+    ) -> FetchResults {
+        let source = &shared.sources[self.link];
+        let now = clock::now();
+        let mut state = source.state();
+        state.breaker.abandon_probe();
+        let earliest = state.breaker.open_until().unwrap_or(now).max(now);
+        let keys = std::mem::take(&mut self.keys).into_iter();
+        let results = keys.zip(results).map(|(key, result)| {
+            let superseded = !state.in_flight.finish(&key, self.id);
+            state.plan(&source.cache, &key, earliest, now, false);
+            let error = result.err().unwrap_or_else(runtime_ended);
+            let result = Err(error.with_origin(&source.origin).with_key(&key));
+            (key, FetchResult { result, superseded })
+        });
+        results.collect()
+    }
+
+    /// Stores the results, and returns them by key.
+    async fn settle(
+        &mut self,
+        shared: &Arc<Shared>,
+        results: Vec<Result<Secret, Error>>,
+        took: Duration,
+    ) -> FetchResults {
+        let source = &shared.sources[self.link];
+        let failures = results.iter().flat_map(|result| result.as_ref().err());
+        let failures = failures.filter(|error| !error.is_not_found()).count();
+        shared.counts.fetches.fetch_add(1, Ordering::Relaxed);
+        shared
+            .counts
+            .failures
+            .fetch_add(failures as u64, Ordering::Relaxed);
+        update_breaker(&mut source.state(), &results, clock::now());
+
+        let jitter = source.settings.batch.then(Jitter::new);
+        let mut all = FetchResults::default();
+        let mut results = results.into_iter();
+        while !self.keys.is_empty() {
+            let rest = self.keys.split_off(self.keys.len().min(CHUNK));
+            let chunk = std::mem::replace(&mut self.keys, rest);
+            let chunk = chunk.into_iter().zip(&mut results);
+            all.extend(self.settle_chunk(shared, chunk, took, jitter));
+            if !self.keys.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        }
+        if let Some(next) = source.state().next() {
+            shared.expect_by(next);
+        }
+        shared.wake.notify_one();
+        all
     }
 }
 
-fn panic_error() -> Error {
-    Error::new(ErrorKind::Unavailable, "the provider panicked")
-        .with_hint("see the panic message in the log")
-}
-
-/// Returns the output of `future`, or `None` if it panicked.
-async fn catch_panic<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|context| {
-        let poll = AssertUnwindSafe(|| future.as_mut().poll(context));
-        match catch_unwind(poll) {
-            Ok(poll) => poll.map(Some),
-            Err(_) => Poll::Ready(None),
+impl FetchTask {
+    fn settle_chunk(
+        &self,
+        shared: &Arc<Shared>,
+        chunk: impl Iterator<Item = (SecretKey, Result<Secret, Error>)>,
+        took: Duration,
+        jitter: Option<Jitter>,
+    ) -> FetchResults {
+        let source = &shared.sources[self.link];
+        let now = clock::now();
+        let settling = Settling {
+            id: self.id,
+            took,
+            now,
+            origin: &source.origin,
+            cache: &source.cache,
+            jitter,
+            found_later: &|key| shared.found_later(self.link, key, now),
+        };
+        let mut settled = Settled::default();
+        {
+            let mut state = source.state();
+            for (key, result) in chunk {
+                settling.settle(&mut state, key, result, &mut settled);
+            }
         }
-    })
-    .await
+        shared.moved(self.link, &settled.moved, now);
+        event::log(settled.events);
+        Shared::send(settled.signals);
+        settled.results
+    }
 }
 
 impl Drop for FetchTask {
+    /// Abandons the fetch, so that the next caller starts a new one.
     fn drop(&mut self) {
-        if !self.batch.is_empty()
-            && let Some(shared) = self.shared.upgrade()
-        {
-            shared.abandon_fetch(self.id, &self.batch);
+        if !self.waiting && self.keys.is_empty() {
+            return;
         }
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let source = &shared.sources[self.link];
+        {
+            let now = clock::now();
+            let mut state = source.state();
+            state.breaker.abandon_probe();
+            let mut keys = std::mem::take(&mut self.keys);
+            if self.waiting {
+                keys = state.in_flight.start(self.id, now);
+            }
+            for key in keys {
+                state.in_flight.finish(&key, self.id);
+                // A forced refresh without a result does not limit the next one.
+                state.forced.remove(&key);
+                state.plan(&source.cache, &key, now, now, false);
+            }
+        }
+        shared.wake.notify_one();
     }
 }

@@ -51,22 +51,39 @@ mod builder;
 mod cache;
 #[doc(hidden)]
 pub mod clock;
-mod complete;
+mod counters;
+mod decide;
+mod entry;
 mod error;
+mod event;
 mod fetch;
+mod in_flight;
+mod key_map;
+mod link;
 pub mod load;
+mod read;
 mod refresher;
 mod resolved;
 mod resolver;
+mod settings;
+mod settle;
 mod shared;
-mod state;
+mod signal;
+mod slots;
+mod source;
+mod sync;
 mod watch;
 
-pub use builder::{OnDenied, ResolverBuilder};
+#[cfg(all(test, shuttle))]
+mod concurrency;
+
+pub use builder::ResolverBuilder;
+pub use counters::Counters;
 pub use error::LoadError;
 pub use resolved::{Freshness, Resolved};
 pub use resolver::Resolver;
-pub use watch::Watch;
+pub use settings::OnDenied;
+pub use watch::{Update, Watch};
 
 // Services share these types between threads. A change that removes `Send` or `Sync` from one of them
 // must not compile.

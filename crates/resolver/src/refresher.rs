@@ -1,272 +1,357 @@
-//! The resolver's background task, which refreshes entries and updates their states over time.
+//! The resolver's background task. It refreshes entries before they expire, polls watched keys, and handles
+//! the change notifications of the sources.
 
-use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use secretwell_core::SecretKey;
 use secretwell_core::backend::{Change, ChangeStream};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
-use crate::backoff::MIN_WAIT;
-use crate::cache::EntryState;
-use crate::shared::{Shared, missing_runtime};
-use crate::state::ResolverState;
+use crate::backoff::{MIN_PAUSE, MIN_WAIT};
+use crate::clock::{self, Time, require_runtime, sleep_until};
+use crate::decide::due_at;
+use crate::entry::{Failure, Mark};
+use crate::link::{FORCE_INTERVAL, LinkState};
+use crate::settle::MIN_LEASE_REFRESH;
+use crate::shared::{CHUNK, PreparedFetch, Shared};
+use crate::signal::Signal;
+use crate::source::Source;
 
 /// Change notifications within this time of each other cause only one fetch.
 const NOTIFICATION_INTERVAL: Duration = Duration::from_millis(100);
-/// The longest sleep of the refresher, if no entry changes its state earlier.
+/// The longest sleep of the refresher.
 const IDLE: Duration = Duration::from_secs(3600);
-/// A refresher that is this late is replaced by one on the runtime of a reader.
-const OVERDUE: Duration = Duration::from_secs(1);
+/// The longest wait before an ended stream of notifications is opened again.
+const MAX_REOPEN_WAIT: Duration = Duration::from_secs(300);
 
 impl Shared {
-    /// Prepares the start of the refresher, unless it is running and on time. A refresher is late if its
-    /// runtime is not running. It then ends when it runs again. The caller must then call
-    /// [`spawn_pending`](Self::spawn_pending).
-    pub(crate) fn ensure_refresher(&self, state: &mut ResolverState) {
-        let overdue = Instant::now() > state.refresher_due_at + OVERDUE;
-        if !state.refresher_running || overdue {
-            state.refresher_running = true;
-            state.refresher_pending = true;
-            state.refresher_generation += 1;
-            state.refresher_due_at = Instant::now();
-        }
-    }
-
-    /// Returns the time at which a refresher that did not act must be replaced. Returns `None` in a
-    /// runtime that cannot run one.
-    pub(crate) fn refresher_overdue_at(&self) -> Option<Instant> {
-        let due = self.state().refresher_due_at;
-        missing_runtime().is_none().then(|| due + OVERDUE * 2)
-    }
-
-    /// Updates the entries at time `now` and starts the fetches that are due. Returns the time of the
-    /// next call, or `None` if a newer refresher has replaced this one.
-    fn tick(self: &Arc<Self>, now: Instant, generation: u64) -> Option<Instant> {
-        let mut state = self.state();
-        if state.refresher_generation != generation {
-            return None;
-        }
-        let mut sweep = Sweep {
-            next: now + IDLE,
-            now,
-            batch: BTreeSet::new(),
-        };
-        let mut unusable = Vec::new();
-        let mut states_changed = false;
-        // If a batch needs only one round trip, refreshes that are due soon join the batch.
-        let early = if self.provider.capabilities().batch {
-            self.config.ttl / 8
-        } else {
-            Duration::ZERO
-        };
-        let mut early_refreshes = BTreeSet::new();
-
-        self.cache.for_each(|key, entry| {
-            let times = entry.times;
-            if now >= times.unusable_at {
-                unusable.push(key.clone());
-                return;
-            }
-            if now >= times.expires_at {
-                if !entry.is_outdated() {
-                    entry.set_state(EntryState::Expired);
-                    states_changed = true;
-                }
-            } else {
-                sweep.wake_at(times.expires_at);
-            }
-            sweep.wake_at(times.unusable_at);
-            if state.in_flight.contains_key(key) {
-                return;
-            }
-            let failure = state.failures.get(key);
-            let due_at = failure.map_or(times.refresh_at, |failure| failure.retry_at);
-            if !entry.is_used() && !state.is_watched(key) {
-                if now >= due_at && entry.state() == EntryState::Fresh {
-                    entry.set_state(EntryState::Due);
-                } else if now < due_at {
-                    sweep.wake_at(due_at);
-                }
-            } else if !sweep.fetch_if_due(key, due_at) && failure.is_none() && due_at <= now + early
-            {
-                early_refreshes.insert(key.clone());
-            }
-        });
-        for key in unusable {
-            states_changed |= self.cache.remove(&key);
-        }
-        for key in state.watched.keys() {
-            if !state.in_flight.contains_key(key) && self.cache.peek(key, |_| ()).is_none() {
-                sweep.fetch_if_due(
-                    key,
-                    state
-                        .failures
-                        .get(key)
-                        .map_or(now, |failure| failure.retry_at),
-                );
-            }
-        }
-
-        let Sweep {
-            mut next,
-            mut batch,
-            ..
-        } = sweep;
-        if !batch.is_empty() {
-            batch.append(&mut early_refreshes);
-            if self.prepare_allowed_fetch(&mut state, batch, now).is_err() {
-                let breaker = state.breaker.open_until().unwrap_or(now);
-                let budget = state.budget.next_at(now);
-                next = next.min(breaker.max(budget).max(now + MIN_WAIT / 10));
-            }
-        }
-        state.refresher_due_at = next;
-        drop(state);
-        self.spawn_pending();
-        if states_changed {
-            self.notify_watches();
-        }
-        Some(next)
-    }
-
-    /// Invalidates the entries that `change` covers. Fetches used and watched ones immediately, and the
-    /// others on the next read.
-    fn on_notification(self: &Arc<Self>, change: &Change) {
-        let mut state = self.state();
-        let mut batch: BTreeSet<SecretKey> = state
-            .watched
-            .keys()
-            .filter(|key| change.covers(key))
-            .cloned()
-            .collect();
-        // A fetch that started before the change might return the old value.
-        batch.extend(
-            state
-                .in_flight
-                .keys()
-                .filter(|key| change.covers(key))
-                .cloned(),
-        );
-        self.cache.for_each(|key, entry| {
-            if change.covers(key) {
-                entry.set_state(EntryState::Invalidated);
-                if entry.is_used() {
-                    batch.insert(key.clone());
-                }
-            }
-        });
-        state.failures.retain(|key, _| !change.covers(key));
-        self.prepare_forced_fetch(&mut state, batch);
-        drop(state);
-        self.spawn_pending();
-    }
-
-    /// Invalidates all entries after the refresher has stopped. Without it, entries do not expire and
-    /// change notifications are not received, so every read must fetch from the source.
-    pub(crate) fn refresher_stopped(&self, generation: u64) {
-        let mut state = self.state();
-        if state.refresher_generation != generation {
+    /// Starts a refresher on this runtime, unless one is running and on time.
+    pub(crate) fn start_refresher(self: &Arc<Self>) {
+        // The concurrency test has no timers, so it has no refresher.
+        if self.is_closed() || cfg!(all(test, shuttle)) || require_runtime().is_err() {
             return;
         }
-        state.refresher_running = false;
-        drop(state);
-        self.cache
-            .for_each(|_, entry| entry.set_state(EntryState::Invalidated));
+        let Some(generation) = self.new_refresher(clock::now()) else {
+            return;
+        };
+        // The refresher subscribes to change notifications before the first fetch, so that no change is
+        // missed in between.
+        let refresher = Refresher::new(self, generation);
+        self.spawn(refresher.run());
     }
-}
 
-/// The result of one pass over the entries.
-struct Sweep {
-    now: Instant,
-    /// The earliest time at which an entry needs attention.
-    next: Instant,
-    /// The keys that are due for a fetch.
-    batch: BTreeSet<SecretKey>,
-}
-
-impl Sweep {
-    fn wake_at(&mut self, at: Instant) {
-        if at > self.now {
-            self.next = self.next.min(at);
+    /// Handles the keys of the source at `link` that need attention now. Returns the time of the next call.
+    async fn tick(self: &Arc<Self>, link: usize) -> Time {
+        let source = &self.sources[link];
+        let now = clock::now();
+        let mut due = DueKeys::default();
+        let mut more = true;
+        while more {
+            let (mut signals, mut removed) = (Vec::new(), Vec::new());
+            {
+                let mut state = source.state();
+                for _ in 0..CHUNK {
+                    let Some(key) = state.pop(now) else {
+                        more = false;
+                        break;
+                    };
+                    let look = Look {
+                        due: &mut due,
+                        signals: &mut signals,
+                        removed: &mut removed,
+                    };
+                    self.look_at(&mut state, link, key, now, look);
+                }
+            }
+            self.moved(link, &removed, now);
+            Self::send(signals);
+            if more {
+                tokio::task::yield_now().await;
+            }
         }
+        if source.settings.batch && !due.is_empty() {
+            self.add_early_refreshes(link, now, &mut due);
+        }
+        self.fetch_due(link, due, now).await;
+        let next = source.state().next();
+        next.map_or(now.after(IDLE), |next| next.min(now.after(IDLE)))
     }
 
-    /// Adds `key` to the batch if `due_at` has passed. Returns whether it has.
-    fn fetch_if_due(&mut self, key: &SecretKey, due_at: Instant) -> bool {
-        let due = due_at <= self.now;
-        if due {
-            self.batch.insert(key.clone());
+    /// Removes the entry of a key, adds the key to `due`, or plans the next look at it.
+    fn look_at(
+        &self,
+        state: &mut LinkState,
+        link: usize,
+        key: SecretKey,
+        now: Time,
+        look: Look<'_>,
+    ) {
+        let source = &self.sources[link];
+        let is_watched = state.is_watched(&key);
+        let times = source.cache.peek(&key, |entry| entry.times);
+        let mut earliest = now;
+        if let Some(times) = times.filter(|times| now >= times.unusable_at) {
+            state.remove(&source.cache, &key);
+            look.removed.push(key.clone());
+            // A value that was valid for a short time only is not fetched in a loop.
+            earliest = earliest.max(times.fetched_at.after(MIN_LEASE_REFRESH));
+        }
+        if times.is_none_or(|times| now >= times.expires_at) {
+            look.signals.extend_from_slice(state.signals(&key));
+        }
+        let found_later = self.found_later(link, &key, now);
+        let is_due = source.cache.with(&key, |entry| {
+            let known = state.known(entry, &key);
+            let is_used = is_watched || entry.is_some_and(|entry| entry.is_used());
+            is_used && !known.is_settling() && earliest.max(due_at(&known, found_later)) <= now
+        });
+        if !is_due {
+            state.plan(&source.cache, &key, earliest, now, found_later);
+        } else if self.reaches(link, &key, now) {
+            look.due.add(state, key, found_later);
         } else {
-            self.wake_at(due_at);
+            // A source before this one has the key. When that changes, another look is planned.
+            let cached = source
+                .cache
+                .peek(&key, |entry| (entry.slot, entry.times.unusable_at));
+            if let Some((slot, unusable_at)) = cached {
+                state.slots.plan(slot, unusable_at);
+            }
         }
-        due
+    }
+
+    /// Adds the refreshes that are due soon, because a batch needs only one round trip.
+    fn add_early_refreshes(&self, link: usize, now: Time, due: &mut DueKeys) {
+        let source = &self.sources[link];
+        let early = now.after(source.settings.ttl / 8);
+        let state = source.state();
+        for key in state.slots.planned(early).take(CHUNK) {
+            let found_later = self.found_later(link, key, now);
+            let joins = source.cache.with(key, |entry| {
+                let known = state.known(entry, key);
+                let is_used = entry.is_some_and(|entry| entry.is_used() || state.is_watched(key));
+                let is_absence = |failure: &Failure| failure.error.is_not_found();
+                let is_refresh = known
+                    .failure
+                    .is_none_or(|failure| found_later && is_absence(failure));
+                is_used && is_refresh && !known.fetching && early >= due_at(&known, found_later)
+            });
+            if joins && self.reaches(link, key, now) {
+                due.add(&state, key.clone(), found_later);
+            }
+        }
+    }
+
+    /// Fetches the keys that are due. If no fetch is possible now, plans another look at them.
+    async fn fetch_due(self: &Arc<Self>, link: usize, due: DueKeys, now: Time) {
+        let source = &self.sources[link];
+        let mut retries = Some(due.retries);
+        let mut chunks: Vec<&[SecretKey]> = due.refreshes.chunks(CHUNK).collect();
+        if chunks.is_empty() {
+            chunks.push(&[]);
+        }
+        for (index, refreshes) in chunks.into_iter().enumerate() {
+            if index > 0 {
+                tokio::task::yield_now().await;
+            }
+            let retries = retries.take().unwrap_or_default();
+            if refreshes.is_empty() && retries.is_empty() {
+                continue;
+            }
+            let prepared = {
+                let mut state = source.state();
+                let prepared =
+                    state.prepare_fetch(&source.cache, refreshes.to_vec(), retries.clone(), now);
+                let blocked_until = prepared.is_err().then(|| {
+                    let breaker = state.breaker.open_until().unwrap_or(now);
+                    let budget = state.budget.next_at(now);
+                    breaker.max(budget).max(now.after(MIN_PAUSE))
+                });
+                let earliest = blocked_until.unwrap_or(now);
+                for key in refreshes.iter().chain(&retries) {
+                    let found_later = self.found_later(link, key, now);
+                    state.plan(&source.cache, key, earliest, now, found_later);
+                }
+                prepared
+            };
+            let prepared = prepared.ok().flatten();
+            self.run(prepared.map(|fetch| PreparedFetch { link, fetch }));
+        }
+    }
+
+    /// Marks the entries that `change` covers. Fetches used and watched ones immediately, and the others on
+    /// the next read.
+    async fn on_notification(self: &Arc<Self>, link: usize, change: &Change) {
+        let source = &self.sources[link];
+        match change {
+            Change::Keys(keys) => {
+                let keys: Vec<&SecretKey> = keys.iter().collect();
+                for keys in keys.chunks(CHUNK) {
+                    self.mark_changed(link, keys.iter().map(|key| (*key).clone()).collect());
+                    tokio::task::yield_now().await;
+                }
+            }
+            _ => {
+                let others: Vec<SecretKey> = {
+                    let state = source.state();
+                    state
+                        .watched()
+                        .chain(state.in_flight.keys())
+                        .cloned()
+                        .collect()
+                };
+                for keys in others.chunks(CHUNK) {
+                    self.mark_changed(link, keys.to_vec());
+                    tokio::task::yield_now().await;
+                }
+                for first in (0..).step_by(CHUNK) {
+                    let cached = source.state().slots.keys(first, CHUNK);
+                    let failed = source.state().failures.keys(first, CHUNK);
+                    if cached.is_none() && failed.is_none() {
+                        break;
+                    }
+                    let keys = cached.into_iter().chain(failed).flatten();
+                    self.mark_changed(link, keys.collect());
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// Handles that the values of `keys` might have changed.
+    pub(crate) fn mark_changed(self: &Arc<Self>, link: usize, keys: Vec<SecretKey>) {
+        let source = &self.sources[link];
+        let now = clock::now();
+        let (mut fetches, mut later) = (Vec::new(), Vec::new());
+        let mut state = source.state();
+        for key in &keys {
+            let is_used = state.mark(&source.cache, key, Mark::Changed);
+            state.recover(key);
+            // A fetch that started before the change might return the old value.
+            let started = state.in_flight.started(key).map(|fetch| fetch.created_at);
+            state.in_flight.outdate(key);
+            let is_needed = (is_used || state.is_watched(key)) && self.reaches(link, key, now);
+            match started {
+                // A source that hangs is called again at most once per second.
+                Some(at) if now < at.after(FORCE_INTERVAL) => {
+                    later.push((key, at.after(FORCE_INTERVAL)));
+                }
+                None if !is_needed => {}
+                _ => fetches.push(key.clone()),
+            }
+        }
+        let prepared = state.prepare_forced_fetch(fetches.clone(), now);
+        let mut earliest = now;
+        if prepared.is_err() {
+            let until = state.breaker.open_until().unwrap_or(now);
+            earliest = until.max(now.after(MIN_PAUSE));
+        }
+        later.extend(fetches.iter().map(|key| (key, earliest)));
+        for (key, earliest) in later {
+            state.plan(&source.cache, key, earliest, now, false);
+        }
+        drop(state);
+        let prepared = prepared.ok().flatten();
+        self.run(prepared.map(|fetch| PreparedFetch { link, fetch }));
     }
 }
 
-pub(crate) struct Refresher {
+/// What a look at some keys collects.
+struct Look<'a> {
+    due: &'a mut DueKeys,
+    signals: &'a mut Vec<(Arc<Signal>, usize)>,
+    /// The keys whose entries were removed.
+    removed: &'a mut Vec<SecretKey>,
+}
+
+/// The keys that are fetched now.
+#[derive(Default)]
+struct DueKeys {
+    refreshes: Vec<SecretKey>,
+    /// Keys whose last fetch failed. The retry budget limits them.
+    retries: Vec<SecretKey>,
+}
+
+impl DueKeys {
+    fn is_empty(&self) -> bool {
+        self.refreshes.is_empty() && self.retries.is_empty()
+    }
+
+    fn add(&mut self, state: &LinkState, key: SecretKey, found_later: bool) {
+        let is_retry = state
+            .failures
+            .get(&key)
+            .is_some_and(|failure| !(found_later && failure.error.is_not_found()));
+        match is_retry {
+            true => self.retries.push(key),
+            false => self.refreshes.push(key),
+        }
+    }
+}
+
+struct Refresher {
     shared: Weak<Shared>,
     generation: u64,
     wake: Arc<Notify>,
-    notifications: Option<ChangeStream>,
+    subscriptions: Vec<Subscription>,
 }
 
 impl Refresher {
-    /// Creates the refresher and subscribes to the provider's change notifications.
-    pub(crate) fn new(shared: &Arc<Shared>, generation: u64) -> Self {
-        let mut refresher = Self {
+    fn new(shared: &Arc<Shared>, generation: u64) -> Self {
+        // Another refresher has listened before. Changes might have been missed since.
+        let missed = generation > 1;
+        Self {
             shared: Arc::downgrade(shared),
             generation,
             wake: shared.wake.clone(),
-            notifications: None,
-        };
-        // The refresher must exist before this call. If `watch` panics, its `Drop` marks the refresher
-        // as stopped.
-        refresher.notifications = shared.provider.watch();
-        refresher
+            subscriptions: shared
+                .sources
+                .iter()
+                .map(|source| Subscription::new(source, missed))
+                .collect(),
+        }
     }
 
-    pub(crate) async fn run(mut self) {
-        let mut listen_from = Instant::now();
+    async fn run(mut self) {
         loop {
-            let Some(next) = self
-                .shared
-                .upgrade()
-                .and_then(|shared| shared.tick(Instant::now(), self.generation))
-            else {
-                return;
+            let next = {
+                let Some(shared) = self.shared.upgrade() else {
+                    return;
+                };
+                if !shared.is_newest_refresher(self.generation) {
+                    return;
+                }
+                let mut next = clock::now().after(IDLE);
+                shared.promise(next);
+                for link in 0..shared.sources.len() {
+                    next = next.min(shared.tick(link).await);
+                }
+                shared.expect_by(next);
+                next
             };
             tokio::select! {
-                () = tokio::time::sleep_until(next) => {}
+                () = sleep_until(next) => {}
                 () = self.wake.notified() => {}
-                change = next_notification(&mut self.notifications, listen_from) => {
-                    listen_from = Instant::now() + NOTIFICATION_INTERVAL;
-                    if let Some(shared) = self.shared.upgrade() {
-                        shared.on_notification(&change);
-                    }
+                (link, notice) = next_notice(&mut self.subscriptions) => {
+                    let Some(shared) = self.shared.upgrade() else {
+                        return;
+                    };
+                    let change = match notice {
+                        Notice::Changed(change) => change,
+                        Notice::Reopen => {
+                            self.subscriptions[link].open(&shared.sources[link]);
+                            continue;
+                        }
+                    };
+                    shared.on_notification(link, &change).await;
                 }
             }
         }
     }
-}
-
-/// Waits until `from`, then for the next change notification. Never returns if there is no stream or
-/// the stream has ended.
-async fn next_notification(notifications: &mut Option<ChangeStream>, from: Instant) -> Change {
-    tokio::time::sleep_until(from).await;
-    while let Some(stream) = notifications {
-        match stream.next().await {
-            Some(Ok(change)) => return change,
-            Some(Err(error)) => {
-                tracing::warn!(target: "secretwell::resolver", event = "watch_failed", %error, "change notifications were lost; all secrets are read again");
-                return Change::All;
-            }
-            None => *notifications = None,
-        }
-    }
-    std::future::pending().await
 }
 
 impl Drop for Refresher {
@@ -274,7 +359,114 @@ impl Drop for Refresher {
         if let Some(shared) = self.shared.upgrade() {
             shared.refresher_stopped(self.generation);
             // A watch in another, running runtime starts a new refresher there.
-            shared.notify_watches();
+            shared.wake_watches();
         }
     }
+}
+
+/// The subscription to the change notifications of one source.
+struct Subscription {
+    stream: Option<ChangeStream>,
+    /// Notifications are not read before this time.
+    listen_from: Time,
+    /// The time at which an ended stream is opened again.
+    reopen_at: Option<Time>,
+    reopen_wait: Duration,
+    /// Whether changes might have been missed before the stream was opened.
+    missed: bool,
+}
+
+enum Notice {
+    Changed(Change),
+    Reopen,
+}
+
+impl Subscription {
+    fn new(source: &Source, missed: bool) -> Self {
+        let mut subscription = Self {
+            stream: None,
+            listen_from: clock::now(),
+            reopen_at: None,
+            reopen_wait: MIN_WAIT,
+            missed,
+        };
+        if source.notifies {
+            subscription.open(source);
+        }
+        subscription
+    }
+
+    /// Opens the stream. If the provider panics, it is opened again later.
+    fn open(&mut self, source: &Source) {
+        let opened = catch_unwind(AssertUnwindSafe(|| source.provider().watch()));
+        match opened {
+            Ok(Some(stream)) => {
+                self.stream = Some(stream);
+                self.reopen_at = None;
+            }
+            // The source has no notifications after all.
+            Ok(None) if !self.missed => self.reopen_at = None,
+            Ok(None) => self.reopen_later(),
+            Err(_) => {
+                tracing::error!(target: "secretwell::resolver", event = "provider_panicked", origin = %source.origin, "the provider panicked in `watch`; it is called again later");
+                self.reopen_later();
+            }
+        }
+    }
+
+    fn reopen_later(&mut self) {
+        self.stream = None;
+        self.missed = true;
+        self.reopen_at = Some(clock::now().after(self.reopen_wait));
+        self.reopen_wait = (self.reopen_wait * 2).min(MAX_REOPEN_WAIT);
+    }
+
+    /// Waits for the next notification. Never returns if the source has none.
+    async fn next(&mut self) -> Notice {
+        loop {
+            let Some(stream) = &mut self.stream else {
+                return match self.reopen_at {
+                    Some(at) => {
+                        sleep_until(at).await;
+                        Notice::Reopen
+                    }
+                    None => std::future::pending().await,
+                };
+            };
+            if std::mem::take(&mut self.missed) {
+                return Notice::Changed(Change::All);
+            }
+            sleep_until(self.listen_from).await;
+            match stream.next().await {
+                Some(Ok(change)) => {
+                    self.reopen_wait = MIN_WAIT;
+                    self.listen_from = clock::now().after(NOTIFICATION_INTERVAL);
+                    return Notice::Changed(change);
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(target: "secretwell::resolver", event = "watch_failed", %error, "change notifications were lost; all secrets are read again");
+                    self.listen_from = clock::now().after(NOTIFICATION_INTERVAL);
+                    return Notice::Changed(Change::All);
+                }
+                None => self.reopen_later(),
+            }
+        }
+    }
+}
+
+/// Waits for the next notice of any source. Cancellation loses no notification.
+async fn next_notice(subscriptions: &mut [Subscription]) -> (usize, Notice) {
+    let mut waits: Vec<_> = subscriptions
+        .iter_mut()
+        .map(|subscription| Box::pin(subscription.next()))
+        .collect();
+    std::future::poll_fn(|context| {
+        for (link, wait) in waits.iter_mut().enumerate() {
+            if let Poll::Ready(notice) = wait.as_mut().poll(context) {
+                return Poll::Ready((link, notice));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }

@@ -35,6 +35,17 @@ impl Resolved {
             freshness: Freshness::Fresh,
         }
     }
+
+    /// Returns this value as stale. The age is the larger one if it is stale already.
+    pub(crate) fn stale(mut self, since: Duration, reason: Error) -> Self {
+        let known = match &self.freshness {
+            Freshness::Stale { age, .. } => *age,
+            Freshness::Fresh => Duration::ZERO,
+        };
+        let age = known.max(since);
+        self.freshness = Freshness::Stale { age, reason };
+        self
+    }
 }
 
 /// Whether a value was confirmed by its source within the ttl.

@@ -2,13 +2,20 @@
 
 use std::sync::Arc;
 
-use secretwell_core::{Error, Origin, SecretKey, SecretProvider, Version};
-use tokio::time::Instant;
+use std::time::Duration;
 
-use crate::backoff;
-use crate::builder::{Config, ResolverBuilder};
-use crate::resolved::Resolved;
-use crate::shared::{FORCE_INTERVAL, Shared};
+use secretwell_core::{Error, Origin, SecretKey, SecretProvider, SecretValue};
+
+use crate::backoff::MIN_PAUSE;
+use crate::builder::ResolverBuilder;
+use crate::clock;
+use crate::counters::Counters;
+use crate::entry::{Answer, Entry};
+use crate::link::FORCE_INTERVAL;
+use crate::read::Mode;
+use crate::resolved::{Freshness, Resolved};
+use crate::shared::Shared;
+use crate::source::Source;
 use crate::watch::Watch;
 
 /// A cache for the secrets of one provider, with background refresh.
@@ -28,6 +35,8 @@ use crate::watch::Watch;
 ///   and one circuit breaker.
 /// - **No regression**: an older version never replaces a newer one. The late result of a superseded
 ///   fetch is not cached.
+/// - **Separate sources**: the sources of a [`Chain`](secretwell_core::Chain) are cached, refreshed and
+///   retried separately. A source that is down affects only the keys that need it.
 ///
 /// Creating a resolver performs no I/O and does not need a tokio runtime. Reads need one. Clones share
 /// the cache. The background tasks end when the last clone and the last watch are dropped.
@@ -64,12 +73,6 @@ impl Resolver {
         ResolverBuilder::new(Arc::new(provider))
     }
 
-    pub(crate) fn with(provider: Arc<dyn SecretProvider>, config: Config) -> Self {
-        Self {
-            shared: Arc::new(Shared::new(provider, config)),
-        }
-    }
-
     /// Returns the origin of the provider.
     pub fn origin(&self) -> &Origin {
         self.shared.provider.origin()
@@ -80,9 +83,26 @@ impl Resolver {
         &self.shared.provider
     }
 
-    /// Returns the time for which a fetched value is fresh.
-    pub fn ttl(&self) -> std::time::Duration {
-        self.shared.config.ttl
+    /// Returns the provider that has returned `resolved` for `key`. For a chain, it is one of its providers, for
+    /// example to read previous versions from the right one.
+    pub fn provider_of(&self, key: &SecretKey, resolved: &Resolved) -> &Arc<dyn SecretProvider> {
+        let sources = &self.shared.sources;
+        let is_cached = |source: &&Source| {
+            let value = |entry: &Entry| entry.value().map(|cached| cached.value.clone());
+            let cached = source.cache.peek(key, value).flatten();
+            cached.is_some_and(|cached| cached == resolved.value)
+        };
+        let from_origin = |source: &&Source| source.origin == resolved.origin;
+        let mut candidates = sources.iter().filter(from_origin);
+        let cached = candidates.clone().find(is_cached);
+        let found = cached.or_else(|| candidates.next());
+        found.map_or(&self.shared.provider, |source| source.provider())
+    }
+
+    /// Returns the time for which a fetched value is fresh. For a chain, it is the longest time of its sources.
+    pub fn ttl(&self) -> Duration {
+        let ttls = self.shared.sources.iter().map(|source| source.settings.ttl);
+        ttls.max().unwrap_or_default()
     }
 
     /// Returns the secret of `key` from the cache, or fetches it from the provider.
@@ -92,12 +112,15 @@ impl Resolver {
     /// fetch is returned. The [`ErrorKind`](secretwell_core::ErrorKind) distinguishes absent, refused and
     /// unreachable secrets. A stale value is not an error.
     pub async fn get(&self, key: impl AsRef<str>) -> Result<Resolved, Error> {
-        if let Some(resolved) = self.with_cached(key.as_ref(), Resolved::clone) {
+        if let Some(resolved) = self.cached(key.as_ref(), Need::NoRefresh, Resolved::clone) {
             return Ok(resolved);
         }
         // The key is parsed only on a miss, because cached keys are valid.
-        let key = SecretKey::parse(key)?;
-        let mut results = self.shared.get_many(std::slice::from_ref(&key)).await;
+        self.get_one(SecretKey::parse(key)?, Mode::Cached).await
+    }
+
+    async fn get_one(&self, key: SecretKey, mode: Mode) -> Result<Resolved, Error> {
+        let mut results = self.shared.get_many(std::slice::from_ref(&key), mode).await;
         results
             .pop()
             .unwrap_or_else(|| Err(Error::wrong_result_count().with_origin(self.origin())))
@@ -105,109 +128,252 @@ impl Resolver {
 
     /// Returns the secrets of `keys`: one result for each key, in order. Missing keys are fetched in
     /// one batch.
-    pub async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Resolved, Error>> {
-        self.shared.get_many(keys).await
+    ///
+    /// # Errors
+    /// The errors are those of [`get`](Self::get).
+    pub async fn get_many<K: AsRef<str>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Vec<Result<Resolved, Error>> {
+        self.read_many(keys, Mode::Cached).await
+    }
+
+    async fn read_many<K: AsRef<str>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        mode: Mode,
+    ) -> Vec<Result<Resolved, Error>> {
+        let parsed: Vec<_> = keys.into_iter().map(SecretKey::parse).collect();
+        let valid: Vec<SecretKey> = parsed.iter().flatten().cloned().collect();
+        let mut results = self.shared.get_many(&valid, mode).await.into_iter();
+        let missing = || Err(Error::wrong_result_count().with_origin(self.origin()));
+        let results = parsed
+            .into_iter()
+            .map(|key| key.and_then(|_| results.next().unwrap_or_else(missing)));
+        results.collect()
     }
 
     /// Calls `reader` with the cached secret of `key`. Returns `None` if no fresh value is cached.
     /// Never waits and never calls the provider.
+    #[inline]
     pub fn with_cached<R>(&self, key: &str, reader: impl FnOnce(&Resolved) -> R) -> Option<R> {
-        self.shared
-            .cache
-            .read(key, |entry| entry.is_hit().then(|| reader(&entry.resolved)))
-            .flatten()
+        self.cached(key, Need::Fresh, reader)
     }
 
-    /// Fetches `keys` regardless of the cache and of backoff. Resets the backoff.
+    #[inline]
+    fn cached<R>(&self, key: &str, need: Need, reader: impl FnOnce(&Resolved) -> R) -> Option<R> {
+        let now = clock::coarse();
+        let mut reader = Some(reader);
+        for source in &self.shared.sources {
+            let found = source.cache.read(key, |entry| {
+                let is_hit =
+                    entry.is_fresh(now) && (need == Need::Fresh || now < entry.times.refresh_at);
+                match &entry.answer {
+                    Answer::Value(resolved) if is_hit => {
+                        self.shared.counts.hit();
+                        Found::Value(reader.take().map(|reader| reader(resolved)))
+                    }
+                    Answer::Absent(_) if is_hit => Found::Absent,
+                    _ => Found::Nothing,
+                }
+            });
+            match found {
+                Some(Found::Value(result)) => return result,
+                // The next source might have the key.
+                Some(Found::Absent) => {}
+                Some(Found::Nothing) | None => return None,
+            }
+        }
+        None
+    }
+
+    /// Fetches `keys` regardless of the cache and of backoff. Resets the backoff. A wait that the source
+    /// requested is kept.
     ///
     /// Forced refreshes are limited to one per second and key. Within 1 s of the last one, this method
-    /// returns the result of that refresh without waiting.
-    pub async fn refresh(&self, keys: &[SecretKey]) -> Vec<Result<Resolved, Error>> {
-        self.shared.refresh(keys).await
+    /// returns the result of that refresh without waiting. While the source is down, they are limited to one
+    /// per second for all keys.
+    ///
+    /// # Errors
+    /// The errors are those of [`get`](Self::get).
+    pub async fn refresh<K: AsRef<str>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Vec<Result<Resolved, Error>> {
+        self.read_many(keys, Mode::Forced).await
     }
 
     /// Fetches `keys` like [`refresh`](Self::refresh), and guarantees that the fetch starts after this
     /// call. The result therefore includes everything that was written before.
     ///
     /// Within 1 s of the last forced refresh of a key, this method waits until that second is over.
-    pub async fn refresh_after_write(&self, keys: &[SecretKey]) -> Vec<Result<Resolved, Error>> {
-        let last = {
-            let state = self.shared.state();
-            let forced = keys.iter().filter_map(|key| state.forced.get(key));
-            forced.max().copied()
-        };
-        // Without a runtime, sleeping would panic. The refresh below then returns an error.
-        if let Some(last) = last
-            && tokio::runtime::Handle::try_current().is_ok()
-        {
-            tokio::time::sleep_until(last + FORCE_INTERVAL).await;
-        }
-        self.shared.refresh(keys).await
-    }
-
-    /// Reports that `version` of `key` was rejected by its consumer, for example by a database. Returns
-    /// the secret to use instead.
-    ///
-    /// If the cached secret already has another version, it is returned. Otherwise the secret is fetched
-    /// like with [`refresh`](Self::refresh).
     ///
     /// # Errors
-    /// Returns the same errors as [`get`](Self::get). If the source still has the rejected version, that
-    /// version is returned without an error. Compare the versions to detect this.
+    /// The errors are those of [`get`](Self::get).
+    pub async fn refresh_after_write<K: AsRef<str>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Vec<Result<Resolved, Error>> {
+        let keys: Vec<K> = keys.into_iter().collect();
+        let valid: Vec<SecretKey> = keys.iter().flat_map(SecretKey::parse).collect();
+        let last = self.shared.sources.iter().filter_map(|source| {
+            let state = source.state();
+            valid
+                .iter()
+                .filter_map(|key| state.forced.get(key))
+                .max()
+                .copied()
+        });
+        // Without a runtime, sleeping would panic. The refresh below then returns an error.
+        if let Some(last) = last.max()
+            && clock::require_runtime().is_ok()
+        {
+            clock::sleep_until(last.after(FORCE_INTERVAL)).await;
+        }
+        self.read_many(keys, Mode::Forced).await
+    }
+
+    /// Reports that the value `rejected` of `key` was rejected by its consumer, for example by a database.
+    /// Returns the secret to use instead.
+    ///
+    /// If the cached value is another one, it is returned. Otherwise the provider discards the rejected
+    /// value, and the secret is fetched like with [`refresh`](Self::refresh).
+    ///
+    /// # Errors
+    /// Returns the error of the fetch, also if the rejected value could still be returned as stale. Within 1 s
+    /// of the last forced refresh, no fetch is started, and a temporary error is returned. If the source still
+    /// has the rejected value, that value is returned without an error. Compare the values to detect this.
     pub async fn report_rejected(
         &self,
-        key: &SecretKey,
-        version: Option<&Version>,
+        key: impl AsRef<str>,
+        rejected: &SecretValue,
     ) -> Result<Resolved, Error> {
+        let key = SecretKey::parse(key)?;
         let cached = self.with_cached(key.as_str(), Resolved::clone);
-        match cached {
-            Some(cached) if cached.version.as_ref() != version => Ok(cached),
-            _ => {
-                let mut results = self.refresh(std::slice::from_ref(key)).await;
-                results
-                    .pop()
-                    .unwrap_or_else(|| Err(Error::wrong_result_count().with_origin(self.origin())))
+        if let Some(cached) = cached
+            && cached.value != *rejected
+        {
+            return Ok(cached);
+        }
+        for source in &self.shared.sources {
+            source.reject(&key, rejected, clock::now());
+        }
+        self.shared.wake.notify_one();
+        match self.get_one(key, Mode::Forced).await {
+            Ok(Resolved {
+                value,
+                freshness: Freshness::Stale { reason, .. },
+                ..
+            }) if value == *rejected => Err(reason),
+            result => result,
+        }
+    }
+
+    /// Accepts the version that the source returns next for each of `keys`, even if it is older than a version
+    /// that was seen before.
+    ///
+    /// The resolver refuses older versions, because a replica that lags behind its source would otherwise
+    /// bring back a replaced secret. After a restore from a backup, the older version is the right one. It is
+    /// accepted by itself when the source has confirmed it three times over at least 60 s. This method
+    /// accepts it at once.
+    pub fn accept_older_versions<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) {
+        for key in keys.into_iter().flat_map(SecretKey::parse) {
+            self.invalidate(&key);
+            for source in &self.shared.sources {
+                source.state().guards.remove(&key);
             }
         }
     }
 
     /// Removes `key` from the cache, so that the next read fetches it. The result of an in-flight fetch
-    /// of `key` is not cached.
-    pub fn invalidate(&self, key: &SecretKey) {
-        self.shared.invalidate(key);
+    /// of `key` is not cached. The newest known version is remembered, so that an older one is still refused.
+    ///
+    /// Each call causes another fetch. If many callers find out that a value does not work, let them call
+    /// [`report_rejected`](Self::report_rejected) instead: they share one fetch.
+    pub fn invalidate(&self, key: impl AsRef<str>) {
+        // Nothing is cached for a text that is not a key.
+        if let Ok(key) = SecretKey::parse(key) {
+            let now = clock::now();
+            for source in &self.shared.sources {
+                source.invalidate(&key, now);
+            }
+            self.shared.wake.notify_one();
+        }
     }
 
-    /// Returns a watch that keeps `keys` fresh and reports their changes.
-    pub fn watch(&self, keys: &[SecretKey]) -> Watch {
-        Watch::new(self.shared.clone(), keys)
+    /// Returns a watch that keeps `keys` fresh and returns their changes.
+    ///
+    /// Within a tokio runtime, the keys are refreshed from now on. Otherwise they are refreshed from the first
+    /// call of [`Watch::next`] on.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidKey`](secretwell_core::ErrorKind::InvalidKey) if one of `keys` is not a
+    /// valid key.
+    pub fn watch<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Watch, Error> {
+        let keys: Result<Vec<SecretKey>, Error> = keys.into_iter().map(SecretKey::parse).collect();
+        Ok(Watch::new(self.shared.clone(), keys?))
     }
 
-    /// Returns the time of the next retry of a failed key in `keys`. Returns `None` if none of them has
+    /// Returns the time until the next retry of a failed key in `keys`. Returns `None` if none of them has
     /// failed.
-    pub fn retry_at(&self, keys: &[SecretKey]) -> Option<Instant> {
-        let state = self.shared.state();
-        let failures = keys.iter().filter_map(|key| state.failures.get(key));
+    pub fn retry_in<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) -> Option<Duration> {
+        let keys = keys.into_iter().flat_map(SecretKey::parse);
+        let retry_at = keys.filter_map(|key| self.shared.retry_at(&key)).min()?;
         // A retry that is already due is running or blocked, so the returned time is in the future.
-        let earliest = Instant::now() + backoff::MIN_WAIT / 10;
-        let retry_at = failures
-            .map(|failure| failure.retry_at)
-            .min()?
-            .max(earliest);
-        Some(
-            state
-                .breaker
-                .open_until()
-                .map_or(retry_at, |open_until| retry_at.max(open_until)),
-        )
+        Some(retry_at.since(clock::now()).max(MIN_PAUSE))
+    }
+
+    /// Returns what the resolver has done so far.
+    pub fn counters(&self) -> Counters {
+        self.shared.counts.read()
+    }
+
+    /// Ends the background tasks and the fetches of this resolver and of its clones, and waits for their end,
+    /// at most 1 s. A task of a runtime that is not running ends when it runs again. Afterwards, reads return cached values, and fail if they need the source. Watches end. A second call
+    /// returns immediately.
+    ///
+    /// Without this call, the tasks end by themselves when the last clone and the last watch are dropped.
+    pub async fn close(&self) {
+        self.shared.close().await;
     }
 
     /// Returns the number of cached values.
     pub fn len(&self) -> usize {
-        self.shared.cache.len()
+        let values = self
+            .shared
+            .sources
+            .iter()
+            .map(|source| source.state().values);
+        values.sum()
     }
 
     /// Returns whether no value is cached.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// What a read needs of a cached answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// It must be fresh.
+    Fresh,
+    /// It must be fresh, and its refresh must not be due.
+    NoRefresh,
+}
+
+/// What the cache of a source has.
+enum Found<R> {
+    Value(Option<R>),
+    Absent,
+    Nothing,
+}
+
+impl ResolverBuilder {
+    /// Creates the resolver. This performs no I/O and does not need a tokio runtime.
+    pub fn build(self) -> Resolver {
+        Resolver {
+            shared: Arc::new(self.shared()),
+        }
     }
 }

@@ -1,119 +1,227 @@
-//! Watches, which wait for secrets to change.
+//! Watches, which return the changes of secrets.
 
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use secretwell_core::{ErrorKind, SecretKey};
+use secretwell_core::{Error, SecretKey};
+use tokio::runtime::Handle;
+use tokio::time::Sleep;
 
+use crate::Resolved;
+use crate::clock::{self, require_runtime};
+use crate::decide::Reply;
+use crate::read::Mode;
+use crate::settle::Seen;
 use crate::shared::Shared;
+use crate::signal::Signal;
 
 /// A watch on some keys. Created by [`Resolver::watch`](crate::Resolver::watch).
 ///
+/// [`next`](Self::next) first returns the current results of all keys, and then the results of the keys that
+/// have changed. So a reader needs no other call, and no change is lost or returned twice. The watch is also
+/// a [`Stream`](futures_core::Stream).
+///
 /// While the watch exists, its keys are refreshed in the background even if they are not read. Absent
 /// keys are polled. Cached values of watched keys are never evicted.
-#[derive(Debug)]
+///
+/// ```
+/// use secretwell::{MemoryProvider, Resolver};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), secretwell::Error> {
+/// let memory = MemoryProvider::from_iter([("DB_PASSWORD", "first")]);
+/// let mut watch = Resolver::new(memory.clone()).watch(["DB_PASSWORD"])?;
+///
+/// for expected in ["first", "second"] {
+///     for update in watch.next().await.expect("the resolver was not closed") {
+///         assert_eq!(update.result?.value.expose_text()?, expected);
+///     }
+///     memory.set("DB_PASSWORD", "second")?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Watch {
     shared: Arc<Shared>,
-    changes: tokio::sync::watch::Receiver<u64>,
-    snapshots: Vec<(SecretKey, Snapshot)>,
+    keys: Arc<[SecretKey]>,
+    signal: Arc<Signal>,
+    /// What was returned last for each key. `None` if nothing was returned yet.
+    returned: Vec<Option<Seen>>,
+    step: Step,
 }
 
-/// The state of a key that a watch compares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Snapshot {
-    /// The fingerprint of the cached value.
-    value: Option<u64>,
-    /// The kind of the last error, if no fresh value is cached.
-    failure: Option<ErrorKind>,
+type Results = Vec<Result<Resolved, Error>>;
+
+enum Step {
+    /// The first read of all keys.
+    Reading(Pin<Box<dyn Future<Output = Results> + Send + Sync>>),
+    /// Waiting for a change, at most until the refresher is overdue.
+    Waiting(Option<Timer>),
+}
+
+/// A timer, with the runtime that it belongs to. In another runtime it would never fire.
+struct Timer {
+    runtime: tokio::runtime::Id,
+    sleep: Pin<Box<Sleep>>,
+}
+
+/// The result of a watched key.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Update {
+    /// The key.
+    pub key: SecretKey,
+    /// The value, or the reason why there is none. A value can be stale.
+    pub result: Result<Resolved, Error>,
 }
 
 impl Watch {
-    pub(crate) fn new(shared: Arc<Shared>, keys: &[SecretKey]) -> Self {
-        let changes = shared.changes();
-        {
-            let mut state = shared.state();
-            for key in keys {
-                *state.watched.entry(key.clone()).or_default() += 1;
+    pub(crate) fn new(shared: Arc<Shared>, keys: Vec<SecretKey>) -> Self {
+        let signal = Arc::new(Signal::default());
+        let now = clock::now();
+        for (link, source) in shared.sources.iter().enumerate() {
+            let mut state = source.state();
+            for (position, key) in keys.iter().enumerate() {
+                state.watch(&source.cache, key, &signal, position);
+                let found_later = shared.found_later(link, key, now);
+                state.plan(&source.cache, key, now, now, found_later);
             }
         }
+        shared.expect_by(now);
+        shared.start_refresher();
         shared.wake.notify_one();
-        let snapshots = keys
-            .iter()
-            .map(|key| (key.clone(), snapshot(&shared, key)))
-            .collect();
+        let keys: Arc<[SecretKey]> = keys.into();
+        let reading = {
+            let (shared, keys) = (shared.clone(), keys.clone());
+            async move { shared.get_many(&keys, Mode::Cached).await }
+        };
         Self {
+            returned: vec![None; keys.len()],
+            step: Step::Reading(Box::pin(reading)),
             shared,
-            changes,
-            snapshots,
+            keys,
+            signal,
         }
     }
 
-    /// Waits until at least one key has changed, and returns the changed keys.
+    /// Returns the keys of the watch.
+    pub fn keys(&self) -> &[SecretKey] {
+        &self.keys
+    }
+
+    /// Waits until at least one key has changed, and returns the changed keys with their results. The first
+    /// call reads all keys and returns all results. Returns `None` after the resolver was
+    /// [closed](crate::Resolver::close).
     ///
     /// A key changes when its value changes. It also changes when it becomes absent, refused or stale,
-    /// and when it recovers. A new version with an equal value is not a change. Changes are relative to
-    /// the last call, or to the creation of the watch.
+    /// and when it recovers. A new version with an equal value is not a change. Changes in quick succession
+    /// are returned as one, with the newest result.
     ///
     /// Cancellation is safe: no change is lost. Outside of a tokio runtime, secrets are not refreshed,
     /// so no change is detected.
-    pub async fn changed(&mut self) -> Vec<SecretKey> {
+    pub async fn next(&mut self) -> Option<Vec<Update>> {
+        std::future::poll_fn(|context| self.poll_next_updates(context)).await
+    }
+
+    fn poll_next_updates(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<Update>>> {
+        if let Step::Reading(reading) = &mut self.step {
+            let results = ready!(reading.as_mut().poll(context));
+            self.step = Step::Waiting(None);
+            let results = self.keys.iter().zip(results).zip(&mut self.returned);
+            let updates = results.map(|((key, result), returned)| {
+                *returned = Some(Seen::of(&Reply::of(result.clone())));
+                let key = key.clone();
+                Update { key, result }
+            });
+            return Poll::Ready(Some(updates.collect()));
+        }
         loop {
-            self.shared.ensure_refresher(&mut self.shared.state());
-            self.shared.spawn_pending();
-            // This must follow `spawn_pending`. If the runtime is shutting down, the dropped refresher
-            // increments the counter, and this loop would spin.
-            self.changes.borrow_and_update();
-            let mut changed = Vec::new();
-            for (key, last) in &mut self.snapshots {
-                let current = snapshot(&self.shared, key);
-                if current != *last {
-                    *last = current;
-                    changed.push(key.clone());
-                }
+            if self.shared.is_closed() {
+                return Poll::Ready(None);
             }
-            if !changed.is_empty() {
-                return changed;
+            let changed = self.signal.take(context.waker());
+            let updates = self.updates(changed);
+            if !updates.is_empty() {
+                return Poll::Ready(Some(updates));
             }
-            let due = self.shared.refresher_overdue_at();
-            match due {
-                // The refresher might belong to a runtime that is not running.
-                Some(due) => drop(tokio::time::timeout_at(due, self.changes.changed()).await),
-                None => drop(self.changes.changed().await),
+            self.shared.start_refresher();
+            if !self.poll_overdue(context) {
+                return Poll::Pending;
             }
         }
     }
+
+    /// Returns the results of the keys at `positions` that have changed.
+    fn updates(&mut self, positions: impl IntoIterator<Item = usize>) -> Vec<Update> {
+        let now = clock::now();
+        let mut updates = Vec::new();
+        for position in positions {
+            let key = &self.keys[position];
+            let Some(reply) = self.shared.peek(key, now) else {
+                continue;
+            };
+            let seen = Some(Seen::of(&reply));
+            if seen == self.returned[position] {
+                continue;
+            }
+            self.returned[position] = seen;
+            let result = match reply {
+                Reply::Value(resolved) => Ok(resolved),
+                Reply::Absent(error, _) | Reply::Failed(error) => Err(error),
+            };
+            let key = key.clone();
+            updates.push(Update { key, result });
+        }
+        updates
+    }
+
+    /// Returns whether the refresher is overdue. It might belong to a runtime that is not running.
+    fn poll_overdue(&mut self, context: &mut Context<'_>) -> bool {
+        if require_runtime().is_err() {
+            return false;
+        }
+        let overdue_at = self.shared.refresher_overdue_at().to_instant();
+        let (Step::Waiting(timer), Ok(runtime)) = (&mut self.step, Handle::try_current()) else {
+            return false;
+        };
+        let runtime = runtime.id();
+        timer.take_if(|timer| timer.runtime != runtime);
+        let Timer { sleep, .. } = timer.get_or_insert_with(|| Timer {
+            runtime,
+            sleep: Box::pin(tokio::time::sleep_until(overdue_at)),
+        });
+        if sleep.deadline() != overdue_at {
+            sleep.as_mut().reset(overdue_at);
+        }
+        sleep.as_mut().poll(context).is_ready()
+    }
 }
 
-fn snapshot(shared: &Shared, key: &SecretKey) -> Snapshot {
-    let failure = shared
-        .state()
-        .failures
-        .get(key)
-        .map(|failure| failure.error.kind());
-    let cached = shared.cache.peek(key, |entry| {
-        (entry.resolved.value.fingerprint(), entry.is_outdated())
-    });
-    match cached {
-        Some((value, outdated)) => Snapshot {
-            value: Some(value),
-            failure: failure.filter(|_| outdated),
-        },
-        None => Snapshot {
-            value: None,
-            failure,
-        },
+impl futures_core::Stream for Watch {
+    type Item = Vec<Update>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Vec<Update>>> {
+        self.poll_next_updates(context)
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut state = self.shared.state();
-        for (key, _) in &self.snapshots {
-            if let Some(count) = state.watched.get_mut(key) {
-                *count -= 1;
-                if *count == 0 {
-                    state.watched.remove(key);
-                }
+        for source in &self.shared.sources {
+            let mut state = source.state();
+            for key in self.keys.iter() {
+                state.unwatch(&source.cache, key, &self.signal);
             }
         }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("keys", &self.keys)
+            .finish_non_exhaustive()
     }
 }

@@ -64,6 +64,8 @@ pub mod security {}
 pub mod reliability {}
 
 #[doc = include_str!("../docs/performance.md")]
+#[doc = ""]
+#[doc = include_str!("../docs/performance-scale.svg")]
 pub mod performance {}
 
 #[doc = include_str!("../docs/contributing.md")]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secretwell_core::backend::{Capabilities, ChangeStream};
 use secretwell_core::{
-    Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, Version,
+    Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version,
 };
 
 /// What a [`FaultyProvider`] does with one call.
@@ -75,6 +75,7 @@ struct State {
     script: VecDeque<Action>,
     always: Option<Action>,
     batches: Vec<Vec<SecretKey>>,
+    discarded: Vec<(SecretKey, Option<SecretValue>)>,
 }
 
 impl<P: SecretProvider> FaultyProvider<P> {
@@ -135,6 +136,11 @@ impl<P: SecretProvider> FaultyProvider<P> {
     /// Returns the keys of each read, in the order in which the reads started.
     pub fn batches(&self) -> Vec<Vec<SecretKey>> {
         self.lock().batches.clone()
+    }
+
+    /// Returns the keys and rejected values of each call of [`discard`](SecretProvider::discard), in order.
+    pub fn discarded(&self) -> Vec<(SecretKey, Option<SecretValue>)> {
+        self.lock().discarded.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -245,6 +251,11 @@ impl<P: SecretProvider> SecretProvider for FaultyProvider<P> {
     async fn health(&self) -> Result<(), Error> {
         self.apply_always().await?;
         self.inner.health().await
+    }
+
+    fn discard(&self, key: &SecretKey, rejected: Option<&SecretValue>) {
+        self.lock().discarded.push((key.clone(), rejected.cloned()));
+        self.inner.discard(key, rejected);
     }
 }
 

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use secretwell_core::backend::{Capabilities, ChangeStream};
 use secretwell_core::{
     Error, ErrorKind, KeyPrefix, MemoryProvider, Origin, Secret, SecretKey, SecretProvider,
-    SecretProviderExt, Version,
+    SecretProviderExt, SecretValue, Version,
 };
 
 use crate::conformance::{self, Outcome, caught};
@@ -44,6 +44,7 @@ enum Defect {
     LeaksTask,
     RetriesNotFound,
     SkipsHealthCheck,
+    DeletesDiscardedKey,
 }
 
 /// An in-memory provider with a size limit, a login that can expire and keys that can be denied.
@@ -193,6 +194,12 @@ impl SecretProvider for GuardedMemory {
         }
         (!self.has(Defect::ClaimsWatch)).then(|| self.memory.watch())?
     }
+
+    fn discard(&self, key: &SecretKey, rejected: Option<&SecretValue>) {
+        if self.has(Defect::DeletesDiscardedKey) && rejected.is_some() {
+            self.memory.remove(key).unwrap();
+        }
+    }
 }
 
 /// The outermost wrapper. It adds defects to errors and health checks.
@@ -254,6 +261,10 @@ impl<P: SecretProvider> SecretProvider for DefectiveWrapper<P> {
 
     fn watch(&self) -> Option<ChangeStream> {
         self.inner.watch()
+    }
+
+    fn discard(&self, key: &SecretKey, rejected: Option<&SecretValue>) {
+        self.inner.discard(key, rejected);
     }
 
     async fn health(&self) -> Result<(), Error> {
@@ -512,6 +523,11 @@ async fn each_defect_is_detected_by_its_item() {
             Defect::ReadsInHealthCheck,
             "health",
             "a health check must not read secrets, but caused 1 reads",
+        ),
+        (
+            Defect::DeletesDiscardedKey,
+            "discard",
+            "a read of `A` must succeed, but fails",
         ),
         (
             Defect::ReturnsStaleValue,

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use http::Method;
+use http::header::CACHE_CONTROL;
+use http::{HeaderValue, Method};
 use secretwell_core::{Error, ErrorKind, Secret, SecretKey, SecretValue, Version};
 use secretwell_http::{Request, Token, encode_path};
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::config::invalid;
@@ -29,16 +30,26 @@ struct Slot {
     path: String,
     body: Option<SecretValue>,
     /// Locked during a request, so that concurrent callers create only one secret.
+    requests: tokio::sync::Mutex<()>,
+    /// Never locked during a request, so that a discard does not wait for one.
     cached: Mutex<Option<Lease>>,
+    /// Set by the first discard, and different after each one. An agent caches leases by all headers of
+    /// their requests, and would respond with the discarded secret otherwise.
+    cache_control: Mutex<Option<HeaderValue>>,
 }
 
 /// One dynamic secret with its lease.
+#[derive(Clone)]
 struct Lease {
     document: Arc<Document>,
     id: Option<String>,
     duration: Duration,
     renewable: bool,
+    requested: Instant,
     expires: Option<Instant>,
+    /// Whether the request created the secret. The secret is then reused, because another request would
+    /// create another one.
+    is_created: bool,
     /// The token that created the lease. The lease ends with it.
     token: Option<Arc<Token>>,
     /// Until this time, the lease is neither renewed nor replaced, because the last attempt failed.
@@ -80,7 +91,9 @@ impl Leases {
             let slot = Slot {
                 path: format!("/v1/{}", encode_path(&path)?),
                 body,
+                requests: tokio::sync::Mutex::default(),
                 cached: Mutex::default(),
+                cache_control: Mutex::default(),
             };
             slots.insert(prefix.as_str().to_owned(), slot);
         }
@@ -107,24 +120,38 @@ impl Leases {
                 "no dynamic secret is configured for this prefix",
             )
         })?;
-        let mut cached = slot.cached.lock().await;
-        if let Some(lease) = &*cached
-            && lease
-                .retry_at
-                .is_some_and(|retry_at| Instant::now() < retry_at)
-            && lease.is_valid()
-        {
-            return Ok(lease.snapshot());
+        let called = Instant::now();
+        let _requests = slot.requests.lock().await;
+        if let Some(secret) = slot.backing_off() {
+            return Ok(secret);
         }
-        match (slot.current(&mut cached, inner).await, &mut *cached) {
-            (Ok(secret), _) => Ok(secret),
-            (Err(error), Some(lease)) if error.is_temporary() && lease.is_valid() => {
+        match slot.current(called, inner).await {
+            Err(error) if error.is_temporary() => {
+                let secret = slot.back_off().ok_or_else(|| error.clone())?;
                 let origin = inner.origin();
                 tracing::warn!(target: "secretwell::vault", event = "lease_not_replaced", %origin, %prefix, %error, "the lease could not be replaced; the replacement is retried");
-                lease.back_off();
-                Ok(lease.snapshot())
+                Ok(secret)
             }
-            (Err(error), _) => Err(error),
+            result => result,
+        }
+    }
+
+    /// Drops the cached lease of `key`, so that the next read creates another one. With a `rejected` value,
+    /// drops only the lease whose secret has this value. A secret that is being created is not dropped.
+    ///
+    /// The lease is not revoked, because its secret might still be in use.
+    pub(crate) fn discard(&self, key: &SecretKey, rejected: Option<&SecretValue>) {
+        let Some(slot) = key.prefix().and_then(|prefix| self.0.get(prefix)) else {
+            return;
+        };
+        let mut cached = lock(&slot.cached);
+        let has = |rejected: &SecretValue| {
+            let field = cached.as_ref()?.document.field(key.name());
+            field.filter(|field| field.value == *rejected)
+        };
+        if rejected.is_none_or(|rejected| has(rejected).is_some()) {
+            *cached = None;
+            *lock(&slot.cache_control) = Some(bypass_caches());
         }
     }
 
@@ -133,12 +160,15 @@ impl Leases {
     pub(crate) async fn revoke(&self, inner: &Inner) -> Result<(), Error> {
         let mut result = Ok(());
         for slot in self.0.values() {
-            let mut cached = slot.cached.lock().await;
-            let Some(id) = cached.as_ref().and_then(|lease| lease.id.as_deref()) else {
+            let _requests = slot.requests.lock().await;
+            let id = lock(&slot.cached)
+                .as_ref()
+                .and_then(|lease| lease.id.clone());
+            let Some(id) = id else {
                 continue;
             };
-            match revoke(inner, id).await {
-                Ok(()) => *cached = None,
+            match revoke(inner, &id).await {
+                Ok(()) => *lock(&slot.cached) = None,
                 Err(error) => result = result.and(Err(error)),
             }
         }
@@ -156,30 +186,66 @@ async fn revoke(inner: &Inner, id: &str) -> Result<(), Error> {
 }
 
 impl Slot {
-    /// Returns the cached lease, renewed if necessary, or else a new one.
-    async fn current(
-        &self,
-        cached: &mut Option<Lease>,
-        inner: &Inner,
-    ) -> Result<LeasedSecret, Error> {
+    /// Returns the cached lease, renewed if necessary, or else a new one. `called` is the time of the read.
+    async fn current(&self, called: Instant, inner: &Inner) -> Result<LeasedSecret, Error> {
         let token = inner.token().await?;
-        if let Some(lease) = cached
-            && lease.belongs_to(token.as_deref())
-        {
+        let cached = lock(&self.cached).clone();
+        if let Some(mut lease) = cached.filter(|lease| lease.belongs_to(token.as_deref())) {
             // The token might have been renewed, which changes its expiry.
             lease.token = token;
-            if lease.is_fresh() || lease.renew(inner).await {
-                return Ok(lease.snapshot());
+            // The server might renew an expired lease, because its clock started later. Its secret is
+            // replaced all the same, because readers have stopped using it.
+            if lease.is_valid() {
+                let is_current = lease.is_current(called) || lease.renew(inner).await;
+                let updated = self.update(lease);
+                if let Some(secret) = updated.filter(|_| is_current) {
+                    return Ok(secret);
+                }
             }
         }
         // The old lease is not revoked, because its secret might still be in use.
-        Ok(cached.insert(self.create(inner).await?).snapshot())
+        let lease = self.create(inner).await?;
+        let secret = lease.snapshot();
+        *lock(&self.cached) = Some(lease);
+        Ok(secret)
+    }
+
+    /// Stores the changed times of the cached lease. Returns `None` if the lease was discarded meanwhile.
+    fn update(&self, lease: Lease) -> Option<LeasedSecret> {
+        let mut cached = lock(&self.cached);
+        let cached = cached.as_mut();
+        let cached = cached.filter(|cached| Arc::ptr_eq(&cached.document, &lease.document))?;
+        *cached = lease;
+        Some(cached.snapshot())
+    }
+
+    /// Returns the cached lease if its replacement must not be retried yet.
+    fn backing_off(&self) -> Option<LeasedSecret> {
+        let cached = lock(&self.cached);
+        let lease = cached.as_ref().filter(|lease| lease.is_valid())?;
+        let retry_at = lease.retry_at?;
+        (Instant::now() < retry_at).then(|| lease.snapshot())
+    }
+
+    /// Delays the next renewal or replacement after a failure. Returns the cached lease, if it can still be
+    /// used.
+    fn back_off(&self) -> Option<LeasedSecret> {
+        let mut cached = lock(&self.cached);
+        let lease = cached.as_mut();
+        let lease = lease.filter(|lease| lease.is_created && lease.is_valid())?;
+        lease.back_off();
+        Some(lease.snapshot())
     }
 
     async fn create(&self, inner: &Inner) -> Result<Lease, Error> {
         let request = match &self.body {
             None => Request::new(Method::GET, self.path.as_str()),
             Some(body) => Request::new(Method::POST, self.path.as_str()).json(body.clone()),
+        };
+        let cache_control = lock(&self.cache_control).clone();
+        let request = match cache_control {
+            None => request,
+            Some(value) => request.header(CACHE_CONTROL, value),
         };
         let requested = Instant::now();
         // Each successful request creates another secret, so it must not be repeated.
@@ -191,12 +257,16 @@ impl Slot {
             renewable,
         } = wire::lease_info(&response)?;
         let duration = duration.or_else(|| lifetime_in_fields(&document));
+        // A read without a lease creates nothing: a static role can be rotated before the end that it states.
+        let is_created = id.is_some() || self.body.is_some() && duration.is_some();
         Ok(Lease {
             document: Arc::new(document),
             id,
             duration: duration.unwrap_or_default(),
             renewable,
+            requested,
             expires: duration.and_then(|duration| requested.checked_add(duration)),
+            is_created,
             token,
             retry_at: None,
         })
@@ -231,6 +301,15 @@ impl Lease {
 
     fn is_valid(&self) -> bool {
         self.valid_until().is_none_or(|end| Instant::now() < end)
+    }
+
+    /// Returns whether a read that began at `called` gets this secret without another request. A secret that
+    /// the request did not create is only shared by the reads that waited for that request.
+    fn is_current(&self, called: Instant) -> bool {
+        match self.is_created {
+            true => self.is_fresh(),
+            false => called < self.requested,
+        }
     }
 
     /// Returns whether the lease needs no renewal yet.
@@ -304,6 +383,17 @@ impl LeasedSecret {
             Some(end) => secret.valid_for(end.saturating_duration_since(Instant::now())),
         })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns a value of `Cache-Control` that no other discard has, in this process or in another one.
+fn bypass_caches() -> HeaderValue {
+    let random = RandomState::new().hash_one(Instant::now());
+    let value = HeaderValue::try_from(format!("no-cache, discard={random}"));
+    value.unwrap_or(HeaderValue::from_static("no-cache"))
 }
 
 fn lease_id(id: &str) -> SecretValue {

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use http::{HeaderValue, Method, StatusCode};
 use secretwell_core::backend::{Capabilities, join_bounded};
 use secretwell_core::{
-    Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, Version,
+    Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version,
 };
 use secretwell_http::{Client, Request, Response, Token, TokenManager, encode_path};
 use tokio::sync::OnceCell;
@@ -587,6 +587,13 @@ impl SecretProvider for VaultProvider {
             .with_hint("configure another credential")),
             _ => Ok(()),
         }
+    }
+
+    /// Drops the cached lease of a [dynamic](VaultBuilder::dynamic) secret, so that the next read creates
+    /// another secret. The lease is not revoked, because its secret might still be in use. Nothing else is
+    /// cached.
+    fn discard(&self, key: &SecretKey, rejected: Option<&SecretValue>) {
+        self.inner.leases.discard(key, rejected);
     }
 }
 

@@ -45,6 +45,11 @@ const STEPS: &[Step] = &[
         run: msrv::check_minimal_versions,
     },
     Step {
+        name: "model",
+        about: "the resolver conforms to its reference model in 10,000 random schedules",
+        run: model,
+    },
+    Step {
         name: "package",
         about: "all crates can be packaged, and the tests of the packaged facade pass",
         run: package::check,
@@ -109,6 +114,24 @@ fn powerset() -> Result<(), String> {
         )?;
     }
     Ok(())
+}
+
+/// Runs other schedules than the tests, which run the first 1,000.
+fn model() -> Result<(), String> {
+    cargo_with_env(
+        &[
+            "test",
+            "--quiet",
+            "--package",
+            "secretwell-tests",
+            "--",
+            "model::",
+        ],
+        &[
+            ("SECRETWELL_MODEL_SEED", "1001"),
+            ("SECRETWELL_MODEL_SCHEDULES", "10000"),
+        ],
+    )
 }
 
 fn badges() -> Result<(), String> {

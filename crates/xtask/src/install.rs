@@ -56,7 +56,7 @@ pub(crate) fn install_for_cli() -> Result<(), String> {
 ///
 /// The scripts of `tests/clients` are copied there, because Node searches for packages relative to the
 /// script.
-fn install_node_packages() -> Result<PathBuf, String> {
+pub(crate) fn install_node_packages() -> Result<PathBuf, String> {
     let directory = tools_dir().join("clients");
     copy_directory(&root().join("tests/clients"), &directory)?;
     let lock_file = directory.join("package-lock.json");

@@ -8,11 +8,13 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 
 mod api;
+mod bench;
 mod full;
 mod install;
 mod links;
 mod msrv;
 mod package;
+mod plot;
 mod shell;
 #[cfg(test)]
 mod words;
@@ -51,7 +53,7 @@ const PARTS: &[Part] = &[
         description: "resolver, LazyAuth and cargo features: outages, load, expiry with a paused clock",
         install: None,
         cargo_calls: &[
-            "test --package secretwell-tests -- resolver:: freshness:: outages:: lazy:: rotation:: ready:: reporting:: packaging:: --skip authjs::",
+            "test --package secretwell-tests -- resolver:: model:: freshness:: outages:: lazy:: rotation:: ready:: reporting:: packaging:: --skip authjs::",
         ],
     },
     Part {
@@ -110,6 +112,8 @@ fn main() -> ExitCode {
     match arguments[..] {
         ["test"] => test(None),
         ["test", name] => test(Some(name)),
+        ["bench"] => bench(None),
+        ["bench", name] => bench(Some(name)),
         ["full"] => full(None),
         ["full", name] => full(Some(name)),
         ["deny"] => exit_code(full::deny()),
@@ -124,6 +128,8 @@ fn usage() -> ExitCode {
     for part in PARTS {
         eprintln!("  {:16} {}", part.name, part.description);
     }
+    eprintln!("usage: cargo xtask bench [PART]     runs the benchmarks, or one of them");
+    bench::print_names();
     eprintln!("usage: cargo xtask full [CHECK]     runs the longer checks, or one of them");
     full::print_names();
     eprintln!("usage: cargo xtask deny             checks licences, sources and banned crates");
@@ -155,6 +161,13 @@ fn full(name: Option<&str>) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+fn bench(name: Option<&str>) -> ExitCode {
+    match bench::run(name) {
+        Some(result) => exit_code(result),
+        None => usage(),
     }
 }
 

@@ -41,8 +41,8 @@ pub use faults::{
 };
 pub use load::{concurrent_use, drop_leaves_nothing, independent_handles};
 pub use reads::{
-    absent_in_all_forms, binary_and_big_values, empty_value, get_existing, get_many, get_missing,
-    non_text_values, odd_names,
+    absent_in_all_forms, binary_and_big_values, discard, empty_value, get_existing, get_many,
+    get_missing, non_text_values, odd_names,
 };
 pub use redaction::redaction;
 
@@ -91,7 +91,7 @@ macro_rules! __conformance_items {
             get_many update_seen delete_seen old_version same_error_twice binary_and_big_values
             odd_names malformed_response deadline concurrent_use independent_handles redaction
             capabilities_are_true health drop_leaves_nothing absent_in_all_forms empty_value
-            non_text_values
+            non_text_values discard
         ] }
     };
 }

@@ -1,6 +1,7 @@
 //! Tests of values, keys and absent secrets.
 
-use secretwell_core::{Error, ErrorKind, SecretKey};
+use secretwell_core::backend::join_bounded;
+use secretwell_core::{Error, ErrorKind, SecretKey, SecretValue};
 
 use super::{
     Outcome, assert_error, assert_fails, assert_reads, assert_value, key, read, valid_keys, within,
@@ -138,6 +139,44 @@ pub async fn get_many(h: &dyn Harness) -> Outcome {
             "the provider claims batches, but {} keys cost {cost} calls",
             keys.len()
         );
+    }
+    Outcome::Passed
+}
+
+/// Discarding a key, with or without a rejected value, changes nothing that the source has. The next read
+/// returns the current value, also if that is the rejected one. Discarding an absent key has no effect.
+pub async fn discard(h: &dyn Harness) -> Outcome {
+    let provider = h.provider();
+    let [present, other] = valid_keys(h);
+    let absent = key(ABSENT);
+    let (old, new) = (SecretValue::from("old"), SecretValue::from("new"));
+    provider.discard(&present, None);
+    h.seed(&other, b"other").await;
+    for current in [&old, &new] {
+        h.seed(&present, current.expose_bytes()).await;
+        for rejected in [None, Some(&old), Some(&new)] {
+            provider.discard(&present, rejected);
+            provider.discard(&absent, rejected);
+            assert_reads(&provider, &present, current.expose_bytes()).await;
+            assert_reads(&provider, &other, b"other").await;
+            let operation = "a read of an absent key after it was discarded";
+            assert_fails(&provider, &absent, ErrorKind::NotFound, operation).await;
+        }
+    }
+    // A discard does not wait for a read in progress, and the read still succeeds.
+    let reads = join_bounded(4, (0..4).map(|_| provider.get(&present)));
+    let discards = async {
+        for rejected in [None, Some(&new)] {
+            tokio::task::yield_now().await;
+            provider.discard(&present, rejected);
+        }
+    };
+    let (results, ()) = within("reads during a discard", async {
+        tokio::join!(reads, discards)
+    })
+    .await;
+    for result in &results {
+        assert_value(result, &present, new.expose_bytes());
     }
     Outcome::Passed
 }

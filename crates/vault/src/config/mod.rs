@@ -127,14 +127,19 @@ impl VaultBuilder {
     ///
     /// The lease is cached, and renewed when half of its duration has passed. If a renewal cannot extend it
     /// enough, a new lease replaces it. A new login also causes a new lease, because a lease ends with the
-    /// token that created it.
+    /// token that created it. After [`discard`](secretwell_core::SecretProvider::discard), the next read
+    /// creates a new lease.
+    ///
+    /// A secret without a lease, such as the password of a static role, is not cached. A static role can be
+    /// rotated before the end of its `ttl`.
     #[must_use]
     pub fn dynamic(self, prefix: impl Into<String>, path: impl Into<String>) -> Self {
         self.with_dynamic(prefix.into(), path.into(), None)
     }
 
     /// Like [`dynamic`](Self::dynamic), for a path that is written with a JSON body, such as
-    /// `pki/issue/app` for a certificate.
+    /// `pki/issue/app` for a certificate. A secret without a lease is cached if it states its end, as a
+    /// certificate does.
     #[must_use]
     pub fn dynamic_with(
         self,

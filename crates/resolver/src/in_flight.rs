@@ -1,0 +1,229 @@
+//! The table of the fetches of one source that are under way.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use secretwell_core::{Error, SecretKey};
+use tokio::sync::watch;
+
+use crate::Resolved;
+use crate::clock::Time;
+
+/// A batch waits for the batch before it, but at most for this long. A slow batch must not hold up others.
+pub(crate) const MAX_TURN_WAIT: Duration = Duration::from_millis(250);
+
+/// The fetches of one source by key, and the batch that has not started yet.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    /// The newest fetch of each key.
+    fetches: HashMap<SecretKey, Fetch, foldhash::fast::RandomState>,
+    /// The keys that might have changed since their newest fetch started.
+    outdated: HashSet<SecretKey, foldhash::fast::RandomState>,
+    /// The batch that keys still join.
+    waiting: Option<WaitingBatch>,
+    /// The batch that has started last.
+    running: Option<Fetch>,
+    last_id: u64,
+}
+
+#[derive(Debug)]
+struct WaitingBatch {
+    fetch: Fetch,
+    keys: BTreeSet<SecretKey>,
+}
+
+/// A call to the provider that was started or will be. Callers wait on it for the results.
+#[derive(Debug, Clone)]
+pub(crate) struct Fetch {
+    pub(crate) id: u64,
+    pub(crate) created_at: Time,
+    progress: watch::Receiver<Progress>,
+}
+
+/// The progress of a fetch, which its task sends to the callers.
+#[derive(Debug, Clone)]
+pub(crate) enum Progress {
+    /// The task has not run yet.
+    Created,
+    Started,
+    Ended(Arc<FetchResults>),
+}
+
+/// The results of a fetch, by key.
+pub(crate) type FetchResults = HashMap<SecretKey, FetchResult, foldhash::fast::RandomState>;
+
+/// The result of a fetch for one key.
+#[derive(Debug, Clone)]
+pub(crate) struct FetchResult {
+    pub(crate) result: Result<Resolved, Error>,
+    /// Whether a newer fetch of the key was started, because the value might have changed.
+    pub(crate) superseded: bool,
+}
+
+/// A new fetch, which the caller must run.
+#[derive(Debug)]
+pub(crate) struct NewFetch {
+    pub(crate) id: u64,
+    /// The keys, or `None` if keys join the fetch until it starts.
+    pub(crate) keys: Option<Vec<SecretKey>>,
+    pub(crate) progress: watch::Sender<Progress>,
+}
+
+impl InFlight {
+    pub(crate) fn get(&self, key: &SecretKey) -> Option<&Fetch> {
+        self.fetches.get(key)
+    }
+
+    pub(crate) fn contains(&self, key: &SecretKey) -> bool {
+        self.fetches.contains_key(key)
+    }
+
+    /// Returns the fetch of `key`, if it has called the provider.
+    pub(crate) fn started(&self, key: &SecretKey) -> Option<&Fetch> {
+        let waiting = self.waiting.as_ref().map(|batch| batch.fetch.id);
+        let fetch = self.fetches.get(key);
+        fetch.filter(|fetch| waiting != Some(fetch.id))
+    }
+
+    /// Returns whether the fetch of `key` has started before a change.
+    pub(crate) fn is_outdated(&self, key: &SecretKey) -> bool {
+        self.outdated.contains(key)
+    }
+
+    /// Records that `key` might have changed. A fetch of it that has started is superseded.
+    pub(crate) fn outdate(&mut self, key: &SecretKey) {
+        if self.started(key).is_some() {
+            self.outdated.insert(key.clone());
+        }
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &SecretKey> {
+        self.fetches.keys()
+    }
+
+    /// Adds `keys` to a fetch that starts after this call. It replaces fetches of the same keys that have
+    /// started. Returns the fetch if it is new.
+    pub(crate) fn add(
+        &mut self,
+        mut keys: Vec<SecretKey>,
+        batch: bool,
+        now: Time,
+    ) -> Option<NewFetch> {
+        if let Some(waiting) = &mut self.waiting {
+            for key in keys {
+                self.outdated.remove(&key);
+                self.fetches.insert(key.clone(), waiting.fetch.clone());
+                waiting.keys.insert(key);
+            }
+            return None;
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        self.last_id += 1;
+        let (sender, progress) = watch::channel(Progress::Created);
+        let fetch = Fetch {
+            id: self.last_id,
+            created_at: now,
+            progress,
+        };
+        for key in &keys {
+            self.outdated.remove(key);
+            self.fetches.insert(key.clone(), fetch.clone());
+        }
+        let id = fetch.id;
+        let keys = match batch {
+            true => {
+                let keys = keys.into_iter().collect();
+                self.waiting = Some(WaitingBatch { fetch, keys });
+                None
+            }
+            false => Some(keys),
+        };
+        Some(NewFetch {
+            id,
+            keys,
+            progress: sender,
+        })
+    }
+
+    /// Returns the batch before, if the waiting one must still wait for it.
+    pub(crate) fn predecessor(&self, now: Time) -> Option<(Fetch, Time)> {
+        let running = self.running.as_ref()?;
+        let until = running.created_at.after(MAX_TURN_WAIT);
+        let ended = running.has_ended();
+        (now < until && !ended).then(|| (running.clone(), until))
+    }
+
+    /// Starts the waiting batch `id`, and returns its keys. Later keys form the next batch.
+    pub(crate) fn start(&mut self, id: u64, now: Time) -> Vec<SecretKey> {
+        let is_meant = |batch: &mut WaitingBatch| batch.fetch.id == id;
+        let Some(batch) = self.waiting.take_if(is_meant) else {
+            return Vec::new();
+        };
+        self.running = Some(Fetch {
+            created_at: now,
+            ..batch.fetch
+        });
+        let is_newest = |key: &SecretKey| self.is_newest(key, id);
+        batch.keys.into_iter().filter(is_newest).collect()
+    }
+
+    fn is_newest(&self, key: &SecretKey, id: u64) -> bool {
+        self.fetches.get(key).is_some_and(|fetch| fetch.id == id)
+    }
+
+    /// Removes fetch `id` of `key`. Returns whether it was the newest one, and no change was reported since it
+    /// started.
+    pub(crate) fn finish(&mut self, key: &SecretKey, id: u64) -> bool {
+        if !self.is_newest(key, id) {
+            return false;
+        }
+        self.fetches.remove(key);
+        !self.outdated.remove(key)
+    }
+
+    /// Forgets fetch `id` of `key`, because its task does not run. If it is a batch that has not started, its
+    /// other keys are forgotten too.
+    pub(crate) fn lose(&mut self, key: &SecretKey, id: u64) {
+        self.finish(key, id);
+        let batch = self.waiting.take_if(|batch| batch.fetch.id == id);
+        for key in batch.into_iter().flat_map(|batch| batch.keys) {
+            self.finish(&key, id);
+        }
+    }
+
+    /// Returns the number of keys of the batch that has not started.
+    pub(crate) fn waiting_keys(&self) -> usize {
+        self.waiting.as_ref().map_or(0, |batch| batch.keys.len())
+    }
+
+    /// Forgets the fetch of `key`. Its result supersedes nothing.
+    pub(crate) fn forget(&mut self, key: &SecretKey) {
+        self.fetches.remove(key);
+        self.outdated.remove(key);
+    }
+}
+
+impl Fetch {
+    /// Waits until the task runs. If it does not do so soon, its runtime is not running.
+    pub(crate) async fn started(&mut self) {
+        let is_started = |progress: &Progress| !matches!(progress, Progress::Created);
+        drop(self.progress.wait_for(is_started).await);
+    }
+
+    /// Waits for the results. Returns `None` if the fetch ended without results, for example because its
+    /// runtime was shut down.
+    pub(crate) async fn results(mut self) -> Option<Arc<FetchResults>> {
+        let is_ended = |progress: &Progress| matches!(progress, Progress::Ended(_));
+        match &*self.progress.wait_for(is_ended).await.ok()? {
+            Progress::Ended(results) => Some(results.clone()),
+            _ => None,
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(*self.progress.borrow(), Progress::Ended(_))
+            || self.progress.has_changed().is_err()
+    }
+}

@@ -1,0 +1,506 @@
+//! Reads: the sources are asked one after the other, and callers share fetches.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secretwell_core::backend::combine_errors;
+use secretwell_core::{Error, SecretKey};
+
+use crate::Resolved;
+use crate::clock::{self, Time, require_runtime, runtime_ended, timeout_at};
+use crate::decide::{Decision, Need, Reply, changed, decide, still_refreshing};
+use crate::in_flight::{Fetch, MAX_TURN_WAIT};
+use crate::link::not_attempted;
+use crate::shared::{CHUNK, PreparedFetch, Shared, closed};
+
+/// The maximum number of fetches for one read. A fetch is repeated if it ended without a result, because
+/// its runtime was shut down.
+const MAX_ATTEMPTS: usize = 3;
+/// A caller that has a usable value waits for at most this long for a refresh.
+const MAX_WAIT_FOR_REFRESH: Duration = Duration::from_secs(1);
+
+/// The task of a fetch that has not run after this time belongs to a runtime that is not running.
+const MAX_START: Duration = Duration::from_millis(250);
+
+/// How a read treats the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Cached answers are used.
+    Cached,
+    /// Every source is asked.
+    Forced,
+}
+
+/// How a source is asked.
+#[derive(Debug, Clone, Copy)]
+struct Asking {
+    link: usize,
+    need: Need,
+    mode: Mode,
+    /// The start of the whole read, which several sources might delay.
+    started: Time,
+}
+
+/// The answers of the sources about one key, as far as they were asked.
+#[derive(Debug, Default)]
+struct Trail {
+    value: Option<Resolved>,
+    /// The error of each source. `None` if the source was not asked.
+    errors: Vec<Option<Error>>,
+    /// The age of an absence that could not be confirmed, and the reason.
+    staleness: Option<(Duration, Error)>,
+    /// Whether the read needed a fetch.
+    missed: bool,
+}
+
+impl Trail {
+    fn add(&mut self, link: usize, reply: Reply) {
+        self.errors.resize(link, None);
+        match reply {
+            Reply::Value(value) => self.value = Some(value),
+            Reply::Absent(error, staleness) => {
+                self.errors.push(Some(error));
+                self.staleness = self.staleness.take().or(staleness);
+            }
+            Reply::Failed(error) => self.errors.push(Some(error)),
+        }
+    }
+
+    fn is_absent(&self) -> bool {
+        let mut errors = self.errors.iter().flatten();
+        self.value.is_none() && errors.all(Error::is_not_found)
+    }
+}
+
+impl Shared {
+    /// Returns the secrets of `keys`. Missing ones are fetched in one batch from each source.
+    pub(crate) async fn get_many(
+        self: &Arc<Self>,
+        keys: &[SecretKey],
+        mode: Mode,
+    ) -> Vec<Result<Resolved, Error>> {
+        self.start_refresher();
+        let started = clock::now();
+        let last = self.sources.len() - 1;
+        let mut trails: Vec<Trail> = keys.iter().map(|_| Trail::default()).collect();
+        for link in 0..=last {
+            let open = trails.iter().enumerate().filter(|(_, trail)| {
+                let errors = trail.errors.iter().map(Option::as_ref);
+                trail.value.is_none() && self.sources[link].link.is_next(errors)
+            });
+            let open: Vec<usize> = open.map(|(index, _)| index).collect();
+            let need = match link == last {
+                true => Need::Final,
+                false => Need::Passing,
+            };
+            let asking = Asking {
+                link,
+                need,
+                mode,
+                started,
+            };
+            self.ask(asking, keys, open, &mut trails).await;
+        }
+        // A key that no source has is looked for again with backoff, in every source.
+        if last > 0 && mode == Mode::Cached {
+            for link in 0..last {
+                let absent = (0..keys.len()).filter(|&index| trails[index].is_absent());
+                let absent: Vec<usize> = absent.collect();
+                let need = Need::Final;
+                let asking = Asking {
+                    link,
+                    need,
+                    mode,
+                    started,
+                };
+                self.ask(asking, keys, absent, &mut trails).await;
+            }
+        }
+        self.count(&trails);
+        let results = keys.iter().zip(trails);
+        let results = results.map(|(key, trail)| self.conclude(key, trail));
+        results.collect()
+    }
+
+    /// Asks a source for the keys at the positions `open`.
+    async fn ask(
+        self: &Arc<Self>,
+        asking: Asking,
+        keys: &[SecretKey],
+        open: Vec<usize>,
+        trails: &mut [Trail],
+    ) {
+        let link = asking.link;
+        if open.is_empty() {
+            return;
+        }
+        let asked: Vec<SecretKey> = open.iter().map(|&index| keys[index].clone()).collect();
+        let replies = match asking.mode {
+            Mode::Cached => self.read(asking, &asked).await,
+            Mode::Forced => self.force(asking, &asked).await,
+        };
+        for (index, (reply, missed)) in open.into_iter().zip(replies) {
+            trails[index].missed |= missed;
+            match trails[index].errors.len() > link {
+                // The source is asked for the second time. Only a value changes the result.
+                true if matches!(reply, Reply::Value(_)) => trails[index].add(link, reply),
+                true => {}
+                false => trails[index].add(link, reply),
+            }
+        }
+    }
+
+    fn conclude(&self, key: &SecretKey, trail: Trail) -> Result<Resolved, Error> {
+        match (trail.value, trail.staleness) {
+            (Some(value), None) => Ok(value),
+            (Some(value), Some((age, reason))) => Ok(value.stale(age, reason)),
+            (None, _) => {
+                let errors = trail.errors.into_iter().flatten().collect();
+                let error = combine_errors(&self.origin, key, errors);
+                Err(error.with_origin(&self.origin).with_key(key))
+            }
+        }
+    }
+
+    fn count(&self, trails: &[Trail]) {
+        let (mut hits, mut misses, mut stale) = (0, 0, 0);
+        for trail in trails {
+            let value = trail.value.as_ref();
+            if value.is_some_and(|value| value.freshness.is_stale() || trail.staleness.is_some()) {
+                stale += 1;
+            } else if trail.missed || value.is_none() {
+                misses += 1;
+            } else {
+                hits += 1;
+            }
+        }
+        self.counts.add(hits, misses, stale);
+    }
+
+    /// Reads `keys` from a source.
+    async fn read(self: &Arc<Self>, asking: Asking, keys: &[SecretKey]) -> Vec<(Reply, bool)> {
+        let mut reading = Reading::new(self, asking.link, keys);
+        for _ in 0..MAX_ATTEMPTS {
+            let missing = reading.missing();
+            if missing.is_empty() {
+                break;
+            }
+            if let Err(error) = self.can_fetch() {
+                reading.lost = Some(error);
+                break;
+            }
+            for (fetch, positions) in reading.serve_or_fetch(missing, asking.need).await {
+                reading.wait(fetch, positions, asking.started).await;
+            }
+        }
+        reading.finish()
+    }
+
+    /// Fetches `keys` from a source, regardless of the cache and of earlier failures. Within 1 s of
+    /// the last forced refresh of a key, this is an ordinary read.
+    async fn force(self: &Arc<Self>, asking: Asking, keys: &[SecretKey]) -> Vec<(Reply, bool)> {
+        if self.can_fetch().is_err() {
+            return self.read(asking, keys).await;
+        }
+        let link = asking.link;
+        let source = &self.sources[link];
+        let now = clock::now();
+        let due: Vec<SecretKey> = {
+            let mut state = source.state();
+            let is_due = |key: &&SecretKey| !state.is_forced(key, now);
+            let due: Vec<SecretKey> = keys.iter().filter(is_due).cloned().collect();
+            state.force(&due, now);
+            due
+        };
+        // A lease is kept if the source cannot be asked for another one.
+        let is_admitted = source.state().breaker.is_admitted(now);
+        for key in due.iter().filter(|_| is_admitted) {
+            source.discard(key, None);
+        }
+        let (prepared, fetches) = {
+            let mut state = source.state();
+            let prepared = state.prepare_forced_fetch(due, now);
+            let fetches = keys.iter().map(|key| state.in_flight.get(key).cloned());
+            let fetches: Vec<Option<Fetch>> = fetches.collect();
+            (prepared, fetches)
+        };
+        let blocked = prepared.as_ref().err().cloned();
+        let prepared = prepared.ok().flatten();
+        self.run(prepared.map(|fetch| PreparedFetch { link, fetch }));
+        let mut reading = Reading::new(self, link, keys);
+        for (position, fetch) in fetches.into_iter().enumerate() {
+            match (fetch, &blocked) {
+                (Some(fetch), _) => reading.wait_until_done(fetch, vec![position]).await,
+                (None, Some(error)) => reading.reply_stale(position, error.clone(), now),
+                // The last forced refresh was less than a second ago.
+                (None, None) => {}
+            }
+        }
+        let rest = reading.missing();
+        let rest_keys: Vec<SecretKey> = rest.iter().map(|&index| keys[index].clone()).collect();
+        let mut replies = reading.replies;
+        if !rest.is_empty() {
+            let read = self.read(asking, &rest_keys).await;
+            for (index, reply) in rest.into_iter().zip(read) {
+                replies[index] = Some(reply.0);
+            }
+        }
+        let replies = replies.into_iter().flatten();
+        replies.map(|reply| (reply, true)).collect()
+    }
+
+    fn can_fetch(&self) -> Result<(), Error> {
+        match self.is_closed() {
+            true => Err(closed()),
+            false => require_runtime(),
+        }
+    }
+}
+
+/// A read of some keys from one source.
+struct Reading<'a> {
+    shared: &'a Arc<Shared>,
+    link: usize,
+    keys: &'a [SecretKey],
+    replies: Vec<Option<Reply>>,
+    /// Whether a fetch was superseded that this read has waited for, with its value as stale.
+    superseded: Vec<Option<Option<Resolved>>>,
+    /// Whether the key needed a fetch.
+    missed: Vec<bool>,
+    /// The reason why a fetch ended without a result.
+    lost: Option<Error>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(shared: &'a Arc<Shared>, link: usize, keys: &'a [SecretKey]) -> Self {
+        Self {
+            shared,
+            link,
+            keys,
+            replies: keys.iter().map(|_| None).collect(),
+            superseded: vec![None; keys.len()],
+            missed: vec![false; keys.len()],
+            lost: None,
+        }
+    }
+
+    fn missing(&self) -> Vec<usize> {
+        let positions = 0..self.keys.len();
+        positions.filter(|&i| self.replies[i].is_none()).collect()
+    }
+
+    /// Fills in the replies that are available immediately. Returns the fetches to wait for, with the
+    /// positions of their keys.
+    async fn serve_or_fetch(
+        &mut self,
+        missing: Vec<usize>,
+        need: Need,
+    ) -> Vec<(Fetch, Vec<usize>)> {
+        let mut waits: Vec<(Fetch, Vec<usize>)> = Vec::new();
+        for (index, chunk) in missing.chunks(CHUNK).enumerate() {
+            if index > 0 {
+                tokio::task::yield_now().await;
+            }
+            let prepared = self.serve_chunk(chunk, need, &mut waits);
+            self.shared.run(prepared.map(|fetch| PreparedFetch {
+                link: self.link,
+                fetch,
+            }));
+        }
+        waits
+    }
+
+    fn serve_chunk(
+        &mut self,
+        chunk: &[usize],
+        need: Need,
+        waits: &mut Vec<(Fetch, Vec<usize>)>,
+    ) -> Option<crate::in_flight::NewFetch> {
+        let source = &self.shared.sources[self.link];
+        let now = clock::now();
+        let mut state = source.state();
+        let (mut fetches, mut retries, mut unanswered) = (Vec::new(), Vec::new(), Vec::new());
+        for &position in chunk {
+            let key = &self.keys[position];
+            let decision = {
+                let _used = source.cache.read(key.as_str(), |_| ());
+                source
+                    .cache
+                    .with(key, |entry| decide(&state.known(entry, key), need, now))
+            };
+            let fetch = match decision {
+                Decision::Return(reply) => {
+                    self.replies[position] = Some(reply);
+                    false
+                }
+                Decision::ReturnAndFetch(reply) => {
+                    self.replies[position] = Some(reply);
+                    true
+                }
+                Decision::Wait | Decision::Fetch => {
+                    self.missed[position] = true;
+                    unanswered.push(position);
+                    matches!(decision, Decision::Fetch)
+                }
+            };
+            if fetch {
+                // The repeated read of an absence whose ttl has ended is not a retry.
+                let is_retry = state
+                    .failures
+                    .get(key)
+                    .is_some_and(|failure| need == Need::Final || !failure.error.is_not_found());
+                match is_retry {
+                    true => retries.push(key.clone()),
+                    false => fetches.push(key.clone()),
+                }
+            }
+        }
+        let prepared = state.prepare_fetch(&source.cache, fetches, retries, now);
+        for position in unanswered {
+            let key = &self.keys[position];
+            if let Some(fetch) = state.in_flight.get(key) {
+                match waits.last_mut() {
+                    Some((last, positions)) if last.id == fetch.id => positions.push(position),
+                    _ => waits.push((fetch.clone(), vec![position])),
+                }
+                continue;
+            }
+            // The last error of this key takes precedence over the reason why no fetch is allowed. An
+            // absence does not, because it is due to be checked again.
+            let last_error = state.failures.get(key).map(|failure| failure.error.clone());
+            let last_error = last_error.filter(|error| !error.is_not_found());
+            let blocked = prepared.as_ref().err().cloned();
+            let error = last_error.or(blocked).unwrap_or_else(not_attempted);
+            self.replies[position] = Some(source.stale_or(key, error, now, now));
+        }
+        prepared.ok().flatten()
+    }
+
+    /// Waits for a fetch. The wait ends on the clock of the caller, because the task of the fetch might belong
+    /// to a runtime that is not running. A caller that has usable values waits for at most
+    /// [`MAX_WAIT_FOR_REFRESH`].
+    async fn wait(&mut self, fetch: Fetch, positions: Vec<usize>, started: Time) {
+        if self.usable(&positions).len() < positions.len() {
+            return self.wait_until_done(fetch, positions).await;
+        }
+        let until = started.after(MAX_WAIT_FOR_REFRESH);
+        if timeout_at(until, fetch.clone().results()).await.is_some() {
+            return self.wait_until_done(fetch, positions).await;
+        }
+        // A value might have been rejected or invalidated meanwhile.
+        let usable = self.usable(&positions);
+        let source = &self.shared.sources[self.link];
+        for &position in &usable {
+            let key = &self.keys[position];
+            let error = still_refreshing().with_origin(&source.origin).with_key(key);
+            self.reply_stale(position, error, fetch.created_at);
+        }
+        let is_open = |position: &usize| !usable.contains(position);
+        let rest: Vec<usize> = positions.into_iter().filter(is_open).collect();
+        if !rest.is_empty() {
+            self.wait_until_done(fetch, rest).await;
+        }
+    }
+
+    /// Returns those of `positions` whose keys have a cached answer that can be returned during a fetch.
+    fn usable(&self, positions: &[usize]) -> Vec<usize> {
+        let source = &self.shared.sources[self.link];
+        let now = clock::now();
+        let is_usable = |position: &&usize| {
+            let key = &self.keys[**position];
+            source.can_be_stale(key, now) || self.shared.has_fallback(self.link, key, now)
+        };
+        positions.iter().filter(is_usable).copied().collect()
+    }
+
+    /// Replies with the cached answer as stale, or with `error`.
+    fn reply_stale(&mut self, position: usize, error: Error, since: Time) {
+        let source = &self.shared.sources[self.link];
+        let key = &self.keys[position];
+        let reply = source.stale_or(key, error, since, clock::now());
+        self.replies[position] = Some(reply);
+    }
+
+    async fn wait_until_done(&mut self, mut fetch: Fetch, positions: Vec<usize>) {
+        let source = &self.shared.sources[self.link];
+        let turn = match source.settings.batch {
+            true => MAX_TURN_WAIT,
+            false => Duration::ZERO,
+        };
+        let longest_call = source.settings.longest_call();
+        let until = fetch.created_at.after(longest_call).after(turn);
+        let (id, created_at) = (fetch.id, fetch.created_at);
+        let started = timeout_at(created_at.after(MAX_START), fetch.started()).await;
+        let results = match started {
+            Some(()) => timeout_at(until, fetch.results()).await,
+            None => None,
+        };
+        let now = clock::now();
+        match results {
+            Some(Some(results)) => {
+                for position in positions {
+                    let key = &self.keys[position];
+                    let Some(fetched) = results.get(key) else {
+                        self.lost = Some(runtime_ended());
+                        continue;
+                    };
+                    let reply = match (fetched.result.clone(), fetched.superseded) {
+                        // One more attempt. The source might change faster than it can be read.
+                        (result, true) if self.superseded[position].is_none() => {
+                            let stale =
+                                |value: Resolved| value.stale(now.since(created_at), changed());
+                            self.superseded[position] = Some(result.ok().map(stale));
+                            continue;
+                        }
+                        (Ok(resolved), true) => {
+                            Reply::Value(resolved.stale(now.since(created_at), changed()))
+                        }
+                        (Ok(resolved), false) => Reply::Value(resolved),
+                        (Err(error), superseded)
+                            if error.is_not_found() && !source.has_value(key, now) =>
+                        {
+                            let staleness = || (now.since(created_at), changed());
+                            Reply::Absent(error, superseded.then(staleness))
+                        }
+                        (Err(error), _) => source.stale_or(key, error, created_at, now),
+                    };
+                    self.replies[position] = Some(reply);
+                }
+            }
+            Some(None) => self.lost = Some(runtime_ended()),
+            None => {
+                // The next caller, or this one, starts a fetch on its own runtime.
+                let mut state = source.state();
+                state.breaker.abandon_probe();
+                for position in positions {
+                    let key = &self.keys[position];
+                    state.in_flight.lose(key, id);
+                    // A forced refresh without a result does not limit the next one.
+                    state.forced.remove(key);
+                }
+                self.lost = Some(Error::timed_out(source.settings.deadline));
+            }
+        }
+    }
+
+    /// Returns the replies. The second part tells whether a fetch was needed.
+    fn finish(self) -> Vec<(Reply, bool)> {
+        let source = &self.shared.sources[self.link];
+        let now = clock::now();
+        let replies = self.replies.into_iter().zip(self.keys);
+        let replies = replies.zip(self.missed).zip(self.superseded);
+        let replies = replies.map(|(((reply, key), missed), superseded)| {
+            let reply = reply.unwrap_or_else(|| {
+                let error = self.lost.clone().unwrap_or_else(runtime_ended);
+                let error = error.with_origin(&source.origin).with_key(key);
+                source.stale_or(key, error, now, now)
+            });
+            let reply = match (reply, superseded.flatten()) {
+                (Reply::Failed(error), Some(value)) if error.is_temporary() => Reply::Value(value),
+                (reply, _) => reply,
+            };
+            (reply, missed)
+        });
+        replies.collect()
+    }
+}

@@ -1,0 +1,433 @@
+//! Settling of a fetch: values are cached, and failures are recorded. Nothing here calls a provider, logs, or
+//! reads a clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secretwell_core::{Error, ErrorKind, Origin, Secret, SecretKey, Version};
+
+use crate::Freshness;
+use crate::Resolved;
+use crate::backoff::{random_between, retry_at, retry_jitter};
+use crate::breaker::MAX_RETRY_AFTER;
+use crate::cache::Cache;
+use crate::clock::Time;
+use crate::decide::{Reply, peek};
+use crate::entry::{Answer, Failure, Mark, Times};
+use crate::event::Event;
+use crate::in_flight::{FetchResult, FetchResults};
+use crate::link::{LinkState, VersionGuard};
+use crate::settings::OnDenied;
+use crate::signal::Signal;
+
+/// A value with a shorter remaining lifetime is treated as already expired.
+const MIN_LEASE: Duration = Duration::from_millis(20);
+/// The fraction of its lifetime after which a leased value has expired in the cache.
+///
+/// The consumer has the rest of the lifetime to switch to the new value. If the value cannot be
+/// replaced, it is returned as stale until its lifetime ends.
+const LEASE_FRACTION: f64 = 0.8;
+/// The minimum time between two refreshes of a leased value in the background.
+pub(crate) const MIN_LEASE_REFRESH: Duration = Duration::from_millis(250);
+
+/// How often the source must return an older version before it is accepted.
+const CONFIRMATIONS: u32 = 3;
+/// The minimum time from the first to the last of these responses.
+const CONFIRMATION_TIME: Duration = Duration::from_secs(60);
+
+/// The random factors for the times of the next reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Jitter {
+    /// The fraction of the ttl after which a value is refreshed.
+    refresh: f64,
+    /// The factor for the backoff after a failure.
+    retry: f64,
+}
+
+impl Jitter {
+    pub(crate) fn new() -> Self {
+        Self {
+            refresh: random_between(0.75, 0.875),
+            retry: retry_jitter(),
+        }
+    }
+}
+
+/// A fetch whose results are settled.
+pub(crate) struct Settling<'a> {
+    pub(crate) id: u64,
+    /// How long the call took. A lease began at its start.
+    pub(crate) took: Duration,
+    pub(crate) now: Time,
+    pub(crate) origin: &'a Origin,
+    pub(crate) cache: &'a Cache,
+    /// The jitter that all keys share. With batches, keys that were fetched together are also refreshed
+    /// together. Without batches, each key has its own, so that the refreshes are spread over time.
+    pub(crate) jitter: Option<Jitter>,
+    /// Returns whether a later source has a key.
+    pub(crate) found_later: &'a dyn Fn(&SecretKey) -> bool,
+}
+
+/// What must be done without the lock after results were settled.
+#[derive(Default)]
+pub(crate) struct Settled {
+    pub(crate) results: FetchResults,
+    pub(crate) events: Vec<Event>,
+    /// The watches whose keys have changed.
+    pub(crate) signals: Vec<(Arc<Signal>, usize)>,
+    /// The keys that became present or absent.
+    pub(crate) moved: Vec<SecretKey>,
+}
+
+/// Reports to the breaker whether the source responded. A refusal is also a response.
+pub(crate) fn update_breaker(state: &mut LinkState, results: &[Result<Secret, Error>], now: Time) {
+    let errors = || results.iter().filter_map(|result| result.as_ref().err());
+    let is_rate_limited = |error: &&Error| matches!(error.kind(), ErrorKind::RateLimited { .. });
+    let all_failed = errors().filter(|error| error.is_temporary()).count() == results.len();
+    let failure = match errors().find(is_rate_limited) {
+        None if all_failed => errors().next(),
+        rate_limited => rate_limited,
+    };
+    state.update_breaker(failure, now);
+}
+
+impl Settling<'_> {
+    /// Settles the result of one key. A result for a key that has a newer fetch is returned but not stored,
+    /// unless its version is newer than the known one.
+    pub(crate) fn settle(
+        &self,
+        state: &mut LinkState,
+        key: SecretKey,
+        result: Result<Secret, Error>,
+        settled: &mut Settled,
+    ) {
+        let before = self.observe(state, &key);
+        let jitter = self.jitter.unwrap_or_else(Jitter::new);
+        let superseded = !state.in_flight.finish(&key, self.id);
+        let result = match result {
+            Ok(secret) => {
+                let fetched = self.fetched(secret);
+                match superseded {
+                    true => self.keep_if_newer(state, &key, fetched, jitter, settled),
+                    false => self.store(state, &key, fetched, jitter, settled),
+                }
+            }
+            Err(error) => {
+                let error = error.with_origin(self.origin).with_key(&key);
+                if !superseded {
+                    self.fail(state, &key, error.clone(), jitter, settled);
+                }
+                Err(error)
+            }
+        };
+        let found_later = state.is_watched(&key) && (self.found_later)(&key);
+        state.plan(self.cache, &key, self.now, self.now, found_later);
+        let after = self.observe(state, &key);
+        if before != after {
+            settled.signals.extend_from_slice(state.signals(&key));
+        }
+        if before.map(|seen| seen.value.is_some()) != after.map(|seen| seen.value.is_some()) {
+            settled.moved.push(key.clone());
+        }
+        let result = FetchResult { result, superseded };
+        settled.results.insert(key, result);
+    }
+
+    /// Returns what a watch would see. Keys without a watch are not observed.
+    fn observe(&self, state: &LinkState, key: &SecretKey) -> Option<Seen> {
+        if !state.is_watched(key) {
+            return None;
+        }
+        let reply = self
+            .cache
+            .with(key, |entry| peek(&state.known(entry, key), self.now))?;
+        Some(Seen::of(&reply))
+    }
+
+    /// Returns a fetched secret with its origin, and with what is left of its lifetime.
+    fn fetched(&self, secret: Secret) -> Fetched {
+        Fetched {
+            resolved: Resolved {
+                origin: secret.origin.unwrap_or_else(|| self.origin.clone()),
+                value: secret.value,
+                version: secret.version,
+                freshness: Freshness::Fresh,
+            },
+            lease: secret
+                .valid_for
+                .map(|lifetime| lifetime.saturating_sub(self.took)),
+        }
+    }
+
+    /// Handles the value of a superseded fetch. It is cached if its version is newer than the newest known one.
+    ///
+    /// The cached value is read again before its next use, unless a fetch that started after this one has
+    /// confirmed that this one is newer, or that the value is the same. After an invalidation, or if a later
+    /// fetch found that the key is absent, only the version is remembered.
+    fn keep_if_newer(
+        &self,
+        state: &mut LinkState,
+        key: &SecretKey,
+        fetched: Fetched,
+        jitter: Jitter,
+        settled: &mut Settled,
+    ) -> Result<Resolved, Error> {
+        let Resolved {
+            origin, version, ..
+        } = &fetched.resolved;
+        let ordered = version.clone().filter(|version| version.number().is_some());
+        let newest = newest(state, self.cache, key);
+        let is_newer = ordered.as_ref().is_some_and(|version| {
+            newest.is_none_or(|(place, newest)| place == *origin && newest.is_older_than(version))
+        });
+        let cached = self.cache.peek(key, |entry| {
+            let is_later = self.now.since(entry.times.fetched_at) <= self.took;
+            let is_same = entry
+                .value()
+                .is_some_and(|cached| cached.value == fetched.resolved.value);
+            let is_deleted = is_later && entry.value().is_none();
+            (is_later && entry.mark() == Mark::None, is_same, is_deleted)
+        });
+        let is_invalidated = cached.is_none() && !state.in_flight.contains(key);
+        let (is_later, is_same, is_deleted) = cached.unwrap_or_default();
+        if !is_newer {
+            if ordered.is_none() && !is_same {
+                state.mark(self.cache, key, Mark::Changed);
+            }
+            return Ok(fetched.resolved);
+        }
+        if is_invalidated || is_deleted {
+            if let Some(version) = ordered {
+                state.guard(key, origin.clone(), version);
+            }
+            return Ok(fetched.resolved);
+        }
+        let result = self.store(state, key, fetched, jitter, settled);
+        if !is_later {
+            state.mark(self.cache, key, Mark::Changed);
+        }
+        result
+    }
+
+    /// Caches a fetched value and returns it.
+    ///
+    /// # Errors
+    /// Returns the recorded failure if the value is older than the newest one that was seen, or if its
+    /// lease has expired.
+    fn store(
+        &self,
+        state: &mut LinkState,
+        key: &SecretKey,
+        fetched: Fetched,
+        jitter: Jitter,
+        settled: &mut Settled,
+    ) -> Result<Resolved, Error> {
+        let Fetched { resolved, lease } = fetched;
+        let problem = match lease {
+            Some(lease) if lease < MIN_LEASE => Some(
+                Error::new(
+                    ErrorKind::Unavailable,
+                    "the lease of the returned value has already expired",
+                )
+                .with_hint("check the clocks, and the lease duration at the source"),
+            ),
+            _ => self.version_regression(state, key, &resolved, settled),
+        };
+        if let Some(problem) = problem {
+            let error = problem.with_origin(&resolved.origin).with_key(key);
+            self.fail(state, key, error.clone(), jitter, settled);
+            return Err(error);
+        }
+        if let Some(since) = state.recover(key) {
+            settled.events.push(Event::Recovered {
+                key: key.clone(),
+                origin: resolved.origin.clone(),
+                lasted: self.now.since(since),
+            });
+        }
+        state.guards.remove(key);
+        let times = self.times(state, lease, jitter);
+        state.insert(self.cache, key, Answer::Value(resolved.clone()), times);
+        Ok(resolved)
+    }
+
+    fn times(&self, state: &LinkState, lease: Option<Duration>, jitter: Jitter) -> Times {
+        let settings = &state.settings;
+        let ttl = lease.map_or(settings.ttl, |lease| {
+            lease.mul_f64(LEASE_FRACTION).min(settings.ttl)
+        });
+        let mut refresh_after = ttl.mul_f64(jitter.refresh);
+        if lease.is_some() {
+            refresh_after = refresh_after.max(MIN_LEASE_REFRESH);
+        }
+        let expires_at = self.now.after(ttl);
+        Times {
+            fetched_at: self.now,
+            refresh_at: self.now.after(refresh_after),
+            expires_at,
+            unusable_at: lease.map_or_else(
+                || expires_at.after(settings.max_stale),
+                |lease| self.now.after(lease),
+            ),
+        }
+    }
+
+    /// Returns an error if the fetched version is older than the newest one that was seen at the same
+    /// place. A stale replica of the source can cause this. It is treated as a failed fetch.
+    ///
+    /// After a restore from a backup, the older version is the right one. It is accepted when the source
+    /// has returned it at least [`CONFIRMATIONS`] times over at least [`CONFIRMATION_TIME`].
+    fn version_regression(
+        &self,
+        state: &mut LinkState,
+        key: &SecretKey,
+        fetched: &Resolved,
+        settled: &mut Settled,
+    ) -> Option<Error> {
+        let version = fetched.version.as_ref()?;
+        let (origin, newest) = newest(state, self.cache, key)?;
+        if origin != fetched.origin || !version.is_older_than(&newest) {
+            return None;
+        }
+        if state.guards.get(key).is_none() {
+            state.guard(key, origin, newest);
+        }
+        let guard = state.guards.get_mut(key)?;
+        let (since, count) = match &guard.older {
+            Some((older, since, count)) if older == version => (*since, count + 1),
+            _ => (self.now, 1),
+        };
+        if count >= CONFIRMATIONS && self.now >= since.after(CONFIRMATION_TIME) {
+            settled.events.push(Event::OlderVersionAccepted {
+                key: key.clone(),
+                origin: fetched.origin.clone(),
+                version: version.clone(),
+            });
+            return None;
+        }
+        guard.older = Some((version.clone(), since, count));
+        Some(
+            Error::new(
+                ErrorKind::Unavailable,
+                "the source returned an older version than the cached one",
+            )
+            .with_hint("check the replication of the source"),
+        )
+    }
+
+    /// Records that the fetch of `key` failed. An absence is cached as an answer as well.
+    fn fail(
+        &self,
+        state: &mut LinkState,
+        key: &SecretKey,
+        error: Error,
+        jitter: Jitter,
+        settled: &mut Settled,
+    ) {
+        let previous = state.failures.get(key);
+        if previous.is_none_or(|failure| failure.error.kind() != error.kind()) {
+            settled.events.push(Event::Failed {
+                key: key.clone(),
+                error: error.clone(),
+            });
+        }
+        let requested_wait = match error.kind() {
+            ErrorKind::RateLimited { retry_after } => retry_after,
+            _ => None,
+        };
+        // A refusal and an outage are separate failures, so each has its own duration.
+        let since = previous
+            .filter(|failure| failure.error.is_refusal() == error.is_refusal())
+            .map_or(self.now, |failure| failure.since);
+        let cap = match error.is_refusal() {
+            true => state.settings.negative_ttl,
+            false => state.settings.max_backoff,
+        };
+        let backoff_ends = retry_at(self.now, since, cap, jitter.retry);
+        let retry_at = requested_wait.map_or(backoff_ends, |wait| {
+            backoff_ends.max(self.now.after(wait.min(MAX_RETRY_AFTER)))
+        });
+        let keeps_value = state.settings.on_denied == OnDenied::KeepUntilMaxStale
+            && self.cache.peek(key, |entry| entry.value().is_some()) == Some(true);
+        if error.is_refusal() && !keeps_value {
+            if state.remove(self.cache, key) {
+                settled.events.push(Event::Purged {
+                    key: key.clone(),
+                    error: error.clone(),
+                });
+            }
+            if error.is_not_found() {
+                let times = self.times(state, None, jitter);
+                state.insert(self.cache, key, Answer::Absent(error.clone()), times);
+            }
+        }
+        let failure = Failure {
+            error,
+            since,
+            retry_at,
+        };
+        state.fail(key, failure);
+    }
+}
+
+/// A value that was fetched, with what is left of its lifetime.
+struct Fetched {
+    resolved: Resolved,
+    lease: Option<Duration>,
+}
+
+/// What a watch compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// The fingerprint of the value.
+    value: Option<u64>,
+    /// The kind of the error, or of the reason why the value is stale.
+    failure: Option<ErrorKind>,
+    /// The kind of the reason why an absence is stale.
+    staleness: Option<ErrorKind>,
+}
+
+impl Seen {
+    pub(crate) fn of(reply: &Reply) -> Self {
+        match reply {
+            Reply::Value(resolved) => Self {
+                value: Some(resolved.value.fingerprint()),
+                failure: match &resolved.freshness {
+                    Freshness::Fresh => None,
+                    Freshness::Stale { reason, .. } => Some(kind(reason)),
+                },
+                staleness: None,
+            },
+            Reply::Absent(error, staleness) => Self {
+                value: None,
+                failure: Some(kind(error)),
+                staleness: staleness.as_ref().map(|(_, reason)| kind(reason)),
+            },
+            Reply::Failed(error) => Self {
+                value: None,
+                failure: Some(kind(error)),
+                staleness: None,
+            },
+        }
+    }
+}
+
+/// Returns the kind of an error without details that differ from one attempt to the next.
+fn kind(error: &Error) -> ErrorKind {
+    match error.kind() {
+        ErrorKind::RateLimited { .. } => ErrorKind::RateLimited { retry_after: None },
+        kind => kind,
+    }
+}
+
+/// Returns the newest version of `key` that was seen, with its place.
+fn newest(state: &LinkState, cache: &Cache, key: &SecretKey) -> Option<(Origin, Version)> {
+    if let Some(VersionGuard { origin, newest, .. }) = state.guards.get(key) {
+        return Some((origin.clone(), newest.clone()));
+    }
+    let cached = cache.peek(key, |entry| {
+        let resolved = entry.value()?;
+        Some((resolved.origin.clone(), resolved.version.clone()?))
+    });
+    cached.flatten()
+}

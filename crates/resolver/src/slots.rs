@@ -1,0 +1,180 @@
+//! The cached keys of one source by number, with the times at which they need attention, and the choice of a
+//! key to evict. Every operation takes constant or logarithmic time.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use secretwell_core::SecretKey;
+
+use crate::clock::Time;
+
+/// The resolution of planned times. An event can be this much late.
+const SLICE: Duration = Duration::from_millis(8);
+/// The number of keys among which the least recently used one is evicted. A smaller cache is searched
+/// completely.
+const SAMPLE: usize = 16;
+/// The position of a key that must not be evicted.
+const PINNED: u32 = u32::MAX;
+
+/// The cached keys of one source, each with a number that stays the same while the key is cached.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// The keys that can be evicted.
+    evictable: Vec<u32>,
+    /// The planned events, by slice of time.
+    plan: BTreeSet<(u32, u32)>,
+    started: Time,
+}
+
+#[derive(Debug)]
+struct Slot {
+    key: Option<SecretKey>,
+    /// The position in `evictable`, or [`PINNED`].
+    position: u32,
+    /// The slice of the planned event, or 0.
+    due: u32,
+}
+
+impl Slots {
+    pub(crate) fn new(started: Time) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            evictable: Vec::new(),
+            plan: BTreeSet::new(),
+            started,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Returns the keys with `count` numbers from `first` on. Returns `None` after the last number.
+    pub(crate) fn keys(&self, first: usize, count: usize) -> Option<Vec<SecretKey>> {
+        let end = self.slots.len().min(first + count);
+        let slots = self
+            .slots
+            .get(first..end)
+            .filter(|slots| !slots.is_empty())?;
+        Some(slots.iter().filter_map(|slot| slot.key.clone()).collect())
+    }
+
+    /// Adds a key, and returns its number.
+    pub(crate) fn add(&mut self, key: SecretKey, pinned: bool) -> u32 {
+        let slot = Slot {
+            key: Some(key),
+            position: PINNED,
+            due: 0,
+        };
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.slots[number as usize] = slot;
+                number
+            }
+            None => {
+                self.slots.push(slot);
+                to_number(self.slots.len() - 1)
+            }
+        };
+        if !pinned {
+            self.unpin(number);
+        }
+        number
+    }
+
+    pub(crate) fn remove(&mut self, number: u32) {
+        self.pin(number);
+        self.cancel(number);
+        self.slots[number as usize].key = None;
+        self.free.push(number);
+    }
+
+    /// Protects a key from eviction.
+    pub(crate) fn pin(&mut self, number: u32) {
+        let position = std::mem::replace(&mut self.slots[number as usize].position, PINNED);
+        if position == PINNED {
+            return;
+        }
+        self.evictable.swap_remove(position as usize);
+        if let Some(moved) = self.evictable.get(position as usize) {
+            self.slots[*moved as usize].position = position;
+        }
+    }
+
+    pub(crate) fn unpin(&mut self, number: u32) {
+        let slot = &mut self.slots[number as usize];
+        if slot.position == PINNED {
+            slot.position = to_number(self.evictable.len());
+            self.evictable.push(number);
+        }
+    }
+
+    /// Returns the keys among which one is to be evicted.
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = (u32, &SecretKey)> {
+        let all = self.evictable.len();
+        let first = match all > SAMPLE {
+            true => fastrand::usize(..all),
+            false => 0,
+        };
+        // The order of the keys is that of their insertion, disturbed by removals. So steps are random too.
+        let step = (all / SAMPLE).max(1);
+        (0..all.min(SAMPLE)).filter_map(move |index| {
+            let number = self.evictable[(first + index * step) % all];
+            Some((number, self.slots[number as usize].key.as_ref()?))
+        })
+    }
+
+    /// Plans the next event of a key. Replaces its planned event.
+    pub(crate) fn plan(&mut self, number: u32, at: Time) {
+        let slice = at.since(self.started).as_nanos().div_ceil(SLICE.as_nanos());
+        let slice = u32::try_from(slice).unwrap_or(u32::MAX).max(1);
+        if self.slots[number as usize].due != slice {
+            self.cancel(number);
+            self.slots[number as usize].due = slice;
+            self.plan.insert((slice, number));
+        }
+    }
+
+    fn cancel(&mut self, number: u32) {
+        let due = std::mem::take(&mut self.slots[number as usize].due);
+        if due != 0 {
+            self.plan.remove(&(due, number));
+        }
+    }
+
+    /// Returns the time of the next planned event.
+    pub(crate) fn next(&self) -> Option<Time> {
+        let (slice, _) = self.plan.first()?;
+        Some(self.time(*slice))
+    }
+
+    /// Returns the first planned event, if it is due at `until`, and removes it.
+    pub(crate) fn pop(&mut self, until: Time) -> Option<SecretKey> {
+        let (slice, number) = *self.plan.first()?;
+        if self.time(slice) > until {
+            return None;
+        }
+        self.cancel(number);
+        self.slots[number as usize].key.clone()
+    }
+
+    /// Returns the keys whose event is planned until `until`.
+    pub(crate) fn planned(&self, until: Time) -> impl Iterator<Item = &SecretKey> {
+        let planned = self.plan.iter();
+        planned
+            .take_while(move |(slice, _)| self.time(*slice) <= until)
+            .filter_map(|(_, number)| self.slots[*number as usize].key.as_ref())
+    }
+
+    fn time(&self, slice: u32) -> Time {
+        self.started.after(SLICE * slice)
+    }
+}
+
+/// Returns the number of a slot. The memory of a process cannot hold more keys than there are numbers.
+fn to_number(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(PINNED)
+}

@@ -1,0 +1,150 @@
+//! One source of a resolver: a link with its provider, its cache and its state.
+
+use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+
+use secretwell_core::backend::Link;
+use secretwell_core::{Error, Origin, SecretKey, SecretProvider, SecretValue};
+
+use crate::cache::Cache;
+use crate::clock::Time;
+use crate::decide::Reply;
+use crate::entry::Mark;
+use crate::link::LinkState;
+use crate::settings::Settings;
+use crate::sync::{Mutex, MutexGuard};
+
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) link: Link,
+    pub(crate) origin: Origin,
+    pub(crate) settings: Settings,
+    /// Whether the provider reports changes.
+    pub(crate) notifies: bool,
+    pub(crate) cache: Cache,
+    state: Mutex<LinkState>,
+}
+
+impl Source {
+    pub(crate) fn new(link: Link, settings: Settings, now: Time) -> Self {
+        let provider = link.provider();
+        Self {
+            origin: provider.origin().clone(),
+            notifies: provider.capabilities().watch,
+            cache: Cache::new(),
+            state: Mutex::new(LinkState::new(settings.clone(), now)),
+            settings,
+            link,
+        }
+    }
+
+    pub(crate) fn provider(&self) -> &Arc<dyn SecretProvider> {
+        self.link.provider()
+    }
+
+    /// Locks the state. While it is locked, nothing is logged and no code of others is called.
+    pub(crate) fn state(&self) -> StateGuard<'_> {
+        StateGuard {
+            state: self.state.lock().unwrap_or_else(PoisonError::into_inner),
+            garbage: Vec::new(),
+        }
+    }
+
+    /// Returns whether the cache has a usable value of `key`.
+    pub(crate) fn has_value(&self, key: &SecretKey, now: Time) -> bool {
+        let usable = |entry: &crate::entry::Entry| entry.value().is_some() && entry.is_usable(now);
+        self.cache.peek(key, usable).unwrap_or(false)
+    }
+
+    /// Returns the cached answer as stale with the reason `error`. `since` is the start of the failed fetch. A
+    /// value that was cached after it is returned as fresh.
+    pub(crate) fn stale_or(&self, key: &SecretKey, error: Error, since: Time, now: Time) -> Reply {
+        let cached = self.cache.peek(key, |entry| {
+            // Another fetch cached the value during the failed fetch.
+            if entry.is_fresh(now) && entry.times.fetched_at > since {
+                return Some(Reply::fresh(entry));
+            }
+            entry
+                .is_usable(now)
+                .then(|| Reply::stale(entry, now, error.clone()))
+        });
+        cached.flatten().unwrap_or_else(|| {
+            let error = error.with_origin(&self.origin).with_key(key);
+            Reply::of(Err(error))
+        })
+    }
+
+    /// Returns whether a reader can get the cached answer as stale while a fetch is under way.
+    pub(crate) fn can_be_stale(&self, key: &SecretKey, now: Time) -> bool {
+        let usable = self.cache.peek(key, |entry| {
+            entry.is_usable(now) && entry.mark() != Mark::Rejected
+        });
+        usable.unwrap_or(false)
+    }
+
+    /// Removes the cached answer, the failure and the fetch of `key`.
+    pub(crate) fn invalidate(&self, key: &SecretKey, now: Time) {
+        let mut state = self.state();
+        state.in_flight.forget(key);
+        state.recover(key);
+        state.remove(&self.cache, key);
+        state.plan(&self.cache, key, now, now, false);
+    }
+
+    /// Marks the cached value of `key` if it is `rejected`, and tells the provider.
+    pub(crate) fn reject(&self, key: &SecretKey, rejected: &SecretValue, now: Time) {
+        let mut state = self.state();
+        let is_rejected = self.cache.peek(key, |entry| {
+            let is_rejected = entry
+                .value()
+                .is_some_and(|cached| cached.value == *rejected);
+            if is_rejected {
+                entry.set_mark(Mark::Rejected);
+            }
+            is_rejected
+        });
+        if is_rejected == Some(true) {
+            state.plan(&self.cache, key, now, now, false);
+        }
+        drop(state);
+        if is_rejected != Some(false) {
+            self.discard(key, Some(rejected));
+        }
+    }
+
+    /// Tells the provider that a consumer has rejected a value, or that the next read must ask the source.
+    pub(crate) fn discard(&self, key: &SecretKey, rejected: Option<&SecretValue>) {
+        let call = AssertUnwindSafe(|| self.provider().discard(key, rejected));
+        if catch_unwind(call).is_err() {
+            tracing::error!(target: "secretwell::resolver", event = "provider_panicked", origin = %self.origin, %key, "the provider panicked in `discard`");
+        }
+    }
+}
+
+/// The locked state of a source.
+pub(crate) struct StateGuard<'a> {
+    state: MutexGuard<'a, LinkState>,
+    /// What was removed from the state. It is dropped after the lock, which is declared before it.
+    garbage: Vec<Error>,
+}
+
+impl Drop for StateGuard<'_> {
+    fn drop(&mut self) {
+        self.garbage = self.state.take_garbage();
+    }
+}
+
+impl Deref for StateGuard<'_> {
+    type Target = LinkState;
+
+    fn deref(&self) -> &LinkState {
+        &self.state
+    }
+}
+
+impl DerefMut for StateGuard<'_> {
+    fn deref_mut(&mut self) -> &mut LinkState {
+        &mut self.state
+    }
+}

@@ -1,0 +1,81 @@
+//! The locks, the atomic integers and the map that the resolver is built on.
+//!
+//! The concurrency test replaces them by those of shuttle, which tries many interleavings of the threads.
+//! Shuttle does not know the lock-free map, so the test uses a map with a lock.
+
+#[cfg(not(all(test, shuttle)))]
+pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+
+#[cfg(all(test, shuttle))]
+pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
+
+use secretwell_core::SecretKey;
+
+/// A map whose reads need no lock and no allocation.
+#[cfg(not(all(test, shuttle)))]
+pub(crate) struct Map<V>(papaya::HashMap<SecretKey, V, foldhash::fast::RandomState>);
+
+#[cfg(not(all(test, shuttle)))]
+impl<V: Send> Map<V> {
+    pub(crate) fn new() -> Self {
+        let map = papaya::HashMap::builder()
+            .hasher(foldhash::fast::RandomState::default())
+            // Replaced values are zeroized as soon as they have no reader, not in batches of 32.
+            .collector(seize::Collector::new().batch_size(1));
+        Self(map.build())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Calls `reader` with the value of `key`, if there is one.
+    #[inline]
+    pub(crate) fn with<R>(&self, key: &str, reader: impl FnOnce(Option<&V>) -> R) -> R {
+        reader(self.0.pin().get(key))
+    }
+
+    pub(crate) fn insert(&self, key: SecretKey, value: V) {
+        use papaya::Guard;
+
+        let guard = self.0.guard();
+        self.0.insert(key, value, &guard);
+        guard.flush();
+    }
+
+    pub(crate) fn remove(&self, key: &SecretKey) {
+        use papaya::Guard;
+
+        let guard = self.0.guard();
+        self.0.remove(key, &guard);
+        guard.flush();
+    }
+}
+
+#[cfg(all(test, shuttle))]
+pub(crate) struct Map<V>(Mutex<std::collections::HashMap<SecretKey, std::sync::Arc<V>>>);
+
+#[cfg(all(test, shuttle))]
+#[expect(clippy::unwrap_used, reason = "a test")]
+impl<V: Send> Map<V> {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::default())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    pub(crate) fn with<R>(&self, key: &str, reader: impl FnOnce(Option<&V>) -> R) -> R {
+        let value = self.0.lock().unwrap().get(key).cloned();
+        reader(value.as_deref())
+    }
+
+    pub(crate) fn insert(&self, key: SecretKey, value: V) {
+        self.0.lock().unwrap().insert(key, value.into());
+    }
+
+    pub(crate) fn remove(&self, key: &SecretKey) {
+        self.0.lock().unwrap().remove(key);
+    }
+}
