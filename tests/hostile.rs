@@ -2,6 +2,7 @@
 //! once.
 
 mod foreign_code;
+mod idle_runtimes;
 mod many_callers;
 
 use std::collections::VecDeque;
@@ -245,7 +246,7 @@ async fn hanging_forced_refresh_of_another_caller_delays_no_reader_of_a_cached_v
             let mut slowest = Duration::ZERO;
             for _ in 0..30 {
                 let start = Instant::now();
-                let results = resolver.get_many(["K", "not a key", "OTHER"]).await;
+                let results = resolver.get_many(["K", "", "OTHER"]).await;
                 slowest = slowest.max(start.elapsed());
                 let texts = [0, 2].map(|index| results[index].as_ref().unwrap().value.len());
                 assert_eq!(texts, [1, 1]);

@@ -1,5 +1,5 @@
 //! Code of others that runs inside of the resolver: providers that panic, and log layers, wakers and destructors
-//! that use the resolver. Also runtimes that do not run.
+//! that use the resolver.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -16,13 +16,13 @@ use secretwell::{
     SecretProviderExt, SecretValue, Version,
 };
 use secretwell_testkit::{Action, CanaryLog};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle};
 use tokio::time::timeout;
 use tracing_subscriber::layer::{Context as LayerContext, Layer, SubscriberExt};
 
 use super::{Computed, alone_and_chained};
 use crate::changes::Notifying;
-use crate::support::{denied, down, faulty_source, key, pass, secs, text};
+use crate::support::{denied, down, pass, secs, text};
 
 /// Where a provider panics.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -574,37 +574,4 @@ fn destructor_of_an_error_can_use_the_resolver() {
             resolver.close().await;
         });
     }
-}
-
-fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-#[test]
-fn keys_do_not_wait_for_a_batch_of_an_idle_runtime() {
-    let (_, faulty) = faulty_source(&[("A", "a"), ("B", "b")]);
-    let resolver = Resolver::new(faulty);
-    let idle = runtime();
-    // The batch is created, but never starts.
-    idle.block_on(async { assert!(poll_once(resolver.get("A"), Waker::noop()).is_pending()) });
-    for name in ["B", "A"] {
-        let read = runtime().block_on(async { timeout(secs(5), resolver.get(name)).await });
-        assert!(
-            read.is_ok_and(|result| result.is_ok()),
-            "{name} waits for the idle runtime"
-        );
-    }
-}
-
-#[test]
-fn close_does_not_wait_for_an_idle_runtime() {
-    let (_, faulty) = faulty_source(&[("A", "a")]);
-    let resolver = Resolver::new(faulty.clone());
-    let idle = runtime();
-    idle.block_on(resolver.get("A")).unwrap();
-    faulty.always(Action::Hang);
-    idle.block_on(async { assert!(poll_once(resolver.get("B"), Waker::noop()).is_pending()) });
-    let closed = runtime().block_on(async { timeout(secs(5), resolver.close()).await });
-    assert!(closed.is_ok(), "`close` waits for the idle runtime");
-    assert_eq!(resolver.watch(["A"]).unwrap().keys(), [key("A")]);
 }

@@ -219,7 +219,9 @@ impl<'a> Model<'a> {
                     }
                     _ => None,
                 });
-        let calls = calls.filter(|_| returned.stale.is_none());
+        // A lease can have expired when it arrives. Then its version is not remembered.
+        let has_lease = self.setup.links[value.link].lease.is_some();
+        let calls = calls.filter(|_| returned.stale.is_none() && !has_lease);
         for (seen, newer) in reads.chain(calls) {
             let same_key = (newer.link, newer.key) == (value.link, value.key);
             if same_key && value.version < newer.version {
