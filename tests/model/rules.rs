@@ -13,7 +13,7 @@ use super::trace::{At, Event, Outcome, ProviderCall, Read, Reader, Returned, Tra
 const RESOLUTION: Duration = Duration::from_millis(1);
 /// The resolver has seen a notification once its runtime was driven for this long. It handles at most one in
 /// 100 ms.
-const NOTICE_TIME: Duration = Duration::from_millis(150);
+const NOTIFICATION_TIME: Duration = Duration::from_millis(150);
 /// How much longer than the deadline a read can take: a batch waits for the one before it.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(400);
 /// How long a reader with a usable value waits.
@@ -27,11 +27,11 @@ pub(super) struct Model<'a> {
     pub(super) setup: &'a Setup,
     pub(super) run: &'a Run,
     pub(super) trace: &'a Trace,
-    notices: Vec<Notice>,
+    notifications: Vec<SeenNotification>,
 }
 
 /// A change notification that the resolver has seen.
-struct Notice {
+struct SeenNotification {
     link: usize,
     keys: KeySet,
     sent: At,
@@ -56,9 +56,9 @@ impl<'a> Model<'a> {
             setup: &schedule.setup,
             run,
             trace: &run.trace,
-            notices: Vec::new(),
+            notifications: Vec::new(),
         };
-        model.notices = model.notices();
+        model.notifications = model.notifications();
         model
     }
 
@@ -374,7 +374,7 @@ impl<'a> Model<'a> {
                 Event::Note(_) => false,
             };
             // The resolver might see a notification, or the end of a pause, after the start of the call.
-            concerns && at.time + NOTICE_TIME >= last.started.time && at.order < end.order
+            concerns && at.time + NOTIFICATION_TIME >= last.started.time && at.order < end.order
         });
         let usable_until = link.usable_until(last, self.setup.max_stale);
         let is_usable = usable_until.is_some_and(|until| end.time + RESOLUTION < until);
@@ -398,10 +398,15 @@ impl<'a> Model<'a> {
     /// Returns the last notification seen before `at`. It makes calls which started before it insufficient for
     /// a fresh result of `link`.
     fn notified(&self, read: &Read, link: usize, at: Duration) -> u64 {
-        let notices = self.notices.iter().filter(|notice| {
-            notice.link == link && notice.keys.contains(read.key) && notice.seen_by < at
+        let notifications = self.notifications.iter().filter(|notification| {
+            notification.link == link
+                && notification.keys.contains(read.key)
+                && notification.seen_by < at
         });
-        notices.map(|notice| notice.sent.order).max().unwrap_or(0)
+        notifications
+            .map(|notification| notification.sent.order)
+            .max()
+            .unwrap_or(0)
     }
 
     /// Returns the last event before the read that has removed the key from the cache.
@@ -495,9 +500,9 @@ impl<'a> Model<'a> {
 
     /// Returns the notifications that the resolver has seen. A subscription after the first one counts as one
     /// of all keys, because notifications might have been missed before it.
-    fn notices(&self) -> Vec<Notice> {
+    fn notifications(&self) -> Vec<SeenNotification> {
         let mut subscribers: Vec<Option<usize>> = vec![None; self.setup.links.len()];
-        let mut notices = Vec::new();
+        let mut notifications = Vec::new();
         for (at, event) in &self.trace.events {
             let (link, keys) = match *event {
                 Event::Subscribed { link, runtime } => match subscribers[link].replace(runtime) {
@@ -508,14 +513,14 @@ impl<'a> Model<'a> {
                 _ => continue,
             };
             let seen_by = subscribers[link].and_then(|runtime| self.seen_by(link, runtime, *at));
-            notices.extend(seen_by.map(|seen_by| Notice {
+            notifications.extend(seen_by.map(|seen_by| SeenNotification {
                 link,
                 keys,
                 sent: *at,
                 seen_by,
             }));
         }
-        notices
+        notifications
     }
 
     /// Returns the time by which the subscriber of `link` on `runtime` has seen a notification. Returns `None` if
@@ -525,7 +530,7 @@ impl<'a> Model<'a> {
             at.order > sent.order
                 && matches!(event, Event::Subscribed { link: other, .. } if *other == link)
         });
-        let mut missing = NOTICE_TIME;
+        let mut missing = NOTIFICATION_TIME;
         for driven in self
             .trace
             .driven

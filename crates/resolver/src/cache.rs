@@ -48,22 +48,22 @@ impl Cache {
         self.entries.with(key.as_str(), reader)
     }
 
-    /// Returns how many insertions ago the entry was read.
-    pub(crate) fn idle(&self, entry: &Entry) -> u32 {
-        let now = self.counter.load(Ordering::Relaxed);
-        now.wrapping_sub(entry.last_read.load(Ordering::Relaxed))
-    }
-
-    /// Adds or replaces the entry of `key`.
-    pub(crate) fn insert(&self, key: SecretKey, answer: Answer, times: Times, slot: u32) {
+    /// Adds or replaces the entry of `key`. Returns the mark of its insertion.
+    pub(crate) fn insert(&self, key: SecretKey, answer: Answer, times: Times, slot: u32) -> u32 {
         let inserted = self.counter.fetch_add(2, Ordering::Relaxed).wrapping_add(1);
         let entry = Entry::new(answer, times, slot, inserted);
         self.entries.insert(key, entry);
+        inserted
     }
 
     /// Removes the entry of `key`.
     pub(crate) fn remove(&self, key: &SecretKey) {
         self.entries.remove(key);
+    }
+
+    /// Drops the replaced and removed entries that have no reader, and so wipes their values.
+    pub(crate) fn flush(&self) {
+        self.entries.flush();
     }
 }
 

@@ -97,7 +97,12 @@ impl Entry {
 
     /// Returns whether the entry was read since it was fetched.
     pub(crate) fn is_used(&self) -> bool {
-        self.last_read.load(Ordering::Relaxed).is_multiple_of(2)
+        self.last_read().is_multiple_of(2)
+    }
+
+    /// Returns the mark of the last read.
+    pub(crate) fn last_read(&self) -> u32 {
+        self.last_read.load(Ordering::Relaxed)
     }
 
     pub(crate) fn value(&self) -> Option<&Resolved> {

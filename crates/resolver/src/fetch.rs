@@ -33,8 +33,10 @@ struct FetchTask {
     shared: Weak<Shared>,
     link: usize,
     id: u64,
-    /// The keys to fetch. It is empty before a batch starts, and once the results are stored.
+    /// The keys to fetch. It is empty before a batch starts.
     keys: Vec<SecretKey>,
+    /// The number of keys whose results are stored.
+    settled: usize,
     /// Whether keys join the fetch until it starts.
     waiting: bool,
     progress: watch::Sender<Progress>,
@@ -47,6 +49,7 @@ impl FetchTask {
             link,
             id: fetch.id,
             waiting: fetch.keys.is_none(),
+            settled: 0,
             keys: fetch.keys.unwrap_or_default(),
             progress: fetch.progress,
         }
@@ -160,6 +163,7 @@ impl FetchTask {
         let mut state = source.state();
         state.breaker.abandon_probe();
         let earliest = state.breaker.open_until().unwrap_or(now).max(now);
+        state.in_flight.end(self.id);
         let keys = std::mem::take(&mut self.keys).into_iter();
         let results = keys.zip(results).map(|(key, result)| {
             let superseded = !state.in_flight.finish(&key, self.id);
@@ -191,15 +195,14 @@ impl FetchTask {
         let jitter = source.settings.batch.then(Jitter::new);
         let mut all = FetchResults::default();
         let mut results = results.into_iter();
-        while !self.keys.is_empty() {
-            let rest = self.keys.split_off(self.keys.len().min(CHUNK));
-            let chunk = std::mem::replace(&mut self.keys, rest);
-            let chunk = chunk.into_iter().zip(&mut results);
-            all.extend(self.settle_chunk(shared, chunk, took, jitter));
-            if !self.keys.is_empty() {
-                tokio::task::yield_now().await;
-            }
+        while self.settled < self.keys.len() {
+            let end = self.keys.len().min(self.settled + CHUNK);
+            let chunk = self.keys[self.settled..end].iter().cloned();
+            all.extend(self.settle_chunk(shared, chunk.zip(&mut results), took, jitter));
+            self.settled = end;
+            tokio::task::yield_now().await;
         }
+        source.state().in_flight.end(self.id);
         if let Some(next) = source.state().next() {
             shared.expect_by(next);
         }
@@ -244,7 +247,7 @@ impl FetchTask {
 impl Drop for FetchTask {
     /// Abandons the fetch, so that the next caller starts a new one.
     fn drop(&mut self) {
-        if !self.waiting && self.keys.is_empty() {
+        if !self.waiting && self.settled == self.keys.len() {
             return;
         }
         let Some(shared) = self.shared.upgrade() else {
@@ -255,10 +258,11 @@ impl Drop for FetchTask {
             let now = clock::now();
             let mut state = source.state();
             state.breaker.abandon_probe();
-            let mut keys = std::mem::take(&mut self.keys);
+            let mut keys = self.keys.split_off(self.settled);
             if self.waiting {
                 keys = state.in_flight.start(self.id, now);
             }
+            state.in_flight.end(self.id);
             for key in keys {
                 state.in_flight.finish(&key, self.id);
                 // A forced refresh without a result does not limit the next one.

@@ -165,8 +165,12 @@ impl InFlight {
             created_at: now,
             ..batch.fetch
         });
-        let is_newest = |key: &SecretKey| self.is_newest(key, id);
-        batch.keys.into_iter().filter(is_newest).collect()
+        batch.keys.into_iter().collect()
+    }
+
+    /// Forgets the running batch `id`, so that its results are not kept.
+    pub(crate) fn end(&mut self, id: u64) {
+        self.running.take_if(|running| running.id == id);
     }
 
     fn is_newest(&self, key: &SecretKey, id: u64) -> bool {

@@ -37,6 +37,8 @@ pub(crate) struct LinkState {
     pub(crate) slots: Slots,
     /// The number of cached values.
     pub(crate) values: usize,
+    /// Whether entries were replaced or removed.
+    retired: bool,
     /// Errors that were removed. They are dropped after the lock, because their sources are code of others.
     garbage: Vec<Error>,
     watched: HashMap<SecretKey, Watched, foldhash::fast::RandomState>,
@@ -72,6 +74,7 @@ impl LinkState {
             guards: KeyMap::default(),
             slots: Slots::new(now),
             values: 0,
+            retired: false,
             garbage: Vec::new(),
             watched: HashMap::default(),
             polls: BTreeSet::new(),
@@ -174,23 +177,24 @@ impl LinkState {
             self.garbage.extend(entry.absence().cloned());
             (entry.slot, entry.value().is_some())
         });
+        self.values += usize::from(is_value);
         let slot = match existing {
             Some((slot, was_value)) => {
                 self.values -= usize::from(was_value);
+                cache.insert(key.clone(), answer, times, slot);
                 slot
             }
-            None => self.slots.add(key.clone(), self.is_watched(key)),
+            None => {
+                let slot = self.slots.add(key.clone(), self.is_watched(key));
+                let last_read = cache.insert(key.clone(), answer, times, slot);
+                self.slots.set_last_read(slot, last_read);
+                slot
+            }
         };
-        self.values += usize::from(is_value);
-        cache.insert(key.clone(), answer, times, slot);
+        self.retired = true;
         while self.slots.len() > self.settings.max_entries {
-            let idle = |key: &SecretKey| cache.peek(key, |entry| cache.idle(entry));
-            let candidates = self.slots.candidates();
-            let others = candidates.filter(|(number, _)| *number != slot);
-            let least_recently_used = others
-                .max_by_key(|(_, key)| idle(key))
-                .map(|(_, key)| key.clone());
-            match least_recently_used {
+            let last_read = |key: &SecretKey| cache.peek(key, Entry::last_read);
+            match self.slots.victim(slot, last_read) {
                 Some(key) => self.remove(cache, &key),
                 None => break,
             };
@@ -219,6 +223,7 @@ impl LinkState {
         self.values -= usize::from(was_value);
         self.slots.remove(slot);
         cache.remove(key);
+        self.retired = true;
         was_value
     }
 
@@ -268,9 +273,10 @@ impl LinkState {
         }
     }
 
-    /// Returns what must be dropped without the lock.
-    pub(crate) fn take_garbage(&mut self) -> Vec<Error> {
-        std::mem::take(&mut self.garbage)
+    /// Returns the errors that must be dropped without the lock, and whether entries were replaced or removed.
+    pub(crate) fn take_garbage(&mut self) -> (Vec<Error>, bool) {
+        let retired = std::mem::take(&mut self.retired);
+        (std::mem::take(&mut self.garbage), retired)
     }
 
     /// Plans the next time at which the refresher looks at `key`. It is not fetched before `earliest`.

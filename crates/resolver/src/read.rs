@@ -117,9 +117,12 @@ impl Shared {
             }
         }
         self.count(&trails);
-        let results = keys.iter().zip(trails);
-        let results = results.map(|(key, trail)| self.conclude(key, trail));
-        results.collect()
+        let mut results = Vec::with_capacity(keys.len());
+        for (key, trail) in keys.iter().zip(trails) {
+            pause(results.len()).await;
+            results.push(self.conclude(key, trail));
+        }
+        results
     }
 
     /// Asks a source for the keys at the positions `open`.
@@ -139,7 +142,8 @@ impl Shared {
             Mode::Cached => self.read(asking, &asked).await,
             Mode::Forced => self.force(asking, &asked).await,
         };
-        for (index, (reply, missed)) in open.into_iter().zip(replies) {
+        for (count, (index, (reply, missed))) in open.into_iter().zip(replies).enumerate() {
+            pause(count).await;
             trails[index].missed |= missed;
             match trails[index].errors.len() > link {
                 // The source is asked for the second time. Only a value changes the result.
@@ -219,7 +223,13 @@ impl Shared {
         }
         let (prepared, fetches) = {
             let mut state = source.state();
-            let prepared = state.prepare_forced_fetch(due, now);
+            let prepared = state.prepare_forced_fetch(due.clone(), now);
+            if prepared.is_err() {
+                // A forced refresh that did not start does not limit the next one.
+                for key in &due {
+                    state.forced.remove(key);
+                }
+            }
             let fetches = keys.iter().map(|key| state.in_flight.get(key).cloned());
             let fetches: Vec<Option<Fetch>> = fetches.collect();
             (prepared, fetches)
@@ -230,7 +240,17 @@ impl Shared {
         let mut reading = Reading::new(self, link, keys);
         for (position, fetch) in fetches.into_iter().enumerate() {
             match (fetch, &blocked) {
-                (Some(fetch), _) => reading.wait_until_done(fetch, vec![position]).await,
+                (Some(fetch), None) => reading.wait_until_done(fetch, vec![position]).await,
+                // The fetch has started before this call, so its result might be older.
+                (Some(fetch), Some(error)) => {
+                    reading.wait_until_done(fetch, vec![position]).await;
+                    if let Some(Reply::Value(value)) = &mut reading.replies[position]
+                        && !value.freshness.is_stale()
+                    {
+                        let age = clock::now().since(now);
+                        *value = value.clone().stale(age, error.clone());
+                    }
+                }
                 (None, Some(error)) => reading.reply_stale(position, error.clone(), now),
                 // The last forced refresh was less than a second ago.
                 (None, None) => {}
@@ -254,6 +274,13 @@ impl Shared {
             true => Err(closed()),
             false => require_runtime(),
         }
+    }
+}
+
+/// Lets other tasks run after each [`CHUNK`] of keys.
+pub(crate) async fn pause(count: usize) {
+    if count % CHUNK == CHUNK - 1 {
+        tokio::task::yield_now().await;
     }
 }
 
@@ -438,7 +465,8 @@ impl<'a> Reading<'a> {
         let now = clock::now();
         match results {
             Some(Some(results)) => {
-                for position in positions {
+                for (count, position) in positions.into_iter().enumerate() {
+                    pause(count).await;
                     let key = &self.keys[position];
                     let Some(fetched) = results.get(key) else {
                         self.lost = Some(runtime_ended());

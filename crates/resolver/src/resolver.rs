@@ -143,14 +143,19 @@ impl Resolver {
         keys: impl IntoIterator<Item = K>,
         mode: Mode,
     ) -> Vec<Result<Resolved, Error>> {
-        let parsed: Vec<_> = keys.into_iter().map(SecretKey::parse).collect();
-        let valid: Vec<SecretKey> = parsed.iter().flatten().cloned().collect();
-        let mut results = self.shared.get_many(&valid, mode).await.into_iter();
-        let missing = || Err(Error::wrong_result_count().with_origin(self.origin()));
-        let results = parsed
-            .into_iter()
-            .map(|key| key.and_then(|_| results.next().unwrap_or_else(missing)));
-        results.collect()
+        let (mut valid, mut invalid) = (Vec::new(), Vec::new());
+        // The iterator is not kept across a wait, because it might not be `Send`.
+        for key in keys.into_iter().map(SecretKey::parse) {
+            match key {
+                Ok(key) => valid.push(key),
+                Err(error) => invalid.push((valid.len() + invalid.len(), error)),
+            }
+        }
+        let mut results = self.shared.get_many(&valid, mode).await;
+        for (position, error) in invalid {
+            results.insert(position, Err(error));
+        }
+        results
     }
 
     /// Calls `reader` with the cached secret of `key`. Returns `None` if no fresh value is cached.

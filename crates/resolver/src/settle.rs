@@ -176,9 +176,11 @@ impl Settling<'_> {
             origin, version, ..
         } = &fetched.resolved;
         let ordered = version.clone().filter(|version| version.number().is_some());
-        let newest = newest(state, self.cache, key);
         let is_newer = ordered.as_ref().is_some_and(|version| {
-            newest.is_none_or(|(place, newest)| place == *origin && newest.is_older_than(version))
+            let newer = with_newest(state, self.cache, key, |place, newest| {
+                place == origin && newest.is_older_than(version)
+            });
+            newer.unwrap_or(true)
         });
         let cached = self.cache.peek(key, |entry| {
             let is_later = self.now.since(entry.times.fetched_at) <= self.took;
@@ -194,7 +196,16 @@ impl Settling<'_> {
             if ordered.is_none() && !is_same {
                 state.mark(self.cache, key, Mark::Changed);
             }
-            return Ok(fetched.resolved);
+            let is_older = ordered.is_some_and(|version| {
+                let older = with_newest(state, self.cache, key, |place, newest| {
+                    place == origin && version.is_older_than(newest)
+                });
+                older.unwrap_or(false)
+            });
+            return match is_older {
+                true => Err(older_version().with_origin(origin).with_key(key)),
+                false => Ok(fetched.resolved),
+            };
         }
         if is_invalidated || is_deleted {
             if let Some(version) = ordered {
@@ -285,10 +296,11 @@ impl Settling<'_> {
         settled: &mut Settled,
     ) -> Option<Error> {
         let version = fetched.version.as_ref()?;
-        let (origin, newest) = newest(state, self.cache, key)?;
-        if origin != fetched.origin || !version.is_older_than(&newest) {
-            return None;
-        }
+        let newer = with_newest(state, self.cache, key, |origin, newest| {
+            let is_older = *origin == fetched.origin && version.is_older_than(newest);
+            is_older.then(|| (origin.clone(), newest.clone()))
+        });
+        let (origin, newest) = newer.flatten()?;
         if state.guards.get(key).is_none() {
             state.guard(key, origin, newest);
         }
@@ -306,13 +318,7 @@ impl Settling<'_> {
             return None;
         }
         guard.older = Some((version.clone(), since, count));
-        Some(
-            Error::new(
-                ErrorKind::Unavailable,
-                "the source returned an older version than the cached one",
-            )
-            .with_hint("check the replication of the source"),
-        )
+        Some(older_version())
     }
 
     /// Records that the fetch of `key` failed. An absence is cached as an answer as well.
@@ -370,6 +376,14 @@ impl Settling<'_> {
     }
 }
 
+fn older_version() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the source returned an older version than the cached one",
+    )
+    .with_hint("check the replication of the source")
+}
+
 /// A value that was fetched, with what is left of its lifetime.
 struct Fetched {
     resolved: Resolved,
@@ -420,14 +434,18 @@ fn kind(error: &Error) -> ErrorKind {
     }
 }
 
-/// Returns the newest version of `key` that was seen, with its place.
-fn newest(state: &LinkState, cache: &Cache, key: &SecretKey) -> Option<(Origin, Version)> {
+/// Calls `reader` with the newest version of `key` that was seen, and its place.
+fn with_newest<R>(
+    state: &LinkState,
+    cache: &Cache,
+    key: &SecretKey,
+    reader: impl FnOnce(&Origin, &Version) -> R,
+) -> Option<R> {
     if let Some(VersionGuard { origin, newest, .. }) = state.guards.get(key) {
-        return Some((origin.clone(), newest.clone()));
+        return Some(reader(origin, newest));
     }
-    let cached = cache.peek(key, |entry| {
-        let resolved = entry.value()?;
-        Some((resolved.origin.clone(), resolved.version.clone()?))
-    });
-    cached.flatten()
+    cache.with(key, |entry| {
+        let resolved = entry?.value()?;
+        Some(reader(&resolved.origin, resolved.version.as_ref()?))
+    })
 }

@@ -10,9 +10,8 @@ use crate::clock::Time;
 
 /// The resolution of planned times. An event can be this much late.
 const SLICE: Duration = Duration::from_millis(8);
-/// The number of keys among which the least recently used one is evicted. A smaller cache is searched
-/// completely.
-const SAMPLE: usize = 16;
+/// At most this many keys get a second chance for one eviction.
+const MAX_CHANCES: usize = 16;
 /// The position of a key that must not be evicted.
 const PINNED: u32 = u32::MAX;
 
@@ -23,6 +22,8 @@ pub(crate) struct Slots {
     free: Vec<u32>,
     /// The keys that can be evicted.
     evictable: Vec<u32>,
+    /// The position in `evictable` at which the next eviction starts.
+    hand: usize,
     /// The planned events, by slice of time.
     plan: BTreeSet<(u32, u32)>,
     started: Time,
@@ -35,6 +36,8 @@ struct Slot {
     position: u32,
     /// The slice of the planned event, or 0.
     due: u32,
+    /// The mark of the last read when the key was last considered for eviction.
+    last_read: u32,
 }
 
 impl Slots {
@@ -43,6 +46,7 @@ impl Slots {
             slots: Vec::new(),
             free: Vec::new(),
             evictable: Vec::new(),
+            hand: 0,
             plan: BTreeSet::new(),
             started,
         }
@@ -68,6 +72,7 @@ impl Slots {
             key: Some(key),
             position: PINNED,
             due: 0,
+            last_read: 0,
         };
         let number = match self.free.pop() {
             Some(number) => {
@@ -112,19 +117,41 @@ impl Slots {
         }
     }
 
-    /// Returns the keys among which one is to be evicted.
-    pub(crate) fn candidates(&self) -> impl Iterator<Item = (u32, &SecretKey)> {
-        let all = self.evictable.len();
-        let first = match all > SAMPLE {
-            true => fastrand::usize(..all),
-            false => 0,
-        };
-        // The order of the keys is that of their insertion, disturbed by removals. So steps are random too.
-        let step = (all / SAMPLE).max(1);
-        (0..all.min(SAMPLE)).filter_map(move |index| {
-            let number = self.evictable[(first + index * step) % all];
-            Some((number, self.slots[number as usize].key.as_ref()?))
-        })
+    /// Records the mark of the last read of a new key.
+    pub(crate) fn set_last_read(&mut self, number: u32, last_read: u32) {
+        self.slots[number as usize].last_read = last_read;
+    }
+
+    /// Returns a key to evict, other than `kept`. The keys are considered in turn. A key that was read since it
+    /// was last considered gets a second chance. `last_read` returns the mark of the last read of a key.
+    pub(crate) fn victim(
+        &mut self,
+        kept: u32,
+        last_read: impl Fn(&SecretKey) -> Option<u32>,
+    ) -> Option<SecretKey> {
+        let mut last = None;
+        for _ in 0..MAX_CHANCES {
+            self.hand = if self.hand < self.evictable.len() {
+                self.hand
+            } else {
+                0
+            };
+            let number = *self.evictable.get(self.hand)?;
+            self.hand += 1;
+            let slot = &mut self.slots[number as usize];
+            let Some(key) = slot.key.as_ref().filter(|_| number != kept) else {
+                continue;
+            };
+            last = Some(key.clone());
+            let now = last_read(key);
+            if now == Some(slot.last_read) {
+                // The last key takes the position of the evicted one.
+                self.hand -= 1;
+                break;
+            }
+            slot.last_read = now.unwrap_or_default();
+        }
+        last
     }
 
     /// Plans the next event of a key. Replaces its planned event.

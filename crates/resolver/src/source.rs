@@ -47,7 +47,11 @@ impl Source {
     pub(crate) fn state(&self) -> StateGuard<'_> {
         StateGuard {
             state: self.state.lock().unwrap_or_else(PoisonError::into_inner),
-            garbage: Vec::new(),
+            garbage: Garbage {
+                errors: Vec::new(),
+                cache: &self.cache,
+                retired: false,
+            },
         }
     }
 
@@ -122,16 +126,31 @@ impl Source {
     }
 }
 
-/// The locked state of a source.
+/// The locked state of a source. What is removed from it is dropped after the lock.
 pub(crate) struct StateGuard<'a> {
     state: MutexGuard<'a, LinkState>,
-    /// What was removed from the state. It is dropped after the lock, which is declared before it.
-    garbage: Vec<Error>,
+    // The fields are dropped in this order.
+    garbage: Garbage<'a>,
+}
+
+/// What was removed from the state or from the cache.
+struct Garbage<'a> {
+    errors: Vec<Error>,
+    cache: &'a Cache,
+    retired: bool,
 }
 
 impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
-        self.garbage = self.state.take_garbage();
+        (self.garbage.errors, self.garbage.retired) = self.state.take_garbage();
+    }
+}
+
+impl Drop for Garbage<'_> {
+    fn drop(&mut self) {
+        if self.retired {
+            self.cache.flush();
+        }
     }
 }
 

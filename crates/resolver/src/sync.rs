@@ -20,8 +20,8 @@ impl<V: Send> Map<V> {
     pub(crate) fn new() -> Self {
         let map = papaya::HashMap::builder()
             .hasher(foldhash::fast::RandomState::default())
-            // Replaced values are zeroized as soon as they have no reader, not in batches of 32.
-            .collector(seize::Collector::new().batch_size(1));
+            // Replaced values are dropped by `flush`, which needs one system call for many values.
+            .collector(seize::Collector::new().batch_size(1024));
         Self(map.build())
     }
 
@@ -36,19 +36,18 @@ impl<V: Send> Map<V> {
     }
 
     pub(crate) fn insert(&self, key: SecretKey, value: V) {
-        use papaya::Guard;
-
-        let guard = self.0.guard();
-        self.0.insert(key, value, &guard);
-        guard.flush();
+        self.0.pin().insert(key, value);
     }
 
     pub(crate) fn remove(&self, key: &SecretKey) {
+        self.0.pin().remove(key);
+    }
+
+    /// Drops the replaced and removed values that have no reader.
+    pub(crate) fn flush(&self) {
         use papaya::Guard;
 
-        let guard = self.0.guard();
-        self.0.remove(key, &guard);
-        guard.flush();
+        self.0.guard().flush();
     }
 }
 
@@ -78,4 +77,6 @@ impl<V: Send> Map<V> {
     pub(crate) fn remove(&self, key: &SecretKey) {
         self.0.lock().unwrap().remove(key);
     }
+
+    pub(crate) fn flush(&self) {}
 }

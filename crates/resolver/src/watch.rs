@@ -56,9 +56,15 @@ type Results = Vec<Result<Resolved, Error>>;
 
 enum Step {
     /// The first read of all keys.
-    Reading(Pin<Box<dyn Future<Output = Results> + Send + Sync>>),
+    Reading(Option<Reading>),
     /// Waiting for a change, at most until the refresher is overdue.
     Waiting(Option<Timer>),
+}
+
+/// A read, with the runtime that it belongs to. In another runtime its timers would panic or never fire.
+struct Reading {
+    runtime: Option<tokio::runtime::Id>,
+    read: Pin<Box<dyn Future<Output = Results> + Send + Sync>>,
 }
 
 /// A timer, with the runtime that it belongs to. In another runtime it would never fire.
@@ -73,7 +79,7 @@ struct Timer {
 pub struct Update {
     /// The key.
     pub key: SecretKey,
-    /// The value, or the reason why there is none. A value can be stale.
+    /// The value, or the reason why there is no value. A value can be stale.
     pub result: Result<Resolved, Error>,
 }
 
@@ -92,16 +98,11 @@ impl Watch {
         shared.expect_by(now);
         shared.start_refresher();
         shared.wake.notify_one();
-        let keys: Arc<[SecretKey]> = keys.into();
-        let reading = {
-            let (shared, keys) = (shared.clone(), keys.clone());
-            async move { shared.get_many(&keys, Mode::Cached).await }
-        };
         Self {
             returned: vec![None; keys.len()],
-            step: Step::Reading(Box::pin(reading)),
+            step: Step::Reading(None),
             shared,
-            keys,
+            keys: keys.into(),
             signal,
         }
     }
@@ -127,7 +128,16 @@ impl Watch {
 
     fn poll_next_updates(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<Update>>> {
         if let Step::Reading(reading) = &mut self.step {
-            let results = ready!(reading.as_mut().poll(context));
+            let runtime = Handle::try_current().ok().map(|handle| handle.id());
+            reading.take_if(|reading| reading.runtime != runtime);
+            let (shared, keys) = (&self.shared, &self.keys);
+            let Reading { read, .. } = reading.get_or_insert_with(|| {
+                let (shared, keys) = (shared.clone(), keys.clone());
+                let read = async move { shared.get_many(&keys, Mode::Cached).await };
+                let read = Box::pin(read);
+                Reading { runtime, read }
+            });
+            let results = ready!(read.as_mut().poll(context));
             self.step = Step::Waiting(None);
             let results = self.keys.iter().zip(results).zip(&mut self.returned);
             let updates = results.map(|((key, result), returned)| {

@@ -10,6 +10,7 @@
 //! | [`migration`] | from `dotenvy`, secret-vault, vaultrs and the Infisical SDK |
 //! | [`writing_a_backend`] | a backend for another source, and its conformance tests |
 //! | [`faq`] | answers to common questions |
+//! | [`resolver`] | keys, watches, rejected values, restored backups, chains and runtimes |
 //! | [`recipes`] | encrypted cookies, JSON Web Tokens, sessions, a PostgreSQL pool |
 //! | [`authjs`] | sessions that a Rust service shares with Auth.js |
 //! | [`backends`] | environment variables, files, Infisical, Vault |
@@ -44,6 +45,9 @@ pub mod contract {}
 
 #[doc = include_str!("../docs/authjs.md")]
 pub mod authjs {}
+
+#[doc = include_str!("../docs/resolver.md")]
+pub mod resolver {}
 
 #[doc = include_str!("../docs/recipes.md")]
 pub mod recipes {}
@@ -127,12 +131,18 @@ pub mod decisions {
     #[doc = include_str!("../docs/decisions/0010-authjs.md")]
     pub mod authjs {}
 
-    #[doc = include_str!("../docs/decisions/0012-time.md")]
-    pub mod time {}
-
     #[doc = include_str!("../docs/decisions/0011-the-command.md")]
     pub mod the_command {}
 
+    #[doc = include_str!("../docs/decisions/0012-time.md")]
+    pub mod time {}
+
     #[doc = include_str!("../docs/decisions/0013-principal.md")]
     pub mod principal {}
+
+    #[doc = include_str!("../docs/decisions/0014-links.md")]
+    pub mod links {}
+
+    #[doc = include_str!("../docs/decisions/0015-scale.md")]
+    pub mod scale {}
 }

@@ -1,4 +1,5 @@
-//! A service that starts before its secret exists, and keeps its users logged in through a rotation.
+//! A service that starts before its secret exists, keeps its users logged in through a rotation, and rejects
+//! a revoked secret.
 //!
 //! ```text
 //! cargo run --example late_secret                            runs the scenario and exits with 0

@@ -1,4 +1,4 @@
-//! The scenario of a late and rotated secret, on a real server.
+//! The scenario of a late, rotated and revoked secret, on a real server.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use reqwest::header::{COOKIE, SET_COOKIE};
 use reqwest::{Client, StatusCode};
-use secretwell::Resolver;
 use secretwell::auth::authjs::Sessions;
 use secretwell::auth::{LazyAuth, Mode, State};
 use secretwell::file::FileProvider;
+use secretwell::{ErrorKind, Resolver};
+use secretwell_testkit::{Action, FaultyProvider};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -26,6 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One running instance of the service.
 struct Instance {
+    source: FaultyProvider<FileProvider>,
     auth: LazyAuth<Sessions>,
     builds: Arc<AtomicUsize>,
     url: String,
@@ -36,8 +38,8 @@ struct Instance {
 
 impl Instance {
     async fn start(secrets: &Path) -> Result<Self> {
-        let resolver = Resolver::new(FileProvider::directory(secrets));
-        let settings = LazyAuth::builder(resolver)
+        let source = FaultyProvider::new(FileProvider::directory(secrets));
+        let settings = LazyAuth::builder(Resolver::new(source.clone()))
             .mode(Mode::Production)
             .activation_delay(ACTIVATION_DELAY)
             .grace_period(GRACE_PERIOD);
@@ -48,6 +50,7 @@ impl Instance {
         let mut server = JoinSet::new();
         server.spawn(async move { drop(axum::serve(listener, router).await) });
         Ok(Self {
+            source,
             auth,
             builds,
             url,
@@ -214,6 +217,24 @@ pub(crate) async fn run() -> Result {
     check(
         status == StatusCode::OK,
         "the repair must not log users out",
+    )?;
+
+    heading("7. The previous secret leaks, and is revoked while the source is down");
+    let outage = secretwell::Error::new(ErrorKind::Unavailable, "connection refused");
+    instance.source.always(Action::Fail(outage));
+    instance.auth.revoke_previous().await?;
+    let (status, _) = instance.me(&second_session).await?;
+    print(format!("GET /me with the previous session -> {status}"));
+    check(
+        status == StatusCode::UNAUTHORIZED,
+        "a revoked secret must not verify",
+    )?;
+    let third_session = instance.login().await?;
+    let (status, _) = instance.me(&third_session).await?;
+    print(format!("GET /me with a new session -> {status}"));
+    check(
+        status == StatusCode::OK,
+        "the newest secret must sign and verify",
     )?;
     Ok(())
 }
