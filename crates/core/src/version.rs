@@ -17,7 +17,7 @@ use crate::value::fingerprint;
 /// [`is_older_than`](Self::is_older_than).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Version {
-    label: Arc<str>,
+    label: Label,
     number: Option<u64>,
     created_at: Option<SystemTime>,
     /// A hash of the backend's identifier for the versioned object. It is 0 if the backend does not
@@ -25,11 +25,47 @@ pub struct Version {
     identity: u64,
 }
 
+/// The text of a version. The text of a number needs no allocation, because a cache keeps many of them.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Label {
+    Text(Arc<str>),
+    Number { digits: [u8; MAX_DIGITS], len: u8 },
+}
+
+/// The length of the largest number.
+const MAX_DIGITS: usize = 20;
+
+impl Label {
+    fn number(number: u64) -> Self {
+        let (mut digits, mut len) = ([0; MAX_DIGITS], 0_u8);
+        let mut rest = number;
+        loop {
+            len += 1;
+            digits[MAX_DIGITS - usize::from(len)] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        digits.rotate_left(MAX_DIGITS - usize::from(len));
+        Self::Number { digits, len }
+    }
+
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Text(text) => text,
+            Self::Number { digits, len } => {
+                std::str::from_utf8(&digits[..usize::from(*len)]).unwrap_or_default()
+            }
+        }
+    }
+}
+
 impl Version {
     /// Creates a version that can only be compared for equality, such as an ETag.
     pub fn opaque(label: impl Into<Arc<str>>) -> Self {
         Self {
-            label: label.into(),
+            label: Label::Text(label.into()),
             number: None,
             created_at: None,
             identity: 0,
@@ -39,7 +75,7 @@ impl Version {
     /// Creates a version with a number. Higher numbers are newer.
     pub fn numbered(number: u64) -> Self {
         Self {
-            label: number.to_string().into(),
+            label: Label::number(number),
             number: Some(number),
             created_at: None,
             identity: 0,
@@ -81,7 +117,7 @@ impl Version {
 
     /// Returns the version as text, in the backend's notation.
     pub fn as_str(&self) -> &str {
-        &self.label
+        self.label.as_str()
     }
 
     /// Returns the number of a numbered version.
@@ -111,19 +147,19 @@ impl Version {
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.label)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Version({})", self.label)
+        write!(f, "Version({})", self.as_str())
     }
 }
 
 impl Serialize for Version {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.label)
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -132,6 +168,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn text_of_a_number_is_the_number() {
+        for number in [0, 7, 10, 12_345, u64::MAX] {
+            assert_eq!(Version::numbered(number).as_str(), number.to_string());
+        }
+    }
 
     #[test]
     fn only_numbered_versions_are_ordered() {

@@ -97,15 +97,14 @@ impl ResolverBuilder {
     }
 
     /// Sets the maximum number of cached keys of each source. Above it, a key that was not read for long is
-    /// evicted: up to 16 keys the least recently used one, and above that the least recently used one of 16
-    /// random keys. Watched keys are never evicted. Default: 1,000.
+    /// evicted. Watched keys are never evicted. Default: 1,000.
     #[must_use]
     pub fn max_entries(mut self, max_entries: usize) -> Self {
         self.max_entries = max_entries.max(1);
         self
     }
 
-    /// Sets the retry budget that all keys share: `burst` retries at once, and `per_minute` retries in
+    /// Sets the retry budget that all keys of a source share: `burst` retries at once, and `per_minute` retries in
     /// the long run. The minimum of both is 1.
     ///
     /// Default: 60 and 60. With a ttl below 20 s, both are 1,200 divided by the ttl in seconds. That is

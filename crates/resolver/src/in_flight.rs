@@ -20,6 +20,8 @@ pub(crate) struct InFlight {
     fetches: HashMap<SecretKey, Fetch, foldhash::fast::RandomState>,
     /// The keys that might have changed since their newest fetch started.
     outdated: HashSet<SecretKey, foldhash::fast::RandomState>,
+    /// The newest fetch of each key whose result must not be used, because the key was invalidated.
+    void: HashMap<SecretKey, u64, foldhash::fast::RandomState>,
     /// The batch that keys still join.
     waiting: Option<WaitingBatch>,
     /// The batch that has started last.
@@ -180,6 +182,9 @@ impl InFlight {
     /// Removes fetch `id` of `key`. Returns whether it was the newest one, and no change was reported since it
     /// started.
     pub(crate) fn finish(&mut self, key: &SecretKey, id: u64) -> bool {
+        if self.void.get(key).is_some_and(|void| id >= *void) {
+            self.void.remove(key);
+        }
         if !self.is_newest(key, id) {
             return false;
         }
@@ -202,10 +207,17 @@ impl InFlight {
         self.waiting.as_ref().map_or(0, |batch| batch.keys.len())
     }
 
-    /// Forgets the fetch of `key`. Its result supersedes nothing.
-    pub(crate) fn forget(&mut self, key: &SecretKey) {
-        self.fetches.remove(key);
+    /// Forgets the fetch of `key`, because the key was invalidated. Its result is not used.
+    pub(crate) fn invalidate(&mut self, key: &SecretKey) {
         self.outdated.remove(key);
+        if let Some(fetch) = self.fetches.remove(key) {
+            self.void.insert(key.clone(), fetch.id);
+        }
+    }
+
+    /// Returns whether `key` was invalidated since fetch `id` started.
+    pub(crate) fn is_void(&self, key: &SecretKey, id: u64) -> bool {
+        self.void.get(key).is_some_and(|void| id <= *void)
     }
 }
 

@@ -31,8 +31,8 @@ use crate::watch::Watch;
 /// - **Stale values**: if a refresh fails, the cached value is returned as
 ///   [`Stale`](crate::Freshness::Stale) until `max_stale`, with its age and the reason. If the source
 ///   refuses the secret, the cached value is purged.
-/// - **Backoff**: a retry waits an eighth of the duration of the outage. All keys share one retry budget
-///   and one circuit breaker.
+/// - **Backoff**: a retry waits an eighth of the duration of the outage. All keys of a source share a retry
+///   budget and a circuit breaker.
 /// - **No regression**: an older version never replaces a newer one. The late result of a superseded
 ///   fetch is not cached.
 /// - **Separate sources**: the sources of a [`Chain`](secretwell_core::Chain) are cached, refreshed and
@@ -334,8 +334,8 @@ impl Resolver {
     }
 
     /// Ends the background tasks and the fetches of this resolver and of its clones, and waits for their end,
-    /// at most 1 s. A task of a runtime that is not running ends when it runs again. Afterwards, reads return cached values, and fail if they need the source. Watches end. A second call
-    /// returns immediately.
+    /// at most 1 s. A task of a runtime that is not running ends when it runs again. Afterwards, reads return
+    /// cached values, and fail if they need the source. Watches end. A second call returns immediately.
     ///
     /// Without this call, the tasks end by themselves when the last clone and the last watch are dropped.
     pub async fn close(&self) {

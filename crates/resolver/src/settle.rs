@@ -103,10 +103,14 @@ impl Settling<'_> {
     ) {
         let before = self.observe(state, &key);
         let jitter = self.jitter.unwrap_or_else(Jitter::new);
+        let is_void = state.in_flight.is_void(&key, self.id);
         let superseded = !state.in_flight.finish(&key, self.id);
         let result = match result {
             Ok(secret) => {
-                let fetched = self.fetched(secret);
+                let fetched = Fetched {
+                    is_void,
+                    ..self.fetched(secret)
+                };
                 match superseded {
                     true => self.keep_if_newer(state, &key, fetched, jitter, settled),
                     false => self.store(state, &key, fetched, jitter, settled),
@@ -156,6 +160,7 @@ impl Settling<'_> {
             lease: secret
                 .valid_for
                 .map(|lifetime| lifetime.saturating_sub(self.took)),
+            is_void: false,
         }
     }
 
@@ -190,7 +195,7 @@ impl Settling<'_> {
             let is_deleted = is_later && entry.value().is_none();
             (is_later && entry.mark() == Mark::None, is_same, is_deleted)
         });
-        let is_invalidated = cached.is_none() && !state.in_flight.contains(key);
+        let is_invalidated = fetched.is_void || cached.is_none() && !state.in_flight.contains(key);
         let (is_later, is_same, is_deleted) = cached.unwrap_or_default();
         if !is_newer {
             if ordered.is_none() && !is_same {
@@ -233,7 +238,9 @@ impl Settling<'_> {
         jitter: Jitter,
         settled: &mut Settled,
     ) -> Result<Resolved, Error> {
-        let Fetched { resolved, lease } = fetched;
+        let Fetched {
+            resolved, lease, ..
+        } = fetched;
         let problem = match lease {
             Some(lease) if lease < MIN_LEASE => Some(
                 Error::new(
@@ -388,6 +395,8 @@ fn older_version() -> Error {
 struct Fetched {
     resolved: Resolved,
     lease: Option<Duration>,
+    /// Whether the key was invalidated during the fetch.
+    is_void: bool,
 }
 
 /// What a watch compares.

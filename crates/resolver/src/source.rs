@@ -90,7 +90,7 @@ impl Source {
     /// Removes the cached answer, the failure and the fetch of `key`.
     pub(crate) fn invalidate(&self, key: &SecretKey, now: Time) {
         let mut state = self.state();
-        state.in_flight.forget(key);
+        state.in_flight.invalidate(key);
         state.recover(key);
         state.remove(&self.cache, key);
         state.plan(&self.cache, key, now, now, false);
