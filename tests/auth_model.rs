@@ -32,8 +32,6 @@ mod seeds;
 mod source;
 mod trace;
 
-use std::fmt::Write;
-
 use model::Model;
 use schedule::Schedule;
 
@@ -41,7 +39,7 @@ use schedule::Schedule;
 fn rings_and_states_conform_to_the_reference_model_for_random_schedules() {
     seeds::check_all(|seed| {
         let checked = seeds::check_seed(seed, &schedule::schedules(), |it| check(it, seed));
-        checked.map_err(|schedule| report(&schedule, seed))
+        checked.map_err(|(schedule, violation)| report(&schedule, &violation))
     });
 }
 
@@ -57,14 +55,8 @@ fn check(schedule: &Schedule, seed: u64) -> Result<(), String> {
     })
 }
 
-fn report(schedule: &Schedule, seed: u64) -> String {
-    let mut report = format!("{:?}\n", schedule.setup);
-    for step in &schedule.steps {
-        let _ = writeln!(report, "{step:?}");
-    }
-    let violation = check(schedule, seed).err();
-    let violation =
-        violation.unwrap_or_else(|| "the simplified schedule does not fail each time".into());
-    let _ = writeln!(report, "\n{violation}");
-    report
+fn report(schedule: &Schedule, violation: &str) -> String {
+    let steps = schedule.steps.iter().map(|step| format!("{step:?}\n"));
+    let steps: String = steps.collect();
+    format!("{:?}\n{steps}\n{violation}", schedule.setup)
 }

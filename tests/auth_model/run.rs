@@ -20,10 +20,13 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 pub(super) const BUILD_DEADLINE: Duration = Duration::from_secs(5);
 const SOURCE_DEADLINE: Duration = Duration::from_secs(3);
 const MAX_BACKOFF: Duration = Duration::from_secs(8);
-/// The time without faults at the end of a run: the longest delay of a retry, the ttl and the activation delay.
-const CALM: Duration = Duration::from_secs(360);
+/// The time between two checks of an absent key.
+const NEGATIVE_TTL: Duration = Duration::from_secs(5);
+/// The time without faults at the end of a run: the longest ttl, backoff of the resolver and build. The auth delays
+/// a retry by an eighth of the run in addition.
+const CALM: Duration = Duration::from_secs(60);
 /// The time between two reads during [`CALM`].
-const CALM_READ: Duration = Duration::from_secs(30);
+const CALM_READ: Duration = Duration::from_secs(15);
 
 /// The result of a run.
 #[derive(Debug)]
@@ -138,10 +141,13 @@ impl Runner {
             }
         }
         drop(context);
-        for _ in 0..CALM.as_secs() / CALM_READ.as_secs() {
+        let calm = CALM + (self.runtimes.enter(|| self.recorder.now()) - START) / 8;
+        for _ in 0..calm.as_secs() / CALM_READ.as_secs() {
             self.step(&Step::Call(Call::Get));
             self.step(&Step::Pass(CALM_READ));
         }
+        // An attempt that starts now must end.
+        self.step(&Step::Pass(Duration::from_millis(100)));
         Outcome {
             trace: self.recorder.take(),
             current: std::array::from_fn(|key| self.source.current(key)),
@@ -221,6 +227,7 @@ fn auth(setup: &Setup, source: &Source, builder: &Builder) -> LazyAuth<Built> {
         .ttl(setup.ttl)
         .deadline(SOURCE_DEADLINE)
         .max_backoff(MAX_BACKOFF)
+        .negative_ttl(NEGATIVE_TTL)
         .build();
     let mut auth = LazyAuth::builder(resolver)
         .mode(Mode::Production)

@@ -177,22 +177,30 @@ impl Setup {
 
 /// Generates schedules. Failing ones shrink to fewer steps, and to simpler steps: those that come first here.
 pub(super) fn schedules() -> impl Strategy<Value = Schedule> {
-    (setups(), vec(steps(), 1..45)).prop_map(|(setup, steps)| Schedule { setup, steps })
+    // Most schedules begin with the first build.
+    let first = prop_oneof![
+        1 => Just(vec![]),
+        4 => Just(vec![Step::Call(Call::Get), Step::Pass(Duration::from_millis(1))]),
+    ];
+    (setups(), first, vec(steps(), 1..45)).prop_map(|(setup, first, steps)| Schedule {
+        setup,
+        steps: [first, steps].concat(),
+    })
 }
 
 fn setups() -> impl Strategy<Value = Setup> {
-    let reports = [Reports::Times, Reports::Numbers, Reports::Nothing];
-    let rings = [KeySet(0b01), KeySet(0b11), KeySet(0)];
-    let ages: [&'static [u64]; 5] = [&[10_000], &[], &[1_000, 40], &[1_000, 3], &[1_000, 40, 3]];
+    const REPORTS: &[Reports] = &[Reports::Times, Reports::Numbers, Reports::Nothing];
+    const RINGS: &[KeySet] = &[KeySet(0b01), KeySet(0b11), KeySet(0)];
+    const AGES: &[&[u64]] = &[&[10_000], &[], &[1_000, 40], &[1_000, 3], &[1_000, 40, 3]];
     (
-        (select(&reports[..]), any::<bool>(), select(&rings[..])),
+        (select(REPORTS), any::<bool>(), select(RINGS)),
         (any::<bool>(), select(&[8_usize, 2, 1, 0][..])),
         (
-            millis(&[5_000, 1_000, 30_000]),
+            millis(&[10_000, 3_000, 30_000]),
             millis(&[20_000, 5_000, 0]),
             millis(&[60_000, 10_000, 600_000]),
         ),
-        select(&ages[..]),
+        select(AGES),
     )
         .prop_map(
             |((reports, watch, rings), (named, max_previous), times, ages)| Setup {

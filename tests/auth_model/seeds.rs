@@ -62,12 +62,12 @@ pub(super) fn check_all(check: fn(u64) -> Result<(), String>) {
 /// Generates the input of `seed` and calls `check` with it.
 ///
 /// # Errors
-/// Returns the simplest input for which `check` fails.
+/// Returns the simplest input for which `check` fails, and its failure.
 pub(super) fn check_seed<S: Strategy>(
     seed: u64,
     inputs: &S,
     check: impl Fn(&S::Value) -> Result<(), String>,
-) -> Result<(), S::Value>
+) -> Result<(), (S::Value, String)>
 where
     S::Value: Debug,
 {
@@ -84,7 +84,7 @@ where
     let result = runner.run(inputs, |input| check(&input).map_err(TestCaseError::fail));
     match result {
         Ok(()) => Ok(()),
-        Err(TestError::Fail(_, input)) => Err(input),
+        Err(TestError::Fail(failure, input)) => Err((input, failure.to_string())),
         Err(TestError::Abort(reason)) => panic!("schedule {seed}: {reason}"),
     }
 }

@@ -180,11 +180,6 @@ impl Recorder {
         std::mem::take(&mut *self.lock())
     }
 
-    /// Returns the instant of `time` on tokio's clock.
-    pub(super) fn instant(&self, time: Duration) -> Instant {
-        self.started + time
-    }
-
     pub(super) fn now(&self) -> Duration {
         Instant::now().duration_since(self.started)
     }

@@ -51,7 +51,7 @@ impl ResolverBuilder {
     ///
     /// Default: the ttl in the provider's capabilities. It is 1 s for the environment, 60 s for watched
     /// files and 300 s for remote sources. In a chain, each source has its own: a source that does not have
-    /// a key is asked again after the ttl of that source.
+    /// a key is read again after the ttl of that source.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl.max(MIN_TTL));

@@ -170,7 +170,7 @@ impl LinkState {
         Ok(self.in_flight.add(keys, self.settings.batch, now))
     }
 
-    /// Adds or replaces the entry of `key`. Then evicts the least recently used entries above the maximum.
+    /// Adds or replaces the entry of `key`. Then evicts entries above the maximum.
     pub(crate) fn insert(&mut self, cache: &Cache, key: &SecretKey, answer: Answer, times: Times) {
         let is_value = matches!(answer, Answer::Value(_));
         let existing = cache.peek(key, |entry| {

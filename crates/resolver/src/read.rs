@@ -184,7 +184,8 @@ impl Shared {
     /// Reads `keys` from a source.
     async fn read(self: &Arc<Self>, asking: Asking, keys: &[SecretKey]) -> Vec<(Reply, bool)> {
         let mut reading = Reading::new(self, asking.link, keys);
-        for _ in 0..MAX_ATTEMPTS {
+        for attempt in 1..=MAX_ATTEMPTS {
+            reading.is_last_attempt = attempt == MAX_ATTEMPTS;
             let missing = reading.missing();
             if missing.is_empty() {
                 break;
@@ -296,6 +297,7 @@ struct Reading<'a> {
     missed: Vec<bool>,
     /// The reason why a fetch ended without a result.
     lost: Option<Error>,
+    is_last_attempt: bool,
 }
 
 impl<'a> Reading<'a> {
@@ -308,6 +310,7 @@ impl<'a> Reading<'a> {
             superseded: vec![None; keys.len()],
             missed: vec![false; keys.len()],
             lost: None,
+            is_last_attempt: false,
         }
     }
 
@@ -457,7 +460,12 @@ impl<'a> Reading<'a> {
         let longest_call = source.settings.longest_call();
         let until = fetch.created_at.after(longest_call).after(turn);
         let (id, created_at) = (fetch.id, fetch.created_at);
-        let started = timeout_at(created_at.after(MAX_START), fetch.started()).await;
+        // On a machine that is very busy, a task might start later. The last attempt waits for it.
+        let start_until = match self.is_last_attempt {
+            true => until,
+            false => created_at.after(MAX_START),
+        };
+        let started = timeout_at(start_until, fetch.started()).await;
         let results = match started {
             Some(()) => timeout_at(until, fetch.results()).await,
             None => None,

@@ -8,9 +8,9 @@ use secretwell_core::{Error, Origin, SecretKey, SecretProvider, SecretValue};
 
 use crate::backoff::MIN_PAUSE;
 use crate::builder::ResolverBuilder;
-use crate::clock;
+use crate::clock::{self, Time};
 use crate::counters::Counters;
-use crate::entry::{Answer, Entry};
+use crate::entry::Entry;
 use crate::link::FORCE_INTERVAL;
 use crate::read::Mode;
 use crate::resolved::{Freshness, Resolved};
@@ -168,26 +168,33 @@ impl Resolver {
     #[inline]
     fn cached<R>(&self, key: &str, need: Need, reader: impl FnOnce(&Resolved) -> R) -> Option<R> {
         let now = clock::coarse();
-        let mut reader = Some(reader);
+        let (last, earlier) = self.shared.sources.split_last()?;
+        if !earlier.is_empty() {
+            return self.cached_in_chain(key, need, reader, now);
+        }
+        let hit = last.cache.read(key, |entry| {
+            let resolved = entry.value().filter(|_| need.is_met(entry, now))?;
+            Some(reader(resolved))
+        });
+        hit.flatten().inspect(|_| self.shared.counts.hit())
+    }
+
+    fn cached_in_chain<R>(
+        &self,
+        key: &str,
+        need: Need,
+        reader: impl FnOnce(&Resolved) -> R,
+        now: Time,
+    ) -> Option<R> {
         for source in &self.shared.sources {
             let found = source.cache.read(key, |entry| {
-                let is_hit =
-                    entry.is_fresh(now) && (need == Need::Fresh || now < entry.times.refresh_at);
-                match &entry.answer {
-                    Answer::Value(resolved) if is_hit => {
-                        self.shared.counts.hit();
-                        Found::Value(reader.take().map(|reader| reader(resolved)))
-                    }
-                    Answer::Absent(_) if is_hit => Found::Absent,
-                    _ => Found::Nothing,
-                }
+                need.is_met(entry, now).then(|| entry.value().cloned())
             });
-            match found {
-                Some(Found::Value(result)) => return result,
-                // The next source might have the key.
-                Some(Found::Absent) => {}
-                Some(Found::Nothing) | None => return None,
+            if let Some(resolved) = found.flatten()? {
+                self.shared.counts.hit();
+                return Some(reader(&resolved));
             }
+            // This source does not have the key. The next one might.
         }
         None
     }
@@ -367,11 +374,11 @@ enum Need {
     NoRefresh,
 }
 
-/// What the cache of a source has.
-enum Found<R> {
-    Value(Option<R>),
-    Absent,
-    Nothing,
+impl Need {
+    #[inline]
+    fn is_met(self, entry: &Entry, now: Time) -> bool {
+        entry.is_fresh(now) && (self == Self::Fresh || now < entry.times.refresh_at)
+    }
 }
 
 impl ResolverBuilder {

@@ -388,7 +388,9 @@ fn older_version() -> Error {
         ErrorKind::Unavailable,
         "the source returned an older version than the cached one",
     )
-    .with_hint("check the replication of the source")
+    .with_hint(
+        "check the replication of the source; after a restore from a backup, call `accept_older_versions`",
+    )
 }
 
 /// A value that was fetched, with what is left of its lifetime.

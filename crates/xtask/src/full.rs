@@ -50,6 +50,11 @@ const STEPS: &[Step] = &[
         run: model,
     },
     Step {
+        name: "concurrency",
+        about: "the resolver is correct under 2,000 interleavings of its threads for each test",
+        run: concurrency,
+    },
+    Step {
         name: "package",
         about: "all crates can be packaged, and the tests of the packaged facade pass",
         run: package::check,
@@ -114,6 +119,25 @@ fn powerset() -> Result<(), String> {
         )?;
     }
     Ok(())
+}
+
+/// Runs the concurrency test of the resolver with shuttle, which controls the order of the threads.
+fn concurrency() -> Result<(), String> {
+    let target = text(&root().join("target/concurrency"));
+    cargo_with_env(
+        &[
+            "test",
+            "--quiet",
+            "--package",
+            "secretwell-resolver",
+            "--lib",
+            "concurrency::",
+        ],
+        &[
+            ("RUSTFLAGS", "--cfg shuttle"),
+            ("CARGO_TARGET_DIR", &target),
+        ],
+    )
 }
 
 /// Runs other schedules than the tests, which run the first 1,000.
