@@ -162,19 +162,17 @@ impl SecretProvider for Chain {
             .collect()
     }
 
-    /// Reads the version from the first provider that has it. Providers that report it as absent are
-    /// skipped.
+    /// Reads the version from the provider that returned it. A version that was not returned by this chain is
+    /// read from the first provider that has it.
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
+        let (link, inner) = version.clone().without_link();
         let mut errors = Vec::new();
-        for (index, link) in self.links.iter().enumerate() {
-            match link.provider().get_version(key, version).await {
+        for (index, provider) in self.links.iter().map(Link::provider).enumerate() {
+            if link.is_some_and(|link| link != index) {
+                continue;
+            }
+            match provider.get_version(key, &inner).await {
                 Err(error) if error.is_not_found() => errors.push(error),
-                // A provider that returns the requested version returns one that has its place already.
-                Ok(mut secret) if secret.version.as_ref() == Some(version) => {
-                    secret.version = None;
-                    let secret = self.with_place(index, Ok(secret))?;
-                    return Ok(secret.with_version(version.clone()));
-                }
                 result => return self.with_place(index, result),
             }
         }

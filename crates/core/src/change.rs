@@ -171,12 +171,14 @@ impl ChangeSender {
         })
     }
 
-    /// Reports that the source cannot be watched at the moment. Returns `false` if the stream has been
-    /// dropped.
+    /// Reports that the source cannot be watched at the moment, so that every key might have changed. An error
+    /// with the text of the last one is sent as [`Change::All`]. Returns `false` if the stream has been dropped.
     pub fn fail(&self, error: Error) -> bool {
         self.update(|pending| {
             let text = error.to_string();
-            if pending.last_failure.as_ref() != Some(&text) {
+            if pending.last_failure.as_ref() == Some(&text) {
+                pending.change = Some(Change::All);
+            } else {
                 pending.last_failure = Some(text);
                 pending.failure = Some(error);
             }

@@ -20,10 +20,13 @@ pub struct Version {
     label: Label,
     number: Option<u64>,
     created_at: Option<SystemTime>,
-    /// A hash of the backend's identifier for the versioned object. It is 0 if the backend does not
-    /// report one.
+    /// A hash of the backend's identifier for the versioned object, or 0 if the backend does not report one. The
+    /// lowest byte is the number of the link of a chain, from 1 on, or 0.
     identity: u64,
 }
+
+/// The bits of an identity that are the number of a link.
+const LINK: u64 = 0xff;
 
 /// The text of a version. The text of a number needs no allocation, because a cache keeps many of them.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -103,16 +106,23 @@ impl Version {
     /// identifier. Versions with different identifiers cannot be ordered.
     #[must_use]
     pub fn with_identity(mut self, id: &str) -> Self {
-        self.identity = fingerprint(id.as_bytes());
+        self.identity = fingerprint(id.as_bytes()) & !LINK;
         self
     }
 
     /// Limits the version to one link of a chain, because versions of different sources have no order.
     #[must_use]
     pub(crate) fn in_link(mut self, index: usize) -> Self {
-        let place = [self.identity.to_be_bytes(), (index as u64).to_be_bytes()];
-        self.identity = fingerprint(place.as_flattened());
+        let link = u64::try_from(index).unwrap_or(LINK).saturating_add(1);
+        self.identity = self.identity & !LINK | link.min(LINK);
         self
+    }
+
+    /// Returns the link of a chain that the version belongs to, and the version as its provider returned it.
+    pub(crate) fn without_link(mut self) -> (Option<usize>, Self) {
+        let link = usize::try_from(self.identity & LINK).unwrap_or_default();
+        self.identity &= !LINK;
+        (link.checked_sub(1), self)
     }
 
     /// Returns the version as text, in the backend's notation.

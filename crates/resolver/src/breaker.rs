@@ -109,7 +109,14 @@ impl Breaker {
             _ => None,
         };
         let until = match requested_wait {
-            Some(wait) => now.after(wait.clamp(MIN_WAIT, MAX_RETRY_AFTER)),
+            Some(wait) => {
+                let requested = now.after(wait.clamp(MIN_WAIT, MAX_RETRY_AFTER));
+                let backoff_ends = match self.failures >= THRESHOLD {
+                    true => retry_at(now, since, cap, retry_jitter()),
+                    false => requested,
+                };
+                requested.max(backoff_ends)
+            }
             // A failed probe keeps the breaker open.
             None if self.failures >= THRESHOLD || self.open.is_some() => {
                 retry_at(now, since, cap, retry_jitter())

@@ -109,6 +109,8 @@ pub(crate) fn decide(known: &Known<'_>, need: Need, now: Time) -> Decision {
                 false => wait_or_fetch(),
             }
         }
+        // The backoff of the absence is not known any more.
+        (Some(entry), None) if need == Need::Final && entry.value().is_none() => wait_or_fetch(),
         (Some(entry), failure) if entry.is_fresh(now) => {
             // The backoff of a reported absence does not limit its refresh.
             let is_absence = failure.is_some_and(|failure| failure.error.is_not_found());

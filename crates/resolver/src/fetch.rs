@@ -170,7 +170,12 @@ impl FetchTask {
             state.plan(&source.cache, &key, earliest, now, false);
             let error = result.err().unwrap_or_else(runtime_ended);
             let result = Err(error.with_origin(&source.origin).with_key(&key));
-            (key, FetchResult { result, superseded })
+            let result = FetchResult {
+                result,
+                superseded,
+                is_void: false,
+            };
+            (key, result)
         });
         results.collect()
     }

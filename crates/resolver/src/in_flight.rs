@@ -13,6 +13,9 @@ use crate::clock::Time;
 /// A batch waits for the batch before it, but at most for this long. A slow batch must not hold up others.
 pub(crate) const MAX_TURN_WAIT: Duration = Duration::from_millis(250);
 
+/// The task of a fetch that has not run after this time belongs to a runtime that is not running.
+pub(crate) const MAX_START: Duration = Duration::from_millis(250);
+
 /// The fetches of one source by key, and the batch that has not started yet.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
@@ -20,13 +23,21 @@ pub(crate) struct InFlight {
     fetches: HashMap<SecretKey, Fetch, foldhash::fast::RandomState>,
     /// The keys that might have changed since their newest fetch started.
     outdated: HashSet<SecretKey, foldhash::fast::RandomState>,
-    /// The newest fetch of each key whose result must not be used, because the key was invalidated.
-    void: HashMap<SecretKey, u64, foldhash::fast::RandomState>,
+    /// The newest fetch of each key whose result must not be used, and why.
+    void: HashMap<SecretKey, (u64, Void), foldhash::fast::RandomState>,
     /// The batch that keys still join.
     waiting: Option<WaitingBatch>,
     /// The batch that has started last.
     running: Option<Fetch>,
     last_id: u64,
+}
+
+/// The reason why the result of a fetch that has started must not be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Void {
+    Invalidated,
+    /// An older version than the result is accepted from now on.
+    OlderAccepted,
 }
 
 #[derive(Debug)]
@@ -61,6 +72,8 @@ pub(crate) struct FetchResult {
     pub(crate) result: Result<Resolved, Error>,
     /// Whether a newer fetch of the key was started, because the value might have changed.
     pub(crate) superseded: bool,
+    /// Whether the key was invalidated during the fetch.
+    pub(crate) is_void: bool,
 }
 
 /// A new fetch, which the caller must run.
@@ -112,6 +125,15 @@ impl InFlight {
         batch: bool,
         now: Time,
     ) -> Option<NewFetch> {
+        // A batch whose task does not run is not joined.
+        let lost = self.waiting.take_if(|batch| {
+            batch.fetch.is_created() && now >= batch.fetch.created_at.after(MAX_START)
+        });
+        if let Some(WaitingBatch { fetch, keys }) = lost {
+            for key in keys {
+                self.finish(&key, fetch.id);
+            }
+        }
         if let Some(waiting) = &mut self.waiting {
             for key in keys {
                 self.outdated.remove(&key);
@@ -182,7 +204,7 @@ impl InFlight {
     /// Removes fetch `id` of `key`. Returns whether it was the newest one, and no change was reported since it
     /// started.
     pub(crate) fn finish(&mut self, key: &SecretKey, id: u64) -> bool {
-        if self.void.get(key).is_some_and(|void| id >= *void) {
+        if self.void.get(key).is_some_and(|(void, _)| id == *void) {
             self.void.remove(key);
         }
         if !self.is_newest(key, id) {
@@ -207,17 +229,29 @@ impl InFlight {
         self.waiting.as_ref().map_or(0, |batch| batch.keys.len())
     }
 
-    /// Forgets the fetch of `key`, because the key was invalidated. Its result is not used.
-    pub(crate) fn invalidate(&mut self, key: &SecretKey) {
+    /// Forgets the fetch of `key`. Its result is not used.
+    pub(crate) fn invalidate(&mut self, key: &SecretKey, reason: Void) {
         self.outdated.remove(key);
         if let Some(fetch) = self.fetches.remove(key) {
-            self.void.insert(key.clone(), fetch.id);
+            self.void.insert(key.clone(), (fetch.id, reason));
         }
     }
 
-    /// Returns whether `key` was invalidated since fetch `id` started.
-    pub(crate) fn is_void(&self, key: &SecretKey, id: u64) -> bool {
-        self.void.get(key).is_some_and(|void| id <= *void)
+    /// Returns why the result of fetch `id` for `key` must not be used.
+    pub(crate) fn void(&self, key: &SecretKey, id: u64) -> Option<Void> {
+        let (void, reason) = self.void.get(key)?;
+        (id <= *void).then_some(*reason)
+    }
+
+    /// Forgets the fetch of `key` if its task does not run. Returns whether it did.
+    pub(crate) fn drop_lost(&mut self, key: &SecretKey, longest_call: Duration, now: Time) -> bool {
+        let fetch = self.fetches.get(key);
+        let lost = fetch.filter(|fetch| fetch.is_lost(longest_call, now));
+        let Some(id) = lost.map(|fetch| fetch.id) else {
+            return false;
+        };
+        self.lose(key, id);
+        true
     }
 }
 
@@ -236,6 +270,23 @@ impl Fetch {
             Progress::Ended(results) => Some(results.clone()),
             _ => None,
         }
+    }
+
+    fn is_created(&self) -> bool {
+        matches!(*self.progress.borrow(), Progress::Created)
+    }
+
+    /// Returns whether the task of the fetch belongs to a runtime that is not running.
+    fn is_lost(&self, longest_call: Duration, now: Time) -> bool {
+        match self.is_created() {
+            true => now >= self.created_at.after(MAX_START),
+            false => now >= self.overdue_at(longest_call),
+        }
+    }
+
+    /// Returns the time at which the fetch must have ended.
+    pub(crate) fn overdue_at(&self, longest_call: Duration) -> Time {
+        self.created_at.after(longest_call).after(MAX_TURN_WAIT)
     }
 
     fn has_ended(&self) -> bool {

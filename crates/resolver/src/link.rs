@@ -82,6 +82,23 @@ impl LinkState {
         }
     }
 
+    /// Returns those of `keys` that a forced refresh would fetch now.
+    pub(crate) fn due_for_force(&self, keys: &[SecretKey], now: Time) -> Vec<SecretKey> {
+        let is_admitted = self.breaker.is_admitted(now);
+        let is_due = |key: &&SecretKey| is_admitted && !self.is_forced(key, now);
+        keys.iter().filter(is_due).cloned().collect()
+    }
+
+    /// Forgets the fetch of `key` if its task does not run.
+    pub(crate) fn drop_lost(&mut self, key: &SecretKey, now: Time) {
+        let longest_call = self.settings.longest_call();
+        if self.in_flight.drop_lost(key, longest_call, now) {
+            self.breaker.abandon_probe();
+            // A forced refresh without a result does not limit the next one.
+            self.forced.remove(key);
+        }
+    }
+
     /// Returns whether a forced refresh of `key` has started within [`FORCE_INTERVAL`].
     pub(crate) fn is_forced(&self, key: &SecretKey, now: Time) -> bool {
         let at = self.forced.get(key);
@@ -289,6 +306,9 @@ impl LinkState {
         found_later: bool,
     ) {
         let is_watched = self.is_watched(key);
+        let longest_call = self.settings.longest_call();
+        let fetch = self.in_flight.get(key);
+        let overdue_at = fetch.map(|fetch| fetch.overdue_at(longest_call).max(earliest));
         let planned = cache.peek(key, |entry| {
             let known = self.known(Some(entry), key);
             let due = due_at(&known, found_later).max(earliest);
@@ -298,6 +318,9 @@ impl LinkState {
             }
             if is_watched && now < entry.times.expires_at {
                 next = next.min(entry.times.expires_at);
+            }
+            if let Some(overdue_at) = overdue_at {
+                next = next.min(overdue_at);
             }
             (entry.slot, next)
         });
@@ -309,8 +332,8 @@ impl LinkState {
             None => {
                 let known = self.known(None, key);
                 let is_due = is_watched && !known.is_settling();
-                let due = due_at(&known, found_later).max(earliest);
-                self.poll(key, is_due.then_some(due));
+                let due = is_due.then(|| due_at(&known, found_later).max(earliest));
+                self.poll(key, due.or(overdue_at.filter(|_| is_watched)));
             }
         }
     }

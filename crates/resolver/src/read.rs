@@ -9,7 +9,7 @@ use secretwell_core::{Error, SecretKey};
 use crate::Resolved;
 use crate::clock::{self, Time, require_runtime, runtime_ended, timeout_at};
 use crate::decide::{Decision, Need, Reply, changed, decide, still_refreshing};
-use crate::in_flight::{Fetch, MAX_TURN_WAIT};
+use crate::in_flight::{Fetch, MAX_START};
 use crate::link::not_attempted;
 use crate::shared::{CHUNK, PreparedFetch, Shared, closed};
 
@@ -19,16 +19,15 @@ const MAX_ATTEMPTS: usize = 3;
 /// A caller that has a usable value waits for at most this long for a refresh.
 const MAX_WAIT_FOR_REFRESH: Duration = Duration::from_secs(1);
 
-/// The task of a fetch that has not run after this time belongs to a runtime that is not running.
-const MAX_START: Duration = Duration::from_millis(250);
-
 /// How a read treats the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Cached answers are used.
     Cached,
-    /// Every source is asked.
+    /// Every source is read.
     Forced,
+    /// Every source is read. The providers know already which value was rejected.
+    Rejected,
 }
 
 /// How a source is asked.
@@ -140,7 +139,7 @@ impl Shared {
         let asked: Vec<SecretKey> = open.iter().map(|&index| keys[index].clone()).collect();
         let replies = match asking.mode {
             Mode::Cached => self.read(asking, &asked).await,
-            Mode::Forced => self.force(asking, &asked).await,
+            Mode::Forced | Mode::Rejected => self.force(asking, &asked).await,
         };
         for (count, (index, (reply, missed))) in open.into_iter().zip(replies).enumerate() {
             pause(count).await;
@@ -210,20 +209,19 @@ impl Shared {
         let link = asking.link;
         let source = &self.sources[link];
         let now = clock::now();
-        let due: Vec<SecretKey> = {
+        // The provider must drop what it keeps before the fetch starts. A lease is kept if the source cannot be
+        // called for another one.
+        if asking.mode == Mode::Forced {
+            let due = source.state().due_for_force(keys, now);
+            for key in due {
+                source.discard(&key, None);
+            }
+        }
+        let (prepared, fetches) = {
             let mut state = source.state();
             let is_due = |key: &&SecretKey| !state.is_forced(key, now);
             let due: Vec<SecretKey> = keys.iter().filter(is_due).cloned().collect();
             state.force(&due, now);
-            due
-        };
-        // A lease is kept if the source cannot be asked for another one.
-        let is_admitted = source.state().breaker.is_admitted(now);
-        for key in due.iter().filter(|_| is_admitted) {
-            source.discard(key, None);
-        }
-        let (prepared, fetches) = {
-            let mut state = source.state();
             let prepared = state.prepare_forced_fetch(due.clone(), now);
             if prepared.is_err() {
                 // A forced refresh that did not start does not limit the next one.
@@ -293,6 +291,9 @@ struct Reading<'a> {
     replies: Vec<Option<Reply>>,
     /// Whether a fetch was superseded that this read has waited for, with its value as stale.
     superseded: Vec<Option<Option<Resolved>>>,
+    /// The values of fetches during which the key was invalidated. They are returned only if that happens
+    /// during each attempt.
+    void: Vec<Option<Resolved>>,
     /// Whether the key needed a fetch.
     missed: Vec<bool>,
     /// The reason why a fetch ended without a result.
@@ -308,6 +309,7 @@ impl<'a> Reading<'a> {
             keys,
             replies: keys.iter().map(|_| None).collect(),
             superseded: vec![None; keys.len()],
+            void: vec![None; keys.len()],
             missed: vec![false; keys.len()],
             lost: None,
             is_last_attempt: false,
@@ -352,6 +354,7 @@ impl<'a> Reading<'a> {
         let (mut fetches, mut retries, mut unanswered) = (Vec::new(), Vec::new(), Vec::new());
         for &position in chunk {
             let key = &self.keys[position];
+            state.drop_lost(key, now);
             let decision = {
                 let _used = source.cache.read(key.as_str(), |_| ());
                 source
@@ -453,12 +456,7 @@ impl<'a> Reading<'a> {
 
     async fn wait_until_done(&mut self, mut fetch: Fetch, positions: Vec<usize>) {
         let source = &self.shared.sources[self.link];
-        let turn = match source.settings.batch {
-            true => MAX_TURN_WAIT,
-            false => Duration::ZERO,
-        };
-        let longest_call = source.settings.longest_call();
-        let until = fetch.created_at.after(longest_call).after(turn);
+        let until = fetch.overdue_at(source.settings.longest_call());
         let (id, created_at) = (fetch.id, fetch.created_at);
         // On a machine that is very busy, a task might start later. The last attempt waits for it.
         let start_until = match self.is_last_attempt {
@@ -480,6 +478,12 @@ impl<'a> Reading<'a> {
                         self.lost = Some(runtime_ended());
                         continue;
                     };
+                    if fetched.is_void {
+                        let value = fetched.result.clone().ok();
+                        let stale = |value: Resolved| value.stale(now.since(created_at), changed());
+                        self.void[position] = value.map(stale);
+                        continue;
+                    }
                     let reply = match (fetched.result.clone(), fetched.superseded) {
                         // One more attempt. The source might change faster than it can be read.
                         (result, true) if self.superseded[position].is_none() => {
@@ -524,8 +528,9 @@ impl<'a> Reading<'a> {
         let source = &self.shared.sources[self.link];
         let now = clock::now();
         let replies = self.replies.into_iter().zip(self.keys);
-        let replies = replies.zip(self.missed).zip(self.superseded);
-        let replies = replies.map(|(((reply, key), missed), superseded)| {
+        let replies = replies.zip(self.missed).zip(self.superseded).zip(self.void);
+        let replies = replies.map(|((((reply, key), missed), superseded), void)| {
+            let reply = reply.or(void.map(Reply::Value));
             let reply = reply.unwrap_or_else(|| {
                 let error = self.lost.clone().unwrap_or_else(runtime_ended);
                 let error = error.with_origin(&source.origin).with_key(key);

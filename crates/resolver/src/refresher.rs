@@ -24,6 +24,8 @@ use crate::source::Source;
 const NOTIFICATION_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest sleep of the refresher.
 const IDLE: Duration = Duration::from_secs(3600);
+/// The longest time for one round of the refresher.
+const MAX_ROUND: Duration = Duration::from_secs(5);
 /// The longest wait before an ended stream of notifications is opened again.
 const MAX_REOPEN_WAIT: Duration = Duration::from_secs(300);
 
@@ -91,6 +93,7 @@ impl Shared {
     ) {
         let source = &self.sources[link];
         let is_watched = state.is_watched(&key);
+        state.drop_lost(&key, now);
         let times = source.cache.peek(&key, |entry| entry.times);
         let mut earliest = now;
         if let Some(times) = times.filter(|times| now >= times.unusable_at) {
@@ -325,10 +328,16 @@ impl Refresher {
                 if !shared.is_newest_refresher(self.generation) {
                     return;
                 }
-                let mut next = clock::now().after(IDLE);
-                shared.promise(next);
+                let now = clock::now();
+                shared.promise(now.after(MAX_ROUND));
+                let mut next = now.after(IDLE);
                 for link in 0..shared.sources.len() {
                     next = next.min(shared.tick(link).await);
+                }
+                shared.promise(next);
+                // Keys might have been planned meanwhile.
+                for source in &shared.sources {
+                    next = next.min(source.state().next().unwrap_or(next));
                 }
                 shared.expect_by(next);
                 next

@@ -11,6 +11,7 @@ use crate::builder::ResolverBuilder;
 use crate::clock::{self, Time};
 use crate::counters::Counters;
 use crate::entry::Entry;
+use crate::in_flight::Void;
 use crate::link::FORCE_INTERVAL;
 use crate::read::Mode;
 use crate::resolved::{Freshness, Resolved};
@@ -271,7 +272,7 @@ impl Resolver {
             source.reject(&key, rejected, clock::now());
         }
         self.shared.wake.notify_one();
-        match self.get_one(key, Mode::Forced).await {
+        match self.get_one(key, Mode::Rejected).await {
             Ok(Resolved {
                 value,
                 freshness: Freshness::Stale { reason, .. },
@@ -289,12 +290,13 @@ impl Resolver {
     /// accepted by itself when the source has confirmed it three times over at least 60 s. This method
     /// accepts it at once.
     pub fn accept_older_versions<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) {
+        let now = clock::now();
         for key in keys.into_iter().flat_map(SecretKey::parse) {
-            self.invalidate(&key);
             for source in &self.shared.sources {
-                source.state().guards.remove(&key);
+                source.invalidate(&key, Void::OlderAccepted, now);
             }
         }
+        self.shared.wake.notify_one();
     }
 
     /// Removes `key` from the cache, so that the next read fetches it. The result of an in-flight fetch
@@ -307,7 +309,7 @@ impl Resolver {
         if let Ok(key) = SecretKey::parse(key) {
             let now = clock::now();
             for source in &self.shared.sources {
-                source.invalidate(&key, now);
+                source.invalidate(&key, Void::Invalidated, now);
             }
             self.shared.wake.notify_one();
         }

@@ -15,7 +15,7 @@ use crate::clock::Time;
 use crate::decide::{Reply, peek};
 use crate::entry::{Answer, Failure, Mark, Times};
 use crate::event::Event;
-use crate::in_flight::{FetchResult, FetchResults};
+use crate::in_flight::{FetchResult, FetchResults, Void};
 use crate::link::{LinkState, VersionGuard};
 use crate::settings::OnDenied;
 use crate::signal::Signal;
@@ -103,15 +103,16 @@ impl Settling<'_> {
     ) {
         let before = self.observe(state, &key);
         let jitter = self.jitter.unwrap_or_else(Jitter::new);
-        let is_void = state.in_flight.is_void(&key, self.id);
+        let void = state.in_flight.void(&key, self.id);
         let superseded = !state.in_flight.finish(&key, self.id);
         let result = match result {
             Ok(secret) => {
-                let fetched = Fetched {
-                    is_void,
-                    ..self.fetched(secret)
-                };
+                let fetched = self.fetched(secret);
                 match superseded {
+                    _ if void.is_some() => {
+                        self.remember_version(state, &key, &fetched.resolved, void);
+                        Ok(fetched.resolved)
+                    }
                     true => self.keep_if_newer(state, &key, fetched, jitter, settled),
                     false => self.store(state, &key, fetched, jitter, settled),
                 }
@@ -133,7 +134,11 @@ impl Settling<'_> {
         if before.map(|seen| seen.value.is_some()) != after.map(|seen| seen.value.is_some()) {
             settled.moved.push(key.clone());
         }
-        let result = FetchResult { result, superseded };
+        let result = FetchResult {
+            result,
+            superseded,
+            is_void: void.is_some(),
+        };
         settled.results.insert(key, result);
     }
 
@@ -160,7 +165,25 @@ impl Settling<'_> {
             lease: secret
                 .valid_for
                 .map(|lifetime| lifetime.saturating_sub(self.took)),
-            is_void: false,
+        }
+    }
+
+    /// Remembers the version of a value that is not used, because its key was invalidated during the fetch.
+    fn remember_version(
+        &self,
+        state: &mut LinkState,
+        key: &SecretKey,
+        fetched: &Resolved,
+        void: Option<Void>,
+    ) {
+        let Some(version) = fetched.version.clone().filter(|v| v.number().is_some()) else {
+            return;
+        };
+        let is_newer = with_newest(state, self.cache, key, |origin, newest| {
+            *origin == fetched.origin && newest.is_older_than(&version)
+        });
+        if void == Some(Void::Invalidated) && is_newer.unwrap_or(true) {
+            state.guard(key, fetched.origin.clone(), version);
         }
     }
 
@@ -195,7 +218,7 @@ impl Settling<'_> {
             let is_deleted = is_later && entry.value().is_none();
             (is_later && entry.mark() == Mark::None, is_same, is_deleted)
         });
-        let is_invalidated = fetched.is_void || cached.is_none() && !state.in_flight.contains(key);
+        let is_invalidated = cached.is_none() && !state.in_flight.contains(key);
         let (is_later, is_same, is_deleted) = cached.unwrap_or_default();
         if !is_newer {
             if ordered.is_none() && !is_same {
@@ -238,9 +261,7 @@ impl Settling<'_> {
         jitter: Jitter,
         settled: &mut Settled,
     ) -> Result<Resolved, Error> {
-        let Fetched {
-            resolved, lease, ..
-        } = fetched;
+        let Fetched { resolved, lease } = fetched;
         let problem = match lease {
             Some(lease) if lease < MIN_LEASE => Some(
                 Error::new(
@@ -279,14 +300,15 @@ impl Settling<'_> {
             refresh_after = refresh_after.max(MIN_LEASE_REFRESH);
         }
         let expires_at = self.now.after(ttl);
+        let stale_until = expires_at.after(settings.max_stale);
         Times {
             fetched_at: self.now,
             refresh_at: self.now.after(refresh_after),
             expires_at,
-            unusable_at: lease.map_or_else(
-                || expires_at.after(settings.max_stale),
-                |lease| self.now.after(lease),
-            ),
+            unusable_at: match lease {
+                Some(lease) => stale_until.min(self.now.after(lease)),
+                None => stale_until,
+            },
         }
     }
 
@@ -397,8 +419,6 @@ fn older_version() -> Error {
 struct Fetched {
     resolved: Resolved,
     lease: Option<Duration>,
-    /// Whether the key was invalidated during the fetch.
-    is_void: bool,
 }
 
 /// What a watch compares.

@@ -9,7 +9,7 @@ use secretwell_core::SecretKey;
 use crate::clock::Time;
 
 /// The resolution of planned times. An event can be this much late.
-const SLICE: Duration = Duration::from_millis(8);
+const SLICE_MILLIS: u64 = 8;
 /// At most this many keys get a second chance for one eviction.
 const MAX_CHANCES: usize = 16;
 /// The position of a key that must not be evicted.
@@ -25,7 +25,7 @@ pub(crate) struct Slots {
     /// The position in `evictable` at which the next eviction starts.
     hand: usize,
     /// The planned events, by slice of time.
-    plan: BTreeSet<(u32, u32)>,
+    plan: BTreeSet<(u64, u32)>,
     started: Time,
 }
 
@@ -35,7 +35,7 @@ struct Slot {
     /// The position in `evictable`, or [`PINNED`].
     position: u32,
     /// The slice of the planned event, or 0.
-    due: u32,
+    due: u64,
     /// The mark of the last read when the key was last considered for eviction.
     last_read: u32,
 }
@@ -156,8 +156,11 @@ impl Slots {
 
     /// Plans the next event of a key. Replaces its planned event.
     pub(crate) fn plan(&mut self, number: u32, at: Time) {
-        let slice = at.since(self.started).as_nanos().div_ceil(SLICE.as_nanos());
-        let slice = u32::try_from(slice).unwrap_or(u32::MAX).max(1);
+        let slice = at
+            .since(self.started)
+            .as_nanos()
+            .div_ceil(u128::from(SLICE_MILLIS * 1_000_000));
+        let slice = u64::try_from(slice).unwrap_or(u64::MAX).max(1);
         if self.slots[number as usize].due != slice {
             self.cancel(number);
             self.slots[number as usize].due = slice;
@@ -196,8 +199,9 @@ impl Slots {
             .filter_map(|(_, number)| self.slots[*number as usize].key.as_ref())
     }
 
-    fn time(&self, slice: u32) -> Time {
-        self.started.after(SLICE * slice)
+    fn time(&self, slice: u64) -> Time {
+        let millis = slice.saturating_mul(SLICE_MILLIS);
+        self.started.after(Duration::from_millis(millis))
     }
 }
 

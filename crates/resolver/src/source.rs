@@ -11,6 +11,7 @@ use crate::cache::Cache;
 use crate::clock::Time;
 use crate::decide::Reply;
 use crate::entry::Mark;
+use crate::in_flight::Void;
 use crate::link::LinkState;
 use crate::settings::Settings;
 use crate::sync::{Mutex, MutexGuard};
@@ -88,11 +89,14 @@ impl Source {
     }
 
     /// Removes the cached answer, the failure and the fetch of `key`.
-    pub(crate) fn invalidate(&self, key: &SecretKey, now: Time) {
+    pub(crate) fn invalidate(&self, key: &SecretKey, reason: Void, now: Time) {
         let mut state = self.state();
-        state.in_flight.invalidate(key);
+        state.in_flight.invalidate(key, reason);
         state.recover(key);
         state.remove(&self.cache, key);
+        if reason == Void::OlderAccepted {
+            state.guards.remove(key);
+        }
         state.plan(&self.cache, key, now, now, false);
     }
 

@@ -21,7 +21,9 @@ impl<V: Send> Map<V> {
         let map = papaya::HashMap::builder()
             .hasher(foldhash::fast::RandomState::default())
             // Replaced values are dropped by `flush`, which needs one system call for many values.
-            .collector(seize::Collector::new().batch_size(1024));
+            .collector(seize::Collector::new().batch_size(1024))
+            // An incremental resize would keep removed values until later writes.
+            .resize_mode(papaya::ResizeMode::Blocking);
         Self(map.build())
     }
 
