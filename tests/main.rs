@@ -5,6 +5,7 @@
 //! | `conformance` | the contract of a provider, for every provider |
 //! | `resolver` | caching, refresh and watches of a resolver over time |
 //! | `model` | a resolver in random schedules, compared with a reference model |
+//! | `auth_model` | `LazyAuth` in random schedules, compared with a reference model |
 //! | `outages` | a resolver whose provider fails, hangs or refuses |
 //! | `chains` | chains of sources: ttl, failures, versions and waits of each source, with every adapter |
 //! | `changes` | change notifications and watches, in every state of a key and every order of use |
@@ -30,6 +31,7 @@
 // A panic during the setup of a test fails that test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod auth_model;
 mod authjs;
 mod chains;
 mod changes;

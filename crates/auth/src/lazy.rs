@@ -208,7 +208,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         let ticket = shared.requested_rebuilds.fetch_add(1, Ordering::SeqCst) + 1;
         shared.wake.notify_one();
         let completed = self.poll_progress(&mut progress, |progress| {
-            (progress.completed_rebuilds >= ticket).then(|| self.result(progress))
+            (progress.completed_rebuilds >= ticket).then(|| self.result(&progress.rebuild_failure))
         });
         let deadline = shared.settings.deadline;
         tokio::time::timeout(deadline, completed)
@@ -252,7 +252,8 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         let mut progress = shared.progress.subscribe();
         let (ticket, revoked) = shared.revoke_previous();
         let completed = self.poll_progress(&mut progress, |progress| {
-            (progress.confirmed_revocations >= ticket).then(|| self.result(progress))
+            (progress.confirmed_revocations >= ticket)
+                .then(|| self.result(&progress.confirmation_failure))
         });
         let confirmed = tokio::time::timeout(shared.settings.deadline, completed).await;
         let is_applied = revoked > 0 && progress.borrow().applied_revocations >= ticket;
@@ -270,8 +271,8 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     }
 
     /// Returns the result of the attempt that `progress` reports.
-    fn result(&self, progress: &Progress) -> Result<Guard<A>, NotReady> {
-        match (&progress.failure, self.loaded()) {
+    fn result(&self, failure: &Option<NotReady>) -> Result<Guard<A>, NotReady> {
+        match (failure, self.loaded()) {
             (None, Some(guard)) => Ok(guard),
             (Some(failure), _) => Err(failure.clone()),
             (None, None) => Err(first_build_in_progress()),

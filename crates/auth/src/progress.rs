@@ -14,10 +14,14 @@ pub(crate) struct Progress {
     pub(crate) failure: Option<NotReady>,
     /// How many of the requested rebuilds these attempts have completed.
     pub(crate) completed_rebuilds: u64,
+    /// The failure of the attempt that completed the last of them. A retry that succeeds does not change it.
+    pub(crate) rebuild_failure: Option<NotReady>,
     /// How many of the requested revocations the current build contains.
     pub(crate) applied_revocations: u64,
     /// The number of requested revocations before the last attempt to read the source.
     pub(crate) confirmed_revocations: u64,
+    /// The failure of that attempt.
+    pub(crate) confirmation_failure: Option<NotReady>,
     /// Whether the last clone of the auth was dropped.
     pub(crate) is_closed: bool,
 }
@@ -29,8 +33,10 @@ impl Progress {
             attempts: 0,
             failure: None,
             completed_rebuilds: 0,
+            rebuild_failure: None,
             applied_revocations: 0,
             confirmed_revocations: 0,
+            confirmation_failure: None,
             is_closed: false,
         }
     }

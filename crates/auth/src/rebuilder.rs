@@ -485,7 +485,12 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             return;
         }
         let (generation, history) = (shared.current.generation(), shared.memory().history);
-        let state = match outcome.failure.clone() {
+        let mut failure = outcome.failure.clone();
+        if let Read::Memory(_) = read {
+            // A build from memory says nothing about the source.
+            failure = failure.or_else(|| shared.progress.borrow().failure.clone());
+        }
+        let state = match failure.clone() {
             None => State::Ready {
                 generation,
                 history,
@@ -499,16 +504,18 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         };
         shared.set_state(state, Some(&outcome.log), |progress| {
             progress.attempts += 1;
-            progress.failure.clone_from(&outcome.failure);
+            progress.failure = failure;
             if outcome.is_applied {
                 progress.applied_revocations = revision;
             }
             if let Read::Resolver { fresh, rebuilds } = read {
                 if *fresh {
                     progress.confirmed_revocations = revision;
+                    progress.confirmation_failure.clone_from(&outcome.failure);
                 }
                 if let Some(rebuilds) = rebuilds {
                     progress.completed_rebuilds = *rebuilds;
+                    progress.rebuild_failure.clone_from(&outcome.failure);
                 }
             }
         });

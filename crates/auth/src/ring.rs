@@ -282,12 +282,18 @@ impl Ring {
             return Self(entries);
         }
         entries.retain(|entry| entry.value != *value);
-        for entry in &mut entries {
+        let expires_at = later(active_from.max(now), timing.grace_period);
+        let signs = entries.iter().position(|entry| entry.is_active(now));
+        for (position, entry) in entries.iter_mut().enumerate() {
             entry.active_from = entry.active_from.filter(|from| *from <= now);
-            entry.replaced.get_or_insert_with(|| Replaced {
-                expires_at: later(active_from.max(now), timing.grace_period),
+            let replaced = entry.replaced.get_or_insert_with(|| Replaced {
+                expires_at,
                 by: secret.version.clone(),
             });
+            // A secret signs until a newer one is active, also if the first newer one never was.
+            if Some(position) == signs {
+                replaced.expires_at = replaced.expires_at.max(expires_at);
+            }
         }
         entries.insert(0, Entry::newest(value, active_from));
         Self(entries)

@@ -46,7 +46,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "model",
-        about: "the resolver conforms to its reference model in 10,000 random schedules",
+        about: "the resolver and LazyAuth conform to their reference models in 10,000 random schedules each",
         run: model,
     },
     Step {
