@@ -1,4 +1,4 @@
-//! Panics of code that is not ours become values.
+//! Conversion of panics of providers into errors.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;

@@ -256,7 +256,8 @@ impl Secret {
         self
     }
 
-    /// Sets the lifetime that the backend guarantees, counted from the response.
+    /// Sets the lifetime that the backend guarantees, counted from the start of the call that
+    /// returned the value.
     #[must_use]
     pub fn valid_for(mut self, lifetime: Duration) -> Self {
         self.valid_for = Some(lifetime);

@@ -60,6 +60,8 @@ impl ResolverBuilder {
 
     /// Sets the time after the ttl for which a value is still returned as stale if its refresh fails.
     /// With zero, stale values are never returned. Default: one day.
+    ///
+    /// A leased value is also not returned after its lease.
     #[must_use]
     pub fn max_stale(mut self, max_stale: Duration) -> Self {
         self.max_stale = max_stale;

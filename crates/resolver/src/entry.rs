@@ -27,7 +27,7 @@ pub(crate) enum Answer {
     Absent(Error),
 }
 
-/// The times of an entry, in chronological order.
+/// The times of an entry. They are in chronological order, except for the refresh of a short lease.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
     pub(crate) fetched_at: Time,

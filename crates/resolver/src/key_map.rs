@@ -1,4 +1,5 @@
-//! A map that remembers the order of insertion, so that its oldest entries can be dropped in constant time.
+//! A map that remembers when each key was first inserted, so that its oldest entries can be dropped in constant
+//! time.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -14,7 +14,7 @@ use crate::link::not_attempted;
 use crate::shared::{CHUNK, PreparedFetch, Shared, closed};
 
 /// The maximum number of fetches for one read. A fetch is repeated if it ended without a result, because
-/// its runtime was shut down.
+/// its runtime was shut down, or if a change or an invalidation superseded it.
 const MAX_ATTEMPTS: usize = 3;
 /// A caller that has a usable value waits for at most this long for a refresh.
 const MAX_WAIT_FOR_REFRESH: Duration = Duration::from_secs(1);
@@ -100,7 +100,7 @@ impl Shared {
             };
             self.ask(asking, keys, open, &mut trails).await;
         }
-        // A key that no source has is looked for again with backoff, in every source.
+        // If no source has a key, each source is read again as soon as its backoff allows it.
         if last > 0 && mode == Mode::Cached {
             for link in 0..last {
                 let absent = (0..keys.len()).filter(|&index| trails[index].is_absent());

@@ -55,7 +55,8 @@ impl Resolved {
 pub enum Freshness {
     /// The source returned the value within the ttl.
     Fresh,
-    /// The refresh of the value failed. The value is the last one that the source returned.
+    /// The source has not confirmed the value within the ttl, or the value might have changed. The reason tells
+    /// which: the refresh failed, takes long, is not possible at the moment, or was overtaken by a change.
     Stale {
         /// The time since the source returned the value.
         #[serde(rename = "age_seconds", serialize_with = "seconds")]

@@ -84,8 +84,9 @@ impl Resolver {
         &self.shared.provider
     }
 
-    /// Returns the provider that has returned `resolved` for `key`. For a chain, it is one of its providers, for
-    /// example to read previous versions from the right one.
+    /// Returns the provider that has returned `resolved` for `key`, for example to read previous versions of it.
+    /// For a chain, it is the provider with the same origin, and among several of them the one whose cached value
+    /// is the same. If no provider has this origin, it is the whole chain.
     pub fn provider_of(&self, key: &SecretKey, resolved: &Resolved) -> &Arc<dyn SecretProvider> {
         let sources = &self.shared.sources;
         let is_cached = |source: &&Source| {
@@ -204,8 +205,8 @@ impl Resolver {
     /// requested is kept.
     ///
     /// Forced refreshes are limited to one per second and key. Within 1 s of the last one, this method
-    /// returns the result of that refresh without waiting. While the source is down, they are limited to one
-    /// per second for all keys.
+    /// waits for that refresh if it is still in progress, and is otherwise like [`get`](Self::get). While the
+    /// source is down, they are limited to one per second for all keys.
     ///
     /// # Errors
     /// The errors are those of [`get`](Self::get).
@@ -289,6 +290,9 @@ impl Resolver {
     /// bring back a replaced secret. After a restore from a backup, the older version is the right one. It is
     /// accepted by itself when the source has confirmed it three times over at least 60 s. This method
     /// accepts it at once.
+    ///
+    /// The cached values of `keys` are removed, and results of fetches that have started before are not used.
+    /// Texts that are not valid keys are ignored.
     pub fn accept_older_versions<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) {
         let now = clock::now();
         for key in keys.into_iter().flat_map(SecretKey::parse) {

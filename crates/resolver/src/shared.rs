@@ -137,7 +137,7 @@ impl Shared {
     }
 
     /// Returns the time of the next retry of `key`, if a source that a read of it reaches has failed. If no source
-    /// has failed and none has the key, it is the time at which the key is looked for again.
+    /// has failed and none has the key, it is the time at which the key is read again.
     pub(crate) fn retry_at(&self, key: &SecretKey) -> Option<Time> {
         let now = clock::now();
         let (mut failed, mut absent) = (Vec::new(), Vec::new());
