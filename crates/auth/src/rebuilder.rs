@@ -138,6 +138,9 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             return;
         };
         self.expect_within(MAX_READ);
+        if shared.current.generation() == 0 {
+            shared.set_state(State::Starting, None, |_| {});
+        }
         // The watch returns the current results first. The first attempt reads the same ones.
         tokio::select! {
             biased;
