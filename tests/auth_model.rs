@@ -11,7 +11,6 @@
 //! | module | content |
 //! | --- | --- |
 //! | `schedule` | the settings and steps of a run, and their generation |
-//! | `seeds` | the execution of many schedules |
 //! | `source` | a source that follows the schedule |
 //! | `builder` | a builder that follows the schedule |
 //! | `runtimes` | runtimes whose paused clocks show the same time |
@@ -28,17 +27,18 @@ mod rings;
 mod run;
 mod runtimes;
 mod schedule;
-mod seeds;
 mod source;
 mod trace;
 
 use model::Model;
 use schedule::Schedule;
 
+use crate::schedules;
+
 #[test]
 fn rings_and_states_conform_to_the_reference_model_for_random_schedules() {
-    seeds::check_all(|seed| {
-        let checked = seeds::check_seed(seed, &schedule::schedules(), |it| check(it, seed));
+    schedules::check_all(|seed| {
+        let checked = schedules::check_seed(seed, &schedule::schedules(), |it| check(it, seed));
         checked.map_err(|(schedule, violation)| report(&schedule, &violation))
     });
 }

@@ -53,6 +53,7 @@ mod reporting;
 mod resolver;
 mod restart;
 mod rotation;
+mod schedules;
 mod sessions;
 mod support;
 mod vault;

@@ -1,25 +1,18 @@
 //! What happened during a run, in one order.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use secretwell::auth::State;
-use tokio::time::Instant;
+
+use crate::schedules::recorder;
+pub(super) use crate::schedules::recorder::At;
 
 use super::schedule::{Call, Key, NAMES};
-
-/// The place of an event in the order of all events, and its time.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) struct At {
-    pub(super) order: u64,
-    pub(super) time: Duration,
-}
 
 /// Everything that happened during a run.
 #[derive(Debug, Default)]
 pub(super) struct Trace {
-    last_order: u64,
     /// All versions of each key, in the order of their numbers.
     pub(super) revisions: [Vec<Revision>; NAMES.len()],
     pub(super) events: Vec<(At, Event)>,
@@ -156,42 +149,9 @@ pub(super) struct Sample {
     pub(super) build: Option<usize>,
 }
 
-/// A shared trace, which reads tokio's clock.
-#[derive(Debug, Clone)]
-pub(super) struct Recorder {
-    trace: Arc<Mutex<Trace>>,
-    started: Instant,
-}
+pub(super) type Recorder = recorder::Recorder<Trace>;
 
 impl Recorder {
-    /// Creates an empty trace, whose time begins now.
-    pub(super) fn new() -> Self {
-        Self {
-            trace: Arc::default(),
-            started: Instant::now(),
-        }
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, Trace> {
-        self.trace.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn take(&self) -> Trace {
-        std::mem::take(&mut *self.lock())
-    }
-
-    pub(super) fn now(&self) -> Duration {
-        Instant::now().duration_since(self.started)
-    }
-
-    pub(super) fn at(&self) -> At {
-        let time = self.now();
-        let mut trace = self.lock();
-        trace.last_order += 1;
-        let order = trace.last_order;
-        At { order, time }
-    }
-
     pub(super) fn event(&self, event: Event) {
         let at = self.at();
         self.lock().events.push((at, event));
@@ -257,12 +217,6 @@ impl Value {
     }
 }
 
-impl fmt::Debug for At {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.3} s", self.time.as_secs_f64())
-    }
-}
-
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}", NAMES[self.key], self.number)?;
@@ -323,12 +277,7 @@ impl Trace {
             let Sample { at, state, build } = sample;
             lines.push((*at, format!("state {state:?}, build {build:?}")));
         }
-        lines.retain(|(at, _)| at.order <= last);
-        lines.sort_by_key(|(at, _)| at.order);
-        let lines = lines.into_iter();
-        lines
-            .map(|(at, line)| format!("{at:?}  {line}\n"))
-            .collect()
+        recorder::until(last, lines)
     }
 }
 

@@ -1,25 +1,18 @@
 //! What happened during a run, in one order.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use secretwell::{Error, ErrorKind, Freshness, Resolved};
-use tokio::time::Instant;
+
+use crate::schedules::recorder;
+pub(super) use crate::schedules::recorder::At;
 
 use super::schedule::{Call, Key, KeySet, NAMES};
-
-/// The place of an event in the order of all events, and its time since the start of the run.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) struct At {
-    pub(super) order: u64,
-    pub(super) time: Duration,
-}
 
 /// Everything that happened during a run.
 #[derive(Debug, Default)]
 pub(super) struct Trace {
-    last_order: u64,
     pub(super) events: Vec<(At, Event)>,
     pub(super) calls: Vec<ProviderCall>,
     pub(super) reads: Vec<Read>,
@@ -126,47 +119,9 @@ pub(super) struct Driven {
     pub(super) to: Duration,
 }
 
-/// A shared trace, which reads tokio's clock.
-#[derive(Debug, Clone)]
-pub(super) struct Recorder {
-    trace: Arc<Mutex<Trace>>,
-    started: Instant,
-}
+pub(super) type Recorder = recorder::Recorder<Trace>;
 
 impl Recorder {
-    /// Creates an empty trace. Must be called within the runtime in which the run begins.
-    pub(super) fn new() -> Self {
-        Self {
-            trace: Arc::default(),
-            started: Instant::now(),
-        }
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, Trace> {
-        self.trace.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn take(&self) -> Trace {
-        std::mem::take(&mut *self.lock())
-    }
-
-    pub(super) fn now(&self) -> Duration {
-        Instant::now().duration_since(self.started)
-    }
-
-    /// Returns the instant of `time` on tokio's clock.
-    pub(super) fn instant(&self, time: Duration) -> Instant {
-        self.started + time
-    }
-
-    pub(super) fn at(&self) -> At {
-        let time = self.now();
-        let mut trace = self.lock();
-        trace.last_order += 1;
-        let order = trace.last_order;
-        At { order, time }
-    }
-
     pub(super) fn event(&self, event: Event) {
         let at = self.at();
         self.lock().events.push((at, event));
@@ -281,12 +236,6 @@ impl Returned {
     }
 }
 
-impl fmt::Debug for At {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.6} s", self.time.as_secs_f64())
-    }
-}
-
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -334,11 +283,6 @@ impl Trace {
                 lines.push((end, format!("{name} returns {:?}", read.result)));
             }
         }
-        lines.retain(|(at, _)| at.order <= last);
-        lines.sort_by_key(|(at, _)| at.order);
-        let lines = lines.into_iter();
-        lines
-            .map(|(at, line)| format!("{at:?}  {line}\n"))
-            .collect()
+        recorder::until(last, lines)
     }
 }

@@ -1,4 +1,6 @@
-//! Runs random schedules, each from a seed of its own.
+//! Runs random schedules, each from a seed of its own. The tests against reference models share this.
+
+pub(crate) mod recorder;
 
 use std::collections::BTreeSet;
 use std::env;
@@ -20,7 +22,7 @@ const SEED: (&str, u64) = ("SECRETWELL_MODEL_SEED", 1);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Calls `check` for each seed, on all processors. Panics with the report of the first failure.
-pub(super) fn check_all(check: fn(u64) -> Result<(), String>) {
+pub(crate) fn check_all(check: fn(u64) -> Result<(), String>) {
     let (schedules, first) = (number(SCHEDULES), number(SEED));
     let seeds = first..first.saturating_add(schedules);
     let next = Arc::new(AtomicU64::new(first));
@@ -63,7 +65,7 @@ pub(super) fn check_all(check: fn(u64) -> Result<(), String>) {
 ///
 /// # Errors
 /// Returns the simplest input for which `check` fails, and its failure.
-pub(super) fn check_seed<S: Strategy>(
+pub(crate) fn check_seed<S: Strategy>(
     seed: u64,
     inputs: &S,
     check: impl Fn(&S::Value) -> Result<(), String>,
