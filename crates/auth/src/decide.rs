@@ -230,9 +230,9 @@ impl Rotation {
             .epoch
             .as_ref()
             .filter(|_| time(self) != time(before));
-        // With a new revocation time, a secret is also revoked if the source does not tell when it was
+        // With a new revocation time, a secret is also revoked if the source does not report when it was
         // replaced. A document has one version for all of its fields. If the secret and the revocation
-        // time have changed together, the version does not tell which of them changed first.
+        // time have changed together, the version does not show which of them changed first.
         let is_unknown = |value: &SecretValue, next: Option<&Version>| {
             new_epoch.is_some_and(|epoch| match next {
                 Some(next) if next.created_at().is_some() => {

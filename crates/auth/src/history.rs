@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use secretwell_core::backend::catch_panic;
 use secretwell_core::{Error, ErrorKind, SecretKey, SecretProvider, SecretValue, Version};
 use secretwell_resolver::Resolved;
 use tokio::time::Instant;
 
-use crate::panics::{catch, catch_future};
+use crate::panics::catch;
 use crate::ring::{History, KeyHistory, PreviousSecret, Timing, later};
 
 /// Maximum number of versions that are read for one key. A source that stores several secrets in
@@ -84,7 +85,7 @@ async fn read_versions(
         }
         let number = version.number().filter(|number| *number > 1)?;
         version = Version::numbered(number - 1);
-        let read = catch_future(|| provider.get_version(key, &version));
+        let read = catch_panic(|| provider.get_version(key, &version));
         let error = match tokio::time::timeout_at(deadline, read).await {
             Ok(Ok(Ok(secret))) => {
                 version = secret.version.unwrap_or(version);
@@ -100,7 +101,7 @@ async fn read_versions(
             Ok(Ok(Err(error))) if error.is_not_found() => break,
             Ok(Ok(Err(error))) if error.kind() == ErrorKind::Unsupported => break,
             Ok(Ok(Err(error))) => error,
-            Ok(Err(_)) => Error::new(ErrorKind::Unavailable, "the provider panicked"),
+            Ok(Err(panic)) => panic,
             Err(_) => Error::new(
                 ErrorKind::Timeout,
                 "the version history was not read within the build deadline",

@@ -73,6 +73,7 @@
 pub mod authjs;
 #[cfg(feature = "axum")]
 mod axum;
+mod backoff;
 mod built;
 mod config;
 mod context;

@@ -1,8 +1,8 @@
 //! Panics of user code. They become failures, so that they neither end a background task nor start a loop.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+
+use secretwell_core::backend::catch_panic;
 
 /// The code panicked. The panic message is in the output of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,42 +14,11 @@ pub(crate) fn catch<R>(code: impl FnOnce() -> R) -> Result<R, Panicked> {
     catch_unwind(AssertUnwindSafe(code)).map_err(|_| Panicked)
 }
 
-/// Returns a future that catches the panics of `future`: when it is created, polled and dropped.
-pub(crate) fn catch_future<F: Future>(future: impl FnOnce() -> F) -> CatchPanic<F> {
-    CatchPanic(catch(|| Box::pin(future())).ok())
-}
-
-/// The future of [`catch_future`]. The inner future is dropped after a panic.
-pub(crate) struct CatchPanic<F>(Option<Pin<Box<F>>>);
-
-impl<F: Future> Future for CatchPanic<F> {
-    type Output = Result<F::Output, Panicked>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(future) = &mut self.0 else {
-            return Poll::Ready(Err(Panicked));
-        };
-        match catch(|| future.as_mut().poll(context)) {
-            Ok(poll) => poll.map(Ok),
-            Err(panicked) => {
-                self.discard();
-                Poll::Ready(Err(panicked))
-            }
-        }
-    }
-}
-
-impl<F> CatchPanic<F> {
-    fn discard(&mut self) {
-        let future = self.0.take();
-        let _ = catch(|| drop(future));
-    }
-}
-
-impl<F> Drop for CatchPanic<F> {
-    fn drop(&mut self) {
-        self.discard();
-    }
+/// Awaits the future that `code` creates and catches its panics: when it is created, polled and dropped.
+pub(crate) async fn catch_future<F: Future>(
+    code: impl FnOnce() -> F,
+) -> Result<F::Output, Panicked> {
+    catch_panic(code).await.map_err(|_| Panicked)
 }
 
 #[cfg(test)]

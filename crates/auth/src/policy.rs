@@ -98,7 +98,7 @@ impl Policies {
         self.explicit.keys().chain(other)
     }
 
-    /// Returns the explicit policy of `key`, or the default. `signs` tells whether a build takes the
+    /// Returns the explicit policy of `key`, or the default. `signs` is true if a build takes the
     /// key ring of `key`.
     pub(crate) fn of(&self, key: &SecretKey, signs: bool) -> SecretPolicy {
         match self.explicit.get(key) {

@@ -115,7 +115,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
             .zip(results)
             .map(|(key, result)| check_one(key, result))
             .collect();
-        // The revocation time is no secret of a build, so it only appears in the report as a problem.
+        // The revocation time is not a secret of a build, so it only appears in the report as a problem.
         problems.extend(epoch.err());
         PreflightReport {
             mode,

@@ -12,6 +12,7 @@ use secretwell_resolver::{Freshness, Resolved, Watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Instant;
 
+use crate::backoff::Backoff;
 use crate::context::{BuildContext, BuildError, Requested, RingRequests};
 use crate::decide::{Decision, Next, Rotation, Snapshot, decide};
 use crate::history::{has_history, read_history};
@@ -25,8 +26,6 @@ use crate::source::Results;
 use crate::spec::BuildInput;
 use crate::state::{NotReady, State, VersionHistory};
 
-/// Maximum delay before something that failed is tried again.
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(300);
 /// The task shows that it runs once per ttl, within these bounds.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(50);
 const MAX_HEARTBEAT: Duration = Duration::from_secs(5);
@@ -87,13 +86,6 @@ struct Rebuilder<A> {
 }
 
 type HistoryReads = Vec<(KeyHistory, Option<(Version, Error)>)>;
-
-/// Consecutive failures.
-#[derive(Default)]
-struct Backoff {
-    since: Option<Instant>,
-    count: u32,
-}
 
 /// What an attempt reads.
 enum Read {
@@ -436,7 +428,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         rotation: &Rotation,
         secrets: &[(SecretKey, Resolved)],
     ) {
-        if self.history_reads.is_empty() && self.history_failures.count == 0 {
+        if self.history_reads.is_empty() && self.history_failures.is_empty() {
             let missing = self.missing_histories(&mut rotation.clone(), secrets);
             self.start_history_reads(missing);
         }
@@ -464,7 +456,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
     }
 
     fn finish_history_reads(&mut self, reads: Result<HistoryReads, JoinError>) {
-        let is_first_failure = self.history_failures.count == 0;
+        let is_first_failure = self.history_failures.is_empty();
         let mut failed = reads.is_err();
         for (read, failure) in reads.unwrap_or_default() {
             if let Some((version, error)) = failure {
@@ -560,20 +552,6 @@ impl Outcome {
     fn failed(mut self, problems: Vec<Error>, retry_at: Instant, started: Instant) -> Self {
         self.failure = Some(NotReady::new(problems, Some(retry_at)));
         self.finished(started)
-    }
-}
-
-impl Backoff {
-    /// Counts a failure and returns the time of the next attempt. The first retry is immediate. Later
-    /// retries wait for one eighth of the time since the first failure, at least 1 s and at most
-    /// [`MAX_RETRY_DELAY`].
-    fn retry_at(&mut self, now: Instant) -> Instant {
-        let since = *self.since.get_or_insert(now);
-        self.count = self.count.saturating_add(1);
-        match self.count {
-            1 => now,
-            _ => now + ((now - since) / 8).clamp(Duration::from_secs(1), MAX_RETRY_DELAY),
-        }
     }
 }
 

@@ -278,7 +278,7 @@ fn document_with_secret_and_revocation_time_revokes_what_changed_with_it() {
     test.epoch = epoch(25, version(3, 26));
     test.read(&[("K", secret("b", Some(version(3, 26))))]);
     assert_eq!(test.ring(), "b");
-    // The same time in a later version is no reason to revoke.
+    // The same time in a later version does not cause a revocation.
     test.epoch = epoch(25, version(4, 40));
     test.read(&[("K", secret("c", Some(version(4, 40))))]);
     assert_eq!(test.ring(), "c,b");
