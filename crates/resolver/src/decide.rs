@@ -165,7 +165,7 @@ pub(crate) fn peek(known: &Known<'_>, now: Time) -> Option<Reply> {
     }
 }
 
-/// Returns the time at which a key is read again in the background. `found_later` tells whether a later
+/// Returns the time at which a key is read again in the background. `found_later` is true if a later
 /// source has the key, so that its absence here is not reported to anybody.
 pub(crate) fn due_at(known: &Known<'_>, found_later: bool) -> Time {
     match (known.entry, known.failure) {

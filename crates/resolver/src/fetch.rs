@@ -214,9 +214,7 @@ impl FetchTask {
         shared.wake.notify_one();
         all
     }
-}
 
-impl FetchTask {
     fn settle_chunk(
         &self,
         shared: &Arc<Shared>,

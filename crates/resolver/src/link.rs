@@ -296,7 +296,7 @@ impl LinkState {
         (std::mem::take(&mut self.garbage), retired)
     }
 
-    /// Plans the next time at which the refresher looks at `key`. It is not fetched before `earliest`.
+    /// Plans the next time at which the refresher checks `key`. It is not fetched before `earliest`.
     pub(crate) fn plan(
         &mut self,
         cache: &Cache,
@@ -353,13 +353,13 @@ impl LinkState {
         }
     }
 
-    /// Returns the time of the next planned look.
+    /// Returns the time of the next planned check.
     pub(crate) fn next(&self) -> Option<Time> {
         let poll = self.polls.first().map(|(at, _)| *at);
         [poll, self.slots.next()].into_iter().flatten().min()
     }
 
-    /// Returns a key whose planned look is due at `until`, and removes it from the plan.
+    /// Returns a key whose planned check is due at `until`, and removes it from the plan.
     pub(crate) fn pop(&mut self, until: Time) -> Option<SecretKey> {
         match self.polls.first() {
             Some((at, key)) if *at <= until => {

@@ -1,4 +1,4 @@
-//! Reads: the sources are asked one after the other, and callers share fetches.
+//! Reads: the sources are read one after the other, and callers share fetches.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,9 +30,9 @@ pub(crate) enum Mode {
     Rejected,
 }
 
-/// How a source is asked.
+/// How a source is read.
 #[derive(Debug, Clone, Copy)]
-struct Asking {
+struct ReadRequest {
     link: usize,
     need: Need,
     mode: Mode,
@@ -40,11 +40,11 @@ struct Asking {
     started: Time,
 }
 
-/// The answers of the sources about one key, as far as they were asked.
+/// The answers of the sources about one key, as far as they were read.
 #[derive(Debug, Default)]
 struct Trail {
     value: Option<Resolved>,
-    /// The error of each source. `None` if the source was not asked.
+    /// The error of each source. `None` if the source was not read.
     errors: Vec<Option<Error>>,
     /// The age of an absence that could not be confirmed, and the reason.
     staleness: Option<(Duration, Error)>,
@@ -80,6 +80,12 @@ impl Shared {
     ) -> Vec<Result<Resolved, Error>> {
         self.start_refresher();
         let started = clock::now();
+        let request = |link, need| ReadRequest {
+            link,
+            need,
+            mode,
+            started,
+        };
         let last = self.sources.len() - 1;
         let mut trails: Vec<Trail> = keys.iter().map(|_| Trail::default()).collect();
         for link in 0..=last {
@@ -92,27 +98,16 @@ impl Shared {
                 true => Need::Final,
                 false => Need::Passing,
             };
-            let asking = Asking {
-                link,
-                need,
-                mode,
-                started,
-            };
-            self.ask(asking, keys, open, &mut trails).await;
+            self.read_source(request(link, need), keys, open, &mut trails)
+                .await;
         }
         // If no source has a key, each source is read again as soon as its backoff allows it.
         if last > 0 && mode == Mode::Cached {
             for link in 0..last {
                 let absent = (0..keys.len()).filter(|&index| trails[index].is_absent());
                 let absent: Vec<usize> = absent.collect();
-                let need = Need::Final;
-                let asking = Asking {
-                    link,
-                    need,
-                    mode,
-                    started,
-                };
-                self.ask(asking, keys, absent, &mut trails).await;
+                self.read_source(request(link, Need::Final), keys, absent, &mut trails)
+                    .await;
             }
         }
         self.count(&trails);
@@ -124,28 +119,28 @@ impl Shared {
         results
     }
 
-    /// Asks a source for the keys at the positions `open`.
-    async fn ask(
+    /// Reads the keys at the positions `open` from one source.
+    async fn read_source(
         self: &Arc<Self>,
-        asking: Asking,
+        request: ReadRequest,
         keys: &[SecretKey],
         open: Vec<usize>,
         trails: &mut [Trail],
     ) {
-        let link = asking.link;
+        let link = request.link;
         if open.is_empty() {
             return;
         }
-        let asked: Vec<SecretKey> = open.iter().map(|&index| keys[index].clone()).collect();
-        let replies = match asking.mode {
-            Mode::Cached => self.read(asking, &asked).await,
-            Mode::Forced | Mode::Rejected => self.force(asking, &asked).await,
+        let requested: Vec<SecretKey> = open.iter().map(|&index| keys[index].clone()).collect();
+        let replies = match request.mode {
+            Mode::Cached => self.read(request, &requested).await,
+            Mode::Forced | Mode::Rejected => self.force(request, &requested).await,
         };
         for (count, (index, (reply, missed))) in open.into_iter().zip(replies).enumerate() {
             pause(count).await;
             trails[index].missed |= missed;
             match trails[index].errors.len() > link {
-                // The source is asked for the second time. Only a value changes the result.
+                // The source is read for the second time. Only a value changes the result.
                 true if matches!(reply, Reply::Value(_)) => trails[index].add(link, reply),
                 true => {}
                 false => trails[index].add(link, reply),
@@ -181,8 +176,12 @@ impl Shared {
     }
 
     /// Reads `keys` from a source.
-    async fn read(self: &Arc<Self>, asking: Asking, keys: &[SecretKey]) -> Vec<(Reply, bool)> {
-        let mut reading = Reading::new(self, asking.link, keys);
+    async fn read(
+        self: &Arc<Self>,
+        request: ReadRequest,
+        keys: &[SecretKey],
+    ) -> Vec<(Reply, bool)> {
+        let mut reading = Reading::new(self, request.link, keys);
         for attempt in 1..=MAX_ATTEMPTS {
             reading.is_last_attempt = attempt == MAX_ATTEMPTS;
             let missing = reading.missing();
@@ -193,8 +192,8 @@ impl Shared {
                 reading.lost = Some(error);
                 break;
             }
-            for (fetch, positions) in reading.serve_or_fetch(missing, asking.need).await {
-                reading.wait(fetch, positions, asking.started).await;
+            for (fetch, positions) in reading.serve_or_fetch(missing, request.need).await {
+                reading.wait(fetch, positions, request.started).await;
             }
         }
         reading.finish()
@@ -202,16 +201,20 @@ impl Shared {
 
     /// Fetches `keys` from a source, regardless of the cache and of earlier failures. Within 1 s of
     /// the last forced refresh of a key, this is an ordinary read.
-    async fn force(self: &Arc<Self>, asking: Asking, keys: &[SecretKey]) -> Vec<(Reply, bool)> {
+    async fn force(
+        self: &Arc<Self>,
+        request: ReadRequest,
+        keys: &[SecretKey],
+    ) -> Vec<(Reply, bool)> {
         if self.can_fetch().is_err() {
-            return self.read(asking, keys).await;
+            return self.read(request, keys).await;
         }
-        let link = asking.link;
+        let link = request.link;
         let source = &self.sources[link];
         let now = clock::now();
         // The provider must drop what it keeps before the fetch starts. A lease is kept if the source cannot be
         // called for another one.
-        if asking.mode == Mode::Forced {
+        if request.mode == Mode::Forced {
             let due = source.state().due_for_force(keys, now);
             for key in due {
                 source.discard(&key, None);
@@ -221,13 +224,10 @@ impl Shared {
             let mut state = source.state();
             let is_due = |key: &&SecretKey| !state.is_forced(key, now);
             let due: Vec<SecretKey> = keys.iter().filter(is_due).cloned().collect();
-            state.force(&due, now);
             let prepared = state.prepare_forced_fetch(due.clone(), now);
-            if prepared.is_err() {
-                // A forced refresh that did not start does not limit the next one.
-                for key in &due {
-                    state.forced.remove(key);
-                }
+            // A forced refresh that did not start does not limit the next one.
+            if prepared.is_ok() {
+                state.force(&due, now);
             }
             let fetches = keys.iter().map(|key| state.in_flight.get(key).cloned());
             let fetches: Vec<Option<Fetch>> = fetches.collect();
@@ -259,7 +259,7 @@ impl Shared {
         let rest_keys: Vec<SecretKey> = rest.iter().map(|&index| keys[index].clone()).collect();
         let mut replies = reading.replies;
         if !rest.is_empty() {
-            let read = self.read(asking, &rest_keys).await;
+            let read = self.read(request, &rest_keys).await;
             for (index, reply) in rest.into_iter().zip(read) {
                 replies[index] = Some(reply.0);
             }
@@ -523,7 +523,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Returns the replies. The second part tells whether a fetch was needed.
+    /// Returns the replies. The second part is true if a fetch was needed.
     fn finish(self) -> Vec<(Reply, bool)> {
         let source = &self.shared.sources[self.link];
         let now = clock::now();

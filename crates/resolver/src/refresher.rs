@@ -60,12 +60,12 @@ impl Shared {
                         more = false;
                         break;
                     };
-                    let look = Look {
+                    let checked = Checked {
                         due: &mut due,
                         signals: &mut signals,
                         removed: &mut removed,
                     };
-                    self.look_at(&mut state, link, key, now, look);
+                    self.check_key(&mut state, link, key, now, checked);
                 }
             }
             self.moved(link, &removed, now);
@@ -82,14 +82,14 @@ impl Shared {
         next.map_or(now.after(IDLE), |next| next.min(now.after(IDLE)))
     }
 
-    /// Removes the entry of a key, adds the key to `due`, or plans the next look at it.
-    fn look_at(
+    /// Removes the entry of a key, adds the key to `due`, or plans its next check.
+    fn check_key(
         &self,
         state: &mut LinkState,
         link: usize,
         key: SecretKey,
         now: Time,
-        look: Look<'_>,
+        checked: Checked<'_>,
     ) {
         let source = &self.sources[link];
         let is_watched = state.is_watched(&key);
@@ -98,12 +98,12 @@ impl Shared {
         let mut earliest = now;
         if let Some(times) = times.filter(|times| now >= times.unusable_at) {
             state.remove(&source.cache, &key);
-            look.removed.push(key.clone());
+            checked.removed.push(key.clone());
             // A value that was valid for a short time only is not fetched in a loop.
             earliest = earliest.max(times.fetched_at.after(MIN_LEASE_REFRESH));
         }
         if times.is_none_or(|times| now >= times.expires_at) {
-            look.signals.extend_from_slice(state.signals(&key));
+            checked.signals.extend_from_slice(state.signals(&key));
         }
         let found_later = self.found_later(link, &key, now);
         let is_due = source.cache.with(&key, |entry| {
@@ -114,9 +114,9 @@ impl Shared {
         if !is_due {
             state.plan(&source.cache, &key, earliest, now, found_later);
         } else if self.reaches(link, &key, now) {
-            look.due.add(state, key, found_later);
+            checked.due.add(state, key, found_later);
         } else {
-            // A source before this one has the key. When that changes, another look is planned.
+            // A source before this one has the key. When that changes, another check is planned.
             let cached = source
                 .cache
                 .peek(&key, |entry| (entry.slot, entry.times.unusable_at));
@@ -148,7 +148,7 @@ impl Shared {
         }
     }
 
-    /// Fetches the keys that are due. If no fetch is possible now, plans another look at them.
+    /// Fetches the keys that are due. If no fetch is possible now, plans another check of them.
     async fn fetch_due(self: &Arc<Self>, link: usize, due: DueKeys, now: Time) {
         let source = &self.sources[link];
         let mut retries = Some(due.retries);
@@ -263,8 +263,8 @@ impl Shared {
     }
 }
 
-/// What a look at some keys collects.
-struct Look<'a> {
+/// What a check of some keys collects.
+struct Checked<'a> {
     due: &'a mut DueKeys,
     signals: &'a mut Vec<(Arc<Signal>, usize)>,
     /// The keys whose entries were removed.
@@ -345,13 +345,13 @@ impl Refresher {
             tokio::select! {
                 () = sleep_until(next) => {}
                 () = self.wake.notified() => {}
-                (link, notice) = next_notice(&mut self.subscriptions) => {
+                (link, notification) = next_notification(&mut self.subscriptions) => {
                     let Some(shared) = self.shared.upgrade() else {
                         return;
                     };
-                    let change = match notice {
-                        Notice::Changed(change) => change,
-                        Notice::Reopen => {
+                    let change = match notification {
+                        Notification::Changed(change) => change,
+                        Notification::Reopen => {
                             self.subscriptions[link].open(&shared.sources[link]);
                             continue;
                         }
@@ -385,7 +385,7 @@ struct Subscription {
     missed: bool,
 }
 
-enum Notice {
+enum Notification {
     Changed(Change),
     Reopen,
 }
@@ -431,31 +431,31 @@ impl Subscription {
     }
 
     /// Waits for the next notification. Never returns if the source has none.
-    async fn next(&mut self) -> Notice {
+    async fn next(&mut self) -> Notification {
         loop {
             let Some(stream) = &mut self.stream else {
                 return match self.reopen_at {
                     Some(at) => {
                         sleep_until(at).await;
-                        Notice::Reopen
+                        Notification::Reopen
                     }
                     None => std::future::pending().await,
                 };
             };
             if std::mem::take(&mut self.missed) {
-                return Notice::Changed(Change::All);
+                return Notification::Changed(Change::All);
             }
             sleep_until(self.listen_from).await;
             match stream.next().await {
                 Some(Ok(change)) => {
                     self.reopen_wait = MIN_WAIT;
                     self.listen_from = clock::now().after(NOTIFICATION_INTERVAL);
-                    return Notice::Changed(change);
+                    return Notification::Changed(change);
                 }
                 Some(Err(error)) => {
                     tracing::warn!(target: "secretwell::resolver", event = "watch_failed", %error, "change notifications were lost; all secrets are read again");
                     self.listen_from = clock::now().after(NOTIFICATION_INTERVAL);
-                    return Notice::Changed(Change::All);
+                    return Notification::Changed(Change::All);
                 }
                 None => self.reopen_later(),
             }
@@ -463,16 +463,16 @@ impl Subscription {
     }
 }
 
-/// Waits for the next notice of any source. Cancellation loses no notification.
-async fn next_notice(subscriptions: &mut [Subscription]) -> (usize, Notice) {
+/// Waits for the next notification of any source. Cancellation loses no notification.
+async fn next_notification(subscriptions: &mut [Subscription]) -> (usize, Notification) {
     let mut waits: Vec<_> = subscriptions
         .iter_mut()
         .map(|subscription| Box::pin(subscription.next()))
         .collect();
     std::future::poll_fn(|context| {
         for (link, wait) in waits.iter_mut().enumerate() {
-            if let Poll::Ready(notice) = wait.as_mut().poll(context) {
-                return Poll::Ready((link, notice));
+            if let Poll::Ready(notification) = wait.as_mut().poll(context) {
+                return Poll::Ready((link, notification));
             }
         }
         Poll::Pending

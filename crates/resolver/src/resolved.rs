@@ -55,7 +55,7 @@ impl Resolved {
 pub enum Freshness {
     /// The source returned the value within the ttl.
     Fresh,
-    /// The source has not confirmed the value within the ttl, or the value might have changed. The reason tells
+    /// The source has not confirmed the value within the ttl, or the value might have changed. The reason states
     /// which: the refresh failed, takes long, is not possible at the moment, or was overtaken by a change.
     Stale {
         /// The time since the source returned the value.

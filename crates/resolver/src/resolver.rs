@@ -114,7 +114,7 @@ impl Resolver {
     /// fetch is returned. The [`ErrorKind`](secretwell_core::ErrorKind) distinguishes absent, refused and
     /// unreachable secrets. A stale value is not an error.
     pub async fn get(&self, key: impl AsRef<str>) -> Result<Resolved, Error> {
-        if let Some(resolved) = self.cached(key.as_ref(), Need::NoRefresh, Resolved::clone) {
+        if let Some(resolved) = self.cached(key.as_ref(), Required::NoRefresh, Resolved::clone) {
             return Ok(resolved);
         }
         // The key is parsed only on a miss, because cached keys are valid.
@@ -164,18 +164,23 @@ impl Resolver {
     /// Never waits and never calls the provider.
     #[inline]
     pub fn with_cached<R>(&self, key: &str, reader: impl FnOnce(&Resolved) -> R) -> Option<R> {
-        self.cached(key, Need::Fresh, reader)
+        self.cached(key, Required::Fresh, reader)
     }
 
     #[inline]
-    fn cached<R>(&self, key: &str, need: Need, reader: impl FnOnce(&Resolved) -> R) -> Option<R> {
+    fn cached<R>(
+        &self,
+        key: &str,
+        required: Required,
+        reader: impl FnOnce(&Resolved) -> R,
+    ) -> Option<R> {
         let now = clock::coarse();
         let (last, earlier) = self.shared.sources.split_last()?;
         if !earlier.is_empty() {
-            return self.cached_in_chain(key, need, reader, now);
+            return self.cached_in_chain(key, required, reader, now);
         }
         let hit = last.cache.read(key, |entry| {
-            let resolved = entry.value().filter(|_| need.is_met(entry, now))?;
+            let resolved = entry.value().filter(|_| required.is_met(entry, now))?;
             Some(reader(resolved))
         });
         hit.flatten().inspect(|_| self.shared.counts.hit())
@@ -184,13 +189,13 @@ impl Resolver {
     fn cached_in_chain<R>(
         &self,
         key: &str,
-        need: Need,
+        required: Required,
         reader: impl FnOnce(&Resolved) -> R,
         now: Time,
     ) -> Option<R> {
         for source in &self.shared.sources {
             let found = source.cache.read(key, |entry| {
-                need.is_met(entry, now).then(|| entry.value().cloned())
+                required.is_met(entry, now).then(|| entry.value().cloned())
             });
             if let Some(resolved) = found.flatten()? {
                 self.shared.counts.hit();
@@ -373,14 +378,14 @@ impl Resolver {
 
 /// What a read needs of a cached answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
+enum Required {
     /// It must be fresh.
     Fresh,
     /// It must be fresh, and its refresh must not be due.
     NoRefresh,
 }
 
-impl Need {
+impl Required {
     #[inline]
     fn is_met(self, entry: &Entry, now: Time) -> bool {
         entry.is_fresh(now) && (self == Self::Fresh || now < entry.times.refresh_at)

@@ -110,7 +110,11 @@ impl Settling<'_> {
                 let fetched = self.fetched(secret);
                 match superseded {
                     _ if void.is_some() => {
-                        self.remember_version(state, &key, &fetched.resolved, void);
+                        if void == Some(Void::Invalidated)
+                            && self.is_newer(state, &key, &fetched.resolved)
+                        {
+                            self.remember_version(state, &key, &fetched.resolved);
+                        }
                         Ok(fetched.resolved)
                     }
                     true => self.keep_if_newer(state, &key, fetched, jitter, settled),
@@ -168,22 +172,31 @@ impl Settling<'_> {
         }
     }
 
-    /// Remembers the version of a value that is not used, because its key was invalidated during the fetch.
-    fn remember_version(
-        &self,
-        state: &mut LinkState,
-        key: &SecretKey,
-        fetched: &Resolved,
-        void: Option<Void>,
-    ) {
-        let Some(version) = fetched.version.clone().filter(|v| v.number().is_some()) else {
-            return;
-        };
-        let is_newer = with_newest(state, self.cache, key, |origin, newest| {
-            *origin == fetched.origin && newest.is_older_than(&version)
-        });
-        if void == Some(Void::Invalidated) && is_newer.unwrap_or(true) {
-            state.guard(key, fetched.origin.clone(), version);
+    /// Returns whether the version of a fetched value is newer than the newest known one. The first known version
+    /// with an order is newer.
+    fn is_newer(&self, state: &LinkState, key: &SecretKey, fetched: &Resolved) -> bool {
+        ordered_version(fetched).is_some_and(|version| {
+            let newer = with_newest(state, self.cache, key, |origin, newest| {
+                *origin == fetched.origin && newest.is_older_than(version)
+            });
+            newer.unwrap_or(true)
+        })
+    }
+
+    /// Returns whether the version of a fetched value is older than the newest known one.
+    fn is_older(&self, state: &LinkState, key: &SecretKey, fetched: &Resolved) -> bool {
+        ordered_version(fetched).is_some_and(|version| {
+            let older = with_newest(state, self.cache, key, |origin, newest| {
+                *origin == fetched.origin && version.is_older_than(newest)
+            });
+            older.unwrap_or(false)
+        })
+    }
+
+    /// Remembers the version of a value that is not cached.
+    fn remember_version(&self, state: &mut LinkState, key: &SecretKey, fetched: &Resolved) {
+        if let Some(version) = ordered_version(fetched) {
+            state.guard(key, fetched.origin.clone(), version.clone());
         }
     }
 
@@ -200,16 +213,6 @@ impl Settling<'_> {
         jitter: Jitter,
         settled: &mut Settled,
     ) -> Result<Resolved, Error> {
-        let Resolved {
-            origin, version, ..
-        } = &fetched.resolved;
-        let ordered = version.clone().filter(|version| version.number().is_some());
-        let is_newer = ordered.as_ref().is_some_and(|version| {
-            let newer = with_newest(state, self.cache, key, |place, newest| {
-                place == origin && newest.is_older_than(version)
-            });
-            newer.unwrap_or(true)
-        });
         let cached = self.cache.peek(key, |entry| {
             let is_later = self.now.since(entry.times.fetched_at) <= self.took;
             let is_same = entry
@@ -220,25 +223,19 @@ impl Settling<'_> {
         });
         let is_invalidated = cached.is_none() && !state.in_flight.contains(key);
         let (is_later, is_same, is_deleted) = cached.unwrap_or_default();
-        if !is_newer {
-            if ordered.is_none() && !is_same {
+        if !self.is_newer(state, key, &fetched.resolved) {
+            if ordered_version(&fetched.resolved).is_none() && !is_same {
                 state.mark(self.cache, key, Mark::Changed);
             }
-            let is_older = ordered.is_some_and(|version| {
-                let older = with_newest(state, self.cache, key, |place, newest| {
-                    place == origin && version.is_older_than(newest)
-                });
-                older.unwrap_or(false)
-            });
-            return match is_older {
-                true => Err(older_version().with_origin(origin).with_key(key)),
+            return match self.is_older(state, key, &fetched.resolved) {
+                true => Err(older_version()
+                    .with_origin(&fetched.resolved.origin)
+                    .with_key(key)),
                 false => Ok(fetched.resolved),
             };
         }
         if is_invalidated || is_deleted {
-            if let Some(version) = ordered {
-                state.guard(key, origin.clone(), version);
-            }
+            self.remember_version(state, key, &fetched.resolved);
             return Ok(fetched.resolved);
         }
         let result = self.store(state, key, fetched, jitter, settled);
@@ -403,6 +400,12 @@ impl Settling<'_> {
         };
         state.fail(key, failure);
     }
+}
+
+/// Returns the version of a value, if it can be ordered.
+fn ordered_version(resolved: &Resolved) -> Option<&Version> {
+    let version = resolved.version.as_ref();
+    version.filter(|version| version.number().is_some())
 }
 
 fn older_version() -> Error {

@@ -259,7 +259,7 @@ impl Shared {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Wakes all watches, which then look at the resolver again.
+    /// Wakes all watches, which then check the resolver again.
     pub(crate) fn wake_watches(&self) {
         for source in &self.sources {
             let signals = source.state().all_signals();

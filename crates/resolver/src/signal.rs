@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// Tells a watch which of its keys might have changed.
+/// Notifies a watch which of its keys might have changed.
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
     state: Mutex<State>,
@@ -33,7 +33,7 @@ impl Signal {
         }
     }
 
-    /// Wakes the watch, which then looks at the resolver again.
+    /// Wakes the watch, which then checks the resolver again.
     pub(crate) fn wake(&self) {
         let waker = self.lock().waker.take();
         if let Some(waker) = waker {

@@ -100,7 +100,7 @@ impl Source {
         state.plan(&self.cache, key, now, now, false);
     }
 
-    /// Marks the cached value of `key` if it is `rejected`, and tells the provider.
+    /// Marks the cached value of `key` if it is `rejected`, and notifies the provider.
     pub(crate) fn reject(&self, key: &SecretKey, rejected: &SecretValue, now: Time) {
         let mut state = self.state();
         let is_rejected = self.cache.peek(key, |entry| {
@@ -121,7 +121,7 @@ impl Source {
         }
     }
 
-    /// Tells the provider that a consumer has rejected a value, or that the next read must ask the source.
+    /// Notifies the provider that a consumer has rejected a value, or that the next read must go to the source.
     pub(crate) fn discard(&self, key: &SecretKey, rejected: Option<&SecretValue>) {
         let call = AssertUnwindSafe(|| self.provider().discard(key, rejected));
         if catch_unwind(call).is_err() {

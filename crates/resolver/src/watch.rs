@@ -56,13 +56,13 @@ type Results = Vec<Result<Resolved, Error>>;
 
 enum Step {
     /// The first read of all keys.
-    Reading(Option<Reading>),
+    FirstRead(Option<FirstRead>),
     /// Waiting for a change, at most until the refresher is overdue.
     Waiting(Option<Timer>),
 }
 
 /// A read, with the runtime that it belongs to. In another runtime its timers would panic or never fire.
-struct Reading {
+struct FirstRead {
     runtime: Option<tokio::runtime::Id>,
     read: Pin<Box<dyn Future<Output = Results> + Send + Sync>>,
 }
@@ -100,7 +100,7 @@ impl Watch {
         shared.wake.notify_one();
         Self {
             returned: vec![None; keys.len()],
-            step: Step::Reading(None),
+            step: Step::FirstRead(None),
             shared,
             keys: keys.into(),
             signal,
@@ -127,15 +127,15 @@ impl Watch {
     }
 
     fn poll_next_updates(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<Update>>> {
-        if let Step::Reading(reading) = &mut self.step {
+        if let Step::FirstRead(first_read) = &mut self.step {
             let runtime = Handle::try_current().ok().map(|handle| handle.id());
-            reading.take_if(|reading| reading.runtime != runtime);
+            first_read.take_if(|first_read| first_read.runtime != runtime);
             let (shared, keys) = (&self.shared, &self.keys);
-            let Reading { read, .. } = reading.get_or_insert_with(|| {
+            let FirstRead { read, .. } = first_read.get_or_insert_with(|| {
                 let (shared, keys) = (shared.clone(), keys.clone());
                 let read = async move { shared.get_many(&keys, Mode::Cached).await };
                 let read = Box::pin(read);
-                Reading { runtime, read }
+                FirstRead { runtime, read }
             });
             let results = ready!(read.as_mut().poll(context));
             self.step = Step::Waiting(None);
