@@ -217,6 +217,35 @@ async fn provider_of_a_value_is_the_source_that_has_it() {
     assert_eq!(previous.value.expose_bytes(), b"first");
 }
 
+#[tokio::test]
+async fn previous_version_is_read_from_the_source_of_the_version_in_nested_chains() {
+    let memory = |name: &str| {
+        let memory = MemoryProvider::new();
+        memory.set("K", format!("{name} 1")).unwrap();
+        memory.set("K", format!("{name} 2")).unwrap();
+        memory
+    };
+    let sources = ["a", "b", "c", "d"].map(memory);
+    for (absent, name) in ["a", "b", "c", "d"].iter().enumerate() {
+        let [a, b, c, d] = sources.clone();
+        let chain = Chain::new(a.or_else(b)).or_else(c.or_else(d));
+        let read = chain.get(&key("K")).await.unwrap();
+        assert_eq!(read.value.expose_text().unwrap(), format!("{name} 2"));
+        let first = Version::numbered(1);
+        for version in [read.version.unwrap(), first] {
+            let read = chain.get_version(&key("K"), &version).await.unwrap();
+            let number = version.number().unwrap();
+            // A version that names no source is the one of the first source that has it.
+            let expected = match number {
+                1 => "a 1".to_owned(),
+                _ => format!("{name} 2"),
+            };
+            assert_eq!(read.value.expose_text().unwrap(), expected);
+        }
+        sources[absent].remove("K").unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn watched_key_of_the_second_source_is_refreshed_although_nobody_reads_it() {
     for (batch, max_stale) in [(true, 0), (false, 0), (true, 1000), (false, 1000)] {

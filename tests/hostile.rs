@@ -337,6 +337,44 @@ async fn unordered_value_of_a_superseded_fetch_causes_another_read() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn value_of_a_superseded_fetch_with_a_version_of_another_object_causes_another_read() {
+    let version = |value: &str, number, id| {
+        Secret::new(value).with_version(Version::numbered(number).with_identity(id))
+    };
+    let new = || version("new", 1, "second object");
+    let resolver = timed([
+        (10, new()),
+        (1, version("old", 7, "first object")),
+        (0, new()),
+    ]);
+    let reader = tokio::spawn({
+        let resolver = resolver.clone();
+        async move { text(&resolver, "K").await }
+    });
+    settle().await;
+    resolver.refresh(["K"]).await.remove(0).unwrap();
+    pass(secs(12)).await;
+    reader.await.unwrap();
+    assert_eq!(text(&resolver, "K").await, "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn cached_value_is_equally_fresh_for_every_read_after_close() {
+    let resolver = Resolver::builder(source(false, &[("K", "v")]))
+        .ttl(secs(100))
+        .build();
+    text(&resolver, "K").await;
+    resolver.close().await;
+    for (wait, is_fresh) in [(1, true), (97, true), (4, false)] {
+        pass(secs(wait)).await;
+        let cached = resolver.with_cached("K", |cached| cached.freshness.is_stale());
+        assert_eq!(cached, is_fresh.then_some(false), "{wait}");
+        let read = resolver.get("K").await.unwrap();
+        assert_eq!(read.freshness.is_stale(), !is_fresh, "{wait}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn repeated_key_of_one_call_is_read_once() {
     for batch in [true, false] {
         let counted = source(batch, &[("A", "a")]);

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use secretwell::{Chain, Error, ErrorKind, Freshness, OnDenied, Resolver, Secret, SecretProvider};
+use secretwell::{
+    Chain, Error, ErrorKind, Freshness, MemoryProvider, OnDenied, Resolver, Secret, SecretProvider,
+    SecretProviderExt,
+};
 use secretwell_testkit::Action;
 use tokio::time::Instant;
 
@@ -81,6 +84,42 @@ async fn absence_is_cached_for_one_second_and_then_with_backoff() {
     memory.set("LATE", "here").unwrap();
     pass(secs(34)).await;
     assert_eq!(text(&resolver, "LATE").await, "here");
+}
+
+#[tokio::test(start_paused = true)]
+async fn absence_that_cannot_be_confirmed_says_so() {
+    let (_, faulty) = faulty_source(&[]);
+    let absent = MemoryProvider::new();
+    for provider in [
+        std::sync::Arc::new(faulty.clone()) as std::sync::Arc<dyn SecretProvider>,
+        std::sync::Arc::new(absent.or_else(faulty.clone())),
+    ] {
+        faulty.clear_faults();
+        let resolver = resolver(provider);
+        let confirmed = resolver.get("K").await.unwrap_err();
+        assert!(
+            !confirmed.to_string().contains("not confirmed"),
+            "{confirmed}"
+        );
+        faulty.always(Action::Fail(down()));
+        pass(secs(600)).await;
+        for read in 1..=2 {
+            let error = resolver.get("K").await.unwrap_err();
+            assert!(error.is_not_found(), "{read}: {error}");
+            let text = error.to_string();
+            assert!(
+                text.contains("not confirmed for 600s: the source is down"),
+                "{read}: {text}"
+            );
+        }
+        pass(secs(600)).await;
+        let error = resolver.get("K").await.unwrap_err();
+        assert_eq!(
+            error.kind(),
+            ErrorKind::Unavailable,
+            "after ttl and max_stale"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -354,3 +354,29 @@ async fn invalid_revocation_time_degrades_and_the_last_one_stays_in_force() {
     assert_eq!(started.auth.peek().unwrap().iter().len(), 3);
     assert_eq!(started.auth.state().name(), "ready");
 }
+
+#[tokio::test(start_paused = true)]
+async fn secret_that_the_revoking_read_replaces_is_revoked_without_room_for_previous_secrets() {
+    for max_previous in [0, 1] {
+        let source = Scripted::new(Reports::Times);
+        source.write("AUTH_SECRET", FIRST, secs(10_000));
+        let resolver = Resolver::builder(source.clone()).ttl(secs(10)).build();
+        let auth = LazyAuth::builder(resolver)
+            .mode(Mode::Production)
+            .max_previous(max_previous)
+            .build(|_: Secrets, context: BuildContext| async move {
+                Ok::<_, BuildError>(context.key_ring("AUTH_SECRET")?)
+            });
+        auth.get().await.unwrap();
+        pass(secs(5)).await;
+        source.write("AUTH_SECRET", SECOND, secs(0));
+        let revoked = auth.revoke_previous().await.unwrap();
+        assert_eq!(ring_text(&revoked), (SECOND.into(), SECOND.into()));
+        // Somebody writes the revoked secret again.
+        source.write("AUTH_SECRET", FIRST, secs(0));
+        pass(secs(60)).await;
+        let kept = ring_text(&auth.peek().unwrap());
+        assert_eq!(kept, (SECOND.into(), SECOND.into()), "{max_previous}");
+        assert_eq!(auth.state().name(), "degraded", "{max_previous}");
+    }
+}

@@ -28,6 +28,8 @@ pub(crate) fn decide(
     let mut next = current.clone();
     next.rotate(snapshot, rules, now);
     let revoked = next.revoke(current, snapshot, rules, now);
+    // Afterwards, because a secret that the limit removes can be a revoked one.
+    next.rings.limit_previous(rules.timing.max_previous, now);
     let inputs = next.inputs(snapshot.secrets, now);
     let is_changed = snapshot.forced || current.built_from.as_ref() != Some(&inputs);
     let next = Next {
@@ -196,7 +198,7 @@ impl Rotation {
             match &read.history {
                 // A secret from the history might be a revoked one.
                 Some(_) if !self.epoch_is_known => continue,
-                Some(history) => self.rings.add_history(key, history, rules.timing, now),
+                Some(history) => self.rings.add_history(key, history, now),
                 None => {}
             }
             if read.is_complete {

@@ -101,14 +101,15 @@ impl Rings {
     ) -> Self {
         let rotated = secrets.iter().map(|(key, secret)| {
             let active_from = self.active_from(&secret.value, timing, now);
-            let mut ring = match self.0.get(key) {
+            let ring = match self.0.get(key) {
                 Some(ring) => ring.rotated(secret, active_from, timing, now),
                 None => Ring(vec![Entry::newest(&secret.value, active_from)]),
             };
-            ring.truncate(previous_limit(key, signing, timing), now);
             (key.clone(), ring)
         });
-        Self(rotated.collect())
+        let mut rings = Self(rotated.collect());
+        rings.keep_previous_of(signing);
+        rings
     }
 
     /// Returns the time from which a secret that is new to its key can sign.
@@ -125,13 +126,7 @@ impl Rings {
     }
 
     /// Adds the version history of `key` after the secrets that its ring already has.
-    pub(crate) fn add_history(
-        &mut self,
-        key: &SecretKey,
-        history: &History,
-        timing: Timing,
-        now: Instant,
-    ) {
+    pub(crate) fn add_history(&mut self, key: &SecretKey, history: &History, now: Instant) {
         let Some(ring) = self.0.get_mut(key) else {
             return;
         };
@@ -153,7 +148,13 @@ impl Rings {
             }
         }
         ring.0.retain(|entry| !entry.is_expired(now));
-        ring.truncate(timing.max_previous, now);
+    }
+
+    /// Removes the oldest previous secrets of each key until at most `limit` of them are left.
+    pub(crate) fn limit_previous(&mut self, limit: usize, now: Instant) {
+        for ring in self.0.values_mut() {
+            ring.truncate(limit, now);
+        }
     }
 
     /// Removes the previous secrets of all keys that are not in `signing`.
@@ -259,13 +260,6 @@ impl Rings {
     }
 }
 
-fn previous_limit(key: &SecretKey, signing: &BTreeSet<SecretKey>, timing: Timing) -> usize {
-    match signing.contains(key) {
-        true => timing.max_previous,
-        false => 0,
-    }
-}
-
 impl Ring {
     /// Returns the ring with `secret` as its newest secret, which can sign from `active_from` on.
     fn rotated(
@@ -365,7 +359,9 @@ mod tests {
                 })
                 .collect();
             let signing = secrets.iter().map(|(key, _)| key.clone()).collect();
-            Self(self.0.rotated(&secrets, &signing, timing, now))
+            let mut rotated = self.0.rotated(&secrets, &signing, timing, now);
+            rotated.limit_previous(timing.max_previous, now);
+            Self(rotated)
         }
 
         /// The primary secret of `K`, and all of its secrets joined by commas.
@@ -502,7 +498,7 @@ mod tests {
         };
         for _ in 0..2 {
             // A history that is added again changes nothing.
-            test.0.add_history(&key("K"), &history, TIMING, start);
+            test.0.add_history(&key("K"), &history, start);
             for (seconds, primary, all) in [
                 (0, "old", "new,old"),
                 (4, "new", "new,old"),

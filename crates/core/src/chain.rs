@@ -34,17 +34,15 @@ use crate::{Error, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretV
 #[derive(Debug)]
 pub struct Chain {
     links: Vec<Link>,
+    /// The position of each link if the links of nested chains are counted one by one.
+    positions: Vec<usize>,
     origin: Origin,
 }
 
 impl Chain {
     /// Creates a chain with one provider.
     pub fn new(first: impl SecretProvider) -> Self {
-        let origin = first.origin().clone();
-        Self {
-            links: vec![Link::new(Arc::new(first))],
-            origin,
-        }
+        Self::empty().or_else(first)
     }
 
     /// Appends a provider. It is read for keys that are absent in all providers before it.
@@ -61,7 +59,20 @@ impl Chain {
         self.push(Link::new(Arc::new(next)).after_failure_of(before))
     }
 
+    fn empty() -> Self {
+        Self {
+            links: Vec::new(),
+            positions: Vec::new(),
+            origin: Origin::joined([]),
+        }
+    }
+
     fn push(mut self, link: Link) -> Self {
+        let last = self.links.last().zip(self.positions.last());
+        let position = last.map_or(0, |(last, position)| {
+            position + last.provider().links().len().max(1)
+        });
+        self.positions.push(position);
         self.links.push(link);
         self.origin = Origin::joined(self.links.iter().map(|link| link.provider().origin()));
         self
@@ -73,7 +84,10 @@ impl Chain {
         let origin = self.links[index].provider().origin();
         secret.origin.get_or_insert_with(|| origin.clone());
         if self.links.len() > 1 {
-            secret.version = secret.version.map(|version| version.in_link(index));
+            secret.version = secret.version.map(|version| {
+                let (nested, version) = version.without_link();
+                version.in_link(self.positions[index] + nested.unwrap_or(0))
+            });
         }
         Ok(secret)
     }
@@ -165,12 +179,20 @@ impl SecretProvider for Chain {
     /// Reads the version from the provider that returned it. A version that was not returned by this chain is
     /// read from the first provider that has it.
     async fn get_version(&self, key: &SecretKey, version: &Version) -> Result<Secret, Error> {
-        let (link, inner) = version.clone().without_link();
+        let (position, version) = version.clone().without_link();
+        let link =
+            position.map(|position| self.positions.partition_point(|&at| at <= position) - 1);
         let mut errors = Vec::new();
         for (index, provider) in self.links.iter().map(Link::provider).enumerate() {
             if link.is_some_and(|link| link != index) {
                 continue;
             }
+            let inner = match position {
+                Some(position) if !provider.links().is_empty() => {
+                    version.clone().in_link(position - self.positions[index])
+                }
+                _ => version.clone(),
+            };
             match provider.get_version(key, &inner).await {
                 Err(error) if error.is_not_found() => errors.push(error),
                 result => return self.with_place(index, result),
@@ -234,18 +256,11 @@ impl SecretProvider for Chain {
     /// Returns the links of this chain. A link that has links itself is replaced by them.
     fn links(&self) -> Vec<Link> {
         let mut flat: Vec<Link> = Vec::new();
-        // The position in `flat` at which each link of this chain starts.
-        let mut starts = Vec::new();
-        for link in &self.links {
-            let start = flat.len();
-            starts.push(start);
-            let tolerated: Vec<usize> = link
-                .tolerated()
-                .flat_map(|position| {
-                    let end = starts.get(position + 1).copied().unwrap_or(start);
-                    starts[position]..end
-                })
-                .collect();
+        for (link, &start) in self.links.iter().zip(&self.positions) {
+            let tolerated = link.tolerated();
+            let tolerated =
+                tolerated.flat_map(|link| self.positions[link]..self.positions[link + 1]);
+            let tolerated: Vec<usize> = tolerated.collect();
             let mut inner = link.provider().links();
             if inner.is_empty() {
                 inner.push(Link::new(link.provider().clone()));
@@ -266,10 +281,6 @@ impl<P: SecretProvider> FromIterator<P> for Chain {
     /// Creates a chain of providers, each of which is read for keys that are absent in the ones before
     /// it. A chain without providers has no secrets.
     fn from_iter<I: IntoIterator<Item = P>>(providers: I) -> Self {
-        let empty = Self {
-            links: Vec::new(),
-            origin: Origin::joined([]),
-        };
-        providers.into_iter().fold(empty, Self::or_else)
+        providers.into_iter().fold(Self::empty(), Self::or_else)
     }
 }

@@ -18,7 +18,6 @@ use crate::value::fingerprint;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Version {
     label: Label,
-    number: Option<u64>,
     created_at: Option<SystemTime>,
     /// A hash of the backend's identifier for the versioned object, or 0 if the backend does not report one. The
     /// lowest byte is the number of the link of a chain, from 1 on, or 0.
@@ -28,7 +27,8 @@ pub struct Version {
 /// The bits of an identity that are the number of a link.
 const LINK: u64 = 0xff;
 
-/// The text of a version. The text of a number needs no allocation, because a cache keeps many of them.
+/// The text of a version. The text of a number needs no allocation and contains the number, because a cache keeps
+/// many of them.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Label {
     Text(Arc<str>),
@@ -69,7 +69,6 @@ impl Version {
     pub fn opaque(label: impl Into<Arc<str>>) -> Self {
         Self {
             label: Label::Text(label.into()),
-            number: None,
             created_at: None,
             identity: 0,
         }
@@ -79,7 +78,6 @@ impl Version {
     pub fn numbered(number: u64) -> Self {
         Self {
             label: Label::number(number),
-            number: Some(number),
             created_at: None,
             identity: 0,
         }
@@ -132,7 +130,10 @@ impl Version {
 
     /// Returns the number of a numbered version.
     pub fn number(&self) -> Option<u64> {
-        self.number
+        match &self.label {
+            Label::Text(_) => None,
+            Label::Number { .. } => self.as_str().parse().ok(),
+        }
     }
 
     /// Returns the time at which the version was written, if the backend reported it.
@@ -147,7 +148,7 @@ impl Version {
     /// - Both have the same identity, or neither has one.
     /// - This creation time is not later than the other one, if both are known.
     pub fn is_older_than(&self, other: &Self) -> bool {
-        let (Some(mine), Some(theirs)) = (self.number, other.number) else {
+        let (Some(mine), Some(theirs)) = (self.number(), other.number()) else {
             return false;
         };
         let recreated = matches!((self.created_at, other.created_at), (Some(a), Some(b)) if a > b);
@@ -182,7 +183,9 @@ mod tests {
     #[test]
     fn text_of_a_number_is_the_number() {
         for number in [0, 7, 10, 12_345, u64::MAX] {
-            assert_eq!(Version::numbered(number).as_str(), number.to_string());
+            let version = Version::numbered(number);
+            assert_eq!(version.as_str(), number.to_string());
+            assert_eq!(version.number(), Some(number));
         }
     }
 

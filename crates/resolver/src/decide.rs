@@ -41,10 +41,13 @@ pub(crate) enum Need {
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
     Value(Resolved),
-    /// The source does not have the key. If the last refresh failed: the age of the answer, and the reason.
-    Absent(Error, Option<(Duration, Error)>),
+    /// The source does not have the key.
+    Absent(Error, Option<Staleness>),
     Failed(Error),
 }
+
+/// The age of an answer that the source could not confirm, and the reason.
+pub(crate) type Staleness = (Duration, Error);
 
 /// What a read does.
 #[derive(Debug)]
@@ -64,6 +67,22 @@ impl Reply {
             Ok(resolved) => Self::Value(resolved),
             Err(error) if error.is_not_found() => Self::Absent(error, None),
             Err(error) => Self::Failed(error),
+        }
+    }
+
+    /// Returns the result for the caller. An absence that could not be confirmed says so.
+    pub(crate) fn into_result(self) -> Result<Resolved, Error> {
+        match self {
+            Self::Value(resolved) => Ok(resolved),
+            Self::Absent(error, Some((age, reason))) => {
+                let message = format!(
+                    "{}; not confirmed for {age:.0?}: {}",
+                    error.message(),
+                    reason.message()
+                );
+                Err(error.with_message(message).with_source(reason))
+            }
+            Self::Absent(error, None) | Self::Failed(error) => Err(error),
         }
     }
 

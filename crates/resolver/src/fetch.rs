@@ -211,7 +211,7 @@ impl FetchTask {
         if let Some(next) = source.state().next() {
             shared.expect_by(next);
         }
-        shared.wake.notify_one();
+        shared.wake_refresher();
         all
     }
 
@@ -273,6 +273,6 @@ impl Drop for FetchTask {
                 state.plan(&source.cache, &key, now, now, false);
             }
         }
-        shared.wake.notify_one();
+        shared.wake_refresher();
     }
 }

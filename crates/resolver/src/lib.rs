@@ -72,6 +72,7 @@ mod signal;
 mod slots;
 mod source;
 mod sync;
+mod trail;
 mod watch;
 
 #[cfg(all(test, shuttle))]

@@ -256,7 +256,7 @@ impl LinkState {
         let watched = &self.watched;
         let max = self.settings.max_entries.saturating_mul(2);
         self.guards
-            .shrink(max, |key, _| watched.contains_key(key), drop);
+            .shrink(max, |key| watched.contains_key(key), drop);
     }
 
     /// Records a failure. Keeps the number of failures below the maximum number of entries.
@@ -266,7 +266,7 @@ impl LinkState {
         let (watched, garbage) = (&self.watched, &mut self.garbage);
         self.failures.shrink(
             self.settings.max_entries,
-            |key, _| watched.contains_key(key),
+            |key| watched.contains_key(key),
             |failure| garbage.push(failure.error),
         );
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use secretwell_core::backend::combine_errors;
 use secretwell_core::{Error, SecretKey};
 
 use crate::Resolved;
@@ -12,6 +11,7 @@ use crate::decide::{Decision, Need, Reply, changed, decide, still_refreshing};
 use crate::in_flight::{Fetch, MAX_START};
 use crate::link::not_attempted;
 use crate::shared::{CHUNK, PreparedFetch, Shared, closed};
+use crate::trail::Trail;
 
 /// The maximum number of fetches for one read. A fetch is repeated if it ended without a result, because
 /// its runtime was shut down, or if a change or an invalidation superseded it.
@@ -40,44 +40,9 @@ struct ReadRequest {
     started: Time,
 }
 
-/// The answers of the sources about one key, as far as they were read.
-#[derive(Debug, Default)]
-struct Trail {
-    value: Option<Resolved>,
-    /// The error of each source. `None` if the source was not read.
-    errors: Vec<Option<Error>>,
-    /// The age of an absence that could not be confirmed, and the reason.
-    staleness: Option<(Duration, Error)>,
-    /// Whether the read needed a fetch.
-    missed: bool,
-}
-
-impl Trail {
-    fn add(&mut self, link: usize, reply: Reply) {
-        self.errors.resize(link, None);
-        match reply {
-            Reply::Value(value) => self.value = Some(value),
-            Reply::Absent(error, staleness) => {
-                self.errors.push(Some(error));
-                self.staleness = self.staleness.take().or(staleness);
-            }
-            Reply::Failed(error) => self.errors.push(Some(error)),
-        }
-    }
-
-    fn is_absent(&self) -> bool {
-        let mut errors = self.errors.iter().flatten();
-        self.value.is_none() && errors.all(Error::is_not_found)
-    }
-}
-
 impl Shared {
     /// Returns the secrets of `keys`. Missing ones are fetched in one batch from each source.
-    pub(crate) async fn get_many(
-        self: &Arc<Self>,
-        keys: &[SecretKey],
-        mode: Mode,
-    ) -> Vec<Result<Resolved, Error>> {
+    pub(crate) async fn get_many(self: &Arc<Self>, keys: &[SecretKey], mode: Mode) -> Vec<Reply> {
         self.start_refresher();
         let started = clock::now();
         let request = |link, need| ReadRequest {
@@ -88,17 +53,15 @@ impl Shared {
         };
         let last = self.sources.len() - 1;
         let mut trails: Vec<Trail> = keys.iter().map(|_| Trail::default()).collect();
+        let mut missed = vec![false; keys.len()];
         for link in 0..=last {
-            let open = trails.iter().enumerate().filter(|(_, trail)| {
-                let errors = trail.errors.iter().map(Option::as_ref);
-                trail.value.is_none() && self.sources[link].link.is_next(errors)
-            });
-            let open: Vec<usize> = open.map(|(index, _)| index).collect();
+            let open = |&index: &usize| trails[index].reaches(&self.sources[link].link);
+            let open: Vec<usize> = (0..keys.len()).filter(open).collect();
             let need = match link == last {
                 true => Need::Final,
                 false => Need::Passing,
             };
-            self.read_source(request(link, need), keys, open, &mut trails)
+            self.read_source(request(link, need), keys, open, &mut trails, &mut missed)
                 .await;
         }
         // If no source has a key, each source is read again as soon as its backoff allows it.
@@ -106,17 +69,23 @@ impl Shared {
             for link in 0..last {
                 let absent = (0..keys.len()).filter(|&index| trails[index].is_absent());
                 let absent: Vec<usize> = absent.collect();
-                self.read_source(request(link, Need::Final), keys, absent, &mut trails)
-                    .await;
+                self.read_source(
+                    request(link, Need::Final),
+                    keys,
+                    absent,
+                    &mut trails,
+                    &mut missed,
+                )
+                .await;
             }
         }
-        self.count(&trails);
-        let mut results = Vec::with_capacity(keys.len());
+        let mut replies = Vec::with_capacity(keys.len());
         for (key, trail) in keys.iter().zip(trails) {
-            pause(results.len()).await;
-            results.push(self.conclude(key, trail));
+            pause(replies.len()).await;
+            replies.push(trail.conclude(&self.origin, key));
         }
-        results
+        self.count(&replies, &missed);
+        replies
     }
 
     /// Reads the keys at the positions `open` from one source.
@@ -126,6 +95,7 @@ impl Shared {
         keys: &[SecretKey],
         open: Vec<usize>,
         trails: &mut [Trail],
+        missed: &mut [bool],
     ) {
         let link = request.link;
         if open.is_empty() {
@@ -136,40 +106,20 @@ impl Shared {
             Mode::Cached => self.read(request, &requested).await,
             Mode::Forced | Mode::Rejected => self.force(request, &requested).await,
         };
-        for (count, (index, (reply, missed))) in open.into_iter().zip(replies).enumerate() {
+        for (count, (index, (reply, fetched))) in open.into_iter().zip(replies).enumerate() {
             pause(count).await;
-            trails[index].missed |= missed;
-            match trails[index].errors.len() > link {
-                // The source is read for the second time. Only a value changes the result.
-                true if matches!(reply, Reply::Value(_)) => trails[index].add(link, reply),
-                true => {}
-                false => trails[index].add(link, reply),
-            }
+            missed[index] |= fetched;
+            trails[index].set(link, reply);
         }
     }
 
-    fn conclude(&self, key: &SecretKey, trail: Trail) -> Result<Resolved, Error> {
-        match (trail.value, trail.staleness) {
-            (Some(value), None) => Ok(value),
-            (Some(value), Some((age, reason))) => Ok(value.stale(age, reason)),
-            (None, _) => {
-                let errors = trail.errors.into_iter().flatten().collect();
-                let error = combine_errors(&self.origin, key, errors);
-                Err(error.with_origin(&self.origin).with_key(key))
-            }
-        }
-    }
-
-    fn count(&self, trails: &[Trail]) {
+    fn count(&self, replies: &[Reply], missed: &[bool]) {
         let (mut hits, mut misses, mut stale) = (0, 0, 0);
-        for trail in trails {
-            let value = trail.value.as_ref();
-            if value.is_some_and(|value| value.freshness.is_stale() || trail.staleness.is_some()) {
-                stale += 1;
-            } else if trail.missed || value.is_none() {
-                misses += 1;
-            } else {
-                hits += 1;
+        for (reply, missed) in replies.iter().zip(missed) {
+            match reply {
+                Reply::Value(value) if value.freshness.is_stale() => stale += 1,
+                Reply::Value(_) if !missed => hits += 1,
+                _ => misses += 1,
             }
         }
         self.counts.add(hits, misses, stale);
@@ -188,10 +138,6 @@ impl Shared {
             if missing.is_empty() {
                 break;
             }
-            if let Err(error) = self.can_fetch() {
-                reading.lost = Some(error);
-                break;
-            }
             for (fetch, positions) in reading.serve_or_fetch(missing, request.need).await {
                 reading.wait(fetch, positions, request.started).await;
             }
@@ -206,10 +152,12 @@ impl Shared {
         request: ReadRequest,
         keys: &[SecretKey],
     ) -> Vec<(Reply, bool)> {
-        if self.can_fetch().is_err() {
-            return self.read(request, keys).await;
-        }
         let link = request.link;
+        let mut reading = Reading::new(self, link, keys);
+        if let Err(error) = self.can_fetch() {
+            reading.lost = Some(error);
+            return reading.finish();
+        }
         let source = &self.sources[link];
         let now = clock::now();
         // The provider must drop what it keeps before the fetch starts. A lease is kept if the source cannot be
@@ -236,7 +184,6 @@ impl Shared {
         let blocked = prepared.as_ref().err().cloned();
         let prepared = prepared.ok().flatten();
         self.run(prepared.map(|fetch| PreparedFetch { link, fetch }));
-        let mut reading = Reading::new(self, link, keys);
         for (position, fetch) in fetches.into_iter().enumerate() {
             match (fetch, &blocked) {
                 (Some(fetch), None) => reading.wait_until_done(fetch, vec![position]).await,
@@ -254,6 +201,10 @@ impl Shared {
                 // The last forced refresh was less than a second ago.
                 (None, None) => {}
             }
+        }
+        if let Err(error) = self.can_fetch() {
+            reading.lost = Some(error);
+            return reading.finish();
         }
         let rest = reading.missing();
         let rest_keys: Vec<SecretKey> = rest.iter().map(|&index| keys[index].clone()).collect();
@@ -322,12 +273,13 @@ impl<'a> Reading<'a> {
     }
 
     /// Fills in the replies that are available immediately. Returns the fetches to wait for, with the
-    /// positions of their keys.
+    /// positions of their keys. There are none if nothing can be fetched.
     async fn serve_or_fetch(
         &mut self,
         missing: Vec<usize>,
         need: Need,
     ) -> Vec<(Fetch, Vec<usize>)> {
+        self.lost = self.shared.can_fetch().err();
         let mut waits: Vec<(Fetch, Vec<usize>)> = Vec::new();
         for (index, chunk) in missing.chunks(CHUNK).enumerate() {
             if index > 0 {
@@ -387,6 +339,9 @@ impl<'a> Reading<'a> {
                     false => fetches.push(key.clone()),
                 }
             }
+        }
+        if self.lost.is_some() {
+            return None;
         }
         let prepared = state.prepare_fetch(&source.cache, fetches, retries, now);
         for position in unanswered {

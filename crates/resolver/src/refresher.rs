@@ -36,12 +36,12 @@ impl Shared {
         if self.is_closed() || cfg!(all(test, shuttle)) || require_runtime().is_err() {
             return;
         }
-        let Some(generation) = self.new_refresher(clock::now()) else {
+        let Some((generation, wake)) = self.new_refresher(clock::now()) else {
             return;
         };
         // The refresher subscribes to change notifications before the first fetch, so that no change is
         // missed in between.
-        let refresher = Refresher::new(self, generation);
+        let refresher = Refresher::new(self, generation, wake);
         self.spawn(refresher.run());
     }
 
@@ -212,17 +212,23 @@ impl Shared {
                 }
                 for first in (0..).step_by(CHUNK) {
                     let cached = source.state().slots.keys(first, CHUNK);
-                    let failed = source.state().failures.keys(first, CHUNK);
-                    if cached.is_none() && failed.is_none() {
+                    let Some(keys) = cached else { break };
+                    self.mark_changed(link, keys);
+                    tokio::task::yield_now().await;
+                }
+                let mut numbers = 0..source.state().failures.next_number();
+                loop {
+                    let failed = source.state().failures.keys(numbers.clone(), CHUNK);
+                    let Some((last, _)) = failed.last() else {
                         break;
-                    }
-                    let keys = cached.into_iter().chain(failed).flatten();
-                    self.mark_changed(link, keys.collect());
+                    };
+                    numbers.start = last + 1;
+                    self.mark_changed(link, failed.into_iter().map(|(_, key)| key).collect());
                     tokio::task::yield_now().await;
                 }
             }
         }
-        self.wake.notify_one();
+        self.wake_refresher();
     }
 
     /// Handles that the values of `keys` might have changed.
@@ -304,13 +310,13 @@ struct Refresher {
 }
 
 impl Refresher {
-    fn new(shared: &Arc<Shared>, generation: u64) -> Self {
+    fn new(shared: &Arc<Shared>, generation: u64, wake: Arc<Notify>) -> Self {
         // Another refresher has listened before. Changes might have been missed since.
         let missed = generation > 1;
         Self {
             shared: Arc::downgrade(shared),
             generation,
-            wake: shared.wake.clone(),
+            wake,
             subscriptions: shared
                 .sources
                 .iter()

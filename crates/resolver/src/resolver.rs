@@ -10,6 +10,7 @@ use crate::backoff::MIN_PAUSE;
 use crate::builder::ResolverBuilder;
 use crate::clock::{self, Time};
 use crate::counters::Counters;
+use crate::decide::Reply;
 use crate::entry::Entry;
 use crate::in_flight::Void;
 use crate::link::FORCE_INTERVAL;
@@ -122,10 +123,11 @@ impl Resolver {
     }
 
     async fn get_one(&self, key: SecretKey, mode: Mode) -> Result<Resolved, Error> {
-        let mut results = self.shared.get_many(std::slice::from_ref(&key), mode).await;
-        results
-            .pop()
-            .unwrap_or_else(|| Err(Error::wrong_result_count().with_origin(self.origin())))
+        let mut replies = self.shared.get_many(std::slice::from_ref(&key), mode).await;
+        replies.pop().map_or_else(
+            || Err(Error::wrong_result_count().with_origin(self.origin())),
+            Reply::into_result,
+        )
     }
 
     /// Returns the secrets of `keys`: one result for each key, in order. Missing keys are fetched in
@@ -153,7 +155,8 @@ impl Resolver {
                 Err(error) => invalid.push((valid.len() + invalid.len(), error)),
             }
         }
-        let mut results = self.shared.get_many(&valid, mode).await;
+        let replies = self.shared.get_many(&valid, mode).await;
+        let mut results: Vec<_> = replies.into_iter().map(Reply::into_result).collect();
         for (position, error) in invalid {
             results.insert(position, Err(error));
         }
@@ -277,7 +280,7 @@ impl Resolver {
         for source in &self.shared.sources {
             source.reject(&key, rejected, clock::now());
         }
-        self.shared.wake.notify_one();
+        self.shared.wake_refresher();
         match self.get_one(key, Mode::Rejected).await {
             Ok(Resolved {
                 value,
@@ -305,7 +308,7 @@ impl Resolver {
                 source.invalidate(&key, Void::OlderAccepted, now);
             }
         }
-        self.shared.wake.notify_one();
+        self.shared.wake_refresher();
     }
 
     /// Removes `key` from the cache, so that the next read fetches it. The result of an in-flight fetch
@@ -320,7 +323,7 @@ impl Resolver {
             for source in &self.shared.sources {
                 source.invalidate(&key, Void::Invalidated, now);
             }
-            self.shared.wake.notify_one();
+            self.shared.wake_refresher();
         }
     }
 

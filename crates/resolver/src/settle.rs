@@ -1,6 +1,7 @@
 //! Settling of a fetch: values are cached, and failures are recorded. Nothing here calls a provider, logs, or
 //! reads a clock.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,9 +111,8 @@ impl Settling<'_> {
                 let fetched = self.fetched(secret);
                 match superseded {
                     _ if void.is_some() => {
-                        if void == Some(Void::Invalidated)
-                            && self.is_newer(state, &key, &fetched.resolved)
-                        {
+                        let order = self.compare(state, &key, &fetched.resolved);
+                        if void == Some(Void::Invalidated) && order == Some(Ordering::Greater) {
                             self.remember_version(state, &key, &fetched.resolved);
                         }
                         Ok(fetched.resolved)
@@ -172,25 +172,22 @@ impl Settling<'_> {
         }
     }
 
-    /// Returns whether the version of a fetched value is newer than the newest known one. The first known version
-    /// with an order is newer.
-    fn is_newer(&self, state: &LinkState, key: &SecretKey, fetched: &Resolved) -> bool {
-        ordered_version(fetched).is_some_and(|version| {
-            let newer = with_newest(state, self.cache, key, |origin, newest| {
-                *origin == fetched.origin && newest.is_older_than(version)
-            });
-            newer.unwrap_or(true)
-        })
-    }
-
-    /// Returns whether the version of a fetched value is older than the newest known one.
-    fn is_older(&self, state: &LinkState, key: &SecretKey, fetched: &Resolved) -> bool {
-        ordered_version(fetched).is_some_and(|version| {
-            let older = with_newest(state, self.cache, key, |origin, newest| {
-                *origin == fetched.origin && version.is_older_than(newest)
-            });
-            older.unwrap_or(false)
-        })
+    /// Compares the version of a fetched value with the newest known one. Returns `None` if they have no order.
+    /// The first known version with an order is newer.
+    fn compare(&self, state: &LinkState, key: &SecretKey, fetched: &Resolved) -> Option<Ordering> {
+        let version = ordered_version(fetched)?;
+        let order = with_newest(state, self.cache, key, |origin, newest| {
+            if *origin != fetched.origin {
+                None
+            } else if newest.is_older_than(version) {
+                Some(Ordering::Greater)
+            } else if version.is_older_than(newest) {
+                Some(Ordering::Less)
+            } else {
+                (version == newest).then_some(Ordering::Equal)
+            }
+        });
+        order.unwrap_or(Some(Ordering::Greater))
     }
 
     /// Remembers the version of a value that is not cached.
@@ -223,16 +220,19 @@ impl Settling<'_> {
         });
         let is_invalidated = cached.is_none() && !state.in_flight.contains(key);
         let (is_later, is_same, is_deleted) = cached.unwrap_or_default();
-        if !self.is_newer(state, key, &fetched.resolved) {
-            if ordered_version(&fetched.resolved).is_none() && !is_same {
-                state.mark(self.cache, key, Mark::Changed);
+        match self.compare(state, key, &fetched.resolved) {
+            Some(Ordering::Greater) => {}
+            Some(Ordering::Equal) => return Ok(fetched.resolved),
+            Some(Ordering::Less) => {
+                let origin = &fetched.resolved.origin;
+                return Err(older_version().with_origin(origin).with_key(key));
             }
-            return match self.is_older(state, key, &fetched.resolved) {
-                true => Err(older_version()
-                    .with_origin(&fetched.resolved.origin)
-                    .with_key(key)),
-                false => Ok(fetched.resolved),
-            };
+            None => {
+                if !is_same {
+                    state.mark(self.cache, key, Mark::Changed);
+                }
+                return Ok(fetched.resolved);
+            }
         }
         if is_invalidated || is_deleted {
             self.remember_version(state, key, &fetched.resolved);
@@ -456,6 +456,14 @@ impl Seen {
                 failure: Some(kind(error)),
                 staleness: None,
             },
+        }
+    }
+
+    /// Returns what a caller compares: an absence is the same whether it was confirmed or not.
+    pub(crate) fn by_caller(reply: &Reply) -> Self {
+        Self {
+            staleness: None,
+            ..Self::of(reply)
         }
     }
 }

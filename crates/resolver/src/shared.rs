@@ -10,11 +10,13 @@ use tokio::task::JoinSet;
 use crate::clock::{self, Time};
 use crate::counters::Counts;
 use crate::decide::{Reply, peek};
+use crate::entry::Entry;
 use crate::in_flight::NewFetch;
 use crate::signal::Signal;
 use crate::source::Source;
 use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
+use crate::trail::Trail;
 
 /// At most this many keys are handled in one go. Then the lock is released, and other tasks run.
 pub(crate) const CHUNK: usize = 1000;
@@ -31,9 +33,7 @@ pub(crate) struct Shared {
     /// The sources in the order in which they are read. There is at least one.
     pub(crate) sources: Vec<Source>,
     pub(crate) counts: Counts,
-    /// Wakes the refresher before its next planned time.
-    pub(crate) wake: Arc<Notify>,
-    /// The number of the newest refresher, and whether it runs.
+    /// The newest refresher.
     refresher: Mutex<RefresherState>,
     /// The time by which the refresher acts again. If it does not, its runtime is not running.
     refresher_due: AtomicI64,
@@ -46,6 +46,9 @@ pub(crate) struct Shared {
 struct RefresherState {
     running: bool,
     generation: u64,
+    /// Wakes this refresher before its next planned time. One of an earlier refresher would wake a task whose
+    /// runtime might not be running.
+    wake: Arc<Notify>,
 }
 
 impl Shared {
@@ -55,7 +58,6 @@ impl Shared {
             provider,
             sources,
             counts: Counts::default(),
-            wake: Arc::default(),
             refresher: Mutex::default(),
             refresher_due: AtomicI64::new(0),
             tasks: Mutex::default(),
@@ -102,38 +104,17 @@ impl Shared {
         })
     }
 
-    /// Returns the result that a read of `key` would have without a fetch, or `None` while it is not known.
+    /// Returns the answer that a read of `key` would have without a fetch, or `None` while it is not known.
     pub(crate) fn peek(&self, key: &SecretKey, now: Time) -> Option<Reply> {
-        let mut errors: Vec<Option<Error>> = Vec::new();
-        let mut staleness = None;
-        for source in &self.sources {
-            if !source.link.is_next(errors.iter().map(Option::as_ref)) {
-                errors.push(None);
-                continue;
-            }
-            let reply = {
+        let mut trail = Trail::default();
+        for (link, source) in self.sources.iter().enumerate() {
+            if trail.reaches(&source.link) {
                 let state = source.state();
-                source
-                    .cache
-                    .with(key, |entry| peek(&state.known(entry, key), now))
-            };
-            match reply? {
-                Reply::Value(value) => {
-                    return Some(Reply::Value(match staleness {
-                        Some((age, reason)) => value.stale(age, reason),
-                        None => value,
-                    }));
-                }
-                Reply::Absent(error, stale) => {
-                    errors.push(Some(error));
-                    staleness = staleness.or(stale);
-                }
-                Reply::Failed(error) => errors.push(Some(error)),
+                let peek = |entry: Option<&Entry>| peek(&state.known(entry, key), now);
+                trail.set(link, source.cache.with(key, peek)?);
             }
         }
-        let errors = errors.into_iter().flatten().collect();
-        let error = secretwell_core::backend::combine_errors(&self.origin, key, errors);
-        Some(Reply::of(Err(error)))
+        Some(trail.conclude(&self.origin, key))
     }
 
     /// Returns the time of the next retry of `key`, if a source that a read of it reaches has failed. If no source
@@ -209,9 +190,9 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the number of a new refresher that the caller must start, unless one is running and on time.
-    /// A refresher is late if its runtime is not running. It then ends when it runs again.
-    pub(crate) fn new_refresher(&self, now: Time) -> Option<u64> {
+    /// Returns the number of a new refresher that the caller must start, and what wakes it, unless one is
+    /// running and on time. A refresher is late if its runtime is not running. It then ends when it runs again.
+    pub(crate) fn new_refresher(&self, now: Time) -> Option<(u64, Arc<Notify>)> {
         let mut refresher = self.refresher();
         let overdue = now > self.refresher_due().after(OVERDUE);
         if refresher.running && !overdue {
@@ -219,8 +200,15 @@ impl Shared {
         }
         refresher.running = true;
         refresher.generation += 1;
+        refresher.wake = Arc::default();
         self.refresher_due.store(now.to_nanos(), Ordering::Relaxed);
-        Some(refresher.generation)
+        Some((refresher.generation, refresher.wake.clone()))
+    }
+
+    /// Wakes the refresher before its next planned time.
+    pub(crate) fn wake_refresher(&self) {
+        let wake = self.refresher().wake.clone();
+        wake.notify_one();
     }
 
     /// Returns whether no other refresher has replaced the one with the number `generation`.

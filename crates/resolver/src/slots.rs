@@ -1,7 +1,7 @@
 //! The cached keys of one source by number, with the times at which they need attention, and the choice of a
 //! key to evict. Every operation takes constant or logarithmic time.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use secretwell_core::SecretKey;
@@ -12,8 +12,8 @@ use crate::clock::Time;
 const SLICE_MILLIS: u64 = 8;
 /// At most this many keys get a second chance for one eviction.
 const MAX_CHANCES: usize = 16;
-/// The position of a key that must not be evicted.
-const PINNED: u32 = u32::MAX;
+/// The position of a key that must not be evicted, and the number after the last key of a list.
+const NONE: u32 = u32::MAX;
 
 /// The cached keys of one source, each with a number that stays the same while the key is cached.
 #[derive(Debug)]
@@ -24,20 +24,24 @@ pub(crate) struct Slots {
     evictable: Vec<u32>,
     /// The position in `evictable` at which the next eviction starts.
     hand: usize,
-    /// The planned events, by slice of time.
-    plan: BTreeSet<(u64, u32)>,
+    /// The number of the first key with a planned event in each slice of time. The other keys of the slice follow
+    /// as a list in `slots`, because many keys share a slice.
+    plan: BTreeMap<u64, u32>,
     started: Time,
 }
 
 #[derive(Debug)]
 struct Slot {
     key: Option<SecretKey>,
-    /// The position in `evictable`, or [`PINNED`].
+    /// The position in `evictable`, or [`NONE`].
     position: u32,
-    /// The slice of the planned event, or 0.
-    due: u64,
     /// The mark of the last read when the key was last considered for eviction.
     last_read: u32,
+    /// The slice of the planned event, or 0.
+    due: u64,
+    /// The numbers of the keys before and after this one in the list of its slice, or [`NONE`].
+    previous: u32,
+    next: u32,
 }
 
 impl Slots {
@@ -47,7 +51,7 @@ impl Slots {
             free: Vec::new(),
             evictable: Vec::new(),
             hand: 0,
-            plan: BTreeSet::new(),
+            plan: BTreeMap::new(),
             started,
         }
     }
@@ -70,9 +74,11 @@ impl Slots {
     pub(crate) fn add(&mut self, key: SecretKey, pinned: bool) -> u32 {
         let slot = Slot {
             key: Some(key),
-            position: PINNED,
-            due: 0,
+            position: NONE,
             last_read: 0,
+            due: 0,
+            previous: NONE,
+            next: NONE,
         };
         let number = match self.free.pop() {
             Some(number) => {
@@ -80,7 +86,7 @@ impl Slots {
                 number
             }
             None => {
-                self.slots.push(slot);
+                push(&mut self.slots, slot);
                 to_number(self.slots.len() - 1)
             }
         };
@@ -99,8 +105,8 @@ impl Slots {
 
     /// Protects a key from eviction.
     pub(crate) fn pin(&mut self, number: u32) {
-        let position = std::mem::replace(&mut self.slots[number as usize].position, PINNED);
-        if position == PINNED {
+        let position = std::mem::replace(&mut self.slots[number as usize].position, NONE);
+        if position == NONE {
             return;
         }
         self.evictable.swap_remove(position as usize);
@@ -111,9 +117,9 @@ impl Slots {
 
     pub(crate) fn unpin(&mut self, number: u32) {
         let slot = &mut self.slots[number as usize];
-        if slot.position == PINNED {
+        if slot.position == NONE {
             slot.position = to_number(self.evictable.len());
-            self.evictable.push(number);
+            push(&mut self.evictable, number);
         }
     }
 
@@ -163,27 +169,41 @@ impl Slots {
         let slice = u64::try_from(slice).unwrap_or(u64::MAX).max(1);
         if self.slots[number as usize].due != slice {
             self.cancel(number);
-            self.slots[number as usize].due = slice;
-            self.plan.insert((slice, number));
+            let next = self.plan.insert(slice, number).unwrap_or(NONE);
+            if let Some(next) = self.slots.get_mut(next as usize) {
+                next.previous = number;
+            }
+            let slot = &mut self.slots[number as usize];
+            (slot.due, slot.previous, slot.next) = (slice, NONE, next);
         }
     }
 
     fn cancel(&mut self, number: u32) {
-        let due = std::mem::take(&mut self.slots[number as usize].due);
-        if due != 0 {
-            self.plan.remove(&(due, number));
+        let slot = &mut self.slots[number as usize];
+        let due = std::mem::take(&mut slot.due);
+        if due == 0 {
+            return;
+        }
+        let (previous, next) = (slot.previous, slot.next);
+        if let Some(next) = self.slots.get_mut(next as usize) {
+            next.previous = previous;
+        }
+        match self.slots.get_mut(previous as usize) {
+            Some(previous) => previous.next = next,
+            None if next == NONE => drop(self.plan.remove(&due)),
+            None => drop(self.plan.insert(due, next)),
         }
     }
 
     /// Returns the time of the next planned event.
     pub(crate) fn next(&self) -> Option<Time> {
-        let (slice, _) = self.plan.first()?;
+        let (slice, _) = self.plan.first_key_value()?;
         Some(self.time(*slice))
     }
 
     /// Returns the first planned event, if it is due at `until`, and removes it.
     pub(crate) fn pop(&mut self, until: Time) -> Option<SecretKey> {
-        let (slice, number) = *self.plan.first()?;
+        let (&slice, &number) = self.plan.first_key_value()?;
         if self.time(slice) > until {
             return None;
         }
@@ -193,10 +213,17 @@ impl Slots {
 
     /// Returns the keys whose event is planned until `until`.
     pub(crate) fn planned(&self, until: Time) -> impl Iterator<Item = &SecretKey> {
-        let planned = self.plan.iter();
-        planned
-            .take_while(move |(slice, _)| self.time(*slice) <= until)
-            .filter_map(|(_, number)| self.slots[*number as usize].key.as_ref())
+        let slices = self.plan.iter();
+        slices
+            .take_while(move |(slice, _)| self.time(**slice) <= until)
+            .flat_map(|(_, first)| self.list(*first))
+            .filter_map(|slot| slot.key.as_ref())
+    }
+
+    /// Returns the keys of a slice of time.
+    fn list(&self, first: u32) -> impl Iterator<Item = &Slot> {
+        let slot = |number: u32| self.slots.get(number as usize);
+        std::iter::successors(slot(first), move |previous| slot(previous.next))
     }
 
     fn time(&self, slice: u64) -> Time {
@@ -205,7 +232,16 @@ impl Slots {
     }
 }
 
+/// Adds an item. A full vector grows by an eighth, because doubled vectors would be a large part of the memory of
+/// a key.
+fn push<T>(items: &mut Vec<T>, item: T) {
+    if items.len() == items.capacity() {
+        items.reserve_exact(items.len() / 8 + 16);
+    }
+    items.push(item);
+}
+
 /// Returns the number of a slot. The memory of a process cannot hold more keys than there are numbers.
 fn to_number(index: usize) -> u32 {
-    u32::try_from(index).unwrap_or(PINNED)
+    u32::try_from(index).unwrap_or(NONE)
 }

@@ -52,8 +52,6 @@ pub struct Watch {
     step: Step,
 }
 
-type Results = Vec<Result<Resolved, Error>>;
-
 enum Step {
     /// The first read of all keys.
     FirstRead(Option<FirstRead>),
@@ -64,7 +62,7 @@ enum Step {
 /// A read, with the runtime that it belongs to. In another runtime its timers would panic or never fire.
 struct FirstRead {
     runtime: Option<tokio::runtime::Id>,
-    read: Pin<Box<dyn Future<Output = Results> + Send + Sync>>,
+    read: Pin<Box<dyn Future<Output = Vec<Reply>> + Send + Sync>>,
 }
 
 /// A timer, with the runtime that it belongs to. In another runtime it would never fire.
@@ -83,6 +81,15 @@ pub struct Update {
     pub result: Result<Resolved, Error>,
 }
 
+impl Update {
+    fn new(key: &SecretKey, reply: Reply) -> Self {
+        Self {
+            key: key.clone(),
+            result: reply.into_result(),
+        }
+    }
+}
+
 impl Watch {
     pub(crate) fn new(shared: Arc<Shared>, keys: Vec<SecretKey>) -> Self {
         let signal = Arc::new(Signal::default());
@@ -97,7 +104,7 @@ impl Watch {
         }
         shared.expect_by(now);
         shared.start_refresher();
-        shared.wake.notify_one();
+        shared.wake_refresher();
         Self {
             returned: vec![None; keys.len()],
             step: Step::FirstRead(None),
@@ -137,13 +144,12 @@ impl Watch {
                 let read = Box::pin(read);
                 FirstRead { runtime, read }
             });
-            let results = ready!(read.as_mut().poll(context));
+            let replies = ready!(read.as_mut().poll(context));
             self.step = Step::Waiting(None);
-            let results = self.keys.iter().zip(results).zip(&mut self.returned);
-            let updates = results.map(|((key, result), returned)| {
-                *returned = Some(Seen::of(&Reply::of(result.clone())));
-                let key = key.clone();
-                Update { key, result }
+            let replies = self.keys.iter().zip(replies).zip(&mut self.returned);
+            let updates = replies.map(|((key, reply), returned)| {
+                *returned = Some(Seen::by_caller(&reply));
+                Update::new(key, reply)
             });
             return Poll::Ready(Some(updates.collect()));
         }
@@ -172,17 +178,12 @@ impl Watch {
             let Some(reply) = self.shared.peek(key, now) else {
                 continue;
             };
-            let seen = Some(Seen::of(&reply));
+            let seen = Some(Seen::by_caller(&reply));
             if seen == self.returned[position] {
                 continue;
             }
             self.returned[position] = seen;
-            let result = match reply {
-                Reply::Value(resolved) => Ok(resolved),
-                Reply::Absent(error, _) | Reply::Failed(error) => Err(error),
-            };
-            let key = key.clone();
-            updates.push(Update { key, result });
+            updates.push(Update::new(key, reply));
         }
         updates
     }
