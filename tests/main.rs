@@ -13,6 +13,7 @@
 //! | `freshness` | no value is stale, reverted or of another key without a sign |
 //! | `lazy` | `LazyAuth`: start, rotation, failures and its log |
 //! | `rotation` | the key ring during rotations, with time steps and several runtimes |
+//! | `gateways` | gateways and sign-in pages that respond in the place of OpenBao and Infisical |
 //! | `restart` | a process that starts during a rotation, with a real OpenBao and Infisical |
 //! | `sessions` | sessions that are shared with Auth.js, in a whole service |
 //! | `web` | layers and extractors: who is let in, and what happens without a build, a layer or a working principal |
@@ -40,6 +41,7 @@ mod conformance;
 mod e2e;
 mod examples;
 mod freshness;
+mod gateways;
 mod hostile;
 mod infisical;
 mod lazy;

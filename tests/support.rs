@@ -123,7 +123,8 @@ pub(crate) fn remote_faults(
 ) -> Vec<(&'static str, Fault, ErrorKind)> {
     let redirect = format!("307 Temporary Redirect\r\nlocation: {redirect}\r\ncontent-length: 0");
     let (open, close) = ("[".repeat(10_000), "]".repeat(10_000));
-    let deep = format!("{{\"{member}\":{open}{close}}}");
+    // Each backend also recognizes its own responses by other members.
+    let deep = format!("{{\"lease_id\":\"\",\"{member}\":{open}{close}}}");
     let drip = |pause| Fault::Drip(Duration::from_millis(pause));
     let not_http = Fault::Respond(b"SSH-2.0\r\n".to_vec());
     vec![
@@ -139,13 +140,13 @@ pub(crate) fn remote_faults(
             ErrorKind::Unavailable,
         ),
         ("endless", Fault::Endless, ErrorKind::TooLarge),
-        ("redirect", response(&redirect, ""), ErrorKind::Malformed),
-        ("html", response("200 OK", "<html>"), ErrorKind::Malformed),
-        ("empty", response("200 OK", ""), ErrorKind::Malformed),
+        ("redirect", response(&redirect, ""), ErrorKind::Unavailable),
+        ("html", response("200 OK", "<html>"), ErrorKind::Unavailable),
+        ("empty", response("200 OK", ""), ErrorKind::Unavailable),
         (
             "no content",
             response("204 No Content", ""),
-            ErrorKind::Malformed,
+            ErrorKind::Unavailable,
         ),
         ("deep", response("200 OK", &deep), ErrorKind::Malformed),
         (
@@ -154,7 +155,7 @@ pub(crate) fn remote_faults(
             ErrorKind::Malformed,
         ),
         ("not HTTP", not_http, ErrorKind::Unavailable),
-        ("teapot", response("418 No", ""), ErrorKind::Malformed),
+        ("teapot", response("418 No", ""), ErrorKind::Unavailable),
     ]
 }
 

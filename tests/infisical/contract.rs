@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use secretwell::infisical::{ApiVersion, InfisicalProvider};
 use secretwell::{SecretKey, SecretProvider};
 use secretwell_testkit::{
-    CORRUPT_MARKER, Calls, Fault, FaultProxy, Harness, Supports, conformance_tests,
+    CORRUPT_MARKER, Calls, Fault, FaultProxy, ForeignResponse, Harness, Supports, conformance_tests,
 };
 
 use super::place::Place;
@@ -89,6 +89,7 @@ impl Harness for InfisicalHarness {
             network: proxy,
             rate_limit: proxy,
             corrupt_responses: proxy,
+            foreign_responses: proxy,
             stall: proxy,
             call_counts: proxy,
             deny: fake,
@@ -147,13 +148,17 @@ impl Harness for InfisicalHarness {
         *self.retry_after.lock().unwrap() = Some(wait);
     }
 
+    /// Corrupts only reads, because a login has a response of another shape.
     async fn corrupt_responses(&self) {
-        let body = format!("<html>{CORRUPT_MARKER}</html>");
-        let response = format!(
-            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        self.set(Fault::Respond(response.into()));
+        let body = format!("{{\"secrets\":\"{CORRUPT_MARKER}\"}}");
+        let response = ForeignResponse::new("corrupt", 200, body)
+            .with_header("content-type", "application/json");
+        let proxy = self.proxy.as_ref().unwrap();
+        proxy.set_for("GET ", Fault::Foreign(response));
+    }
+
+    async fn respond_with(&self, response: &ForeignResponse) {
+        self.set(Fault::Foreign(response.clone()));
     }
 
     async fn stall(&self) {

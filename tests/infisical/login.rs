@@ -2,16 +2,18 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use secretwell::infisical::{ApiVersion, Credential, InfisicalAuth, InfisicalProvider};
 use secretwell::{ErrorKind, SecretProvider};
-use secretwell_testkit::infisical::Identity;
+use secretwell_testkit::FaultProxy;
+use secretwell_testkit::infisical::{Identity, Personality};
 use tempfile::NamedTempFile;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::place::Place;
-use crate::support::{key, secs};
+use crate::support::{key, response, secs};
 
 /// Creates a fake with the secret `A` and a changed identity.
 async fn place(change: impl FnOnce(Identity) -> Identity) -> Place {
@@ -60,7 +62,7 @@ async fn read_for_a_minute(
         tasks.spawn(async move {
             while Instant::now() < end {
                 assert_reads(&provider).await;
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
     }
@@ -138,15 +140,14 @@ async fn wrong_client_secret_is_sent_once_until_it_changes() {
 }
 
 #[tokio::test]
-async fn locked_login_is_not_retried_until_its_credential_changes() {
+async fn locked_login_is_retried_after_31_seconds() {
     let place = place(|identity| identity).await;
     let good = place.client_secret();
     place.write_client_secret("wrong");
     let fake = place.as_fake();
     let text = "This identity auth method is temporarily locked, please try again later";
-    fake.fail_requests("POST /api/v1/auth/", 401, "UnauthorizedError", text);
-    let provider = place.provider().build().unwrap();
-    for _ in 0..5 {
+    let lock = || fake.fail_requests("POST /api/v1/auth/", 401, "UnauthorizedError", text);
+    let assert_locked = async |provider: &InfisicalProvider| {
         let error = provider.get(&key("A")).await.unwrap_err();
         let ErrorKind::RateLimited {
             retry_after: Some(wait),
@@ -154,12 +155,97 @@ async fn locked_login_is_not_retried_until_its_credential_changes() {
         else {
             panic!("{error}");
         };
-        assert!(wait <= secs(300) && wait > secs(200), "{wait:?}");
+        assert!(wait <= secs(31) && wait > secs(20), "{wait:?}");
+    };
+    lock();
+    let provider = place.provider().build().unwrap();
+    for _ in 0..5 {
+        assert_locked(&provider).await;
     }
     assert_eq!(login_count(&place), 1);
+
+    // A changed credential is used at once.
     fake.clear_failures();
     place.write_client_secret(&good);
     assert_reads(&provider).await;
+    assert_eq!(login_count(&place), 2);
+
+    // The same one is used again after the wait.
+    let provider = place.provider().build().unwrap();
+    lock();
+    assert_locked(&provider).await;
+    fake.clear_failures();
+    assert_locked(&provider).await;
+    assert_eq!(login_count(&place), 3);
+    tokio::time::pause();
+    tokio::time::advance(secs(31)).await;
+    tokio::time::resume();
+    assert_reads(&provider).await;
+    assert_eq!(login_count(&place), 4);
+}
+
+#[tokio::test]
+async fn kubernetes_api_failure_is_temporary_and_refusal_is_not() {
+    let place = place(|identity| identity).await;
+    let fake = place.as_fake();
+    let auth = InfisicalAuth::kubernetes_with(&*place.identity, Credential::value("token"));
+    fake.accept_jwt(&place.identity, "kubernetes-auth", "token");
+    for (name, kind, is_temporary) in [
+        (
+            "KubernetesTokenReviewRequestError",
+            ErrorKind::Unavailable,
+            true,
+        ),
+        (
+            "KubernetesTokenReviewError",
+            ErrorKind::Unauthenticated,
+            false,
+        ),
+    ] {
+        fake.fail_requests("POST /api/v1/auth/", 401, name, "unauthorized");
+        let provider = place.provider().auth(auth.clone()).build().unwrap();
+        let error = provider.get(&key("A")).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!(error.is_temporary(), is_temporary, "{error}");
+        fake.clear_failures();
+        // Neither of them holds the credential back for long.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_reads(&provider).await;
+    }
+}
+
+#[tokio::test]
+async fn base_path_is_corrected() {
+    let place = place(|identity| identity).await;
+    let error_at = async |path: &str| {
+        let url = format!("{}{path}", place.as_fake().url());
+        match place.provider_at(&url).build() {
+            Ok(provider) => provider.get(&key("A")).await.unwrap_err(),
+            Err(error) => error,
+        }
+    };
+    let root = place.as_fake().url();
+    for (path, correction) in [
+        ("/api/v3", root.as_str()),
+        ("/api", &root),
+        ("/base/v3", "/base/v3"),
+    ] {
+        let error = error_at(path).await;
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{path}: {error}");
+        assert!(
+            error.to_string().contains(&format!("`{correction}`")),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn missing_login_route_is_unsupported() {
+    let place = place(|identity| identity).await;
+    let auth = InfisicalAuth::jwt(&*place.identity, Credential::value("token"));
+    let provider = place.provider().auth(auth).build().unwrap();
+    let error = provider.get(&key("A")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
 }
 
 #[tokio::test]
@@ -191,6 +277,35 @@ async fn statuses_of_servers_before_august_2024_are_understood() {
         assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     }
     assert_eq!(login_count(&place), 2);
+}
+
+#[tokio::test]
+async fn dead_tokens_of_july_2024_are_replaced() {
+    let place = Place::fake_as(Personality::July2024, |identity| identity.token_uses(3)).await;
+    place
+        .as_fake()
+        .set(&place.project, "dev", &place.folder, "A", "value");
+    let provider = place.provider().api(ApiVersion::V3).build().unwrap();
+    for _ in 0..8 {
+        assert_reads(&provider).await;
+    }
+    let logins = login_count(&place);
+    for message in [
+        "jwt expired",
+        "jwt malformed",
+        "invalid token",
+        "invalid signature",
+    ] {
+        let proxy = FaultProxy::start(place.as_fake().address()).await;
+        let provider = place.provider_at(&format!("http://{}", proxy.address()));
+        let provider = provider.api(ApiVersion::V3).build().unwrap();
+        let body = format!(r#"{{"error":"Internal Server Error","message":"{message}"}}"#);
+        let response = response("500 Internal Server Error", &body);
+        proxy.set_for("GET ", response);
+        assert_unauthenticated(&provider).await;
+        assert_eq!(proxy.count("POST "), 2, "{message}");
+    }
+    assert!(logins >= 3, "{logins}");
 }
 
 #[tokio::test]

@@ -8,10 +8,13 @@ use reqwest::{Client, Method, StatusCode};
 use secretwell::infisical::{
     ApiVersion, Credential, InfisicalAuth, InfisicalBuilder, InfisicalProvider,
 };
-use secretwell_testkit::infisical::{FakeInfisical, Identity, Role};
+use secretwell_testkit::infisical::{FakeInfisical, Identity, Personality, Role};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::sync::Mutex;
+
+/// The path of changes to several secrets. Their names can be of any length.
+const BATCH: &str = "/api/v3/secrets/batch/raw";
 
 /// The location of a test's secrets, and an identity that can read and write them.
 pub(crate) struct Place {
@@ -74,9 +77,22 @@ impl Place {
         api: ApiVersion,
         change: impl FnOnce(Identity) -> Identity,
     ) -> Self {
-        let fake = match api {
-            ApiVersion::V3 => FakeInfisical::start_v3().await,
-            _ => FakeInfisical::start().await,
+        let personality = match api {
+            ApiVersion::V3 => Personality::October2024,
+            _ => Personality::Newest,
+        };
+        Self::fake_as(personality, change).await
+    }
+
+    /// Creates a folder on a fake of this version of the server, with a changed identity.
+    pub(crate) async fn fake_as(
+        personality: Personality,
+        change: impl FnOnce(Identity) -> Identity,
+    ) -> Self {
+        let fake = FakeInfisical::start_as(personality).await;
+        let api = match personality {
+            Personality::Newest => ApiVersion::V4,
+            _ => ApiVersion::V3,
         };
         let project = fake.project("demo");
         fake.environment(&project, "dev");
@@ -126,7 +142,12 @@ impl Place {
 
     /// Like [`provider`](Self::provider), through a proxy at `url`.
     pub(crate) fn provider_at(&self, url: &str) -> InfisicalBuilder {
-        InfisicalProvider::builder(url, self.auth())
+        self.provider_with(url, self.auth())
+    }
+
+    /// Like [`provider_at`](Self::provider_at), with another login.
+    pub(crate) fn provider_with(&self, url: &str, auth: InfisicalAuth) -> InfisicalBuilder {
+        InfisicalProvider::builder(url, auth)
             .unwrap()
             .project(&self.project)
             .environment(&self.environment)
@@ -144,6 +165,9 @@ impl Place {
         let folder = self.folder_path(subfolder);
         self.create_folder(&folder).await;
         let mut body = self.body(&folder);
+        if is_long(name) {
+            return self.write_long(body, name, value).await;
+        }
         body["secretValue"] = json!(value);
         body["type"] = json!("shared");
         let path = secret_path(name);
@@ -154,9 +178,24 @@ impl Place {
         }
     }
 
+    /// Writes a secret whose name is too long for a route of its own.
+    async fn write_long(&self, mut body: Value, name: &str, value: &str) {
+        body["secrets"] = json!([{"secretKey": name, "secretValue": value}]);
+        let (status, _) = self.request(Method::PATCH, BATCH, body.clone()).await;
+        if !status.is_success() {
+            let (status, body) = self.request(Method::POST, BATCH, body).await;
+            assert!(status.is_success(), "{status} {body}");
+        }
+    }
+
     pub(crate) async fn delete(&self, subfolder: Option<&str>, name: &str) {
-        let body = self.body(&self.folder_path(subfolder));
-        let (status, body) = self.request(Method::DELETE, &secret_path(name), body).await;
+        let mut body = self.body(&self.folder_path(subfolder));
+        let mut path = secret_path(name);
+        if is_long(name) {
+            body["secrets"] = json!([{"secretKey": name}]);
+            path = BATCH.to_owned();
+        }
+        let (status, body) = self.request(Method::DELETE, &path, body).await;
         assert!(status.is_success(), "{status} {body}");
     }
 
@@ -279,6 +318,11 @@ fn file(text: &str) -> NamedTempFile {
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
     file
+}
+
+/// Returns whether the server has no route for a secret with this name.
+fn is_long(name: &str) -> bool {
+    name.chars().count() > 100
 }
 
 /// Returns the URL path of a secret. Every byte of the name is escaped.

@@ -298,8 +298,11 @@ async fn project_slug_is_resolved_once() {
         for _ in 0..2 {
             assert_eq!(text(&provider, "A").await, "value");
         }
+        // Version 3 accepts a slug.
         let requests = place.as_fake().count("GET /api/v2/workspace/demo", 200);
-        assert_eq!(requests, 1);
+        assert_eq!(requests, if api == ApiVersion::V3 { 0 } else { 1 });
+        let missing_routes = place.as_fake().count("GET /api/v4/secrets", 404);
+        assert_eq!(missing_routes, if api == ApiVersion::V3 { 1 } else { 0 });
     }
 }
 
@@ -444,17 +447,17 @@ async fn fault_is_reported_within_the_deadline_and_the_next_read_succeeds() {
         (
             "a proxy's 401",
             response("401 Unauthorized", "<html>"),
-            ErrorKind::Malformed,
+            ErrorKind::Unavailable,
         ),
         (
             "a proxy's 403",
             response("403 Forbidden", "<html>"),
-            ErrorKind::Malformed,
+            ErrorKind::Unavailable,
         ),
         (
             "a proxy's 404",
             response("404 Not Found", "<html>"),
-            ErrorKind::Malformed,
+            ErrorKind::Unavailable,
         ),
         (
             "internal error",

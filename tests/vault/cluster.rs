@@ -71,7 +71,7 @@ async fn wait_for_replication(servers: &[Bao], number: usize) {
 }
 
 #[tokio::test]
-async fn stale_standbys_cause_no_version_regression() {
+async fn stale_standbys_delay_reads_but_cause_no_version_regression() {
     let servers = Bao::cluster().await;
     seed(&servers[0]).await;
     wait_for_replication(&servers, 0).await;
@@ -102,14 +102,8 @@ async fn stale_standbys_cause_no_version_regression() {
                     Fault::Close
                 });
             }
-            // Until the standby has caught up, the reads fail.
-            let secret = loop {
-                match provider.get(&key("A")).await {
-                    Ok(secret) => break secret,
-                    Err(error) => assert!(error.to_string().contains("stale"), "{error}"),
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            };
+            // Until the standby has caught up, the read waits. So it does while a leader hangs.
+            let secret = provider.get(&key("A")).await.unwrap();
             let read: usize = secret.value.expose_text().unwrap().parse().unwrap();
             assert!(
                 read >= newest,

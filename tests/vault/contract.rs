@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{SecretKey, SecretProvider};
 use secretwell_testkit::{
-    CORRUPT_MARKER, Calls, Fault, FaultProxy, Harness, Supports, conformance_tests,
+    CORRUPT_MARKER, Calls, Fault, FaultProxy, ForeignResponse, Harness, Supports, conformance_tests,
 };
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -186,6 +186,7 @@ impl Harness for Kv {
             token_expiry: true,
             rate_limit: true,
             corrupt_responses: true,
+            foreign_responses: true,
             stall: true,
             call_counts: true,
             float_numbers: true,
@@ -242,13 +243,17 @@ impl Harness for Kv {
         self.proxy.set(Fault::Respond(response.into()));
     }
 
+    /// Corrupts only reads, because a login has a response of another shape.
     async fn corrupt_responses(&self) {
-        let body = format!("<html>{CORRUPT_MARKER}</html>");
-        let response = format!(
-            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        self.proxy.set(Fault::Respond(response.into()));
+        let body =
+            format!("{{\"request_id\":\"\",\"lease_id\":\"\",\"data\":\"{CORRUPT_MARKER}\"}}");
+        let response = ForeignResponse::new("corrupt", 200, body)
+            .with_header("content-type", "application/json");
+        self.proxy.set_for("GET ", Fault::Foreign(response));
+    }
+
+    async fn respond_with(&self, response: &ForeignResponse) {
+        self.proxy.set(Fault::Foreign(response.clone()));
     }
 
     async fn stall(&self) {

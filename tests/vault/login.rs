@@ -19,7 +19,7 @@ use crate::support::{key, remote_faults, response, secs};
 /// A mount with one secret, a policy to read it, and a proxy that counts requests.
 pub(super) struct Fixture {
     pub(super) bao: &'static Bao,
-    proxy: FaultProxy,
+    pub(super) proxy: FaultProxy,
     pub(super) name: String,
 }
 

@@ -46,6 +46,8 @@ struct Inner {
     message: Cow<'static, str>,
     hint: Option<Cow<'static, str>>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
+    retry_after: Option<Duration>,
+    backoff_limit: Option<Duration>,
 }
 
 /// The category of an error.
@@ -78,7 +80,8 @@ pub enum ErrorKind {
     TooLarge,
     /// The text is not a valid key, or this source does not support such a key.
     InvalidKey,
-    /// The configuration is invalid. No request was sent.
+    /// The configuration is invalid. No request was sent, or the source reported that a part of the
+    /// configured place does not exist.
     InvalidConfig,
     /// The provider does not support the operation. See
     /// [`Capabilities`](crate::backend::Capabilities).
@@ -147,6 +150,8 @@ impl Error {
             message: message.into(),
             hint: None,
             source: None,
+            retry_after: None,
+            backoff_limit: None,
         }))
     }
 
@@ -219,6 +224,23 @@ impl Error {
         self
     }
 
+    /// Sets how long the source asked to wait, for an error of any kind. An error of the kind
+    /// [`RateLimited`](ErrorKind::RateLimited) that states a wait keeps that one.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.inner().retry_after = Some(wait);
+        self
+    }
+
+    /// Sets the longest backoff before the next attempt. It is for a failure that says nothing about the
+    /// source, such as the response of a gateway: the source might be available again at any time. A wait
+    /// that was [requested](Self::with_retry_after) is not shortened.
+    #[must_use]
+    pub fn with_backoff_limit(mut self, limit: Duration) -> Self {
+        self.inner().backoff_limit = Some(limit);
+        self
+    }
+
     fn inner(&mut self) -> &mut Inner {
         Arc::make_mut(&mut self.0)
     }
@@ -247,6 +269,22 @@ impl Error {
             ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Unauthenticated
         );
         refused && !self.is_temporary()
+    }
+
+    /// Returns the wait that the source requested: the one of [`RateLimited`](ErrorKind::RateLimited), or the
+    /// one that was [set](Self::with_retry_after).
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.0.kind {
+            ErrorKind::RateLimited {
+                retry_after: Some(wait),
+            } => Some(wait),
+            _ => self.0.retry_after,
+        }
+    }
+
+    /// Returns the longest backoff before the next attempt, if it was [set](Self::with_backoff_limit).
+    pub fn backoff_limit(&self) -> Option<Duration> {
+        self.0.backoff_limit
     }
 
     /// Returns the origin at which the error occurred.
@@ -297,6 +335,8 @@ impl fmt::Debug for Error {
             .field("message", &self.0.message)
             .field("hint", &self.0.hint)
             .field("source", &self.0.source)
+            .field("retry_after", &self.retry_after())
+            .field("backoff_limit", &self.0.backoff_limit)
             .finish()
     }
 }
@@ -311,10 +351,7 @@ impl Serialize for Error {
         fields.serialize_field("key", &self.0.key)?;
         fields.serialize_field("message", &self.0.message)?;
         fields.serialize_field("hint", &self.0.hint)?;
-        let retry_after = match self.0.kind {
-            ErrorKind::RateLimited { retry_after } => retry_after.map(|wait| wait.as_secs_f64()),
-            _ => None,
-        };
+        let retry_after = self.retry_after().map(|wait| wait.as_secs_f64());
         fields.serialize_field("retry_after_seconds", &retry_after)?;
         fields.end()
     }
@@ -368,6 +405,24 @@ mod tests {
         assert!(error.is_refusal());
         assert!(!error.temporary().is_refusal());
         assert!(!Error::new(ErrorKind::Timeout, "x").is_refusal());
+    }
+
+    #[test]
+    fn requested_wait_belongs_to_errors_of_any_kind() {
+        let (stated, set) = (Duration::from_secs(2), Duration::from_secs(7));
+        let limited = |retry_after| Error::new(ErrorKind::RateLimited { retry_after }, "x");
+        assert_eq!(
+            limited(Some(stated)).with_retry_after(set).retry_after(),
+            Some(stated)
+        );
+        assert_eq!(limited(None).with_retry_after(set).retry_after(), Some(set));
+        let error = Error::new(ErrorKind::Unavailable, "x");
+        assert_eq!((error.retry_after(), error.backoff_limit()), (None, None));
+        let error = error.with_retry_after(set).with_backoff_limit(stated);
+        assert_eq!(
+            (error.retry_after(), error.backoff_limit()),
+            (Some(set), Some(stated))
+        );
     }
 
     #[test]

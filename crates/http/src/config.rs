@@ -69,6 +69,12 @@ impl Address {
             && self.0.port_or_known_default() == url.port_or_known_default()
     }
 
+    /// Returns whether `url` is on the same host, and uses TLS in contrast to this address.
+    pub(crate) fn is_upgraded_by(&self, url: &Url) -> bool {
+        let schemes = (self.0.scheme(), url.scheme());
+        schemes == ("http", "https") && self.0.host_str() == url.host_str()
+    }
+
     /// Returns whether requests to this address cross the network unencrypted.
     fn is_unencrypted_and_remote(&self) -> bool {
         self.0.scheme() == "http"
@@ -96,7 +102,7 @@ impl fmt::Debug for Address {
 pub struct ClientConfig {
     pub(crate) addresses: Vec<Address>,
     pub(crate) deadline: Duration,
-    pub(crate) attempt: Duration,
+    pub(crate) attempt: Option<Duration>,
     pub(crate) hedge: Duration,
     pub(crate) connect: Duration,
     pub(crate) max_bytes: usize,
@@ -151,7 +157,7 @@ impl ClientConfig {
         Ok(Self {
             addresses,
             deadline: Duration::from_secs(20),
-            attempt: Duration::from_secs(4),
+            attempt: None,
             hedge: Duration::from_secs(1),
             connect: Duration::from_secs(2),
             max_bytes: 32 << 20,
@@ -168,10 +174,11 @@ impl ClientConfig {
         self
     }
 
-    /// Sets the maximum duration of one attempt. Default: 4 s.
+    /// Sets the maximum duration of one attempt. After it, the request is sent again, so a server that is
+    /// slower never responds. Default: an attempt lasts until the [deadline](Self::deadline).
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
-        self.attempt = timeout;
+        self.attempt = Some(timeout);
         self
     }
 

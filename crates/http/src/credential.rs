@@ -1,30 +1,67 @@
 //! Credentials for a login.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use secretwell_core::{Error, ErrorKind, SecretValue};
 use zeroize::Zeroizing;
 
-/// A credential for a login: a value in memory, or a file that is read again for each login.
+/// A credential for a login: a value in memory, a file that is read again for each login, or a closure that is
+/// called for each login.
+///
+/// ASCII white space and byte order marks around it are ignored, because editors, `echo` and Windows tools add
+/// them.
 #[derive(Debug, Clone)]
-pub struct Credential(Place);
+pub struct Credential {
+    place: Place,
+    hint: Option<&'static str>,
+}
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Place {
     Value(SecretValue),
     File(PathBuf),
+    Function(Arc<ReadFn>),
 }
+
+type ReadFn =
+    dyn Fn() -> Pin<Box<dyn Future<Output = Result<SecretValue, Error>> + Send>> + Send + Sync;
 
 impl Credential {
     /// Creates a credential from a value in memory.
     pub fn value(value: impl Into<SecretValue>) -> Self {
-        Self(Place::Value(value.into()))
+        Self::new(Place::Value(value.into()))
     }
 
-    /// Creates a credential from a file. The file can be replaced at any time. ASCII white space around
-    /// its content is ignored.
+    /// Creates a credential from a file. The file can be replaced at any time.
     pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self(Place::File(path.into()))
+        Self::new(Place::File(path.into()))
+    }
+
+    /// Creates a credential from a closure that is called for each login.
+    ///
+    /// The closure should return an error of the kind [`ErrorKind::Unavailable`] if it can succeed later. Its
+    /// error must not contain a secret.
+    pub fn from_fn<F, Fut>(read: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<SecretValue, Error>> + Send + 'static,
+    {
+        Self::new(Place::Function(Arc::new(move || Box::pin(read()))))
+    }
+
+    /// Replaces the hint of the errors of [`read`](Self::read).
+    #[must_use]
+    pub fn with_hint(mut self, hint: &'static str) -> Self {
+        self.hint = Some(hint);
+        self
+    }
+
+    fn new(place: Place) -> Self {
+        Self { place, hint: None }
     }
 
     /// Returns the current value of the credential.
@@ -35,62 +72,165 @@ impl Credential {
     /// - A temporary error if the file cannot be read, because it might be mounted a moment later. Its
     ///   kind is [`ErrorKind::Unauthenticated`] if the file is missing or not readable for the service,
     ///   and [`ErrorKind::Unavailable`] otherwise.
+    /// - The error of the closure.
     pub async fn read(&self) -> Result<SecretValue, Error> {
-        let text = match &self.0 {
-            Place::Value(value) => value.clone(),
-            Place::File(path) => {
-                let shown = path.display().to_string();
-                let bytes = tokio::fs::read(path).await.map(Zeroizing::new);
-                let bytes = bytes.map_err(|error| {
-                    let kind = match error.kind() {
-                        std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
-                            ErrorKind::Unauthenticated
-                        }
-                        _ => ErrorKind::Unavailable,
-                    };
-                    let message = format!(
-                        "the credential file `{}` cannot be read",
-                        shown.escape_debug()
-                    );
-                    // The file might be mounted a moment later.
-                    Error::new(kind, message)
-                        .with_hint("check that the file exists and that the service can read it")
-                        .with_source(error)
-                        .temporary()
-                })?;
-                bytes.trim_ascii().into()
-            }
+        let text = match &self.place {
+            Place::Value(value) => Ok(value.clone()),
+            Place::File(path) => read_file(path).await,
+            Place::Function(read) => read().await,
         };
-        match text.expose_text() {
-            Ok(printable) if !printable.is_empty() && !printable.contains(char::is_control) => {
-                Ok(text)
-            }
-            _ => Err(Error::new(
-                ErrorKind::Unauthenticated,
-                "the credential is empty, is not UTF-8, or contains control characters",
-            )
-            .with_hint("check the file, variable or setting that it comes from")),
+        text.and_then(|text| checked(&text))
+            .map_err(|error| match self.hint {
+                Some(hint) => error.with_hint(hint),
+                None => error,
+            })
+    }
+}
+
+/// Omits the value.
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value(value) => f.debug_tuple("Value").field(value).finish(),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Function(_) => f.write_str("Function"),
         }
     }
 }
 
-/// Encodes `fields` as a JSON object of strings, such as the body of a login request. The buffer is large
-/// enough from the start, so that its growth leaves no copy of a credential behind.
-///
-/// # Errors
-/// Returns [`ErrorKind::Invalid`] if the encoding fails, which is not known to happen.
-pub fn json_object(fields: &[(&str, &str)]) -> Result<SecretValue, Error> {
-    let escaped_length = |text: &str| 6 * text.len() + 8;
-    let lengths = fields
-        .iter()
-        .map(|(name, value)| escaped_length(name) + escaped_length(value));
-    let mut bytes = Zeroizing::new(Vec::with_capacity(lengths.sum::<usize>() + 2));
-    let object: std::collections::BTreeMap<_, _> = fields.iter().copied().collect();
-    serde_json::to_writer(&mut *bytes, &object).map_err(|_| {
-        Error::new(
-            ErrorKind::Invalid,
-            "the credential cannot be encoded as JSON",
-        )
+async fn read_file(path: &Path) -> Result<SecretValue, Error> {
+    let bytes = tokio::fs::read(path).await.map(Zeroizing::new);
+    let bytes = bytes.map_err(|error| {
+        let kind = match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
+                ErrorKind::Unauthenticated
+            }
+            _ => ErrorKind::Unavailable,
+        };
+        let shown = path.display().to_string();
+        let message = format!(
+            "the credential file `{}` cannot be read",
+            shown.escape_debug()
+        );
+        // The file might be mounted a moment later.
+        Error::new(kind, message)
+            .with_hint("check that the file exists and that the service can read it")
+            .with_source(error)
+            .temporary()
     })?;
     Ok(bytes.as_slice().into())
+}
+
+/// Removes what is around the credential, and checks that a header or a JSON text can contain it.
+fn checked(credential: &SecretValue) -> Result<SecretValue, Error> {
+    const UTF_16_MARKS: [&[u8]; 2] = [b"\xFF\xFE", b"\xFE\xFF"];
+    let invalid = |message: &'static str| {
+        Error::new(ErrorKind::Unauthenticated, message)
+            .with_hint("check the file, variable or setting that it comes from")
+    };
+    let bytes = credential.expose_bytes();
+    if UTF_16_MARKS.iter().any(|mark| bytes.starts_with(mark)) {
+        return Err(invalid("the credential is encoded as UTF-16")
+            .with_hint("store it as UTF-8, without a byte order mark"));
+    }
+    let bytes = trimmed(bytes);
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.is_empty() && !text.contains(char::is_control) => Ok(bytes.into()),
+        _ => Err(invalid(
+            "the credential is empty, is not UTF-8, or contains control characters",
+        )),
+    }
+}
+
+/// Removes ASCII white space and byte order marks at both ends.
+fn trimmed(mut bytes: &[u8]) -> &[u8] {
+    const MARK: &[u8] = "\u{FEFF}".as_bytes();
+    loop {
+        bytes = bytes.trim_ascii();
+        let rest = bytes.strip_prefix(MARK).or(bytes.strip_suffix(MARK));
+        match rest {
+            Some(rest) => bytes = rest,
+            None => return bytes,
+        }
+    }
+}
+
+/// A custom login: it creates the body of the login request, again for each login. Closures implement it.
+///
+/// ```
+/// use secretwell_core::{Error, SecretValue};
+/// use secretwell_http::LoginBody;
+///
+/// fn cloud_login() -> impl LoginBody {
+///     || async { Ok(SecretValue::from(r#"{"role":"app","jwt":"..."}"#)) }
+/// }
+/// ```
+#[async_trait]
+pub trait LoginBody: Send + Sync + 'static {
+    /// Returns the JSON text that the login request sends.
+    ///
+    /// # Errors
+    /// The error of the login. It should be of the kind [`ErrorKind::Unavailable`] if the next login can
+    /// succeed. It must not contain a secret.
+    async fn body(&self) -> Result<SecretValue, Error>;
+}
+
+#[async_trait]
+impl<F, Fut> LoginBody for F
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<SecretValue, Error>> + Send,
+{
+    async fn body(&self) -> Result<SecretValue, Error> {
+        self().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn line_ends_and_byte_order_marks_are_trimmed_everywhere() {
+        for text in [
+            "token\n",
+            "\u{FEFF}token\r\n",
+            " \t\u{FEFF}\r\n token\u{FEFF}\n",
+        ] {
+            let file =
+                std::env::temp_dir().join(format!("secretwell-credential-{}", fastrand::u64(..)));
+            std::fs::write(&file, text).unwrap();
+            let function = move || async move { Ok(text.into()) };
+            for credential in [
+                Credential::value(text),
+                Credential::file(&file),
+                Credential::from_fn(function),
+            ] {
+                let read = credential.read().await.unwrap();
+                assert_eq!(read.expose_text().unwrap(), "token", "{text:?}");
+            }
+            std::fs::remove_file(&file).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn unusable_credentials_are_refused_with_a_reason() {
+        let message = async |bytes: &[u8]| {
+            let error = Credential::value(bytes).read().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unauthenticated);
+            error.message().to_owned()
+        };
+        assert!(message(b"\xFF\xFEt\0").await.contains("UTF-16"));
+        for unusable in [&b""[..], b" \n", b"a\nb", b"a\0", b"\xFF"] {
+            assert!(message(unusable).await.contains("is empty"));
+        }
+    }
+
+    #[tokio::test]
+    async fn hint_of_the_configuration_replaces_the_general_one() {
+        let credential = Credential::file("/nonexistent/token").with_hint("set `TOKEN`");
+        let error = credential.read().await.unwrap_err();
+        assert!(error.to_string().ends_with("; set `TOKEN`"), "{error}");
+        assert!(error.is_temporary());
+    }
 }

@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 
 use secretwell_core::{Error, ErrorKind};
 
+use crate::recognition::FOREIGN_BACKOFF;
+
 /// The reason why an attempt ended without a response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -20,6 +22,8 @@ pub(crate) enum Failure {
     TooLarge(usize),
     #[error("the server redirects to a target that is not allowed")]
     Redirect,
+    #[error("the server redirects from plain HTTP to TLS")]
+    RedirectToTls,
 }
 
 impl Failure {
@@ -28,7 +32,7 @@ impl Failure {
     pub(crate) fn did_nothing(&self) -> bool {
         match self {
             Self::Exchange(error) => error.is_connect(),
-            Self::Redirect => true,
+            Self::Redirect | Self::RedirectToTls => true,
             Self::Tls(_) | Self::Timeout(_) | Self::Deadline(_) | Self::TooLarge(_) => false,
         }
     }
@@ -47,11 +51,18 @@ impl Failure {
                 format!("the response of `{authority}` is larger than {limit} bytes"),
             )
             .with_hint("check the address; if it is right, raise the limit"),
+            // Temporary like each response of another program, such as the redirect to a sign-in page.
             Self::Redirect => Error::new(
-                ErrorKind::Malformed,
+                ErrorKind::Unavailable,
                 format!("`{authority}` redirects to a target that is not allowed"),
             )
-            .with_hint("if you trust the target server with the token, add its address as well"),
+            .with_hint("if you trust the target server with the token, add its address as well")
+            .with_backoff_limit(FOREIGN_BACKOFF),
+            Self::RedirectToTls => Error::new(
+                ErrorKind::InvalidConfig,
+                format!("`{authority}` requires TLS, but the address begins with `http://`"),
+            )
+            .with_hint("use `https://`"),
             Self::Tls(error) => tls_error(&error, authority),
             Self::Exchange(error) => exchange_error(&error, authority),
         }

@@ -5,19 +5,28 @@
 //!
 //! - A [`Client`] sends a request to one of several addresses. It contains the only retry loop.
 //! - A [`TokenManager`] caches and renews the token of a login. It is the only place that logs in.
-//! - A [`Protocol`] is implemented by the backend. It decides what a response means.
+//! - A [`Protocol`] is implemented by the backend. It decides which responses are from the backend, and what
+//!   they mean. A response of a gateway is never a success, an absence or a refusal.
 //!
 //! ```
 //! use http::Method;
 //! use secretwell_core::{Error, ErrorKind, Origin};
-//! use secretwell_http::{Client, ClientConfig, Outcome, Protocol, Request, Response};
+//! use secretwell_http::{Client, ClientConfig, Outcome, Protocol, Request, Response, has_member};
 //!
-//! /// A protocol in which the status alone decides.
+//! /// A server whose responses are JSON objects with a secret or an error.
 //! #[derive(Debug)]
-//! struct StatusOnly;
+//! struct Example;
 //!
-//! impl Protocol for StatusOnly {
-//!     fn classify(&self, response: &Response) -> Outcome {
+//! impl Protocol for Example {
+//!     fn server(&self) -> &'static str {
+//!         "the example server"
+//!     }
+//!
+//!     fn recognizes(&self, _: &Request, response: &Response) -> bool {
+//!         has_member(&response.body, &["secret", "error"])
+//!     }
+//!
+//!     fn classify(&self, _: &Request, response: &Response) -> Outcome {
 //!         match response.status.as_u16() {
 //!             200 | 404 => Outcome::Success,
 //!             503 => Outcome::NextEndpoint(Error::new(ErrorKind::Unavailable, "it is starting")),
@@ -28,7 +37,7 @@
 //!
 //! # async fn example() -> Result<(), Error> {
 //! let config = ClientConfig::new(["http://127.0.0.1:8200"])?;
-//! let client = Client::new(config, StatusOnly, Origin::new("plain", "127.0.0.1:8200"))?;
+//! let client = Client::new(config, Example, Origin::new("plain", "127.0.0.1:8200"))?;
 //! let request = Request::new(Method::GET, "/v1/secret");
 //! let response = client.send(&request).await?;
 //! println!("{}", response.status);
@@ -51,17 +60,28 @@ mod client;
 mod config;
 mod credential;
 mod failure;
+mod json;
+mod protocol;
+mod recognition;
+mod request;
+mod response;
 mod retry;
 mod send;
+mod servers;
 mod tls;
 mod token;
 mod url;
 
-pub use client::{Client, Outcome, Protocol, Request, Response};
+pub use client::Client;
 pub use config::{Address, ClientConfig};
-pub use credential::{Credential, json_object};
+pub use credential::{Credential, LoginBody};
+pub use json::json_object;
+pub use protocol::{Outcome, Protocol};
+pub use recognition::{foreign_response, has_member};
+pub use request::{Expect, Request};
+pub use response::Response;
 pub use retry::retry_after;
-pub use token::{Login, Token, TokenLease, TokenManager};
+pub use token::{Login, LoginFailure, Token, TokenLease, TokenManager};
 pub use url::{UrlOptions, decode, encode, encode_path};
 
 // Services share these types between threads. A change that removes `Send` or `Sync` from one of them must

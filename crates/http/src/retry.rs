@@ -10,7 +10,7 @@ const BASE: Duration = Duration::from_millis(100);
 /// The longest wait before any round. It is short, so that a completed failover is detected within a second.
 const CAP: Duration = Duration::from_secs(1);
 /// The longest wait that a `Retry-After` header can request. Longer waits are shortened to it.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// Returns the wait before round `round`; the second round is 1. The backoff is exponential with jitter,
 /// so that a fleet whose requests failed together does not retry together.
@@ -23,8 +23,8 @@ pub(crate) fn backoff(round: u32) -> Duration {
 /// Returns the wait that the `Retry-After` header requests, in either of its two forms: a number of
 /// seconds or a date.
 ///
-/// A date in the past results in a wait of zero. Returns `None` if the header is missing or invalid. The
-/// result is at most one hour.
+/// Returns `None` if the header is missing or invalid, or if it requests no wait, such as a date in the past.
+/// The result is at most one hour.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse::<f64>() {
@@ -33,9 +33,9 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         Err(_) => httpdate::parse_http_date(text)
             .ok()?
             .duration_since(SystemTime::now())
-            .unwrap_or_default(),
+            .ok()?,
     };
-    Some(wait.min(MAX_RETRY_AFTER))
+    Some(wait.min(MAX_RETRY_AFTER)).filter(|wait| !wait.is_zero())
 }
 
 #[cfg(test)]
@@ -62,11 +62,11 @@ mod tests {
         assert_eq!(parse("2"), Some(Duration::from_secs(2)));
         assert_eq!(parse("0.5"), Some(Duration::from_millis(500)));
         assert_eq!(parse("99999999999999999999"), Some(MAX_RETRY_AFTER));
-        assert_eq!(parse("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
         let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
         assert!((55..=60).contains(&parse(&soon).unwrap().as_secs()));
-        for invalid in ["", "-1", "soon", "NaN"] {
-            assert_eq!(parse(invalid), None, "{invalid}");
+        let past = "Wed, 21 Oct 2015 07:28:00 GMT";
+        for unusable in ["", "-1", "0", "0.0", "-0", "1e-99", "soon", "NaN", past] {
+            assert_eq!(parse(unusable), None, "{unusable}");
         }
     }
 }

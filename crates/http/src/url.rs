@@ -74,10 +74,8 @@ impl UrlOptions {
                     )),
                 );
             }
-            // The message omits the unknown name, because it might be a mistyped secret.
             if !known.contains(&name.as_str()) {
-                return Err(invalid("the URL has an unknown option")
-                    .with_hint(format!("the options are: {}", known.join(", "))));
+                return Err(unknown_option(&name, known));
             }
             if options.iter().any(|(other, _)| *other == name) {
                 return Err(invalid(format!("the URL has the option `{name}` twice")));
@@ -106,9 +104,72 @@ impl UrlOptions {
     }
 }
 
+/// Returns the error for an option that does not exist. Names the nearest one that does.
+fn unknown_option(name: &str, known: &[&str]) -> Error {
+    let is_like_an_option =
+        (1..=32).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    // Another text might be a secret, so the message omits it.
+    if !is_like_an_option {
+        return invalid("the URL has an unknown option")
+            .with_hint(format!("the options are: {}", known.join(", ")));
+    }
+    let error = invalid(format!("the URL has the unknown option `{name}`"));
+    let distance = |option: &&&str| match option.contains(name) || name.contains(**option) {
+        true => 1,
+        false => edit_distance(name, option),
+    };
+    match known.iter().min_by_key(distance) {
+        Some(nearest) if distance(&nearest) <= 2 => {
+            error.with_hint(format!("write `{nearest}` if you mean that option"))
+        }
+        _ => error.with_hint(format!("the options are: {}", known.join(", "))),
+    }
+}
+
+/// Returns the number of characters to insert, remove or replace that turn one text into the other.
+fn edit_distance(left: &str, right: &str) -> usize {
+    let mut distances: Vec<usize> = (0..=right.chars().count()).collect();
+    for (row, left) in left.chars().enumerate() {
+        let mut diagonal = row;
+        distances[0] = row + 1;
+        for (column, right) in right.chars().enumerate() {
+            let replaced = diagonal + usize::from(left != right);
+            diagonal = distances[column + 1];
+            distances[column + 1] = replaced.min(distances[column].min(diagonal) + 1);
+        }
+    }
+    distances.last().copied().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unknown_option_is_named_with_the_nearest_one() {
+        const KNOWN: &[&str] = &["auth", "namespace", "role", "secret_id_file"];
+        for (option, expected) in [
+            ("role_id=x", "unknown option `role_id`; write `role` if"),
+            (
+                "namspace=x",
+                "unknown option `namspace`; write `namespace` if",
+            ),
+            (
+                "secret_id=x",
+                "unknown option `secret_id`; write `secret_id_file` if",
+            ),
+            (
+                "color=x",
+                "unknown option `color`; the options are: auth, namespace",
+            ),
+            ("hvs.CAESIJ", "has an unknown option; the options are: auth"),
+        ] {
+            let error = UrlOptions::parse(option, KNOWN, &[]).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+        assert_eq!(edit_distance("", "abc"), 3);
+    }
 
     #[test]
     fn paths_are_encoded_by_segment() {

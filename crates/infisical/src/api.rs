@@ -1,24 +1,76 @@
 //! Requests to the server: token, version of the API, and rate limits.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use http::header::{AUTHORIZATION, IF_NONE_MATCH};
 use http::{HeaderValue, Method};
 use secretwell_core::{Error, ErrorKind, Origin};
-use secretwell_http::{Client, ClientConfig, Request, Response, TokenManager, encode};
+use secretwell_http::{Client, ClientConfig, Expect, Request, Response, TokenManager, encode};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use crate::InfisicalAuth;
-use crate::auth::{InfisicalLogin, bearer};
+use crate::auth::{InfisicalAuth, InfisicalLogin, bearer};
 use crate::budget::{Budget, Pause};
-use crate::config::{Project, Settings};
-use crate::wire::{self, ApiVersion};
+use crate::settings::{ApiVersion, Project, Settings};
+use crate::wire::{self, View};
 
-/// The time without further logins after the server has rejected the token of a new login. Each login
-/// can use up one of a limited number of uses of the client secret.
-const RELOGIN_INTERVAL: Duration = Duration::from_secs(5);
+/// The id of a project that does not exist, for a request that only shows whether the server has a route.
+const NO_PROJECT: &str = "00000000-0000-0000-0000-000000000000";
+/// The beginning of a service token.
+const SERVICE_TOKEN: &[u8] = b"st.";
+
+/// A request for one secret or for a list.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SecretsQuery<'a> {
+    /// `None` for a list.
+    name: Option<&'a str>,
+    folder: &'a str,
+    recursive: bool,
+    version: Option<u64>,
+    personal: bool,
+    view: View,
+}
+
+impl<'a> SecretsQuery<'a> {
+    pub(crate) fn list(folder: &'a str, recursive: bool) -> Self {
+        Self {
+            name: None,
+            folder,
+            recursive,
+            version: None,
+            personal: false,
+            view: View::Expanded,
+        }
+    }
+
+    pub(crate) fn single(folder: &'a str, name: &'a str) -> Self {
+        Self {
+            name: Some(name),
+            ..Self::list(folder, false)
+        }
+    }
+
+    pub(crate) fn view(self, view: View) -> Self {
+        Self { view, ..self }
+    }
+
+    pub(crate) fn version(self, number: u64) -> Self {
+        Self {
+            version: Some(number),
+            ..self
+        }
+    }
+
+    /// Requests the login's own value of the secret.
+    pub(crate) fn personal(self) -> Self {
+        Self {
+            personal: true,
+            ..self
+        }
+    }
+}
 
 /// The sender of one provider's requests. It adds the token and respects the rate limits.
 pub(crate) struct Api {
@@ -28,11 +80,11 @@ pub(crate) struct Api {
     /// The version of the API. Empty until it is configured or detected.
     version: OnceLock<ApiVersion>,
     project_id: OnceCell<String>,
-    /// The time when the server rejected the token of a new login. `None` if it accepted the last new one.
-    relogin_failed_at: Mutex<Option<Instant>>,
     pause: Arc<Pause>,
     list_budget: Budget,
     single_budget: Budget,
+    /// Whether the last token was a service token.
+    has_service_token: AtomicBool,
 }
 
 impl Api {
@@ -58,10 +110,10 @@ impl Api {
             version: settings.api.map_or_else(OnceLock::new, OnceLock::from),
             settings,
             project_id,
-            relogin_failed_at: Mutex::default(),
             pause,
             list_budget: Budget::default(),
             single_budget: Budget::default(),
+            has_service_token: AtomicBool::new(false),
         })
     }
 
@@ -70,10 +122,17 @@ impl Api {
         self.version.get().copied()
     }
 
-    fn relogin_failed_at(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.relogin_failed_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Returns whether the last request had a service token. The server then reads the folder of that token,
+    /// whichever one is requested.
+    pub(crate) fn has_service_token(&self) -> bool {
+        self.has_service_token.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether requests wait for the server's rate limit.
+    pub(crate) fn is_rate_limited(&self) -> bool {
+        !self.pause.remaining().is_zero()
+            || self.list_budget.is_nearly_exhausted()
+            || self.single_budget.is_nearly_exhausted()
     }
 
     pub(crate) async fn server_time(&self) -> Result<SystemTime, Error> {
@@ -81,12 +140,15 @@ impl Api {
     }
 
     /// Sends a request with a token. If the server rejects the token, logs in again and repeats the request
-    /// once. Does not log in again if that failed within the last [`RELOGIN_INTERVAL`].
+    /// once.
     async fn send(&self, request: Request, budget: Option<&Budget>) -> Result<Response, Error> {
         let mut is_retry = false;
         let started = Instant::now();
         loop {
             let token = self.tokens.token().await?;
+            let is_service_token = token.value().expose_bytes().starts_with(SERVICE_TOKEN);
+            self.has_service_token
+                .store(is_service_token, Ordering::Relaxed);
             let with_token = request
                 .clone()
                 .secret_header(AUTHORIZATION, &bearer(token.value()))?;
@@ -95,22 +157,20 @@ impl Api {
             if let Some(budget) = budget {
                 budget.record(&response.headers);
             }
-            let is_rejected = wire::is_token_rejected(&response);
-            if is_retry {
-                *self.relogin_failed_at() = is_rejected.then(Instant::now);
-            }
-            if !is_rejected {
+            // A response to `HEAD` has no body that shows who sent it.
+            if !response.is_recognized() || request.method() == Method::HEAD {
                 return Ok(response);
             }
-            let failed_recently = self
-                .relogin_failed_at()
-                .is_some_and(|at| at.elapsed() < RELOGIN_INTERVAL);
-            if is_retry || failed_recently {
+            if !wire::is_token_rejected(&response) {
+                self.tokens.accepted(&token);
+                return Ok(response);
+            }
+            self.tokens.refused(&token)?;
+            if is_retry {
                 let message = "the server rejected the token, and a new login did not help";
                 return Err(Error::new(ErrorKind::Unauthenticated, message)
                     .with_hint("use another token, or check that the machine identity exists"));
             }
-            self.tokens.reject(&token);
             is_retry = true;
         }
     }
@@ -148,54 +208,75 @@ impl Api {
 
     /// Returns whether a list request would succeed, as far as a `HEAD` request shows it. Returns `false`
     /// while the version of the API is unknown.
-    pub(crate) async fn can_list(&self, query: &[(&str, &str)]) -> Result<bool, Error> {
+    pub(crate) async fn can_list(&self, query: &SecretsQuery<'_>) -> Result<bool, Error> {
         let Some(api) = self.version() else {
             return Ok(false);
         };
-        let request = Request::new(Method::HEAD, self.path(api, None, query).await?);
-        Ok(self.send(request, None).await?.status.is_success())
+        let request = Request::new(Method::HEAD, self.path(api, query).await?);
+        Ok(wire::is_list_head(&self.send(request, None).await?))
     }
 
-    /// Requests one secret, or a list if `name` is `None`. While the version of the API is unknown, tries
-    /// version 4 first and then version 3.
+    /// Requests one secret or a list. While the version of the API is unknown, tries version 4 first and then
+    /// version 3.
     pub(crate) async fn fetch_secrets(
         &self,
-        name: Option<&str>,
-        query: &[(&str, &str)],
+        query: &SecretsQuery<'_>,
         etag: Option<&HeaderValue>,
     ) -> Result<Response, Error> {
-        let known = self.version();
-        let api = known.unwrap_or(ApiVersion::V4);
-        let response = self.fetch_with(api, name, query, etag).await?;
-        if known.is_some() {
-            return Ok(response);
+        if let Some(api) = self.version() {
+            let request = self.secrets_request(api, query, etag).await?;
+            return self.send_for(query, request).await;
         }
         // Only a success settles the version, because an error might have another cause.
-        if !wire::is_unknown_route(&response) {
-            if response.status.is_success() {
-                let _ = self.version.set(ApiVersion::V4);
+        if self.might_have_v4().await? {
+            let request = self.secrets_request(ApiVersion::V4, query, etag).await?;
+            let response = self.send_for(query, request.expect(Expect::Probe)).await?;
+            if !wire::is_unknown_route(&response) {
+                if response.status.is_success() {
+                    let _ = self.version.set(ApiVersion::V4);
+                }
+                return Ok(response);
             }
-            return Ok(response);
         }
-        let response = self.fetch_with(ApiVersion::V3, name, query, etag).await?;
+        let request = self.secrets_request(ApiVersion::V3, query, etag).await?;
+        let response = self.send_for(query, request).await?;
         if response.status.is_success() {
             let _ = self.version.set(ApiVersion::V3);
         }
         Ok(response)
     }
 
-    async fn fetch_with(
+    /// Returns `false` if the server does not have version 4 of the API. Sends a request only if the project's
+    /// id is unknown, because version 4 needs it and version 3 does not.
+    async fn might_have_v4(&self) -> Result<bool, Error> {
+        if self.project_id.initialized() {
+            return Ok(true);
+        }
+        let path = format!("/api/v4/secrets?projectId={NO_PROJECT}");
+        let request = Request::new(Method::GET, path).expect(Expect::Probe);
+        let response = self.send(request, Some(&self.list_budget)).await?;
+        Ok(!wire::is_unknown_route(&response))
+    }
+
+    async fn secrets_request(
         &self,
         api: ApiVersion,
-        name: Option<&str>,
-        query: &[(&str, &str)],
+        query: &SecretsQuery<'_>,
         etag: Option<&HeaderValue>,
+    ) -> Result<Request, Error> {
+        let request = Request::new(Method::GET, self.path(api, query).await?);
+        Ok(match etag {
+            Some(etag) => request.header(IF_NONE_MATCH, etag.clone()),
+            None => request,
+        })
+    }
+
+    async fn send_for(
+        &self,
+        query: &SecretsQuery<'_>,
+        request: Request,
     ) -> Result<Response, Error> {
-        let mut request = Request::new(Method::GET, self.path(api, name, query).await?);
-        if let Some(etag) = etag {
-            request = request.header(IF_NONE_MATCH, etag.clone());
-        }
-        let budget = match name {
+        let budget = match query.name {
             None => &self.list_budget,
             Some(_) => &self.single_budget,
         };
@@ -204,19 +285,14 @@ impl Api {
 
     /// Returns the path and query of a request for secrets. Every flag is set explicitly, because the
     /// defaults differ between server versions.
-    async fn path(
-        &self,
-        api: ApiVersion,
-        name: Option<&str>,
-        query: &[(&str, &str)],
-    ) -> Result<String, Error> {
+    async fn path(&self, api: ApiVersion, query: &SecretsQuery<'_>) -> Result<String, Error> {
         let flag = |set: bool| if set { "true" } else { "false" };
         let settings = &self.settings;
         let mut path = match api {
             ApiVersion::V3 => "/api/v3/secrets/raw".to_owned(),
             ApiVersion::V4 => "/api/v4/secrets".to_owned(),
         };
-        if let Some(name) = name {
+        if let Some(name) = query.name {
             path += &format!("/{}", encode(name));
         }
         let mut all = vec![("environment", settings.environment.as_str())];
@@ -225,9 +301,10 @@ impl Api {
             (_, ApiVersion::V3) => all.push(("workspaceId", self.project_id().await?)),
             (_, ApiVersion::V4) => all.push(("projectId", self.project_id().await?)),
         }
-        let (imports, expand) = (flag(settings.imports), flag(settings.expand));
+        let imports = flag(settings.imports);
+        let expand = flag(settings.expand && query.view == View::Expanded);
         all.extend([
-            ("viewSecretValue", "true"),
+            ("viewSecretValue", flag(query.view != View::Names)),
             ("expandSecretReferences", expand),
             ("include_imports", imports),
         ]);
@@ -236,11 +313,21 @@ impl Api {
             all.push(("includeImports", imports));
             all.push(("includePersonalOverrides", flag(settings.personal)));
         }
+        all.push(("secretPath", query.folder));
         let tags = settings.tags.join(",");
-        if name.is_none() && !tags.is_empty() {
-            all.push(("tagSlugs", &tags));
+        let version = query.version.map(|number| number.to_string());
+        if query.name.is_none() {
+            all.push(("recursive", flag(query.recursive)));
+            if !tags.is_empty() {
+                all.push(("tagSlugs", &tags));
+            }
         }
-        all.extend(query);
+        if query.personal {
+            all.push(("type", "personal"));
+        }
+        if let Some(version) = &version {
+            all.push(("version", version));
+        }
         let pairs = all
             .iter()
             .map(|(name, value)| format!("{name}={}", encode(value)));
@@ -249,15 +336,18 @@ impl Api {
 
     /// Returns the project's id. If only the slug is configured, fetches the id from the server once.
     async fn project_id(&self) -> Result<&str, Error> {
-        let request = async |path: &str| {
+        let request = |path: &str| {
             let slug = encode(self.settings.project.as_str());
-            let request = Request::new(Method::GET, format!("{path}{slug}"));
-            self.send(request, None).await
+            Request::new(Method::GET, format!("{path}{slug}"))
         };
         let fetch_id = async || {
-            let response = request("/api/v2/workspace/").await?;
+            let probe = request("/api/v2/workspace/").expect(Expect::Probe);
+            let response = self.send(probe, None).await?;
             match wire::is_unknown_route(&response) {
-                true => wire::project_id(&request("/api/v1/projects/slug/").await?),
+                true => {
+                    let request = request("/api/v1/projects/slug/");
+                    wire::project_id(&self.send(request, None).await?)
+                }
                 false => wire::project_id(&response),
             }
         };
@@ -293,12 +383,7 @@ mod tests {
         let settings = Settings {
             project: Project::Slug("demo".into()),
             environment: "dev".into(),
-            folder: "/".into(),
-            api: None,
-            imports: true,
-            expand: true,
-            personal: false,
-            tags: Vec::new(),
+            ..Settings::new()
         };
         let origin = Origin::new("infisical", "test");
         Api::new(client.deadline(DEADLINE), auth, settings, &origin).unwrap()

@@ -7,11 +7,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::Method as Verb;
 use secretwell_core::{Error, ErrorKind, SecretValue};
-use secretwell_http::{Client, Credential, Login, Request, TokenLease, json_object};
+use secretwell_http::{Client, Credential, Login, LoginFailure, Request, TokenLease, json_object};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use crate::config::invalid_config;
+use crate::error::invalid_config;
 use crate::wire::{self, LoginResponse};
 
 /// The path at which Kubernetes mounts the token of a pod's service account.
@@ -123,7 +123,7 @@ pub(crate) struct InfisicalLogin {
     lockout: Mutex<Option<Lockout>>,
 }
 
-/// A period in which the server accepts no login.
+/// A period in which a credential is not sent, because the login was locked.
 struct Lockout {
     credential: SecretValue,
     until: Instant,
@@ -220,7 +220,7 @@ impl Login for InfisicalLogin {
     }
 
     /// Logs in without the previous token, because the server refuses a login request with a dead token.
-    async fn login(&self, credential: &SecretValue) -> Result<TokenLease, Error> {
+    async fn login(&self, credential: &SecretValue) -> Result<TokenLease, LoginFailure> {
         if let Method::Token(_) = self.auth.0 {
             return Ok(TokenLease::new(credential.clone()));
         }
@@ -232,18 +232,19 @@ impl Login for InfisicalLogin {
             // The number of uses of a client secret might be limited.
             .non_idempotent();
         let response = self.client.send(&request).await?;
-        let response = wire::parse_login(&response).inspect_err(|error| {
-            if let ErrorKind::RateLimited {
-                retry_after: Some(wait),
-            } = error.kind()
-            {
+        let login = wire::parse_login(&response).map_err(|error| {
+            if let Some(wait) = error.retry_after() {
                 *self.lockout() = Some(Lockout {
                     credential: credential.clone(),
                     until: requested_at + wait,
                 });
             }
+            match wire::is_wrong_credential(&response) {
+                true => LoginFailure::wrong_credential(error),
+                false => error.into(),
+            }
         })?;
-        Ok(self.lease(response, requested_at, true))
+        Ok(self.lease(login, requested_at, true))
     }
 
     async fn renew(&self, token: &SecretValue) -> Result<TokenLease, Error> {
@@ -255,9 +256,26 @@ impl Login for InfisicalLogin {
             ));
         }
         let body = json_object(&[("accessToken", token.expose_text()?)])?;
-        let request = Request::new(Verb::POST, "/api/v1/auth/token/renew").json(body);
+        let request = Request::new(Verb::POST, "/api/v1/auth/token/renew")
+            .json(body)
+            // The server might delete a token whose renewal it refuses.
+            .non_idempotent();
         let response = wire::parse_login(&self.client.send(&request).await?)?;
         Ok(self.lease(response, requested_at, false))
+    }
+
+    fn refused_token(&self) -> Error {
+        let (message, hint) = match self.auth.0 {
+            Method::Token(_) => (
+                "the token is not valid or has expired",
+                "use another token, or check that the machine identity exists",
+            ),
+            _ => (
+                "the login succeeds, but the server refuses its token",
+                "check the trusted addresses of the machine identity, and the number of uses of its tokens",
+            ),
+        };
+        Error::new(ErrorKind::Unauthenticated, message).with_hint(hint)
     }
 }
 

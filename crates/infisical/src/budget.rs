@@ -45,6 +45,12 @@ impl Budget {
         });
     }
 
+    /// Returns whether requests are spread over the rest of the window.
+    pub(crate) fn is_nearly_exhausted(&self) -> bool {
+        let window = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        window.is_some_and(|window| window.is_nearly_exhausted())
+    }
+
     /// Reserves a slot for one request and returns how long to wait for it. The wait is zero while more
     /// than a quarter of the limit remains. A slot that is further away than `max_wait` is not reserved,
     /// so that another caller can use it.
@@ -54,7 +60,7 @@ impl Budget {
         let Some(window) = guard.as_mut() else {
             return Duration::ZERO;
         };
-        if now >= window.resets_at || window.remaining > window.limit / SPREAD_DIVISOR {
+        if !window.is_nearly_exhausted() {
             window.remaining = window.remaining.saturating_sub(1);
             return Duration::ZERO;
         }
@@ -68,6 +74,12 @@ impl Budget {
             window.remaining -= 1;
         }
         wait
+    }
+}
+
+impl Window {
+    fn is_nearly_exhausted(&self) -> bool {
+        Instant::now() < self.resets_at && self.remaining <= self.limit / SPREAD_DIVISOR
     }
 }
 

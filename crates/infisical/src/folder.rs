@@ -1,22 +1,32 @@
 //! Cache of the last list of each folder, so that an unchanged folder is transferred without a body.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::HeaderValue;
 use secretwell_core::Error;
+use tokio::time::Instant;
 
-use crate::wire::Listing;
+use crate::wire::{Listing, View};
 
 /// The maximum number of cached folders. The cache is cleared when it is full.
 const MAX_FOLDERS: usize = 1_000;
+/// The maximum number of remembered reads. When it is reached, every read sends a request.
+const MAX_READS: usize = 10_000;
+/// How long a list serves the first reads of its secrets.
+const REUSE_FOR: Duration = Duration::from_secs(1);
+/// How long a folder is listed with a restricted view, after the server refused an unrestricted one.
+const RESTRICTED_FOR: Duration = Duration::from_secs(60);
 
 /// The listed folders. A key is the folder's path and whether the list is recursive.
 #[derive(Default)]
 pub(crate) struct FolderCache {
     folders: Mutex<HashMap<(String, bool), Arc<CachedFolder>>>,
     tickets: AtomicU64,
+    /// The secrets that were read before, by folder and name.
+    reads: Mutex<HashSet<(String, String)>>,
     last_listed: Mutex<Option<(String, bool)>>,
 }
 
@@ -31,10 +41,18 @@ pub(crate) struct FolderState {
     /// ticket and all earlier ones.
     newest_ticket: u64,
     result: Option<Result<Arc<Listing>, Error>>,
+    recent: Option<RecentList>,
+    restricted: Option<(View, Instant)>,
     /// The last successful list, with its ETag.
     pub(crate) cached: Option<(HeaderValue, Arc<Listing>)>,
     /// Whether the folder exists. `None` until it was checked after the last change of the list.
     pub(crate) existence: Option<Result<(), Error>>,
+}
+
+/// A list that the server returned a moment ago.
+struct RecentList {
+    listing: Arc<Listing>,
+    requested_at: Instant,
 }
 
 impl FolderCache {
@@ -53,6 +71,18 @@ impl FolderCache {
     pub(crate) fn remove(&self, path: &str, recursive: bool) {
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
         folders.remove(&(path.to_owned(), recursive));
+    }
+
+    /// Records reads of these secrets. Returns whether all of them are read for the first time.
+    pub(crate) fn record_reads(&self, secrets: &[(&str, &str)]) -> bool {
+        let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all_new = true;
+        for (folder, name) in secrets {
+            let is_new =
+                reads.len() < MAX_READS && reads.insert(((*folder).to_owned(), (*name).to_owned()));
+            all_new &= is_new;
+        }
+        all_new
     }
 
     /// Records that the server returned this list.
@@ -93,9 +123,38 @@ impl FolderState {
         self.result.clone().filter(|_| ticket <= self.newest_ticket)
     }
 
-    /// Stores the result of a list request that started when `newest_ticket` was the newest ticket.
-    pub(crate) fn store(&mut self, newest_ticket: u64, result: Result<Arc<Listing>, Error>) {
+    /// Stores the result of a list request that started at `requested_at`, when `newest_ticket` was the newest
+    /// ticket.
+    pub(crate) fn store(
+        &mut self,
+        newest_ticket: u64,
+        requested_at: Instant,
+        result: Result<Arc<Listing>, Error>,
+    ) {
         self.newest_ticket = newest_ticket;
+        self.recent = result.as_ref().ok().map(|listing| RecentList {
+            listing: listing.clone(),
+            requested_at,
+        });
         self.result = Some(result);
+    }
+
+    /// Returns the last list if it is at most a second old.
+    pub(crate) fn recent(&self) -> Option<Arc<Listing>> {
+        let recent = self.recent.as_ref()?;
+        (recent.requested_at.elapsed() < REUSE_FOR).then(|| recent.listing.clone())
+    }
+
+    /// Returns how to list the folder.
+    pub(crate) fn view(&self) -> View {
+        match self.restricted {
+            Some((view, until)) if Instant::now() < until => view,
+            _ => View::Expanded,
+        }
+    }
+
+    /// Records that the server accepts only this restricted view of the folder.
+    pub(crate) fn restrict(&mut self, view: View) {
+        self.restricted = Some((view, Instant::now() + RESTRICTED_FOR));
     }
 }

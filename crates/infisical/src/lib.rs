@@ -28,14 +28,18 @@
 //! # Why this shape
 //! An HTTP status of this server is ambiguous. It responds 401 to an expired token, to a wrong login and
 //! to a mistyped query, and it lists a missing folder as empty with 200. The provider therefore reads the
-//! error name in each response, and checks an empty list before it reports a secret as missing.
+//! error name in each response, and checks the folder before it reports a secret as missing. A response
+//! without the shape of this server is from another program, such as a gateway, and never means that a secret
+//! is missing or that a login was refused.
 //!
 //! Servers allow few reads per minute. A read counts even if its response has no body. The provider
-//! therefore reads whole folders with conditional requests. When few requests remain, it spreads them over
-//! the rest of the minute.
+//! therefore reads whole folders with conditional requests, and the first reads of several keys share a list.
+//! When few requests remain, it spreads them over the rest of the minute.
 //!
 //! # Limits
 //! - Values are text. The server trims white space around a value when it is written.
+//! - Servers of 2024 change `$$`, `$&` and `$1` in a value that another secret refers to. The provider cannot
+//!   see that. Do not use references to such values on these servers.
 //! - The provider keeps the last list of each folder in memory, to compare it with the server's.
 //!   `Debug` does not print it.
 //! - Logins with AWS, GCP or Azure are not supported. Use a token or another login method.
@@ -44,15 +48,20 @@ mod api;
 mod auth;
 mod budget;
 mod config;
+mod error;
 mod folder;
+mod lists;
 mod provider;
+mod reference;
+mod settings;
+mod values;
 mod wire;
 
 pub use auth::InfisicalAuth;
 pub use config::InfisicalBuilder;
 pub use provider::InfisicalProvider;
 pub use secretwell_http::{ClientConfig, Credential};
-pub use wire::ApiVersion;
+pub use settings::ApiVersion;
 
 // Services share these types between threads. A change that removes `Send` or `Sync` from one of them must
 // not compile.

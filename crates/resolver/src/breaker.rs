@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use secretwell_core::{Error, ErrorKind};
+use secretwell_core::Error;
 
 use crate::backoff::{MIN_WAIT, retry_at, retry_jitter};
 use crate::clock::Time;
@@ -104,10 +104,8 @@ impl Breaker {
     pub(crate) fn record_failure(&mut self, error: &Error, now: Time, cap: Duration) {
         self.failures = self.failures.saturating_add(1);
         let since = *self.since.get_or_insert(now);
-        let requested_wait = match error.kind() {
-            ErrorKind::RateLimited { retry_after } => retry_after,
-            _ => None,
-        };
+        let requested_wait = error.retry_after();
+        let cap = cap.min(error.backoff_limit().unwrap_or(Duration::MAX));
         let until = match requested_wait {
             Some(wait) => {
                 let requested = now.after(wait.clamp(MIN_WAIT, MAX_RETRY_AFTER));
@@ -166,6 +164,8 @@ impl Breaker {
 
 #[cfg(test)]
 mod tests {
+    use secretwell_core::ErrorKind;
+
     use super::*;
     use crate::clock::now;
 
@@ -218,6 +218,29 @@ mod tests {
         );
         breaker.record_failure(&limited(Duration::MAX), now, CAP);
         assert_eq!(breaker.open_until(), Some(now.after(MAX_RETRY_AFTER)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn backoff_limit_caps_the_wait_and_the_breaker() {
+        let (mut breaker, start) = (Breaker::default(), now());
+        let limit = Duration::from_secs(5);
+        let foreign = down().with_backoff_limit(limit);
+        let mut time = start;
+        for _ in 0..THRESHOLD {
+            breaker.record_failure(&down(), time, CAP);
+            time = time.after(Duration::from_secs(600));
+        }
+        breaker.record_failure(&foreign, time, CAP);
+        let latest = time.after(limit.mul_f64(1.1));
+        assert!(breaker.open_until().is_some_and(|until| until <= latest));
+
+        let wait = Duration::from_secs(60);
+        breaker.record_failure(&foreign.with_retry_after(wait), time, CAP);
+        assert_eq!(
+            breaker.open_until(),
+            Some(time.after(wait)),
+            "a requested wait is kept"
+        );
     }
 
     #[tokio::test(start_paused = true)]

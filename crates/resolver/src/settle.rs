@@ -363,10 +363,7 @@ impl Settling<'_> {
                 error: error.clone(),
             });
         }
-        let requested_wait = match error.kind() {
-            ErrorKind::RateLimited { retry_after } => retry_after,
-            _ => None,
-        };
+        let requested_wait = error.retry_after();
         // A refusal and an outage are separate failures, so each has its own duration.
         let since = previous
             .filter(|failure| failure.error.is_refusal() == error.is_refusal())
@@ -375,6 +372,7 @@ impl Settling<'_> {
             true => state.settings.negative_ttl,
             false => state.settings.max_backoff,
         };
+        let cap = cap.min(error.backoff_limit().unwrap_or(Duration::MAX));
         let backoff_ends = retry_at(self.now, since, cap, jitter.retry);
         let retry_at = requested_wait.map_or(backoff_ends, |wait| {
             backoff_ends.max(self.now.after(wait.min(MAX_RETRY_AFTER)))

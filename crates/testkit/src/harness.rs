@@ -6,7 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secretwell_core::{SecretKey, SecretProvider};
 
-/// The text that [`Harness::corrupt_responses`] puts into each response. An error must not contain it.
+use crate::ForeignResponse;
+
+/// The text in responses that a provider cannot use: those of [`Harness::corrupt_responses`], and those that
+/// the tests pass to [`Harness::respond_with`]. An error must not contain it.
 pub const CORRUPT_MARKER: &str = "secretwell-testkit-garbage-0f1e2d";
 
 /// The abilities of a harness and the properties of its source.
@@ -39,6 +42,8 @@ pub struct Supports {
     pub rate_limit: bool,
     /// The harness implements [`corrupt_responses`](Harness::corrupt_responses).
     pub corrupt_responses: bool,
+    /// The harness implements [`respond_with`](Harness::respond_with).
+    pub foreign_responses: bool,
     /// The health check parses the same data as a read, so it fails for a corrupt source.
     pub full_health_check: bool,
     /// The harness implements [`stall`](Harness::stall).
@@ -123,7 +128,7 @@ pub trait Harness: Send + Sync {
         not_implemented("network")
     }
 
-    /// Ends the effects of `break_network`, `rate_limit`, `corrupt_responses` and `stall`.
+    /// Ends the effects of `break_network`, `rate_limit`, `corrupt_responses`, `respond_with` and `stall`.
     async fn clear_faults(&self) {
         not_implemented("clear_faults, which every fault needs")
     }
@@ -157,10 +162,17 @@ pub trait Harness: Send + Sync {
         not_implemented("rate_limit")
     }
 
-    /// Makes the source respond with success and with a body that its protocol does not allow.
-    /// The body must contain [`CORRUPT_MARKER`].
+    /// Makes the source respond with success, and with a body that has the shape of its responses and
+    /// violates its protocol. The body must contain [`CORRUPT_MARKER`].
     async fn corrupt_responses(&self) {
         not_implemented("corrupt_responses")
+    }
+
+    /// Makes another program respond in the place of the source, to every request of every provider of this
+    /// harness.
+    async fn respond_with(&self, response: &ForeignResponse) {
+        let _ = response;
+        not_implemented("foreign_responses")
     }
 
     /// Makes the source accept requests and never respond.

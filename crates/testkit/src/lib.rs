@@ -15,6 +15,7 @@
 //! | check a provider against the whole contract | [`conformance_tests!`], [`conformance::run_all`] |
 //! | make a source fail, hang or respond slowly, and count its calls | [`FaultyProvider`] |
 //! | break the traffic between a client and an HTTP server | [`FaultProxy`] |
+//! | respond like a gateway, a firewall or a sign-in page | [`gateway_responses`] |
 //! | run a fake Infisical server (feature `infisical`) | `infisical::FakeInfisical` |
 //! | check that errors, debug output and logs contain no secret | [`Canary`], [`CanaryLog`] |
 //!
@@ -75,6 +76,7 @@
 mod canary;
 pub mod conformance;
 mod faulty;
+mod gateway;
 mod harness;
 #[cfg(feature = "infisical")]
 pub mod infisical;
@@ -85,6 +87,7 @@ mod proxy;
 
 pub use canary::Canary;
 pub use faulty::{Action, FaultyProvider};
+pub use gateway::{ForeignResponse, gateway_responses};
 pub use harness::{CORRUPT_MARKER, Calls, Harness, Supports};
 pub use log::CanaryLog;
 pub use proxy::{Fault, FaultProxy};

@@ -15,7 +15,10 @@ use secretwell_core::{
 };
 
 use crate::conformance::{self, Outcome, caught};
-use crate::{Action, CORRUPT_MARKER, Calls, FaultyProvider, Harness, Supports, conformance_tests};
+use crate::{
+    Action, CORRUPT_MARKER, Calls, FaultyProvider, ForeignResponse, Harness, Supports,
+    conformance_tests,
+};
 
 const LIMIT: usize = 100 * 1024;
 const DEADLINE: Duration = Duration::from_millis(100);
@@ -45,6 +48,7 @@ enum Defect {
     RetriesNotFound,
     SkipsHealthCheck,
     DeletesDiscardedKey,
+    OmitsContentType,
 }
 
 /// An in-memory provider with a size limit, a login that can expire and keys that can be denied.
@@ -219,7 +223,7 @@ impl<P> DefectiveWrapper<P> {
                     _ => changed,
                 }
             }
-            Some(Defect::LeaksResponseBody) if error.kind() == ErrorKind::Malformed => {
+            Some(Defect::LeaksResponseBody) if !error.message().contains("not exist") => {
                 error.with_source(format!("unexpected `{CORRUPT_MARKER}`"))
             }
             _ => error,
@@ -284,6 +288,8 @@ struct Memory {
     access: Arc<Access>,
     faulty: FaultyProvider<GuardedMemory>,
     provider: Arc<dyn SecretProvider>,
+    /// The providers of [`Harness::second_provider`].
+    others: Mutex<Vec<FaultyProvider<GuardedMemory>>>,
     defect: Option<Defect>,
 }
 
@@ -296,13 +302,19 @@ impl Memory {
             memory,
             access,
             faulty,
+            others: Mutex::default(),
             defect,
         }
     }
 
     fn fail(&self, kind: ErrorKind) {
-        self.faulty
-            .always(Action::Fail(Error::new(kind, "injected by the test")));
+        self.fail_with(Error::new(kind, "injected by the test"));
+    }
+
+    fn fail_with(&self, error: Error) {
+        for faulty in self.others.lock().unwrap().iter().chain([&self.faulty]) {
+            faulty.always(Action::Fail(error.clone()));
+        }
     }
 }
 
@@ -345,6 +357,7 @@ impl Harness for Memory {
 
     fn second_provider(&self) -> Option<Arc<dyn SecretProvider>> {
         let faulty = guarded(&self.memory, &self.access, self.defect);
+        self.others.lock().unwrap().push(faulty.clone());
         Some(with_deadline(faulty, self.defect))
     }
 
@@ -356,6 +369,7 @@ impl Harness for Memory {
             token_expiry: true,
             rate_limit: true,
             corrupt_responses: true,
+            foreign_responses: true,
             full_health_check: true,
             stall: true,
             binary_values: true,
@@ -381,7 +395,9 @@ impl Harness for Memory {
     }
 
     async fn clear_faults(&self) {
-        self.faulty.clear_faults();
+        for faulty in self.others.lock().unwrap().iter().chain([&self.faulty]) {
+            faulty.clear_faults();
+        }
     }
 
     async fn deny(&self, key: &SecretKey) {
@@ -407,6 +423,16 @@ impl Harness for Memory {
 
     async fn corrupt_responses(&self) {
         self.fail(ErrorKind::Malformed);
+    }
+
+    async fn respond_with(&self, response: &ForeignResponse) {
+        let status = response.status;
+        let content = response.header("content-type").unwrap_or("no body");
+        let message = match self.defect {
+            Some(Defect::OmitsContentType) => format!("status {status}"),
+            _ => format!("status {status}, {content}"),
+        };
+        self.fail_with(Error::new(ErrorKind::Unavailable, message));
     }
 
     async fn stall(&self) {
@@ -493,6 +519,21 @@ async fn each_defect_is_detected_by_its_item() {
             Defect::LeaksInError,
             "redaction",
             "leaks the canary `value`",
+        ),
+        (
+            Defect::ReportsFailureAsNotFound,
+            "foreign_response",
+            "must be `unavailable`, but is `not found`",
+        ),
+        (
+            Defect::OmitsContentType,
+            "foreign_response",
+            "must name the status and the content type",
+        ),
+        (
+            Defect::LeaksResponseBody,
+            "foreign_response",
+            "leaks the canary `the body of the response`",
         ),
         (
             Defect::LeaksResponseBody,

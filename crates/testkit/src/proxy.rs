@@ -8,6 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::ForeignResponse;
+
 /// The size limit of a request head, in bytes.
 const MAX_HEAD: usize = 64 << 10;
 
@@ -28,6 +30,8 @@ pub enum Fault {
     Delay(Duration),
     /// Responds with these bytes and closes the connection. The server does not receive the request.
     Respond(Vec<u8>),
+    /// Responds like another program in front of the server. The server does not receive the request.
+    Foreign(ForeignResponse),
     /// Forwards this many bytes of the response and closes the connection.
     Truncate(usize),
     /// Forwards the response byte by byte, with this pause after each byte.
@@ -48,7 +52,8 @@ pub struct FaultProxy {
 
 #[derive(Debug, Default)]
 struct Shared {
-    fault: Mutex<Fault>,
+    /// The fault, and the start of the lines of the requests that have it.
+    fault: Mutex<(String, Fault)>,
     requests: Mutex<Vec<String>>,
 }
 
@@ -91,7 +96,13 @@ impl FaultProxy {
 
     /// Sets the fault for all requests from now on.
     pub fn set(&self, fault: Fault) {
-        *lock(&self.shared.fault) = fault;
+        self.set_for("", fault);
+    }
+
+    /// Sets the fault for all requests from now on whose line starts with `start`, such as
+    /// `POST /v1/auth/`. Other requests have no fault.
+    pub fn set_for(&self, start: &str, fault: Fault) {
+        *lock(&self.shared.fault) = (start.to_owned(), fault);
     }
 
     /// Returns the request lines so far, such as `GET /v1/secret`. They include requests that a fault
@@ -121,8 +132,11 @@ async fn serve(
         .next()
         .unwrap_or_default();
     let line = String::from_utf8_lossy(line).replace(" HTTP/1.1", "");
+    let fault = match &*lock(&shared.fault) {
+        (start, fault) if line.starts_with(start.as_str()) => fault.clone(),
+        _ => Fault::None,
+    };
     lock(&shared.requests).push(line);
-    let fault = lock(&shared.fault).clone();
     match &fault {
         Fault::Close => return Ok(()),
         Fault::Reset => return client.set_zero_linger(),
@@ -130,6 +144,10 @@ async fn serve(
         Fault::Delay(time) => tokio::time::sleep(*time).await,
         Fault::Respond(bytes) => {
             client.write_all(bytes).await?;
+            return client.shutdown().await;
+        }
+        Fault::Foreign(response) => {
+            client.write_all(&response.to_bytes()).await?;
             return client.shutdown().await;
         }
         Fault::Endless => {

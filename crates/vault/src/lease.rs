@@ -1,7 +1,6 @@
 //! Dynamic secrets, which the server creates on request and which expire: database credentials, certificates.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -9,11 +8,12 @@ use std::time::{Duration, SystemTime};
 use http::header::CACHE_CONTROL;
 use http::{HeaderValue, Method};
 use secretwell_core::{Error, ErrorKind, Secret, SecretKey, SecretValue, Version};
-use secretwell_http::{Request, Token, encode_path};
+use secretwell_http::{Expect, Request, Response, Token, encode_path};
 use tokio::time::Instant;
 
-use crate::config::invalid;
-use crate::provider::Inner;
+use crate::dynamic::Dynamic;
+use crate::error::invalid;
+use crate::session::Session;
 use crate::wire::{self, Document, LeaseInfo};
 
 /// A lease is renewed when less than this share of its duration remains.
@@ -21,6 +21,11 @@ const RENEW_BELOW: f64 = 0.5;
 /// The wait after a failed renewal or replacement: this share of the remaining lifetime, but at most this
 /// time.
 const RETRY_WAIT: (f64, Duration) = (0.1, Duration::from_secs(60));
+
+/// The fields in which engines state the remaining lifetime, as seconds or as a text such as `1h`.
+const LIFETIMES: &[&str] = &["ttl", "token_ttl", "expires_in"];
+/// The fields in which engines state the end, as Unix time or as RFC 3339.
+const ENDS: &[&str] = &["expiration", "expires_at_seconds", "expire_time"];
 
 /// The dynamic secrets of a provider, by the prefix of their keys.
 #[derive(Default)]
@@ -63,22 +68,6 @@ pub(crate) struct LeasedSecret {
     valid_until: Option<Instant>,
 }
 
-/// The configuration of a dynamic secret.
-#[derive(Clone)]
-pub(crate) struct Dynamic {
-    pub(crate) prefix: String,
-    pub(crate) path: String,
-    /// The body of a write. `None` if the path is read.
-    pub(crate) body: Option<SecretValue>,
-}
-
-/// Omits the body, which might contain a secret.
-impl fmt::Debug for Dynamic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} from {}", self.prefix, self.path)
-    }
-}
-
 impl Leases {
     pub(crate) fn new(dynamic: Vec<Dynamic>) -> Result<Self, Error> {
         let mut slots = BTreeMap::new();
@@ -112,7 +101,7 @@ impl Leases {
     /// Returns the dynamic secret of `prefix`. If less than half of the duration of the cached lease remains,
     /// the lease is renewed, or else replaced. If both fail with a temporary error, the cached lease is
     /// returned until it ends.
-    pub(crate) async fn get(&self, inner: &Inner, prefix: &str) -> Result<LeasedSecret, Error> {
+    pub(crate) async fn get(&self, session: &Session, prefix: &str) -> Result<LeasedSecret, Error> {
         let slot = self.0.get(prefix);
         let slot = slot.ok_or_else(|| {
             Error::new(
@@ -125,10 +114,10 @@ impl Leases {
         if let Some(secret) = slot.backing_off() {
             return Ok(secret);
         }
-        match slot.current(called, inner).await {
+        match slot.current(called, session).await {
             Err(error) if error.is_temporary() => {
                 let secret = slot.back_off().ok_or_else(|| error.clone())?;
-                let origin = inner.origin();
+                let origin = session.origin();
                 tracing::warn!(target: "secretwell::vault", event = "lease_not_replaced", %origin, %prefix, %error, "the lease could not be replaced; the replacement is retried");
                 Ok(secret)
             }
@@ -157,7 +146,7 @@ impl Leases {
 
     /// Revokes all cached leases. If some cannot be revoked, the others are still revoked, and the first
     /// error is returned.
-    pub(crate) async fn revoke(&self, inner: &Inner) -> Result<(), Error> {
+    pub(crate) async fn revoke(&self, session: &Session) -> Result<(), Error> {
         let mut result = Ok(());
         for slot in self.0.values() {
             let _requests = slot.requests.lock().await;
@@ -167,7 +156,7 @@ impl Leases {
             let Some(id) = id else {
                 continue;
             };
-            match revoke(inner, &id).await {
+            match revoke(session, &id).await {
                 Ok(()) => *lock(&slot.cached) = None,
                 Err(error) => result = result.and(Err(error)),
             }
@@ -176,9 +165,12 @@ impl Leases {
     }
 }
 
-async fn revoke(inner: &Inner, id: &str) -> Result<(), Error> {
-    let request = Request::new(Method::POST, "/v1/sys/leases/revoke").json(lease_id(id));
-    let (response, _) = inner.call(request).await?;
+async fn revoke(session: &Session, id: &str) -> Result<(), Error> {
+    let request = Request::new(Method::POST, "/v1/sys/leases/revoke")
+        .json(lease_id(id))
+        .non_idempotent()
+        .expect(Expect::NoContent);
+    let (response, _) = session.call(request).await?;
     match wire::updated_lease(&response) {
         Err(error) if !error.is_not_found() => Err(error),
         _ => Ok(()),
@@ -187,8 +179,8 @@ async fn revoke(inner: &Inner, id: &str) -> Result<(), Error> {
 
 impl Slot {
     /// Returns the cached lease, renewed if necessary, or else a new one. `called` is the time of the read.
-    async fn current(&self, called: Instant, inner: &Inner) -> Result<LeasedSecret, Error> {
-        let token = inner.token().await?;
+    async fn current(&self, called: Instant, session: &Session) -> Result<LeasedSecret, Error> {
+        let token = session.token().await?;
         let cached = lock(&self.cached).clone();
         if let Some(mut lease) = cached.filter(|lease| lease.belongs_to(token.as_deref())) {
             // The token might have been renewed, which changes its expiry.
@@ -196,7 +188,7 @@ impl Slot {
             // The server might renew an expired lease, because its clock started later. Its secret is
             // replaced all the same, because readers have stopped using it.
             if lease.is_valid() {
-                let is_current = lease.is_current(called) || lease.renew(inner).await;
+                let is_current = lease.is_current(called) || lease.renew(session).await;
                 let updated = self.update(lease);
                 if let Some(secret) = updated.filter(|_| is_current) {
                     return Ok(secret);
@@ -204,7 +196,7 @@ impl Slot {
             }
         }
         // The old lease is not revoked, because its secret might still be in use.
-        let lease = self.create(inner).await?;
+        let lease = self.create(session).await?;
         let secret = lease.snapshot();
         *lock(&self.cached) = Some(lease);
         Ok(secret)
@@ -237,7 +229,12 @@ impl Slot {
         Some(lease.snapshot())
     }
 
-    async fn create(&self, inner: &Inner) -> Result<Lease, Error> {
+    /// Returns the path as it is written in a policy.
+    fn policy_path(&self) -> &str {
+        self.path.trim_start_matches("/v1/")
+    }
+
+    async fn create(&self, session: &Session) -> Result<Lease, Error> {
         let request = match &self.body {
             None => Request::new(Method::GET, self.path.as_str()),
             Some(body) => Request::new(Method::POST, self.path.as_str()).json(body.clone()),
@@ -249,14 +246,14 @@ impl Slot {
         };
         let requested = Instant::now();
         // Each successful request creates another secret, so it must not be repeated.
-        let (response, token) = inner.call(request.non_idempotent()).await?;
-        let document = wire::read_v1(&response)?;
+        let (response, token) = session.call(request.non_idempotent()).await?;
+        let document = wire::read_v1(&response, self.policy_path())?;
         let LeaseInfo {
             id,
             duration,
             renewable,
         } = wire::lease_info(&response)?;
-        let duration = duration.or_else(|| lifetime_in_fields(&document));
+        let duration = duration.or_else(|| lifetime_in_fields(&document, &response));
         // A read without a lease creates nothing: a static role can be rotated before the end that it states.
         let is_created = id.is_some() || self.body.is_some() && duration.is_some();
         Ok(Lease {
@@ -273,19 +270,29 @@ impl Slot {
     }
 }
 
-/// Returns the remaining lifetime that the fields of a secret without a lease state. The credential of a
-/// static role has a `ttl`, after which the next one is available. A certificate has an `expiration`.
-fn lifetime_in_fields(document: &Document) -> Option<Duration> {
-    let number = |name: &str| {
+/// Returns the remaining lifetime that the fields of a secret without a lease state. For example, the
+/// credential of a static role has a `ttl`, after which the next one is available, and a certificate has an
+/// `expiration`.
+fn lifetime_in_fields(document: &Document, response: &Response) -> Option<Duration> {
+    let text = |name: &&str| {
         let field = document.field(name)?;
-        field.value.expose_text().ok()?.parse::<u64>().ok()
+        field.value.expose_text().ok().map(str::to_owned)
     };
-    if let Some(ttl) = number("ttl") {
-        return Some(Duration::from_secs(ttl.max(1)));
+    let duration = |text: String| match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(&text).ok(),
+    };
+    let mut durations = LIFETIMES.iter().filter_map(text).filter_map(duration);
+    if let Some(lifetime) = durations.next() {
+        return Some(lifetime.max(Duration::from_secs(1)));
     }
-    let end = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(number("expiration")?))?;
-    // The only use of the wall clock here: the server states this expiry only as a date.
-    Some(end.duration_since(SystemTime::now()).unwrap_or_default())
+    let end = |text: String| match text.parse() {
+        Ok(seconds) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
+        Err(_) => wire::time(&text),
+    };
+    let end = ENDS.iter().filter_map(text).find_map(end)?;
+    let now = wire::server_clock(response);
+    Some(end.duration_since(now).unwrap_or_default())
 }
 
 impl Lease {
@@ -323,13 +330,15 @@ impl Lease {
 
     /// Renews the lease. Returns whether it is fresh afterwards. Near the maximum duration of a lease, a
     /// renewal succeeds but does not extend it enough.
-    async fn renew(&mut self, inner: &Inner) -> bool {
+    async fn renew(&mut self, session: &Session) -> bool {
         let Some(id) = self.id.as_ref().filter(|_| self.renewable) else {
             return false;
         };
-        let request = Request::new(Method::POST, "/v1/sys/leases/renew").json(lease_id(id));
+        let request = Request::new(Method::POST, "/v1/sys/leases/renew")
+            .json(lease_id(id))
+            .non_idempotent();
         let requested = Instant::now();
-        let result = inner.call(request).await;
+        let result = session.call(request).await;
         match result.and_then(|(response, _)| wire::updated_lease(&response)) {
             Ok(renewed) => {
                 if let Some(duration) = renewed.duration {
@@ -339,7 +348,7 @@ impl Lease {
             }
             // All causes lead to the same next step: a request for a new lease.
             Err(error) => {
-                tracing::debug!(target: "secretwell::vault", event = "lease_not_renewed", origin = %inner.origin(), %error, "the lease was not renewed");
+                tracing::debug!(target: "secretwell::vault", event = "lease_not_renewed", origin = %session.origin(), %error, "the lease was not renewed");
                 false
             }
         }
@@ -398,4 +407,45 @@ fn bypass_caches() -> HeaderValue {
 
 fn lease_id(id: &str) -> SecretValue {
     serde_json::json!({ "lease_id": id }).to_string().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::DATE;
+    use http::{HeaderMap, StatusCode};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn lifetime_is_found_in_each_field_and_unit() {
+        let date = HeaderValue::from_static("Mon, 23 Nov 2020 08:11:35 GMT");
+        let headers = HeaderMap::from_iter([(DATE, date)]);
+        let lifetime = |field: &str, value: Value| {
+            let body = json!({"data": {field: value}}).to_string().into_bytes();
+            let response = Response::new(StatusCode::OK, headers.clone(), body);
+            let document = wire::read_v1(&response, "engine/path").unwrap();
+            lifetime_in_fields(&document, &response)
+        };
+        for (field, value) in [
+            ("ttl", json!(3600)),
+            ("ttl", json!("3600")),
+            ("ttl", json!("1h")),
+            ("ttl", json!("1h0m0s")),
+            ("token_ttl", json!("60m")),
+            ("expires_in", json!(3600)),
+            ("expiration", json!(1_606_122_695 + 1)),
+            ("expires_at_seconds", json!(1_606_122_695 + 1)),
+            ("expire_time", json!("2020-11-23T09:11:36.5Z")),
+        ] {
+            let found = lifetime(field, value.clone());
+            let found = found.unwrap_or_else(|| panic!("{field} {value}"));
+            let expected = Duration::from_secs(3599)..=Duration::from_secs(3602);
+            assert!(expected.contains(&found), "{field} {value}: {found:?}");
+        }
+        assert_eq!(lifetime("code", json!("123456")), None);
+        assert_eq!(lifetime("ttl", json!(0)), Some(Duration::from_secs(1)));
+        let past = lifetime("expiration", json!(1_600_000_000));
+        assert_eq!(past, Some(Duration::ZERO));
+    }
 }

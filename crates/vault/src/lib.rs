@@ -27,9 +27,9 @@
 //!
 //! # Why this shape
 //! The keys of one secret share one request, and different secrets are read in parallel. One login serves all
-//! callers. Its token is renewed in the background, and replaced by a new login before it expires. A refused
-//! credential is not sent again until it changes or five minutes have passed, because the server locks an
-//! account after a few wrong attempts. If a server is sealed, unreachable, or a standby without an active
+//! callers. Its token is renewed in the background, and replaced by a new login before it expires. A wrong
+//! secret id or password is not sent again until it changes or five minutes have passed, because the server
+//! locks an account after a few wrong attempts. If a server is sealed, unreachable, or a standby without an active
 //! server, the next address is tried.
 //!
 //! # Limits
@@ -39,9 +39,15 @@
 
 mod auth;
 mod config;
+mod dynamic;
+mod error;
+mod header;
 mod lease;
+mod place;
 mod provider;
 mod server;
+mod session;
+mod settings;
 mod wire;
 
 pub use auth::VaultAuth;

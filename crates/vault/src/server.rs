@@ -1,12 +1,12 @@
 //! The connection to the servers of one cluster.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, Method};
 use secretwell_core::Error;
 use secretwell_http::{Client, Request, Response};
 
-use crate::auth::REQUEST;
+use crate::header::with_headers;
 use crate::wire::{self, Index};
 
 /// The servers of one cluster. Clones share the client and the highest known index.
@@ -29,19 +29,41 @@ impl Server {
         self.client.server_time(wire::SEAL_STATUS).await
     }
 
+    /// Returns the maximum duration of one call.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.client.deadline()
+    }
+
     /// Returns the highest index that the servers have reported.
     pub(crate) fn index(&self) -> &Index {
         &self.index
     }
 
     pub(crate) async fn send(&self, request: &Request) -> Result<Response, Error> {
+        let response = self.exchange(request).await?;
+        self.index.record(&response.headers);
+        Ok(response)
+    }
+
+    /// Sends a request that requires a server to have reached `index`. Only stale servers respond without it.
+    pub(crate) async fn send_requiring(
+        &self,
+        request: Request,
+        index: &HeaderValue,
+    ) -> Result<Response, Error> {
+        let request = request.consistency(wire::INDEX, index.clone());
+        let response = self.exchange(&request).await?;
+        match response.stale {
+            true => self.index.record(&response.headers),
+            false => self.index.record_reached(&response.headers, index),
+        }
+        Ok(response)
+    }
+
+    async fn exchange(&self, request: &Request) -> Result<Response, Error> {
         match self.client.send(request).await {
-            Ok(response) => {
-                self.index.record(&response.headers);
-                Ok(response)
-            }
             Err(error) if wire::is_sealed(&error) => Err(self.explain_sealed(error).await),
-            Err(error) => Err(error),
+            result => result,
         }
     }
 
@@ -73,5 +95,5 @@ impl Server {
 /// Creates a request for a path that needs no token. It has no namespace header, because the server rejects
 /// such requests in a namespace.
 fn request_without_token(path: &str) -> Request {
-    Request::new(Method::GET, path).header(REQUEST, HeaderValue::from_static("true"))
+    with_headers(Request::new(Method::GET, path), None)
 }

@@ -1,102 +1,32 @@
 //! The token of a login: shared by all callers, renewed in the background, and replaced by a new login.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use secretwell_core::{Error, ErrorKind, Origin, SecretValue};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-/// How long a refused credential is not sent again, unless it changes. Servers lock an account after a few
+mod login;
+#[cfg(test)]
+mod tests;
+
+pub use login::{Login, LoginFailure, Token, TokenLease};
+
+/// How long a wrong credential is not sent again, unless it changes. Servers lock an account after a few
 /// wrong attempts: Vault after five wrong secret IDs, newer Infisical versions after three.
-const REFUSED_CREDENTIAL_PAUSE: Duration = Duration::from_secs(5 * 60);
-/// The minimum time between two invalidations of a token.
-const MIN_INVALIDATION_INTERVAL: Duration = Duration::from_secs(5);
+const WRONG_CREDENTIAL_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// How long a credential is not sent again, unless it changes, after a login that the server refused for
+/// another reason.
+const REFUSED_LOGIN_PAUSE: Duration = Duration::from_secs(1);
+/// How long no accepted token is replaced after a replacement that did not help.
+const UNHELPFUL_LOGIN_PAUSE: Duration = Duration::from_secs(5);
+/// The first and the longest wait before a login whose last tokens were refused before their first success.
+const REFUSED_TOKEN_BACKOFF: (Duration, Duration) =
+    (Duration::from_secs(5), Duration::from_secs(60));
 /// The first and the longest wait before a failed renewal is retried.
 const RENEWAL_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// A token with its lifetime, as returned by a login or a renewal.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct TokenLease {
-    /// The text that requests send as their token.
-    pub token: SecretValue,
-    /// How long the token is valid. `None` if it does not expire.
-    pub lifetime: Option<Duration>,
-    /// Whether the token can be renewed.
-    pub renewable: bool,
-}
-
-impl TokenLease {
-    /// Creates the lease of a token that does not expire and cannot be renewed.
-    pub fn new(token: SecretValue) -> Self {
-        Self {
-            token,
-            lifetime: None,
-            renewable: false,
-        }
-    }
-}
-
-/// The login method of a backend.
-#[async_trait]
-pub trait Login: fmt::Debug + Send + Sync + 'static {
-    /// Returns the credential for the next login, read again from where it is stored. A [`TokenManager`]
-    /// compares it with the last refused one.
-    ///
-    /// # Errors
-    /// Returns an error if the credential cannot be read.
-    async fn credential(&self) -> Result<SecretValue, Error>;
-
-    /// Logs in.
-    ///
-    /// # Errors
-    /// Returns a permanent [`ErrorKind::Unauthenticated`] if the server refused the credential. It is then
-    /// not sent again for a while. All other errors are treated as failures of the server.
-    async fn login(&self, credential: &SecretValue) -> Result<TokenLease, Error>;
-
-    /// Renews a token.
-    ///
-    /// # Errors
-    /// Returns a permanent error if the token cannot be renewed any more. A new login then replaces it
-    /// before it expires.
-    async fn renew(&self, token: &SecretValue) -> Result<TokenLease, Error>;
-}
-
-/// A token that a [`TokenManager`] has cached, with its expiry.
-pub struct Token {
-    value: SecretValue,
-    issued: Instant,
-    expires: Option<Instant>,
-}
-
-impl Token {
-    /// Returns the secret value of the token.
-    pub fn value(&self) -> &SecretValue {
-        &self.value
-    }
-
-    /// Returns when the token expires, or `None` if it does not expire.
-    pub fn expires(&self) -> Option<Instant> {
-        self.expires
-    }
-
-    fn is_valid(&self, now: Instant) -> bool {
-        self.expires.is_none_or(|expires| now < expires)
-    }
-}
-
-/// Omits the value.
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token")
-            .field("expires", &self.expires)
-            .finish_non_exhaustive()
-    }
-}
 
 type LoginResult = Result<Arc<Token>, Error>;
 type InFlight = watch::Receiver<Option<LoginResult>>;
@@ -119,18 +49,25 @@ struct Shared {
 struct State {
     token: Option<Arc<Token>>,
     in_flight: Option<InFlight>,
-    refused: Option<RefusedCredential>,
-    invalidated_at: Option<Instant>,
+    /// The credential of the last login that returned a token.
+    credential: Option<SecretValue>,
+    paused: Option<PausedCredential>,
+    /// The number of tokens in a row that the server refused before their first success.
+    refused_tokens: u32,
+    /// When the server last refused a token before its first success.
+    unhelpful_at: Option<Instant>,
     renewer: Option<AbortHandle>,
     tasks: JoinSet<()>,
 }
 
-/// A credential that the server did not accept.
+/// A credential that is not used for a while, unless it changes.
 #[derive(Debug)]
-struct RefusedCredential {
+struct PausedCredential {
     credential: SecretValue,
-    paused_until: Instant,
+    until: Instant,
     error: Error,
+    /// The refused token of the login. It is used meanwhile, because the server might accept it later.
+    token: Option<Arc<Token>>,
 }
 
 impl TokenManager {
@@ -146,23 +83,36 @@ impl TokenManager {
         }
     }
 
-    /// Returns the cached token, or logs in if it is missing or has expired.
+    /// Returns the cached token, or logs in if it is missing, has expired, or has no uses left. The token can
+    /// be used for one request.
     ///
     /// Concurrent callers share one login. If a caller has joined an in-flight login and it fails with a
-    /// temporary error, the caller waits for one more login. After a rate limit, it does not.
+    /// temporary error, the caller waits for one more login. If the server asked to wait, it does not.
     ///
     /// # Errors
-    /// Returns the error of the login. A refused credential is not sent again for five minutes, unless it
-    /// changes; until then its error is returned again.
+    /// Returns the error of the login. While the credential must not be sent again, returns the error of the
+    /// last login, unless the credential has changed:
+    ///
+    /// - for five minutes after a [wrong credential](LoginFailure::wrong_credential),
+    /// - for 1 s after another permanent failure.
     ///
     /// # Cancellation
     /// Dropping the future does not cancel the login, because other callers might wait for it.
     pub async fn token(&self) -> Result<Arc<Token>, Error> {
-        match self.token_or_login().await {
-            (true, Err(error)) if error.is_temporary() && !is_rate_limited(&error) => {
-                self.token_or_login().await.1
+        let mut has_retried = false;
+        loop {
+            let (joined, result) = self.token_or_login().await;
+            match result {
+                Ok(token) if token.take_use() => return Ok(token),
+                // The callers that share the login have used up its token.
+                Ok(_) => {}
+                Err(error)
+                    if joined && !has_retried && error.is_temporary() && !asks_to_wait(&error) =>
+                {
+                    has_retried = true;
+                }
+                Err(error) => return Err(error),
             }
-            (_, result) => result,
         }
     }
 
@@ -186,39 +136,110 @@ impl TokenManager {
         (joined, result)
     }
 
-    /// Discards a token that the server seems to have refused. Returns whether a retry with another token is
-    /// useful.
-    ///
-    /// Returns `false` and keeps the token if one was discarded within the last five seconds. A missing
-    /// permission can look like a refused token, and would otherwise cause one login after another.
-    pub fn invalidate(&self, token: &Arc<Token>) -> bool {
-        let now = Instant::now();
+    /// Records that the server accepted the token. This ends the backoff of [`refused`](Self::refused).
+    pub fn accepted(&self, token: &Arc<Token>) {
+        // Without the lock, because this is called after each request.
+        if !token.accept() {
+            return;
+        }
         let mut state = self.shared.state();
-        if !state.is_current(token) {
-            // Another caller has discarded it already, and there might be a newer one.
-            return true;
+        if state.is_paused(token) {
+            state.token = Some(token.clone());
+            state.paused = None;
         }
-        let invalidated_at = state.invalidated_at;
-        if invalidated_at
-            .is_some_and(|at| now < at + MIN_INVALIDATION_INTERVAL && token.issued >= at)
-        {
-            return false;
+        if state.is_current(token) {
+            state.refused_tokens = 0;
+            let describer = Arc::downgrade(&self.shared);
+            state.tasks.spawn(describe(describer, token.clone()));
         }
-        state.invalidated_at = Some(now);
-        self.shared.discard(&mut state, token);
-        true
     }
 
-    /// Discards a token that the server has certainly refused.
-    pub fn reject(&self, token: &Arc<Token>) {
-        self.shared.discard(&mut self.shared.state(), token);
+    /// Records that the server refused the token. If this returns `Ok`, the caller can request another
+    /// [`token`](Self::token) and repeat its request once.
+    ///
+    /// # Errors
+    /// Returns [`Login::refused_token`] if a new login does not help now:
+    ///
+    /// - The server refused the last two tokens before their first success. The next login follows after 5 s,
+    ///   and after up to 60 s if its token is refused as well. Until then, [`token`](Self::token) returns the
+    ///   refused token, unless the credential changes.
+    /// - The server refused the replacement of another token less than 5 s ago. The token is kept, because the
+    ///   reason might be a missing permission.
+    pub fn refused(&self, token: &Arc<Token>) -> Result<(), Error> {
+        let Shared { login, origin, .. } = &*self.shared;
+        let error = login.refused_token();
+        let refusal = self.shared.state().refuse(token, &error, Instant::now());
+        match refusal {
+            Refusal::Replace => {
+                tracing::info!(target: "secretwell::http", event = "token_refused", origin = %origin, "the server refused the token; a new login follows");
+                Ok(())
+            }
+            Refusal::Wait(wait) => {
+                tracing::warn!(target: "secretwell::http", event = "new_token_refused", origin = %origin, ?wait, "the server refuses the token of a new login; the next login follows after a wait");
+                Err(error)
+            }
+            Refusal::Known(result) => result,
+        }
     }
+}
+
+/// What follows from the refusal of a token.
+enum Refusal {
+    /// The token was discarded. A login can follow at once.
+    Replace,
+    /// The next login follows after this time.
+    Wait(Duration),
+    /// Nothing has changed. Another caller might have reported the refusal.
+    Known(Result<(), Error>),
 }
 
 impl State {
     fn is_current(&self, token: &Arc<Token>) -> bool {
         let cached = self.token.as_ref();
         cached.is_some_and(|cached| Arc::ptr_eq(cached, token))
+    }
+
+    /// Returns whether no login follows for a while because of the refusal of this token.
+    fn is_paused(&self, token: &Arc<Token>) -> bool {
+        let paused = self
+            .paused
+            .as_ref()
+            .and_then(|paused| paused.token.as_ref());
+        paused.is_some_and(|paused| Arc::ptr_eq(paused, token))
+    }
+
+    fn refuse(&mut self, token: &Arc<Token>, error: &Error, now: Instant) -> Refusal {
+        if !self.is_current(token) {
+            return Refusal::Known(match (&self.token, &self.paused) {
+                (None, Some(paused)) if now < paused.until => Err(paused.error.clone()),
+                _ => Ok(()),
+            });
+        }
+        if token.is_accepted() {
+            let is_unhelpful = self
+                .unhelpful_at
+                .is_some_and(|at| now < at + UNHELPFUL_LOGIN_PAUSE);
+            if is_unhelpful {
+                return Refusal::Known(Err(error.clone()));
+            }
+            self.token = None;
+            return Refusal::Replace;
+        }
+        self.token = None;
+        self.unhelpful_at = Some(now);
+        self.refused_tokens = self.refused_tokens.saturating_add(1);
+        let Some(failures) = self.refused_tokens.checked_sub(2) else {
+            return Refusal::Replace;
+        };
+        let (first, longest) = REFUSED_TOKEN_BACKOFF;
+        let wait = first.saturating_mul(1 << failures.min(10)).min(longest);
+        self.paused = self.credential.take().map(|credential| PausedCredential {
+            credential,
+            until: now + wait,
+            error: error.clone(),
+            token: Some(token.clone()),
+        });
+        Refusal::Wait(wait)
     }
 }
 
@@ -229,13 +250,6 @@ impl Drop for TokenManager {
 }
 
 impl Shared {
-    fn discard(&self, state: &mut State, token: &Arc<Token>) {
-        if state.is_current(token) {
-            tracing::info!(target: "secretwell::http", event = "token_refused", origin = %self.origin, "the server refused the token; a new login follows");
-            state.token = None;
-        }
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -266,29 +280,39 @@ impl Shared {
     async fn log_in(self: &Arc<Self>) -> LoginResult {
         let credential = self.login.credential().await?;
         let started = Instant::now();
-        if let Some(refused) = &self.state().refused
-            && refused.credential == credential
-            && started < refused.paused_until
+        if let Some(paused) = &self.state().paused
+            && paused.credential == credential
+            && started < paused.until
         {
-            return Err(refused.error.clone());
+            return match &paused.token {
+                Some(token) if token.is_valid(started) => Ok(token.clone()),
+                _ => Err(paused.error.clone()),
+            };
         }
         match self.login.login(&credential).await {
             Ok(lease) => {
                 let token = Arc::new(Token::new(lease.clone(), started));
                 tracing::info!(target: "secretwell::http", event = "logged_in", origin = %self.origin, lifetime = ?lease.lifetime, "logged in");
                 let mut state = self.state();
-                state.refused = None;
+                state.paused = None;
+                state.credential = Some(credential);
                 state.token = Some(token.clone());
                 self.start_renewer(&mut state, &lease, &token);
                 Ok(token)
             }
-            Err(error) => {
+            Err(LoginFailure { error, hold }) => {
                 tracing::warn!(target: "secretwell::http", event = "login_failed", origin = %self.origin, %error, "the login failed");
-                if error.kind() == ErrorKind::Unauthenticated && !error.is_temporary() {
-                    self.state().refused = Some(RefusedCredential {
+                let pause = match hold {
+                    true => Some(WRONG_CREDENTIAL_PAUSE),
+                    // During an outage, the callers decide when the next login follows.
+                    false => (!error.is_temporary()).then_some(REFUSED_LOGIN_PAUSE),
+                };
+                if let Some(pause) = pause {
+                    self.state().paused = Some(PausedCredential {
                         credential,
-                        paused_until: started + REFUSED_CREDENTIAL_PAUSE,
+                        until: Instant::now() + pause,
                         error: error.clone(),
+                        token: None,
                     });
                 }
                 Err(error)
@@ -297,9 +321,10 @@ impl Shared {
     }
 
     /// Starts the background task that renews or replaces the token before it expires, and stops the
-    /// previous one. For a token without an expiry, no task is started.
+    /// previous one. No task is started for a token without an expiry, nor for one with a limited number of
+    /// uses, because a renewal would use it.
     fn start_renewer(self: &Arc<Self>, state: &mut State, lease: &TokenLease, token: &Arc<Token>) {
-        let Some(lifetime) = lease.lifetime else {
+        let Some(lifetime) = lease.lifetime.filter(|_| !token.has_limited_uses()) else {
             return;
         };
         let renewer = Renewer {
@@ -315,22 +340,39 @@ impl Shared {
     }
 }
 
-impl Token {
-    /// Creates a token that was requested at `requested`. Its lifetime is counted from that time, so that it
-    /// is never assumed to be valid for too long.
-    fn new(lease: TokenLease, requested: Instant) -> Self {
-        Self {
-            value: lease.token,
-            issued: requested,
-            expires: lease
-                .lifetime
-                .and_then(|lifetime| requested.checked_add(lifetime)),
-        }
-    }
+fn asks_to_wait(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::RateLimited { .. }) || error.retry_after().is_some()
 }
 
-fn is_rate_limited(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::RateLimited { .. })
+/// Replaces a token by its description, which has its lifetime, and starts its renewal. Only logins that did
+/// not request the token themselves have a description.
+async fn describe(shared: Weak<Shared>, token: Arc<Token>) {
+    let mut backoff = RENEWAL_BACKOFF.0;
+    loop {
+        let Some(shared) = shared.upgrade().filter(|s| s.state().is_current(&token)) else {
+            return;
+        };
+        let requested = Instant::now();
+        match shared.login.describe(token.value()).await {
+            Ok(Some(lease)) => {
+                let described = Arc::new(Token::new(lease.clone(), requested));
+                described.accept();
+                let mut state = shared.state();
+                if state.is_current(&token) {
+                    state.token = Some(described.clone());
+                    shared.start_renewer(&mut state, &lease, &described);
+                }
+                return;
+            }
+            Err(error) if error.is_temporary() => {
+                tracing::warn!(target: "secretwell::http", event = "token_lookup_failed", origin = %shared.origin, %error, "the lifetime of the token is unknown; the lookup is repeated");
+            }
+            Ok(None) | Err(_) => return,
+        }
+        drop(shared);
+        tokio::time::sleep(backoff.mul_f64(random_between(0.75, 1.25))).await;
+        backoff = (backoff * 2).min(RENEWAL_BACKOFF.1);
+    }
 }
 
 /// The background task that renews one token as long as possible, and then replaces it by a new login
@@ -369,7 +411,7 @@ impl Renewer {
                     backoff = (backoff * 2).min(RENEWAL_BACKOFF.1);
                 }
             }
-            if self.token.expires.is_none_or(|expires| next >= expires) {
+            if self.token.expires().is_none_or(|expires| next >= expires) {
                 return;
             }
         }
@@ -387,7 +429,7 @@ impl Renewer {
 
     async fn renew(&mut self, shared: &Shared) -> Result<(), Error> {
         let requested = Instant::now();
-        match shared.login.renew(&self.token.value).await {
+        match shared.login.renew(self.token.value()).await {
             Ok(lease) => {
                 let lifetime = lease.lifetime.unwrap_or(Duration::MAX);
                 // Near the maximum lifetime of a token, a renewal succeeds but returns a shorter lifetime.
@@ -428,6 +470,9 @@ impl Renewer {
     /// Replaces the cached token by its renewed form, unless another token was cached meanwhile.
     fn store(&mut self, shared: &Shared, lease: TokenLease, requested: Instant) {
         let renewed = Arc::new(Token::new(lease, requested));
+        if self.token.is_accepted() {
+            renewed.accept();
+        }
         let mut state = shared.state();
         if state.is_current(&self.token) {
             state.token = Some(renewed.clone());
@@ -439,6 +484,3 @@ impl Renewer {
 fn random_between(low: f64, high: f64) -> f64 {
     low + (high - low) * fastrand::f64()
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,4 +1,6 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
 
 use super::*;
 
@@ -14,6 +16,13 @@ struct Server {
     renewal: Mutex<Result<u64, ErrorKind>>,
     /// The error of a login, if it is to fail.
     login_error: Mutex<Option<ErrorKind>>,
+    /// Whether the server states that the credential is wrong when a login fails.
+    is_wrong_credential: AtomicBool,
+    /// The number of uses of the tokens of a login. 0 if it is not limited.
+    uses: AtomicU64,
+    /// The lifetime in seconds that a lookup returns, if the login does not return one.
+    lookup: Mutex<Option<Result<u64, ErrorKind>>>,
+    lookups: AtomicUsize,
 }
 
 #[derive(Debug, Clone)]
@@ -28,6 +37,10 @@ impl FakeLogin {
             login_error: Mutex::default(),
             logins: AtomicUsize::default(),
             renewals: AtomicUsize::default(),
+            is_wrong_credential: AtomicBool::default(),
+            uses: AtomicU64::default(),
+            lookup: Mutex::default(),
+            lookups: AtomicUsize::default(),
         }))
     }
 
@@ -54,16 +67,21 @@ impl Login for FakeLogin {
         Ok(self.0.credential.lock().unwrap().as_str().into())
     }
 
-    async fn login(&self, _: &SecretValue) -> Result<TokenLease, Error> {
+    async fn login(&self, _: &SecretValue) -> Result<TokenLease, LoginFailure> {
         let number = self.0.logins.fetch_add(1, Ordering::SeqCst) + 1;
         tokio::time::sleep(Duration::from_millis(50)).await;
         if let Some(kind) = *self.0.login_error.lock().unwrap() {
-            return Err(Error::new(kind, "no"));
+            let error = Error::new(kind, "no");
+            return Err(match self.0.is_wrong_credential.load(Ordering::SeqCst) {
+                true => LoginFailure::wrong_credential(error),
+                false => error.into(),
+            });
         }
         Ok(TokenLease {
             token: format!("token {number}").into(),
             lifetime: self.0.lifetime.lock().unwrap().map(Duration::from_secs),
             renewable: true,
+            uses: Some(self.0.uses.load(Ordering::SeqCst)),
         })
     }
 
@@ -74,9 +92,23 @@ impl Login for FakeLogin {
                 token: token.clone(),
                 lifetime: Some(Duration::from_secs(lifetime)),
                 renewable: true,
+                uses: None,
             }),
             Err(kind) => Err(Error::new(kind, "not renewed")),
         }
+    }
+
+    async fn describe(&self, token: &SecretValue) -> Result<Option<TokenLease>, Error> {
+        let Some(lookup) = *self.0.lookup.lock().unwrap() else {
+            return Ok(None);
+        };
+        self.0.lookups.fetch_add(1, Ordering::SeqCst);
+        let mut lease = TokenLease::new(token.clone());
+        lease.lifetime = Some(Duration::from_secs(
+            lookup.map_err(|kind| Error::new(kind, "no lookup"))?,
+        ));
+        lease.renewable = true;
+        Ok(Some(lease))
     }
 }
 
@@ -174,9 +206,10 @@ async fn failed_renewal_does_not_discard_a_valid_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refused_credential_is_not_sent_again_until_it_changes() {
+async fn wrong_credential_is_held_back() {
     let login = FakeLogin::new(None, Ok(1));
     login.set_login_error(Some(ErrorKind::Unauthenticated));
+    login.0.is_wrong_credential.store(true, Ordering::SeqCst);
     let manager = login.manager();
     for _ in 0..100 {
         let error = manager.token().await.unwrap_err();
@@ -188,36 +221,183 @@ async fn refused_credential_is_not_sent_again_until_it_changes() {
     login.set_login_error(None);
     *login.0.credential.lock().unwrap() = "two".into();
     assert_eq!(token_text(&manager).await, "token 2");
-
-    login.set_login_error(Some(ErrorKind::Unavailable));
-    let token = manager.token().await.unwrap();
-    manager.reject(&token);
-    assert!(manager.token().await.unwrap_err().is_temporary());
-    assert!(manager.token().await.unwrap_err().is_temporary());
-    assert_eq!(login.logins(), 4, "an outage must not pause the credential");
 }
 
 #[tokio::test(start_paused = true)]
-async fn invalidation_is_limited_to_one_per_interval() {
+async fn outage_does_not_hold_the_credential_back() {
+    let login = FakeLogin::new(None, Ok(1));
+    login.set_login_error(Some(ErrorKind::Unavailable));
+    let manager = login.manager();
+    assert!(manager.token().await.unwrap_err().is_temporary());
+    login.set_login_error(None);
+    assert_eq!(token_text(&manager).await, "token 2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn role_that_appears_later_is_used_at_the_next_read() {
+    let login = FakeLogin::new(None, Ok(1));
+    login.set_login_error(Some(ErrorKind::Unauthenticated));
+    let manager = login.manager();
+    for _ in 0..1000 {
+        assert!(manager.token().await.is_err());
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    assert!((2..=4).contains(&login.logins()), "{}", login.logins());
+
+    login.set_login_error(None);
+    advance(1).await;
+    manager.token().await.unwrap();
+}
+
+/// Reads with a server that accepts or refuses all tokens, as a backend does. A refused token is replaced
+/// once.
+async fn read(manager: &TokenManager, server_accepts: bool) -> Result<(), Error> {
+    for _ in 0..2 {
+        let token = manager.token().await?;
+        if server_accepts {
+            manager.accepted(&token);
+            return Ok(());
+        }
+        manager.refused(&token)?;
+    }
+    Err(Error::new(
+        ErrorKind::Unauthenticated,
+        "both tokens were refused",
+    ))
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_that_never_works_causes_few_logins() {
     let login = FakeLogin::new(None, Ok(1));
     let manager = login.manager();
-    let first = manager.token().await.unwrap();
-    assert!(manager.invalidate(&first));
-    let second = manager.token().await.unwrap();
-    assert!(
-        manager.invalidate(&first),
-        "another token is cached already"
+    for _ in 0..26 {
+        let error = read(&manager, false).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthenticated);
+        assert!(error.message().contains("refuses its token"), "{error}");
+    }
+    assert_eq!(login.logins(), 2);
+
+    let mut logins = Vec::new();
+    for _ in 0..300 {
+        advance(1).await;
+        let _ = read(&manager, false).await;
+        logins.push(login.logins());
+    }
+    let growth = (logins[9], logins[60], logins[299]);
+    assert_eq!(growth.0, 3, "the next login follows after 5 s");
+    assert!((4..=6).contains(&growth.1), "{growth:?}");
+    assert!((8..=10).contains(&growth.2), "{growth:?}");
+
+    *login.0.credential.lock().unwrap() = "two".into();
+    read(&manager, true).await.unwrap();
+    for _ in 0..10 {
+        read(&manager, false).await.unwrap_err();
+    }
+    let expected = logins[299] + 3;
+    assert_eq!(
+        login.logins(),
+        expected,
+        "an accepted token ends the backoff"
     );
-    assert!(
-        !manager.invalidate(&second),
-        "the token was issued after the last invalidation"
-    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn concurrent_refusals_of_one_token_count_once() {
+    let login = FakeLogin::new(None, Ok(1));
+    let manager = Arc::new(login.manager());
+    let mut callers = JoinSet::new();
+    for _ in 0..100 {
+        let manager = manager.clone();
+        callers.spawn(async move { read(&manager, false).await.is_err() });
+    }
+    assert!(callers.join_all().await.into_iter().all(|failed| failed));
+    assert_eq!(login.logins(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_token_is_used_again_as_soon_as_the_server_accepts_it() {
+    let login = FakeLogin::new(None, Ok(1));
+    let manager = login.manager();
+    for _ in 0..10 {
+        read(&manager, false).await.unwrap_err();
+    }
+    read(&manager, true).await.unwrap();
     assert_eq!(token_text(&manager).await, "token 2");
-    manager.reject(&second);
-    let third = manager.token().await.unwrap();
+    assert_eq!(login.logins(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn accepted_token_is_replaced_each_time_unless_that_does_not_help() {
+    let login = FakeLogin::new(None, Ok(1));
+    let manager = login.manager();
+    // A token with a number of uses that the server does not state.
+    for number in 1..10 {
+        let token = manager.token().await.unwrap();
+        manager.accepted(&token);
+        manager.refused(&token).unwrap();
+        manager.refused(&token).expect("it was discarded already");
+        assert_eq!(login.logins(), number);
+    }
+    // One path accepts all tokens, and another one refuses them.
+    for _ in 0..10 {
+        read(&manager, true).await.unwrap();
+        read(&manager, false).await.unwrap_err();
+    }
+    assert!(login.logins() <= 12, "{}", login.logins());
     advance(6).await;
-    assert!(manager.invalidate(&third));
-    assert_eq!(token_text(&manager).await, "token 4");
+    read(&manager, false).await.unwrap_err();
+    assert!(login.logins() <= 14, "{}", login.logins());
+}
+
+#[tokio::test(start_paused = true)]
+async fn used_up_tokens_are_replaced() {
+    let login = FakeLogin::new(Some(60), Ok(60));
+    login.0.uses.store(1, Ordering::SeqCst);
+    let manager = Arc::new(login.manager());
+    let mut readers = JoinSet::new();
+    for _ in 0..12 {
+        let manager = manager.clone();
+        readers.spawn(async move { token_text(&manager).await });
+    }
+    let mut tokens = readers.join_all().await;
+    tokens.sort();
+    tokens.dedup();
+    assert_eq!((tokens.len(), login.logins()), (12, 12));
+
+    login.0.uses.store(3, Ordering::SeqCst);
+    let mut tokens = Vec::new();
+    for _ in 0..6 {
+        tokens.push(token_text(&manager).await);
+    }
+    assert_eq!(tokens[..3], ["token 13"; 3]);
+    assert_eq!(tokens[3..], ["token 14"; 3]);
+    advance(59).await;
+    assert_eq!(login.renewals(), 0, "a renewal uses the token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_use_is_not_spent_on_a_lookup() {
+    let login = FakeLogin::new(None, Ok(60));
+    let lookups = || login.0.lookups.load(Ordering::SeqCst);
+    *login.0.lookup.lock().unwrap() = Some(Err(ErrorKind::Unavailable));
+    let manager = login.manager();
+    let token = manager.token().await.unwrap();
+    advance(5).await;
+    assert_eq!(lookups(), 0);
+    manager.accepted(&token);
+    advance(2).await;
+    assert!(lookups() >= 1, "a failed lookup is repeated");
+
+    *login.0.lookup.lock().unwrap() = Some(Ok(60));
+    advance(10).await;
+    let described = manager.token().await.unwrap();
+    assert!(described.expires().is_some() && described.is_accepted());
+    let finished = lookups();
+    manager.accepted(&described);
+    advance(600).await;
+    assert_eq!(token_text(&manager).await, "token 1");
+    assert!(login.renewals() > 10, "the described token is renewed");
+    assert_eq!((lookups(), login.logins()), (finished, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,8 +3,9 @@
 use secretwell_core::Error;
 use secretwell_http::{Credential, UrlOptions};
 
-use super::{Variables, invalid_config};
-use crate::InfisicalAuth;
+use super::variables::Variables;
+use crate::auth::InfisicalAuth;
+use crate::error::invalid_config;
 
 /// The options of a URL that configure the login.
 pub(super) const OPTIONS: &[&str] = &[
@@ -95,8 +96,7 @@ pub(super) fn login(
                          `INFISICAL_UNIVERSAL_AUTH_CLIENT_ID`",
                     )
                 })?;
-            let secret =
-                file("client_secret_file").map_or_else(|| variables.client_secret(), Ok)?;
+            let secret = file("client_secret_file").map_or_else(|| client_secret(variables), Ok)?;
             Ok(InfisicalAuth::universal(client_id, secret))
         }
         "token" => {
@@ -120,25 +120,12 @@ pub(super) fn login(
     }
 }
 
-impl Variables<'_> {
-    /// Returns the credential from the first of these variables that is set. If all are unset, returns the
-    /// credential from the file that a variable of the same name plus `_FILE` names.
-    fn credential(&self, names: &[&str]) -> Option<Credential> {
-        let file = || {
-            let names: Vec<_> = names.iter().map(|name| format!("{name}_FILE")).collect();
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            self.first(&names).map(Credential::file)
-        };
-        self.first(names).map(Credential::value).or_else(file)
-    }
-
-    fn client_secret(&self) -> Result<Credential, Error> {
-        self.credential(CLIENT_SECRET).ok_or_else(|| {
-            invalid_config("the login needs a client secret").with_hint(
-                "set the path of its file in `client_secret_file` or \
-                 `INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET_FILE`, or set \
-                 `INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET`",
-            )
-        })
-    }
+fn client_secret(variables: &Variables<'_>) -> Result<Credential, Error> {
+    variables.credential(CLIENT_SECRET).ok_or_else(|| {
+        invalid_config("the login needs a client secret").with_hint(
+            "set the path of its file in `client_secret_file` or \
+             `INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET_FILE`, or set \
+             `INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET`",
+        )
+    })
 }

@@ -1,20 +1,20 @@
 //! Configuration of a provider: the server, the location of the secrets in it, and the login.
 
-use std::borrow::Cow;
-use std::env;
-use std::fmt;
-
-use secretwell_core::{Error, ErrorKind};
+use secretwell_core::Error;
 use secretwell_http::{ClientConfig, UrlOptions, decode};
 
-use crate::wire::ApiVersion;
-use crate::{InfisicalAuth, InfisicalProvider};
+use crate::auth::InfisicalAuth;
+use crate::error::invalid_config;
+use crate::provider::InfisicalProvider;
+use crate::settings::{ApiVersion, FOLDER_NAME_HINT, Project, Settings};
 
 mod login;
 #[cfg(test)]
 mod tests;
+mod variables;
 
 use login::{CREDENTIALS, OPTIONS, login};
+use variables::{Variables, process_variable};
 
 /// The default address, which is the vendor's cloud.
 const DEFAULT_ADDRESS: &str = "https://app.infisical.com";
@@ -29,51 +29,36 @@ pub struct InfisicalBuilder {
     settings: Settings,
 }
 
-/// The location of the secrets, and how to read them.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) project: Project,
-    pub(crate) environment: String,
-    /// Starts with a slash, and ends without one unless it is the root.
-    pub(crate) folder: String,
-    pub(crate) api: Option<ApiVersion>,
-    pub(crate) imports: bool,
-    pub(crate) expand: bool,
-    pub(crate) personal: bool,
-    pub(crate) tags: Vec<String>,
-}
-
-/// A project, named by its id or its slug.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Project {
-    Id(String),
-    Slug(String),
-}
-
-impl Project {
-    /// Parses a text as an id if it is a UUID, and as a slug otherwise.
-    fn parse(text: &str) -> Self {
-        let is_id = text.len() == 36
-            && text.bytes().enumerate().all(|(index, byte)| match index {
-                8 | 13 | 18 | 23 => byte == b'-',
-                _ => byte.is_ascii_hexdigit(),
-            });
-        match is_id {
-            true => Self::Id(text.to_owned()),
-            false => Self::Slug(text.to_owned()),
-        }
+impl InfisicalProvider {
+    /// Creates a builder for the server at `address`. This is `https://app.infisical.com`,
+    /// `https://eu.infisical.com`, or the address of a self-hosted server.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if `address` is not a
+    /// valid address.
+    pub fn builder(
+        address: impl AsRef<str>,
+        auth: InfisicalAuth,
+    ) -> Result<InfisicalBuilder, Error> {
+        InfisicalBuilder::new(address.as_ref(), auth)
     }
 
-    pub(crate) fn as_str(&self) -> &str {
-        match self {
-            Self::Id(text) | Self::Slug(text) => text,
-        }
+    /// Creates a provider from the environment variables that [`InfisicalBuilder::from_env`] reads.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if a variable is
+    /// invalid or a required one is missing.
+    pub fn from_env() -> Result<Self, Error> {
+        InfisicalBuilder::from_env()?.build()
     }
-}
 
-impl fmt::Display for Project {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+    /// Creates a provider from a URL. [`InfisicalBuilder::from_url`] describes its format.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig), with the part of the
+    /// URL that is invalid.
+    pub fn from_url(url: &str) -> Result<Self, Error> {
+        InfisicalBuilder::from_url(url)?.build()
     }
 }
 
@@ -82,16 +67,7 @@ impl InfisicalBuilder {
         Ok(Self {
             client: ClientConfig::new([address])?,
             auth,
-            settings: Settings {
-                project: Project::Slug(String::new()),
-                environment: String::new(),
-                folder: "/".into(),
-                api: None,
-                imports: true,
-                expand: true,
-                personal: false,
-                tags: Vec::new(),
-            },
+            settings: Settings::new(),
         })
     }
 
@@ -173,11 +149,12 @@ impl InfisicalBuilder {
     /// Creates the provider. Reads certificates, and does no other I/O.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::InvalidConfig`] in these cases:
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) in these cases:
     /// - The project or the environment is missing.
     /// - The folder or the login's client id or identity id is invalid.
     /// - The certificates cannot be read.
     /// - Tokens must not be sent to the address, for example over plain HTTP to another host.
+    /// - The address ends with a path of the API, such as `/api/v3`.
     pub fn build(self) -> Result<InfisicalProvider, Error> {
         let settings = &self.settings;
         if settings.project.as_str().is_empty() {
@@ -196,6 +173,9 @@ impl InfisicalBuilder {
             return Err(
                 invalid_config("the folder is not a valid path").with_hint(FOLDER_NAME_HINT)
             );
+        }
+        for address in self.client.addresses() {
+            check_address(&address.to_string())?;
         }
         self.auth.check()?;
         InfisicalProvider::new(self.client, self.auth, self.settings)
@@ -216,7 +196,8 @@ impl InfisicalBuilder {
     /// it to the path of the file.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::InvalidConfig`] if a variable is invalid or no credential is configured.
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if a variable is
+    /// invalid or no credential is configured.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(&process_variable)
     }
@@ -226,8 +207,8 @@ impl InfisicalBuilder {
     /// variables of [`from_env`](Self::from_env).
     ///
     /// # Errors
-    /// Returns [`ErrorKind::InvalidConfig`], with the part of the URL that is invalid. A URL that contains
-    /// credentials is rejected.
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig), with the part of the
+    /// URL that is invalid. A URL that contains credentials is rejected.
     pub fn from_url(url: &str) -> Result<Self, Error> {
         Self::from_url_with(url, &process_variable)
     }
@@ -317,26 +298,19 @@ impl InfisicalBuilder {
     }
 }
 
-/// The environment variables whose names start with `INFISICAL_`.
-struct Variables<'a>(&'a dyn Fn(&str) -> Option<String>);
-
-impl Variables<'_> {
-    /// Returns the value of the first of these variables that is set. An empty variable counts as unset.
-    fn first(&self, names: &[&str]) -> Option<String> {
-        names
-            .iter()
-            .filter_map(|name| (self.0)(&format!("INFISICAL_{name}")))
-            .find(|value| !value.trim().is_empty())
+/// Checks that an address does not end with the path of the API, which each request appends.
+fn check_address(address: &str) -> Result<(), Error> {
+    let (base, rest) = address.rsplit_once("/api").unwrap_or((address, "-"));
+    let is_version = |rest: &str| {
+        let digits = rest.strip_prefix("/v").unwrap_or_default();
+        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    // The host can begin with the same letters.
+    match (rest.is_empty() || is_version(rest)) && !base.ends_with('/') {
+        false => Ok(()),
+        true => Err(invalid_config(
+            "the address ends with the path of the API, which each request appends",
+        )
+        .with_hint(format!("use the address `{base}`"))),
     }
-}
-
-fn process_variable(name: &str) -> Option<String> {
-    env::var(name).ok()
-}
-
-/// The hint of an error about a folder's path.
-pub(crate) const FOLDER_NAME_HINT: &str = "use letters, digits, `-` and `_` in folder names";
-
-pub(crate) fn invalid_config(message: impl Into<Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::InvalidConfig, message)
 }

@@ -1,4 +1,5 @@
-use secretwell_core::SecretProvider;
+use secretwell_core::{ErrorKind, SecretProvider};
+use secretwell_http::Credential;
 
 use super::*;
 
@@ -103,6 +104,49 @@ fn errors_name_the_invalid_part_and_show_no_credentials() {
         assert!(!format!("{error} {error:?}").contains("c4n4ry"));
     }
     assert!(InfisicalBuilder::from_variables(&no_variable).is_err());
+}
+
+#[test]
+fn address_with_the_path_of_the_api_is_corrected() {
+    for (address, corrected) in [
+        (
+            "https://secrets.internal/api",
+            Some("https://secrets.internal"),
+        ),
+        (
+            "https://secrets.internal/api/v3/",
+            Some("https://secrets.internal"),
+        ),
+        (
+            "https://host:8080/infisical/api/v1",
+            Some("https://host:8080/infisical"),
+        ),
+        ("https://api", None),
+        ("https://api/v3", None),
+        ("https://host/api-gateway", None),
+        ("https://host/infisical", None),
+    ] {
+        let auth = InfisicalAuth::token(Credential::value("token"));
+        let builder = InfisicalProvider::builder(address, auth).unwrap();
+        let result = builder.project("demo").environment("dev").build();
+        let error = result.err().map(|error| error.to_string());
+        assert_eq!(error.is_some(), corrected.is_some(), "{address}: {error:?}");
+        if let (Some(error), Some(corrected)) = (error, corrected) {
+            assert!(error.contains(&format!("`{corrected}`")), "{error}");
+        }
+    }
+}
+
+#[test]
+fn white_space_around_a_variable_is_ignored() {
+    let variable = |name: &str| match name {
+        "INFISICAL_PROJECT_ID" => Some("\u{FEFF} demo\r\n".to_owned()),
+        "INFISICAL_ENVIRONMENT" => Some("dev\n".to_owned()),
+        "INFISICAL_TOKEN" => Some("token\n".to_owned()),
+        _ => None,
+    };
+    let found = origin("infisical://", &variable).unwrap();
+    assert_eq!(found, "infisical://app.infisical.com/demo/dev");
 }
 
 #[test]

@@ -6,10 +6,12 @@ use secretwell_core::{Error, ErrorKind, SecretValue};
 use secretwell_http::Response;
 use serde::Deserialize;
 
-use super::{ErrorBody, malformed};
+use super::body::ErrorBody;
+use super::errors::{internal_error, malformed, no_api_route, unknown_response};
 
-/// How long newer servers lock a login after three failed attempts.
-const LOCKOUT: Duration = Duration::from_secs(5 * 60);
+/// How long a locked login is not attempted. Newer servers lock a login for 30 s to one day, depending on their
+/// configuration. They do not count attempts while it is locked, and forget failed ones after 30 s.
+const LOCKOUT: Duration = Duration::from_secs(31);
 
 /// The token of a successful login or renewal.
 pub(crate) struct LoginResponse {
@@ -73,6 +75,10 @@ fn refusal(response: &Response) -> Error {
             "No identity access token found",
             "the token is revoked or unknown",
         ),
+        (
+            "has been revoked",
+            "the token or its client secret is revoked",
+        ),
         ("Your token has expired", "the token has expired"),
         (
             "Access denied",
@@ -80,13 +86,31 @@ fn refusal(response: &Response) -> Error {
         ),
     ];
     let body = ErrorBody::parse(response);
-    if response.status.is_server_error() {
-        return super::internal_error();
+    let status = response.status.as_u16();
+    if body.is_missing_route() {
+        return missing_route(&body);
+    }
+    if response.status.is_server_error() && !body.is_dead_jwt() {
+        return internal_error();
+    }
+    match body.error.as_ref() {
+        // The status is the same as that of a refused token.
+        "KubernetesTokenReviewRequestError" => {
+            let message = "the cluster's API server did not check the service account's token";
+            return Error::new(ErrorKind::Unavailable, message)
+                .with_hint("check that Infisical can reach the cluster's API server");
+        }
+        "KubernetesTokenReviewError" => {
+            let message = "the cluster's API server refused the service account's token";
+            return Error::new(ErrorKind::Unauthenticated, message)
+                .with_hint("check that the token is of this cluster and has not expired");
+        }
+        _ => {}
     }
     if body.message_contains("locked") {
         return locked_out(LOCKOUT);
     }
-    if body.is_validation_error() || response.status.as_u16() == 422 {
+    if body.is_validation_error() || status == 422 {
         return Error::new(
             ErrorKind::Unauthenticated,
             "the server rejected the login request as invalid",
@@ -94,19 +118,36 @@ fn refusal(response: &Response) -> Error {
         .with_hint("check that the client id or identity id is complete");
     }
     let reason = REASONS.iter().find(|(text, _)| body.message_contains(text));
-    let message = reason.map_or("the login was refused", |(_, message)| message);
-    let error = Error::new(ErrorKind::Unauthenticated, message)
-        .with_hint("replace the credential; this one is not sent again for five minutes");
-    match body.error.as_ref() {
-        // The server also responds with this name when the cluster's API server fails.
-        "KubernetesTokenReviewError" => error
-            .with_hint(
-                "check that the service account is allowed, and that the cluster's API server works",
-            )
-            .temporary(),
-        "" => super::unexpected_status(response.status.as_u16()),
-        _ => error,
+    let message = match (reason, status) {
+        (Some((_, message)), _) => message,
+        (None, 400 | 401 | 403 | 500) => "the login was refused",
+        (None, _) => return unknown_response(status),
+    };
+    let hint = match is_wrong_credential(response) {
+        true => "replace the credential; this one is not sent again for five minutes",
+        false => "check the credential, and the login method of the machine identity",
+    };
+    Error::new(ErrorKind::Unauthenticated, message).with_hint(hint)
+}
+
+/// Returns the error for a login route that the server does not have. The server is too old for the login
+/// method, or the address is wrong.
+fn missing_route(body: &ErrorBody<'_>) -> Error {
+    match body.path_before_api() {
+        Some(_) => no_api_route(body),
+        None => Error::new(
+            ErrorKind::Unsupported,
+            "the server does not have this login method",
+        )
+        .with_hint("use a newer server, or another login method"),
     }
+}
+
+/// Returns whether the server stated that the credential of a login is wrong. Newer servers lock the login after
+/// several of these responses.
+pub(crate) fn is_wrong_credential(response: &Response) -> bool {
+    let body = ErrorBody::parse(response);
+    response.status.is_client_error() && body.message_contains("Invalid credentials")
 }
 
 /// Returns the error for a login that is locked for `remaining`.

@@ -8,7 +8,8 @@ use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
 use secretwell_http::Response;
 use serde::Deserialize;
 
-use super::{malformed, no_such_environment, request_error};
+use super::errors::{malformed, request_error};
+use crate::settings::relative_path;
 
 /// A secret in a response.
 #[derive(Deserialize)]
@@ -28,14 +29,17 @@ struct SecretBody {
     r#type: SecretType,
     #[serde(default)]
     updated_at: Option<String>,
+    #[serde(default)]
+    skip_multiline_encoding: Option<bool>,
     /// Present only in lists, and not for imported secrets.
     #[serde(default)]
     secret_path: Option<String>,
 }
 
-#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
+/// Whether all members of a project have the same value of a secret, or one of them has an own value.
+#[derive(Deserialize, Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-enum SecretType {
+pub(crate) enum SecretType {
     #[default]
     Shared,
     Personal,
@@ -46,6 +50,9 @@ pub(crate) struct Entry {
     /// `None` if the login has no permission to read the value.
     value: Option<SecretValue>,
     version: Version,
+    secret_type: SecretType,
+    /// Whether the server might return several lines as one line in quotes.
+    skips_multiline_encoding: bool,
     /// The result of a single read of this secret, if it is valid for as long as the list is unchanged.
     single_read: OnceLock<Result<Secret, Error>>,
 }
@@ -64,6 +71,8 @@ impl Entry {
         let entry = Self {
             value: body.secret_value.filter(|_| !hidden),
             version,
+            secret_type: body.r#type,
+            skips_multiline_encoding: body.skip_multiline_encoding.unwrap_or(false),
             single_read: OnceLock::new(),
         };
         (body.secret_key, entry)
@@ -74,20 +83,24 @@ impl Entry {
         self.single_read.get().cloned()
     }
 
-    /// Records the result of a single read, if it stays valid while the list is unchanged. `reference` is the
-    /// unexpanded reference in the list. If it leads into another folder, its value can change without a
-    /// change of this list, so a success is not recorded.
-    pub(crate) fn record_single_read(&self, reference: &str, result: &Result<Secret, Error>) {
-        let stays_valid = match result {
-            Ok(_) => !reference.contains('.'),
-            Err(error) => {
-                let is_final = matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Denied);
-                is_final && !error.is_temporary()
-            }
-        };
-        if stays_valid {
-            let _ = self.single_read.set(result.clone());
-        }
+    /// Records the result of a single read. It must stay valid while the list is unchanged.
+    pub(crate) fn record_single_read(&self, result: &Result<Secret, Error>) {
+        let _ = self.single_read.set(result.clone());
+    }
+
+    pub(crate) fn secret_type(&self) -> SecretType {
+        self.secret_type
+    }
+
+    /// Returns whether the value is in the form in which servers return several lines of a referenced secret:
+    /// in quotes, with `\n` in place of each line end. The stored value can have the same form.
+    pub(crate) fn might_be_encoded_lines(&self) -> bool {
+        let text = self
+            .value
+            .as_ref()
+            .and_then(|value| value.expose_text().ok());
+        let quoted = text.and_then(|text| text.strip_prefix('"')?.strip_suffix('"'));
+        self.skips_multiline_encoding && quoted.is_some_and(|text| text.contains("\\n"))
     }
 
     pub(crate) fn version(&self) -> &Version {
@@ -112,6 +125,29 @@ fn parse_time(text: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339_weak(text).ok()
 }
 
+/// How a list shows the values of secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum View {
+    /// References are expanded, unless the settings exclude that.
+    #[default]
+    Expanded,
+    /// References are not expanded.
+    Raw,
+    /// Values are hidden.
+    Names,
+}
+
+/// What a list request was about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scope<'a> {
+    /// The path of the listed folder.
+    pub(crate) folder: &'a str,
+    pub(crate) recursive: bool,
+    pub(crate) view: View,
+    /// Whether personal values override shared ones.
+    pub(crate) personal: bool,
+}
+
 /// Entries by the names of their secrets.
 type Entries = HashMap<String, Entry>;
 
@@ -120,17 +156,20 @@ type Entries = HashMap<String, Entry>;
 pub(crate) struct Listing {
     /// The folders' own secrets, by the path of the folder. The path is empty if the response omits it.
     own: HashMap<String, Entries>,
-    /// The imported secrets. A later import overrides an earlier one.
+    /// The imported secrets of a single folder. A later import overrides an earlier one. Empty in a recursive
+    /// list, which does not show which of its folders imports a secret.
     imported: Entries,
+    /// The number of imports. In a recursive list, those of all folders.
+    import_count: usize,
+    view: View,
 }
 
 impl Listing {
-    /// Parses the response to a list request. `personal` includes personal values, which then override
-    /// shared ones.
+    /// Parses the response to a list request.
     ///
     /// # Errors
     /// Returns the reason if the server refused the request.
-    pub(crate) fn parse(response: &Response, personal: bool) -> Result<Self, Error> {
+    pub(crate) fn parse(response: &Response, scope: Scope<'_>) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct ResponseBody {
             secrets: Vec<SecretBody>,
@@ -154,22 +193,31 @@ impl Listing {
             .into_iter()
             .partition(|secret| secret.r#type == SecretType::Personal);
         // Personal values are inserted last, so that they override shared ones.
-        for mut secret in shared
-            .into_iter()
-            .chain(personal_secrets.into_iter().filter(|_| personal))
-        {
+        let personal_secrets = personal_secrets.into_iter().filter(|_| scope.personal);
+        for mut secret in shared.into_iter().chain(personal_secrets) {
             let path = secret.secret_path.take().unwrap_or_default();
-            let entries: &mut Entries = own.entry(path).or_default();
-            entries.extend([Entry::from_body(secret)]);
+            // Older servers also list folders whose path only begins with the same characters.
+            if path.is_empty() || relative_path(scope.folder, &path).is_some() {
+                let entries: &mut Entries = own.entry(path).or_default();
+                entries.extend([Entry::from_body(secret)]);
+            }
         }
-        let imports = body.imports.into_iter();
+        let import_count = body.imports.len();
+        let imports = body.imports.into_iter().filter(|_| !scope.recursive);
         Ok(Self {
             own,
             imported: imports
                 .flat_map(|import| import.secrets)
                 .map(Entry::from_body)
                 .collect(),
+            import_count,
+            view: scope.view,
         })
+    }
+
+    /// Returns how the list shows values.
+    pub(crate) fn view(&self) -> View {
+        self.view
     }
 
     /// Returns the secret `name` of the listed folder, or the imported one of that name.
@@ -201,6 +249,19 @@ impl Listing {
         self.own
             .iter()
             .map(|(folder, entries)| (folder.as_str(), entries.keys().map(String::as_str)))
+    }
+
+    /// Returns the number of imports. In a recursive list, it is the number for all folders.
+    pub(crate) fn import_count(&self) -> usize {
+        self.import_count
+    }
+
+    /// Returns whether the list shows that the secret `name` is empty.
+    pub(crate) fn is_empty_secret(&self, folder: &str, name: &str) -> bool {
+        let value = self
+            .find(folder, name)
+            .and_then(|entry| entry.value.as_ref());
+        value.is_some_and(SecretValue::is_empty)
     }
 
     /// Returns the names of the imported secrets.
@@ -243,17 +304,12 @@ pub(crate) fn folder_names(response: &Response) -> Result<Vec<String>, Error> {
         name: String,
     }
 
-    match response.status.as_u16() {
-        200 => serde_json::from_slice(&response.body)
-            .map(|ResponseBody { folders }| folders.into_iter().map(|folder| folder.name).collect())
-            .map_err(|_| malformed("a list of folders")),
-        404 if super::is_unknown_route(response) => Err(request_error(response)),
-        404 => match request_error(response) {
-            error if error.kind() == ErrorKind::InvalidConfig => Err(error),
-            _ => Err(no_such_environment()),
-        },
-        _ => Err(request_error(response)),
+    if !response.status.is_success() {
+        return Err(request_error(response));
     }
+    let body: ResponseBody =
+        serde_json::from_slice(&response.body).map_err(|_| malformed("a list of folders"))?;
+    Ok(body.folders.into_iter().map(|folder| folder.name).collect())
 }
 
 /// Parses the response to a request for a project by its slug, and returns the project's id.
@@ -267,22 +323,10 @@ pub(crate) fn project_id(response: &Response) -> Result<String, Error> {
         id: String,
     }
 
-    match response.status.as_u16() {
-        200 => serde_json::from_slice(&response.body)
-            .map(|project: Project| project.id)
-            .map_err(|_| malformed("a project")),
-        404 if !super::is_unknown_route(response) => Err(super::no_such_project()),
-        _ => Err(request_error(response)),
+    if !response.status.is_success() {
+        return Err(request_error(response));
     }
-}
-
-/// Returns the first reference in a value, without its braces: `NAME` of `${NAME}`, or
-/// `environment.folder.NAME` of `${environment.folder.NAME}`.
-pub(crate) fn find_reference(text: &str) -> Option<&str> {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
-    text.split("${").skip(1).find_map(|rest| {
-        let (name, _) = rest.split_once('}')?;
-        let name = name.trim();
-        (!name.is_empty() && name.chars().all(is_allowed)).then_some(name)
-    })
+    let project: Project =
+        serde_json::from_slice(&response.body).map_err(|_| malformed("a project"))?;
+    Ok(project.id)
 }

@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use http::{Method, StatusCode};
+use serde::Deserialize;
+
 use super::*;
+use crate::reference::references;
 
 const EXCHANGES: &str = include_str!("../../fixtures/exchanges.jsonl");
 const MEANINGS: &str = include_str!("../../fixtures/meanings.txt");
@@ -20,6 +24,18 @@ struct Exchange {
 }
 
 impl Exchange {
+    fn request(&self) -> Request {
+        let (method, path) = match self.request.as_str() {
+            "login" => (Method::POST, "/api/v1/auth/universal-auth/login"),
+            "renew" => (Method::POST, "/api/v1/auth/token/renew"),
+            "list" => (Method::GET, "/api/v3/secrets/raw?environment=dev"),
+            "single" => (Method::GET, "/api/v3/secrets/raw/A?environment=dev"),
+            "folders" => (Method::GET, "/api/v1/folders?environment=dev"),
+            _ => (Method::GET, "/api/v2/workspace/demo-app"),
+        };
+        Request::new(method, path)
+    }
+
     fn response(&self) -> Response {
         let header = |(name, value): (&String, &String)| {
             let name: http::HeaderName = name.parse().unwrap();
@@ -36,9 +52,18 @@ impl Exchange {
     fn meaning(&self) -> String {
         let response = self.response();
         let text = |error: &Error| format!("{}: {}", error.kind(), error.message());
-        let result = match InfisicalProtocol::default().classify(&response) {
+        // The client handles the response to a conditional request.
+        if response.status == StatusCode::NOT_MODIFIED {
+            return "the cached list".into();
+        }
+        let (protocol, request) = (InfisicalProtocol::default(), self.request());
+        if !protocol.recognizes(&request, &response) {
+            return "another program responded".into();
+        }
+        let result = match protocol.classify(&request, &response) {
             Outcome::Success => self.success(&response),
             Outcome::Fatal(error) => Err(error),
+            Outcome::ServerError(error) => return format!("repeated, or {}", text(&error)),
             Outcome::NextEndpoint(error) => return format!("next address, or {}", text(&error)),
             Outcome::StaleReplica(error) => return format!("newer replica, or {}", text(&error)),
             Outcome::RetryAfter(wait, error) => {
@@ -54,11 +79,8 @@ impl Exchange {
         if !matches!(self.request.as_str(), "login" | "renew") && is_token_rejected(response) {
             return Ok("a new login".into());
         }
-        if is_unknown_route(response) {
+        if !matches!(self.request.as_str(), "login" | "renew") && is_unknown_route(response) {
             return Ok("another version of the API".into());
-        }
-        if response.status == StatusCode::NOT_MODIFIED {
-            return Ok("the cached list".into());
         }
         Ok(match self.request.as_str() {
             "login" | "renew" => {
@@ -69,16 +91,22 @@ impl Exchange {
                 )
             }
             "list" => {
-                let listing = Listing::parse(response, false)?;
-                let (own, imported) = listing.counts();
+                let scope = Scope {
+                    folder: "/",
+                    recursive: false,
+                    view: View::Expanded,
+                    personal: false,
+                };
+                let (own, imported) = Listing::parse(response, scope)?.counts();
                 format!("{own} secrets and {imported} imported")
             }
             "single" => {
                 let entry = parse_single(response)?;
                 let secret = entry.secret()?;
-                let reference = find_reference(secret.value.expose_text()?);
-                let reference =
-                    reference.map_or_else(String::new, |name| format!(", unexpanded `{name}`"));
+                let reference = references(secret.value.expose_text()?).next();
+                let reference = reference.map_or_else(String::new, |reference| {
+                    format!(", unexpanded `{}`", reference.name)
+                });
                 format!(
                     "{} bytes, version {}{reference}",
                     secret.value.len(),
@@ -88,6 +116,17 @@ impl Exchange {
             "folders" => format!("folders {}", folder_names(response)?.join(", ")),
             _ => format!("project {}", project_id(response)?),
         })
+    }
+}
+
+#[test]
+fn every_recorded_response_is_recognized() {
+    for line in EXCHANGES.lines() {
+        let exchange: Exchange = serde_json::from_str(line).unwrap();
+        let response = exchange.response();
+        let is_recognized = InfisicalProtocol::default().recognizes(&exchange.request(), &response);
+        let is_expected = response.status != StatusCode::NOT_MODIFIED;
+        assert_eq!(is_recognized, is_expected, "{}", exchange.name);
     }
 }
 
@@ -127,6 +166,10 @@ fn error_name_takes_precedence_over_status() {
     const NOT_A_MEMBER: &str = r#""Identity is not a member of the specified project""#;
     const REFERENCE: &str = r#""You are attempting to reference secret named X""#;
     const ISSUES: &str = r#"[{"code":"invalid_type","path":["x"],"message":"Required"}]"#;
+    const USES: &str = r#""Unable to renew because access token number of uses limit reached""#;
+    const PLACE: &str = r#""Folder with path '/x' in environment 'qa' was not found.""#;
+    const UNKNOWN: &str = "unavailable: the server responded with status";
+    let environment = "invalid configuration: the project does not have this environment";
     let denied = "denied: the login has no permission to read this";
     let not_a_member = "denied: the machine identity is not a member of the project";
     let reference = "denied: the login has no permission to read a referenced secret";
@@ -146,14 +189,57 @@ fn error_name_takes_precedence_over_status() {
         ("BadRequest", TEXT, &[400], invalid),
         // A rejected token whose error has an unknown name.
         ("Identity token is gone", TEXT, &[401], "a new login"),
+        // Dead tokens of servers before August 2024.
+        ("BadRequest", USES, &[400], "a new login"),
+        (
+            "Internal Server Error",
+            r#""jwt expired""#,
+            &[500],
+            "a new login",
+        ),
+        (
+            "Internal Server Error",
+            r#""invalid token""#,
+            &[500],
+            "a new login",
+        ),
+        // The validation error of newer servers.
+        ("ValidationError", TEXT, &[400], invalid),
+        (
+            "NotFound",
+            r#""Environment with slug 'qa' in project with ID 'x' not found""#,
+            &[404],
+            environment,
+        ),
+        (
+            "Internal Server Error",
+            r#""'qa' environment not found in project x""#,
+            &[500],
+            environment,
+        ),
+        (
+            "BadRequest",
+            r#""Environment not found""#,
+            &[400],
+            environment,
+        ),
+        (
+            "SecretPathNotFound",
+            PLACE,
+            &[404],
+            "not found: the folder does not exist",
+        ),
+        ("Unheard", TEXT, &[401, 404], UNKNOWN),
     ] {
         for status in statuses {
-            let found = meaning("list", *status, name, message);
-            assert_eq!(found, expected, "{status} {name}");
-            let found = meaning("single", *status, name, message);
-            assert_eq!(found, expected, "{status} {name}");
+            for request in ["list", "single"] {
+                let found = meaning(request, *status, name, message);
+                assert!(found.starts_with(expected), "{status} {name}: {found}");
+            }
         }
     }
+    const LOGIN_ROUTE: &str = r#""Route POST:/api/v1/auth/jwt-auth/login not found""#;
+    const WRONG_PATH: &str = r#""Route POST:/api/v3/api/v1/auth/universal-auth/login not found""#;
     let invalid = "not authenticated: the server rejected the login request as invalid";
     let refused = "not authenticated: the login was refused";
     for (name, message, statuses, expected) in [
@@ -161,11 +247,43 @@ fn error_name_takes_precedence_over_status() {
         ("UnauthorizedError", TEXT, &[403, 401], refused),
         ("PermissionDenied", TEXT, &[401, 403], refused),
         ("ForbiddenError", TEXT, &[403], refused),
+        ("BadRequest", TEXT, &[400], refused),
+        ("NotFound", TEXT, &[404], UNKNOWN),
+        (
+            "KubernetesTokenReviewError",
+            TEXT,
+            &[401],
+            "not authenticated: the cluster's API server refused",
+        ),
+        (
+            "KubernetesTokenReviewRequestError",
+            TEXT,
+            &[401],
+            "unavailable: the cluster's API server",
+        ),
+        (
+            "UnauthorizedError",
+            r#""It is temporarily locked""#,
+            &[401],
+            "rate limited",
+        ),
+        (
+            "Not Found",
+            LOGIN_ROUTE,
+            &[404],
+            "unsupported: the server does not have this login method",
+        ),
+        (
+            "Not Found",
+            WRONG_PATH,
+            &[404],
+            "invalid configuration: the server has no Infisical API at the path `/api/v3`",
+        ),
     ] {
         for status in statuses {
             for request in ["login", "renew"] {
                 let found = meaning(request, *status, name, message);
-                assert_eq!(found, expected, "{status} {name}");
+                assert!(found.starts_with(expected), "{status} {name}: {found}");
             }
         }
     }

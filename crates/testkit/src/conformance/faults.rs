@@ -1,20 +1,35 @@
 //! Tests of the errors that a provider returns when its source fails.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use secretwell_core::{ErrorKind, KeyPrefix};
+use secretwell_core::{ErrorKind, KeyPrefix, SecretKey, SecretProvider};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Outcome, assert_error, assert_fails, assert_reads, assert_value, expect_failure, key, read,
     valid_keys, within,
 };
-use crate::{CORRUPT_MARKER, Canary, Harness};
+use crate::{CORRUPT_MARKER, Canary, ForeignResponse, Harness};
 
 /// The wait of a rate-limited source. It is longer than any deadline, so no provider can wait for its
 /// end within one call.
 const WAIT: Duration = Duration::from_secs(90);
+
+/// The time within which a provider must use its source again after another program responded.
+const RECOVERY: Duration = Duration::from_secs(6);
+
+/// The status and the content type of responses that no source sends. The status alone would mean an
+/// absence, a refusal, a success or an outage.
+const FOREIGN: [(u16, Option<&str>); 6] = [
+    (404, Some("text/plain")),
+    (403, Some("text/html")),
+    (401, Some("application/json")),
+    (200, Some("text/html")),
+    (200, None),
+    (503, Some("text/plain")),
+];
 
 /// Without a network, every key is `Unavailable` and never `NotFound`, whether it exists or not. Reads
 /// succeed again after the network recovers.
@@ -202,6 +217,107 @@ pub async fn malformed_response(h: &dyn Harness) -> Outcome {
     h.clear_faults().await;
     assert_reads(&provider, &present, b"value").await;
     Outcome::Passed
+}
+
+/// A response of another program, such as a gateway, is `Unavailable`. It is never an absence, a refusal or a
+/// value, whether the provider is logged in or not. The error names the status and the content type, and
+/// contains nothing of the body. Reads succeed again when the source responds.
+pub async fn foreign_response(h: &dyn Harness) -> Outcome {
+    if !h.supports().foreign_responses {
+        return Outcome::NotApplicable("the harness cannot respond in the place of the source");
+    }
+    let provider = h.provider();
+    let keys = valid_keys::<2>(h);
+    let [present, absent] = &keys;
+    h.seed(present, b"value").await;
+    assert_reads(&provider, present, b"value").await;
+    for (status, content_type) in FOREIGN {
+        let body = match content_type {
+            Some("application/json") => format!("{{\"message\":\"{CORRUPT_MARKER}\"}}"),
+            Some(_) => format!("<p>{CORRUPT_MARKER}</p>"),
+            None => String::new(),
+        };
+        let mut response = ForeignResponse::new("another program", status, body);
+        if let Some(content_type) = content_type {
+            response = response.with_header("content-type", content_type);
+        }
+        let unused = h.second_provider().unwrap_or_else(|| provider.clone());
+        h.respond_with(&response).await;
+        tokio::join!(
+            assert_foreign(&provider, &keys, &response),
+            assert_foreign(&unused, &keys, &response),
+        );
+        h.clear_faults().await;
+        for provider in [&provider, &unused] {
+            assert_recovers(provider, present, b"value").await;
+            let operation = "an absent key after the source responds again";
+            assert_fails(provider, absent, ErrorKind::NotFound, operation).await;
+        }
+    }
+    Outcome::Passed
+}
+
+/// Asserts that every operation fails as `Unavailable` while another program responds.
+async fn assert_foreign(
+    provider: &Arc<dyn SecretProvider>,
+    keys: &[SecretKey; 2],
+    response: &ForeignResponse,
+) {
+    let status = response.status.to_string();
+    let content_type = response.header("content-type").unwrap_or_default();
+    let batch = async {
+        let results = within("a batch read", provider.get_many(keys)).await;
+        assert!(
+            results.len() == 2,
+            "a batch of two keys must have two results"
+        );
+        results.into_iter().map(|result| result.map(drop)).collect()
+    };
+    let list = async {
+        match provider.capabilities().list {
+            true => vec![
+                within("a list", provider.list(&KeyPrefix::root()))
+                    .await
+                    .map(drop),
+            ],
+            false => Vec::new(),
+        }
+    };
+    let health = async { vec![within("a health check", provider.health()).await] };
+    let (present, absent) = (read(provider, &keys[0]), read(provider, &keys[1]));
+    let (present, absent, batch, list, health): (_, _, Vec<_>, Vec<_>, Vec<_>) =
+        tokio::join!(present, absent, batch, list, health);
+    let reads = [
+        (Some(&keys[0]), present.map(drop)),
+        (Some(&keys[1]), absent.map(drop)),
+    ];
+    let batch = [Some(&keys[0]), Some(&keys[1])].into_iter().zip(batch);
+    let others = list.into_iter().chain(health).map(|result| (None, result));
+    for (key, result) in reads.into_iter().chain(batch).chain(others) {
+        let operation = format!(
+            "an operation while another program responds with {status} and `{content_type}`"
+        );
+        let error = expect_failure(result, &operation);
+        assert_error(&error, key, ErrorKind::Unavailable, &operation);
+        let text = error.to_string();
+        assert!(
+            text.contains(&status) && text.contains(content_type),
+            "{operation}: the error must name the status and the content type: {text}"
+        );
+        let body = Canary::from_text(CORRUPT_MARKER).with_label("the body of the response");
+        body.assert_hidden_error(&error);
+    }
+}
+
+/// Asserts that a read succeeds soon.
+async fn assert_recovers(provider: &Arc<dyn SecretProvider>, key: &SecretKey, value: &[u8]) {
+    let end = Instant::now() + RECOVERY;
+    let mut result = read(provider, key).await;
+    while result.is_err() && Instant::now() < end {
+        sleep(RECOVERY / 60).await;
+        result = read(provider, key).await;
+    }
+    assert_value(&result, key, value);
 }
 
 /// A read of a source that does not respond is `Timeout`, within the deadline. A canceled call leaves

@@ -36,8 +36,8 @@ pub use capabilities::{
     capabilities_are_true, delete_seen, health, old_version, same_error_twice, update_seen,
 };
 pub use faults::{
-    bad_login, deadline, denied, expired_login, malformed_response, missing_is_not_failed,
-    throttled,
+    bad_login, deadline, denied, expired_login, foreign_response, malformed_response,
+    missing_is_not_failed, throttled,
 };
 pub use load::{concurrent_use, drop_leaves_nothing, independent_handles};
 pub use reads::{
@@ -89,7 +89,7 @@ macro_rules! __conformance_items {
         $crate::$then! { $($before)* [
             get_existing get_missing missing_is_not_failed denied bad_login expired_login throttled
             get_many update_seen delete_seen old_version same_error_twice binary_and_big_values
-            odd_names malformed_response deadline concurrent_use independent_handles redaction
+            odd_names malformed_response foreign_response deadline concurrent_use independent_handles redaction
             capabilities_are_true health drop_leaves_nothing absent_in_all_forms empty_value
             non_text_values discard
         ] }

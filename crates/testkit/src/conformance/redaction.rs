@@ -7,7 +7,7 @@ use std::time::Duration;
 use secretwell_core::{Error, KeyPrefix, SecretKey, SecretProvider, Version};
 
 use super::{Outcome, key, valid_keys, within};
-use crate::{Canary, CanaryLog, Harness};
+use crate::{Canary, CanaryLog, ForeignResponse, Harness};
 
 /// No debug output, error, error source or log record contains a value or a token of the login. The test
 /// calls every method of the provider, with every fault that the harness supports.
@@ -67,6 +67,14 @@ impl Check<'_> {
         }
         if supports.corrupt_responses {
             h.corrupt_responses().await;
+            self.call_all().await;
+            h.clear_faults().await;
+        }
+        if supports.foreign_responses {
+            // An error page can repeat what it was given.
+            let page = ForeignResponse::new("error page", 404, self.canaries[0].text());
+            h.respond_with(&page.with_header("content-type", "text/plain"))
+                .await;
             self.call_all().await;
             h.clear_faults().await;
         }

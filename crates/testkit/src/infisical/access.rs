@@ -6,7 +6,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::personality::Behaviour;
 use super::response::FakeResponse;
+
+/// The number of failed logins that locks an identity, if each follows the one before it within
+/// [`FAILURE_WINDOW`].
+const MAX_FAILED_LOGINS: usize = 3;
+const FAILURE_WINDOW: Duration = Duration::from_secs(30);
+/// The time that an identity is locked.
+const LOCK: Duration = Duration::from_secs(300);
 
 /// The role of an identity in a project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +136,8 @@ pub(super) struct RegisteredIdentity {
     pub(super) values_hidden: bool,
     /// Login methods and JWTs that the identity can log in with.
     pub(super) accepted_jwts: Vec<(String, String)>,
+    /// The times of the failed logins before a lock. If there are [`MAX_FAILED_LOGINS`], the identity is locked.
+    pub(super) failed_logins: Vec<Instant>,
 }
 
 #[derive(Debug)]
@@ -141,13 +151,26 @@ struct Token {
 }
 
 /// All identities and tokens.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Access {
+    behaviour: &'static Behaviour,
     pub(super) identities: Vec<RegisteredIdentity>,
     tokens: HashMap<String, Token>,
 }
 
 impl RegisteredIdentity {
+    /// Returns whether too many logins have failed. Attempts during the lock do not extend it.
+    fn is_locked(&mut self) -> bool {
+        let now = Instant::now();
+        let last = self.failed_logins.last().copied();
+        let is_locked = self.failed_logins.len() >= MAX_FAILED_LOGINS;
+        let kept = if is_locked { LOCK } else { FAILURE_WINDOW };
+        if last.is_some_and(|last| now >= last + kept) {
+            self.failed_logins.clear();
+        }
+        self.failed_logins.len() >= MAX_FAILED_LOGINS
+    }
+
     pub(super) fn role(&self, project: &str) -> Option<Role> {
         self.config.roles.get(project).copied()
     }
@@ -160,6 +183,14 @@ impl RegisteredIdentity {
 }
 
 impl Access {
+    pub(super) fn new(behaviour: &'static Behaviour) -> Self {
+        Self {
+            behaviour,
+            identities: Vec::new(),
+            tokens: HashMap::new(),
+        }
+    }
+
     pub(super) fn identity_mut(&mut self, id: &str) -> Option<&mut RegisteredIdentity> {
         self.identities
             .iter_mut()
@@ -176,14 +207,25 @@ impl Access {
     pub(super) fn log_in(&mut self, client_id: &str, client_secret: &str) -> FakeResponse {
         let (client_id, client_secret) = (client_id.trim(), client_secret.trim());
         let matches = |identity: &RegisteredIdentity| identity.client_id == client_id;
+        let unauthorized = |text| FakeResponse::failure(401, "UnauthorizedError", text);
         let Some(index) = self.identities.iter().position(matches) else {
+            if self.behaviour.hides_unknown_clients {
+                return unauthorized("Invalid credentials");
+            }
             let text = "No identity with specified client ID was found";
             return FakeResponse::failure(404, "NotFound", text);
         };
         let identity = &mut self.identities[index];
-        if identity.client_secret.as_deref() != Some(client_secret) {
-            return FakeResponse::failure(401, "UnauthorizedError", "Invalid credentials");
+        if self.behaviour.locks_out && identity.is_locked() {
+            return unauthorized(
+                "This identity auth method is temporarily locked, please try again later",
+            );
         }
+        if identity.client_secret.as_deref() != Some(client_secret) {
+            identity.failed_logins.push(Instant::now());
+            return unauthorized("Invalid credentials");
+        }
+        identity.failed_logins.clear();
         match &mut identity.config.secret_uses {
             Some(0) => {
                 identity.client_secret = None;
@@ -245,17 +287,24 @@ impl Access {
     }
 
     fn issue_token(&mut self, identity: usize) -> FakeResponse {
+        self.issue_token_of_login(identity, Instant::now())
+    }
+
+    /// Issues a token that ends at the latest when the maximum lifetime since the login is over.
+    fn issue_token_of_login(&mut self, identity: usize, login_at: Instant) -> FakeResponse {
         let config = &self.identities[identity].config;
         let (header, payload, signature) = (random_hex(16), random_hex(64), random_hex(43));
         let token = format!("eyJ{header}.{payload}.{signature}");
         let now = Instant::now();
-        let response = token_response(config, &token);
-        let expires_at = now + config.token_ttl;
+        let rest = (login_at + config.token_max_ttl).saturating_duration_since(now);
+        let lifetime = config.token_ttl.min(rest);
+        let response = token_response(config, lifetime, &token);
+        let expires_at = now + lifetime;
         self.tokens.insert(
             token,
             Token {
                 identity,
-                login_at: now,
+                login_at,
                 expires_at,
                 uses: 0,
                 revoked: false,
@@ -264,14 +313,18 @@ impl Access {
         response
     }
 
-    /// Returns the response to a renewal. A renewal that would end after the maximum lifetime revokes the
-    /// token, as on a real server.
+    /// Returns the response to a renewal. On a server of 2024, a renewal that would end after the maximum
+    /// lifetime revokes the token.
     pub(super) fn renew(&mut self, text: &str) -> FakeResponse {
         if let Err(response) = self.check(text, Use::Unlimited) {
             return response;
         }
         let now = Instant::now();
         let token = self.tokens.get_mut(text).unwrap();
+        if self.behaviour.renewal_issues_token {
+            let (identity, login_at) = (token.identity, token.login_at);
+            return self.issue_token_of_login(identity, login_at);
+        }
         let config = &self.identities[token.identity].config;
         if now + config.token_ttl >= token.login_at + config.token_max_ttl {
             token.revoked = true;
@@ -279,7 +332,7 @@ impl Access {
             return FakeResponse::failure(401, "UnauthorizedError", text);
         }
         token.expires_at = now + config.token_ttl;
-        token_response(config, text)
+        token_response(config, config.token_ttl, text)
     }
 
     /// Returns the response to a revocation.
@@ -297,7 +350,15 @@ impl Access {
     /// Returns the index of the identity that a token belongs to, or the response to an invalid token.
     pub(super) fn check(&mut self, text: &str, usage: Use) -> Result<usize, FakeResponse> {
         let unauthorized = |text: &str| Err(FakeResponse::failure(401, "UnauthorizedError", text));
-        let malformed = |text: &str| Err(FakeResponse::failure(403, "TokenError", text));
+        let is_internal = self.behaviour.token_errors_are_internal;
+        let malformed = |text: &str| {
+            Err(match (is_internal, text) {
+                (false, _) => FakeResponse::failure(403, "TokenError", text),
+                (true, EXPIRED) => FakeResponse::unhandled_error("jwt expired"),
+                (true, MALFORMED) => FakeResponse::unhandled_error("jwt malformed"),
+                (true, text) => FakeResponse::unhandled_error(text),
+            })
+        };
         let now = Instant::now();
         let Some(token) = self.tokens.get_mut(text) else {
             let parts: Vec<&str> = text.split('.').collect();
@@ -309,15 +370,12 @@ impl Access {
                 }
                 [_, _, ""] => malformed("jwt signature is required"),
                 [_, _, _] => malformed("invalid signature"),
-                _ => malformed(
-                    "The provided access token is malformed. Please use a valid token or generate \
-                     a new one and try again.",
-                ),
+                _ => malformed(MALFORMED),
             };
         };
         let config = &self.identities[token.identity].config;
         if now >= token.login_at + config.token_max_ttl {
-            return malformed("Your token has expired. Please re-authenticate.");
+            return malformed(EXPIRED);
         }
         if token.revoked {
             return unauthorized("No identity access token found");
@@ -329,13 +387,20 @@ impl Access {
         if usage == Use::Counted {
             if config.token_uses.is_some_and(|limit| token.uses >= limit) {
                 let text = "Unable to renew because access token number of uses limit reached";
-                return unauthorized(text);
+                return match is_internal {
+                    true => Err(FakeResponse::failure(400, "BadRequest", text)),
+                    false => unauthorized(text),
+                };
             }
             token.uses += 1;
         }
         Ok(token.identity)
     }
 }
+
+const EXPIRED: &str = "Your token has expired. Please re-authenticate.";
+const MALFORMED: &str = "The provided access token is malformed. Please use a valid token or generate a new \
+     one and try again.";
 
 /// Whether a request counts against the usage limit of its token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -344,12 +409,12 @@ pub(super) enum Use {
     Unlimited,
 }
 
-fn token_response(config: &Identity, token: &str) -> FakeResponse {
+fn token_response(config: &Identity, lifetime: Duration, token: &str) -> FakeResponse {
     FakeResponse::json(
         200,
         serde_json::json!({
             "accessToken": token,
-            "expiresIn": config.token_ttl.as_secs(),
+            "expiresIn": lifetime.as_secs(),
             "accessTokenMaxTTL": config.token_max_ttl.as_secs(),
             "tokenType": "Bearer",
         }),

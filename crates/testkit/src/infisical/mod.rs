@@ -1,10 +1,9 @@
 //! A fake Infisical server, for tests of providers and of services.
 //!
 //! Use it to test a service with secrets from Infisical without a real server: slow, denied, rotated or
-//! rate-limited secrets. It responds like a self-hosted server of October 2024, including the errors. It
-//! also has version 4 of the API for secrets, unless [`FakeInfisical::start_v3`] starts it. Its responses
-//! are compared with exchanges that were recorded on a real server, and the official clients are tested
-//! against it.
+//! rate-limited secrets. It responds like the newest server, including the errors. With another
+//! [`Personality`], it responds like a server of 2024. The responses of 2024 are compared with exchanges that
+//! were recorded on a real server, and the official clients are tested against the fake.
 //!
 //! ```
 //! use secretwell_testkit::infisical::{FakeInfisical, Identity, Role};
@@ -25,9 +24,10 @@
 //! # Limits
 //! The fake reproduces observed behaviour. Behaviour that was not recorded follows the documentation and
 //! might differ from a real server. Imports of imports, approvals, custom roles and users' tokens are not
-//! supported. Version 4 of the API has never been compared with a real server.
+//! supported. The newest server was never recorded. Its behaviour follows its public source and tests.
 
 mod access;
+mod personality;
 mod response;
 mod routes;
 mod serve;
@@ -42,6 +42,8 @@ use tokio::time::Instant;
 
 use access::{Access, RegisteredIdentity, random_hex};
 pub use access::{FakeIdentity, Identity, Role};
+use personality::Behaviour;
+pub use personality::Personality;
 pub use response::FakeResponse;
 use store::{Folder, Location, Project, Store};
 
@@ -54,11 +56,12 @@ pub struct FakeInfisical {
 }
 
 /// The complete state of a fake.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    behaviour: &'static Behaviour,
     store: Store,
     access: Access,
-    has_v4: bool,
+    has_web_application: bool,
     partial_list_expansion: bool,
     legacy_statuses: bool,
     /// Responses to all requests whose line starts with the text.
@@ -71,29 +74,34 @@ struct State {
 }
 
 impl FakeInfisical {
-    /// Starts a server with both versions of the API.
+    /// Starts the newest server, which has both versions of the API for secrets.
     pub async fn start() -> Self {
-        Self::serve(true).await
+        Self::start_as(Personality::Newest).await
     }
 
-    /// Starts a server of 2024, which does not have version 4 of the API.
+    /// Starts a server of October 2024, which does not have version 4 of the API.
     pub async fn start_v3() -> Self {
-        Self::serve(false).await
+        Self::start_as(Personality::October2024).await
     }
 
-    /// Creates a server of 2024 without a socket. Send requests with [`respond`](Self::respond), so that a
-    /// test can pause the clock.
+    /// Creates a server of October 2024 without a socket. Send requests with [`respond`](Self::respond), so that
+    /// a test can pause the clock.
     pub fn offline() -> Self {
+        Self::offline_as(Personality::October2024)
+    }
+
+    /// Like [`offline`](Self::offline), for any version of the server.
+    pub fn offline_as(personality: Personality) -> Self {
         Self {
-            state: Arc::default(),
+            state: Arc::new(Mutex::new(State::new(personality.behaviour()))),
             address: None,
             _tasks: JoinSet::new(),
         }
     }
 
-    async fn serve(has_v4: bool) -> Self {
-        let fake = Self::offline();
-        fake.state().has_v4 = has_v4;
+    /// Starts a server of this version.
+    pub async fn start_as(personality: Personality) -> Self {
+        let fake = Self::offline_as(personality);
         let (address, tasks) = serve::start(fake.state.clone()).await;
         Self {
             address: Some(address),
@@ -221,6 +229,22 @@ impl FakeInfisical {
         });
     }
 
+    /// Marks a secret as one whose lines are not encoded. If its value contains a reference and expands to several
+    /// lines, the server nevertheless returns it in quotes, with `\n` for each line end. Has no effect if the
+    /// secret does not exist.
+    pub fn skip_multiline_encoding(
+        &self,
+        project: &str,
+        environment: &str,
+        path: &str,
+        name: &str,
+    ) {
+        let location = location(project, environment, path);
+        self.state().store.change(location, name, |secret| {
+            secret.skip_multiline_encoding = true;
+        });
+    }
+
     /// Deletes a secret with all its versions. Does nothing if it does not exist.
     pub fn remove(&self, project: &str, environment: &str, path: &str, name: &str) {
         let location = location(project, environment, path);
@@ -255,6 +279,7 @@ impl FakeInfisical {
             denied_folders: Vec::new(),
             values_hidden: false,
             accepted_jwts: Vec::new(),
+            failed_logins: Vec::new(),
         });
         FakeIdentity {
             identity_id: id,
@@ -297,7 +322,7 @@ impl FakeInfisical {
         self.change(identity, |identity| identity.client_secret = None);
     }
 
-    /// Replaces the client secret of an identity, and returns the new one.
+    /// Replaces the client secret of an identity, ends its lock, and returns the new client secret.
     ///
     /// # Panics
     /// Panics if the identity does not exist.
@@ -305,6 +330,7 @@ impl FakeInfisical {
         let secret = random_hex(64);
         self.change(identity, |identity| {
             identity.client_secret = Some(secret.clone());
+            identity.failed_logins.clear();
         });
         secret
     }
@@ -332,7 +358,14 @@ impl FakeInfisical {
         self.state().partial_list_expansion = true;
     }
 
-    /// Responds 401 to a missing permission, and 403 to a dead token. Servers before August 2024 do this.
+    /// Responds with an HTML page to `GET` requests for unknown routes. The official standalone image of 2024
+    /// does this, because its web application handles them.
+    pub fn use_web_application(&self) {
+        self.state().has_web_application = true;
+    }
+
+    /// Responds 401 to a missing permission, and 403 to a dead token. Servers before August 2024 do this, and
+    /// [`Personality::July2024`] as well.
     pub fn use_legacy_statuses(&self) {
         self.state().legacy_statuses = true;
     }
@@ -373,6 +406,23 @@ impl FakeInfisical {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn new(behaviour: &'static Behaviour) -> Self {
+        Self {
+            behaviour,
+            store: Store::default(),
+            access: Access::new(behaviour),
+            has_web_application: false,
+            partial_list_expansion: false,
+            legacy_statuses: behaviour.swapped_statuses,
+            forced_failures: Vec::new(),
+            rate_limit: None,
+            windows: HashMap::new(),
+            requests: Vec::new(),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ pub struct FakeResponse {
     pub status: u16,
     /// The headers. Their names are in lower case.
     pub headers: Vec<(&'static str, String)>,
-    /// The body, which is JSON or empty.
+    /// The body: JSON, a page of the web application, or empty.
     pub body: String,
 }
 
@@ -39,6 +39,37 @@ impl FakeResponse {
     /// Creates the response to an internal error of the server.
     pub(super) fn internal_error(error: &str) -> Self {
         Self::failure(500, error, "Something went wrong")
+    }
+
+    /// Creates the response to an internal error that a server of July 2024 does not handle.
+    pub(super) fn unhandled_error(message: &str) -> Self {
+        let body = json!({"error": "Internal Server Error", "message": message});
+        Self::json(500, body)
+    }
+
+    /// Creates the page that the web application of the standalone image sends for an unknown route.
+    pub(super) fn page_not_found() -> Self {
+        let page = "<!DOCTYPE html><html><head><title>404: This page could not be found</title></head></html>";
+        Self {
+            status: 404,
+            headers: vec![("content-type", "text/html; charset=utf-8".to_owned())],
+            body: page.to_owned(),
+        }
+    }
+
+    /// Adds what newer servers add to an error: the id of the request, and the details of a refusal.
+    pub(super) fn with_details(mut self, request: usize) -> Self {
+        match serde_json::from_str::<Value>(&self.body) {
+            Ok(mut body) if self.status >= 400 && body.is_object() => {
+                body["reqId"] = json!(format!("req-{request}"));
+                if body["error"] == "PermissionDenied" {
+                    body["details"] = json!([]);
+                }
+                self.body = body.to_string();
+                self
+            }
+            _ => self,
+        }
     }
 
     /// Creates the response to an invalid request, with the validation issue of one field.

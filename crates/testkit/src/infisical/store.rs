@@ -5,8 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use super::personality::References;
+
 /// The maximum depth of nested references that a real server expands.
-const MAX_DEPTH: usize = 11;
+pub(super) const MAX_DEPTH: usize = 11;
 
 /// All projects. Ids and times come from counters, so that every run produces the same ones.
 #[derive(Debug, Default)]
@@ -41,6 +43,7 @@ pub(super) struct Secret {
     pub(super) personal: bool,
     pub(super) comment: String,
     pub(super) tags: Vec<String>,
+    pub(super) skip_multiline_encoding: bool,
     created_at: String,
     /// The value and the time of each version. The first one is version 1.
     versions: Vec<(String, String)>,
@@ -138,6 +141,7 @@ impl Store {
             personal: false,
             comment: String::new(),
             tags: Vec::new(),
+            skip_multiline_encoding: false,
             created_at: now.clone(),
             versions: vec![(value, now)],
         };
@@ -159,6 +163,7 @@ impl Store {
             personal: true,
             comment: String::new(),
             tags: Vec::new(),
+            skip_multiline_encoding: false,
             created_at: now.clone(),
             versions: vec![(trim_value(value), now)],
         });
@@ -192,16 +197,31 @@ impl Store {
         Some(())
     }
 
-    /// Replaces the references in `value` with the values that they name, up to `depth` levels. References
-    /// that cannot be expanded stay as they are. `can_read` returns whether the reader can read a folder, by
-    /// its environment and path. Also returns the first error.
+    /// Replaces the references in the value of a secret with the values that they name. References that cannot
+    /// be expanded stay as they are. Also returns the first error.
     pub(super) fn expand(
+        &self,
+        location: Location<'_>,
+        secret: &Secret,
+        expansion: &Expansion<'_>,
+    ) -> (String, Option<ReferenceError>) {
+        let value = secret.latest();
+        let (text, error) = self.expand_value(location, value, expansion.depth, expansion);
+        let is_encoded = secret.skip_multiline_encoding && text != value && text.contains('\n');
+        match is_encoded {
+            true => (format!("\"{}\"", text.replace('\n', "\\n")), error),
+            false => (text, error),
+        }
+    }
+
+    fn expand_value(
         &self,
         location: Location<'_>,
         value: &str,
         depth: usize,
-        can_read: &dyn Fn(&str, &str) -> bool,
+        expansion: &Expansion<'_>,
     ) -> (String, Option<ReferenceError>) {
+        let is_strict = expansion.references == References::Strict;
         let mut expanded = String::new();
         let mut first_error = None;
         let mut rest = value;
@@ -212,38 +232,33 @@ impl Store {
                 rest = after;
                 continue;
             };
-            let target = (depth > 0).then(|| self.resolve(location, name.trim(), depth, can_read));
+            let literal = format!("${{{name}}}");
+            let is_reference = depth > 0 && !(is_strict && name.trim() != name);
+            let target =
+                is_reference.then(|| self.resolve(location, name.trim(), depth, expansion));
             match target {
-                Some(Ok(text)) if !text.is_empty() => expanded += &text,
+                Some(Ok(text)) if is_strict => expanded += &text,
+                Some(Ok(text)) if !text.is_empty() => {
+                    expanded = with_replacement(&expanded, &literal, name, &text, remainder);
+                }
                 Some(Err(error)) => {
                     first_error = first_error.or(error);
-                    expanded += &format!("${{{name}}}");
+                    expanded += &literal;
                 }
-                _ => expanded += &format!("${{{name}}}"),
+                _ => expanded += &literal,
             }
             rest = remainder;
         }
         (expanded + rest, first_error)
     }
 
-    /// Like [`expand`](Self::expand), with the maximum depth of a real server.
-    pub(super) fn expand_fully(
-        &self,
-        location: Location<'_>,
-        value: &str,
-        can_read: &dyn Fn(&str, &str) -> bool,
-    ) -> (String, Option<ReferenceError>) {
-        self.expand(location, value, MAX_DEPTH, can_read)
-    }
-
-    /// Returns the expanded value that a reference names. The error is `None` if the secret is missing in an
-    /// existing folder, because the server does not report that.
+    /// Returns the expanded value that a reference names. The error is `None` if the server does not report it.
     fn resolve(
         &self,
         location: Location<'_>,
         name: &str,
         depth: usize,
-        can_read: &dyn Fn(&str, &str) -> bool,
+        expansion: &Expansion<'_>,
     ) -> Result<String, Option<ReferenceError>> {
         let parts: Vec<&str> = name.split('.').collect();
         let (environment, path, name) = match parts[..] {
@@ -253,18 +268,58 @@ impl Store {
             }
             [] => return Err(None),
         };
-        if !can_read(environment, &path) {
-            return Err(Some(ReferenceError::Denied));
-        }
         let target = Location {
             environment,
             path: &path,
             ..location
         };
-        let folder = self.folder(target).ok_or(Some(ReferenceError::NoFolder))?;
+        let no_folder = match expansion.references {
+            References::Lenient => Some(ReferenceError::NoFolder),
+            References::Strict => None,
+        };
+        // The newest server does not report a missing folder, whether the reader may read it or not.
+        if no_folder.is_none() && self.folder(target).is_none() {
+            return Err(None);
+        }
+        if !(expansion.can_read)(environment, &path) {
+            return Err(Some(ReferenceError::Denied));
+        }
+        let folder = self.folder(target).ok_or(no_folder)?;
         let secret = folder.find(name).ok_or(None)?;
-        Ok(self.expand(target, secret.latest(), depth - 1, can_read).0)
+        Ok(self
+            .expand_value(target, secret.latest(), depth - 1, expansion)
+            .0)
     }
+}
+
+/// How the references of a value are expanded.
+pub(super) struct Expansion<'a> {
+    pub(super) references: References,
+    /// The maximum depth of nested references.
+    pub(super) depth: usize,
+    /// Returns whether the reader can read a folder, by its environment and path.
+    pub(super) can_read: &'a dyn Fn(&str, &str) -> bool,
+}
+
+/// Returns `before` followed by `text`, in which a `$` has the meaning that it has in a replacement of
+/// JavaScript.
+fn with_replacement(before: &str, matched: &str, name: &str, text: &str, after: &str) -> String {
+    let mut replaced = before.to_owned();
+    let mut rest = text;
+    while let Some((start, end)) = rest.split_once('$') {
+        replaced += start;
+        let inserted = match end.as_bytes().first() {
+            Some(b'$') => Some("$"),
+            Some(b'&') => Some(matched),
+            Some(b'1') => Some(name),
+            Some(b'`') => Some(before),
+            Some(b'\'') => Some(after),
+            _ => None,
+        };
+        replaced += inserted.unwrap_or("$");
+        rest = if inserted.is_some() { &end[1..] } else { end };
+    }
+    replaced + rest
 }
 
 impl Folder {
@@ -308,7 +363,7 @@ impl Secret {
             "secretKey": self.name,
             "secretValue": value,
             "secretComment": self.comment,
-            "skipMultilineEncoding": false,
+            "skipMultilineEncoding": self.skip_multiline_encoding,
             "metadata": null,
         });
         if !imported {

@@ -1,4 +1,10 @@
+use std::time::Duration;
+
+use secretwell_core::ErrorKind;
+
+use super::variables::{DEFAULT_ADDRESS, duration};
 use super::*;
+use crate::header::namespace;
 
 fn variables<'a>(set: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
     |name| {
@@ -8,7 +14,7 @@ fn variables<'a>(set: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<Strin
 }
 
 fn addresses(builder: &VaultBuilder) -> Vec<String> {
-    let addresses = builder.client.addresses().iter();
+    let addresses = builder.settings.client.addresses().iter();
     addresses.map(ToString::to_string).collect()
 }
 
@@ -20,18 +26,19 @@ fn bao_variables_have_precedence_over_vault_variables() {
         ("VAULT_TOKEN", "t"),
         ("BAO_NAMESPACE", " "),
         ("VAULT_NAMESPACE", "team1/"),
-        ("VAULT_CLIENT_TIMEOUT", "7"),
+        ("VAULT_CLIENT_TIMEOUT", " 7\r\n"),
+        ("VAULT_SRV_LOOKUP", "false"),
     ];
     let builder = VaultBuilder::from_variables(&variables(&set)).unwrap();
     assert_eq!(addresses(&builder), ["https://bao:8200"]);
-    assert_eq!(builder.namespace.as_deref(), Some("team1/"));
+    assert_eq!(builder.settings.namespace.as_deref(), Some("team1/"));
     assert_eq!(namespace("team1/").unwrap(), "team1");
     builder.build().unwrap();
     assert_eq!(duration("90s").unwrap(), Duration::from_secs(90));
 
     let from_home = VaultBuilder::from_variables(&variables(&[("HOME", "/home/me")])).unwrap();
     assert_eq!(addresses(&from_home), [DEFAULT_ADDRESS]);
-    assert!(format!("{:?}", from_home.auth).contains(".vault-token"));
+    assert!(format!("{:?}", from_home.settings.auth).contains(".vault-token"));
 }
 
 #[test]
@@ -48,6 +55,14 @@ fn invalid_variables_are_rejected_by_name() {
         (vec![("VAULT_SKIP_VERIFY", "yes")], "VAULT_SKIP_VERIFY"),
         (vec![("VAULT_SKIP_VERIFY", "true")], "does not allow"),
         (vec![("VAULT_CACERT", "/no/such.pem")], "/no/such.pem"),
+        (vec![("VAULT_CAPATH", "/no/such")], "/no/such"),
+        (vec![("VAULT_HEADERS", "{}")], "VAULT_HEADERS"),
+        (vec![("BAO_WRAP_TTL", "5m")], "VAULT_WRAP_TTL"),
+        (vec![("VAULT_SRV_LOOKUP", "true")], "VAULT_SRV_LOOKUP"),
+        (
+            vec![("VAULT_ADDR", "https://vault:8200/v1/")],
+            "set it to `https://vault:8200`",
+        ),
     ] {
         let mut set = set;
         if expected != "no token" {
@@ -91,6 +106,20 @@ fn url_configures_address_mount_path_and_login() {
             Some(KvVersion::V2),
         ),
         (
+            "vault:///kvops/app?mount=kv&auth=agent",
+            "https://from-env:8200",
+            "kv",
+            "kvops/app",
+            None,
+        ),
+        (
+            "vault:///app?mount=/kv/&auth=agent",
+            "https://from-env:8200",
+            "kv",
+            "app",
+            None,
+        ),
+        (
             "vault+http://127.0.0.1:8200/secret/app?auth=approle&role=r",
             "http://127.0.0.1:8200",
             "secret",
@@ -101,16 +130,42 @@ fn url_configures_address_mount_path_and_login() {
         let builder = VaultBuilder::from_url_with(url, &variables(&set)).unwrap();
         assert_eq!(addresses(&builder), [address], "{url}");
         assert_eq!(
-            (builder.mount.as_str(), builder.path.as_str()),
+            (
+                builder.settings.mount.as_str(),
+                builder.settings.path.as_str()
+            ),
             (mount, path),
             "{url}"
         );
-        assert_eq!(builder.kv, kv, "{url}");
+        assert_eq!(builder.settings.kv, kv, "{url}");
         let provider = builder.build().unwrap();
         assert!(!format!("{provider:?}").contains("c4n4ry"));
     }
     let several = VaultBuilder::from_url_with("vault://a:1,b:2/kv", &variables(&set)).unwrap();
     assert_eq!(addresses(&several), ["https://a:1", "https://b:2"]);
+}
+
+#[test]
+fn plain_http_to_another_machine_is_allowed_by_an_option_or_a_variable() {
+    let build = |url: &str, set: &[(&str, &str)]| {
+        let builder = VaultBuilder::from_url_with(url, &variables(set))?;
+        builder.build().map(drop)
+    };
+    let allowed = [("SECRETWELL_ALLOW_HTTP", "true")];
+    build("vault+http://vault/kv?auth=agent", &allowed).unwrap();
+    build("vault+http://vault/kv?auth=agent&allow_http=true", &[]).unwrap();
+    for (url, set, expected) in [
+        ("allow_http=false", "", "unencrypted"),
+        ("kv=2", "false", "unencrypted"),
+        ("kv=2", " ", "unencrypted"),
+        ("allow_http=maybe", "", "`allow_http`"),
+        ("kv=2", "maybe", "SECRETWELL_ALLOW_HTTP"),
+    ] {
+        let url = format!("vault+http://vault/kv?auth=agent&{url}");
+        let error = build(&url, &[("SECRETWELL_ALLOW_HTTP", set)]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+        assert!(error.to_string().contains(expected), "{url}: {error}");
+    }
 }
 
 #[test]

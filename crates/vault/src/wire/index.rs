@@ -49,6 +49,26 @@ impl Index {
         *highest = Some((value.clone(), position));
     }
 
+    /// Records the index of a response from a server that has reached `required`. If its index is lower, the
+    /// cluster was restored from a snapshot, and no standby would reach the known index any more.
+    pub(crate) fn record_reached(&self, headers: &HeaderMap, required: &HeaderValue) {
+        let position = headers.get(INDEX).and_then(Position::parse);
+        let required = Position::parse(required);
+        if let (Some(position), Some(required)) = (position, required)
+            && position.cluster == required.cluster
+            && position.number() < required.number()
+        {
+            let mut highest = self.highest();
+            if highest
+                .as_ref()
+                .is_some_and(|(_, known)| *known == required)
+            {
+                *highest = None;
+            }
+        }
+        self.record(headers);
+    }
+
     /// Returns the highest known index as a header value.
     pub(crate) fn header(&self) -> Option<HeaderValue> {
         self.highest().as_ref().map(|(header, _)| header.clone())
@@ -106,4 +126,37 @@ pub(crate) fn forward_to_active(request: Request, index: HeaderValue) -> Request
         INCONSISTENT,
         HeaderValue::from_static("forward-active-node"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(cluster: &str, value: u64) -> HeaderMap {
+        let (cluster, value) = (cluster.to_owned(), value.to_string());
+        let position = serde_json::to_vec(&Position { cluster, value }).unwrap();
+        let header = STANDARD.encode(position).try_into().unwrap();
+        HeaderMap::from_iter([(INDEX, header)])
+    }
+
+    #[test]
+    fn lower_index_replaces_the_required_one_only_after_a_restored_snapshot() {
+        let index = Index::default();
+        index.record(&headers("a", 7));
+        index.record(&headers("a", 5));
+        let required = index.header().unwrap();
+        assert_eq!(required, headers("a", 7)[INDEX]);
+
+        // Another response has contained a higher index meanwhile.
+        index.record(&headers("a", 8));
+        index.record_reached(&headers("a", 5), &required);
+        assert_eq!(index.header().unwrap(), headers("a", 8)[INDEX]);
+
+        let required = index.header().unwrap();
+        index.record_reached(&headers("a", 9), &required);
+        let required = index.header().unwrap();
+        assert_eq!(required, headers("a", 9)[INDEX]);
+        index.record_reached(&headers("a", 3), &required);
+        assert_eq!(index.header().unwrap(), headers("a", 3)[INDEX]);
+    }
 }

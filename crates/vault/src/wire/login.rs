@@ -2,40 +2,41 @@
 
 use http::StatusCode;
 use secretwell_core::{Error, ErrorKind, SecretValue};
-use secretwell_http::{Response, TokenLease};
+use secretwell_http::{LoginFailure, Response, TokenLease};
 use serde::Deserialize;
 
-use super::{Envelope, Forbidden, forbidden, lifetime, malformed, malformed_status};
-
-#[derive(Deserialize)]
-struct Auth {
-    client_token: SecretValue,
-    #[serde(default)]
-    lease_duration: u64,
-    #[serde(default)]
-    renewable: bool,
-}
+use super::envelope::{Envelope, lifetime, malformed, parse_data, unexplained};
+use super::failure::{Forbidden, forbidden};
 
 /// Parses the response to a successful login or renewal.
 pub(crate) fn token_lease(response: &Response) -> Result<TokenLease, Error> {
+    #[derive(Deserialize)]
+    struct Auth {
+        client_token: SecretValue,
+        #[serde(default)]
+        lease_duration: u64,
+        #[serde(default)]
+        renewable: bool,
+        #[serde(default)]
+        num_uses: u64,
+    }
+
     let envelope = Envelope::of(response)?;
     let auth = envelope
         .auth
         .ok_or_else(|| malformed("the token is missing"))?;
     let auth: Auth = serde_json::from_str(auth.get())
         .map_err(|_| malformed("it is not the response to a login"))?;
+    if auth.client_token.is_empty() {
+        let message = "the login needs a second factor (MFA), so the server issued no token";
+        return Err(Error::new(ErrorKind::Unauthenticated, message)
+            .with_hint("exempt the login of this service from MFA"));
+    }
     let mut lease = TokenLease::new(auth.client_token);
     lease.lifetime = lifetime(auth.lease_duration);
     lease.renewable = auth.renewable;
+    lease.uses = Some(auth.num_uses).filter(|uses| *uses > 0);
     Ok(lease)
-}
-
-#[derive(Deserialize)]
-struct LookedUp {
-    #[serde(default)]
-    ttl: u64,
-    #[serde(default)]
-    renewable: bool,
 }
 
 /// Parses the response to a lookup of `token`, and returns its lease.
@@ -43,101 +44,159 @@ pub(crate) fn looked_up_token(
     response: &Response,
     token: &SecretValue,
 ) -> Result<TokenLease, Error> {
-    let (lifetime, renewable) = match (response.status.as_u16(), forbidden(response)) {
-        (200, _) => {
-            let envelope = Envelope::of(response)?;
-            let data = envelope
-                .data
-                .ok_or_else(|| malformed("the data is missing"))?;
-            let token: LookedUp = serde_json::from_str(data.get())
-                .map_err(|_| malformed("it does not describe a token"))?;
-            (lifetime(token.ttl), token.renewable)
+    #[derive(Deserialize)]
+    struct LookedUp {
+        #[serde(default)]
+        ttl: u64,
+        #[serde(default)]
+        renewable: bool,
+        #[serde(default)]
+        num_uses: i64,
+    }
+
+    let mut lease = TokenLease::new(token.clone());
+    match forbidden(response) {
+        None if response.status.is_success() => {
+            let token: LookedUp = parse_data(response, "it does not describe a token")?;
+            lease.lifetime = lifetime(token.ttl);
+            lease.renewable = token.renewable;
+            lease.uses = token.num_uses.try_into().ok().filter(|uses| *uses > 0);
+            Ok(lease)
         }
         // A valid token without the default policy, which does not allow a lookup.
-        (_, Some(Forbidden::NoPermission)) => (None, false),
-        (_, Some(Forbidden::BadToken)) => {
-            return Err(Error::new(
-                ErrorKind::Unauthenticated,
-                "the token is not valid or has expired",
-            )
-            .with_hint("configure another token"));
-        }
-        (status, None) => return Err(malformed_status(status)),
-    };
-    let mut lease = TokenLease::new(token.clone());
-    lease.lifetime = lifetime;
-    lease.renewable = renewable;
-    Ok(lease)
+        Some(Forbidden::NoPermission) => Ok(lease),
+        Some(Forbidden::BadToken) => Err(refused_token()),
+        Some(Forbidden::Unknown) | None => Err(unexplained(response)),
+    }
+}
+
+/// Returns the error for a token of the configuration that the server refuses.
+pub(crate) fn refused_token() -> Error {
+    let message = "the token is not valid or has expired";
+    Error::new(ErrorKind::Unauthenticated, message).with_hint("configure another token")
 }
 
 /// Parses the response to unwrapping the secret id of an AppRole.
-pub(crate) fn unwrapped_secret_id(response: &Response) -> Result<SecretValue, Error> {
+pub(crate) fn unwrapped_secret_id(response: &Response) -> Result<SecretValue, LoginFailure> {
     #[derive(Deserialize)]
     struct Wrapped {
         secret_id: SecretValue,
     }
 
-    if !response.status.is_success() {
-        return Err(Error::new(
-            ErrorKind::Unauthenticated,
-            "the wrapping token is not valid: it has expired, or it was used already",
-        )
-        .with_hint("find out who unwrapped it before you create another"));
+    if response.status.is_success() {
+        let wrapped: Wrapped = parse_data(response, "the wrapped data is not a secret id")?;
+        return Ok(wrapped.secret_id);
     }
-    let envelope = Envelope::of(response)?;
-    let data = envelope
-        .data
-        .ok_or_else(|| malformed("the data is missing"))?;
-    serde_json::from_str(data.get())
-        .map(|wrapped: Wrapped| wrapped.secret_id)
-        .map_err(|_| malformed("the wrapped data is not a secret id"))
+    let body = Envelope::of_error(response);
+    if body.mentions("wrapping token is not valid or does not exist") {
+        let message = "the wrapping token is not valid: it has expired, or it was used already";
+        let error = Error::new(ErrorKind::Unauthenticated, message)
+            .with_hint("find out who unwrapped it before you create another");
+        // The server never accepts the token again.
+        return Err(LoginFailure::wrong_credential(error));
+    }
+    Err(match response.status.as_u16() {
+        400 | 403 => Error::new(
+            ErrorKind::Unauthenticated,
+            "the server refuses to unwrap the secret id",
+        )
+        .with_hint("check that the file has the wrapping token of a secret id")
+        .into(),
+        _ => unexplained(response).into(),
+    })
 }
 
-/// Returns the error of a refused login. The server's messages are matched, but never quoted.
-pub(crate) fn login_refused(response: &Response) -> Error {
-    const KNOWN: &[(&str, &str)] = &[
+/// Returns why the server refused a login or a renewal. The server's messages are matched, but never quoted.
+///
+/// Only a credential that the server counts as a failed login is held back. An operator can repair everything
+/// else on the server, such as a missing role.
+pub(crate) fn login_refused(response: &Response) -> LoginFailure {
+    /// Texts of the server, their meanings, and whether the server counts the failure and locks the login
+    /// after several of them.
+    const KNOWN: &[(&str, &str, bool)] = &[
         (
             "invalid role or secret ID",
             "the role id or the secret id is wrong",
+            true,
         ),
         (
             "invalid username or password",
             "the user name or the password is wrong",
+            true,
         ),
-        ("invalid audience", "the JWT is for another audience"),
-        ("invalid issuer", "the JWT is from another issuer"),
-        ("token is expired", "the JWT has expired"),
-        ("not yet valid", "the JWT is not valid yet"),
-        ("could not be found", "the role does not exist"),
-        ("invalid role name", "the role does not exist"),
-        ("CIDR", "logins from this machine's address are not allowed"),
+        ("invalid audience", "the JWT is for another audience", false),
+        ("invalid issuer", "the JWT is from another issuer", false),
+        ("token is expired", "the JWT has expired", false),
+        ("not yet valid", "the JWT is not valid yet", false),
+        ("could not be found", "the role does not exist", false),
+        ("invalid role name", "the role does not exist", false),
+        (
+            "CIDR",
+            "logins from this machine's address are not allowed",
+            false,
+        ),
         (
             "client certificate",
             "the client certificate is missing or not accepted",
+            false,
         ),
         (
             "no chain matching all constraints",
             "the client certificate is not accepted",
+            false,
         ),
-        ("invalid lease ID", "this token cannot be renewed"),
+        ("invalid lease ID", "this token cannot be renewed", false),
+        (
+            "lease is not renewable",
+            "this token cannot be renewed",
+            false,
+        ),
+        (
+            "batch tokens cannot be renewed",
+            "this token cannot be renewed",
+            false,
+        ),
     ];
-    let body = Envelope::of_error(response);
-    let known = KNOWN.iter().find(|(text, _)| body.mentions(text));
-    let message = known.map_or("the login was refused", |(_, message)| message);
-    let error = Error::new(ErrorKind::Unauthenticated, message);
-    match response.status.as_u16() {
-        // The server also responds with 403 if the user is locked out, and if no login method is at the mount.
-        403 => error.with_hint("check that the login method is enabled at this mount, and that the user is not locked out"),
-        _ => error.with_hint("configure another credential; this one is not sent again for five minutes"),
+    let status = response.status.as_u16();
+    if !matches!(status, 400 | 403 | 404) {
+        return unexplained(response).into();
     }
+    let body = Envelope::of_error(response);
+    if status == 404 {
+        let has_no_route =
+            body.mentions("no handler for route") || body.mentions("unsupported path");
+        return match has_no_route {
+            true => Error::new(
+                ErrorKind::InvalidConfig,
+                "the login method does not exist at this mount",
+            )
+            .with_hint("check the login method and its mount with `vault auth list`")
+            .into(),
+            false => unexplained(response).into(),
+        };
+    }
+    let known = KNOWN.iter().find(|(text, ..)| body.mentions(text));
+    let (message, is_counted) = known.map_or(("the login was refused", false), |known| {
+        (known.1, known.2 && status == 400)
+    });
+    let error = Error::new(ErrorKind::Unauthenticated, message);
+    if is_counted {
+        return LoginFailure::wrong_credential(error.with_hint(
+            "configure another credential; this one is not sent again for five minutes",
+        ));
+    }
+    // The server also responds with 403 if the user is locked out, and if no login method is at the mount.
+    let hint = match status {
+        403 => {
+            "check that the login method is enabled at this mount, and that the user is not locked out"
+        }
+        _ => "check the credential, and the role of the login on the server",
+    };
+    error.with_hint(hint).into()
 }
 
 /// Returns whether the server denies the request without a reason.
 pub(crate) fn is_bare_denial(response: &Response) -> bool {
     let body = Envelope::of_error(response);
-    let bare = body
-        .errors
-        .as_deref()
-        .is_some_and(|errors| errors == ["permission denied"]);
-    response.status == StatusCode::FORBIDDEN && bare
+    response.status == StatusCode::FORBIDDEN && body.says_only("permission denied")
 }

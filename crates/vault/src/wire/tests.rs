@@ -3,6 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use http::StatusCode;
+use secretwell_core::Error;
+use secretwell_http::{Outcome, Protocol, Request, Response};
+use serde::Deserialize;
+
 use super::*;
 
 const EXCHANGES: &str = include_str!("../../fixtures/exchanges.jsonl");
@@ -12,6 +17,9 @@ const MEANINGS: &str = include_str!("../../fixtures/meanings.txt");
 struct Exchange {
     name: String,
     what: String,
+    /// The path of the request, where the meaning depends on it.
+    #[serde(default)]
+    path: String,
     status: u16,
     headers: BTreeMap<String, String>,
     body: String,
@@ -34,14 +42,25 @@ impl Exchange {
     fn meaning(&self) -> String {
         let response = self.response();
         let text = |error: &Error| format!("{}: {}", error.kind(), error.message());
-        let result = match Vault.classify(&response) {
+        let request = Request::new(http::Method::GET, self.path.as_str());
+        let is_confirmation = self.what == "lease" && self.status == 204;
+        if !is_confirmation && !Vault.recognizes(&request, &response) {
+            return "not from the server".into();
+        }
+        let result = match Vault.classify(&request, &response) {
             Outcome::Success => self.parsed(&response),
             Outcome::Fatal(error) => Err(error),
-            Outcome::NextEndpoint(error) if Vault.did_nothing(&response) => {
+            Outcome::NextEndpoint(error) if Vault.did_nothing(&request, &response) => {
                 return format!("another server, or {}", text(&error));
             }
             Outcome::NextEndpoint(error) => {
                 return format!("another server if idempotent, or {}", text(&error));
+            }
+            Outcome::ServerError(error) if Vault.did_nothing(&request, &response) => {
+                panic!("the reason is known: {error}")
+            }
+            Outcome::ServerError(error) => {
+                return format!("few attempts if idempotent, or {}", text(&error));
             }
             Outcome::StaleReplica(error) => return format!("a newer server, or {}", text(&error)),
             Outcome::RetryAfter(wait, error) => {
@@ -64,6 +83,14 @@ impl Exchange {
             (Some(time), true) => format!("a token for {time:?}, renewable"),
             (Some(time), false) => format!("a token for {time:?}"),
         };
+        let refusal = |failure: &secretwell_http::LoginFailure| {
+            let held = if failure.hold { ", held back" } else { "" };
+            format!(
+                "{}: {}{held}",
+                failure.error.kind(),
+                failure.error.message()
+            )
+        };
         let document = |document: Document| {
             let fields = document.names().count();
             let version = document
@@ -72,8 +99,8 @@ impl Exchange {
             format!("{fields} fields{version}")
         };
         Ok(match self.what.as_str() {
-            "read" => document(read_v2(response)?),
-            "read1" => document(read_v1(response)?),
+            "read" => document(read_v2(response, "the/path")?),
+            "read1" => document(read_v1(response, "the/path")?),
             "health" if forwarding_index_of_standby(response).is_some() => "a standby".into(),
             "health" => "not a standby that is known to lag".into(),
             "seal" => match seal_status(response) {
@@ -81,7 +108,7 @@ impl Exchange {
                 None => "initialized".into(),
             },
             "creds" => {
-                let read = read_v1(response)?;
+                let read = read_v1(response, "the/path")?;
                 format!(
                     "{} for {:?}",
                     document(read),
@@ -89,12 +116,15 @@ impl Exchange {
                 )
             }
             "lease" => format!("a lease for {:?}", updated_lease(response)?.duration),
-            "mount" => format!("{:?}", mount(response)?),
-            "list" => format!("{} names", listed(response)?.len()),
+            "mount" => format!("{:?}", mount(response, "name")?.kv),
+            "list" => format!("{} names", listed(response, "the/path")?.len()),
             "lookup" => lease(looked_up_token(response, &"token".into())?),
-            "unwrap" => unwrapped_secret_id(response).map(|_| "a secret id".into())?,
+            "unwrap" => match unwrapped_secret_id(response) {
+                Ok(_) => "a secret id".into(),
+                Err(failure) => return Ok(refusal(&failure)),
+            },
             _ if response.status.is_success() => lease(token_lease(response)?),
-            _ => return Err(login_refused(response)),
+            _ => return Ok(refusal(&login_refused(response))),
         })
     }
 }
@@ -122,6 +152,7 @@ fn failover_and_hashicorp_responses_have_the_expected_meanings() {
     let exchange = |what: &str, status, error: &str| Exchange {
         name: String::new(),
         what: what.into(),
+        path: String::new(),
         status,
         headers: BTreeMap::new(),
         body: serde_json::json!({ "errors": [error] }).to_string(),
@@ -158,6 +189,30 @@ fn failover_and_hashicorp_responses_have_the_expected_meanings() {
             "another server if idempotent, or unavailable: the server is not ready",
         ),
         (
+            "login",
+            500,
+            "Vault is sealed",
+            "another server, or unavailable: the server is sealed",
+        ),
+        (
+            "read",
+            500,
+            "context canceled",
+            "another server if idempotent, or unavailable: the server is shutting down",
+        ),
+        (
+            "login",
+            404,
+            "unsupported path",
+            "invalid configuration: the login method does not exist at this mount",
+        ),
+        (
+            "creds",
+            404,
+            "1 error occurred:\n\t* unsupported path\n\n",
+            "invalid configuration: the engine at the mount has no such path",
+        ),
+        (
             "read",
             403,
             "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n",
@@ -165,5 +220,31 @@ fn failover_and_hashicorp_responses_have_the_expected_meanings() {
         ),
     ] {
         assert_eq!(exchange(what, status, error).meaning(), meaning);
+    }
+}
+
+#[test]
+fn unknown_reason_is_neither_an_absence_nor_a_refusal() {
+    for what in [
+        "read", "read1", "creds", "list", "lease", "mount", "lookup", "unwrap", "login",
+    ] {
+        for status in [403, 404] {
+            // A login is refused with 403 for many reasons of its method.
+            if status == 403 && matches!(what, "unwrap" | "login" | "lease") {
+                continue;
+            }
+            let exchange = Exchange {
+                name: String::new(),
+                what: what.into(),
+                path: String::new(),
+                status,
+                headers: BTreeMap::new(),
+                body: r#"{"errors":["a new reason"]}"#.into(),
+            };
+            let expected = format!(
+                "unavailable: the server responded with status {status} for an unknown reason"
+            );
+            assert_eq!(exchange.meaning(), expected, "{what}");
+        }
     }
 }

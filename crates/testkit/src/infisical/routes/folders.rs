@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::State;
 use super::super::location;
+use super::super::personality::MissingEnvironment;
 use super::super::response::FakeResponse;
 use super::super::store::Project;
 use super::FakeRequest;
@@ -16,11 +17,18 @@ impl State {
         let id = request
             .get("workspaceId")
             .or_else(|| request.get("projectId"));
-        let project = self.authorized_project(request, id, None)?;
+        let project = self.visible_project(request, id, None)?;
         let environment = request.get("environment").unwrap_or_default();
         let Some(folders) = project.environments.get(environment) else {
-            let text = format!("Environment with slug '{environment}' not found");
-            return Err(FakeResponse::failure(404, "NotFound", &text));
+            return Err(match self.behaviour.missing_environment {
+                MissingEnvironment::OtherErrors => {
+                    FakeResponse::failure(400, "BadRequest", "Environment not found")
+                }
+                MissingEnvironment::NotFound => {
+                    let text = format!("Environment with slug '{environment}' not found");
+                    FakeResponse::failure(404, "NotFound", &text)
+                }
+            });
         };
         let base = request.get("path").unwrap_or("/").trim_end_matches('/');
         let child = |path: &String| {
@@ -130,10 +138,13 @@ impl State {
             .iter()
             .find(|project| property(project) == requested);
         let Some(project) = found else {
+            if self.behaviour.unknown_slug_is_internal_error {
+                return Err(FakeResponse::internal_error("Find project by slug"));
+            }
             let text = format!("Project with slug '{requested}' not found");
             return Err(FakeResponse::failure(404, "NotFound", &text));
         };
-        self.authorized_project(request, Some(&project.id), None)?;
+        self.visible_project(request, Some(&project.id), None)?;
         let slugs = project
             .environments
             .keys()
@@ -141,7 +152,7 @@ impl State {
         let slugs: Vec<Value> = slugs.collect();
         let body = json!({"id": project.id, "_id": project.id, "slug": project.slug,
             "environments": slugs});
-        let by_id = request.path.starts_with("/api/v1/");
+        let by_id = request.path.starts_with("/api/v1/workspace/");
         Ok(FakeResponse::json(
             200,
             if by_id {

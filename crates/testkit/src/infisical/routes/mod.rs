@@ -12,6 +12,7 @@ mod secrets;
 
 use super::State;
 use super::access::{Role, Use};
+use super::personality::Behaviour;
 use super::response::FakeResponse;
 use super::store::Project;
 
@@ -32,6 +33,7 @@ struct FakeRequest<'a> {
     body: &'a [u8],
     /// Whether the request is for version 4 of the API.
     is_v4: bool,
+    behaviour: &'static Behaviour,
     /// The index of the identity that the token belongs to.
     identity: usize,
 }
@@ -55,12 +57,34 @@ impl FakeRequest<'_> {
         self.query.get(name).map(String::as_str)
     }
 
-    fn flag(&self, name: &str, default: bool) -> bool {
-        self.get(name).map_or(default, |value| value == "true")
+    /// Returns a flag of the query. Default: `false`.
+    fn flag(&self, name: &str) -> bool {
+        self.get(name) == Some("true")
     }
 
+    /// Returns whether references are expanded. Version 4 does this by default.
+    fn expands_references(&self) -> bool {
+        let flag = self.get("expandSecretReferences");
+        flag.map_or(self.is_v4, |value| value == "true")
+    }
+
+    /// Returns whether imports are included. Version 4 does this by default, and has two names for the flag.
     fn includes_imports(&self) -> bool {
-        self.flag("include_imports", false) || self.is_v4 && self.flag("includeImports", false)
+        let newer = self.get("includeImports").filter(|_| self.is_v4);
+        let flag = newer.or_else(|| self.get("include_imports"));
+        flag.map_or(self.is_v4, |value| value == "true")
+    }
+
+    /// Returns the name of a parameter that occurs more than once.
+    fn repeated_parameter(&self) -> Option<String> {
+        let (_, query) = self.target.split_once('?')?;
+        let names: Vec<&str> = query
+            .split('&')
+            .filter_map(|pair| Some(pair.split_once('=')?.0))
+            .collect();
+        let is_repeated = |(index, name): &(usize, &&str)| names[..*index].contains(name);
+        let (_, name) = names.iter().enumerate().find(is_repeated)?;
+        Some(decode(name))
     }
 
     /// Parses the body as JSON.
@@ -128,6 +152,7 @@ impl State {
             headers,
             body,
             is_v4: path.starts_with("/api/v4/"),
+            behaviour: self.behaviour,
             identity: 0,
         };
         let line = format!("{method} {target}");
@@ -138,6 +163,9 @@ impl State {
         };
         if self.legacy_statuses {
             response = response.with_legacy_status();
+        }
+        if self.behaviour.detailed_errors {
+            response = response.with_details(self.requests.len());
         }
         let mut response = match method {
             "GET" => response.if_none_match(request.header("if-none-match")),
@@ -151,7 +179,10 @@ impl State {
     }
 
     fn route(&mut self, request: &mut FakeRequest<'_>) -> Result<FakeResponse, FakeResponse> {
-        let no_route = FakeResponse::no_route(request.method, request.target);
+        let no_route = match self.has_web_application && request.method == "GET" {
+            true => FakeResponse::page_not_found(),
+            false => FakeResponse::no_route(request.method, request.target),
+        };
         if let Some(rest) = request.path.strip_prefix("/api/v1/auth/") {
             return self.auth(request, rest);
         }
@@ -162,25 +193,37 @@ impl State {
         }
         let secrets = ["/api/v3/secrets/raw", "/api/v4/secrets"]
             .into_iter()
-            .filter(|start| self.has_v4 || *start != "/api/v4/secrets")
+            .filter(|start| self.behaviour.has_v4 || *start != "/api/v4/secrets")
             .find_map(|start| request.path.strip_prefix(start));
         let (route, limit) = match (request.method, secrets, request.path) {
             ("GET" | "HEAD", Some(""), _) => ("list", self.rate_limit),
             ("GET", Some(name), _) if is_parameter(name) => ("get", self.rate_limit),
             ("POST" | "PATCH" | "DELETE", Some(name), _) if is_parameter(name) => ("write", None),
+            ("POST" | "PATCH" | "DELETE", None, "/api/v3/secrets/batch/raw") => ("batch", None),
             (_, None, "/api/v1/folders") => ("folders", None),
             (_, None, "/api/v1/secret-imports") => ("imports", None),
             ("GET", None, path) if path.starts_with("/api/v2/workspace/") => ("by-slug", None),
             ("GET", None, path) if path.starts_with("/api/v1/workspace/") => ("by-id", None),
+            ("GET", None, path)
+                if path.starts_with("/api/v1/projects/slug/") && self.behaviour.has_v4 =>
+            {
+                ("by-slug", None)
+            }
             _ => return Err(no_route),
         };
         request.identity = self.authenticate(request)?;
         let rate_limit_headers = self.count_request(route, limit)?;
+        if let Some(name) = request.repeated_parameter() {
+            let issue = json!({"code": "invalid_type", "expected": "string", "received": "array",
+                "path": [name], "message": "Expected string, received array"});
+            return Err(FakeResponse::invalid(self.behaviour.invalid_status, issue));
+        }
         let name = secrets.map(|name| decode(name.trim_start_matches('/')));
         let result = match (route, &name) {
             ("list", _) => self.list_secrets(request),
             ("get", Some(name)) => self.get_secret(request, name.trim()),
             ("write", Some(name)) => self.write_secret(request, name.trim()),
+            ("batch", _) => self.write_secrets(request),
             ("folders", _) if request.method == "POST" => self.create_folder(request),
             ("folders", _) => self.list_folders(request),
             ("imports", _) if request.method == "POST" => self.create_import(request),
@@ -253,7 +296,7 @@ impl State {
         }
         let rate_limit_headers =
             self.count_request("login", self.rate_limit.map(|_| LOGIN_LIMIT))?;
-        let status = if self.has_v4 { 422 } else { 401 };
+        let status = self.behaviour.invalid_status;
         let mut response = match rest {
             "universal-auth/login" => {
                 let body = request.json_or_form()?;
@@ -287,7 +330,7 @@ impl State {
                 let method = rest.strip_suffix("/login").unwrap_or_default();
                 let exists = ["kubernetes-auth", "oidc-auth", "gcp-auth", "azure-auth"]
                     .contains(&method)
-                    || method == "jwt-auth" && self.has_v4;
+                    || method == "jwt-auth" && self.behaviour.has_v4;
                 if !exists {
                     return Err(FakeResponse::no_route(request.method, request.target));
                 }
@@ -309,6 +352,21 @@ impl State {
     /// # Errors
     /// Returns the failure if the project does not exist, or if the identity has no permission in it.
     fn authorized_project(
+        &self,
+        request: &FakeRequest<'_>,
+        id: Option<&str>,
+        slug: Option<&str>,
+    ) -> Result<&Project, FakeResponse> {
+        let project = self.visible_project(request, id, slug)?;
+        let role = self.access.identities[request.identity].role(&project.id);
+        match role {
+            Some(Role::NoAccess) => Err(permission_denied("read")),
+            _ => Ok(project),
+        }
+    }
+
+    /// Like [`authorized_project`](Self::authorized_project), but the membership is enough.
+    fn visible_project(
         &self,
         request: &FakeRequest<'_>,
         id: Option<&str>,
@@ -343,8 +401,7 @@ impl State {
             }
         }?;
         match self.access.identities[request.identity].role(&project.id) {
-            Some(Role::Admin | Role::Viewer) => Ok(project),
-            Some(Role::NoAccess) => Err(permission_denied("read")),
+            Some(_) => Ok(project),
             None => {
                 let error = format!(
                     "Identity is not a member of the specified project with ID '{}'",

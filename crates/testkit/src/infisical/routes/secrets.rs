@@ -5,8 +5,11 @@ use serde_json::{Value, json};
 use super::super::State;
 use super::super::access::Role;
 use super::super::location;
+use super::super::personality::{MissingEnvironment, MissingFolder, References};
 use super::super::response::FakeResponse;
-use super::super::store::{Folder, Location, Project, ReferenceError, Secret};
+use super::super::store::{
+    Expansion, Folder, Folders, Location, MAX_DEPTH, Project, ReferenceError, Secret,
+};
 use super::{FakeRequest, permission_denied};
 
 /// The text that a server returns instead of a hidden value.
@@ -16,8 +19,8 @@ impl State {
     /// Returns the project of a request for secrets.
     fn requested_project(&self, request: &FakeRequest<'_>) -> Result<&Project, FakeResponse> {
         match request.is_v4 {
-            true => self.authorized_project(request, request.get("projectId"), None),
-            false => self.authorized_project(
+            true => self.visible_project(request, request.get("projectId"), None),
+            false => self.visible_project(
                 request,
                 request.get("workspaceId"),
                 request.get("workspaceSlug"),
@@ -40,16 +43,19 @@ impl State {
         imported: bool,
     ) -> (Value, Option<ReferenceError>) {
         let in_list = request.path.ends_with("/raw") || request.path.ends_with("/secrets");
-        let expand = request.flag("expandSecretReferences", false) || imported && in_list;
+        let expand = request.expands_references() || imported && in_list;
         let identity = &self.access.identities[request.identity];
         let can_read =
             |environment: &str, path: &str| identity.can_read(location.project, environment, path);
-        let (value, error) = match (expand, in_list && self.partial_list_expansion) {
-            (false, _) => (secret.latest().to_owned(), None),
-            (true, true) => self.store.expand(location, secret.latest(), 1, &can_read),
-            (true, false) => self
-                .store
-                .expand_fully(location, secret.latest(), &can_read),
+        let is_partial = in_list && self.partial_list_expansion;
+        let expansion = Expansion {
+            references: self.behaviour.references,
+            depth: if is_partial { 1 } else { MAX_DEPTH },
+            can_read: &can_read,
+        };
+        let (value, error) = match expand {
+            true => self.store.expand(location, secret, &expansion),
+            false => (secret.latest().to_owned(), None),
         };
         let hidden = request.is_v4 && identity.values_hidden;
         let value = if hidden { HIDDEN_VALUE } else { &value };
@@ -83,11 +89,11 @@ impl State {
         };
         let named = request.get(id).or_else(|| request.get("workspaceSlug"));
         let (Some(_), Some(environment)) = (named, request.get("environment")) else {
-            return Err(FakeResponse::failure(
-                400,
-                "BadRequest",
-                "Missing workspace id or environment",
-            ));
+            let text = match request.is_v4 {
+                true => "Missing project id or environment",
+                false => "Missing workspace id or environment",
+            };
+            return Err(FakeResponse::failure(400, "BadRequest", text));
         };
         let project = self.requested_project(request)?;
         let path = request.get("secretPath").unwrap_or("/");
@@ -103,43 +109,107 @@ impl State {
                 path
             },
         };
-        let recursive = request.flag("recursive", false);
-        let (Some(folders), Some(folder)) = (
-            project.environments.get(environment),
-            self.store.folder(base),
-        ) else {
-            let empty = json!({"secrets": [], "imports": []});
-            return Ok(FakeResponse::json(
-                200,
-                if recursive {
-                    json!({"secrets": []})
-                } else {
-                    empty
-                },
-            ));
-        };
-        if !recursive && !self.can_read(request, base) {
-            return Err(permission_denied("read"));
-        }
-        let below = |known: &str| {
-            let rest = known.strip_prefix(base.path.trim_end_matches('/'));
-            recursive && rest.is_some_and(|rest| rest.starts_with('/'))
+        let found = match request.flag("recursive") {
+            true => self.folders_below(base, project)?,
+            false => self.listed_folder(request, base)?,
         };
         let mut secrets = Vec::new();
-        for (path, folder) in folders {
+        let mut imports = Vec::new();
+        for (path, folder) in found {
             let location = Location { path, ..base };
-            if (path == base.path || below(path)) && self.can_read(request, location) {
-                let matches = |secret: &&Secret| has_requested_tag(request, secret);
-                let tagged = folder.secrets.iter().filter(matches);
-                secrets
-                    .extend(tagged.map(|secret| self.render(request, location, secret, false).0));
+            if !self.can_read(request, location) {
+                continue;
+            }
+            let tagged = folder
+                .secrets
+                .iter()
+                .filter(|it| has_requested_tag(request, it));
+            secrets.extend(tagged.map(|secret| self.render(request, location, secret, false)));
+            if request.includes_imports() {
+                imports.extend(self.render_imports(request, location, folder));
             }
         }
+        let is_strict = self.behaviour.references == References::Strict;
+        let is_denied =
+            |(_, error): &(Value, Option<ReferenceError>)| *error == Some(ReferenceError::Denied);
+        if is_strict && secrets.iter().any(is_denied) {
+            let text = "Failed to expand one or more secret references";
+            return Err(FakeResponse::failure(403, "ForbiddenError", text));
+        }
+        let secrets: Vec<Value> = secrets.into_iter().map(|(secret, _)| secret).collect();
         let mut body = json!({"secrets": secrets});
-        if request.includes_imports() {
-            body["imports"] = self.render_imports(request, base, folder);
+        let is_missing = !request.flag("recursive") && self.store.folder(base).is_none();
+        if request.includes_imports() || request.is_v4 || is_missing {
+            body["imports"] = json!(imports);
         }
         Ok(FakeResponse::json(200, body))
+    }
+
+    /// Returns the folder of a list, or nothing if it does not exist.
+    ///
+    /// # Errors
+    /// Returns the failure if the identity may not read it, or if the server reports that it does not exist.
+    fn listed_folder<'a>(
+        &'a self,
+        request: &FakeRequest<'_>,
+        base: Location<'a>,
+    ) -> Result<Vec<(&'a str, &'a Folder)>, FakeResponse> {
+        let folder = self.store.folder(base);
+        let identity = &self.access.identities[request.identity];
+        if identity.role(base.project) == Some(Role::NoAccess)
+            || folder.is_some() && !self.can_read(request, base)
+        {
+            return Err(permission_denied("read"));
+        }
+        if folder.is_none() && self.behaviour.missing_folder == MissingFolder::NotFound {
+            let text = format!(
+                "Folder with path '{}' in environment '{}' was not found. Please ensure the environment \
+                 slug and secret path is correct.",
+                base.path, base.environment
+            );
+            return Err(FakeResponse::failure(404, "SecretPathNotFound", &text));
+        }
+        Ok(folder
+            .map(|folder| (base.path, folder))
+            .into_iter()
+            .collect())
+    }
+
+    /// Returns the folders of a recursive list.
+    ///
+    /// # Errors
+    /// Returns the failure if the environment does not exist.
+    fn folders_below<'a>(
+        &self,
+        base: Location<'a>,
+        project: &'a Project,
+    ) -> Result<Vec<(&'a str, &'a Folder)>, FakeResponse> {
+        let (environment, id) = (base.environment, &project.id);
+        let no_environment = || match self.behaviour.missing_environment {
+            MissingEnvironment::OtherErrors => FakeResponse::unhandled_error(&format!(
+                "'{environment}' environment not found in project with ID {id}"
+            )),
+            MissingEnvironment::NotFound => {
+                let text = format!(
+                    "Environment with slug '{environment}' in project with ID {id} not found"
+                );
+                FakeResponse::failure(404, "NotFound", &text)
+            }
+        };
+        let folders: &Folders = project
+            .environments
+            .get(environment)
+            .ok_or_else(no_environment)?;
+        if !folders.contains_key(base.path) {
+            return Ok(Vec::new());
+        }
+        let is_below = |path: &str| {
+            let rest = path.strip_prefix(base.path.trim_end_matches('/'));
+            let ends_there = |rest: &str| rest.is_empty() || rest.starts_with('/');
+            rest.is_some_and(|rest| self.behaviour.recursive_lists_match_text || ends_there(rest))
+        };
+        let folders = folders.iter().map(|(path, folder)| (path.as_str(), folder));
+        Ok(folders.filter(|(path, _)| is_below(path)).collect())
     }
 
     /// Returns the imports of a folder. Imports that the identity cannot read are omitted.
@@ -148,7 +218,7 @@ impl State {
         request: &FakeRequest<'_>,
         base: Location<'_>,
         folder: &Folder,
-    ) -> Value {
+    ) -> Vec<Value> {
         let import = |(environment, path): &(String, String)| {
             let location = Location {
                 environment,
@@ -177,7 +247,13 @@ impl State {
     ) -> Result<FakeResponse, FakeResponse> {
         check_parameters(request)?;
         let project = self.requested_project(request)?;
-        let environment = request.get("environment").unwrap_or_default();
+        let Some(environment) = request.get("environment") else {
+            return Err(FakeResponse::failure(
+                400,
+                "BadRequest",
+                "Missing environment",
+            ));
+        };
         let path = request.get("secretPath").unwrap_or("/");
         let base = location(&project.id, environment, path);
         if !self.can_read(request, base) {
@@ -232,61 +308,98 @@ impl State {
                 Err(FakeResponse::internal_error("InternalServerError"))
             }
             (_, Some(ReferenceError::Denied)) => {
-                let text = format!("You are attempting to reference secret named {name}");
+                let text = match self.behaviour.references {
+                    References::Lenient => {
+                        format!("You are attempting to reference secret named {name}")
+                    }
+                    References::Strict => format!(
+                        "You do not have permission to read a secret which is referenced by secret '{name}' \
+                         in environment '{environment}' at path '{path}'"
+                    ),
+                };
                 Err(FakeResponse::failure(403, "ForbiddenError", &text))
             }
         }
     }
 
+    /// Changes one secret, whose name is in the path.
     pub(super) fn write_secret(
         &mut self,
         request: &FakeRequest<'_>,
         name: &str,
     ) -> Result<FakeResponse, FakeResponse> {
         let body = request.json()?;
+        let project = self.writable_project(request, &body)?;
+        let secret = self.change_secret(request, &project, &body, name, &body)?;
+        Ok(FakeResponse::json(200, json!({"secret": secret})))
+    }
+
+    /// Changes several secrets, whose names are in the body. Their length is not limited.
+    pub(super) fn write_secrets(
+        &mut self,
+        request: &FakeRequest<'_>,
+    ) -> Result<FakeResponse, FakeResponse> {
+        let body = request.json()?;
+        let project = self.writable_project(request, &body)?;
+        let mut secrets = Vec::new();
+        for fields in body["secrets"].as_array().into_iter().flatten() {
+            let name = fields["secretKey"].as_str().unwrap_or_default();
+            secrets.push(self.change_secret(request, &project, &body, name, fields)?);
+        }
+        Ok(FakeResponse::json(200, json!({"secrets": secrets})))
+    }
+
+    /// Returns the id of the project that `body` names.
+    ///
+    /// # Errors
+    /// Returns the failure if the project does not exist, or if the identity may not write.
+    fn writable_project(
+        &self,
+        request: &FakeRequest<'_>,
+        body: &Value,
+    ) -> Result<String, FakeResponse> {
         let id = if request.is_v4 {
             "projectId"
         } else {
             "workspaceId"
         };
-        let project = self
-            .authorized_project(request, body[id].as_str(), None)?
-            .id
-            .clone();
-        let verb = match request.method {
-            "POST" => "create",
-            "PATCH" => "edit",
-            _ => "delete",
-        };
-        if self.access.identities[request.identity].role(&project) != Some(Role::Admin) {
-            return Err(permission_denied(verb));
+        let project = self.authorized_project(request, body[id].as_str(), None)?;
+        match self.access.identities[request.identity].role(&project.id) {
+            Some(Role::Admin) => Ok(project.id.clone()),
+            _ => Err(permission_denied(verb(request))),
         }
+    }
+
+    /// Creates, changes or deletes a secret, and returns its JSON. `body` has the folder, and `fields` has the
+    /// new value.
+    fn change_secret(
+        &mut self,
+        request: &FakeRequest<'_>,
+        project: &str,
+        body: &Value,
+        name: &str,
+        fields: &Value,
+    ) -> Result<Value, FakeResponse> {
+        let bad_request = |text| Err(FakeResponse::failure(400, "BadRequest", text));
         if body["type"] == "personal" {
-            let text = "Must be user to create personal secret";
-            return Err(FakeResponse::failure(400, "BadRequest", text));
+            return bad_request("Must be user to create personal secret");
         }
         let environment = body["environment"].as_str().unwrap_or_default();
         let path = body["secretPath"].as_str().unwrap_or("/");
-        let location = location(&project, environment, path);
+        let location = location(project, environment, path);
         let exists = self
             .store
             .folder(location)
             .map(|folder| folder.find(name).is_some());
-        let value = body["secretValue"].as_str().unwrap_or_default();
-        let written = match (verb, exists) {
+        let value = fields["secretValue"].as_str().unwrap_or_default();
+        let written = match (verb(request), exists) {
             (_, None) => {
                 let text = format!(
                     "Folder with path '{path}' in environment with slug '{environment}' not found"
                 );
                 return Err(FakeResponse::failure(404, "NotFound", &text));
             }
-            ("create", Some(true)) => {
-                return Err(FakeResponse::failure(
-                    400,
-                    "BadRequest",
-                    "Secret already exist",
-                ));
-            }
+            ("create", Some(true)) => return bad_request("Secret already exist"),
             ("edit", Some(false)) => {
                 let text = format!("Secret with name {name} not found");
                 return Err(FakeResponse::failure(404, "NotFound", &text));
@@ -298,25 +411,33 @@ impl State {
             ("delete", Some(true)) => self.store.remove(location, name),
             _ => {
                 let written = self.store.write(location, name, value);
-                let comment = body["secretComment"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_owned();
+                let comment = fields["secretComment"].as_str().unwrap_or_default();
                 self.store.change(location, name, |secret| {
                     if !comment.is_empty() {
-                        secret.comment.clone_from(&comment);
+                        comment.clone_into(&mut secret.comment);
+                    }
+                    if let Some(skip) = fields["skipMultilineEncoding"].as_bool() {
+                        secret.skip_multiline_encoding = skip;
                     }
                 });
                 // The response contains the comment of this request, even if it is empty.
                 written.map(|mut secret| {
-                    secret.comment = comment;
+                    comment.clone_into(&mut secret.comment);
                     secret
                 })
             }
         };
         let secret = written.ok_or_else(|| FakeResponse::internal_error("InternalServerError"))?;
-        let json = secret.json(location, secret.latest(), false);
-        Ok(FakeResponse::json(200, json!({"secret": json})))
+        Ok(secret.json(location, secret.latest(), false))
+    }
+}
+
+/// Returns the permission that a change needs.
+fn verb(request: &FakeRequest<'_>) -> &'static str {
+    match request.method {
+        "POST" => "create",
+        "PATCH" => "edit",
+        _ => "delete",
     }
 }
 
@@ -331,7 +452,7 @@ fn has_requested_tag(request: &FakeRequest<'_>, secret: &Secret) -> bool {
 
 /// Checks the parameters that accept only certain values, such as the flags `true` and `false`.
 fn check_parameters(request: &FakeRequest<'_>) -> Result<(), FakeResponse> {
-    let status = if request.is_v4 { 422 } else { 401 };
+    let status = request.behaviour.invalid_status;
     let flags = ["expandSecretReferences", "include_imports", "recursive"];
     let invalid = |options: &[&str], name: &str, received: &str| {
         let listed: Vec<String> = options.iter().map(|option| format!("'{option}'")).collect();

@@ -1,0 +1,146 @@
+//! A request to a backend.
+
+use std::fmt;
+
+use http::header::IF_NONE_MATCH;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use secretwell_core::{Error, ErrorKind, SecretValue};
+
+/// A request to a backend. The [`Client`](crate::Client) chooses the server.
+#[derive(Clone)]
+pub struct Request {
+    method: Method,
+    path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Option<SecretValue>,
+    /// Omitted if every server that responds is a stale replica.
+    pub(crate) consistency: Option<(HeaderName, HeaderValue)>,
+    non_idempotent: bool,
+    expectation: Expect,
+}
+
+/// The response that a request needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Expect {
+    /// A response of the backend.
+    #[default]
+    Body,
+    /// A response that shows whether the server has a route or a version. A response with the status 404,
+    /// 405 or 410 is returned to the caller even if the backend did not send it.
+    Probe,
+    /// A confirmation. It can be an empty response with the status 204.
+    NoContent,
+}
+
+impl Request {
+    /// Creates a request for `path`. The path must begin with a slash and be percent-encoded, and can have a
+    /// query.
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Self {
+            method,
+            path: path.into(),
+            headers: HeaderMap::new(),
+            body: None,
+            consistency: None,
+            non_idempotent: false,
+            expectation: Expect::default(),
+        }
+    }
+
+    /// Adds a header whose value is not secret.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// Adds a header with a secret value. The value is marked as sensitive, so that no log prints it.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] if the value contains a line break or another byte that is not allowed
+    /// in a header.
+    pub fn secret_header(self, name: HeaderName, value: &[u8]) -> Result<Self, Error> {
+        let mut value = HeaderValue::from_bytes(value).map_err(|_| {
+            Error::new(
+                ErrorKind::Invalid,
+                "the token contains bytes that are not allowed in a header",
+            )
+            .with_hint("check whether it contains a line break")
+        })?;
+        value.set_sensitive(true);
+        Ok(self.header(name, value))
+    }
+
+    /// Adds a header that requires a replicated server to have reached a certain state of its data. If every
+    /// server that responds is a [stale replica](crate::Outcome::StaleReplica), the request is sent without
+    /// it.
+    #[must_use]
+    pub fn consistency(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.consistency = Some((name, value));
+        self
+    }
+
+    /// Sets a JSON body, and the `Content-Type` header that belongs to it.
+    #[must_use]
+    pub fn json(mut self, body: SecretValue) -> Self {
+        self.body = Some(body);
+        let json = HeaderValue::from_static("application/json");
+        self.header(http::header::CONTENT_TYPE, json)
+    }
+
+    /// Marks the request as one that must not be executed twice. It is not sent again once a server might
+    /// have received it.
+    #[must_use]
+    pub fn non_idempotent(mut self) -> Self {
+        self.non_idempotent = true;
+        self
+    }
+
+    /// Sets which response the request needs. Default: [`Expect::Body`].
+    #[must_use]
+    pub fn expect(mut self, expectation: Expect) -> Self {
+        self.expectation = expectation;
+        self
+    }
+
+    /// Returns the method.
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// Returns the path and the query.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Returns the value of a header, or `None` if the request does not have it.
+    pub fn get_header(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.headers.get(name)
+    }
+
+    /// Returns which response the request needs.
+    pub fn expectation(&self) -> Expect {
+        self.expectation
+    }
+
+    /// Returns whether the server can respond that the caller's version is current, with the status 304.
+    pub fn is_conditional(&self) -> bool {
+        self.headers.contains_key(IF_NONE_MATCH)
+    }
+
+    /// Returns whether the request can be sent again although a server might have executed it.
+    pub fn is_idempotent(&self) -> bool {
+        !self.non_idempotent
+    }
+}
+
+/// Omits headers and body, which contain tokens and credentials.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}

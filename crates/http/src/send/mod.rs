@@ -1,0 +1,326 @@
+//! The retry loop of a call: it tries one address after another, hedges slow ones, and backs off.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use secretwell_core::{Error, Origin};
+use tokio::time::{Instant, sleep_until};
+
+use crate::failure::Failure;
+use crate::protocol::{Outcome, Protocol};
+use crate::recognition::judge;
+use crate::request::Request;
+use crate::response::Response;
+use crate::retry::{MAX_RETRY_AFTER, backoff};
+use crate::servers::Servers;
+
+#[cfg(test)]
+mod tests;
+
+/// The maximum number of rounds. In each round, every address is tried once.
+const MAX_ROUNDS: u32 = 32;
+/// The maximum number of rounds in which all failures are unexplained. Such a failure might be permanent.
+const MAX_UNEXPLAINED_ROUNDS: u32 = 3;
+
+/// The state of one call of [`Client::send`](crate::Client::send).
+pub(crate) struct SendLoop<'a> {
+    servers: &'a Servers,
+    protocol: &'a dyn Protocol,
+    origin: &'a Origin,
+    request: &'a Request,
+    deadline: Instant,
+    in_flight: InFlight<'a>,
+    /// The addresses that were not tried in this round.
+    untried: VecDeque<usize>,
+    /// The address of the newest attempt, until that attempt ends or the next one starts.
+    latest: Option<usize>,
+    /// When the next attempt starts, unless a response arrives earlier.
+    next_attempt: Instant,
+    /// The number of rounds before this one.
+    rounds: u32,
+    /// The number of rounds before this one in which all failures were unexplained.
+    unexplained_rounds: u32,
+    /// Whether all failures of this round are unexplained.
+    is_unexplained: bool,
+    /// The earliest start of the next round.
+    next_round: Instant,
+    /// An address that responded in this round, but with stale data.
+    stale_replica: Option<usize>,
+    /// The last failure before this attempt, which is more specific than reaching the deadline.
+    latest_failure: Option<Error>,
+}
+
+/// How a call continues after a failed attempt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Retry {
+    /// The server is not available.
+    NextServer,
+    /// The server failed for an unknown reason, or another program responded.
+    Unexplained,
+    /// The request was rate limited. The duration is the wait that the server stated.
+    RateLimited(Option<Duration>),
+}
+
+impl<'a> SendLoop<'a> {
+    pub(crate) fn new(
+        servers: &'a Servers,
+        protocol: &'a dyn Protocol,
+        origin: &'a Origin,
+        request: &'a Request,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            servers,
+            protocol,
+            origin,
+            request,
+            deadline: now + servers.config().deadline,
+            in_flight: InFlight::default(),
+            untried: servers.order().into(),
+            latest: None,
+            next_attempt: now,
+            rounds: 0,
+            unexplained_rounds: 0,
+            is_unexplained: true,
+            next_round: now,
+            stale_replica: None,
+            latest_failure: None,
+        }
+    }
+
+    pub(crate) async fn run(mut self) -> Result<Response, Error> {
+        loop {
+            // After the deadline, only in-flight attempts are awaited. Each of them ends by then.
+            let now = Instant::now();
+            let can_start = now < self.deadline || self.in_flight.is_empty();
+            // Checked here because tokio's timer is up to a millisecond late.
+            if can_start && self.next_attempt <= now {
+                self.start_attempt(now);
+            }
+            tokio::select! {
+                biased;
+                (target, result) = self.in_flight.next() => {
+                    if let Some(response) = self.finish_attempt(target, result)? {
+                        return Ok(response);
+                    }
+                }
+                () = sleep_until(self.next_attempt), if can_start && self.next_attempt < self.deadline => {}
+            }
+        }
+    }
+
+    /// Starts an attempt at the next address, in parallel to the running ones.
+    fn start_attempt(&mut self, now: Instant) {
+        if let Some(slow) = self.latest.take() {
+            self.servers.mark_failed(slow);
+        }
+        if self.untried.is_empty() && self.stale_replica.is_none() {
+            // Attempts of the previous round can still be running, so its wait might not be over.
+            let earliest = match self.can_start_round() {
+                true => self.next_round,
+                false => self.deadline,
+            };
+            if !self.in_flight.is_empty() && now < earliest {
+                self.next_attempt = earliest.min(self.deadline);
+                return;
+            }
+            self.start_round();
+        }
+        // A slightly stale response now is better than waiting for a server that failed recently.
+        if self.stale_replica.is_some() {
+            let servers = self.servers;
+            self.untried
+                .retain(|index| !servers.failed_recently(*index));
+        }
+        let untried = self.untried.pop_front().map(|index| (index, false));
+        let target = untried.or_else(|| self.stale_replica.take().map(|index| (index, true)));
+        // Without a target, an attempt is running at every address.
+        if let Some((index, relaxed)) = target {
+            let attempt = self
+                .servers
+                .attempt(index, self.request, relaxed, self.deadline);
+            self.in_flight
+                .start(Target { index, relaxed }, Box::pin(attempt));
+            self.latest = Some(index);
+        }
+        let can_hedge = self.request.is_idempotent() && self.servers.count() > 1;
+        self.next_attempt = match can_hedge {
+            true => (now + self.servers.config().hedge).min(self.deadline),
+            false => self.deadline,
+        };
+    }
+
+    /// Returns whether another round is allowed after this one.
+    fn can_start_round(&self) -> bool {
+        let is_last_unexplained =
+            self.is_unexplained && self.unexplained_rounds + 1 >= MAX_UNEXPLAINED_ROUNDS;
+        self.rounds + 1 < MAX_ROUNDS && !is_last_unexplained
+    }
+
+    /// Starts a round with all addresses at which no attempt is running.
+    fn start_round(&mut self) {
+        self.untried = self.servers.order().into();
+        self.untried
+            .retain(|index| !self.in_flight.includes(*index));
+        if !self.untried.is_empty() {
+            self.rounds += 1;
+            self.unexplained_rounds += u32::from(self.is_unexplained);
+            self.is_unexplained = true;
+        }
+    }
+
+    /// Handles the result of an attempt. Returns the response if the call has succeeded, and `None` if it
+    /// continues.
+    fn finish_attempt(
+        &mut self,
+        target: Target,
+        result: Result<Response, Failure>,
+    ) -> Result<Option<Response>, Error> {
+        let Target { index, relaxed } = target;
+        if self.latest == Some(index) {
+            self.latest = None;
+        }
+        let (retry, failure) = match result {
+            Ok(mut response) => match judge(self.protocol, self.request, &mut response) {
+                Outcome::Success => {
+                    self.servers.mark_responsive(index);
+                    response.stale = relaxed;
+                    return Ok(Some(response));
+                }
+                Outcome::Fatal(error) => return Err(error),
+                Outcome::NextEndpoint(error) | Outcome::ServerError(error)
+                    if !self.can_repeat_after(&response) =>
+                {
+                    return Err(error);
+                }
+                Outcome::NextEndpoint(error) => (Retry::NextServer, error),
+                Outcome::ServerError(error) => (Retry::Unexplained, error),
+                Outcome::StaleReplica(error) => {
+                    self.stale_replica.get_or_insert(index);
+                    (Retry::NextServer, error)
+                }
+                Outcome::RetryAfter(wait, error) => (Retry::RateLimited(wait), error),
+            },
+            Err(failure) => {
+                self.servers.mark_failed(index);
+                // If the deadline ended this attempt, the previous round's failure is more specific.
+                if matches!(failure, Failure::Deadline(_))
+                    && let Some(earlier) = self.latest_failure.take()
+                {
+                    return Err(earlier);
+                }
+                let is_final = !self.request.is_idempotent() && !failure.did_nothing()
+                    || matches!(failure, Failure::TooLarge(_));
+                let retry = match failure {
+                    Failure::Redirect => Retry::Unexplained,
+                    _ => Retry::NextServer,
+                };
+                let error = failure.into_error(self.servers.authority(index));
+                if is_final || !error.is_temporary() && self.servers.count() == 1 {
+                    return Err(error);
+                }
+                (retry, error)
+            }
+        };
+        self.schedule_next(retry, failure)?;
+        Ok(None)
+    }
+
+    /// Returns whether the request can be sent again after a failed attempt with this response.
+    fn can_repeat_after(&self, response: &Response) -> bool {
+        let request = self.request;
+        request.is_idempotent()
+            || response.is_recognized() && self.protocol.did_nothing(request, response)
+    }
+
+    /// Schedules the next attempt after `failure`.
+    ///
+    /// # Errors
+    /// Returns `failure` if too many rounds have failed, or if the next attempt would start after the
+    /// deadline.
+    fn schedule_next(&mut self, retry: Retry, failure: Error) -> Result<(), Error> {
+        let now = Instant::now();
+        let stated = match retry {
+            Retry::RateLimited(wait) => wait,
+            Retry::NextServer | Retry::Unexplained => failure.retry_after(),
+        };
+        let stated = stated.unwrap_or_default().min(MAX_RETRY_AFTER);
+        self.next_round = self.next_round.max(now + stated.max(backoff(self.rounds)));
+        self.is_unexplained &= retry == Retry::Unexplained;
+        if !matches!(retry, Retry::RateLimited(_)) {
+            let more = !self.untried.is_empty()
+                || self.stale_replica.is_some() && self.in_flight.is_empty();
+            if more && now < self.deadline {
+                self.next_attempt = now;
+                return Ok(());
+            }
+            if !self.in_flight.is_empty() {
+                return Ok(());
+            }
+        }
+        if !self.can_start_round() || self.next_round >= self.deadline {
+            return Err(failure);
+        }
+        tracing::debug!(target: "secretwell::http", event = "request_retried", origin = %self.origin, error = %failure, "the request is retried");
+        self.latest_failure = Some(failure);
+        self.in_flight = InFlight::default();
+        self.untried.clear();
+        self.stale_replica = None;
+        self.latest = None;
+        self.next_attempt = self.next_round;
+        Ok(())
+    }
+}
+
+/// The address that an attempt is sent to, and which responses it accepts.
+#[derive(Clone, Copy)]
+struct Target {
+    index: usize,
+    /// Whether the attempt accepts a stale replica.
+    relaxed: bool,
+}
+
+type Attempt<'a> = Pin<Box<dyn Future<Output = Result<Response, Failure>> + Send + 'a>>;
+
+/// The attempts that run in parallel.
+#[derive(Default)]
+struct InFlight<'a> {
+    attempts: Vec<(Target, Attempt<'a>)>,
+}
+
+impl<'a> InFlight<'a> {
+    fn start(&mut self, target: Target, attempt: Attempt<'a>) {
+        self.attempts.push((target, attempt));
+    }
+
+    fn includes(&self, index: usize) -> bool {
+        self.attempts
+            .iter()
+            .any(|(target, _)| target.index == index)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.attempts.is_empty()
+    }
+
+    /// Returns the result of the next attempt that ends. Without attempts, this never completes.
+    ///
+    /// # Cancellation
+    /// Dropping the future does not cancel the attempts.
+    async fn next(&mut self) -> (Target, Result<Response, Failure>) {
+        poll_fn(|context| {
+            for (position, (target, attempt)) in self.attempts.iter_mut().enumerate() {
+                if let Poll::Ready(result) = attempt.as_mut().poll(context) {
+                    let target = *target;
+                    drop(self.attempts.swap_remove(position));
+                    return Poll::Ready((target, result));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}

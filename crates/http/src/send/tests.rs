@@ -1,0 +1,380 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::{Method, StatusCode};
+use secretwell_core::{ErrorKind, Origin};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::{Client, ClientConfig, retry_after};
+
+/// What a test server does with one request.
+#[derive(Clone, Copy)]
+enum Reaction {
+    Hang,
+    /// Responds with a status and headers.
+    Respond(&'static str),
+    RespondAfter(Duration, &'static str),
+}
+
+#[derive(Debug)]
+struct TestProtocol;
+
+impl Protocol for TestProtocol {
+    fn server(&self) -> &'static str {
+        "the test server"
+    }
+
+    fn recognizes(&self, _: &Request, response: &Response) -> bool {
+        !response.headers.contains_key("x-gateway")
+    }
+
+    fn classify(&self, _: &Request, response: &Response) -> Outcome {
+        let error = Error::new(ErrorKind::Unavailable, "not now");
+        match response.status {
+            StatusCode::OK => Outcome::Success,
+            StatusCode::PRECONDITION_FAILED => Outcome::StaleReplica(error),
+            StatusCode::INTERNAL_SERVER_ERROR => Outcome::ServerError(error),
+            StatusCode::TOO_MANY_REQUESTS => {
+                Outcome::RetryAfter(retry_after(&response.headers), error)
+            }
+            _ => Outcome::NextEndpoint(error),
+        }
+    }
+
+    fn did_nothing(&self, _: &Request, response: &Response) -> bool {
+        response.status == StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+/// Test servers, each with one reaction for each request; the last one is repeated.
+struct Cluster {
+    addresses: Vec<String>,
+    /// The number of requests that each server received.
+    requests: Vec<Arc<AtomicUsize>>,
+}
+
+impl Cluster {
+    async fn start(servers: &[&'static [Reaction]]) -> Self {
+        let mut cluster = Self {
+            addresses: Vec::new(),
+            requests: Vec::new(),
+        };
+        for reactions in servers {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let requests = Arc::default();
+            cluster.addresses.push(format!("http://{address}"));
+            cluster.requests.push(Arc::clone(&requests));
+            tokio::spawn(serve(listener, reactions, requests));
+        }
+        cluster
+    }
+
+    fn requests(&self) -> Vec<usize> {
+        let counts = self.requests.iter();
+        counts.map(|count| count.load(Ordering::SeqCst)).collect()
+    }
+
+    async fn send(
+        &self,
+        request: Request,
+        change: impl FnOnce(ClientConfig) -> ClientConfig,
+    ) -> Result<Response, Error> {
+        let config = change(ClientConfig::new(&self.addresses)?);
+        let client = Client::new(config, TestProtocol, Origin::new("plain", "test"))?;
+        client.send(&request).await
+    }
+}
+
+async fn serve(listener: TcpListener, reactions: &'static [Reaction], requests: Arc<AtomicUsize>) {
+    let mut open = JoinSet::new();
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let number = requests.fetch_add(1, Ordering::SeqCst);
+        open.spawn(async move {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let (status, delay) = match reactions[number.min(reactions.len() - 1)] {
+                Reaction::Respond(status) => (status, Duration::ZERO),
+                Reaction::RespondAfter(delay, status) => (status, delay),
+                Reaction::Hang => std::future::pending().await,
+            };
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            let response =
+                format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let _ = stream.write_all(response.as_bytes()).await;
+        });
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const IMMEDIATELY: Duration = Duration::from_millis(1);
+
+/// Sends a request with a deadline of an hour, so that only hedging helps against a server that hangs.
+async fn send(
+    servers: &[&'static [Reaction]],
+    request: Request,
+    hedge: Duration,
+) -> Result<Response, Error> {
+    let cluster = Cluster::start(servers).await;
+    let change = |config: ClientConfig| config.deadline(HOUR).hedge_delay(hedge);
+    cluster.send(request, change).await
+}
+
+fn get() -> Request {
+    Request::new(Method::GET, "/")
+}
+
+const HANGING: &[Reaction] = &[Reaction::Hang];
+const HEALTHY: &[Reaction] = &[Reaction::Respond("200 OK")];
+const STARTING: &[Reaction] = &[
+    Reaction::Respond("503 Starting"),
+    Reaction::Respond("503 Starting"),
+    Reaction::Respond("200 OK"),
+];
+
+#[tokio::test]
+async fn hanging_servers_are_hedged() {
+    let response = send(&[HANGING, HANGING, HEALTHY], get(), IMMEDIATELY)
+        .await
+        .unwrap();
+    assert!(!response.stale);
+}
+
+#[tokio::test]
+async fn starting_server_is_retried_while_another_hangs() {
+    send(&[HANGING, STARTING], get(), IMMEDIATELY)
+        .await
+        .unwrap();
+    send(&[STARTING], get(), IMMEDIATELY).await.unwrap();
+}
+
+#[tokio::test]
+async fn stale_replica_is_accepted_if_the_others_hang() {
+    const STALE: &[Reaction] = &[Reaction::Respond("412 Stale"), Reaction::Respond("200 OK")];
+    let response = send(&[HANGING, STALE], get(), IMMEDIATELY).await.unwrap();
+    assert!(response.stale);
+    let response = send(&[STALE, HEALTHY], get(), HOUR).await.unwrap();
+    assert!(!response.stale);
+}
+
+#[tokio::test]
+async fn call_times_out_if_all_servers_hang() {
+    tokio::time::pause();
+    for hedge in [IMMEDIATELY * 500, HOUR] {
+        let call = send(&[HANGING, HANGING, HANGING], get(), hedge);
+        let error = call.await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn attempt_cut_short_by_the_deadline_does_not_hide_the_earlier_failure() {
+    const THEN_HANGING: &[Reaction] = &[Reaction::Respond("503 Starting"), Reaction::Hang];
+    tokio::time::pause();
+    let error = send(&[THEN_HANGING], get(), HOUR).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+}
+
+#[tokio::test]
+async fn non_idempotent_request_is_not_hedged() {
+    let call = send(&[HANGING, HEALTHY], get().non_idempotent(), IMMEDIATELY);
+    let result = tokio::time::timeout(Duration::from_millis(50), call).await;
+    assert!(result.is_err(), "{result:?}");
+}
+
+#[tokio::test]
+async fn non_idempotent_request_is_retried_only_if_the_server_did_nothing() {
+    const FAILED: &[Reaction] = &[Reaction::Respond("502 Failed")];
+    send(&[FAILED, HEALTHY], get(), HOUR).await.unwrap();
+    let error = send(&[FAILED, HEALTHY], get().non_idempotent(), HOUR)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    send(&[STARTING, HEALTHY], get().non_idempotent(), HOUR)
+        .await
+        .unwrap();
+    const REDIRECTING: &[Reaction] = &[Reaction::Respond(
+        "307 Redirect\r\nlocation: http://127.0.0.1:1/",
+    )];
+    send(&[REDIRECTING, HEALTHY], get().non_idempotent(), HOUR)
+        .await
+        .unwrap();
+}
+
+const FOREIGN: &[Reaction] = &[Reaction::Respond("404 Not Found\r\nx-gateway: 1")];
+
+#[tokio::test(start_paused = true)]
+async fn foreign_response_tries_the_next_address_and_ends_after_three_rounds() {
+    let cluster = Cluster::start(&[FOREIGN, HEALTHY]).await;
+    let response = cluster.send(get(), |config| config).await.unwrap();
+    assert!(response.is_recognized());
+    assert_eq!(cluster.requests(), [1, 1]);
+
+    let started = Instant::now();
+    let cluster = Cluster::start(&[FOREIGN, FOREIGN]).await;
+    let error = cluster.send(get(), |config| config).await.unwrap_err();
+    assert_eq!(cluster.requests(), [3, 3]);
+    assert!(started.elapsed() < Duration::from_secs(2));
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(error.backoff_limit(), Some(Duration::from_secs(5)));
+    let (_, authority) = cluster.addresses[1].split_once("//").unwrap();
+    let expected = format!("`{authority}` did not respond as the test server: status 404, no body");
+    assert_eq!(error.message(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn internal_error_is_retried_in_three_rounds() {
+    const FAILING: &[Reaction] = &[Reaction::Respond("500 Internal")];
+    let cluster = Cluster::start(&[FAILING]).await;
+    cluster.send(get(), |config| config).await.unwrap_err();
+    assert_eq!(cluster.requests(), [3]);
+    const BRIEFLY: &[Reaction] = &[
+        Reaction::Respond("500 Internal"),
+        Reaction::Respond("200 OK"),
+    ];
+    send(&[BRIEFLY], get(), HOUR).await.unwrap();
+    send(&[BRIEFLY], get().non_idempotent(), HOUR)
+        .await
+        .unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn gateway_beside_a_starting_server_is_not_limited_to_three_rounds() {
+    const LATE: &[Reaction] = &[
+        Reaction::Respond("503 Starting"),
+        Reaction::Respond("503 Starting"),
+        Reaction::Respond("503 Starting"),
+        Reaction::Respond("503 Starting"),
+        Reaction::Respond("200 OK"),
+    ];
+    send(&[FOREIGN, LATE], get(), HOUR).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn login_is_sent_once_whatever_the_gateway_responds() {
+    const RESPONSES: &[&[Reaction]] = &[
+        FOREIGN,
+        &[Reaction::Respond("200 OK\r\nx-gateway: 1")],
+        &[Reaction::Respond("403 Forbidden\r\nx-gateway: 1")],
+        &[Reaction::Respond(
+            "429 Too Many\r\nx-gateway: 1\r\nretry-after: 1",
+        )],
+        // The test protocol states for this status that the server did nothing.
+        &[Reaction::Respond("503 Starting\r\nx-gateway: 1")],
+    ];
+    for gateway in RESPONSES {
+        let cluster = Cluster::start(&[gateway, HEALTHY]).await;
+        let login = get().non_idempotent();
+        let error = cluster.send(login, |config| config).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert_eq!(cluster.requests(), [1, 0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_login_is_not_hedged() {
+    const SLOW: &[Reaction] = &[Reaction::RespondAfter(Duration::from_secs(15), "200 OK")];
+    let cluster = Cluster::start(&[SLOW, HEALTHY]).await;
+    let login = get().non_idempotent();
+    cluster.send(login, |config| config).await.unwrap();
+    assert_eq!(cluster.requests(), [1, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_zero_in_all_forms_is_not_faster_than_backoff() {
+    macro_rules! reactions {
+        ($($wait:literal)*) => {
+            &[$(
+                &[Reaction::Respond(concat!("429 Too Many\r\nretry-after: ", $wait))],
+                &[Reaction::Respond(concat!("503 Starting\r\nretry-after: ", $wait))],
+                &[Reaction::Respond(concat!("503 Starting\r\nx-gateway: 1\r\nretry-after: ", $wait))],
+            )*]
+        };
+    }
+    const UNUSABLE: &[&[Reaction]] =
+        reactions!["0" "0.0" "-1" "Wed, 21 Oct 2015 07:28:00 GMT" "soon" ""];
+    for reactions in UNUSABLE {
+        let cluster = Cluster::start(&[reactions]).await;
+        let (started, deadline) = (Instant::now(), Duration::from_secs(5));
+        cluster
+            .send(get(), |config| config.deadline(deadline))
+            .await
+            .unwrap_err();
+        assert!(cluster.requests()[0] < 25, "{:?}", cluster.requests());
+        assert!(started.elapsed() <= deadline);
+    }
+    // Without a deadline, the number of rounds ends the call.
+    let cluster = Cluster::start(&[UNUSABLE[0]]).await;
+    let change = |config: ClientConfig| config.deadline(HOUR);
+    cluster.send(get(), change).await.unwrap_err();
+    assert_eq!(cluster.requests(), [32]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn foreign_503_with_retry_after_tries_other_addresses_first() {
+    const BUSY: &[Reaction] = &[
+        Reaction::Respond("503 Busy\r\nx-gateway: 1\r\nretry-after: 7"),
+        Reaction::Respond("200 OK"),
+    ];
+    let started = Instant::now();
+    let cluster = Cluster::start(&[BUSY, HEALTHY]).await;
+    cluster.send(get(), |config| config).await.unwrap();
+    assert_eq!(cluster.requests(), [1, 1]);
+    assert!(started.elapsed() < Duration::from_secs(1));
+
+    let started = Instant::now();
+    let cluster = Cluster::start(&[BUSY, FOREIGN]).await;
+    cluster.send(get(), |config| config).await.unwrap();
+    assert_eq!(cluster.requests(), [2, 1]);
+    let waited = started.elapsed();
+    assert!((7..8).contains(&waited.as_secs()), "{waited:?}");
+
+    let cluster = Cluster::start(&[BUSY]).await;
+    let short = |config: ClientConfig| config.deadline(Duration::from_secs(5));
+    let error = cluster.send(get(), short).await.unwrap_err();
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+    assert_eq!(cluster.requests(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn gateway_beside_a_hanging_server_gets_no_more_requests_than_allowed() {
+    let cluster = Cluster::start(&[HANGING, FOREIGN]).await;
+    cluster.send(get(), |config| config).await.unwrap_err();
+    assert_eq!(cluster.requests(), [1, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_server_gets_one_request() {
+    const SLOW: &[Reaction] = &[Reaction::RespondAfter(Duration::from_secs(15), "200 OK")];
+    let cluster = Cluster::start(&[SLOW]).await;
+    cluster.send(get(), |config| config).await.unwrap();
+    assert_eq!(cluster.requests(), [1]);
+    let cluster = Cluster::start(&[SLOW, SLOW]).await;
+    cluster.send(get(), |config| config).await.unwrap();
+    assert_eq!(cluster.requests(), [1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn redirect_to_another_program_is_temporary_and_one_to_tls_is_a_configuration_error() {
+    const PORTAL: &[Reaction] = &[Reaction::Respond(
+        "302 Found\r\nlocation: https://login.example.com/",
+    )];
+    let cluster = Cluster::start(&[PORTAL]).await;
+    let error = cluster.send(get(), |config| config).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.is_temporary() && error.backoff_limit().is_some());
+    assert_eq!(cluster.requests(), [3]);
+
+    const UPGRADE: &[Reaction] = &[Reaction::Respond(
+        "301 Moved\r\nlocation: https://127.0.0.1:8200/",
+    )];
+    let cluster = Cluster::start(&[UPGRADE]).await;
+    let error = cluster.send(get(), |config| config).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+    assert_eq!(cluster.requests(), [1]);
+}

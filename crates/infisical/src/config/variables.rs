@@ -1,0 +1,39 @@
+//! The environment variables of a provider.
+
+use std::env;
+
+use secretwell_http::Credential;
+
+/// The environment variables whose names start with `INFISICAL_`.
+pub(super) struct Variables<'a>(pub(super) &'a dyn Fn(&str) -> Option<String>);
+
+impl Variables<'_> {
+    /// Returns the value of the first of these variables that is set, without white space and byte order marks
+    /// around it. A variable that is then empty counts as unset.
+    pub(super) fn first(&self, names: &[&str]) -> Option<String> {
+        names
+            .iter()
+            .filter_map(|name| (self.0)(&format!("INFISICAL_{name}")))
+            .map(|value| value.trim_matches(is_padding).to_owned())
+            .find(|value| !value.is_empty())
+    }
+
+    /// Returns the credential from the first of these variables that is set. If all are unset, returns the
+    /// credential from the file that a variable of the same name plus `_FILE` names.
+    pub(super) fn credential(&self, names: &[&str]) -> Option<Credential> {
+        let file = || {
+            let names: Vec<_> = names.iter().map(|name| format!("{name}_FILE")).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            self.first(&names).map(Credential::file)
+        };
+        self.first(names).map(Credential::value).or_else(file)
+    }
+}
+
+fn is_padding(c: char) -> bool {
+    c.is_ascii_whitespace() || c == '\u{FEFF}'
+}
+
+pub(super) fn process_variable(name: &str) -> Option<String> {
+    env::var(name).ok()
+}

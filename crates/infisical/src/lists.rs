@@ -1,0 +1,242 @@
+//! Lists of folders: requested once for concurrent callers, and transferred again only after a change.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use http::header::ETAG;
+use secretwell_core::{Error, ErrorKind};
+use secretwell_http::Response;
+use tokio::time::Instant;
+
+use crate::api::{Api, SecretsQuery};
+use crate::folder::{FolderCache, FolderState};
+use crate::settings::ApiVersion;
+use crate::wire::{self, Listing, Scope, View};
+
+/// The lists of one provider's folders.
+pub(crate) struct Lists {
+    pub(crate) api: Api,
+    folders: FolderCache,
+}
+
+impl Lists {
+    pub(crate) fn new(api: Api) -> Self {
+        Self {
+            api,
+            folders: FolderCache::default(),
+        }
+    }
+
+    /// Returns the base folder of all keys.
+    fn base(&self) -> &str {
+        &self.api.settings.folder
+    }
+
+    /// Lists a folder, or the folder and everything below it. Concurrent callers share one request, if it
+    /// started after their calls.
+    pub(crate) async fn list(&self, path: &str, recursive: bool) -> Result<Arc<Listing>, Error> {
+        self.list_unless(path, recursive, |_| false).await
+    }
+
+    /// Lists a folder for a read of the secrets `names` in it. If all of them are read for the first time, a list
+    /// that contains them and is at most a second old is used again. Servers limit the number of lists, and many
+    /// programs read one key after the other when they start. A secret that was read before is requested, so
+    /// that a caller that updates a secret and reads it again sees the update.
+    pub(crate) async fn list_for(
+        &self,
+        path: &str,
+        names: &[&str],
+        first_read: bool,
+    ) -> Result<Arc<Listing>, Error> {
+        let contains_all = |listing: &Listing| {
+            let mut names = names.iter();
+            first_read && names.all(|name| listing.find(path, name).is_some())
+        };
+        self.list_unless(path, false, contains_all).await
+    }
+
+    /// Records a read of these secrets, each with its folder. Returns whether all of them are read for the first
+    /// time.
+    pub(crate) fn record_reads(&self, secrets: &[(&str, &str)]) -> bool {
+        self.folders.record_reads(secrets)
+    }
+
+    /// Returns the list of everything below the base folder if it is at most a second old. Sends no request.
+    pub(crate) fn recent_tree(&self) -> Option<Arc<Listing>> {
+        let cached = self.folders.get(self.base(), true);
+        // While another caller requests the list, it is not recent.
+        let state = cached.0.try_lock().ok()?;
+        state.recent()
+    }
+
+    /// Lists a folder, unless its last list is recent and `is_enough`.
+    async fn list_unless(
+        &self,
+        path: &str,
+        recursive: bool,
+        is_enough: impl Fn(&Listing) -> bool,
+    ) -> Result<Arc<Listing>, Error> {
+        let ticket = self.folders.new_ticket();
+        let folder = self.folders.get(path, recursive);
+        let mut state = folder.0.lock().await;
+        if let Some(result) = state.result_for(ticket) {
+            return result;
+        }
+        if let Some(listing) = state.recent().filter(|listing| is_enough(listing)) {
+            return Ok(listing);
+        }
+        let newest_ticket = self.folders.newest_ticket();
+        let requested_at = Instant::now();
+        let result = self.fetch(path, recursive, &mut state).await;
+        state.store(newest_ticket, requested_at, result.clone());
+        result
+    }
+
+    /// Lists a folder with a conditional request, and updates its cached list. If the server refuses the list
+    /// because of some of its secrets, requests it again with a restricted view.
+    async fn fetch(
+        &self,
+        path: &str,
+        recursive: bool,
+        state: &mut FolderState,
+    ) -> Result<Arc<Listing>, Error> {
+        let unrestricted = state.view();
+        let mut view = unrestricted;
+        let response = loop {
+            let query = SecretsQuery::list(path, recursive).view(view);
+            let cached = state.cached.as_ref();
+            let etag = cached.filter(|(_, listing)| listing.view() == view);
+            let etag = etag.map(|(etag, _)| etag.clone());
+            let response = self.api.fetch_secrets(&query, etag.as_ref()).await?;
+            match self.restricted_view(view, &response) {
+                Some(restricted) => view = restricted,
+                None => break response,
+            }
+        };
+        if response.status.is_success() || response.status == StatusCode::NOT_MODIFIED {
+            self.folders.record_listed(path, recursive);
+            if view != unrestricted {
+                state.restrict(view);
+            }
+        }
+        if let (StatusCode::NOT_MODIFIED, Some((_, listing))) = (response.status, &state.cached) {
+            return Ok(listing.clone());
+        }
+        let scope = Scope {
+            folder: path,
+            recursive,
+            view,
+            personal: self.api.settings.personal,
+        };
+        let listing = match Listing::parse(&response, scope) {
+            Ok(listing) => Arc::new(listing),
+            Err(error) if wire::is_missing_place(&response) => {
+                return Err(self.missing_place(path, error).await);
+            }
+            Err(error) => return Err(error),
+        };
+        let etag = response.headers.get(ETAG).cloned();
+        state.cached = etag.map(|etag| (etag, listing.clone()));
+        state.existence = None;
+        Ok(listing)
+    }
+
+    /// Returns how to list a folder again, if the response refuses the list only because of some of its
+    /// secrets. Newer servers refuse a whole list if one reference in it leads to a secret that the login must
+    /// not read, or if it must not read the value of one secret.
+    fn restricted_view(&self, view: View, response: &Response) -> Option<View> {
+        let (expands, version) = (self.api.settings.expand, self.api.version());
+        match view {
+            View::Expanded if expands && wire::is_reference_refusal(response) => Some(View::Raw),
+            // Older servers do not hide values.
+            View::Expanded | View::Raw
+                if version != Some(ApiVersion::V3) && wire::is_permission_refusal(response) =>
+            {
+                Some(View::Names)
+            }
+            _ => None,
+        }
+    }
+
+    /// Checks that a folder exists, because older servers list a missing folder as empty.
+    ///
+    /// # Errors
+    /// Returns an error if the folder or the environment does not exist, or if the check fails.
+    pub(crate) async fn check_folder(&self, path: &str) -> Result<(), Error> {
+        let folder = self.folders.get(path, false);
+        let mut state = folder.0.lock().await;
+        if let Some(existence) = &state.existence {
+            return existence.clone();
+        }
+        let existence = match self.folder_exists(path).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(wire::no_such_folder()),
+            // A login that can read secrets might have no permission to list folders.
+            Err(error) if error.kind() == ErrorKind::Denied => Ok(()),
+            Err(error) => Err(error),
+        };
+        match &existence {
+            Err(error) if error.is_temporary() => {}
+            _ => state.existence = Some(existence.clone()),
+        }
+        existence
+    }
+
+    /// Returns the error for a list or a read that failed because its folder or its environment does not
+    /// exist. `error` is the error of the response, which often does not show which one it is.
+    pub(crate) async fn missing_place(&self, path: &str, error: Error) -> Error {
+        if error.kind() == ErrorKind::InvalidConfig {
+            return error;
+        }
+        let unknown = |message| {
+            Error::new(ErrorKind::Unavailable, message)
+                .with_hint("check the environment and the folder, which are case-sensitive")
+        };
+        match self.folder_exists(path).await {
+            Ok(false) => wire::no_such_folder(),
+            Ok(true) => unknown("the server reports a folder as missing, but it exists"),
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                unknown("the folder or the environment does not exist")
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// Returns whether a folder exists.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`] if the environment does not exist, or the reason if the folders
+    /// cannot be listed.
+    async fn folder_exists(&self, path: &str) -> Result<bool, Error> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = if parent.is_empty() { "/" } else { parent };
+        let names = self.api.child_folders(parent).await?;
+        Ok(name.is_empty() || names.iter().any(|known| known == name))
+    }
+
+    /// Checks whether the next read would succeed.
+    pub(crate) async fn check_health(&self) -> Result<(), Error> {
+        match self.api.child_folders("/").await {
+            // A login that can read secrets might have no permission to list folders.
+            Err(error) if error.kind() == ErrorKind::Denied => {}
+            result => drop(result?),
+        }
+        let last = self.folders.last_listed();
+        let (path, recursive) = last.unwrap_or_else(|| (self.base().to_owned(), false));
+        match self
+            .api
+            .can_list(&SecretsQuery::list(&path, recursive))
+            .await?
+        {
+            true => Ok(()),
+            // The list returns the reason of the failure.
+            false => self.list(&path, recursive).await.map(drop),
+        }
+    }
+
+    /// Drops the lists that can contain a secret of this folder.
+    pub(crate) fn discard(&self, folder: &str) {
+        self.folders.remove(folder, false);
+        self.folders.remove(self.base(), true);
+    }
+}

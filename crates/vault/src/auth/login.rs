@@ -1,0 +1,213 @@
+//! The login of a provider.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::{HeaderValue, Method as Verb, StatusCode};
+use secretwell_core::{Error, ErrorKind, SecretValue};
+use secretwell_http::{Login, LoginFailure, Request, Response, TokenLease, json_object};
+use tokio::time::Instant;
+
+use crate::auth::{Method, VaultAuth};
+use crate::header::{TOKEN, with_headers};
+use crate::server::Server;
+use crate::wire;
+
+/// How long a refused Kubernetes login is treated as an outage of the Kubernetes API. Vault responds with
+/// 403 in both cases.
+const CLUSTER_OUTAGE: Duration = Duration::from_secs(5 * 60);
+
+/// The login of one provider, as a [`TokenManager`](secretwell_http::TokenManager) uses it.
+pub(crate) struct VaultLogin {
+    server: Server,
+    auth: VaultAuth,
+    namespace: Option<HeaderValue>,
+    /// The last wrapping token that was unwrapped, and its secret id.
+    unwrapped: Mutex<Option<(SecretValue, SecretValue)>>,
+    /// When the first refusal occurred that might be an outage of the Kubernetes API.
+    outage_since: Mutex<Option<Instant>>,
+}
+
+impl VaultLogin {
+    pub(crate) fn new(server: Server, auth: VaultAuth, namespace: Option<HeaderValue>) -> Self {
+        Self {
+            server,
+            auth,
+            namespace,
+            unwrapped: Mutex::default(),
+            outage_since: Mutex::default(),
+        }
+    }
+
+    fn request(&self, verb: Verb, path: &str) -> Request {
+        with_headers(Request::new(verb, path), self.namespace.as_ref())
+    }
+
+    /// Sends a request with a credential.
+    ///
+    /// A stale standby refuses a credential or a login method that was created a moment ago. A refused request
+    /// is therefore sent once more, to the active server only. So no server counts a wrong credential more than
+    /// once.
+    async fn send_credential(&self, request: Request) -> Result<Response, Error> {
+        let response = self.server.send(&request).await?;
+        if !matches!(
+            response.status,
+            StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN
+        ) {
+            return Ok(response);
+        }
+        match self.server.forwarding_index().await {
+            Some(index) => {
+                let request = wire::forward_to_active(request, index);
+                self.server.send(&request).await
+            }
+            None => Ok(response),
+        }
+    }
+
+    async fn unwrap(&self, token: &SecretValue) -> Result<SecretValue, LoginFailure> {
+        if let Some((known, secret_id)) = &*lock(&self.unwrapped)
+            && known == token
+        {
+            return Ok(secret_id.clone());
+        }
+        let request = self
+            .request(Verb::POST, "/v1/sys/wrapping/unwrap")
+            .secret_header(TOKEN, token.expose_bytes())?
+            // A second attempt would find that the token is used, which looks like a theft.
+            .non_idempotent();
+        let response = self.send_credential(request).await?;
+        let secret_id = wire::unwrapped_secret_id(&response)?;
+        *lock(&self.unwrapped) = Some((token.clone(), secret_id.clone()));
+        Ok(secret_id)
+    }
+
+    /// Returns why the server refused a login.
+    fn refusal(&self, response: &Response) -> LoginFailure {
+        let is_kubernetes = matches!(
+            self.auth.method,
+            Method::Jwt {
+                kubernetes: true,
+                ..
+            }
+        );
+        let failure = wire::login_refused(response);
+        if !is_kubernetes || !wire::is_bare_denial(response) {
+            return failure;
+        }
+        let now = Instant::now();
+        let since = *lock(&self.outage_since).get_or_insert(now);
+        if now.duration_since(since) >= CLUSTER_OUTAGE {
+            return failure;
+        }
+        Error::new(
+            ErrorKind::Unavailable,
+            "the login was refused, or the server cannot reach the API of the cluster",
+        )
+        .with_hint("if this lasts, check that the service account is bound to the role")
+        .into()
+    }
+}
+
+#[async_trait]
+impl Login for VaultLogin {
+    async fn credential(&self) -> Result<SecretValue, Error> {
+        match &self.auth.method {
+            Method::Agent => Ok("".into()),
+            Method::Token(token) => token.read().await,
+            Method::AppRole {
+                role_id,
+                secret_id,
+                wrapped,
+            } => {
+                let secret_id = secret_id.read().await?;
+                match wrapped {
+                    // The login unwraps it, so that a refused wrapping token counts as a refused login.
+                    true => Ok(secret_id),
+                    false => app_role(role_id, &secret_id),
+                }
+            }
+            Method::Jwt { role, jwt, .. } => {
+                let jwt = jwt.read().await?;
+                json_object(&[("role", role), ("jwt", jwt.expose_text()?)])
+            }
+            Method::Userpass { password, .. } => {
+                let password = password.read().await?;
+                json_object(&[("password", password.expose_text()?)])
+            }
+            Method::Certificate { name: Some(name) } => json_object(&[("name", name)]),
+            Method::Certificate { name: None } => json_object(&[]),
+        }
+    }
+
+    async fn login(&self, credential: &SecretValue) -> Result<TokenLease, LoginFailure> {
+        if let Method::Token(_) = self.auth.method {
+            let request = self
+                .request(Verb::GET, "/v1/auth/token/lookup-self")
+                .secret_header(TOKEN, credential.expose_bytes())?;
+            let response = self.server.send(&request).await?;
+            return Ok(wire::looked_up_token(&response, credential)?);
+        }
+        let body = match &self.auth.method {
+            Method::AppRole {
+                role_id,
+                wrapped: true,
+                ..
+            } => app_role(role_id, &self.unwrap(credential).await?)?,
+            _ => credential.clone(),
+        };
+        let request = self.request(Verb::POST, &self.auth.path()?).json(body);
+        // A second attempt might find a credential that the first one has used up.
+        let response = self.send_credential(request.non_idempotent()).await?;
+        if !response.status.is_success() {
+            return Err(self.refusal(&response));
+        }
+        *lock(&self.outage_since) = None;
+        Ok(wire::token_lease(&response)?)
+    }
+
+    async fn renew(&self, token: &SecretValue) -> Result<TokenLease, Error> {
+        let request = self
+            .request(Verb::POST, "/v1/auth/token/renew-self")
+            .secret_header(TOKEN, token.expose_bytes())?
+            .json("{}".into())
+            .non_idempotent();
+        let response = self.server.send(&request).await?;
+        match response.status.is_success() {
+            true => wire::token_lease(&response),
+            false => Err(wire::login_refused(&response).error),
+        }
+    }
+
+    fn refused_token(&self) -> Error {
+        match self.auth.method {
+            Method::Token(_) => wire::refused_token(),
+            _ => Error::new(
+                ErrorKind::Unauthenticated,
+                "the login succeeds, but the server refuses its token",
+            )
+            .with_hint("check whether the token is bound to other addresses (`token_bound_cidrs`)"),
+        }
+    }
+}
+
+impl fmt::Debug for VaultLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VaultLogin")
+            .field("auth", &self.auth)
+            .finish_non_exhaustive()
+    }
+}
+
+fn app_role(role_id: &str, secret_id: &SecretValue) -> Result<SecretValue, Error> {
+    json_object(&[
+        ("role_id", role_id),
+        ("secret_id", secret_id.expose_text()?),
+    ])
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

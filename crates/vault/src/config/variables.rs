@@ -1,0 +1,162 @@
+//! The conventional variables.
+
+use std::path::Path;
+use std::time::Duration;
+use std::{env, fs};
+
+use secretwell_core::Error;
+use secretwell_http::{ClientConfig, Credential};
+
+use crate::error::invalid;
+
+/// The address if none is configured; the same as that of the `vault` command.
+pub(super) const DEFAULT_ADDRESS: &str = "https://127.0.0.1:8200";
+
+/// The variable that allows plain HTTP to other machines, for every backend.
+const ALLOW_HTTP: &str = "SECRETWELL_ALLOW_HTTP";
+
+/// The variables of other clients that this one does not support. Ignoring one of them could send a request to
+/// another server, or without a header that it needs.
+const UNSUPPORTED: &[&str] = &[
+    "CLIENT_CERT_BYTES",
+    "CLIENT_KEY_BYTES",
+    "HEADERS",
+    "HTTP_PROXY",
+    "MFA",
+    "PROXY_ADDR",
+    "RATE_LIMIT",
+    "WRAP_TTL",
+];
+
+/// The variables whose names start with `VAULT_` or `BAO_`.
+#[derive(Clone, Copy)]
+pub(super) struct Variables<'a>(pub(super) &'a dyn Fn(&str) -> Option<String>);
+
+impl Variables<'_> {
+    /// Returns the value of `BAO_…`, or else of `VAULT_…`, without white space at its ends. An empty variable
+    /// counts as unset.
+    pub(super) fn get(&self, name: &str) -> Option<String> {
+        ["BAO_", "VAULT_"]
+            .into_iter()
+            .filter_map(|prefix| (self.0)(&format!("{prefix}{name}")))
+            .map(|value| value.trim().to_owned())
+            .find(|value| !value.is_empty())
+    }
+
+    /// Returns the credential in the variable `name`, or else in the file that the variable `name` + `_FILE`
+    /// names.
+    pub(super) fn credential(&self, name: &str) -> Option<Credential> {
+        let file = || self.get(&format!("{name}_FILE")).map(Credential::file);
+        self.get(name).map(Credential::value).or_else(file)
+    }
+
+    /// Returns the value of a variable that is either true or false. Default: `false`.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Error> {
+        self.get(name)
+            .map_or(Ok(false), |text| flag(&format!("VAULT_{name}"), &text))
+    }
+
+    /// Returns whether plain HTTP to other machines is allowed.
+    fn allows_http(&self) -> Result<bool, Error> {
+        let text = (self.0)(ALLOW_HTTP).filter(|text| !text.trim().is_empty());
+        text.map_or(Ok(false), |text| flag(ALLOW_HTTP, text.trim()))
+    }
+
+    /// Returns the settings of the HTTP client.
+    pub(super) fn client(&self) -> Result<ClientConfig, Error> {
+        if let Some(name) = UNSUPPORTED.iter().find(|name| self.get(name).is_some()) {
+            return Err(
+                invalid(format!("`VAULT_{name}` is set, but is not supported"))
+                    .with_hint("unset it for this program"),
+            );
+        }
+        if self.flag("SRV_LOOKUP")? {
+            return Err(invalid("`VAULT_SRV_LOOKUP` is set, but is not supported")
+                .with_hint("list the addresses of the servers"));
+        }
+        let address = self.get("AGENT_ADDR").or_else(|| self.get("ADDR"));
+        let address = address.as_deref().unwrap_or(DEFAULT_ADDRESS);
+        let mut client = self.authorities(ClientConfig::new([address])?)?;
+        client = match (self.get("CLIENT_CERT"), self.get("CLIENT_KEY")) {
+            (Some(chain), Some(key)) => client.identity_files(chain, key),
+            (None, None) => client,
+            _ => {
+                return Err(invalid(
+                    "only one of `VAULT_CLIENT_CERT` and `VAULT_CLIENT_KEY` is set",
+                )
+                .with_hint("set both, or neither"));
+            }
+        };
+        if let Some(name) = self.get("TLS_SERVER_NAME") {
+            client = client.server_name(name);
+        }
+        if let Some(text) = self.get("CLIENT_TIMEOUT") {
+            client = client.deadline(duration(&text)?);
+        }
+        if self.allows_http()? {
+            client = client.danger_allow_http();
+        }
+        Ok(client)
+    }
+
+    /// Adds the certificate authorities: those of a file, or else of a text, or else of all files of a
+    /// directory.
+    fn authorities(&self, client: ClientConfig) -> Result<ClientConfig, Error> {
+        if let Some(path) = self.get("CACERT") {
+            return Ok(client.certificate_authority_file(path));
+        }
+        if let Some(text) = self.get("CACERT_BYTES") {
+            return Ok(client.certificate_authority(text));
+        }
+        let Some(directory) = self.get("CAPATH") else {
+            return Ok(client);
+        };
+        let entries = fs::read_dir(&directory).map_err(|error| {
+            invalid(format!("the directory `{directory}` cannot be read"))
+                .with_hint("set `VAULT_CAPATH` to the directory of the certificate authorities")
+                .with_source(error)
+        })?;
+        let mut files: Vec<_> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| is_visible(path) && path.is_file())
+            .collect();
+        files.sort();
+        if files.is_empty() {
+            return Err(invalid(format!("the directory `{directory}` has no files"))
+                .with_hint("set `VAULT_CAPATH` to the directory of the certificate authorities"));
+        }
+        Ok(files
+            .into_iter()
+            .fold(client, ClientConfig::certificate_authority_file))
+    }
+}
+
+/// Returns whether the name of a file does not begin with a dot.
+fn is_visible(path: &Path) -> bool {
+    let name = path.file_name();
+    name.is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
+}
+
+/// Parses the setting `name`, which is either true or false.
+pub(super) fn flag(name: &str, text: &str) -> Result<bool, Error> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(invalid(format!("`{name}` is neither true nor false"))
+            .with_hint("set it to `true` or `false`, or unset it")),
+    }
+}
+
+/// Parses a duration: a number of seconds such as `60`, or a text such as `60s`.
+pub(super) fn duration(text: &str) -> Result<Duration, Error> {
+    let seconds = text.parse().ok().map(Duration::from_secs);
+    seconds
+        .or_else(|| humantime::parse_duration(text).ok())
+        .ok_or_else(|| {
+            invalid("`VAULT_CLIENT_TIMEOUT` is not a duration").with_hint("write it like `30s`")
+        })
+}
+
+pub(super) fn process_variable(name: &str) -> Option<String> {
+    env::var(name).ok()
+}

@@ -1,0 +1,179 @@
+//! Requests with the token of a login.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderValue, Method, StatusCode};
+use secretwell_core::{Error, ErrorKind, Origin};
+use secretwell_http::{Request, Response, Token, TokenManager};
+
+use crate::auth::VaultAuth;
+use crate::auth::login::VaultLogin;
+use crate::header::{TOKEN, with_headers};
+use crate::server::Server;
+use crate::wire::{self, Forbidden};
+
+/// The path that describes the token of a request.
+const LOOKUP_SELF: &str = "/v1/auth/token/lookup-self";
+
+/// The connection of a provider to its servers, with its login.
+pub(crate) struct Session {
+    origin: Origin,
+    server: Server,
+    /// `None` if an agent adds the token.
+    token_manager: Option<TokenManager>,
+    namespace: Option<HeaderValue>,
+    login_namespace: Option<HeaderValue>,
+}
+
+impl Session {
+    pub(crate) fn new(
+        server: Server,
+        auth: VaultAuth,
+        namespace: Option<HeaderValue>,
+        login_namespace: Option<HeaderValue>,
+        origin: Origin,
+    ) -> Self {
+        let token_manager = (!auth.is_agent()).then(|| {
+            let login = VaultLogin::new(server.clone(), auth, login_namespace.clone());
+            TokenManager::new(login, origin.clone())
+        });
+        Self {
+            origin,
+            server,
+            token_manager,
+            namespace,
+            login_namespace,
+        }
+    }
+
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Returns the maximum duration of one call.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.server.deadline()
+    }
+
+    /// Returns the time of the server, which needs no login.
+    pub(crate) async fn server_time(&self) -> Result<SystemTime, Error> {
+        self.server.time().await
+    }
+
+    /// Returns the token of the login, or `None` if an agent adds it.
+    pub(crate) async fn token(&self) -> Result<Option<Arc<Token>>, Error> {
+        match &self.token_manager {
+            Some(manager) => manager.token().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads `path`. If servers report an index, a 404 is confirmed by the active server, because a stale
+    /// standby does not have secrets that were written a moment ago.
+    pub(crate) async fn get(&self, path: &str) -> Result<Response, Error> {
+        let (response, _) = self.call(Request::new(Method::GET, path)).await?;
+        match response.status {
+            StatusCode::NOT_FOUND => Ok(self.get_from_active(path).await?.unwrap_or(response)),
+            _ => Ok(response),
+        }
+    }
+
+    /// Reads `path` from the active server. Returns `None` if the servers report no index, so that they cannot
+    /// be stale.
+    pub(crate) async fn get_from_active(&self, path: &str) -> Result<Option<Response>, Error> {
+        let Some(index) = self.server.index().forwarding() else {
+            return Ok(None);
+        };
+        let request = with_headers(Request::new(Method::GET, path), self.namespace.as_ref());
+        let (response, _) = self.exchange(request, Some(index)).await?;
+        Ok(Some(response))
+    }
+
+    /// Sends a request with a token, and returns the response and that token. A token that turns out to be
+    /// invalid is replaced by a new login, at most once.
+    pub(crate) async fn call(
+        &self,
+        request: Request,
+    ) -> Result<(Response, Option<Arc<Token>>), Error> {
+        let request = with_headers(request, self.namespace.as_ref());
+        self.exchange(request, None).await
+    }
+
+    /// Sends a request with its headers, as [`call`](Self::call) does. With an index for `forwarding`, only the active server executes the request.
+    async fn exchange(
+        &self,
+        mut request: Request,
+        forwarding: Option<HeaderValue>,
+    ) -> Result<(Response, Option<Arc<Token>>), Error> {
+        let any_server = forwarding.is_none();
+        if let Some(index) = forwarding {
+            request = wire::forward_to_active(request, index);
+        }
+        let mut replaced = false;
+        loop {
+            let token = self.token().await?;
+            // After the login, because its response can contain a newer index.
+            let index = self.server.index().header().filter(|_| any_server);
+            let response = self.send(&request, token.as_deref(), index).await?;
+            let (Some(manager), Some(token)) = (&self.token_manager, token) else {
+                return Ok((response, None));
+            };
+            let is_ambiguous = wire::forbidden(&response) == Some(Forbidden::BadToken);
+            // A missing permission can look like a bad token. A lookup shows which of the two it is, unless
+            // it would use the token up.
+            let can_look_up = (replaced || token.is_accepted()) && !token.has_limited_uses();
+            if !is_ambiguous || can_look_up && self.is_valid(&token).await? {
+                manager.accepted(&token);
+                return Ok((response, Some(token)));
+            }
+            manager.refused(&token)?;
+            if replaced {
+                return Ok((response, Some(token)));
+            }
+            replaced = true;
+        }
+    }
+
+    async fn send(
+        &self,
+        request: &Request,
+        token: Option<&Token>,
+        index: Option<HeaderValue>,
+    ) -> Result<Response, Error> {
+        let mut request = request.clone();
+        if let Some(token) = token {
+            request = request.secret_header(TOKEN, token.value().expose_bytes())?;
+        }
+        match index {
+            Some(index) => self.server.send_requiring(request, &index).await,
+            None => self.server.send(&request).await,
+        }
+    }
+
+    /// Returns whether the server accepts the token for a lookup of itself.
+    async fn is_valid(&self, token: &Token) -> Result<bool, Error> {
+        let response = self.send(&self.look_up(), Some(token), None).await?;
+        Ok(wire::forbidden(&response) != Some(Forbidden::BadToken))
+    }
+
+    /// Creates a request for the description of the token, in the namespace of the login.
+    fn look_up(&self) -> Request {
+        let request = Request::new(Method::GET, LOOKUP_SELF);
+        with_headers(request, self.login_namespace.as_ref())
+    }
+
+    /// Returns an error if the server cannot be reached, or does not accept the token of the login. A policy
+    /// that denies the lookup of the token also shows that the token is valid.
+    pub(crate) async fn check_login(&self) -> Result<(), Error> {
+        let (response, _) = self.exchange(self.look_up(), None).await?;
+        match wire::forbidden(&response) {
+            Some(Forbidden::BadToken) => Err(Error::new(
+                ErrorKind::Unauthenticated,
+                "the token of the login is not valid or has expired",
+            )
+            .with_hint("configure another credential")),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The fields of a secret.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
+use secretwell_http::Response;
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
+
+use super::envelope::{Envelope, malformed};
+use super::failure::read_error;
+
+/// The fields of one secret as raw JSON.
+struct Fields<'a>(HashMap<String, &'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut fields = HashMap::new();
+                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+                    if fields.insert(name, value).is_some() {
+                        return Err(de::Error::custom("a name occurs twice"));
+                    }
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+/// One version of one secret, with all its fields.
+pub(crate) struct Document {
+    fields: HashMap<String, SecretValue>,
+    whole: SecretValue,
+    pub(crate) version: Option<Version>,
+    /// The time until the server deletes this version.
+    valid_for: Option<Duration>,
+    /// The error for a missing field whose absence could not be confirmed.
+    uncertain: Option<Error>,
+}
+
+impl Document {
+    fn new(data: &RawValue) -> Result<Self, Error> {
+        let Fields(fields) = serde_json::from_str(data.get())
+            .map_err(|_| malformed("the data of a secret is not an object with unique names"))?;
+        let fields = fields
+            .into_iter()
+            .filter(|(_, value)| value.get() != "null")
+            .map(|(name, value)| Ok((name, text_or_json(value)?)))
+            .collect::<Result<_, Error>>()?;
+        Ok(Self {
+            fields,
+            whole: data.get().into(),
+            version: None,
+            valid_for: None,
+            uncertain: None,
+        })
+    }
+
+    /// Returns the value of the field `name`. Text is returned as it is, and other values as their JSON. A
+    /// field with the value `null` is absent.
+    pub(crate) fn field(&self, name: &str) -> Option<Secret> {
+        self.fields.get(name).map(|value| self.secret(value))
+    }
+
+    /// Returns the value of `field`, or the whole secret as one JSON object if it is `None`.
+    pub(crate) fn pick(&self, field: Option<&str>) -> Result<Secret, Error> {
+        let Some(name) = field else {
+            return Ok(self.secret(&self.whole));
+        };
+        self.field(name).ok_or_else(|| {
+            self.uncertain.clone().unwrap_or_else(|| {
+                Error::new(ErrorKind::NotFound, "the secret has no such field")
+                    .with_hint("add the field, or a source that has it")
+            })
+        })
+    }
+
+    /// Returns whether any of these fields is missing.
+    pub(crate) fn lacks(&self, fields: &[Option<&str>]) -> bool {
+        let mut names = fields.iter().flatten();
+        names.any(|name| !self.fields.contains_key(*name))
+    }
+
+    /// Makes [`pick`](Self::pick) return `reason` for a missing field, because its absence could not be
+    /// confirmed.
+    pub(crate) fn with_uncertain_absence(mut self, reason: Error) -> Self {
+        self.uncertain = Some(reason);
+        self
+    }
+
+    /// Returns the names of the fields, in any order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.fields.keys().map(String::as_str)
+    }
+
+    fn secret(&self, value: &SecretValue) -> Secret {
+        let version = match &self.version {
+            Some(version) => version.clone(),
+            None => Version::from_content(value.expose_bytes()),
+        };
+        let secret = Secret::new(value.clone()).with_version(version);
+        match self.valid_for {
+            Some(time) => secret.valid_for(time),
+            None => secret,
+        }
+    }
+}
+
+fn text_or_json(value: &RawValue) -> Result<SecretValue, Error> {
+    if !value.get().starts_with('"') {
+        return Ok(value.get().into());
+    }
+    let text: Zeroizing<String> = serde_json::from_str(value.get())
+        .map(Zeroizing::new)
+        .map_err(|_| malformed("a value is not valid text"))?;
+    Ok(text.as_str().into())
+}
+
+#[derive(Deserialize)]
+struct Versioned<'a> {
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    version: u64,
+    #[serde(default)]
+    created_time: Option<String>,
+    /// When the version was deleted or will be deleted. An empty text if neither is known.
+    #[serde(default)]
+    deletion_time: Option<String>,
+}
+
+impl Metadata {
+    fn version(&self) -> Version {
+        let version = Version::numbered(self.version);
+        let created = self.created_time.as_deref().and_then(time);
+        match created {
+            Some(created) => version.with_created_at(created),
+            None => version,
+        }
+    }
+}
+
+/// Parses a time as the server writes it.
+pub(crate) fn time(text: &str) -> Option<SystemTime> {
+    humantime::parse_rfc3339(text).ok()
+}
+
+/// Returns the server's clock at the time of the response, for comparisons with other times of the server.
+///
+/// The `Date` header has only seconds. The local clock adds the fraction, if both clocks agree.
+pub(crate) fn server_clock(response: &Response) -> SystemTime {
+    let local = SystemTime::now();
+    match response.date() {
+        Some(date) => local.clamp(date, date + Duration::from_secs(1)),
+        None => local,
+    }
+}
+
+/// Parses the response to a read of KV version 2. `path` is the path in the server's policies.
+pub(crate) fn read_v2(response: &Response, path: &str) -> Result<Document, Error> {
+    if !response.status.is_success() {
+        return Err(read_error(response, path));
+    }
+    let data = Envelope::data_of(response)?;
+    let Versioned { data, metadata } = serde_json::from_str(data.get())
+        .map_err(|_| malformed("it is not a response of KV version 2"))?;
+    // A secret can be written with `null` as its data.
+    let fields = data.filter(|data| data.get() != "null");
+    let empty = RawValue::from_string("{}".into()).map_err(|_| malformed("the data is missing"))?;
+    let deletion = metadata.deletion_time.as_deref().and_then(time);
+    let remaining = |end: SystemTime| end.duration_since(server_clock(response));
+    Ok(Document {
+        version: Some(metadata.version()),
+        valid_for: deletion.map(|end| remaining(end).unwrap_or_default()),
+        ..Document::new(fields.unwrap_or(&empty))?
+    })
+}
+
+/// Parses the response to a read of KV version 1, or of another engine that responds with plain data. `path`
+/// is the path in the server's policies.
+pub(crate) fn read_v1(response: &Response, path: &str) -> Result<Document, Error> {
+    if !response.status.is_success() {
+        return Err(read_error(response, path));
+    }
+    Document::new(Envelope::data_of(response)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::DATE;
+    use http::{HeaderMap, StatusCode};
+
+    use super::*;
+
+    fn response(body: String) -> Response {
+        Response::new(StatusCode::OK, HeaderMap::new(), body.into_bytes())
+    }
+
+    #[test]
+    fn cost_of_parsing_is_linear() {
+        let fields: Vec<_> = (0..100_000)
+            .map(|n| format!("\"name-{n}\":\"v\""))
+            .collect();
+        let body = format!("{{\"data\":{{{}}}}}", fields.join(","));
+        let response = response(body);
+        let started = tokio::time::Instant::now();
+        let document = read_v1(&response, "secret/app").unwrap();
+        assert!(!document.lacks(&[Some("name-99999")]));
+        assert_eq!(document.names().count(), 100_000);
+        // With quadratic cost, this takes 20 s.
+        assert!(started.elapsed() < Duration::from_secs(3));
+    }
+
+    #[test]
+    fn value_ends_at_its_deletion_time_on_the_clock_of_the_server() {
+        // The clock of the server is years behind the local one.
+        let http_date = "Mon, 23 Nov 2020 08:11:35 GMT";
+        let date = time("2020-11-23T08:11:35Z").unwrap();
+        let text = |time| humantime::format_rfc3339(time).to_string();
+        let valid_for = |deletion: &str| {
+            let body = serde_json::json!({"data": {
+                "data": {"A": "1"},
+                "metadata": {"version": 1, "deletion_time": deletion},
+            }});
+            let mut response = response(body.to_string());
+            response.headers.insert(DATE, http_date.parse().unwrap());
+            let document = read_v2(&response, "secret/data/app").unwrap();
+            document.pick(Some("A")).unwrap().valid_for
+        };
+        assert_eq!(valid_for(""), None);
+        let remaining = valid_for(&text(date + Duration::from_secs(60))).unwrap();
+        assert!((Duration::from_secs(59)..=Duration::from_secs(61)).contains(&remaining));
+        let past = text(date - Duration::from_secs(60));
+        assert_eq!(valid_for(&past), Some(Duration::ZERO));
+    }
+}

@@ -1,0 +1,151 @@
+//! Refused logins and refused tokens: how often they are repeated, and when an operator's repair is noticed.
+
+use std::time::Duration;
+
+use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
+use secretwell::{Error, ErrorKind, SecretProvider};
+use secretwell_testkit::{Fault, FaultProxy};
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+use tokio::time::Instant;
+
+use super::login::{Fixture, assert_reads, claims, signed};
+use crate::support::{key, response, secs};
+
+fn jwt(fixture: &Fixture) -> VaultAuth {
+    let jwt = signed(claims("vault", i64::from(i32::MAX)));
+    VaultAuth::jwt("app", Credential::value(jwt)).mount(&fixture.name)
+}
+
+async fn read_error(provider: &VaultProvider) -> Error {
+    provider.get(&key("A")).await.unwrap_err()
+}
+
+/// Waits until a read succeeds, at most 10 s.
+async fn wait_until_readable(provider: &VaultProvider) {
+    let started = Instant::now();
+    while let Err(error) = provider.get(&key("A")).await {
+        assert!(started.elapsed() < secs(10), "{error}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn role_and_login_method_that_are_created_later_are_used_soon() {
+    let fixture = Fixture::new().await;
+    let provider = fixture.provider(jwt(&fixture));
+    let error = read_error(&provider).await;
+    assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+    // The login method exists from now on, and then its role.
+    fixture.jwt(json!({})).await;
+    let role = format!("auth/{}/role/app", fixture.name);
+    let (status, settings) = fixture
+        .bao
+        .request(fixture.bao.root_token(), "GET", &role, Value::Null)
+        .await;
+    assert!(status.is_success());
+    fixture.bao.root("DELETE", &role, Value::Null).await;
+    let error = read_error(&fixture.provider(jwt(&fixture))).await;
+    assert!(error.to_string().contains("role does not exist"), "{error}");
+    let mut settings = settings["data"].clone();
+    settings["role_type"] = json!("jwt");
+    fixture.bao.root("POST", &role, settings).await;
+    wait_until_readable(&provider).await;
+}
+
+#[tokio::test]
+async fn refusal_of_a_gateway_does_not_hold_a_credential_back() {
+    let fixture = Fixture::new().await;
+    let (role_id, secret_id) = fixture.app_role(json!({})).await;
+    let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&fixture.name);
+    for (status, body) in [
+        ("403 Forbidden", "<html>blocked</html>"),
+        ("400 Bad Request", "<html>invalid role or secret ID</html>"),
+        ("404 Not Found", "404 page not found"),
+        (
+            "401 Unauthorized",
+            r#"{"statusCode":401,"message":"denied"}"#,
+        ),
+        ("200 OK", "<html>sign in</html>"),
+    ] {
+        let provider = fixture.provider(auth.clone());
+        fixture.proxy.set(response(status, body));
+        let before = fixture.logins();
+        let error = read_error(&provider).await;
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{body}: {error}");
+        assert_eq!(fixture.logins() - before, 1, "{body}");
+        fixture.proxy.set(Fault::None);
+        assert_reads(&provider).await;
+    }
+}
+
+#[tokio::test]
+async fn slow_login_with_a_credential_for_one_use_is_sent_once() {
+    let fixture = Fixture::new().await;
+    fixture.method("approle").await;
+    let settings = json!({"token_policies": [fixture.name], "secret_id_num_uses": 1});
+    fixture.root("role/app", settings).await;
+    let path = format!("auth/{}/role/app/role-id", fixture.name);
+    let role_id = fixture.bao.root("GET", &path, Value::Null).await;
+    let secret_id = fixture.root("role/app/secret-id", json!({})).await;
+    let role_id = role_id["data"]["role_id"].as_str().unwrap();
+    let secret_id = secret_id["data"]["secret_id"].as_str().unwrap();
+
+    let second = FaultProxy::start(fixture.bao.address).await;
+    let addresses = [&fixture.proxy, &second].map(|proxy| format!("http://{}", proxy.address()));
+    let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&fixture.name);
+    let provider = VaultProvider::builder(addresses, auth)
+        .unwrap()
+        .mount(&fixture.name)
+        .path("app")
+        .kv_version(KvVersion::V2)
+        .build()
+        .unwrap();
+    fixture.proxy.set(Fault::Delay(Duration::from_millis(1500)));
+    assert_reads(&provider).await;
+    let logins = fixture.logins() + second.count("POST /v1/auth/");
+    assert_eq!(logins, 1);
+}
+
+#[tokio::test]
+async fn token_for_other_addresses_causes_few_logins_and_names_the_reason() {
+    let fixture = Fixture::new().await;
+    let settings = json!({"token_bound_cidrs": ["10.255.0.0/16"]});
+    let (role_id, secret_id) = fixture.app_role(settings).await;
+    let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&fixture.name);
+    let provider = fixture.provider(auth);
+    for _ in 0..26 {
+        let error = read_error(&provider).await;
+        assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+        assert!(error.to_string().contains("token_bound_cidrs"), "{error}");
+    }
+    assert!(fixture.logins() <= 2, "{} logins", fixture.logins());
+}
+
+#[tokio::test]
+async fn tokens_with_one_use_are_replaced_and_not_spent_on_lookups() {
+    let fixture = Fixture::new().await;
+    let (role_id, secret_id) = fixture.app_role(json!({"token_num_uses": 1})).await;
+    let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&fixture.name);
+    let provider = fixture.provider(auth);
+    for count in 1..=5 {
+        assert_reads(&provider).await;
+        assert_eq!(fixture.logins(), count);
+    }
+    assert_eq!(fixture.proxy.count("GET /v1/auth/token/lookup-self"), 0);
+}
+
+#[tokio::test]
+async fn wrong_token_is_named_and_its_file_is_read_again() {
+    let fixture = Fixture::new().await;
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "no-such-token").unwrap();
+    let provider = fixture.provider(VaultAuth::token(Credential::file(file.path())));
+    for _ in 0..5 {
+        let error = read_error(&provider).await;
+        assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+        assert!(error.to_string().contains("is not valid"), "{error}");
+    }
+    std::fs::write(file.path(), fixture.bao.root_token()).unwrap();
+    assert_reads(&provider).await;
+}
