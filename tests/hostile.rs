@@ -359,6 +359,33 @@ async fn value_of_a_superseded_fetch_with_a_version_of_another_object_causes_ano
 }
 
 #[tokio::test(start_paused = true)]
+async fn value_of_a_superseded_fetch_is_not_returned_after_its_lease() {
+    for (lease, is_returned) in [(2, false), (600, true)] {
+        let leased = |lease| {
+            let version = Version::numbered(1);
+            Secret::new("v1")
+                .with_version(version)
+                .valid_for(secs(lease))
+        };
+        let resolver = timed([(0, leased(2)), (1, leased(lease)), (3600, leased(2))]);
+        text(&resolver, "K").await;
+        pass(secs(4)).await;
+        let reader = tokio::spawn({
+            let resolver = resolver.clone();
+            async move { resolver.get("K").await }
+        });
+        settle().await;
+        assert!(
+            resolver.refresh(["K"]).await[0].is_err(),
+            "the source hangs"
+        );
+        let read = reader.await.unwrap();
+        assert_eq!(read.is_ok(), is_returned, "{lease}: {read:?}");
+        assert!(read.is_ok_and(|value| value.freshness.is_stale()) == is_returned);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn cached_value_is_equally_fresh_for_every_read_after_close() {
     let resolver = Resolver::builder(source(false, &[("K", "v")]))
         .ttl(secs(100))

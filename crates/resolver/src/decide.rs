@@ -216,6 +216,15 @@ fn rejected() -> Error {
     .with_hint("read it again in a second")
 }
 
+/// Returns the error of a value that could be used only for a shorter time than the read has taken.
+pub(crate) fn expired() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the value expired while other keys were read",
+    )
+    .with_hint("read the key separately, or check that the source responds")
+}
+
 /// Returns the reason why a value is stale that might have changed again since it was read.
 pub(crate) fn changed() -> Error {
     Error::new(

@@ -70,6 +70,8 @@ pub(crate) type FetchResults = HashMap<SecretKey, FetchResult, foldhash::fast::R
 #[derive(Debug, Clone)]
 pub(crate) struct FetchResult {
     pub(crate) result: Result<Resolved, Error>,
+    /// The value must not be used after this time.
+    pub(crate) unusable_at: Time,
     /// Whether a newer fetch of the key was started, because the value might have changed.
     pub(crate) superseded: bool,
     /// Whether the key was invalidated during the fetch.
@@ -195,6 +197,10 @@ impl InFlight {
     /// Forgets the running batch `id`, so that its results are not kept.
     pub(crate) fn end(&mut self, id: u64) {
         self.running.take_if(|running| running.id == id);
+        // A large fetch must not leave its memory behind.
+        if self.fetches.len() < self.fetches.capacity() / 8 {
+            self.fetches.shrink_to(2 * self.fetches.len());
+        }
     }
 
     fn is_newest(&self, key: &SecretKey, id: u64) -> bool {

@@ -1,5 +1,6 @@
 //! Reads: the sources are read one after the other, and callers share fetches.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use secretwell_core::{Error, SecretKey};
 
 use crate::Resolved;
 use crate::clock::{self, Time, require_runtime, runtime_ended, timeout_at};
-use crate::decide::{Decision, Need, Reply, changed, decide, still_refreshing};
-use crate::in_flight::{Fetch, MAX_START};
+use crate::decide::{Decision, Need, Reply, changed, decide, expired, still_refreshing};
+use crate::in_flight::{Fetch, FetchResults, MAX_START};
 use crate::link::not_attempted;
 use crate::shared::{CHUNK, PreparedFetch, Shared, closed};
 use crate::trail::Trail;
@@ -52,7 +53,7 @@ impl Shared {
             started,
         };
         let last = self.sources.len() - 1;
-        let mut trails: Vec<Trail> = keys.iter().map(|_| Trail::default()).collect();
+        let mut trails = collect(keys.iter().map(|_| Trail::default())).await;
         let mut missed = vec![false; keys.len()];
         for link in 0..=last {
             let open = |&index: &usize| trails[index].reaches(&self.sources[link].link);
@@ -101,7 +102,7 @@ impl Shared {
         if open.is_empty() {
             return;
         }
-        let requested: Vec<SecretKey> = open.iter().map(|&index| keys[index].clone()).collect();
+        let requested = collect(open.iter().map(|&index| keys[index].clone())).await;
         let replies = match request.mode {
             Mode::Cached => self.read(request, &requested).await,
             Mode::Forced | Mode::Rejected => self.force(request, &requested).await,
@@ -131,7 +132,7 @@ impl Shared {
         request: ReadRequest,
         keys: &[SecretKey],
     ) -> Vec<(Reply, bool)> {
-        let mut reading = Reading::new(self, request.link, keys);
+        let mut reading = Reading::new(self, request.link, keys).await;
         for attempt in 1..=MAX_ATTEMPTS {
             reading.is_last_attempt = attempt == MAX_ATTEMPTS;
             let missing = reading.missing();
@@ -142,7 +143,7 @@ impl Shared {
                 reading.wait(fetch, positions, request.started).await;
             }
         }
-        reading.finish()
+        reading.finish().await
     }
 
     /// Fetches `keys` from a source, regardless of the cache and of earlier failures. Within 1 s of
@@ -153,10 +154,10 @@ impl Shared {
         keys: &[SecretKey],
     ) -> Vec<(Reply, bool)> {
         let link = request.link;
-        let mut reading = Reading::new(self, link, keys);
+        let mut reading = Reading::new(self, link, keys).await;
         if let Err(error) = self.can_fetch() {
             reading.lost = Some(error);
-            return reading.finish();
+            return reading.finish().await;
         }
         let source = &self.sources[link];
         let now = clock::now();
@@ -204,7 +205,7 @@ impl Shared {
         }
         if let Err(error) = self.can_fetch() {
             reading.lost = Some(error);
-            return reading.finish();
+            return reading.finish().await;
         }
         let rest = reading.missing();
         let rest_keys: Vec<SecretKey> = rest.iter().map(|&index| keys[index].clone()).collect();
@@ -234,17 +235,24 @@ pub(crate) async fn pause(count: usize) {
     }
 }
 
+/// Collects `items`, and lets other tasks run after each [`CHUNK`] of them.
+async fn collect<T>(items: impl ExactSizeIterator<Item = T>) -> Vec<T> {
+    let mut collected = Vec::with_capacity(items.len());
+    for item in items {
+        pause(collected.len()).await;
+        collected.push(item);
+    }
+    collected
+}
+
 /// A read of some keys from one source.
 struct Reading<'a> {
     shared: &'a Arc<Shared>,
     link: usize,
     keys: &'a [SecretKey],
     replies: Vec<Option<Reply>>,
-    /// Whether a fetch was superseded that this read has waited for, with its value as stale.
-    superseded: Vec<Option<Option<Resolved>>>,
-    /// The values of fetches during which the key was invalidated. They are returned only if that happens
-    /// during each attempt.
-    void: Vec<Option<Resolved>>,
+    /// What earlier attempts have returned, by position. Few keys need a second attempt.
+    earlier: HashMap<usize, Earlier>,
     /// Whether the key needed a fetch.
     missed: Vec<bool>,
     /// The reason why a fetch ended without a result.
@@ -252,15 +260,33 @@ struct Reading<'a> {
     is_last_attempt: bool,
 }
 
+/// What earlier attempts have returned for a key.
+#[derive(Debug, Default)]
+struct Earlier {
+    /// Whether a fetch was superseded that this read has waited for.
+    is_superseded: bool,
+    /// The value of that fetch. It is returned if the next attempt fails.
+    superseded: Option<Spare>,
+    /// The value of a fetch during which the key was invalidated. It is returned only if that happens
+    /// during each attempt.
+    void: Option<Spare>,
+}
+
+/// A stale value that is returned only if there is no better one.
+#[derive(Debug)]
+struct Spare {
+    value: Resolved,
+    unusable_at: Time,
+}
+
 impl<'a> Reading<'a> {
-    fn new(shared: &'a Arc<Shared>, link: usize, keys: &'a [SecretKey]) -> Self {
+    async fn new(shared: &'a Arc<Shared>, link: usize, keys: &'a [SecretKey]) -> Self {
         Self {
             shared,
             link,
             keys,
-            replies: keys.iter().map(|_| None).collect(),
-            superseded: vec![None; keys.len()],
-            void: vec![None; keys.len()],
+            replies: collect(keys.iter().map(|_| None)).await,
+            earlier: HashMap::new(),
             missed: vec![false; keys.len()],
             lost: None,
             is_last_attempt: false,
@@ -368,7 +394,7 @@ impl<'a> Reading<'a> {
     /// to a runtime that is not running. A caller that has usable values waits for at most
     /// [`MAX_WAIT_FOR_REFRESH`].
     async fn wait(&mut self, fetch: Fetch, positions: Vec<usize>, started: Time) {
-        if self.usable(&positions).len() < positions.len() {
+        if !positions.iter().all(self.is_usable()) {
             return self.wait_until_done(fetch, positions).await;
         }
         let until = started.after(MAX_WAIT_FOR_REFRESH);
@@ -376,29 +402,28 @@ impl<'a> Reading<'a> {
             return self.wait_until_done(fetch, positions).await;
         }
         // A value might have been rejected or invalidated meanwhile.
-        let usable = self.usable(&positions);
+        let (usable, rest): (Vec<usize>, Vec<usize>) =
+            positions.into_iter().partition(self.is_usable());
         let source = &self.shared.sources[self.link];
-        for &position in &usable {
+        for (count, position) in usable.into_iter().enumerate() {
+            pause(count).await;
             let key = &self.keys[position];
             let error = still_refreshing().with_origin(&source.origin).with_key(key);
             self.reply_stale(position, error, fetch.created_at);
         }
-        let is_open = |position: &usize| !usable.contains(position);
-        let rest: Vec<usize> = positions.into_iter().filter(is_open).collect();
         if !rest.is_empty() {
             self.wait_until_done(fetch, rest).await;
         }
     }
 
-    /// Returns those of `positions` whose keys have a cached answer that can be returned during a fetch.
-    fn usable(&self, positions: &[usize]) -> Vec<usize> {
+    /// Returns whether the key at a position has a cached answer that can be returned during a fetch.
+    fn is_usable(&self) -> impl Fn(&usize) -> bool {
         let source = &self.shared.sources[self.link];
         let now = clock::now();
-        let is_usable = |position: &&usize| {
-            let key = &self.keys[**position];
+        move |&position| {
+            let key = &self.keys[position];
             source.can_be_stale(key, now) || self.shared.has_fallback(self.link, key, now)
-        };
-        positions.iter().filter(is_usable).copied().collect()
+        }
     }
 
     /// Replies with the cached answer as stale, or with `error`.
@@ -423,45 +448,8 @@ impl<'a> Reading<'a> {
             Some(()) => timeout_at(until, fetch.results()).await,
             None => None,
         };
-        let now = clock::now();
         match results {
-            Some(Some(results)) => {
-                for (count, position) in positions.into_iter().enumerate() {
-                    pause(count).await;
-                    let key = &self.keys[position];
-                    let Some(fetched) = results.get(key) else {
-                        self.lost = Some(runtime_ended());
-                        continue;
-                    };
-                    if fetched.is_void {
-                        let value = fetched.result.clone().ok();
-                        let stale = |value: Resolved| value.stale(now.since(created_at), changed());
-                        self.void[position] = value.map(stale);
-                        continue;
-                    }
-                    let reply = match (fetched.result.clone(), fetched.superseded) {
-                        // One more attempt. The source might change faster than it can be read.
-                        (result, true) if self.superseded[position].is_none() => {
-                            let stale =
-                                |value: Resolved| value.stale(now.since(created_at), changed());
-                            self.superseded[position] = Some(result.ok().map(stale));
-                            continue;
-                        }
-                        (Ok(resolved), true) => {
-                            Reply::Value(resolved.stale(now.since(created_at), changed()))
-                        }
-                        (Ok(resolved), false) => Reply::Value(resolved),
-                        (Err(error), superseded)
-                            if error.is_not_found() && !source.has_value(key, now) =>
-                        {
-                            let staleness = || (now.since(created_at), changed());
-                            Reply::Absent(error, superseded.then(staleness))
-                        }
-                        (Err(error), _) => source.stale_or(key, error, created_at, now),
-                    };
-                    self.replies[position] = Some(reply);
-                }
-            }
+            Some(Some(results)) => self.take(&results, positions, created_at).await,
             Some(None) => self.lost = Some(runtime_ended()),
             None => {
                 // The next caller, or this one, starts a fetch on its own runtime.
@@ -478,25 +466,76 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Returns the replies. The second part is true if a fetch was needed.
-    fn finish(self) -> Vec<(Reply, bool)> {
+    /// Fills in the replies of a fetch that was created at `created_at`.
+    async fn take(&mut self, results: &FetchResults, positions: Vec<usize>, created_at: Time) {
         let source = &self.shared.sources[self.link];
         let now = clock::now();
-        let replies = self.replies.into_iter().zip(self.keys);
-        let replies = replies.zip(self.missed).zip(self.superseded).zip(self.void);
-        let replies = replies.map(|((((reply, key), missed), superseded), void)| {
+        for (count, position) in positions.into_iter().enumerate() {
+            pause(count).await;
+            let key = &self.keys[position];
+            let Some(fetched) = results.get(key) else {
+                self.lost = Some(runtime_ended());
+                continue;
+            };
+            let age = now.since(created_at);
+            let spare = || {
+                let value = fetched.result.clone().ok()?;
+                Some(Spare {
+                    value: value.stale(age, changed()),
+                    unusable_at: fetched.unusable_at,
+                })
+            };
+            if fetched.is_void {
+                self.earlier.entry(position).or_default().void = spare();
+                continue;
+            }
+            if fetched.superseded {
+                // One more attempt. The source might change faster than it can be read.
+                let earlier = self.earlier.entry(position).or_default();
+                if !std::mem::replace(&mut earlier.is_superseded, true) {
+                    earlier.superseded = spare();
+                    continue;
+                }
+            }
+            let reply = match fetched.result.clone() {
+                Ok(_) if now >= fetched.unusable_at => {
+                    self.lost = Some(expired());
+                    continue;
+                }
+                Ok(resolved) if fetched.superseded => Reply::Value(resolved.stale(age, changed())),
+                Ok(resolved) => Reply::Value(resolved),
+                Err(error) if error.is_not_found() && !source.has_value(key, now) => {
+                    Reply::Absent(error, fetched.superseded.then(|| (age, changed())))
+                }
+                Err(error) => source.stale_or(key, error, created_at, now),
+            };
+            self.replies[position] = Some(reply);
+        }
+    }
+
+    /// Returns the replies. The second part is true if a fetch was needed.
+    async fn finish(mut self) -> Vec<(Reply, bool)> {
+        let source = &self.shared.sources[self.link];
+        let now = clock::now();
+        let replies = self.replies.into_iter().zip(self.missed).enumerate();
+        let replies = replies.map(|(position, (reply, missed))| {
+            let key = &self.keys[position];
+            let earlier = self.earlier.remove(&position).unwrap_or_default();
+            let usable =
+                |spare: Option<Spare>| Some(spare.filter(|it| now < it.unusable_at)?.value);
+            let (void, superseded) = (usable(earlier.void), usable(earlier.superseded));
             let reply = reply.or(void.map(Reply::Value));
             let reply = reply.unwrap_or_else(|| {
                 let error = self.lost.clone().unwrap_or_else(runtime_ended);
                 let error = error.with_origin(&source.origin).with_key(key);
                 source.stale_or(key, error, now, now)
             });
-            let reply = match (reply, superseded.flatten()) {
+            let reply = match (reply, superseded) {
                 (Reply::Failed(error), Some(value)) if error.is_temporary() => Reply::Value(value),
                 (reply, _) => reply,
             };
             (reply, missed)
         });
-        replies.collect()
+        collect(replies).await
     }
 }

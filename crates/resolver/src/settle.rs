@@ -106,9 +106,11 @@ impl Settling<'_> {
         let jitter = self.jitter.unwrap_or_else(Jitter::new);
         let void = state.in_flight.void(&key, self.id);
         let superseded = !state.in_flight.finish(&key, self.id);
+        let mut unusable_at = self.now;
         let result = match result {
             Ok(secret) => {
                 let fetched = self.fetched(secret);
+                unusable_at = self.times(state, fetched.lease, jitter).unusable_at;
                 match superseded {
                     _ if void.is_some() => {
                         let order = self.compare(state, &key, &fetched.resolved);
@@ -140,6 +142,7 @@ impl Settling<'_> {
         }
         let result = FetchResult {
             result,
+            unusable_at,
             superseded,
             is_void: void.is_some(),
         };
@@ -199,9 +202,10 @@ impl Settling<'_> {
 
     /// Handles the value of a superseded fetch. It is cached if its version is newer than the newest known one.
     ///
-    /// The cached value is read again before its next use, unless a fetch that started after this one has
-    /// confirmed that this one is newer, or that the value is the same. After an invalidation, or if a later
-    /// fetch found that the key is absent, only the version is remembered.
+    /// Without an order, it is cached if nothing else is. The cached value is read again before its next use,
+    /// unless a fetch that started after this one has confirmed that this one is newer, or that the value is the
+    /// same. After an invalidation, or if a later fetch found that the key is absent, only the version is
+    /// remembered.
     fn keep_if_newer(
         &self,
         state: &mut LinkState,
@@ -222,6 +226,8 @@ impl Settling<'_> {
         let (is_later, is_same, is_deleted) = cached.unwrap_or_default();
         match self.compare(state, key, &fetched.resolved) {
             Some(Ordering::Greater) => {}
+            // Nothing is cached that could be newer.
+            None if cached.is_none() => {}
             Some(Ordering::Equal) => return Ok(fetched.resolved),
             Some(Ordering::Less) => {
                 let origin = &fetched.resolved.origin;

@@ -33,7 +33,7 @@ impl Source {
         Self {
             origin: provider.origin().clone(),
             notifies: provider.capabilities().watch,
-            cache: Cache::new(),
+            cache: Cache::new(settings.max_entries),
             state: Mutex::new(LinkState::new(settings.clone(), now)),
             settings,
             link,
