@@ -86,6 +86,14 @@ impl Reply {
         }
     }
 
+    /// Returns the value of a superseded fetch instead of a temporary failure.
+    pub(crate) fn or_superseded(self, superseded: Option<Resolved>) -> Self {
+        match (self, superseded) {
+            (Self::Failed(error), Some(value)) if error.is_temporary() => Self::Value(value),
+            (reply, _) => reply,
+        }
+    }
+
     /// Returns the cached answer of `entry` as fresh.
     pub(crate) fn fresh(entry: &Entry) -> Self {
         match &entry.answer {

@@ -187,10 +187,10 @@ impl Shared {
         self.run(prepared.map(|fetch| PreparedFetch { link, fetch }));
         for (position, fetch) in fetches.into_iter().enumerate() {
             match (fetch, &blocked) {
-                (Some(fetch), None) => reading.wait_until_done(fetch, vec![position]).await,
+                (Some(fetch), None) => reading.wait_for_forced(fetch, position, now).await,
                 // The fetch has started before this call, so its result might be older.
                 (Some(fetch), Some(error)) => {
-                    reading.wait_until_done(fetch, vec![position]).await;
+                    reading.wait_for_forced(fetch, position, now).await;
                     if let Some(Reply::Value(value)) = &mut reading.replies[position]
                         && !value.freshness.is_stale()
                     {
@@ -277,6 +277,12 @@ struct Earlier {
 struct Spare {
     value: Resolved,
     unusable_at: Time,
+}
+
+impl Spare {
+    fn usable(self, now: Time) -> Option<Resolved> {
+        (now < self.unusable_at).then_some(self.value)
+    }
 }
 
 impl<'a> Reading<'a> {
@@ -434,6 +440,39 @@ impl<'a> Reading<'a> {
         self.replies[position] = Some(reply);
     }
 
+    /// Waits for a forced fetch, and for the one that superseded it. The cached answer is returned as fresh
+    /// only if it was fetched after `started`. An invalidated key stays without a reply.
+    async fn wait_for_forced(&mut self, fetch: Fetch, position: usize, started: Time) {
+        self.wait_until_done(fetch, vec![position]).await;
+        let is_superseded = |reading: &Self| {
+            let earlier = reading.earlier.get(&position);
+            reading.replies[position].is_none() && earlier.is_some_and(|it| it.is_superseded)
+        };
+        if is_superseded(self) {
+            let newer = self.newest_fetch(position);
+            if let Some(newer) = newer {
+                self.wait_until_done(newer, vec![position]).await;
+            }
+        }
+        let lost = self.lost.take();
+        if self.replies[position].is_none()
+            && let Some(error) = lost.or_else(|| is_superseded(self).then(changed))
+        {
+            self.reply_stale(position, error, started);
+        }
+        let earlier = self.earlier.remove(&position).unwrap_or_default();
+        let superseded = earlier
+            .superseded
+            .and_then(|spare| spare.usable(clock::now()));
+        let reply = self.replies[position].take();
+        self.replies[position] = reply.map(|reply| reply.or_superseded(superseded));
+    }
+
+    fn newest_fetch(&self, position: usize) -> Option<Fetch> {
+        let state = self.shared.sources[self.link].state();
+        state.in_flight.get(&self.keys[position]).cloned()
+    }
+
     async fn wait_until_done(&mut self, mut fetch: Fetch, positions: Vec<usize>) {
         let source = &self.shared.sources[self.link];
         let until = fetch.overdue_at(source.settings.longest_call());
@@ -521,20 +560,15 @@ impl<'a> Reading<'a> {
         let replies = replies.map(|(position, (reply, missed))| {
             let key = &self.keys[position];
             let earlier = self.earlier.remove(&position).unwrap_or_default();
-            let usable =
-                |spare: Option<Spare>| Some(spare.filter(|it| now < it.unusable_at)?.value);
-            let (void, superseded) = (usable(earlier.void), usable(earlier.superseded));
+            let void = earlier.void.and_then(|spare| spare.usable(now));
+            let superseded = earlier.superseded.and_then(|spare| spare.usable(now));
             let reply = reply.or(void.map(Reply::Value));
             let reply = reply.unwrap_or_else(|| {
                 let error = self.lost.clone().unwrap_or_else(runtime_ended);
                 let error = error.with_origin(&source.origin).with_key(key);
                 source.stale_or(key, error, now, now)
             });
-            let reply = match (reply, superseded) {
-                (Reply::Failed(error), Some(value)) if error.is_temporary() => Reply::Value(value),
-                (reply, _) => reply,
-            };
-            (reply, missed)
+            (reply.or_superseded(superseded), missed)
         });
         collect(replies).await
     }

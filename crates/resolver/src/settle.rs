@@ -110,10 +110,16 @@ impl Settling<'_> {
         let result = match result {
             Ok(secret) => {
                 let fetched = self.fetched(secret);
+                let order = self.compare(state, &key, &fetched.resolved);
+                if order.is_some_and(Ordering::is_ge)
+                    && let Some(guard) = state.guards.get_mut(&key)
+                {
+                    // The source has the newest version after all.
+                    guard.older = None;
+                }
                 unusable_at = self.times(state, fetched.lease, jitter).unusable_at;
                 match superseded {
                     _ if void.is_some() => {
-                        let order = self.compare(state, &key, &fetched.resolved);
                         if void == Some(Void::Invalidated) && order == Some(Ordering::Greater) {
                             self.remember_version(state, &key, &fetched.resolved);
                         }
@@ -202,10 +208,8 @@ impl Settling<'_> {
 
     /// Handles the value of a superseded fetch. It is cached if its version is newer than the newest known one.
     ///
-    /// Without an order, it is cached if nothing else is. The cached value is read again before its next use,
-    /// unless a fetch that started after this one has confirmed that this one is newer, or that the value is the
-    /// same. After an invalidation, or if a later fetch found that the key is absent, only the version is
-    /// remembered.
+    /// Without an order, it is cached if nothing else is. The cached value is read again before its next use.
+    /// After an invalidation, or if a later fetch found that the key is absent, only the version is remembered.
     fn keep_if_newer(
         &self,
         state: &mut LinkState,
@@ -220,10 +224,10 @@ impl Settling<'_> {
                 .value()
                 .is_some_and(|cached| cached.value == fetched.resolved.value);
             let is_deleted = is_later && entry.value().is_none();
-            (is_later && entry.mark() == Mark::None, is_same, is_deleted)
+            (is_same, is_deleted)
         });
         let is_invalidated = cached.is_none() && !state.in_flight.contains(key);
-        let (is_later, is_same, is_deleted) = cached.unwrap_or_default();
+        let (is_same, is_deleted) = cached.unwrap_or_default();
         match self.compare(state, key, &fetched.resolved) {
             Some(Ordering::Greater) => {}
             // Nothing is cached that could be newer.
@@ -245,9 +249,7 @@ impl Settling<'_> {
             return Ok(fetched.resolved);
         }
         let result = self.store(state, key, fetched, jitter, settled);
-        if !is_later {
-            state.mark(self.cache, key, Mark::Changed);
-        }
+        state.mark(self.cache, key, Mark::Changed);
         result
     }
 
