@@ -208,8 +208,9 @@ impl<'a> Model<'a> {
     fn check_version(&self, read: &Read, end: At, returned: &Returned) -> Result<(), String> {
         let value = returned.value;
         let reads = self.trace.reads.iter().filter_map(|earlier| {
-            let seen = earlier.end.filter(|seen| seen.order < read.start.order)?;
-            Some((seen, earlier.result?.ok()?.value))
+            earlier.end.filter(|seen| seen.order < read.start.order)?;
+            // A read of several keys decides about each of them at some time after its start.
+            Some((earlier.start, earlier.result?.ok()?.value))
         });
         let calls =
             self.calls(value.link, value.key)
@@ -251,7 +252,9 @@ impl<'a> Model<'a> {
                         return true;
                     }
                 }
-                Outcome::Value(_) => confirmed.clear(),
+                // A superseded call can return an even older version.
+                Outcome::Value(other) if other.version > value.version => confirmed.clear(),
+                Outcome::Value(_) => {}
                 Outcome::Failed(_) => {}
             }
         }

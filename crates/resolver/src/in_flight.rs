@@ -16,6 +16,9 @@ pub(crate) const MAX_TURN_WAIT: Duration = Duration::from_millis(250);
 /// The task of a fetch that has not run after this time belongs to a runtime that is not running.
 pub(crate) const MAX_START: Duration = Duration::from_millis(250);
 
+/// The maximum number of keys with void results. Above it, all results are void.
+const MAX_VOID: usize = 1000;
+
 /// The fetches of one source by key, and the batch that has not started yet.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
@@ -23,8 +26,13 @@ pub(crate) struct InFlight {
     fetches: HashMap<SecretKey, Fetch, foldhash::fast::RandomState>,
     /// The keys that might have changed since their newest fetch started.
     outdated: HashSet<SecretKey, foldhash::fast::RandomState>,
-    /// The newest fetch of each key whose result must not be used, and why.
+    /// The numbers of the fetches whose tasks have not ended. Some of them might never run again.
+    running_ids: BTreeSet<u64>,
+    /// The newest fetch of each key whose result must not be used, and why. The results of earlier fetches
+    /// must not be used either.
     void: HashMap<SecretKey, (u64, Void), foldhash::fast::RandomState>,
+    /// No result of a fetch up to this number must be used.
+    all_void: u64,
     /// The batch that keys still join.
     waiting: Option<WaitingBatch>,
     /// The batch that has started last.
@@ -147,6 +155,7 @@ impl InFlight {
         keys.sort_unstable();
         keys.dedup();
         self.last_id += 1;
+        self.running_ids.insert(self.last_id);
         let (sender, progress) = watch::channel(Progress::Created);
         let fetch = Fetch {
             id: self.last_id,
@@ -194,8 +203,11 @@ impl InFlight {
         batch.keys.into_iter().collect()
     }
 
-    /// Forgets the running batch `id`, so that its results are not kept.
+    /// Records that the task of fetch `id` has ended.
     pub(crate) fn end(&mut self, id: u64) {
+        self.running_ids.remove(&id);
+        let oldest = self.running_ids.first().copied().unwrap_or(u64::MAX);
+        self.void.retain(|_, (void, _)| *void >= oldest);
         self.running.take_if(|running| running.id == id);
         // A large fetch must not leave its memory behind.
         if self.fetches.len() < self.fetches.capacity() / 8 {
@@ -210,9 +222,6 @@ impl InFlight {
     /// Removes fetch `id` of `key`. Returns whether it was the newest one, and no change was reported since it
     /// started.
     pub(crate) fn finish(&mut self, key: &SecretKey, id: u64) -> bool {
-        if self.void.get(key).is_some_and(|(void, _)| id == *void) {
-            self.void.remove(key);
-        }
         if !self.is_newest(key, id) {
             return false;
         }
@@ -235,16 +244,30 @@ impl InFlight {
         self.waiting.as_ref().map_or(0, |batch| batch.keys.len())
     }
 
-    /// Forgets the fetch of `key`. Its result is not used.
+    /// Forgets the fetch of `key`. No result of a fetch that has started is used.
     pub(crate) fn invalidate(&mut self, key: &SecretKey, reason: Void) {
         self.outdated.remove(key);
-        if let Some(fetch) = self.fetches.remove(key) {
-            self.void.insert(key.clone(), (fetch.id, reason));
+        if self.started(key).is_some() {
+            self.fetches.remove(key);
+        }
+        // A batch that has not started calls the provider after the invalidation.
+        let waiting = self.waiting.as_ref().map(|batch| batch.fetch.id);
+        let started = |id: &&u64| waiting != Some(**id);
+        let Some(&newest) = self.running_ids.iter().rev().find(started) else {
+            return;
+        };
+        self.void.insert(key.clone(), (newest, reason));
+        if self.void.len() > MAX_VOID {
+            self.void.clear();
+            self.all_void = newest;
         }
     }
 
     /// Returns why the result of fetch `id` for `key` must not be used.
     pub(crate) fn void(&self, key: &SecretKey, id: u64) -> Option<Void> {
+        if id <= self.all_void {
+            return Some(Void::OlderAccepted);
+        }
         let (void, reason) = self.void.get(key)?;
         (id <= *void).then_some(*reason)
     }

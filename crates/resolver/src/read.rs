@@ -31,6 +31,14 @@ pub(crate) enum Mode {
     Rejected,
 }
 
+/// Which fetches under way a forced read joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Joins {
+    /// Forced ones that have started less than a second ago.
+    Forced,
+    Any,
+}
+
 /// How a source is read.
 #[derive(Debug, Clone, Copy)]
 struct ReadRequest {
@@ -153,71 +161,51 @@ impl Shared {
         request: ReadRequest,
         keys: &[SecretKey],
     ) -> Vec<(Reply, bool)> {
-        let link = request.link;
-        let mut reading = Reading::new(self, link, keys).await;
-        if let Err(error) = self.can_fetch() {
-            reading.lost = Some(error);
-            return reading.finish().await;
-        }
-        let source = &self.sources[link];
-        let now = clock::now();
-        // The provider must drop what it keeps before the fetch starts. A lease is kept if the source cannot be
-        // called for another one.
-        if request.mode == Mode::Forced {
-            let due = source.state().due_for_force(keys, now);
-            for key in due {
-                source.discard(&key, None);
+        let source = &self.sources[request.link];
+        let started = clock::now();
+        let mut reading = Reading::new(self, request.link, keys).await;
+        reading.missed.fill(true);
+        for attempt in 1..=MAX_ATTEMPTS {
+            reading.is_last_attempt = attempt == MAX_ATTEMPTS;
+            reading.lost = self.can_fetch().err();
+            let missing = reading.missing();
+            if missing.is_empty() || reading.lost.is_some() {
+                break;
             }
-        }
-        let (prepared, fetches) = {
-            let mut state = source.state();
-            let is_due = |key: &&SecretKey| !state.is_forced(key, now);
-            let due: Vec<SecretKey> = keys.iter().filter(is_due).cloned().collect();
-            let prepared = state.prepare_forced_fetch(due.clone(), now);
-            // A forced refresh that did not start does not limit the next one.
-            if prepared.is_ok() {
-                state.force(&due, now);
-            }
-            let fetches = keys.iter().map(|key| state.in_flight.get(key).cloned());
-            let fetches: Vec<Option<Fetch>> = fetches.collect();
-            (prepared, fetches)
-        };
-        let blocked = prepared.as_ref().err().cloned();
-        let prepared = prepared.ok().flatten();
-        self.run(prepared.map(|fetch| PreparedFetch { link, fetch }));
-        for (position, fetch) in fetches.into_iter().enumerate() {
-            match (fetch, &blocked) {
-                (Some(fetch), None) => reading.wait_for_forced(fetch, position, now).await,
-                // The fetch has started before this call, so its result might be older.
-                (Some(fetch), Some(error)) => {
-                    reading.wait_for_forced(fetch, position, now).await;
-                    if let Some(Reply::Value(value)) = &mut reading.replies[position]
-                        && !value.freshness.is_stale()
-                    {
-                        let age = clock::now().since(now);
-                        *value = value.clone().stale(age, error.clone());
+            let mut ordinary = Vec::new();
+            // After the first attempt, a fetch that is under way has started after this call.
+            let joins = match attempt {
+                1 => Joins::Forced,
+                _ => Joins::Any,
+            };
+            let (fetches, blocked) = reading.start_forced(&missing, request.mode, joins);
+            for (position, fetch) in missing.into_iter().zip(fetches) {
+                let key = &keys[position];
+                match (fetch, &blocked) {
+                    (Some(fetch), None) => reading.wait_until_done(fetch, vec![position]).await,
+                    // The fetch has started before this call, so its result might be older.
+                    (Some(fetch), Some(error)) => {
+                        reading.wait_until_done(fetch, vec![position]).await;
+                        reading.reply_stale(position, error.clone(), clock::now());
                     }
+                    (None, Some(error)) => reading.reply_stale(position, error.clone(), started),
+                    // The last forced refresh of another caller was less than a second ago.
+                    (None, None) if attempt == 1 => ordinary.push(position),
+                    (None, None) if !source.is_cached(key, clock::now()) => ordinary.push(position),
+                    // The value might be the one that was cached before this call.
+                    (None, None) => reading.reply_stale(position, changed(), started),
                 }
-                (None, Some(error)) => reading.reply_stale(position, error.clone(), now),
-                // The last forced refresh was less than a second ago.
-                (None, None) => {}
+            }
+            let ordinary_keys = ordinary.iter().map(|&position| keys[position].clone());
+            let ordinary_keys: Vec<SecretKey> = ordinary_keys.collect();
+            if !ordinary.is_empty() {
+                let replies = self.read(request, &ordinary_keys).await;
+                for (position, (reply, _)) in ordinary.into_iter().zip(replies) {
+                    reading.replies[position] = Some(reply);
+                }
             }
         }
-        if let Err(error) = self.can_fetch() {
-            reading.lost = Some(error);
-            return reading.finish().await;
-        }
-        let rest = reading.missing();
-        let rest_keys: Vec<SecretKey> = rest.iter().map(|&index| keys[index].clone()).collect();
-        let mut replies = reading.replies;
-        if !rest.is_empty() {
-            let read = self.read(request, &rest_keys).await;
-            for (index, reply) in rest.into_iter().zip(read) {
-                replies[index] = Some(reply.0);
-            }
-        }
-        let replies = replies.into_iter().flatten();
-        replies.map(|reply| (reply, true)).collect()
+        reading.finish().await
     }
 
     fn can_fetch(&self) -> Result<(), Error> {
@@ -440,37 +428,53 @@ impl<'a> Reading<'a> {
         self.replies[position] = Some(reply);
     }
 
-    /// Waits for a forced fetch, and for the one that superseded it. The cached answer is returned as fresh
-    /// only if it was fetched after `started`. An invalidated key stays without a reply.
-    async fn wait_for_forced(&mut self, fetch: Fetch, position: usize, started: Time) {
-        self.wait_until_done(fetch, vec![position]).await;
-        let is_superseded = |reading: &Self| {
-            let earlier = reading.earlier.get(&position);
-            reading.replies[position].is_none() && earlier.is_some_and(|it| it.is_superseded)
-        };
-        if is_superseded(self) {
-            let newer = self.newest_fetch(position);
-            if let Some(newer) = newer {
-                self.wait_until_done(newer, vec![position]).await;
+    /// Starts a forced fetch of the keys at `positions`. Returns the fetch of each key that is under way, and the
+    /// reason if no fetch was started.
+    fn start_forced(
+        &self,
+        positions: &[usize],
+        mode: Mode,
+        joins: Joins,
+    ) -> (Vec<Option<Fetch>>, Option<Error>) {
+        let source = &self.shared.sources[self.link];
+        let now = clock::now();
+        let keys = positions
+            .iter()
+            .map(|&position| self.keys[position].clone());
+        let keys: Vec<SecretKey> = keys.collect();
+        // The provider must drop what it keeps before the fetch starts. A lease is kept if the source cannot be
+        // called for another one.
+        if mode == Mode::Forced {
+            let due = source.state().due_for_force(&keys, now);
+            for key in due {
+                source.discard(&key, None);
             }
         }
-        let lost = self.lost.take();
-        if self.replies[position].is_none()
-            && let Some(error) = lost.or_else(|| is_superseded(self).then(changed))
-        {
-            self.reply_stale(position, error, started);
+        let (prepared, fetches) = {
+            let mut state = source.state();
+            let is_due = |key: &&SecretKey| {
+                let joins = joins == Joins::Any && state.in_flight.contains(key);
+                !joins && !state.is_forced(key, now)
+            };
+            let due: Vec<SecretKey> = keys.iter().filter(is_due).cloned().collect();
+            let prepared = state.prepare_forced_fetch(due.clone(), now);
+            // A forced refresh that did not start does not limit the next one.
+            if prepared.is_ok() {
+                state.force(&due, now);
+            }
+            let fetches = keys.iter().map(|key| state.in_flight.get(key).cloned());
+            let fetches: Vec<Option<Fetch>> = fetches.collect();
+            (prepared, fetches)
+        };
+        let link = self.link;
+        match prepared {
+            Ok(fetch) => {
+                self.shared
+                    .run(fetch.map(|fetch| PreparedFetch { link, fetch }));
+                (fetches, None)
+            }
+            Err(error) => (fetches, Some(error)),
         }
-        let earlier = self.earlier.remove(&position).unwrap_or_default();
-        let superseded = earlier
-            .superseded
-            .and_then(|spare| spare.usable(clock::now()));
-        let reply = self.replies[position].take();
-        self.replies[position] = reply.map(|reply| reply.or_superseded(superseded));
-    }
-
-    fn newest_fetch(&self, position: usize) -> Option<Fetch> {
-        let state = self.shared.sources[self.link].state();
-        state.in_flight.get(&self.keys[position]).cloned()
     }
 
     async fn wait_until_done(&mut self, mut fetch: Fetch, positions: Vec<usize>) {

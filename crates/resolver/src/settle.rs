@@ -122,6 +122,7 @@ impl Settling<'_> {
                     _ if void.is_some() => {
                         if void == Some(Void::Invalidated) && order == Some(Ordering::Greater) {
                             self.remember_version(state, &key, &fetched.resolved);
+                            state.mark(self.cache, &key, Mark::Changed);
                         }
                         Ok(fetched.resolved)
                     }

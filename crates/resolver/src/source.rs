@@ -62,6 +62,12 @@ impl Source {
         self.cache.peek(key, usable).unwrap_or(false)
     }
 
+    /// Returns whether the cache has a usable answer about `key`.
+    pub(crate) fn is_cached(&self, key: &SecretKey, now: Time) -> bool {
+        let is_usable = self.cache.peek(key, |entry| entry.is_usable(now));
+        is_usable.unwrap_or(false)
+    }
+
     /// Returns the cached answer as stale with the reason `error`. `since` is the start of the failed fetch. A
     /// value that was cached after it is returned as fresh.
     pub(crate) fn stale_or(&self, key: &SecretKey, error: Error, since: Time, now: Time) -> Reply {
@@ -112,6 +118,10 @@ impl Source {
             }
             is_rejected
         });
+        if is_rejected != Some(false) {
+            // A fetch that has started might return the rejected value.
+            state.in_flight.outdate(key);
+        }
         if is_rejected == Some(true) {
             state.plan(&self.cache, key, now, now, false);
         }
