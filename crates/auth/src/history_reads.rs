@@ -116,7 +116,7 @@ impl HistoryReads {
             if let Some((version, error)) = failure {
                 failed = true;
                 if is_first_failure {
-                    tracing::warn!(target: "secretwell::auth", event = "history_incomplete", name = source.name, key = %read.key, %version, %error, "cannot read a previous version of the secret; older secrets do not verify until a retry succeeds");
+                    tracing::warn!(target: "secretwell::auth", event = "history_incomplete", name = source.name, key = %read.key, %version, %error, "cannot read a previous version of the secret; older secrets do not verify");
                 }
             }
             self.read.push(read);

@@ -247,8 +247,9 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// 2. Then the source is read. If it returns a newer secret, the one in memory is revoked as well.
     ///    If it cannot be read, this is retried in the background until it succeeds.
     ///
-    /// A revoked value is not accepted again by this `LazyAuth`, for no key and from no source. If the
-    /// source returns it as the current secret, the attempt fails and the current build stays in use.
+    /// A revoked value is not accepted again by this `LazyAuth`, from any source. If the source returns it
+    /// as the current secret, the attempt fails and the current build stays in use. A value that is also the
+    /// current secret of another key stays valid for that key until it is replaced there.
     /// The auth remembers the last 4,096 revoked secrets, until the process exits. The cache of the
     /// resolver does not change.
     ///

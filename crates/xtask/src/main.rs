@@ -10,6 +10,8 @@ use std::process::{Command, ExitCode, Stdio};
 mod api;
 mod bench;
 mod full;
+#[cfg(test)]
+mod imports;
 mod install;
 mod links;
 mod msrv;

@@ -10,9 +10,9 @@ use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
+use super::plan::{Loaded, Plan};
 use super::text::{FieldError, Place, Reason, Text};
-use super::trace::Node;
-use super::{Loaded, Plan, field_key};
+use super::trace::{Node, field_key};
 use crate::Resolved;
 use crate::error::{LoadError, short_type_name};
 
@@ -55,7 +55,17 @@ struct Inputs {
     skipped: HashSet<SecretKey>,
 }
 
-pub(super) fn assemble<T: DeserializeOwned>(
+impl<T: DeserializeOwned> Plan<T> {
+    /// Builds a `T` from `results`, which has one result for each of [`keys`](Self::keys), in order.
+    ///
+    /// # Errors
+    /// Returns all problems at once: absent secrets, failed reads and invalid values.
+    pub fn assemble(&self, results: Vec<Result<Resolved, Error>>) -> Result<Loaded<T>, LoadError> {
+        assemble(self, results)
+    }
+}
+
+fn assemble<T: DeserializeOwned>(
     plan: &Plan<T>,
     results: Vec<Result<Resolved, Error>>,
 ) -> Result<Loaded<T>, LoadError> {
