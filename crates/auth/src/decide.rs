@@ -133,8 +133,7 @@ pub(crate) struct Rotation {
     built_from: Option<Inputs>,
     /// Whether the source must still be read after a call of `revoke_previous`.
     pub(crate) unconfirmed: bool,
-    /// The number of calls of `revoke_previous`. An attempt that started before the last call is
-    /// discarded.
+    /// The number of calls of `revoke_previous`.
     pub(crate) revision: u64,
 }
 

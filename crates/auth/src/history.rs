@@ -207,7 +207,7 @@ mod tests {
         assert!(is_enough(&[("c", 105), ("b", 106), ("b", 116)]));
         assert!(
             !is_enough(&[("b", 1), ("", 111)]),
-            "a blank version is no secret"
+            "a blank version is not a secret"
         );
     }
 

@@ -22,7 +22,7 @@ use crate::state::{NotReady, State};
 
 /// A reader with a build waits for at most this long for a rebuild task that was late.
 const MAX_WAIT_FOR_TASK: Duration = Duration::from_secs(1);
-/// The coarse clock is at most this much behind the timers.
+/// The coarse clock lags behind the timers by at most this time.
 const CLOCK_RESOLUTION: Duration = Duration::from_millis(10);
 
 /// A value that is built from secrets on first use and rebuilt when they rotate.

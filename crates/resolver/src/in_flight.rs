@@ -27,7 +27,7 @@ pub(crate) struct InFlight {
     /// The keys that might have changed since their newest fetch started.
     outdated: HashSet<SecretKey, foldhash::fast::RandomState>,
     /// The numbers of the fetches whose tasks have not ended. Some of them might never run again.
-    running_ids: BTreeSet<u64>,
+    unended: BTreeSet<u64>,
     /// The newest fetch of each key whose result must not be used, and why. The results of earlier fetches
     /// must not be used either.
     void: HashMap<SecretKey, (u64, Void), foldhash::fast::RandomState>,
@@ -106,9 +106,14 @@ impl InFlight {
 
     /// Returns the fetch of `key`, if it has called the provider.
     pub(crate) fn started(&self, key: &SecretKey) -> Option<&Fetch> {
-        let waiting = self.waiting.as_ref().map(|batch| batch.fetch.id);
         let fetch = self.fetches.get(key);
-        fetch.filter(|fetch| waiting != Some(fetch.id))
+        fetch.filter(|fetch| self.has_started(fetch.id))
+    }
+
+    /// Returns whether fetch `id` is not the batch that keys still join.
+    fn has_started(&self, id: u64) -> bool {
+        let waiting = self.waiting.as_ref();
+        waiting.is_none_or(|batch| batch.fetch.id != id)
     }
 
     /// Returns whether the fetch of `key` has started before a change.
@@ -155,7 +160,7 @@ impl InFlight {
         keys.sort_unstable();
         keys.dedup();
         self.last_id += 1;
-        self.running_ids.insert(self.last_id);
+        self.unended.insert(self.last_id);
         let (sender, progress) = watch::channel(Progress::Created);
         let fetch = Fetch {
             id: self.last_id,
@@ -205,11 +210,11 @@ impl InFlight {
 
     /// Records that the task of fetch `id` has ended.
     pub(crate) fn end(&mut self, id: u64) {
-        self.running_ids.remove(&id);
-        let oldest = self.running_ids.first().copied().unwrap_or(u64::MAX);
+        self.unended.remove(&id);
+        let oldest = self.unended.first().copied().unwrap_or(u64::MAX);
         self.void.retain(|_, (void, _)| *void >= oldest);
         self.running.take_if(|running| running.id == id);
-        // A large fetch must not leave its memory behind.
+        // The memory of a large fetch is freed.
         if self.fetches.len() < self.fetches.capacity() / 8 {
             self.fetches.shrink_to(2 * self.fetches.len());
         }
@@ -251,9 +256,8 @@ impl InFlight {
             self.fetches.remove(key);
         }
         // A batch that has not started calls the provider after the invalidation.
-        let waiting = self.waiting.as_ref().map(|batch| batch.fetch.id);
-        let started = |id: &&u64| waiting != Some(**id);
-        let Some(&newest) = self.running_ids.iter().rev().find(started) else {
+        let mut ids = self.unended.iter().rev().copied();
+        let Some(newest) = ids.find(|&id| self.has_started(id)) else {
             return;
         };
         self.void.insert(key.clone(), (newest, reason));

@@ -10,7 +10,7 @@ use crate::Resolved;
 use crate::clock::{self, Time, require_runtime, runtime_ended, timeout_at};
 use crate::decide::{Decision, Need, Reply, changed, decide, expired, still_refreshing};
 use crate::in_flight::{Fetch, FetchResults, MAX_START};
-use crate::link::not_attempted;
+use crate::link::{Joins, not_attempted};
 use crate::shared::{CHUNK, PreparedFetch, Shared, closed};
 use crate::trail::Trail;
 
@@ -29,14 +29,6 @@ pub(crate) enum Mode {
     Forced,
     /// Every source is read. The providers know already which value was rejected.
     Rejected,
-}
-
-/// Which fetches under way a forced read joins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Joins {
-    /// Forced ones that have started less than a second ago.
-    Forced,
-    Any,
 }
 
 /// How a source is read.
@@ -62,7 +54,6 @@ impl Shared {
         };
         let last = self.sources.len() - 1;
         let mut trails = collect(keys.iter().map(|_| Trail::default())).await;
-        let mut missed = vec![false; keys.len()];
         for link in 0..=last {
             let open = |&index: &usize| trails[index].reaches(&self.sources[link].link);
             let open: Vec<usize> = (0..keys.len()).filter(open).collect();
@@ -70,7 +61,7 @@ impl Shared {
                 true => Need::Final,
                 false => Need::Passing,
             };
-            self.read_source(request(link, need), keys, open, &mut trails, &mut missed)
+            self.read_source(request(link, need), keys, open, &mut trails)
                 .await;
         }
         // If no source has a key, each source is read again as soon as its backoff allows it.
@@ -78,21 +69,13 @@ impl Shared {
             for link in 0..last {
                 let absent = (0..keys.len()).filter(|&index| trails[index].is_absent());
                 let absent: Vec<usize> = absent.collect();
-                self.read_source(
-                    request(link, Need::Final),
-                    keys,
-                    absent,
-                    &mut trails,
-                    &mut missed,
-                )
-                .await;
+                self.read_source(request(link, Need::Final), keys, absent, &mut trails)
+                    .await;
             }
         }
-        let mut replies = Vec::with_capacity(keys.len());
-        for (key, trail) in keys.iter().zip(trails) {
-            pause(replies.len()).await;
-            replies.push(trail.conclude(&self.origin, key));
-        }
+        let missed: Vec<bool> = trails.iter().map(|trail| trail.missed).collect();
+        let trails = keys.iter().zip(trails);
+        let replies = collect(trails.map(|(key, trail)| trail.conclude(&self.origin, key))).await;
         self.count(&replies, &missed);
         replies
     }
@@ -104,7 +87,6 @@ impl Shared {
         keys: &[SecretKey],
         open: Vec<usize>,
         trails: &mut [Trail],
-        missed: &mut [bool],
     ) {
         let link = request.link;
         if open.is_empty() {
@@ -117,7 +99,7 @@ impl Shared {
         };
         for (count, (index, (reply, fetched))) in open.into_iter().zip(replies).enumerate() {
             pause(count).await;
-            missed[index] |= fetched;
+            trails[index].missed |= fetched;
             trails[index].set(link, reply);
         }
     }
@@ -293,7 +275,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Fills in the replies that are available immediately. Returns the fetches to wait for, with the
-    /// positions of their keys. There are none if nothing can be fetched.
+    /// positions of their keys. Returns no fetches if nothing can be fetched.
     async fn serve_or_fetch(
         &mut self,
         missing: Vec<usize>,
@@ -445,18 +427,17 @@ impl<'a> Reading<'a> {
         // The provider must drop what it keeps before the fetch starts. A lease is kept if the source cannot be
         // called for another one.
         if mode == Mode::Forced {
-            let due = source.state().due_for_force(&keys, now);
-            for key in due {
-                source.discard(&key, None);
+            let state = source.state();
+            let is_admitted = state.breaker.is_admitted(now);
+            let due = state.due_for_force(&keys, joins, now);
+            drop(state);
+            for key in due.iter().filter(|_| is_admitted) {
+                source.discard(key, None);
             }
         }
         let (prepared, fetches) = {
             let mut state = source.state();
-            let is_due = |key: &&SecretKey| {
-                let joins = joins == Joins::Any && state.in_flight.contains(key);
-                !joins && !state.is_forced(key, now)
-            };
-            let due: Vec<SecretKey> = keys.iter().filter(is_due).cloned().collect();
+            let due = state.due_for_force(&keys, joins, now);
             let prepared = state.prepare_forced_fetch(due.clone(), now);
             // A forced refresh that did not start does not limit the next one.
             if prepared.is_ok() {

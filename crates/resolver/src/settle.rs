@@ -109,15 +109,19 @@ impl Settling<'_> {
         let mut unusable_at = self.now;
         let result = match result {
             Ok(secret) => {
-                let fetched = self.fetched(secret);
-                let order = self.compare(state, &key, &fetched.resolved);
+                let fetched = self.fetched(state, secret, jitter);
+                unusable_at = fetched.times.unusable_at;
+                // Most values need no comparison, because they replace what is cached.
+                let is_compared = superseded || void.is_some() || state.guards.get(&key).is_some();
+                let order = is_compared
+                    .then(|| self.compare(state, &key, &fetched.resolved))
+                    .flatten();
                 if order.is_some_and(Ordering::is_ge)
                     && let Some(guard) = state.guards.get_mut(&key)
                 {
                     // The source has the newest version after all.
                     guard.older = None;
                 }
-                unusable_at = self.times(state, fetched.lease, jitter).unusable_at;
                 match superseded {
                     _ if void.is_some() => {
                         if void == Some(Void::Invalidated) && order == Some(Ordering::Greater) {
@@ -126,7 +130,7 @@ impl Settling<'_> {
                         }
                         Ok(fetched.resolved)
                     }
-                    true => self.keep_if_newer(state, &key, fetched, jitter, settled),
+                    true => self.keep_if_newer(state, &key, fetched, order, jitter, settled),
                     false => self.store(state, &key, fetched, jitter, settled),
                 }
             }
@@ -168,7 +172,10 @@ impl Settling<'_> {
     }
 
     /// Returns a fetched secret with its origin, and with what is left of its lifetime.
-    fn fetched(&self, secret: Secret) -> Fetched {
+    fn fetched(&self, state: &LinkState, secret: Secret, jitter: Jitter) -> Fetched {
+        let lease = secret
+            .valid_for
+            .map(|lifetime| lifetime.saturating_sub(self.took));
         Fetched {
             resolved: Resolved {
                 origin: secret.origin.unwrap_or_else(|| self.origin.clone()),
@@ -176,9 +183,8 @@ impl Settling<'_> {
                 version: secret.version,
                 freshness: Freshness::Fresh,
             },
-            lease: secret
-                .valid_for
-                .map(|lifetime| lifetime.saturating_sub(self.took)),
+            lease,
+            times: self.times(state, lease, jitter),
         }
     }
 
@@ -208,6 +214,7 @@ impl Settling<'_> {
     }
 
     /// Handles the value of a superseded fetch. It is cached if its version is newer than the newest known one.
+    /// `order` is the result of that comparison.
     ///
     /// Without an order, it is cached if nothing else is. The cached value is read again before its next use.
     /// After an invalidation, or if a later fetch found that the key is absent, only the version is remembered.
@@ -216,6 +223,7 @@ impl Settling<'_> {
         state: &mut LinkState,
         key: &SecretKey,
         fetched: Fetched,
+        order: Option<Ordering>,
         jitter: Jitter,
         settled: &mut Settled,
     ) -> Result<Resolved, Error> {
@@ -229,7 +237,7 @@ impl Settling<'_> {
         });
         let is_invalidated = cached.is_none() && !state.in_flight.contains(key);
         let (is_same, is_deleted) = cached.unwrap_or_default();
-        match self.compare(state, key, &fetched.resolved) {
+        match order {
             Some(Ordering::Greater) => {}
             // Nothing is cached that could be newer.
             None if cached.is_none() => {}
@@ -267,7 +275,11 @@ impl Settling<'_> {
         jitter: Jitter,
         settled: &mut Settled,
     ) -> Result<Resolved, Error> {
-        let Fetched { resolved, lease } = fetched;
+        let Fetched {
+            resolved,
+            lease,
+            times,
+        } = fetched;
         let problem = match lease {
             Some(lease) if lease < MIN_LEASE => Some(
                 Error::new(
@@ -291,7 +303,6 @@ impl Settling<'_> {
             });
         }
         state.guards.remove(key);
-        let times = self.times(state, lease, jitter);
         state.insert(self.cache, key, Answer::Value(resolved.clone()), times);
         Ok(resolved)
     }
@@ -431,6 +442,8 @@ fn older_version() -> Error {
 struct Fetched {
     resolved: Resolved,
     lease: Option<Duration>,
+    /// The times of its entry in the cache.
+    times: Times,
 }
 
 /// What a watch compares.

@@ -261,7 +261,11 @@ fn newest_secret_of_another_key_stays_valid_until_it_is_replaced_there() {
     let replaced = [("K", secret("new", None)), ("K_1", secret("other", None))];
     assert_eq!(test.read(&replaced), Did::Build);
     let other = test.rotation.rings.snapshot(&key("K_1"), test.now);
-    assert_eq!(other.unwrap().iter().len(), 1, "it is no previous secret");
+    assert_eq!(
+        other.unwrap().iter().len(),
+        1,
+        "it is not a previous secret"
+    );
     assert_eq!(test.read(&moved), Did::Fail, "it returns");
     assert_eq!(test.read(&moved[..1]), Did::Build, "absent");
     assert_eq!(test.read(&moved), Did::Fail);

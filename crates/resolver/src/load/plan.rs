@@ -50,8 +50,8 @@ use crate::Resolved;
 /// panic. The panic hook of the program still prints this message, which can contain the value. With
 /// `panic = "abort"`, the process ends.
 ///
-/// Most callers use [`Resolver::load`](crate::Resolver::load). Use a plan to get the keys before reading, or to get the
-/// origin of each value.
+/// Most callers use [`Resolver::load`](crate::Resolver::load). Use a plan to get the keys before
+/// reading, or to get the origin of each value.
 ///
 /// ```
 /// use secretwell::load::Plan;
