@@ -322,7 +322,7 @@ impl Model<'_> {
             .max()?;
         let revisions = &self.trace.revisions[value.key];
         let replaced = revisions.windows(2).filter(|it| it[0].value == value);
-        // A version that was written during the run has no age, because the wall clock stands still.
+        // A version that was written during the run has no age, because the wall clock does not advance.
         let age = |revision: &Revision| START.saturating_sub(revision.written.time);
         let oldest = replaced.clone().map(|it| age(&it[1])).max()?;
         // A secret verifies until the grace period after the next one was active.

@@ -131,7 +131,7 @@ pub(super) enum Fault {
     /// The call never returns.
     Hang,
     Panic,
-    /// A replica responds that is this many changes behind. Not for `R`.
+    /// A replica that lags by this many changes responds. It does not lag for `R`.
     Lag(u8),
 }
 

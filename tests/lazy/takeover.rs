@@ -1,6 +1,6 @@
 //! Rebuild tasks whose runtime has ended, is idle or shuts down. A caller in another runtime takes over.
 //!
-//! The runtimes have paused clocks of their own, so a runtime that is not driven stands still.
+//! The runtimes have paused clocks of their own, so the time of a runtime that is not driven does not advance.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
