@@ -107,7 +107,8 @@ impl Rings {
         now: Instant,
     ) -> Self {
         let rotated = secrets.iter().map(|(key, secret)| {
-            let active_from = self.active_from(&secret.value, timing, now);
+            let known = self.entries().map(|(_, entry)| entry);
+            let active_from = active_from(known, &secret.value, timing, now);
             let ring = match self.0.get(key) {
                 Some(ring) => ring.rotated(secret.into(), active_from, timing, now),
                 None => Ring(vec![Entry::newest(secret.into(), active_from)]),
@@ -117,19 +118,6 @@ impl Rings {
         let mut rings = Self(rotated.collect());
         rings.keep_previous_of(signing);
         rings
-    }
-
-    /// Returns the time from which a secret that is new to its key can sign.
-    ///
-    /// That is `now` for the first secrets that are read, and for a value that is already active
-    /// under any key, because every instance knows such a value. Otherwise the activation delay
-    /// applies.
-    fn active_from(&self, value: &SecretValue, timing: Timing, now: Instant) -> Instant {
-        let was_active = |entry: &Entry| entry.value == *value && entry.is_active(now);
-        match self.0.is_empty() || self.entries().any(|(_, entry)| was_active(entry)) {
-            true => now,
-            false => later(now, timing.activation_delay),
-        }
     }
 
     /// Adds the version history of `key`. What this process has read itself stays. A complete history
@@ -280,6 +268,24 @@ impl Rings {
     }
 }
 
+/// Returns the time from which a secret that is new to its key can sign.
+///
+/// That is `now` for the first secrets that are read, and for a value that is already active among the
+/// `known` ones, because every instance knows such a value. Otherwise the activation delay applies.
+fn active_from<'a>(
+    known: impl Iterator<Item = &'a Entry>,
+    value: &SecretValue,
+    timing: Timing,
+    now: Instant,
+) -> Instant {
+    let mut known = known.peekable();
+    let is_first = known.peek().is_none();
+    match is_first || known.any(|entry| entry.value == *value && entry.is_active(now)) {
+        true => now,
+        false => later(now, timing.activation_delay),
+    }
+}
+
 impl Ring {
     /// Returns the ring with `secret` as its newest secret, which can sign from `active_from` on.
     fn rotated(
@@ -401,11 +407,7 @@ impl History {
                 value: &stored.value,
                 version: stored.version.as_ref(),
             };
-            let was_active = |entry: &Entry| entry.value == stored.value && entry.is_active(time);
-            let active_from = match ring.0.is_empty() || ring.0.iter().any(was_active) {
-                true => time,
-                false => later(time, timing.activation_delay),
-            };
+            let active_from = active_from(ring.0.iter(), &stored.value, timing, time);
             ring = ring.rotated(secret, active_from, timing, time);
         }
         ring.remove_expired(now + shift);
