@@ -1,5 +1,6 @@
 //! The rule about older versions.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::rules::{Model, require};
@@ -46,29 +47,41 @@ impl Model<'_> {
         Ok(())
     }
 
-    /// Returns whether an older `value` was accepted between the two events.
+    /// Returns whether `value`, or a version before it, was accepted between the two events.
     fn is_accepted(&self, value: Value, seen: At, end: At) -> bool {
         let between = |at: At| seen.order < at.order && at.order < end.order;
         let explicitly = self.trace.events.iter().any(|(at, event)| {
             matches!(event, Event::AcceptedOlder(key) if *key == value.key) && between(*at)
         });
-        let mut confirmed: Vec<At> = Vec::new();
-        for (at, outcome) in self.outcomes(value.link, value.key) {
-            match outcome {
-                Outcome::Value(other) if other.version == value.version => {
-                    confirmed.push(at);
-                    let spans = at.time.saturating_sub(confirmed[0].time);
-                    if confirmed.len() >= CONFIRMATIONS.0 && spans >= CONFIRMATIONS.1 && between(at)
-                    {
-                        return true;
-                    }
-                }
-                // A superseded call can return an even older version.
-                Outcome::Value(other) if other.version > value.version => confirmed.clear(),
-                Outcome::Value(_) => {}
-                Outcome::Failed(_) => {}
-            }
-        }
-        explicitly
+        let outcomes = self.outcomes(value.link, value.key);
+        let versions = outcomes.iter().filter_map(|(_, outcome)| match outcome {
+            Outcome::Value(it) if it.version <= value.version => Some(it.version),
+            _ => None,
+        });
+        let versions: BTreeSet<_> = versions.collect();
+        let mut accepted_at = versions
+            .into_iter()
+            .flat_map(|version| confirmations(&outcomes, version));
+        explicitly || accepted_at.any(between)
     }
+}
+
+/// Returns the times at which `version` was confirmed often enough.
+fn confirmations(outcomes: &[(At, Outcome)], version: Option<u32>) -> Vec<At> {
+    let (mut confirmed, mut accepted_at): (Vec<At>, Vec<At>) = (Vec::new(), Vec::new());
+    for (at, outcome) in outcomes {
+        match outcome {
+            Outcome::Value(other) if other.version == version => {
+                confirmed.push(*at);
+                let spans = at.time.saturating_sub(confirmed[0].time);
+                if confirmed.len() >= CONFIRMATIONS.0 && spans >= CONFIRMATIONS.1 {
+                    accepted_at.push(*at);
+                }
+            }
+            Outcome::Value(other) if other.version > version => confirmed.clear(),
+            // A superseded call can return an even older version.
+            Outcome::Value(_) | Outcome::Failed(_) => {}
+        }
+    }
+    accepted_at
 }

@@ -224,13 +224,13 @@ fn rejected() -> Error {
     .with_hint("read it again in a second")
 }
 
-/// Returns the error of a value that could be used only for a shorter time than the read has taken.
+/// Returns the reason why a result is not fresh that its reader has received late.
 pub(crate) fn expired() -> Error {
     Error::new(
         ErrorKind::Unavailable,
-        "the value expired while other keys were read",
+        "the answer of the source expired before the read ended",
     )
-    .with_hint("read the key separately, or check that the source responds")
+    .with_hint("read the key separately, and check that the runtime is not blocked")
 }
 
 /// Returns the reason why a value is stale that might have changed again since it was read.

@@ -172,7 +172,7 @@ impl FetchTask {
             let result = Err(error.with_origin(&source.origin).with_key(&key));
             let result = FetchResult {
                 result,
-                unusable_at: now,
+                times: None,
                 superseded,
                 is_void: false,
             };

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::Resolved;
 use crate::clock::Time;
+use crate::entry::Times;
 
 /// A batch waits for the batch before it, but at most for this long. A slow batch must not hold up others.
 pub(crate) const MAX_TURN_WAIT: Duration = Duration::from_millis(250);
@@ -78,8 +79,8 @@ pub(crate) type FetchResults = HashMap<SecretKey, FetchResult, foldhash::fast::R
 #[derive(Debug, Clone)]
 pub(crate) struct FetchResult {
     pub(crate) result: Result<Resolved, Error>,
-    /// The value must not be used after this time.
-    pub(crate) unusable_at: Time,
+    /// The times of the value or of the absence. `None` for a failure.
+    pub(crate) times: Option<Times>,
     /// Whether a newer fetch of the key was started, because the value might have changed.
     pub(crate) superseded: bool,
     /// Whether the key was invalidated during the fetch.

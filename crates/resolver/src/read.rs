@@ -8,7 +8,7 @@ use secretwell_core::{Error, SecretKey};
 
 use crate::Resolved;
 use crate::clock::{self, Time, require_runtime, runtime_ended, timeout_at};
-use crate::decide::{Decision, Need, Reply, changed, decide, expired, still_refreshing};
+use crate::decide::{Decision, Need, Reply, changed, decide, still_refreshing};
 use crate::in_flight::{Fetch, FetchResults, MAX_START};
 use crate::link::{Joins, not_attempted};
 use crate::shared::{CHUNK, PreparedFetch, Shared, closed};
@@ -502,30 +502,31 @@ impl<'a> Reading<'a> {
                 continue;
             };
             let age = now.since(created_at);
-            let spare = || {
+            let spare = |reason: Error| {
                 let value = fetched.result.clone().ok()?;
                 Some(Spare {
-                    value: value.stale(age, changed()),
-                    unusable_at: fetched.unusable_at,
+                    value: value.stale(age, reason),
+                    unusable_at: fetched.times?.unusable_at,
                 })
             };
             if fetched.is_void {
-                self.earlier.entry(position).or_default().void = spare();
+                self.earlier.entry(position).or_default().void = spare(changed());
                 continue;
             }
             if fetched.superseded {
                 // One more attempt. The source might change faster than it can be read.
                 let earlier = self.earlier.entry(position).or_default();
                 if !std::mem::replace(&mut earlier.is_superseded, true) {
-                    earlier.superseded = spare();
+                    earlier.superseded = spare(changed());
                     continue;
                 }
             }
+            if let Some(reason) = source.overtaken(key, fetched, now) {
+                self.earlier.entry(position).or_default().superseded = spare(reason.clone());
+                self.lost = Some(reason);
+                continue;
+            }
             let reply = match fetched.result.clone() {
-                Ok(_) if now >= fetched.unusable_at => {
-                    self.lost = Some(expired());
-                    continue;
-                }
                 Ok(resolved) if fetched.superseded => Reply::Value(resolved.stale(age, changed())),
                 Ok(resolved) => Reply::Value(resolved),
                 Err(error) if error.is_not_found() && !source.has_value(key, now) => {

@@ -106,11 +106,11 @@ impl Settling<'_> {
         let jitter = self.jitter.unwrap_or_else(Jitter::new);
         let void = state.in_flight.void(&key, self.id);
         let superseded = !state.in_flight.finish(&key, self.id);
-        let mut unusable_at = self.now;
+        let times;
         let result = match result {
             Ok(secret) => {
                 let fetched = self.fetched(state, secret, jitter);
-                unusable_at = fetched.times.unusable_at;
+                times = Some(fetched.times);
                 // Most values need no comparison, because they replace what is cached.
                 let is_compared = superseded || void.is_some() || state.guards.get(&key).is_some();
                 let order = is_compared
@@ -136,6 +136,9 @@ impl Settling<'_> {
             }
             Err(error) => {
                 let error = error.with_origin(self.origin).with_key(&key);
+                times = error
+                    .is_not_found()
+                    .then(|| self.times(state, None, jitter));
                 if !superseded {
                     self.fail(state, &key, error.clone(), jitter, settled);
                 }
@@ -153,7 +156,7 @@ impl Settling<'_> {
         }
         let result = FetchResult {
             result,
-            unusable_at,
+            times,
             superseded,
             is_void: void.is_some(),
         };
