@@ -5,8 +5,8 @@
 //! and the inputs of all builds. From these, it derives which secrets a ring can contain at which time. It knows
 //! nothing of the implementation.
 //!
-//! The wall clock stands still during a schedule. This is the case of a process whose clock is behind that of the
-//! source, which only makes secrets from the version history sign and verify later.
+//! The wall clock does not advance during a schedule, as in a process whose clock lags behind the clock of the
+//! source. This only makes secrets from the version history sign and verify later.
 //!
 //! | module | content |
 //! | --- | --- |
@@ -39,7 +39,7 @@ use crate::schedules;
 fn rings_and_states_conform_to_the_reference_model_for_random_schedules() {
     schedules::check_all(|seed| {
         let checked = schedules::check_seed(seed, &schedule::schedules(), |it| check(it, seed));
-        checked.map_err(|(schedule, violation)| report(&schedule, &violation))
+        checked.map_err(|(it, violation)| schedules::report(&it.setup, &it.steps, &violation))
     });
 }
 
@@ -53,10 +53,4 @@ fn check(schedule: &Schedule, seed: u64) -> Result<(), String> {
         let trace = run.trace.until(violation.order);
         format!("{}\n\n{trace}", violation.text)
     })
-}
-
-fn report(schedule: &Schedule, violation: &str) -> String {
-    let steps = schedule.steps.iter().map(|step| format!("{step:?}\n"));
-    let steps: String = steps.collect();
-    format!("{:?}\n{steps}\n{violation}", schedule.setup)
 }

@@ -376,3 +376,25 @@ async fn rejected_value_of_the_second_source_is_replaced_and_discarded_for_every
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn rejected_value_of_the_second_source_does_not_return_when_the_first_one_is_deleted() {
+    for batch in [true, false] {
+        let second = remote(batch, &[("K", "leaked")]);
+        let first = local(batch, &[]);
+        for (name, provider) in adapted(&first, &second) {
+            set(second.inner(), "K", "leaked");
+            let resolver = Resolver::new(provider);
+            let leaked = resolver.get("K").await.unwrap().value;
+            set(first.inner(), "K", "override");
+            pass(secs(2)).await;
+            assert_eq!(text(&resolver, "K").await, "override", "{name}");
+            set(second.inner(), "K", "new");
+            let replaced = resolver.report_rejected("K", &leaked).await.unwrap();
+            assert_eq!(replaced.value.expose_bytes(), b"override", "{name}");
+            remove(first.inner(), "K");
+            pass(secs(2)).await;
+            assert_eq!(text(&resolver, "K").await, "new", "{name}");
+        }
+    }
+}

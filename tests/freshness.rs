@@ -1,13 +1,15 @@
 //! Values that a resolver returns are what they claim to be: not older than their ttl, not from another
 //! source, not of another key, and not older than a change that was reported.
 
+mod late_readers;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use secretwell::auth::{BuildContext, LazyAuth};
 use secretwell::backend::{Capabilities, join_bounded};
 use secretwell::{
-    Error, ErrorKind, Freshness, MemoryProvider, Origin, Resolver, Secret, SecretKey,
+    Error, ErrorKind, Freshness, MemoryProvider, Origin, Resolved, Resolver, Secret, SecretKey,
     SecretProvider, SecretProviderExt, SecretString, Version,
 };
 use secretwell_testkit::{Action, FaultyProvider};

@@ -322,40 +322,55 @@ async fn newer_version_of_a_superseded_fetch_is_kept_whichever_fetch_ends_first(
 }
 
 #[tokio::test(start_paused = true)]
-async fn unordered_value_of_a_superseded_fetch_causes_another_read() {
-    let opaque = |text: &str| Secret::new(text).with_version(Version::opaque(text.to_owned()));
-    let resolver = timed([(10, opaque("new")), (1, opaque("old")), (0, opaque("new"))]);
-    let reader = tokio::spawn({
-        let resolver = resolver.clone();
-        async move { text(&resolver, "K").await }
-    });
-    settle().await;
-    resolver.refresh(["K"]).await.remove(0).unwrap();
-    pass(secs(12)).await;
-    reader.await.unwrap();
-    assert_eq!(text(&resolver, "K").await, "new");
+async fn value_of_a_superseded_fetch_whose_version_has_no_order_causes_another_read() {
+    let object = |number, id| Version::numbered(number).with_identity(id);
+    for [old, new] in [
+        ["old", "new"].map(Version::opaque),
+        [object(7, "first object"), object(1, "second object")],
+    ] {
+        let secret = |value, version: &Version| Secret::new(value).with_version(version.clone());
+        let resolver = timed([
+            (10, secret("new", &new)),
+            (1, secret("old", &old)),
+            (0, secret("new", &new)),
+        ]);
+        let reader = tokio::spawn({
+            let resolver = resolver.clone();
+            async move { text(&resolver, "K").await }
+        });
+        settle().await;
+        resolver.refresh(["K"]).await.remove(0).unwrap();
+        pass(secs(12)).await;
+        reader.await.unwrap();
+        assert_eq!(text(&resolver, "K").await, "new", "{new:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
-async fn value_of_a_superseded_fetch_with_a_version_of_another_object_causes_another_read() {
-    let version = |value: &str, number, id| {
-        Secret::new(value).with_version(Version::numbered(number).with_identity(id))
-    };
-    let new = || version("new", 1, "second object");
-    let resolver = timed([
-        (10, new()),
-        (1, version("old", 7, "first object")),
-        (0, new()),
-    ]);
-    let reader = tokio::spawn({
-        let resolver = resolver.clone();
-        async move { text(&resolver, "K").await }
-    });
-    settle().await;
-    resolver.refresh(["K"]).await.remove(0).unwrap();
-    pass(secs(12)).await;
-    reader.await.unwrap();
-    assert_eq!(text(&resolver, "K").await, "new");
+async fn value_of_a_superseded_fetch_is_not_returned_after_its_lease() {
+    for (lease, is_returned) in [(2, false), (600, true)] {
+        let leased = |lease| {
+            let version = Version::numbered(1);
+            Secret::new("v1")
+                .with_version(version)
+                .valid_for(secs(lease))
+        };
+        let resolver = timed([(0, leased(2)), (1, leased(lease)), (3600, leased(2))]);
+        text(&resolver, "K").await;
+        pass(secs(4)).await;
+        let reader = tokio::spawn({
+            let resolver = resolver.clone();
+            async move { resolver.get("K").await }
+        });
+        settle().await;
+        assert!(
+            resolver.refresh(["K"]).await[0].is_err(),
+            "the source hangs"
+        );
+        let read = reader.await.unwrap();
+        assert_eq!(read.is_ok(), is_returned, "{lease}: {read:?}");
+        assert!(read.is_ok_and(|value| value.freshness.is_stale()) == is_returned);
+    }
 }
 
 #[tokio::test(start_paused = true)]

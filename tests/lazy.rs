@@ -2,12 +2,14 @@
 //!
 //! | module | content |
 //! | --- | --- |
-//! | `failures` | panics, runtimes without a timer, dropped auths, late tasks, names |
+//! | `failures` | panics, runtimes without a timer, dropped auths, deadlines, names |
 //! | `history` | the version history of a source |
 //! | `inputs` | which builds a rotation causes, and for which secrets |
 //! | `preflight` | reports |
 //! | `rebuild` | rebuilds |
 //! | `revocation` | revocation by a call, and by a time in the source |
+//! | `takeover` | tasks whose runtime has ended or is idle |
+//! | `transitions` | the ends of grace periods and activation delays while the source fails |
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,6 +33,8 @@ mod preflight;
 mod rebuild;
 mod revocation;
 mod scripted;
+mod takeover;
+mod transitions;
 
 const FIRST: &str = "the first secret, thirty-two bytes or more";
 const SECOND: &str = "the second secret, thirty-two bytes or more";

@@ -11,6 +11,7 @@
 //! | `run` | the execution of a schedule |
 //! | `trace` | what happened during a run |
 //! | `rules` | which results a read can have |
+//! | `versions` | the rule about older versions |
 //! | `limits` | the rules about the calls, the watches and the end of a run |
 
 mod limits;
@@ -19,6 +20,7 @@ mod run;
 mod schedule;
 mod source;
 mod trace;
+mod versions;
 
 use rules::Model;
 use schedule::Schedule;
@@ -29,7 +31,7 @@ use crate::schedules;
 fn results_conform_to_the_reference_model_for_random_schedules() {
     schedules::check_all(|seed| {
         let checked = schedules::check_seed(seed, &schedule::schedules(), |it| check(it, seed));
-        checked.map_err(|(schedule, violation)| report(&schedule, &violation))
+        checked.map_err(|(it, violation)| schedules::report(&it.setup, &it.steps, &violation))
     });
 }
 
@@ -49,10 +51,4 @@ fn check(schedule: &Schedule, seed: u64) -> Result<(), String> {
     })?;
     let limits = model.check_limits();
     limits.map_err(|violation| format!("{violation}\n\n{}", run.trace.until(u64::MAX)))
-}
-
-fn report(schedule: &Schedule, violation: &str) -> String {
-    let steps = schedule.steps.iter().map(|step| format!("{step:?}\n"));
-    let steps: String = steps.collect();
-    format!("{:?}\n{steps}\n{violation}", schedule.setup)
 }

@@ -91,6 +91,20 @@ where
     }
 }
 
+/// Returns the text of a schedule that violates the model.
+pub(crate) fn report(setup: &impl Debug, steps: &[impl Debug], violation: &str) -> String {
+    let steps = steps.iter().map(|step| format!("{step:?}\n"));
+    let steps: String = steps.collect();
+    format!("{setup:?}\n{steps}\n{violation}")
+}
+
+/// Lets `duration` pass. A duration of zero does not yield.
+pub(crate) async fn pause(duration: Duration) {
+    if !duration.is_zero() {
+        tokio::time::sleep(duration).await;
+    }
+}
+
 /// Returns the number in an environment variable, or the default.
 fn number((name, default): (&str, u64)) -> u64 {
     let text = env::var(name);

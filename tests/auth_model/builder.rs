@@ -9,8 +9,9 @@ use secretwell::auth::{BuildContext, BuildError};
 use serde::{Deserialize, Deserializer};
 
 use super::schedule::{CodeFault, KeySet, NAMES};
-use super::source::{Calls, next, pause};
+use super::source::{Calls, take};
 use super::trace::{Build, Event, Input, Recorder, Ring, Value};
+use crate::schedules::pause;
 
 /// The secrets of a build.
 #[derive(Deserialize)]
@@ -86,12 +87,7 @@ impl Builder {
     async fn finish(self, position: usize, weak: Option<BuildError>) -> Result<Built, BuildError> {
         let (latency, fault) = {
             let mut state = self.lock();
-            let fault = state.fault.as_mut();
-            let fault = fault.map(|(fault, calls)| (*fault, next(calls)));
-            if let Some((_, true)) = fault {
-                state.fault = None;
-            }
-            (state.latency, fault.map(|(fault, _)| fault))
+            (state.latency, take(&mut state.fault))
         };
         pause(latency).await;
         if fault == Some(CodeFault::Hang) {

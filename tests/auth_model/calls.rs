@@ -146,6 +146,10 @@ impl Model<'_> {
         require(!is_invalid, at, || {
             "ready with an invalid revocation time".into()
         })?;
+        // A call of `revoke_previous` also revokes the secrets in the history that were not read.
+        if self.revocations(at.order).next().is_some() {
+            return Ok(());
+        }
         for key in self.setup.rings.iter() {
             let last = self.history_reads(key, at.order).last();
             let has_failed = matches!(last, Some((_, Outcome::Failed)));
@@ -244,7 +248,7 @@ impl Model<'_> {
             let recent = match event {
                 // The task might be in the runtime that is not driven.
                 Event::Switched => true,
-                Event::Jumped => other.time + SETTLED > at.time,
+                Event::Jumped => other.time + SETTLED >= at.time,
                 _ => false,
             };
             recent && other.order < at.order

@@ -163,8 +163,11 @@ impl<'a> Model<'a> {
         for (position, build) in published.iter().enumerate().skip(1) {
             let chain = &published[..position];
             for ring in &chain[position - 1].rings {
+                let newest = build.input(ring.key).map(|input| input.value);
                 for index in 1..ring.all.len() {
-                    if self.is_revoked_by_time(ring, index, chain, build) {
+                    // A secret that is the newest one again was not replaced before the revocation.
+                    let is_replaced = newest != Some(ring.all[index]);
+                    if is_replaced && self.is_revoked_by_time(ring, index, chain, build) {
                         revoked.push((build.started.order, ring.all[index]));
                     }
                 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::model::{Model, Violation, last_tenure, require};
 use super::run::START;
 use super::schedule::{Call, Key, R, Reports};
-use super::trace::{Build, Event, Outcome, Ring, Value};
+use super::trace::{Build, Event, Outcome, Revision, Ring, Value};
 
 /// The confirmations that make an older version acceptable, and the time that they must span.
 const CONFIRMATIONS: (usize, Duration) = (3, Duration::from_secs(59));
@@ -45,10 +45,9 @@ impl Model<'_> {
             require(!self.is_revoked(value, order), build.started, || {
                 format!("the revoked secret {value:?} is built")
             })?;
-            let newest = self
-                .before(build)
-                .flat_map(|it| it.input(key)?.version)
-                .max();
+            // After an older version was accepted, the versions after it are newer again.
+            let mut before = self.before(build).rev();
+            let newest = before.find_map(|it| it.input(key)?.version);
             if newest > input.version {
                 let times = outcomes.iter().filter_map(|(at, outcome)| match outcome {
                     Outcome::Found(it) if Some(it.number) == input.version => Some(at.time),
@@ -144,10 +143,12 @@ impl Model<'_> {
             let chain: Vec<&Build> = self.before(build).chain([build]).collect();
             let lasted = last_tenure(&chain, primary).is_some_and(|tenure| {
                 let replacer = tenure.replacer.unwrap_or(build);
-                replacer.started.time >= tenure.first.started.time + delay
+                let first = tenure.first.started.time;
+                let known = self.known_since(primary, build.started.order);
+                let since = known.map_or(first, |known| known.min(first));
+                replacer.started.time >= since + delay
             });
-            let is_known =
-                lasted || has_signed || self.history_end(primary, build.started.order).is_some();
+            let is_known = lasted || has_signed || self.was_active(primary, build.started.order);
             require(is_known, build.started, || {
                 format!("{primary:?} signs, but was replaced before it was active")
             })?;
@@ -287,6 +288,25 @@ impl Model<'_> {
         Some(written.or(read)?.saturating_sub(real_time))
     }
 
+    /// Returns whether `value` was active according to the version history: it has lasted for the activation delay, or
+    /// it is the oldest known secret.
+    fn was_active(&self, value: Value, order: u64) -> bool {
+        let mut revisions = self.trace.revisions[value.key].windows(2);
+        let has_lasted = revisions.any(|it| {
+            let lasted = it[1].written.time - it[0].written.time;
+            it[0].value == value && lasted >= self.setup.activation_delay
+        });
+        let reads = self.history_reads(value.key, order);
+        let read = reads.filter_map(|(_, outcome)| match outcome {
+            Outcome::Found(revision) => Some(revision),
+            Outcome::Absent | Outcome::Failed => None,
+        });
+        let read: Vec<_> = read.collect();
+        let oldest = read.iter().min_by_key(|revision| revision.number);
+        let is_read = read.iter().any(|revision| revision.value == value);
+        is_read && (has_lasted || oldest.is_some_and(|oldest| oldest.value == value))
+    }
+
     /// Returns until when `value` verifies at least and at most, according to reads of the version history.
     fn history_end(&self, value: Value, order: u64) -> Option<(Duration, Duration)> {
         let reads = self.history_reads(value.key, order);
@@ -294,14 +314,36 @@ impl Model<'_> {
             |(_, outcome)| matches!(outcome, Outcome::Found(revision) if revision.value == value),
         );
         let times: Vec<Duration> = reads.map(|(at, _)| at).collect();
-        let (first, last) = (*times.first()?, *times.last()?);
-        let revisions = self.trace.revisions[value.key].windows(2);
-        let replaced = revisions.filter(|it| it[0].value == value);
-        // A version that was written during the run has no age, because the wall clock stands still.
-        let ages = replaced.map(|it| START.saturating_sub(it[1].written.time));
-        let (oldest, newest) = (ages.clone().max()?, ages.min()?);
-        let end = |read: Duration, age| (read + self.setup.overlap()).saturating_sub(age);
-        Some((end(first, oldest + REAL_TIME), end(last, newest)))
+        let first = *times.first()?;
+        // The times are derived when all versions are read.
+        let last = self
+            .history_reads(value.key, order)
+            .map(|(at, _)| at)
+            .max()?;
+        let revisions = &self.trace.revisions[value.key];
+        let replaced = revisions.windows(2).filter(|it| it[0].value == value);
+        // A version that was written during the run has no age, because the wall clock does not advance.
+        let age = |revision: &Revision| START.saturating_sub(revision.written.time);
+        let oldest = replaced.clone().map(|it| age(&it[1])).max()?;
+        // A secret verifies until the grace period after the next one was active.
+        let last_number = replaced.clone().map(|it| it[0].number).max()?;
+        let mut later = revisions[last_number..].windows(2);
+        let active = later.find(|it| age(&it[0]) - age(&it[1]) >= self.setup.activation_delay);
+        let newest = age(active.map_or(revisions.last()?, |it| &it[0]));
+        // A secret that returns might be active already.
+        let returns = replaced.clone().any(|it| {
+            let mut before = revisions
+                .iter()
+                .take_while(|other| other.number < it[1].number);
+            before.any(|other| other.value == it[1].value)
+        });
+        let at_least = match returns {
+            true => self.setup.grace_period,
+            false => self.setup.overlap(),
+        };
+        let end = |read: Duration, period: Duration, age| (read + period).saturating_sub(age);
+        let earliest = end(first, at_least, oldest + REAL_TIME);
+        Some((earliest, end(last, self.setup.overlap(), newest)))
     }
 
     /// Returns the reads of the version history of `key` that have ended before `order`.

@@ -131,7 +131,7 @@ pub(super) enum Fault {
     /// The call never returns.
     Hang,
     Panic,
-    /// A replica responds that is this many changes behind. Not for `R`.
+    /// A replica that lags by this many changes responds. It does not lag for `R`.
     Lag(u8),
 }
 
@@ -198,7 +198,14 @@ fn first_steps() -> impl Strategy<Value = Vec<Step>> {
 fn setups() -> impl Strategy<Value = Setup> {
     const REPORTS: &[Reports] = &[Reports::Times, Reports::Numbers, Reports::Nothing];
     const RINGS: &[KeySet] = &[KeySet(0b01), KeySet(0b11), KeySet(0)];
-    const AGES: &[&[u64]] = &[&[10_000], &[], &[1_000, 40], &[1_000, 3], &[1_000, 40, 3]];
+    const AGES: &[&[u64]] = &[
+        &[10_000],
+        &[],
+        &[1_000, 40],
+        &[1_000, 3],
+        &[1_000, 40, 3],
+        &[1_000, 12, 3],
+    ];
     (
         (select(REPORTS), any::<bool>(), select(RINGS)),
         (any::<bool>(), select(&[8_usize, 2, 1, 0][..])),

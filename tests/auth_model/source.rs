@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use secretwell::backend::{self, Capabilities, ChangeSender, ChangeStream};
 use secretwell::{Error, ErrorKind, Origin, Secret, SecretKey, SecretProvider, Version};
-use tokio::time::sleep;
 
 use super::run::START;
 use super::schedule::{
     A, Change, CodeFault, Fault, Key, KeySet, NAMES, R, Reports, RevocationTime, Setup,
 };
 use super::trace::{At, Event, Fetch, Kind, Outcome, Recorder, Revision, Value};
+use crate::schedules::pause;
 
 /// A source. Clones share it.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ pub(super) struct Source {
 struct State {
     /// All states of each key, in the order of their changes. `None` means absent.
     states: [Vec<Option<Revision>>; NAMES.len()],
-    fault: Option<(Fault, KeySet, Calls)>,
+    fault: Option<((Fault, KeySet), Calls)>,
     history_fault: Option<(CodeFault, Calls)>,
     latency: Duration,
     subscriber: Option<ChangeSender>,
@@ -142,7 +142,7 @@ impl Source {
             Fault::Lag(_) => KeySet(keys.0 & !(1 << R)),
             _ => keys,
         };
-        self.lock().fault = Some((fault, keys, calls));
+        self.lock().fault = Some(((fault, keys), calls));
         if let Fault::Lag(_) = fault {
             self.recorder.event(Event::Lagged);
         }
@@ -261,15 +261,12 @@ impl SecretProvider for Source {
         let fetch = self.start(keys.clone(), false);
         let (latency, fault) = {
             let mut state = self.lock();
-            let concerns = |(_, covered, _): &&mut (_, KeySet, _)| {
+            let concerns = |((_, covered), _): &((_, KeySet), _)| {
                 keys.iter().any(|key| covered.contains(*key))
             };
-            let fault = state.fault.as_mut().filter(concerns);
-            let fault = fault.map(|(fault, keys, calls)| (*fault, *keys, next(calls)));
-            if let Some((_, _, true)) = fault {
-                state.fault = None;
-            }
-            (state.latency, fault.map(|(fault, keys, _)| (fault, keys)))
+            let is_concerned = state.fault.as_ref().is_some_and(concerns);
+            let fault = is_concerned.then(|| take(&mut state.fault)).flatten();
+            (state.latency, fault)
         };
         pause(latency).await;
         let kind = fault.map(|(fault, _)| fault);
@@ -291,12 +288,7 @@ impl SecretProvider for Source {
         let fetch = self.start(vec![key], true);
         let (latency, fault) = {
             let mut state = self.lock();
-            let fault = state.history_fault.as_mut();
-            let fault = fault.map(|(fault, calls)| (*fault, next(calls)));
-            if let Some((_, true)) = fault {
-                state.history_fault = None;
-            }
-            (state.latency, fault.map(|(fault, _)| fault))
+            (state.latency, take(&mut state.history_fault))
         };
         pause(latency).await;
         if fault == Some(CodeFault::Hang) {
@@ -326,21 +318,17 @@ impl SecretProvider for Source {
     }
 }
 
-/// Counts a call that fails. Returns whether it is the last one.
-pub(super) fn next(calls: &mut Calls) -> bool {
-    match calls {
-        Some(calls) => {
-            *calls -= 1;
-            *calls == 0
+/// Returns the fault of a call, and counts that call. The fault ends with its last call.
+pub(super) fn take<F: Copy>(fault: &mut Option<(F, Calls)>) -> Option<F> {
+    let (kind, calls) = fault.as_mut()?;
+    let kind = *kind;
+    if let Some(calls) = calls {
+        *calls -= 1;
+        if *calls == 0 {
+            *fault = None;
         }
-        None => false,
     }
-}
-
-pub(super) async fn pause(duration: Duration) {
-    if !duration.is_zero() {
-        sleep(duration).await;
-    }
+    Some(kind)
 }
 
 fn secret_key(key: Key) -> SecretKey {

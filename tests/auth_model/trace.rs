@@ -62,7 +62,7 @@ pub(super) struct Revision {
     /// The number of the version.
     pub(super) number: usize,
     pub(super) written: At,
-    /// The wall time of the write. It stands still during a run, but no two events have the same one.
+    /// The wall time of the write. The wall clock does not advance during a run, but all events have different times.
     pub(super) created: SystemTime,
 }
 

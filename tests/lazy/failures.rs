@@ -1,7 +1,7 @@
 //! User code that panics, runtimes that end or lack a timer, and auths that are dropped.
 
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::{Mutex, mpsc};
 
 use serde::Deserializer;
 use tokio::runtime::{Builder, Runtime};
@@ -117,6 +117,197 @@ async fn panics_of_errors_and_of_previous_builds_do_not_stop_the_rotation() {
     }
     // The last build must not panic in the test.
     std::mem::forget(auth);
+}
+
+/// A value that panics when it is dropped while `ARMED` is set.
+#[derive(Debug, Default)]
+struct Bomb;
+
+thread_local! {
+    static ARMED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if ARMED.get() && !std::thread::panicking() {
+            panic!("this drop panics");
+        }
+    }
+}
+
+impl fmt::Display for Bomb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a bomb")
+    }
+}
+
+impl std::error::Error for Bomb {}
+
+/// A field that panics when it is dropped.
+#[derive(Deserialize)]
+struct WithBomb {
+    auth_secret: String,
+    #[serde(skip)]
+    bomb: Bomb,
+}
+
+/// Asserts that attempts that panic are repeated with backoff for an hour.
+async fn assert_backoff<A: Send + Sync + 'static>(auth: &LazyAuth<A>, attempts: &AtomicUsize) {
+    ARMED.set(true);
+    let failure = auth.get().await.err().unwrap();
+    assert!(failure.to_string().contains("panicked"), "{failure}");
+    assert!(auth.rebuild().await.is_err());
+    pass(secs(3600)).await;
+    let attempts = attempts.load(Ordering::SeqCst);
+    assert!((10..100).contains(&attempts), "{attempts} attempts");
+    assert_eq!(auth.state().name(), "failed");
+    ARMED.set(false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_in_the_drop_of_an_error_of_the_builder_is_a_failure_with_backoff() {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let count = attempts.clone();
+    let memory = MemoryProvider::from_iter([("AUTH_SECRET", FIRST)]);
+    let auth = LazyAuth::new(Resolver::new(memory), move |_: Secrets, _| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async { Err::<(), _>(BuildError::from(Bomb)) }
+    });
+    let log = CanaryLog::install();
+    assert_backoff(&auth, &attempts).await;
+    assert_eq!(log.lines_with("state=failed").len(), 1, "{}", log.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_in_the_drop_of_a_refused_build_is_a_failure_with_backoff() {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let count = attempts.clone();
+    let memory = MemoryProvider::from_iter([("token", "short")]);
+    let auth = LazyAuth::builder(Resolver::new(memory))
+        .mode(Mode::Production)
+        .build(move |_: FragileSecrets, context: BuildContext| {
+            count.fetch_add(1, Ordering::SeqCst);
+            // The secret is too weak to sign with, which the builder ignores.
+            let _ = context.key_ring("token");
+            async { Ok::<_, BuildError>(Bomb) }
+        });
+    assert_backoff(&auth, &attempts).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_in_the_drop_of_the_secrets_does_not_end_the_task() {
+    let (memory, faulty) = faulty_source(&[("auth_secret", FIRST)]);
+    let resolver = Resolver::builder(faulty.clone()).ttl(secs(10)).build();
+    let auth = LazyAuth::infallible(resolver, |secrets: WithBomb, _| {
+        std::mem::forget(secrets.bomb);
+        secrets.auth_secret
+    });
+    auth.get().await.unwrap();
+    ARMED.set(true);
+    // Attempts without a build drop the secrets.
+    faulty.always(Action::Fail(down()));
+    pass(secs(60)).await;
+    for _ in 0..20 {
+        let start = Instant::now();
+        assert_eq!(*auth.get().await.unwrap(), FIRST);
+        assert_eq!(start.elapsed(), secs(0));
+        pass(Duration::from_millis(100)).await;
+    }
+    assert_eq!(auth.state().name(), "degraded");
+    faulty.clear_faults();
+    memory.set("auth_secret", SECOND).unwrap();
+    pass(secs(60)).await;
+    assert_eq!(*auth.get().await.unwrap(), SECOND);
+    ARMED.set(false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_of_a_log_subscriber_does_not_start_a_loop() {
+    struct PanickingLayer(Arc<AtomicUsize>);
+
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for PanickingLayer {
+        fn on_event(
+            &self,
+            event: &tracing::Event<'_>,
+            _: tracing_subscriber::layer::Context<'_, S>,
+        ) {
+            if event.metadata().target() == "secretwell::auth" {
+                self.0.fetch_add(1, Ordering::SeqCst);
+                panic!("this layer panics");
+            }
+        }
+    }
+
+    use tracing_subscriber::layer::SubscriberExt;
+    let events = Arc::new(AtomicUsize::new(0));
+    let layer = PanickingLayer(events.clone());
+    let _default = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+    let fixture = fixture(&[("AUTH_SECRET", FIRST)]);
+    assert_eq!(fixture.auth.get().await.unwrap().secret, FIRST);
+    pass(secs(600)).await;
+    let events = events.load(Ordering::SeqCst);
+    assert!((1..10).contains(&events), "{events} events");
+}
+
+/// An auth, and how many errors of its source were dropped.
+type GuardedAuth = Arc<(std::sync::OnceLock<LazyAuth<String>>, AtomicUsize)>;
+
+/// An error that reads the state of the auth when it is dropped.
+struct Guarded(GuardedAuth);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let (auth, dropped) = &*self.0;
+        let _ = auth.get().unwrap().state();
+        dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl fmt::Debug for Guarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Guarded")
+    }
+}
+
+impl fmt::Display for Guarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the reason")
+    }
+}
+
+impl std::error::Error for Guarded {}
+
+#[test]
+fn error_of_the_source_can_read_the_state_when_it_is_dropped() {
+    let (send_end, end) = mpsc::channel();
+    // A deadlock must not hang the test.
+    std::thread::spawn(move || {
+        let guarded = GuardedAuth::default();
+        let (_, faulty) = faulty_source(&[("AUTH_SECRET", FIRST)]);
+        let resolver = Resolver::builder(faulty.clone()).ttl(secs(10)).build();
+        let auth = LazyAuth::infallible(resolver, |secrets: Secrets, _| {
+            secrets.auth_secret.expose_secret().to_owned()
+        });
+        guarded.0.set(auth.clone()).unwrap();
+        let mut builder = Builder::new_current_thread();
+        let runtime = builder.enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            auth.get().await.unwrap();
+            for _ in 0..100 {
+                // Each failure is another error, so the auth can be the last owner of one.
+                faulty.always(Action::Fail(down().with_source(Guarded(guarded.clone()))));
+                pass(secs(1)).await;
+            }
+            assert_eq!(auth.state().name(), "degraded");
+            faulty.clear_faults();
+            pass(secs(60)).await;
+            assert_eq!(auth.state().name(), "ready");
+        });
+        send_end.send(guarded.1.load(Ordering::SeqCst)).unwrap();
+    });
+    let dropped = end.recv_timeout(secs(60));
+    let dropped = dropped.expect("the drop of an error waits for a lock");
+    assert!(dropped > 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -176,6 +176,123 @@ async fn history_has_at_most_the_configured_number_of_previous_secrets() {
     assert_eq!(auth.state(), ready(1));
 }
 
+/// An auth with these settings, whose source has versions with these values and ages in seconds.
+fn timed(
+    versions: &[(&str, u64)],
+    script: impl FnOnce(&Scripted),
+    settings: impl FnOnce(LazyAuthBuilder) -> LazyAuthBuilder,
+) -> LazyAuth<KeyRing> {
+    let source = Scripted::new(Reports::Times);
+    for (value, age) in versions {
+        source.write("AUTH_SECRET", value, secs(*age));
+    }
+    script(&source);
+    let resolver = Resolver::builder(source).ttl(secs(1)).build();
+    settings(LazyAuth::builder(resolver)).build(|_: Secrets, context: BuildContext| async move {
+        Ok::<_, BuildError>(context.key_ring("AUTH_SECRET")?)
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn signing_secret_is_read_although_the_next_ones_were_never_active() {
+    let fourth = format!("{THIRD}, replaced");
+    let versions = [(FIRST, 1000), (SECOND, 17), (THIRD, 8), (&fourth, 0)];
+    let auth = timed(
+        &versions,
+        |_| {},
+        |builder| builder.activation_delay(secs(10)).grace_period(secs(5)),
+    );
+    let ring = ring_text(&auth.get().await.unwrap());
+    assert_eq!(ring.0, FIRST);
+    pass(secs(9)).await;
+    assert_eq!(ring_text(&auth.peek().unwrap()).0, FIRST);
+    pass(secs(2)).await;
+    let all = format!("{fourth},{THIRD},{FIRST}");
+    assert_eq!(ring_text(&auth.peek().unwrap()), (fourth.clone(), all));
+    pass(secs(5)).await;
+    assert_eq!(ring_text(&auth.peek().unwrap()), (fourth.clone(), fourth));
+}
+
+#[tokio::test(start_paused = true)]
+async fn secret_that_was_rolled_back_does_not_sign_after_a_start() {
+    let versions = [(FIRST, 100_000), (SECOND, 5), (FIRST, 1)];
+    let auth = timed(
+        &versions,
+        |_| {},
+        |builder| builder.activation_delay(secs(30)),
+    );
+    let all = format!("{FIRST},{SECOND}");
+    assert_eq!(ring_text(&auth.get().await.unwrap()), (FIRST.into(), all));
+}
+
+#[tokio::test(start_paused = true)]
+async fn complete_history_corrects_an_incomplete_one() {
+    let versions = [(FIRST, 100_000), (SECOND, 500), (THIRD, 100)];
+    let settings = |builder: LazyAuthBuilder| {
+        let builder = builder.activation_delay(secs(1000));
+        builder.grace_period(secs(100_000))
+    };
+    let all = format!("{THIRD},{SECOND},{FIRST}");
+    let whole = timed(&versions, |_| {}, settings);
+    let expected = (FIRST.to_owned(), all);
+    assert_eq!(ring_text(&whole.get().await.unwrap()), expected);
+
+    let partial = |source: &Scripted| source.fail_version(1, 3);
+    let auth = timed(&versions, partial, settings);
+    let oldest_known = (SECOND.to_owned(), format!("{THIRD},{SECOND}"));
+    assert_eq!(ring_text(&auth.get().await.unwrap()), oldest_known);
+    assert_eq!(auth.state(), incomplete(1));
+    pass(secs(60)).await;
+    assert_eq!(ring_text(&auth.get().await.unwrap()), expected);
+    assert_eq!(auth.state(), ready(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_with_too_many_versions_is_incomplete_and_not_read_again() {
+    let log = CanaryLog::install();
+    let source = Scripted::new(Reports::Times);
+    source.write("AUTH_SECRET", FIRST, secs(7200));
+    for age in 0..60 {
+        source.write("AUTH_SECRET", SECOND, secs(3600 - age));
+    }
+    let auth = LazyAuth::new(
+        Resolver::new(source.clone()),
+        |_: Secrets, context: BuildContext| async move {
+            Ok::<_, BuildError>(context.key_ring("AUTH_SECRET")?)
+        },
+    );
+    assert_eq!(ring_text(&auth.get().await.unwrap()), newest());
+    assert_eq!(auth.state(), incomplete(1));
+    pass(secs(3600)).await;
+    assert_eq!(auth.state(), incomplete(1));
+    assert_eq!(source.reads_of_old_versions(), 49);
+    let lines = log.lines_with("event=history_incomplete");
+    assert_eq!(lines.len(), 1, "{}", log.text());
+    assert!(lines[0].contains("more versions within the grace period"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn repeated_secrets_count_once_towards_the_limit() {
+    let versions = [
+        (THIRD, 100_000),
+        (FIRST, 500),
+        (SECOND, 400),
+        (FIRST, 300),
+        (SECOND, 200),
+    ];
+    let auth = timed(
+        &versions,
+        |_| {},
+        |builder| {
+            let builder = builder.activation_delay(secs(10));
+            builder.grace_period(secs(10_000)).max_previous(2)
+        },
+    );
+    let all = format!("{SECOND},{FIRST},{THIRD}");
+    assert_eq!(ring_text(&auth.get().await.unwrap()), (SECOND.into(), all));
+    assert_eq!(auth.state(), ready(1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn history_of_a_key_that_is_no_candidate_follows_with_the_next_build() {
     /// The type of the field does not tell that it is a secret.

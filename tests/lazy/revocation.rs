@@ -1,5 +1,7 @@
 //! Revocation of previous secrets: by a call, and by a revocation time in the source.
 
+use secretwell::Error;
+
 use super::scripted::{Reports, Scripted};
 use super::*;
 
@@ -231,6 +233,90 @@ async fn revocation_before_the_first_build_excludes_the_history() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn call_revokes_the_history_although_the_clock_of_the_source_is_ahead() {
+    for is_started in [false, true] {
+        let source = Scripted::new(Reports::Times);
+        source.set_clock_ahead(secs(5));
+        source.write("AUTH_SECRET", FIRST, secs(1000));
+        source.write("AUTH_SECRET", SECOND, secs(1));
+        source.always_old(Some(super::scripted::Old::Fail(down())));
+        let service = Service::start(&source);
+        if is_started {
+            service.auth.get().await.unwrap();
+            service.assert_only(SECOND);
+        }
+        service.auth.revoke_previous().await.unwrap();
+        source.always_old(None);
+        pass(secs(600)).await;
+        service.assert_only(SECOND);
+        assert_eq!(service.auth.state(), ready(1), "{is_started}");
+        // The next rotation has a grace period.
+        source.write("AUTH_SECRET", THIRD, secs(0));
+        pass(secs(60)).await;
+        assert_eq!(service.ring(), (THIRD.into(), format!("{THIRD},{SECOND}")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn revoked_secret_that_another_key_still_has_does_not_return() {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+    #[expect(dead_code, reason = "the build uses the key rings")]
+    struct Shifted {
+        auth_secret: SecretString,
+        auth_secret_1: Option<SecretString>,
+    }
+    let source = Scripted::new(Reports::Nothing);
+    source.write("AUTH_SECRET", FIRST, secs(0));
+    let resolver = Resolver::builder(source.clone()).ttl(secs(10)).build();
+    let builder = LazyAuth::builder(resolver).activation_delay(secs(0));
+    let auth = builder.build(|_: Shifted, context: BuildContext| async move {
+        let newest = context.key_ring("AUTH_SECRET")?;
+        let previous = context.key_ring("AUTH_SECRET_1").ok();
+        let rings = [Some(newest), previous].into_iter().flatten();
+        KeyRing::merge(rings).ok_or_else(|| BuildError::msg("no ring"))
+    });
+    auth.get().await.unwrap();
+    source.write("AUTH_SECRET", SECOND, secs(0));
+    source.write("AUTH_SECRET_1", FIRST, secs(0));
+    auth.rebuild().await.unwrap();
+    let both = (SECOND.to_owned(), format!("{SECOND},{FIRST}"));
+    let revoked = auth.revoke_previous().await.unwrap();
+    assert_eq!(ring_text(&revoked), both, "it is the secret of another key");
+    source.write("AUTH_SECRET_1", SECOND, secs(0));
+    pass(secs(30)).await;
+    assert_eq!(
+        ring_text(&auth.peek().unwrap()),
+        (SECOND.into(), SECOND.into())
+    );
+    // A replica lags.
+    source.write("AUTH_SECRET", FIRST, secs(0));
+    pass(secs(30)).await;
+    assert_eq!(
+        ring_text(&auth.peek().unwrap()),
+        (SECOND.into(), SECOND.into())
+    );
+    assert_eq!(auth.state().name(), "degraded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn revocation_time_revokes_a_secret_whose_replacement_is_read_with_a_later_version() {
+    let source = Scripted::new(Reports::Times);
+    source.write("AUTH_SECRET", FIRST, secs(10_000));
+    let service = Service::start(&source);
+    service.auth.get().await.unwrap();
+    // The last version changes another field of the document.
+    source.write("AUTH_SECRET", SECOND, secs(30));
+    source.write("AUTH_SECRET", SECOND, secs(10));
+    source.write(REVOKED_AT, &unix(secs(20)), secs(20));
+    pass(secs(60)).await;
+    service.assert_only(SECOND);
+    let started = Service::start(&source);
+    started.auth.get().await.unwrap();
+    started.assert_only(SECOND);
+}
+
+#[tokio::test(start_paused = true)]
 async fn revocation_key_that_cannot_be_read_keeps_the_history_out() {
     let source = Scripted::new(Reports::Times);
     source.write("AUTH_SECRET", FIRST, secs(1000));
@@ -246,6 +332,25 @@ async fn revocation_key_that_cannot_be_read_keeps_the_history_out() {
     source.write(REVOKED_AT, &unix(secs(5000)), secs(0));
     pass(secs(400)).await;
     assert_eq!(service.ring().1, format!("{SECOND},{FIRST}"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn preflight_and_build_agree_on_a_revoked_secret() {
+    let service = Service::rotated(Reports::Times).await;
+    service.auth.revoke_previous().await.unwrap();
+    assert!(service.auth.preflight(Mode::Production).await.is_ready());
+    service.source.write("AUTH_SECRET", FIRST, secs(0));
+    pass(secs(60)).await;
+    let report = service.auth.preflight(Mode::Production).await;
+    let failure = service.auth.rebuild().await.err().unwrap();
+    let texts = |problems: &[Error]| problems.iter().map(Error::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        texts(report.problems()),
+        texts(failure.problems()),
+        "{report}"
+    );
+    let checks: Vec<_> = report.checks().iter().map(|check| &check.status).collect();
+    assert!(matches!(checks[0], Status::Failed(_)), "{report}");
 }
 
 #[tokio::test(start_paused = true)]

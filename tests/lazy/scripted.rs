@@ -43,6 +43,10 @@ struct State {
     lagging: BTreeMap<SecretKey, usize>,
     script: VecDeque<Old>,
     always: Option<Old>,
+    /// A previous version, and how many of its next reads fail.
+    failing_version: Option<(u64, usize)>,
+    /// How much the clock of the source is ahead.
+    ahead: Duration,
     reads_of_old_versions: usize,
 }
 
@@ -58,10 +62,11 @@ impl Scripted {
     /// Writes a version that is `age` old.
     pub(super) fn write(&self, name: &str, value: &str, age: Duration) {
         let mut state = self.lock();
+        let written = SystemTime::now() + state.ahead - age;
         let versions = state.versions.entry(key(name)).or_default();
         let number = versions.len() as u64 + 1;
         let version = match self.reports {
-            Reports::Times => Version::numbered(number).with_created_at(SystemTime::now() - age),
+            Reports::Times => Version::numbered(number).with_created_at(written),
             Reports::Numbers => Version::numbered(number),
             Reports::Nothing => Version::from_content(value.as_bytes()),
         };
@@ -85,6 +90,16 @@ impl Scripted {
     /// Sets what every read of a previous version does after that.
     pub(super) fn always_old(&self, old: Option<Old>) {
         self.lock().always = old;
+    }
+
+    /// Lets the next reads of this previous version fail.
+    pub(super) fn fail_version(&self, number: u64, reads: usize) {
+        self.lock().failing_version = Some((number, reads));
+    }
+
+    /// Moves the clock of the source ahead.
+    pub(super) fn set_clock_ahead(&self, by: Duration) {
+        self.lock().ahead = by;
     }
 
     pub(super) fn reads_of_old_versions(&self) -> usize {
@@ -134,7 +149,13 @@ impl SecretProvider for Scripted {
         let old = {
             let mut state = self.lock();
             state.reads_of_old_versions += 1;
-            state.script.pop_front().or_else(|| state.always.clone())
+            match &mut state.failing_version {
+                Some((number, reads)) if version.number() == Some(*number) && *reads > 0 => {
+                    *reads -= 1;
+                    Some(Old::Fail(Error::new(ErrorKind::Unavailable, "down")))
+                }
+                _ => state.script.pop_front().or_else(|| state.always.clone()),
+            }
         };
         match old {
             Some(Old::Fail(error)) => return Err(error.with_origin(&self.origin).with_key(key)),

@@ -18,8 +18,6 @@ const NOTIFICATION_TIME: Duration = Duration::from_millis(150);
 const DEADLINE_MARGIN: Duration = Duration::from_millis(400);
 /// How long a reader with a usable value waits.
 const MAX_WAIT: Duration = Duration::from_millis(1050);
-/// The confirmations that make an older version acceptable, and the time that they must span.
-const CONFIRMATIONS: (usize, Duration) = (3, Duration::from_secs(60));
 const FORCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A run with what the model derives from it.
@@ -201,61 +199,6 @@ impl<'a> Model<'a> {
                     earlier.any(|call| call.version(value.key) > value.version)
                 }
             })
-    }
-
-    /// No value is older than one that was returned before, unless the source has confirmed it repeatedly, or
-    /// the application has accepted it. A fresh value is not even older than one that the resolver has got.
-    fn check_version(&self, read: &Read, end: At, returned: &Returned) -> Result<(), String> {
-        let value = returned.value;
-        let reads = self.trace.reads.iter().filter_map(|earlier| {
-            let seen = earlier.end.filter(|seen| seen.order < read.start.order)?;
-            Some((seen, earlier.result?.ok()?.value))
-        });
-        let calls =
-            self.calls(value.link, value.key)
-                .filter_map(|call| match call.outcome(value.key)? {
-                    Outcome::Value(got) if call.has_ended_before(read.start) => {
-                        Some((call.started, got))
-                    }
-                    _ => None,
-                });
-        // A lease can have expired when it arrives. Then its version is not remembered.
-        let has_lease = self.setup.links[value.link].lease.is_some();
-        let calls = calls.filter(|_| returned.stale.is_none() && !has_lease);
-        for (seen, newer) in reads.chain(calls) {
-            let same_key = (newer.link, newer.key) == (value.link, value.key);
-            if same_key && value.version < newer.version {
-                let is_accepted = self.is_accepted(value, seen, end);
-                require(is_accepted, || {
-                    format!("{newer:?} was known from {seen:?} on")
-                })?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns whether an older `value` was accepted between the two events.
-    fn is_accepted(&self, value: Value, seen: At, end: At) -> bool {
-        let between = |at: At| seen.order < at.order && at.order < end.order;
-        let explicitly = self.trace.events.iter().any(|(at, event)| {
-            matches!(event, Event::AcceptedOlder(key) if *key == value.key) && between(*at)
-        });
-        let mut confirmed: Vec<At> = Vec::new();
-        for (at, outcome) in self.outcomes(value.link, value.key) {
-            match outcome {
-                Outcome::Value(other) if other.version == value.version => {
-                    confirmed.push(at);
-                    let spans = at.time.saturating_sub(confirmed[0].time);
-                    if confirmed.len() >= CONFIRMATIONS.0 && spans >= CONFIRMATIONS.1 && between(at)
-                    {
-                        return true;
-                    }
-                }
-                Outcome::Value(_) => confirmed.clear(),
-                Outcome::Failed(_) => {}
-            }
-        }
-        explicitly
     }
 
     fn check_error(&self, read: &Read, end: At, kind: ErrorKind) -> Result<(), String> {
@@ -474,7 +417,7 @@ impl<'a> Model<'a> {
         before.map(|other| other.version(key)).max() < Some(call.version(key))
     }
 
-    fn calls(&self, link: usize, key: Key) -> impl Iterator<Item = &'a ProviderCall> {
+    pub(super) fn calls(&self, link: usize, key: Key) -> impl Iterator<Item = &'a ProviderCall> {
         let calls = self.trace.calls.iter();
         calls.filter(move |call| call.link == link && call.keys.contains(&key))
     }
@@ -490,7 +433,7 @@ impl<'a> Model<'a> {
     }
 
     /// Returns what a link has returned for a key, in the order of the results.
-    fn outcomes(&self, link: usize, key: Key) -> Vec<(At, Outcome)> {
+    pub(super) fn outcomes(&self, link: usize, key: Key) -> Vec<(At, Outcome)> {
         let calls = self.calls(link, key);
         let outcomes = calls.filter_map(|call| Some((call.ended?, call.outcome(key)?)));
         let mut outcomes: Vec<(At, Outcome)> = outcomes.collect();

@@ -119,7 +119,7 @@ pub(super) enum Fault {
     Panic,
     /// The last result is missing.
     WrongCount,
-    /// A replica responds that is this many changes behind.
+    /// A replica that lags by this many changes responds.
     Lag(u8),
 }
 

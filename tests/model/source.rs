@@ -1,15 +1,14 @@
 //! A source whose values, faults and notifications the schedule controls. It records every call.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use secretwell::backend::{self, Capabilities, ChangeSender, ChangeStream};
 use secretwell::{Error, ErrorKind, Origin, Secret, SecretKey, SecretProvider, Version};
-use tokio::time::sleep;
 
 use super::schedule::{Change, Fault, Key, KeySet, Latency, LinkSetup, NAMES, StreamFault};
 use super::trace::{Event, Outcome, ProviderCall, Recorder, Value};
+use crate::schedules::pause;
 
 /// A source. Clones share it.
 #[derive(Debug, Clone)]
@@ -303,12 +302,6 @@ impl SecretProvider for Source {
         let (link, runtime) = (self.link, self.recorder.lock().runtime);
         self.recorder.event(Event::Subscribed { link, runtime });
         Some(stream)
-    }
-}
-
-async fn pause(duration: Duration) {
-    if !duration.is_zero() {
-        sleep(duration).await;
     }
 }
 

@@ -64,9 +64,31 @@ impl<A> Current<A> {
         self.0.due.store(due.to_nanos(), Ordering::Relaxed);
     }
 
+    /// Records that a caller needs the rebuild task within `time`, unless it acts earlier anyway.
+    pub(crate) fn expect_at_most(&self, time: Duration) {
+        let due = clock::coarse().after(time);
+        self.0.due.fetch_min(due.to_nanos(), Ordering::Relaxed);
+    }
+
+    /// Returns the time until the rebuild task is overdue.
+    pub(crate) fn due_in(&self) -> Duration {
+        Time::from_nanos(self.0.due.load(Ordering::Relaxed)).since(clock::coarse())
+    }
+
     /// Records that the rebuild task has ended, so that the next reader starts another one.
     pub(crate) fn expect_now(&self) {
         self.0.due.store(Time::MIN.to_nanos(), Ordering::Relaxed);
+    }
+}
+
+/// Whether the rebuild task of an auth is late, for code that does not know the type of the build.
+pub(crate) trait Lateness {
+    fn is_overdue(&self) -> bool;
+}
+
+impl<A> Lateness for Current<A> {
+    fn is_overdue(&self) -> bool {
+        Current::is_overdue(self)
     }
 }
 

@@ -183,8 +183,9 @@ impl LazyAuthBuilder {
     ///   [`Degraded`](crate::State::Degraded), and the last known time stays in force. A process that
     ///   has not read a time yet uses no version history until then.
     /// - A secret was replaced at the creation time of the next version, so the clock of the source
-    ///   counts. If the source reports no creation times, all previous secrets are revoked when the time
-    ///   is first read and whenever it changes.
+    ///   counts. If versions in between were not read, the earliest possible time counts. If the source
+    ///   reports no creation times, all previous secrets are revoked when the time is first read and
+    ///   whenever it changes.
     /// - A time in the future also revokes what is replaced until then, without a grace period.
     ///
     /// # Errors

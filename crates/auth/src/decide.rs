@@ -1,15 +1,19 @@
 //! Decides what an attempt does with the secrets that it has read. This file contains only data and
 //! pure functions of that data and the time.
 
-use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
 
-use secretwell_core::{Error, ErrorKind, SecretKey, SecretValue, Version};
+use secretwell_core::{Error, ErrorKind, SecretKey, SecretValue};
 use secretwell_resolver::Resolved;
 use tokio::time::Instant;
 
 use crate::revocation::{Epoch, Revocations};
-use crate::ring::{KeyHistory, RingFingerprint, Rings, Timing};
+use crate::ring::{Extent, KeyHistory, Replaced, RingFingerprint, Rings, Timing, later};
+
+/// The longest time between the reads of a new secret and of a revocation time that were written
+/// together.
+const MAX_DISTANCE: Duration = Duration::from_secs(300);
 
 /// Decides what follows from a read.
 pub(crate) fn decide(
@@ -18,10 +22,8 @@ pub(crate) fn decide(
     rules: &Rules,
     now: Instant,
 ) -> Decision {
-    let is_revoked =
-        |(_, secret): &&(SecretKey, Resolved)| current.revocations.contains(&secret.value);
-    let revoked = snapshot.secrets.iter().filter(is_revoked);
-    let problems: Vec<Error> = revoked.map(|(key, secret)| returned(key, secret)).collect();
+    let problem = |(key, secret): &(SecretKey, Resolved)| current.check_revoked(key, secret);
+    let problems: Vec<Error> = snapshot.secrets.iter().filter_map(problem).collect();
     if !problems.is_empty() {
         return Decision::Fail(problems);
     }
@@ -40,6 +42,32 @@ pub(crate) fn decide(
         true => Decision::Build(next),
         false => Decision::Keep(next),
     }
+}
+
+/// Returns what follows from memory and time alone, without a read: previous secrets expire, secrets
+/// become active, and the known revocation time revokes. Returns `None` if nothing changes.
+///
+/// [`Rotation::needs_build`] returns whether the next rotation needs a build.
+pub(crate) fn advance(current: &Rotation, rules: &Rules, now: Instant) -> Option<Next> {
+    let next = current.clone().advanced(current, rules, now);
+    let is_changed = next.rotation.rings.len() != current.rings.len();
+    (is_changed || next.rotation.needs_build(now)).then_some(next)
+}
+
+/// Returns what follows from memory, time and a revocation time that was read, if the secrets that were
+/// read with it cannot be used. Returns `None` if nothing changes.
+pub(crate) fn advance_with_epoch(
+    current: &Rotation,
+    epoch: Option<Epoch>,
+    rules: &Rules,
+    now: Instant,
+) -> Option<Next> {
+    if current.epoch_is_known && current.revocations.epoch == epoch {
+        return advance(current, rules, now);
+    }
+    let mut next = current.clone();
+    next.learn_epoch(epoch, now);
+    Some(next.advanced(current, rules, now))
 }
 
 /// What an attempt does.
@@ -92,16 +120,20 @@ pub(crate) struct Rotation {
     revocations: Revocations,
     /// Whether the revocation time was read at least once.
     epoch_is_known: bool,
+    /// When another revocation time was read last.
+    epoch_changed_at: Option<Instant>,
     /// The keys of the rings that the current build has requested.
     requested: BTreeSet<SecretKey>,
-    /// The keys whose version history was read.
+    /// The keys whose version history is not needed any more.
     history_read: BTreeSet<SecretKey>,
+    /// The keys whose version history has too many versions, and the time when all secrets have expired
+    /// that were not read.
+    history_is_cut: BTreeMap<SecretKey, Instant>,
     /// The inputs of the current build, or `None` before the first build.
     built_from: Option<Inputs>,
     /// Whether the source must still be read after a call of `revoke_previous`.
     pub(crate) unconfirmed: bool,
-    /// The number of calls of `revoke_previous`. An attempt that started before the last call is
-    /// discarded.
+    /// The number of calls of `revoke_previous`.
     pub(crate) revision: u64,
 }
 
@@ -147,9 +179,23 @@ impl Rotation {
     }
 
     /// Returns whether the version history can be used. A secret from it might be revoked by a
-    /// revocation time that is not known yet.
+    /// revocation time that is not known yet, or by a call that the source must still confirm.
     pub(crate) fn accepts_history(&self) -> bool {
-        self.epoch_is_known
+        self.epoch_is_known && !self.unconfirmed
+    }
+
+    /// Returns whether secrets from a version history might be missing at `now`, because it has too many
+    /// versions.
+    pub(crate) fn history_is_cut(&self, now: Instant) -> bool {
+        self.history_is_cut.values().any(|expired| *expired > now)
+    }
+
+    /// Returns the problem that the source has returned a revoked secret. A secret that was revoked as
+    /// the previous one of another key stays valid for `key` until it is replaced there.
+    pub(crate) fn check_revoked(&self, key: &SecretKey, secret: &Resolved) -> Option<Error> {
+        let value = &secret.value;
+        let is_revoked = self.revocations.contains(value) && !self.rings.is_newest(key, value);
+        is_revoked.then(|| returned(key, secret))
     }
 
     /// Revokes all previous secrets at the request of the operator. Returns the keys of the revoked
@@ -158,7 +204,7 @@ impl Rotation {
         self.revision += 1;
         self.unconfirmed = true;
         self.revocations.called(wall);
-        let removed = self.rings.remove_previous(now, |_, _| true);
+        let removed = self.rings.remove_previous(now, |_, _, _| true);
         self.rings.activate_newest(now);
         self.remember(removed)
     }
@@ -177,6 +223,38 @@ impl Rotation {
         let signing = self.signing(rules);
         self.rings.keep_previous_of(&signing);
         self.history_read.retain(|key| signing.contains(key));
+        self.history_is_cut.retain(|key, _| signing.contains(key));
+    }
+
+    /// Returns whether a ring that the current build has requested is another one at `now`.
+    pub(crate) fn needs_build(&self, now: Instant) -> bool {
+        let built_from = self.built_from.as_ref();
+        built_from.is_some_and(|built_from| built_from.rings != self.requested_rings(now))
+    }
+
+    /// Returns the rotation at `now`. `before` is the rotation before this attempt.
+    fn advanced(mut self, before: &Self, rules: &Rules, now: Instant) -> Next {
+        self.rings.remove_expired(now);
+        let revoked = self.revoke_by_time(before, now);
+        self.rings.limit_previous(rules.timing.max_previous, now);
+        Next {
+            rotation: self,
+            revoked,
+        }
+    }
+
+    fn learn_epoch(&mut self, epoch: Option<Epoch>, now: Instant) {
+        let time = epoch.as_ref().map(|epoch| epoch.time);
+        if time != self.epoch_time() {
+            self.epoch_changed_at = Some(now);
+        }
+        self.epoch_is_known = true;
+        self.revocations.epoch = epoch;
+    }
+
+    fn epoch_time(&self) -> Option<SystemTime> {
+        let epoch = self.revocations.epoch.as_ref();
+        epoch.map(|epoch| epoch.time)
     }
 
     /// Rotates the rings and adds version histories.
@@ -186,27 +264,37 @@ impl Rotation {
             .rings
             .rotated(snapshot.secrets, &signing, rules.timing, now);
         if let Ok(epoch) = &snapshot.epoch {
-            self.epoch_is_known = true;
-            self.revocations.epoch.clone_from(epoch);
+            self.learn_epoch(epoch.clone(), now);
         }
-        for read in snapshot
-            .histories
-            .iter()
-            .filter(|read| signing.contains(&read.key))
-        {
-            let key = &read.key;
-            match &read.history {
-                // A secret from the history might be a revoked one.
-                Some(_) if !self.epoch_is_known => continue,
-                Some(history) => self.rings.add_history(key, history, now),
-                None => {}
-            }
-            if read.is_complete {
-                self.history_read.insert(key.clone());
+        let is_needed = |read: &&KeyHistory| {
+            signing.contains(&read.key) && !self.history_read.contains(&read.key)
+        };
+        let histories: Vec<&KeyHistory> = snapshot.histories.iter().filter(is_needed).collect();
+        if self.accepts_history() {
+            for read in histories {
+                self.add_history(read, rules.timing, now);
             }
         }
         let rings = &self.rings;
         self.history_read.retain(|key| rings.contains(key));
+        self.history_is_cut.retain(|key, _| rings.contains(key));
+    }
+
+    fn add_history(&mut self, read: &KeyHistory, timing: Timing, now: Instant) {
+        let KeyHistory {
+            key,
+            history,
+            extent,
+        } = read;
+        self.rings.add_history(key, history, *extent, timing, now);
+        self.rings.activate_known(now);
+        if *extent != Extent::Failed {
+            self.history_read.insert(key.clone());
+        }
+        if *extent == Extent::Limited {
+            let expired = later(now, timing.overlap());
+            self.history_is_cut.insert(key.clone(), expired);
+        }
     }
 
     /// Removes the previous secrets that are revoked. `before` is the rotation before this attempt.
@@ -226,43 +314,59 @@ impl Rotation {
         let by_call = self.unconfirmed
             && snapshot.follows_revocation
             && snapshot.secrets.iter().all(is_confirmed);
-        let revocations = &self.revocations;
-        let time = |rotation: &Self| rotation.revocations.epoch.as_ref().map(|epoch| epoch.time);
-        let new_epoch = revocations
-            .epoch
-            .as_ref()
-            .filter(|_| time(self) != time(before));
-        // With a new revocation time, a secret is also revoked if the source does not report when it was
-        // replaced. A document has one version for all of its fields. If the secret and the revocation
-        // time have changed together, the version does not show which of them changed first.
-        let is_unknown = |value: &SecretValue, next: Option<&Version>| {
-            new_epoch.is_some_and(|epoch| match next {
-                Some(next) if next.created_at().is_some() => {
-                    epoch.version.as_ref() == Some(next) && before.rings.is_newest(value)
-                }
-                _ => true,
-            })
-        };
-        let removed = self.rings.remove_previous(now, |value, next| {
-            by_call
-                || revocations.contains(value)
-                || revocations.covers(next)
-                || is_unknown(value, next)
-        });
+        let mut removed = Vec::new();
         if by_call {
+            removed = self.rings.remove_previous(now, |_, _, _| true);
             self.rings.activate_newest(now);
             self.unconfirmed = false;
+            // All secrets in the histories are revoked, whatever the clocks say.
+            let keys = snapshot.secrets.iter().map(|(key, _)| key.clone());
+            self.history_read.extend(keys);
+            self.history_is_cut.clear();
         }
+        let mut revoked = self.remember(removed);
+        revoked.extend(self.revoke_by_time(before, now));
+        revoked
+    }
+
+    /// Removes the previous secrets that the revocation time covers, and those that were revoked before.
+    fn revoke_by_time(&mut self, before: &Self, now: Instant) -> Vec<SecretKey> {
+        let revocations = &self.revocations;
+        let epoch = revocations.epoch.as_ref();
+        let is_new = self.epoch_time() != before.epoch_time();
+        // The new secret and the revocation time can have been written in this order, and read in the
+        // other one.
+        let changed_at = self.epoch_changed_at;
+        let uncertain_until = changed_at.map(|changed_at| changed_at + MAX_DISTANCE);
+        let is_uncertain = |replaced: &Replaced| {
+            is_new || uncertain_until.is_some_and(|until| replaced.at <= until)
+        };
+        // A secret is also revoked if it is not known whether it was replaced before a new revocation
+        // time. A document has one version for all of its fields. If the secret and the revocation time
+        // have changed together, the version does not show which of them changed first.
+        let is_unknown = |key: &SecretKey, value: &SecretValue, replaced: &Replaced| {
+            epoch.is_some_and(|epoch| match &replaced.by {
+                Some(next) if next.created_at().is_some() => {
+                    let is_before = replaced.earliest.is_none_or(|it| it <= epoch.time);
+                    let is_same_version = is_new && epoch.version.as_ref() == Some(next);
+                    is_before && is_uncertain(replaced)
+                        || is_same_version && before.rings.is_newest(key, value)
+                }
+                _ => is_new,
+            })
+        };
+        let removed = self.rings.remove_previous(now, |key, value, replaced| {
+            revocations.contains(value)
+                || revocations.covers(replaced.by.as_ref())
+                || is_unknown(key, value, replaced)
+        });
         self.remember(removed)
     }
 
-    /// Remembers revoked secrets, so that they are never accepted again. A secret that is still the
-    /// newest one of another key stays valid.
+    /// Remembers revoked secrets, so that they are never accepted again. Returns their keys.
     fn remember(&mut self, removed: Vec<(SecretKey, SecretValue)>) -> Vec<SecretKey> {
         let removed = removed.into_iter().map(|(key, value)| {
-            if !self.rings.is_newest(&value) {
-                self.revocations.revoke(&value);
-            }
+            self.revocations.revoke(&value);
             key
         });
         removed.collect()
@@ -272,11 +376,15 @@ impl Rotation {
     fn inputs(&self, secrets: &[(SecretKey, Resolved)], now: Instant) -> Inputs {
         let value =
             |(key, secret): &(SecretKey, Resolved)| (key.clone(), secret.value.fingerprint());
-        let ring = |key: &SecretKey| Some((key.clone(), self.rings.fingerprint(key, now)?));
         Inputs {
             values: secrets.iter().map(value).collect(),
-            rings: self.requested.iter().filter_map(ring).collect(),
+            rings: self.requested_rings(now),
         }
+    }
+
+    fn requested_rings(&self, now: Instant) -> Vec<(SecretKey, RingFingerprint)> {
+        let ring = |key: &SecretKey| Some((key.clone(), self.rings.fingerprint(key, now)?));
+        self.requested.iter().filter_map(ring).collect()
     }
 }
 

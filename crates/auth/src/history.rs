@@ -10,7 +10,7 @@ use secretwell_resolver::Resolved;
 use tokio::time::Instant;
 
 use crate::panics::catch;
-use crate::ring::{History, KeyHistory, PreviousSecret, Timing, later};
+use crate::ring::{Extent, History, KeyHistory, StoredVersion, Timing};
 
 /// Maximum number of versions that are read for one key. A source that stores several secrets in
 /// one document adds a version for all of them when one of them is written.
@@ -37,7 +37,7 @@ pub(crate) fn has_history(
 }
 
 /// Reads the previous secrets of `key` whose grace period has not ended. Stops at `deadline`. If a
-/// version cannot be read, also returns that version and the error.
+/// version is not read that is needed, also returns that version and the reason.
 pub(crate) async fn read_history(
     provider: Arc<dyn SecretProvider>,
     key: SecretKey,
@@ -45,56 +45,59 @@ pub(crate) async fn read_history(
     timing: Timing,
     deadline: Instant,
 ) -> (KeyHistory, Option<(Version, Error)>) {
-    let mut versions = Vec::new();
-    let failure = read_versions(&provider, &key, current, timing, deadline, &mut versions).await;
-    let now = (Instant::now(), SystemTime::now());
+    let (mut versions, end) = read_versions(&provider, &key, current, timing, deadline).await;
+    versions.reverse();
+    // The ages are those at the end of the read.
+    let (now, wall) = (Instant::now(), SystemTime::now());
+    for stored in &mut versions {
+        stored.age = stored
+            .version
+            .as_ref()
+            .and_then(|version| age(version, wall));
+    }
+    let (extent, failure) = match end {
+        None => (Extent::Complete, None),
+        Some(End::Failed(version, error)) => (Extent::Failed, Some((version, error))),
+        Some(End::Limited(version)) => (Extent::Limited, Some((version, too_many_versions()))),
+    };
     let read = KeyHistory {
-        history: rotation_history(&versions, timing, now),
-        is_complete: failure.is_none(),
+        history: History::replay(&versions, timing, now),
+        extent,
         key,
     };
     (read, failure)
 }
 
-/// One version of a key in its source.
-struct StoredVersion {
-    value: SecretValue,
-    version: Version,
+/// Why a read of versions ended before the oldest version that is needed.
+enum End {
+    Failed(Version, Error),
+    Limited(Version),
 }
 
-/// Fills `versions`, newest first. Returns the failure that ended the read before the oldest version
-/// that is needed.
+/// Returns the versions that are needed, newest first.
 async fn read_versions(
     provider: &Arc<dyn SecretProvider>,
     key: &SecretKey,
     current: Resolved,
     timing: Timing,
     deadline: Instant,
-    versions: &mut Vec<StoredVersion>,
-) -> Option<(Version, Error)> {
-    let mut version = current.version?;
-    versions.push(StoredVersion {
-        value: current.value,
-        version: version.clone(),
-    });
-    let mut previous = 0;
-    while previous < timing.max_previous && versions.len() < MAX_VERSIONS {
-        let age = age(&version, SystemTime::now());
-        if age.is_none_or(|age| age > timing.overlap()) {
+) -> (Vec<StoredVersion>, Option<End>) {
+    let mut number = current.version.as_ref().and_then(Version::number);
+    let mut versions = vec![stored(current.value, current.version)];
+    while !is_enough(&versions, timing) {
+        let Some(previous) = number.filter(|number| *number > 1) else {
             break;
+        };
+        let version = Version::numbered(previous - 1);
+        if versions.len() == MAX_VERSIONS {
+            return (versions, Some(End::Limited(version)));
         }
-        let number = version.number().filter(|number| *number > 1)?;
-        version = Version::numbered(number - 1);
         let read = catch_panic(|| provider.get_version(key, &version));
         let error = match tokio::time::timeout_at(deadline, read).await {
             Ok(Ok(Ok(secret))) => {
-                version = secret.version.unwrap_or(version);
-                let differs = versions.last().is_none_or(|it| it.value != secret.value);
-                previous += usize::from(differs);
-                versions.push(StoredVersion {
-                    value: secret.value,
-                    version: version.clone(),
-                });
+                let read = secret.version.unwrap_or(version);
+                number = read.number().min(Some(previous - 1));
+                versions.push(stored(secret.value, Some(read)));
                 continue;
             }
             // The source has deleted the version, or it keeps fewer versions.
@@ -107,57 +110,61 @@ async fn read_versions(
                 "the version history was not read within the build deadline",
             ),
         };
-        return Some((version, error));
+        return (versions, Some(End::Failed(version, error)));
     }
-    None
+    (versions, None)
 }
 
-/// Derives the history of a key from its versions, which are ordered newest first.
+/// Returns whether no older version than these, which are ordered newest first, is needed.
 ///
-/// Consecutive versions with an equal value are one secret. Its age is the age of the oldest of
-/// them.
-fn rotation_history(
-    versions: &[StoredVersion],
-    timing: Timing,
-    (now, wall): (Instant, SystemTime),
-) -> Option<History> {
-    let mut spans = versions.chunk_by(|newer, older| newer.value == older.value);
-    let oldest = |span: &[StoredVersion]| {
-        let ages = span.iter().rev().map(|stored| &stored.version);
-        let mut dated = ages.filter_map(|version| Some((version.clone(), age(version, wall)?)));
-        dated.next()
-    };
-    let first = spans.next()?;
-    let current = first.first()?.value.clone();
-    let (mut replaced_by, mut replaced_ago) = oldest(first)?;
-    let activates_in = timing.activation_delay.saturating_sub(replaced_ago);
-    let mut previous: Vec<PreviousSecret> = Vec::new();
-    for span in spans {
-        let value = &span.first()?.value;
-        let next = oldest(span);
-        let was_active = next
-            .as_ref()
-            .is_none_or(|(_, age)| age.saturating_sub(replaced_ago) >= timing.activation_delay);
-        if let Some(known) = previous.iter_mut().find(|known| known.value == *value) {
-            known.was_active |= was_active;
-        } else if !value.is_blank() && *value != current {
-            let expires_in = timing.overlap().saturating_sub(replaced_ago);
-            previous.push(PreviousSecret {
-                value: value.clone(),
-                was_active,
-                expires_at: later(now, expires_in),
-                replaced_by: Some(replaced_by),
-            });
+/// All secrets before one that was active have expired when the grace period after its activation has
+/// ended. The secret that signs and the ones after it are needed, and at most
+/// [`max_previous`](Timing::max_previous) others.
+fn is_enough(versions: &[StoredVersion], timing: Timing) -> bool {
+    let mut previous: Vec<&SecretValue> = Vec::new();
+    let mut is_any_active = false;
+    let mut replaced_ago = Duration::ZERO;
+    let known = versions.iter().filter(|stored| !stored.value.is_blank());
+    let known: Vec<&StoredVersion> = known.collect();
+    for span in known.chunk_by(|newer, older| newer.value == older.value) {
+        let (Some(newest), Some(oldest)) = (span.first(), span.last()) else {
+            continue;
+        };
+        if newest.value != known[0].value && !previous.contains(&&newest.value) {
+            previous.push(&newest.value);
         }
-        let Some(next) = next else { break };
-        (replaced_by, replaced_ago) = next;
+        let Some(age) = oldest.age else { return true };
+        if age.saturating_sub(replaced_ago) >= timing.activation_delay {
+            is_any_active = true;
+            if age > timing.overlap() {
+                return true;
+            }
+        }
+        replaced_ago = age;
     }
-    previous.last_mut()?.was_active = true;
-    Some(History {
-        current,
-        active_from: later(now, activates_in),
-        previous,
-    })
+    is_any_active && previous.len() >= timing.max_previous
+}
+
+fn stored(value: SecretValue, version: Option<Version>) -> StoredVersion {
+    let now = SystemTime::now();
+    StoredVersion {
+        age: version.as_ref().and_then(|version| age(version, now)),
+        value,
+        // The versions of the history have no identity, and all of them belong to one secret.
+        version: version.map(|version| match (version.number(), version.created_at()) {
+            (Some(number), Some(time)) => Version::numbered(number).with_created_at(time),
+            (Some(number), None) => Version::numbered(number),
+            (None, _) => version,
+        }),
+    }
+}
+
+fn too_many_versions() -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "the source has more versions within the grace period than are read",
+    )
+    .with_hint("store the secret in a document of its own, so that other secrets add no versions")
 }
 
 /// Returns the time since a version was written, or zero if its timestamp is in the future.
@@ -176,51 +183,46 @@ mod tests {
         max_previous: 8,
     };
 
-    /// A previous secret: its value, its remaining seconds, and whether it was active.
-    type Previous = (String, u64, bool);
-
-    /// Derives the history of versions with these values and ages, both in seconds: the time until
-    /// activation, and the previous secrets.
-    fn history(versions: &[(&str, u64)]) -> Option<(u64, Vec<Previous>)> {
-        let (now, wall) = (Instant::now(), SystemTime::now());
-        let versions: Vec<StoredVersion> = versions
-            .iter()
-            .map(|(value, age)| StoredVersion {
-                value: (*value).into(),
-                version: Version::numbered(1).with_created_at(wall - Duration::from_secs(*age)),
-            })
-            .collect();
-        let history = rotation_history(&versions, TIMING, (now, wall))?;
-        let previous = history.previous.into_iter().map(|previous| {
-            let value = previous.value.expose_text().unwrap().to_owned();
-            let expires_in = previous.expires_at - now;
-            (value, expires_in.as_secs(), previous.was_active)
-        });
-        let activates_in = history.active_from - now;
-        Some((activates_in.as_secs(), previous.collect()))
+    /// Versions with these values and ages in seconds, newest first.
+    fn versions(versions: &[(&str, u64)]) -> Vec<StoredVersion> {
+        let stored = |(value, age): &(&str, u64)| StoredVersion {
+            value: (*value).into(),
+            version: Some(Version::numbered(1)),
+            age: Some(Duration::from_secs(*age)),
+        };
+        versions.iter().map(stored).collect()
     }
 
     #[test]
-    fn age_of_a_secret_is_the_age_of_its_oldest_version() {
-        let old = |expires_in| vec![("old".to_owned(), expires_in, true)];
-        assert_eq!(history(&[("new", 4), ("old", 90)]), Some((6, old(106))));
-        let another_field_was_written = [("new", 1), ("new", 2), ("new", 60), ("old", 90)];
-        assert_eq!(history(&another_field_was_written), Some((0, old(50))));
-        assert_eq!(history(&[("new", 1), ("new", 60)]), None);
+    fn reading_ends_at_the_secret_before_which_all_have_expired() {
+        let is_enough = |it: &[(&str, u64)]| is_enough(&versions(it), TIMING);
+        assert!(is_enough(&[("a", 111)]));
+        assert!(!is_enough(&[("a", 110)]));
+        assert!(!is_enough(&[("b", 1), ("a", 90)]));
+        assert!(is_enough(&[("b", 1), ("a", 111)]));
+        assert!(
+            !is_enough(&[("c", 105), ("b", 111)]),
+            "`b` was never active"
+        );
+        assert!(is_enough(&[("c", 105), ("b", 106), ("b", 116)]));
+        assert!(
+            !is_enough(&[("b", 1), ("", 111)]),
+            "a blank version is not a secret"
+        );
     }
 
     #[test]
-    fn previous_secret_was_active_if_it_lasted_for_the_activation_delay() {
-        let b_was_active = |versions| history(versions).unwrap().1[0].2;
-        assert!(!b_was_active(&[("c", 1), ("b", 9), ("a", 90)]));
-        assert!(b_was_active(&[("c", 1), ("b", 9), ("b", 11), ("a", 90)]));
-        assert!(b_was_active(&[
-            ("c", 1),
-            ("b", 9),
-            ("a", 12),
-            ("b", 40),
-            ("a", 90)
-        ]));
-        assert!(b_was_active(&[("c", 1), ("b", 9)]), "oldest known secret");
+    fn reading_ends_at_the_limit_of_different_secrets_if_one_of_them_signs() {
+        let timing = Timing {
+            max_previous: 2,
+            ..TIMING
+        };
+        let is_enough = |it: &[(&str, u64)]| is_enough(&versions(it), timing);
+        let alternating = [("b", 20), ("a", 40), ("b", 60), ("a", 80)];
+        assert!(!is_enough(&alternating));
+        assert!(is_enough(&[&alternating[..], &[("z", 100)]].concat()));
+        let fast = [("d", 1), ("c", 2), ("b", 3), ("b", 4)];
+        assert!(!is_enough(&fast));
+        assert!(is_enough(&[&fast[..], &[("a", 20)]].concat()));
     }
 }

@@ -15,13 +15,15 @@ use crate::built::{Current, Guard, ThreadViews};
 use crate::progress::{Progress, StateWatch};
 use crate::reader::Reader;
 use crate::rebuilder::{ensure, restart};
-use crate::runtime::require_runtime;
-use crate::shared::{Settings, Shared, first_build_in_progress};
+use crate::runtime::{Expired, require_runtime, timeout};
+use crate::shared::{RESPONSE_TIME, Settings, Shared, first_build_in_progress};
 use crate::spec::BuildSpec;
 use crate::state::{NotReady, State};
 
 /// A reader with a build waits for at most this long for a rebuild task that was late.
 const MAX_WAIT_FOR_TASK: Duration = Duration::from_secs(1);
+/// The coarse clock lags behind the timers by at most this time.
+const CLOCK_RESOLUTION: Duration = Duration::from_millis(10);
 
 /// A value that is built from secrets on first use and rebuilt when they rotate.
 ///
@@ -132,14 +134,14 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         }
         require_runtime()?;
         let mut progress = self.shared().progress.subscribe();
-        let built = self.poll_progress(&mut progress, |_| self.loaded());
-        if let Ok(guard) = tokio::time::timeout(deadline, built).await {
-            return Ok(guard);
-        }
-        let failure = progress.borrow().failure.clone();
-        let failure = failure.unwrap_or_else(first_build_in_progress);
-        failure.print_without_subscriber();
-        Err(failure)
+        let built = self.wait_for(&mut progress, deadline, |_| self.loaded());
+        built
+            .await
+            .map_err(|expired| {
+                let failure = progress.borrow().failure.clone();
+                expired.failure(|| failure.unwrap_or_else(first_build_in_progress))
+            })
+            .inspect_err(NotReady::print_without_subscriber)
     }
 
     /// Returns the current build without waiting. Before the first build, starts it and returns an
@@ -155,6 +157,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         }
         require_runtime()?;
         ensure(self.shared());
+        self.shared().wake();
         match &self.shared().progress.borrow().state {
             State::Failed { failure } => Err(failure.clone()),
             _ => Err(first_build_in_progress()),
@@ -182,6 +185,24 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         self.inner.views.with(&self.current, reader)
     }
 
+    /// Returns the current state.
+    ///
+    /// A build that no background task keeps up to date, because its runtime is not running, is
+    /// [`Degraded`](State::Degraded). Within a tokio runtime, this starts another task for it.
+    pub fn state(&self) -> State {
+        let state = self.shared().progress.borrow().observe(&self.current);
+        if state.is_serving() && self.current.is_overdue() {
+            restart(self.shared());
+        }
+        state
+    }
+
+    /// Subscribes to changes of the state.
+    pub fn watch_state(&self) -> StateWatch {
+        let task = Arc::new(self.current.clone());
+        StateWatch::new(self.shared().progress.subscribe(), task)
+    }
+
     /// Returns a [`Reader`] for a task or a connection that reads repeatedly, or `None` before the
     /// first build. Does not start the first build.
     pub fn reader(&self) -> Option<Reader<A>> {
@@ -206,14 +227,13 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         let shared = self.shared();
         let mut progress = shared.progress.subscribe();
         let ticket = shared.requested_rebuilds.fetch_add(1, Ordering::SeqCst) + 1;
-        shared.wake.notify_one();
-        let completed = self.poll_progress(&mut progress, |progress| {
+        let deadline = shared.settings.deadline;
+        let completed = self.wait_for(&mut progress, deadline, |progress| {
             (progress.completed_rebuilds >= ticket).then(|| self.result(&progress.rebuild_failure))
         });
-        let deadline = shared.settings.deadline;
-        tokio::time::timeout(deadline, completed)
+        completed
             .await
-            .unwrap_or_else(|_| Err(timed_out()))
+            .unwrap_or_else(|expired| Err(expired.failure(timed_out)))
             .inspect_err(NotReady::print_without_subscriber)
     }
 
@@ -227,8 +247,9 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// 2. Then the source is read. If it returns a newer secret, the one in memory is revoked as well.
     ///    If it cannot be read, this is retried in the background until it succeeds.
     ///
-    /// A revoked value is not accepted again by this `LazyAuth`, for no key and from no source. If the
-    /// source returns it as the current secret, the attempt fails and the current build stays in use.
+    /// A revoked value is not accepted again by this `LazyAuth`, from any source. If the source returns it
+    /// as the current secret, the attempt fails and the current build stays in use. A value that is also the
+    /// current secret of another key stays valid for that key until it is replaced there.
     /// The auth remembers the last 4,096 revoked secrets, until the process exits. The cache of the
     /// resolver does not change.
     ///
@@ -251,17 +272,18 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         let shared = self.shared();
         let mut progress = shared.progress.subscribe();
         let (ticket, revoked) = shared.revoke_previous();
-        let completed = self.poll_progress(&mut progress, |progress| {
+        let deadline = shared.settings.deadline;
+        let confirmed = self.wait_for(&mut progress, deadline, |progress| {
             (progress.confirmed_revocations >= ticket)
                 .then(|| self.result(&progress.confirmation_failure))
         });
-        let confirmed = tokio::time::timeout(shared.settings.deadline, completed).await;
+        let confirmed = confirmed.await;
         let is_applied = revoked > 0 && progress.borrow().applied_revocations >= ticket;
         match (confirmed, self.loaded()) {
             (Ok(Ok(guard)), _) => Ok(guard),
             (_, Some(guard)) if is_applied => Ok(guard),
             (Ok(Err(failure)), _) => Err(failure),
-            (Err(_), _) => Err(timed_out()),
+            (Err(expired), _) => Err(expired.failure(timed_out)),
         }
         .inspect_err(NotReady::print_without_subscriber)
     }
@@ -279,21 +301,31 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         }
     }
 
-    /// Waits until `condition` returns a value for the progress of the rebuild task. Keeps that task
-    /// running.
-    async fn poll_progress<R>(
+    /// Waits until `condition` returns a value for the progress of the rebuild task, for at most
+    /// `deadline`. Starts another task if that one does not respond.
+    async fn wait_for<R>(
         &self,
         progress: &mut watch::Receiver<Progress>,
+        deadline: Duration,
         mut condition: impl FnMut(&Progress) -> Option<R>,
-    ) -> R {
-        loop {
-            ensure(self.shared());
-            if let Some(result) = condition(&progress.borrow_and_update()) {
-                return result;
+    ) -> Result<R, Expired> {
+        let shared = self.shared();
+        let poll = async {
+            loop {
+                ensure(shared);
+                if let Some(result) = condition(&progress.borrow_and_update()) {
+                    return Ok(result);
+                }
+                shared.wake();
+                let patience = shared.current.due_in().min(RESPONSE_TIME) + CLOCK_RESOLUTION;
+                // The sender exists, because `self` owns it.
+                let changed = timeout(patience, progress.changed()).await;
+                if let Err(Expired::ShuttingDown) = changed {
+                    return Err(Expired::ShuttingDown);
+                }
             }
-            // This cannot fail, because `self` owns the sender.
-            let _ = progress.changed().await;
-        }
+        };
+        timeout(deadline, poll).await.flatten()
     }
 
     #[cold]
@@ -303,13 +335,13 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
 
     async fn start(&self, deadline: Duration) -> Result<Guard<A>, NotReady> {
         if let Some(guard) = self.loaded() {
-            return Ok(self.catch_up(guard).await);
+            return Ok(self.catch_up(guard, deadline).await);
         }
         require_runtime()?;
         // Subscribing before the first check prevents a missed change.
         let mut progress = self.shared().progress.subscribe();
         let attempts_before = progress.borrow().attempts;
-        let first_build = self.poll_progress(&mut progress, |progress| {
+        let first_build = self.wait_for(&mut progress, deadline, |progress| {
             if let Some(guard) = self.loaded() {
                 return Some(Ok(guard));
             }
@@ -320,20 +352,20 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
             let was_attempted = progress.attempts > attempts_before;
             (was_attempted || is_pending).then(|| Err(failure.clone()))
         });
-        tokio::time::timeout(deadline, first_build)
+        first_build
             .await
-            .unwrap_or_else(|_| Err(first_build_in_progress()))
+            .unwrap_or_else(|expired| Err(expired.failure(first_build_in_progress)))
             .inspect_err(NotReady::print_without_subscriber)
     }
 
     /// Returns the current build after its late rebuild task was replaced. Waits for the first attempt
     /// of the new one, because the runtime might run its tasks only while a reader waits.
-    async fn catch_up(&self, guard: Guard<A>) -> Guard<A> {
+    async fn catch_up(&self, guard: Guard<A>, deadline: Duration) -> Guard<A> {
         let mut progress = self.shared().progress.subscribe();
         let attempts_before = progress.borrow().attempts;
         if restart(self.shared()) {
             let attempt = progress.wait_for(|progress| progress.attempts > attempts_before);
-            let _ = tokio::time::timeout(MAX_WAIT_FOR_TASK, attempt).await;
+            let _ = timeout(deadline.min(MAX_WAIT_FOR_TASK), attempt).await;
         }
         self.loaded().unwrap_or(guard)
     }
@@ -357,16 +389,6 @@ impl<A> LazyAuth<A> {
 
     pub(crate) fn shared(&self) -> &Arc<Shared<A>> {
         &self.inner.shared
-    }
-
-    /// Returns the current state.
-    pub fn state(&self) -> State {
-        self.shared().progress.borrow().state.clone()
-    }
-
-    /// Subscribes to changes of the state.
-    pub fn watch_state(&self) -> StateWatch {
-        StateWatch::new(self.shared().progress.subscribe())
     }
 
     /// Returns the resolver that the secrets are read through.
@@ -397,11 +419,12 @@ impl<A> Clone for LazyAuth<A> {
 
 impl<A> fmt::Debug for LazyAuth<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.shared().progress.borrow().observe(&self.current);
         f.debug_struct("LazyAuth")
             .field("name", &self.name())
             .field("origin", self.resolver().origin())
             .field("mode", &self.shared().settings.mode)
-            .field("state", &self.state())
+            .field("state", &state)
             .finish_non_exhaustive()
     }
 }

@@ -74,12 +74,14 @@ pub mod authjs;
 #[cfg(feature = "axum")]
 mod axum;
 mod backoff;
+mod build;
 mod built;
 mod config;
 mod context;
 mod decide;
 mod hex;
 mod history;
+mod history_reads;
 mod key_ring;
 mod lazy;
 mod mode;
@@ -89,6 +91,7 @@ mod preflight;
 #[cfg(feature = "tower")]
 mod principal;
 mod progress;
+mod pulse;
 mod reader;
 mod rebuilder;
 #[cfg(feature = "tower")]

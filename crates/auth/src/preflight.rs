@@ -81,6 +81,11 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         // Only the spec knows the defaults of the fields and how their values parse.
         let prepared = shared.spec.prepare(results.clone(), checks);
         let mut problems = prepared.err().unwrap_or_default();
+        let read = fields.iter().zip(&results);
+        problems.extend(read.filter_map(|(field, result)| {
+            let secret = result.as_ref().ok()?;
+            rotation.check_revoked(&field.key, secret)
+        }));
         let policies = &shared.settings.policies;
         let unknown_keys = policies
             .keys()

@@ -1,14 +1,18 @@
 //! [`Progress`] of the rebuild task, and the state subscription [`StateWatch`].
 
+use std::fmt;
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
+use crate::built::Lateness;
 use crate::state::{NotReady, State};
 
 /// Progress of the rebuild task, observed by the callers that wait for it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Progress {
     pub(crate) state: State,
-    /// Number of finished attempts.
+    /// Number of finished attempts to read the source.
     pub(crate) attempts: u64,
     /// The failure of the last attempt, or `None` if it succeeded.
     pub(crate) failure: Option<NotReady>,
@@ -40,26 +44,56 @@ impl Progress {
             is_closed: false,
         }
     }
+
+    /// Returns the state. While no rebuild task runs, a build is not known to be up to date.
+    pub(crate) fn observe(&self, task: &dyn Lateness) -> State {
+        match self.state {
+            State::Ready {
+                generation,
+                history,
+            }
+            | State::Rotating {
+                generation,
+                history,
+            } if !self.is_closed && task.is_overdue() => State::Degraded {
+                generation,
+                history,
+                failure: NotReady::unavailable(
+                    "the rebuild task is not running, so the build might be outdated",
+                    "use the auth within a tokio runtime that is running",
+                ),
+            },
+            ref state => state.clone(),
+        }
+    }
 }
 
 /// Subscription to the state of a [`LazyAuth`](crate::LazyAuth). Created by
 /// [`LazyAuth::watch_state`](crate::LazyAuth::watch_state).
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct StateWatch {
     /// The state that was returned last.
     last: State,
     progress: watch::Receiver<Progress>,
+    task: Arc<dyn Lateness + Send + Sync>,
 }
 
 impl StateWatch {
-    pub(crate) fn new(progress: watch::Receiver<Progress>) -> Self {
-        let last = progress.borrow().state.clone();
-        Self { last, progress }
+    pub(crate) fn new(
+        progress: watch::Receiver<Progress>,
+        task: Arc<dyn Lateness + Send + Sync>,
+    ) -> Self {
+        let last = progress.borrow().observe(task.as_ref());
+        Self {
+            last,
+            progress,
+            task,
+        }
     }
 
     /// Returns the current state.
     pub fn current(&self) -> State {
-        self.progress.borrow().state.clone()
+        self.progress.borrow().observe(self.task.as_ref())
     }
 
     /// Waits until the state differs from the state that this watch returned last, and returns the
@@ -79,7 +113,7 @@ impl StateWatch {
             // The condition is user code, so it must not run while the state is borrowed.
             let (state, is_closed) = {
                 let progress = self.progress.borrow_and_update();
-                (progress.state.clone(), progress.is_closed)
+                (progress.observe(self.task.as_ref()), progress.is_closed)
             };
             if is_closed {
                 return None;
@@ -90,5 +124,13 @@ impl StateWatch {
             }
             self.progress.changed().await.ok()?;
         }
+    }
+}
+
+impl fmt::Debug for StateWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateWatch")
+            .field("last", &self.last)
+            .finish_non_exhaustive()
     }
 }

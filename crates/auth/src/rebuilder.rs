@@ -1,52 +1,43 @@
 //! The background task of a [`LazyAuth`](crate::LazyAuth). It reads the secrets, builds, rebuilds on
 //! rotation, and publishes the state.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use secretwell_core::backend::join_bounded;
-use secretwell_core::{Error, ErrorKind, SecretKey, Version};
+use secretwell_core::{Error, ErrorKind, SecretKey};
 use secretwell_resolver::{Freshness, Resolved, Watch};
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
-use crate::context::{BuildContext, BuildError, Requested, RingRequests};
-use crate::decide::{Decision, Next, Rotation, Snapshot, decide};
-use crate::history::{has_history, read_history};
-use crate::key_ring::KeyRing;
-use crate::mode::Mode;
+use crate::build::{build, prepare};
+use crate::decide::{Decision, Next, Rotation, Snapshot, advance, advance_with_epoch, decide};
+use crate::history_reads::{HistoryReads, HistorySource};
 use crate::panics::{Panicked, catch, catch_future};
-use crate::ring::{KeyHistory, later};
+use crate::pulse::Pulse;
+use crate::revocation::Epoch;
+use crate::ring::later;
 use crate::runtime::{is_in_runtime, require_runtime};
-use crate::shared::{AttemptLog, Memory, Shared};
+use crate::shared::{AttemptLog, Memory, RESPONSE_TIME, Shared};
 use crate::source::Results;
-use crate::spec::BuildInput;
 use crate::state::{NotReady, State, VersionHistory};
 
 /// The task shows that it runs once per ttl, within these bounds.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(50);
 const MAX_HEARTBEAT: Duration = Duration::from_secs(5);
-/// The longest time that the reads of one attempt can take.
-const MAX_READ: Duration = Duration::from_secs(120);
-/// How long readers wait before they start the task again in a runtime without a timer.
-const NO_TIMER_DELAY: Duration = Duration::from_secs(1);
-/// How many version histories are read at a time.
-const CONCURRENT_HISTORIES: usize = 16;
 
 /// Starts the rebuild task unless it already runs on time. Must be called within a tokio runtime that
 /// has a timer.
 pub(crate) fn ensure<A: Send + Sync + 'static>(shared: &Arc<Shared<A>>) {
-    let mut task = shared.task();
-    if task.as_ref().is_none_or(AbortHandle::is_finished) || shared.current.is_overdue() {
-        shared.current.expect_within(Duration::MAX);
-        let started = tokio::spawn(Rebuilder::new(shared).run());
-        if let Some(late) = task.replace(started.abort_handle()) {
-            late.abort();
-        }
+    let Some(task) = shared.new_task() else {
+        return;
+    };
+    if let Some(late) = task.late {
+        late.abort();
     }
+    // Without a lock, because a runtime that is shutting down drops the task immediately.
+    let started = tokio::spawn(Rebuilder::new(shared, task.id, task.wake).run());
+    shared.task_started(task.id, started.abort_handle());
 }
 
 /// Starts another rebuild task in place of one that has ended or is late. Returns whether this
@@ -57,7 +48,7 @@ pub(crate) fn restart<A: Send + Sync + 'static>(shared: &Arc<Shared<A>>) -> bool
         return false;
     }
     if require_runtime().is_err() {
-        shared.current.expect_within(NO_TIMER_DELAY);
+        shared.current.expect_within(RESPONSE_TIME);
         return false;
     }
     ensure(shared);
@@ -67,31 +58,30 @@ pub(crate) fn restart<A: Send + Sync + 'static>(shared: &Arc<Shared<A>>) -> bool
 /// The rebuild task. It runs from the first use of an auth until the auth is dropped or the runtime
 /// ends.
 ///
-/// Its loop makes an attempt and then waits for a change notification, a request or a timer.
+/// Its loop makes an attempt and then waits for a change notification, a request or a timer. Requests
+/// are data in [`Shared`], so a lost wake-up delays one by at most a heartbeat.
 struct Rebuilder<A> {
     id: u64,
     shared: Arc<Shared<A>>,
-    /// The revocation for which the last build from memory was attempted.
-    revision: u64,
+    wake: Arc<Notify>,
+    /// The changes of the secrets, or `None` before the first read and after the resolver was closed.
+    watch: Option<Watch>,
+    is_watching: bool,
     /// Whether the next read must start at the source, because the last one returned a revoked secret.
     reads_again: bool,
     /// Failures that the resolver does not retry: of user code, and because of revoked secrets.
     failures: Backoff,
-    /// The version histories that were read and are not stored yet.
-    histories: Vec<KeyHistory>,
-    history_reads: JoinSet<HistoryReads>,
-    history_failures: Backoff,
-    /// The time of the next read of version histories that failed.
-    history_due: Option<Instant>,
+    /// Consecutive attempts that have panicked.
+    panics: Backoff,
+    histories: HistoryReads,
 }
 
-type HistoryReads = Vec<(KeyHistory, Option<(Version, Error)>)>;
-
 /// What an attempt reads.
+#[derive(Debug, Clone, Copy)]
 enum Read {
-    /// The secrets that are in memory, to apply a revocation without the source.
-    Memory(Results),
-    Resolver {
+    /// Nothing. It applies revocations and transitions to the secrets in memory.
+    Memory,
+    Source {
         /// Whether the read must start at the source.
         fresh: bool,
         /// The number of requested rebuilds, if not all of them are completed.
@@ -100,85 +90,81 @@ enum Read {
 }
 
 /// Result of one attempt.
+#[derive(Default)]
 struct Outcome {
-    /// When the secrets were read. The attempt covers all transitions of the rings up to this time.
-    read_at: Instant,
     failure: Option<NotReady>,
     log: AttemptLog,
     /// Whether the rotation was stored, because there is a build of it.
     is_applied: bool,
 }
 
+/// Why an attempt has ended early.
+enum Stopped {
+    /// Secrets were revoked, another task has taken over, or a transition of the rings is due before the
+    /// secrets were read.
+    Superseded,
+    /// The problems, and the time of the next attempt.
+    Failed(Vec<Error>, Instant),
+}
+
 impl<A: Send + Sync + 'static> Rebuilder<A> {
-    fn new(shared: &Arc<Shared<A>>) -> Self {
+    fn new(shared: &Arc<Shared<A>>, id: u64, wake: Arc<Notify>) -> Self {
         Self {
-            id: shared.next_task_id(),
+            id,
             shared: shared.clone(),
-            revision: shared.progress.borrow().applied_revocations,
+            wake,
+            watch: None,
+            is_watching: false,
             reads_again: false,
             failures: Backoff::default(),
-            histories: Vec::new(),
-            history_reads: JoinSet::new(),
-            history_failures: Backoff::default(),
-            history_due: None,
+            panics: Backoff::default(),
+            histories: HistoryReads::default(),
         }
     }
 
     async fn run(mut self) {
         let shared = self.shared.clone();
-        let Ok(mut watch) = shared.source.watch() else {
-            return;
-        };
-        self.expect_within(MAX_READ);
-        if shared.current.generation() == 0 {
-            shared.set_state(State::Starting, None, |_| {});
-        }
-        // The watch returns the current results first. The first attempt reads the same ones.
-        tokio::select! {
-            biased;
-            () = shared.interrupt.notified() => {}
-            _ = watch.next() => {}
-        }
         while shared.is_newest_task(self.id) {
-            let longest = shared.settings.build_deadline.saturating_add(MAX_READ);
-            self.expect_within(longest);
-            let revision = shared.memory().rotation.revision;
-            let read = self.next_read(revision);
-            let outcome = tokio::select! {
-                biased;
-                // The attempt might use a secret that was just revoked.
-                () = shared.interrupt.notified() => None,
-                outcome = self.attempt(&read) => outcome,
+            let started = Instant::now();
+            let (read, revision, confirms) = self.next_read(started);
+            let pulse = self.pulse(revision, confirms);
+            let attempt = catch_future(|| self.attempt(read, started));
+            let outcome = match pulse.during(attempt).await {
+                None | Some(Ok(None)) => continue,
+                Some(Ok(Some(outcome))) => {
+                    self.panics = Backoff::default();
+                    outcome
+                }
+                Some(Err(Panicked)) => self.panicked(),
             };
-            let Some(outcome) = outcome else { continue };
-            self.publish(&read, &outcome, revision);
-            if let Read::Memory(_) = read {
-                self.revision = revision;
-                continue;
+            self.publish(read, &outcome, revision);
+            let retry_at = outcome.failure.as_ref().and_then(NotReady::retry_at);
+            let _ = catch(|| drop(outcome));
+            match read {
+                Read::Memory => shared.memory().set_advanced(started, revision),
+                Read::Source { .. } => {
+                    let wake_at = self.next_wake(started, retry_at);
+                    // It drops what the watch returns, and logs.
+                    let _ = catch_future(|| self.wait(wake_at)).await;
+                }
             }
-            let wake_at = self.next_wake(&outcome);
-            drop(outcome);
-            self.wait(&mut watch, wake_at).await;
         }
     }
 
     /// Waits until `wake_at`, or until an attempt is needed earlier.
-    async fn wait(&mut self, watch: &mut Watch, wake_at: Instant) {
+    async fn wait(&mut self, wake_at: Instant) {
         let shared = self.shared.clone();
-        let ttl = shared.source.resolver.ttl();
-        let heartbeat = ttl.clamp(MIN_HEARTBEAT, MAX_HEARTBEAT);
-        while shared.is_newest_task(self.id) {
-            self.expect_within(heartbeat * 2);
+        let heartbeat = self.heartbeat();
+        while shared.is_newest_task(self.id) && !shared.is_requested() {
+            shared.promise(self.id, heartbeat * 2);
             tokio::select! {
-                updates = watch.next() => match updates {
-                    Some(_) => return,
-                    // The resolver was closed, so nothing changes any more.
-                    None => std::future::pending().await,
+                is_open = next_update(&mut self.watch) => match is_open {
+                    true => return,
+                    false => self.watch = None,
                 },
-                () = shared.wake.notified() => return,
-                () = shared.interrupt.notified() => return,
-                Some(read) = self.history_reads.join_next() => {
-                    self.finish_history_reads(read);
+                () = self.wake.notified() => {}
+                Some(reads) = self.histories.next() => {
+                    self.histories.finish(&history_source(&shared), reads);
                     return;
                 }
                 () = tokio::time::sleep_until(wake_at) => return,
@@ -187,301 +173,283 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         }
     }
 
-    /// Promises to act within `time`. Afterwards, a reader starts another task on its own runtime.
-    fn expect_within(&self, time: Duration) {
-        if self.shared.is_newest_task(self.id) {
-            self.shared.current.expect_within(time);
+    fn heartbeat(&self) -> Duration {
+        let ttl = self.shared.source.resolver.ttl();
+        ttl.clamp(MIN_HEARTBEAT, MAX_HEARTBEAT)
+    }
+
+    fn pulse(&self, revision: u64, confirms: bool) -> Pulse<A> {
+        Pulse {
+            id: self.id,
+            shared: self.shared.clone(),
+            wake: self.wake.clone(),
+            interval: self.heartbeat().max(RESPONSE_TIME / 2),
+            revision,
+            confirms,
         }
     }
 
-    /// Decides what the next attempt reads. A revocation with the number `revision` is first applied
-    /// to the secrets in memory.
-    fn next_read(&self, revision: u64) -> Read {
+    /// Decides what the next attempt reads. What follows from memory is applied first. Also returns the
+    /// number of the last revocation, and whether a later one must not supersede the attempt.
+    fn next_read(&self, now: Instant) -> (Read, u64, bool) {
         let shared = &self.shared;
-        let memory = shared.memory();
-        if revision > self.revision && shared.current.generation() > 0 {
-            return Read::Memory(memory.results.clone());
+        let (is_due, revision, unconfirmed) = {
+            let memory = shared.memory();
+            let rotation = &memory.rotation;
+            (memory.is_due(now), rotation.revision, rotation.unconfirmed)
+        };
+        if is_due {
+            return (Read::Memory, revision, true);
         }
-        let requested = shared.requested_rebuilds.load(Ordering::SeqCst);
-        let completed = shared.progress.borrow().completed_rebuilds;
+        let (completed, confirmed) = {
+            let progress = shared.progress.borrow();
+            (progress.completed_rebuilds, progress.confirmed_revocations)
+        };
+        let requested = shared.requested_rebuilds();
         let rebuilds = (requested > completed).then_some(requested);
-        Read::Resolver {
-            fresh: rebuilds.is_some() || memory.rotation.unconfirmed || self.reads_again,
-            rebuilds,
-        }
+        let fresh = rebuilds.is_some() || unconfirmed || revision > confirmed || self.reads_again;
+        (Read::Source { fresh, rebuilds }, revision, unconfirmed)
     }
 
     /// Returns the time of the next attempt if no change notification and no request arrives.
-    fn next_wake(&self, outcome: &Outcome) -> Instant {
-        let retry = outcome.failure.as_ref().and_then(NotReady::retry_at);
-        let memory = self.shared.memory();
-        let transition = memory.rotation.rings.next_transition(outcome.read_at);
+    fn next_wake(&self, started: Instant, retry_at: Option<Instant>) -> Instant {
+        let transition = self.shared.memory().next_transition();
         let fallback = later(Instant::now(), Duration::from_secs(24 * 3600));
-        // A read of a history that is overdue starts with the next rotation that is stored.
-        let history = self.history_due.filter(|due| *due > outcome.read_at);
-        let times = [retry, transition, history];
+        let history = self.histories.due_after(started);
+        let times = [retry_at, transition, history];
         times.into_iter().flatten().min().unwrap_or(fallback)
     }
 
-    /// Reads the secrets, and builds from them if an input of the build has changed. Returns `None` if
-    /// secrets were revoked meanwhile, or if another task has taken over.
-    async fn attempt(&mut self, read: &Read) -> Option<Outcome> {
-        let started = Instant::now();
+    /// Makes an attempt. Returns `None` if it was superseded.
+    async fn attempt(&mut self, read: Read, started: Instant) -> Option<Outcome> {
+        let mut outcome = Outcome::default();
+        let result = match read {
+            Read::Memory => self.advance(None, &mut outcome).await,
+            Read::Source { fresh, rebuilds } => {
+                self.read(fresh, rebuilds.is_some(), &mut outcome).await
+            }
+        };
+        outcome.log.took = started.elapsed();
+        match result {
+            Ok(()) => {}
+            Err(Stopped::Failed(problems, retry_at)) => {
+                outcome.failure = Some(NotReady::new(problems, Some(retry_at)));
+            }
+            Err(Stopped::Superseded) => return None,
+        }
+        Some(outcome)
+    }
+
+    /// Reads the secrets, and builds from them if an input of the build has changed. If they cannot be
+    /// used, the rings still follow the time and the revocation time.
+    async fn read(
+        &mut self,
+        fresh: bool,
+        forced: bool,
+        outcome: &mut Outcome,
+    ) -> Result<(), Stopped> {
         let shared = self.shared.clone();
-        let is_first = shared.current.generation() == 0;
-        if is_first {
+        if shared.current.generation() == 0 {
             shared.set_state(State::Starting, None, |_| {});
         }
-        let rotation = shared.memory().rotation.clone();
-        let results = match read {
-            Read::Memory(results) => results.clone(),
-            Read::Resolver { fresh, .. } => shared.source.read(*fresh).await,
+        let (rotation, transition) = {
+            let memory = shared.memory();
+            (memory.rotation.clone(), memory.next_transition())
         };
-        let mut outcome = Outcome {
-            read_at: Instant::now(),
-            failure: None,
-            log: AttemptLog::default(),
-            is_applied: false,
+        let results = tokio::select! {
+            biased;
+            // The rings follow the time also while the source hangs.
+            () = sleep_until(transition) => return Err(Stopped::Superseded),
+            results = self.read_results(fresh) => results,
         };
-        let (fields, epoch) = shared.source.split(results.clone());
-        let checks = shared.checks(&rotation, shared.settings.mode);
-        let input = match shared.spec.prepare(fields, checks) {
-            Ok(input) => input,
-            Err(problems) => {
-                let retry_at = self.resolver_retry_at();
-                return Some(outcome.failed(problems, retry_at, started));
+        let applied = self
+            .apply(rotation, results.clone(), fresh, forced, outcome)
+            .await;
+        let Err(Stopped::Failed(mut problems, mut retry_at)) = applied else {
+            return applied;
+        };
+        let (_, epoch) = shared.source.split(results);
+        match self.advance(Some(epoch), outcome).await {
+            Err(Stopped::Failed(more, later)) => {
+                problems.extend(more);
+                retry_at = retry_at.max(later);
             }
+            Err(Stopped::Superseded) => return Err(Stopped::Superseded),
+            Ok(()) => {}
+        }
+        Err(Stopped::Failed(problems, retry_at))
+    }
+
+    async fn read_results(&mut self, fresh: bool) -> Results {
+        if !self.is_watching {
+            self.watch = self.shared.source.watch().ok();
+            self.is_watching = true;
+            // The watch returns the current results first. The first attempt reads the same ones.
+            if !fresh && let Some(watch) = &mut self.watch {
+                watch.next().await;
+            }
+        }
+        self.shared.source.read(fresh).await
+    }
+
+    /// Builds from `results` if an input of the build has changed, and stores the rotation.
+    async fn apply(
+        &mut self,
+        rotation: Rotation,
+        results: Results,
+        fresh: bool,
+        forced: bool,
+        outcome: &mut Outcome,
+    ) -> Result<(), Stopped> {
+        let shared = self.shared.clone();
+        let is_first = shared.current.generation() == 0;
+        let (fields, epoch) = shared.source.split(results.clone());
+        let input = match prepare(&shared, self.id, &rotation, fields) {
+            Ok(input) => input,
+            Err(problems) => return Err(Stopped::Failed(problems, self.resolver_retry_at())),
         };
         outcome.log.secrets.clone_from(&input.secrets);
         if is_first {
-            self.read_first_histories(&rotation, &input.secrets).await;
+            let source = history_source(&shared);
+            let histories = &mut self.histories;
+            histories
+                .read_first(&source, &rotation, &input.secrets)
+                .await;
         }
         let now = Instant::now();
-        outcome.read_at = now;
-
         let mut problems = staleness(&input.secrets);
         problems.extend(epoch.as_ref().err().cloned());
-        let is_fresh = matches!(read, Read::Resolver { fresh: true, .. });
-        let forced = matches!(
-            read,
-            Read::Resolver {
-                rebuilds: Some(_),
-                ..
-            }
-        );
         let snapshot = Snapshot {
             secrets: &input.secrets,
             epoch,
-            histories: &self.histories,
+            histories: self.histories.histories(),
             forced,
-            follows_revocation: is_fresh,
+            follows_revocation: fresh,
         };
         self.reads_again = false;
-        let decision = decide(&rotation, &snapshot, &shared.rules, now);
-        let (Next { rotation, revoked }, build) = match decision {
+        let (next, built) = match decide(&rotation, &snapshot, &shared.rules, now) {
             Decision::Keep(next) => (next, None),
-            Decision::Build(next) => match self.build(next, input, now).await {
-                Ok((next, build)) => (next, Some(build)),
+            Decision::Build(next) => match build(&shared, self.id, next, input, now).await {
+                Ok((next, built)) => (next, Some(built)),
                 Err(problems) => {
                     if is_first {
                         // The secret can be replaced before the first build, so they are read again.
                         self.histories.clear();
                     }
-                    let retry_at = self.failures.retry_at(Instant::now());
-                    return Some(outcome.failed(problems, retry_at, started));
+                    return Err(self.failed(problems));
                 }
             },
             Decision::Fail(problems) => {
                 self.reads_again = true;
-                let retry_at = self.failures.retry_at(Instant::now());
-                return Some(outcome.failed(problems, retry_at, started));
+                return Err(self.failed(problems));
             }
         };
-        if !self.commit(rotation, results, &outcome.log.secrets, build) {
-            return None;
-        }
-        shared.log_revoked(&revoked);
-        self.failures = Backoff::default();
+        self.commit(next, results, &outcome.log.secrets, built, now)?;
         outcome.is_applied = true;
-        Some(match problems.is_empty() {
-            true => outcome.finished(started),
-            false => outcome.failed(problems, self.resolver_retry_at(), started),
-        })
+        self.failures = Backoff::default();
+        if !problems.is_empty() {
+            outcome.failure = Some(NotReady::new(problems, Some(self.resolver_retry_at())));
+        }
+        Ok(())
     }
 
-    /// Builds from `input`. Returns the rotation with the rings that the builder has requested, and
-    /// the build.
-    async fn build(
-        &self,
-        mut next: Next,
-        input: BuildInput<A>,
-        now: Instant,
-    ) -> Result<(Next, A), Vec<Error>> {
-        let shared = &self.shared;
-        let generation = shared.current.generation();
-        if generation > 0 {
-            let history = shared.memory().history;
-            let state = State::Rotating {
-                generation,
-                history,
-            };
-            shared.set_state(state, None, |_| {});
+    /// Applies what follows from memory and time alone, and from the revocation time if it was read.
+    /// Builds from the secrets in memory if a ring of the current build changes.
+    async fn advance(
+        &mut self,
+        epoch: Option<Result<Option<Epoch>, Error>>,
+        outcome: &mut Outcome,
+    ) -> Result<(), Stopped> {
+        let shared = self.shared.clone();
+        if shared.current.generation() == 0 {
+            return Ok(());
         }
-        let requests = RingRequests::default();
-        let context = BuildContext {
-            mode: shared.settings.mode,
-            generation: generation + 1,
-            secrets: input.secrets.clone(),
-            rings: next.rotation.rings.snapshots(now),
-            policies: shared.settings.policies.clone(),
-            requests: requests.clone(),
+        let (mut memory, now) = (shared.memory().clone(), Instant::now());
+        let (rotation, rules) = (&memory.rotation, &shared.rules);
+        let next = match epoch {
+            Some(Ok(epoch)) => advance_with_epoch(rotation, epoch, rules, now),
+            Some(Err(_)) | None => advance(rotation, rules, now),
         };
-        let rings = context.rings.clone();
-        let building = catch_future(move || (input.build)(context));
-        let built = tokio::time::timeout(shared.settings.build_deadline, building).await;
-        let Requested { keys, mut weak } = requests.take();
-        if shared.settings.mode == Mode::Production && !weak.is_empty() {
-            return Err(weak.into_values().collect());
-        }
-        let problem = match built {
-            Ok(Ok(Ok(build))) => {
-                for problem in input.accepted_weaknesses {
-                    problem
-                        .key()
-                        .map(|key| weak.insert(key.clone(), problem.clone()));
+        let revision = rotation.revision;
+        match self.rebuild(next, &memory, now).await {
+            Ok(Some((next, built))) => {
+                memory.rotation = next.rotation;
+                if !shared.commit(self.id, memory, built, now) {
+                    return Err(Stopped::Superseded);
                 }
-                for weakness in weak.into_values() {
-                    tracing::warn!(target: "secretwell::auth", event = "weak_secret_accepted", name = shared.settings.name.as_deref(), %weakness, "development mode: a weak secret is accepted");
-                }
-                let rotation = &mut next.rotation;
-                rotation.built(&input.secrets, keys, &shared.rules, now);
-                return Ok((next, build));
+                shared.log_revoked(&next.revoked);
             }
-            Ok(Ok(Err(error))) => builder_failed(&error, &input.secrets, &rings),
-            Ok(Err(Panicked)) => Error::new(ErrorKind::Invalid, "the builder panicked")
-                .with_hint("see the panic message in the output of the process"),
-            Err(_) => Error::new(
-                ErrorKind::Timeout,
-                "the builder did not finish within the build deadline",
-            )
-            .with_hint("check what the builder waits for, or raise the build deadline"),
-        };
-        Err(vec![problem])
+            Ok(None) => shared.memory().set_advanced(now, revision),
+            Err(problems) => {
+                shared.memory().set_advanced(now, revision);
+                return Err(self.failed(problems));
+            }
+        }
+        outcome.is_applied = true;
+        Ok(())
+    }
+
+    /// Builds from the secrets in memory if `next` needs a build.
+    async fn rebuild(
+        &self,
+        next: Option<Next>,
+        memory: &Memory,
+        now: Instant,
+    ) -> Result<Option<(Next, Option<A>)>, Vec<Error>> {
+        let Some(next) = next else { return Ok(None) };
+        if !next.rotation.needs_build(now) {
+            return Ok(Some((next, None)));
+        }
+        let shared = &self.shared;
+        let (fields, _) = shared.source.split(memory.results.clone());
+        let input = prepare(shared, self.id, &memory.rotation, fields)?;
+        let (next, built) = build(shared, self.id, next, input, now).await?;
+        Ok(Some((next, Some(built))))
     }
 
     /// Stores the rotation and publishes the build. Starts to read the version histories that are
-    /// missing. Returns whether the rotation was stored.
+    /// missing.
     fn commit(
         &mut self,
-        mut rotation: Rotation,
+        next: Next,
         results: Results,
         secrets: &[(SecretKey, Resolved)],
         build: Option<A>,
-    ) -> bool {
+        now: Instant,
+    ) -> Result<(), Stopped> {
         let shared = self.shared.clone();
-        let missing = self.missing_histories(&mut rotation, secrets);
-        let history = match missing.is_empty() {
+        let source = history_source(&shared);
+        let Next {
+            mut rotation,
+            revoked,
+        } = next;
+        let missing = source.missing(&mut rotation, secrets);
+        let history = match missing.is_empty() && !rotation.history_is_cut(now) {
             true => VersionHistory::Complete,
             false => VersionHistory::Incomplete,
         };
         let accepts_history = rotation.accepts_history();
-        let memory = Memory {
-            rotation,
-            results,
-            history,
-        };
-        let is_stored = shared.commit(self.id, memory, build);
-        if is_stored {
-            self.histories.clear();
-            let is_due = self.history_due.is_none_or(|due| due <= Instant::now());
-            if accepts_history && is_due && self.history_reads.is_empty() {
-                self.start_history_reads(missing);
-            }
+        let memory = Memory::new(rotation, results, history);
+        if !shared.commit(self.id, memory, build, now) {
+            return Err(Stopped::Superseded);
         }
-        is_stored
-    }
-
-    /// Returns the secrets whose version history must be read. Records the keys without one.
-    fn missing_histories(
-        &self,
-        rotation: &mut Rotation,
-        secrets: &[(SecretKey, Resolved)],
-    ) -> Vec<(SecretKey, Resolved)> {
-        let resolver = &self.shared.source.resolver;
-        let missing = rotation.missing_histories(secrets, &self.shared.rules);
-        let timing = self.shared.rules.timing;
-        let (missing, without): (Vec<_>, Vec<_>) =
-            missing.into_iter().partition(|(key, secret)| {
-                let provider = resolver.provider_of(key, secret);
-                has_history(provider.as_ref(), secret, timing)
-            });
-        for (key, _) in without {
-            rotation.has_no_history(key);
+        self.histories.clear();
+        if accepts_history {
+            self.histories.start_if_due(&source, missing);
         }
-        missing.into_iter().cloned().collect()
-    }
-
-    /// Reads the version histories that the first build needs. The start must not depend on them, so
-    /// a source that hangs or fails here only delays it until the build deadline.
-    async fn read_first_histories(
-        &mut self,
-        rotation: &Rotation,
-        secrets: &[(SecretKey, Resolved)],
-    ) {
-        if self.history_reads.is_empty() && self.history_failures.is_empty() {
-            let missing = self.missing_histories(&mut rotation.clone(), secrets);
-            self.start_history_reads(missing);
-        }
-        while let Some(read) = self.history_reads.join_next().await {
-            self.finish_history_reads(read);
-        }
-    }
-
-    fn start_history_reads(&mut self, missing: Vec<(SecretKey, Resolved)>) {
-        if missing.is_empty() {
-            return;
-        }
-        self.history_due = None;
-        let deadline = later(Instant::now(), self.shared.settings.build_deadline);
-        let timing = self.shared.rules.timing;
-        let resolver = self.shared.source.resolver.clone();
-        // It is a task of its own, so that reads of the secrets never wait for it.
-        self.history_reads.spawn(async move {
-            let reads = missing.into_iter().map(|(key, secret)| {
-                let provider = resolver.provider_of(&key, &secret).clone();
-                read_history(provider, key, secret, timing, deadline)
-            });
-            join_bounded(CONCURRENT_HISTORIES, reads).await
-        });
-    }
-
-    fn finish_history_reads(&mut self, reads: Result<HistoryReads, JoinError>) {
-        let is_first_failure = self.history_failures.is_empty();
-        let mut failed = reads.is_err();
-        for (read, failure) in reads.unwrap_or_default() {
-            if let Some((version, error)) = failure {
-                failed = true;
-                if is_first_failure {
-                    tracing::warn!(target: "secretwell::auth", event = "history_incomplete", name = self.shared.settings.name.as_deref(), key = %read.key, %version, %error, "cannot read a previous version of the secret; older secrets do not verify until a retry succeeds");
-                }
-            }
-            self.histories.push(read);
-        }
-        match failed {
-            true => self.history_due = Some(self.history_failures.retry_at(Instant::now())),
-            false => self.history_failures = Backoff::default(),
-        }
+        shared.log_revoked(&revoked);
+        Ok(())
     }
 
     /// Publishes the outcome of an attempt.
-    fn publish(&self, read: &Read, outcome: &Outcome, revision: u64) {
+    fn publish(&self, read: Read, outcome: &Outcome, revision: u64) {
         let shared = &self.shared;
         if !shared.is_newest_task(self.id) {
             return;
         }
         let (generation, history) = (shared.current.generation(), shared.memory().history);
         let mut failure = outcome.failure.clone();
-        if let Read::Memory(_) = read {
+        if let Read::Memory = read {
             // A build from memory says nothing about the source.
             failure = failure.or_else(|| shared.progress.borrow().failure.clone());
         }
@@ -498,18 +466,18 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             Some(failure) => State::Failed { failure },
         };
         shared.set_state(state, Some(&outcome.log), |progress| {
-            progress.attempts += 1;
             progress.failure = failure;
             if outcome.is_applied {
                 progress.applied_revocations = revision;
             }
-            if let Read::Resolver { fresh, rebuilds } = read {
-                if *fresh {
+            if let Read::Source { fresh, rebuilds } = read {
+                progress.attempts += 1;
+                if fresh {
                     progress.confirmed_revocations = revision;
                     progress.confirmation_failure.clone_from(&outcome.failure);
                 }
                 if let Some(rebuilds) = rebuilds {
-                    progress.completed_rebuilds = *rebuilds;
+                    progress.completed_rebuilds = rebuilds;
                     progress.rebuild_failure.clone_from(&outcome.failure);
                 }
             }
@@ -526,6 +494,23 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             self.failures.retry_at(now).max(after_ttl)
         })
     }
+
+    /// The result of an attempt with a failure that the resolver does not retry.
+    fn failed(&mut self, problems: Vec<Error>) -> Stopped {
+        Stopped::Failed(problems, self.failures.retry_at(Instant::now()))
+    }
+
+    /// The outcome of an attempt in which user code has panicked outside of the builder closure.
+    fn panicked(&mut self) -> Outcome {
+        self.histories.clear();
+        let problem = Error::new(ErrorKind::Invalid, "user code panicked during the rebuild")
+            .with_hint("see the panic message in the output of the process");
+        let retry_at = self.panics.retry_at(Instant::now());
+        Outcome {
+            failure: Some(NotReady::new(vec![problem], Some(retry_at))),
+            ..Outcome::default()
+        }
+    }
 }
 
 impl<A> Drop for Rebuilder<A> {
@@ -534,7 +519,11 @@ impl<A> Drop for Rebuilder<A> {
         if !self.shared.is_newest_task(self.id) {
             return;
         }
-        self.shared.current.expect_now();
+        match std::thread::panicking() {
+            // Readers must not start one task after the other.
+            true => self.shared.current.expect_within(RESPONSE_TIME),
+            false => self.shared.current.expect_now(),
+        }
         self.shared.progress.send_modify(|progress| {
             if progress.state == State::Starting {
                 progress.state = State::Idle;
@@ -543,15 +532,28 @@ impl<A> Drop for Rebuilder<A> {
     }
 }
 
-impl Outcome {
-    fn finished(mut self, started: Instant) -> Self {
-        self.log.took = started.elapsed();
-        self
+fn history_source<A>(shared: &Shared<A>) -> HistorySource<'_> {
+    HistorySource {
+        resolver: &shared.source.resolver,
+        rules: &shared.rules,
+        deadline: shared.settings.build_deadline,
+        name: shared.settings.name.as_deref(),
     }
+}
 
-    fn failed(mut self, problems: Vec<Error>, retry_at: Instant, started: Instant) -> Self {
-        self.failure = Some(NotReady::new(problems, Some(retry_at)));
-        self.finished(started)
+/// Waits for an update. Returns `false` once, when the resolver was closed.
+async fn next_update(watch: &mut Option<Watch>) -> bool {
+    match watch {
+        Some(watch) => watch.next().await.is_some(),
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until `time`, if there is one.
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -564,25 +566,4 @@ fn staleness(secrets: &[(SecretKey, Resolved)]) -> Vec<Error> {
             _ => None,
         })
         .collect()
-}
-
-/// The problem that the builder closure returned `error`, without the secret values in its text.
-fn builder_failed(
-    error: &BuildError,
-    secrets: &[(SecretKey, Resolved)],
-    rings: &HashMap<SecretKey, KeyRing>,
-) -> Error {
-    // The error is a type of the user, and so is the code that formats it.
-    let Ok(scrubbed) = catch(|| error.scrubbed(secrets, rings)) else {
-        return Error::new(
-            ErrorKind::Invalid,
-            "the builder failed, and its error panicked while it was formatted",
-        );
-    };
-    let message = format!("the builder failed: {}", scrubbed.chain());
-    let problem = Error::new(ErrorKind::Invalid, message);
-    match scrubbed.source {
-        Some(source) => problem.with_source(source),
-        None => problem,
-    }
 }

@@ -1,7 +1,7 @@
 //! [`Rings`], the secrets of all keys with the times of their rotation.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use secretwell_core::{SecretKey, SecretValue, Version};
 use secretwell_resolver::Resolved;
@@ -36,20 +36,29 @@ struct Ring(Vec<Entry>);
 #[derive(Debug, Clone)]
 struct Entry {
     value: SecretValue,
+    /// The version that was read last.
+    version: Option<Version>,
     /// From this time on, the secret can sign. It is `None` if the secret was replaced before that
     /// time. Such a secret never signs, because another instance might never have read it.
     active_from: Option<Instant>,
     /// `None` for the newest secret.
     replaced: Option<Replaced>,
+    /// Whether the secret is known only from the version history.
+    is_from_history: bool,
 }
 
 /// How a previous secret was replaced.
 #[derive(Debug, Clone)]
-struct Replaced {
+pub(crate) struct Replaced {
+    /// When the next secret was read.
+    pub(crate) at: Instant,
     /// The end of the grace period.
     expires_at: Instant,
     /// The version of the next secret, if the source reports it.
-    by: Option<Version>,
+    pub(crate) by: Option<Version>,
+    /// The earliest time of the replacement by the clock of the source. The next secret might have been
+    /// written before `by`, if there is a version between them that was not read.
+    pub(crate) earliest: Option<SystemTime>,
 }
 
 /// What a build sees of one ring: the fingerprints of the primary secret and of all secrets.
@@ -59,34 +68,32 @@ pub(crate) type RingFingerprint = (u64, Vec<u64>);
 #[derive(Debug)]
 pub(crate) struct KeyHistory {
     pub(crate) key: SecretKey,
-    /// `None` if there are no previous secrets.
-    pub(crate) history: Option<History>,
-    /// Whether the read did not fail before the oldest version that is needed.
-    pub(crate) is_complete: bool,
+    pub(crate) history: History,
+    pub(crate) extent: Extent,
 }
 
-/// The rotation of one key, according to the version history of its source.
-#[derive(Debug)]
-pub(crate) struct History {
-    /// The secret that was the current one when the history was read.
-    pub(crate) current: SecretValue,
-    /// The time from which the current secret can sign.
-    pub(crate) active_from: Instant,
-    /// The secrets before the current one, newest first.
-    pub(crate) previous: Vec<PreviousSecret>,
+/// How much of a version history was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Everything that can still verify.
+    Complete,
+    /// A part of it, because a read failed.
+    Failed,
+    /// A part of it, because there are too many versions.
+    Limited,
 }
 
-/// A secret that was replaced, and whose grace period has not ended.
+/// The ring of a key according to the version history of its source.
 #[derive(Debug)]
-pub(crate) struct PreviousSecret {
+pub(crate) struct History(Ring);
+
+/// A version of a key in its source.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredVersion {
     pub(crate) value: SecretValue,
-    /// Whether the secret might have signed. That is true if it lasted for the activation delay, or
-    /// if it is the oldest known secret.
-    pub(crate) was_active: bool,
-    /// The end of the grace period.
-    pub(crate) expires_at: Instant,
-    /// The version of the next secret.
-    pub(crate) replaced_by: Option<Version>,
+    pub(crate) version: Option<Version>,
+    /// The time since the version was written, or `None` if the source does not report it.
+    pub(crate) age: Option<Duration>,
 }
 
 impl Rings {
@@ -100,10 +107,11 @@ impl Rings {
         now: Instant,
     ) -> Self {
         let rotated = secrets.iter().map(|(key, secret)| {
-            let active_from = self.active_from(&secret.value, timing, now);
+            let known = self.entries().map(|(_, entry)| entry);
+            let active_from = active_from(known, &secret.value, timing, now);
             let ring = match self.0.get(key) {
-                Some(ring) => ring.rotated(secret, active_from, timing, now),
-                None => Ring(vec![Entry::newest(&secret.value, active_from)]),
+                Some(ring) => ring.rotated(secret.into(), active_from, timing, now),
+                None => Ring(vec![Entry::newest(secret.into(), active_from)]),
             };
             (key.clone(), ring)
         });
@@ -112,48 +120,45 @@ impl Rings {
         rings
     }
 
-    /// Returns the time from which a secret that is new to its key can sign.
-    ///
-    /// That is `now` for the first secrets that are read, and for a value that is already active
-    /// under any key, because every instance knows such a value. Otherwise the activation delay
-    /// applies.
-    fn active_from(&self, value: &SecretValue, timing: Timing, now: Instant) -> Instant {
-        let was_active = |entry: &Entry| entry.value == *value && entry.is_active(now);
-        match self.0.is_empty() || self.entries().any(|(_, entry)| was_active(entry)) {
-            true => now,
-            false => later(now, timing.activation_delay),
+    /// Adds the version history of `key`. What this process has read itself stays. A complete history
+    /// replaces an incomplete one.
+    pub(crate) fn add_history(
+        &mut self,
+        key: &SecretKey,
+        history: &History,
+        extent: Extent,
+        timing: Timing,
+        now: Instant,
+    ) {
+        if let Some(ring) = self.0.get_mut(key) {
+            ring.add_history(history, extent, timing);
+            ring.remove_expired(now);
         }
     }
 
-    /// Adds the version history of `key` after the secrets that its ring already has.
-    pub(crate) fn add_history(&mut self, key: &SecretKey, history: &History, now: Instant) {
-        let Some(ring) = self.0.get_mut(key) else {
-            return;
-        };
-        if let Some(newest) = ring.0.first_mut()
-            && newest.value == history.current
-        {
-            newest.active_from = newest.active_from.max(Some(history.active_from));
-        }
-        for previous in &history.previous {
-            if ring.0.iter().all(|entry| entry.value != previous.value) {
-                ring.0.push(Entry {
-                    value: previous.value.clone(),
-                    active_from: previous.was_active.then_some(now),
-                    replaced: Some(Replaced {
-                        expires_at: previous.expires_at,
-                        by: previous.replaced_by.clone(),
-                    }),
-                });
+    /// Lets the newest secrets sign that are active under another key, because every instance knows
+    /// them.
+    pub(crate) fn activate_known(&mut self, now: Instant) {
+        let active = self.entries().filter(|(_, entry)| entry.is_active(now));
+        let active: Vec<SecretValue> = active.map(|(_, entry)| entry.value.clone()).collect();
+        for newest in self.newest_mut() {
+            if active.contains(&newest.value) {
+                newest.active_from = newest.active_from.min(Some(now));
             }
         }
-        ring.0.retain(|entry| !entry.is_expired(now));
     }
 
     /// Removes the oldest previous secrets of each key until at most `limit` of them are left.
     pub(crate) fn limit_previous(&mut self, limit: usize, now: Instant) {
         for ring in self.0.values_mut() {
             ring.truncate(limit, now);
+        }
+    }
+
+    /// Removes the previous secrets whose grace period has ended.
+    pub(crate) fn remove_expired(&mut self, now: Instant) {
+        for ring in self.0.values_mut() {
+            ring.remove_expired(now);
         }
     }
 
@@ -166,28 +171,29 @@ impl Rings {
         }
     }
 
-    /// Removes the previous secrets for which `is_revoked` returns true, and returns them. It receives
-    /// the version of the next secret. The newest secret of an affected ring signs immediately,
-    /// because no instance may sign with a revoked secret.
+    /// Removes the previous secrets for which `is_revoked` returns true, and returns them. If no active
+    /// secret of a ring is left, its newest one signs immediately, because no instance may sign with a
+    /// revoked secret.
     pub(crate) fn remove_previous(
         &mut self,
         now: Instant,
-        is_revoked: impl Fn(&SecretValue, Option<&Version>) -> bool,
+        is_revoked: impl Fn(&SecretKey, &SecretValue, &Replaced) -> bool,
     ) -> Vec<(SecretKey, SecretValue)> {
         let mut removed = Vec::new();
         for (key, Ring(entries)) in &mut self.0 {
             let before = removed.len();
             entries.retain(|entry| match &entry.replaced {
-                Some(replaced) if is_revoked(&entry.value, replaced.by.as_ref()) => {
+                Some(replaced) if is_revoked(key, &entry.value, replaced) => {
                     removed.push((key.clone(), entry.value.clone()));
                     false
                 }
                 _ => true,
             });
             if removed.len() > before
+                && !entries.iter().any(|entry| entry.is_active(now))
                 && let Some(newest) = entries.first_mut()
             {
-                newest.active_from = newest.active_from.min(Some(now));
+                newest.active_from = Some(now);
             }
         }
         removed
@@ -195,15 +201,19 @@ impl Rings {
 
     /// Lets the newest secret of each key sign from `now` on.
     pub(crate) fn activate_newest(&mut self, now: Instant) {
-        for newest in self.0.values_mut().filter_map(|ring| ring.0.first_mut()) {
+        for newest in self.newest_mut() {
             newest.active_from = newest.active_from.min(Some(now));
         }
     }
 
-    /// Returns whether `value` is the newest secret of any key.
-    pub(crate) fn is_newest(&self, value: &SecretValue) -> bool {
-        let mut newest = self.0.values().filter_map(|ring| ring.0.first());
-        newest.any(|entry| entry.value == *value)
+    fn newest_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.0.values_mut().filter_map(|ring| ring.0.first_mut())
+    }
+
+    /// Returns whether `value` is the newest secret of `key`.
+    pub(crate) fn is_newest(&self, key: &SecretKey, value: &SecretValue) -> bool {
+        let newest = self.0.get(key).and_then(|ring| ring.0.first());
+        newest.is_some_and(|newest| newest.value == *value)
     }
 
     /// Returns whether `key` has a ring.
@@ -231,13 +241,12 @@ impl Rings {
     /// Returns the ring of `key` at `now`.
     pub(crate) fn snapshot(&self, key: &SecretKey, now: Instant) -> Option<KeyRing> {
         let ring = self.0.get(key)?;
-        let unexpired = || ring.0.iter().filter(|entry| !entry.is_expired(now));
-        let active = unexpired().find(|entry| entry.is_active(now));
-        let primary = active.or(ring.0.first())?;
+        let unexpired = ring.0.iter().filter(|entry| !entry.is_expired(now));
+        let primary = ring.signs(now)?;
         Some(KeyRing {
             primary: primary.value.clone(),
-            is_active: active.is_some(),
-            all: unexpired().map(|entry| entry.value.clone()).collect(),
+            is_active: primary.is_active(now),
+            all: unexpired.map(|entry| entry.value.clone()).collect(),
         })
     }
 
@@ -254,9 +263,26 @@ impl Rings {
     }
 
     /// Returns the number of secrets of all keys.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries().count()
+    }
+}
+
+/// Returns the time from which a secret that is new to its key can sign.
+///
+/// That is `now` for the first secrets that are read, and for a value that is already active among the
+/// `known` ones, because every instance knows such a value. Otherwise the activation delay applies.
+fn active_from<'a>(
+    known: impl Iterator<Item = &'a Entry>,
+    value: &SecretValue,
+    timing: Timing,
+    now: Instant,
+) -> Instant {
+    let mut known = known.peekable();
+    let is_first = known.peek().is_none();
+    match is_first || known.any(|entry| entry.value == *value && entry.is_active(now)) {
+        true => now,
+        false => later(now, timing.activation_delay),
     }
 }
 
@@ -264,33 +290,86 @@ impl Ring {
     /// Returns the ring with `secret` as its newest secret, which can sign from `active_from` on.
     fn rotated(
         &self,
-        secret: &Resolved,
+        secret: Read<'_>,
         active_from: Instant,
         timing: Timing,
         now: Instant,
     ) -> Self {
-        let value = &secret.value;
-        let mut entries = self.0.clone();
-        entries.retain(|entry| !entry.is_expired(now));
-        if entries.first().is_some_and(|newest| newest.value == *value) {
-            return Self(entries);
+        let value = secret.value;
+        let mut ring = self.clone();
+        ring.remove_expired(now);
+        if let Some(newest) = ring.0.first_mut()
+            && newest.value == *value
+        {
+            newest.version = secret.version.cloned();
+            return ring;
         }
-        entries.retain(|entry| entry.value != *value);
+        let signs = ring.signs(now).map(|entry| entry.value.clone());
+        ring.0.retain(|entry| entry.value != *value);
         let expires_at = later(active_from.max(now), timing.grace_period);
-        let signs = entries.iter().position(|entry| entry.is_active(now));
-        for (position, entry) in entries.iter_mut().enumerate() {
+        for entry in &mut ring.0 {
             entry.active_from = entry.active_from.filter(|from| *from <= now);
             let replaced = entry.replaced.get_or_insert_with(|| Replaced {
+                at: now,
                 expires_at,
-                by: secret.version.clone(),
+                by: secret.version.cloned(),
+                earliest: earliest_replacement(entry.version.as_ref(), secret.version),
             });
             // A secret signs until a newer one is active, also if the first newer one never was.
-            if Some(position) == signs {
+            if signs.as_ref() == Some(&entry.value) {
                 replaced.expires_at = replaced.expires_at.max(expires_at);
             }
         }
-        entries.insert(0, Entry::newest(value, active_from));
-        Self(entries)
+        ring.0.insert(0, Entry::newest(secret, active_from));
+        ring
+    }
+
+    fn add_history(&mut self, history: &History, extent: Extent, timing: Timing) {
+        let Some((current, previous)) = history.0.0.split_first() else {
+            return;
+        };
+        let is_known = |added: &Entry| self.0.iter().any(|known| known.value == added.value);
+        match extent {
+            Extent::Complete => self.0.retain(|entry| !entry.is_from_history),
+            Extent::Failed | Extent::Limited if previous.iter().all(is_known) => return,
+            Extent::Failed | Extent::Limited => {}
+        }
+        let position = self.0.iter().position(|it| it.value == current.value);
+        let position = position.unwrap_or(self.0.len());
+        let (newer, rest) = self.0.split_at_mut(position);
+        let mut signs_longer = None;
+        if let Some(entry) = rest.first_mut() {
+            let replaced_at = entry.replaced.as_ref().map(|replaced| replaced.at);
+            let is_active = |from: &Instant| replaced_at.is_none_or(|at| *from <= at);
+            entry.active_from = current.active_from.filter(is_active);
+            if entry.active_from.is_none() {
+                // It was replaced before it was active, so the secret before it signs until a newer one does.
+                let active_from = newer.iter().filter_map(|newer| newer.active_from);
+                signs_longer = active_from.min();
+            }
+        }
+        let mut added = previous.to_vec();
+        if let Some(until) = signs_longer
+            && let Some(signs) = added.iter_mut().find(|it| it.active_from.is_some())
+            && let Some(replaced) = &mut signs.replaced
+        {
+            let expires_at = later(until, timing.grace_period);
+            replaced.expires_at = replaced.expires_at.max(expires_at);
+        }
+        added.retain(|added| self.0.iter().all(|known| known.value != added.value));
+        self.0.extend(added);
+    }
+
+    /// Returns the secret that signs at `now`: the newest one that is active. Before any of them is, it is
+    /// the oldest one, because most instances know it.
+    fn signs(&self, now: Instant) -> Option<&Entry> {
+        let mut unexpired = self.0.iter().filter(|entry| !entry.is_expired(now));
+        let active = unexpired.clone().find(|entry| entry.is_active(now));
+        active.or_else(|| unexpired.next_back())
+    }
+
+    fn remove_expired(&mut self, now: Instant) {
+        self.0.retain(|entry| !entry.is_expired(now));
     }
 
     /// Removes the oldest previous secrets until `limit` of them are left. The secret that signs is
@@ -300,19 +379,75 @@ impl Ring {
             self.0.truncate(1);
         }
         while self.0.len() > limit.saturating_add(1) {
-            let signs = self.0.iter().position(|entry| entry.is_active(now));
             let oldest = self.0.len() - 1;
-            self.0.remove(oldest - usize::from(signs == Some(oldest)));
+            let signs = self.signs(now).map(|entry| &entry.value);
+            let is_oldest = signs == Some(&self.0[oldest].value);
+            self.0.remove(oldest - usize::from(is_oldest));
+        }
+    }
+}
+
+impl History {
+    /// Derives the ring of a key from its versions, oldest first. It is the one of a process that has
+    /// read each version when it was written. The oldest version counts as active.
+    ///
+    /// Versions without an age count as old as the oldest one with an age.
+    pub(crate) fn replay(versions: &[StoredVersion], timing: Timing, now: Instant) -> Self {
+        let ages = || versions.iter().filter_map(|stored| stored.age);
+        // There might be no instants before the start of the system. Therefore, the versions are replayed
+        // as if the oldest one was written now. Afterwards, all times are moved back.
+        let shift = ages().max().unwrap_or_default().min(MAX_DELAY);
+        let mut ring = Ring(Vec::new());
+        let mut time = now;
+        for stored in versions.iter().filter(|stored| !stored.value.is_blank()) {
+            if let Some(age) = stored.age {
+                time = time.max(now + shift.saturating_sub(age));
+            }
+            let secret = Read {
+                value: &stored.value,
+                version: stored.version.as_ref(),
+            };
+            let active_from = active_from(ring.0.iter(), &stored.value, timing, time);
+            ring = ring.rotated(secret, active_from, timing, time);
+        }
+        ring.remove_expired(now + shift);
+        let moved = |time: Instant| time.checked_sub(shift).unwrap_or(now);
+        for entry in &mut ring.0 {
+            entry.is_from_history = true;
+            entry.active_from = entry.active_from.map(moved);
+            if let Some(replaced) = &mut entry.replaced {
+                replaced.at = moved(replaced.at);
+                replaced.expires_at = moved(replaced.expires_at);
+            }
+        }
+        Self(ring)
+    }
+}
+
+/// A secret that was read.
+#[derive(Debug, Clone, Copy)]
+struct Read<'a> {
+    value: &'a SecretValue,
+    version: Option<&'a Version>,
+}
+
+impl<'a> From<&'a Resolved> for Read<'a> {
+    fn from(secret: &'a Resolved) -> Self {
+        Self {
+            value: &secret.value,
+            version: secret.version.as_ref(),
         }
     }
 }
 
 impl Entry {
-    fn newest(value: &SecretValue, active_from: Instant) -> Self {
+    fn newest(secret: Read<'_>, active_from: Instant) -> Self {
         Self {
-            value: value.clone(),
+            value: secret.value.clone(),
+            version: secret.version.cloned(),
             active_from: Some(active_from),
             replaced: None,
+            is_from_history: false,
         }
     }
 
@@ -326,189 +461,26 @@ impl Entry {
     }
 }
 
+/// Returns the earliest time at which the secret with the version `last` might have been replaced, if
+/// the next one was read with the version `next`.
+fn earliest_replacement(last: Option<&Version>, next: Option<&Version>) -> Option<SystemTime> {
+    let (last, next) = (last?, next?);
+    let following = last.number().and_then(|number| number.checked_add(1));
+    let is_following = last.is_older_than(next) && following == next.number();
+    match is_following {
+        true => next.created_at(),
+        false => last.created_at(),
+    }
+}
+
+/// 100 years.
+const MAX_DELAY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// Returns `now` plus `delay`. Limits the delay to 100 years, so that the addition does not
 /// overflow.
 pub(crate) fn later(now: Instant, delay: Duration) -> Instant {
-    const MAX_DELAY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     now + delay.min(MAX_DELAY)
 }
 
 #[cfg(test)]
-mod tests {
-    use secretwell_core::Origin;
-
-    use super::*;
-
-    const TIMING: Timing = Timing {
-        activation_delay: Duration::from_secs(10),
-        grace_period: Duration::from_secs(100),
-        max_previous: 8,
-    };
-
-    /// Rings whose keys are all signing secrets.
-    #[derive(Default, Clone)]
-    struct Test(Rings);
-
-    impl Test {
-        fn read(&self, secrets: &[(&str, &str)], timing: Timing, now: Instant) -> Self {
-            let secrets: Vec<(SecretKey, Resolved)> = secrets
-                .iter()
-                .map(|(name, value)| {
-                    let secret = Resolved::fixed((*value).into(), Origin::new("test", ""));
-                    (key(name), secret)
-                })
-                .collect();
-            let signing = secrets.iter().map(|(key, _)| key.clone()).collect();
-            let mut rotated = self.0.rotated(&secrets, &signing, timing, now);
-            rotated.limit_previous(timing.max_previous, now);
-            Self(rotated)
-        }
-
-        /// The primary secret of `K`, and all of its secrets joined by commas.
-        fn ring(&self, now: Instant) -> (String, String) {
-            texts(&self.0.snapshot(&key("K"), now).unwrap())
-        }
-    }
-
-    fn key(name: &str) -> SecretKey {
-        SecretKey::parse(name).unwrap()
-    }
-
-    fn texts(ring: &KeyRing) -> (String, String) {
-        let text = |value: &SecretValue| value.expose_text().unwrap().to_owned();
-        let all: Vec<String> = ring.iter().map(text).collect();
-        (text(ring.primary()), all.join(","))
-    }
-
-    fn pair(primary: &str, all: &str) -> (String, String) {
-        (primary.to_owned(), all.to_owned())
-    }
-
-    #[test]
-    fn new_secret_verifies_immediately_and_signs_after_the_activation_delay() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-
-        let one = Test::default().read(&[("K", "one")], TIMING, start);
-        assert_eq!(one.ring(start), pair("one", "one"));
-        assert_eq!(one.0.next_transition(start), None);
-
-        let two = one.read(&[("K", "two")], TIMING, at(1));
-        assert_eq!(two.ring(at(1)), pair("one", "two,one"));
-        assert_eq!(two.0.next_transition(at(1)), Some(at(11)));
-        assert_eq!(two.ring(at(11)), pair("two", "two,one"));
-        assert_eq!(two.0.next_transition(at(11)), Some(at(111)));
-        assert_eq!(two.ring(at(111)), pair("two", "two"));
-
-        // Two rotations within the grace period, then a rotation back to the first secret.
-        let three = two.read(&[("K", "three")], TIMING, at(50));
-        assert_eq!(three.ring(at(70)), pair("three", "three,two,one"));
-        let back = three.read(&[("K", "one")], TIMING, at(80));
-        assert_eq!(back.ring(at(80)), pair("one", "one,three,two"));
-        assert_eq!(back.ring(at(95)), pair("one", "one,three,two"));
-
-        // A secret that is replaced before it is active never signs.
-        let back = two.read(&[("K", "one")], TIMING, at(5));
-        assert_eq!(back.ring(at(5)), pair("one", "one,two"));
-        assert_eq!(back.ring(at(20)), pair("one", "one,two"));
-        let forward = two.read(&[("K", "three")], TIMING, at(5));
-        assert_eq!(forward.ring(at(12)), pair("one", "three,two,one"));
-        assert_eq!(forward.ring(at(15)), pair("three", "three,two,one"));
-
-        let no_expiry = Timing {
-            grace_period: Duration::MAX,
-            ..TIMING
-        };
-        let rings = Test::default().read(&[("K", "one")], no_expiry, start);
-        let rings = rings.read(&[("K", "two")], no_expiry, at(1));
-        assert_eq!(rings.ring(at(1_000_000)), pair("two", "two,one"));
-    }
-
-    #[test]
-    fn secret_of_another_key_stays_active_when_it_moves() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let merged = |test: &Test, now| {
-            let parts = ["K_1", "K"].map(|name| test.0.snapshot(&key(name), now));
-            texts(&KeyRing::merge(parts.into_iter().flatten()).unwrap())
-        };
-        let one = Test::default().read(&[("K", "old")], TIMING, start);
-        let two = one.read(&[("K", "old"), ("K_1", "new")], TIMING, at(1));
-        assert_eq!(merged(&two, at(1)), pair("old", "new,old"));
-        assert_eq!(merged(&two, at(11)), pair("new", "new,old"));
-        let moved = two.read(&[("K", "new")], TIMING, at(20));
-        assert_eq!(merged(&moved, at(20)), pair("new", "new,old"));
-        assert!(KeyRing::merge([]).is_none());
-    }
-
-    #[test]
-    fn number_of_previous_secrets_is_bounded_and_the_signing_secret_is_kept() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let bounded = |max_previous| Timing {
-            max_previous,
-            ..TIMING
-        };
-        let rotate = |max_previous, values: [(&str, u64); 4]| {
-            let first = Test::default();
-            let last = values.iter().fold(first, |test, (value, seconds)| {
-                test.read(&[("K", value)], bounded(max_previous), at(*seconds))
-            });
-            last.ring(at(values[3].1))
-        };
-        let slow = [("a", 0), ("b", 20), ("c", 40), ("d", 60)];
-        assert_eq!(rotate(2, slow), pair("c", "d,c,b"));
-        assert_eq!(rotate(1, slow), pair("c", "d,c"));
-        assert_eq!(rotate(0, slow), pair("d", "d"));
-        // None but the first secret is active.
-        let fast = [("a", 0), ("b", 1), ("c", 2), ("d", 3)];
-        assert_eq!(rotate(2, fast), pair("a", "d,c,a"));
-        assert_eq!(rotate(1, fast), pair("a", "d,a"));
-    }
-
-    #[test]
-    fn previous_secrets_of_other_keys_are_not_kept() {
-        let start = Instant::now();
-        let read = |rings: &Rings, value: &str| {
-            let secret = Resolved::fixed(value.into(), Origin::new("test", ""));
-            rings.rotated(&[(key("K"), secret)], &BTreeSet::new(), TIMING, start)
-        };
-        let mut rings = Rings::default();
-        for number in 0..1000 {
-            rings = read(&rings, &number.to_string());
-            assert_eq!(rings.len(), 1);
-        }
-        assert_eq!(Test(rings).ring(start), pair("999", "999"));
-    }
-
-    #[test]
-    fn previous_secret_from_the_history_verifies_until_it_expires_or_is_revoked() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut test = Test::default().read(&[("K", "new")], TIMING, start);
-        let history = History {
-            current: "new".into(),
-            active_from: at(4),
-            previous: vec![PreviousSecret {
-                value: "old".into(),
-                was_active: true,
-                expires_at: at(50),
-                replaced_by: None,
-            }],
-        };
-        for _ in 0..2 {
-            // A history that is added again changes nothing.
-            test.0.add_history(&key("K"), &history, start);
-            for (seconds, primary, all) in [
-                (0, "old", "new,old"),
-                (4, "new", "new,old"),
-                (50, "new", "new"),
-            ] {
-                assert_eq!(test.ring(at(seconds)), pair(primary, all));
-            }
-        }
-        let removed = test.0.remove_previous(start, |_, _| true);
-        assert_eq!(removed, [(key("K"), "old".into())]);
-        assert_eq!(test.ring(start), pair("new", "new"));
-    }
-}
+mod tests;

@@ -21,6 +21,11 @@ use crate::source::{Results, Source};
 use crate::spec::{BuildSpec, Checks, keys};
 use crate::state::{NotReady, State, VersionHistory};
 
+/// How long a caller that needs the rebuild task waits for a sign of it.
+pub(crate) const RESPONSE_TIME: Duration = Duration::from_secs(1);
+/// How long user code can block its thread beyond its deadline, before a reader starts another task.
+const MAX_BLOCKING: Duration = Duration::from_secs(10);
+
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) mode: Mode,
@@ -39,26 +44,52 @@ pub(crate) struct Shared<A> {
     pub(crate) rules: Rules,
     pub(crate) current: Current<A>,
     pub(crate) progress: watch::Sender<Progress>,
-    /// Ends the wait of the rebuild task.
-    pub(crate) wake: Notify,
-    /// Ends the wait or the attempt of the rebuild task, because of a revocation.
-    pub(crate) interrupt: Notify,
     /// Number of calls of [`LazyAuth::rebuild`](crate::LazyAuth::rebuild).
     pub(crate) requested_rebuilds: AtomicU64,
     memory: Mutex<Memory>,
-    /// The newest rebuild task.
-    task: Mutex<Option<AbortHandle>>,
-    /// The number of rebuild tasks that were started. Only the newest one acts.
-    task_id: AtomicU64,
+    task: Mutex<Task>,
 }
 
-/// What is remembered between two attempts, and when a rebuild task replaces another one.
+/// The newest rebuild task. Only this one acts.
+#[derive(Debug, Default)]
+struct Task {
+    /// The number of the task, or 0 before the first one.
+    id: u64,
+    abort: Option<AbortHandle>,
+    /// Wakes this task. With one `Notify` for all tasks, a replaced one could take the wake-up.
+    wake: Arc<Notify>,
+    runs_user_code: bool,
+    /// Whether the last clone of the auth was dropped.
+    is_closed: bool,
+}
+
+/// A rebuild task that the caller must start.
+#[derive(Debug)]
+pub(crate) struct NewTask {
+    pub(crate) id: u64,
+    pub(crate) wake: Arc<Notify>,
+    /// The task that it replaces.
+    pub(crate) late: Option<AbortHandle>,
+}
+
+/// While it exists, the rebuild task runs user code.
+pub(crate) struct UserCode<'a, A> {
+    shared: &'a Shared<A>,
+    task: u64,
+}
+
+/// What is remembered between two attempts, also when a rebuild task replaces another one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Memory {
     pub(crate) rotation: Rotation,
     /// The results that the current build was checked against last.
     pub(crate) results: Results,
     pub(crate) history: VersionHistory,
+    /// The time and the revocation that the rings were advanced to, or `None` before the first build.
+    advanced_to: Option<(Instant, u64)>,
+    /// The number of the last call of `revoke_previous` that has removed a secret. An attempt that started
+    /// before is discarded, because it might use that secret.
+    removed_by: u64,
 }
 
 /// What the log of an attempt contains beside the state.
@@ -66,6 +97,63 @@ pub(crate) struct Memory {
 pub(crate) struct AttemptLog {
     pub(crate) secrets: Vec<(SecretKey, Resolved)>,
     pub(crate) took: Duration,
+}
+
+impl Memory {
+    /// Returns the memory after an attempt.
+    pub(crate) fn new(rotation: Rotation, results: Results, history: VersionHistory) -> Self {
+        Self {
+            rotation,
+            results,
+            history,
+            ..Self::default()
+        }
+    }
+
+    /// Returns the time of the next transition of the rings that was not applied yet.
+    pub(crate) fn next_transition(&self) -> Option<Instant> {
+        let (time, _) = self.advanced_to?;
+        self.rotation.rings.next_transition(time)
+    }
+
+    /// Returns whether the rings must be advanced, because of a transition or a revocation.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.advanced_to
+            .is_some_and(|(_, revision)| self.rotation.revision > revision)
+            || self.next_transition().is_some_and(|time| time <= now)
+    }
+
+    /// Records an attempt to advance the rings. After a failure, the following attempts repeat it.
+    pub(crate) fn set_advanced(&mut self, now: Instant, revision: u64) {
+        if self.advanced_to.is_some() {
+            self.advanced_to = Some((now, revision));
+        }
+    }
+
+    /// Returns whether secrets were revoked in memory after the revocation with the number `revision`.
+    pub(crate) fn was_revoked_after(&self, revision: u64) -> bool {
+        self.removed_by > revision
+    }
+
+    /// Revokes all previous secrets. Returns the key of each of them.
+    fn revoke_previous(&mut self) -> Vec<SecretKey> {
+        let revoked = self
+            .rotation
+            .revoke_previous(Instant::now(), SystemTime::now());
+        if !revoked.is_empty() {
+            self.removed_by = self.rotation.revision;
+        }
+        revoked
+    }
+}
+
+impl<A> Drop for UserCode<'_, A> {
+    fn drop(&mut self) {
+        let mut task = self.shared.task();
+        if task.id == self.task {
+            task.runs_user_code = false;
+        }
+    }
 }
 
 impl<A> Shared<A> {
@@ -91,12 +179,9 @@ impl<A> Shared<A> {
             settings,
             current: Current::default(),
             progress: watch::channel(Progress::idle()).0,
-            wake: Notify::new(),
-            interrupt: Notify::new(),
             requested_rebuilds: AtomicU64::new(0),
             memory: Mutex::default(),
             task: Mutex::default(),
-            task_id: AtomicU64::new(0),
         }
     }
 
@@ -104,18 +189,93 @@ impl<A> Shared<A> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn task(&self) -> MutexGuard<'_, Option<AbortHandle>> {
+    fn task(&self) -> MutexGuard<'_, Task> {
         self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the number of a new rebuild task. The previous one no longer acts.
-    pub(crate) fn next_task_id(&self) -> u64 {
-        self.task_id.fetch_add(1, Ordering::Relaxed) + 1
+    /// Returns the rebuild task that the caller must start, unless one already runs on time.
+    pub(crate) fn new_task(&self) -> Option<NewTask> {
+        let mut task = self.task();
+        let runs = task.id > 0 && !self.current.is_overdue();
+        if runs || task.is_closed {
+            return None;
+        }
+        // The runtime of the caller might never run the task.
+        self.current.expect_within(RESPONSE_TIME);
+        task.id += 1;
+        task.wake = Arc::default();
+        task.runs_user_code = false;
+        Some(NewTask {
+            id: task.id,
+            wake: task.wake.clone(),
+            late: task.abort.take(),
+        })
+    }
+
+    /// Records that the task `id` was started.
+    pub(crate) fn task_started(&self, id: u64, abort: AbortHandle) {
+        let mut task = self.task();
+        if task.id == id {
+            task.abort = Some(abort);
+        } else {
+            drop(task);
+            abort.abort();
+        }
     }
 
     /// Returns whether `id` is the number of the newest rebuild task.
     pub(crate) fn is_newest_task(&self, id: u64) -> bool {
-        self.task_id.load(Ordering::Relaxed) == id
+        self.task().id == id
+    }
+
+    /// The task `id` promises to act within `time`. Afterwards, a reader starts another task on its own
+    /// runtime.
+    pub(crate) fn promise(&self, id: u64, time: Duration) {
+        let task = self.task();
+        if task.id == id && !task.runs_user_code {
+            self.current.expect_within(time);
+        }
+    }
+
+    /// The task `id` runs user code for at most `time`. User code can block the thread, so callers must
+    /// not expect the task to respond earlier.
+    pub(crate) fn user_code(&self, id: u64, time: Duration) -> UserCode<'_, A> {
+        let mut task = self.task();
+        if task.id == id {
+            self.current
+                .expect_within(time.saturating_add(MAX_BLOCKING));
+            task.runs_user_code = true;
+        }
+        UserCode {
+            shared: self,
+            task: id,
+        }
+    }
+
+    /// Wakes the rebuild task for a caller that needs it. If it does not respond within
+    /// [`RESPONSE_TIME`], it is overdue.
+    pub(crate) fn wake(&self) {
+        let wake = {
+            let task = self.task();
+            if !task.runs_user_code {
+                self.current.expect_at_most(RESPONSE_TIME);
+            }
+            task.wake.clone()
+        };
+        wake.notify_one();
+    }
+
+    /// Returns whether a caller waits for an attempt to read the source that has not ended yet.
+    pub(crate) fn is_requested(&self) -> bool {
+        let revision = self.memory().rotation.revision;
+        let progress = self.progress.borrow();
+        self.requested_rebuilds() > progress.completed_rebuilds
+            || revision > progress.confirmed_revocations
+    }
+
+    /// Returns the number of calls of [`LazyAuth::rebuild`](crate::LazyAuth::rebuild).
+    pub(crate) fn requested_rebuilds(&self) -> u64 {
+        self.requested_rebuilds.load(Ordering::SeqCst)
     }
 
     /// Returns how the secrets of a build are checked.
@@ -133,27 +293,39 @@ impl<A> Shared<A> {
     pub(crate) fn revoke_previous(&self) -> (u64, usize) {
         let (revision, revoked) = {
             let mut memory = self.memory();
-            let revoked = memory
-                .rotation
-                .revoke_previous(Instant::now(), SystemTime::now());
+            let revoked = memory.revoke_previous();
             (memory.rotation.revision, revoked)
         };
         self.log_revoked(&revoked);
-        self.interrupt.notify_one();
         (revision, revoked.len())
     }
 
-    /// Stores the rotation after an attempt, and publishes its build if there is one.
+    /// Stores `memory` after an attempt, and publishes its build if there is one. `now` is the time of
+    /// the rings.
     ///
     /// Returns whether that was done. It is not done if another rebuild task has taken over, or if
     /// secrets were revoked since the attempt started.
-    pub(crate) fn commit(&self, task: u64, memory: Memory, build: Option<A>) -> bool {
+    pub(crate) fn commit(
+        &self,
+        task: u64,
+        mut memory: Memory,
+        build: Option<A>,
+        now: Instant,
+    ) -> bool {
+        let revision = memory.rotation.revision;
+        let mut revoked = Vec::new();
         let dropped = {
             let mut stored = self.memory();
-            if !self.is_newest_task(task) || stored.rotation.revision != memory.rotation.revision {
+            if !self.is_newest_task(task) || stored.was_revoked_after(revision) {
                 drop(stored);
-                let _ = catch(|| drop(build));
+                let _ = catch(|| drop((memory, build)));
                 return false;
+            }
+            memory.removed_by = stored.removed_by;
+            memory.advanced_to = Some((now, revision));
+            // Calls since the attempt started, which have found no previous secret.
+            while memory.rotation.revision < stored.rotation.revision {
+                revoked.append(&mut memory.revoke_previous());
             }
             let memory = std::mem::replace(&mut *stored, memory);
             let generation = self.current.generation() + 1;
@@ -162,14 +334,20 @@ impl<A> Shared<A> {
         };
         // The previous build is user code, so it is dropped without a lock.
         let _ = catch(|| drop(dropped));
+        self.log_revoked(&revoked);
         true
     }
 
     /// Ends the rebuild task, when the last clone of the auth is dropped.
     pub(crate) fn close(&self) {
-        self.next_task_id();
-        self.current.expect_within(Duration::MAX);
-        if let Some(task) = self.task().take() {
+        let task = {
+            let mut task = self.task();
+            task.id += 1;
+            task.is_closed = true;
+            self.current.expect_within(Duration::MAX);
+            task.abort.take()
+        };
+        if let Some(task) = task {
             task.abort();
         }
         self.progress
@@ -184,13 +362,18 @@ impl<A> Shared<A> {
         change: impl FnOnce(&mut Progress),
     ) {
         let mut is_news = false;
+        // The errors of a source are foreign code, so they are not dropped while the progress is locked.
+        let mut before = None;
         self.progress.send_modify(|progress| {
+            before = Some(progress.clone());
             is_news = progress.state != state && !is_repetition(progress, &state);
             change(progress);
             progress.state = state.clone();
         });
+        let _ = catch(|| drop(before));
         if is_news {
-            self.log_state(&state, attempt);
+            // A panic of a subscriber must not end the rebuild task.
+            let _ = catch(|| self.log_state(&state, attempt));
         }
     }
 

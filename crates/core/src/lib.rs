@@ -44,6 +44,7 @@ mod chain;
 mod change;
 mod combine;
 mod error;
+mod fingerprint;
 mod join;
 mod key;
 mod memory;

@@ -1,8 +1,7 @@
 //! Secret values, and the metadata that a provider returns with them.
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretBox, SecretString};
@@ -10,6 +9,7 @@ use serde::de::{Deserialize, Deserializer, Visitor};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
+use crate::fingerprint::fingerprint;
 use crate::{Error, ErrorKind, Origin, Version};
 
 /// The bytes of a secret, redacted in `Debug` and zeroized when the last clone is dropped.
@@ -91,11 +91,6 @@ impl SecretValue {
     pub fn fingerprint(&self) -> u64 {
         fingerprint(self.expose_bytes())
     }
-}
-
-pub(crate) fn fingerprint(bytes: &[u8]) -> u64 {
-    static KEYED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-    KEYED.hash_one(bytes)
 }
 
 impl From<Vec<u8>> for SecretValue {

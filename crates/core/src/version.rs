@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 
-use crate::value::fingerprint;
+use crate::fingerprint::fingerprint;
 
 /// The backend's identifier for one revision of a secret.
 ///

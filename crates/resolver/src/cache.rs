@@ -8,6 +8,9 @@ use crate::entry::{Answer, Entry, Times};
 use crate::sync::Map;
 use crate::sync::atomic::{AtomicU32, Ordering};
 
+/// At most this many entries have a place from the start, because the growth of the map moves all entries at once.
+const MAX_RESERVED: usize = 100_000;
+
 /// A map of entries whose reads need no lock and no allocation.
 ///
 /// The recency of reads is measured with a counter that only insertions increment. A read therefore rarely
@@ -18,9 +21,10 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    pub(crate) fn new() -> Self {
+    /// Creates a cache that reaches `max_entries` without growing, up to [`MAX_RESERVED`].
+    pub(crate) fn new(max_entries: usize) -> Self {
         Self {
-            entries: Map::new(),
+            entries: Map::with_capacity(max_entries.min(MAX_RESERVED)),
             counter: AtomicU32::new(2),
         }
     }

@@ -86,6 +86,14 @@ impl Reply {
         }
     }
 
+    /// Returns the value of a superseded fetch instead of a temporary failure.
+    pub(crate) fn or_superseded(self, superseded: Option<Resolved>) -> Self {
+        match (self, superseded) {
+            (Self::Failed(error), Some(value)) if error.is_temporary() => Self::Value(value),
+            (reply, _) => reply,
+        }
+    }
+
     /// Returns the cached answer of `entry` as fresh.
     pub(crate) fn fresh(entry: &Entry) -> Self {
         match &entry.answer {
@@ -214,6 +222,15 @@ fn rejected() -> Error {
         "the value was rejected, and the source was asked for another one less than 1 s ago",
     )
     .with_hint("read it again in a second")
+}
+
+/// Returns the reason why a result is not fresh that its reader has received late.
+pub(crate) fn expired() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the answer of the source expired before the read ended",
+    )
+    .with_hint("read the key separately, and check that the runtime is not blocked")
 }
 
 /// Returns the reason why a value is stale that might have changed again since it was read.

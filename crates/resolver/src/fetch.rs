@@ -172,6 +172,7 @@ impl FetchTask {
             let result = Err(error.with_origin(&source.origin).with_key(&key));
             let result = FetchResult {
                 result,
+                times: None,
                 superseded,
                 is_void: false,
             };
@@ -198,7 +199,8 @@ impl FetchTask {
         update_breaker(&mut source.state(), &results, clock::now());
 
         let jitter = source.settings.batch.then(Jitter::new);
-        let mut all = FetchResults::default();
+        // A map that grows would move all results at once.
+        let mut all = FetchResults::with_capacity_and_hasher(self.keys.len(), Default::default());
         let mut results = results.into_iter();
         while self.settled < self.keys.len() {
             let end = self.keys.len().min(self.settled + CHUNK);

@@ -9,12 +9,16 @@ use tokio::sync::watch;
 
 use crate::Resolved;
 use crate::clock::Time;
+use crate::entry::Times;
 
 /// A batch waits for the batch before it, but at most for this long. A slow batch must not hold up others.
 pub(crate) const MAX_TURN_WAIT: Duration = Duration::from_millis(250);
 
 /// The task of a fetch that has not run after this time belongs to a runtime that is not running.
 pub(crate) const MAX_START: Duration = Duration::from_millis(250);
+
+/// The maximum number of keys with void results. Above it, all results are void.
+const MAX_VOID: usize = 1000;
 
 /// The fetches of one source by key, and the batch that has not started yet.
 #[derive(Debug, Default)]
@@ -23,8 +27,13 @@ pub(crate) struct InFlight {
     fetches: HashMap<SecretKey, Fetch, foldhash::fast::RandomState>,
     /// The keys that might have changed since their newest fetch started.
     outdated: HashSet<SecretKey, foldhash::fast::RandomState>,
-    /// The newest fetch of each key whose result must not be used, and why.
+    /// The numbers of the fetches whose tasks have not ended. Some of them might never run again.
+    unended: BTreeSet<u64>,
+    /// The newest fetch of each key whose result must not be used, and why. The results of earlier fetches
+    /// must not be used either.
     void: HashMap<SecretKey, (u64, Void), foldhash::fast::RandomState>,
+    /// No result of a fetch up to this number must be used.
+    all_void: u64,
     /// The batch that keys still join.
     waiting: Option<WaitingBatch>,
     /// The batch that has started last.
@@ -70,6 +79,8 @@ pub(crate) type FetchResults = HashMap<SecretKey, FetchResult, foldhash::fast::R
 #[derive(Debug, Clone)]
 pub(crate) struct FetchResult {
     pub(crate) result: Result<Resolved, Error>,
+    /// The times of the value or of the absence. `None` for a failure.
+    pub(crate) times: Option<Times>,
     /// Whether a newer fetch of the key was started, because the value might have changed.
     pub(crate) superseded: bool,
     /// Whether the key was invalidated during the fetch.
@@ -96,9 +107,14 @@ impl InFlight {
 
     /// Returns the fetch of `key`, if it has called the provider.
     pub(crate) fn started(&self, key: &SecretKey) -> Option<&Fetch> {
-        let waiting = self.waiting.as_ref().map(|batch| batch.fetch.id);
         let fetch = self.fetches.get(key);
-        fetch.filter(|fetch| waiting != Some(fetch.id))
+        fetch.filter(|fetch| self.has_started(fetch.id))
+    }
+
+    /// Returns whether fetch `id` is not the batch that keys still join.
+    fn has_started(&self, id: u64) -> bool {
+        let waiting = self.waiting.as_ref();
+        waiting.is_none_or(|batch| batch.fetch.id != id)
     }
 
     /// Returns whether the fetch of `key` has started before a change.
@@ -145,6 +161,7 @@ impl InFlight {
         keys.sort_unstable();
         keys.dedup();
         self.last_id += 1;
+        self.unended.insert(self.last_id);
         let (sender, progress) = watch::channel(Progress::Created);
         let fetch = Fetch {
             id: self.last_id,
@@ -192,9 +209,16 @@ impl InFlight {
         batch.keys.into_iter().collect()
     }
 
-    /// Forgets the running batch `id`, so that its results are not kept.
+    /// Records that the task of fetch `id` has ended.
     pub(crate) fn end(&mut self, id: u64) {
+        self.unended.remove(&id);
+        let oldest = self.unended.first().copied().unwrap_or(u64::MAX);
+        self.void.retain(|_, (void, _)| *void >= oldest);
         self.running.take_if(|running| running.id == id);
+        // The memory of a large fetch is freed.
+        if self.fetches.len() < self.fetches.capacity() / 8 {
+            self.fetches.shrink_to(2 * self.fetches.len());
+        }
     }
 
     fn is_newest(&self, key: &SecretKey, id: u64) -> bool {
@@ -204,9 +228,6 @@ impl InFlight {
     /// Removes fetch `id` of `key`. Returns whether it was the newest one, and no change was reported since it
     /// started.
     pub(crate) fn finish(&mut self, key: &SecretKey, id: u64) -> bool {
-        if self.void.get(key).is_some_and(|(void, _)| id == *void) {
-            self.void.remove(key);
-        }
         if !self.is_newest(key, id) {
             return false;
         }
@@ -229,16 +250,29 @@ impl InFlight {
         self.waiting.as_ref().map_or(0, |batch| batch.keys.len())
     }
 
-    /// Forgets the fetch of `key`. Its result is not used.
+    /// Forgets the fetch of `key`. No result of a fetch that has started is used.
     pub(crate) fn invalidate(&mut self, key: &SecretKey, reason: Void) {
         self.outdated.remove(key);
-        if let Some(fetch) = self.fetches.remove(key) {
-            self.void.insert(key.clone(), (fetch.id, reason));
+        if self.started(key).is_some() {
+            self.fetches.remove(key);
+        }
+        // A batch that has not started calls the provider after the invalidation.
+        let mut ids = self.unended.iter().rev().copied();
+        let Some(newest) = ids.find(|&id| self.has_started(id)) else {
+            return;
+        };
+        self.void.insert(key.clone(), (newest, reason));
+        if self.void.len() > MAX_VOID {
+            self.void.clear();
+            self.all_void = newest;
         }
     }
 
     /// Returns why the result of fetch `id` for `key` must not be used.
     pub(crate) fn void(&self, key: &SecretKey, id: u64) -> Option<Void> {
+        if id <= self.all_void {
+            return Some(Void::OlderAccepted);
+        }
         let (void, reason) = self.void.get(key)?;
         (id <= *void).then_some(*reason)
     }

@@ -22,6 +22,14 @@ use crate::slots::Slots;
 /// as an ordinary read.
 pub(crate) const FORCE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Which fetches under way a forced read joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Joins {
+    /// Forced ones that have started less than a second ago.
+    Forced,
+    Any,
+}
+
 #[derive(Debug)]
 pub(crate) struct LinkState {
     pub(crate) settings: Settings,
@@ -82,10 +90,17 @@ impl LinkState {
         }
     }
 
-    /// Returns those of `keys` that a forced refresh would fetch now.
-    pub(crate) fn due_for_force(&self, keys: &[SecretKey], now: Time) -> Vec<SecretKey> {
-        let is_admitted = self.breaker.is_admitted(now);
-        let is_due = |key: &&SecretKey| is_admitted && !self.is_forced(key, now);
+    /// Returns those of `keys` for which a forced read starts a fetch, if the source can be called.
+    pub(crate) fn due_for_force(
+        &self,
+        keys: &[SecretKey],
+        joins: Joins,
+        now: Time,
+    ) -> Vec<SecretKey> {
+        let is_due = |key: &&SecretKey| {
+            let joins = joins == Joins::Any && self.in_flight.contains(key);
+            !joins && !self.is_forced(key, now)
+        };
         keys.iter().filter(is_due).cloned().collect()
     }
 

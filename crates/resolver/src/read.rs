@@ -1,5 +1,6 @@
 //! Reads: the sources are read one after the other, and callers share fetches.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use secretwell_core::{Error, SecretKey};
 use crate::Resolved;
 use crate::clock::{self, Time, require_runtime, runtime_ended, timeout_at};
 use crate::decide::{Decision, Need, Reply, changed, decide, still_refreshing};
-use crate::in_flight::{Fetch, MAX_START};
-use crate::link::not_attempted;
+use crate::in_flight::{Fetch, FetchResults, MAX_START};
+use crate::link::{Joins, not_attempted};
 use crate::shared::{CHUNK, PreparedFetch, Shared, closed};
 use crate::trail::Trail;
 
@@ -52,8 +53,7 @@ impl Shared {
             started,
         };
         let last = self.sources.len() - 1;
-        let mut trails: Vec<Trail> = keys.iter().map(|_| Trail::default()).collect();
-        let mut missed = vec![false; keys.len()];
+        let mut trails = collect(keys.iter().map(|_| Trail::default())).await;
         for link in 0..=last {
             let open = |&index: &usize| trails[index].reaches(&self.sources[link].link);
             let open: Vec<usize> = (0..keys.len()).filter(open).collect();
@@ -61,7 +61,7 @@ impl Shared {
                 true => Need::Final,
                 false => Need::Passing,
             };
-            self.read_source(request(link, need), keys, open, &mut trails, &mut missed)
+            self.read_source(request(link, need), keys, open, &mut trails)
                 .await;
         }
         // If no source has a key, each source is read again as soon as its backoff allows it.
@@ -69,21 +69,13 @@ impl Shared {
             for link in 0..last {
                 let absent = (0..keys.len()).filter(|&index| trails[index].is_absent());
                 let absent: Vec<usize> = absent.collect();
-                self.read_source(
-                    request(link, Need::Final),
-                    keys,
-                    absent,
-                    &mut trails,
-                    &mut missed,
-                )
-                .await;
+                self.read_source(request(link, Need::Final), keys, absent, &mut trails)
+                    .await;
             }
         }
-        let mut replies = Vec::with_capacity(keys.len());
-        for (key, trail) in keys.iter().zip(trails) {
-            pause(replies.len()).await;
-            replies.push(trail.conclude(&self.origin, key));
-        }
+        let missed: Vec<bool> = trails.iter().map(|trail| trail.missed).collect();
+        let trails = keys.iter().zip(trails);
+        let replies = collect(trails.map(|(key, trail)| trail.conclude(&self.origin, key))).await;
         self.count(&replies, &missed);
         replies
     }
@@ -95,20 +87,19 @@ impl Shared {
         keys: &[SecretKey],
         open: Vec<usize>,
         trails: &mut [Trail],
-        missed: &mut [bool],
     ) {
         let link = request.link;
         if open.is_empty() {
             return;
         }
-        let requested: Vec<SecretKey> = open.iter().map(|&index| keys[index].clone()).collect();
+        let requested = collect(open.iter().map(|&index| keys[index].clone())).await;
         let replies = match request.mode {
             Mode::Cached => self.read(request, &requested).await,
             Mode::Forced | Mode::Rejected => self.force(request, &requested).await,
         };
         for (count, (index, (reply, fetched))) in open.into_iter().zip(replies).enumerate() {
             pause(count).await;
-            missed[index] |= fetched;
+            trails[index].missed |= fetched;
             trails[index].set(link, reply);
         }
     }
@@ -131,7 +122,7 @@ impl Shared {
         request: ReadRequest,
         keys: &[SecretKey],
     ) -> Vec<(Reply, bool)> {
-        let mut reading = Reading::new(self, request.link, keys);
+        let mut reading = Reading::new(self, request.link, keys).await;
         for attempt in 1..=MAX_ATTEMPTS {
             reading.is_last_attempt = attempt == MAX_ATTEMPTS;
             let missing = reading.missing();
@@ -142,7 +133,7 @@ impl Shared {
                 reading.wait(fetch, positions, request.started).await;
             }
         }
-        reading.finish()
+        reading.finish().await
     }
 
     /// Fetches `keys` from a source, regardless of the cache and of earlier failures. Within 1 s of
@@ -152,71 +143,51 @@ impl Shared {
         request: ReadRequest,
         keys: &[SecretKey],
     ) -> Vec<(Reply, bool)> {
-        let link = request.link;
-        let mut reading = Reading::new(self, link, keys);
-        if let Err(error) = self.can_fetch() {
-            reading.lost = Some(error);
-            return reading.finish();
-        }
-        let source = &self.sources[link];
-        let now = clock::now();
-        // The provider must drop what it keeps before the fetch starts. A lease is kept if the source cannot be
-        // called for another one.
-        if request.mode == Mode::Forced {
-            let due = source.state().due_for_force(keys, now);
-            for key in due {
-                source.discard(&key, None);
+        let source = &self.sources[request.link];
+        let started = clock::now();
+        let mut reading = Reading::new(self, request.link, keys).await;
+        reading.missed.fill(true);
+        for attempt in 1..=MAX_ATTEMPTS {
+            reading.is_last_attempt = attempt == MAX_ATTEMPTS;
+            reading.lost = self.can_fetch().err();
+            let missing = reading.missing();
+            if missing.is_empty() || reading.lost.is_some() {
+                break;
             }
-        }
-        let (prepared, fetches) = {
-            let mut state = source.state();
-            let is_due = |key: &&SecretKey| !state.is_forced(key, now);
-            let due: Vec<SecretKey> = keys.iter().filter(is_due).cloned().collect();
-            let prepared = state.prepare_forced_fetch(due.clone(), now);
-            // A forced refresh that did not start does not limit the next one.
-            if prepared.is_ok() {
-                state.force(&due, now);
-            }
-            let fetches = keys.iter().map(|key| state.in_flight.get(key).cloned());
-            let fetches: Vec<Option<Fetch>> = fetches.collect();
-            (prepared, fetches)
-        };
-        let blocked = prepared.as_ref().err().cloned();
-        let prepared = prepared.ok().flatten();
-        self.run(prepared.map(|fetch| PreparedFetch { link, fetch }));
-        for (position, fetch) in fetches.into_iter().enumerate() {
-            match (fetch, &blocked) {
-                (Some(fetch), None) => reading.wait_until_done(fetch, vec![position]).await,
-                // The fetch has started before this call, so its result might be older.
-                (Some(fetch), Some(error)) => {
-                    reading.wait_until_done(fetch, vec![position]).await;
-                    if let Some(Reply::Value(value)) = &mut reading.replies[position]
-                        && !value.freshness.is_stale()
-                    {
-                        let age = clock::now().since(now);
-                        *value = value.clone().stale(age, error.clone());
+            let mut ordinary = Vec::new();
+            // After the first attempt, a fetch that is under way has started after this call.
+            let joins = match attempt {
+                1 => Joins::Forced,
+                _ => Joins::Any,
+            };
+            let (fetches, blocked) = reading.start_forced(&missing, request.mode, joins);
+            for (position, fetch) in missing.into_iter().zip(fetches) {
+                let key = &keys[position];
+                match (fetch, &blocked) {
+                    (Some(fetch), None) => reading.wait_until_done(fetch, vec![position]).await,
+                    // The fetch has started before this call, so its result might be older.
+                    (Some(fetch), Some(error)) => {
+                        reading.wait_until_done(fetch, vec![position]).await;
+                        reading.reply_stale(position, error.clone(), clock::now());
                     }
+                    (None, Some(error)) => reading.reply_stale(position, error.clone(), started),
+                    // The last forced refresh of another caller was less than a second ago.
+                    (None, None) if attempt == 1 => ordinary.push(position),
+                    (None, None) if !source.is_cached(key, clock::now()) => ordinary.push(position),
+                    // The value might be the one that was cached before this call.
+                    (None, None) => reading.reply_stale(position, changed(), started),
                 }
-                (None, Some(error)) => reading.reply_stale(position, error.clone(), now),
-                // The last forced refresh was less than a second ago.
-                (None, None) => {}
+            }
+            let ordinary_keys = ordinary.iter().map(|&position| keys[position].clone());
+            let ordinary_keys: Vec<SecretKey> = ordinary_keys.collect();
+            if !ordinary.is_empty() {
+                let replies = self.read(request, &ordinary_keys).await;
+                for (position, (reply, _)) in ordinary.into_iter().zip(replies) {
+                    reading.replies[position] = Some(reply);
+                }
             }
         }
-        if let Err(error) = self.can_fetch() {
-            reading.lost = Some(error);
-            return reading.finish();
-        }
-        let rest = reading.missing();
-        let rest_keys: Vec<SecretKey> = rest.iter().map(|&index| keys[index].clone()).collect();
-        let mut replies = reading.replies;
-        if !rest.is_empty() {
-            let read = self.read(request, &rest_keys).await;
-            for (index, reply) in rest.into_iter().zip(read) {
-                replies[index] = Some(reply.0);
-            }
-        }
-        let replies = replies.into_iter().flatten();
-        replies.map(|reply| (reply, true)).collect()
+        reading.finish().await
     }
 
     fn can_fetch(&self) -> Result<(), Error> {
@@ -234,17 +205,24 @@ pub(crate) async fn pause(count: usize) {
     }
 }
 
+/// Collects `items`, and lets other tasks run after each [`CHUNK`] of them.
+async fn collect<T>(items: impl ExactSizeIterator<Item = T>) -> Vec<T> {
+    let mut collected = Vec::with_capacity(items.len());
+    for item in items {
+        pause(collected.len()).await;
+        collected.push(item);
+    }
+    collected
+}
+
 /// A read of some keys from one source.
 struct Reading<'a> {
     shared: &'a Arc<Shared>,
     link: usize,
     keys: &'a [SecretKey],
     replies: Vec<Option<Reply>>,
-    /// Whether a fetch was superseded that this read has waited for, with its value as stale.
-    superseded: Vec<Option<Option<Resolved>>>,
-    /// The values of fetches during which the key was invalidated. They are returned only if that happens
-    /// during each attempt.
-    void: Vec<Option<Resolved>>,
+    /// What earlier attempts have returned, by position. Few keys need a second attempt.
+    earlier: HashMap<usize, Earlier>,
     /// Whether the key needed a fetch.
     missed: Vec<bool>,
     /// The reason why a fetch ended without a result.
@@ -252,15 +230,39 @@ struct Reading<'a> {
     is_last_attempt: bool,
 }
 
+/// What earlier attempts have returned for a key.
+#[derive(Debug, Default)]
+struct Earlier {
+    /// Whether a fetch was superseded that this read has waited for.
+    is_superseded: bool,
+    /// The value of that fetch. It is returned if the next attempt fails.
+    superseded: Option<Spare>,
+    /// The value of a fetch during which the key was invalidated. It is returned only if that happens
+    /// during each attempt.
+    void: Option<Spare>,
+}
+
+/// A stale value that is returned only if there is no better one.
+#[derive(Debug)]
+struct Spare {
+    value: Resolved,
+    unusable_at: Time,
+}
+
+impl Spare {
+    fn usable(self, now: Time) -> Option<Resolved> {
+        (now < self.unusable_at).then_some(self.value)
+    }
+}
+
 impl<'a> Reading<'a> {
-    fn new(shared: &'a Arc<Shared>, link: usize, keys: &'a [SecretKey]) -> Self {
+    async fn new(shared: &'a Arc<Shared>, link: usize, keys: &'a [SecretKey]) -> Self {
         Self {
             shared,
             link,
             keys,
-            replies: keys.iter().map(|_| None).collect(),
-            superseded: vec![None; keys.len()],
-            void: vec![None; keys.len()],
+            replies: collect(keys.iter().map(|_| None)).await,
+            earlier: HashMap::new(),
             missed: vec![false; keys.len()],
             lost: None,
             is_last_attempt: false,
@@ -273,7 +275,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Fills in the replies that are available immediately. Returns the fetches to wait for, with the
-    /// positions of their keys. There are none if nothing can be fetched.
+    /// positions of their keys. Returns no fetches if nothing can be fetched.
     async fn serve_or_fetch(
         &mut self,
         missing: Vec<usize>,
@@ -368,7 +370,7 @@ impl<'a> Reading<'a> {
     /// to a runtime that is not running. A caller that has usable values waits for at most
     /// [`MAX_WAIT_FOR_REFRESH`].
     async fn wait(&mut self, fetch: Fetch, positions: Vec<usize>, started: Time) {
-        if self.usable(&positions).len() < positions.len() {
+        if !positions.iter().all(self.is_usable()) {
             return self.wait_until_done(fetch, positions).await;
         }
         let until = started.after(MAX_WAIT_FOR_REFRESH);
@@ -376,29 +378,28 @@ impl<'a> Reading<'a> {
             return self.wait_until_done(fetch, positions).await;
         }
         // A value might have been rejected or invalidated meanwhile.
-        let usable = self.usable(&positions);
+        let (usable, rest): (Vec<usize>, Vec<usize>) =
+            positions.into_iter().partition(self.is_usable());
         let source = &self.shared.sources[self.link];
-        for &position in &usable {
+        for (count, position) in usable.into_iter().enumerate() {
+            pause(count).await;
             let key = &self.keys[position];
             let error = still_refreshing().with_origin(&source.origin).with_key(key);
             self.reply_stale(position, error, fetch.created_at);
         }
-        let is_open = |position: &usize| !usable.contains(position);
-        let rest: Vec<usize> = positions.into_iter().filter(is_open).collect();
         if !rest.is_empty() {
             self.wait_until_done(fetch, rest).await;
         }
     }
 
-    /// Returns those of `positions` whose keys have a cached answer that can be returned during a fetch.
-    fn usable(&self, positions: &[usize]) -> Vec<usize> {
+    /// Returns whether the key at a position has a cached answer that can be returned during a fetch.
+    fn is_usable(&self) -> impl Fn(&usize) -> bool {
         let source = &self.shared.sources[self.link];
         let now = clock::now();
-        let is_usable = |position: &&usize| {
-            let key = &self.keys[**position];
+        move |&position| {
+            let key = &self.keys[position];
             source.can_be_stale(key, now) || self.shared.has_fallback(self.link, key, now)
-        };
-        positions.iter().filter(is_usable).copied().collect()
+        }
     }
 
     /// Replies with the cached answer as stale, or with `error`.
@@ -407,6 +408,54 @@ impl<'a> Reading<'a> {
         let key = &self.keys[position];
         let reply = source.stale_or(key, error, since, clock::now());
         self.replies[position] = Some(reply);
+    }
+
+    /// Starts a forced fetch of the keys at `positions`. Returns the fetch of each key that is under way, and the
+    /// reason if no fetch was started.
+    fn start_forced(
+        &self,
+        positions: &[usize],
+        mode: Mode,
+        joins: Joins,
+    ) -> (Vec<Option<Fetch>>, Option<Error>) {
+        let source = &self.shared.sources[self.link];
+        let now = clock::now();
+        let keys = positions
+            .iter()
+            .map(|&position| self.keys[position].clone());
+        let keys: Vec<SecretKey> = keys.collect();
+        // The provider must drop what it keeps before the fetch starts. A lease is kept if the source cannot be
+        // called for another one.
+        if mode == Mode::Forced {
+            let state = source.state();
+            let is_admitted = state.breaker.is_admitted(now);
+            let due = state.due_for_force(&keys, joins, now);
+            drop(state);
+            for key in due.iter().filter(|_| is_admitted) {
+                source.discard(key, None);
+            }
+        }
+        let (prepared, fetches) = {
+            let mut state = source.state();
+            let due = state.due_for_force(&keys, joins, now);
+            let prepared = state.prepare_forced_fetch(due.clone(), now);
+            // A forced refresh that did not start does not limit the next one.
+            if prepared.is_ok() {
+                state.force(&due, now);
+            }
+            let fetches = keys.iter().map(|key| state.in_flight.get(key).cloned());
+            let fetches: Vec<Option<Fetch>> = fetches.collect();
+            (prepared, fetches)
+        };
+        let link = self.link;
+        match prepared {
+            Ok(fetch) => {
+                self.shared
+                    .run(fetch.map(|fetch| PreparedFetch { link, fetch }));
+                (fetches, None)
+            }
+            Err(error) => (fetches, Some(error)),
+        }
     }
 
     async fn wait_until_done(&mut self, mut fetch: Fetch, positions: Vec<usize>) {
@@ -423,45 +472,8 @@ impl<'a> Reading<'a> {
             Some(()) => timeout_at(until, fetch.results()).await,
             None => None,
         };
-        let now = clock::now();
         match results {
-            Some(Some(results)) => {
-                for (count, position) in positions.into_iter().enumerate() {
-                    pause(count).await;
-                    let key = &self.keys[position];
-                    let Some(fetched) = results.get(key) else {
-                        self.lost = Some(runtime_ended());
-                        continue;
-                    };
-                    if fetched.is_void {
-                        let value = fetched.result.clone().ok();
-                        let stale = |value: Resolved| value.stale(now.since(created_at), changed());
-                        self.void[position] = value.map(stale);
-                        continue;
-                    }
-                    let reply = match (fetched.result.clone(), fetched.superseded) {
-                        // One more attempt. The source might change faster than it can be read.
-                        (result, true) if self.superseded[position].is_none() => {
-                            let stale =
-                                |value: Resolved| value.stale(now.since(created_at), changed());
-                            self.superseded[position] = Some(result.ok().map(stale));
-                            continue;
-                        }
-                        (Ok(resolved), true) => {
-                            Reply::Value(resolved.stale(now.since(created_at), changed()))
-                        }
-                        (Ok(resolved), false) => Reply::Value(resolved),
-                        (Err(error), superseded)
-                            if error.is_not_found() && !source.has_value(key, now) =>
-                        {
-                            let staleness = || (now.since(created_at), changed());
-                            Reply::Absent(error, superseded.then(staleness))
-                        }
-                        (Err(error), _) => source.stale_or(key, error, created_at, now),
-                    };
-                    self.replies[position] = Some(reply);
-                }
-            }
+            Some(Some(results)) => self.take(&results, positions, created_at).await,
             Some(None) => self.lost = Some(runtime_ended()),
             None => {
                 // The next caller, or this one, starts a fetch on its own runtime.
@@ -478,25 +490,72 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Returns the replies. The second part is true if a fetch was needed.
-    fn finish(self) -> Vec<(Reply, bool)> {
+    /// Fills in the replies of a fetch that was created at `created_at`.
+    async fn take(&mut self, results: &FetchResults, positions: Vec<usize>, created_at: Time) {
         let source = &self.shared.sources[self.link];
         let now = clock::now();
-        let replies = self.replies.into_iter().zip(self.keys);
-        let replies = replies.zip(self.missed).zip(self.superseded).zip(self.void);
-        let replies = replies.map(|((((reply, key), missed), superseded), void)| {
+        for (count, position) in positions.into_iter().enumerate() {
+            pause(count).await;
+            let key = &self.keys[position];
+            let Some(fetched) = results.get(key) else {
+                self.lost = Some(runtime_ended());
+                continue;
+            };
+            let age = now.since(created_at);
+            let spare = |reason: Error| {
+                let value = fetched.result.clone().ok()?;
+                Some(Spare {
+                    value: value.stale(age, reason),
+                    unusable_at: fetched.times?.unusable_at,
+                })
+            };
+            if fetched.is_void {
+                self.earlier.entry(position).or_default().void = spare(changed());
+                continue;
+            }
+            if fetched.superseded {
+                // One more attempt. The source might change faster than it can be read.
+                let earlier = self.earlier.entry(position).or_default();
+                if !std::mem::replace(&mut earlier.is_superseded, true) {
+                    earlier.superseded = spare(changed());
+                    continue;
+                }
+            }
+            if let Some(reason) = source.overtaken(key, fetched, now) {
+                self.earlier.entry(position).or_default().superseded = spare(reason.clone());
+                self.lost = Some(reason);
+                continue;
+            }
+            let reply = match fetched.result.clone() {
+                Ok(resolved) if fetched.superseded => Reply::Value(resolved.stale(age, changed())),
+                Ok(resolved) => Reply::Value(resolved),
+                Err(error) if error.is_not_found() && !source.has_value(key, now) => {
+                    Reply::Absent(error, fetched.superseded.then(|| (age, changed())))
+                }
+                Err(error) => source.stale_or(key, error, created_at, now),
+            };
+            self.replies[position] = Some(reply);
+        }
+    }
+
+    /// Returns the replies. The second part is true if a fetch was needed.
+    async fn finish(mut self) -> Vec<(Reply, bool)> {
+        let source = &self.shared.sources[self.link];
+        let now = clock::now();
+        let replies = self.replies.into_iter().zip(self.missed).enumerate();
+        let replies = replies.map(|(position, (reply, missed))| {
+            let key = &self.keys[position];
+            let earlier = self.earlier.remove(&position).unwrap_or_default();
+            let void = earlier.void.and_then(|spare| spare.usable(now));
+            let superseded = earlier.superseded.and_then(|spare| spare.usable(now));
             let reply = reply.or(void.map(Reply::Value));
             let reply = reply.unwrap_or_else(|| {
                 let error = self.lost.clone().unwrap_or_else(runtime_ended);
                 let error = error.with_origin(&source.origin).with_key(key);
                 source.stale_or(key, error, now, now)
             });
-            let reply = match (reply, superseded.flatten()) {
-                (Reply::Failed(error), Some(value)) if error.is_temporary() => Reply::Value(value),
-                (reply, _) => reply,
-            };
-            (reply, missed)
+            (reply.or_superseded(superseded), missed)
         });
-        replies.collect()
+        collect(replies).await
     }
 }

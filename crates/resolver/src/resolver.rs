@@ -271,16 +271,15 @@ impl Resolver {
         rejected: &SecretValue,
     ) -> Result<Resolved, Error> {
         let key = SecretKey::parse(key)?;
-        let cached = self.with_cached(key.as_str(), Resolved::clone);
-        if let Some(cached) = cached
-            && cached.value != *rejected
-        {
-            return Ok(cached);
-        }
+        // Also at the sources after that of the cached value, because they are read if it is deleted.
         for source in &self.shared.sources {
             source.reject(&key, rejected, clock::now());
         }
         self.shared.wake_refresher();
+        let cached = self.with_cached(key.as_str(), Resolved::clone);
+        if let Some(cached) = cached.filter(|cached| cached.value != *rejected) {
+            return Ok(cached);
+        }
         match self.get_one(key, Mode::Rejected).await {
             Ok(Resolved {
                 value,

@@ -106,23 +106,39 @@ impl Settling<'_> {
         let jitter = self.jitter.unwrap_or_else(Jitter::new);
         let void = state.in_flight.void(&key, self.id);
         let superseded = !state.in_flight.finish(&key, self.id);
+        let times;
         let result = match result {
             Ok(secret) => {
-                let fetched = self.fetched(secret);
+                let fetched = self.fetched(state, secret, jitter);
+                times = Some(fetched.times);
+                // Most values need no comparison, because they replace what is cached.
+                let is_compared = superseded || void.is_some() || state.guards.get(&key).is_some();
+                let order = is_compared
+                    .then(|| self.compare(state, &key, &fetched.resolved))
+                    .flatten();
+                if order.is_some_and(Ordering::is_ge)
+                    && let Some(guard) = state.guards.get_mut(&key)
+                {
+                    // The source has the newest version after all.
+                    guard.older = None;
+                }
                 match superseded {
                     _ if void.is_some() => {
-                        let order = self.compare(state, &key, &fetched.resolved);
                         if void == Some(Void::Invalidated) && order == Some(Ordering::Greater) {
                             self.remember_version(state, &key, &fetched.resolved);
+                            state.mark(self.cache, &key, Mark::Changed);
                         }
                         Ok(fetched.resolved)
                     }
-                    true => self.keep_if_newer(state, &key, fetched, jitter, settled),
+                    true => self.keep_if_newer(state, &key, fetched, order, jitter, settled),
                     false => self.store(state, &key, fetched, jitter, settled),
                 }
             }
             Err(error) => {
                 let error = error.with_origin(self.origin).with_key(&key);
+                times = error
+                    .is_not_found()
+                    .then(|| self.times(state, None, jitter));
                 if !superseded {
                     self.fail(state, &key, error.clone(), jitter, settled);
                 }
@@ -140,6 +156,7 @@ impl Settling<'_> {
         }
         let result = FetchResult {
             result,
+            times,
             superseded,
             is_void: void.is_some(),
         };
@@ -158,7 +175,10 @@ impl Settling<'_> {
     }
 
     /// Returns a fetched secret with its origin, and with what is left of its lifetime.
-    fn fetched(&self, secret: Secret) -> Fetched {
+    fn fetched(&self, state: &LinkState, secret: Secret, jitter: Jitter) -> Fetched {
+        let lease = secret
+            .valid_for
+            .map(|lifetime| lifetime.saturating_sub(self.took));
         Fetched {
             resolved: Resolved {
                 origin: secret.origin.unwrap_or_else(|| self.origin.clone()),
@@ -166,9 +186,8 @@ impl Settling<'_> {
                 version: secret.version,
                 freshness: Freshness::Fresh,
             },
-            lease: secret
-                .valid_for
-                .map(|lifetime| lifetime.saturating_sub(self.took)),
+            lease,
+            times: self.times(state, lease, jitter),
         }
     }
 
@@ -198,15 +217,16 @@ impl Settling<'_> {
     }
 
     /// Handles the value of a superseded fetch. It is cached if its version is newer than the newest known one.
+    /// `order` is the result of that comparison.
     ///
-    /// The cached value is read again before its next use, unless a fetch that started after this one has
-    /// confirmed that this one is newer, or that the value is the same. After an invalidation, or if a later
-    /// fetch found that the key is absent, only the version is remembered.
+    /// Without an order, it is cached if nothing else is. The cached value is read again before its next use.
+    /// After an invalidation, or if a later fetch found that the key is absent, only the version is remembered.
     fn keep_if_newer(
         &self,
         state: &mut LinkState,
         key: &SecretKey,
         fetched: Fetched,
+        order: Option<Ordering>,
         jitter: Jitter,
         settled: &mut Settled,
     ) -> Result<Resolved, Error> {
@@ -216,12 +236,14 @@ impl Settling<'_> {
                 .value()
                 .is_some_and(|cached| cached.value == fetched.resolved.value);
             let is_deleted = is_later && entry.value().is_none();
-            (is_later && entry.mark() == Mark::None, is_same, is_deleted)
+            (is_same, is_deleted)
         });
         let is_invalidated = cached.is_none() && !state.in_flight.contains(key);
-        let (is_later, is_same, is_deleted) = cached.unwrap_or_default();
-        match self.compare(state, key, &fetched.resolved) {
+        let (is_same, is_deleted) = cached.unwrap_or_default();
+        match order {
             Some(Ordering::Greater) => {}
+            // Nothing is cached that could be newer.
+            None if cached.is_none() => {}
             Some(Ordering::Equal) => return Ok(fetched.resolved),
             Some(Ordering::Less) => {
                 let origin = &fetched.resolved.origin;
@@ -239,9 +261,7 @@ impl Settling<'_> {
             return Ok(fetched.resolved);
         }
         let result = self.store(state, key, fetched, jitter, settled);
-        if !is_later {
-            state.mark(self.cache, key, Mark::Changed);
-        }
+        state.mark(self.cache, key, Mark::Changed);
         result
     }
 
@@ -258,7 +278,11 @@ impl Settling<'_> {
         jitter: Jitter,
         settled: &mut Settled,
     ) -> Result<Resolved, Error> {
-        let Fetched { resolved, lease } = fetched;
+        let Fetched {
+            resolved,
+            lease,
+            times,
+        } = fetched;
         let problem = match lease {
             Some(lease) if lease < MIN_LEASE => Some(
                 Error::new(
@@ -282,7 +306,6 @@ impl Settling<'_> {
             });
         }
         state.guards.remove(key);
-        let times = self.times(state, lease, jitter);
         state.insert(self.cache, key, Answer::Value(resolved.clone()), times);
         Ok(resolved)
     }
@@ -420,6 +443,8 @@ fn older_version() -> Error {
 struct Fetched {
     resolved: Resolved,
     lease: Option<Duration>,
+    /// The times of its entry in the cache.
+    times: Times,
 }
 
 /// What a watch compares.

@@ -245,3 +245,38 @@ fn push<T>(items: &mut Vec<T>, item: T) {
 fn to_number(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(NONE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_one_slice_are_replanned_and_removed_independently() {
+        let start = Time::from_nanos(0);
+        let (soon, later) = (Duration::from_millis(8), Duration::from_millis(80));
+        let mut slots = Slots::new(start);
+        let names = ["A", "B", "C", "D"];
+        let numbers = names.map(|name| {
+            let number = slots.add(SecretKey::from_static(name), false);
+            slots.plan(number, start.after(soon));
+            number
+        });
+        slots.plan(numbers[1], start.after(later));
+        slots.remove(numbers[3]);
+
+        let planned = |slots: &Slots, until| {
+            let keys = slots.planned(start.after(until));
+            let mut names: Vec<String> = keys.map(SecretKey::to_string).collect();
+            names.sort_unstable();
+            names
+        };
+        assert_eq!(planned(&slots, soon), ["A", "C"]);
+        assert_eq!(planned(&slots, later), ["A", "B", "C"]);
+
+        let popped = std::iter::from_fn(|| slots.pop(start.after(soon)));
+        assert_eq!(popped.count(), 2);
+        assert_eq!(slots.next(), Some(start.after(later)));
+        slots.remove(numbers[1]);
+        assert_eq!(slots.next(), None);
+    }
+}

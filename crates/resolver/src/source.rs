@@ -1,5 +1,6 @@
 //! One source of a resolver: a link with its provider, its cache and its state.
 
+use std::cmp::Ordering;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
@@ -9,9 +10,9 @@ use secretwell_core::{Error, Origin, SecretKey, SecretProvider, SecretValue};
 
 use crate::cache::Cache;
 use crate::clock::Time;
-use crate::decide::Reply;
+use crate::decide::{Reply, changed, expired};
 use crate::entry::Mark;
-use crate::in_flight::Void;
+use crate::in_flight::{FetchResult, Void};
 use crate::link::LinkState;
 use crate::settings::Settings;
 use crate::sync::{Mutex, MutexGuard};
@@ -33,7 +34,7 @@ impl Source {
         Self {
             origin: provider.origin().clone(),
             notifies: provider.capabilities().watch,
-            cache: Cache::new(),
+            cache: Cache::new(settings.max_entries),
             state: Mutex::new(LinkState::new(settings.clone(), now)),
             settings,
             link,
@@ -60,6 +61,36 @@ impl Source {
     pub(crate) fn has_value(&self, key: &SecretKey, now: Time) -> bool {
         let usable = |entry: &crate::entry::Entry| entry.value().is_some() && entry.is_usable(now);
         self.cache.peek(key, usable).unwrap_or(false)
+    }
+
+    /// Returns whether the cache has a usable answer about `key`.
+    pub(crate) fn is_cached(&self, key: &SecretKey, now: Time) -> bool {
+        let is_usable = self.cache.peek(key, |entry| entry.is_usable(now));
+        is_usable.unwrap_or(false)
+    }
+
+    /// Returns why the result of a fetch cannot be returned as it is: it has expired, or something has happened to
+    /// the key, before the reader ran.
+    pub(crate) fn overtaken(
+        &self,
+        key: &SecretKey,
+        fetched: &FetchResult,
+        now: Time,
+    ) -> Option<Error> {
+        let times = fetched.times?;
+        if now >= times.expires_at {
+            return Some(expired());
+        }
+        let is_overtaken = self.cache.peek(key, |entry| {
+            let is_same = entry.value().is_some() == fetched.result.is_ok();
+            match entry.times.fetched_at.cmp(&times.fetched_at) {
+                // The result was not stored.
+                Ordering::Less => false,
+                Ordering::Equal => !is_same || !entry.is_fresh(now),
+                Ordering::Greater => true,
+            }
+        });
+        (is_overtaken == Some(true)).then(changed)
     }
 
     /// Returns the cached answer as stale with the reason `error`. `since` is the start of the failed fetch. A
@@ -112,6 +143,10 @@ impl Source {
             }
             is_rejected
         });
+        if is_rejected != Some(false) {
+            // A fetch that has started might return the rejected value.
+            state.in_flight.outdate(key);
+        }
         if is_rejected == Some(true) {
             state.plan(&self.cache, key, now, now, false);
         }

@@ -17,8 +17,9 @@ pub(crate) struct Map<V>(papaya::HashMap<SecretKey, V, foldhash::fast::RandomSta
 
 #[cfg(not(all(test, shuttle)))]
 impl<V: Send> Map<V> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
         let map = papaya::HashMap::builder()
+            .capacity(capacity)
             .hasher(foldhash::fast::RandomState::default())
             // Replaced values are dropped by `flush`, which needs one system call for many values.
             .collector(seize::Collector::new().batch_size(1024))
@@ -59,7 +60,7 @@ pub(crate) struct Map<V>(Mutex<std::collections::HashMap<SecretKey, std::sync::A
 #[cfg(all(test, shuttle))]
 #[expect(clippy::unwrap_used, reason = "a test")]
 impl<V: Send> Map<V> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn with_capacity(_: usize) -> Self {
         Self(Mutex::default())
     }
 

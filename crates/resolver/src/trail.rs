@@ -13,6 +13,8 @@ pub(crate) struct Trail {
     value: Option<(usize, Resolved)>,
     /// The answers without a value. `None` if the source was not read.
     misses: Vec<Option<Miss>>,
+    /// Whether the read needed a fetch.
+    pub(crate) missed: bool,
 }
 
 /// The answer of a source that did not return a value.

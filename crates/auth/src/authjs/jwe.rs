@@ -15,8 +15,9 @@ use serde_json::{Map, Value};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::error::TokenError;
 use super::keys::{Format, GCM_KEY, Keys};
-use super::{TokenError, text};
+use super::text;
 
 /// Maximum length of a token in bytes: about a hundred cookies.
 const MAX_TOKEN: usize = 400_000;

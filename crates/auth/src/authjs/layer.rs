@@ -6,12 +6,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{ACCEPT, CACHE_CONTROL, COOKIE, LOCATION, SET_COOKIE, VARY};
+use http::header::{ACCEPT, CACHE_CONTROL, LOCATION, SET_COOKIE, VARY};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::Sessions;
+use super::sessions::{Sessions, cookies};
 use super::text::percent_encode;
 use crate::LazyAuth;
 use crate::rejection::Rejection;
@@ -110,17 +110,6 @@ impl SessionLayer {
 fn sets_session(headers: &HeaderMap, name: &str) -> bool {
     let mut set = headers.get_all(SET_COOKIE).iter();
     set.any(|value| value.as_bytes().starts_with(name.as_bytes()))
-}
-
-/// Returns all cookies of a request in one text, because HTTP/2 can send each in a separate header.
-///
-/// A cookie that is not UTF-8 does not affect the others.
-pub(super) fn cookies(headers: &HeaderMap) -> String {
-    let all = headers.get_all(COOKIE).iter();
-    let texts: Vec<_> = all
-        .map(|value| String::from_utf8_lossy(value.as_bytes()))
-        .collect();
-    texts.join("; ")
 }
 
 /// Service that adds the headers of sessions to the responses of an inner service. Created by

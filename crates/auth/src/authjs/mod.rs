@@ -42,6 +42,7 @@
 
 mod cookie;
 mod csrf;
+mod error;
 mod jwe;
 mod keys;
 #[cfg(feature = "tower")]
@@ -65,6 +66,7 @@ use zeroize::Zeroizing;
 
 pub use cookie::{Scheme, SessionCookie};
 pub use csrf::{Csrf, CsrfCookie, CsrfTokens};
+pub use error::TokenError;
 #[cfg(feature = "tower")]
 pub use layer::{SessionLayer, SessionService};
 pub use order::SecretOrder;
@@ -76,25 +78,6 @@ use keys::{Format, Keys};
 
 /// Accepted clock difference between the creator of a token and this host, in seconds.
 const CLOCK_TOLERANCE: f64 = 15.0;
-
-/// The reason why a token cannot be decoded or created.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum TokenError {
-    /// The text is not a session token, its claims are invalid, or its `nbf` time is in the future.
-    ///
-    /// This is also the error of a token that cannot be created.
-    #[error("not a valid session token")]
-    Malformed,
-    /// No secret of the key ring created this token, or the token was modified.
-    ///
-    /// The two cases are not distinguished, because the difference would help an attacker.
-    #[error("the session token does not match any secret of the key ring")]
-    Forged,
-    /// The `exp` time of the token has passed.
-    #[error("the session token has expired")]
-    Expired,
-}
 
 /// The decoded content of a session token.
 #[derive(Debug, Clone)]

@@ -151,9 +151,21 @@ impl<C: DeserializeOwned + Send + 'static> crate::Principal for Session<C> {
         sessions: &Sessions,
         request: &http::request::Parts,
     ) -> Result<Self, crate::Rejection> {
-        let session = sessions.find(&super::layer::cookies(&request.headers));
+        let session = sessions.find(&cookies(&request.headers));
         session.ok_or_else(crate::Rejection::unauthorized)
     }
+}
+
+/// Returns all cookies of a request in one text, because HTTP/2 can send each in a separate header.
+///
+/// A cookie that is not UTF-8 does not affect the others.
+#[cfg(feature = "tower")]
+pub(super) fn cookies(headers: &http::HeaderMap) -> String {
+    let all = headers.get_all(http::header::COOKIE).iter();
+    let texts: Vec<_> = all
+        .map(|value| String::from_utf8_lossy(value.as_bytes()))
+        .collect();
+    texts.join("; ")
 }
 
 #[cfg(test)]

@@ -1,12 +1,10 @@
 //! Tests of the decisions.
 
-use std::time::Duration;
-
-use secretwell_core::Origin;
+use secretwell_core::{Origin, Version};
 use secretwell_resolver::Freshness;
 
 use super::*;
-use crate::ring::{History, PreviousSecret};
+use crate::ring::{History, StoredVersion};
 
 /// An auth whose builder takes the ring of `K`, and no ring of `PASSWORD`.
 struct Test {
@@ -48,6 +46,25 @@ fn secret(value: &str, version: Option<Version>) -> Resolved {
     let mut secret = Resolved::fixed(value.into(), Origin::new("test", ""));
     secret.version = version;
     secret
+}
+
+/// The complete history of `K`, with these values and the times of their versions, oldest first. The age of
+/// the current one is 20 s, and that of the others 50 s.
+fn history(versions: &[(&str, u64)], timing: Timing, now: Instant) -> KeyHistory {
+    let stored = |(index, (value, seconds)): (usize, &(&str, u64))| StoredVersion {
+        value: (*value).into(),
+        version: Some(version(index as u64 + 1, *seconds)),
+        age: Some(Duration::from_secs(match index + 1 == versions.len() {
+            true => 20,
+            false => 50,
+        })),
+    };
+    let versions: Vec<StoredVersion> = versions.iter().enumerate().map(stored).collect();
+    KeyHistory {
+        key: key("K"),
+        history: History::replay(&versions, timing, now),
+        extent: Extent::Complete,
+    }
 }
 
 impl Test {
@@ -112,6 +129,18 @@ impl Test {
         let ring = self.rotation.rings.snapshot(&key("K"), self.now).unwrap();
         let texts: Vec<&str> = ring.iter().map(|it| it.expose_text().unwrap()).collect();
         texts.join(",")
+    }
+
+    fn add_history(&mut self, versions: &[(&str, u64)]) {
+        let history = history(versions, self.rules.timing, self.now);
+        self.histories.push(history);
+    }
+
+    /// Ages the rotation. Returns the number of revoked secrets, or `None` if nothing has changed.
+    fn advance(&mut self) -> Option<usize> {
+        let next = advance(&self.rotation, &self.rules, self.now)?;
+        self.rotation = next.rotation;
+        Some(next.revoked.len())
     }
 
     fn revoke_previous(&mut self) -> usize {
@@ -183,20 +212,7 @@ fn revoked_secret_is_never_accepted_again() {
         Did::Fail,
         "as the secret of another key"
     );
-    test.histories = vec![KeyHistory {
-        key: key("K"),
-        history: Some(History {
-            current: "b".into(),
-            active_from: test.now,
-            previous: vec![PreviousSecret {
-                value: "a".into(),
-                was_active: true,
-                expires_at: test.now + Duration::from_secs(50),
-                replaced_by: Some(version(2, 1)),
-            }],
-        }),
-        is_complete: true,
-    }];
+    test.add_history(&[("a", 1), ("b", 2)]);
     assert_eq!(test.read_k("b"), Did::Keep, "from the history");
     assert_eq!(test.ring(), "b");
 }
@@ -231,8 +247,9 @@ fn secret_that_was_replaced_before_the_revocation_was_read_is_revoked_too() {
 }
 
 #[test]
-fn newest_secret_of_another_key_stays_valid() {
+fn newest_secret_of_another_key_stays_valid_until_it_is_replaced_there() {
     let mut test = Test::new();
+    test.rules.named = [key("K_1")].into();
     test.read(&[("K", secret("old", None))]);
     let moved = [("K", secret("new", None)), ("K_1", secret("old", None))];
     test.read(&moved);
@@ -240,6 +257,130 @@ fn newest_secret_of_another_key_stays_valid() {
     test.revoke_previous();
     assert_eq!(test.read(&moved), Did::Build);
     assert_eq!(test.ring(), "new");
+
+    let replaced = [("K", secret("new", None)), ("K_1", secret("other", None))];
+    assert_eq!(test.read(&replaced), Did::Build);
+    let other = test.rotation.rings.snapshot(&key("K_1"), test.now);
+    assert_eq!(
+        other.unwrap().iter().len(),
+        1,
+        "it is not a previous secret"
+    );
+    assert_eq!(test.read(&moved), Did::Fail, "it returns");
+    assert_eq!(test.read(&moved[..1]), Did::Build, "absent");
+    assert_eq!(test.read(&moved), Did::Fail);
+    assert_eq!(test.read_k("old"), Did::Fail);
+}
+
+#[test]
+fn call_revokes_the_histories_that_were_not_read_whatever_the_clocks_say() {
+    for reads_before in [0, 1] {
+        let mut test = Test::new();
+        for _ in 0..reads_before {
+            test.read_k("b");
+        }
+        test.revoke_previous();
+        // By the clock of the source, `b` was written after the call.
+        test.add_history(&[("a", 10), ("b", 20)]);
+        test.read_k("b");
+        assert_eq!(test.ring(), "b", "the source has not confirmed the call");
+        test.follows_revocation = true;
+        test.read_k("b");
+        test.follows_revocation = false;
+        test.read_k("b");
+        assert_eq!(test.ring(), "b");
+        let current = [(key("K"), secret("b", None))];
+        assert!(
+            test.rotation
+                .missing_histories(&current, &test.rules)
+                .is_empty()
+        );
+    }
+}
+
+#[test]
+fn revocation_time_counts_from_the_earliest_possible_replacement() {
+    for (number, ring) in [(2, "b,a"), (3, "b")] {
+        // The new secret is read with the version that introduced it, or with a later one.
+        let mut test = Test::new();
+        test.read(&[("K", secret("a", Some(version(1, 10))))]);
+        test.epoch = epoch(25, version(1, 26));
+        test.read(&[("K", secret("b", Some(version(number, 30))))]);
+        assert_eq!(test.ring(), ring);
+        // A later rotation has a grace period again.
+        test.read(&[("K", secret("c", Some(version(9, 90))))]);
+        assert_eq!(test.ring(), format!("c,{ring}"));
+    }
+    // The revocation time is read before the new secret.
+    for (seconds, ring) in [(60, "b"), (301, "b,a")] {
+        let mut test = Test::new();
+        let first = [("K", secret("a", Some(version(1, 10))))];
+        test.read(&first);
+        test.epoch = epoch(25, version(1, 26));
+        test.read(&first);
+        test.pass(seconds);
+        test.read(&[("K", secret("b", Some(version(3, 30))))]);
+        assert_eq!(test.ring(), ring, "{seconds}");
+    }
+    // The previous secret was read with a version that is newer than the revocation time.
+    let mut test = Test::new();
+    test.read(&[("K", secret("a", Some(version(1, 10))))]);
+    test.read(&[("K", secret("a", Some(version(3, 30))))]);
+    test.epoch = epoch(25, version(1, 26));
+    test.read(&[("K", secret("b", Some(version(5, 50))))]);
+    assert_eq!(test.ring(), "b,a");
+}
+
+#[test]
+fn time_alone_changes_the_rings() {
+    let mut test = Test::new();
+    assert_eq!(test.advance(), None);
+    for value in ["a", "b"] {
+        test.read_k(value);
+    }
+    for (seconds, changes, ring) in [(9, false, "b,a"), (1, true, "b,a"), (100, true, "b")] {
+        test.pass(seconds);
+        let advanced = test.advance();
+        assert_eq!(advanced.is_some(), changes, "{ring}");
+        assert_eq!(test.ring(), ring);
+        // A read finds that no input has changed once it was built from.
+        assert_eq!(test.read_k("b") == Did::Build, changes);
+        assert_eq!(test.advance(), None);
+    }
+}
+
+#[test]
+fn revocation_time_is_applied_without_the_secrets() {
+    let mut test = Test::new();
+    test.read(&[("K", secret("a", Some(version(1, 10))))]);
+    test.read(&[("K", secret("b", Some(version(2, 20))))]);
+    let advance =
+        |test: &Test, epoch| advance_with_epoch(&test.rotation, epoch, &test.rules, test.now);
+    assert!(advance(&test, None).is_none());
+    for (seconds, revoked, ring) in [(15, 0, "b,a"), (25, 1, "b")] {
+        let next = advance(&test, epoch(seconds, version(1, 40)).unwrap()).unwrap();
+        assert_eq!(next.revoked.len(), revoked);
+        test.rotation = next.rotation;
+        assert_eq!(test.rotation.needs_build(test.now), revoked > 0);
+        assert_eq!(test.ring(), ring);
+        assert!(advance(&test, epoch(seconds, version(1, 40)).unwrap()).is_none() || revoked > 0);
+    }
+    assert_eq!(test.read_k("a"), Did::Fail);
+}
+
+#[test]
+fn history_with_too_many_versions_is_incomplete_until_all_of_them_have_expired() {
+    let mut test = Test::new();
+    test.add_history(&[("a", 10), ("b", 20)]);
+    test.histories[0].extent = Extent::Limited;
+    test.read_k("b");
+    assert_eq!(test.ring(), "b,a");
+    let current = [(key("K"), secret("b", None))];
+    let missing = test.rotation.missing_histories(&current, &test.rules);
+    assert!(missing.is_empty(), "it is not read again");
+    assert!(test.rotation.history_is_cut(test.now));
+    test.pass(110);
+    assert!(!test.rotation.history_is_cut(test.now));
 }
 
 #[test]
@@ -307,21 +448,7 @@ fn without_creation_times_a_changed_revocation_time_excludes_all_previous_secret
 #[test]
 fn history_is_used_only_with_a_known_revocation_time() {
     let mut test = Test::new();
-    let previous = |value: &str, seconds| PreviousSecret {
-        value: value.into(),
-        was_active: true,
-        expires_at: test.now + Duration::from_secs(50),
-        replaced_by: Some(version(2, seconds)),
-    };
-    test.histories = vec![KeyHistory {
-        key: key("K"),
-        history: Some(History {
-            current: "c".into(),
-            active_from: test.now,
-            previous: vec![previous("b", 30), previous("a", 20)],
-        }),
-        is_complete: true,
-    }];
+    test.add_history(&[("a", 10), ("b", 20), ("c", 30)]);
     let down = || Err(Error::new(ErrorKind::Unavailable, "down"));
     test.epoch = down();
     test.read_k("c");

@@ -10,9 +10,9 @@ use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
+use super::plan::{Loaded, Plan};
 use super::text::{FieldError, Place, Reason, Text};
-use super::trace::Node;
-use super::{Loaded, Plan, field_key};
+use super::trace::{Node, field_key};
 use crate::Resolved;
 use crate::error::{LoadError, short_type_name};
 
@@ -55,122 +55,125 @@ struct Inputs {
     skipped: HashSet<SecretKey>,
 }
 
-pub(super) fn assemble<T: DeserializeOwned>(
-    plan: &Plan<T>,
-    results: Vec<Result<Resolved, Error>>,
-) -> Result<Loaded<T>, LoadError> {
-    let mut problems: Vec<(usize, Error)> = Vec::new();
-    let position = |key: &SecretKey| plan.keys.iter().position(|planned| planned == key);
-    let mut absent: HashMap<SecretKey, Error> = HashMap::new();
-    let mut inputs = Inputs::default();
-    for (position, (key, result)) in plan.keys.iter().zip(results).enumerate() {
-        let input = match result {
-            Ok(resolved) if resolved.value.is_blank() => {
-                let error = Error::new(ErrorKind::NotFound, "the value is empty")
-                    .with_origin(&resolved.origin);
-                absent.insert(key.clone(), error.with_key(key));
-                FieldInput::Absent
-            }
-            Ok(resolved) => FieldInput::Value(resolved),
-            Err(error) if error.is_not_found() => {
-                absent.insert(key.clone(), error.with_key(key));
-                FieldInput::Absent
-            }
-            Err(error) => {
-                problems.push((position, error.with_key(key)));
-                FieldInput::Sample(0)
-            }
-        };
-        inputs.fields.insert(key.clone(), input);
-    }
+impl<T: DeserializeOwned> Plan<T> {
+    /// Builds a `T` from `results`, which has one result for each of [`keys`](Self::keys), in order.
+    ///
+    /// # Errors
+    /// Returns all problems at once: absent secrets, failed reads and invalid values.
+    pub fn assemble(&self, results: Vec<Result<Resolved, Error>>) -> Result<Loaded<T>, LoadError> {
+        let mut problems: Vec<(usize, Error)> = Vec::new();
+        let position = |key: &SecretKey| self.keys.iter().position(|planned| planned == key);
+        let mut absent: HashMap<SecretKey, Error> = HashMap::new();
+        let mut inputs = Inputs::default();
+        for (position, (key, result)) in self.keys.iter().zip(results).enumerate() {
+            let input = match result {
+                Ok(resolved) if resolved.value.is_blank() => {
+                    let error = Error::new(ErrorKind::NotFound, "the value is empty")
+                        .with_origin(&resolved.origin);
+                    absent.insert(key.clone(), error.with_key(key));
+                    FieldInput::Absent
+                }
+                Ok(resolved) => FieldInput::Value(resolved),
+                Err(error) if error.is_not_found() => {
+                    absent.insert(key.clone(), error.with_key(key));
+                    FieldInput::Absent
+                }
+                Err(error) => {
+                    problems.push((position, error.with_key(key)));
+                    FieldInput::Sample(0)
+                }
+            };
+            inputs.fields.insert(key.clone(), input);
+        }
 
-    // Each round changes the input of the field that serde reported, until serde succeeds or its
-    // error cannot be avoided.
-    let built = loop {
-        let is_complete = problems.is_empty();
-        let (place, reason) = match build::<T>(plan, &inputs, is_complete) {
-            Ok(value) => break value,
-            Err(error) => error,
+        // Each round changes the input of the field that serde reported, until serde succeeds or its
+        // error cannot be avoided.
+        let built = loop {
+            let is_complete = problems.is_empty();
+            let (place, reason) = match build::<T>(self, &inputs, is_complete) {
+                Ok(value) => break value,
+                Err(error) => error,
+            };
+            let key = match (place, reason) {
+                (Place::Secret(key), _) => key,
+                (Place::Struct { prefix, .. }, Reason::MissingField(name)) => {
+                    match field_key(&prefix, name) {
+                        Ok(key) if !inputs.skipped.contains(&key) => key,
+                        Ok(_) if inputs.skip_struct(&prefix) => continue,
+                        _ => break None,
+                    }
+                }
+                (Place::Struct { prefix, type_name }, _) => {
+                    // A struct that rejects samples might accept the real values.
+                    let depends_on_values = matches!(reason, Reason::Rejected | Reason::Panicked);
+                    if !(depends_on_values && inputs.has_samples(&prefix)) {
+                        problems.push(rejected_struct(self, &prefix, type_name, reason));
+                    }
+                    match inputs.skip_struct(&prefix) {
+                        true => continue,
+                        false => break None,
+                    }
+                }
+            };
+            let panicked = matches!(reason, Reason::Panicked);
+            match inputs.fields.get_mut(&key) {
+                Some(input @ FieldInput::Absent) => {
+                    let error = absent.remove(&key).unwrap_or_else(|| not_found(&key));
+                    problems.push((position(&key).unwrap_or(LAST), error));
+                    *input = FieldInput::Sample(0);
+                }
+                Some(FieldInput::Sample(index)) if *index + 1 < SAMPLES.len() && !panicked => {
+                    *index += 1;
+                }
+                Some(FieldInput::Sample(_)) if inputs.skipped.insert(key.clone()) => {}
+                Some(FieldInput::Sample(_)) => break None,
+                Some(input @ FieldInput::Value(_)) => {
+                    let type_name = self.field(&key).map(|field| field.type_name);
+                    let mut error = invalid_value(type_name, reason).with_key(&key);
+                    if let FieldInput::Value(resolved) = input {
+                        error = error.with_origin(&resolved.origin);
+                    }
+                    problems.push((position(&key).unwrap_or(LAST), error));
+                    *input = FieldInput::Sample(0);
+                    // A type that panicked is not called again, because it might panic on each sample.
+                    if panicked {
+                        inputs.skipped.insert(key);
+                    }
+                }
+                None if inputs.required_structs.insert(key.clone()) => {}
+                None => {
+                    problems.push((LAST, Error::from(FieldError::from(reason)).with_key(&key)));
+                    break None;
+                }
+            }
         };
-        let key = match (place, reason) {
-            (Place::Secret(key), _) => key,
-            (Place::Struct { prefix, .. }, Reason::MissingField(name)) => {
-                match field_key(&prefix, name) {
-                    Ok(key) if !inputs.skipped.contains(&key) => key,
-                    Ok(_) if inputs.skip_struct(&prefix) => continue,
-                    _ => break None,
-                }
-            }
-            (Place::Struct { prefix, type_name }, _) => {
-                // A struct that rejects samples might accept the real values.
-                let depends_on_values = matches!(reason, Reason::Rejected | Reason::Panicked);
-                if !(depends_on_values && inputs.has_samples(&prefix)) {
-                    problems.push(rejected_struct(plan, &prefix, type_name, reason));
-                }
-                match inputs.skip_struct(&prefix) {
-                    true => continue,
-                    false => break None,
-                }
-            }
-        };
-        let panicked = matches!(reason, Reason::Panicked);
-        match inputs.fields.get_mut(&key) {
-            Some(input @ FieldInput::Absent) => {
-                let error = absent.remove(&key).unwrap_or_else(|| not_found(&key));
-                problems.push((position(&key).unwrap_or(LAST), error));
-                *input = FieldInput::Sample(0);
-            }
-            Some(FieldInput::Sample(index)) if *index + 1 < SAMPLES.len() && !panicked => {
-                *index += 1;
-            }
-            Some(FieldInput::Sample(_)) if inputs.skipped.insert(key.clone()) => {}
-            Some(FieldInput::Sample(_)) => break None,
-            Some(input @ FieldInput::Value(_)) => {
-                let type_name = plan.field(&key).map(|field| field.type_name);
-                let mut error = invalid_value(type_name, reason).with_key(&key);
-                if let FieldInput::Value(resolved) = input {
-                    error = error.with_origin(&resolved.origin);
-                }
-                problems.push((position(&key).unwrap_or(LAST), error));
-                *input = FieldInput::Sample(0);
-                // A type that panicked is not called again, because it might panic on each sample.
-                if panicked {
-                    inputs.skipped.insert(key);
-                }
-            }
-            None if inputs.required_structs.insert(key.clone()) => {}
-            None => {
-                problems.push((LAST, Error::from(FieldError::from(reason)).with_key(&key)));
-                break None;
+
+        // serde reports the first missing field and stops. A skipped field is missing too, so serde does not
+        // report the absent keys after it. They are reported here, although they might have a default.
+        let first_skipped = inputs.skipped.iter().filter_map(position).min();
+        for (position, field) in self.fields.iter().enumerate() {
+            if first_skipped.is_some_and(|first| first < position)
+                && !field.optional
+                && let Some(error) = absent.remove(&field.key)
+            {
+                problems.push((
+                    position,
+                    error.with_hint("set it, unless its field has a default or another name"),
+                ));
             }
         }
-    };
 
-    // serde reports the first missing field and stops. A skipped field is missing too, so serde does not
-    // report the absent keys after it. They are reported here, although they might have a default.
-    let first_skipped = inputs.skipped.iter().filter_map(position).min();
-    for (position, field) in plan.fields.iter().enumerate() {
-        if first_skipped.is_some_and(|first| first < position)
-            && !field.optional
-            && let Some(error) = absent.remove(&field.key)
-        {
-            problems.push((
-                position,
-                error.with_hint("set it, unless its field has a default or another name"),
-            ));
-        }
-    }
-
-    match built {
-        Some(value) if problems.is_empty() => Ok(Loaded {
-            value,
-            secrets: inputs.into_secrets(&plan.keys),
-        }),
-        _ => {
-            problems.sort_by_key(|(position, _)| *position);
-            Err(LoadError::new::<T>(
-                problems.into_iter().map(|(_, error)| error).collect(),
-            ))
+        match built {
+            Some(value) if problems.is_empty() => Ok(Loaded {
+                value,
+                secrets: inputs.into_secrets(&self.keys),
+            }),
+            _ => {
+                problems.sort_by_key(|(position, _)| *position);
+                Err(LoadError::new::<T>(
+                    problems.into_iter().map(|(_, error)| error).collect(),
+                ))
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use secretwell_core::{ErrorKind, MemoryProvider, SecretValue};
+use secretwell_core::{Error, ErrorKind, MemoryProvider, SecretKey, SecretValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 

@@ -11,8 +11,19 @@ use serde::de::{
     self, Deserialize, DeserializeSeed, Deserializer, Expected, MapAccess, Unexpected, Visitor,
 };
 
-use super::{PlannedField, field_key};
 use crate::error::short_type_name;
+
+/// One key of a [`Plan`](crate::load::Plan), with the field that it fills.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PlannedField {
+    /// The key that is read for the field.
+    pub key: SecretKey,
+    /// The type of the field in the compiler's notation, without `Option`.
+    pub type_name: &'static str,
+    /// Whether the field or a struct around it is an `Option`.
+    pub optional: bool,
+}
 
 /// The maximum nesting depth of structs. Recursive types exceed it.
 const MAX_DEPTH: usize = 8;
@@ -276,6 +287,11 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         deserialize_string deserialize_bytes deserialize_byte_buf deserialize_unit deserialize_seq
         deserialize_identifier deserialize_ignored_any
     }
+}
+
+/// Returns the key of the field `name` in the struct at `prefix`.
+pub(super) fn field_key(prefix: &KeyPrefix, name: &str) -> Result<SecretKey, Error> {
+    SecretKey::parse(name)?.with_prefix(prefix)
 }
 
 /// Returns whether a struct is [`std::time::Duration`] in serde's representation. A duration is parsed

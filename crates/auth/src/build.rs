@@ -1,0 +1,112 @@
+//! Checks secrets and calls the builder closure. Both are user code.
+
+use std::collections::HashMap;
+
+use secretwell_core::{Error, ErrorKind, SecretKey};
+use secretwell_resolver::Resolved;
+use tokio::time::Instant;
+
+use crate::context::{BuildContext, BuildError, Requested, RingRequests};
+use crate::decide::{Next, Rotation};
+use crate::key_ring::KeyRing;
+use crate::mode::Mode;
+use crate::panics::{Panicked, catch, catch_future};
+use crate::shared::Shared;
+use crate::source::Results;
+use crate::spec::BuildInput;
+use crate::state::State;
+
+/// Checks the results of the fields in the rebuild task `task`, and assembles the input of a build.
+pub(crate) fn prepare<A>(
+    shared: &Shared<A>,
+    task: u64,
+    rotation: &Rotation,
+    fields: Results,
+) -> Result<BuildInput<A>, Vec<Error>> {
+    let _user_code = shared.user_code(task, shared.settings.build_deadline);
+    let checks = shared.checks(rotation, shared.settings.mode);
+    shared.spec.prepare(fields, checks)
+}
+
+/// Builds from `input` in the rebuild task `task`. Returns the rotation with the rings that the builder
+/// has requested, and the build.
+pub(crate) async fn build<A: Send + Sync + 'static>(
+    shared: &Shared<A>,
+    task: u64,
+    mut next: Next,
+    input: BuildInput<A>,
+    now: Instant,
+) -> Result<(Next, A), Vec<Error>> {
+    let generation = shared.current.generation();
+    if generation > 0 {
+        let history = shared.memory().history;
+        let state = State::Rotating {
+            generation,
+            history,
+        };
+        shared.set_state(state, None, |_| {});
+    }
+    let requests = RingRequests::default();
+    let context = BuildContext {
+        mode: shared.settings.mode,
+        generation: generation + 1,
+        secrets: input.secrets.clone(),
+        rings: next.rotation.rings.snapshots(now),
+        policies: shared.settings.policies.clone(),
+        requests: requests.clone(),
+    };
+    let rings = context.rings.clone();
+    let building = catch_future(move || (input.build)(context));
+    let user_code = shared.user_code(task, shared.settings.build_deadline);
+    let built = tokio::time::timeout(shared.settings.build_deadline, building).await;
+    drop(user_code);
+    let Requested { keys, mut weak } = requests.take();
+    if shared.settings.mode == Mode::Production && !weak.is_empty() {
+        return Err(weak.into_values().collect());
+    }
+    let problem = match built {
+        Ok(Ok(Ok(build))) => {
+            for problem in input.accepted_weaknesses {
+                problem
+                    .key()
+                    .map(|key| weak.insert(key.clone(), problem.clone()));
+            }
+            for weakness in weak.into_values() {
+                tracing::warn!(target: "secretwell::auth", event = "weak_secret_accepted", name = shared.settings.name.as_deref(), %weakness, "development mode: a weak secret is accepted");
+            }
+            let rotation = &mut next.rotation;
+            rotation.built(&input.secrets, keys, &shared.rules, now);
+            return Ok((next, build));
+        }
+        Ok(Ok(Err(error))) => builder_failed(&error, &input.secrets, &rings),
+        Ok(Err(Panicked)) => Error::new(ErrorKind::Invalid, "the builder panicked")
+            .with_hint("see the panic message in the output of the process"),
+        Err(_) => Error::new(
+            ErrorKind::Timeout,
+            "the builder did not finish within the build deadline",
+        )
+        .with_hint("check what the builder waits for, or raise the build deadline"),
+    };
+    Err(vec![problem])
+}
+
+/// The problem that the builder closure returned `error`, without the secret values in its text.
+fn builder_failed(
+    error: &BuildError,
+    secrets: &[(SecretKey, Resolved)],
+    rings: &HashMap<SecretKey, KeyRing>,
+) -> Error {
+    // The error is a type of the user, and so is the code that formats it.
+    let Ok(scrubbed) = catch(|| error.scrubbed(secrets, rings)) else {
+        return Error::new(
+            ErrorKind::Invalid,
+            "the builder failed, and its error panicked while it was formatted",
+        );
+    };
+    let message = format!("the builder failed: {}", scrubbed.chain());
+    let problem = Error::new(ErrorKind::Invalid, message);
+    match scrubbed.source {
+        Some(source) => problem.with_source(source),
+        None => problem,
+    }
+}
