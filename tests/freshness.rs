@@ -1,6 +1,7 @@
 //! Values that a resolver returns are what they claim to be: not older than their ttl, not from another
 //! source, not of another key, and not older than a change that was reported.
 
+mod forced_reads;
 mod late_readers;
 
 use std::time::Duration;

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use secretwell_core::{Error, ErrorKind};
+use secretwell_core::{Error, ErrorKind, Origin, SecretKey};
 
-use crate::Resolved;
 use crate::clock::Time;
 use crate::entry::{Answer, Entry, Failure, Mark};
+use crate::{Freshness, Resolved};
 
 /// What is known about a key at one source.
 pub(crate) struct Known<'a> {
@@ -92,6 +92,23 @@ impl Reply {
             (Self::Failed(error), Some(value)) if error.is_temporary() => Self::Value(value),
             (reply, _) => reply,
         }
+    }
+
+    /// Returns the reply whose error or reason names the source and the key.
+    pub(crate) fn located(mut self, origin: &Origin, key: &SecretKey) -> Self {
+        let reason = match &mut self {
+            Self::Value(Resolved {
+                freshness: Freshness::Stale { reason, .. },
+                ..
+            }) => reason,
+            Self::Absent(_, Some((_, reason))) => reason,
+            Self::Failed(error) => error,
+            Self::Value(_) | Self::Absent(_, None) => return self,
+        };
+        if reason.key().is_none() {
+            *reason = reason.clone().with_origin(origin).with_key(key);
+        }
+        self
     }
 
     /// Returns the cached answer of `entry` as fresh.

@@ -233,6 +233,7 @@ impl FetchTask {
             origin: &source.origin,
             cache: &source.cache,
             jitter,
+            is_passing: self.link + 1 < shared.sources.len(),
             found_later: &|key| shared.found_later(self.link, key, now),
         };
         let mut settled = Settled::default();

@@ -27,6 +27,8 @@ pub(crate) enum Mode {
     Cached,
     /// Every source is read.
     Forced,
+    /// Every source is read. Answers from before this time are not fresh.
+    ForcedAfter(Time),
     /// Every source is read. The providers know already which value was rejected.
     Rejected,
 }
@@ -95,7 +97,9 @@ impl Shared {
         let requested = collect(open.iter().map(|&index| keys[index].clone())).await;
         let replies = match request.mode {
             Mode::Cached => self.read(request, &requested).await,
-            Mode::Forced | Mode::Rejected => self.force(request, &requested).await,
+            Mode::Forced | Mode::ForcedAfter(_) | Mode::Rejected => {
+                self.force(request, &requested).await
+            }
         };
         for (count, (index, (reply, fetched))) in open.into_iter().zip(replies).enumerate() {
             pause(count).await;
@@ -172,7 +176,13 @@ impl Shared {
                     }
                     (None, Some(error)) => reading.reply_stale(position, error.clone(), started),
                     // The last forced refresh of another caller was less than a second ago.
-                    (None, None) if attempt == 1 => ordinary.push(position),
+                    (None, None) if attempt == 1 => match request.mode {
+                        Mode::ForcedAfter(time) if source.is_cached(key, clock::now()) => {
+                            let reason = source.last_error(key).unwrap_or_else(changed);
+                            reading.reply_stale(position, reason, time);
+                        }
+                        _ => ordinary.push(position),
+                    },
                     (None, None) if !source.is_cached(key, clock::now()) => ordinary.push(position),
                     // The value might be the one that was cached before this call.
                     (None, None) => reading.reply_stale(position, changed(), started),
@@ -380,12 +390,9 @@ impl<'a> Reading<'a> {
         // A value might have been rejected or invalidated meanwhile.
         let (usable, rest): (Vec<usize>, Vec<usize>) =
             positions.into_iter().partition(self.is_usable());
-        let source = &self.shared.sources[self.link];
         for (count, position) in usable.into_iter().enumerate() {
             pause(count).await;
-            let key = &self.keys[position];
-            let error = still_refreshing().with_origin(&source.origin).with_key(key);
-            self.reply_stale(position, error, fetch.created_at);
+            self.reply_stale(position, still_refreshing(), fetch.created_at);
         }
         if !rest.is_empty() {
             self.wait_until_done(fetch, rest).await;
@@ -426,7 +433,7 @@ impl<'a> Reading<'a> {
         let keys: Vec<SecretKey> = keys.collect();
         // The provider must drop what it keeps before the fetch starts. A lease is kept if the source cannot be
         // called for another one.
-        if mode == Mode::Forced {
+        if mode != Mode::Rejected {
             let state = source.state();
             let is_admitted = state.breaker.is_admitted(now);
             let due = state.due_for_force(&keys, joins, now);
@@ -551,10 +558,10 @@ impl<'a> Reading<'a> {
             let reply = reply.or(void.map(Reply::Value));
             let reply = reply.unwrap_or_else(|| {
                 let error = self.lost.clone().unwrap_or_else(runtime_ended);
-                let error = error.with_origin(&source.origin).with_key(key);
                 source.stale_or(key, error, now, now)
             });
-            (reply.or_superseded(superseded), missed)
+            let reply = reply.or_superseded(superseded);
+            (reply.located(&source.origin, key), missed)
         });
         collect(replies).await
     }

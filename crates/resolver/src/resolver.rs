@@ -236,6 +236,7 @@ impl Resolver {
         &self,
         keys: impl IntoIterator<Item = K>,
     ) -> Vec<Result<Resolved, Error>> {
+        let called = clock::now();
         let keys: Vec<K> = keys.into_iter().collect();
         let valid: Vec<SecretKey> = keys.iter().flat_map(SecretKey::parse).collect();
         let last = self.shared.sources.iter().filter_map(|source| {
@@ -252,7 +253,7 @@ impl Resolver {
         {
             clock::sleep_until(last.after(FORCE_INTERVAL)).await;
         }
-        self.read_many(keys, Mode::Forced).await
+        self.read_many(keys, Mode::ForcedAfter(called)).await
     }
 
     /// Reports that the value `rejected` of `key` was rejected by its consumer, for example by a database.

@@ -65,6 +65,8 @@ pub(crate) struct Settling<'a> {
     /// The jitter that all keys share. With batches, keys that were fetched together are also refreshed
     /// together. Without batches, each key has its own, so that the refreshes are spread over time.
     pub(crate) jitter: Option<Jitter>,
+    /// Whether other sources are read if this one does not have a key.
+    pub(crate) is_passing: bool,
     /// Returns whether a later source has a key.
     pub(crate) found_later: &'a dyn Fn(&SecretKey) -> bool,
 }
@@ -298,7 +300,12 @@ impl Settling<'_> {
             self.fail(state, key, error.clone(), jitter, settled);
             return Err(error);
         }
-        if let Some(since) = state.recover(key) {
+        let failure = state.failures.get(key);
+        let was_passed_on =
+            self.is_passing && failure.is_some_and(|failure| failure.error.is_not_found());
+        if let Some(since) = state.recover(key)
+            && !was_passed_on
+        {
             settled.events.push(Event::Recovered {
                 key: key.clone(),
                 origin: resolved.origin.clone(),
@@ -380,12 +387,14 @@ impl Settling<'_> {
         settled: &mut Settled,
     ) {
         let previous = state.failures.get(key);
-        if previous.is_none_or(|failure| failure.error.kind() != error.kind()) {
-            settled.events.push(Event::Failed {
-                key: key.clone(),
-                error: error.clone(),
-            });
-        }
+        let is_repetition = match previous {
+            Some(failure) => failure.error.kind() == error.kind(),
+            // A notification or a forced read has removed the failure, but not the absence.
+            None => {
+                let was_absent = || self.cache.peek(key, |entry| entry.absence().is_some());
+                error.is_not_found() && was_absent() == Some(true)
+            }
+        };
         let requested_wait = match error.kind() {
             ErrorKind::RateLimited { retry_after } => retry_after,
             _ => None,
@@ -404,8 +413,19 @@ impl Settling<'_> {
         });
         let keeps_value = state.settings.on_denied == OnDenied::KeepUntilMaxStale
             && self.cache.peek(key, |entry| entry.value().is_some()) == Some(true);
+        let is_passed_on = error.is_not_found() && self.is_passing;
+        if !is_repetition {
+            let (key, error) = (key.clone(), error.clone());
+            settled.events.push(match is_passed_on {
+                true => Event::PassedOn {
+                    key,
+                    origin: self.origin.clone(),
+                },
+                false => Event::Failed { key, error },
+            });
+        }
         if error.is_refusal() && !keeps_value {
-            if state.remove(self.cache, key) {
+            if state.remove(self.cache, key) && !is_passed_on {
                 settled.events.push(Event::Purged {
                     key: key.clone(),
                     error: error.clone(),

@@ -69,6 +69,13 @@ impl Source {
         is_usable.unwrap_or(false)
     }
 
+    /// Returns the error of the last fetch of `key`, if it has failed.
+    pub(crate) fn last_error(&self, key: &SecretKey) -> Option<Error> {
+        let state = self.state();
+        let failure = state.failures.get(key);
+        failure.map(|failure| failure.error.clone())
+    }
+
     /// Returns why the result of a fetch cannot be returned as it is: it has expired, or something has happened to
     /// the key, before the reader ran.
     pub(crate) fn overtaken(
