@@ -3,6 +3,7 @@
 
 mod forced_reads;
 mod late_readers;
+mod long_reads;
 
 use std::time::Duration;
 

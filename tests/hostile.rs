@@ -4,6 +4,7 @@
 mod foreign_code;
 mod idle_runtimes;
 mod many_callers;
+mod reports;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

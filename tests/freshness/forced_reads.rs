@@ -1,4 +1,4 @@
-//! Forced reads that meet each other.
+//! Forced reads that meet each other, and calls that remove cached values.
 
 use super::*;
 
@@ -50,4 +50,29 @@ async fn read_after_a_write_has_a_fetch_of_its_own() {
     assert!(!read.freshness.is_stale(), "{read:?}");
     let calls = faulty.calls();
     assert_eq!(calls, 4, "the first read, and one for each forced read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn invalidation_does_not_withdraw_the_acceptance_of_an_older_version() {
+    let version = |number, value: &str| {
+        Action::Return(Secret::new(value).with_version(Version::numbered(number)))
+    };
+    // The fetch of the newest version is under way while the source is restored.
+    let scripted = Scripted::new([
+        (Duration::ZERO, version(10, "v10")),
+        (secs(1), version(10, "v10")),
+        (Duration::ZERO, version(9, "restored")),
+        (Duration::ZERO, version(9, "restored")),
+    ]);
+    let resolver = Resolver::builder(scripted).ttl(secs(60)).build();
+    text(&resolver, "K").await;
+    let refresh = tokio::spawn({
+        let resolver = resolver.clone();
+        async move { resolver.refresh(["K"]).await }
+    });
+    pass(SHORT).await;
+    resolver.accept_older_versions(["K"]);
+    resolver.invalidate("K");
+    refresh.await.unwrap();
+    assert_eq!(text(&resolver, "K").await, "restored");
 }

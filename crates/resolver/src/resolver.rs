@@ -302,11 +302,8 @@ impl Resolver {
     /// The cached values of `keys` are removed, and results of fetches that have started before are not used.
     /// Texts that are not valid keys are ignored.
     pub fn accept_older_versions<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) {
-        let now = clock::now();
         for key in keys.into_iter().flat_map(SecretKey::parse) {
-            for source in &self.shared.sources {
-                source.invalidate(&key, Void::OlderAccepted, now);
-            }
+            self.shared.invalidate(&key, Void::OlderAccepted);
         }
         self.shared.wake_refresher();
     }
@@ -319,10 +316,7 @@ impl Resolver {
     pub fn invalidate(&self, key: impl AsRef<str>) {
         // Nothing is cached for a text that is not a key.
         if let Ok(key) = SecretKey::parse(key) {
-            let now = clock::now();
-            for source in &self.shared.sources {
-                source.invalidate(&key, Void::Invalidated, now);
-            }
+            self.shared.invalidate(&key, Void::Invalidated);
             self.shared.wake_refresher();
         }
     }

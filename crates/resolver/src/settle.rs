@@ -57,9 +57,12 @@ impl Jitter {
 /// A fetch whose results are settled.
 pub(crate) struct Settling<'a> {
     pub(crate) id: u64,
-    /// How long the call took. A lease began at its start.
-    pub(crate) took: Duration,
+    /// The start of the call. A lease began then.
+    pub(crate) started: Time,
+    /// The end of the call, by which its results are dated.
     pub(crate) now: Time,
+    /// How much of a lease has passed.
+    pub(crate) took: Duration,
     pub(crate) origin: &'a Origin,
     pub(crate) cache: &'a Cache,
     /// The jitter that all keys share. With batches, keys that were fetched together are also refreshed
@@ -221,7 +224,8 @@ impl Settling<'_> {
     /// Handles the value of a superseded fetch. It is cached if its version is newer than the newest known one.
     /// `order` is the result of that comparison.
     ///
-    /// Without an order, it is cached if nothing else is. The cached value is read again before its next use.
+    /// Without an order, it is cached if the cached answer is from before this fetch. The cached value is read
+    /// again before its next use.
     /// After an invalidation, or if a later fetch found that the key is absent, only the version is remembered.
     fn keep_if_newer(
         &self,
@@ -233,19 +237,19 @@ impl Settling<'_> {
         settled: &mut Settled,
     ) -> Result<Resolved, Error> {
         let cached = self.cache.peek(key, |entry| {
-            let is_later = self.now.since(entry.times.fetched_at) <= self.took;
+            let is_later = entry.times.fetched_at >= self.started;
             let is_same = entry
                 .value()
                 .is_some_and(|cached| cached.value == fetched.resolved.value);
             let is_deleted = is_later && entry.value().is_none();
-            (is_same, is_deleted)
+            (is_same, is_deleted, is_later)
         });
         let is_invalidated = cached.is_none() && !state.in_flight.contains(key);
-        let (is_same, is_deleted) = cached.unwrap_or_default();
+        let (is_same, is_deleted, is_later) = cached.unwrap_or_default();
         match order {
             Some(Ordering::Greater) => {}
             // Nothing is cached that could be newer.
-            None if cached.is_none() => {}
+            None if !is_later && !is_same => {}
             Some(Ordering::Equal) => return Ok(fetched.resolved),
             Some(Ordering::Less) => {
                 let origin = &fetched.resolved.origin;
@@ -440,6 +444,7 @@ impl Settling<'_> {
             error,
             since,
             retry_at,
+            is_postponed: false,
         };
         state.fail(key, failure);
     }
@@ -483,7 +488,7 @@ pub(crate) struct Seen {
 impl Seen {
     pub(crate) fn of(reply: &Reply) -> Self {
         match reply {
-            Reply::Value(resolved) => Self {
+            Reply::Value(resolved, _) => Self {
                 value: Some(resolved.value.fingerprint()),
                 failure: match &resolved.freshness {
                     Freshness::Fresh => None,
