@@ -357,3 +357,72 @@ async fn streams_that_end_at_once_are_opened_rarely() {
         }
     }
 }
+
+/// A source whose subscription takes until the test allows it.
+#[derive(Debug)]
+struct SlowToSubscribe {
+    memory: MemoryProvider,
+    allowed: Mutex<std::sync::mpsc::Receiver<()>>,
+    subscribing: std::sync::mpsc::SyncSender<()>,
+}
+
+#[async_trait]
+impl SecretProvider for SlowToSubscribe {
+    fn origin(&self) -> &Origin {
+        self.memory.origin()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::none().with_watch()
+    }
+
+    async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
+        self.memory.get(key).await
+    }
+
+    fn watch(&self) -> Option<ChangeStream> {
+        self.subscribing.send(()).ok()?;
+        self.allowed.lock().unwrap().recv().ok()?;
+        self.memory.watch()
+    }
+}
+
+#[test]
+fn change_is_not_missed_that_another_thread_has_read_before_the_first_subscription() {
+    let memory = MemoryProvider::from_iter([("A", "a1"), ("B", "b1")]);
+    let (allow, allowed) = std::sync::mpsc::channel();
+    let (subscribing, subscribed) = std::sync::mpsc::sync_channel(1);
+    let resolver = Resolver::builder(SlowToSubscribe {
+        memory: memory.clone(),
+        allowed: Mutex::new(allowed),
+        subscribing,
+    })
+    .ttl(secs(3600))
+    .build();
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (first, second) = (runtime(), runtime());
+    let read = first.spawn({
+        let resolver = resolver.clone();
+        async move { text(&resolver, "A").await }
+    });
+    subscribed.recv().unwrap();
+    assert_eq!(second.block_on(text(&resolver, "B")), "b1");
+    memory.set("B", "b2").unwrap();
+    allow.send(()).unwrap();
+    assert_eq!(second.block_on(read).unwrap(), "a1");
+    let replaced = second.block_on(async {
+        let is_replaced = async {
+            while text(&resolver, "B").await != "b2" {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(secs(20), is_replaced).await
+    });
+    assert!(replaced.is_ok(), "the change was missed");
+}

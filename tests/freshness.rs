@@ -1,7 +1,9 @@
 //! Values that a resolver returns are what they claim to be: not older than their ttl, not from another
 //! source, not of another key, and not older than a change that was reported.
 
+mod forced_reads;
 mod late_readers;
+mod long_reads;
 
 use std::time::Duration;
 

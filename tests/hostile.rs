@@ -4,6 +4,7 @@
 mod foreign_code;
 mod idle_runtimes;
 mod many_callers;
+mod reports;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -454,6 +455,9 @@ async fn rejection_returns_the_error_of_a_source_that_is_down_and_other_values_a
             faulty.always(Action::Fail(down()));
             let error = resolver.report_rejected("K", &cached).await.unwrap_err();
             assert!(error.is_temporary(), "{error}");
+            let again = resolver.report_rejected("K", &cached).await.unwrap_err();
+            assert_eq!(again.key(), Some(&key("K")), "{again}");
+            assert!(again.origin().is_some(), "{again}");
             pass(secs(5)).await;
             let other = resolver
                 .report_rejected("K", &"other".into())

@@ -356,3 +356,22 @@ fn miss_without_a_runtime_is_an_error_and_does_not_block_later_reads() {
     assert_eq!(failed.join().unwrap(), std::task::Poll::Ready(true));
     runtime.block_on(resolver.get("B")).unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn absence_is_not_confirmed_if_the_retry_budget_has_prevented_its_check() {
+    let (memory, faulty) = faulty_source(&[]);
+    let resolver = Resolver::builder(faulty)
+        .ttl(secs(1))
+        .negative_ttl(secs(1))
+        .retry_budget(1, 1)
+        .build();
+    for _ in 0..3 {
+        resolver.get("K").await.unwrap_err();
+        pass(Duration::from_millis(1300)).await;
+    }
+    pass(secs(10)).await;
+    memory.set("K", "v").unwrap();
+    pass(secs(20)).await;
+    let error = resolver.get("K").await.unwrap_err();
+    assert!(error.to_string().contains("not confirmed"), "{error}");
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use secretwell::auth::authjs::SecretOrder;
 use secretwell::auth::{BuildContext, BuildError, LazyAuth, Mode, SecretPolicy, State};
+use secretwell::backend::Capabilities;
 use secretwell::file::Format;
 use secretwell::infisical::ApiVersion;
 use secretwell::vault::KvVersion;
@@ -13,13 +14,13 @@ use secretwell::{
     Error, ErrorKind, KeyPrefix, MemoryProvider, OnDenied, Resolver, SecretKey, SecretProvider,
     SecretProviderExt, SecretString,
 };
-use secretwell_testkit::Canary;
+use secretwell_testkit::{Canary, CanaryLog};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::process::{CHILD, assert_passed, run_child};
-use crate::support::{down, faulty_source, key};
+use crate::support::{down, faulty_source, key, pass, secs, text};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -151,6 +152,61 @@ async fn builder_error_keeps_its_sources_without_secrets() {
     canary.assert_hidden_error(&failure);
     canary.assert_hidden(&failure);
     canary.assert_not_in(&format!("{failure:#?}"), "the fields of the failure");
+}
+
+/// Returns the lines about failed and purged secrets.
+fn warnings(log: &CanaryLog) -> Vec<String> {
+    let lines = log.lines_with("WARN");
+    lines
+        .into_iter()
+        .filter(|line| line.contains("secret_"))
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn absence_in_a_source_before_the_last_one_is_no_warning() {
+    let log = CanaryLog::install();
+    let first = MemoryProvider::new();
+    let second = MemoryProvider::from_iter([("K", "v")]);
+    let resolver = Resolver::builder(first.clone().or_else(second.clone()))
+        .ttl(secs(1))
+        .build();
+    assert_eq!(text(&resolver, "K").await, "v");
+    first.set("K", "override").unwrap();
+    pass(secs(2)).await;
+    assert_eq!(text(&resolver, "K").await, "override");
+    first.remove("K").unwrap();
+    pass(secs(2)).await;
+    assert_eq!(text(&resolver, "K").await, "v");
+    assert_eq!(warnings(&log), Vec::<String>::new());
+    second.remove("K").unwrap();
+    pass(secs(2)).await;
+    resolver.get("K").await.unwrap_err();
+    let warnings = warnings(&log);
+    assert!(
+        warnings.iter().any(|line| line.contains("secret_failed")),
+        "{warnings:?}"
+    );
+    assert!(
+        warnings.iter().any(|line| line.contains("secret_purged")),
+        "{warnings:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn absence_is_logged_once_although_the_source_reports_changes() {
+    let log = CanaryLog::install();
+    let (memory, faulty) = faulty_source(&[("OTHER", "v")]);
+    let faulty = faulty.with_capabilities(Capabilities::none().with_watch());
+    let resolver = Resolver::builder(faulty).ttl(secs(60)).build();
+    let _watch = resolver.watch(["K", "OTHER"]).unwrap();
+    resolver.get("K").await.unwrap_err();
+    for change in 0..5 {
+        memory.set("OTHER", format!("v{change}").as_str()).unwrap();
+        pass(secs(2)).await;
+        resolver.refresh(["K"]).await.remove(0).unwrap_err();
+    }
+    assert_eq!(warnings(&log).len(), 1, "{:?}", warnings(&log));
 }
 
 #[test]

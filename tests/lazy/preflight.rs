@@ -74,10 +74,10 @@ async fn report_lists_every_key_and_no_value() {
             "  password  ok        from memory://, version 1, strength not checked",
             "  port      PROBLEM   port from memory://: invalid: the value is not a valid `u16`",
             "  spare     absent    optional",
-            "  PROBLEM   pasword: invalid configuration: the settings name this key, but the loaded type has no such field; \
-             use the key of a field, after serde renames it",
-            "  PROBLEM   gold: invalid configuration: the settings name this key, but the loaded type has no such field; \
-             use the key of a field, after serde renames it",
+            "  PROBLEM   pasword: invalid configuration: a setting names this key, but the loaded type has no such field; \
+             use the key of a field, after serde renames it: good, weak, absent, password, port, spare",
+            "  PROBLEM   gold: invalid configuration: a setting names this key, but the loaded type has no such field; \
+             use the key of a field, after serde renames it: good, weak, absent, password, port, spare",
         ],
     );
     let policy = |index: usize| report.checks()[index].policy;
@@ -149,5 +149,34 @@ async fn revocation_time_that_is_not_a_time_is_a_problem_of_the_report() {
         let report = auth.preflight(Mode::Production).await;
         assert_eq!(report.is_ready(), is_ready, "{value:?}\n{report}");
         assert_eq!(report.to_string().contains("REVOKED_AT"), !is_ready);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn misspelled_key_of_a_setting_fails_the_build_as_well() {
+    #[derive(Deserialize)]
+    #[expect(dead_code)]
+    struct Secrets {
+        api_key: SecretString,
+    }
+    for mode in [Mode::Production, Mode::Development] {
+        for is_signing in [true, false] {
+            let resolver = Resolver::new(MemoryProvider::from_iter([("api_key", "weak")]));
+            let builder = LazyAuth::builder(resolver).mode(mode);
+            let builder = match is_signing {
+                true => builder.signing(["API_KEY"]),
+                false => builder.secret_policy("API_KEY", SecretPolicy::SigningKey),
+            };
+            let auth = builder.unwrap().build(|_: Secrets, _| async { Ok(()) });
+            let report = auth.preflight(mode).await;
+            assert!(!report.is_ready(), "{report}");
+            let failure = auth.get().await.unwrap_err();
+            assert_eq!(failure.problems()[0].kind(), ErrorKind::InvalidConfig);
+            let text = failure.to_string();
+            assert!(
+                text.contains("API_KEY") && text.contains("api_key"),
+                "{text}"
+            );
+        }
     }
 }

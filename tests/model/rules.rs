@@ -96,7 +96,7 @@ impl<'a> Model<'a> {
     /// have changed the value.
     fn check_fresh(&self, read: &Read, end: At, value: Value) -> Result<(), String> {
         let link = &self.setup.links[value.link];
-        let at = self.decided_at(read, end);
+        let at = end.time;
         let mut after = self.notified(read, value.link, at);
         if read.by == Reader::Call(Call::RefreshAfterWrite) {
             after = after.max(read.start.order);
@@ -127,7 +127,7 @@ impl<'a> Model<'a> {
             key: read.key,
             after: 0,
             invalidated: self.invalidated(read),
-            usable_at: self.decided_at(read, end),
+            usable_at: end.time,
         };
         let max_stale = self.setup.max_stale;
         let is_usable = |call: &ProviderCall| link.usable_until(call, max_stale);
@@ -322,20 +322,6 @@ impl<'a> Model<'a> {
         let usable_until = link.usable_until(last, self.setup.max_stale);
         let is_usable = usable_until.is_some_and(|until| end.time + RESOLUTION < until);
         link.lease.is_none() && is_usable && !overlaps && !refused && !is_regression && !touched
-    }
-
-    /// Returns the time for which a result must be right. A read of several keys or links decides about each of
-    /// them at some time between its start and its end.
-    fn decided_at(&self, read: &Read, end: At) -> Duration {
-        let decides_at_end = match read.by {
-            Reader::WatchUpdate(_) => true,
-            Reader::WatchStart(_) => false,
-            Reader::Call(_) => read.alone && self.setup.links.len() == 1,
-        };
-        match decides_at_end {
-            true => end.time,
-            false => read.start.time,
-        }
     }
 
     /// Returns the last notification seen before `at`. It makes calls which started before it insufficient for

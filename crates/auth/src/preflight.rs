@@ -86,11 +86,6 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
             let secret = result.as_ref().ok()?;
             rotation.check_revoked(&field.key, secret)
         }));
-        let policies = &shared.settings.policies;
-        let unknown_keys = policies
-            .keys()
-            .filter(|key| !fields.iter().any(|field| field.key == **key));
-        problems.extend(unknown_keys.map(unknown_key));
         let has_placeholder =
             |key: &SecretKey| mode == Mode::Development && shared.spec.has_placeholder(key);
         let check_one = |key: &SecretKey, result: Result<Resolved, Error>| {
@@ -135,15 +130,6 @@ fn blank(key: &SecretKey, secret: &Resolved) -> Error {
     Error::new(ErrorKind::NotFound, "the value is empty")
         .with_origin(&secret.origin)
         .with_key(key)
-}
-
-fn unknown_key(key: &SecretKey) -> Error {
-    Error::new(
-        ErrorKind::InvalidConfig,
-        "the settings name this key, but the loaded type has no such field",
-    )
-    .with_key(key)
-    .with_hint("use the key of a field, after serde renames it")
 }
 
 impl PreflightReport {

@@ -168,6 +168,12 @@ where
         checks: Checks<'_>,
     ) -> Result<BuildInput<A>, Vec<Error>> {
         let plan = self.plan.as_ref().map_err(|error| vec![error.clone()])?;
+        // A policy that applies to no field does not check anything.
+        let unknown = checks.policies.keys().filter(|key| {
+            let mut fields = plan.fields().iter();
+            !fields.any(|field| field.key == **key)
+        });
+        let mut problems: Vec<Error> = unknown.map(|key| unknown_key(key, plan.fields())).collect();
         // The strength is checked even if another secret is absent, so that one error lists all
         // problems.
         let mut weak = Vec::new();
@@ -186,21 +192,21 @@ where
             let loaded = self.load(plan, results, checks)?;
             Ok::<_, LoadError>((loaded, self.build.clone()))
         });
-        let (loaded, build) = match assembled {
-            Ok(Ok(assembled)) => assembled,
+        let assembled = match assembled {
+            Ok(Ok(assembled)) => Some(assembled),
             Ok(Err(error)) => {
-                let mut problems = error.problems().to_vec();
-                problems.append(&mut weak);
-                return Err(problems);
+                problems.extend_from_slice(error.problems());
+                None
             }
             Err(panicked) => {
-                weak.insert(0, type_panicked::<T>(panicked));
-                return Err(weak);
+                problems.push(type_panicked::<T>(panicked));
+                None
             }
         };
-        if !weak.is_empty() {
-            return Err(weak);
-        }
+        problems.append(&mut weak);
+        let Some((loaded, build)) = assembled.filter(|_| problems.is_empty()) else {
+            return Err(problems);
+        };
         let value = loaded.value;
         Ok(BuildInput {
             secrets: loaded.secrets,
@@ -212,6 +218,20 @@ where
     fn has_placeholder(&self, key: &SecretKey) -> bool {
         self.placeholders().contains_key(key)
     }
+}
+
+/// The problem that a setting names a key that no field has.
+fn unknown_key(key: &SecretKey, fields: &[PlannedField]) -> Error {
+    let known: Vec<&str> = fields.iter().map(|field| field.key.as_str()).collect();
+    Error::new(
+        ErrorKind::InvalidConfig,
+        "a setting names this key, but the loaded type has no such field",
+    )
+    .with_key(key)
+    .with_hint(format!(
+        "use the key of a field, after serde renames it: {}",
+        known.join(", ")
+    ))
 }
 
 /// The problem that the code of `T` panicked.

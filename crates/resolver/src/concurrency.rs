@@ -11,6 +11,7 @@ use shuttle::future::block_on;
 use shuttle::sync::atomic::{AtomicU64, Ordering};
 use shuttle::thread;
 
+use crate::in_flight::Void;
 use crate::read::Mode;
 use crate::shared::Shared;
 use crate::{Resolved, ResolverBuilder};
@@ -69,8 +70,8 @@ fn key(name: &str) -> SecretKey {
 }
 
 fn read(shared: &Arc<Shared>, name: &str, mode: Mode) -> Resolved {
-    let mut results = block_on(shared.get_many(&[key(name)], mode));
-    results.remove(0).unwrap()
+    let mut replies = block_on(shared.get_many(&[key(name)], mode));
+    replies.remove(0).into_result().unwrap()
 }
 
 fn number(resolved: &Resolved) -> u64 {
@@ -147,7 +148,7 @@ fn no_reader_goes_back_to_an_older_version() {
                     provider.version.store(2, Ordering::SeqCst);
                     shared.mark_changed(0, vec![key("K")]);
                     provider.version.store(3, Ordering::SeqCst);
-                    shared.sources[0].invalidate(&key("K"), crate::clock::now());
+                    shared.sources[0].invalidate(&key("K"), Void::Invalidated, crate::clock::now());
                 })
             };
             reader.join().unwrap();

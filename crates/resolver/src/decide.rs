@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use secretwell_core::{Error, ErrorKind};
+use secretwell_core::{Error, ErrorKind, Origin, SecretKey};
 
-use crate::Resolved;
 use crate::clock::Time;
-use crate::entry::{Answer, Entry, Failure, Mark};
+use crate::entry::{Answer, Entry, Failure, Mark, Times};
+use crate::{Freshness, Resolved};
 
 /// What is known about a key at one source.
 pub(crate) struct Known<'a> {
@@ -40,7 +40,8 @@ pub(crate) enum Need {
 /// What a source says about a key.
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
-    Value(Resolved),
+    /// A value. If it is fresh, it has the times of the answer.
+    Value(Resolved, Option<Times>),
     /// The source does not have the key.
     Absent(Error, Option<Staleness>),
     Failed(Error),
@@ -48,6 +49,23 @@ pub(crate) enum Reply {
 
 /// The age of an answer that the source could not confirm, and the reason.
 pub(crate) type Staleness = (Duration, Error);
+
+/// Why an answer cannot be returned as it is: it has expired, or something has happened to the key since.
+#[derive(Debug, Clone)]
+pub(crate) enum Overtaken {
+    /// The value can be returned as stale for this reason.
+    Stale(Error),
+    /// The value must not be used.
+    Unusable(Error),
+}
+
+impl Overtaken {
+    pub(crate) fn reason(&self) -> &Error {
+        match self {
+            Self::Stale(reason) | Self::Unusable(reason) => reason,
+        }
+    }
+}
 
 /// What a read does.
 #[derive(Debug)]
@@ -61,19 +79,18 @@ pub(crate) enum Decision {
 }
 
 impl Reply {
-    /// Returns the reply of a source whose fetch returned `result`.
-    pub(crate) fn of(result: Result<Resolved, Error>) -> Self {
-        match result {
-            Ok(resolved) => Self::Value(resolved),
-            Err(error) if error.is_not_found() => Self::Absent(error, None),
-            Err(error) => Self::Failed(error),
+    /// Returns the reply of a source without a value.
+    pub(crate) fn without_value(error: Error) -> Self {
+        match error.is_not_found() {
+            true => Self::Absent(error, None),
+            false => Self::Failed(error),
         }
     }
 
     /// Returns the result for the caller. An absence that could not be confirmed says so.
     pub(crate) fn into_result(self) -> Result<Resolved, Error> {
         match self {
-            Self::Value(resolved) => Ok(resolved),
+            Self::Value(resolved, _) => Ok(resolved),
             Self::Absent(error, Some((age, reason))) => {
                 let message = format!(
                     "{}; not confirmed for {age:.0?}: {}",
@@ -89,15 +106,35 @@ impl Reply {
     /// Returns the value of a superseded fetch instead of a temporary failure.
     pub(crate) fn or_superseded(self, superseded: Option<Resolved>) -> Self {
         match (self, superseded) {
-            (Self::Failed(error), Some(value)) if error.is_temporary() => Self::Value(value),
+            (Self::Failed(error), Some(value)) if error.is_temporary() => Self::Value(value, None),
             (reply, _) => reply,
         }
+    }
+
+    /// Returns the reply whose error or reason names the source and the key.
+    pub(crate) fn located(mut self, origin: &Origin, key: &SecretKey) -> Self {
+        let reason = match &mut self {
+            Self::Value(
+                Resolved {
+                    freshness: Freshness::Stale { reason, .. },
+                    ..
+                },
+                _,
+            ) => reason,
+            Self::Absent(_, Some((_, reason))) => reason,
+            Self::Failed(error) => error,
+            Self::Value(..) | Self::Absent(_, None) => return self,
+        };
+        if reason.key().is_none() {
+            *reason = reason.clone().with_origin(origin).with_key(key);
+        }
+        self
     }
 
     /// Returns the cached answer of `entry` as fresh.
     pub(crate) fn fresh(entry: &Entry) -> Self {
         match &entry.answer {
-            Answer::Value(resolved) => Self::Value(resolved.clone()),
+            Answer::Value(resolved) => Self::Value(resolved.clone(), Some(entry.times)),
             Answer::Absent(error) => Self::Absent(error.clone(), None),
         }
     }
@@ -106,7 +143,7 @@ impl Reply {
     pub(crate) fn stale(entry: &Entry, now: Time, reason: Error) -> Self {
         let age = entry.age(now);
         match &entry.answer {
-            Answer::Value(resolved) => Self::Value(resolved.clone().stale(age, reason)),
+            Answer::Value(resolved) => Self::Value(resolved.clone().stale(age, reason), None),
             Answer::Absent(error) => Self::Absent(error.clone(), Some((age, reason))),
         }
     }
@@ -131,6 +168,9 @@ pub(crate) fn decide(known: &Known<'_>, need: Need, now: Time) -> Decision {
             if need == Need::Final && entry.value().is_none() && entry.is_usable(now) =>
         {
             match now < failure.retry_at && !known.fetching {
+                true if failure.error.is_not_found() && failure.is_postponed => {
+                    Decision::Return(Reply::stale(entry, now, not_attempted()))
+                }
                 true if failure.error.is_not_found() => Decision::Return(Reply::fresh(entry)),
                 true => Decision::Return(Reply::stale(entry, now, failure.error.clone())),
                 false => wait_or_fetch(),
@@ -166,7 +206,7 @@ pub(crate) fn decide(known: &Known<'_>, need: Need, now: Time) -> Decision {
                 && !known.fetching
                 && (need == Need::Final || !failure.error.is_not_found()) =>
         {
-            Decision::Return(Reply::of(Err(failure.error.clone())))
+            Decision::Return(Reply::without_value(failure.error.clone()))
         }
         _ => wait_or_fetch(),
     }
@@ -186,7 +226,7 @@ pub(crate) fn peek(known: &Known<'_>, now: Time) -> Option<Reply> {
             Some(Reply::stale(entry, now, failure.error.clone()))
         }
         (None, Some(failure)) if !failure.error.is_not_found() || now < failure.retry_at => {
-            Some(Reply::of(Err(failure.error.clone())))
+            Some(Reply::without_value(failure.error.clone()))
         }
         _ => None,
     }
@@ -213,6 +253,15 @@ pub(crate) fn due_at(known: &Known<'_>, found_later: bool) -> Time {
 pub(crate) fn still_refreshing() -> Error {
     Error::new(ErrorKind::Unavailable, "the refresh is still in progress")
         .with_hint("check that the source responds")
+}
+
+/// Returns the reason why a key was not read again in time.
+pub(crate) fn not_attempted() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "no request was sent, because the retry budget is exhausted",
+    )
+    .with_hint("read it again later, or raise the retry budget")
 }
 
 /// Returns the reason why a rejected value is stale that was read again less than a second ago.

@@ -58,6 +58,8 @@ pub(crate) struct Failure {
     /// The time of the first failure since the last success.
     pub(crate) since: Time,
     pub(crate) retry_at: Time,
+    /// Whether the retry budget has delayed the retry.
+    pub(crate) is_postponed: bool,
 }
 
 impl Entry {

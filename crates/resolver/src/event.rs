@@ -8,6 +8,11 @@ use secretwell_core::{Error, Origin, SecretKey, Version};
 /// Something that is logged about a key.
 #[derive(Debug)]
 pub(crate) enum Event {
+    /// The source does not have the key, and the next source is read.
+    PassedOn {
+        key: SecretKey,
+        origin: Origin,
+    },
     Failed {
         key: SecretKey,
         error: Error,
@@ -32,6 +37,9 @@ pub(crate) enum Event {
 pub(crate) fn log(events: Vec<Event>) {
     for event in events {
         match event {
+            Event::PassedOn { key, origin } => {
+                tracing::debug!(target: "secretwell::resolver", event = "secret_passed_on", %key, %origin, "the source does not have the secret, so the next source is read");
+            }
             Event::Failed { key, error } => {
                 tracing::warn!(target: "secretwell::resolver", event = "secret_failed", %key, %error, temporary = error.is_temporary(), "the secret cannot be read");
             }

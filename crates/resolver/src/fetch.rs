@@ -56,8 +56,8 @@ impl FetchTask {
     }
 
     async fn run(mut self) {
-        self.progress.send_replace(Progress::Started);
         self.take_turn().await;
+        self.progress.send_replace(Progress::Started);
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
@@ -95,7 +95,7 @@ impl FetchTask {
         );
         if let Some(shared) = self.shared.upgrade() {
             let results = match called {
-                true => self.settle(&shared, results, took).await,
+                true => self.settle(&shared, results, started, took).await,
                 false => self.give_up(&shared, results),
             };
             self.progress
@@ -186,6 +186,7 @@ impl FetchTask {
         &mut self,
         shared: &Arc<Shared>,
         results: Vec<Result<Secret, Error>>,
+        started: Time,
         took: Duration,
     ) -> FetchResults {
         let source = &shared.sources[self.link];
@@ -205,7 +206,7 @@ impl FetchTask {
         while self.settled < self.keys.len() {
             let end = self.keys.len().min(self.settled + CHUNK);
             let chunk = self.keys[self.settled..end].iter().cloned();
-            all.extend(self.settle_chunk(shared, chunk.zip(&mut results), took, jitter));
+            all.extend(self.settle_chunk(shared, chunk.zip(&mut results), (started, took), jitter));
             self.settled = end;
             tokio::task::yield_now().await;
         }
@@ -221,18 +222,21 @@ impl FetchTask {
         &self,
         shared: &Arc<Shared>,
         chunk: impl Iterator<Item = (SecretKey, Result<Secret, Error>)>,
-        took: Duration,
+        (started, took): (Time, Duration),
         jitter: Option<Jitter>,
     ) -> FetchResults {
         let source = &shared.sources[self.link];
-        let now = clock::now();
+        // The source has answered within the deadline, even if the runtime was idle afterwards.
+        let now = started.after(took.min(source.settings.deadline));
         let settling = Settling {
             id: self.id,
-            took,
+            started,
             now,
+            took,
             origin: &source.origin,
             cache: &source.cache,
             jitter,
+            is_passing: self.link + 1 < shared.sources.len(),
             found_later: &|key| shared.found_later(self.link, key, now),
         };
         let mut settled = Settled::default();

@@ -12,10 +12,10 @@ use crate::clock::Time;
 use crate::entry::Times;
 
 /// A batch waits for the batch before it, but at most for this long. A slow batch must not hold up others.
-pub(crate) const MAX_TURN_WAIT: Duration = Duration::from_millis(250);
+const MAX_TURN_WAIT: Duration = Duration::from_millis(250);
 
 /// The task of a fetch that has not run after this time belongs to a runtime that is not running.
-pub(crate) const MAX_START: Duration = Duration::from_millis(250);
+const MAX_START: Duration = Duration::from_millis(250);
 
 /// The maximum number of keys with void results. Above it, all results are void.
 const MAX_VOID: usize = 1000;
@@ -60,13 +60,15 @@ struct WaitingBatch {
 pub(crate) struct Fetch {
     pub(crate) id: u64,
     pub(crate) created_at: Time,
+    /// The call must have started by then. A batch waits for the one before it.
+    pub(crate) start_by: Time,
     progress: watch::Receiver<Progress>,
 }
 
 /// The progress of a fetch, which its task sends to the callers.
 #[derive(Debug, Clone)]
 pub(crate) enum Progress {
-    /// The task has not run yet.
+    /// The call has not started yet.
     Created,
     Started,
     Ended(Arc<FetchResults>),
@@ -129,6 +131,11 @@ impl InFlight {
         }
     }
 
+    /// Returns whether there was any fetch.
+    pub(crate) fn has_fetched(&self) -> bool {
+        self.last_id > 0
+    }
+
     pub(crate) fn keys(&self) -> impl Iterator<Item = &SecretKey> {
         self.fetches.keys()
     }
@@ -143,7 +150,8 @@ impl InFlight {
     ) -> Option<NewFetch> {
         // A batch whose task does not run is not joined.
         let lost = self.waiting.take_if(|batch| {
-            batch.fetch.is_created() && now >= batch.fetch.created_at.after(MAX_START)
+            let fetch = &batch.fetch;
+            fetch.is_created() && now >= fetch.start_by
         });
         if let Some(WaitingBatch { fetch, keys }) = lost {
             for key in keys {
@@ -166,6 +174,10 @@ impl InFlight {
         let fetch = Fetch {
             id: self.last_id,
             created_at: now,
+            start_by: match batch {
+                true => now.after(MAX_START).after(MAX_TURN_WAIT),
+                false => now.after(MAX_START),
+            },
             progress,
         };
         for key in &keys {
@@ -261,6 +273,10 @@ impl InFlight {
         let Some(newest) = ids.find(|&id| self.has_started(id)) else {
             return;
         };
+        let reason = match self.void.get(key) {
+            Some((_, Void::OlderAccepted)) => Void::OlderAccepted,
+            _ => reason,
+        };
         self.void.insert(key.clone(), (newest, reason));
         if self.void.len() > MAX_VOID {
             self.void.clear();
@@ -290,7 +306,7 @@ impl InFlight {
 }
 
 impl Fetch {
-    /// Waits until the task runs. If it does not do so soon, its runtime is not running.
+    /// Waits until the call starts. If it does not start in time, its runtime is not running.
     pub(crate) async fn started(&mut self) {
         let is_started = |progress: &Progress| !matches!(progress, Progress::Created);
         drop(self.progress.wait_for(is_started).await);
@@ -312,9 +328,14 @@ impl Fetch {
 
     /// Returns whether the task of the fetch belongs to a runtime that is not running.
     fn is_lost(&self, longest_call: Duration, now: Time) -> bool {
+        now >= self.lost_at(longest_call)
+    }
+
+    /// Returns the time from which the runtime of the fetch counts as not running.
+    pub(crate) fn lost_at(&self, longest_call: Duration) -> Time {
         match self.is_created() {
-            true => now >= self.created_at.after(MAX_START),
-            false => now >= self.overdue_at(longest_call),
+            true => self.start_by,
+            false => self.overdue_at(longest_call),
         }
     }
 

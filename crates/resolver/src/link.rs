@@ -4,13 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secretwell_core::{Error, ErrorKind, Origin, SecretKey, Version};
+use secretwell_core::{Error, Origin, SecretKey, Version};
 
 use crate::backoff::RetryBudget;
 use crate::breaker::Breaker;
 use crate::cache::Cache;
 use crate::clock::Time;
-use crate::decide::{Known, due_at};
+use crate::decide::{Known, due_at, not_attempted};
 use crate::entry::{Answer, Entry, Failure, Mark, Times};
 use crate::in_flight::{InFlight, NewFetch};
 use crate::key_map::KeyMap;
@@ -164,6 +164,7 @@ impl LinkState {
             for key in &retries {
                 if let Some(failure) = self.failures.get_mut(key) {
                     failure.retry_at = failure.retry_at.max(next);
+                    failure.is_postponed = true;
                 }
             }
         }
@@ -323,7 +324,7 @@ impl LinkState {
         let is_watched = self.is_watched(key);
         let longest_call = self.settings.longest_call();
         let fetch = self.in_flight.get(key);
-        let overdue_at = fetch.map(|fetch| fetch.overdue_at(longest_call).max(earliest));
+        let overdue_at = fetch.map(|fetch| fetch.lost_at(longest_call).max(earliest));
         let planned = cache.peek(key, |entry| {
             let known = self.known(Some(entry), key);
             let due = due_at(&known, found_later).max(earliest);
@@ -447,12 +448,4 @@ impl LinkState {
         });
         used.unwrap_or(false)
     }
-}
-
-pub(crate) fn not_attempted() -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        "no request was sent, because the retry budget is exhausted",
-    )
-    .with_hint("read it again later, or raise the retry budget")
 }

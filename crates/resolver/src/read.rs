@@ -8,9 +8,11 @@ use secretwell_core::{Error, SecretKey};
 
 use crate::Resolved;
 use crate::clock::{self, Time, require_runtime, runtime_ended, timeout_at};
-use crate::decide::{Decision, Need, Reply, changed, decide, still_refreshing};
-use crate::in_flight::{Fetch, FetchResults, MAX_START};
-use crate::link::{Joins, not_attempted};
+use crate::decide::{
+    Decision, Need, Overtaken, Reply, changed, decide, not_attempted, still_refreshing,
+};
+use crate::in_flight::{Fetch, FetchResults};
+use crate::link::Joins;
 use crate::shared::{CHUNK, PreparedFetch, Shared, closed};
 use crate::trail::Trail;
 
@@ -27,6 +29,8 @@ pub(crate) enum Mode {
     Cached,
     /// Every source is read.
     Forced,
+    /// Every source is read. Answers from before this time are not fresh.
+    ForcedAfter(Time),
     /// Every source is read. The providers know already which value was rejected.
     Rejected,
 }
@@ -45,6 +49,56 @@ impl Shared {
     /// Returns the secrets of `keys`. Missing ones are fetched in one batch from each source.
     pub(crate) async fn get_many(self: &Arc<Self>, keys: &[SecretKey], mode: Mode) -> Vec<Reply> {
         self.start_refresher();
+        let before = self.invalidations();
+        let mut trails = self.read_all(keys, mode).await;
+        let missed: Vec<bool> = trails.iter().map(|trail| trail.missed).collect();
+        // While one key is fetched, the answers about others can expire or change. They are read once more.
+        if missed.contains(&true) {
+            let late = self.overtaken(keys, &trails, before).await;
+            if !late.is_empty() {
+                let before = self.invalidations();
+                let late_keys: Vec<_> =
+                    late.iter().map(|(index, _)| keys[*index].clone()).collect();
+                let again = self.read_all(&late_keys, Mode::Cached).await;
+                for ((index, _), trail) in late.into_iter().zip(again) {
+                    trails[index] = trail;
+                }
+                let now = clock::now();
+                for (index, overtaken) in self.overtaken(keys, &trails, before).await {
+                    trails[index].overtake(overtaken, now);
+                }
+            }
+        }
+        let trails = keys.iter().zip(trails);
+        let replies = collect(trails.map(|(key, trail)| trail.conclude(&self.origin, key))).await;
+        self.count(&replies, &missed);
+        replies
+    }
+
+    /// Returns the positions of the fresh values that can no longer be returned as such. `before` is the number
+    /// of invalidations before the read.
+    async fn overtaken(
+        &self,
+        keys: &[SecretKey],
+        trails: &[Trail],
+        before: u64,
+    ) -> Vec<(usize, Overtaken)> {
+        let now = clock::now();
+        let was_invalidated = self.invalidations() != before;
+        let mut late = Vec::new();
+        for (index, (key, trail)) in keys.iter().zip(trails).enumerate() {
+            pause(index).await;
+            if let Some((link, times)) = trail.fresh_value() {
+                let source = &self.sources[link];
+                let overtaken = source.overtaken(key, &times, true, was_invalidated, now);
+                late.extend(overtaken.map(|overtaken| (index, overtaken)));
+            }
+        }
+        late
+    }
+
+    /// Reads the sources of `keys` in their order.
+    async fn read_all(self: &Arc<Self>, keys: &[SecretKey], mode: Mode) -> Vec<Trail> {
         let started = clock::now();
         let request = |link, need| ReadRequest {
             link,
@@ -73,11 +127,7 @@ impl Shared {
                     .await;
             }
         }
-        let missed: Vec<bool> = trails.iter().map(|trail| trail.missed).collect();
-        let trails = keys.iter().zip(trails);
-        let replies = collect(trails.map(|(key, trail)| trail.conclude(&self.origin, key))).await;
-        self.count(&replies, &missed);
-        replies
+        trails
     }
 
     /// Reads the keys at the positions `open` from one source.
@@ -95,7 +145,9 @@ impl Shared {
         let requested = collect(open.iter().map(|&index| keys[index].clone())).await;
         let replies = match request.mode {
             Mode::Cached => self.read(request, &requested).await,
-            Mode::Forced | Mode::Rejected => self.force(request, &requested).await,
+            Mode::Forced | Mode::ForcedAfter(_) | Mode::Rejected => {
+                self.force(request, &requested).await
+            }
         };
         for (count, (index, (reply, fetched))) in open.into_iter().zip(replies).enumerate() {
             pause(count).await;
@@ -108,8 +160,8 @@ impl Shared {
         let (mut hits, mut misses, mut stale) = (0, 0, 0);
         for (reply, missed) in replies.iter().zip(missed) {
             match reply {
-                Reply::Value(value) if value.freshness.is_stale() => stale += 1,
-                Reply::Value(_) if !missed => hits += 1,
+                Reply::Value(value, _) if value.freshness.is_stale() => stale += 1,
+                Reply::Value(..) if !missed => hits += 1,
                 _ => misses += 1,
             }
         }
@@ -124,7 +176,7 @@ impl Shared {
     ) -> Vec<(Reply, bool)> {
         let mut reading = Reading::new(self, request.link, keys).await;
         for attempt in 1..=MAX_ATTEMPTS {
-            reading.is_last_attempt = attempt == MAX_ATTEMPTS;
+            reading.begin(attempt);
             let missing = reading.missing();
             if missing.is_empty() {
                 break;
@@ -148,7 +200,7 @@ impl Shared {
         let mut reading = Reading::new(self, request.link, keys).await;
         reading.missed.fill(true);
         for attempt in 1..=MAX_ATTEMPTS {
-            reading.is_last_attempt = attempt == MAX_ATTEMPTS;
+            reading.begin(attempt);
             reading.lost = self.can_fetch().err();
             let missing = reading.missing();
             if missing.is_empty() || reading.lost.is_some() {
@@ -172,7 +224,13 @@ impl Shared {
                     }
                     (None, Some(error)) => reading.reply_stale(position, error.clone(), started),
                     // The last forced refresh of another caller was less than a second ago.
-                    (None, None) if attempt == 1 => ordinary.push(position),
+                    (None, None) if attempt == 1 => match request.mode {
+                        Mode::ForcedAfter(time) if source.is_cached(key, clock::now()) => {
+                            let reason = source.last_error(key).unwrap_or_else(changed);
+                            reading.reply_stale(position, reason, time);
+                        }
+                        _ => ordinary.push(position),
+                    },
                     (None, None) if !source.is_cached(key, clock::now()) => ordinary.push(position),
                     // The value might be the one that was cached before this call.
                     (None, None) => reading.reply_stale(position, changed(), started),
@@ -227,6 +285,8 @@ struct Reading<'a> {
     missed: Vec<bool>,
     /// The reason why a fetch ended without a result.
     lost: Option<Error>,
+    /// The number of invalidations before the last attempt.
+    invalidations: u64,
     is_last_attempt: bool,
 }
 
@@ -265,8 +325,14 @@ impl<'a> Reading<'a> {
             earlier: HashMap::new(),
             missed: vec![false; keys.len()],
             lost: None,
+            invalidations: shared.invalidations(),
             is_last_attempt: false,
         }
+    }
+
+    fn begin(&mut self, attempt: usize) {
+        self.is_last_attempt = attempt == MAX_ATTEMPTS;
+        self.invalidations = self.shared.invalidations();
     }
 
     fn missing(&self) -> Vec<usize> {
@@ -380,12 +446,9 @@ impl<'a> Reading<'a> {
         // A value might have been rejected or invalidated meanwhile.
         let (usable, rest): (Vec<usize>, Vec<usize>) =
             positions.into_iter().partition(self.is_usable());
-        let source = &self.shared.sources[self.link];
         for (count, position) in usable.into_iter().enumerate() {
             pause(count).await;
-            let key = &self.keys[position];
-            let error = still_refreshing().with_origin(&source.origin).with_key(key);
-            self.reply_stale(position, error, fetch.created_at);
+            self.reply_stale(position, still_refreshing(), fetch.created_at);
         }
         if !rest.is_empty() {
             self.wait_until_done(fetch, rest).await;
@@ -426,7 +489,7 @@ impl<'a> Reading<'a> {
         let keys: Vec<SecretKey> = keys.collect();
         // The provider must drop what it keeps before the fetch starts. A lease is kept if the source cannot be
         // called for another one.
-        if mode == Mode::Forced {
+        if mode != Mode::Rejected {
             let state = source.state();
             let is_admitted = state.breaker.is_admitted(now);
             let due = state.due_for_force(&keys, joins, now);
@@ -465,7 +528,7 @@ impl<'a> Reading<'a> {
         // On a machine that is very busy, a task might start later. The last attempt waits for it.
         let start_until = match self.is_last_attempt {
             true => until,
-            false => created_at.after(MAX_START),
+            false => fetch.start_by,
         };
         let started = timeout_at(start_until, fetch.started()).await;
         let results = match started {
@@ -494,6 +557,7 @@ impl<'a> Reading<'a> {
     async fn take(&mut self, results: &FetchResults, positions: Vec<usize>, created_at: Time) {
         let source = &self.shared.sources[self.link];
         let now = clock::now();
+        let was_invalidated = self.shared.invalidations() != self.invalidations;
         for (count, position) in positions.into_iter().enumerate() {
             pause(count).await;
             let key = &self.keys[position];
@@ -510,6 +574,7 @@ impl<'a> Reading<'a> {
                 })
             };
             if fetched.is_void {
+                self.lost = Some(changed());
                 self.earlier.entry(position).or_default().void = spare(changed());
                 continue;
             }
@@ -518,17 +583,26 @@ impl<'a> Reading<'a> {
                 let earlier = self.earlier.entry(position).or_default();
                 if !std::mem::replace(&mut earlier.is_superseded, true) {
                     earlier.superseded = spare(changed());
+                    self.lost = Some(changed());
                     continue;
                 }
             }
-            if let Some(reason) = source.overtaken(key, fetched, now) {
-                self.earlier.entry(position).or_default().superseded = spare(reason.clone());
-                self.lost = Some(reason);
+            let overtaken = fetched.times.and_then(|times| {
+                let is_value = fetched.result.is_ok();
+                source.overtaken(key, &times, is_value, was_invalidated, now)
+            });
+            if let Some(overtaken) = overtaken {
+                self.lost = Some(overtaken.reason().clone());
+                if let Overtaken::Stale(reason) = overtaken {
+                    self.earlier.entry(position).or_default().superseded = spare(reason);
+                }
                 continue;
             }
             let reply = match fetched.result.clone() {
-                Ok(resolved) if fetched.superseded => Reply::Value(resolved.stale(age, changed())),
-                Ok(resolved) => Reply::Value(resolved),
+                Ok(resolved) if fetched.superseded => {
+                    Reply::Value(resolved.stale(age, changed()), None)
+                }
+                Ok(resolved) => Reply::Value(resolved, fetched.times),
                 Err(error) if error.is_not_found() && !source.has_value(key, now) => {
                     Reply::Absent(error, fetched.superseded.then(|| (age, changed())))
                 }
@@ -548,13 +622,13 @@ impl<'a> Reading<'a> {
             let earlier = self.earlier.remove(&position).unwrap_or_default();
             let void = earlier.void.and_then(|spare| spare.usable(now));
             let superseded = earlier.superseded.and_then(|spare| spare.usable(now));
-            let reply = reply.or(void.map(Reply::Value));
+            let reply = reply.or_else(|| Some(Reply::Value(void?, None)));
             let reply = reply.unwrap_or_else(|| {
                 let error = self.lost.clone().unwrap_or_else(runtime_ended);
-                let error = error.with_origin(&source.origin).with_key(key);
                 source.stale_or(key, error, now, now)
             });
-            (reply.or_superseded(superseded), missed)
+            let reply = reply.or_superseded(superseded);
+            (reply.located(&source.origin, key), missed)
         });
         collect(replies).await
     }

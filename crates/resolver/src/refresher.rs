@@ -407,6 +407,8 @@ impl Subscription {
         };
         if source.notifies {
             subscription.open(source);
+            // Another thread might have read keys while this one subscribed.
+            subscription.missed |= source.state().in_flight.has_fetched();
         }
         subscription
     }

@@ -236,6 +236,7 @@ impl Resolver {
         &self,
         keys: impl IntoIterator<Item = K>,
     ) -> Vec<Result<Resolved, Error>> {
+        let called = clock::now();
         let keys: Vec<K> = keys.into_iter().collect();
         let valid: Vec<SecretKey> = keys.iter().flat_map(SecretKey::parse).collect();
         let last = self.shared.sources.iter().filter_map(|source| {
@@ -252,7 +253,7 @@ impl Resolver {
         {
             clock::sleep_until(last.after(FORCE_INTERVAL)).await;
         }
-        self.read_many(keys, Mode::Forced).await
+        self.read_many(keys, Mode::ForcedAfter(called)).await
     }
 
     /// Reports that the value `rejected` of `key` was rejected by its consumer, for example by a database.
@@ -301,11 +302,8 @@ impl Resolver {
     /// The cached values of `keys` are removed, and results of fetches that have started before are not used.
     /// Texts that are not valid keys are ignored.
     pub fn accept_older_versions<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) {
-        let now = clock::now();
         for key in keys.into_iter().flat_map(SecretKey::parse) {
-            for source in &self.shared.sources {
-                source.invalidate(&key, Void::OlderAccepted, now);
-            }
+            self.shared.invalidate(&key, Void::OlderAccepted);
         }
         self.shared.wake_refresher();
     }
@@ -318,10 +316,7 @@ impl Resolver {
     pub fn invalidate(&self, key: impl AsRef<str>) {
         // Nothing is cached for a text that is not a key.
         if let Ok(key) = SecretKey::parse(key) {
-            let now = clock::now();
-            for source in &self.shared.sources {
-                source.invalidate(&key, Void::Invalidated, now);
-            }
+            self.shared.invalidate(&key, Void::Invalidated);
             self.shared.wake_refresher();
         }
     }

@@ -57,14 +57,19 @@ impl Jitter {
 /// A fetch whose results are settled.
 pub(crate) struct Settling<'a> {
     pub(crate) id: u64,
-    /// How long the call took. A lease began at its start.
-    pub(crate) took: Duration,
+    /// The start of the call. A lease began then.
+    pub(crate) started: Time,
+    /// The end of the call, by which its results are dated.
     pub(crate) now: Time,
+    /// How much of a lease has passed.
+    pub(crate) took: Duration,
     pub(crate) origin: &'a Origin,
     pub(crate) cache: &'a Cache,
     /// The jitter that all keys share. With batches, keys that were fetched together are also refreshed
     /// together. Without batches, each key has its own, so that the refreshes are spread over time.
     pub(crate) jitter: Option<Jitter>,
+    /// Whether other sources are read if this one does not have a key.
+    pub(crate) is_passing: bool,
     /// Returns whether a later source has a key.
     pub(crate) found_later: &'a dyn Fn(&SecretKey) -> bool,
 }
@@ -219,7 +224,8 @@ impl Settling<'_> {
     /// Handles the value of a superseded fetch. It is cached if its version is newer than the newest known one.
     /// `order` is the result of that comparison.
     ///
-    /// Without an order, it is cached if nothing else is. The cached value is read again before its next use.
+    /// Without an order, it is cached if the cached answer is from before this fetch. The cached value is read
+    /// again before its next use.
     /// After an invalidation, or if a later fetch found that the key is absent, only the version is remembered.
     fn keep_if_newer(
         &self,
@@ -231,19 +237,19 @@ impl Settling<'_> {
         settled: &mut Settled,
     ) -> Result<Resolved, Error> {
         let cached = self.cache.peek(key, |entry| {
-            let is_later = self.now.since(entry.times.fetched_at) <= self.took;
+            let is_later = entry.times.fetched_at >= self.started;
             let is_same = entry
                 .value()
                 .is_some_and(|cached| cached.value == fetched.resolved.value);
             let is_deleted = is_later && entry.value().is_none();
-            (is_same, is_deleted)
+            (is_same, is_deleted, is_later)
         });
         let is_invalidated = cached.is_none() && !state.in_flight.contains(key);
-        let (is_same, is_deleted) = cached.unwrap_or_default();
+        let (is_same, is_deleted, is_later) = cached.unwrap_or_default();
         match order {
             Some(Ordering::Greater) => {}
             // Nothing is cached that could be newer.
-            None if cached.is_none() => {}
+            None if !is_later && !is_same => {}
             Some(Ordering::Equal) => return Ok(fetched.resolved),
             Some(Ordering::Less) => {
                 let origin = &fetched.resolved.origin;
@@ -298,7 +304,12 @@ impl Settling<'_> {
             self.fail(state, key, error.clone(), jitter, settled);
             return Err(error);
         }
-        if let Some(since) = state.recover(key) {
+        let failure = state.failures.get(key);
+        let was_passed_on =
+            self.is_passing && failure.is_some_and(|failure| failure.error.is_not_found());
+        if let Some(since) = state.recover(key)
+            && !was_passed_on
+        {
             settled.events.push(Event::Recovered {
                 key: key.clone(),
                 origin: resolved.origin.clone(),
@@ -380,12 +391,14 @@ impl Settling<'_> {
         settled: &mut Settled,
     ) {
         let previous = state.failures.get(key);
-        if previous.is_none_or(|failure| failure.error.kind() != error.kind()) {
-            settled.events.push(Event::Failed {
-                key: key.clone(),
-                error: error.clone(),
-            });
-        }
+        let is_repetition = match previous {
+            Some(failure) => failure.error.kind() == error.kind(),
+            // A notification or a forced read has removed the failure, but not the absence.
+            None => {
+                let was_absent = || self.cache.peek(key, |entry| entry.absence().is_some());
+                error.is_not_found() && was_absent() == Some(true)
+            }
+        };
         let requested_wait = error.retry_after();
         // A refusal and an outage are separate failures, so each has its own duration.
         let since = previous
@@ -402,8 +415,19 @@ impl Settling<'_> {
         });
         let keeps_value = state.settings.on_denied == OnDenied::KeepUntilMaxStale
             && self.cache.peek(key, |entry| entry.value().is_some()) == Some(true);
+        let is_passed_on = error.is_not_found() && self.is_passing;
+        if !is_repetition {
+            let (key, error) = (key.clone(), error.clone());
+            settled.events.push(match is_passed_on {
+                true => Event::PassedOn {
+                    key,
+                    origin: self.origin.clone(),
+                },
+                false => Event::Failed { key, error },
+            });
+        }
         if error.is_refusal() && !keeps_value {
-            if state.remove(self.cache, key) {
+            if state.remove(self.cache, key) && !is_passed_on {
                 settled.events.push(Event::Purged {
                     key: key.clone(),
                     error: error.clone(),
@@ -418,6 +442,7 @@ impl Settling<'_> {
             error,
             since,
             retry_at,
+            is_postponed: false,
         };
         state.fail(key, failure);
     }
@@ -461,7 +486,7 @@ pub(crate) struct Seen {
 impl Seen {
     pub(crate) fn of(reply: &Reply) -> Self {
         match reply {
-            Reply::Value(resolved) => Self {
+            Reply::Value(resolved, _) => Self {
                 value: Some(resolved.value.fingerprint()),
                 failure: match &resolved.freshness {
                     Freshness::Fresh => None,

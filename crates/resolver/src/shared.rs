@@ -11,10 +11,10 @@ use crate::clock::{self, Time};
 use crate::counters::Counts;
 use crate::decide::{Reply, peek};
 use crate::entry::Entry;
-use crate::in_flight::NewFetch;
+use crate::in_flight::{NewFetch, Void};
 use crate::signal::Signal;
 use crate::source::Source;
-use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::trail::Trail;
 
@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     /// The tasks of the refresher and of the fetches. They end when the resolver is dropped.
     tasks: Mutex<JoinSet<()>>,
     closed: AtomicBool,
+    /// The number of invalidations of keys.
+    invalidations: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +64,22 @@ impl Shared {
             refresher_due: AtomicI64::new(0),
             tasks: Mutex::default(),
             closed: AtomicBool::new(false),
+            invalidations: AtomicU64::new(0),
         }
+    }
+
+    /// Removes what the cache has of `key`.
+    pub(crate) fn invalidate(&self, key: &SecretKey, reason: Void) {
+        let now = clock::now();
+        for source in &self.sources {
+            source.invalidate(key, reason, now);
+        }
+        self.invalidations.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Returns the number of invalidations so far.
+    pub(crate) fn invalidations(&self) -> u64 {
+        self.invalidations.load(Ordering::Acquire)
     }
 
     /// Returns whether a source after the one at `link` has a value of `key`.

@@ -10,9 +10,9 @@ use secretwell_core::{Error, Origin, SecretKey, SecretProvider, SecretValue};
 
 use crate::cache::Cache;
 use crate::clock::Time;
-use crate::decide::{Reply, changed, expired};
-use crate::entry::Mark;
-use crate::in_flight::{FetchResult, Void};
+use crate::decide::{Overtaken, Reply, changed, expired};
+use crate::entry::{Mark, Times};
+use crate::in_flight::Void;
 use crate::link::LinkState;
 use crate::settings::Settings;
 use crate::sync::{Mutex, MutexGuard};
@@ -69,28 +69,41 @@ impl Source {
         is_usable.unwrap_or(false)
     }
 
-    /// Returns why the result of a fetch cannot be returned as it is: it has expired, or something has happened to
-    /// the key, before the reader ran.
+    /// Returns the error of the last fetch of `key`, if it has failed.
+    pub(crate) fn last_error(&self, key: &SecretKey) -> Option<Error> {
+        let state = self.state();
+        let failure = state.failures.get(key);
+        failure.map(|failure| failure.error.clone())
+    }
+
+    /// Returns why an answer with these `times` is not returned as it is. `is_value` is false for an absence.
+    /// `was_invalidated` is true if keys were invalidated since the read of the answer began.
     pub(crate) fn overtaken(
         &self,
         key: &SecretKey,
-        fetched: &FetchResult,
+        times: &Times,
+        is_value: bool,
+        was_invalidated: bool,
         now: Time,
-    ) -> Option<Error> {
-        let times = fetched.times?;
-        if now >= times.expires_at {
-            return Some(expired());
+    ) -> Option<Overtaken> {
+        if now >= times.unusable_at {
+            return Some(Overtaken::Unusable(expired()));
         }
-        let is_overtaken = self.cache.peek(key, |entry| {
-            let is_same = entry.value().is_some() == fetched.result.is_ok();
-            match entry.times.fetched_at.cmp(&times.fetched_at) {
-                // The result was not stored.
-                Ordering::Less => false,
-                Ordering::Equal => !is_same || !entry.is_fresh(now),
-                Ordering::Greater => true,
+        if now >= times.expires_at {
+            return Some(Overtaken::Stale(expired()));
+        }
+        let cached = self.cache.peek(key, |entry| {
+            let is_same = entry.value().is_some() == is_value;
+            match (entry.times.fetched_at.cmp(&times.fetched_at), entry.mark()) {
+                // The answer was not stored.
+                (Ordering::Less, _) => None,
+                (Ordering::Equal, Mark::None) if is_same => None,
+                (Ordering::Equal, Mark::Rejected) => Some(Overtaken::Unusable(changed())),
+                _ => Some(Overtaken::Stale(changed())),
             }
         });
-        (is_overtaken == Some(true)).then(changed)
+        // An invalidation has removed the answer, or it was evicted.
+        cached.unwrap_or_else(|| was_invalidated.then(|| Overtaken::Unusable(changed())))
     }
 
     /// Returns the cached answer as stale with the reason `error`. `since` is the start of the failed fetch. A
@@ -107,7 +120,7 @@ impl Source {
         });
         cached.flatten().unwrap_or_else(|| {
             let error = error.with_origin(&self.origin).with_key(key);
-            Reply::of(Err(error))
+            Reply::without_value(error)
         })
     }
 
@@ -134,17 +147,20 @@ impl Source {
     /// Marks the cached value of `key` if it is `rejected`, and notifies the provider.
     pub(crate) fn reject(&self, key: &SecretKey, rejected: &SecretValue, now: Time) {
         let mut state = self.state();
+        let mut is_repeated = false;
         let is_rejected = self.cache.peek(key, |entry| {
             let is_rejected = entry
                 .value()
                 .is_some_and(|cached| cached.value == *rejected);
             if is_rejected {
+                is_repeated = entry.mark() == Mark::Rejected;
                 entry.set_mark(Mark::Rejected);
             }
             is_rejected
         });
-        if is_rejected != Some(false) {
-            // A fetch that has started might return the rejected value.
+        // A fetch that has started might return the rejected value, unless it has started after an earlier
+        // report of that value.
+        if is_rejected != Some(false) && !is_repeated {
             state.in_flight.outdate(key);
         }
         if is_rejected == Some(true) {

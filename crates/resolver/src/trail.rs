@@ -4,13 +4,15 @@ use secretwell_core::backend::{Link, combine_errors};
 use secretwell_core::{Error, Origin, SecretKey};
 
 use crate::Resolved;
-use crate::decide::{Reply, Staleness};
+use crate::clock::Time;
+use crate::decide::{Overtaken, Reply, Staleness};
+use crate::entry::Times;
 
 /// The answers of the sources about one key, as far as they were read.
 #[derive(Debug, Default)]
 pub(crate) struct Trail {
-    /// The value, with the position of its source.
-    value: Option<(usize, Resolved)>,
+    /// The value, with the position of its source. If it is fresh, it has the times of the answer.
+    value: Option<(usize, Resolved, Option<Times>)>,
     /// The answers without a value. `None` if the source was not read.
     misses: Vec<Option<Miss>>,
     /// Whether the read needed a fetch.
@@ -29,8 +31,8 @@ impl Trail {
     /// Records the answer of the source at position `link`. It replaces the previous one.
     pub(crate) fn set(&mut self, link: usize, reply: Reply) {
         let miss = match reply {
-            Reply::Value(value) => {
-                self.value = Some((link, value));
+            Reply::Value(value, times) => {
+                self.value = Some((link, value, times));
                 return;
             }
             Reply::Absent(error, staleness) => Miss { error, staleness },
@@ -43,6 +45,26 @@ impl Trail {
             self.misses.resize_with(link + 1, || None);
         }
         self.misses[link] = Some(miss);
+    }
+
+    /// Returns the position of the source of a fresh value, and the times of its answer.
+    pub(crate) fn fresh_value(&self) -> Option<(usize, Times)> {
+        let (link, _, times) = self.value.as_ref()?;
+        Some((*link, (*times)?))
+    }
+
+    /// Records that the value can no longer be returned as fresh.
+    pub(crate) fn overtake(&mut self, overtaken: Overtaken, now: Time) {
+        let Some((link, value, Some(times))) = self.value.take() else {
+            return;
+        };
+        let reply = match overtaken {
+            Overtaken::Stale(reason) => {
+                Reply::Value(value.stale(now.since(times.fetched_at), reason), None)
+            }
+            Overtaken::Unusable(error) => Reply::Failed(error),
+        };
+        self.set(link, reply);
     }
 
     /// Returns whether the read goes on with `link`, given the answers of the sources before it.
@@ -63,12 +85,12 @@ impl Trail {
     /// A value is stale if a source before its own could not confirm that it does not have the key.
     pub(crate) fn conclude(self, origin: &Origin, key: &SecretKey) -> Reply {
         let mut misses = self.misses.into_iter();
-        if let Some((link, value)) = self.value {
+        if let Some((link, value, times)) = self.value {
             let mut before = misses.take(link).flatten();
-            return Reply::Value(match before.find_map(|miss| miss.staleness) {
-                Some((age, reason)) => value.stale(age, reason),
-                None => value,
-            });
+            return match before.find_map(|miss| miss.staleness) {
+                Some((age, reason)) => Reply::Value(value.stale(age, reason), None),
+                None => Reply::Value(value, times),
+            };
         }
         let (mut errors, mut staleness) = (Vec::new(), None);
         for miss in misses.by_ref().flatten() {
