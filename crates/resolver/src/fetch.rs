@@ -197,7 +197,7 @@ impl FetchTask {
             .counts
             .failures
             .fetch_add(failures as u64, Ordering::Relaxed);
-        update_breaker(&mut source.state(), &results, clock::now());
+        update_breaker(&mut source.state(), &self.keys, &results, clock::now());
 
         let jitter = source.settings.batch.then(Jitter::new);
         // A map that grows would move all results at once.

@@ -52,27 +52,38 @@ impl Shared {
         let before = self.invalidations();
         let mut trails = self.read_all(keys, mode).await;
         let missed: Vec<bool> = trails.iter().map(|trail| trail.missed).collect();
-        // While one key is fetched, the answers about others can expire or change. They are read once more.
         if missed.contains(&true) {
-            let late = self.overtaken(keys, &trails, before).await;
-            if !late.is_empty() {
-                let before = self.invalidations();
-                let late_keys: Vec<_> =
-                    late.iter().map(|(index, _)| keys[*index].clone()).collect();
-                let again = self.read_all(&late_keys, Mode::Cached).await;
-                for ((index, _), trail) in late.into_iter().zip(again) {
-                    trails[index] = trail;
-                }
-                let now = clock::now();
-                for (index, overtaken) in self.overtaken(keys, &trails, before).await {
-                    trails[index].overtake(overtaken, now);
-                }
-            }
+            self.repeat_overtaken(keys, &mut trails, before).await;
         }
         let trails = keys.iter().zip(trails);
         let replies = collect(trails.map(|(key, trail)| trail.conclude(&self.origin, key))).await;
         self.count(&replies, &missed);
         replies
+    }
+
+    /// Reads the keys once more whose answers have expired or changed while other keys were fetched. `before` is
+    /// the number of invalidations before the first read.
+    async fn repeat_overtaken(
+        self: &Arc<Self>,
+        keys: &[SecretKey],
+        trails: &mut [Trail],
+        before: u64,
+    ) {
+        let late = self.overtaken(keys, trails, before).await;
+        if late.is_empty() {
+            return;
+        }
+        let before = self.invalidations();
+        let late_keys = late.iter().map(|(index, _)| keys[*index].clone());
+        let late_keys = collect(late_keys).await;
+        let again = self.read_all(&late_keys, Mode::Cached).await;
+        for ((index, _), trail) in late.into_iter().zip(again) {
+            trails[index] = trail;
+        }
+        let now = clock::now();
+        for (index, overtaken) in self.overtaken(keys, trails, before).await {
+            trails[index].overtake(overtaken, now);
+        }
     }
 
     /// Returns the positions of the fresh values that can no longer be returned as such. `before` is the number
