@@ -51,7 +51,7 @@ impl Shared {
         }
     }
 
-    /// Returns the positions of the fresh values that can no longer be returned as such. `before` is the number
+    /// Returns the positions of the values that can no longer be returned as they are. `before` is the number
     /// of invalidations before the read.
     async fn overtaken(
         &self,
@@ -64,9 +64,12 @@ impl Shared {
         let mut late = Vec::new();
         for (index, (key, trail)) in keys.iter().zip(trails).enumerate() {
             pause(index).await;
-            if let Some((link, times)) = trail.fresh_value() {
+            if let Some((link, times, is_fresh)) = trail.found() {
                 let source = &self.sources[link];
-                let overtaken = source.overtaken(key, &times, true, was_invalidated, now);
+                let overtaken = match is_fresh {
+                    true => source.overtaken(key, &times, true, was_invalidated, now),
+                    false => source.outlived(key, &times, was_invalidated, now),
+                };
                 late.extend(overtaken.map(|overtaken| (index, overtaken)));
             }
         }

@@ -11,6 +11,7 @@ use crate::clock::{self, Time, require_runtime, runtime_ended, timeout_at};
 use crate::decide::{
     Decision, Need, Overtaken, Reply, changed, decide, not_attempted, still_refreshing,
 };
+use crate::entry::Times;
 use crate::in_flight::{Fetch, FetchResults};
 use crate::link::Joins;
 use crate::shared::{CHUNK, PreparedFetch, Shared, closed, collect, pause};
@@ -166,12 +167,12 @@ struct Earlier {
 #[derive(Debug)]
 struct Spare {
     value: Resolved,
-    unusable_at: Time,
+    times: Times,
 }
 
 impl Spare {
-    fn usable(self, now: Time) -> Option<Resolved> {
-        (now < self.unusable_at).then_some(self.value)
+    fn usable(self, now: Time) -> Option<Reply> {
+        (now < self.times.unusable_at).then_some(Reply::Value(self.value, self.times))
     }
 }
 
@@ -426,12 +427,10 @@ impl<'a> Reading<'a> {
                 continue;
             };
             let age = now.since(created_at);
+            let times = fetched.times;
             let spare = |reason: Error| {
-                let value = fetched.result.clone().ok()?;
-                Some(Spare {
-                    value: value.stale(age, reason),
-                    unusable_at: fetched.times?.unusable_at,
-                })
+                let value = fetched.result.clone().ok()?.stale(age, reason);
+                Some(Spare { value, times })
             };
             if fetched.is_void {
                 self.lost = Some(changed());
@@ -447,11 +446,16 @@ impl<'a> Reading<'a> {
                     continue;
                 }
             }
-            let overtaken = fetched.times.and_then(|times| {
-                let is_value = fetched.result.is_ok();
-                source.overtaken(key, &times, is_value, was_invalidated, now)
-            });
-            if let Some(overtaken) = overtaken {
+            let is_value = fetched.result.is_ok();
+            let is_answer = fetched
+                .result
+                .as_ref()
+                .err()
+                .is_none_or(Error::is_not_found);
+            if is_answer
+                && let Some(overtaken) =
+                    source.overtaken(key, &times, is_value, was_invalidated, now)
+            {
                 self.lost = Some(overtaken.reason().clone());
                 if let Overtaken::Stale(reason) = overtaken {
                     self.earlier.entry(position).or_default().superseded = spare(reason);
@@ -460,9 +464,9 @@ impl<'a> Reading<'a> {
             }
             let reply = match fetched.result.clone() {
                 Ok(resolved) if fetched.superseded => {
-                    Reply::Value(resolved.stale(age, changed()), None)
+                    Reply::Value(resolved.stale(age, changed()), times)
                 }
-                Ok(resolved) => Reply::Value(resolved, fetched.times),
+                Ok(resolved) => Reply::Value(resolved, times),
                 Err(error) if error.is_not_found() && !source.has_value(key, now) => {
                     Reply::Absent(error, fetched.superseded.then(|| (age, changed())))
                 }
@@ -482,7 +486,7 @@ impl<'a> Reading<'a> {
             let earlier = self.earlier.remove(&position).unwrap_or_default();
             let void = earlier.void.and_then(|spare| spare.usable(now));
             let superseded = earlier.superseded.and_then(|spare| spare.usable(now));
-            let reply = reply.or_else(|| Some(Reply::Value(void?, None)));
+            let reply = reply.or(void);
             let reply = reply.unwrap_or_else(|| {
                 let error = self.lost.clone().unwrap_or_else(runtime_ended);
                 source.stale_or(key, error, now, now)

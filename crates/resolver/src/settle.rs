@@ -120,7 +120,7 @@ impl Settling<'_> {
         let result = match result {
             Ok(secret) => {
                 let fetched = self.fetched(state, secret, jitter);
-                times = Some(fetched.times);
+                times = fetched.times;
                 // Most values need no comparison, because they replace what is cached.
                 let is_compared = superseded || void.is_some() || state.guards.get(&key).is_some();
                 let order = is_compared
@@ -146,9 +146,7 @@ impl Settling<'_> {
             }
             Err(error) => {
                 let error = error.with_origin(self.origin).with_key(&key);
-                times = error
-                    .is_not_found()
-                    .then(|| self.times(state, None, jitter));
+                times = self.times(state, None, jitter);
                 if !superseded {
                     self.fail(state, &key, error.clone(), jitter, settled);
                 }
