@@ -1,10 +1,19 @@
 //! Reads that take so long that their first answers have expired or changed before the last one arrives.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 /// A provider whose calls for `SLOW` take 25 s. Its secrets have a lease of 10 s.
 #[derive(Debug, Clone)]
-struct Leased(MemoryProvider);
+struct Leased(MemoryProvider, Arc<AtomicBool>);
+
+impl Leased {
+    fn new(memory: MemoryProvider) -> Self {
+        Self(memory, Arc::default())
+    }
+}
 
 #[async_trait]
 impl SecretProvider for Leased {
@@ -15,6 +24,8 @@ impl SecretProvider for Leased {
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
         if key.as_str() == "SLOW" {
             tokio::time::sleep(secs(25)).await;
+        } else if self.1.load(Ordering::SeqCst) {
+            return Err(down());
         }
         Ok(self.0.get(key).await?.valid_for(secs(10)))
     }
@@ -28,7 +39,7 @@ fn is_old(secret: &Resolved) -> bool {
 async fn first_value_of_a_long_read_is_not_returned_after_its_lease_or_an_invalidation() {
     for invalidates in [false, true] {
         let memory = MemoryProvider::from_iter([("A", "a1"), ("SLOW", "b1")]);
-        let leased = Leased(memory.clone());
+        let leased = Leased::new(memory.clone());
         let chain = MemoryProvider::new().or_else(leased.clone());
         for resolver in [Resolver::builder(leased), Resolver::builder(chain)] {
             memory.set("A", "a1").unwrap();
@@ -49,6 +60,20 @@ async fn first_value_of_a_long_read_is_not_returned_after_its_lease_or_an_invali
             assert!(results[1].is_err(), "its lease has expired: {results:?}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stale_value_of_a_long_read_is_not_returned_after_its_lease() {
+    let memory = MemoryProvider::from_iter([("A", "a1"), ("SLOW", "b1")]);
+    let leased = Leased::new(memory);
+    let resolver = Resolver::new(leased.clone());
+    text(&resolver, "A").await;
+    leased.1.store(true, Ordering::SeqCst);
+    pass(secs(9)).await;
+    let stale = resolver.get("A").await.unwrap();
+    assert!(stale.freshness.is_stale(), "{stale:?}");
+    let results = resolver.get_many(["A", "SLOW"]).await;
+    assert!(results[0].is_err(), "{results:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,7 +134,7 @@ async fn suspend(time: Duration) {
 #[tokio::test(start_paused = true)]
 async fn results_are_dated_by_the_end_of_the_call_and_not_by_the_time_at_which_they_are_stored() {
     let names: Vec<String> = (0..2500).map(|number| format!("K{number}")).collect();
-    let leased = Leased(names.iter().map(|name| (name.as_str(), "v")).collect());
+    let leased = Leased::new(names.iter().map(|name| (name.as_str(), "v")).collect());
     let resolver = Resolver::builder(leased).max_stale(Duration::ZERO).build();
     let read = tokio::spawn({
         let (resolver, names) = (resolver.clone(), names.clone());

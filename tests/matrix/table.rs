@@ -35,14 +35,14 @@ late | development | vault, infisical
                        | good 401, own 200    | ready 1             | starting, absent, placeholder, random 1
   write good           | good 200, own 200    | ready 2             | recovered, rotating, ready 2
 
-# A rebuild logs the failure again.
+# An absence is logged once, also if a rebuild reads the source again.
 absent | production | memory, file, vault, infisical
                        | good 500             | failed: {absent}    | starting, absent, failed: absent
-  rebuild              | good 500             | failed: {absent}    | absent
+  rebuild              | good 500             | failed: {absent}    |
 
 absent | development | memory, file, vault, infisical
                        | good 401, own 200    | ready 1             | starting, absent, placeholder, random 1
-  rebuild              | good 401, own 200    | ready 2             | absent, rotating, random 2
+  rebuild              | good 401, own 200    | ready 2             | rotating, random 2
 
 # An empty secret counts as absent, but the resolver reads it without an error.
 empty | production | memory, file, vault, infisical

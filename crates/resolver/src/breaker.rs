@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use secretwell_core::Error;
+use secretwell_core::{Error, SecretKey};
 
 use crate::backoff::{MIN_WAIT, retry_at, retry_jitter};
 use crate::clock::Time;
@@ -14,16 +14,23 @@ pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// A circuit breaker that blocks calls to a source while it is unavailable.
 ///
-/// It is closed while the source responds. It opens after three consecutive temporary failures, or
-/// immediately if the source requests a wait. While it is open, calls are blocked until the wait is
-/// over. Then one probe call is admitted. Its result closes the breaker or keeps it open.
+/// It is closed while the source responds. It opens after three consecutive temporary failures of at least
+/// two keys, or immediately if the source requests a wait. A single key that fails has its own backoff, and
+/// does not block the others. While the breaker is open, calls are blocked until the wait is over. Then one
+/// probe call is admitted. Its result closes the breaker or keeps it open.
 #[derive(Debug, Default)]
 pub(crate) struct Breaker {
     failures: u32,
+    /// The first key of these failures.
+    failed: Option<SecretKey>,
+    /// Whether another key has failed as well.
+    several_failed: bool,
     since: Option<Time>,
     open: Option<Open>,
-    /// The time of the last forced call while the breaker was open.
+    /// The time of the last forced call while the source failed.
     forced_at: Option<Time>,
+    /// The last failure.
+    error: Option<Error>,
 }
 
 #[derive(Debug)]
@@ -33,7 +40,6 @@ struct Open {
     requested_by_source: bool,
     /// The end of the probe that was admitted. A probe that was lost admits another one after it.
     probe_until: Option<Time>,
-    error: Error,
 }
 
 impl Open {
@@ -49,10 +55,12 @@ impl Breaker {
     /// # Errors
     /// Returns the failure that opened the breaker.
     pub(crate) fn admit(&mut self, now: Time, longest_call: Duration) -> Result<(), Error> {
-        match &mut self.open {
-            None => Ok(()),
-            Some(open) if open.is_probing(now) || now < open.until => Err(open.error.clone()),
-            Some(open) => {
+        let Some(open) = &mut self.open else {
+            return Ok(());
+        };
+        match (&self.error, open.is_probing(now) || now < open.until) {
+            (Some(error), true) => Err(error.clone()),
+            _ => {
                 open.probe_until = Some(now.after(longest_call));
                 Ok(())
             }
@@ -60,33 +68,38 @@ impl Breaker {
     }
 
     /// Like [`admit`](Self::admit), for a refresh that must not wait for the backoff. It keeps a wait that
-    /// the source requested, and admits at most one call per [`MIN_WAIT`] while the breaker is open.
+    /// the source requested, and admits at most one call per [`MIN_WAIT`] while the source fails.
     ///
     /// # Errors
-    /// Returns the failure that opened the breaker.
+    /// Returns the last failure.
     pub(crate) fn admit_forced(&mut self, now: Time, longest_call: Duration) -> Result<(), Error> {
         if !self.is_admitted(now)
-            && let Some(open) = &self.open
+            && let Some(error) = &self.error
         {
-            return Err(open.error.clone());
+            return Err(error.clone());
+        }
+        if self.failures >= THRESHOLD || self.open.is_some() {
+            self.forced_at = Some(now);
         }
         if let Some(open) = &mut self.open {
             open.until = now;
-            self.forced_at = Some(now);
         }
         self.admit(now, longest_call)
     }
 
     /// Returns whether [`admit_forced`](Self::admit_forced) would admit a call.
     pub(crate) fn is_admitted(&self, now: Time) -> bool {
-        let Some(open) = &self.open else {
-            return true;
-        };
-        let is_over = match open.requested_by_source {
-            true => now >= open.until,
-            false => self.forced_at.is_none_or(|at| now >= at.after(MIN_WAIT)),
-        };
-        is_over && !open.is_probing(now)
+        let is_limited = self.forced_until().is_some_and(|until| now < until);
+        match &self.open {
+            None => !is_limited,
+            Some(open) if open.requested_by_source => now >= open.until && !open.is_probing(now),
+            Some(open) => !is_limited && !open.is_probing(now),
+        }
+    }
+
+    /// Returns the time until which no other forced call is admitted, because the source fails.
+    pub(crate) fn forced_until(&self) -> Option<Time> {
+        self.forced_at.map(|at| at.after(MIN_WAIT))
     }
 
     /// Records that the source responded. A refusal is also a response. A wait that the source requested
@@ -95,30 +108,44 @@ impl Breaker {
         let open = self.open.take();
         let open = open.filter(|open| open.requested_by_source && now < open.until);
         *self = Self {
+            error: self.error.take().filter(|_| open.is_some()),
             open,
             ..Self::default()
         };
     }
 
     /// Records that the source did not respond properly.
-    pub(crate) fn record_failure(&mut self, error: &Error, now: Time, cap: Duration) {
+    pub(crate) fn record_failure(
+        &mut self,
+        keys: &[SecretKey],
+        error: &Error,
+        now: Time,
+        cap: Duration,
+    ) {
         self.failures = self.failures.saturating_add(1);
+        self.error = Some(error.clone());
+        for key in keys {
+            let first = self.failed.get_or_insert_with(|| key.clone());
+            self.several_failed |= first != key;
+            if self.several_failed {
+                break;
+            }
+        }
+        let has_failed = self.failures >= THRESHOLD && self.several_failed;
         let since = *self.since.get_or_insert(now);
         let requested_wait = error.retry_after();
         let cap = cap.min(error.backoff_limit().unwrap_or(Duration::MAX));
         let until = match requested_wait {
             Some(wait) => {
                 let requested = now.after(wait.clamp(MIN_WAIT, MAX_RETRY_AFTER));
-                let backoff_ends = match self.failures >= THRESHOLD {
+                let backoff_ends = match has_failed {
                     true => retry_at(now, since, cap, retry_jitter()),
                     false => requested,
                 };
                 requested.max(backoff_ends)
             }
             // A failed probe keeps the breaker open.
-            None if self.failures >= THRESHOLD || self.open.is_some() => {
-                retry_at(now, since, cap, retry_jitter())
-            }
+            None if has_failed || self.open.is_some() => retry_at(now, since, cap, retry_jitter()),
             None => return,
         };
         // A call that started before the source requested a wait must not shorten that wait.
@@ -134,7 +161,6 @@ impl Breaker {
                     .as_ref()
                     .is_some_and(|open| open.requested_by_source && open.until > now),
             probe_until: None,
-            error: error.clone(),
         });
     }
 
@@ -148,12 +174,15 @@ impl Breaker {
     /// Returns the failure with which the source has requested a wait that is not over.
     pub(crate) fn requested_wait(&self, now: Time) -> Option<Error> {
         let open = self.open.as_ref()?;
-        (open.requested_by_source && now < open.until).then(|| open.error.clone())
+        let error = self.error.as_ref();
+        error
+            .filter(|_| open.requested_by_source && now < open.until)
+            .cloned()
     }
 
-    /// Returns the failure that opened the breaker.
+    /// Returns the last failure.
     pub(crate) fn error(&self) -> Option<&Error> {
-        self.open.as_ref().map(|open| &open.error)
+        self.error.as_ref()
     }
 
     /// Returns the time until which calls are blocked, or `None` if the breaker is closed.
@@ -172,6 +201,10 @@ mod tests {
     const CALL: Duration = Duration::from_secs(30);
     const CAP: Duration = Duration::from_secs(420);
 
+    fn keys() -> [SecretKey; 2] {
+        ["A", "B"].map(|name| SecretKey::parse(name).unwrap())
+    }
+
     fn down() -> Error {
         Error::new(ErrorKind::Unavailable, "down")
     }
@@ -181,7 +214,7 @@ mod tests {
         let (mut breaker, now) = (Breaker::default(), now());
         for _ in 0..THRESHOLD {
             assert!(breaker.admit(now, CALL).is_ok());
-            breaker.record_failure(&down(), now, CAP);
+            breaker.record_failure(&keys(), &down(), now, CAP);
         }
         assert!(breaker.admit(now, CALL).is_err());
 
@@ -191,13 +224,25 @@ mod tests {
             breaker.admit(later, CALL).is_err(),
             "only one probe at a time"
         );
-        breaker.record_failure(&down(), later, CAP);
+        breaker.record_failure(&keys(), &down(), later, CAP);
         assert!(breaker.admit(later, CALL).is_err());
 
         let again = later.after(Duration::from_secs(2));
         assert!(breaker.admit(again, CALL).is_ok());
         breaker.record_response(again);
         assert!(breaker.admit(again, CALL).is_ok() && breaker.admit(again, CALL).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn single_key_does_not_open_the_breaker() {
+        let (mut breaker, now) = (Breaker::default(), now());
+        let [first, second] = keys();
+        for _ in 0..THRESHOLD * 2 {
+            breaker.record_failure(std::slice::from_ref(&first), &down(), now, CAP);
+            assert!(breaker.admit(now, CALL).is_ok());
+        }
+        breaker.record_failure(&[second], &down(), now, CAP);
+        assert!(breaker.admit(now, CALL).is_err());
     }
 
     #[tokio::test(start_paused = true)]
@@ -211,12 +256,12 @@ mod tests {
                 "slow down",
             )
         };
-        breaker.record_failure(&limited(Duration::from_secs(60)), now, CAP);
+        breaker.record_failure(&keys(), &limited(Duration::from_secs(60)), now, CAP);
         assert_eq!(
             breaker.open_until(),
             Some(now.after(Duration::from_secs(60)))
         );
-        breaker.record_failure(&limited(Duration::MAX), now, CAP);
+        breaker.record_failure(&keys(), &limited(Duration::MAX), now, CAP);
         assert_eq!(breaker.open_until(), Some(now.after(MAX_RETRY_AFTER)));
     }
 
@@ -247,7 +292,7 @@ mod tests {
     async fn abandoned_probe_admits_another_probe() {
         let (mut breaker, now) = (Breaker::default(), now());
         for _ in 0..THRESHOLD {
-            breaker.record_failure(&down(), now, CAP);
+            breaker.record_failure(&keys(), &down(), now, CAP);
         }
         let later = now.after(Duration::from_secs(2));
         assert!(breaker.admit(later, CALL).is_ok());
@@ -261,10 +306,10 @@ mod tests {
         let limited = ErrorKind::RateLimited {
             retry_after: Some(Duration::from_secs(2)),
         };
-        breaker.record_failure(&Error::new(limited, "slow down"), now, CAP);
+        breaker.record_failure(&keys(), &Error::new(limited, "slow down"), now, CAP);
         let probe = now.after(Duration::from_secs(2));
         assert!(breaker.admit(probe, CALL).is_ok());
-        breaker.record_failure(&down(), probe, CAP);
+        breaker.record_failure(&keys(), &down(), probe, CAP);
         let second = probe.after(Duration::from_secs(2));
         assert!(breaker.admit(second, CALL).is_ok(), "after a failed probe");
         assert!(breaker.admit(second, CALL).is_err());

@@ -12,7 +12,7 @@ use shuttle::sync::atomic::{AtomicU64, Ordering};
 use shuttle::thread;
 
 use crate::in_flight::Void;
-use crate::read::Mode;
+use crate::reading::Mode;
 use crate::shared::Shared;
 use crate::{Resolved, ResolverBuilder};
 

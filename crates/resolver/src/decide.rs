@@ -40,8 +40,8 @@ pub(crate) enum Need {
 /// What a source says about a key.
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
-    /// A value. If it is fresh, it has the times of the answer.
-    Value(Resolved, Option<Times>),
+    /// A value, with the times of the answer.
+    Value(Resolved, Times),
     /// The source does not have the key.
     Absent(Error, Option<Staleness>),
     Failed(Error),
@@ -104,9 +104,9 @@ impl Reply {
     }
 
     /// Returns the value of a superseded fetch instead of a temporary failure.
-    pub(crate) fn or_superseded(self, superseded: Option<Resolved>) -> Self {
+    pub(crate) fn or_superseded(self, superseded: Option<Self>) -> Self {
         match (self, superseded) {
-            (Self::Failed(error), Some(value)) if error.is_temporary() => Self::Value(value, None),
+            (Self::Failed(error), Some(value)) if error.is_temporary() => value,
             (reply, _) => reply,
         }
     }
@@ -134,7 +134,7 @@ impl Reply {
     /// Returns the cached answer of `entry` as fresh.
     pub(crate) fn fresh(entry: &Entry) -> Self {
         match &entry.answer {
-            Answer::Value(resolved) => Self::Value(resolved.clone(), Some(entry.times)),
+            Answer::Value(resolved) => Self::Value(resolved.clone(), entry.times),
             Answer::Absent(error) => Self::Absent(error.clone(), None),
         }
     }
@@ -143,7 +143,9 @@ impl Reply {
     pub(crate) fn stale(entry: &Entry, now: Time, reason: Error) -> Self {
         let age = entry.age(now);
         match &entry.answer {
-            Answer::Value(resolved) => Self::Value(resolved.clone().stale(age, reason), None),
+            Answer::Value(resolved) => {
+                Self::Value(resolved.clone().stale(age, reason), entry.times)
+            }
             Answer::Absent(error) => Self::Absent(error.clone(), Some((age, reason))),
         }
     }

@@ -39,6 +39,18 @@ pub(crate) struct Times {
     pub(crate) unusable_at: Time,
 }
 
+impl Times {
+    /// Returns the times of an answer that is not used after `now`.
+    pub(crate) fn at(now: Time) -> Self {
+        Self {
+            fetched_at: now,
+            refresh_at: now,
+            expires_at: now,
+            unusable_at: now,
+        }
+    }
+}
+
 /// What happened to an entry since it was fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

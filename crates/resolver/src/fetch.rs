@@ -9,6 +9,7 @@ use secretwell_core::{Error, Secret, SecretKey};
 use tokio::sync::watch;
 
 use crate::clock::{self, Time, runtime_ended, timeout_at};
+use crate::entry::Times;
 use crate::event;
 use crate::in_flight::{Fetch, FetchResult, FetchResults, NewFetch, Progress};
 use crate::settle::{Jitter, Settled, Settling, update_breaker};
@@ -172,7 +173,7 @@ impl FetchTask {
             let result = Err(error.with_origin(&source.origin).with_key(&key));
             let result = FetchResult {
                 result,
-                times: None,
+                times: Times::at(now),
                 superseded,
                 is_void: false,
             };
@@ -197,7 +198,7 @@ impl FetchTask {
             .counts
             .failures
             .fetch_add(failures as u64, Ordering::Relaxed);
-        update_breaker(&mut source.state(), &results, clock::now());
+        update_breaker(&mut source.state(), &self.keys, &results, clock::now());
 
         let jitter = source.settings.batch.then(Jitter::new);
         // A map that grows would move all results at once.

@@ -81,8 +81,8 @@ pub(crate) type FetchResults = HashMap<SecretKey, FetchResult, foldhash::fast::R
 #[derive(Debug, Clone)]
 pub(crate) struct FetchResult {
     pub(crate) result: Result<Resolved, Error>,
-    /// The times of the value or of the absence. `None` for a failure.
-    pub(crate) times: Option<Times>,
+    /// The times of the answer.
+    pub(crate) times: Times,
     /// Whether a newer fetch of the key was started, because the value might have changed.
     pub(crate) superseded: bool,
     /// Whether the key was invalidated during the fetch.

@@ -62,6 +62,7 @@ mod key_map;
 mod link;
 pub mod load;
 mod read;
+mod reading;
 mod refresher;
 mod resolved;
 mod resolver;

@@ -295,12 +295,17 @@ impl LinkState {
     }
 
     /// Reports to the breaker that the source responded, or why it did not.
-    pub(crate) fn update_breaker(&mut self, failure: Option<&Error>, now: Time) {
+    pub(crate) fn update_breaker(
+        &mut self,
+        keys: &[SecretKey],
+        failure: Option<&Error>,
+        now: Time,
+    ) {
         self.garbage.extend(self.breaker.error().cloned());
         match failure {
             Some(error) => {
                 let cap = self.settings.max_backoff;
-                self.breaker.record_failure(error, now, cap);
+                self.breaker.record_failure(keys, error, now, cap);
             }
             None => self.breaker.record_response(now),
         }

@@ -256,8 +256,9 @@ impl Shared {
         let prepared = state.prepare_forced_fetch(fetches.clone(), now);
         let mut earliest = now;
         if prepared.is_err() {
-            let until = state.breaker.open_until().unwrap_or(now);
-            earliest = until.max(now.after(MIN_PAUSE));
+            let breaker = &state.breaker;
+            let until = breaker.open_until().or(breaker.forced_until());
+            earliest = now.after(MIN_PAUSE).max(until.unwrap_or(now));
         }
         later.extend(fetches.iter().map(|key| (key, earliest)));
         for (key, earliest) in later {

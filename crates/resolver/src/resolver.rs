@@ -14,7 +14,7 @@ use crate::decide::Reply;
 use crate::entry::Entry;
 use crate::in_flight::Void;
 use crate::link::FORCE_INTERVAL;
-use crate::read::Mode;
+use crate::reading::Mode;
 use crate::resolved::{Freshness, Resolved};
 use crate::shared::Shared;
 use crate::source::Source;

@@ -86,7 +86,12 @@ pub(crate) struct Settled {
 }
 
 /// Reports to the breaker whether the source responded. A refusal is also a response.
-pub(crate) fn update_breaker(state: &mut LinkState, results: &[Result<Secret, Error>], now: Time) {
+pub(crate) fn update_breaker(
+    state: &mut LinkState,
+    keys: &[SecretKey],
+    results: &[Result<Secret, Error>],
+    now: Time,
+) {
     let errors = || results.iter().filter_map(|result| result.as_ref().err());
     let is_rate_limited = |error: &&Error| matches!(error.kind(), ErrorKind::RateLimited { .. });
     let all_failed = errors().filter(|error| error.is_temporary()).count() == results.len();
@@ -94,7 +99,7 @@ pub(crate) fn update_breaker(state: &mut LinkState, results: &[Result<Secret, Er
         None if all_failed => errors().next(),
         rate_limited => rate_limited,
     };
-    state.update_breaker(failure, now);
+    state.update_breaker(keys, failure, now);
 }
 
 impl Settling<'_> {
@@ -115,7 +120,7 @@ impl Settling<'_> {
         let result = match result {
             Ok(secret) => {
                 let fetched = self.fetched(state, secret, jitter);
-                times = Some(fetched.times);
+                times = fetched.times;
                 // Most values need no comparison, because they replace what is cached.
                 let is_compared = superseded || void.is_some() || state.guards.get(&key).is_some();
                 let order = is_compared
@@ -141,9 +146,7 @@ impl Settling<'_> {
             }
             Err(error) => {
                 let error = error.with_origin(self.origin).with_key(&key);
-                times = error
-                    .is_not_found()
-                    .then(|| self.times(state, None, jitter));
+                times = self.times(state, None, jitter);
                 if !superseded {
                     self.fail(state, &key, error.clone(), jitter, settled);
                 }

@@ -301,3 +301,20 @@ pub(crate) struct PreparedFetch {
     pub(crate) link: usize,
     pub(crate) fetch: NewFetch,
 }
+
+/// Lets other tasks run after each [`CHUNK`] of keys.
+pub(crate) async fn pause(count: usize) {
+    if count % CHUNK == CHUNK - 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Collects `items`, and lets other tasks run after each [`CHUNK`] of them.
+pub(crate) async fn collect<T>(items: impl ExactSizeIterator<Item = T>) -> Vec<T> {
+    let mut collected = Vec::with_capacity(items.len());
+    for item in items {
+        pause(collected.len()).await;
+        collected.push(item);
+    }
+    collected
+}

@@ -86,11 +86,9 @@ impl Source {
         was_invalidated: bool,
         now: Time,
     ) -> Option<Overtaken> {
-        if now >= times.unusable_at {
-            return Some(Overtaken::Unusable(expired()));
-        }
-        if now >= times.expires_at {
-            return Some(Overtaken::Stale(expired()));
+        let outlived = self.outlived(key, times, was_invalidated, now);
+        if outlived.is_some() || now >= times.expires_at {
+            return outlived.or_else(|| Some(Overtaken::Stale(expired())));
         }
         let cached = self.cache.peek(key, |entry| {
             let is_same = entry.value().is_some() == is_value;
@@ -102,8 +100,23 @@ impl Source {
                 _ => Some(Overtaken::Stale(changed())),
             }
         });
+        cached.flatten()
+    }
+
+    /// Returns why a value with these `times` is not even returned as stale.
+    pub(crate) fn outlived(
+        &self,
+        key: &SecretKey,
+        times: &Times,
+        was_invalidated: bool,
+        now: Time,
+    ) -> Option<Overtaken> {
+        if now >= times.unusable_at {
+            return Some(Overtaken::Unusable(expired()));
+        }
         // An invalidation has removed the answer, or it was evicted.
-        cached.unwrap_or_else(|| was_invalidated.then(|| Overtaken::Unusable(changed())))
+        let is_removed = was_invalidated && self.cache.peek(key, |_| ()).is_none();
+        is_removed.then(|| Overtaken::Unusable(changed()))
     }
 
     /// Returns the cached answer as stale with the reason `error`. `since` is the start of the failed fetch. A

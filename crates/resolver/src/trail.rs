@@ -11,8 +11,8 @@ use crate::entry::Times;
 /// The answers of the sources about one key, as far as they were read.
 #[derive(Debug, Default)]
 pub(crate) struct Trail {
-    /// The value, with the position of its source. If it is fresh, it has the times of the answer.
-    value: Option<(usize, Resolved, Option<Times>)>,
+    /// The value, with the position of its source and the times of the answer.
+    value: Option<(usize, Resolved, Times)>,
     /// The answers without a value. `None` if the source was not read.
     misses: Vec<Option<Miss>>,
     /// Whether the read needed a fetch.
@@ -47,20 +47,20 @@ impl Trail {
         self.misses[link] = Some(miss);
     }
 
-    /// Returns the position of the source of a fresh value, and the times of its answer.
-    pub(crate) fn fresh_value(&self) -> Option<(usize, Times)> {
-        let (link, _, times) = self.value.as_ref()?;
-        Some((*link, (*times)?))
+    /// Returns the position of the source of the value, the times of its answer, and whether it is fresh.
+    pub(crate) fn found(&self) -> Option<(usize, Times, bool)> {
+        let (link, value, times) = self.value.as_ref()?;
+        Some((*link, *times, !value.freshness.is_stale()))
     }
 
-    /// Records that the value can no longer be returned as fresh.
+    /// Records that the value can no longer be returned as it is.
     pub(crate) fn overtake(&mut self, overtaken: Overtaken, now: Time) {
-        let Some((link, value, Some(times))) = self.value.take() else {
+        let Some((link, value, times)) = self.value.take() else {
             return;
         };
         let reply = match overtaken {
             Overtaken::Stale(reason) => {
-                Reply::Value(value.stale(now.since(times.fetched_at), reason), None)
+                Reply::Value(value.stale(now.since(times.fetched_at), reason), times)
             }
             Overtaken::Unusable(error) => Reply::Failed(error),
         };
@@ -88,7 +88,7 @@ impl Trail {
         if let Some((link, value, times)) = self.value {
             let mut before = misses.take(link).flatten();
             return match before.find_map(|miss| miss.staleness) {
-                Some((age, reason)) => Reply::Value(value.stale(age, reason), None),
+                Some((age, reason)) => Reply::Value(value.stale(age, reason), times),
                 None => Reply::Value(value, times),
             };
         }

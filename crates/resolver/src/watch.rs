@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 use crate::Resolved;
 use crate::clock::{self, require_runtime};
 use crate::decide::Reply;
-use crate::read::Mode;
+use crate::reading::Mode;
 use crate::settle::Seen;
 use crate::shared::Shared;
 use crate::signal::Signal;
