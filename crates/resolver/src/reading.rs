@@ -104,7 +104,8 @@ impl Shared {
                     // The last forced refresh of another caller was less than a second ago.
                     (None, None) if attempt == 1 => match request.mode {
                         Mode::ForcedAfter(time) if source.is_cached(key, clock::now()) => {
-                            let reason = source.last_error(key).unwrap_or_else(changed);
+                            let reason = source.state().last_error(key);
+                            let reason = reason.unwrap_or_else(changed);
                             reading.reply_stale(position, reason, time);
                         }
                         _ => ordinary.push(position),
@@ -284,7 +285,7 @@ impl<'a> Reading<'a> {
             }
             // The last error of this key takes precedence over the reason why no fetch is allowed. An
             // absence does not, because it is due to be checked again.
-            let last_error = state.failures.get(key).map(|failure| failure.error.clone());
+            let last_error = state.last_error(key);
             let last_error = last_error.filter(|error| !error.is_not_found());
             let blocked = prepared.as_ref().err().cloned();
             let error = last_error.or(blocked).unwrap_or_else(not_attempted);

@@ -69,13 +69,6 @@ impl Source {
         is_usable.unwrap_or(false)
     }
 
-    /// Returns the error of the last fetch of `key`, if it has failed.
-    pub(crate) fn last_error(&self, key: &SecretKey) -> Option<Error> {
-        let state = self.state();
-        let failure = state.failures.get(key);
-        failure.map(|failure| failure.error.clone())
-    }
-
     /// Returns why an answer with these `times` is not returned as it is. `is_value` is false for an absence.
     /// `was_invalidated` is true if keys were invalidated since the read of the answer began.
     pub(crate) fn overtaken(
