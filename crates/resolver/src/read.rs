@@ -47,7 +47,11 @@ impl Shared {
         }
         let now = clock::now();
         for (index, overtaken) in self.overtaken(keys, trails, before).await {
-            trails[index].overtake(overtaken, now);
+            // There is no third read. The newest known answer is returned.
+            match self.known(&keys[index], now) {
+                Some(newest) => trails[index].replace(newest),
+                None => trails[index].overtake(overtaken, now),
+            }
         }
     }
 
@@ -64,11 +68,11 @@ impl Shared {
         let mut late = Vec::new();
         for (index, (key, trail)) in keys.iter().zip(trails).enumerate() {
             pause(index).await;
-            if let Some((link, times, is_fresh)) = trail.found() {
+            if let Some((link, value, times)) = trail.found() {
                 let source = &self.sources[link];
-                let overtaken = match is_fresh {
-                    true => source.overtaken(key, &times, true, was_invalidated, now),
-                    false => source.outlived(key, &times, was_invalidated, now),
+                let overtaken = match value.freshness.is_stale() {
+                    true => source.outlived(key, times, true, was_invalidated, now),
+                    false => source.overtaken(key, times, Some(value), was_invalidated, now),
                 };
                 late.extend(overtaken.map(|overtaken| (index, overtaken)));
             }

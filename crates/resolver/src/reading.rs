@@ -447,15 +447,11 @@ impl<'a> Reading<'a> {
                     continue;
                 }
             }
-            let is_value = fetched.result.is_ok();
-            let is_answer = fetched
-                .result
-                .as_ref()
-                .err()
-                .is_none_or(Error::is_not_found);
+            let value = fetched.result.as_ref();
+            let is_answer = value.err().is_none_or(Error::is_not_found);
             if is_answer
                 && let Some(overtaken) =
-                    source.overtaken(key, &times, is_value, was_invalidated, now)
+                    source.overtaken(key, &times, value.ok(), was_invalidated, now)
             {
                 self.lost = Some(overtaken.reason().clone());
                 if let Overtaken::Stale(reason) = overtaken {

@@ -123,6 +123,12 @@ impl Shared {
 
     /// Returns the answer that a read of `key` would have without a fetch, or `None` while it is not known.
     pub(crate) fn peek(&self, key: &SecretKey, now: Time) -> Option<Reply> {
+        let known = self.known(key, now)?;
+        Some(known.conclude(&self.origin, key))
+    }
+
+    /// Returns the answers that a read of `key` would have without a fetch, or `None` while they are not known.
+    pub(crate) fn known(&self, key: &SecretKey, now: Time) -> Option<Trail> {
         let mut trail = Trail::default();
         for (link, source) in self.sources.iter().enumerate() {
             if trail.reaches(&source.link) {
@@ -131,7 +137,7 @@ impl Shared {
                 trail.set(link, source.cache.with(key, peek)?);
             }
         }
-        Some(trail.conclude(&self.origin, key))
+        Some(trail)
     }
 
     /// Returns the time of the next retry of `key`, if a source that a read of it reaches has failed. If no source
