@@ -147,8 +147,8 @@ struct Reading<'a> {
     missed: Vec<bool>,
     /// The reason why a fetch ended without a result.
     lost: Option<Error>,
-    /// The number of invalidations before the last attempt.
-    invalidations: u64,
+    /// The number of removals before the last attempt.
+    removals: u64,
     is_last_attempt: bool,
 }
 
@@ -187,14 +187,14 @@ impl<'a> Reading<'a> {
             earlier: HashMap::new(),
             missed: vec![false; keys.len()],
             lost: None,
-            invalidations: shared.invalidations(),
+            removals: shared.removals(),
             is_last_attempt: false,
         }
     }
 
     fn begin(&mut self, attempt: usize) {
         self.is_last_attempt = attempt == MAX_ATTEMPTS;
-        self.invalidations = self.shared.invalidations();
+        self.removals = self.shared.removals();
     }
 
     fn missing(&self) -> Vec<usize> {
@@ -419,7 +419,7 @@ impl<'a> Reading<'a> {
     async fn take(&mut self, results: &FetchResults, positions: Vec<usize>, created_at: Time) {
         let source = &self.shared.sources[self.link];
         let now = clock::now();
-        let was_invalidated = self.shared.invalidations() != self.invalidations;
+        let has_removals = self.shared.removals() != self.removals;
         for (count, position) in positions.into_iter().enumerate() {
             pause(count).await;
             let key = &self.keys[position];
@@ -451,7 +451,7 @@ impl<'a> Reading<'a> {
             let is_answer = value.err().is_none_or(Error::is_not_found);
             if is_answer
                 && let Some(overtaken) =
-                    source.overtaken(key, &times, value.ok(), was_invalidated, now)
+                    source.overtaken(key, &times, value.ok(), has_removals, now)
             {
                 self.lost = Some(overtaken.reason().clone());
                 if let Overtaken::Stale(reason) = overtaken {
@@ -466,6 +466,10 @@ impl<'a> Reading<'a> {
                 Ok(resolved) => Reply::Value(resolved, times),
                 Err(error) if error.is_not_found() && !source.has_value(key, now) => {
                     Reply::Absent(error, fetched.superseded.then(|| (age, changed())))
+                }
+                // Another fetch, which is newer or under way, decides whether the key is absent.
+                Err(error) if error.is_not_found() => {
+                    source.stale_or(key, changed(), created_at, now)
                 }
                 Err(error) => source.stale_or(key, error, created_at, now),
             };

@@ -40,8 +40,8 @@ pub(crate) struct Shared {
     /// The tasks of the refresher and of the fetches. They end when the resolver is dropped.
     tasks: Mutex<JoinSet<()>>,
     closed: AtomicBool,
-    /// The number of invalidations of keys.
-    invalidations: AtomicU64,
+    /// How often answers were removed, because they were invalidated, or because a source refused the key.
+    removals: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ impl Shared {
             refresher_due: AtomicI64::new(0),
             tasks: Mutex::default(),
             closed: AtomicBool::new(false),
-            invalidations: AtomicU64::new(0),
+            removals: AtomicU64::new(0),
         }
     }
 
@@ -74,12 +74,16 @@ impl Shared {
         for source in &self.sources {
             source.invalidate(key, reason, now);
         }
-        self.invalidations.fetch_add(1, Ordering::AcqRel);
+        self.count_removal();
     }
 
-    /// Returns the number of invalidations so far.
-    pub(crate) fn invalidations(&self) -> u64 {
-        self.invalidations.load(Ordering::Acquire)
+    pub(crate) fn count_removal(&self) {
+        self.removals.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Returns how often answers were removed so far.
+    pub(crate) fn removals(&self) -> u64 {
+        self.removals.load(Ordering::Acquire)
     }
 
     /// Returns whether a source after the one at `link` has a value of `key`.

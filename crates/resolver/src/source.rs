@@ -71,16 +71,16 @@ impl Source {
     }
 
     /// Returns why an answer with these `times` is not returned as it is. `value` is `None` for an absence.
-    /// `was_invalidated` is true if keys were invalidated since the read of the answer began.
+    /// `has_removals` is true if answers were removed since the read of the answer began.
     pub(crate) fn overtaken(
         &self,
         key: &SecretKey,
         times: &Times,
         value: Option<&Resolved>,
-        was_invalidated: bool,
+        has_removals: bool,
         now: Time,
     ) -> Option<Overtaken> {
-        let outlived = self.outlived(key, times, value.is_some(), was_invalidated, now);
+        let outlived = self.outlived(key, times, has_removals, now);
         if outlived.is_some() || now >= times.expires_at {
             return outlived.or_else(|| Some(Overtaken::Stale(expired())));
         }
@@ -104,26 +104,20 @@ impl Source {
         cached.flatten()
     }
 
-    /// Returns why an answer with these `times` is not even returned as stale. `is_value` is false for an absence.
+    /// Returns why an answer with these `times` is not even returned as stale.
     pub(crate) fn outlived(
         &self,
         key: &SecretKey,
         times: &Times,
-        is_value: bool,
-        was_invalidated: bool,
+        has_removals: bool,
         now: Time,
     ) -> Option<Overtaken> {
         if now >= times.unusable_at {
             return Some(Overtaken::Unusable(expired()));
         }
         // An invalidation or a refusal has removed the answer, or it was evicted.
-        if self.cache.peek(key, |_| ()).is_some() {
-            return None;
-        }
-        let refusal = self.state().last_error(key);
-        let refusal = refusal.filter(|it| it.is_refusal() && (is_value || !it.is_not_found()));
-        let reason = refusal.or_else(|| was_invalidated.then(changed));
-        reason.map(Overtaken::Unusable)
+        let is_removed = has_removals && self.cache.peek(key, |_| ()).is_none();
+        is_removed.then(|| Overtaken::Unusable(changed()))
     }
 
     /// Returns the cached answer as stale with the reason `error`. `since` is the start of the failed fetch. A
