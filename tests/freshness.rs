@@ -18,7 +18,7 @@ use secretwell_testkit::{Action, FaultyProvider};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
-use crate::support::{changed, down, faulty_source, key, keys, pass, secs, settle, text};
+use crate::support::{changed, denied, down, faulty_source, key, keys, pass, secs, settle, text};
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()

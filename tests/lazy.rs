@@ -12,7 +12,7 @@
 //! | `transitions` | the ends of grace periods and activation delays while the source fails |
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use secretwell::auth::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 use secretwell::auth::{State, VersionHistory};
 
 use super::model::{Model, Violation, require};
-use super::run::{BUILD_DEADLINE, DEADLINE};
+use super::run::{BUILD_DEADLINE, DEADLINE, SOURCE_DEADLINE};
 use super::schedule::{A, C, Call, Key, NAMES, R};
 use super::trace::{At, Event, Kind, Outcome, Read, Sample};
 
@@ -13,6 +13,9 @@ use super::trace::{At, Event, Kind, Outcome, Read, Sample};
 const MARGIN: Duration = Duration::from_millis(50);
 /// A late task is replaced, or its work is seen, within this time of an undisturbed runtime.
 const SETTLED: Duration = Duration::from_secs(4);
+/// An auth notices within this time that a secret has expired: the source does not respond until the deadline, and
+/// the other secrets are read until another deadline.
+const NOTICED: Duration = SOURCE_DEADLINE.saturating_mul(2).saturating_add(MARGIN);
 
 impl Model<'_> {
     pub(super) fn check_calls(&self) -> Result<(), Violation> {
@@ -120,9 +123,12 @@ impl Model<'_> {
         if !self.is_settled(at) {
             return Ok(());
         }
-        for input in &build.secrets {
+        // A call of `revoke_previous` makes the auth read all secrets again.
+        let mut calls = self.revocations(at.order);
+        let is_reading = calls.any(|call| call.start.time + NOTICED >= at.time);
+        for input in build.secrets.iter().filter(|_| !is_reading) {
             let key = input.value.key;
-            let since = at.time.saturating_sub(self.setup.ttl + SETTLED);
+            let since = at.time.saturating_sub(self.setup.ttl + NOTICED);
             let confirmed = self.outcomes(key, at.order).into_iter().rev().find(|(_, outcome)| {
                 matches!(outcome, Outcome::Found(revision) if revision.value == input.value)
             });

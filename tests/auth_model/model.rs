@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::run::Outcome as Run;
+use super::run::{Outcome as Run, START};
 use super::schedule::{Call, Key, R, Reports, Setup};
 use super::trace::{At, Build, Event, Kind, Outcome, Read, Ring, Trace, Value};
 
@@ -110,8 +110,23 @@ impl<'a> Model<'a> {
         };
         let same = outcomes.iter().rev().take_while(|(_, it)| *it == last);
         let (first, _) = *same.last()?;
-        let is_seen = first.time + SEEN_AFTER <= build.started.time;
+        let since = first.time.max(self.runs_since(build.started.order));
+        let is_seen = since + SEEN_AFTER <= build.started.time;
         is_seen.then_some(Epoch { time, first })
+    }
+
+    /// Returns the time since which the auth certainly has run without an interruption before `order`. After a switch
+    /// to another runtime, the next call takes over.
+    fn runs_since(&self, order: u64) -> Duration {
+        let mut events = self.trace.events.iter().rev();
+        let is_interruption = |event: &Event| matches!(event, Event::Switched | Event::Jumped);
+        let interruption = events.find(|(at, event)| at.order < order && is_interruption(event));
+        let Some((interrupted, _)) = interruption else {
+            return START;
+        };
+        let mut starts = self.trace.reads.iter().map(|read| read.start);
+        let next = starts.find(|at| at.order > interrupted.order && at.order < order);
+        next.unwrap_or(*interrupted).time
     }
 
     /// Returns whether the previous secret at this position of a ring was certainly revoked by time before

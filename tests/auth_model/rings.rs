@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::model::{Model, Violation, last_tenure, require};
 use super::run::START;
 use super::schedule::{Call, Key, R, Reports};
-use super::trace::{Build, Event, Outcome, Revision, Ring, Value};
+use super::trace::{At, Build, Event, Outcome, Revision, Ring, Value};
 
 /// The confirmations that make an older version acceptable, and the time that they must span.
 const CONFIRMATIONS: (usize, Duration) = (3, Duration::from_secs(59));
@@ -289,7 +289,7 @@ impl Model<'_> {
     }
 
     /// Returns whether `value` was active according to the version history: it has lasted for the activation delay, or
-    /// it is the oldest known secret.
+    /// it is the oldest known secret. A read of the history that fails or is cut off knows only a part of it.
     fn was_active(&self, value: Value, order: u64) -> bool {
         let mut revisions = self.trace.revisions[value.key].windows(2);
         let has_lasted = revisions.any(|it| {
@@ -304,7 +304,23 @@ impl Model<'_> {
         let read: Vec<_> = read.collect();
         let oldest = read.iter().min_by_key(|revision| revision.number);
         let is_read = read.iter().any(|revision| revision.value == value);
-        is_read && (has_lasted || oldest.is_some_and(|oldest| oldest.value == value))
+        let is_oldest = oldest.is_some_and(|oldest| oldest.value == value);
+        is_read && (has_lasted || is_oldest || self.is_oldest_of_a_part(value, order))
+    }
+
+    /// Returns whether the read of the version before `value` had failed or was cut off before `order`.
+    fn is_oldest_of_a_part(&self, value: Value, order: u64) -> bool {
+        let fetches = self.trace.fetches.iter();
+        let fetches: Vec<_> = fetches
+            .filter(|it| it.previous && it.keys.contains(&value.key) && it.started.order < order)
+            .map(|it| it.outcome(value.key).filter(|(at, _)| at.order < order))
+            .collect();
+        let found = |outcome: Option<(At, Outcome)>| match outcome {
+            Some((_, Outcome::Found(revision))) => Some(revision.value),
+            _ => None,
+        };
+        let mut pairs = fetches.windows(2);
+        pairs.any(|it| found(it[0]) == Some(value) && found(it[1]).is_none())
     }
 
     /// Returns until when `value` verifies at least and at most, according to reads of the version history.

@@ -18,7 +18,7 @@ pub(super) const START: Duration = Duration::from_secs(20_000);
 /// The maximum duration of a call of the auth, of a build and of one call to the source.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 pub(super) const BUILD_DEADLINE: Duration = Duration::from_secs(5);
-const SOURCE_DEADLINE: Duration = Duration::from_secs(3);
+pub(super) const SOURCE_DEADLINE: Duration = Duration::from_secs(3);
 const MAX_BACKOFF: Duration = Duration::from_secs(8);
 /// The time between two checks of an absent key.
 const NEGATIVE_TTL: Duration = Duration::from_secs(5);

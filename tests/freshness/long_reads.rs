@@ -76,6 +76,73 @@ async fn stale_value_of_a_long_read_is_not_returned_after_its_lease() {
     assert!(results[0].is_err(), "{results:?}");
 }
 
+/// A provider whose results for `SLOW` arrive after 5 s.
+#[derive(Debug, Clone)]
+struct Slow(FaultyProvider<MemoryProvider>);
+
+#[async_trait]
+impl SecretProvider for Slow {
+    fn origin(&self) -> &Origin {
+        self.0.origin()
+    }
+
+    async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
+        let result = self.0.get(key).await;
+        if key.as_str() == "SLOW" {
+            tokio::time::sleep(secs(5)).await;
+        }
+        result
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn value_that_the_source_refuses_during_a_long_read_is_not_returned() {
+    for is_read_again in [false, true] {
+        let (_, faulty) = faulty_source(&[("A", "a1"), ("SLOW", "b1")]);
+        let resolver = Resolver::builder(Slow(faulty.clone()))
+            .ttl(secs(100))
+            .build();
+        text(&resolver, "A").await;
+        let read = tokio::spawn({
+            let resolver = resolver.clone();
+            async move { resolver.get_many(["A", "SLOW"]).await }
+        });
+        settle().await;
+        faulty.always(Action::Fail(denied()));
+        let refused = resolver.refresh(["A"]).await.remove(0).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Denied);
+        if is_read_again {
+            // While the source is read again, the refusal is not known any more.
+            pass(secs(4)).await;
+            faulty.always(Action::Hang);
+            let resolver = resolver.clone();
+            tokio::spawn(async move { resolver.refresh(["A"]).await });
+        }
+        let results = read.await.unwrap();
+        assert!(results[0].is_err(), "{is_read_again}: {results:?}");
+        assert!(results[1].is_ok(), "{is_read_again}: {results:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn later_one_of_two_answers_of_the_same_time_is_returned() {
+    let (memory, faulty) = faulty_source(&[("A", "a1"), ("SLOW", "b1")]);
+    let resolver = Resolver::builder(Slow(faulty)).ttl(secs(100)).build();
+    let start = Instant::now();
+    text(&resolver, "A").await;
+    let read = tokio::spawn({
+        let resolver = resolver.clone();
+        async move { resolver.get_many(["A", "SLOW"]).await }
+    });
+    settle().await;
+    memory.set("A", "a2").unwrap();
+    resolver.refresh(["A"]).await.remove(0).unwrap();
+    assert_eq!(Instant::now(), start);
+    let results = read.await.unwrap();
+    let first = results[0].as_ref().unwrap();
+    assert_eq!(first.value.expose_bytes(), b"a2");
+}
+
 #[tokio::test(start_paused = true)]
 async fn value_that_is_invalidated_before_its_reader_runs_is_read_again() {
     let (memory, faulty) = faulty_source(&[("K", "v1")]);

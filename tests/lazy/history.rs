@@ -127,6 +127,33 @@ async fn failed_history_causes_no_attempts_while_the_builder_fails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn history_that_was_read_before_a_failed_build_is_not_read_again() {
+    let source = Scripted::new(Reports::Times);
+    source.write("AUTH_SECRET", FIRST, secs(1000));
+    source.write("AUTH_SECRET", SECOND, secs(100));
+    let is_ready = Arc::new(AtomicBool::new(false));
+    let builder_is_ready = is_ready.clone();
+    let resolver = Resolver::builder(source.clone()).ttl(secs(10)).build();
+    let auth = LazyAuth::new(resolver, move |_: Secrets, context: BuildContext| {
+        let is_ready = builder_is_ready.load(Ordering::SeqCst);
+        async move {
+            match is_ready {
+                true => Ok(context.key_ring("AUTH_SECRET")?),
+                false => Err(BuildError::msg("not yet")),
+            }
+        }
+    });
+    assert!(auth.get().await.is_err());
+    let reads = source.reads_of_old_versions();
+    source.always_old(Some(Old::Fail(down())));
+    pass(secs(100)).await;
+    assert_eq!(source.reads_of_old_versions(), reads);
+    is_ready.store(true, Ordering::SeqCst);
+    let ring = auth.ready(secs(100)).await.unwrap().clone();
+    assert_eq!(ring_text(&ring), both());
+}
+
+#[tokio::test(start_paused = true)]
 async fn secret_that_is_replaced_before_the_first_build_is_a_previous_secret() {
     let source = Scripted::new(Reports::Times);
     source.write("AUTH_SECRET", FIRST, secs(1000));

@@ -1,5 +1,7 @@
 //! Revocation of previous secrets: by a call, and by a revocation time in the source.
 
+use std::sync::Mutex;
+
 use secretwell::Error;
 
 use super::scripted::{Reports, Scripted};
@@ -408,6 +410,56 @@ async fn revocation_time_revokes_in_running_and_in_starting_processes() {
         let started = Service::start(&service.source);
         started.auth.get().await.unwrap();
         assert_eq!(started.ring(), (SECOND.into(), expected));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn secret_that_a_failed_build_has_revoked_is_not_built_again() {
+    for reports in [Reports::Times, Reports::Numbers, Reports::Nothing] {
+        let source = Scripted::new(reports);
+        source.write("AUTH_SECRET", FIRST, secs(10_000));
+        let (built, fails) = (
+            Arc::new(Mutex::new(Vec::new())),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let (rings, failing) = (built.clone(), fails.clone());
+        let resolver = Resolver::builder(source.clone()).ttl(secs(10)).build();
+        let auth = LazyAuth::builder(resolver)
+            .activation_delay(secs(60))
+            .revocation_key(REVOKED_AT)
+            .unwrap()
+            .build(move |_: Secrets, context: BuildContext| {
+                let ring = context.key_ring("AUTH_SECRET");
+                let is_failing = failing.load(Ordering::SeqCst);
+                let rings = rings.clone();
+                async move {
+                    rings.lock().unwrap().push(ring_text(&ring?));
+                    match is_failing {
+                        true => Err(BuildError::msg("not now")),
+                        false => Ok(()),
+                    }
+                }
+            });
+        auth.get().await.unwrap();
+        source.write("AUTH_SECRET", SECOND, secs(50));
+        auth.rebuild().await.unwrap();
+
+        fails.store(true, Ordering::SeqCst);
+        built.lock().unwrap().clear();
+        source.write(REVOKED_AT, &unix(secs(40)), secs(0));
+        // After 60 s, `SECOND` would be active.
+        pass(secs(120)).await;
+        let rings = built.lock().unwrap().clone();
+        assert!(rings.len() > 3, "{reports:?}: {} builds", rings.len());
+        let only = (SECOND.to_owned(), SECOND.to_owned());
+        assert!(
+            rings.iter().all(|ring| *ring == only),
+            "{reports:?}: {rings:?}"
+        );
+
+        fails.store(false, Ordering::SeqCst);
+        auth.rebuild().await.unwrap();
+        assert_eq!(built.lock().unwrap().last(), Some(&only), "{reports:?}");
     }
 }
 

@@ -349,7 +349,8 @@ impl<'a> Model<'a> {
         events.map(|(at, _)| at.order).max().unwrap_or(0)
     }
 
-    /// Returns the last report that `value` was rejected which has returned before the read, or which is the read.
+    /// Returns the last report that `value` was rejected which has returned before the read, or which is the read. A
+    /// repeated report counts like the first one, unless the source has returned the value in between.
     fn rejected(&self, read: &Read, value: Value) -> Option<At> {
         let reports = self.trace.reads.iter().filter(|report| {
             let is_own = report.start == read.start;
@@ -363,7 +364,16 @@ impl<'a> Model<'a> {
                 is_value && at.order == report.start.order + 1
             })
         });
-        reports.map(|(at, _)| *at).max_by_key(|at| at.order)
+        let mut reports: Vec<At> = reports.map(|(at, _)| *at).collect();
+        reports.sort_by_key(|at| at.order);
+        let chunks = reports.chunk_by(|first, next| {
+            let mut calls = self.returns(value.link, value.key, Outcome::Value(value));
+            !calls.any(|call| {
+                let ended = call.ended.map(|ended| ended.order);
+                ended.is_some_and(|ended| ended > first.order && ended < next.order)
+            })
+        });
+        chunks.last()?.first().copied()
     }
 
     /// Returns whether a call returned `value`, and justifies it at `end`.

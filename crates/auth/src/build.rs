@@ -46,6 +46,7 @@ pub(crate) async fn build<A: Send + Sync + 'static>(
         };
         shared.set_state(state, None, |_| {});
     }
+    shared.memory().rotation.keep_revoked(&next.rotation);
     let requests = RingRequests::default();
     let context = BuildContext {
         mode: shared.settings.mode,

@@ -209,6 +209,11 @@ impl Rotation {
         self.remember(removed)
     }
 
+    /// Remembers what `next` revokes, before it is known whether a build of `next` succeeds.
+    pub(crate) fn keep_revoked(&mut self, next: &Self) {
+        self.revocations.add_all(&next.revocations);
+    }
+
     /// Records a successful build from `secrets` that took the rings of `requested`. Removes all
     /// previous secrets that no build needs.
     pub(crate) fn built(

@@ -45,7 +45,7 @@ impl HistoryReads {
         &self.read
     }
 
-    /// Drops the histories that were read, because they are stored or outdated.
+    /// Drops the histories that were read, because they are stored.
     pub(crate) fn clear(&mut self) {
         self.read.clear();
     }
@@ -57,15 +57,19 @@ impl HistoryReads {
     }
 
     /// Reads the version histories that the first build needs. The start must not depend on them, so
-    /// a source that hangs or fails here only delays it until the deadline.
+    /// a source that hangs or fails here only delays it until the deadline. If the build fails, the
+    /// next attempt reads only the histories of the secrets that were replaced in the meantime.
     pub(crate) async fn read_first(
         &mut self,
         source: &HistorySource<'_>,
         rotation: &Rotation,
         secrets: &[(SecretKey, Resolved)],
     ) {
+        self.read
+            .retain(|read| secrets.iter().any(|it| read.is_of(it)));
         if self.running.is_empty() && self.failures.is_empty() {
-            let missing = source.missing(&mut rotation.clone(), secrets);
+            let mut missing = source.missing(&mut rotation.clone(), secrets);
+            missing.retain(|it| !self.read.iter().any(|read| read.is_of(it)));
             self.start(source, missing);
         }
         while let Some(reads) = self.next().await {

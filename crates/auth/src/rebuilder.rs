@@ -331,13 +331,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             Decision::Keep(next) => (next, None),
             Decision::Build(next) => match build(&shared, self.id, next, input, now).await {
                 Ok((next, built)) => (next, Some(built)),
-                Err(problems) => {
-                    if is_first {
-                        // The secret can be replaced before the first build, so they are read again.
-                        self.histories.clear();
-                    }
-                    return Err(self.failed(problems));
-                }
+                Err(problems) => return Err(self.failed(problems)),
             },
             Decision::Fail(problems) => {
                 self.reads_again = true;

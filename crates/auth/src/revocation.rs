@@ -35,8 +35,19 @@ pub(crate) struct Epoch {
 impl Revocations {
     /// Remembers that `value` is revoked.
     pub(crate) fn revoke(&mut self, value: &SecretValue) {
-        if !self.contains(value) {
-            self.values.push_back(value.fingerprint());
+        self.add(value.fingerprint());
+    }
+
+    /// Remembers the revoked secrets of `later`.
+    pub(crate) fn add_all(&mut self, later: &Self) {
+        for fingerprint in &later.values {
+            self.add(*fingerprint);
+        }
+    }
+
+    fn add(&mut self, fingerprint: u64) {
+        if !self.values.contains(&fingerprint) {
+            self.values.push_back(fingerprint);
             while self.values.len() > MAX_REVOKED {
                 self.values.pop_front();
             }

@@ -72,6 +72,19 @@ pub(crate) struct KeyHistory {
     pub(crate) extent: Extent,
 }
 
+impl KeyHistory {
+    /// Returns whether this is the history of `secret`, and not the one of an earlier or later version.
+    pub(crate) fn is_of(&self, (key, secret): &(SecretKey, Resolved)) -> bool {
+        let number = |version: Option<&Version>| version.and_then(Version::number);
+        let newest = self.history.0.0.first();
+        newest.is_some_and(|newest| {
+            self.key == *key
+                && newest.value == secret.value
+                && number(newest.version.as_ref()) == number(secret.version.as_ref())
+        })
+    }
+}
+
 /// How much of a version history was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extent {

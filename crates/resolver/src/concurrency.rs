@@ -79,7 +79,11 @@ fn number(resolved: &Resolved) -> u64 {
 }
 
 fn check(test: impl Fn() + Send + Sync + 'static) {
-    shuttle::check_pct(test, SCHEDULES, 3);
+    let mut config = shuttle::Config::new();
+    // Without optimizations, a read needs more stack than the default.
+    config.stack_size = 0x8_0000;
+    let scheduler = shuttle::scheduler::PctScheduler::new(3, SCHEDULES);
+    shuttle::Runner::new(scheduler, config).run(test);
 }
 
 #[test]

@@ -246,6 +246,9 @@ impl FetchTask {
             for (key, result) in chunk {
                 settling.settle(&mut state, key, result, &mut settled);
             }
+            if settled.has_removals {
+                shared.count_removal();
+            }
         }
         shared.moved(self.link, &settled.moved, now);
         event::log(settled.events);

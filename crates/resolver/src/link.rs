@@ -140,6 +140,12 @@ impl LinkState {
         }
     }
 
+    /// Returns the error of the last fetch of `key`, if it has failed.
+    pub(crate) fn last_error(&self, key: &SecretKey) -> Option<Error> {
+        let failure = self.failures.get(key);
+        failure.map(|failure| failure.error.clone())
+    }
+
     /// Prepares one fetch of those keys that the breaker and the retry budget allow. `retries` are keys
     /// whose last fetch failed.
     ///

@@ -14,7 +14,7 @@ impl Shared {
     /// Returns the secrets of `keys`. Missing ones are fetched in one batch from each source.
     pub(crate) async fn get_many(self: &Arc<Self>, keys: &[SecretKey], mode: Mode) -> Vec<Reply> {
         self.start_refresher();
-        let before = self.invalidations();
+        let before = self.removals();
         let mut trails = self.read_all(keys, mode).await;
         let missed: Vec<bool> = trails.iter().map(|trail| trail.missed).collect();
         if missed.contains(&true) {
@@ -27,7 +27,7 @@ impl Shared {
     }
 
     /// Reads the keys once more whose answers have expired or changed while other keys were fetched. `before` is
-    /// the number of invalidations before the first read.
+    /// the number of removals before the first read.
     async fn repeat_overtaken(
         self: &Arc<Self>,
         keys: &[SecretKey],
@@ -38,7 +38,7 @@ impl Shared {
         if late.is_empty() {
             return;
         }
-        let before = self.invalidations();
+        let before = self.removals();
         let late_keys = late.iter().map(|(index, _)| keys[*index].clone());
         let late_keys = collect(late_keys).await;
         let again = self.read_all(&late_keys, Mode::Cached).await;
@@ -47,12 +47,16 @@ impl Shared {
         }
         let now = clock::now();
         for (index, overtaken) in self.overtaken(keys, trails, before).await {
-            trails[index].overtake(overtaken, now);
+            // There is no third read. The newest known answer is returned.
+            match self.known(&keys[index], now) {
+                Some(newest) => trails[index].replace(newest),
+                None => trails[index].overtake(overtaken, now),
+            }
         }
     }
 
     /// Returns the positions of the values that can no longer be returned as they are. `before` is the number
-    /// of invalidations before the read.
+    /// of removals before the read.
     async fn overtaken(
         &self,
         keys: &[SecretKey],
@@ -60,15 +64,15 @@ impl Shared {
         before: u64,
     ) -> Vec<(usize, Overtaken)> {
         let now = clock::now();
-        let was_invalidated = self.invalidations() != before;
+        let has_removals = self.removals() != before;
         let mut late = Vec::new();
         for (index, (key, trail)) in keys.iter().zip(trails).enumerate() {
             pause(index).await;
-            if let Some((link, times, is_fresh)) = trail.found() {
+            if let Some((link, value, times)) = trail.found() {
                 let source = &self.sources[link];
-                let overtaken = match is_fresh {
-                    true => source.overtaken(key, &times, true, was_invalidated, now),
-                    false => source.outlived(key, &times, was_invalidated, now),
+                let overtaken = match value.freshness.is_stale() {
+                    true => source.outlived(key, times, has_removals, now),
+                    false => source.overtaken(key, times, Some(value), has_removals, now),
                 };
                 late.extend(overtaken.map(|overtaken| (index, overtaken)));
             }

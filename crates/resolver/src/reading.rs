@@ -104,7 +104,8 @@ impl Shared {
                     // The last forced refresh of another caller was less than a second ago.
                     (None, None) if attempt == 1 => match request.mode {
                         Mode::ForcedAfter(time) if source.is_cached(key, clock::now()) => {
-                            let reason = source.last_error(key).unwrap_or_else(changed);
+                            let reason = source.state().last_error(key);
+                            let reason = reason.unwrap_or_else(changed);
                             reading.reply_stale(position, reason, time);
                         }
                         _ => ordinary.push(position),
@@ -146,8 +147,8 @@ struct Reading<'a> {
     missed: Vec<bool>,
     /// The reason why a fetch ended without a result.
     lost: Option<Error>,
-    /// The number of invalidations before the last attempt.
-    invalidations: u64,
+    /// The number of removals before the last attempt.
+    removals: u64,
     is_last_attempt: bool,
 }
 
@@ -186,14 +187,14 @@ impl<'a> Reading<'a> {
             earlier: HashMap::new(),
             missed: vec![false; keys.len()],
             lost: None,
-            invalidations: shared.invalidations(),
+            removals: shared.removals(),
             is_last_attempt: false,
         }
     }
 
     fn begin(&mut self, attempt: usize) {
         self.is_last_attempt = attempt == MAX_ATTEMPTS;
-        self.invalidations = self.shared.invalidations();
+        self.removals = self.shared.removals();
     }
 
     fn missing(&self) -> Vec<usize> {
@@ -284,7 +285,7 @@ impl<'a> Reading<'a> {
             }
             // The last error of this key takes precedence over the reason why no fetch is allowed. An
             // absence does not, because it is due to be checked again.
-            let last_error = state.failures.get(key).map(|failure| failure.error.clone());
+            let last_error = state.last_error(key);
             let last_error = last_error.filter(|error| !error.is_not_found());
             let blocked = prepared.as_ref().err().cloned();
             let error = last_error.or(blocked).unwrap_or_else(not_attempted);
@@ -418,7 +419,7 @@ impl<'a> Reading<'a> {
     async fn take(&mut self, results: &FetchResults, positions: Vec<usize>, created_at: Time) {
         let source = &self.shared.sources[self.link];
         let now = clock::now();
-        let was_invalidated = self.shared.invalidations() != self.invalidations;
+        let has_removals = self.shared.removals() != self.removals;
         for (count, position) in positions.into_iter().enumerate() {
             pause(count).await;
             let key = &self.keys[position];
@@ -446,15 +447,11 @@ impl<'a> Reading<'a> {
                     continue;
                 }
             }
-            let is_value = fetched.result.is_ok();
-            let is_answer = fetched
-                .result
-                .as_ref()
-                .err()
-                .is_none_or(Error::is_not_found);
+            let value = fetched.result.as_ref();
+            let is_answer = value.err().is_none_or(Error::is_not_found);
             if is_answer
                 && let Some(overtaken) =
-                    source.overtaken(key, &times, is_value, was_invalidated, now)
+                    source.overtaken(key, &times, value.ok(), has_removals, now)
             {
                 self.lost = Some(overtaken.reason().clone());
                 if let Overtaken::Stale(reason) = overtaken {
@@ -469,6 +466,10 @@ impl<'a> Reading<'a> {
                 Ok(resolved) => Reply::Value(resolved, times),
                 Err(error) if error.is_not_found() && !source.has_value(key, now) => {
                     Reply::Absent(error, fetched.superseded.then(|| (age, changed())))
+                }
+                // Another fetch, which is newer or under way, decides whether the key is absent.
+                Err(error) if error.is_not_found() => {
+                    source.stale_or(key, changed(), created_at, now)
                 }
                 Err(error) => source.stale_or(key, error, created_at, now),
             };

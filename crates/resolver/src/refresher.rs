@@ -358,6 +358,9 @@ impl Refresher {
                     };
                     let change = match notification {
                         Notification::Changed(change) => change,
+                        Notification::Reopen if !shared.is_newest_refresher(self.generation) => {
+                            return;
+                        }
                         Notification::Reopen => {
                             self.subscriptions[link].open(&shared.sources[link]);
                             continue;

@@ -83,6 +83,8 @@ pub(crate) struct Settled {
     pub(crate) signals: Vec<(Arc<Signal>, usize)>,
     /// The keys that became present or absent.
     pub(crate) moved: Vec<SecretKey>,
+    /// Whether cached values were removed.
+    pub(crate) has_removals: bool,
 }
 
 /// Reports to the breaker whether the source responded. A refusal is also a response.
@@ -245,15 +247,17 @@ impl Settling<'_> {
                 .value()
                 .is_some_and(|cached| cached.value == fetched.resolved.value);
             let is_deleted = is_later && entry.value().is_none();
-            (is_same, is_deleted, is_later)
+            (entry.value().is_some(), is_same, is_deleted, is_later)
         });
         let is_invalidated = cached.is_none() && !state.in_flight.contains(key);
-        let (is_same, is_deleted, is_later) = cached.unwrap_or_default();
+        let (is_value, is_same, is_deleted, is_later) = cached.unwrap_or_default();
         match order {
             Some(Ordering::Greater) => {}
             // Nothing is cached that could be newer.
             None if !is_later && !is_same => {}
-            Some(Ordering::Equal) => return Ok(fetched.resolved),
+            Some(Ordering::Equal) if is_value => return Ok(fetched.resolved),
+            // The cached value was removed.
+            Some(Ordering::Equal) => {}
             Some(Ordering::Less) => {
                 let origin = &fetched.resolved.origin;
                 return Err(older_version().with_origin(origin).with_key(key));
@@ -430,7 +434,9 @@ impl Settling<'_> {
             });
         }
         if error.is_refusal() && !keeps_value {
-            if state.remove(self.cache, key) && !is_passed_on {
+            let was_value = state.remove(self.cache, key);
+            settled.has_removals |= was_value;
+            if was_value && !is_passed_on {
                 settled.events.push(Event::Purged {
                     key: key.clone(),
                     error: error.clone(),

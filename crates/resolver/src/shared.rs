@@ -40,8 +40,8 @@ pub(crate) struct Shared {
     /// The tasks of the refresher and of the fetches. They end when the resolver is dropped.
     tasks: Mutex<JoinSet<()>>,
     closed: AtomicBool,
-    /// The number of invalidations of keys.
-    invalidations: AtomicU64,
+    /// How often answers were removed, because they were invalidated, or because a source refused the key.
+    removals: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ impl Shared {
             refresher_due: AtomicI64::new(0),
             tasks: Mutex::default(),
             closed: AtomicBool::new(false),
-            invalidations: AtomicU64::new(0),
+            removals: AtomicU64::new(0),
         }
     }
 
@@ -74,12 +74,16 @@ impl Shared {
         for source in &self.sources {
             source.invalidate(key, reason, now);
         }
-        self.invalidations.fetch_add(1, Ordering::AcqRel);
+        self.count_removal();
     }
 
-    /// Returns the number of invalidations so far.
-    pub(crate) fn invalidations(&self) -> u64 {
-        self.invalidations.load(Ordering::Acquire)
+    pub(crate) fn count_removal(&self) {
+        self.removals.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Returns how often answers were removed so far.
+    pub(crate) fn removals(&self) -> u64 {
+        self.removals.load(Ordering::Acquire)
     }
 
     /// Returns whether a source after the one at `link` has a value of `key`.
@@ -123,6 +127,12 @@ impl Shared {
 
     /// Returns the answer that a read of `key` would have without a fetch, or `None` while it is not known.
     pub(crate) fn peek(&self, key: &SecretKey, now: Time) -> Option<Reply> {
+        let known = self.known(key, now)?;
+        Some(known.conclude(&self.origin, key))
+    }
+
+    /// Returns the answers that a read of `key` would have without a fetch, or `None` while they are not known.
+    pub(crate) fn known(&self, key: &SecretKey, now: Time) -> Option<Trail> {
         let mut trail = Trail::default();
         for (link, source) in self.sources.iter().enumerate() {
             if trail.reaches(&source.link) {
@@ -131,7 +141,7 @@ impl Shared {
                 trail.set(link, source.cache.with(key, peek)?);
             }
         }
-        Some(trail.conclude(&self.origin, key))
+        Some(trail)
     }
 
     /// Returns the time of the next retry of `key`, if a source that a read of it reaches has failed. If no source

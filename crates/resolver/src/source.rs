@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 use secretwell_core::backend::Link;
 use secretwell_core::{Error, Origin, SecretKey, SecretProvider, SecretValue};
 
+use crate::Resolved;
 use crate::cache::Cache;
 use crate::clock::Time;
 use crate::decide::{Overtaken, Reply, changed, expired};
@@ -69,29 +70,29 @@ impl Source {
         is_usable.unwrap_or(false)
     }
 
-    /// Returns the error of the last fetch of `key`, if it has failed.
-    pub(crate) fn last_error(&self, key: &SecretKey) -> Option<Error> {
-        let state = self.state();
-        let failure = state.failures.get(key);
-        failure.map(|failure| failure.error.clone())
-    }
-
-    /// Returns why an answer with these `times` is not returned as it is. `is_value` is false for an absence.
-    /// `was_invalidated` is true if keys were invalidated since the read of the answer began.
+    /// Returns why an answer with these `times` is not returned as it is. `value` is `None` for an absence.
+    /// `has_removals` is true if answers were removed since the read of the answer began.
     pub(crate) fn overtaken(
         &self,
         key: &SecretKey,
         times: &Times,
-        is_value: bool,
-        was_invalidated: bool,
+        value: Option<&Resolved>,
+        has_removals: bool,
         now: Time,
     ) -> Option<Overtaken> {
-        let outlived = self.outlived(key, times, was_invalidated, now);
+        let outlived = self.outlived(key, times, has_removals, now);
         if outlived.is_some() || now >= times.expires_at {
             return outlived.or_else(|| Some(Overtaken::Stale(expired())));
         }
         let cached = self.cache.peek(key, |entry| {
-            let is_same = entry.value().is_some() == is_value;
+            // Two answers can have the same time.
+            let is_same = match (entry.value(), value) {
+                (Some(cached), Some(value)) => {
+                    cached.value == value.value && cached.version == value.version
+                }
+                (None, None) => true,
+                _ => false,
+            };
             match (entry.times.fetched_at.cmp(&times.fetched_at), entry.mark()) {
                 // The answer was not stored.
                 (Ordering::Less, _) => None,
@@ -103,19 +104,19 @@ impl Source {
         cached.flatten()
     }
 
-    /// Returns why a value with these `times` is not even returned as stale.
+    /// Returns why an answer with these `times` is not even returned as stale.
     pub(crate) fn outlived(
         &self,
         key: &SecretKey,
         times: &Times,
-        was_invalidated: bool,
+        has_removals: bool,
         now: Time,
     ) -> Option<Overtaken> {
         if now >= times.unusable_at {
             return Some(Overtaken::Unusable(expired()));
         }
-        // An invalidation has removed the answer, or it was evicted.
-        let is_removed = was_invalidated && self.cache.peek(key, |_| ()).is_none();
+        // An invalidation or a refusal has removed the answer, or it was evicted.
+        let is_removed = has_removals && self.cache.peek(key, |_| ()).is_none();
         is_removed.then(|| Overtaken::Unusable(changed()))
     }
 

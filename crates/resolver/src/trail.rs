@@ -47,10 +47,16 @@ impl Trail {
         self.misses[link] = Some(miss);
     }
 
-    /// Returns the position of the source of the value, the times of its answer, and whether it is fresh.
-    pub(crate) fn found(&self) -> Option<(usize, Times, bool)> {
+    /// Returns the position of the source of the value, the value, and the times of its answer.
+    pub(crate) fn found(&self) -> Option<(usize, &Resolved, &Times)> {
         let (link, value, times) = self.value.as_ref()?;
-        Some((*link, *times, !value.freshness.is_stale()))
+        Some((*link, value, times))
+    }
+
+    /// Replaces the answers with those of a later read.
+    pub(crate) fn replace(&mut self, later: Self) {
+        let missed = self.missed;
+        *self = Self { missed, ..later };
     }
 
     /// Records that the value can no longer be returned as it is.
