@@ -272,15 +272,15 @@ mod tests {
         let foreign = down().with_backoff_limit(limit);
         let mut time = start;
         for _ in 0..THRESHOLD {
-            breaker.record_failure(&down(), time, CAP);
+            breaker.record_failure(&keys(), &down(), time, CAP);
             time = time.after(Duration::from_secs(600));
         }
-        breaker.record_failure(&foreign, time, CAP);
+        breaker.record_failure(&keys(), &foreign, time, CAP);
         let latest = time.after(limit.mul_f64(1.1));
         assert!(breaker.open_until().is_some_and(|until| until <= latest));
 
         let wait = Duration::from_secs(60);
-        breaker.record_failure(&foreign.with_retry_after(wait), time, CAP);
+        breaker.record_failure(&keys(), &foreign.with_retry_after(wait), time, CAP);
         assert_eq!(
             breaker.open_until(),
             Some(time.after(wait)),
