@@ -11,7 +11,8 @@ pub(super) const PLAIN_HTTP: &[u8] = b"Client sent an HTTP request to an HTTPS s
 pub(super) fn recognizes(request: &Request, response: &Response) -> bool {
     let body = &response.body;
     match response.status.as_u16() {
-        200..=299 => has_member(body, &["data", "auth", "wrap_info"]) || is_status(body),
+        // Other programs also respond with `data`, but not with `lease_id`.
+        200..=299 => has_member(body, &["lease_id"]) || is_status(body),
         // The body is empty. The client follows a redirect only between the configured addresses.
         307 => true,
         400 if body.starts_with(PLAIN_HTTP) => true,
