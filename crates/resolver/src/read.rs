@@ -18,7 +18,7 @@ impl Shared {
         let mut trails = self.read_all(keys, mode).await;
         let missed: Vec<bool> = trails.iter().map(|trail| trail.missed).collect();
         if missed.contains(&true) {
-            self.repeat_overtaken(keys, &mut trails, before).await;
+            self.repeat_overtaken(keys, &mut trails, mode, before).await;
         }
         let trails = keys.iter().zip(trails);
         let replies = collect(trails.map(|(key, trail)| trail.conclude(&self.origin, key))).await;
@@ -32,8 +32,14 @@ impl Shared {
         self: &Arc<Self>,
         keys: &[SecretKey],
         trails: &mut [Trail],
+        mode: Mode,
         before: u64,
     ) {
+        let mode = match mode {
+            // A cached answer can be from before the write.
+            Mode::ForcedAfter(_) => mode,
+            Mode::Cached | Mode::Forced | Mode::Rejected => Mode::Cached,
+        };
         let late = self.overtaken(keys, trails, before).await;
         if late.is_empty() {
             return;
@@ -41,7 +47,7 @@ impl Shared {
         let before = self.removals();
         let late_keys = late.iter().map(|(index, _)| keys[*index].clone());
         let late_keys = collect(late_keys).await;
-        let again = self.read_all(&late_keys, Mode::Cached).await;
+        let again = self.read_all(&late_keys, mode).await;
         for ((index, _), trail) in late.into_iter().zip(again) {
             trails[index] = trail;
         }
@@ -49,8 +55,8 @@ impl Shared {
         for (index, overtaken) in self.overtaken(keys, trails, before).await {
             // There is no third read. The newest known answer is returned.
             match self.known(&keys[index], now) {
-                Some(newest) => trails[index].replace(newest),
-                None => trails[index].overtake(overtaken, now),
+                Some(newest) if mode == Mode::Cached => trails[index].replace(newest),
+                _ => trails[index].overtake(overtaken, now),
             }
         }
     }
