@@ -156,6 +156,9 @@ pub(crate) enum Pem {
 /// The options of a URL that [`ClientConfig::with_options`] reads. Each backend has them.
 pub const CLIENT_OPTIONS: [&str; 2] = ["allow_http", "proxy"];
 
+/// The variable that allows plain HTTP to other machines, for every backend.
+const ALLOW_HTTP: &str = "SECRETWELL_ALLOW_HTTP";
+
 impl ClientConfig {
     /// Creates settings for the servers at `addresses`. If one does not respond, the next one is tried. If the
     /// host of an address is a name, each network address of that name is a server. A single address can also
@@ -319,6 +322,22 @@ impl ClientConfig {
         self
     }
 
+    /// Applies the variables that are the same for each backend. `variable` returns the value of an environment
+    /// variable. `SECRETWELL_ALLOW_HTTP=true` [allows plain HTTP](Self::danger_allow_http).
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if a value is invalid.
+    pub fn with_variables(
+        mut self,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Error> {
+        let text = variable(ALLOW_HTTP).unwrap_or_default();
+        if !text.trim().is_empty() {
+            self.allow_http = flag(ALLOW_HTTP, text.trim())?;
+        }
+        Ok(self)
+    }
+
     /// Applies the [options of a URL](CLIENT_OPTIONS) that are the same for each backend: `allow_http` is `true`
     /// or `false`, and `proxy` is the URL of a proxy or `none`.
     ///
@@ -326,12 +345,9 @@ impl ClientConfig {
     /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if a value is invalid,
     /// or if the URL of the proxy contains credentials.
     pub fn with_options(mut self, options: &UrlOptions) -> Result<Self, Error> {
-        self.allow_http = match options.get("allow_http") {
-            None => self.allow_http,
-            Some("" | "1" | "true") => true,
-            Some("0" | "false") => false,
-            Some(_) => return Err(invalid("`allow_http` is neither `true` nor `false`")),
-        };
+        if let Some(text) = options.get("allow_http") {
+            self.allow_http = flag("allow_http", text)?;
+        }
         match options.get("proxy") {
             None => Ok(self),
             Some("none") => Ok(self.no_proxy()),
@@ -389,6 +405,16 @@ impl ClientConfig {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+/// Parses the setting `name`, which is either true or false.
+fn flag(name: &str, text: &str) -> Result<bool, Error> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(invalid(format!("`{name}` is neither true nor false"))
+            .with_hint("set it to `true` or `false`, or unset it")),
     }
 }
 
@@ -454,6 +480,13 @@ mod tests {
         assert!(matches!(proxy, ProxyChoice::Url(url) if url == "http://p:3128"));
         let proxy = apply("proxy=none").unwrap().proxy;
         assert!(matches!(proxy, ProxyChoice::Disabled));
+        let with_variable = |value: &str| {
+            let variable = |name: &str| (name == ALLOW_HTTP).then(|| value.to_owned());
+            ClientConfig::new(["http://vault"])?.with_variables(&variable)
+        };
+        assert!(with_variable("").unwrap().check().is_err());
+        assert!(with_variable("true").unwrap().check().is_ok());
+        assert!(with_variable("maybe").is_err());
         for bad in ["allow_http=maybe", "proxy=http://me:hunter2@p:3128"] {
             let error = apply(bad).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{bad}");

@@ -158,7 +158,6 @@ impl Endpoint {
         request: &Request,
         relaxed: bool,
     ) -> Result<Response, Failure> {
-        let started = Instant::now();
         let Connections {
             generation,
             response,
@@ -178,10 +177,6 @@ impl Endpoint {
         }
         if let Ok(result) = timeout(SILENCE, &mut first).await {
             return result;
-        }
-        let is_alive = |(at, _)| at > started;
-        if self.connections().response.is_some_and(is_alive) {
-            return first.await;
         }
         // A slow server responds to the first request or to this one, a server behind a dead connection only
         // to this one.
@@ -229,7 +224,7 @@ impl Endpoint {
                 return Err(failure);
             }
         };
-        self.connections().response = Some((Instant::now(), response.version()));
+        self.note_response(pending.generation, response.version());
         let (status, headers) = (response.status(), response.headers().clone());
         let body = body::read(response, self.settings.config.max_bytes).await?;
         pending.is_complete = true;
@@ -263,6 +258,13 @@ impl Endpoint {
                 }
             }
             _ => Failure::Exchange(error),
+        }
+    }
+
+    fn note_response(&self, generation: u64, version: Version) {
+        let mut connections = self.connections();
+        if connections.generation == generation {
+            connections.response = Some((Instant::now(), version));
         }
     }
 
