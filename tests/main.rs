@@ -14,6 +14,7 @@
 //! | `lazy` | `LazyAuth`: start, rotation, failures and its log |
 //! | `rotation` | the key ring during rotations, with time steps and several runtimes |
 //! | `gateways` | gateways and sign-in pages that respond in the place of OpenBao and Infisical |
+//! | `transport` | connections that become silent, proxies and plain HTTP |
 //! | `restart` | a process that starts during a rotation, with a real OpenBao and Infisical |
 //! | `sessions` | sessions that are shared with Auth.js, in a whole service |
 //! | `web` | layers and extractors: who is let in, and what happens without a build, a layer or a working principal |
@@ -58,5 +59,6 @@ mod rotation;
 mod schedules;
 mod sessions;
 mod support;
+mod transport;
 mod vault;
 mod web;

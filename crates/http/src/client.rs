@@ -30,18 +30,22 @@ impl Client {
     /// Creates a client without opening a connection. Its errors name `origin` as their origin.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::InvalidConfig`] if a certificate cannot be read, or if an address would receive
-    /// tokens unencrypted over the network.
+    /// Returns [`ErrorKind::InvalidConfig`] if a certificate cannot be read, if a proxy is not valid, or if an
+    /// address would receive tokens unencrypted over the network.
     pub fn new(
         config: ClientConfig,
         protocol: impl Protocol,
         origin: Origin,
     ) -> Result<Self, Error> {
+        let unencrypted: Vec<_> = config.unencrypted().map(ToString::to_string).collect();
         let shared = Shared {
             servers: Servers::new(config).map_err(|error| error.with_origin(&origin))?,
             protocol: Box::new(protocol),
             origin,
         };
+        if !unencrypted.is_empty() {
+            tracing::warn!(target: "secretwell::http", event = "unencrypted", origin = %shared.origin, addresses = unencrypted.join(", "), "tokens and secrets cross the network unencrypted");
+        }
         Ok(Self {
             shared: Arc::new(shared),
         })

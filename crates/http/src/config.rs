@@ -3,10 +3,16 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Url;
-use secretwell_core::{Error, ErrorKind};
+use rustls::crypto::CryptoProvider;
+use secretwell_core::Error;
+
+use crate::error::invalid;
+use crate::proxy::ProxyChoice;
+use crate::url::UrlOptions;
 
 /// The base URL of a server: scheme, host, port, and a path if the server is not at the root.
 #[derive(Clone, PartialEq, Eq)]
@@ -16,7 +22,7 @@ impl Address {
     /// Parses an address such as `https://host:port`. A path and a final slash are allowed.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::InvalidConfig`] if `text` is not a URL, if its scheme is neither `http` nor
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if `text` is not a URL, if its scheme is neither `http` nor
     /// `https`, or if it contains credentials, a query or a fragment.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let mut url = Url::parse(text.trim()).map_err(|_| {
@@ -56,10 +62,26 @@ impl Address {
         Ok(url)
     }
 
-    /// Returns host and port if the scheme is `https`.
-    pub(crate) fn tls(&self) -> Option<(&str, u16)> {
-        let host = self.0.host_str().filter(|_| self.0.scheme() == "https")?;
-        Some((host, self.0.port_or_known_default()?))
+    /// Returns the host. An IPv6 address has no brackets.
+    pub(crate) fn host(&self) -> &str {
+        let host = self.0.host_str().unwrap_or_default();
+        host.trim_matches(['[', ']'])
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.0.port_or_known_default().unwrap_or_default()
+    }
+
+    pub(crate) fn uses_tls(&self) -> bool {
+        self.0.scheme() == "https"
+    }
+
+    /// Returns this address with another host.
+    pub(crate) fn with_host(&self, host: &str) -> Result<Self, Error> {
+        let mut url = self.0.clone();
+        url.set_host(Some(host))
+            .map_err(|_| invalid("the expected server name is not valid in a URL"))?;
+        Ok(Self(url))
     }
 
     /// Returns whether `url` is on this server: same scheme, host and port.
@@ -77,11 +99,13 @@ impl Address {
 
     /// Returns whether requests to this address cross the network unencrypted.
     fn is_unencrypted_and_remote(&self) -> bool {
-        self.0.scheme() == "http"
-            && !self.0.host_str().is_some_and(|host| {
-                let host = host.trim_matches(['[', ']']);
-                host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
-            })
+        !self.uses_tls() && !self.is_loopback()
+    }
+
+    /// Returns whether the server is on this machine.
+    pub(crate) fn is_loopback(&self) -> bool {
+        let host = self.host();
+        host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
     }
 }
 
@@ -108,6 +132,8 @@ pub struct ClientConfig {
     pub(crate) max_bytes: usize,
     pub(crate) unix_socket: Option<PathBuf>,
     pub(crate) tls: TlsConfig,
+    pub(crate) proxy: ProxyChoice,
+    pub(crate) max_exchanges: usize,
     allow_http: bool,
 }
 
@@ -117,6 +143,7 @@ pub(crate) struct TlsConfig {
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
     pub(crate) server_name: Option<String>,
     pub(crate) skip_verify: bool,
+    pub(crate) crypto: Option<Arc<CryptoProvider>>,
 }
 
 /// PEM certificates, in a file or in memory.
@@ -126,12 +153,19 @@ pub(crate) enum Pem {
     Text(Vec<u8>),
 }
 
+/// The options of a URL that [`ClientConfig::with_options`] reads. Each backend has them.
+pub const CLIENT_OPTIONS: [&str; 2] = ["allow_http", "proxy"];
+
+/// The variable that allows plain HTTP to other machines, for every backend.
+const ALLOW_HTTP: &str = "SECRETWELL_ALLOW_HTTP";
+
 impl ClientConfig {
-    /// Creates settings for the servers at `addresses`. If one does not respond, the next one is tried. A
-    /// single address can also be a local socket, such as `unix:///path`.
+    /// Creates settings for the servers at `addresses`. If one does not respond, the next one is tried. If the
+    /// host of an address is a name, each network address of that name is a server. A single address can also
+    /// be a local socket, such as `unix:///path`.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::InvalidConfig`] if `addresses` is empty, if an address
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if `addresses` is empty, if an address
     /// [cannot be parsed](Address::parse), or if a socket is not the only address.
     pub fn new<A: AsRef<str>>(addresses: impl IntoIterator<Item = A>) -> Result<Self, Error> {
         let mut unix_socket = None;
@@ -163,6 +197,8 @@ impl ClientConfig {
             max_bytes: 32 << 20,
             unix_socket,
             tls: TlsConfig::default(),
+            proxy: ProxyChoice::default(),
+            max_exchanges: 64,
             allow_http: false,
         })
     }
@@ -224,7 +260,9 @@ impl ClientConfig {
         self
     }
 
-    /// Sets the expected name in the server's certificate. Default: the host of the address.
+    /// Sets the expected name in the server's certificate. A host name is also sent as the server name of the
+    /// TLS handshake and in the `Host` header. It cannot be combined with a proxy. Default: the host of the
+    /// address.
     #[must_use]
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.tls.server_name = Some(name.into());
@@ -244,6 +282,79 @@ impl ClientConfig {
     pub fn danger_allow_http(mut self) -> Self {
         self.allow_http = true;
         self
+    }
+
+    /// Sets the cryptography for TLS, such as a provider that is validated for FIPS 140-3. It must support the
+    /// key exchanges and signatures of the server. Default: the provider of `aws-lc-rs`, which prefers the
+    /// post-quantum key exchange X25519MLKEM768.
+    #[must_use]
+    pub fn crypto_provider(mut self, provider: Arc<CryptoProvider>) -> Self {
+        self.tls.crypto = Some(provider);
+        self
+    }
+
+    /// Sets the proxy for servers with TLS, such as `http://user:password@proxy.internal:3128`. It opens a
+    /// tunnel, so TLS is end to end, and the proxy resolves the server's name. Servers on this machine are
+    /// never reached through a proxy. SOCKS proxies are not supported.
+    ///
+    /// Default: the proxy in `HTTPS_PROXY` or `ALL_PROXY`, except for the hosts in `NO_PROXY`. The names of the
+    /// variables can also be in lower case. The exceptions are `*`, addresses, networks such as `10.0.0.0/8`,
+    /// and domains with their subdomains. A proxy that is set here is used for all hosts.
+    #[must_use]
+    pub fn proxy(mut self, url: impl Into<String>) -> Self {
+        self.proxy = ProxyChoice::Url(url.into());
+        self
+    }
+
+    /// Uses no proxy, even if the environment has one.
+    #[must_use]
+    pub fn no_proxy(mut self) -> Self {
+        self.proxy = ProxyChoice::Disabled;
+        self
+    }
+
+    /// Sets the maximum number of concurrent requests to each server, and so the number of connections.
+    /// Further requests wait, but at most 1,024 of them, and not after the [deadline](Self::deadline).
+    /// Default: 64. 0 counts as 1.
+    #[must_use]
+    pub fn max_concurrent_requests(mut self, limit: usize) -> Self {
+        self.max_exchanges = limit.max(1);
+        self
+    }
+
+    /// Applies the variables that are the same for each backend. `variable` returns the value of an environment
+    /// variable. `SECRETWELL_ALLOW_HTTP=true` [allows plain HTTP](Self::danger_allow_http).
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if a value is invalid.
+    pub fn with_variables(
+        mut self,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Error> {
+        let text = variable(ALLOW_HTTP).unwrap_or_default();
+        if !text.trim().is_empty() {
+            self.allow_http = flag(ALLOW_HTTP, text.trim())?;
+        }
+        Ok(self)
+    }
+
+    /// Applies the [options of a URL](CLIENT_OPTIONS) that are the same for each backend: `allow_http` is `true`
+    /// or `false`, and `proxy` is the URL of a proxy or `none`.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if a value is invalid,
+    /// or if the URL of the proxy contains credentials.
+    pub fn with_options(mut self, options: &UrlOptions) -> Result<Self, Error> {
+        if let Some(text) = options.get("allow_http") {
+            self.allow_http = flag("allow_http", text)?;
+        }
+        match options.get("proxy") {
+            None => Ok(self),
+            Some("none") => Ok(self.no_proxy()),
+            Some(url) if url.contains('@') => Err(invalid("a URL must not contain credentials")
+                .with_hint("set the proxy in the variable `HTTPS_PROXY`")),
+            Some(url) => Ok(self.proxy(url)),
+        }
     }
 
     /// Replaces the addresses and keeps all other settings.
@@ -271,6 +382,12 @@ impl ClientConfig {
         self.tls.skip_verify
     }
 
+    /// Returns the addresses whose requests cross the network unencrypted, because that was allowed.
+    pub(crate) fn unencrypted(&self) -> impl Iterator<Item = &Address> {
+        let addresses = self.addresses.iter();
+        addresses.filter(|a| self.unix_socket.is_none() && a.is_unencrypted_and_remote())
+    }
+
     /// Returns the addresses in their configured order.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
@@ -278,26 +395,33 @@ impl ClientConfig {
 
     /// Checks that no token is sent unencrypted over the network, unless that was allowed.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let unencrypted = self
-            .addresses
-            .iter()
-            .find(|a| a.is_unencrypted_and_remote());
-        match unencrypted {
-            Some(address) if !self.allow_http && self.unix_socket.is_none() => Err(invalid(
-                format!("tokens to `{address}` would cross the network unencrypted"),
-            )
-            .with_hint("use `https://`; plain HTTP is allowed only to this machine")),
+        match self.unencrypted().next() {
+            Some(address) if !self.allow_http => Err(invalid(format!(
+                "tokens to `{address}` would cross the network unencrypted"
+            ))
+            .with_hint(
+                "use `https://`; in a trusted network, add `allow_http=true` to the URL, or set \
+                 `SECRETWELL_ALLOW_HTTP=true`",
+            )),
             _ => Ok(()),
         }
     }
 }
 
-pub(crate) fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::InvalidConfig, message)
+/// Parses the setting `name`, which is either true or false.
+fn flag(name: &str, text: &str) -> Result<bool, Error> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(invalid(format!("`{name}` is neither true nor false"))
+            .with_hint("set it to `true` or `false`, or unset it")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use secretwell_core::ErrorKind;
+
     use super::*;
 
     #[test]
@@ -340,6 +464,33 @@ mod tests {
             let config = ClientConfig::new([address]).unwrap();
             assert_eq!(config.check().is_ok(), allowed, "{address}");
             assert!(config.danger_allow_http().check().is_ok());
+        }
+    }
+
+    #[test]
+    fn options_of_the_url_are_applied() {
+        let apply = |query: &str| {
+            let options = UrlOptions::parse(query, &CLIENT_OPTIONS, &[])?;
+            ClientConfig::new(["http://vault"])?.with_options(&options)
+        };
+        assert!(apply("").unwrap().check().is_err());
+        assert!(apply("allow_http=false").unwrap().check().is_err());
+        assert!(apply("allow_http=true").unwrap().check().is_ok());
+        let proxy = apply("proxy=http://p:3128").unwrap().proxy;
+        assert!(matches!(proxy, ProxyChoice::Url(url) if url == "http://p:3128"));
+        let proxy = apply("proxy=none").unwrap().proxy;
+        assert!(matches!(proxy, ProxyChoice::Disabled));
+        let with_variable = |value: &str| {
+            let variable = |name: &str| (name == ALLOW_HTTP).then(|| value.to_owned());
+            ClientConfig::new(["http://vault"])?.with_variables(&variable)
+        };
+        assert!(with_variable("").unwrap().check().is_err());
+        assert!(with_variable("true").unwrap().check().is_ok());
+        assert!(with_variable("maybe").is_err());
+        for bad in ["allow_http=maybe", "proxy=http://me:hunter2@p:3128"] {
+            let error = apply(bad).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{bad}");
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         }
     }
 }

@@ -11,6 +11,17 @@ use crate::recognition::FOREIGN_BACKOFF;
 pub(crate) enum Failure {
     #[error("the HTTP exchange failed")]
     Exchange(#[source] reqwest::Error),
+    /// The tunnel through the proxy could not be established. The text names the proxy.
+    #[error("the proxy does not connect to the server")]
+    Proxy(String, #[source] reqwest::Error),
+    #[error("the name cannot be resolved")]
+    Unresolved,
+    /// Until the deadline, this number of other requests to the server was under way.
+    #[error("{0} requests are already under way")]
+    Busy(usize),
+    /// Too many requests wait for their turn.
+    #[error("{0} requests are already waiting")]
+    Overloaded(usize),
     #[error("the TLS connection failed")]
     Tls(#[source] rustls::Error),
     #[error("no response within {0:?}")]
@@ -32,6 +43,7 @@ impl Failure {
     pub(crate) fn did_nothing(&self) -> bool {
         match self {
             Self::Exchange(error) => error.is_connect(),
+            Self::Proxy(..) | Self::Unresolved | Self::Busy(_) | Self::Overloaded(_) => true,
             Self::Redirect | Self::RedirectToTls => true,
             Self::Tls(_) | Self::Timeout(_) | Self::Deadline(_) | Self::TooLarge(_) => false,
         }
@@ -63,6 +75,34 @@ impl Failure {
                 format!("`{authority}` requires TLS, but the address begins with `http://`"),
             )
             .with_hint("use `https://`"),
+            Self::Proxy(proxy, _) => Error::new(
+                ErrorKind::Unavailable,
+                format!("`{authority}` cannot be reached through the proxy `{proxy}`"),
+            )
+            .with_hint(
+                "check that the proxy is running, and that it accepts the client and the address",
+            ),
+            Self::Unresolved => Error::new(
+                ErrorKind::Unavailable,
+                format!("`{authority}` cannot be reached: its name cannot be resolved"),
+            )
+            .with_hint("check the address and the name service"),
+            Self::Busy(limit) => Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "the request to `{authority}` was not sent in time: {limit} requests to it are \
+                     already under way"
+                ),
+            )
+            .with_hint("check whether the server is overloaded or hangs"),
+            Self::Overloaded(waiting) => Error::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "the request to `{authority}` was not sent: {waiting} requests are already \
+                     waiting for earlier ones"
+                ),
+            )
+            .with_hint("check whether the server is overloaded or hangs"),
             Self::Tls(error) => tls_error(&error, authority),
             Self::Exchange(error) => exchange_error(&error, authority),
         }
@@ -71,7 +111,12 @@ impl Failure {
 
 /// Returns whether the connection was established and then closed for an unknown reason.
 pub(crate) fn is_unexplained(error: &reqwest::Error) -> bool {
-    !error.is_connect() && !error.is_timeout() && find::<rustls::Error>(error).is_none()
+    !error.is_connect() && !error.is_timeout() && !is_tls_error(error)
+}
+
+/// Returns whether the TLS connection failed for a known reason.
+pub(crate) fn is_tls_error(error: &reqwest::Error) -> bool {
+    find::<rustls::Error>(error).is_some()
 }
 
 fn exchange_error(error: &reqwest::Error, authority: &str) -> Error {

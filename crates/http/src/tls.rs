@@ -1,8 +1,10 @@
 //! TLS configuration: verification of server certificates, and the client certificate.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::ClientConfig;
 use rustls::client::ResolvesClientCert;
@@ -18,51 +20,95 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::config::{Pem, TlsConfig, invalid};
+use crate::config::{Pem, TlsConfig};
+use crate::error::invalid;
 
-/// Returns a configuration for TLS 1.2 and 1.3 that trusts the authorities of the platform and those in
-/// `config`. The process-wide default of rustls is neither used nor set.
-pub(crate) fn client_config(config: &TlsConfig) -> Result<ClientConfig, Error> {
-    let crypto = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(crypto.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| invalid("TLS cannot be configured").with_source(error))?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier(config, &crypto)?);
-    let mut client = match &config.identity {
-        None => builder.with_no_client_auth(),
-        Some((chain, key)) => {
-            let identity = Identity {
-                chain: chain.clone(),
-                key: key.clone(),
-                crypto,
-            };
-            // Loaded once here, so that a wrong path is reported now and not as a failed handshake.
-            identity.load()?;
-            builder.with_client_cert_resolver(Arc::new(identity))
-        }
-    };
-    client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(client)
+/// The TLS settings of all connections of a client.
+pub(crate) struct Tls {
+    pub(crate) config: Arc<ClientConfig>,
+    /// Whether a server has requested a client certificate.
+    is_certificate_requested: Arc<AtomicBool>,
 }
 
-/// Connects to a server and returns the TLS alert that it sends after the handshake, if any.
-///
-/// In TLS 1.3, a server rejects a client certificate only after the handshake. The HTTP library then
-/// reports a closed connection and not the alert.
-pub(crate) async fn alert_after_handshake(
-    config: Arc<ClientConfig>,
-    host: &str,
-    port: u16,
-) -> Option<rustls::Error> {
-    let host = host.trim_matches(['[', ']']);
-    let name = ServerName::try_from(host.to_owned()).ok()?;
-    let stream = TcpStream::connect((host, port)).await.ok()?;
-    let connecting = TlsConnector::from(config).connect(name, stream);
-    let mut stream = connecting.await.ok()?;
-    let error = stream.read_u8().await.err()?;
-    let alert: &rustls::Error = error.get_ref()?.downcast_ref()?;
-    Some(alert.clone())
+impl Tls {
+    /// Returns settings for TLS 1.2 and 1.3 that trust the authorities of the platform and those in `config`.
+    /// The process-wide default of rustls is neither used nor set.
+    pub(crate) fn new(config: &TlsConfig) -> Result<Self, Error> {
+        let default = || Arc::new(aws_lc_rs::default_provider());
+        let crypto = config.crypto.clone().unwrap_or_else(default);
+        let is_certificate_requested = Arc::new(AtomicBool::new(false));
+        let identity = match &config.identity {
+            None => None,
+            Some((chain, key)) => {
+                let identity = Identity {
+                    chain: chain.clone(),
+                    key: key.clone(),
+                    crypto: crypto.clone(),
+                };
+                // Loaded once here, so that a wrong path is reported now and not as a failed handshake.
+                identity.load()?;
+                Some(identity)
+            }
+        };
+        let mut client = ClientConfig::builder_with_provider(crypto.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| invalid("TLS cannot be configured").with_source(error))?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier(config, &crypto)?)
+            .with_client_cert_resolver(Arc::new(CertificateRequests {
+                identity,
+                is_requested: Arc::clone(&is_certificate_requested),
+            }));
+        client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self {
+            config: Arc::new(client),
+            is_certificate_requested,
+        })
+    }
+
+    /// Connects to a server and returns the TLS alert that it sends after the handshake, if any.
+    ///
+    /// In TLS 1.3, a server rejects a client certificate only after the handshake. The HTTP library then
+    /// reports a closed connection and not the alert. Returns `None` if no server has requested a certificate.
+    pub(crate) async fn alert_after_handshake(
+        &self,
+        address: SocketAddr,
+        host: &str,
+    ) -> Option<rustls::Error> {
+        if !self.is_certificate_requested.load(Ordering::Relaxed) {
+            return None;
+        }
+        let name = ServerName::try_from(host.to_owned()).ok()?;
+        let stream = TcpStream::connect(address).await.ok()?;
+        let connecting = TlsConnector::from(Arc::clone(&self.config)).connect(name, stream);
+        let mut stream = connecting.await.ok()?;
+        let error = stream.read_u8().await.err()?;
+        let alert: &rustls::Error = error.get_ref()?.downcast_ref()?;
+        Some(alert.clone())
+    }
+}
+
+/// The handler of requests for a client certificate.
+#[derive(Debug)]
+struct CertificateRequests {
+    identity: Option<Identity>,
+    is_requested: Arc<AtomicBool>,
+}
+
+impl ResolvesClientCert for CertificateRequests {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.is_requested.store(true, Ordering::Relaxed);
+        self.identity
+            .as_ref()?
+            .load()
+            .inspect_err(|error| tracing::warn!(target: "secretwell::http", event = "client_certificate_missing", %error, "the client certificate cannot be loaded; the handshake continues without it"))
+            .ok()
+            .map(Arc::new)
+    }
+
+    fn has_certs(&self) -> bool {
+        self.identity.is_some()
+    }
 }
 
 fn verifier(
@@ -99,13 +145,15 @@ fn verifier(
     }
     let verifier = Verifier::new_with_extra_roots(authorities, crypto.clone())
         .map_err(|error| invalid("the trusted authorities cannot be loaded").with_source(error))?;
-    let Some(name) = &config.server_name else {
-        return Ok(Arc::new(verifier));
-    };
-    let name = ServerName::try_from(name.clone()).map_err(|_| {
+    let name = config.server_name.clone().map(ServerName::try_from);
+    let name = name.transpose().map_err(|_| {
         invalid("the expected server name is neither a host name nor an IP address")
     })?;
-    Ok(Arc::new(OtherName { name, verifier }))
+    match name {
+        // A host name replaces the host of each URL, so the connection verifies it by itself.
+        None | Some(ServerName::DnsName(_)) => Ok(Arc::new(verifier)),
+        Some(name) => Ok(Arc::new(OtherName { name, verifier })),
+    }
 }
 
 fn quoted(path: &Path) -> String {
@@ -145,19 +193,6 @@ impl Identity {
     }
 }
 
-impl ResolvesClientCert for Identity {
-    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.load()
-            .inspect_err(|error| tracing::warn!(target: "secretwell::http", event = "client_certificate_missing", %error, "the client certificate cannot be loaded; the handshake continues without it"))
-            .ok()
-            .map(Arc::new)
-    }
-
-    fn has_certs(&self) -> bool {
-        true
-    }
-}
-
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity")
@@ -166,7 +201,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Verifies the certificate for a configured name instead of the host of the address.
+/// Verifies the certificate for a configured IP address instead of the host of the address.
 #[derive(Debug)]
 struct OtherName {
     name: ServerName<'static>,

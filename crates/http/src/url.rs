@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use secretwell_core::Error;
 
-use crate::config::invalid;
+use crate::error::invalid;
 
 /// The characters that are encoded in a path segment and in a query value: all except letters, digits
 /// and RFC 3986's other unreserved characters.

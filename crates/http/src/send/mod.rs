@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use secretwell_core::{Error, Origin};
 use tokio::time::{Instant, sleep_until};
 
+use crate::endpoint::Endpoint;
 use crate::failure::Failure;
 use crate::protocol::{Outcome, Protocol};
 use crate::recognition::judge;
@@ -20,7 +22,7 @@ use crate::servers::Servers;
 #[cfg(test)]
 mod tests;
 
-/// The maximum number of rounds. In each round, every address is tried once.
+/// The maximum number of rounds. In each round, every server is tried once.
 const MAX_ROUNDS: u32 = 32;
 /// The maximum number of rounds in which all failures are unexplained. Such a failure might be permanent.
 const MAX_UNEXPLAINED_ROUNDS: u32 = 3;
@@ -33,10 +35,10 @@ pub(crate) struct SendLoop<'a> {
     request: &'a Request,
     deadline: Instant,
     in_flight: InFlight<'a>,
-    /// The addresses that were not tried in this round.
-    untried: VecDeque<usize>,
-    /// The address of the newest attempt, until that attempt ends or the next one starts.
-    latest: Option<usize>,
+    /// The servers that were not tried in this round.
+    untried: VecDeque<Arc<Endpoint>>,
+    /// The server of the newest attempt, until that attempt ends or the next one starts.
+    latest: Option<Arc<Endpoint>>,
     /// When the next attempt starts, unless a response arrives earlier.
     next_attempt: Instant,
     /// The number of rounds before this one.
@@ -45,10 +47,12 @@ pub(crate) struct SendLoop<'a> {
     unexplained_rounds: u32,
     /// Whether all failures of this round are unexplained.
     is_unexplained: bool,
+    /// Whether all failures of this round are permanent.
+    is_permanent: bool,
     /// The earliest start of the next round.
     next_round: Instant,
-    /// An address that responded in this round, but with stale data.
-    stale_replica: Option<usize>,
+    /// A server that responded in this round, but with stale data.
+    stale_replica: Option<Arc<Endpoint>>,
     /// The last failure before this attempt, which is more specific than reaching the deadline.
     latest_failure: Option<Error>,
 }
@@ -60,6 +64,8 @@ enum Retry {
     NextServer,
     /// The server failed for an unknown reason, or another program responded.
     Unexplained,
+    /// The server cannot be used until a certificate or the configuration changes.
+    Permanent,
     /// The request was rate limited. The duration is the wait that the server stated.
     RateLimited(Option<Duration>),
 }
@@ -79,12 +85,13 @@ impl<'a> SendLoop<'a> {
             request,
             deadline: now + servers.config().deadline,
             in_flight: InFlight::default(),
-            untried: servers.order().into(),
+            untried: VecDeque::new(),
             latest: None,
             next_attempt: now,
             rounds: 0,
             unexplained_rounds: 0,
             is_unexplained: true,
+            is_permanent: true,
             next_round: now,
             stale_replica: None,
             latest_failure: None,
@@ -92,12 +99,17 @@ impl<'a> SendLoop<'a> {
     }
 
     pub(crate) async fn run(mut self) -> Result<Response, Error> {
+        self.servers.look_up_names(self.deadline).await;
+        self.untried = self.servers.order().into();
         loop {
             // After the deadline, only in-flight attempts are awaited. Each of them ends by then.
             let now = Instant::now();
             let can_start = now < self.deadline || self.in_flight.is_empty();
             // Checked here because tokio's timer is up to a millisecond late.
             if can_start && self.next_attempt <= now {
+                if self.in_flight.is_empty() && self.untried.is_empty() {
+                    self.servers.look_up_names(self.deadline).await;
+                }
                 self.start_attempt(now);
             }
             tokio::select! {
@@ -115,7 +127,7 @@ impl<'a> SendLoop<'a> {
     /// Starts an attempt at the next address, in parallel to the running ones.
     fn start_attempt(&mut self, now: Instant) {
         if let Some(slow) = self.latest.take() {
-            self.servers.mark_failed(slow);
+            slow.mark_failed();
         }
         if self.untried.is_empty() && self.stale_replica.is_none() {
             // Attempts of the previous round can still be running, so its wait might not be over.
@@ -131,22 +143,21 @@ impl<'a> SendLoop<'a> {
         }
         // A slightly stale response now is better than waiting for a server that failed recently.
         if self.stale_replica.is_some() {
-            let servers = self.servers;
-            self.untried
-                .retain(|index| !servers.failed_recently(*index));
+            self.untried.retain(|endpoint| !endpoint.failed_recently());
         }
-        let untried = self.untried.pop_front().map(|index| (index, false));
-        let target = untried.or_else(|| self.stale_replica.take().map(|index| (index, true)));
-        // Without a target, an attempt is running at every address.
-        if let Some((index, relaxed)) = target {
+        let untried = self.untried.pop_front().map(|endpoint| (endpoint, false));
+        let stale = || Some((self.stale_replica.take()?, true));
+        // Without a target, an attempt is running at every server.
+        if let Some((endpoint, relaxed)) = untried.or_else(stale) {
+            let server = Arc::clone(&endpoint);
             let attempt = self
                 .servers
-                .attempt(index, self.request, relaxed, self.deadline);
+                .attempt(server, self.request, relaxed, self.deadline);
+            self.latest = Some(Arc::clone(&endpoint));
             self.in_flight
-                .start(Target { index, relaxed }, Box::pin(attempt));
-            self.latest = Some(index);
+                .start(Target { endpoint, relaxed }, Box::pin(attempt));
         }
-        let can_hedge = self.request.is_idempotent() && self.servers.count() > 1;
+        let can_hedge = self.request.is_idempotent() && !self.servers.is_single();
         self.next_attempt = match can_hedge {
             true => (now + self.servers.config().hedge).min(self.deadline),
             false => self.deadline,
@@ -160,15 +171,16 @@ impl<'a> SendLoop<'a> {
         self.rounds + 1 < MAX_ROUNDS && !is_last_unexplained
     }
 
-    /// Starts a round with all addresses at which no attempt is running.
+    /// Starts a round with all servers at which no attempt is running.
     fn start_round(&mut self) {
         self.untried = self.servers.order().into();
         self.untried
-            .retain(|index| !self.in_flight.includes(*index));
+            .retain(|endpoint| !self.in_flight.includes(endpoint));
         if !self.untried.is_empty() {
             self.rounds += 1;
             self.unexplained_rounds += u32::from(self.is_unexplained);
             self.is_unexplained = true;
+            self.is_permanent = true;
         }
     }
 
@@ -179,14 +191,12 @@ impl<'a> SendLoop<'a> {
         target: Target,
         result: Result<Response, Failure>,
     ) -> Result<Option<Response>, Error> {
-        let Target { index, relaxed } = target;
-        if self.latest == Some(index) {
-            self.latest = None;
-        }
+        let Target { endpoint, relaxed } = target;
+        self.latest.take_if(|latest| Arc::ptr_eq(latest, &endpoint));
         let (retry, failure) = match result {
             Ok(mut response) => match judge(self.protocol, self.request, &mut response) {
                 Outcome::Success => {
-                    self.servers.mark_responsive(index);
+                    self.servers.mark_responsive(&endpoint);
                     response.stale = relaxed;
                     return Ok(Some(response));
                 }
@@ -199,13 +209,13 @@ impl<'a> SendLoop<'a> {
                 Outcome::NextEndpoint(error) => (Retry::NextServer, error),
                 Outcome::ServerError(error) => (Retry::Unexplained, error),
                 Outcome::StaleReplica(error) => {
-                    self.stale_replica.get_or_insert(index);
+                    self.stale_replica.get_or_insert(endpoint);
                     (Retry::NextServer, error)
                 }
                 Outcome::RetryAfter(wait, error) => (Retry::RateLimited(wait), error),
             },
             Err(failure) => {
-                self.servers.mark_failed(index);
+                endpoint.mark_failed();
                 // If the deadline ended this attempt, the previous round's failure is more specific.
                 if matches!(failure, Failure::Deadline(_))
                     && let Some(earlier) = self.latest_failure.take()
@@ -214,14 +224,19 @@ impl<'a> SendLoop<'a> {
                 }
                 let is_final = !self.request.is_idempotent() && !failure.did_nothing()
                     || matches!(failure, Failure::TooLarge(_));
-                let retry = match failure {
-                    Failure::Redirect => Retry::Unexplained,
-                    _ => Retry::NextServer,
-                };
-                let error = failure.into_error(self.servers.authority(index));
-                if is_final || !error.is_temporary() && self.servers.count() == 1 {
+                let is_last = self.untried.is_empty() && self.in_flight.is_empty();
+                // Waiting here would only move the queue.
+                let is_final = is_final || is_last && matches!(failure, Failure::Overloaded(_));
+                let is_unexplained = matches!(failure, Failure::Redirect);
+                let error = failure.into_error(endpoint.authority());
+                if is_final {
                     return Err(error);
                 }
+                let retry = match error.is_temporary() {
+                    true if is_unexplained => Retry::Unexplained,
+                    true => Retry::NextServer,
+                    false => Retry::Permanent,
+                };
                 (retry, error)
             }
         };
@@ -245,11 +260,12 @@ impl<'a> SendLoop<'a> {
         let now = Instant::now();
         let stated = match retry {
             Retry::RateLimited(wait) => wait,
-            Retry::NextServer | Retry::Unexplained => failure.retry_after(),
+            Retry::NextServer | Retry::Unexplained | Retry::Permanent => failure.retry_after(),
         };
         let stated = stated.unwrap_or_default().min(MAX_RETRY_AFTER);
         self.next_round = self.next_round.max(now + stated.max(backoff(self.rounds)));
         self.is_unexplained &= retry == Retry::Unexplained;
+        self.is_permanent &= retry == Retry::Permanent;
         if !matches!(retry, Retry::RateLimited(_)) {
             let more = !self.untried.is_empty()
                 || self.stale_replica.is_some() && self.in_flight.is_empty();
@@ -260,8 +276,9 @@ impl<'a> SendLoop<'a> {
             if !self.in_flight.is_empty() {
                 return Ok(());
             }
+            self.servers.mark_all_failed();
         }
-        if !self.can_start_round() || self.next_round >= self.deadline {
+        if self.is_permanent || !self.can_start_round() || self.next_round >= self.deadline {
             return Err(failure);
         }
         tracing::debug!(target: "secretwell::http", event = "request_retried", origin = %self.origin, error = %failure, "the request is retried");
@@ -275,10 +292,10 @@ impl<'a> SendLoop<'a> {
     }
 }
 
-/// The address that an attempt is sent to, and which responses it accepts.
-#[derive(Clone, Copy)]
+/// The server that an attempt is sent to, and which responses it accepts.
+#[derive(Clone)]
 struct Target {
-    index: usize,
+    endpoint: Arc<Endpoint>,
     /// Whether the attempt accepts a stale replica.
     relaxed: bool,
 }
@@ -296,10 +313,10 @@ impl<'a> InFlight<'a> {
         self.attempts.push((target, attempt));
     }
 
-    fn includes(&self, index: usize) -> bool {
+    fn includes(&self, endpoint: &Arc<Endpoint>) -> bool {
         self.attempts
             .iter()
-            .any(|(target, _)| target.index == index)
+            .any(|(target, _)| Arc::ptr_eq(&target.endpoint, endpoint))
     }
 
     fn is_empty(&self) -> bool {
@@ -312,10 +329,9 @@ impl<'a> InFlight<'a> {
     /// Dropping the future does not cancel the attempts.
     async fn next(&mut self) -> (Target, Result<Response, Failure>) {
         poll_fn(|context| {
-            for (position, (target, attempt)) in self.attempts.iter_mut().enumerate() {
+            for (position, (_, attempt)) in self.attempts.iter_mut().enumerate() {
                 if let Poll::Ready(result) = attempt.as_mut().poll(context) {
-                    let target = *target;
-                    drop(self.attempts.swap_remove(position));
+                    let (target, _) = self.attempts.swap_remove(position);
                     return Poll::Ready((target, result));
                 }
             }

@@ -20,6 +20,8 @@ pub(super) const OPTIONS: &[&str] = &[
     "expand",
     "personal",
     "tags",
+    "allow_http",
+    "proxy",
 ];
 
 /// The options that are rejected because they are credentials, each with the variable to use instead.

@@ -191,6 +191,9 @@ impl InfisicalBuilder {
     /// | `INFISICAL_DOMAIN` or `INFISICAL_API_URL` | the server's address; default: `https://app.infisical.com` |
     /// | `INFISICAL_PROJECT_ID` | the project's id or slug |
     /// | `INFISICAL_ENVIRONMENT` | the environment's slug |
+    /// | `SECRETWELL_ALLOW_HTTP` | `true` allows plain HTTP to other machines |
+    ///
+    /// The client also uses the [variables for proxies](ClientConfig::proxy).
     ///
     /// The token and the client secret can also be in a file. Append `_FILE` to the variable's name and set
     /// it to the path of the file.
@@ -227,6 +230,7 @@ impl InfisicalBuilder {
         let address = address.trim().trim_end_matches('/');
         // Both spellings are in use: with and without `/api` at the end.
         let mut builder = Self::new(address.strip_suffix("/api").unwrap_or(address), auth)?;
+        builder.client = builder.client.with_variables(variables.0)?;
         if let Some(project) = variables.first(&["PROJECT_ID"]) {
             builder = builder.project(project);
         }
@@ -266,6 +270,7 @@ impl InfisicalBuilder {
             let address = format!("{scheme}://{host}");
             builder.client = builder.client.with_addresses([address])?;
         }
+        builder.client = builder.client.with_options(&options)?;
         let mut segments = path.splitn(3, '/');
         if let Some(project) = segments.next().filter(|segment| !segment.is_empty()) {
             builder = builder.project(decode(project)?);

@@ -187,3 +187,20 @@ fn login_method_defaults_to_the_configured_credentials() {
         }
     }
 }
+
+#[test]
+fn plain_http_and_proxies_are_set_by_options_and_variables() {
+    let url = "infisical+http://infisical:8080/demo/dev?auth=token&token_file=/x";
+    let error = origin(url, &no_variable).unwrap_err();
+    assert!(error.to_string().contains("unencrypted"), "{error}");
+    origin(&format!("{url}&allow_http=true"), &no_variable).unwrap();
+    let allowed = |name: &str| (name == "SECRETWELL_ALLOW_HTTP").then(|| "true".to_owned());
+    origin(url, &allowed).unwrap();
+
+    let url = "infisical://infisical/demo/dev?auth=token&token_file=/x";
+    origin(&format!("{url}&proxy=http://proxy:3128"), &no_variable).unwrap();
+    let error = origin(&format!("{url}&proxy=socks5://proxy"), &no_variable).unwrap_err();
+    assert!(error.to_string().contains("SOCKS"), "{error}");
+    let error = origin(&format!("{url}&proxy=http://me:pw@proxy"), &no_variable).unwrap_err();
+    assert!(error.to_string().contains("credentials"), "{error}");
+}

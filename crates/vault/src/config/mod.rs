@@ -4,7 +4,7 @@ use secretwell_core::{Error, SecretValue};
 use secretwell_http::{ClientConfig, UrlOptions, decode};
 
 use self::login::{LoginOptions, token};
-use self::variables::{Variables, flag, process_variable};
+use self::variables::{Variables, process_variable};
 use crate::auth::VaultAuth;
 use crate::dynamic::Dynamic;
 use crate::error::invalid;
@@ -216,6 +216,7 @@ impl VaultBuilder {
     /// - `VAULT_CLIENT_CERT` and `VAULT_CLIENT_KEY`
     /// - `VAULT_TLS_SERVER_NAME`
     /// - `VAULT_CLIENT_TIMEOUT`
+    /// - `VAULT_PROXY_ADDR` or `VAULT_HTTP_PROXY`, or else the [variables for proxies](ClientConfig::proxy)
     /// - `SECRETWELL_ALLOW_HTTP`, which allows plain HTTP to other machines if it is `true`
     ///
     /// Each variable can also begin with `BAO_`, which has precedence. An empty variable counts as unset.
@@ -241,6 +242,7 @@ impl VaultBuilder {
     /// | `kv` | the version of the key-value engine: `1` or `2` |
     /// | `mount` | the mount of the secrets. Without it, the first segment of the path is the mount, or more of them if the server reports such a mount |
     /// | `allow_http` | `true` allows plain HTTP to other machines, for a network that nobody else can read |
+    /// | `proxy` | the proxy for servers with TLS, such as `http://proxy:3128`, or `none` |
     /// | `namespace`, `login_namespace` | the namespaces of the secrets and of the login |
     ///
     /// # Errors
@@ -321,11 +323,7 @@ impl VaultBuilder {
             settings.namespace = Some(namespace.to_owned());
         }
         settings.login_namespace = options.get("login_namespace").map(str::to_owned);
-        if let Some(text) = options.get("allow_http")
-            && flag("allow_http", text)?
-        {
-            settings.client = settings.client.clone().danger_allow_http();
-        }
+        settings.client = settings.client.clone().with_options(&options)?;
         let login = LoginOptions {
             options: &options,
             variables: Variables(variable),
@@ -351,6 +349,7 @@ const OPTIONS: &[&str] = &[
     "namespace",
     "login_namespace",
     "allow_http",
+    "proxy",
 ];
 
 /// Credentials that are rejected in a URL, each with the variable for it.

@@ -197,3 +197,23 @@ fn url_errors_name_the_problem_but_no_credentials() {
         assert!(!format!("{error} {error:?}").contains("c4n4ry"), "{url}");
     }
 }
+
+#[test]
+fn proxy_is_set_by_an_option_or_a_variable() {
+    let build = |url: &str, set: &[(&str, &str)]| {
+        let builder = VaultBuilder::from_url_with(url, &variables(set))?;
+        builder.build().map(drop)
+    };
+    let url = "vault://vault/kv?auth=agent";
+    for name in ["VAULT_PROXY_ADDR", "VAULT_HTTP_PROXY", "BAO_PROXY_ADDR"] {
+        build(url, &[(name, "http://proxy:3128")]).unwrap();
+        let unsupported = [(name, "socks5://me:hunter2@proxy")];
+        let error = build(url, &unsupported).unwrap_err();
+        assert!(error.to_string().contains("SOCKS"), "{error}");
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        // The option has precedence.
+        build(&format!("{url}&proxy=none"), &unsupported).unwrap();
+    }
+    let error = build(&format!("{url}&proxy=socks5://proxy"), &[]).unwrap_err();
+    assert!(error.to_string().contains("SOCKS"), "{error}");
+}

@@ -12,18 +12,13 @@ use crate::error::invalid;
 /// The address if none is configured; the same as that of the `vault` command.
 pub(super) const DEFAULT_ADDRESS: &str = "https://127.0.0.1:8200";
 
-/// The variable that allows plain HTTP to other machines, for every backend.
-const ALLOW_HTTP: &str = "SECRETWELL_ALLOW_HTTP";
-
 /// The variables of other clients that this one does not support. Ignoring one of them could send a request to
 /// another server, or without a header that it needs.
 const UNSUPPORTED: &[&str] = &[
     "CLIENT_CERT_BYTES",
     "CLIENT_KEY_BYTES",
     "HEADERS",
-    "HTTP_PROXY",
     "MFA",
-    "PROXY_ADDR",
     "RATE_LIMIT",
     "WRAP_TTL",
 ];
@@ -54,12 +49,6 @@ impl Variables<'_> {
     pub(super) fn flag(&self, name: &str) -> Result<bool, Error> {
         self.get(name)
             .map_or(Ok(false), |text| flag(&format!("VAULT_{name}"), &text))
-    }
-
-    /// Returns whether plain HTTP to other machines is allowed.
-    fn allows_http(&self) -> Result<bool, Error> {
-        let text = (self.0)(ALLOW_HTTP).filter(|text| !text.trim().is_empty());
-        text.map_or(Ok(false), |text| flag(ALLOW_HTTP, text.trim()))
     }
 
     /// Returns the settings of the HTTP client.
@@ -93,10 +82,10 @@ impl Variables<'_> {
         if let Some(text) = self.get("CLIENT_TIMEOUT") {
             client = client.deadline(duration(&text)?);
         }
-        if self.allows_http()? {
-            client = client.danger_allow_http();
+        if let Some(url) = self.get("PROXY_ADDR").or_else(|| self.get("HTTP_PROXY")) {
+            client = client.proxy(url);
         }
-        Ok(client)
+        client.with_variables(self.0)
     }
 
     /// Adds the certificate authorities: those of a file, or else of a text, or else of all files of a
@@ -138,7 +127,7 @@ fn is_visible(path: &Path) -> bool {
 }
 
 /// Parses the setting `name`, which is either true or false.
-pub(super) fn flag(name: &str, text: &str) -> Result<bool, Error> {
+fn flag(name: &str, text: &str) -> Result<bool, Error> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

@@ -1,0 +1,165 @@
+//! The servers at a configured address: one for each network address of its host.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use secretwell_core::Error;
+use tokio::net::lookup_host;
+use tokio::time::Instant;
+
+use crate::config::Address;
+use crate::endpoint::{Endpoint, Route, Settings};
+
+/// The time after which a name is looked up again.
+const MAX_AGE: Duration = Duration::from_secs(10);
+/// The time after which it is looked up again if no server has responded.
+const MIN_AGE: Duration = Duration::from_secs(1);
+/// The maximum number of addresses of a name that are used.
+const MAX_ADDRESSES: usize = 16;
+
+type Looking = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+/// A name service. Its arguments are a name and a port.
+pub(crate) type NameService = Arc<dyn Fn(String, u16) -> Looking + Send + Sync>;
+
+/// Returns the name service of the operating system.
+pub(crate) fn system() -> NameService {
+    Arc::new(|name, port| Box::pin(async move { Ok(lookup_host((name, port)).await?.collect()) }))
+}
+
+/// A configured address with its servers.
+pub(crate) struct Site {
+    index: usize,
+    authority: Arc<str>,
+    base: Address,
+    settings: Arc<Settings>,
+    /// The name that is looked up, with the port. `None` if there is nothing to look up.
+    name: Option<(String, u16)>,
+    names: NameService,
+    /// Held during a lookup.
+    lookup: tokio::sync::Mutex<()>,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    endpoints: Vec<Arc<Endpoint>>,
+    looked_up: Option<Instant>,
+    /// Whether no server has responded since then.
+    all_failed: bool,
+}
+
+impl Site {
+    /// Creates the servers at `address`. Requests use `base`, whose host is the expected server name. Without
+    /// a `route`, the host is an IP address or a name that is looked up.
+    pub(crate) fn new(
+        index: usize,
+        address: &Address,
+        base: Address,
+        route: Option<Route>,
+        settings: Arc<Settings>,
+        names: NameService,
+    ) -> Result<Self, Error> {
+        let port = address.port();
+        let ip = address.host().parse::<IpAddr>().ok();
+        let direct = ip.map(|ip| Route::Direct(SocketAddr::new(ip, port)));
+        let route = route.or(direct);
+        let mut site = Self {
+            index,
+            authority: address.authority().into(),
+            base,
+            settings,
+            name: route.is_none().then(|| (address.host().to_owned(), port)),
+            names,
+            lookup: tokio::sync::Mutex::default(),
+            known: Mutex::new(Known {
+                endpoints: Vec::new(),
+                looked_up: None,
+                all_failed: false,
+            }),
+        };
+        let endpoint = site.endpoint(route.unwrap_or(Route::Unresolved))?;
+        let known = site.known.get_mut();
+        let known = known.unwrap_or_else(PoisonError::into_inner);
+        known.endpoints.push(Arc::new(endpoint));
+        Ok(site)
+    }
+
+    pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.known().endpoints.clone()
+    }
+
+    /// Returns whether a network address is known, or needs not be known.
+    pub(crate) fn is_resolved(&self) -> bool {
+        self.name.is_none() || self.known().endpoints[0].socket().is_some()
+    }
+
+    /// Returns whether the name must be looked up now.
+    pub(crate) fn is_due(&self) -> bool {
+        let known = self.known();
+        let max_age = match known.all_failed {
+            true => MIN_AGE,
+            false => MAX_AGE,
+        };
+        self.name.is_some() && known.looked_up.is_none_or(|at| at.elapsed() >= max_age)
+    }
+
+    /// Requires a lookup before the next round, because no server has responded.
+    pub(crate) fn mark_failed(&self) {
+        self.known().all_failed = true;
+    }
+
+    /// Looks the name up, unless another call has done so meanwhile. If that fails, the servers stay the same.
+    pub(crate) async fn look_up(&self) {
+        let _lookup = self.lookup.lock().await;
+        let Some((name, port)) = self.name.clone().filter(|_| self.is_due()) else {
+            return;
+        };
+        let found = (self.names)(name, port).await;
+        self.replace(found.unwrap_or_default());
+        self.mark_looked_up();
+    }
+
+    /// Requires no lookup for a while.
+    pub(crate) fn mark_looked_up(&self) {
+        let mut known = self.known();
+        known.looked_up = Some(Instant::now());
+        known.all_failed = false;
+    }
+
+    /// Keeps the servers at the addresses `found`, with their connections, and adds the missing ones.
+    fn replace(&self, found: Vec<SocketAddr>) {
+        let before = self.endpoints();
+        let mut endpoints: Vec<Arc<Endpoint>> = Vec::new();
+        for socket in found {
+            let is = |endpoint: &&Arc<Endpoint>| endpoint.socket() == Some(socket);
+            if endpoints.len() == MAX_ADDRESSES || endpoints.iter().any(|known| is(&known)) {
+                continue;
+            }
+            let endpoint = match before.iter().find(is) {
+                Some(known) => Ok(Arc::clone(known)),
+                None => self.endpoint(Route::Direct(socket)).map(Arc::new),
+            };
+            // The settings were valid before, so this is not an error.
+            endpoints.extend(endpoint);
+        }
+        if !endpoints.is_empty() {
+            self.known().endpoints = endpoints;
+        }
+    }
+
+    fn endpoint(&self, route: Route) -> Result<Endpoint, Error> {
+        Endpoint::new(
+            self.index,
+            Arc::clone(&self.authority),
+            self.base.clone(),
+            route,
+            Arc::clone(&self.settings),
+        )
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
