@@ -55,12 +55,14 @@
 //! Response bodies are read into buffers that are wiped on drop. The TLS and HTTP libraries make copies
 //! of their own, which this crate cannot wipe.
 
+mod aws;
 mod body;
 mod client;
 mod config;
 mod credential;
 mod failure;
 mod json;
+mod login_body;
 mod protocol;
 mod recognition;
 mod request;
@@ -72,10 +74,12 @@ mod tls;
 mod token;
 mod url;
 
+pub use aws::{AwsCredentials, AwsIdentity, AwsKeys, AwsProof, AwsSigner};
 pub use client::Client;
 pub use config::{Address, ClientConfig};
-pub use credential::{Credential, LoginBody};
+pub use credential::Credential;
 pub use json::json_object;
+pub use login_body::LoginBody;
 pub use protocol::{Outcome, Protocol};
 pub use recognition::{foreign_response, has_member};
 pub use request::{Expect, Request};
