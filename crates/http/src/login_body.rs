@@ -78,7 +78,7 @@ mod tests {
             let login: Box<dyn LoginBody> = Box::new(move || async move { Ok(text.into()) });
             let result = login.checked().await;
             assert_eq!(result.is_ok(), is_valid, "{text}");
-            let kind = result.err().map(|error| error.kind().clone());
+            let kind = result.err().map(|error| error.kind());
             assert!(matches!(kind, None | Some(ErrorKind::InvalidConfig)));
         }
     }

@@ -145,4 +145,7 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0015-scale.md")]
     pub mod scale {}
+
+    #[doc = include_str!("../docs/decisions/0017-logins.md")]
+    pub mod logins {}
 }

@@ -36,7 +36,8 @@ impl AwsKeys {
         self
     }
 
-    pub(super) fn id(&self) -> &str {
+    /// Returns the access key id, which is not secret.
+    pub fn access_key_id(&self) -> &str {
         &self.id
     }
 
@@ -165,7 +166,10 @@ mod tests {
             })
         };
         let keys = read(&all).unwrap();
-        assert_eq!((keys.id(), keys.secret()), ("id", &b"secret"[..]));
+        assert_eq!(
+            (keys.access_key_id(), keys.secret()),
+            ("id", &b"secret"[..])
+        );
         assert_eq!(keys.session_token(), Some(&b"token"[..]));
         assert_eq!(read(&all[..2]).unwrap().session_token(), None);
         let error = read(&all[..1]).unwrap_err();

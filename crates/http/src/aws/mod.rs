@@ -180,7 +180,8 @@ impl fmt::Debug for AwsProof {
     }
 }
 
-/// Writes the name of a header with initial capitals. Infisical of 2024 does not find it otherwise.
+/// Writes the name of a header with initial capitals, as other clients do. The names in a JSON object are
+/// case-sensitive.
 fn conventional(name: &HeaderName) -> String {
     let words = name.as_str().split('-').map(|word| {
         let (first, rest) = word.split_at(word.len().min(1));

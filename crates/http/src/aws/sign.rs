@@ -76,7 +76,7 @@ impl<'a> AwsSigner<'a> {
         let digest = hexadecimal(digest(&SHA256, canonical_request.as_bytes()).as_ref());
         let text = format!("{ALGORITHM}\n{}\n{scope}\n{digest}", self.time);
         let signature = hexadecimal(self.signature(date, keys, &text).as_ref());
-        let id = keys.id();
+        let id = keys.access_key_id();
         let authorization = format!(
             "{ALGORITHM} Credential={id}/{scope}, SignedHeaders={signed_headers}, Signature={signature}"
         );

@@ -276,7 +276,11 @@ async fn failed_logins_with_new_credentials_are_limited_as_well() {
     }
     assert!((2..=4).contains(&login.logins()), "{}", login.logins());
     let credentials = login.0.credentials.load(Ordering::SeqCst);
-    assert_eq!(credentials, login.logins(), "nothing is signed in vain");
+    assert_eq!(
+        credentials,
+        login.logins(),
+        "a credential is created for each login only"
+    );
 
     // The server says that one credential is wrong. The next one is another.
     advance(1).await;
