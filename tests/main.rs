@@ -6,6 +6,7 @@
 //! | `resolver` | caching, refresh and watches of a resolver over time |
 //! | `model` | a resolver in random schedules, compared with a reference model |
 //! | `auth_model` | `LazyAuth` in random schedules, compared with a reference model |
+//! | `aws` | an imitation of AWS that checks the signatures of logins |
 //! | `outages` | a resolver whose provider fails, hangs or refuses |
 //! | `chains` | chains of sources: ttl, failures, versions and waits of each source, with every adapter |
 //! | `changes` | change notifications and watches, in every state of a key and every order of use |
@@ -35,6 +36,7 @@
 
 mod auth_model;
 mod authjs;
+mod aws;
 mod chains;
 mod changes;
 mod cli;

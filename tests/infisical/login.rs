@@ -35,7 +35,7 @@ fn renewal_count(place: &Place) -> usize {
     place.as_fake().count("POST /api/v1/auth/token/renew", 200)
 }
 
-async fn assert_reads(provider: &InfisicalProvider) {
+pub(super) async fn assert_reads(provider: &InfisicalProvider) {
     let secret = provider.get(&key("A")).await.unwrap();
     assert_eq!(secret.value.expose_text().unwrap(), "value");
 }

@@ -4,6 +4,7 @@
 mod changes;
 mod clients;
 mod contract;
+mod custom;
 mod failures;
 mod lists;
 mod login;

@@ -186,7 +186,7 @@ async fn app_role_login_from_a_value_a_file_or_a_wrapped_secret_id() {
     assert_eq!(fixture.proxy.count("POST /v1/sys/wrapping/unwrap"), 2);
 }
 
-async fn wrapped_secret_id(fixture: &Fixture) -> String {
+pub(super) async fn wrapped_secret_id(fixture: &Fixture) -> String {
     let url = format!(
         "http://{}/v1/auth/{}/role/app/secret-id",
         fixture.bao.address, fixture.name

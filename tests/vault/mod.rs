@@ -3,6 +3,7 @@
 mod cleanup;
 mod cluster;
 mod contract;
+mod custom;
 mod dynamic;
 mod expiry;
 mod lease;

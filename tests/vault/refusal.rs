@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
-use secretwell::{Error, ErrorKind, SecretProvider};
+use secretwell::{Error, ErrorKind, Resolver, SecretProvider};
 use secretwell_testkit::{Fault, FaultProxy};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -53,6 +53,33 @@ async fn role_and_login_method_that_are_created_later_are_used_soon() {
     wait_until_readable(&provider).await;
 }
 
+/// The situation of a service that starts before its login is configured.
+#[tokio::test]
+async fn resolver_uses_a_late_role_after_negative_ttl_or_at_once_with_a_refresh() {
+    let fixture = Fixture::new().await;
+    let resolver = |negative_ttl| {
+        Resolver::builder(fixture.provider(jwt(&fixture)))
+            .ttl(secs(60))
+            .negative_ttl(negative_ttl)
+            .build()
+    };
+    let (patient, forced) = (resolver(secs(2)), resolver(secs(600)));
+    for resolver in [&patient, &forced] {
+        let error = resolver.get("A").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+    }
+    fixture.jwt(json!({})).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let started = Instant::now();
+    let secret = forced.refresh(["A"]).await.remove(0).unwrap();
+    assert_eq!(secret.value.expose_text().unwrap(), "value");
+    assert!(started.elapsed() < secs(2), "{:?}", started.elapsed());
+    while let Err(error) = patient.get("A").await {
+        assert!(started.elapsed() < secs(8), "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test]
 async fn refusal_of_a_gateway_does_not_hold_a_credential_back() {
     let fixture = Fixture::new().await;
@@ -76,6 +103,28 @@ async fn refusal_of_a_gateway_does_not_hold_a_credential_back() {
         assert_eq!(fixture.logins() - before, 1, "{body}");
         fixture.proxy.set(Fault::None);
         assert_reads(&provider).await;
+    }
+}
+
+#[tokio::test]
+async fn wrong_path_in_the_address_is_a_configuration_error() {
+    let fixture = Fixture::new().await;
+    let token = Credential::value(fixture.bao.root_token());
+    for auth in [
+        VaultAuth::token(token),
+        VaultAuth::userpass("me", Credential::value("password")),
+        VaultAuth::app_role_without_secret("role"),
+    ] {
+        let address = format!("http://{}/vault", fixture.proxy.address());
+        let provider = VaultProvider::builder([address], auth)
+            .unwrap()
+            .path("app")
+            .build()
+            .unwrap();
+        let error = read_error(&provider).await;
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+        let expected = "remove the path from the address";
+        assert!(error.to_string().contains(expected), "{error}");
     }
 }
 

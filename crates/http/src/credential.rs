@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use secretwell_core::{Error, ErrorKind, SecretValue};
 use zeroize::Zeroizing;
 
@@ -13,12 +12,16 @@ use zeroize::Zeroizing;
 /// called for each login.
 ///
 /// ASCII white space and byte order marks around it are ignored, because editors, `echo` and Windows tools add
-/// them.
+/// them. A text that is converted to a credential is a value in memory, not the path of a file.
 #[derive(Debug, Clone)]
 pub struct Credential {
     place: Place,
+    format: Option<Format>,
     hint: Option<&'static str>,
 }
+
+/// Extracts a credential from the text around it.
+type Format = fn(&SecretValue) -> Result<SecretValue, Error>;
 
 #[derive(Clone)]
 enum Place {
@@ -60,8 +63,28 @@ impl Credential {
         self
     }
 
+    /// Sets a function that extracts the credential from what is stored, such as a JSON document. It gets the
+    /// text without white space and byte order marks at its ends. Its error must not contain a secret.
+    #[must_use]
+    pub fn with_format(mut self, extract: fn(&SecretValue) -> Result<SecretValue, Error>) -> Self {
+        self.format = Some(extract);
+        self
+    }
+
     fn new(place: Place) -> Self {
-        Self { place, hint: None }
+        Self {
+            place,
+            format: None,
+            hint: None,
+        }
+    }
+
+    /// Returns whether the credential is a value in memory that has only white space.
+    pub fn is_blank(&self) -> bool {
+        match &self.place {
+            Place::Value(value) => trimmed(value.expose_bytes()).is_empty(),
+            Place::File(_) | Place::Function(_) => false,
+        }
     }
 
     /// Returns the current value of the credential.
@@ -79,11 +102,34 @@ impl Credential {
             Place::File(path) => read_file(path).await,
             Place::Function(read) => read().await,
         };
-        text.and_then(|text| checked(&text))
+        let extracted = match self.format {
+            Some(extract) => text.and_then(|text| extract(&trimmed(text.expose_bytes()).into())),
+            None => text,
+        };
+        extracted
+            .and_then(|text| checked(&text))
             .map_err(|error| match self.hint {
                 Some(hint) => error.with_hint(hint),
                 None => error,
             })
+    }
+}
+
+impl From<&str> for Credential {
+    fn from(value: &str) -> Self {
+        Self::value(value)
+    }
+}
+
+impl From<String> for Credential {
+    fn from(value: String) -> Self {
+        Self::value(value)
+    }
+}
+
+impl From<&String> for Credential {
+    fn from(value: &String) -> Self {
+        Self::value(value.as_str())
     }
 }
 
@@ -143,7 +189,7 @@ fn checked(credential: &SecretValue) -> Result<SecretValue, Error> {
 }
 
 /// Removes ASCII white space and byte order marks at both ends.
-fn trimmed(mut bytes: &[u8]) -> &[u8] {
+pub(crate) fn trimmed(mut bytes: &[u8]) -> &[u8] {
     const MARK: &[u8] = "\u{FEFF}".as_bytes();
     loop {
         bytes = bytes.trim_ascii();
@@ -152,37 +198,6 @@ fn trimmed(mut bytes: &[u8]) -> &[u8] {
             Some(rest) => bytes = rest,
             None => return bytes,
         }
-    }
-}
-
-/// A custom login: it creates the body of the login request, again for each login. Closures implement it.
-///
-/// ```
-/// use secretwell_core::{Error, SecretValue};
-/// use secretwell_http::LoginBody;
-///
-/// fn cloud_login() -> impl LoginBody {
-///     || async { Ok(SecretValue::from(r#"{"role":"app","jwt":"..."}"#)) }
-/// }
-/// ```
-#[async_trait]
-pub trait LoginBody: Send + Sync + 'static {
-    /// Returns the JSON text that the login request sends.
-    ///
-    /// # Errors
-    /// The error of the login. It should be of the kind [`ErrorKind::Unavailable`] if the next login can
-    /// succeed. It must not contain a secret.
-    async fn body(&self) -> Result<SecretValue, Error>;
-}
-
-#[async_trait]
-impl<F, Fut> LoginBody for F
-where
-    F: Fn() -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<SecretValue, Error>> + Send,
-{
-    async fn body(&self) -> Result<SecretValue, Error> {
-        self().await
     }
 }
 
@@ -224,6 +239,19 @@ mod tests {
         for unusable in [&b""[..], b" \n", b"a\nb", b"a\0", b"\xFF"] {
             assert!(message(unusable).await.contains("is empty"));
         }
+    }
+
+    #[tokio::test]
+    async fn credential_is_extracted_from_its_format() {
+        let after_colon = |text: &SecretValue| {
+            let (_, token) = text.expose_text()?.split_once(':').unwrap();
+            Ok(token.into())
+        };
+        let credential = Credential::value("\u{FEFF}{\n\"token\": abc \n").with_format(after_colon);
+        let read = credential.read().await.unwrap();
+        assert_eq!(read.expose_text().unwrap(), "abc");
+        assert!(Credential::from(" \n").is_blank());
+        assert!(!credential.is_blank());
     }
 
     #[tokio::test]

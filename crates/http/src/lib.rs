@@ -55,6 +55,7 @@
 //! Response bodies are read into buffers that are wiped on drop. The TLS and HTTP libraries make copies
 //! of their own, which this crate cannot wipe.
 
+mod aws;
 mod body;
 mod client;
 mod config;
@@ -63,6 +64,7 @@ mod endpoint;
 mod error;
 mod failure;
 mod json;
+mod login_body;
 mod names;
 mod protocol;
 mod proxy;
@@ -76,10 +78,12 @@ mod tls;
 mod token;
 mod url;
 
+pub use aws::{AwsCredentials, AwsIdentity, AwsKeys, AwsProof, AwsSigner};
 pub use client::Client;
 pub use config::{Address, CLIENT_OPTIONS, ClientConfig};
-pub use credential::{Credential, LoginBody};
+pub use credential::Credential;
 pub use json::json_object;
+pub use login_body::LoginBody;
 pub use protocol::{Outcome, Protocol};
 pub use recognition::{foreign_response, has_member};
 pub use request::{Expect, Request};

@@ -1,13 +1,16 @@
 //! Login methods, and the login that renews its token.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Method as Verb;
 use secretwell_core::{Error, ErrorKind, SecretValue};
-use secretwell_http::{Client, Credential, Login, LoginFailure, Request, TokenLease, json_object};
+use secretwell_http::{
+    AwsIdentity, Client, Credential, Login, LoginBody, LoginFailure, Request, TokenLease,
+    encode_path, json_object,
+};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -26,7 +29,10 @@ const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccou
 /// let pod = InfisicalAuth::kubernetes("identity-id");
 /// ```
 #[derive(Debug, Clone)]
-pub struct InfisicalAuth(Method);
+pub struct InfisicalAuth {
+    method: Method,
+    sub_organization: Option<String>,
+}
 
 #[derive(Debug, Clone)]
 enum Method {
@@ -40,18 +46,38 @@ enum Method {
         identity: String,
         jwt: Credential,
     },
+    Ldap {
+        identity: String,
+        user: String,
+        password: Credential,
+    },
+    Aws {
+        identity: String,
+        aws: AwsIdentity,
+    },
+    Custom {
+        route: String,
+        body: Arc<dyn LoginBody>,
+    },
 }
 
 impl InfisicalAuth {
+    fn new(method: Method) -> Self {
+        Self {
+            method,
+            sub_organization: None,
+        }
+    }
+
     /// Sends an existing token, without a login: a token of Token Auth, or a service token. A token in a
     /// file is read again when the server rejects it.
     pub fn token(token: Credential) -> Self {
-        Self(Method::Token(token))
+        Self::new(Method::Token(token))
     }
 
     /// Logs in with Universal Auth, using a client id and a client secret.
     pub fn universal(client_id: impl Into<String>, client_secret: Credential) -> Self {
-        Self(Method::Universal {
+        Self::new(Method::Universal {
             client_id: client_id.into(),
             client_secret,
         })
@@ -80,37 +106,162 @@ impl InfisicalAuth {
     }
 
     fn with_jwt(route: &'static str, identity: impl Into<String>, jwt: Credential) -> Self {
-        Self(Method::Jwt {
+        Self::new(Method::Jwt {
             route,
             identity: identity.into(),
             jwt,
         })
     }
 
+    /// Logs in with the user name and the password of an LDAP directory, as the machine identity `identity`.
+    /// Servers of 2024 do not have this login method.
+    pub fn ldap(
+        identity: impl Into<String>,
+        user: impl Into<String>,
+        password: Credential,
+    ) -> Self {
+        Self::new(Method::Ldap {
+            identity: identity.into(),
+            user: user.into(),
+            password,
+        })
+    }
+
+    /// Logs in with the identity of AWS credentials, as the machine identity `identity`. The server sends the
+    /// signed request to the endpoint of its [`region`](AwsIdentity::region), by default `us-east-1`.
+    ///
+    /// ```
+    /// use secretwell::infisical::{AwsCredentials, AwsIdentity, InfisicalAuth};
+    ///
+    /// let aws = AwsIdentity::new(AwsCredentials::from_env()).region("eu-central-1");
+    /// let auth = InfisicalAuth::aws("identity-id", aws);
+    /// ```
+    pub fn aws(identity: impl Into<String>, aws: AwsIdentity) -> Self {
+        Self::new(Method::Aws {
+            identity: identity.into(),
+            aws: aws.with_default_region(),
+        })
+    }
+
+    /// Logs in with a body that a closure or a [`LoginBody`] creates for each login. It is sent to the path
+    /// `/api/v1/auth/{method}/login`.
+    ///
+    /// ```
+    /// use secretwell::infisical::{Credential, InfisicalAuth, json_object};
+    ///
+    /// let jwt = Credential::file("/run/identity/token");
+    /// let auth = InfisicalAuth::custom("gcp-auth", move || {
+    ///     let jwt = jwt.clone();
+    ///     async move {
+    ///         let jwt = jwt.read().await?;
+    ///         json_object(&[("identityId", "identity-id"), ("jwt", jwt.expose_text()?)])
+    ///     }
+    /// });
+    /// ```
+    pub fn custom(method: impl Into<String>, body: impl LoginBody) -> Self {
+        Self::new(Method::Custom {
+            route: method.into(),
+            body: Arc::new(body),
+        })
+    }
+
+    /// Sets the name of the suborganization to log in to. Older servers ignore it. It has no effect for an
+    /// existing token and for a custom login, whose body can contain `subOrganizationName`.
+    #[must_use]
+    pub fn sub_organization(mut self, name: impl Into<String>) -> Self {
+        self.sub_organization = Some(name.into());
+        self
+    }
+
     /// Checks what can be checked without I/O.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] if the client id or identity id is empty.
+    /// [`ErrorKind::InvalidConfig`] if the client id, identity id or user name is empty, or the method is not
+    /// valid.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let id = match &self.0 {
+        let (id, user) = match &self.method {
             Method::Token(_) => return Ok(()),
-            Method::Universal { client_id, .. } => client_id,
-            Method::Jwt { identity, .. } => identity,
+            Method::Custom { .. } => return self.path().map(drop),
+            Method::Universal { client_id, .. } => (client_id, None),
+            Method::Jwt { identity, .. } => (identity, None),
+            Method::Ldap { identity, user, .. } => (identity, Some(user)),
+            Method::Aws { identity, aws } => {
+                aws.check()?;
+                (identity, None)
+            }
         };
-        match id.trim().is_empty() {
-            true => Err(
+        if id.trim().is_empty() {
+            return Err(
                 invalid_config("the login's client id or identity id is empty")
                     .with_hint("set the id in the URL, or pass it to `InfisicalAuth`"),
-            ),
+            );
+        }
+        match user.is_some_and(|user| user.trim().is_empty()) {
+            true => Err(invalid_config("the login's user name is empty")
+                .with_hint("set `user` in the URL, or pass it to `InfisicalAuth`")),
             false => Ok(()),
         }
     }
 
-    fn route(&self) -> &'static str {
-        match &self.0 {
+    /// Returns the path of the login request.
+    fn path(&self) -> Result<String, Error> {
+        let route = match &self.method {
             Method::Token(_) => "token-auth",
             Method::Universal { .. } => "universal-auth",
             Method::Jwt { route, .. } => route,
+            Method::Ldap { .. } => "ldap-auth",
+            Method::Aws { .. } => "aws-auth",
+            Method::Custom { route, .. } => route,
+        };
+        Ok(format!("/api/v1/auth/{}/login", encode_path(route)?))
+    }
+
+    /// Returns the body of the login request, or the token if there is no login.
+    async fn credential(&self) -> Result<SecretValue, Error> {
+        let body = |fields: &[(&str, &str)]| {
+            let name = self.sub_organization.as_deref();
+            let name = name.map(|name| ("subOrganizationName", name));
+            let fields: Vec<_> = fields.iter().copied().chain(name).collect();
+            json_object(&fields)
+        };
+        match &self.method {
+            Method::Token(token) => token.read().await,
+            Method::Universal {
+                client_id,
+                client_secret,
+            } => {
+                let client_secret = client_secret.read().await?;
+                body(&[
+                    ("clientId", client_id),
+                    ("clientSecret", client_secret.expose_text()?),
+                ])
+            }
+            Method::Jwt { identity, jwt, .. } => {
+                let jwt = jwt.read().await?;
+                body(&[("identityId", identity), ("jwt", jwt.expose_text()?)])
+            }
+            Method::Ldap {
+                identity,
+                user,
+                password,
+            } => {
+                let password = password.read().await?;
+                body(&[
+                    ("identityId", identity),
+                    ("username", user),
+                    ("password", password.expose_text()?),
+                ])
+            }
+            Method::Aws { identity, aws } => {
+                let proof = aws.prove().await?;
+                body(&[
+                    ("identityId", identity),
+                    ("iamHttpRequestMethod", "POST"),
+                    ("iamRequestBody", &proof.body()),
+                    ("iamRequestHeaders", proof.headers()?.expose_text()?),
+                ])
+            }
+            Method::Custom { body, .. } => body.checked().await,
         }
     }
 }
@@ -200,34 +351,21 @@ impl InfisicalLogin {
 #[async_trait]
 impl Login for InfisicalLogin {
     async fn credential(&self) -> Result<SecretValue, Error> {
-        match &self.auth.0 {
-            Method::Token(token) => token.read().await,
-            Method::Universal {
-                client_id,
-                client_secret,
-            } => {
-                let client_secret = client_secret.read().await?;
-                json_object(&[
-                    ("clientId", client_id),
-                    ("clientSecret", client_secret.expose_text()?),
-                ])
-            }
-            Method::Jwt { identity, jwt, .. } => {
-                let jwt = jwt.read().await?;
-                json_object(&[("identityId", identity), ("jwt", jwt.expose_text()?)])
-            }
-        }
+        self.auth.credential().await
+    }
+
+    fn is_credential_new_each_time(&self) -> bool {
+        matches!(self.auth.method, Method::Aws { .. } | Method::Custom { .. })
     }
 
     /// Logs in without the previous token, because the server refuses a login request with a dead token.
     async fn login(&self, credential: &SecretValue) -> Result<TokenLease, LoginFailure> {
-        if let Method::Token(_) = self.auth.0 {
+        if let Method::Token(_) = self.auth.method {
             return Ok(TokenLease::new(credential.clone()));
         }
         self.check_lockout(credential)?;
-        let path = format!("/api/v1/auth/{}/login", self.auth.route());
         let requested_at = Instant::now();
-        let request = Request::new(Verb::POST, path)
+        let request = Request::new(Verb::POST, self.auth.path()?)
             .json(credential.clone())
             // The number of uses of a client secret might be limited.
             .non_idempotent();
@@ -265,7 +403,7 @@ impl Login for InfisicalLogin {
     }
 
     fn refused_token(&self) -> Error {
-        let (message, hint) = match self.auth.0 {
+        let (message, hint) = match self.auth.method {
             Method::Token(_) => (
                 "the token is not valid or has expired",
                 "use another token, or check that the machine identity exists",

@@ -42,7 +42,6 @@
 //!   see that. Do not use references to such values on these servers.
 //! - The provider keeps the last list of each folder in memory, to compare it with the server's.
 //!   `Debug` does not print it.
-//! - Logins with AWS, GCP or Azure are not supported. Use a token or another login method.
 
 mod api;
 mod auth;
@@ -60,7 +59,9 @@ mod wire;
 pub use auth::InfisicalAuth;
 pub use config::InfisicalBuilder;
 pub use provider::InfisicalProvider;
-pub use secretwell_http::{ClientConfig, Credential};
+pub use secretwell_http::{
+    AwsCredentials, AwsIdentity, AwsKeys, ClientConfig, Credential, LoginBody, json_object,
+};
 pub use settings::ApiVersion;
 
 // Services share these types between threads. A change that removes `Send` or `Sync` from one of them must

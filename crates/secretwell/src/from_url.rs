@@ -14,7 +14,7 @@ use secretwell_core::{Chain, Error, ErrorKind, MemoryProvider, SecretProvider};
 /// | `file:///etc/app/.env`, `….json`, `….yaml`, `….toml` | one document | `file` |
 /// | `infisical://host/project/environment/folder?auth=universal` | Infisical over TLS | `infisical` |
 /// | `infisical+http://127.0.0.1:8080/project/environment` | Infisical over plain HTTP, on this machine only | `infisical` |
-/// | `vault://host:8200/mount/path?auth=approle&role=…` | Vault or OpenBao over TLS | `vault` |
+/// | `vault://host:8200/mount/path?auth=approle&role_id=…` | Vault or OpenBao over TLS | `vault` |
 /// | `vault+http://127.0.0.1:8200/mount/path` | Vault or OpenBao over plain HTTP, on this machine only | `vault` |
 /// | `memory://` | an empty [`MemoryProvider`], for tests | |
 /// | `env://,file:///run/secrets` | a chain: keys that are missing in the first source are read from the second | |

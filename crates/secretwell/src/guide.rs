@@ -148,4 +148,7 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0016-connections.md")]
     pub mod connections {}
+
+    #[doc = include_str!("../docs/decisions/0017-logins.md")]
+    pub mod logins {}
 }

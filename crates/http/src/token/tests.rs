@@ -23,6 +23,10 @@ struct Server {
     /// The lifetime in seconds that a lookup returns, if the login does not return one.
     lookup: Mutex<Option<Result<u64, ErrorKind>>>,
     lookups: AtomicUsize,
+    /// Whether each login has another credential.
+    is_signed: AtomicBool,
+    /// The number of credentials that were read.
+    credentials: AtomicUsize,
 }
 
 #[derive(Debug, Clone)]
@@ -41,6 +45,8 @@ impl FakeLogin {
             uses: AtomicU64::default(),
             lookup: Mutex::default(),
             lookups: AtomicUsize::default(),
+            is_signed: AtomicBool::default(),
+            credentials: AtomicUsize::default(),
         }))
     }
 
@@ -64,7 +70,16 @@ impl FakeLogin {
 #[async_trait]
 impl Login for FakeLogin {
     async fn credential(&self) -> Result<SecretValue, Error> {
-        Ok(self.0.credential.lock().unwrap().as_str().into())
+        let number = self.0.credentials.fetch_add(1, Ordering::SeqCst);
+        let credential = self.0.credential.lock().unwrap();
+        Ok(match self.is_credential_new_each_time() {
+            true => format!("{credential} {number}").into(),
+            false => credential.as_str().into(),
+        })
+    }
+
+    fn is_credential_new_each_time(&self) -> bool {
+        self.0.is_signed.load(Ordering::SeqCst)
     }
 
     async fn login(&self, _: &SecretValue) -> Result<TokenLease, LoginFailure> {
@@ -247,6 +262,40 @@ async fn role_that_appears_later_is_used_at_the_next_read() {
     login.set_login_error(None);
     advance(1).await;
     manager.token().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_logins_with_new_credentials_are_limited_as_well() {
+    let login = FakeLogin::new(None, Ok(1));
+    login.0.is_signed.store(true, Ordering::SeqCst);
+    login.set_login_error(Some(ErrorKind::Unauthenticated));
+    let manager = login.manager();
+    for _ in 0..1000 {
+        assert!(manager.token().await.is_err());
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    assert!((2..=4).contains(&login.logins()), "{}", login.logins());
+    let credentials = login.0.credentials.load(Ordering::SeqCst);
+    assert_eq!(
+        credentials,
+        login.logins(),
+        "a credential is created for each login only"
+    );
+
+    // The server says that one credential is wrong. The next one is another.
+    advance(1).await;
+    let before = login.logins();
+    login.0.is_wrong_credential.store(true, Ordering::SeqCst);
+    assert!(manager.token().await.is_err());
+    login.set_login_error(None);
+    manager.token().await.unwrap();
+    assert_eq!(login.logins(), before + 2);
+
+    // The server refuses the tokens of all logins.
+    for _ in 0..26 {
+        read(&manager, false).await.unwrap_err();
+    }
+    assert!(login.logins() <= before + 4, "{}", login.logins());
 }
 
 /// Reads with a server that accepts or refuses all tokens, as a backend does. A refused token is replaced

@@ -1,7 +1,7 @@
 //! Selection of the login method from URL options and environment variables.
 
 use secretwell_core::Error;
-use secretwell_http::{Credential, UrlOptions};
+use secretwell_http::{AwsCredentials, AwsIdentity, Credential, UrlOptions};
 
 use super::variables::Variables;
 use crate::auth::InfisicalAuth;
@@ -15,6 +15,10 @@ pub(super) const OPTIONS: &[&str] = &[
     "token_file",
     "identity",
     "jwt_file",
+    "user",
+    "password_file",
+    "aws_region",
+    "sub_organization",
     "api",
     "imports",
     "expand",
@@ -29,6 +33,7 @@ pub(super) const CREDENTIALS: &[(&str, &str)] = &[
     ("client_secret", "INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET"),
     ("token", "INFISICAL_TOKEN"),
     ("jwt", "INFISICAL_JWT"),
+    ("password", "INFISICAL_LDAP_PASSWORD"),
 ];
 
 const CLIENT_ID: &[&str] = &["UNIVERSAL_AUTH_CLIENT_ID", "CLIENT_ID"];
@@ -42,9 +47,19 @@ fn default_method(options: &UrlOptions, variables: &Variables<'_>) -> Result<&'s
         Ok("universal")
     } else if is_set("token_file") {
         Ok("token")
-    } else if is_set("identity") || is_set("jwt_file") {
-        Err(invalid_config("the login method is missing")
-            .with_hint("add `&auth=kubernetes`, `&auth=oidc` or `&auth=jwt` to the URL"))
+    } else if [
+        "identity",
+        "jwt_file",
+        "user",
+        "password_file",
+        "aws_region",
+    ]
+    .into_iter()
+    .any(is_set)
+    {
+        Err(invalid_config("the login method is missing").with_hint(
+            "add `&auth=` to the URL, with `kubernetes`, `oidc`, `jwt`, `ldap` or `aws`",
+        ))
     } else if variables.credential(&["TOKEN"]).is_some() {
         Ok("token")
     } else if variables.first(CLIENT_ID).is_some() || variables.credential(CLIENT_SECRET).is_some()
@@ -58,11 +73,19 @@ fn default_method(options: &UrlOptions, variables: &Variables<'_>) -> Result<&'s
     }
 }
 
-/// Returns the login method that the URL and the variables configure.
+/// Returns the login that the URL and the variables configure.
 pub(super) fn login(
     options: &UrlOptions,
     variables: &Variables<'_>,
 ) -> Result<InfisicalAuth, Error> {
+    let auth = method(options, variables)?;
+    Ok(match options.get("sub_organization") {
+        Some(name) => auth.sub_organization(name),
+        None => auth,
+    })
+}
+
+fn method(options: &UrlOptions, variables: &Variables<'_>) -> Result<InfisicalAuth, Error> {
     let identity = || {
         let from_url = options.get("identity").map(str::to_owned);
         from_url
@@ -117,8 +140,33 @@ pub(super) fn login(
         },
         "oidc" => Ok(InfisicalAuth::oidc(identity()?, jwt()?)),
         "jwt" => Ok(InfisicalAuth::jwt(identity()?, jwt()?)),
+        "ldap" => {
+            let user = options.get("user").map(str::to_owned);
+            let user = user.or_else(|| variables.first(&["LDAP_USERNAME"]));
+            let user = user.ok_or_else(|| {
+                invalid_config("the login needs a user name")
+                    .with_hint("add `&user=…` to the URL, or set `INFISICAL_LDAP_USERNAME`")
+            })?;
+            let password =
+                file("password_file").or_else(|| variables.credential(&["LDAP_PASSWORD"]));
+            let password = password.ok_or_else(|| {
+                invalid_config("the login needs a password").with_hint(
+                    "set the path of its file in `password_file` or \
+                     `INFISICAL_LDAP_PASSWORD_FILE`, or set `INFISICAL_LDAP_PASSWORD`",
+                )
+            })?;
+            Ok(InfisicalAuth::ldap(identity()?, user, password))
+        }
+        "aws" => {
+            let aws = AwsIdentity::new(AwsCredentials::from_env());
+            let aws = match options.get("aws_region") {
+                Some(region) => aws.region(region),
+                None => aws,
+            };
+            Ok(InfisicalAuth::aws(identity()?, aws))
+        }
         _ => Err(invalid_config("the login method is unknown")
-            .with_hint("use `universal`, `token`, `kubernetes`, `oidc` or `jwt`")),
+            .with_hint("use `universal`, `token`, `kubernetes`, `oidc`, `jwt`, `ldap` or `aws`")),
     }
 }
 

@@ -209,6 +209,16 @@ impl InfisicalBuilder {
     /// `infisical://host/PROJECT/ENVIRONMENT/folder?auth=universal`. For parts that the URL omits, reads the
     /// variables of [`from_env`](Self::from_env).
     ///
+    /// | option | meaning |
+    /// | --- | --- |
+    /// | `auth` | the login method: `universal`, `token`, `kubernetes`, `oidc`, `jwt`, `ldap` or `aws` |
+    /// | `client_id`, `client_secret_file` | the client id of Universal Auth, and the file with the client secret |
+    /// | `token_file`, `jwt_file`, `password_file` | the file with the credential |
+    /// | `identity`, `user` | the id of the machine identity, and the user name of `ldap` |
+    /// | `aws_region` | the region of the endpoint of AWS |
+    /// | `sub_organization` | the name of the suborganization |
+    /// | `api`, `imports`, `expand`, `personal`, `tags` | the version of the API, and which values are read |
+    ///
     /// # Errors
     /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig), with the part of the
     /// URL that is invalid. A URL that contains credentials is rejected.

@@ -75,6 +75,14 @@ fn errors_name_the_invalid_part_and_show_no_credentials() {
         ("infisical://h/p/e?auth=token", "needs a token"),
         ("infisical://h/p/e?auth=kubernetes", "machine identity"),
         ("infisical://h/p/e?auth=oidc&identity=i", "needs a JWT"),
+        ("infisical://h/p/e?auth=ldap", "needs a user name"),
+        ("infisical://h/p/e?auth=ldap&user=u", "needs a password"),
+        ("infisical://h/p/e?user=u", "the login method is missing"),
+        ("infisical://h/p/e?auth=aws", "machine identity"),
+        (
+            "infisical://h/p/e?auth=aws&identity=i&aws_region=eu%201",
+            "AWS region",
+        ),
         ("infisical://h/p/e?auth=magic", "login method is unknown"),
         (
             "infisical://h/p/e?client_secret=c4n4ry",
@@ -178,6 +186,12 @@ fn login_method_defaults_to_the_configured_credentials() {
         ("?token_file=/x", &[ID, SECRET], "Token"),
         ("?auth=universal", &[TOKEN, ID, SECRET], "Universal"),
         ("?auth=token", &[TOKEN, ID, SECRET], "Token"),
+        ("?auth=aws&identity=i", &[TOKEN], "us-east-1"),
+        (
+            "?auth=ldap&identity=i&user=u&sub_organization=team",
+            &["INFISICAL_LDAP_PASSWORD"],
+            "sub_organization: Some(\"team\")",
+        ),
     ] {
         let (from_url, from_variables) = auth(query, set);
         assert!(from_url.contains(expected), "{query} {set:?}: {from_url}");

@@ -7,10 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::{HeaderValue, Method as Verb, StatusCode};
 use secretwell_core::{Error, ErrorKind, SecretValue};
-use secretwell_http::{Login, LoginFailure, Request, Response, TokenLease, json_object};
+use secretwell_http::{
+    Credential, Login, LoginFailure, Request, Response, TokenLease, json_object,
+};
+use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::auth::{Method, VaultAuth};
+use crate::auth::{Method, SecretId, VaultAuth};
 use crate::header::{TOKEN, with_headers};
 use crate::server::Server;
 use crate::wire;
@@ -117,29 +120,40 @@ impl Login for VaultLogin {
         match &self.auth.method {
             Method::Agent => Ok("".into()),
             Method::Token(token) => token.read().await,
-            Method::AppRole {
-                role_id,
-                secret_id,
-                wrapped,
-            } => {
-                let secret_id = secret_id.read().await?;
-                match wrapped {
-                    // The login unwraps it, so that a refused wrapping token counts as a refused login.
-                    true => Ok(secret_id),
-                    false => app_role(role_id, &secret_id),
+            Method::AppRole { role_id, secret_id } => match secret_id {
+                SecretId::Unbound => app_role(role_id, None).await,
+                SecretId::Plain(secret_id) => {
+                    app_role(role_id, Some(&secret_id.read().await?)).await
                 }
-            }
+                // The login unwraps it, so that a refused wrapping token counts as a refused login.
+                SecretId::Wrapped(token) => token.read().await,
+            },
             Method::Jwt { role, jwt, .. } => {
                 let jwt = jwt.read().await?;
                 json_object(&[("role", role), ("jwt", jwt.expose_text()?)])
             }
-            Method::Userpass { password, .. } => {
+            Method::Password { password, .. } => {
                 let password = password.read().await?;
                 json_object(&[("password", password.expose_text()?)])
             }
             Method::Certificate { name: Some(name) } => json_object(&[("name", name)]),
             Method::Certificate { name: None } => json_object(&[]),
+            Method::Aws { role, identity } => {
+                let proof = identity.prove().await?;
+                json_object(&[
+                    ("role", role),
+                    ("iam_http_request_method", "POST"),
+                    ("iam_request_url", &proof.url()),
+                    ("iam_request_body", &proof.body()),
+                    ("iam_request_headers", proof.headers()?.expose_text()?),
+                ])
+            }
+            Method::Custom { body, .. } => body.checked().await,
         }
+    }
+
+    fn is_credential_new_each_time(&self) -> bool {
+        matches!(self.auth.method, Method::Aws { .. } | Method::Custom { .. })
     }
 
     async fn login(&self, credential: &SecretValue) -> Result<TokenLease, LoginFailure> {
@@ -153,9 +167,8 @@ impl Login for VaultLogin {
         let body = match &self.auth.method {
             Method::AppRole {
                 role_id,
-                wrapped: true,
-                ..
-            } => app_role(role_id, &self.unwrap(credential).await?)?,
+                secret_id: SecretId::Wrapped(_),
+            } => app_role(role_id, Some(&self.unwrap(credential).await?)).await?,
             _ => credential.clone(),
         };
         let request = self.request(Verb::POST, &self.auth.path()?).json(body);
@@ -201,13 +214,69 @@ impl fmt::Debug for VaultLogin {
     }
 }
 
-fn app_role(role_id: &str, secret_id: &SecretValue) -> Result<SecretValue, Error> {
-    json_object(&[
-        ("role_id", role_id),
-        ("secret_id", secret_id.expose_text()?),
-    ])
+/// Creates the body of a login with AppRole.
+async fn app_role(
+    role_id: &Credential,
+    secret_id: Option<&SecretValue>,
+) -> Result<SecretValue, Error> {
+    let role_id = role_id.read().await?;
+    let mut fields = vec![("role_id", role_id.expose_text()?)];
+    if let Some(secret_id) = secret_id {
+        fields.push(("secret_id", secret_id.expose_text()?));
+    }
+    json_object(&fields)
+}
+
+/// Returns the wrapping token in `text`, which is the token itself or the JSON that the `vault` command prints.
+pub(super) fn wrapping_token(text: &SecretValue) -> Result<SecretValue, Error> {
+    #[derive(Deserialize)]
+    struct Wrapped {
+        wrap_info: WrapInfo,
+    }
+
+    #[derive(Deserialize)]
+    struct WrapInfo {
+        token: SecretValue,
+    }
+
+    let bytes = text.expose_bytes();
+    if !bytes.starts_with(b"{") {
+        return Ok(text.clone());
+    }
+    let wrapped: Result<Wrapped, _> = serde_json::from_slice(bytes);
+    wrapped.map(|wrapped| wrapped.wrap_info.token).map_err(|_| {
+        let message = "the wrapping token is JSON without `wrap_info.token`";
+        Error::new(ErrorKind::Unauthenticated, message).with_hint(
+            "store the token itself, or the whole output of `vault write -wrap-ttl=… -format=json`",
+        )
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrapping_token_is_found_in_the_output_of_the_command() {
+        let json =
+            r#"{"request_id": "", "wrap_info": {"token": "hvs.a", "ttl": 60}, "data": null}"#;
+        for text in ["hvs.a", json] {
+            let token = wrapping_token(&text.into()).unwrap();
+            assert_eq!(token.expose_text().unwrap(), "hvs.a");
+        }
+        for text in [
+            "{",
+            r#"{"data":{"secret_id":"c4n4ry"}}"#,
+            r#"{"wrap_info":null}"#,
+        ] {
+            let error = wrapping_token(&text.into()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unauthenticated);
+            assert!(error.to_string().contains("is JSON"), "{error}");
+            assert!(!format!("{error:?}").contains("c4n4ry"));
+        }
+    }
 }

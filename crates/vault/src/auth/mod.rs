@@ -1,7 +1,9 @@
 //! The login methods of Vault.
 
+use std::sync::Arc;
+
 use secretwell_core::Error;
-use secretwell_http::{Credential, encode_path};
+use secretwell_http::{AwsIdentity, Credential, LoginBody, encode_path};
 
 use crate::error::invalid;
 
@@ -29,22 +31,40 @@ pub(crate) enum Method {
     Agent,
     Token(Credential),
     AppRole {
-        role_id: String,
-        secret_id: Credential,
-        wrapped: bool,
+        role_id: Credential,
+        secret_id: SecretId,
     },
     Jwt {
         kubernetes: bool,
         role: String,
         jwt: Credential,
     },
-    Userpass {
+    Password {
+        kind: &'static str,
         user: String,
         password: Credential,
     },
     Certificate {
         name: Option<String>,
     },
+    Aws {
+        role: String,
+        identity: AwsIdentity,
+    },
+    Custom {
+        mount: String,
+        body: Arc<dyn LoginBody>,
+    },
+}
+
+/// The secret id of an AppRole.
+#[derive(Debug, Clone)]
+pub(crate) enum SecretId {
+    /// The role does not need one.
+    Unbound,
+    Plain(Credential),
+    /// The token that wraps it.
+    Wrapped(Credential),
 }
 
 impl VaultAuth {
@@ -62,21 +82,27 @@ impl VaultAuth {
     }
 
     /// Logs in with AppRole, using a role id and a secret id.
-    pub fn app_role(role_id: impl Into<String>, secret_id: Credential) -> Self {
+    pub fn app_role(role_id: impl Into<Credential>, secret_id: Credential) -> Self {
+        Self::with_app_role(role_id, SecretId::Plain(secret_id))
+    }
+
+    /// Logs in with AppRole, using a wrapped secret id. `token` is the wrapping token, or the JSON that the
+    /// `vault` command prints for it. It is unwrapped once, and the secret id stays in memory for later
+    /// logins.
+    pub fn app_role_wrapped(role_id: impl Into<Credential>, token: Credential) -> Self {
+        let token = token.with_format(login::wrapping_token);
+        Self::with_app_role(role_id, SecretId::Wrapped(token))
+    }
+
+    /// Logs in with AppRole, using only a role id. The setting `bind_secret_id` of the role must be `false`.
+    pub fn app_role_without_secret(role_id: impl Into<Credential>) -> Self {
+        Self::with_app_role(role_id, SecretId::Unbound)
+    }
+
+    fn with_app_role(role_id: impl Into<Credential>, secret_id: SecretId) -> Self {
         Self::new(Method::AppRole {
             role_id: role_id.into(),
             secret_id,
-            wrapped: false,
-        })
-    }
-
-    /// Logs in with AppRole, using a wrapped secret id. `token` is the wrapping token. It is unwrapped once,
-    /// and the secret id stays in memory for later logins.
-    pub fn app_role_wrapped(role_id: impl Into<String>, token: Credential) -> Self {
-        Self::new(Method::AppRole {
-            role_id: role_id.into(),
-            secret_id: token,
-            wrapped: true,
         })
     }
 
@@ -106,7 +132,17 @@ impl VaultAuth {
 
     /// Logs in with a user name and a password.
     pub fn userpass(user: impl Into<String>, password: Credential) -> Self {
-        Self::new(Method::Userpass {
+        Self::with_password("userpass", user, password)
+    }
+
+    /// Logs in with the user name and the password of an LDAP directory.
+    pub fn ldap(user: impl Into<String>, password: Credential) -> Self {
+        Self::with_password("ldap", user, password)
+    }
+
+    fn with_password(kind: &'static str, user: impl Into<String>, password: Credential) -> Self {
+        Self::new(Method::Password {
+            kind,
             user: user.into(),
             password,
         })
@@ -116,6 +152,49 @@ impl VaultAuth {
     /// [`VaultBuilder::client`](crate::VaultBuilder::client). With a `name`, the server checks only that role.
     pub fn certificate(name: Option<String>) -> Self {
         Self::new(Method::Certificate { name })
+    }
+
+    /// Logs in with the identity of AWS credentials, for the role `role`. It is the type `iam` of the login
+    /// method `aws`.
+    ///
+    /// If the server expects the header `X-Vault-AWS-IAM-Server-ID`, set it with
+    /// [`AwsIdentity::header`]. If the server sends requests to a regional endpoint of AWS, set its
+    /// [`region`](AwsIdentity::region).
+    ///
+    /// ```
+    /// use secretwell::vault::{AwsCredentials, AwsIdentity, VaultAuth};
+    ///
+    /// let identity = AwsIdentity::new(AwsCredentials::from_env())
+    ///     .header("X-Vault-AWS-IAM-Server-ID", "vault.example.com");
+    /// let auth = VaultAuth::aws("app", identity);
+    /// ```
+    pub fn aws(role: impl Into<String>, identity: AwsIdentity) -> Self {
+        Self::new(Method::Aws {
+            role: role.into(),
+            identity,
+        })
+    }
+
+    /// Logs in with a body that a closure or a [`LoginBody`] creates for each login. It is sent to the path
+    /// `auth/{mount}/login`.
+    ///
+    /// ```
+    /// use secretwell::vault::{Credential, VaultAuth, json_object};
+    ///
+    /// let jwt = Credential::file("/run/identity/token");
+    /// let auth = VaultAuth::custom("gcp", move || {
+    ///     let jwt = jwt.clone();
+    ///     async move {
+    ///         let jwt = jwt.read().await?;
+    ///         json_object(&[("role", "app"), ("jwt", jwt.expose_text()?)])
+    ///     }
+    /// });
+    /// ```
+    pub fn custom(mount: impl Into<String>, body: impl LoginBody) -> Self {
+        Self::new(Method::Custom {
+            mount: mount.into(),
+            body: Arc::new(body),
+        })
     }
 
     /// Sends requests without a token, to an agent or proxy with auto-auth that adds its own token.
@@ -141,12 +220,14 @@ impl VaultAuth {
             Method::AppRole { .. } => "approle",
             Method::Jwt { kubernetes, .. } if *kubernetes => "kubernetes",
             Method::Jwt { .. } => "jwt",
-            Method::Userpass { .. } => "userpass",
+            Method::Password { kind, .. } => kind,
             Method::Certificate { .. } => "cert",
+            Method::Aws { .. } => "aws",
+            Method::Custom { mount, .. } => mount,
         };
         let mount = encode_path(self.mount.as_deref().unwrap_or(method))?;
         Ok(match &self.method {
-            Method::Userpass { user, .. } => {
+            Method::Password { user, .. } => {
                 format!("/v1/auth/{mount}/login/{}", encode_path(user)?)
             }
             _ => format!("/v1/auth/{mount}/login"),
@@ -155,16 +236,23 @@ impl VaultAuth {
 
     /// Checks the settings as far as possible without I/O.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let role = match &self.method {
-            Method::AppRole { role_id, .. } => role_id,
-            Method::Jwt { role, .. } => role,
-            Method::Userpass { user, .. } => user,
-            _ => return self.path().map(drop),
+        let is_blank = match &self.method {
+            Method::AppRole { role_id, .. } => role_id.is_blank(),
+            Method::Jwt { role: name, .. }
+            | Method::Password { user: name, .. }
+            | Method::Aws { role: name, .. } => name.trim().is_empty(),
+            Method::Agent
+            | Method::Token(_)
+            | Method::Certificate { .. }
+            | Method::Custom { .. } => false,
         };
-        match role.trim().is_empty() {
-            true => Err(invalid("the role or user of the login is empty")
-                .with_hint("set the role id, role or user name")),
-            false => self.path().map(drop),
+        if is_blank {
+            return Err(invalid("the role or user of the login is empty")
+                .with_hint("set the role id, role or user name"));
         }
+        if let Method::Aws { identity, .. } = &self.method {
+            identity.check()?;
+        }
+        self.path().map(drop)
     }
 }

@@ -185,7 +185,7 @@ impl VaultBuilder {
     /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) in these cases:
     /// - A mount, path, prefix, role or namespace is not valid.
     /// - A certificate cannot be read.
-    /// - An address would receive tokens unencrypted over the network, or ends with `/v1`.
+    /// - An address would receive tokens unencrypted over the network, or ends with `/v1` or `/ui`.
     /// - `VAULT_SKIP_VERIFY` is set, but
     ///   [`danger_skip_verification`](ClientConfig::danger_skip_verification) was not called.
     pub fn build(self) -> Result<VaultProvider, Error> {
@@ -198,9 +198,11 @@ impl VaultBuilder {
         }
         let addresses = client.addresses().iter().map(ToString::to_string);
         for address in addresses {
-            if let Some(correct) = address.strip_suffix("/v1") {
-                return Err(invalid("the address must not end with `/v1`")
-                    .with_hint(format!("set it to `{correct}`")));
+            for end in ["/v1", "/ui"] {
+                if let Some(correct) = address.strip_suffix(end) {
+                    return Err(invalid(format!("the address must not end with `{end}`"))
+                        .with_hint(format!("set it to `{correct}`")));
+                }
             }
         }
         self.settings.auth.check()?;
@@ -230,15 +232,18 @@ impl VaultBuilder {
         Self::from_variables(&process_variable)
     }
 
-    /// Creates settings from a URL such as `vault://host:8200/mount/path?auth=approle&role=…`. Settings that
+    /// Creates settings from a URL such as `vault://host:8200/mount/path?auth=approle&role_id=…`. Settings that
     /// the URL does not have are read from the variables of [`from_env`](Self::from_env).
     ///
     /// | option | meaning |
     /// | --- | --- |
-    /// | `auth` | the login method: `token` (default), `approle`, `kubernetes`, `jwt`, `userpass`, `cert` or `agent` |
+    /// | `auth` | the login method: `token` (default), `approle`, `kubernetes`, `jwt`, `userpass`, `ldap`, `cert`, `aws` or `agent` |
     /// | `auth_mount` | the mount of the login method, if it is not the name of the method |
-    /// | `role`, `user` | the role id of `approle`, the role of `kubernetes`, `jwt` and `cert`, or the user of `userpass` |
-    /// | `token_file`, `secret_id_file`, `wrapped_secret_id_file`, `jwt_file`, `password_file` | the file with the credential |
+    /// | `role`, `user` | the role of `kubernetes`, `jwt`, `cert` and `aws`, or the user of `userpass` and `ldap` |
+    /// | `role_id` | the role id of `approle`. `role` is its older name |
+    /// | `bind_secret_id` | `false` for an AppRole without a secret id |
+    /// | `aws_region`, `aws_server_id` | the region of the endpoint of AWS, and the value of `X-Vault-AWS-IAM-Server-ID` |
+    /// | `token_file`, `role_id_file`, `secret_id_file`, `wrapped_secret_id_file`, `jwt_file`, `password_file` | the file with the credential |
     /// | `kv` | the version of the key-value engine: `1` or `2` |
     /// | `mount` | the mount of the secrets. Without it, the first segment of the path is the mount, or more of them if the server reports such a mount |
     /// | `allow_http` | `true` allows plain HTTP to other machines, for a network that nobody else can read |
@@ -338,12 +343,17 @@ const OPTIONS: &[&str] = &[
     "auth",
     "auth_mount",
     "role",
+    "role_id",
+    "role_id_file",
+    "bind_secret_id",
     "user",
     "token_file",
     "secret_id_file",
     "wrapped_secret_id_file",
     "jwt_file",
     "password_file",
+    "aws_region",
+    "aws_server_id",
     "kv",
     "mount",
     "namespace",

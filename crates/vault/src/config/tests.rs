@@ -63,6 +63,10 @@ fn invalid_variables_are_rejected_by_name() {
             vec![("VAULT_ADDR", "https://vault:8200/v1/")],
             "set it to `https://vault:8200`",
         ),
+        (
+            vec![("VAULT_ADDR", "https://vault:8200/base/ui/")],
+            "set it to `https://vault:8200/base`",
+        ),
     ] {
         let mut set = set;
         if expected != "no token" {
@@ -146,6 +150,62 @@ fn url_configures_address_mount_path_and_login() {
 }
 
 #[test]
+fn every_login_method_can_be_chosen_in_a_url() {
+    let set = [
+        ("VAULT_ROLE_ID", "role-of-the-variable"),
+        ("VAULT_SECRET_ID", "c4n4ry"),
+        ("VAULT_PASSWORD", "c4n4ry"),
+        ("VAULT_JWT", "c4n4ry"),
+    ];
+    for (options, path, expected) in [
+        ("auth=approle", "approle/login", "Plain(Credential"),
+        ("auth=approle&role=r", "approle/login", "Plain"),
+        (
+            "auth=approle&role_id_file=/r&bind_secret_id=false",
+            "approle/login",
+            "Unbound",
+        ),
+        (
+            "auth=approle&role_id=r&wrapped_secret_id_file=/w",
+            "approle/login",
+            "Wrapped",
+        ),
+        ("auth=kubernetes&role=r", "kubernetes/login", "/var/run"),
+        ("auth=jwt&role=r&auth_mount=idp", "idp/login", "\"r\""),
+        ("auth=userpass&user=me", "userpass/login/me", "\"me\""),
+        (
+            "auth=ldap&user=my%20name",
+            "ldap/login/my%20name",
+            "\"ldap\"",
+        ),
+        ("auth=cert", "cert/login", "None"),
+        (
+            "auth=aws&role=r&aws_region=eu-central-1&aws_server_id=v",
+            "aws/login",
+            "eu-central-1",
+        ),
+    ] {
+        let url = format!("vault://v/kv?{options}");
+        let builder = VaultBuilder::from_url_with(&url, &variables(&set)).unwrap();
+        let auth = &builder.settings.auth;
+        assert_eq!(auth.path().unwrap(), format!("/v1/auth/{path}"), "{url}");
+        let shown = format!("{auth:?}");
+        assert!(shown.contains(expected), "{url}: {shown}");
+        assert!(!shown.contains("c4n4ry"), "{shown}");
+        builder.build().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn missing_token_names_what_to_set() {
+    let token = token(&Variables(&variables(&[("HOME", "/nonexistent")]))).unwrap();
+    let error = token.read().await.unwrap_err().to_string();
+    for expected in ["/nonexistent/.vault-token", "`VAULT_TOKEN`", "`auth`"] {
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn plain_http_to_another_machine_is_allowed_by_an_option_or_a_variable() {
     let build = |url: &str, set: &[(&str, &str)]| {
         let builder = VaultBuilder::from_url_with(url, &variables(set))?;
@@ -178,7 +238,18 @@ fn url_errors_name_the_problem_but_no_credentials() {
         ),
         ("vault://u:c4n4ry@v/kv", "credentials"),
         ("vault://v/kv?auth=github", "login method is unknown"),
-        ("vault://v/kv?auth=approle", "`role`"),
+        ("vault://v/kv?auth=approle", "`role_id`"),
+        (
+            "vault://v/kv?auth=approle&role_id=%20&bind_secret_id=false",
+            "role or user",
+        ),
+        (
+            "vault://v/kv?auth=approle&role_id=r&bind_secret_id=no",
+            "`bind_secret_id`",
+        ),
+        ("vault://v/kv?auth=ldap", "`user`"),
+        ("vault://v/kv?auth=aws", "`role`"),
+        ("vault://v/kv?auth=aws&role=r&aws_region=eu/1", "AWS region"),
         ("vault://v/kv?auth=approle&role=r", "secret_id"),
         ("vault://v/kv?auth=jwt&role=r", "jwt"),
         ("vault://v/kv?auth=kubernetes&role=", "empty"),

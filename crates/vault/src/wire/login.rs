@@ -54,6 +54,9 @@ pub(crate) fn looked_up_token(
         num_uses: i64,
     }
 
+    if is_outside_of_api(response) {
+        return Err(no_api());
+    }
     let mut lease = TokenLease::new(token.clone());
     match forbidden(response) {
         None if response.status.is_success() => {
@@ -124,6 +127,11 @@ pub(crate) fn login_refused(response: &Response) -> LoginFailure {
             "the user name or the password is wrong",
             true,
         ),
+        (
+            "failed to bind as user",
+            "the user name or the password is wrong",
+            true,
+        ),
         ("invalid audience", "the JWT is for another audience", false),
         ("invalid issuer", "the JWT is from another issuer", false),
         ("token is expired", "the JWT has expired", false),
@@ -161,6 +169,9 @@ pub(crate) fn login_refused(response: &Response) -> LoginFailure {
     if !matches!(status, 400 | 403 | 404) {
         return unexplained(response).into();
     }
+    if is_outside_of_api(response) {
+        return no_api().into();
+    }
     let body = Envelope::of_error(response);
     if status == 404 {
         let has_no_route =
@@ -193,6 +204,18 @@ pub(crate) fn login_refused(response: &Response) -> LoginFailure {
         _ => "check the credential, and the role of the login on the server",
     };
     error.with_hint(hint).into()
+}
+
+/// Returns whether the path of a request for a login or a token is not below `/v1` of the server. The response is
+/// the same as for a missing secret, but a login method always gives a reason.
+fn is_outside_of_api(response: &Response) -> bool {
+    response.status == StatusCode::NOT_FOUND && Envelope::of_error(response).has_no_reason()
+}
+
+fn no_api() -> Error {
+    let message = "the server has no API at the path of the configured address";
+    Error::new(ErrorKind::InvalidConfig, message)
+        .with_hint("remove the path from the address, or correct it")
 }
 
 /// Returns whether the server denies the request without a reason.
