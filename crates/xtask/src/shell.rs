@@ -13,6 +13,7 @@ pub(crate) const PUBLISHED: [&str; 11] = [
     "secretwell-infisical",
     "secretwell-vault",
     "secretwell-auth",
+    "secretwell-notify",
     "secretwell-testkit",
     "secretwell",
     "secretwell-cli",
