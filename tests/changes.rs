@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secretwell::backend::{Capabilities, Change, ChangeSender, ChangeStream};
+use secretwell::notify::NotifyHub;
 use secretwell::{
     Error, ErrorKind, MemoryProvider, Origin, Resolver, Secret, SecretKey, SecretProvider,
     SecretProviderExt, Watch,
@@ -115,6 +116,10 @@ fn adapted(source: &Notifying) -> Vec<(&'static str, Arc<dyn SecretProvider>)> {
     vec![
         ("alone", Arc::new(source.clone())),
         ("renamed", Arc::new(renamed.with_deadline(secs(20)))),
+        (
+            "with a hub",
+            Arc::new(NotifyHub::new().wrap(source.clone())),
+        ),
         ("first", Arc::new(source.clone().or_else(empty()))),
         ("last", Arc::new(Box::new(empty().or_else(source.clone())))),
         (

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use secretwell::backend::Change;
 use secretwell::env::{EnvProvider, Environment};
 use secretwell::file::FileProvider;
+use secretwell::notify::NotifyHub;
 use secretwell::{MemoryProvider, SecretKey, SecretProvider, SecretProviderExt};
 use secretwell_testkit::{Harness, Supports, conformance_tests};
 use tempfile::TempDir;
@@ -16,6 +18,7 @@ use crate::support::replace;
 
 conformance_tests!(memory, Memory::default());
 conformance_tests!(chain, Chained::default());
+conformance_tests!(notified, Notified::default());
 conformance_tests!(env_then_directory, EnvThenDirectory::new());
 conformance_tests!(renamed, Renamed::default());
 conformance_tests!(env, Env::default());
@@ -40,6 +43,51 @@ impl Harness for Memory {
 
     async fn delete(&self, key: &SecretKey) {
         self.0.remove(key).unwrap();
+    }
+
+    fn supports(&self) -> Supports {
+        Supports {
+            binary_values: true,
+            empty_values: true,
+            exclusive_runtime: true,
+            ..Supports::default()
+        }
+    }
+}
+
+/// A memory provider that also reports the notifications of a hub.
+struct Notified {
+    memory: MemoryProvider,
+    hub: NotifyHub,
+    notified: Arc<dyn SecretProvider>,
+}
+
+impl Default for Notified {
+    fn default() -> Self {
+        let (memory, hub) = (MemoryProvider::new(), NotifyHub::new());
+        let notified = Arc::new(hub.wrap(memory.clone()));
+        Self {
+            memory,
+            hub,
+            notified,
+        }
+    }
+}
+
+#[async_trait]
+impl Harness for Notified {
+    fn provider(&self) -> Arc<dyn SecretProvider> {
+        self.notified.clone()
+    }
+
+    async fn seed(&self, key: &SecretKey, value: &[u8]) {
+        self.memory.set(key, value).unwrap();
+        self.hub.notify(Change::Keys([key.clone()].into()));
+    }
+
+    async fn delete(&self, key: &SecretKey) {
+        self.memory.remove(key).unwrap();
+        self.hub.notify(Change::All);
     }
 
     fn supports(&self) -> Supports {

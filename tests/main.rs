@@ -10,6 +10,7 @@
 //! | `outages` | a resolver whose provider fails, hangs or refuses |
 //! | `chains` | chains of sources: ttl, failures, versions and waits of each source, with every adapter |
 //! | `changes` | change notifications and watches, in every state of a key and every order of use |
+//! | `notify` | change notifications over the network: signed requests, replays, floods, several resolvers |
 //! | `hostile` | panics, wrong counts, code of others that uses the resolver, many callers at once |
 //! | `freshness` | no value is stale, reverted or of another key without a sign |
 //! | `lazy` | `LazyAuth`: start, rotation, failures and its log |
@@ -50,6 +51,7 @@ mod infisical;
 mod lazy;
 mod matrix;
 mod model;
+mod notify;
 mod outages;
 mod packaging;
 mod process;

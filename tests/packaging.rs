@@ -63,6 +63,7 @@ fn feature_depends_only_on_its_own_backend() {
     assert_eq!(backends("env"), ["secretwell-env"]);
     assert_eq!(backends("file"), ["secretwell-file"]);
     assert_eq!(backends("axum"), ["secretwell-auth"]);
+    assert_eq!(backends("notify"), ["secretwell-notify"]);
     assert_eq!(backends("infisical"), ["secretwell-infisical"]);
     assert_eq!(backends("vault"), ["secretwell-vault"]);
     assert_eq!(
@@ -72,6 +73,7 @@ fn feature_depends_only_on_its_own_backend() {
             "secretwell-env",
             "secretwell-file",
             "secretwell-infisical",
+            "secretwell-notify",
             "secretwell-vault"
         ]
     );

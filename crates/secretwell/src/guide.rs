@@ -9,6 +9,7 @@
 //! | [`testing`] | tests of a service: memory, outages, a fake Infisical, leaks |
 //! | [`migration`] | from `dotenvy`, secret-vault, vaultrs and the Infisical SDK |
 //! | [`writing_a_backend`] | a backend for another source, and its conformance tests |
+//! | [`notifications`] | webhooks of Infisical and signed requests of other senders |
 //! | [`faq`] | answers to common questions |
 //! | [`resolver`] | keys, watches, rejected values, restored backups, chains and runtimes |
 //! | [`recipes`] | encrypted cookies, JSON Web Tokens, sessions, a PostgreSQL pool |
@@ -33,6 +34,9 @@ pub mod which_type {}
 
 #[doc = include_str!("../docs/guides/migration.md")]
 pub mod migration {}
+
+#[doc = include_str!("../docs/guides/notifications.md")]
+pub mod notifications {}
 
 #[doc = include_str!("../docs/guides/faq.md")]
 pub mod faq {}
@@ -151,4 +155,7 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0017-logins.md")]
     pub mod logins {}
+
+    #[doc = include_str!("../docs/decisions/0018-notifications.md")]
+    pub mod notifications {}
 }

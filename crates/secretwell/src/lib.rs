@@ -21,6 +21,9 @@ pub use secretwell_file as file;
 #[cfg(feature = "infisical")]
 #[doc(inline)]
 pub use secretwell_infisical as infisical;
+#[cfg(feature = "notify")]
+#[doc(inline)]
+pub use secretwell_notify as notify;
 pub use secretwell_resolver::*;
 #[cfg(feature = "vault")]
 #[doc(inline)]
