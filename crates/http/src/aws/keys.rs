@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use secretwell_core::{Error, SecretValue};
 
-use crate::config::invalid;
 use crate::credential::trimmed;
+use crate::error::invalid;
 
 /// The keys of an AWS user or role.
 ///

@@ -10,7 +10,7 @@ use http::{HeaderName, Method, Request};
 use secretwell_core::{Error, SecretValue};
 use zeroize::Zeroizing;
 
-use crate::config::invalid;
+use crate::error::invalid;
 use crate::json::json_object;
 
 mod keys;

@@ -127,7 +127,7 @@ fn is_visible(path: &Path) -> bool {
 }
 
 /// Parses the setting `name`, which is either true or false.
-fn flag(name: &str, text: &str) -> Result<bool, Error> {
+pub(super) fn flag(name: &str, text: &str) -> Result<bool, Error> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
