@@ -61,6 +61,9 @@ impl Client {
     /// - If a server cannot be reached or reports that it is unavailable, the next address is tried.
     /// - If a server does not respond within the [hedge delay](ClientConfig::hedge_delay), the next address
     ///   is tried in parallel.
+    /// - If an HTTP/1.1 connection that was used before is silent for 6 s, an idempotent request is sent once
+    ///   more on a new connection. Silent HTTP/2 connections are closed after 6 s.
+    /// - If too many requests are [under way](ClientConfig::max_concurrent_requests), the request waits.
     /// - If all addresses have failed, the client backs off for up to 1 s and tries them again, at most 32
     ///   times.
     /// - If all addresses fail for an unknown reason, or if other programs respond in their place, they are

@@ -268,7 +268,7 @@ impl Endpoint {
         }
     }
 
-    /// Replaces the connections, if they are still those of `generation`. Requests in flight keep theirs.
+    /// Replaces the connections, if they are still those of `generation`. Running requests keep theirs.
     fn renew(&self, generation: u64) {
         let mut connections = self.connections();
         if connections.generation != generation {

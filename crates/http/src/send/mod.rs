@@ -110,7 +110,7 @@ impl<'a> SendLoop<'a> {
                 if self.in_flight.is_empty() && self.untried.is_empty() {
                     self.servers.look_up_names(self.deadline).await;
                 }
-                self.start_attempt(now);
+                self.start_attempt(Instant::now());
             }
             tokio::select! {
                 biased;
@@ -124,7 +124,7 @@ impl<'a> SendLoop<'a> {
         }
     }
 
-    /// Starts an attempt at the next address, in parallel to the running ones.
+    /// Starts an attempt at the next server, in parallel to the running ones.
     fn start_attempt(&mut self, now: Instant) {
         if let Some(slow) = self.latest.take() {
             slow.mark_failed();
