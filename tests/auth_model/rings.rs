@@ -83,7 +83,9 @@ impl Model<'_> {
                     other.started.order > request.start.order
                         && other.ended.is_some_and(|ended| ended.order < order)
                 });
-                builds.count() < 2 || self.is_disturbed(request.start.order, order)
+                // After a failure, the same attempt can build from the secrets in memory.
+                let failed = builds.clone().filter(|build| !build.succeeded).count();
+                builds.count() < 2 + failed || self.is_disturbed(request.start.order, order)
             })
         };
         require(is_changed || requested(), build.started, || {
