@@ -64,6 +64,7 @@ impl<'a> AwsSigner<'a> {
             request.headers_mut().insert(HOST, host);
         }
         let headers = request.headers_mut();
+        headers.remove(AUTHORIZATION);
         headers.insert(DATE, header(self.time.as_bytes())?);
         if let Some(token) = keys.session_token() {
             let mut token = header(token)?;
@@ -193,7 +194,10 @@ mod tests {
         }
         let mut request = request.body(body.to_owned()).unwrap();
         let signer = AwsSigner::new("us-east-1", "service", time);
-        signer.sign(&mut request, keys).unwrap();
+        // A signed request can be signed again.
+        for _ in 0..2 {
+            signer.sign(&mut request, keys).unwrap();
+        }
         let signed = &request.headers()[AUTHORIZATION];
         assert!(signed.is_sensitive());
         signed.to_str().unwrap().to_owned()

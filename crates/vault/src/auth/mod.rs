@@ -6,6 +6,7 @@ use secretwell_core::Error;
 use secretwell_http::{AwsIdentity, Credential, LoginBody, encode_path};
 
 use crate::error::invalid;
+use crate::wire;
 
 pub(crate) mod login;
 
@@ -90,7 +91,7 @@ impl VaultAuth {
     /// `vault` command prints for it. It is unwrapped once, and the secret id stays in memory for later
     /// logins.
     pub fn app_role_wrapped(role_id: impl Into<Credential>, token: Credential) -> Self {
-        let token = token.with_format(login::wrapping_token);
+        let token = token.with_format(wire::wrapping_token);
         Self::with_app_role(role_id, SecretId::Wrapped(token))
     }
 

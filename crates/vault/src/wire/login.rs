@@ -79,6 +79,31 @@ pub(crate) fn refused_token() -> Error {
     Error::new(ErrorKind::Unauthenticated, message).with_hint("configure another token")
 }
 
+/// Returns the wrapping token in `text`, which is the token itself or the JSON that the `vault` command prints.
+pub(crate) fn wrapping_token(text: &SecretValue) -> Result<SecretValue, Error> {
+    #[derive(Deserialize)]
+    struct Wrapped {
+        wrap_info: WrapInfo,
+    }
+
+    #[derive(Deserialize)]
+    struct WrapInfo {
+        token: SecretValue,
+    }
+
+    let bytes = text.expose_bytes();
+    if !bytes.starts_with(b"{") {
+        return Ok(text.clone());
+    }
+    let wrapped: Result<Wrapped, _> = serde_json::from_slice(bytes);
+    wrapped.map(|wrapped| wrapped.wrap_info.token).map_err(|_| {
+        let message = "the wrapping token is JSON without `wrap_info.token`";
+        Error::new(ErrorKind::Unauthenticated, message).with_hint(
+            "store the token itself, or the whole output of `vault write -wrap-ttl=… -format=json`",
+        )
+    })
+}
+
 /// Parses the response to unwrapping the secret id of an AppRole.
 pub(crate) fn unwrapped_secret_id(response: &Response) -> Result<SecretValue, LoginFailure> {
     #[derive(Deserialize)]
@@ -222,4 +247,29 @@ fn no_api() -> Error {
 pub(crate) fn is_bare_denial(response: &Response) -> bool {
     let body = Envelope::of_error(response);
     response.status == StatusCode::FORBIDDEN && body.says_only("permission denied")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrapping_token_is_found_in_the_output_of_the_command() {
+        let json =
+            r#"{"request_id": "", "wrap_info": {"token": "hvs.a", "ttl": 60}, "data": null}"#;
+        for text in ["hvs.a", json] {
+            let token = wrapping_token(&text.into()).unwrap();
+            assert_eq!(token.expose_text().unwrap(), "hvs.a");
+        }
+        for text in [
+            "{",
+            r#"{"data":{"secret_id":"c4n4ry"}}"#,
+            r#"{"wrap_info":null}"#,
+        ] {
+            let error = wrapping_token(&text.into()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unauthenticated);
+            assert!(error.to_string().contains("is JSON"), "{error}");
+            assert!(!format!("{error:?}").contains("c4n4ry"));
+        }
+    }
 }
