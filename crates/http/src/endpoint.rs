@@ -164,8 +164,12 @@ impl Endpoint {
             ..
         } = *self.connections();
         if !request.is_idempotent() {
-            // The request cannot be sent again if the connection is dead.
-            if response.is_some_and(|(at, _)| at.elapsed() > PING_INTERVAL) {
+            // The request cannot be sent again if the connection is dead. Of the connections with HTTP/1.1, some
+            // can be older than the last response.
+            let can_be_dead = |(at, version): (Instant, Version)| {
+                version < Version::HTTP_2 || at.elapsed() > PING_INTERVAL
+            };
+            if response.is_some_and(can_be_dead) {
                 self.renew(generation);
             }
             return self.exchange_once(request, relaxed).await;
@@ -314,7 +318,11 @@ impl<'a> Pending<'a> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        if !self.is_complete && self.started.elapsed() >= MIN_SILENCE {
+        if self.is_complete || self.started.elapsed() < MIN_SILENCE {
+            return;
+        }
+        let response = self.endpoint.connections().response;
+        if response.is_none_or(|(at, _)| at < self.started) {
             self.endpoint.renew(self.generation);
         }
     }

@@ -38,8 +38,8 @@ pub(crate) struct Site {
     /// The name that is looked up, with the port. `None` if there is nothing to look up.
     name: Option<(String, u16)>,
     names: NameService,
-    /// Held during a lookup.
-    lookup: tokio::sync::Mutex<()>,
+    /// Held during a lookup. Only one runs at a time.
+    lookup: Arc<tokio::sync::Mutex<()>>,
     known: Mutex<Known>,
 }
 
@@ -72,7 +72,7 @@ impl Site {
             settings,
             name: route.is_none().then(|| (address.host().to_owned(), port)),
             names,
-            lookup: tokio::sync::Mutex::default(),
+            lookup: Arc::default(),
             known: Mutex::new(Known {
                 endpoints: Vec::new(),
                 looked_up: None,
@@ -95,6 +95,11 @@ impl Site {
         self.name.is_none() || self.known().endpoints[0].socket().is_some()
     }
 
+    /// Returns whether requests can be sent to a server without another lookup.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.is_resolved() && !self.known().all_failed
+    }
+
     /// Returns whether the name must be looked up now.
     pub(crate) fn is_due(&self) -> bool {
         let known = self.known();
@@ -110,15 +115,28 @@ impl Site {
         self.known().all_failed = true;
     }
 
-    /// Looks the name up, unless another call has done so meanwhile. If that fails, the servers stay the same.
-    pub(crate) async fn look_up(&self) {
-        let _lookup = self.lookup.lock().await;
-        let Some((name, port)) = self.name.clone().filter(|_| self.is_due()) else {
+    /// Starts to look the name up, unless that is under way. If it fails, the servers stay the same.
+    ///
+    /// The lookup is a task of its own, because a caller that does not wait for a slow name service must not end it.
+    pub(crate) fn start_lookup(self: &Arc<Self>) {
+        let Some((name, port)) = self.name.clone() else {
             return;
         };
-        let found = (self.names)(name, port).await;
-        self.replace(found.unwrap_or_default());
-        self.mark_looked_up();
+        let Ok(lookup) = Arc::clone(&self.lookup).try_lock_owned() else {
+            return;
+        };
+        let site = Arc::clone(self);
+        tokio::spawn(async move {
+            let found = (site.names)(name, port).await;
+            site.replace(found.unwrap_or_default());
+            site.mark_looked_up();
+            drop(lookup);
+        });
+    }
+
+    /// Waits until no lookup is under way.
+    pub(crate) async fn looked_up(&self) {
+        drop(self.lookup.lock().await);
     }
 
     /// Requires no lookup for a while.
@@ -132,7 +150,7 @@ impl Site {
     fn replace(&self, found: Vec<SocketAddr>) {
         let before = self.endpoints();
         let mut endpoints: Vec<Arc<Endpoint>> = Vec::new();
-        for socket in found {
+        for socket in alternating(found) {
             let is = |endpoint: &&Arc<Endpoint>| endpoint.socket() == Some(socket);
             if endpoints.len() == MAX_ADDRESSES || endpoints.iter().any(|known| is(&known)) {
                 continue;
@@ -161,5 +179,39 @@ impl Site {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Orders addresses so that IPv6 and IPv4 alternate, beginning with the family of the first one. One of them might
+/// not be reachable.
+fn alternating(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let starts_with_v6 = found.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|address| address.is_ipv6() == starts_with_v6);
+    let length = first.len().max(second.len());
+    (0..length)
+        .flat_map(|index| [first.get(index), second.get(index)])
+        .flatten()
+        .copied()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_of_addresses_alternate() {
+        let ordered = |texts: &[&str]| {
+            let addresses = texts.iter().map(|text| text.parse().unwrap());
+            let ordered = alternating(addresses.collect()).into_iter();
+            ordered.map(|it| it.to_string()).collect::<Vec<_>>()
+        };
+        let v6 = ["[::1]:1", "[::2]:1", "[::3]:1"];
+        let all = [&v6[..], &["1.1.1.1:1"]].concat();
+        assert_eq!(ordered(&all), [v6[0], "1.1.1.1:1", v6[1], v6[2]]);
+        assert_eq!(ordered(&["1.1.1.1:1", v6[0]]), ["1.1.1.1:1", v6[0]]);
+        assert!(ordered(&[]).is_empty());
     }
 }

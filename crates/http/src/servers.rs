@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::header::LOCATION;
 use secretwell_core::Error;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::{Address, ClientConfig};
@@ -81,7 +80,8 @@ impl Servers {
         let is_preferred = |endpoint| preferred.as_ref().is_some_and(|p| Arc::ptr_eq(p, endpoint));
         let first = order.iter().position(is_preferred);
         order.rotate_left(first.unwrap_or_default());
-        order.sort_by_key(|endpoint| endpoint.failed_recently());
+        // The key of an endpoint can change meanwhile.
+        order.sort_by_cached_key(|endpoint| endpoint.failed_recently());
         order
     }
 
@@ -97,31 +97,26 @@ impl Servers {
         }
     }
 
-    /// Looks up the names of the addresses that have no current result. Returns after a short time even if the
-    /// name service does not respond; the lookup then continues in the background.
+    /// Looks up the names of the addresses that have no current result. Waits only if no server can be used, and for
+    /// a short time. The lookups then continue in the background.
     pub(crate) async fn look_up_names(&self, deadline: Instant) {
         let due: Vec<_> = self.sites.iter().filter(|site| site.is_due()).collect();
-        if due.is_empty() {
+        due.iter().for_each(|site| site.start_lookup());
+        if due.is_empty() || self.sites.iter().any(|site| site.is_usable()) {
             return;
         }
         let config = self.config();
-        let limit = match due.iter().all(|site| site.is_resolved()) {
+        let limit = match self.sites.iter().any(|site| site.is_resolved()) {
             true => config.hedge.min(config.connect),
             false => config.connect,
         };
-        let mut lookups: JoinSet<_> = due
-            .iter()
-            .map(|site| {
-                let site = Arc::clone(site);
-                async move { site.look_up().await }
-            })
-            .collect();
-        let all = async { while lookups.join_next().await.is_some() {} };
-        if timeout_at(deadline.min(Instant::now() + limit), all)
-            .await
-            .is_err()
-        {
-            lookups.detach_all();
+        let all = async {
+            for site in &due {
+                site.looked_up().await;
+            }
+        };
+        let until = deadline.min(Instant::now() + limit);
+        if timeout_at(until, all).await.is_err() {
             due.iter()
                 .filter(|site| site.is_resolved())
                 .for_each(|site| site.mark_looked_up());

@@ -43,7 +43,8 @@ impl Marks {
     pub(crate) fn add(&mut self, change: &Change) {
         match change {
             Change::Keys(keys) => self.named.extend(keys.iter().cloned()),
-            _ => self.add_all(),
+            _ if self.marks_all => self.add_all(),
+            _ => {}
         }
         if self.named.len() > MAX_KEYS {
             self.add_all();
@@ -52,7 +53,7 @@ impl Marks {
 
     fn add_all(&mut self) {
         self.named.clear();
-        self.all_except = self.marks_all.then(BTreeSet::new);
+        self.all_except = Some(BTreeSet::new());
     }
 
     /// Returns whether `key` is marked, and removes its mark.
@@ -114,21 +115,23 @@ mod tests {
         marks.add(&Change::All);
         assert!(!marks.take(&key("A")));
         marks.add(&change(&["A"]));
-        assert!(marks.take(&key("A")));
+        marks.add(&Change::All);
+        assert!(marks.take(&key("A")), "the named change is not lost");
     }
 
     #[test]
     fn number_of_marks_is_bounded_and_no_changed_key_is_unmarked() {
         let names: Vec<String> = (0..=MAX_KEYS).map(|number| format!("K{number}")).collect();
-        let mut marks = Marks::new();
-        for name in &names {
-            marks.add(&change(&[name]));
-        }
-        assert!(marks.named.len() <= MAX_KEYS);
-        for name in &names {
-            assert!(marks.take(&key(name)), "{name}");
-            let read = marks.all_except.as_ref().map_or(0, BTreeSet::len);
-            assert!(read <= MAX_KEYS);
+        for mut marks in [Marks::new(), Marks::new().only_named()] {
+            for name in &names {
+                marks.add(&change(&[name]));
+            }
+            assert!(marks.named.len() <= MAX_KEYS);
+            for name in &names {
+                assert!(marks.take(&key(name)), "{name}");
+                let read = marks.all_except.as_ref().map_or(0, BTreeSet::len);
+                assert!(read <= MAX_KEYS);
+            }
         }
     }
 }

@@ -82,7 +82,7 @@ impl NotifySecret {
         })))
     }
 
-    /// Returns the accepted values. There is at least one, and none of them is empty.
+    /// Returns the accepted values. There is at least one, and none of them is blank.
     ///
     /// # Errors
     /// Returns the text of the closure's error, or the reason why there is no value.
@@ -91,10 +91,13 @@ impl NotifySecret {
             Source::Values(values) => values.clone(),
             Source::Function(read) => read().await?,
         };
-        // Anyone can sign with an empty secret.
-        values.retain(|value| !value.is_empty());
+        // Anyone can sign with a blank secret. In an HMAC, a secret of zero bytes is the same as an empty one.
+        let is_blank = |value: &SecretValue| {
+            value.is_blank() || value.expose_bytes().iter().all(|byte| *byte == 0)
+        };
+        values.retain(|value| !is_blank(value));
         match values.is_empty() {
-            true => Err("the signing secret is empty".to_owned()),
+            true => Err("the signing secret is blank".to_owned()),
             false => Ok(values),
         }
     }

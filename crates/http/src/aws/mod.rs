@@ -124,13 +124,26 @@ impl AwsIdentity {
             .header(HOST, endpoint)
             .header(CONTENT_TYPE, FORM);
         if let Some((name, value)) = &self.header {
+            let name_in_lower_case = name.to_ascii_lowercase();
+            let is_taken = ["host", "content-type", "authorization"]
+                .contains(&name_in_lower_case.as_str())
+                || name_in_lower_case.starts_with("x-amz-");
+            let is_visible = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+            if is_taken || !is_visible {
+                return Err(invalid_header());
+            }
             request = request.header(name, value);
         }
-        request.body(GET_CALLER_IDENTITY).map_err(|_| {
-            invalid("the additional header of the signed AWS request is not valid")
-                .with_hint("use visible ASCII characters")
-        })
+        request
+            .body(GET_CALLER_IDENTITY)
+            .map_err(|_| invalid_header())
     }
+}
+
+fn invalid_header() -> Error {
+    invalid("the additional header of the signed AWS request is not valid").with_hint(
+        "use visible ASCII characters, and a name that the signature does not use itself",
+    )
 }
 
 /// A signed request that proves an [`AwsIdentity`]. All texts are encoded as base64.

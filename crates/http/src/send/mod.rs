@@ -227,7 +227,7 @@ impl<'a> SendLoop<'a> {
                 let is_last = self.untried.is_empty() && self.in_flight.is_empty();
                 // Waiting here would only move the queue.
                 let is_final = is_final || is_last && matches!(failure, Failure::Overloaded(_));
-                let is_unexplained = matches!(failure, Failure::Redirect);
+                let is_unexplained = matches!(failure, Failure::Redirect | Failure::Proxy(..));
                 let error = failure.into_error(endpoint.authority());
                 if is_final {
                     return Err(error);

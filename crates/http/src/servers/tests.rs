@@ -297,11 +297,12 @@ async fn changed_addresses_are_used() {
     let addresses = Arc::new(Mutex::new(vec![first]));
     let servers = servers_of_a_name(first.port(), &addresses);
     send(&servers, &get()).await.unwrap();
-    // A changed name is used after 10 s.
+    // A changed name is used after 10 s. The request that notices it does not wait for the name service.
     *addresses.lock().unwrap() = vec![second];
     send(&servers, &get()).await.unwrap();
-    assert_eq!(second_count.load(Ordering::SeqCst), 0);
     sleep(secs(10)).await;
+    assert_eq!(second_count.load(Ordering::SeqCst), 0);
+    send(&servers, &get()).await.unwrap();
     send(&servers, &get()).await.unwrap();
     assert_eq!(second_count.load(Ordering::SeqCst), 1);
     assert_eq!(first_count.load(Ordering::SeqCst), 1);
@@ -371,6 +372,63 @@ async fn slow_name_service_is_awaited_only_without_an_address() {
     assert!(durations[0] >= secs(5), "{durations:?}");
     assert!(
         durations[1..].iter().all(|took| *took <= secs(2)),
+        "{durations:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn impatient_caller_does_not_end_a_slow_lookup() {
+    let (listener, address) = bind("127.0.0.1:0").await;
+    accept(listener, |stream| serve_http1(stream, usize::MAX));
+    let lookups = Arc::new(AtomicUsize::new(0));
+    let count = lookups.clone();
+    let names: NameService = Arc::new(move |_, _| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            sleep(secs(5)).await;
+            Ok(vec![address])
+        })
+    });
+    let config = ClientConfig::new([format!("http://vault.internal:{}", address.port())]).unwrap();
+    let servers = Servers::with_name_service(config.danger_allow_http(), names).unwrap();
+    let request = get();
+    let mut failures = 0;
+    while tokio::time::timeout(secs(1), send(&servers, &request))
+        .await
+        .is_err()
+    {
+        failures += 1;
+    }
+    assert_eq!(lookups.load(Ordering::SeqCst), 1);
+    assert!((4..=6).contains(&failures), "{failures}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn name_that_cannot_be_looked_up_does_not_delay_another_server() {
+    let (listener, address) = bind("127.0.0.1:0").await;
+    accept(listener, |stream| serve_http1(stream, usize::MAX));
+    let names: NameService = Arc::new(move |name, _| {
+        Box::pin(async move {
+            if name == "hanging.internal" {
+                std::future::pending::<()>().await;
+            }
+            Ok(vec![address])
+        })
+    });
+    let port = address.port();
+    let addresses = ["hanging", "vault"].map(|name| format!("http://{name}.internal:{port}"));
+    let config = ClientConfig::new(addresses).unwrap();
+    let servers = Servers::with_name_service(config.danger_allow_http(), names).unwrap();
+    let mut durations = Vec::new();
+    for _ in 0..5 {
+        let started = Instant::now();
+        send(&servers, &get()).await.unwrap();
+        durations.push(started.elapsed());
+        sleep(secs(6)).await;
+    }
+    assert!(durations[0] <= secs(2), "{durations:?}");
+    assert!(
+        durations[1..].iter().all(Duration::is_zero),
         "{durations:?}"
     );
 }

@@ -17,9 +17,14 @@ pub use login::{Login, LoginFailure, Token, TokenLease};
 /// How long a wrong credential is not sent again, unless it changes. Servers lock an account after a few
 /// wrong attempts: Vault after five wrong secret IDs, newer Infisical versions after three.
 const WRONG_CREDENTIAL_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// How long another credential is not sent after a wrong one, if credentials are new for each login. They can differ
+/// although they contain the same wrong secret.
+const OTHER_CREDENTIAL_PAUSE: Duration = Duration::from_secs(30);
 /// How long a credential is not sent again, unless it changes, after a login that the server refused for
 /// another reason.
 const REFUSED_LOGIN_PAUSE: Duration = Duration::from_secs(1);
+/// The longest time for providing a credential, which a closure of the user can do.
+const CREDENTIAL_DEADLINE: Duration = Duration::from_secs(10);
 /// How long no accepted token is replaced after a replacement that did not help.
 const UNHELPFUL_LOGIN_PAUSE: Duration = Duration::from_secs(5);
 /// The first and the longest wait before a login whose last tokens were refused before their first success.
@@ -64,9 +69,9 @@ struct State {
 #[derive(Debug)]
 struct PausedCredential {
     credential: SecretValue,
-    /// Whether the server stated that this credential is wrong.
-    is_wrong: bool,
     until: Instant,
+    /// If the credentials are new for each login, another one is not used before this time either.
+    others_until: Instant,
     error: Error,
     /// The refused token of the login. It is used meanwhile, because the server might accept it later.
     token: Option<Arc<Token>>,
@@ -237,8 +242,8 @@ impl State {
         let wait = first.saturating_mul(1 << failures.min(10)).min(longest);
         self.paused = self.credential.take().map(|credential| PausedCredential {
             credential,
-            is_wrong: false,
             until: now + wait,
+            others_until: now + wait,
             error: error.clone(),
             token: Some(token.clone()),
         });
@@ -280,17 +285,18 @@ impl Shared {
         (in_flight, false)
     }
 
-    /// Returns the result of a login that is not sent, because the last one failed a moment ago. If the
-    /// credential is not known, it might be another one.
+    /// Returns the result of a login that is not sent, because the last one failed a moment ago. `credential` is
+    /// `None` while it is not known. It might then be another one.
     fn paused_login(&self, credential: Option<&SecretValue>) -> Option<LoginResult> {
         let state = self.state();
         let now = Instant::now();
-        let paused = state.paused.as_ref().filter(|paused| now < paused.until)?;
-        let applies = match credential {
-            Some(credential) => paused.credential == *credential,
-            None => !paused.is_wrong,
+        let paused = state.paused.as_ref()?;
+        let until = match credential.is_some_and(|credential| paused.credential == *credential) {
+            true => paused.until,
+            false if self.login.is_credential_new_each_time() => paused.others_until,
+            false => return None,
         };
-        applies.then(|| match &paused.token {
+        (now < until).then(|| match &paused.token {
             Some(token) if token.is_valid(now) => Ok(token.clone()),
             _ => Err(paused.error.clone()),
         })
@@ -302,7 +308,9 @@ impl Shared {
         {
             return result;
         }
-        let credential = self.login.credential().await?;
+        // It is code of the user, and all callers wait for it.
+        let credential = tokio::time::timeout(CREDENTIAL_DEADLINE, self.login.credential());
+        let credential = credential.await.map_err(|_| credential_timed_out())??;
         if let Some(result) = self.paused_login(Some(&credential)) {
             return result;
         }
@@ -320,16 +328,18 @@ impl Shared {
             }
             Err(LoginFailure { error, hold }) => {
                 tracing::warn!(target: "secretwell::http", event = "login_failed", origin = %self.origin, %error, "the login failed");
-                let pause = match hold {
-                    true => Some(WRONG_CREDENTIAL_PAUSE),
+                let pauses = match hold {
+                    true => Some((WRONG_CREDENTIAL_PAUSE, OTHER_CREDENTIAL_PAUSE)),
                     // During an outage, the callers decide when the next login follows.
-                    false => (!error.is_temporary()).then_some(REFUSED_LOGIN_PAUSE),
+                    false => (!error.is_temporary())
+                        .then_some((REFUSED_LOGIN_PAUSE, REFUSED_LOGIN_PAUSE)),
                 };
-                if let Some(pause) = pause {
+                if let Some((pause, others)) = pauses {
+                    let now = Instant::now();
                     self.state().paused = Some(PausedCredential {
                         credential,
-                        is_wrong: hold,
-                        until: Instant::now() + pause,
+                        until: now + pause,
+                        others_until: now + others,
                         error: error.clone(),
                         token: None,
                     });
@@ -498,6 +508,15 @@ impl Renewer {
         }
         self.token = renewed;
     }
+}
+
+fn credential_timed_out() -> Error {
+    let deadline = CREDENTIAL_DEADLINE;
+    Error::new(
+        ErrorKind::Timeout,
+        format!("the credential of the login was not provided within {deadline:?}"),
+    )
+    .with_hint("check what provides the credential, such as a file system or a closure")
 }
 
 fn random_between(low: f64, high: f64) -> f64 {

@@ -282,12 +282,16 @@ async fn failed_logins_with_new_credentials_are_limited_as_well() {
         "a credential is created for each login only"
     );
 
-    // The server says that one credential is wrong. The next one is another.
+    // The server says that one credential is wrong. The next one differs, but can contain the same secret.
     advance(1).await;
     let before = login.logins();
     login.0.is_wrong_credential.store(true, Ordering::SeqCst);
     assert!(manager.token().await.is_err());
     login.set_login_error(None);
+    advance(29).await;
+    assert!(manager.token().await.is_err());
+    assert_eq!(login.logins(), before + 1);
+    advance(1).await;
     manager.token().await.unwrap();
     assert_eq!(login.logins(), before + 2);
 
@@ -296,6 +300,40 @@ async fn failed_logins_with_new_credentials_are_limited_as_well() {
         read(&manager, false).await.unwrap_err();
     }
     assert!(login.logins() <= before + 4, "{}", login.logins());
+}
+
+/// A login whose first credential is never provided.
+#[derive(Debug)]
+struct Hanging(FakeLogin);
+
+#[async_trait]
+impl Login for Hanging {
+    async fn credential(&self) -> Result<SecretValue, Error> {
+        let credential = self.0.credential().await;
+        if self.0.0.credentials.load(Ordering::SeqCst) == 1 {
+            std::future::pending::<()>().await;
+        }
+        credential
+    }
+
+    async fn login(&self, credential: &SecretValue) -> Result<TokenLease, LoginFailure> {
+        self.0.login(credential).await
+    }
+
+    async fn renew(&self, token: &SecretValue) -> Result<TokenLease, Error> {
+        self.0.renew(token).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn credential_that_hangs_does_not_block_later_logins() {
+    let login = FakeLogin::new(None, Ok(1));
+    let manager = TokenManager::new(Hanging(login.clone()), Origin::new("fake", ""));
+    let start = Instant::now();
+    let error = manager.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert_eq!(start.elapsed(), CREDENTIAL_DEADLINE);
+    manager.token().await.unwrap();
 }
 
 /// Reads with a server that accepts or refuses all tokens, as a backend does. A refused token is replaced

@@ -147,7 +147,10 @@ fn missing_route(body: &ErrorBody<'_>) -> Error {
 /// several of these responses.
 pub(crate) fn is_wrong_credential(response: &Response) -> bool {
     let body = ErrorBody::parse(response);
-    response.status.is_client_error() && body.message_contains("Invalid credentials")
+    let is_wrong = ["Invalid credentials", "LDAP authentication failed"]
+        .iter()
+        .any(|text| body.message_contains(text));
+    response.status.is_client_error() && is_wrong
 }
 
 /// Returns the error for a login that is locked for `remaining`.

@@ -51,13 +51,16 @@ impl VaultLogin {
     ///
     /// A stale standby refuses a credential or a login method that was created a moment ago. A refused request
     /// is therefore sent once more, to the active server only. So no server counts a wrong credential more than
-    /// once.
+    /// once. A password of LDAP is sent once, because all servers ask the same directory, which counts.
     async fn send_credential(&self, request: Request) -> Result<Response, Error> {
         let response = self.server.send(&request).await?;
         if !matches!(
             response.status,
             StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN
         ) {
+            return Ok(response);
+        }
+        if matches!(self.auth.method, Method::Password { kind: "ldap", .. }) {
             return Ok(response);
         }
         match self.server.forwarding_index().await {
