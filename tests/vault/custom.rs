@@ -139,6 +139,8 @@ async fn ldap_login_sends_the_user_in_the_path_and_holds_a_wrong_password_back()
 async fn login_that_needs_a_second_factor_is_named() {
     let fixture = Fixture::new().await;
     let body = json!({
+        "request_id": "1",
+        "lease_id": "",
         "auth": {
             "client_token": "",
             "lease_duration": 0,
@@ -163,6 +165,7 @@ async fn aws_login_sends_a_request_that_aws_accepts() {
         path: "/v1/auth/aws/login",
         fields: ["iam_request_headers", "iam_request_body"],
         accepted: Some(json!({
+            "lease_id": "",
             "auth": {"client_token": token, "lease_duration": 3600, "renewable": false},
         })),
         refused: (400, json!({"errors": ["error making upstream request"]})),

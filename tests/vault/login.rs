@@ -453,7 +453,7 @@ async fn faults_cause_the_expected_error_kind_within_the_deadline() {
     assert_reads(&provider).await;
     let other = FaultProxy::start(fixture.bao.address).await;
     let redirect = format!("http://{}/v1/{}/data/app", other.address(), fixture.name);
-    let duplicate = r#"{"data":{"data":{"A":"1","A":"2"},"metadata":{"version":1}}}"#;
+    let duplicate = r#"{"lease_id":"","data":{"data":{"A":"1","A":"2"},"metadata":{"version":1}}}"#;
     let vault_faults = [
         (
             "bad chunk",
