@@ -7,7 +7,7 @@ use secretwell::auth::{State, VersionHistory};
 use super::model::{Model, Violation, require};
 use super::run::{BUILD_DEADLINE, DEADLINE, SOURCE_DEADLINE};
 use super::schedule::{A, C, Call, Key, NAMES, R};
-use super::trace::{At, Event, Kind, Outcome, Read, Sample};
+use super::trace::{At, Build, Event, Kind, Outcome, Read, Sample};
 
 /// How much longer than its deadline a call can take.
 const MARGIN: Duration = Duration::from_millis(50);
@@ -35,7 +35,7 @@ impl Model<'_> {
     fn check_duration(&self, read: &Read) -> Result<(), Violation> {
         let last = self.trace.samples.last().map_or(read.start, |last| last.at);
         let end = read.end.unwrap_or(last);
-        if read.cancelled || self.is_disturbed_between(read.start, end) {
+        if read.cancelled || self.is_interrupted(read.start.order, end.order) {
             return Ok(());
         }
         let took = end.time - read.start.time;
@@ -123,23 +123,7 @@ impl Model<'_> {
         if !self.is_settled(at) {
             return Ok(());
         }
-        // A call of `revoke_previous` makes the auth read all secrets again.
-        let mut calls = self.revocations(at.order);
-        let is_reading = calls.any(|call| call.start.time + NOTICED >= at.time);
-        for input in build.secrets.iter().filter(|_| !is_reading) {
-            let key = input.value.key;
-            let since = at.time.saturating_sub(self.setup.ttl + NOTICED);
-            let confirmed = self.outcomes(key, at.order).into_iter().rev().find(|(_, outcome)| {
-                matches!(outcome, Outcome::Found(revision) if revision.value == input.value)
-            });
-            let is_fresh = confirmed.is_some_and(|(ended, _)| ended.time >= since);
-            require(is_fresh, at, || {
-                format!(
-                    "ready, but {} was not confirmed since {since:?}",
-                    NAMES[key]
-                )
-            })?;
-        }
+        self.check_confirmed(at, build)?;
         let revocation = self
             .outcomes(R, at.order)
             .into_iter()
@@ -163,6 +147,30 @@ impl Model<'_> {
             require(!(has_failed && is_complete), at, || {
                 format!(
                     "the history of {} is complete, but the last read failed",
+                    NAMES[key]
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The source has confirmed the secrets of `build` a short time ago.
+    fn check_confirmed(&self, at: At, build: &Build) -> Result<(), Violation> {
+        // A call of `revoke_previous` makes the auth read all secrets again.
+        let mut calls = self.revocations(at.order);
+        if calls.any(|call| call.start.time + NOTICED >= at.time) {
+            return Ok(());
+        }
+        let since = at.time.saturating_sub(self.setup.ttl + NOTICED);
+        for input in &build.secrets {
+            let key = input.value.key;
+            let confirmed = self.outcomes(key, at.order).into_iter().rev().find(|(_, outcome)| {
+                matches!(outcome, Outcome::Found(revision) if revision.value == input.value)
+            });
+            let is_fresh = confirmed.is_some_and(|(ended, _)| ended.time >= since);
+            require(is_fresh, at, || {
+                format!(
+                    "ready, but {} was not confirmed since {since:?}",
                     NAMES[key]
                 )
             })?;
@@ -261,16 +269,9 @@ impl Model<'_> {
         })
     }
 
-    fn is_disturbed_between(&self, from: At, to: At) -> bool {
-        self.trace.events.iter().any(|(at, event)| {
-            let disturbs = matches!(event, Event::Switched | Event::Jumped);
-            disturbs && at.order > from.order && at.order < to.order
-        })
-    }
-
     /// Returns whether a build might have failed or waited between these times.
     fn is_hindered(&self, from: At, to: At) -> bool {
-        self.is_disturbed_between(from, to)
+        self.is_interrupted(from.order, to.order)
             || self.trace.builds.iter().any(|build| {
                 let is_slow = build.ended.is_none_or(|it| it.time > build.started.time);
                 (is_slow || !build.succeeded)

@@ -115,12 +115,17 @@ impl<'a> Model<'a> {
         is_seen.then_some(Epoch { time, first })
     }
 
+    /// Returns whether tasks of the auth might not have run between these times.
+    pub(super) fn is_interrupted(&self, from: u64, to: u64) -> bool {
+        let mut events = self.trace.events.iter();
+        events.any(|(at, event)| at.order > from && at.order < to && event.is_interruption())
+    }
+
     /// Returns the time since which the auth certainly has run without an interruption before `order`. After a switch
     /// to another runtime, the next call takes over.
     fn runs_since(&self, order: u64) -> Duration {
         let mut events = self.trace.events.iter().rev();
-        let is_interruption = |event: &Event| matches!(event, Event::Switched | Event::Jumped);
-        let interruption = events.find(|(at, event)| at.order < order && is_interruption(event));
+        let interruption = events.find(|(at, event)| at.order < order && event.is_interruption());
         let Some((interrupted, _)) = interruption else {
             return START;
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::model::{Model, Violation, last_tenure, require};
 use super::run::START;
 use super::schedule::{Call, Key, R, Reports};
-use super::trace::{At, Build, Event, Outcome, Revision, Ring, Value};
+use super::trace::{At, Build, Outcome, Revision, Ring, Value};
 
 /// The confirmations that make an older version acceptable, and the time that they must span.
 const CONFIRMATIONS: (usize, Duration) = (3, Duration::from_secs(59));
@@ -95,10 +95,7 @@ impl Model<'_> {
 
     /// Returns whether something has interrupted attempts in this time.
     fn is_disturbed(&self, from: u64, to: u64) -> bool {
-        let mut events = self.trace.events.iter();
-        let is_interruption = |event: &Event| matches!(event, Event::Switched | Event::Jumped);
-        events.any(|(at, event)| at.order > from && at.order < to && is_interruption(event))
-            || self.revocations(to).any(|call| call.start.order > from)
+        self.is_interrupted(from, to) || self.revocations(to).any(|call| call.start.order > from)
     }
 
     /// A ring has the newest secret first, is bounded, and has no revoked secrets.

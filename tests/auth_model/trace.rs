@@ -36,6 +36,13 @@ pub(super) enum Event {
     Note(String),
 }
 
+impl Event {
+    /// Returns whether the tasks of the auth might not have run.
+    pub(super) fn is_interruption(&self) -> bool {
+        matches!(self, Self::Switched | Self::Jumped)
+    }
+}
+
 /// A value that identifies the write that it comes from. For `R`, it is a revocation time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Value {

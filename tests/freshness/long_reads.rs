@@ -1,33 +1,51 @@
 //! Reads that take so long that their first answers have expired or changed before the last one arrives.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use super::*;
 
-/// A provider whose calls for `SLOW` take 25 s. Its secrets have a lease of 10 s.
+/// A provider whose results for `SLOW` arrive after a while. Its secrets can have a lease.
 #[derive(Debug, Clone)]
-struct Leased(MemoryProvider, Arc<AtomicBool>);
+struct Slow {
+    source: FaultyProvider<MemoryProvider>,
+    wait: Duration,
+    lease: Option<Duration>,
+}
 
-impl Leased {
-    fn new(memory: MemoryProvider) -> Self {
-        Self(memory, Arc::default())
+impl Slow {
+    /// A provider whose results for `SLOW` arrive after 5 s.
+    fn new(source: FaultyProvider<MemoryProvider>) -> Self {
+        Self {
+            source,
+            wait: secs(5),
+            lease: None,
+        }
+    }
+
+    /// A provider whose results for `SLOW` arrive after 25 s. Its secrets have a lease of 10 s.
+    fn leased(memory: MemoryProvider) -> Self {
+        Self {
+            source: FaultyProvider::new(memory),
+            wait: secs(25),
+            lease: Some(secs(10)),
+        }
     }
 }
 
 #[async_trait]
-impl SecretProvider for Leased {
+impl SecretProvider for Slow {
     fn origin(&self) -> &Origin {
-        self.0.origin()
+        self.source.origin()
     }
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
+        let result = self.source.get(key).await;
         if key.as_str() == "SLOW" {
-            tokio::time::sleep(secs(25)).await;
-        } else if self.1.load(Ordering::SeqCst) {
-            return Err(down());
+            tokio::time::sleep(self.wait).await;
         }
-        Ok(self.0.get(key).await?.valid_for(secs(10)))
+        let secret = result?;
+        Ok(match self.lease {
+            Some(lease) => secret.valid_for(lease),
+            None => secret,
+        })
     }
 }
 
@@ -39,7 +57,7 @@ fn is_old(secret: &Resolved) -> bool {
 async fn first_value_of_a_long_read_is_not_returned_after_its_lease_or_an_invalidation() {
     for invalidates in [false, true] {
         let memory = MemoryProvider::from_iter([("A", "a1"), ("SLOW", "b1")]);
-        let leased = Leased::new(memory.clone());
+        let leased = Slow::leased(memory.clone());
         let chain = MemoryProvider::new().or_else(leased.clone());
         for resolver in [Resolver::builder(leased), Resolver::builder(chain)] {
             memory.set("A", "a1").unwrap();
@@ -65,10 +83,10 @@ async fn first_value_of_a_long_read_is_not_returned_after_its_lease_or_an_invali
 #[tokio::test(start_paused = true)]
 async fn stale_value_of_a_long_read_is_not_returned_after_its_lease() {
     let memory = MemoryProvider::from_iter([("A", "a1"), ("SLOW", "b1")]);
-    let leased = Leased::new(memory);
+    let leased = Slow::leased(memory);
     let resolver = Resolver::new(leased.clone());
     text(&resolver, "A").await;
-    leased.1.store(true, Ordering::SeqCst);
+    leased.source.always(Action::Fail(down()));
     pass(secs(9)).await;
     let stale = resolver.get("A").await.unwrap();
     assert!(stale.freshness.is_stale(), "{stale:?}");
@@ -76,30 +94,11 @@ async fn stale_value_of_a_long_read_is_not_returned_after_its_lease() {
     assert!(results[0].is_err(), "{results:?}");
 }
 
-/// A provider whose results for `SLOW` arrive after 5 s.
-#[derive(Debug, Clone)]
-struct Slow(FaultyProvider<MemoryProvider>);
-
-#[async_trait]
-impl SecretProvider for Slow {
-    fn origin(&self) -> &Origin {
-        self.0.origin()
-    }
-
-    async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
-        let result = self.0.get(key).await;
-        if key.as_str() == "SLOW" {
-            tokio::time::sleep(secs(5)).await;
-        }
-        result
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn value_that_the_source_refuses_during_a_long_read_is_not_returned() {
     for is_read_again in [false, true] {
         let (_, faulty) = faulty_source(&[("A", "a1"), ("SLOW", "b1")]);
-        let resolver = Resolver::builder(Slow(faulty.clone()))
+        let resolver = Resolver::builder(Slow::new(faulty.clone()))
             .ttl(secs(100))
             .build();
         text(&resolver, "A").await;
@@ -127,7 +126,7 @@ async fn value_that_the_source_refuses_during_a_long_read_is_not_returned() {
 #[tokio::test(start_paused = true)]
 async fn later_one_of_two_answers_of_the_same_time_is_returned() {
     let (memory, faulty) = faulty_source(&[("A", "a1"), ("SLOW", "b1")]);
-    let resolver = Resolver::builder(Slow(faulty)).ttl(secs(100)).build();
+    let resolver = Resolver::builder(Slow::new(faulty)).ttl(secs(100)).build();
     let start = Instant::now();
     text(&resolver, "A").await;
     let read = tokio::spawn({
@@ -201,7 +200,7 @@ async fn suspend(time: Duration) {
 #[tokio::test(start_paused = true)]
 async fn results_are_dated_by_the_end_of_the_call_and_not_by_the_time_at_which_they_are_stored() {
     let names: Vec<String> = (0..2500).map(|number| format!("K{number}")).collect();
-    let leased = Leased::new(names.iter().map(|name| (name.as_str(), "v")).collect());
+    let leased = Slow::leased(names.iter().map(|name| (name.as_str(), "v")).collect());
     let resolver = Resolver::builder(leased).max_stale(Duration::ZERO).build();
     let read = tokio::spawn({
         let (resolver, names) = (resolver.clone(), names.clone());

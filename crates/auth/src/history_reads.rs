@@ -45,7 +45,7 @@ impl HistoryReads {
         &self.read
     }
 
-    /// Drops the histories that were read, because they are stored.
+    /// Drops the histories that were read.
     pub(crate) fn clear(&mut self) {
         self.read.clear();
     }

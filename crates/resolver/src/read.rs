@@ -53,7 +53,7 @@ impl Shared {
         }
         let now = clock::now();
         for (index, overtaken) in self.overtaken(keys, trails, before).await {
-            // There is no third read. The newest known answer is returned.
+            // The key is not read a third time. A newer answer that another read has cached is returned.
             match self.known(&keys[index], now) {
                 Some(newest) if mode == Mode::Cached => trails[index].replace(newest),
                 _ => trails[index].overtake(overtaken, now),

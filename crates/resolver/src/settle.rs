@@ -246,18 +246,16 @@ impl Settling<'_> {
             let is_same = entry
                 .value()
                 .is_some_and(|cached| cached.value == fetched.resolved.value);
-            let is_deleted = is_later && entry.value().is_none();
-            (entry.value().is_some(), is_same, is_deleted, is_later)
+            (entry.value().is_some(), is_same, is_later)
         });
         let is_invalidated = cached.is_none() && !state.in_flight.contains(key);
-        let (is_value, is_same, is_deleted, is_later) = cached.unwrap_or_default();
+        let (is_value, is_same, is_later) = cached.unwrap_or_default();
         match order {
-            Some(Ordering::Greater) => {}
+            Some(Ordering::Equal) if is_value => return Ok(fetched.resolved),
+            // If the version is an equal one, the cached value was removed.
+            Some(Ordering::Greater | Ordering::Equal) => {}
             // Nothing is cached that could be newer.
             None if !is_later && !is_same => {}
-            Some(Ordering::Equal) if is_value => return Ok(fetched.resolved),
-            // The cached value was removed.
-            Some(Ordering::Equal) => {}
             Some(Ordering::Less) => {
                 let origin = &fetched.resolved.origin;
                 return Err(older_version().with_origin(origin).with_key(key));
@@ -269,6 +267,7 @@ impl Settling<'_> {
                 return Ok(fetched.resolved);
             }
         }
+        let is_deleted = is_later && !is_value;
         if is_invalidated || is_deleted {
             self.remember_version(state, key, &fetched.resolved);
             return Ok(fetched.resolved);

@@ -80,9 +80,11 @@ impl Source {
         has_removals: bool,
         now: Time,
     ) -> Option<Overtaken> {
-        let outlived = self.outlived(key, times, has_removals, now);
-        if outlived.is_some() || now >= times.expires_at {
-            return outlived.or_else(|| Some(Overtaken::Stale(expired())));
+        if let Some(outlived) = self.outlived(key, times, has_removals, now) {
+            return Some(outlived);
+        }
+        if now >= times.expires_at {
+            return Some(Overtaken::Stale(expired()));
         }
         let cached = self.cache.peek(key, |entry| {
             // Two answers can have the same time.
