@@ -61,6 +61,9 @@ impl Client {
     /// - If a server cannot be reached or reports that it is unavailable, the next address is tried.
     /// - If a server does not respond within the [hedge delay](ClientConfig::hedge_delay), the next address
     ///   is tried in parallel.
+    /// - A [non-idempotent](Request::non_idempotent) request is sent to one server, which can use the rest of
+    ///   the deadline. It is sent to the next one only if the first has certainly not executed it. If no server
+    ///   has responded within the last second, a [probe](Protocol::probe) finds one first.
     /// - If an HTTP/1.1 connection that was used before is silent for 6 s, an idempotent request is sent once
     ///   more on a new connection. Silent HTTP/2 connections are closed after 6 s.
     /// - If too many requests are [under way](ClientConfig::max_concurrent_requests), the request waits.

@@ -122,6 +122,8 @@ impl fmt::Debug for Address {
 }
 
 /// Settings of a [`Client`](crate::Client). The defaults fit most services.
+///
+/// A duration of more than 24 h counts as 24 h.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
     pub(crate) addresses: Vec<Address>,
@@ -156,6 +158,9 @@ pub(crate) enum Pem {
 /// The options of a URL that [`ClientConfig::with_options`] reads. Each backend has them.
 pub const CLIENT_OPTIONS: [&str; 2] = ["allow_http", "proxy"];
 
+/// The longest duration that the settings accept. It is long enough for "never", and can be added to any time.
+const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The variable that allows plain HTTP to other machines, for every backend.
 const ALLOW_HTTP: &str = "SECRETWELL_ALLOW_HTTP";
 
@@ -170,6 +175,10 @@ impl ClientConfig {
     pub fn new<A: AsRef<str>>(addresses: impl IntoIterator<Item = A>) -> Result<Self, Error> {
         let mut unix_socket = None;
         let mut parse = |address: &str| match address.strip_prefix("unix://") {
+            Some(_) if cfg!(not(unix)) => {
+                Err(invalid("this operating system has no local sockets")
+                    .with_hint("use an address that begins with `https://`"))
+            }
             Some(path) => {
                 unix_socket = Some(PathBuf::from(path));
                 Address::parse("http://localhost")
@@ -206,7 +215,7 @@ impl ClientConfig {
     /// Sets the maximum duration of a call, including all attempts and waits. Default: 20 s.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.deadline = deadline.min(MAX_DURATION);
         self
     }
 
@@ -214,21 +223,21 @@ impl ClientConfig {
     /// slower never responds. Default: an attempt lasts until the [deadline](Self::deadline).
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
-        self.attempt = Some(timeout);
+        self.attempt = Some(timeout.min(MAX_DURATION));
         self
     }
 
     /// Sets the time without a response after which the next address is tried in parallel. Default: 1 s.
     #[must_use]
     pub fn hedge_delay(mut self, delay: Duration) -> Self {
-        self.hedge = delay;
+        self.hedge = delay.min(MAX_DURATION);
         self
     }
 
     /// Sets the maximum duration of establishing a connection. Default: 2 s.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect = timeout;
+        self.connect = timeout.min(MAX_DURATION);
         self
     }
 
@@ -465,6 +474,19 @@ mod tests {
             assert_eq!(config.check().is_ok(), allowed, "{address}");
             assert!(config.danger_allow_http().check().is_ok());
         }
+    }
+
+    #[test]
+    fn any_duration_is_accepted() {
+        let config = ClientConfig::new(["http://127.0.0.1:1"])
+            .unwrap()
+            .deadline(Duration::MAX)
+            .attempt_timeout(Duration::MAX)
+            .hedge_delay(Duration::MAX)
+            .connect_timeout(Duration::MAX);
+        let times = [config.deadline, config.hedge, config.connect];
+        assert!(times.iter().all(|time| *time == MAX_DURATION));
+        assert_eq!(config.attempt, Some(MAX_DURATION));
     }
 
     #[test]

@@ -20,6 +20,13 @@ pub trait Protocol: fmt::Debug + Send + Sync + 'static {
     /// backend. For a large body, [`has_member`](crate::has_member) is cheap.
     fn recognizes(&self, request: &Request, response: &Response) -> bool;
 
+    /// Returns a request without effect and without a token, to which each server responds at once and by
+    /// itself. If there are several servers, the client sends it before a
+    /// [non-idempotent](Request::non_idempotent) request, to find one that does not hang. Default: `None`.
+    fn probe(&self) -> Option<Request> {
+        None
+    }
+
     /// Decides what the client does with a response of the backend. The errors must not quote the body of a
     /// successful response.
     fn classify(&self, request: &Request, response: &Response) -> Outcome;

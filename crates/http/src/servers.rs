@@ -3,6 +3,7 @@
 use std::env;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use http::header::LOCATION;
 use secretwell_core::Error;
@@ -21,13 +22,16 @@ use crate::tls::Tls;
 #[cfg(test)]
 mod tests;
 
+/// The time after a response during which its server is expected to respond to the next request.
+const RESPONSIVE_FOR: Duration = Duration::from_secs(1);
+
 /// The servers of one client, with their connections.
 pub(crate) struct Servers {
     settings: Arc<Settings>,
     /// One for each configured address.
     sites: Vec<Arc<Site>>,
-    /// The server that responded last.
-    preferred: Mutex<Option<Arc<Endpoint>>>,
+    /// The server that responded last, and when.
+    preferred: Mutex<Option<(Arc<Endpoint>, Instant)>>,
 }
 
 impl Servers {
@@ -76,10 +80,10 @@ impl Servers {
             .iter()
             .flat_map(|site| site.endpoints())
             .collect();
-        let preferred = self.preferred();
-        let is_preferred = |endpoint| preferred.as_ref().is_some_and(|p| Arc::ptr_eq(p, endpoint));
-        let first = order.iter().position(is_preferred);
-        order.rotate_left(first.unwrap_or_default());
+        if let Some((preferred, _)) = &*self.preferred() {
+            let first = order.iter().position(|it| Arc::ptr_eq(it, preferred));
+            order.rotate_left(first.unwrap_or_default());
+        }
         // The key of an endpoint can change meanwhile.
         order.sort_by_cached_key(|endpoint| endpoint.failed_recently());
         order
@@ -87,7 +91,14 @@ impl Servers {
 
     pub(crate) fn mark_responsive(&self, endpoint: &Arc<Endpoint>) {
         endpoint.mark_responsive();
-        *self.preferred() = Some(Arc::clone(endpoint));
+        *self.preferred() = Some((Arc::clone(endpoint), Instant::now()));
+    }
+
+    /// Returns whether the first server in the [order](Self::order) is expected to respond.
+    pub(crate) fn is_responsive(&self) -> bool {
+        self.preferred().as_ref().is_some_and(|(endpoint, at)| {
+            at.elapsed() < RESPONSIVE_FOR && !endpoint.failed_recently()
+        })
     }
 
     /// Notes that no server has responded. Names are then looked up again.
@@ -123,31 +134,41 @@ impl Servers {
         }
     }
 
-    fn preferred(&self) -> MutexGuard<'_, Option<Arc<Endpoint>>> {
+    fn preferred(&self) -> MutexGuard<'_, Option<(Arc<Endpoint>, Instant)>> {
         self.preferred
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends `request` to the server `endpoint` and follows at most one redirect. Ends at `deadline` or after
-    /// the attempt timeout, whichever is earlier. If `relaxed`, the consistency header is omitted.
+    /// Sends `request` to the server `endpoint` and follows at most one redirect. Returns the
+    /// server that responded. Ends at `deadline`, and each exchange also after the attempt timeout. If `relaxed`, the consistency header is omitted.
     pub(crate) async fn attempt(
         &self,
         endpoint: Arc<Endpoint>,
         request: &Request,
         relaxed: bool,
         deadline: Instant,
+    ) -> Result<(Arc<Endpoint>, Response), Failure> {
+        let response = self.exchange(&endpoint, request, relaxed, deadline).await?;
+        let Some(other) = self.redirect(&endpoint, &response, request)? else {
+            return Ok((endpoint, response));
+        };
+        let response = self.exchange(&other, request, relaxed, deadline).await?;
+        Ok((other, response))
+    }
+
+    /// Waits for a permit of `endpoint`, and sends `request` to it.
+    async fn exchange(
+        &self,
+        endpoint: &Endpoint,
+        request: &Request,
+        relaxed: bool,
+        deadline: Instant,
     ) -> Result<Response, Failure> {
         let _permit = endpoint.permit(deadline).await?;
-        let exchange = async {
-            let response = endpoint.exchange(request, relaxed).await?;
-            match self.redirect(&endpoint, &response, request)? {
-                Some(other) => other.exchange(request, relaxed).await,
-                None => Ok(response),
-            }
-        };
         let remaining = deadline.saturating_duration_since(Instant::now());
         let limit = self.config().attempt.filter(|limit| *limit <= remaining);
+        let exchange = endpoint.exchange(request, relaxed);
         match (timeout(limit.unwrap_or(remaining), exchange).await, limit) {
             (Ok(result), _) => result,
             (Err(_), Some(limit)) => Err(Failure::Timeout(limit)),

@@ -136,7 +136,7 @@ impl Api {
     }
 
     pub(crate) async fn server_time(&self) -> Result<SystemTime, Error> {
-        self.client.server_time("/api/status").await
+        self.client.server_time(wire::STATUS).await
     }
 
     /// Sends a request with a token. If the server rejects the token, logs in again and repeats the request

@@ -41,6 +41,7 @@ pub(crate) struct SendLoop<'a> {
     latest: Option<Arc<Endpoint>>,
     /// When the next attempt starts, unless a response arrives earlier.
     next_attempt: Instant,
+    max_rounds: u32,
     /// The number of rounds before this one.
     rounds: u32,
     /// The number of rounds before this one in which all failures were unexplained.
@@ -88,6 +89,7 @@ impl<'a> SendLoop<'a> {
             untried: VecDeque::new(),
             latest: None,
             next_attempt: now,
+            max_rounds: MAX_ROUNDS,
             rounds: 0,
             unexplained_rounds: 0,
             is_unexplained: true,
@@ -98,8 +100,29 @@ impl<'a> SendLoop<'a> {
         }
     }
 
-    pub(crate) async fn run(mut self) -> Result<Response, Error> {
+    /// Sends the request until a server responds, or until the deadline.
+    pub(crate) async fn run(self) -> Result<Response, Error> {
         self.servers.look_up_names(self.deadline).await;
+        // This request waits for the server that it was sent to, so that server should not hang.
+        if !self.request.is_idempotent()
+            && !self.servers.is_single()
+            && !self.servers.is_responsive()
+            && let Some(probe) = self.protocol.probe()
+        {
+            let mut probe = SendLoop::new(self.servers, self.protocol, self.origin, &probe);
+            probe.deadline = self.deadline;
+            probe.max_rounds = 1;
+            // Another failure says nothing about the request: a gateway might allow only the request.
+            if let Err(error) = probe.run_rounds().await
+                && Instant::now() >= self.deadline
+            {
+                return Err(error);
+            }
+        }
+        self.run_rounds().await
+    }
+
+    async fn run_rounds(mut self) -> Result<Response, Error> {
         self.untried = self.servers.order().into();
         loop {
             // After the deadline, only in-flight attempts are awaited. Each of them ends by then.
@@ -168,7 +191,7 @@ impl<'a> SendLoop<'a> {
     fn can_start_round(&self) -> bool {
         let is_last_unexplained =
             self.is_unexplained && self.unexplained_rounds + 1 >= MAX_UNEXPLAINED_ROUNDS;
-        self.rounds + 1 < MAX_ROUNDS && !is_last_unexplained
+        self.rounds + 1 < self.max_rounds && !is_last_unexplained
     }
 
     /// Starts a round with all servers at which no attempt is running.
@@ -189,14 +212,14 @@ impl<'a> SendLoop<'a> {
     fn finish_attempt(
         &mut self,
         target: Target,
-        result: Result<Response, Failure>,
+        result: Answer,
     ) -> Result<Option<Response>, Error> {
         let Target { endpoint, relaxed } = target;
         self.latest.take_if(|latest| Arc::ptr_eq(latest, &endpoint));
         let (retry, failure) = match result {
-            Ok(mut response) => match judge(self.protocol, self.request, &mut response) {
+            Ok((sender, mut response)) => match judge(self.protocol, self.request, &mut response) {
                 Outcome::Success => {
-                    self.servers.mark_responsive(&endpoint);
+                    self.servers.mark_responsive(&sender);
                     response.stale = relaxed;
                     return Ok(Some(response));
                 }
@@ -300,7 +323,9 @@ struct Target {
     relaxed: bool,
 }
 
-type Attempt<'a> = Pin<Box<dyn Future<Output = Result<Response, Failure>> + Send + 'a>>;
+/// The response with the server that it is from, which differs from the target after a redirect.
+type Answer = Result<(Arc<Endpoint>, Response), Failure>;
+type Attempt<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
 
 /// The attempts that run in parallel.
 #[derive(Default)]
@@ -327,7 +352,7 @@ impl<'a> InFlight<'a> {
     ///
     /// # Cancellation
     /// Dropping the future does not cancel the attempts.
-    async fn next(&mut self) -> (Target, Result<Response, Failure>) {
+    async fn next(&mut self) -> (Target, Answer) {
         poll_fn(|context| {
             for (position, (_, attempt)) in self.attempts.iter_mut().enumerate() {
                 if let Poll::Ready(result) = attempt.as_mut().poll(context) {

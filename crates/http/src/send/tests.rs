@@ -19,8 +19,10 @@ enum Reaction {
     RespondAfter(Duration, &'static str),
 }
 
-#[derive(Debug)]
-struct TestProtocol;
+#[derive(Debug, Default)]
+struct TestProtocol {
+    probes: bool,
+}
 
 impl Protocol for TestProtocol {
     fn server(&self) -> &'static str {
@@ -29,6 +31,10 @@ impl Protocol for TestProtocol {
 
     fn recognizes(&self, _: &Request, response: &Response) -> bool {
         !response.headers.contains_key("x-gateway")
+    }
+
+    fn probe(&self) -> Option<Request> {
+        self.probes.then(get)
     }
 
     fn classify(&self, _: &Request, response: &Response) -> Outcome {
@@ -84,8 +90,16 @@ impl Cluster {
         change: impl FnOnce(ClientConfig) -> ClientConfig,
     ) -> Result<Response, Error> {
         let config = change(ClientConfig::new(&self.addresses)?);
-        let client = Client::new(config, TestProtocol, Origin::new("plain", "test"))?;
+        let protocol = TestProtocol::default();
+        let client = Client::new(config, protocol, Origin::new("plain", "test"))?;
         client.send(&request).await
+    }
+
+    /// Returns a client that sends a probe before a request that must not be repeated.
+    fn probing_client(&self) -> Client {
+        let config = ClientConfig::new(&self.addresses).unwrap();
+        let protocol = TestProtocol { probes: true };
+        Client::new(config, protocol, Origin::new("plain", "test")).unwrap()
     }
 }
 
@@ -204,6 +218,49 @@ async fn non_idempotent_request_is_retried_only_if_the_server_did_nothing() {
     send(&[REDIRECTING, HEALTHY], get().non_idempotent(), HOUR)
         .await
         .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn probe_finds_a_server_for_a_request_that_must_not_be_repeated() {
+    let cluster = Cluster::start(&[HANGING, HEALTHY]).await;
+    let client = cluster.probing_client();
+    client.send(&get().non_idempotent()).await.unwrap();
+    assert_eq!(cluster.requests(), [1, 2]);
+    // The server has just responded.
+    client.send(&get().non_idempotent()).await.unwrap();
+    assert_eq!(cluster.requests(), [1, 3]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    client.send(&get().non_idempotent()).await.unwrap();
+    assert_eq!(cluster.requests(), [1, 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_probe_does_not_prevent_the_request() {
+    const NO_PROBE: &[Reaction] = &[
+        Reaction::Respond("403 Forbidden\r\nx-gateway: 1"),
+        Reaction::Respond("200 OK"),
+    ];
+    let cluster = Cluster::start(&[NO_PROBE, NO_PROBE]).await;
+    let login = get().non_idempotent();
+    cluster.probing_client().send(&login).await.unwrap();
+    assert_eq!(cluster.requests(), [2, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_that_must_not_be_repeated_is_not_sent_while_all_servers_hang() {
+    let cluster = Cluster::start(&[HANGING, HANGING]).await;
+    let login = get().non_idempotent();
+    let error = cluster.probing_client().send(&login).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert_eq!(cluster.requests(), [1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn probe_is_not_needed_with_one_server() {
+    let cluster = Cluster::start(&[HEALTHY]).await;
+    let login = get().non_idempotent();
+    cluster.probing_client().send(&login).await.unwrap();
+    assert_eq!(cluster.requests(), [1]);
 }
 
 const FOREIGN: &[Reaction] = &[Reaction::Respond("404 Not Found\r\nx-gateway: 1")];

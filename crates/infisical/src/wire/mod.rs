@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
 use secretwell_core::{Error, ErrorKind};
 use secretwell_http::{Outcome, Protocol, Request, Response, retry_after};
 
@@ -30,6 +31,9 @@ pub(crate) use secrets::{
     Entry, Listing, Scope, SecretType, View, folder_names, parse_single, project_id,
 };
 
+/// The path that reports, without a login, that the server runs.
+pub(crate) const STATUS: &str = "/api/status";
+
 /// The classification of responses for the HTTP client.
 #[derive(Debug, Default)]
 pub(crate) struct InfisicalProtocol {
@@ -43,6 +47,10 @@ impl Protocol for InfisicalProtocol {
 
     fn recognizes(&self, request: &Request, response: &Response) -> bool {
         recognition::recognizes(request, response)
+    }
+
+    fn probe(&self) -> Option<Request> {
+        Some(Request::new(Method::GET, STATUS))
     }
 
     fn classify(&self, _: &Request, response: &Response) -> Outcome {

@@ -1,10 +1,12 @@
 //! The classification of responses for the HTTP client.
 
+use http::Method;
 use secretwell_core::{Error, ErrorKind};
 use secretwell_http::{Outcome, Protocol, Request, Response, retry_after};
 use serde::Deserialize;
 
 use super::envelope::Envelope;
+use super::index::HEALTH;
 use super::recognition::{PLAIN_HTTP, recognizes};
 use crate::header::NAMESPACE;
 
@@ -44,6 +46,10 @@ impl Protocol for Vault {
 
     fn recognizes(&self, request: &Request, response: &Response) -> bool {
         recognizes(request, response)
+    }
+
+    fn probe(&self) -> Option<Request> {
+        Some(Request::new(Method::GET, HEALTH))
     }
 
     fn classify(&self, request: &Request, response: &Response) -> Outcome {

@@ -1,12 +1,12 @@
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::Method;
 use rustls::crypto::aws_lc_rs;
 use secretwell_core::{ErrorKind, Origin};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -15,6 +15,9 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::send::SendLoop;
 use crate::{Outcome, Protocol};
+
+mod handshake;
+mod proxy;
 
 #[derive(Debug)]
 struct AnyResponse;
@@ -487,266 +490,39 @@ async fn broken_exchange_over_tls_costs_no_extra_handshake() {
     }
 }
 
-/// The parts of a ClientHello (RFC 8446, section 4.1.2) that the tests check.
-#[derive(Debug, Default)]
-struct ClientHello {
-    server_name: Option<String>,
-    groups: Vec<u16>,
-    key_shares: Vec<u16>,
-}
-
-/// Bytes that are read from the front.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn take(&mut self, length: usize) -> &'a [u8] {
-        let (taken, rest) = self.0.split_at(length);
-        self.0 = rest;
-        taken
-    }
-
-    /// Returns a number of `width` bytes.
-    fn number(&mut self, width: usize) -> usize {
-        let bytes = self.take(width).iter();
-        bytes.fold(0, |number, byte| number << 8 | usize::from(*byte))
-    }
-
-    /// Returns a vector after its length, which has `width` bytes.
-    fn vector(&mut self, width: usize) -> Fields<'a> {
-        let length = self.number(width);
-        Fields(self.take(length))
-    }
-
-    fn group(&mut self) -> u16 {
-        u16::try_from(self.number(2)).unwrap()
-    }
-}
-
-impl ClientHello {
-    async fn read(stream: &mut TcpStream) -> Self {
-        let mut header = [0; 5];
-        stream.read_exact(&mut header).await.unwrap();
-        assert_eq!(header[0], 22, "not a handshake record");
-        let length = u16::from_be_bytes([header[3], header[4]]);
-        let mut record = vec![0; length.into()];
-        stream.read_exact(&mut record).await.unwrap();
-        Self::parse(&record)
-    }
-
-    fn parse(record: &[u8]) -> Self {
-        const SERVER_NAME: u16 = 0;
-        const SUPPORTED_GROUPS: u16 = 10;
-        const KEY_SHARE: u16 = 51;
-        let mut message = Fields(record);
-        assert_eq!(message.number(1), 1, "not a ClientHello");
-        let mut body = message.vector(3);
-        body.take(2 + 32);
-        body.vector(1);
-        body.vector(2);
-        body.vector(1);
-        let mut extensions = body.vector(2);
-        let mut hello = Self::default();
-        while !extensions.0.is_empty() {
-            let kind = extensions.group();
-            let mut data = extensions.vector(2);
-            match kind {
-                SERVER_NAME => {
-                    let mut list = data.vector(2);
-                    list.take(1);
-                    let name = list.vector(2).0.to_vec();
-                    hello.server_name = Some(String::from_utf8(name).unwrap());
-                }
-                SUPPORTED_GROUPS => {
-                    let mut list = data.vector(2);
-                    while !list.0.is_empty() {
-                        hello.groups.push(list.group());
-                    }
-                }
-                KEY_SHARE => {
-                    let mut list = data.vector(2);
-                    while !list.0.is_empty() {
-                        hello.key_shares.push(list.group());
-                        list.vector(2);
-                    }
-                }
-                _ => {}
-            }
+/// Redirects each request to `target`, and returns the number of requests.
+async fn redirecting(listener: TcpListener, target: SocketAddr) -> Arc<AtomicUsize> {
+    accept(listener, move |mut stream| async move {
+        if read_head(&mut stream).await.is_some() {
+            let response = format!(
+                "HTTP/1.1 307 Redirect\r\nlocation: http://{target}/\r\ncontent-length: 0\r\n\
+                 connection: close\r\n\r\n"
+            );
+            stream.write_all(response.as_bytes()).await.unwrap();
         }
-        hello
-    }
-}
-
-/// Returns the ClientHello that a client sends to a server on this machine.
-async fn client_hello(change: impl FnOnce(ClientConfig) -> ClientConfig) -> ClientHello {
-    let (listener, address) = bind("127.0.0.1:0").await;
-    let config = ClientConfig::new([format!("https://{address}")]).unwrap();
-    let servers = Servers::new(change(config)).unwrap();
-    let hello = async {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        ClientHello::read(&mut stream).await
-    };
-    let request = get();
-    tokio::select! {
-        hello = hello => hello,
-        result = send(&servers, &request) => panic!("{result:?}"),
-    }
-}
-
-const X25519: u16 = 0x001d;
-const X25519_MLKEM768: u16 = 0x11ec;
-
-#[tokio::test]
-async fn client_hello_prefers_the_hybrid_and_has_the_server_name() {
-    let hello = client_hello(|config| config.server_name("vault.internal")).await;
-    assert_eq!(hello.server_name.as_deref(), Some("vault.internal"));
-    assert_eq!(hello.groups[0], X25519_MLKEM768, "{hello:x?}");
-    assert_eq!(hello.key_shares[0], X25519_MLKEM768, "{hello:x?}");
-    // Servers without the hybrid need no second round trip.
-    assert!(hello.key_shares.contains(&X25519), "{hello:x?}");
-    let hello = client_hello(|config| config).await;
-    assert_eq!(hello.server_name, None);
+    })
 }
 
 #[tokio::test]
-async fn configured_cryptography_is_used() {
-    let mut provider = aws_lc_rs::default_provider();
-    provider.kx_groups = vec![aws_lc_rs::kx_group::SECP384R1];
-    let hello = client_hello(|config| config.crypto_provider(Arc::new(provider))).await;
-    assert_eq!(hello.groups, [0x0018]);
-}
-
-#[tokio::test]
-async fn server_name_selects_the_verified_name() {
-    let (listener, address) = bind("127.0.0.1:0").await;
-    let (acceptor, pem) = tls_server("vault.internal", b"http/1.1");
-    accept(listener, move |stream| {
-        let acceptor = acceptor.clone();
-        async move {
-            if let Ok(stream) = acceptor.accept(stream).await {
-                serve_http1(stream, usize::MAX).await;
-            }
-        }
-    });
-    let config = ClientConfig::new([format!("https://{address}")]).unwrap();
-    let config = config.certificate_authority(pem);
-    let named = Servers::new(config.clone().server_name("vault.internal")).unwrap();
-    send(&named, &get()).await.unwrap();
-    for config in [config.clone(), config.server_name("192.0.2.1")] {
-        let error = send(&Servers::new(config).unwrap(), &get())
-            .await
-            .unwrap_err();
-        assert!(error.to_string().contains("for another name"), "{error}");
-    }
-}
-
-/// A proxy that sends each tunnel to one server.
-struct TestProxy {
-    address: SocketAddr,
-    /// The heads of all requests.
-    heads: Arc<Mutex<Vec<String>>>,
-    refuses: Arc<AtomicBool>,
-}
-
-impl TestProxy {
-    async fn start(server: SocketAddr) -> Self {
-        let (listener, address) = bind("127.0.0.1:0").await;
-        let heads = Arc::<Mutex<Vec<String>>>::default();
-        let refuses = Arc::<AtomicBool>::default();
-        let (log, is_refusing) = (Arc::clone(&heads), Arc::clone(&refuses));
-        accept(listener, move |mut stream| {
-            let (log, is_refusing) = (Arc::clone(&log), Arc::clone(&is_refusing));
-            async move {
-                let Some(head) = read_head(&mut stream).await else {
-                    return;
-                };
-                log.lock().unwrap().push(head);
-                let status = match is_refusing.load(Ordering::SeqCst) {
-                    true => "407 Proxy Authentication Required",
-                    false => "200 OK",
-                };
-                let response = format!("HTTP/1.1 {status}\r\n\r\n");
-                stream.write_all(response.as_bytes()).await.unwrap();
-                if status == "200 OK" {
-                    let mut server = TcpStream::connect(server).await.unwrap();
-                    let _ = copy_bidirectional(&mut stream, &mut server).await;
-                }
-            }
-        });
-        Self {
-            address,
-            heads,
-            refuses,
-        }
-    }
-
-    fn heads(&self) -> Vec<String> {
-        self.heads.lock().unwrap().clone()
-    }
-}
-
-#[tokio::test]
-async fn tls_through_a_proxy_is_end_to_end() {
-    let (listener, address) = bind("127.0.0.1:0").await;
-    let (acceptor, pem) = tls_server("vault.example.invalid", b"http/1.1");
-    accept(listener, move |stream| {
-        let acceptor = acceptor.clone();
-        async move { serve_http1(acceptor.accept(stream).await.unwrap(), usize::MAX).await }
-    });
-    let proxy = TestProxy::start(address).await;
-    let url = format!("http://me:hunter%402@{}", proxy.address);
-    // Only the proxy knows this name.
-    let config = ClientConfig::new(["https://vault.example.invalid:8200"]).unwrap();
-    let config = config.certificate_authority(pem).proxy(url);
-    let shown = format!("{config:?}");
-    assert!(!shown.contains("hunter"), "{shown}");
-    let unknown: NameService = Arc::new(|name, _| panic!("{name} was looked up"));
-    let servers = Servers::with_name_service(config.clone(), Arc::clone(&unknown)).unwrap();
+async fn target_of_a_redirect_is_preferred_and_has_its_own_limit() {
+    let (active, target) = bind("127.0.0.1:0").await;
+    let (standby, address) = bind("127.0.0.1:0").await;
+    accept(active, |stream| serve_http1(stream, usize::MAX));
+    let redirects = redirecting(standby, target).await;
+    let addresses = [address, target].map(|address| format!("http://{address}"));
+    let config = ClientConfig::new(addresses).unwrap();
+    let servers = Servers::new(config.max_concurrent_requests(1)).unwrap();
     send(&servers, &get()).await.unwrap();
-    let heads = proxy.heads();
-    assert_eq!(heads.len(), 1);
-    assert!(
-        heads[0].starts_with("CONNECT vault.example.invalid:8200 HTTP/1.1\r\n"),
-        "{heads:?}"
-    );
-    // The base64 encoding of `me:hunter@2`.
-    let credentials = "proxy-authorization: basic bwu6ahvudgvyqdi=\r\n";
-    assert!(heads[0].to_lowercase().contains(credentials), "{heads:?}");
-
-    proxy.refuses.store(true, Ordering::SeqCst);
-    let servers = Servers::with_name_service(config.deadline(secs(1)), unknown).unwrap();
-    let error = send(&servers, &get()).await.unwrap_err();
-    let text = format!("{error} {error:?}");
-    let expected = format!("cannot be reached through the proxy `{}`", proxy.address);
-    assert!(text.contains(&expected), "{text}");
-    assert!(!text.contains("hunter"), "{text}");
-    assert!(error.is_temporary());
+    send(&servers, &get()).await.unwrap();
+    assert_eq!(redirects.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
-async fn loopback_is_never_proxied() {
+async fn server_that_redirects_to_itself_does_not_block_itself() {
     let (listener, address) = bind("127.0.0.1:0").await;
-    let (acceptor, pem) = tls_server("localhost", b"http/1.1");
-    accept(listener, move |stream| {
-        let acceptor = acceptor.clone();
-        async move { serve_http1(acceptor.accept(stream).await.unwrap(), usize::MAX).await }
-    });
-    let proxy = TestProxy::start(address).await;
-    let config = ClientConfig::new([format!("https://localhost:{}", address.port())]).unwrap();
-    let config = config
-        .certificate_authority(pem)
-        .proxy(format!("http://{}", proxy.address));
-    let servers = Servers::new(config).unwrap();
-    send(&servers, &get()).await.unwrap();
-    assert_eq!(proxy.heads(), [""; 0]);
-}
-
-#[test]
-fn proxy_cannot_be_combined_with_a_server_name() {
-    let config = ClientConfig::new(["https://192.0.2.1"]).unwrap();
-    let config = config
-        .proxy("http://127.0.0.1:1")
-        .server_name("vault.internal");
-    let error = Servers::new(config).err().unwrap();
-    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
-    assert!(error.to_string().contains("proxy=none"), "{error}");
+    redirecting(listener, address).await;
+    let config = ClientConfig::new([format!("http://{address}")]).unwrap();
+    let config = config.max_concurrent_requests(1).deadline(secs(5));
+    let response = send(&Servers::new(config).unwrap(), &get()).await.unwrap();
+    assert_eq!(response.status.as_u16(), 307);
 }
