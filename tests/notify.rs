@@ -2,6 +2,7 @@
 
 mod hub;
 mod requests;
+mod secret;
 
 use std::collections::VecDeque;
 use std::pin::Pin;

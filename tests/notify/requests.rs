@@ -1,15 +1,17 @@
-//! Requests: malformed and slow ones, rotations of the signing secret, and what responses and logs contain.
+//! Requests: malformed, old and slow ones, and what responses and logs contain.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request};
-use secretwell::auth::{BuildError, KeyRing, LazyAuth};
+use http_body::{Body, Frame};
 use secretwell::backend::Change;
 use secretwell::notify::{NotifyHub, NotifySecret, NotifyService};
-use secretwell::{MemoryProvider, Resolver, SecretProvider, SecretValue};
-use secretwell_testkit::{Action, Canary, CanaryLog, FaultyProvider};
-use serde::Deserialize;
+use secretwell::{MemoryProvider, Resolver, SecretProvider};
+use secretwell_testkit::{Canary, CanaryLog, FaultyProvider};
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -17,7 +19,7 @@ use super::{
     Frames, SECRET, STACKS, Stack, request, send, signature, signed, unix_time, webhook,
     with_method,
 };
-use crate::support::{down, pass, secs};
+use crate::support::{pass, secs};
 
 #[tokio::test(start_paused = true)]
 async fn malformed_requests_are_refused_with_their_reason() {
@@ -90,6 +92,65 @@ async fn slow_body_ends_after_ten_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn old_request_is_refused_before_its_body_is_read() {
+    for stack in STACKS {
+        let signed = NotifyService::signed(NotifyHub::new(), SECRET);
+        let webhooks = NotifyService::infisical(NotifyHub::new(), SECRET);
+        let old = unix_time() - 301;
+        for (service, mut request) in [
+            (signed, request(&signature(SECRET, old, ""), "")),
+            (webhooks, webhook(old * 1000, "secrets.modified")),
+        ] {
+            request.body_mut().hangs = true;
+            let start = Instant::now();
+            let (status, text) = send(stack, &service, request).await;
+            assert_eq!(status, 401, "{stack:?}");
+            assert!(text.contains("5 minutes"), "{stack:?}: {text}");
+            assert_eq!(start.elapsed(), secs(0), "{stack:?}");
+        }
+    }
+}
+
+/// A body of empty frames that are always ready. It ends when `other_task_ran` is set, and fails after many.
+struct EmptyFrames {
+    other_task_ran: Arc<AtomicBool>,
+    remaining: u32,
+}
+
+impl Body for EmptyFrames {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        if self.other_task_ran.load(Ordering::Relaxed) {
+            return Poll::Ready(None);
+        }
+        self.remaining -= 1;
+        Poll::Ready(Some(match self.remaining {
+            0 => Err(std::io::Error::other("no other task ran")),
+            _ => Ok(Frame::data(Bytes::new())),
+        }))
+    }
+}
+
+#[tokio::test]
+async fn empty_frames_do_not_block_other_tasks() {
+    let mut service = NotifyService::signed(NotifyHub::new(), SECRET);
+    let other_task_ran = Arc::new(AtomicBool::new(false));
+    let body = EmptyFrames {
+        other_task_ran: other_task_ran.clone(),
+        remaining: 100_000,
+    };
+    let other_task = tokio::spawn(async move { other_task_ran.store(true, Ordering::Relaxed) });
+    let response = service.call(signed("").map(|_| body)).await.unwrap();
+    assert_eq!(response.status(), 204, "{}", response.body());
+    other_task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn cancelled_request_changes_nothing() {
     let hub = NotifyHub::new();
     let mut service = NotifyService::signed(hub.clone(), SECRET);
@@ -108,81 +169,6 @@ async fn cancelled_request_changes_nothing() {
     assert_eq!(stream.next().await.unwrap().unwrap(), Change::All);
 }
 
-#[derive(Deserialize)]
-struct Secrets {
-    #[expect(dead_code, reason = "the build takes its key ring")]
-    notify_secret: String,
-}
-
-/// Returns the signing secret from a key ring.
-fn ring(resolver: Resolver) -> NotifySecret {
-    let ring: LazyAuth<KeyRing> = LazyAuth::new(resolver, |_: Secrets, context| async move {
-        Ok::<_, BuildError>(context.key_ring("notify_secret")?)
-    });
-    NotifySecret::from_fn(move || {
-        let ring = ring.clone();
-        async move {
-            let ring = ring.get().await;
-            ring.map(|ring| ring.iter().cloned().collect())
-        }
-    })
-}
-
-#[tokio::test(start_paused = true)]
-async fn previous_secret_is_accepted_during_a_rotation() {
-    let (old, new) = (Canary::new("old"), Canary::new("new"));
-    let memory = MemoryProvider::from_iter([("notify_secret", old.value())]);
-    let service = NotifyService::signed(NotifyHub::new(), ring(Resolver::new(memory.clone())));
-    let call = async |secret: &Canary, body: &str| {
-        let header = signature(secret.text(), unix_time(), body);
-        send(Stack::Tower, &service, request(&header, body)).await.0
-    };
-    assert_eq!(call(&old, r#"{"id":1}"#).await, 204);
-    assert_eq!(call(&new, r#"{"id":2}"#).await, 401);
-    memory.set("notify_secret", new.value()).unwrap();
-    pass(secs(10)).await;
-    assert_eq!(call(&new, r#"{"id":2}"#).await, 204);
-    assert_eq!(call(&old, r#"{"id":3}"#).await, 204);
-    // One message is one notification, whichever secret signs it.
-    assert_eq!(call(&new, r#"{"id":3}"#).await, 409);
-
-    let both = [old.value(), new.value()];
-    let service = NotifyService::signed(NotifyHub::new(), NotifySecret::values(both));
-    for secret in [&old, &new] {
-        let body = format!(r#"{{"id":"{}"}}"#, &secret.text()[..4]);
-        let header = signature(secret.text(), unix_time(), &body);
-        let response = send(Stack::Axum, &service, request(&header, &body)).await;
-        assert_eq!(response.0, 204);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn notification_is_refused_while_the_signing_secret_cannot_be_read() {
-    let source = FaultyProvider::new(MemoryProvider::new());
-    source.always(Action::Fail(down()));
-    let hanging = NotifySecret::from_fn(std::future::pending::<Result<Vec<SecretValue>, String>>);
-    for (name, secret) in [
-        ("unreachable", ring(Resolver::new(source))),
-        ("hanging", hanging),
-        ("empty", NotifySecret::from("")),
-        ("none", NotifySecret::values([] as [&str; 0])),
-    ] {
-        let log = CanaryLog::install();
-        let mut service = NotifyService::signed(NotifyHub::new(), secret);
-        for secret in [SECRET, ""] {
-            let forged = request(&signature(secret, unix_time(), ""), "");
-            let start = Instant::now();
-            let response = service.call(forged).await.unwrap();
-            assert_eq!(response.status(), 503, "{name}");
-            assert_eq!(response.headers()["retry-after"], "1");
-            assert!(start.elapsed() <= secs(11), "{name}");
-        }
-        let warnings = log.lines_with("signing_secret_failed");
-        assert!((1..=2).contains(&warnings.len()), "{name}: {warnings:?}");
-        assert!(warnings[0].contains("WARN"), "{name}: {warnings:?}");
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn rejections_do_not_fill_the_log() {
     let log = CanaryLog::install();
@@ -198,6 +184,26 @@ async fn rejections_do_not_fill_the_log() {
     assert_eq!(lines.len(), 300);
     let warnings = lines.iter().filter(|line| line.contains("WARN"));
     assert_eq!(warnings.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn flood_of_one_kind_of_rejection_does_not_hide_another_kind() {
+    let log = CanaryLog::install();
+    let service = NotifyService::signed(NotifyHub::new(), SECRET);
+    for _ in 0..10 {
+        let forged = request(&signature("other", unix_time(), ""), "");
+        let late = request(&signature(SECRET, unix_time() - 400, ""), "");
+        for request in [forged, late, with_method(Method::GET)] {
+            send(Stack::Tower, &service, request).await;
+        }
+    }
+    let lines = log.lines_with("notification_rejected");
+    assert_eq!(lines.len(), 30);
+    let warnings: Vec<_> = lines.iter().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    for (warning, reason) in warnings.iter().zip(["wrong", "5 minutes", "POST"]) {
+        assert!(warning.contains(reason), "{warning}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,6 +12,10 @@ use futures_core::Stream;
 
 use crate::{Error, SecretKey};
 
+/// The maximum number of keys in merged notifications. More keys count as a change of all keys, so that the memory
+/// of a stream that is never read is bounded.
+const MAX_MERGED_KEYS: usize = 10_000;
+
 /// A change notification: the keys that might have changed, without their values.
 ///
 /// The receiver reads the keys again to get the new values.
@@ -34,18 +38,21 @@ impl Change {
     }
 
     fn merge(&mut self, other: Self) {
-        match (self, other) {
-            (Self::All, _) => {}
-            (merged, Self::All) => *merged = Self::All,
-            (Self::Keys(merged), Self::Keys(other)) => merged.extend(other),
+        if let (Self::Keys(merged), Self::Keys(other)) = (&mut *self, other) {
+            merged.extend(other);
+            if merged.len() <= MAX_MERGED_KEYS {
+                return;
+            }
         }
+        *self = Self::All;
     }
 }
 
 /// The receiver of a source's change notifications.
 ///
 /// Unread notifications are merged into one. A slow receiver therefore loses no change and does not
-/// block the sender. Dropping the stream drops its [guard](Self::with_guard), which stops the watcher.
+/// block the sender. More than 10,000 merged keys become [`Change::All`]. Dropping the stream drops its
+/// [guard](Self::with_guard), which stops the watcher.
 ///
 /// Use [`next`](Self::next), or the combinators of `futures` or `tokio-stream`: the type implements
 /// [`Stream`].
@@ -267,6 +274,26 @@ mod tests {
         sender.send(keys(&["a"]));
         sender.send(Change::All);
         assert_eq!(stream.next().await.unwrap().unwrap(), Change::All);
+    }
+
+    #[tokio::test]
+    async fn number_of_unread_keys_is_bounded() {
+        let (sender, mut stream) = ChangeStream::channel();
+        let name = |number: usize| format!("K{number}");
+        for number in (0..MAX_MERGED_KEYS).chain(0..MAX_MERGED_KEYS) {
+            sender.send(keys(&[&name(number)]));
+        }
+        let Change::Keys(unread) = stream.next().await.unwrap().unwrap() else {
+            panic!("repeated keys are counted once")
+        };
+        assert_eq!(unread.len(), MAX_MERGED_KEYS);
+        for number in 0..=MAX_MERGED_KEYS {
+            sender.send(keys(&[&name(number)]));
+        }
+        sender.send(keys(&["other"]));
+        assert_eq!(stream.next().await.unwrap().unwrap(), Change::All);
+        sender.send(keys(&["other"]));
+        assert_eq!(stream.next().await.unwrap().unwrap(), keys(&["other"]));
     }
 
     #[tokio::test]

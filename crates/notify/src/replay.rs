@@ -31,12 +31,7 @@ impl ReplayGuard {
         digest: [u8; 32],
     ) -> Result<(), Rejection> {
         self.forget_before(now.saturating_sub(WINDOW));
-        let is_forgotten = self.forgotten_until.is_some_and(|time| sent_at <= time);
-        if now.abs_diff(sent_at) > WINDOW || is_forgotten {
-            return Err(Rejection::unauthorized(
-                "the time of the signature differs from the time here by more than 5 minutes; check the clocks",
-            ));
-        }
+        self.check_time(now, sent_at)?;
         if self.remembered.contains(&(sent_at, digest)) {
             return Err(Rejection::replayed());
         }
@@ -47,6 +42,20 @@ impl ReplayGuard {
         }
         self.remembered.insert((sent_at, digest));
         Ok(())
+    }
+
+    /// Checks the time of a notification only.
+    ///
+    /// # Errors
+    /// Returns a rejection if [`admit`](Self::admit) rejects every notification of this time.
+    pub(crate) fn check_time(&self, now: u64, sent_at: u64) -> Result<(), Rejection> {
+        let is_forgotten = self.forgotten_until.is_some_and(|time| sent_at <= time);
+        match now.abs_diff(sent_at) > WINDOW || is_forgotten {
+            true => Err(Rejection::unauthorized(
+                "the time of the signature differs from the time here by more than 5 minutes; check the clocks",
+            )),
+            false => Ok(()),
+        }
     }
 
     fn forget_before(&mut self, time: u64) {

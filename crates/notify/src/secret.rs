@@ -2,9 +2,20 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use secretwell_core::SecretValue;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use crate::hub::lock;
+
+/// The minimum time between two calls of a closure. Anyone can send a request that causes one.
+const READ_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a closure can take.
+const READ_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The secret that senders sign notifications with. Several values are accepted during a rotation.
 ///
@@ -19,31 +30,39 @@ use secretwell_core::SecretValue;
 /// ```
 ///
 /// The secret should be at least 32 random bytes. An empty one is never accepted.
+///
+/// Use one secret for each service. A notification does not name its receiver, so that one that was recorded at a
+/// service is valid at each other service with the same secret.
 #[derive(Clone)]
 pub struct NotifySecret(Source);
 
 #[derive(Clone)]
 enum Source {
-    Values(Vec<SecretValue>),
-    Function(Arc<ReadFn>),
+    Values(Outcome),
+    Function(Arc<Function>),
 }
 
-/// The result is the values, or the text of the error.
-type Reading = Pin<Box<dyn Future<Output = Result<Vec<SecretValue>, String>> + Send>>;
+/// The accepted values, or the text of the error.
+type Outcome = Result<Vec<SecretValue>, String>;
+type Reading = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 type ReadFn = dyn Fn() -> Reading + Send + Sync;
 
 impl NotifySecret {
     /// Creates a secret from its current and its previous values.
     pub fn values<V: Into<SecretValue>>(values: impl IntoIterator<Item = V>) -> Self {
         let values = values.into_iter().map(Into::into);
-        Self(Source::Values(values.collect()))
+        Self(Source::Values(check(values.collect())))
     }
 
-    /// Creates a secret from a closure that is called for each notification. It returns all values that are
-    /// accepted, so that the secret can be rotated while the service runs.
+    /// Creates a secret from a closure that returns all values that are accepted, so that the secret can be
+    /// rotated while the service runs.
     ///
-    /// While it returns an error, notifications are refused with 503. The error is logged, so it must not
-    /// contain a secret. The closure has 10 s.
+    /// The closure is called for each request that has the right form and a current time, whoever has sent it, but
+    /// at most once per second. Until then, the previous result is used. A call runs in a task of its own, and
+    /// can take 10 s. Concurrent requests and clones of the secret share it.
+    ///
+    /// While the closure returns an error, notifications are refused with 503. The error is logged, so it must not
+    /// contain a secret.
     ///
     /// The key ring of a `LazyAuth` is such a secret:
     ///
@@ -76,30 +95,93 @@ impl NotifySecret {
         Fut: Future<Output = Result<Vec<SecretValue>, E>> + Send + 'static,
         E: fmt::Display,
     {
-        Self(Source::Function(Arc::new(move || {
+        let read: Arc<ReadFn> = Arc::new(move || {
             let reading = read();
             Box::pin(async move { reading.await.map_err(|error| error.to_string()) })
-        })))
+        });
+        let latest = Mutex::default();
+        Self(Source::Function(Arc::new(Function { read, latest })))
     }
 
     /// Returns the accepted values. There is at least one, and none of them is blank.
     ///
     /// # Errors
     /// Returns the text of the closure's error, or the reason why there is no value.
-    pub(crate) async fn read(&self) -> Result<Vec<SecretValue>, String> {
-        let mut values = match &self.0 {
+    pub(crate) async fn read(&self) -> Outcome {
+        match &self.0 {
             Source::Values(values) => values.clone(),
-            Source::Function(read) => read().await?,
-        };
-        // Anyone can sign with a blank secret. In an HMAC, a secret of zero bytes is the same as an empty one.
-        let is_blank = |value: &SecretValue| {
-            value.is_blank() || value.expose_bytes().iter().all(|byte| *byte == 0)
-        };
-        values.retain(|value| !is_blank(value));
-        match values.is_empty() {
-            true => Err("the signing secret is blank".to_owned()),
-            false => Ok(values),
+            Source::Function(function) => function.read().await,
         }
+    }
+}
+
+/// A closure with its latest call.
+struct Function {
+    read: Arc<ReadFn>,
+    latest: Mutex<Option<Call>>,
+}
+
+/// A call of a closure, which requests share.
+struct Call {
+    started_at: Instant,
+    outcome: watch::Receiver<Outcome>,
+    /// Runs the closure, so that a client that disconnects does not cause another call. Dropping it ends the call.
+    _task: JoinSet<()>,
+}
+
+impl Function {
+    async fn read(&self) -> Outcome {
+        let (started_at, mut outcome, replaced) = {
+            let mut latest = lock(&self.latest);
+            let replaced = latest.take_if(|call| call.is_over());
+            let call = latest.get_or_insert_with(|| self.call());
+            (call.started_at, call.outcome.clone(), replaced)
+        };
+        drop(replaced);
+        // Without a result, the first value of the channel is the error.
+        let _ = timeout_at(started_at + READ_DEADLINE, outcome.changed()).await;
+        outcome.borrow().clone()
+    }
+
+    fn call(&self) -> Call {
+        let no_result = format!("the closure panicked or took longer than {READ_DEADLINE:?}");
+        let (sender, outcome) = watch::channel(Err(no_result));
+        let read = self.read.clone();
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let values = read().await;
+            let _ = sender.send(values.and_then(check));
+        });
+        Call {
+            started_at: Instant::now(),
+            outcome,
+            _task: task,
+        }
+    }
+}
+
+impl Call {
+    /// Returns whether a request needs another call.
+    fn is_over(&self) -> bool {
+        // If the closure has panicked, this is an error.
+        let has_ended = self.outcome.has_changed().unwrap_or(true);
+        let usable_for = match has_ended {
+            true => READ_INTERVAL,
+            false => READ_DEADLINE,
+        };
+        self.started_at.elapsed() >= usable_for
+    }
+}
+
+/// Omits blank values. Anyone can sign with one. In an HMAC, a secret of zero bytes is the same as an empty one.
+fn check(mut values: Vec<SecretValue>) -> Outcome {
+    let is_blank = |value: &SecretValue| {
+        value.is_blank() || value.expose_bytes().iter().all(|byte| *byte == 0)
+    };
+    values.retain(|value| !is_blank(value));
+    match values.is_empty() {
+        true => Err("the signing secret is blank".to_owned()),
+        false => Ok(values),
     }
 }
 

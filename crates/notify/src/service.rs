@@ -1,5 +1,6 @@
 //! [`NotifyService`]: receives notifications as HTTP requests.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::poll_fn;
@@ -13,6 +14,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use secretwell_core::SecretValue;
 use secretwell_core::backend::Change;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
@@ -26,8 +28,8 @@ use crate::signed;
 
 /// The maximum length of a body, in bytes.
 const MAX_BODY: usize = 64 * 1024;
-/// How long the body of a request, or the signing secret, can take.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// How long the body of a request can take.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// The minimum time between two warnings of one kind.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -59,10 +61,7 @@ struct Shared {
     secret: NotifySecret,
     format: Format,
     replays: Mutex<ReplayGuard>,
-    /// Limits the warnings about rejected notifications.
-    rejections: Throttle,
-    /// Limits the warnings about the signing secret.
-    secret_failures: Throttle,
+    warnings: Throttle,
 }
 
 /// How a sender signs and describes a change.
@@ -111,8 +110,7 @@ impl NotifyService {
                 secret,
                 format,
                 replays: Mutex::default(),
-                rejections: Throttle::default(),
-                secret_failures: Throttle::default(),
+                warnings: Throttle::default(),
             }),
         }
     }
@@ -168,7 +166,9 @@ impl Shared {
             return Err(Rejection::method_not_allowed());
         }
         let signature = self.format.signature(&parts.headers)?;
-        let body = timeout(DEADLINE, read_body(body)).await;
+        // Checked before the body and the secret are read, so that an old request costs little.
+        lock(&self.replays).check_time(unix_time(), signature.sent_at)?;
+        let body = timeout(BODY_DEADLINE, read_body(body)).await;
         let body = body.map_err(|_| Rejection::body_timeout())??;
         if !signature.is_valid(&body, &self.secrets().await?) {
             return Err(Rejection::unauthorized("the signature is wrong"));
@@ -179,10 +179,8 @@ impl Shared {
     }
 
     async fn secrets(&self) -> Result<Vec<SecretValue>, Rejection> {
-        let secrets = timeout(DEADLINE, self.secret.read()).await;
-        let secrets = secrets.unwrap_or_else(|_| Err(format!("no response within {DEADLINE:?}")));
-        secrets.map_err(|error| {
-            if self.secret_failures.is_due() {
+        self.secret.read().await.map_err(|error| {
+            if self.warnings.is_due("signing_secret_failed") {
                 tracing::warn!(target: "secretwell::notify", event = "signing_secret_failed", error, "the signing secret of change notifications cannot be read");
             }
             Rejection::no_secret()
@@ -192,7 +190,7 @@ impl Shared {
     fn log_rejection(&self, rejection: Rejection) {
         let status = rejection.status.as_u16();
         let reason = rejection.reason;
-        match self.rejections.is_due() {
+        match self.warnings.is_due(reason) {
             true => {
                 tracing::warn!(target: "secretwell::notify", event = "notification_rejected", status, reason, "a change notification was rejected");
             }
@@ -203,18 +201,19 @@ impl Shared {
     }
 }
 
-/// Limits the warnings of one kind. Anyone can send requests, and should not fill the log.
+/// Limits the warnings. Anyone can send requests, and should neither fill the log nor hide warnings of another kind.
 #[derive(Default)]
-struct Throttle(Mutex<Option<Instant>>);
+struct Throttle(Mutex<BTreeMap<&'static str, Instant>>);
 
 impl Throttle {
-    /// Returns whether a warning can be logged now, and if so, counts it as logged.
-    fn is_due(&self) -> bool {
+    /// Returns whether a warning of this kind can be logged now, and if so, counts it as logged.
+    fn is_due(&self, kind: &'static str) -> bool {
         let now = Instant::now();
-        let mut last = lock(&self.0);
-        let is_due = last.is_none_or(|last| now.duration_since(last) >= WARNING_INTERVAL);
+        let mut logged = lock(&self.0);
+        let last = logged.get(kind);
+        let is_due = last.is_none_or(|last| now.duration_since(*last) >= WARNING_INTERVAL);
         if is_due {
-            *last = Some(now);
+            logged.insert(kind, now);
         }
         is_due
     }
@@ -244,6 +243,8 @@ async fn read_body<B: Body>(body: B) -> Result<Vec<u8>, Rejection> {
     let mut body = pin!(body);
     let mut bytes = Vec::new();
     loop {
+        // Empty frames that arrive without a pause would otherwise keep the deadline from ending the read.
+        consume_budget().await;
         let frame = poll_fn(|context| {
             // The frame is copied here, because it might not be `Send`.
             body.as_mut().poll_frame(context).map(|frame| match frame {
