@@ -41,7 +41,8 @@ pub(crate) struct SendLoop<'a> {
     latest: Option<Arc<Endpoint>>,
     /// When the next attempt starts, unless a response arrives earlier.
     next_attempt: Instant,
-    max_rounds: u32,
+    /// Whether the request only looks for a server that responds, so that one round is enough.
+    is_probe: bool,
     /// The number of rounds before this one.
     rounds: u32,
     /// The number of rounds before this one in which all failures were unexplained.
@@ -89,7 +90,7 @@ impl<'a> SendLoop<'a> {
             untried: VecDeque::new(),
             latest: None,
             next_attempt: now,
-            max_rounds: MAX_ROUNDS,
+            is_probe: false,
             rounds: 0,
             unexplained_rounds: 0,
             is_unexplained: true,
@@ -101,25 +102,34 @@ impl<'a> SendLoop<'a> {
     }
 
     /// Sends the request until a server responds, or until the deadline.
-    pub(crate) async fn run(self) -> Result<Response, Error> {
+    pub(crate) async fn run(mut self) -> Result<Response, Error> {
         self.servers.look_up_names(self.deadline).await;
-        // This request waits for the server that it was sent to, so that server should not hang.
-        if !self.request.is_idempotent()
-            && !self.servers.is_single()
-            && !self.servers.is_responsive()
-            && let Some(probe) = self.protocol.probe()
-        {
-            let mut probe = SendLoop::new(self.servers, self.protocol, self.origin, &probe);
-            probe.deadline = self.deadline;
-            probe.max_rounds = 1;
-            // Another failure says nothing about the request: a gateway might allow only the request.
-            if let Err(error) = probe.run_rounds().await
-                && Instant::now() >= self.deadline
-            {
-                return Err(error);
-            }
+        let is_sent_once = !self.request.is_idempotent() && !self.servers.is_single();
+        if is_sent_once && !self.servers.is_responsive() {
+            self.find_responsive_server().await?;
         }
         self.run_rounds().await
+    }
+
+    /// Sends a probe to one server after the other. One that hangs is then the last in the order.
+    ///
+    /// # Errors
+    /// Returns the failure of the probe if the deadline has passed. Another failure says nothing about the request: a
+    /// gateway might allow only the request, and a server might be slow.
+    async fn find_responsive_server(&mut self) -> Result<(), Error> {
+        let Some(request) = self.protocol.probe() else {
+            return Ok(());
+        };
+        let mut probe = SendLoop::new(self.servers, self.protocol, self.origin, &request);
+        let servers = u32::try_from(self.servers.order().len()).unwrap_or(u32::MAX);
+        let config = self.servers.config();
+        let patience = config.hedge.saturating_mul(servers).min(config.deadline);
+        probe.deadline = self.deadline.min(Instant::now() + patience);
+        probe.is_probe = true;
+        match probe.run_rounds().await {
+            Err(error) if Instant::now() >= self.deadline => Err(error),
+            _ => Ok(()),
+        }
     }
 
     async fn run_rounds(mut self) -> Result<Response, Error> {
@@ -191,7 +201,7 @@ impl<'a> SendLoop<'a> {
     fn can_start_round(&self) -> bool {
         let is_last_unexplained =
             self.is_unexplained && self.unexplained_rounds + 1 >= MAX_UNEXPLAINED_ROUNDS;
-        self.rounds + 1 < self.max_rounds && !is_last_unexplained
+        !self.is_probe && self.rounds + 1 < MAX_ROUNDS && !is_last_unexplained
     }
 
     /// Starts a round with all servers at which no attempt is running.
