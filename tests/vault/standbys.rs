@@ -25,13 +25,7 @@ async fn wrong_credential_counts_once_if_standbys_of_openbao_forward_it() {
         .await;
     let user = json!({"password": "right", "token_policies": ["app"]});
     fixture.root("auth/userpass/users/me", user).await;
-    let app_role = |text: &str| VaultAuth::app_role(&role_id, Credential::value(text));
-    let userpass = |text: &str| VaultAuth::userpass("me", Credential::value(text));
-    let logins: [(&str, &dyn Fn(&str) -> VaultAuth, &str); 2] = [
-        ("POST /v1/auth/approle/login", &app_role, &secret_id),
-        ("POST /v1/auth/userpass/login", &userpass, "right"),
-    ];
-    for (path, auth, right) in logins {
+    let counts_once = async |path: &str, right: &str, auth: &dyn Fn(&str) -> VaultAuth| {
         let read = async |text: &str| {
             let provider = fixture.provider(&[1], auth(text));
             provider.get(&key("none/A")).await.unwrap_err()
@@ -44,7 +38,15 @@ async fn wrong_credential_counts_once_if_standbys_of_openbao_forward_it() {
         }
         let absent = read(right).await;
         assert_eq!(absent.kind(), ErrorKind::NotFound, "{absent}");
-    }
+    };
+    counts_once("POST /v1/auth/approle/login", &secret_id, &|text| {
+        VaultAuth::app_role(&role_id, Credential::value(text))
+    })
+    .await;
+    counts_once("POST /v1/auth/userpass/login", "right", &|text| {
+        VaultAuth::userpass("me", Credential::value(text))
+    })
+    .await;
 }
 
 /// A standby that refuses each login.
