@@ -33,7 +33,7 @@ fn binary() -> PathBuf {
 }
 
 /// Returns the command with these arguments. Its environment contains only PATH.
-fn secretwell<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+pub(crate) fn secretwell<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
     let [program, option] = RESET_SIGNALS;
     let mut command = Command::new(program);
     command
@@ -82,6 +82,6 @@ impl Secrets {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

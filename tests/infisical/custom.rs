@@ -1,5 +1,6 @@
 //! Logins that are not built in, and those with the identity of a cloud or an LDAP directory.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use secretwell::infisical::{ApiVersion, AwsIdentity, Credential, InfisicalAuth, json_object};
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use super::login::assert_reads;
 use super::place::Place;
 use crate::aws::{AwsLogin, Front};
-use crate::support::key;
+use crate::support::{key, secs};
 
 async fn place() -> Place {
     let place = Place::fake(ApiVersion::V4).await;
@@ -51,6 +52,90 @@ async fn custom_login_creates_its_body_for_each_login() {
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     assert_reads(&provider).await;
     assert_eq!((fake.count(path, 200), logins()), (1, failed + 1));
+}
+
+#[tokio::test]
+async fn locked_custom_login_waits_although_each_body_differs() {
+    let place = place().await;
+    let fake = place.as_fake();
+    fake.accept_jwt(&place.identity, "gcp-auth", "jwt");
+    let bodies = Arc::new(AtomicUsize::new(0));
+    let login = {
+        let (identity, bodies) = (place.identity.clone(), bodies.clone());
+        move || {
+            let nonce = bodies.fetch_add(1, Ordering::SeqCst).to_string();
+            let fields = [
+                ("identityId", &*identity),
+                ("jwt", "jwt"),
+                ("nonce", &nonce),
+            ];
+            let body = json_object(&fields);
+            async move { body }
+        }
+    };
+    let auth = InfisicalAuth::custom("gcp-auth", login);
+    let provider = place.provider().auth(auth).build().unwrap();
+    let text = "This identity auth method is temporarily locked, please try again later";
+    fake.fail_requests("POST /api/v1/auth/", 401, "UnauthorizedError", text);
+    let path = "POST /api/v1/auth/gcp-auth/login";
+    for _ in 0..5 {
+        let error = provider.get(&key("A")).await.unwrap_err();
+        assert!(
+            matches!(error.kind(), ErrorKind::RateLimited { .. }),
+            "{error}"
+        );
+    }
+    assert_eq!(fake.count(path, 401), 1);
+    assert!(bodies.load(Ordering::SeqCst) > 1);
+
+    fake.clear_failures();
+    provider.get(&key("A")).await.unwrap_err();
+    tokio::time::pause();
+    tokio::time::advance(secs(31)).await;
+    tokio::time::resume();
+    assert_reads(&provider).await;
+    assert_eq!((fake.count(path, 401), fake.count(path, 200)), (1, 1));
+}
+
+#[tokio::test]
+async fn wrong_password_of_ldap_is_named_and_held_back() {
+    let place = place().await;
+    let fake = place.as_fake();
+    let path = "POST /api/v1/auth/ldap-auth/login";
+    for (message, expected, is_held) in [
+        (
+            "LDAP authentication failed",
+            "the user name or the password is wrong; replace the credential",
+            true,
+        ),
+        (
+            "Access denied: user does not have the required attributes",
+            "does not match the restrictions of the machine identity",
+            false,
+        ),
+        (
+            "The identity does not have LDAP auth method attached: auth method not found",
+            "the machine identity does not have this login method",
+            false,
+        ),
+    ] {
+        fake.clear_failures();
+        fake.fail_requests(path, 401, "UnauthorizedError", message);
+        let auth = InfisicalAuth::ldap(&*place.identity, "me", Credential::value("hunter2"));
+        let provider = place.provider().auth(auth).build().unwrap();
+        let before = fake.count(path, 401);
+        for _ in 0..5 {
+            let error = provider.get(&key("A")).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+            assert!(error.to_string().contains(expected), "{error}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"));
+        }
+        // The pause of a credential that is not held back has passed.
+        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+        provider.get(&key("A")).await.unwrap_err();
+        let logins = fake.count(path, 401) - before;
+        assert_eq!(logins == 1, is_held, "{message}: {logins} logins");
+    }
 }
 
 #[tokio::test]

@@ -337,6 +337,53 @@ async fn lease_that_cannot_be_renewed_or_replaced_is_used_until_it_expires() {
 }
 
 #[tokio::test]
+async fn due_lease_is_renewed_once_for_all_readers_and_replaced_if_it_cannot_be_renewed() {
+    let fixture = Fixture::new(json!({"default_ttl": "1h"})).await;
+    let proxy = FaultProxy::start(fixture.bao.address).await;
+    let provider = fixture.provider_at(proxy.address(), json!({})).await;
+    let counts = || {
+        let created = format!("GET /v1/{}/creds/app", fixture.name);
+        (
+            proxy.count("POST /v1/sys/leases/renew"),
+            proxy.count(&created),
+        )
+    };
+    let read_by_all = async || {
+        let mut readers = JoinSet::new();
+        for _ in 0..50 {
+            let provider = provider.clone();
+            readers.spawn(async move { credentials(&provider).await.unwrap() });
+        }
+        let mut read = readers.join_all().await;
+        read.dedup();
+        assert_eq!(read.len(), 1, "all readers have the same credential");
+        read.remove(0)
+    };
+    let first = read_by_all().await;
+    assert_eq!(counts(), (0, 1));
+    // Each renewal extends the lease to an hour.
+    for renewals in 1..=3 {
+        advance(31 * MINUTE).await;
+        assert_eq!(read_by_all().await, first);
+        assert_eq!(read_by_all().await, first);
+        assert_eq!(counts(), (renewals, 1));
+    }
+    assert!(fixture.accepts(&first).await);
+
+    // A revoked lease cannot be renewed.
+    let prefix = format!("sys/leases/revoke-prefix/{}/creds/app", fixture.name);
+    fixture
+        .bao
+        .root("POST", &prefix, json!({"sync": true}))
+        .await;
+    advance(31 * MINUTE).await;
+    let second = read_by_all().await;
+    assert_ne!(second, first);
+    assert_eq!(counts(), (4, 2));
+    assert!(fixture.accepts(&second).await);
+}
+
+#[tokio::test]
 async fn discarded_lease_is_replaced_but_not_revoked() {
     let fixture = Fixture::new(json!({"default_ttl": "1h"})).await;
     let provider = fixture.provider(json!({})).await;

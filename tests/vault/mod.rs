@@ -14,5 +14,6 @@ mod place;
 mod refusal;
 mod replication;
 pub(crate) mod server;
+mod standbys;
 mod states;
 pub(crate) mod tls;

@@ -10,6 +10,7 @@ use tempfile::NamedTempFile;
 use tokio::time::Instant;
 
 use super::login::{Fixture, assert_reads, claims, signed};
+use super::server::Proxy;
 use crate::support::{key, response, secs};
 
 fn jwt(fixture: &Fixture) -> VaultAuth {
@@ -114,6 +115,7 @@ async fn wrong_path_in_the_address_is_a_configuration_error() {
         VaultAuth::token(token),
         VaultAuth::userpass("me", Credential::value("password")),
         VaultAuth::app_role_without_secret("role"),
+        VaultAuth::agent(),
     ] {
         let address = format!("http://{}/vault", fixture.proxy.address());
         let provider = VaultProvider::builder([address], auth)
@@ -125,7 +127,44 @@ async fn wrong_path_in_the_address_is_a_configuration_error() {
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
         let expected = "remove the path from the address";
         assert!(error.to_string().contains(expected), "{error}");
+        let error = provider.health().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
     }
+}
+
+#[tokio::test]
+async fn missing_secret_behind_an_agent_is_absent_and_its_address_is_checked_once() {
+    let fixture = Fixture::new().await;
+    let (role_id, secret_id) = fixture.app_role(json!({})).await;
+    let agent = Proxy::start(fixture.bao, &fixture.name, &role_id, &secret_id).await;
+    let address = format!("unix://{}", agent.socket.display());
+    let provider = VaultProvider::builder([address], VaultAuth::agent())
+        .unwrap()
+        .mount(&fixture.name)
+        .path("app")
+        .build()
+        .unwrap();
+    // Until the agent has started, reads fail with a temporary error.
+    while let Err(error) = provider.get(&key("A")).await {
+        assert!(error.is_temporary(), "{error}");
+    }
+    for name in ["B", "none/A"] {
+        let error = provider.get(&key(name)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    }
+
+    // Something in front of the server adds the token.
+    let reads = || fixture.proxy.count("GET /v1/sys/seal-status");
+    let provider = fixture.provider(VaultAuth::agent());
+    fixture.proxy.set_for(
+        &format!("GET /v1/{}/", fixture.name),
+        response("404 Not Found", r#"{"errors":[]}"#),
+    );
+    for _ in 0..3 {
+        let error = provider.get(&key("none/A")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    }
+    assert_eq!(reads(), 1);
 }
 
 #[tokio::test]

@@ -13,14 +13,17 @@ use super::server::Bao;
 use crate::support::{key, secs};
 
 /// A cluster with a fault proxy in front of each server. The first server is the leader.
-struct Fixture {
+pub(super) struct Fixture {
     servers: [Bao; 3],
     proxies: Vec<FaultProxy>,
 }
 
 impl Fixture {
     async fn new() -> Self {
-        let servers = Bao::cluster().await;
+        Self::with(Bao::cluster().await).await
+    }
+
+    pub(super) async fn with(servers: [Bao; 3]) -> Self {
         let mut proxies = Vec::new();
         for server in &servers {
             proxies.push(FaultProxy::start(server.address).await);
@@ -32,11 +35,11 @@ impl Fixture {
         Self { servers, proxies }
     }
 
-    async fn root(&self, path: &str, body: Value) -> Value {
+    pub(super) async fn root(&self, path: &str, body: Value) -> Value {
         self.servers[0].root("POST", path, body).await
     }
 
-    fn provider(&self, servers: &[usize], auth: VaultAuth) -> VaultProvider {
+    pub(super) fn provider(&self, servers: &[usize], auth: VaultAuth) -> VaultProvider {
         let address = |server: &usize| format!("http://{}", self.proxies[*server].address());
         VaultProvider::builder(servers.iter().map(address), auth)
             .unwrap()
@@ -49,11 +52,11 @@ impl Fixture {
         VaultAuth::token(Credential::value(self.servers[0].root_token()))
     }
 
-    fn count(&self, prefix: &str) -> usize {
+    pub(super) fn count(&self, prefix: &str) -> usize {
         self.proxies.iter().map(|proxy| proxy.count(prefix)).sum()
     }
 
-    async fn app_role(&self) -> String {
+    pub(super) async fn app_role(&self) -> String {
         self.root("sys/auth/approle", json!({"type": "approle"}))
             .await;
         let role = json!({"token_policies": ["app"]});
@@ -63,7 +66,7 @@ impl Fixture {
         response["data"]["role_id"].as_str().unwrap().to_owned()
     }
 
-    async fn secret_id(&self) -> String {
+    pub(super) async fn secret_id(&self) -> String {
         let response = self
             .root("auth/approle/role/app/secret-id", json!({}))
             .await;
@@ -143,14 +146,14 @@ async fn new_credential_is_accepted_by_every_server_and_a_wrong_one_is_not_repea
     // Five wrong attempts would lock the role at a server.
     let logins = |fixture: &Fixture| fixture.count("POST /v1/auth/approle/login");
     let wrong = VaultAuth::app_role(&role_id, Credential::value("wrong"));
-    for (server, expected) in [(0, 1), (1, 2)] {
+    for server in [0, 1] {
         let before = logins(&fixture);
         let provider = fixture.provider(&[server], wrong.clone());
         for _ in 0..10 {
             let error = provider.get(&key("app/A")).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
         }
-        assert_eq!(logins(&fixture) - before, expected, "server {server}");
+        assert_eq!(logins(&fixture) - before, 1, "server {server}");
     }
 }
 

@@ -180,11 +180,16 @@ impl Bao {
 
     /// Starts a raft cluster of three servers with plain HTTP. The first one becomes the active server.
     pub(crate) async fn cluster() -> [Self; 3] {
+        Self::cluster_with("").await
+    }
+
+    /// Like [`cluster`](Self::cluster), with further lines of the configuration.
+    pub(crate) async fn cluster_with(options: &str) -> [Self; 3] {
         let addresses = [free_address(), free_address(), free_address()];
         let mut servers = Vec::new();
         for address in addresses {
             let folder = tempfile::tempdir().unwrap();
-            let config = raft(&folder, address, addresses[0]);
+            let config = raft(&folder, address, addresses[0]) + options;
             let mut server = Self::configured(address, "http", &config, folder).await;
             match servers.first() {
                 None => server.initialize().await,

@@ -12,7 +12,7 @@ use secretwell_core::Error;
 
 use crate::error::invalid;
 use crate::proxy::ProxyChoice;
-use crate::url::UrlOptions;
+use crate::url::{UrlOptions, parse_flag};
 
 /// The base URL of a server: scheme, host, port, and a path if the server is not at the root.
 #[derive(Clone, PartialEq, Eq)]
@@ -342,7 +342,7 @@ impl ClientConfig {
     ) -> Result<Self, Error> {
         let text = variable(ALLOW_HTTP).unwrap_or_default();
         if !text.trim().is_empty() {
-            self.allow_http = flag(ALLOW_HTTP, text.trim())?;
+            self.allow_http = parse_flag(ALLOW_HTTP, text.trim())?;
         }
         Ok(self)
     }
@@ -354,8 +354,8 @@ impl ClientConfig {
     /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if a value is invalid,
     /// or if the URL of the proxy contains credentials.
     pub fn with_options(mut self, options: &UrlOptions) -> Result<Self, Error> {
-        if let Some(text) = options.get("allow_http") {
-            self.allow_http = flag("allow_http", text)?;
+        if let Some(allow_http) = options.flag("allow_http")? {
+            self.allow_http = allow_http;
         }
         match options.get("proxy") {
             None => Ok(self),
@@ -414,16 +414,6 @@ impl ClientConfig {
             )),
             _ => Ok(()),
         }
-    }
-}
-
-/// Parses the setting `name`, which is either true or false.
-fn flag(name: &str, text: &str) -> Result<bool, Error> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(invalid(format!("`{name}` is neither true nor false"))
-            .with_hint("set it to `true` or `false`, or unset it")),
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::body;
 use crate::config::{Address, ClientConfig};
 use crate::error::invalid;
-use crate::failure::{Failure, is_tls_error, is_unexplained};
+use crate::failure::{Failure, is_about_proxy, is_unexplained};
 use crate::proxy::Proxy;
 use crate::request::Request;
 use crate::response::Response;
@@ -246,7 +246,7 @@ impl Endpoint {
     /// reason, a second connection finds out whether it rejected the client certificate.
     async fn explain(&self, error: reqwest::Error) -> Failure {
         match &self.route {
-            Route::Proxy(proxy) if error.is_connect() && !is_tls_error(&error) => {
+            Route::Proxy(proxy) if error.is_connect() && is_about_proxy(&error) => {
                 Failure::Proxy(proxy.authority(), error)
             }
             Route::Direct(socket)

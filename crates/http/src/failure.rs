@@ -75,6 +75,8 @@ impl Failure {
                 format!("`{authority}` requires TLS, but the address begins with `http://`"),
             )
             .with_hint("use `https://`"),
+            Self::Proxy(proxy, error) if is_tls_error(&error) => exchange_error(&error, &proxy)
+                .with_hint("check the certificate of the proxy, and configure its authority"),
             Self::Proxy(proxy, _) => Error::new(
                 ErrorKind::Unavailable,
                 format!("`{authority}` cannot be reached through the proxy `{proxy}`"),
@@ -117,6 +119,19 @@ pub(crate) fn is_unexplained(error: &reqwest::Error) -> bool {
 /// Returns whether the TLS connection failed for a known reason.
 pub(crate) fn is_tls_error(error: &reqwest::Error) -> bool {
     find::<rustls::Error>(error).is_some()
+}
+
+/// Returns whether a failed connection through a proxy failed at the proxy, and not at the server behind it. With TLS
+/// to the proxy as well, only a text of the HTTP library shows whose TLS failed.
+pub(crate) fn is_about_proxy(error: &reqwest::Error) -> bool {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if cause.to_string().starts_with("tunnel error") {
+            return true;
+        }
+        next = cause.source();
+    }
+    !is_tls_error(error)
 }
 
 fn exchange_error(error: &reqwest::Error, authority: &str) -> Error {

@@ -90,7 +90,7 @@ pub use request::{Expect, Request};
 pub use response::Response;
 pub use retry::retry_after;
 pub use token::{Login, LoginFailure, Token, TokenLease, TokenManager};
-pub use url::{UrlOptions, decode, encode, encode_path};
+pub use url::{UrlOptions, decode, encode, encode_path, parse_flag};
 
 // Services share these types between threads. A change that removes `Send` or `Sync` from one of them must
 // not compile.

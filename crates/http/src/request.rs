@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use http::header::IF_NONE_MATCH;
+use bytes::Bytes;
+use http::header::{IF_NONE_MATCH, InvalidHeaderValue};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use secretwell_core::{Error, ErrorKind, SecretValue};
+use zeroize::Zeroizing;
 
 /// A request to a backend. The [`Client`](crate::Client) chooses the server.
 #[derive(Clone)]
@@ -55,20 +57,20 @@ impl Request {
         self
     }
 
-    /// Adds a header with a secret value. The value is marked as sensitive, so that no log prints it.
+    /// Adds a header with a secret value. The value is marked as sensitive, so that no log prints it. It is
+    /// wiped when the last request that contains it is dropped.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] if the value contains a line break or another byte that is not allowed
     /// in a header.
     pub fn secret_header(self, name: HeaderName, value: &[u8]) -> Result<Self, Error> {
-        let mut value = HeaderValue::from_bytes(value).map_err(|_| {
+        let value = secret_header_value(value).map_err(|_| {
             Error::new(
                 ErrorKind::Invalid,
                 "the token contains bytes that are not allowed in a header",
             )
             .with_hint("check whether it contains a line break")
         })?;
-        value.set_sensitive(true);
         Ok(self.header(name, value))
     }
 
@@ -133,6 +135,17 @@ impl Request {
     pub fn is_idempotent(&self) -> bool {
         !self.non_idempotent
     }
+}
+
+/// Returns the value of a header that is marked as sensitive, and wiped when its last clone is dropped.
+///
+/// # Errors
+/// Fails if the value contains a line break or another byte that is not allowed in a header.
+pub(crate) fn secret_header_value(value: &[u8]) -> Result<HeaderValue, InvalidHeaderValue> {
+    let value = Bytes::from_owner(Zeroizing::new(value.to_vec()));
+    let mut value = HeaderValue::from_maybe_shared(value)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// Omits headers and body, which contain tokens and credentials.

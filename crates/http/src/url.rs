@@ -91,6 +91,17 @@ impl UrlOptions {
         Some(value)
     }
 
+    /// Returns the value of an option that is either true or false, or `None` if the URL does not have it.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if the
+    /// [value is neither](parse_flag).
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, Error> {
+        self.get(name)
+            .map(|text| parse_flag(name, text))
+            .transpose()
+    }
+
     /// Returns the value of a required option.
     ///
     /// # Errors
@@ -101,6 +112,20 @@ impl UrlOptions {
             invalid(format!("the login needs `{name}`"))
                 .with_hint(format!("add `&{name}=…` to the URL"))
         })
+    }
+}
+
+/// Parses the setting `name`, which is either true or false: `true`, `t` or `1`, or `false`, `f` or `0`, also with
+/// capitals.
+///
+/// # Errors
+/// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if `text` is something else.
+pub fn parse_flag(name: &str, text: &str) -> Result<bool, Error> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(invalid(format!("`{name}` is neither true nor false"))
+            .with_hint("set it to `true` or `false`, or unset it")),
     }
 }
 

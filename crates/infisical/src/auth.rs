@@ -312,10 +312,12 @@ impl InfisicalLogin {
         self.lockout.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fails while the login is locked and its credential is unchanged.
+    /// Fails while the login is locked and its credential is unchanged. A credential that is new for each login
+    /// can be another form of the same one, so it counts as unchanged.
     fn check_lockout(&self, credential: &SecretValue) -> Result<(), Error> {
+        let is_new_each_time = self.is_credential_new_each_time();
         let remaining = match &*self.lockout() {
-            Some(lockout) if lockout.credential == *credential => {
+            Some(lockout) if is_new_each_time || lockout.credential == *credential => {
                 lockout.until.saturating_duration_since(Instant::now())
             }
             _ => Duration::ZERO,

@@ -5,9 +5,13 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderValue, Method};
 use secretwell_core::Error;
 use secretwell_http::{Client, Request, Response};
+use tokio::time::timeout;
 
 use crate::header::with_headers;
-use crate::wire::{self, Index};
+use crate::wire::{self, Health, Index};
+
+/// The longest time for a report about the cluster. A login is sent without it.
+const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The servers of one cluster. Clones share the client and the highest known index.
 #[derive(Debug, Clone)]
@@ -80,15 +84,26 @@ impl Server {
         }
     }
 
-    /// Returns an index that makes a standby forward a request to the active server. Returns `None` if the
-    /// responding server is not a standby.
+    /// Returns an index that makes each standby forward a request to the active server. Returns `None` if the
+    /// servers are not known to be OpenBao.
     pub(crate) async fn forwarding_index(&self) -> Option<HeaderValue> {
-        let health = self
-            .client
-            .send(&request_without_token(wire::HEALTH))
-            .await
-            .ok()?;
-        wire::forwarding_index_of_standby(&health)
+        match self.index.forwarding() {
+            None => self.health().await?.forwarding_index(),
+            known => known,
+        }
+    }
+
+    /// Returns what a server reports about its cluster. Returns `None` if no server does within 2 s.
+    pub(crate) async fn health(&self) -> Option<Health> {
+        let request = request_without_token(wire::HEALTH);
+        let health = timeout(HEALTH_DEADLINE, self.client.send(&request)).await;
+        Health::parse(&health.ok()?.ok()?)
+    }
+
+    /// Checks that the server has the API at the path of the configured address.
+    pub(crate) async fn check_api(&self) -> Result<(), Error> {
+        let request = request_without_token(wire::SEAL_STATUS);
+        wire::check_api(&self.client.send(&request).await?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Requests with the token of a login.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, Method, StatusCode};
@@ -24,6 +25,8 @@ pub(crate) struct Session {
     token_manager: Option<TokenManager>,
     namespace: Option<HeaderValue>,
     login_namespace: Option<HeaderValue>,
+    /// Whether the server is known to have the API at the path of the configured address.
+    has_api: AtomicBool,
 }
 
 impl Session {
@@ -44,6 +47,7 @@ impl Session {
             token_manager,
             namespace,
             login_namespace,
+            has_api: AtomicBool::new(false),
         }
     }
 
@@ -117,6 +121,7 @@ impl Session {
             let index = self.server.index().header().filter(|_| any_server);
             let response = self.send(&request, token.as_deref(), index).await?;
             let (Some(manager), Some(token)) = (&self.token_manager, token) else {
+                self.check_api(&response).await?;
                 return Ok((response, None));
             };
             let is_ambiguous = wire::forbidden(&response) == Some(Forbidden::BadToken);
@@ -133,6 +138,17 @@ impl Session {
             }
             replaced = true;
         }
+    }
+
+    /// Checks the path of the configured address if this response to a request without a token can mean that it is
+    /// wrong. A login checks it otherwise.
+    async fn check_api(&self, response: &Response) -> Result<(), Error> {
+        if !wire::is_bare_absence(response) || self.has_api.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.server.check_api().await?;
+        self.has_api.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn send(

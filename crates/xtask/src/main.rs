@@ -77,7 +77,10 @@ const PARTS: &[Part] = &[
         name: "vault",
         description: "the Vault backend, with real OpenBao and PostgreSQL servers, and tests of all backends together",
         install: Some(install_for_vault),
-        cargo_calls: &["test --package secretwell-tests -- vault:: restart:: matrix:: gateways::"],
+        cargo_calls: &[
+            "build --package secretwell-cli",
+            "test --package secretwell-tests -- vault:: transport:: restart:: matrix:: gateways::",
+        ],
     },
     Part {
         name: "authjs",
@@ -288,5 +291,19 @@ mod tests {
             })
         );
         assert_eq!(parse_summary("running 3 tests"), None);
+    }
+
+    #[test]
+    fn each_module_with_tests_belongs_to_a_part() {
+        const HELPERS: [&str; 3] = ["aws", "schedules", "support"];
+        let modules = include_str!("../../../tests/main.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'))
+            .filter(|module| !HELPERS.contains(module));
+        let calls = PARTS.iter().flat_map(|part| part.cargo_calls);
+        let calls: Vec<&str> = calls.flat_map(|call| call.split(' ')).collect();
+        for module in modules {
+            assert!(calls.contains(&&*format!("{module}::")), "{module}");
+        }
     }
 }

@@ -251,10 +251,22 @@ mod tests {
             identity.clone().region("eu central"),
             identity.clone().region(""),
             identity.clone().header("a\n", "b"),
-            identity.header("a", "b\n"),
+            identity.clone().header("a", "b\n"),
         ] {
             let error = wrong.check().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        }
+        for taken in [
+            "Host",
+            "content-type",
+            "AUTHORIZATION",
+            "X-Amz-Date",
+            "x-amz-security-token",
+            "X-AMZ-Content-Sha256",
+        ] {
+            let error = identity.clone().header(taken, "b").check().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{taken}");
+            assert!(error.to_string().contains("additional header"), "{error}");
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Signature version 4 of AWS.
 
-use std::time::SystemTime;
+use std::fmt::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::hmac::{self, HMAC_SHA256, Tag};
+use aws_lc_rs::hmac::{self, HMAC_SHA256};
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
@@ -11,6 +12,7 @@ use secretwell_core::{Error, ErrorKind};
 use zeroize::Zeroizing;
 
 use super::keys::AwsKeys;
+use crate::request::secret_header_value;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const DATE: HeaderName = HeaderName::from_static("x-amz-date");
@@ -22,25 +24,22 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
-const RESERVED_IN_PATH: &AsciiSet = &RESERVED.remove(b'/');
 
-/// A signer of requests to AWS, with signature version 4.
-///
-/// It does not encode the path a second time and does not remove `.` and `..` from it. Services other than S3
-/// expect both, so a path should have only unreserved characters.
+/// The key for the next step of the signature, or the signature. It is wiped on drop.
+type Tag = Zeroizing<[u8; 32]>;
+
+/// A signer of requests to AWS, with signature version 4. It signs for all services except for S3, which expects
+/// another encoding of the path.
 #[derive(Debug, Clone)]
 pub struct AwsSigner<'a> {
     region: &'a str,
     service: &'a str,
-    /// The time of the request, such as `20150830T123600Z`.
-    time: String,
+    time: SystemTime,
 }
 
 impl<'a> AwsSigner<'a> {
     /// Creates a signer for a service in a region. AWS accepts a request for some minutes after `time`.
     pub fn new(region: &'a str, service: &'a str, time: SystemTime) -> Self {
-        let mut time = humantime::format_rfc3339_seconds(time).to_string();
-        time.retain(|character| !matches!(character, '-' | ':'));
         Self {
             region,
             service,
@@ -48,91 +47,150 @@ impl<'a> AwsSigner<'a> {
         }
     }
 
-    /// Signs a request with all its headers. Adds the headers `x-amz-date` and `authorization`, and
-    /// `x-amz-security-token` for temporary keys. Adds `host` if it is missing.
+    /// Signs a request with all its headers. Replaces the headers `x-amz-date`, `authorization` and
+    /// `x-amz-security-token`, of which the last one belongs to temporary keys. Adds `host` if it is missing.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::InvalidConfig`] if a key contains a character that a header cannot contain.
+    /// - [`ErrorKind::InvalidConfig`] if a key contains a character that a header cannot contain.
+    /// - [`ErrorKind::Unavailable`] if the time is before 1970 or after 9999, because the clock might be set later.
     pub fn sign<B: AsRef<[u8]>>(
         &self,
         request: &mut Request<B>,
         keys: &AwsKeys,
     ) -> Result<(), Error> {
+        let time = timestamp(self.time)?;
         if !request.headers().contains_key(HOST) {
             let host = request.uri().authority().map_or("", |host| host.as_str());
-            let host = header(host.as_bytes())?;
+            let host = HeaderValue::from_str(host).map_err(|_| invalid_key())?;
             request.headers_mut().insert(HOST, host);
         }
         let headers = request.headers_mut();
         headers.remove(AUTHORIZATION);
-        headers.insert(DATE, header(self.time.as_bytes())?);
+        // The token of a signature with other keys.
+        headers.remove(SESSION_TOKEN);
+        headers.insert(
+            DATE,
+            HeaderValue::from_str(&time).map_err(|_| invalid_key())?,
+        );
         if let Some(token) = keys.session_token() {
-            let mut token = header(token)?;
-            token.set_sensitive(true);
-            headers.insert(SESSION_TOKEN, token);
+            headers.insert(SESSION_TOKEN, secret(token)?);
         }
         let (signed_headers, canonical_request) = canonical_request(request);
-        let date = self.time.get(..8).unwrap_or_default();
+        let date = time.get(..8).unwrap_or_default();
         let scope = format!("{date}/{}/{}/aws4_request", self.region, self.service);
-        let digest = hexadecimal(digest(&SHA256, canonical_request.as_bytes()).as_ref());
-        let text = format!("{ALGORITHM}\n{}\n{scope}\n{digest}", self.time);
-        let signature = hexadecimal(self.signature(date, keys, &text).as_ref());
+        let digest = hexadecimal(digest(&SHA256, &canonical_request).as_ref());
+        let text = format!("{ALGORITHM}\n{time}\n{scope}\n{digest}");
+        let signature = Zeroizing::new(hexadecimal(&*self.signature(date, keys, &text)?));
         let id = keys.access_key_id();
-        let authorization = format!(
-            "{ALGORITHM} Credential={id}/{scope}, SignedHeaders={signed_headers}, Signature={signature}"
+        let start = format!(
+            "{ALGORITHM} Credential={id}/{scope}, SignedHeaders={signed_headers}, Signature="
         );
-        let mut authorization = header(authorization.as_bytes())?;
-        authorization.set_sensitive(true);
+        let authorization = Zeroizing::new([&start, signature.as_str()].concat());
+        let authorization = secret(authorization.as_bytes())?;
         request.headers_mut().insert(AUTHORIZATION, authorization);
         Ok(())
     }
 
-    fn signature(&self, date: &str, keys: &AwsKeys, text: &str) -> Tag {
+    fn signature(&self, date: &str, keys: &AwsKeys, text: &str) -> Result<Tag, Error> {
         let secret = Zeroizing::new([b"AWS4", keys.secret()].concat());
         [self.region, self.service, "aws4_request", text]
             .into_iter()
-            .fold(authenticate(&secret, date), |key, text| {
-                authenticate(key.as_ref(), text)
+            .try_fold(authenticate(&secret, date)?, |key, text| {
+                authenticate(&*key, text)
             })
     }
 }
 
-fn authenticate(key: &[u8], text: &str) -> Tag {
-    hmac::sign(&hmac::Key::new(HMAC_SHA256, key), text.as_bytes())
+/// Returns a time such as `20150830T123600Z`.
+fn timestamp(time: SystemTime) -> Result<String, Error> {
+    let mut text = String::new();
+    // The formatter panics at a time before 1970, and fails at one after 9999.
+    if time < UNIX_EPOCH || write!(text, "{}", humantime::format_rfc3339_seconds(time)).is_err() {
+        let message =
+            "no AWS request can be signed, because the clock is before 1970 or after 9999";
+        return Err(
+            Error::new(ErrorKind::Unavailable, message).with_hint("set the clock of this machine")
+        );
+    }
+    text.retain(|character| !matches!(character, '-' | ':'));
+    Ok(text)
 }
 
-/// Returns the names of the signed headers, and the text whose digest is signed.
-fn canonical_request<B: AsRef<[u8]>>(request: &Request<B>) -> (String, Zeroizing<String>) {
+fn authenticate(key: &[u8], text: &str) -> Result<Tag, Error> {
+    let mut tag = Tag::default();
+    let key = hmac::Key::new(HMAC_SHA256, key);
+    hmac::sign_to_buffer(&key, text.as_bytes(), &mut *tag).map_err(|_| {
+        Error::new(ErrorKind::Invalid, "the AWS request cannot be signed")
+            .with_hint("report this as a bug")
+    })?;
+    Ok(tag)
+}
+
+/// Returns the names of the signed headers, and the text whose digest is signed. It contains the session token.
+fn canonical_request<B: AsRef<[u8]>>(request: &Request<B>) -> (String, Zeroizing<Vec<u8>>) {
     let headers = request.headers();
     let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
     names.sort_unstable();
-    let lines: Vec<_> = names
+    let signed_headers = names.join(";");
+    let start = [
+        request.method().as_str(),
+        &canonical_path(request.uri().path()),
+        &canonical_query(request.uri()),
+    ];
+    let end = [
+        "",
+        &signed_headers,
+        &hexadecimal(digest(&SHA256, request.body().as_ref()).as_ref()),
+    ];
+    let (start, end) = (start.join("\n"), end.join("\n"));
+    let lengths = headers
         .iter()
-        .map(|name| canonical_header(headers, name))
-        .collect();
-    let lines = Zeroizing::new(lines.concat());
-    let names = names.join(";");
-    let text = format!(
-        "{}\n{}\n{}\n{}\n{names}\n{}",
-        request.method(),
-        percent_encode(
-            &percent_decode_str(request.uri().path()).collect::<Vec<_>>(),
-            RESERVED_IN_PATH
-        ),
-        canonical_query(request.uri()),
-        *lines,
-        hexadecimal(digest(&SHA256, request.body().as_ref()).as_ref()),
-    );
-    (names, Zeroizing::new(text))
+        .map(|(name, value)| name.as_str().len() + value.len() + 2);
+    // Large enough from the start, so that its growth leaves no copy behind.
+    let capacity = start.len() + 1 + lengths.sum::<usize>() + end.len();
+    let mut text = Zeroizing::new(Vec::with_capacity(capacity));
+    text.extend_from_slice(start.as_bytes());
+    text.push(b'\n');
+    for name in names {
+        append_header(&mut text, headers, name);
+    }
+    text.extend_from_slice(end.as_bytes());
+    debug_assert!(text.len() <= capacity);
+    (signed_headers, text)
 }
 
-/// Returns a line with all values of a header. White space inside of them is reduced to single spaces.
-fn canonical_header(headers: &HeaderMap, name: &str) -> String {
-    let values = headers.get_all(name).into_iter().map(|value| {
-        let text = String::from_utf8_lossy(value.as_bytes());
-        text.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
-    });
-    format!("{name}:{}\n", values.collect::<Vec<_>>().join(","))
+/// Appends a line with all values of a header. White space inside of them is reduced to single spaces.
+fn append_header(text: &mut Vec<u8>, headers: &HeaderMap, name: &str) {
+    text.extend_from_slice(name.as_bytes());
+    for (position, value) in headers.get_all(name).into_iter().enumerate() {
+        text.push(if position == 0 { b':' } else { b',' });
+        let words = value.as_bytes().split(u8::is_ascii_whitespace);
+        for (position, word) in words.filter(|word| !word.is_empty()).enumerate() {
+            if position > 0 {
+                text.push(b' ');
+            }
+            text.extend_from_slice(word);
+        }
+    }
+    text.push(b'\n');
+}
+
+/// Returns a path without empty segments and without `.` and `..`. Each segment is encoded once more, although it
+/// is encoded already.
+fn canonical_path(path: &str) -> String {
+    let mut segments = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            _ => segments.push(percent_encode(segment.as_bytes(), RESERVED).to_string()),
+        }
+    }
+    let end = match path.ends_with('/') && !segments.is_empty() {
+        true => "/",
+        false => "",
+    };
+    format!("/{}{end}", segments.join("/"))
 }
 
 /// Returns the parameters of a query in the order of their encoded names and values.
@@ -156,16 +214,24 @@ fn canonical_query(uri: &Uri) -> String {
     parameters.collect::<Vec<_>>().join("&")
 }
 
-fn header(text: &[u8]) -> Result<HeaderValue, Error> {
-    HeaderValue::from_bytes(text).map_err(|_| {
-        let message = "a key of the AWS credentials contains a character that is not allowed";
-        Error::new(ErrorKind::InvalidConfig, message)
-            .with_hint("check whether it contains a line break")
-    })
+/// Returns the value of a header that contains a key of the credentials.
+fn secret(text: &[u8]) -> Result<HeaderValue, Error> {
+    secret_header_value(text).map_err(|_| invalid_key())
+}
+
+fn invalid_key() -> Error {
+    let message = "a key of the AWS credentials contains a character that is not allowed";
+    Error::new(ErrorKind::InvalidConfig, message)
+        .with_hint("check whether it contains a line break")
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -281,19 +347,59 @@ mod tests {
             ),
             (
                 "get-utf8",
-                "GET /%E1%88%B4",
+                "GET /ሴ",
                 &[],
                 "",
                 "host;x-amz-date",
                 "8318018e0b0f223aa2bbf98705b62bb787dc9c0e678f255a891fd03141be5d85",
             ),
             (
-                "get-space-unnormalized",
-                "GET /example%20space/",
+                "get-relative-normalized",
+                "GET /example/..",
                 &[],
                 "",
                 "host;x-amz-date",
-                "652487583200325589f1fba4c7e578f72c47cb61beeca81406b39ddec1366741",
+                "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31",
+            ),
+            (
+                "get-relative-relative-normalized",
+                "GET /example1/example2/../..",
+                &[],
+                "",
+                "host;x-amz-date",
+                "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31",
+            ),
+            (
+                "get-slash-dot-slash-normalized",
+                "GET /./",
+                &[],
+                "",
+                "host;x-amz-date",
+                "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31",
+            ),
+            (
+                "get-slash-normalized",
+                "GET //",
+                &[],
+                "",
+                "host;x-amz-date",
+                "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31",
+            ),
+            (
+                "get-slash-pointless-dot-normalized",
+                "GET /./example",
+                &[],
+                "",
+                "host;x-amz-date",
+                "ef75d96142cf21edca26f06005da7988e4f8dc83a165a80865db7089db637ec5",
+            ),
+            (
+                "get-slashes-normalized",
+                "GET //example//",
+                &[],
+                "",
+                "host;x-amz-date",
+                "9a624bd73a37c9a373b5312afbebe7a714a789de108f0bdfe846570885f57e84",
             ),
             (
                 "get-header-value-trim",
@@ -386,13 +492,96 @@ mod tests {
         }
     }
 
+    /// The test suite has no path that is encoded already. These signatures are those of the official SDK for
+    /// Python, botocore 1.44.
+    #[test]
+    fn path_is_encoded_twice() {
+        for (path, signature) in [
+            (
+                "/example%20space/",
+                "446b817944c553435b35e813c261ff4e161fff982d1bacdef1c87f6785dd1662",
+            ),
+            (
+                "/a%2Fb/c%25/",
+                "6791b7364cec992d8cc12c0475c0e756b3b33681fd3094633214c5f253f51c07",
+            ),
+            (
+                "/a/./b//../c%E1%88%B4",
+                "cccbc252c5acc4aa2bc81a5b7edfceea05fa9c46a69241cd643ea2f79df5d59c",
+            ),
+            (
+                "/a+b/$x'(y)*!@:;,=",
+                "e6538b5b629cd72a713352fca8e806e69a7ed91475a2a47b62e35ffc8fd7da1e",
+            ),
+            (
+                "/%7Ea",
+                "0c3a3ac5e480b1dad1e3e141b7df960cbcfb10c7835c940d0ede1fc4860952c4",
+            ),
+        ] {
+            let signed = signed(&format!("GET {path}"), &[], "", &keys());
+            assert!(signed.ends_with(signature), "{path}: {signed}");
+        }
+    }
+
     #[test]
     fn keys_that_no_header_can_contain_are_refused() {
-        let mut request = Request::new("");
         let signer = AwsSigner::new("us-east-1", "sts", UNIX_EPOCH);
-        let error = signer
-            .sign(&mut request, &AwsKeys::new("a\nb", "secret"))
-            .unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        for keys in [
+            AwsKeys::new("a\nb", "secret"),
+            keys().with_session_token("a\nb"),
+        ] {
+            let error = signer.sign(&mut Request::new(""), &keys).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        }
+    }
+
+    #[test]
+    fn headers_of_the_signature_are_replaced() {
+        let own = [
+            ("Authorization", "own"),
+            ("X-Amz-Date", "20000101T000000Z"),
+            ("X-Amz-Date", "20000102T000000Z"),
+            ("X-Amz-Security-Token", "own"),
+        ];
+        let replaced = signed("GET /", &own, "", &keys());
+        assert_eq!(replaced, signed("GET /", &[], "", &keys()));
+    }
+
+    #[test]
+    fn session_token_of_other_keys_is_removed() {
+        let signer = AwsSigner::new("us-east-1", "sts", UNIX_EPOCH);
+        let mut request = Request::new("");
+        let temporary = keys().with_session_token(TOKEN);
+        signer.sign(&mut request, &temporary).unwrap();
+        let token = &request.headers()[SESSION_TOKEN];
+        assert!(token.is_sensitive() && token.as_bytes() == TOKEN.as_bytes());
+        signer.sign(&mut request, &keys()).unwrap();
+        assert!(!request.headers().contains_key(SESSION_TOKEN));
+    }
+
+    #[test]
+    fn wrong_clock_is_an_error() {
+        const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
+        let second = Duration::from_secs(1);
+        let sign = |time| {
+            let mut request = Request::new("");
+            AwsSigner::new("us-east-1", "sts", time).sign(&mut request, &keys())?;
+            Ok::<_, Error>(request.headers()[DATE].clone())
+        };
+        for (time, expected) in [
+            (UNIX_EPOCH, "19700101T000000Z"),
+            (UNIX_EPOCH + YEAR_10000 - second, "99991231T235959Z"),
+        ] {
+            assert_eq!(sign(time).unwrap(), expected);
+        }
+        for time in [
+            UNIX_EPOCH - Duration::from_nanos(1),
+            UNIX_EPOCH - second,
+            UNIX_EPOCH + YEAR_10000,
+        ] {
+            let error = sign(time).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            assert!(error.to_string().contains("clock"), "{error}");
+        }
     }
 }

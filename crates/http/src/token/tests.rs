@@ -220,6 +220,53 @@ async fn failed_renewal_does_not_discard_a_valid_token() {
     assert_eq!(token_text(&manager).await, "token 2");
 }
 
+/// A login whose renewals take 10 s.
+#[derive(Debug)]
+struct SlowRenewal(FakeLogin);
+
+#[async_trait]
+impl Login for SlowRenewal {
+    async fn credential(&self) -> Result<SecretValue, Error> {
+        self.0.credential().await
+    }
+
+    async fn login(&self, credential: &SecretValue) -> Result<TokenLease, LoginFailure> {
+        self.0.login(credential).await
+    }
+
+    async fn renew(&self, token: &SecretValue) -> Result<TokenLease, Error> {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        self.0.renew(token).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewal_neither_delays_callers_nor_replaces_a_newer_token() {
+    let login = FakeLogin::new(Some(60), Ok(60));
+    let manager = TokenManager::new(SlowRenewal(login.clone()), Origin::new("fake", ""));
+    let first = manager.token().await.unwrap();
+    manager.accepted(&first);
+    // The renewal begins between 36 and 42 s.
+    advance(44).await;
+    let started = Instant::now();
+    assert_eq!(token_text(&manager).await, "token 1");
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    // The server refuses the token during its renewal.
+    manager.refused(&first).unwrap();
+    assert_eq!(token_text(&manager).await, "token 2");
+    advance(15).await;
+    assert_eq!(token_text(&manager).await, "token 2");
+    assert_eq!(login.logins(), 2);
+
+    // Without a refusal, each renewal ends before the token expires.
+    for _ in 0..200 {
+        assert_eq!(token_text(&manager).await, "token 2");
+        advance(1).await;
+    }
+    assert_eq!(login.logins(), 2);
+    assert!((3..=6).contains(&login.renewals()), "{}", login.renewals());
+}
+
 #[tokio::test(start_paused = true)]
 async fn wrong_credential_is_held_back() {
     let login = FakeLogin::new(None, Ok(1));

@@ -291,17 +291,9 @@ impl InfisicalBuilder {
         if let Some(folder) = segments.next() {
             builder = builder.folder(decode(folder)?);
         }
-        let flag = |name: &str, default| match options.get(name) {
-            None => Ok(default),
-            Some("true") => Ok(true),
-            Some("false") => Ok(false),
-            Some(_) => Err(invalid_config(format!(
-                "`{name}` must be `true` or `false`"
-            ))),
-        };
-        builder.settings.imports = flag("imports", true)?;
-        builder.settings.expand = flag("expand", true)?;
-        builder.settings.personal = flag("personal", false)?;
+        builder.settings.imports = options.flag("imports")?.unwrap_or(true);
+        builder.settings.expand = options.flag("expand")?.unwrap_or(true);
+        builder.settings.personal = options.flag("personal")?.unwrap_or(false);
         builder.settings.api = match options.get("api") {
             None => None,
             Some("3") => Some(ApiVersion::V3),

@@ -13,6 +13,10 @@ use super::errors::{internal_error, malformed, no_api_route, unknown_response};
 /// configuration. They do not count attempts while it is locked, and forget failed ones after 30 s.
 const LOCKOUT: Duration = Duration::from_secs(31);
 
+/// Parts of the server's messages for a wrong credential.
+const WRONG_SECRET: &str = "Invalid credentials";
+const WRONG_LDAP: &str = "LDAP authentication failed";
+
 /// The token of a successful login or renewal.
 pub(crate) struct LoginResponse {
     pub(crate) token: SecretValue,
@@ -53,10 +57,8 @@ pub(crate) fn parse_login(response: &Response) -> Result<LoginResponse, Error> {
 fn refusal(response: &Response) -> Error {
     /// Parts of the server's messages, with our message for each.
     const REASONS: &[(&str, &str)] = &[
-        (
-            "Invalid credentials",
-            "the client id or client secret is wrong",
-        ),
+        (WRONG_SECRET, "the client id or client secret is wrong"),
+        (WRONG_LDAP, "the user name or the password is wrong"),
         ("specified client ID", "the client id does not exist"),
         (
             "usage limit reached",
@@ -147,7 +149,7 @@ fn missing_route(body: &ErrorBody<'_>) -> Error {
 /// several of these responses.
 pub(crate) fn is_wrong_credential(response: &Response) -> bool {
     let body = ErrorBody::parse(response);
-    let is_wrong = ["Invalid credentials", "LDAP authentication failed"]
+    let is_wrong = [WRONG_SECRET, WRONG_LDAP]
         .iter()
         .any(|text| body.message_contains(text));
     response.status.is_client_error() && is_wrong

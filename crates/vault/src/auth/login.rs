@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::auth::{Method, SecretId, VaultAuth};
 use crate::header::{TOKEN, with_headers};
 use crate::server::Server;
-use crate::wire;
+use crate::wire::{self, Health};
 
 /// How long a refused Kubernetes login is treated as an outage of the Kubernetes API. Vault responds with
 /// 403 in both cases.
@@ -49,27 +49,38 @@ impl VaultLogin {
 
     /// Sends a request with a credential.
     ///
-    /// A stale standby refuses a credential or a login method that was created a moment ago. A refused request
-    /// is therefore sent once more, to the active server only. So no server counts a wrong credential more than
-    /// once. A password of LDAP is sent once, because all servers ask the same directory, which counts.
+    /// A stale standby refuses a credential or a login method that was created a moment ago, so the active server
+    /// must decide. A credential whose failures are counted is sent to the active server at once: a refused one
+    /// would count twice if it was repeated, because a standby might have forwarded it. Other credentials are sent
+    /// again after a refusal, so that most logins cost one request.
     async fn send_credential(&self, request: Request) -> Result<Response, Error> {
+        let is_counted = self.auth.is_counted();
+        if is_counted && let Some(index) = self.server.forwarding_index().await {
+            let request = wire::forward_to_active(request, index);
+            return self.server.send(&request).await;
+        }
         let response = self.server.send(&request).await?;
-        if !matches!(
+        let is_refused = matches!(
             response.status,
             StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN
-        ) {
+        );
+        // All servers ask the same directory, which counts.
+        if !is_refused || matches!(self.auth.method, Method::Password { kind: "ldap", .. }) {
             return Ok(response);
         }
-        if matches!(self.auth.method, Method::Password { kind: "ldap", .. }) {
+        let Some(health) = self.server.health().await.filter(Health::can_be_stale) else {
             return Ok(response);
-        }
-        match self.server.forwarding_index().await {
-            Some(index) => {
-                let request = wire::forward_to_active(request, index);
-                self.server.send(&request).await
-            }
-            None => Ok(response),
-        }
+        };
+        let request = match health.forwarding_index() {
+            Some(_) if is_counted => return Ok(response),
+            Some(index) => wire::forward_to_active(request, index),
+            None => wire::forward_from_performance_standby(request),
+        };
+        let repeated = self.server.send(&request).await?;
+        Ok(match wire::refuses_to_forward(&repeated) {
+            true => response,
+            false => repeated,
+        })
     }
 
     async fn unwrap(&self, token: &SecretValue) -> Result<SecretValue, LoginFailure> {

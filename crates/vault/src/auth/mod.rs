@@ -214,6 +214,14 @@ impl VaultAuth {
         matches!(self.method, Method::Agent)
     }
 
+    /// Returns whether the server counts refused credentials, and locks the login after several of them.
+    pub(crate) fn is_counted(&self) -> bool {
+        matches!(
+            self.method,
+            Method::AppRole { .. } | Method::Password { .. }
+        )
+    }
+
     /// Returns the path of the login request.
     pub(crate) fn path(&self) -> Result<String, Error> {
         let method = match &self.method {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use secretwell_core::Error;
 use secretwell_http::{AwsCredentials, AwsIdentity, Credential, UrlOptions};
 
-use super::variables::{Variables, flag};
+use super::variables::Variables;
 use crate::auth::VaultAuth;
 use crate::error::invalid;
 
@@ -58,8 +58,8 @@ impl LoginOptions<'_> {
         if let Some(path) = self.options.get("wrapped_secret_id_file") {
             return Ok(VaultAuth::app_role_wrapped(role_id, Credential::file(path)));
         }
-        let binds_secret_id = self.options.get("bind_secret_id").unwrap_or("true");
-        Ok(match flag("bind_secret_id", binds_secret_id)? {
+        let binds_secret_id = self.options.flag("bind_secret_id")?.unwrap_or(true);
+        Ok(match binds_secret_id {
             true => VaultAuth::app_role(role_id, self.credential("secret_id")?),
             false => VaultAuth::app_role_without_secret(role_id),
         })

@@ -217,7 +217,7 @@ impl VaultBuilder {
     /// - `VAULT_CACERT`, `VAULT_CACERT_BYTES` or `VAULT_CAPATH`
     /// - `VAULT_CLIENT_CERT` and `VAULT_CLIENT_KEY`
     /// - `VAULT_TLS_SERVER_NAME`
-    /// - `VAULT_CLIENT_TIMEOUT`
+    /// - `VAULT_CLIENT_TIMEOUT`, the [maximum duration of each request](ClientConfig::deadline)
     /// - `VAULT_PROXY_ADDR` or `VAULT_HTTP_PROXY`, or else the [variables for proxies](ClientConfig::proxy)
     /// - `SECRETWELL_ALLOW_HTTP`, which allows plain HTTP to other machines if it is `true`
     ///

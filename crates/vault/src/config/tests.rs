@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use secretwell_core::ErrorKind;
 
-use super::variables::{DEFAULT_ADDRESS, duration};
+use super::variables::{DEFAULT_ADDRESS, timeout};
 use super::*;
 use crate::header::namespace;
 
@@ -34,7 +34,7 @@ fn bao_variables_have_precedence_over_vault_variables() {
     assert_eq!(builder.settings.namespace.as_deref(), Some("team1/"));
     assert_eq!(namespace("team1/").unwrap(), "team1");
     builder.build().unwrap();
-    assert_eq!(duration("90s").unwrap(), Duration::from_secs(90));
+    assert_eq!(timeout("90s").unwrap(), Duration::from_secs(90));
 
     let from_home = VaultBuilder::from_variables(&variables(&[("HOME", "/home/me")])).unwrap();
     assert_eq!(addresses(&from_home), [DEFAULT_ADDRESS]);
@@ -50,7 +50,15 @@ fn invalid_variables_are_rejected_by_name() {
         (vec![("VAULT_CLIENT_CERT", "a.pem")], "VAULT_CLIENT_KEY"),
         (
             vec![("VAULT_CLIENT_TIMEOUT", "soon")],
-            "VAULT_CLIENT_TIMEOUT",
+            "`VAULT_CLIENT_TIMEOUT` is not a duration",
+        ),
+        (
+            vec![("VAULT_CLIENT_TIMEOUT", "0")],
+            "`VAULT_CLIENT_TIMEOUT` is zero; set it to a time",
+        ),
+        (
+            vec![("BAO_CLIENT_TIMEOUT", "0ms")],
+            "`VAULT_CLIENT_TIMEOUT` is zero; set it to a time",
         ),
         (vec![("VAULT_SKIP_VERIFY", "yes")], "VAULT_SKIP_VERIFY"),
         (vec![("VAULT_SKIP_VERIFY", "true")], "does not allow"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use std::{env, fs};
 
 use secretwell_core::Error;
-use secretwell_http::{ClientConfig, Credential};
+use secretwell_http::{ClientConfig, Credential, parse_flag};
 
 use crate::error::invalid;
 
@@ -47,8 +47,9 @@ impl Variables<'_> {
 
     /// Returns the value of a variable that is either true or false. Default: `false`.
     pub(super) fn flag(&self, name: &str) -> Result<bool, Error> {
-        self.get(name)
-            .map_or(Ok(false), |text| flag(&format!("VAULT_{name}"), &text))
+        self.get(name).map_or(Ok(false), |text| {
+            parse_flag(&format!("VAULT_{name}"), &text)
+        })
     }
 
     /// Returns the settings of the HTTP client.
@@ -80,7 +81,7 @@ impl Variables<'_> {
             client = client.server_name(name);
         }
         if let Some(text) = self.get("CLIENT_TIMEOUT") {
-            client = client.deadline(duration(&text)?);
+            client = client.deadline(timeout(&text)?);
         }
         if let Some(url) = self.get("PROXY_ADDR").or_else(|| self.get("HTTP_PROXY")) {
             client = client.proxy(url);
@@ -126,24 +127,20 @@ fn is_visible(path: &Path) -> bool {
     name.is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
 }
 
-/// Parses the setting `name`, which is either true or false.
-pub(super) fn flag(name: &str, text: &str) -> Result<bool, Error> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(invalid(format!("`{name}` is neither true nor false"))
-            .with_hint("set it to `true` or `false`, or unset it")),
-    }
-}
-
-/// Parses a duration: a number of seconds such as `60`, or a text such as `60s`.
-pub(super) fn duration(text: &str) -> Result<Duration, Error> {
+/// Parses the timeout of a request: a number of seconds such as `60`, or a text such as `60s`. Zero would mean no
+/// timeout in other clients.
+pub(super) fn timeout(text: &str) -> Result<Duration, Error> {
     let seconds = text.parse().ok().map(Duration::from_secs);
-    seconds
-        .or_else(|| humantime::parse_duration(text).ok())
-        .ok_or_else(|| {
-            invalid("`VAULT_CLIENT_TIMEOUT` is not a duration").with_hint("write it like `30s`")
-        })
+    let timeout = seconds.or_else(|| humantime::parse_duration(text).ok());
+    match timeout {
+        Some(Duration::ZERO) => Err(invalid("`VAULT_CLIENT_TIMEOUT` is zero")
+            .with_hint("set it to a time such as `30s`, or unset it for the default of 20 s")),
+        Some(timeout) => Ok(timeout),
+        None => {
+            Err(invalid("`VAULT_CLIENT_TIMEOUT` is not a duration")
+                .with_hint("write it like `30s`"))
+        }
+    }
 }
 
 pub(super) fn process_variable(name: &str) -> Option<String> {

@@ -4,15 +4,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use secretwell_http::{Request, Response};
 use serde::{Deserialize, Serialize};
+
+use super::envelope::Envelope;
 
 /// The header with the state of a server's data. In a request, it contains the state that the server must
 /// have reached.
 pub(crate) const INDEX: HeaderName = HeaderName::from_static("x-vault-index");
 /// The header that selects what a server does if it has not reached the index.
 const INCONSISTENT: HeaderName = HeaderName::from_static("x-vault-inconsistent");
+
+/// The header that makes a performance standby of HashiCorp Vault forward a request.
+const FORWARD: HeaderName = HeaderName::from_static("x-vault-forward");
 
 /// The path that reports the cluster of a server, and whether the server is a standby. The options make the
 /// status 200 for standbys too.
@@ -104,19 +109,34 @@ impl Position {
     }
 }
 
-/// Returns an index for [`forward_to_active`] if `health`, a response from [`HEALTH`], is from a standby.
-pub(crate) fn forwarding_index_of_standby(health: &Response) -> Option<HeaderValue> {
-    #[derive(Deserialize)]
-    struct Health {
-        standby: bool,
-        cluster_id: String,
+/// What a server reports about its cluster at [`HEALTH`].
+#[derive(Deserialize)]
+pub(crate) struct Health {
+    standby: bool,
+    /// Only HashiCorp Vault reports it.
+    performance_standby: Option<bool>,
+    cluster_id: String,
+}
+
+impl Health {
+    pub(crate) fn parse(response: &Response) -> Option<Self> {
+        serde_json::from_slice(&response.body).ok()
     }
 
-    let health: Health = serde_json::from_slice(&health.body).ok()?;
-    health
-        .standby
-        .then(|| Position::unreachable(health.cluster_id))
-        .flatten()
+    /// Returns whether the server can respond with stale data. A standby of HashiCorp Vault forwards each request,
+    /// unless it is a performance standby. A standby of OpenBao does not report whether it does.
+    pub(crate) fn can_be_stale(&self) -> bool {
+        self.performance_standby.unwrap_or(self.standby)
+    }
+
+    /// Returns an index that no standby has reached, for [`forward_to_active`]. Returns `None` for HashiCorp Vault,
+    /// which does not know such an index.
+    pub(crate) fn forwarding_index(&self) -> Option<HeaderValue> {
+        match self.performance_standby {
+            Some(_) => None,
+            None => Position::unreachable(self.cluster_id.clone()),
+        }
+    }
 }
 
 /// Adds headers so that only the active server executes the request. A standby forwards the request because
@@ -126,6 +146,19 @@ pub(crate) fn forward_to_active(request: Request, index: HeaderValue) -> Request
         INCONSISTENT,
         HeaderValue::from_static("forward-active-node"),
     )
+}
+
+/// Adds a header so that a performance standby forwards the request to the active server, if its configuration
+/// allows this header.
+pub(crate) fn forward_from_performance_standby(request: Request) -> Request {
+    request.header(FORWARD, HeaderValue::from_static("active-node"))
+}
+
+/// Returns whether a performance standby has not executed the request because its configuration does not allow the
+/// header of [`forward_from_performance_standby`].
+pub(crate) fn refuses_to_forward(response: &Response) -> bool {
+    response.status == StatusCode::BAD_REQUEST
+        && Envelope::of_error(response).mentions("forwarding via header")
 }
 
 #[cfg(test)]

@@ -54,9 +54,7 @@ pub(crate) fn looked_up_token(
         num_uses: i64,
     }
 
-    if is_outside_of_api(response) {
-        return Err(no_api());
-    }
+    check_api(response)?;
     let mut lease = TokenLease::new(token.clone());
     match forbidden(response) {
         None if response.status.is_success() => {
@@ -194,8 +192,8 @@ pub(crate) fn login_refused(response: &Response) -> LoginFailure {
     if !matches!(status, 400 | 403 | 404) {
         return unexplained(response).into();
     }
-    if is_outside_of_api(response) {
-        return no_api().into();
+    if let Err(error) = check_api(response) {
+        return error.into();
     }
     let body = Envelope::of_error(response);
     if status == 404 {
@@ -231,16 +229,20 @@ pub(crate) fn login_refused(response: &Response) -> LoginFailure {
     error.with_hint(hint).into()
 }
 
-/// Returns whether the path of a request for a login or a token is not below `/v1` of the server. The response is
-/// the same as for a missing secret, but a login method always gives a reason.
-fn is_outside_of_api(response: &Response) -> bool {
-    response.status == StatusCode::NOT_FOUND && Envelope::of_error(response).has_no_reason()
+/// Checks that the path of a request for a login, a token or a state is below `/v1` of the server.
+pub(crate) fn check_api(response: &Response) -> Result<(), Error> {
+    if !is_bare_absence(response) {
+        return Ok(());
+    }
+    let message = "the server has no API at the path of the configured address";
+    Err(Error::new(ErrorKind::InvalidConfig, message)
+        .with_hint("remove the path from the address, or correct it"))
 }
 
-fn no_api() -> Error {
-    let message = "the server has no API at the path of the configured address";
-    Error::new(ErrorKind::InvalidConfig, message)
-        .with_hint("remove the path from the address, or correct it")
+/// Returns whether the server responded that nothing exists at the path, without a reason. It responds like this to
+/// a request for a missing secret, and to each request that is not below `/v1`.
+pub(crate) fn is_bare_absence(response: &Response) -> bool {
+    response.status == StatusCode::NOT_FOUND && Envelope::of_error(response).has_no_reason()
 }
 
 /// Returns whether the server denies the request without a reason.

@@ -17,11 +17,14 @@ mod tests;
 
 pub(crate) use document::{Document, read_v1, read_v2, server_clock, time};
 pub(crate) use failure::{Forbidden, forbidden, is_missing_mount, wrong_version_2};
-pub(crate) use index::{HEALTH, INDEX, Index, forward_to_active, forwarding_index_of_standby};
+pub(crate) use index::{
+    HEALTH, Health, INDEX, Index, forward_from_performance_standby, forward_to_active,
+    refuses_to_forward,
+};
 pub(crate) use lease::{LeaseInfo, lease_info, updated_lease};
 pub(crate) use login::{
-    is_bare_denial, login_refused, looked_up_token, refused_token, token_lease,
-    unwrapped_secret_id, wrapping_token,
+    check_api, is_bare_absence, is_bare_denial, login_refused, looked_up_token, refused_token,
+    token_lease, unwrapped_secret_id, wrapping_token,
 };
 pub use mount::KvVersion;
 pub(crate) use mount::{Mount, listed, mount};

@@ -101,7 +101,9 @@ impl Exchange {
         Ok(match self.what.as_str() {
             "read" => document(read_v2(response, "the/path")?),
             "read1" => document(read_v1(response, "the/path")?),
-            "health" if forwarding_index_of_standby(response).is_some() => "a standby".into(),
+            "health" if Health::parse(response).is_some_and(|health| health.can_be_stale()) => {
+                "a standby".into()
+            }
             "health" => "not a standby that is known to lag".into(),
             "seal" => match seal_status(response) {
                 Some(error) => return Err(error),
