@@ -2,6 +2,7 @@
 
 use std::env;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::header::LOCATION;
@@ -139,13 +140,14 @@ impl Servers {
         deadline: Instant,
     ) -> Result<Response, Failure> {
         let _permit = endpoint.permit(deadline).await?;
-        let exchange = async {
+        // Pinned here, because moving a future of this size takes time.
+        let exchange = pin!(async {
             let response = endpoint.exchange(request, relaxed).await?;
             match self.redirect(&endpoint, &response, request)? {
-                Some(other) => other.exchange(request, relaxed).await,
+                Some(other) => Box::pin(other.exchange(request, relaxed)).await,
                 None => Ok(response),
             }
-        };
+        });
         let remaining = deadline.saturating_duration_since(Instant::now());
         let limit = self.config().attempt.filter(|limit| *limit <= remaining);
         match (timeout(limit.unwrap_or(remaining), exchange).await, limit) {
@@ -175,10 +177,10 @@ impl Servers {
             .ok_or(Failure::Redirect)?;
         let addresses = &self.config().addresses;
         let known = addresses.iter().position(|address| {
+            let url = address.url(request.path());
             address.is_server_of(&target)
-                && address
-                    .url(request.path())
-                    .is_ok_and(|url| url.path() == target.path() && url.query() == target.query())
+                && url.path() == target.path()
+                && url.query() == target.query()
         });
         match known {
             Some(known) => {
