@@ -1,6 +1,5 @@
 //! Concurrent execution of borrowed futures with a limit.
 
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,36 +17,29 @@ pub async fn join_bounded<F: Future>(
     limit: usize,
     futures: impl IntoIterator<Item = F>,
 ) -> Vec<F::Output> {
-    // A limit of 0 would never start a future.
-    let limit = limit.max(1);
-    let mut waiting: VecDeque<F> = futures.into_iter().collect();
-    let mut results: Vec<Option<F::Output>> = waiting.iter().map(|_| None).collect();
-    let mut running: Vec<Running<F>> = Vec::with_capacity(limit.min(waiting.len()));
+    let futures: Vec<F> = futures.into_iter().collect();
+    let mut results: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    let mut waiting = futures.into_iter().enumerate();
     let task = Arc::new(Mutex::new(Waker::noop().clone()));
+    // A limit of 0 would never start a future.
+    let first = waiting.by_ref().take(limit.max(1));
+    let mut running: Vec<_> = first.map(|next| Running::new(next, &task)).collect();
 
     poll_fn(|context| {
         lock(&task).clone_from(context.waker());
-        loop {
-            while running.len() < limit
-                && let Some(future) = waiting.pop_front()
-            {
-                let index = results.len() - waiting.len() - 1;
-                running.push(Running::new(index, future, &task));
-            }
-            let before = running.len();
-            running.retain_mut(|running| match running.poll_if_woken() {
-                Poll::Ready(output) => {
-                    results[running.index] = Some(output);
-                    false
+        running.retain_mut(|running| {
+            while let Poll::Ready(output) = running.poll_if_woken() {
+                results[running.index] = Some(output);
+                match waiting.next() {
+                    Some(next) => running.replace(next),
+                    None => return false,
                 }
-                Poll::Pending => true,
-            });
-            match (running.is_empty(), running.len() == before) {
-                (true, _) if waiting.is_empty() => return Poll::Ready(()),
-                (false, true) => return Poll::Pending,
-                // A future has completed, so that the next one can start.
-                _ => {}
             }
+            true
+        });
+        match running.is_empty() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
         }
     })
     .await;
@@ -55,7 +47,7 @@ pub async fn join_bounded<F: Future>(
     results.into_iter().flatten().collect()
 }
 
-/// A future that has started.
+/// A future that has started. The next one takes its place.
 struct Running<F> {
     index: usize,
     future: Pin<Box<F>>,
@@ -64,7 +56,7 @@ struct Running<F> {
 }
 
 impl<F: Future> Running<F> {
-    fn new(index: usize, future: F, task: &Arc<Mutex<Waker>>) -> Self {
+    fn new((index, future): (usize, F), task: &Arc<Mutex<Waker>>) -> Self {
         let signal = Arc::new(Signal {
             is_woken: AtomicBool::new(true),
             task: Arc::clone(task),
@@ -75,6 +67,12 @@ impl<F: Future> Running<F> {
             waker: Waker::from(Arc::clone(&signal)),
             signal,
         }
+    }
+
+    fn replace(&mut self, (index, future): (usize, F)) {
+        self.index = index;
+        self.future.set(future);
+        self.signal.is_woken.store(true, Ordering::Release);
     }
 
     /// Polls the future, unless it waits. A wake-up of one future would otherwise cost a poll of all.

@@ -102,12 +102,13 @@ impl Entry {
     /// Returns whether the value is in the form in which servers return several lines of a referenced secret:
     /// in quotes, with `\n` in place of each line end. The stored value can have the same form.
     pub(crate) fn might_be_encoded_lines(&self) -> bool {
-        let text = self
+        let value = self
             .value
             .as_ref()
-            .and_then(|value| value.expose_text().ok());
+            .filter(|_| self.skips_multiline_encoding);
+        let text = value.and_then(|value| value.expose_text().ok());
         let quoted = text.and_then(|text| text.strip_prefix('"')?.strip_suffix('"'));
-        self.skips_multiline_encoding && quoted.is_some_and(|text| text.contains("\\n"))
+        quoted.is_some_and(|text| text.contains("\\n"))
     }
 
     pub(crate) fn version(&self) -> &Version {
