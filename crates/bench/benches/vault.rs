@@ -15,7 +15,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{SecretKey, SecretProvider};
 use secretwell_core::backend::join_bounded;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use vaultrs::client::{VaultClient, VaultClientSettingsBuilder};
@@ -24,8 +24,36 @@ const KEYS: usize = 100;
 const CONCURRENCY: usize = 16;
 const VALUE: &str = "a-secret-that-is-long-enough-to-be-accepted!";
 
+/// The response to a read. The names have the order of a real server.
+#[derive(Serialize)]
+struct SecretBody {
+    request_id: &'static str,
+    lease_id: &'static str,
+    renewable: bool,
+    lease_duration: u32,
+    data: Value,
+    wrap_info: (),
+    warnings: (),
+    auth: (),
+}
+
+impl SecretBody {
+    fn new(data: Value) -> Json<Self> {
+        Json(Self {
+            request_id: "00000000-0000-0000-0000-000000000000",
+            lease_id: "",
+            renewable: false,
+            lease_duration: 0,
+            data,
+            wrap_info: (),
+            warnings: (),
+            auth: (),
+        })
+    }
+}
+
 /// Responds with one secret. It has as many fields as are needed for 100 keys in total.
-async fn read_secret(Path(secret): Path<String>) -> Json<Value> {
+async fn read_secret(Path(secret): Path<String>) -> Json<SecretBody> {
     let secrets: usize = secret
         .split('-')
         .next()
@@ -41,16 +69,12 @@ async fn read_secret(Path(secret): Path<String>) -> Json<Value> {
         "destroyed": false,
         "version": 1,
     });
-    Json(json!({
-        "request_id": "00000000-0000-0000-0000-000000000000",
-        "lease_id": "",
-        "renewable": false,
-        "lease_duration": 0,
-        "data": {"data": fields, "metadata": metadata},
-        "wrap_info": null,
-        "warnings": null,
-        "auth": null,
-    }))
+    SecretBody::new(json!({"data": fields, "metadata": metadata}))
+}
+
+/// Responds with the description of a token that does not expire.
+async fn look_up_token() -> Json<SecretBody> {
+    SecretBody::new(json!({"ttl": 0, "renewable": false}))
 }
 
 /// Starts a server on a new thread and returns its address.
@@ -60,9 +84,8 @@ fn serve() -> SocketAddr {
         .set_nonblocking(true)
         .expect("the socket is non-blocking");
     let address = listener.local_addr().expect("the address is known");
-    let non_expiring = Json(json!({"data": {"ttl": 0, "renewable": false}}));
     let router = Router::new()
-        .route("/v1/auth/token/lookup-self", get(async || non_expiring))
+        .route("/v1/auth/token/lookup-self", get(look_up_token))
         .route("/v1/secret/data/{secret}", get(read_secret));
     thread::spawn(move || {
         Runtime::new().expect("the runtime starts").block_on(async {

@@ -54,12 +54,20 @@ impl Address {
         }
     }
 
-    /// Returns the URL of `path`, which must begin with a slash and be percent-encoded.
-    pub(crate) fn url(&self, path: &str) -> Result<Url, Error> {
-        let base = self.0.as_str().trim_end_matches('/');
-        let url = Url::parse(&format!("{base}{path}"))
-            .map_err(|_| invalid("the path is not valid in a URL"))?;
-        Ok(url)
+    /// Returns the URL of `path`, which must begin with a slash and be percent-encoded, and can have a query.
+    pub(crate) fn url(&self, path: &str) -> Url {
+        let (path, query) = match path.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path, None),
+        };
+        // The scheme and the host are not parsed again.
+        let mut url = self.0.clone();
+        match self.0.path().trim_end_matches('/') {
+            "" => url.set_path(path),
+            base => url.set_path(&format!("{base}{path}")),
+        }
+        url.set_query(query);
+        url
     }
 
     /// Returns the host. An IPv6 address has no brackets.
@@ -428,7 +436,7 @@ mod tests {
         let address = Address::parse(" https://Vault.Internal:8200/base/ ").unwrap();
         assert_eq!(address.to_string(), "https://vault.internal:8200/base");
         assert_eq!(address.authority(), "vault.internal:8200");
-        let url = address.url("/v1/a%20b?version=2").unwrap();
+        let url = address.url("/v1/a%20b?version=2");
         assert_eq!(
             url.as_str(),
             "https://vault.internal:8200/base/v1/a%20b?version=2"

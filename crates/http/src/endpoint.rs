@@ -1,5 +1,6 @@
 //! One server: a network address with its connections.
 
+use std::mem;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -185,7 +186,7 @@ impl Endpoint {
         // A slow server responds to the first request or to this one, a server behind a dead connection only
         // to this one.
         self.renew(generation);
-        let mut second = pin!(self.exchange_once(request, relaxed));
+        let mut second = Box::pin(self.exchange_once(request, relaxed));
         tokio::select! {
             result = &mut first => match result {
                 Ok(response) => Ok(response),
@@ -202,23 +203,17 @@ impl Endpoint {
         if matches!(self.route, Route::Unresolved) {
             return Err(Failure::Unresolved);
         }
-        // Paths consist of encoded segments, so this always succeeds.
-        let url = self
-            .base
-            .url(request.path())
-            .map_err(|_| Failure::Redirect)?;
-        let mut pending = Pending::new(self);
-        let mut builder = pending
-            .http
-            .request(request.method().clone(), url)
-            .headers(request.headers.clone());
+        let url = self.base.url(request.path());
+        let mut sent = reqwest::Request::new(request.method().clone(), url);
+        *sent.headers_mut() = request.headers.clone();
         if let Some((name, value)) = request.consistency.as_ref().filter(|_| !relaxed) {
-            builder = builder.header(name, value);
+            sent.headers_mut().insert(name, value.clone());
         }
         if let Some(body) = &request.body {
-            builder = builder.body(body.expose_bytes().to_vec());
+            *sent.body_mut() = Some(body.expose_bytes().to_vec().into());
         }
-        let response = match builder.send().await {
+        let mut pending = Pending::new(self);
+        let mut response = match pending.http.execute(sent).await {
             Ok(response) => response,
             Err(error) => {
                 let failure = self.explain(error).await;
@@ -229,7 +224,7 @@ impl Endpoint {
             }
         };
         self.note_response(pending.generation, response.version());
-        let (status, headers) = (response.status(), response.headers().clone());
+        let (status, headers) = (response.status(), mem::take(response.headers_mut()));
         let body = body::read(response, self.settings.config.max_bytes).await?;
         pending.is_complete = true;
         Ok(Response {

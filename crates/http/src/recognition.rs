@@ -1,12 +1,11 @@
 //! Which responses are from the backend, and what happens with the others.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use secretwell_core::{Error, ErrorKind};
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::protocol::{Outcome, Protocol};
 use crate::request::{Expect, Request};
@@ -109,14 +108,37 @@ impl<'de> Visitor<'de> for &mut Search<'_> {
     }
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-            if self.names.contains(&name.as_ref()) {
+        while let Some(is_wanted) = map.next_key_seed(OneOf(self.names))? {
+            if is_wanted {
                 self.found = true;
                 return Ok(());
             }
             map.next_value::<IgnoredAny>()?;
         }
         Ok(())
+    }
+}
+
+/// Deserializes a text, without a copy, to whether it is one of these names.
+struct OneOf<'a>(&'a [&'a str]);
+
+impl<'de> DeserializeSeed<'de> for OneOf<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for OneOf<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<bool, E> {
+        Ok(self.0.contains(&text))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -153,7 +154,7 @@ impl Servers {
         let Some(other) = self.redirect(&endpoint, &response, request)? else {
             return Ok((endpoint, response));
         };
-        let response = self.exchange(&other, request, relaxed, deadline).await?;
+        let response = Box::pin(self.exchange(&other, request, relaxed, deadline)).await?;
         Ok((other, response))
     }
 
@@ -168,7 +169,8 @@ impl Servers {
         let _permit = endpoint.permit(deadline).await?;
         let remaining = deadline.saturating_duration_since(Instant::now());
         let limit = self.config().attempt.filter(|limit| *limit <= remaining);
-        let exchange = endpoint.exchange(request, relaxed);
+        // Pinned here, because moving a future of this size takes time.
+        let exchange = pin!(endpoint.exchange(request, relaxed));
         match (timeout(limit.unwrap_or(remaining), exchange).await, limit) {
             (Ok(result), _) => result,
             (Err(_), Some(limit)) => Err(Failure::Timeout(limit)),
@@ -196,10 +198,10 @@ impl Servers {
             .ok_or(Failure::Redirect)?;
         let addresses = &self.config().addresses;
         let known = addresses.iter().position(|address| {
+            let url = address.url(request.path());
             address.is_server_of(&target)
-                && address
-                    .url(request.path())
-                    .is_ok_and(|url| url.path() == target.path() && url.query() == target.query())
+                && url.path() == target.path()
+                && url.query() == target.query()
         });
         match known {
             Some(known) => {

@@ -30,8 +30,14 @@ pub fn encode_path(path: &str) -> Result<String, Error> {
             "a path must not have an empty segment, `.`, `..` or a control character",
         ));
     }
-    let segments = path.split('/').map(encode);
-    Ok(segments.collect::<Vec<_>>().join("/"))
+    let mut encoded = String::with_capacity(path.len());
+    for (index, segment) in path.split('/').enumerate() {
+        if index > 0 {
+            encoded.push('/');
+        }
+        encoded.extend(utf8_percent_encode(segment, ENCODED));
+    }
+    Ok(encoded)
 }
 
 /// Percent-encodes a query value or one segment of a path.

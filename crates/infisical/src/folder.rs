@@ -25,9 +25,15 @@ const RESTRICTED_FOR: Duration = Duration::from_secs(60);
 pub(crate) struct FolderCache {
     folders: Mutex<HashMap<(String, bool), Arc<CachedFolder>>>,
     tickets: AtomicU64,
-    /// The secrets that were read before, by folder and name.
-    reads: Mutex<HashSet<(String, String)>>,
+    reads: Mutex<Reads>,
     last_listed: Mutex<Option<(String, bool)>>,
+}
+
+/// The secrets that were read before.
+#[derive(Default)]
+struct Reads {
+    names_by_folder: HashMap<String, HashSet<String>>,
+    count: usize,
 }
 
 /// One folder. A caller that lists the folder holds the lock until the response is processed.
@@ -78,9 +84,7 @@ impl FolderCache {
         let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all_new = true;
         for (folder, name) in secrets {
-            let is_new =
-                reads.len() < MAX_READS && reads.insert(((*folder).to_owned(), (*name).to_owned()));
-            all_new &= is_new;
+            all_new &= reads.record(folder, name);
         }
         all_new
     }
@@ -114,6 +118,19 @@ impl FolderCache {
     /// Returns the newest ticket.
     pub(crate) fn newest_ticket(&self) -> u64 {
         self.tickets.load(Ordering::SeqCst)
+    }
+}
+
+impl Reads {
+    /// Records a read. Returns whether this secret is read for the first time.
+    fn record(&mut self, folder: &str, name: &str) -> bool {
+        let known = self.names_by_folder.get(folder);
+        if self.count >= MAX_READS || known.is_some_and(|names| names.contains(name)) {
+            return false;
+        }
+        self.count += 1;
+        let names = self.names_by_folder.entry(folder.to_owned()).or_default();
+        names.insert(name.to_owned())
     }
 }
 

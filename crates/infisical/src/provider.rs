@@ -1,5 +1,6 @@
 //! [`InfisicalProvider`]: finds keys in the lists of their folders, and explains missing keys.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -118,10 +119,10 @@ impl Inner {
     ///
     /// # Errors
     /// Returns [`ErrorKind::InvalidKey`] if the server rejects such a folder.
-    fn locate<'a>(&self, key: &'a SecretKey) -> Result<(String, &'a str), Error> {
+    fn locate<'a>(&'a self, key: &'a SecretKey) -> Result<(Cow<'a, str>, &'a str), Error> {
         let path = match key.prefix() {
-            None => self.base().to_owned(),
-            Some(prefix) => format!("{}/{prefix}", self.base().trim_end_matches('/')),
+            None => Cow::Borrowed(self.base()),
+            Some(prefix) => format!("{}/{prefix}", self.base().trim_end_matches('/')).into(),
         };
         // The server responds to such a path with an internal error.
         if path.contains(['*', '%']) || path.contains("..") {
@@ -147,7 +148,7 @@ impl Inner {
             }
         }
         let lists = missing.into_iter().map(async |(folder, names)| {
-            let list = self.lists.list_for(folder, &names, first_read);
+            let list = Box::pin(self.lists.list_for(folder, &names, first_read));
             (folder, self.run_until(deadline, list).await)
         });
         let lists: HashMap<&str, _> = join_bounded(CONCURRENCY, lists).await.into_iter().collect();
@@ -173,7 +174,7 @@ impl Inner {
                             };
                             self.lists.value(&listed).await
                         }
-                        None => Err(self.absence_error(folder, listing).await),
+                        None => Err(Box::pin(self.absence_error(folder, listing)).await),
                     }
                 };
                 self.run_until(deadline, value).await
@@ -326,7 +327,7 @@ impl SecretProvider for InfisicalProvider {
         let locations: Vec<(&str, &str)> = located
             .iter()
             .flatten()
-            .map(|(folder, name)| (folder.as_str(), *name))
+            .map(|(folder, name)| (folder.as_ref(), *name))
             .collect();
         let mut secrets = self.inner.read(&locations).await.into_iter();
         let results = located.into_iter().zip(keys).map(|(location, key)| {

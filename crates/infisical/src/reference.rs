@@ -60,6 +60,9 @@ pub(crate) fn without_empty_references(
     padded_is_literal: bool,
     is_empty: impl Fn(&str) -> bool,
 ) -> Result<Option<SecretValue>, &str> {
+    if !text.contains("${") {
+        return Ok(None);
+    }
     // The result is at most as long as the text, so the buffer never grows and leaves no copy behind.
     let mut result = Zeroizing::new(String::with_capacity(text.len()));
     let mut copied = 0;

@@ -38,24 +38,25 @@ impl Lists {
             reference = match listing.view() {
                 View::Raw => {
                     let found = references(secret.value.expose_text()?).next();
-                    found.map(|reference| reference.name.to_owned())
+                    match found.map(|reference| reference.name.to_owned()) {
+                        None => return Ok(secret),
+                        reference => reference,
+                    }
                 }
-                _ => match self.resolve(listed, &secret)? {
+                _ => match self.resolve(listed, secret)? {
                     Ok(secret) if entry.might_be_encoded_lines() => {
-                        return self.require_stored_lines(listed, secret).await;
+                        return Box::pin(self.require_stored_lines(listed, secret)).await;
                     }
                     Ok(secret) => return Ok(secret),
                     Err(reference) => Some(reference),
                 },
             };
-            if reference.is_none() {
-                return Ok(secret);
-            }
         }
         if let Some(result) = entry.single_read() {
             return result;
         }
-        let result = self.read_single(listed, reference.as_deref()).await;
+        // Most values need no request, so its large future is allocated only here.
+        let result = Box::pin(self.read_single(listed, reference.as_deref())).await;
         if is_reusable(listing, reference.as_deref(), &result) {
             entry.record_single_read(&result);
         }
@@ -98,7 +99,7 @@ impl Lists {
         if !self.api.settings.expand {
             return Ok(secret);
         }
-        let resolved = self.resolve(listed, &secret)?;
+        let resolved = self.resolve(listed, secret)?;
         resolved.map_err(|reference| wire::unresolved_reference(&reference))
     }
 
@@ -107,15 +108,14 @@ impl Lists {
     fn resolve(
         &self,
         listed: &Listed<'_>,
-        secret: &Secret,
+        mut secret: Secret,
     ) -> Result<Result<Secret, String>, Error> {
         let text = secret.value.expose_text()?;
         let is_v4 = self.api.version() == Some(ApiVersion::V4);
         let is_empty = |name: &str| listed.listing.is_empty_secret(listed.folder, name);
         Ok(match without_empty_references(text, is_v4, is_empty) {
-            Ok(None) => Ok(secret.clone()),
+            Ok(None) => Ok(secret),
             Ok(Some(value)) => {
-                let mut secret = secret.clone();
                 secret.value = value;
                 Ok(secret)
             }
@@ -189,7 +189,7 @@ impl Lists {
             entry: &entry,
             listing: &Listing::default(),
         };
-        let resolved = self.resolve(&listed, &secret)?;
+        let resolved = self.resolve(&listed, secret)?;
         resolved.map_err(|reference| wire::unresolved_reference(&reference))
     }
 }

@@ -374,8 +374,8 @@ impl Location {
         let mount = encode_path(&self.mount)?;
         Ok(Target {
             kv: self.kv,
-            url: format!("/v1/{mount}{kind}/{}", encode_path(&path)?),
-            policy: format!("{}{kind}/{path}", self.mount),
+            url: ["/v1/", &mount, kind, "/", &encode_path(&path)?].concat(),
+            policy: [&self.mount, kind, "/", &path].concat(),
             path,
         })
     }

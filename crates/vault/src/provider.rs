@@ -143,7 +143,8 @@ impl Inner {
         }
         let read = async |(path, names)| {
             let names: Vec<_> = names;
-            (path, self.place.read(&self.session, path, &names).await)
+            let document = Box::pin(self.place.read(&self.session, path, &names));
+            (path, document.await)
         };
         let reads = names_by_path.into_iter().map(read);
         join_bounded(CONCURRENCY, reads).await.into_iter().collect()

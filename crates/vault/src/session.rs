@@ -119,7 +119,13 @@ impl Session {
             let token = self.token().await?;
             // After the login, because its response can contain a newer index.
             let index = self.server.index().header().filter(|_| any_server);
-            let response = self.send(&request, token.as_deref(), index).await?;
+            if let Some(token) = &token {
+                request = with_token(request, token)?;
+            }
+            let response = match index {
+                Some(index) => self.server.send_requiring(request.clone(), &index).await?,
+                None => self.server.send(&request).await?,
+            };
             let (Some(manager), Some(token)) = (&self.token_manager, token) else {
                 self.check_api(&response).await?;
                 return Ok((response, None));
@@ -151,25 +157,10 @@ impl Session {
         Ok(())
     }
 
-    async fn send(
-        &self,
-        request: &Request,
-        token: Option<&Token>,
-        index: Option<HeaderValue>,
-    ) -> Result<Response, Error> {
-        let mut request = request.clone();
-        if let Some(token) = token {
-            request = request.secret_header(TOKEN, token.value().expose_bytes())?;
-        }
-        match index {
-            Some(index) => self.server.send_requiring(request, &index).await,
-            None => self.server.send(&request).await,
-        }
-    }
-
     /// Returns whether the server accepts the token for a lookup of itself.
     async fn is_valid(&self, token: &Token) -> Result<bool, Error> {
-        let response = self.send(&self.look_up(), Some(token), None).await?;
+        let request = with_token(self.look_up(), token)?;
+        let response = self.server.send(&request).await?;
         Ok(wire::forbidden(&response) != Some(Forbidden::BadToken))
     }
 
@@ -192,4 +183,9 @@ impl Session {
             _ => Ok(()),
         }
     }
+}
+
+/// Adds the token to a request, in place of the token of an earlier attempt.
+fn with_token(request: Request, token: &Token) -> Result<Request, Error> {
+    request.secret_header(TOKEN, token.value().expose_bytes())
 }

@@ -1,5 +1,6 @@
 //! Responses about secrets, folders and projects.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::time::SystemTime;
@@ -11,15 +12,20 @@ use serde::Deserialize;
 use super::errors::{malformed, request_error};
 use crate::settings::relative_path;
 
+/// A text in a response, which is copied only if it has escaped characters.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// A secret in a response.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct SecretBody {
+struct SecretBody<'a> {
     /// The secret that the version number belongs to. A secret that is deleted and created again has
     /// another id, and its versions start at 1 again.
-    #[serde(default)]
-    id: Option<String>,
-    secret_key: String,
+    #[serde(borrow, default)]
+    id: Option<Text<'a>>,
+    #[serde(borrow)]
+    secret_key: Cow<'a, str>,
     #[serde(default)]
     secret_value: Option<SecretValue>,
     #[serde(default)]
@@ -27,13 +33,13 @@ struct SecretBody {
     version: u64,
     #[serde(default)]
     r#type: SecretType,
-    #[serde(default)]
-    updated_at: Option<String>,
+    #[serde(borrow, default)]
+    updated_at: Option<Text<'a>>,
     #[serde(default)]
     skip_multiline_encoding: Option<bool>,
     /// Present only in lists, and not for imported secrets.
-    #[serde(default)]
-    secret_path: Option<String>,
+    #[serde(borrow, default)]
+    secret_path: Option<Text<'a>>,
 }
 
 /// Whether all members of a project have the same value of a secret, or one of them has an own value.
@@ -59,13 +65,14 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// Converts a secret in a response to its name and its entry.
-    fn from_body(body: SecretBody) -> (String, Self) {
+    fn from_body(body: SecretBody<'_>) -> (String, Self) {
         let hidden = body.secret_value_hidden;
         let mut version = Version::numbered(body.version);
-        if let Some(id) = &body.id {
+        if let Some(Text(id)) = &body.id {
             version = version.with_identity(id);
         }
-        if let Some(created_at) = body.updated_at.as_deref().and_then(parse_time) {
+        let updated_at = body.updated_at.as_ref();
+        if let Some(created_at) = updated_at.and_then(|Text(text)| parse_time(text)) {
             version = version.with_created_at(created_at);
         }
         let entry = Self {
@@ -75,7 +82,7 @@ impl Entry {
             skips_multiline_encoding: body.skip_multiline_encoding.unwrap_or(false),
             single_read: OnceLock::new(),
         };
-        (body.secret_key, entry)
+        (body.secret_key.into_owned(), entry)
     }
 
     /// Returns the recorded result of a single read.
@@ -95,12 +102,13 @@ impl Entry {
     /// Returns whether the value is in the form in which servers return several lines of a referenced secret:
     /// in quotes, with `\n` in place of each line end. The stored value can have the same form.
     pub(crate) fn might_be_encoded_lines(&self) -> bool {
-        let text = self
+        let value = self
             .value
             .as_ref()
-            .and_then(|value| value.expose_text().ok());
+            .filter(|_| self.skips_multiline_encoding);
+        let text = value.and_then(|value| value.expose_text().ok());
         let quoted = text.and_then(|text| text.strip_prefix('"')?.strip_suffix('"'));
-        self.skips_multiline_encoding && quoted.is_some_and(|text| text.contains("\\n"))
+        quoted.is_some_and(|text| text.contains("\\n"))
     }
 
     pub(crate) fn version(&self) -> &Version {
@@ -171,34 +179,39 @@ impl Listing {
     /// Returns the reason if the server refused the request.
     pub(crate) fn parse(response: &Response, scope: Scope<'_>) -> Result<Self, Error> {
         #[derive(Deserialize)]
-        struct ResponseBody {
-            secrets: Vec<SecretBody>,
-            #[serde(default)]
-            imports: Vec<Import>,
+        struct ResponseBody<'a> {
+            #[serde(borrow)]
+            secrets: Vec<SecretBody<'a>>,
+            #[serde(borrow, default)]
+            imports: Vec<Import<'a>>,
         }
 
         #[derive(Deserialize)]
-        struct Import {
-            secrets: Vec<SecretBody>,
+        struct Import<'a> {
+            #[serde(borrow)]
+            secrets: Vec<SecretBody<'a>>,
         }
 
         if !response.status.is_success() {
             return Err(request_error(response));
         }
-        let body: ResponseBody =
+        let mut body: ResponseBody<'_> =
             serde_json::from_slice(&response.body).map_err(|_| malformed("a list of secrets"))?;
-        let mut own = HashMap::new();
-        let (personal_secrets, shared): (Vec<_>, Vec<_>) = body
-            .secrets
-            .into_iter()
-            .partition(|secret| secret.r#type == SecretType::Personal);
+        let is_personal = |secret: &SecretBody<'_>| secret.r#type == SecretType::Personal;
+        let secrets = &mut body.secrets;
+        secrets.retain(|secret| scope.personal || !is_personal(secret));
         // Personal values are inserted last, so that they override shared ones.
-        let personal_secrets = personal_secrets.into_iter().filter(|_| scope.personal);
-        for mut secret in shared.into_iter().chain(personal_secrets) {
-            let path = secret.secret_path.take().unwrap_or_default();
+        secrets.sort_by_key(is_personal);
+        let mut own: HashMap<String, Entries> = HashMap::new();
+        for mut secret in body.secrets {
+            let path = secret.secret_path.take().map(|Text(path)| path);
+            let path = path.unwrap_or_default();
             // Older servers also list folders whose path only begins with the same characters.
             if path.is_empty() || relative_path(scope.folder, &path).is_some() {
-                let entries: &mut Entries = own.entry(path).or_default();
+                let entries = match own.get_mut(path.as_ref()) {
+                    Some(entries) => entries,
+                    None => own.entry(path.into_owned()).or_default(),
+                };
                 entries.extend([Entry::from_body(secret)]);
             }
         }
@@ -276,14 +289,15 @@ impl Listing {
 /// Returns the reason if the server refused the request.
 pub(crate) fn parse_single(response: &Response) -> Result<Entry, Error> {
     #[derive(Deserialize)]
-    struct ResponseBody {
-        secret: SecretBody,
+    struct ResponseBody<'a> {
+        #[serde(borrow)]
+        secret: SecretBody<'a>,
     }
 
     if !response.status.is_success() {
         return Err(request_error(response));
     }
-    let body: ResponseBody =
+    let body: ResponseBody<'_> =
         serde_json::from_slice(&response.body).map_err(|_| malformed("a secret"))?;
     Ok(Entry::from_body(body.secret).1)
 }

@@ -9,20 +9,19 @@ use secretwell_http::Response;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use zeroize::Zeroizing;
 
 use super::envelope::{Envelope, malformed};
 use super::failure::read_error;
 
-/// The fields of one secret as raw JSON.
-struct Fields<'a>(HashMap<String, &'a RawValue>);
+/// The fields of one secret. A field with the value `null` is `None`.
+struct Fields(HashMap<String, Option<SecretValue>>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+impl<'de> Deserialize<'de> for Fields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Collect;
 
         impl<'de> Visitor<'de> for Collect {
-            type Value = Fields<'de>;
+            type Value = Fields;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
@@ -31,6 +30,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
                 let mut fields = HashMap::new();
                 while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+                    let value = value_of(value).map_err(de::Error::custom)?;
                     if fields.insert(name, value).is_some() {
                         return Err(de::Error::custom("a name occurs twice"));
                     }
@@ -43,9 +43,35 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
     }
 }
 
+/// Returns text as it is, and other values as their JSON.
+fn value_of(value: &RawValue) -> serde_json::Result<Option<SecretValue>> {
+    struct Text;
+
+    impl Visitor<'_> for Text {
+        type Value = SecretValue;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("text")
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<SecretValue, E> {
+            Ok(text.into())
+        }
+    }
+
+    match value.get() {
+        "null" => Ok(None),
+        json if json.starts_with('"') => {
+            let mut deserializer = serde_json::Deserializer::from_str(json);
+            deserializer.deserialize_str(Text).map(Some)
+        }
+        json => Ok(Some(json.into())),
+    }
+}
+
 /// One version of one secret, with all its fields.
 pub(crate) struct Document {
-    fields: HashMap<String, SecretValue>,
+    fields: HashMap<String, Option<SecretValue>>,
     whole: SecretValue,
     pub(crate) version: Option<Version>,
     /// The time until the server deletes this version.
@@ -55,17 +81,14 @@ pub(crate) struct Document {
 }
 
 impl Document {
-    fn new(data: &RawValue) -> Result<Self, Error> {
-        let Fields(fields) = serde_json::from_str(data.get())
-            .map_err(|_| malformed("the data of a secret is not an object with unique names"))?;
-        let fields = fields
-            .into_iter()
-            .filter(|(_, value)| value.get() != "null")
-            .map(|(name, value)| Ok((name, text_or_json(value)?)))
-            .collect::<Result<_, Error>>()?;
+    /// Parses the JSON object `data`.
+    fn new(data: &str) -> Result<Self, Error> {
+        let Fields(fields) = serde_json::from_str(data).map_err(|_| {
+            malformed("the data of a secret is not an object with unique names and valid texts")
+        })?;
         Ok(Self {
             fields,
-            whole: data.get().into(),
+            whole: data.into(),
             version: None,
             valid_for: None,
             uncertain: None,
@@ -75,7 +98,8 @@ impl Document {
     /// Returns the value of the field `name`. Text is returned as it is, and other values as their JSON. A
     /// field with the value `null` is absent.
     pub(crate) fn field(&self, name: &str) -> Option<Secret> {
-        self.fields.get(name).map(|value| self.secret(value))
+        let value = self.fields.get(name)?.as_ref()?;
+        Some(self.secret(value))
     }
 
     /// Returns the value of `field`, or the whole secret as one JSON object if it is `None`.
@@ -94,7 +118,7 @@ impl Document {
     /// Returns whether any of these fields is missing.
     pub(crate) fn lacks(&self, fields: &[Option<&str>]) -> bool {
         let mut names = fields.iter().flatten();
-        names.any(|name| !self.fields.contains_key(*name))
+        names.any(|name| self.fields.get(*name).is_none_or(Option::is_none))
     }
 
     /// Makes [`pick`](Self::pick) return `reason` for a missing field, because its absence could not be
@@ -106,7 +130,8 @@ impl Document {
 
     /// Returns the names of the fields, in any order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.fields.keys().map(String::as_str)
+        let present = self.fields.iter().filter(|(_, value)| value.is_some());
+        present.map(|(name, _)| name.as_str())
     }
 
     fn secret(&self, value: &SecretValue) -> Secret {
@@ -122,14 +147,11 @@ impl Document {
     }
 }
 
-fn text_or_json(value: &RawValue) -> Result<SecretValue, Error> {
-    if !value.get().starts_with('"') {
-        return Ok(value.get().into());
-    }
-    let text: Zeroizing<String> = serde_json::from_str(value.get())
-        .map(Zeroizing::new)
-        .map_err(|_| malformed("a value is not valid text"))?;
-    Ok(text.as_str().into())
+/// The response to a read of KV version 2.
+#[derive(Deserialize)]
+struct VersionedRead<'a> {
+    #[serde(borrow)]
+    data: Versioned<'a>,
 }
 
 #[derive(Deserialize)]
@@ -181,18 +203,20 @@ pub(crate) fn read_v2(response: &Response, path: &str) -> Result<Document, Error
     if !response.status.is_success() {
         return Err(read_error(response, path));
     }
-    let data = Envelope::data_of(response)?;
-    let Versioned { data, metadata } = serde_json::from_str(data.get())
-        .map_err(|_| malformed("it is not a response of KV version 2"))?;
+    let read: VersionedRead<'_> = serde_json::from_slice(&response.body).map_err(|_| {
+        let envelope = Envelope::data_of(response);
+        let other = || malformed("it is not a response of KV version 2");
+        envelope.err().unwrap_or_else(other)
+    })?;
+    let Versioned { data, metadata } = read.data;
     // A secret can be written with `null` as its data.
-    let fields = data.filter(|data| data.get() != "null");
-    let empty = RawValue::from_string("{}".into()).map_err(|_| malformed("the data is missing"))?;
+    let data = data.map(RawValue::get).filter(|data| *data != "null");
     let deletion = metadata.deletion_time.as_deref().and_then(time);
     let remaining = |end: SystemTime| end.duration_since(server_clock(response));
     Ok(Document {
         version: Some(metadata.version()),
         valid_for: deletion.map(|end| remaining(end).unwrap_or_default()),
-        ..Document::new(fields.unwrap_or(&empty))?
+        ..Document::new(data.unwrap_or("{}"))?
     })
 }
 
@@ -202,7 +226,7 @@ pub(crate) fn read_v1(response: &Response, path: &str) -> Result<Document, Error
     if !response.status.is_success() {
         return Err(read_error(response, path));
     }
-    Document::new(Envelope::data_of(response)?)
+    Document::new(Envelope::data_of(response)?.get())
 }
 
 #[cfg(test)]
