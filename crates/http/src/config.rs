@@ -10,6 +10,7 @@ use reqwest::Url;
 use rustls::crypto::CryptoProvider;
 use secretwell_core::Error;
 
+use crate::credential::trim_setting;
 use crate::error::invalid;
 use crate::proxy::ProxyChoice;
 use crate::url::UrlOptions;
@@ -25,7 +26,7 @@ impl Address {
     /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if `text` is not a URL, if its scheme is neither `http` nor
     /// `https`, or if it contains credentials, a query or a fragment.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let mut url = Url::parse(text.trim()).map_err(|_| {
+        let mut url = Url::parse(trim_setting(text)).map_err(|_| {
             invalid("the address is not a valid URL")
                 .with_hint("write it like `https://vault.internal:8200`")
         })?;
@@ -341,8 +342,9 @@ impl ClientConfig {
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Error> {
         let text = variable(ALLOW_HTTP).unwrap_or_default();
-        if !text.trim().is_empty() {
-            self.allow_http = flag(ALLOW_HTTP, text.trim())?;
+        match trim_setting(&text) {
+            "" => {}
+            text => self.allow_http = flag(ALLOW_HTTP, text)?,
         }
         Ok(self)
     }
