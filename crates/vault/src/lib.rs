@@ -48,6 +48,7 @@ mod provider;
 mod server;
 mod session;
 mod settings;
+mod turns;
 mod wire;
 
 pub use auth::VaultAuth;

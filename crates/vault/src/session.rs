@@ -8,13 +8,10 @@ use secretwell_core::{Error, ErrorKind, Origin};
 use secretwell_http::{Request, Response, Token, TokenManager};
 
 use crate::auth::VaultAuth;
-use crate::auth::login::VaultLogin;
+use crate::auth::login::{LOOKUP_SELF, VaultLogin};
 use crate::header::{TOKEN, with_headers};
 use crate::server::Server;
 use crate::wire::{self, Forbidden};
-
-/// The path that describes the token of a request.
-const LOOKUP_SELF: &str = "/v1/auth/token/lookup-self";
 
 /// The connection of a provider to its servers, with its login.
 pub(crate) struct Session {
@@ -22,6 +19,8 @@ pub(crate) struct Session {
     server: Server,
     /// `None` if an agent adds the token.
     token_manager: Option<TokenManager>,
+    /// Whether the token is from the configuration, so that a new login cannot replace a refused one.
+    is_static: bool,
     namespace: Option<HeaderValue>,
     login_namespace: Option<HeaderValue>,
 }
@@ -34,6 +33,7 @@ impl Session {
         login_namespace: Option<HeaderValue>,
         origin: Origin,
     ) -> Self {
+        let is_static = auth.is_token();
         let token_manager = (!auth.is_agent()).then(|| {
             let login = VaultLogin::new(server.clone(), auth, login_namespace.clone());
             TokenManager::new(login, origin.clone())
@@ -42,6 +42,7 @@ impl Session {
             origin,
             server,
             token_manager,
+            is_static,
             namespace,
             login_namespace,
         }
@@ -66,6 +67,14 @@ impl Session {
         match &self.token_manager {
             Some(manager) => manager.token().await.map(Some),
             None => Ok(None),
+        }
+    }
+
+    /// Returns `token`, which has just been accepted, with its lifetime as far as that can be found out.
+    pub(crate) async fn described(&self, token: Option<Arc<Token>>) -> Option<Arc<Token>> {
+        match (&self.token_manager, token) {
+            (Some(manager), Some(token)) => Some(manager.describe(&token).await.unwrap_or(token)),
+            (_, token) => token,
         }
     }
 
@@ -122,7 +131,8 @@ impl Session {
             let is_ambiguous = wire::forbidden(&response) == Some(Forbidden::BadToken);
             // A missing permission can look like a bad token. A lookup shows which of the two it is, unless
             // it would use the token up.
-            let can_look_up = (replaced || token.is_accepted()) && !token.has_limited_uses();
+            let is_in_doubt = replaced || token.is_accepted() || self.is_static;
+            let can_look_up = is_in_doubt && !token.has_limited_uses();
             if !is_ambiguous || can_look_up && self.is_valid(&token).await? {
                 manager.accepted(&token);
                 return Ok((response, Some(token)));

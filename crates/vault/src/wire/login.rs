@@ -75,7 +75,7 @@ pub(crate) fn looked_up_token(
 
 /// Returns the error for a token of the configuration that the server refuses.
 pub(crate) fn refused_token() -> Error {
-    let message = "the token is not valid or has expired";
+    let message = "the token is not valid, has expired, or has no uses left";
     Error::new(ErrorKind::Unauthenticated, message).with_hint("configure another token")
 }
 
