@@ -63,6 +63,12 @@ impl Address {
         Ok(url)
     }
 
+    /// Returns whether the address has a path, below which the paths of requests are.
+    #[must_use]
+    pub fn has_base_path(&self) -> bool {
+        self.0.path() != "/"
+    }
+
     /// Returns the host. An IPv6 address has no brackets.
     pub(crate) fn host(&self) -> &str {
         let host = self.0.host_str().unwrap_or_default();

@@ -39,10 +39,12 @@
 
 mod auth;
 mod config;
+mod detection;
 mod dynamic;
 mod error;
 mod header;
 mod lease;
+mod location;
 mod place;
 mod provider;
 mod server;

@@ -14,11 +14,14 @@ use crate::wire::{self, Index};
 pub(crate) struct Server {
     client: Client,
     index: Index,
+    has_base_path: bool,
 }
 
 impl Server {
-    pub(crate) fn new(client: Client) -> Self {
+    /// `has_base_path` is whether an address has a path.
+    pub(crate) fn new(client: Client, has_base_path: bool) -> Self {
         Self {
+            has_base_path,
             client,
             index: Index::default(),
         }
@@ -77,6 +80,23 @@ impl Server {
         {
             Ok(status) => wire::seal_status(&status).unwrap_or(error),
             Err(_) => error,
+        }
+    }
+
+    /// Checks that `response` is from the API, if it could also be from outside of it. Outside of `/v1`, the
+    /// server responds to every path as the API does to the path of a missing secret. This happens if a gateway
+    /// does not remove the path of the configured address.
+    pub(crate) async fn check_api(&self, response: &Response) -> Result<(), Error> {
+        if !self.has_base_path || !wire::is_outside_of_api(response) {
+            return Ok(());
+        }
+        let health = self
+            .client
+            .send(&request_without_token(wire::HEALTH))
+            .await?;
+        match wire::is_outside_of_api(&health) {
+            true => Err(wire::no_api()),
+            false => Ok(()),
         }
     }
 

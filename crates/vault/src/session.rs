@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, Method, StatusCode};
-use secretwell_core::{Error, ErrorKind, Origin};
+use secretwell_core::{Error, Origin};
 use secretwell_http::{Request, Response, Token, TokenManager};
 
 use crate::auth::VaultAuth;
@@ -109,8 +109,19 @@ impl Session {
         self.exchange(request, None).await
     }
 
-    /// Sends a request with its headers, as [`call`](Self::call) does. With an index for `forwarding`, only the active server executes the request.
+    /// Sends a request with its headers, as [`call`](Self::call) does. With an index for `forwarding`, only the
+    /// active server executes the request.
     async fn exchange(
+        &self,
+        request: Request,
+        forwarding: Option<HeaderValue>,
+    ) -> Result<(Response, Option<Arc<Token>>), Error> {
+        let (response, token) = self.send_with_token(request, forwarding).await?;
+        self.server.check_api(&response).await?;
+        Ok((response, token))
+    }
+
+    async fn send_with_token(
         &self,
         mut request: Request,
         forwarding: Option<HeaderValue>,
@@ -177,13 +188,18 @@ impl Session {
     /// that denies the lookup of the token also shows that the token is valid.
     pub(crate) async fn check_login(&self) -> Result<(), Error> {
         let (response, _) = self.exchange(self.look_up(), None).await?;
-        match wire::forbidden(&response) {
-            Some(Forbidden::BadToken) => Err(Error::new(
-                ErrorKind::Unauthenticated,
-                "the token of the login is not valid or has expired",
-            )
-            .with_hint("configure another credential")),
-            _ => Ok(()),
+        wire::check_token(&response)
+    }
+
+    /// Returns an error if [`check_login`](Self::check_login) would, or if the policies do not allow reading any
+    /// of `paths`. Returns `false` if the policies do not allow this request either.
+    pub(crate) async fn check_permissions(&self, paths: &[String]) -> Result<bool, Error> {
+        let request = Request::new(Method::POST, wire::CAPABILITIES);
+        let request = request.json(wire::capabilities_body(paths));
+        let (response, _) = self.call(request).await?;
+        if !response.status.is_success() {
+            return wire::check_token(&response).map(|()| false);
         }
+        wire::check_capabilities(&response, paths).map(|()| true)
     }
 }

@@ -73,6 +73,20 @@ pub(crate) fn looked_up_token(
     }
 }
 
+/// Returns an error if the response to a request with a token shows that the token is not valid.
+pub(crate) fn check_token(response: &Response) -> Result<(), Error> {
+    match forbidden(response) {
+        Some(Forbidden::BadToken) => Err(Error::new(
+            ErrorKind::Unauthenticated,
+            "the token of the login is not valid or has expired",
+        )
+        .with_hint("configure another credential")),
+        Some(Forbidden::NoPermission) => Ok(()),
+        None if response.status.is_success() => Ok(()),
+        Some(Forbidden::Unknown) | None => Err(unexplained(response)),
+    }
+}
+
 /// Returns the error for a token of the configuration that the server refuses.
 pub(crate) fn refused_token() -> Error {
     let message = "the token is not valid, has expired, or has no uses left";
@@ -191,7 +205,10 @@ pub(crate) fn login_refused(response: &Response) -> LoginFailure {
         ),
     ];
     let status = response.status.as_u16();
-    if !matches!(status, 400 | 403 | 404) {
+    if status == 405 {
+        return no_login_method().into();
+    }
+    if !matches!(status, 400 | 401 | 403 | 404) {
         return unexplained(response).into();
     }
     if is_outside_of_api(response) {
@@ -202,12 +219,7 @@ pub(crate) fn login_refused(response: &Response) -> LoginFailure {
         let has_no_route =
             body.mentions("no handler for route") || body.mentions("unsupported path");
         return match has_no_route {
-            true => Error::new(
-                ErrorKind::InvalidConfig,
-                "the login method does not exist at this mount",
-            )
-            .with_hint("check the login method and its mount with `vault auth list`")
-            .into(),
+            true => no_login_method().into(),
             false => unexplained(response).into(),
         };
     }
@@ -231,13 +243,20 @@ pub(crate) fn login_refused(response: &Response) -> LoginFailure {
     error.with_hint(hint).into()
 }
 
-/// Returns whether the path of a request for a login or a token is not below `/v1` of the server. The response is
-/// the same as for a missing secret, but a login method always gives a reason.
-fn is_outside_of_api(response: &Response) -> bool {
+/// Returns whether the path of a request might not be below `/v1` of the server. The response is the same as for
+/// a missing secret, but all other parts of the API, such as a login method, always give a reason.
+pub(crate) fn is_outside_of_api(response: &Response) -> bool {
     response.status == StatusCode::NOT_FOUND && Envelope::of_error(response).has_no_reason()
 }
 
-fn no_api() -> Error {
+fn no_login_method() -> Error {
+    let message = "the login method does not exist at this mount";
+    Error::new(ErrorKind::InvalidConfig, message)
+        .with_hint("check the login method and its mount with `vault auth list`")
+}
+
+/// Returns the error for an address whose path is wrong.
+pub(crate) fn no_api() -> Error {
     let message = "the server has no API at the path of the configured address";
     Error::new(ErrorKind::InvalidConfig, message)
         .with_hint("remove the path from the address, or correct it")

@@ -3,6 +3,7 @@
 //! The behaviour was observed on OpenBao 2.7.2. The statements about HashiCorp Vault are from its source and
 //! documentation.
 
+mod capabilities;
 mod document;
 mod envelope;
 mod failure;
@@ -15,13 +16,14 @@ mod recognition;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use capabilities::{CAPABILITIES, capabilities_body, check_capabilities};
 pub(crate) use document::{Document, read_v1, read_v2, server_clock, time};
 pub(crate) use failure::{Forbidden, forbidden, is_missing_mount, wrong_version_2};
 pub(crate) use index::{HEALTH, INDEX, Index, forward_to_active, forwarding_index_of_standby};
 pub(crate) use lease::{LeaseInfo, lease_info, updated_lease};
 pub(crate) use login::{
-    is_bare_denial, login_refused, looked_up_token, refused_token, token_lease,
-    unwrapped_secret_id, wrapping_token,
+    check_token, is_bare_denial, is_outside_of_api, login_refused, looked_up_token, no_api,
+    refused_token, token_lease, unwrapped_secret_id, wrapping_token,
 };
 pub use mount::KvVersion;
 pub(crate) use mount::{Mount, listed, mount};
