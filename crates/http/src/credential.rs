@@ -200,7 +200,7 @@ pub fn trim_setting(text: &str) -> &str {
 /// Removes the same as [`trim_setting`] from a text whose encoding is not checked.
 pub(crate) fn trimmed(mut bytes: &[u8]) -> &[u8] {
     let mut mark = [0; 4];
-    let mark = &*MARK.encode_utf8(&mut mark).as_bytes();
+    let mark = MARK.encode_utf8(&mut mark).as_bytes();
     loop {
         bytes = bytes.trim_ascii();
         let rest = bytes.strip_prefix(mark).or(bytes.strip_suffix(mark));
