@@ -125,6 +125,79 @@ async fn secret_that_states_its_end_without_a_lease_is_read_each_time() {
 }
 
 #[tokio::test]
+async fn signed_ssh_key_without_a_lease_is_signed_each_time() {
+    const PUBLIC_KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
+    let bao = shared().await;
+    let name = unique("ssh");
+    let root = async |path: String, body| bao.root("POST", &path, body).await;
+    root(format!("sys/mounts/{name}"), json!({"type": "ssh"})).await;
+    let authority = json!({"generate_signing_key": true, "key_type": "ed25519"});
+    root(format!("{name}/config/ca"), authority).await;
+    let role = json!({
+        "key_type": "ca",
+        "allow_user_certificates": true,
+        "allowed_users": "*",
+        "default_user": "app",
+        "ttl": "30m",
+    });
+    root(format!("{name}/roles/app"), role).await;
+    let token = VaultAuth::token(Credential::value(bao.root_token()));
+    let provider = VaultProvider::builder([format!("http://{}", bao.address)], token)
+        .unwrap()
+        .kv_version(KvVersion::V2)
+        .dynamic_with(
+            "ssh",
+            format!("{name}/sign/app"),
+            json!({"public_key": PUBLIC_KEY}).to_string(),
+        )
+        .build()
+        .unwrap();
+    let mut serial_numbers = Vec::new();
+    for _ in 0..2 {
+        let results = provider
+            .get_many(&keys(&["ssh/signed_key", "ssh/serial_number"]))
+            .await;
+        let [certificate, serial_number] = &results[..] else {
+            panic!("expected two results")
+        };
+        let certificate = certificate.as_ref().unwrap().value.clone();
+        let text = certificate.expose_text().unwrap();
+        assert!(text.starts_with("ssh-ed25519-cert-v01@openssh.com "));
+        serial_numbers.push(serial_number.as_ref().unwrap().value.clone());
+    }
+    assert_ne!(serial_numbers[0], serial_numbers[1]);
+}
+
+#[tokio::test]
+async fn readers_of_a_hung_server_end_by_their_own_deadlines() {
+    let fixture = Fixture::new().await;
+    let token = || VaultAuth::token(Credential::value(fixture.bao.root_token()));
+    let address = || [format!("http://{}", fixture.proxy.address())];
+    let deadline = |client: secretwell::vault::ClientConfig| client.deadline(secs(2));
+    let certificate = VaultProvider::builder(address(), token())
+        .unwrap()
+        .client(deadline)
+        .dynamic_with("web", format!("{}/issue/app", fixture.name), "{}")
+        .build()
+        .unwrap();
+    // The version of the mount is detected first.
+    let stored = VaultProvider::builder(address(), token()).unwrap();
+    let stored = stored.path("app").client(deadline).build().unwrap();
+    fixture.proxy.set(Fault::Stall);
+    for (provider, name) in [(&certificate, "web/certificate"), (&stored, "A")] {
+        let started = tokio::time::Instant::now();
+        let name = key(name);
+        let reads = (0..10).map(|_| provider.get(&name));
+        for result in secretwell::backend::join_bounded(10, reads).await {
+            assert!(result.unwrap_err().is_temporary());
+        }
+        assert!(started.elapsed() < secs(4), "{:?}", started.elapsed());
+    }
+    assert_eq!(fixture.proxy.count("POST /v1/pki"), 1);
+}
+
+#[tokio::test]
 async fn all_keys_of_a_dynamic_secret_share_one_failed_attempt() {
     let fixture = Fixture::new().await;
     let provider = fixture.provider(&["web"]);

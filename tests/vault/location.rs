@@ -82,16 +82,28 @@ async fn url_and_variables_configure_a_server_with_tls() {
     let secret = json!({"data": {"A": "value"}});
     bao.root("POST", "secret/data/app", secret).await;
     let ca = file(&authority.pem());
+    // A directory with two authorities, and with what Kubernetes and editors add.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("..data")).unwrap();
+    for (name, text) in [
+        ("another.pem", Authority::new("another").pem()),
+        ("the-tests.pem", authority.pem()),
+        (".hidden", "no certificate".to_owned()),
+    ] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
     let url = format!("vault://{}/secret/app", bao.address);
-    let output = run_child(
-        NAME,
-        &[
-            ("URL", url.as_bytes()),
-            ("VAULT_TOKEN", bao.root_token().as_bytes()),
-            ("VAULT_CACERT", ca.path().to_str().unwrap().as_bytes()),
-        ],
-    );
-    assert_passed(&output);
+    for (name, path) in [("VAULT_CACERT", ca.path()), ("VAULT_CAPATH", folder.path())] {
+        let output = run_child(
+            NAME,
+            &[
+                ("URL", url.as_bytes()),
+                ("VAULT_TOKEN", bao.root_token().as_bytes()),
+                (name, path.to_str().unwrap().as_bytes()),
+            ],
+        );
+        assert_passed(&output);
+    }
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ impl Fixture {
     }
 
     /// Creates a token with these settings.
-    async fn token(&self, settings: Value) -> String {
+    pub(super) async fn token(&self, settings: Value) -> String {
         let mut settings = settings;
         settings["policies"] = json!([self.name]);
         let response = self.bao.root("POST", "auth/token/create", settings).await;

@@ -2,7 +2,7 @@
 
 use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{ErrorKind, KeyPrefix, SecretProvider};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::server::{Bao, shared, unique};
 use crate::support::{key, keys, secs};
@@ -35,7 +35,11 @@ impl Fixture {
         let rules: String = rules.iter().map(rule).collect();
         let policy = unique("permissions");
         self.bao.policy(&policy, &rules).await;
-        let settings = json!({"policies": [policy]});
+        self.provider_with(json!({"policies": [policy]})).await
+    }
+
+    /// Returns a provider whose token has these settings.
+    async fn provider_with(&self, settings: Value) -> VaultProvider {
         let response = self.bao.root("POST", "auth/token/create", settings).await;
         let token = response["auth"]["client_token"].as_str().unwrap();
         let auth = VaultAuth::token(Credential::value(token));
@@ -82,18 +86,59 @@ async fn denied_paths_are_left_out_of_a_listing_and_named_if_nothing_is_left() {
     }
 }
 
-#[tokio::test]
-async fn health_is_denied_if_every_read_is() {
-    let fixture = Fixture::new().await;
-    let provider = fixture.provider(&[("data/app/db", "read")]).await;
-    provider.health().await.unwrap();
-    provider.get(&key("A")).await.unwrap_err();
+/// Asserts that the health is that of a login that must not read the path of the provider.
+async fn assert_denied_health(fixture: &Fixture, provider: &VaultProvider) {
     let error = provider.health().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     let path = format!("`{}/data/app`", fixture.name);
     assert!(error.to_string().contains(&path), "{error}");
+}
+
+#[tokio::test]
+async fn health_is_denied_if_every_read_is() {
+    let fixture = Fixture::new().await;
+    let provider = fixture.provider(&[("data/app/db", "read")]).await;
+    assert_denied_health(&fixture, &provider).await;
+    provider.get(&key("A")).await.unwrap_err();
+    assert_denied_health(&fixture, &provider).await;
     provider.get(&key("db/A")).await.unwrap();
     provider.health().await.unwrap();
+}
+
+#[tokio::test]
+async fn health_before_the_first_read_is_good_if_the_path_or_secrets_below_it_can_be_read() {
+    let fixture = Fixture::new().await;
+    for rule in ["data/app", "data/app/*", "data/+", "data/*", "*"] {
+        let provider = fixture.provider(&[(rule, "read")]).await;
+        let health = provider.health().await;
+        health.unwrap_or_else(|error| panic!("{rule}: {error}"));
+    }
+    let provider = fixture.provider(&[("data/app", "list")]).await;
+    assert_denied_health(&fixture, &provider).await;
+}
+
+#[tokio::test]
+async fn health_follows_changes_of_the_policy_without_a_read() {
+    let fixture = Fixture::new().await;
+    for has_default_policy in [true, false] {
+        let policy = unique("permissions");
+        let grant = async |path: &str| {
+            let name = &fixture.name;
+            let rules = format!("path \"{name}/{path}\" {{ capabilities = [\"read\"] }}");
+            fixture.bao.policy(&policy, &rules).await;
+        };
+        grant("data/other").await;
+        let settings = json!({"policies": [policy], "no_default_policy": !has_default_policy});
+        let provider = fixture.provider_with(settings).await;
+        provider.get(&key("A")).await.unwrap_err();
+        assert_denied_health(&fixture, &provider).await;
+        grant("data/app").await;
+        provider.health().await.unwrap();
+        grant("data/other").await;
+        if has_default_policy {
+            assert_denied_health(&fixture, &provider).await;
+        }
+    }
 }
 
 #[tokio::test]

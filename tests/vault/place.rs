@@ -1,12 +1,19 @@
 //! Where secrets are: mounts, paths and namespaces, and mistakes in them.
 
+use std::net::SocketAddr;
 use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use axum::Router;
+use axum::extract::Request;
 use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{Error, ErrorKind, KeyPrefix, SecretProvider};
 use secretwell_testkit::{Fault, FaultProxy};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use super::server::{Bao, shared, unique};
 use crate::support::{key, keys, response, secs};
@@ -178,14 +185,14 @@ async fn missing_namespace_is_a_configuration_error_for_every_request_and_login(
         assert_named(provider.list(&KeyPrefix::root()).await.unwrap_err(), &what);
         assert_named(provider.health().await.unwrap_err(), &what);
     }
-    // The login is in an existing namespace.
+    // The login is in an existing namespace, but no secret can be read.
     let provider = builder(token).login_namespace("root").build().unwrap();
     assert_named(provider.get(&key("A")).await.unwrap_err(), "read");
     assert_named(
         provider.get(&key("db/username")).await.unwrap_err(),
         "lease",
     );
-    provider.health().await.unwrap();
+    assert_named(provider.health().await.unwrap_err(), "health");
 }
 
 #[tokio::test]
@@ -205,6 +212,8 @@ async fn unknown_404_is_not_an_absence() {
         .build()
         .unwrap();
     assert_eq!(read(&provider).await, "value");
+    // The token is looked up once, after the first read.
+    tokio::time::sleep(secs(2)).await;
     for (status, body) in [
         ("404 Not Found", "404 page not found"),
         ("404 Not Found", r#"{"errors":["a new reason"]}"#),
@@ -231,4 +240,151 @@ async fn unknown_404_is_not_an_absence() {
     bao.root("DELETE", &mount, Value::Null).await;
     let error = provider.get(&key("A")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+}
+
+/// Reads until the result is accepted, at most 20 s.
+async fn wait_for(provider: &VaultProvider, is_expected: impl Fn(&Result<(), Error>) -> bool) {
+    let started = Instant::now();
+    loop {
+        let result = provider.get(&key("A")).await.map(drop);
+        if is_expected(&result) {
+            return;
+        }
+        assert!(started.elapsed() < secs(20), "{result:?}");
+        tokio::time::sleep(secs(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn mount_that_is_changed_later_is_detected_again() {
+    let bao = shared().await;
+    // The version is enabled.
+    let name = unique("upgraded");
+    bao.mount(&name, 1).await;
+    bao.root("POST", &format!("{name}/app"), json!({"A": "value"}))
+        .await;
+    let detecting = from_url(bao, bao.root_token(), &format!("{name}/app"), "");
+    assert_eq!(read(&detecting).await, "value");
+    let configured = from_url(bao, bao.root_token(), &format!("{name}/none"), "&kv=2");
+    let error = configured.get(&key("A")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+    let tune = json!({"options": {"version": "2"}});
+    bao.root("POST", &format!("sys/mounts/{name}/tune"), tune)
+        .await;
+    wait_for(&detecting, Result::is_ok).await;
+    wait_for(&configured, |result| {
+        result.as_ref().is_err_and(Error::is_not_found)
+    })
+    .await;
+
+    // A mount whose name is longer is created.
+    let team = unique("late");
+    let rules = format!("path \"{team}/*\" {{ capabilities = [\"read\"] }}");
+    let limited = limited_token(bao, &team, &rules).await;
+    let providers = ["", "&kv=2"].map(|options| {
+        let path = format!("{team}/kv/app");
+        [bao.root_token(), &limited].map(|token| from_url(bao, token, &path, options))
+    });
+    for provider in providers.iter().flatten() {
+        provider.get(&key("A")).await.unwrap_err();
+    }
+    bao.mount(&format!("{team}/kv"), 2).await;
+    write(bao, &format!("{team}/kv/data/app"), "value").await;
+    for provider in providers.iter().flatten() {
+        wait_for(provider, Result::is_ok).await;
+    }
+}
+
+#[tokio::test]
+async fn descriptions_of_a_mount_are_requested_rarely() {
+    let bao = shared().await;
+    let name = unique("rare");
+    bao.mount(&name, 2).await;
+    let proxy = FaultProxy::start(bao.address).await;
+    let builder = || {
+        let token = VaultAuth::token(Credential::value(bao.root_token()));
+        let builder = VaultProvider::builder([format!("http://{}", proxy.address())], token);
+        builder.unwrap().mount(&name).path("app")
+    };
+    let providers = [
+        builder().build().unwrap(),
+        builder().kv_version(KvVersion::V2).build().unwrap(),
+    ];
+    for provider in &providers {
+        let before = proxy.count("GET /v1/sys/internal");
+        for _ in 0..20 {
+            let error = provider.get(&key("A")).await.unwrap_err();
+            assert!(error.is_not_found(), "{error}");
+        }
+        assert_eq!(proxy.count("GET /v1/sys/internal") - before, 1);
+    }
+}
+
+/// A gateway that serves OpenBao below `/vault`. It can stop removing this path.
+async fn gateway(bao: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
+    let removes_path = Arc::new(AtomicBool::new(true));
+    let removing = removes_path.clone();
+    let forward = async move |request: Request| {
+        let path = request.uri().path_and_query().unwrap().as_str().to_owned();
+        let path = match removing.load(Ordering::SeqCst) {
+            true => path.strip_prefix("/vault").unwrap().to_owned(),
+            false => path,
+        };
+        let client = reqwest::Client::new();
+        let forwarded = client
+            .request(request.method().clone(), format!("http://{bao}{path}"))
+            .headers(request.headers().clone());
+        let response = forwarded.send().await.unwrap();
+        let status = response.status();
+        (status, response.bytes().await.unwrap())
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().fallback(forward);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (address, removes_path)
+}
+
+#[tokio::test]
+async fn absence_below_the_path_of_an_address_is_confirmed() {
+    let bao = shared().await;
+    for version in [KvVersion::V1, KvVersion::V2] {
+        let name = unique("gateway");
+        let (number, data) = match version {
+            KvVersion::V1 => (1, ""),
+            _ => (2, "/data"),
+        };
+        bao.mount(&name, number).await;
+        let secret = json!({"A": "value", "data": {"A": "value"}});
+        bao.root("POST", &format!("{name}{data}/app"), secret).await;
+        let (address, removes_path) = gateway(bao.address).await;
+        let builder = || {
+            let token = VaultAuth::token(Credential::value(bao.root_token()));
+            let builder = VaultProvider::builder([format!("http://{address}/vault")], token);
+            builder
+                .unwrap()
+                .mount(&name)
+                .path("app")
+                .dynamic("other", format!("{name}{data}/app"))
+        };
+        let providers = [
+            builder().build().unwrap(),
+            builder().kv_version(version).build().unwrap(),
+        ];
+        for provider in &providers {
+            removes_path.store(true, Ordering::SeqCst);
+            assert_eq!(read(provider).await, "value");
+            let absent = provider.get(&key("none/A")).await.unwrap_err();
+            assert!(absent.is_not_found(), "{absent}");
+            removes_path.store(false, Ordering::SeqCst);
+            for name in ["A", "none/A", "other/A"] {
+                let error = provider.get(&key(name)).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{name}: {error}");
+                assert!(error.to_string().contains("path"), "{error}");
+            }
+        }
+        let unused = builder().kv_version(version).build().unwrap();
+        let error = unused.get(&key("A")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+    }
 }

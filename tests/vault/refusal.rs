@@ -224,6 +224,55 @@ async fn tokens_with_one_use_are_replaced_and_not_spent_on_lookups() {
 }
 
 #[tokio::test]
+async fn configured_token_with_few_uses_is_spent_on_reads() {
+    let fixture = Fixture::new().await;
+    let lookups = || fixture.proxy.count("GET /v1/auth/token/lookup-self");
+    for uses in 1..=3 {
+        let token = fixture.token(json!({"num_uses": uses})).await;
+        let provider = fixture.provider(VaultAuth::token(Credential::value(token)));
+        let before = lookups();
+        for _ in 0..uses {
+            assert_reads(&provider).await;
+        }
+        assert_eq!(lookups() - before, 0);
+        for _ in 0..3 {
+            let error = read_error(&provider).await;
+            assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+            assert!(error.to_string().contains("no uses left"), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn lookup_of_a_configured_token_takes_one_use() {
+    let fixture = Fixture::new().await;
+    let token = fixture.token(json!({"num_uses": 5})).await;
+    let provider = fixture.provider(VaultAuth::token(Credential::value(token)));
+    assert_reads(&provider).await;
+    tokio::time::sleep(secs(2)).await;
+    for _ in 0..3 {
+        assert_reads(&provider).await;
+    }
+    let lookups = fixture.proxy.count("GET /v1/auth/token/lookup-self");
+    assert_eq!(lookups, 1);
+    let error = read_error(&provider).await;
+    assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+}
+
+#[tokio::test]
+async fn configured_token_that_expires_is_renewed() {
+    let fixture = Fixture::new().await;
+    let token = fixture.token(json!({"period": "4s"})).await;
+    let provider = fixture.provider(VaultAuth::token(Credential::value(token)));
+    let started = Instant::now();
+    while started.elapsed() < secs(10) {
+        assert_reads(&provider).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(fixture.renewals() >= 2, "{} renewals", fixture.renewals());
+}
+
+#[tokio::test]
 async fn wrong_token_is_named_and_its_file_is_read_again() {
     let fixture = Fixture::new().await;
     let file = NamedTempFile::new().unwrap();

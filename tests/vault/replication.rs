@@ -157,6 +157,63 @@ async fn new_credential_is_accepted_by_every_server_and_a_wrong_one_is_not_repea
     }
 }
 
+/// The index is that of the cluster, whatever the namespace of the request is.
+#[tokio::test]
+async fn secret_and_login_of_a_namespace_are_found_at_every_server() {
+    let fixture = Fixture::new().await;
+    for server in 1..3 {
+        fixture
+            .wait_for_replication(server, "secret/data/probe")
+            .await;
+    }
+    fixture.root("sys/namespaces/team", json!({})).await;
+    let mount = json!({"type": "kv", "options": {"version": "2"}});
+    fixture.root("team/sys/mounts/kv", mount).await;
+    let rules = "path \"kv/*\" { capabilities = [\"read\"] }";
+    fixture.servers[0]
+        .root(
+            "POST",
+            "team/sys/policies/acl/app",
+            json!({"policy": rules}),
+        )
+        .await;
+    fixture
+        .root("team/sys/auth/approle", json!({"type": "approle"}))
+        .await;
+    let role = json!({"token_policies": ["app"], "token_period": "1h"});
+    fixture.root("team/auth/approle/role/app", role).await;
+    let path = "team/auth/approle/role/app/role-id";
+    let role_id = fixture.servers[0].root("GET", path, Value::Null).await;
+    let role_id = role_id["data"]["role_id"].as_str().unwrap();
+    for server in 1..3 {
+        fixture.wait_for_replication(server, path).await;
+    }
+    // A new mount does not accept requests at once.
+    tokio::time::sleep(secs(2)).await;
+    for number in 0..10 {
+        let secret_id = fixture
+            .root("team/auth/approle/role/app/secret-id", json!({}))
+            .await;
+        let secret_id = secret_id["data"]["secret_id"].as_str().unwrap();
+        let auth = VaultAuth::app_role(role_id, Credential::value(secret_id));
+        let address = fixture.proxies[1 + number % 2].address();
+        let provider = VaultProvider::builder([format!("http://{address}")], auth)
+            .unwrap()
+            .namespace("team")
+            .mount("kv")
+            .kv_version(KvVersion::V2)
+            .build()
+            .unwrap();
+        provider.health().await.unwrap();
+        let path = format!("team/kv/data/new{number}");
+        fixture.root(&path, json!({"data": {"A": "1"}})).await;
+        provider.get(&key(&format!("new{number}/A"))).await.unwrap();
+        provider.health().await.unwrap();
+        let absent = provider.get(&key("none/A")).await.unwrap_err();
+        assert_eq!(absent.kind(), ErrorKind::NotFound, "{absent}");
+    }
+}
+
 #[tokio::test]
 async fn token_that_cannot_be_renewed_without_a_leader_stays_in_use() {
     let fixture = Fixture::new().await;

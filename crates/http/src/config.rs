@@ -10,6 +10,7 @@ use reqwest::Url;
 use rustls::crypto::CryptoProvider;
 use secretwell_core::Error;
 
+use crate::credential::trim_setting;
 use crate::error::invalid;
 use crate::proxy::ProxyChoice;
 use crate::url::{UrlOptions, parse_flag};
@@ -25,7 +26,7 @@ impl Address {
     /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if `text` is not a URL, if its scheme is neither `http` nor
     /// `https`, or if it contains credentials, a query or a fragment.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let mut url = Url::parse(text.trim()).map_err(|_| {
+        let mut url = Url::parse(trim_setting(text)).map_err(|_| {
             invalid("the address is not a valid URL")
                 .with_hint("write it like `https://vault.internal:8200`")
         })?;
@@ -68,6 +69,12 @@ impl Address {
         }
         url.set_query(query);
         url
+    }
+
+    /// Returns whether the address has a path, below which the paths of requests are.
+    #[must_use]
+    pub fn has_base_path(&self) -> bool {
+        self.0.path() != "/"
     }
 
     /// Returns the host. An IPv6 address has no brackets.
@@ -349,8 +356,9 @@ impl ClientConfig {
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Error> {
         let text = variable(ALLOW_HTTP).unwrap_or_default();
-        if !text.trim().is_empty() {
-            self.allow_http = parse_flag(ALLOW_HTTP, text.trim())?;
+        match trim_setting(&text) {
+            "" => {}
+            text => self.allow_http = parse_flag(ALLOW_HTTP, text)?,
         }
         Ok(self)
     }

@@ -8,6 +8,9 @@ use std::sync::Arc;
 use secretwell_core::{Error, ErrorKind, SecretValue};
 use zeroize::Zeroizing;
 
+/// The byte order mark, which Windows tools write before a text.
+const MARK: char = '\u{FEFF}';
+
 /// A credential for a login: a value in memory, a file that is read again for each login, or a closure that is
 /// called for each login.
 ///
@@ -188,12 +191,19 @@ fn checked(credential: &SecretValue) -> Result<SecretValue, Error> {
     }
 }
 
-/// Removes ASCII white space and byte order marks at both ends.
+/// Removes ASCII white space and byte order marks at both ends of a setting, as a [`Credential`] does.
+#[must_use]
+pub fn trim_setting(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_ascii_whitespace() || c == MARK)
+}
+
+/// Removes the same as [`trim_setting`] from a text whose encoding is not checked.
 pub(crate) fn trimmed(mut bytes: &[u8]) -> &[u8] {
-    const MARK: &[u8] = "\u{FEFF}".as_bytes();
+    let mut mark = [0; 4];
+    let mark = MARK.encode_utf8(&mut mark).as_bytes();
     loop {
         bytes = bytes.trim_ascii();
-        let rest = bytes.strip_prefix(MARK).or(bytes.strip_suffix(MARK));
+        let rest = bytes.strip_prefix(mark).or(bytes.strip_suffix(mark));
         match rest {
             Some(rest) => bytes = rest,
             None => return bytes,
@@ -215,6 +225,7 @@ mod tests {
             let file =
                 std::env::temp_dir().join(format!("secretwell-credential-{}", fastrand::u64(..)));
             std::fs::write(&file, text).unwrap();
+            assert_eq!(trim_setting(text), "token", "{text:?}");
             let function = move || async move { Ok(text.into()) };
             for credential in [
                 Credential::value(text),

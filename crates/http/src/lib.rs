@@ -81,7 +81,7 @@ mod url;
 pub use aws::{AwsCredentials, AwsIdentity, AwsKeys, AwsProof, AwsSigner};
 pub use client::Client;
 pub use config::{Address, CLIENT_OPTIONS, ClientConfig};
-pub use credential::Credential;
+pub use credential::{Credential, trim_setting};
 pub use json::json_object;
 pub use login_body::LoginBody;
 pub use protocol::{Outcome, Protocol};

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use reqwest::Url;
 use secretwell_core::Error;
 
+use crate::credential::trim_setting;
 use crate::error::invalid;
 
 /// The variables that can contain a proxy, in the order of their precedence.
@@ -52,7 +53,7 @@ impl Proxy {
     ) -> Result<Option<Self>, Error> {
         let first_set = |names: &[&'static str]| {
             names.iter().find_map(|name| {
-                let value = variable(name).filter(|value| !value.trim().is_empty())?;
+                let value = variable(name).filter(|value| !trim_setting(value).is_empty())?;
                 Some((*name, value))
             })
         };
@@ -74,7 +75,7 @@ impl Proxy {
     /// Parses the URL of a proxy. Without a scheme, it is an HTTP proxy. The messages call it `shown` and never
     /// quote it.
     fn parse(text: &str, shown: &str) -> Result<Self, Error> {
-        let text = text.trim();
+        let text = trim_setting(text);
         let text = match text.contains("://") {
             true => text.to_owned(),
             false => format!("http://{text}"),
@@ -114,7 +115,7 @@ fn is_listed(exceptions: &str, host: &str, port: u16) -> bool {
     let host = host.trim_matches(['[', ']']).trim_end_matches('.');
     exceptions
         .split(',')
-        .map(str::trim)
+        .map(trim_setting)
         .filter(|entry| !entry.is_empty())
         .any(|entry| entry == "*" || is_match(entry, host, port))
 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::dynamic::Dynamic;
 use crate::error::invalid;
 use crate::session::Session;
+use crate::turns::Turns;
 use crate::wire::{self, Document, LeaseInfo};
 
 /// A lease is renewed when less than this share of its duration remains.
@@ -34,8 +35,8 @@ pub(crate) struct Leases(BTreeMap<String, Slot>);
 struct Slot {
     path: String,
     body: Option<SecretValue>,
-    /// Locked during a request, so that concurrent callers create only one secret.
-    requests: tokio::sync::Mutex<()>,
+    /// Each request takes a turn, so that concurrent callers create only one secret.
+    turns: Turns,
     /// Never locked during a request, so that a discard does not wait for one.
     cached: Mutex<Option<Lease>>,
     /// Set by the first discard, and different after each one. An agent caches leases by all headers of
@@ -80,7 +81,7 @@ impl Leases {
             let slot = Slot {
                 path: format!("/v1/{}", encode_path(&path)?),
                 body,
-                requests: tokio::sync::Mutex::default(),
+                turns: Turns::default(),
                 cached: Mutex::default(),
                 cache_control: Mutex::default(),
             };
@@ -101,6 +102,8 @@ impl Leases {
     /// Returns the dynamic secret of `prefix`. If less than half of the duration of the cached lease remains,
     /// the lease is renewed, or else replaced. If both fail with a temporary error, the cached lease is
     /// returned until it ends.
+    ///
+    /// Concurrent callers share one attempt and its failure. Each returns by the deadline of a call.
     pub(crate) async fn get(&self, session: &Session, prefix: &str) -> Result<LeasedSecret, Error> {
         let slot = self.0.get(prefix);
         let slot = slot.ok_or_else(|| {
@@ -110,17 +113,14 @@ impl Leases {
             )
         })?;
         let called = Instant::now();
-        let _requests = slot.requests.lock().await;
-        if let Some(secret) = slot.backing_off() {
-            return Ok(secret);
-        }
-        match slot.current(called, session).await {
-            Err(error) if error.is_temporary() => {
-                let secret = slot.back_off().ok_or_else(|| error.clone())?;
-                let origin = session.origin();
-                tracing::warn!(target: "secretwell::vault", event = "lease_not_replaced", %origin, %prefix, %error, "the lease could not be replaced; the replacement is retried");
-                Ok(secret)
+        let attempt = async {
+            match slot.backing_off() {
+                Some(secret) => Ok(secret),
+                None => slot.current(called, session).await,
             }
+        };
+        match slot.turns.take(session.deadline(), attempt).await {
+            Err(error) if error.is_temporary() => slot.fall_back(session, prefix, error),
             result => result,
         }
     }
@@ -149,31 +149,10 @@ impl Leases {
     pub(crate) async fn revoke(&self, session: &Session) -> Result<(), Error> {
         let mut result = Ok(());
         for slot in self.0.values() {
-            let _requests = slot.requests.lock().await;
-            let id = lock(&slot.cached)
-                .as_ref()
-                .and_then(|lease| lease.id.clone());
-            let Some(id) = id else {
-                continue;
-            };
-            match revoke(session, &id).await {
-                Ok(()) => *lock(&slot.cached) = None,
-                Err(error) => result = result.and(Err(error)),
-            }
+            let _turn = slot.turns.wait().await;
+            result = result.and(slot.revoke(session).await);
         }
         result
-    }
-}
-
-async fn revoke(session: &Session, id: &str) -> Result<(), Error> {
-    let request = Request::new(Method::POST, "/v1/sys/leases/revoke")
-        .json(lease_id(id))
-        .non_idempotent()
-        .expect(Expect::NoContent);
-    let (response, _) = session.call(request).await?;
-    match wire::updated_lease(&response) {
-        Err(error) if !error.is_not_found() => Err(error),
-        _ => Ok(()),
     }
 }
 
@@ -219,6 +198,26 @@ impl Slot {
         (Instant::now() < retry_at).then(|| lease.snapshot())
     }
 
+    /// Returns the cached lease if it can still be used, and delays the next renewal or replacement.
+    ///
+    /// # Errors
+    /// Returns `error`, the failure of the replacement, if there is no such lease.
+    fn fall_back(
+        &self,
+        session: &Session,
+        prefix: &str,
+        error: Error,
+    ) -> Result<LeasedSecret, Error> {
+        // Another caller has reported the same failure.
+        if let Some(secret) = self.backing_off() {
+            return Ok(secret);
+        }
+        let secret = self.back_off().ok_or_else(|| error.clone())?;
+        let origin = session.origin();
+        tracing::warn!(target: "secretwell::vault", event = "lease_not_replaced", %origin, %prefix, %error, "the lease could not be replaced; the replacement is retried");
+        Ok(secret)
+    }
+
     /// Delays the next renewal or replacement after a failure. Returns the cached lease, if it can still be
     /// used.
     fn back_off(&self) -> Option<LeasedSecret> {
@@ -227,6 +226,28 @@ impl Slot {
         let lease = lease.filter(|lease| lease.is_created && lease.is_valid())?;
         lease.back_off();
         Some(lease.snapshot())
+    }
+
+    /// Revokes the cached lease, if there is one.
+    async fn revoke(&self, session: &Session) -> Result<(), Error> {
+        let id = lock(&self.cached)
+            .as_ref()
+            .and_then(|lease| lease.id.clone());
+        let Some(id) = id else {
+            return Ok(());
+        };
+        let request = Request::new(Method::POST, "/v1/sys/leases/revoke")
+            .json(lease_id(&id))
+            .non_idempotent()
+            .expect(Expect::NoContent);
+        let (response, _) = session.call(request).await?;
+        match wire::updated_lease(&response) {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => {
+                *lock(&self.cached) = None;
+                Ok(())
+            }
+        }
     }
 
     /// Returns the path as it is written in a policy.
@@ -264,7 +285,7 @@ impl Slot {
             requested,
             expires: duration.and_then(|duration| requested.checked_add(duration)),
             is_created,
-            token,
+            token: session.described(token).await,
             retry_at: None,
         })
     }

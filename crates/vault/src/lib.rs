@@ -39,15 +39,18 @@
 
 mod auth;
 mod config;
+mod detection;
 mod dynamic;
 mod error;
 mod header;
 mod lease;
+mod location;
 mod place;
 mod provider;
 mod server;
 mod session;
 mod settings;
+mod turns;
 mod wire;
 
 pub use auth::VaultAuth;

@@ -10,12 +10,13 @@ use secretwell_core::backend::{Capabilities, join_bounded};
 use secretwell_core::{
     Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version,
 };
-use secretwell_http::Client;
+use secretwell_http::{Address, Client};
 
 use crate::error::unsupported;
 use crate::header::namespace;
 use crate::lease::{LeasedSecret, Leases};
-use crate::place::{Listing, Place, log_denied};
+use crate::location::{Listing, log_denied};
+use crate::place::Place;
 use crate::server::Server;
 use crate::session::Session;
 use crate::settings::Settings;
@@ -80,8 +81,10 @@ impl VaultProvider {
             None => namespace.clone(),
         };
         let leases = Leases::new(settings.dynamic).map_err(|error| error.with_origin(&origin))?;
+        let mut addresses = settings.client.addresses().iter();
+        let has_base_path = addresses.any(Address::has_base_path);
         let client = Client::new(settings.client, Vault, origin.clone())?;
-        let server = Server::new(client);
+        let server = Server::new(client, has_base_path);
         let session = Session::new(server, settings.auth, namespace, login_namespace, origin);
         let inner = Inner {
             session,
@@ -158,6 +161,16 @@ impl Inner {
         let lease = async |prefix| (prefix, self.leases.get(&self.session, prefix).await);
         let leased = join_bounded(CONCURRENCY, prefixes.into_iter().map(lease)).await;
         leased.into_iter().collect()
+    }
+
+    async fn health(&self) -> Result<(), Error> {
+        let Self { session, place, .. } = self;
+        let paths = place.policy_paths(session).await?;
+        if !paths.is_empty() && session.check_permissions(&paths).await? {
+            return Ok(());
+        }
+        session.check_login().await?;
+        place.check_last_reads(session).await
     }
 
     /// Lists the keys below `prefix`. Secrets and folders that this login must not read are left out, unless
@@ -306,12 +319,15 @@ impl SecretProvider for VaultProvider {
         keys.map_err(|error| error.with_origin(self.origin()))
     }
 
-    /// Looks up the token of the login. A policy that denies the lookup also shows that the token is valid.
-    /// Returns [`ErrorKind::Denied`] if the last read of every secret was denied.
+    /// Returns whether the next read can succeed, without reading a secret. The token of the login must be valid,
+    /// and its policies must allow reading one of the paths that were read so far. Before the first read, they
+    /// must allow reading the path of the provider or the secrets below it. Otherwise, returns
+    /// [`ErrorKind::Denied`].
+    ///
+    /// The policies are requested from `sys/capabilities-self`. If the login must not use it, the last reads
+    /// decide, and one that was denied is repeated. The request takes one use of a token with limited uses.
     async fn health(&self) -> Result<(), Error> {
-        let Inner { session, place, .. } = &*self.inner;
-        let checked = session.check_login().await;
-        let checked = checked.and_then(|()| place.check_permissions());
+        let checked = self.inner.health().await;
         checked.map_err(|error| error.with_origin(self.origin()))
     }
 

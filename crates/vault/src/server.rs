@@ -18,11 +18,14 @@ const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
 pub(crate) struct Server {
     client: Client,
     index: Index,
+    has_base_path: bool,
 }
 
 impl Server {
-    pub(crate) fn new(client: Client) -> Self {
+    /// `has_base_path` is whether an address has a path.
+    pub(crate) fn new(client: Client, has_base_path: bool) -> Self {
         Self {
+            has_base_path,
             client,
             index: Index::default(),
         }
@@ -84,6 +87,23 @@ impl Server {
         }
     }
 
+    /// Checks that `response` is from the API, if it could also be from outside of it. Outside of `/v1`, the
+    /// server responds to every path as the API does to the path of a missing secret. This happens if a gateway
+    /// does not remove the path of the configured address.
+    pub(crate) async fn check_api(&self, response: &Response) -> Result<(), Error> {
+        if !self.has_base_path || !wire::is_outside_of_api(response) {
+            return Ok(());
+        }
+        let health = self
+            .client
+            .send(&request_without_token(wire::HEALTH))
+            .await?;
+        match wire::is_outside_of_api(&health) {
+            true => Err(wire::no_api()),
+            false => Ok(()),
+        }
+    }
+
     /// Returns an index that makes each standby forward a request to the active server. Returns `None` if the
     /// servers are not known to be OpenBao.
     pub(crate) async fn forwarding_index(&self) -> Option<HeaderValue> {
@@ -98,12 +118,6 @@ impl Server {
         let request = request_without_token(wire::HEALTH);
         let health = timeout(HEALTH_DEADLINE, self.client.send(&request)).await;
         Health::parse(&health.ok()?.ok()?)
-    }
-
-    /// Checks that the server has the API at the path of the configured address.
-    pub(crate) async fn check_api(&self) -> Result<(), Error> {
-        let request = request_without_token(wire::SEAL_STATUS);
-        wire::check_api(&self.client.send(&request).await?)
     }
 }
 

@@ -1,21 +1,17 @@
 //! Requests with the token of a login.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, Method, StatusCode};
-use secretwell_core::{Error, ErrorKind, Origin};
+use secretwell_core::{Error, Origin};
 use secretwell_http::{Request, Response, Token, TokenManager};
 
 use crate::auth::VaultAuth;
-use crate::auth::login::VaultLogin;
+use crate::auth::login::{LOOKUP_SELF, VaultLogin};
 use crate::header::{TOKEN, with_headers};
 use crate::server::Server;
 use crate::wire::{self, Forbidden};
-
-/// The path that describes the token of a request.
-const LOOKUP_SELF: &str = "/v1/auth/token/lookup-self";
 
 /// The connection of a provider to its servers, with its login.
 pub(crate) struct Session {
@@ -23,10 +19,10 @@ pub(crate) struct Session {
     server: Server,
     /// `None` if an agent adds the token.
     token_manager: Option<TokenManager>,
+    /// Whether the token is from the configuration, so that a new login cannot replace a refused one.
+    is_static: bool,
     namespace: Option<HeaderValue>,
     login_namespace: Option<HeaderValue>,
-    /// Whether the server is known to have the API at the path of the configured address.
-    has_api: AtomicBool,
 }
 
 impl Session {
@@ -37,6 +33,7 @@ impl Session {
         login_namespace: Option<HeaderValue>,
         origin: Origin,
     ) -> Self {
+        let is_static = auth.is_token();
         let token_manager = (!auth.is_agent()).then(|| {
             let login = VaultLogin::new(server.clone(), auth, login_namespace.clone());
             TokenManager::new(login, origin.clone())
@@ -45,9 +42,9 @@ impl Session {
             origin,
             server,
             token_manager,
+            is_static,
             namespace,
             login_namespace,
-            has_api: AtomicBool::new(false),
         }
     }
 
@@ -70,6 +67,14 @@ impl Session {
         match &self.token_manager {
             Some(manager) => manager.token().await.map(Some),
             None => Ok(None),
+        }
+    }
+
+    /// Returns `token`, which has just been accepted, with its lifetime as far as that can be found out.
+    pub(crate) async fn described(&self, token: Option<Arc<Token>>) -> Option<Arc<Token>> {
+        match (&self.token_manager, token) {
+            (Some(manager), Some(token)) => Some(manager.describe(&token).await.unwrap_or(token)),
+            (_, token) => token,
         }
     }
 
@@ -104,8 +109,19 @@ impl Session {
         self.exchange(request, None).await
     }
 
-    /// Sends a request with its headers, as [`call`](Self::call) does. With an index for `forwarding`, only the active server executes the request.
+    /// Sends a request with its headers, as [`call`](Self::call) does. With an index for `forwarding`, only the
+    /// active server executes the request.
     async fn exchange(
+        &self,
+        request: Request,
+        forwarding: Option<HeaderValue>,
+    ) -> Result<(Response, Option<Arc<Token>>), Error> {
+        let (response, token) = self.send_with_token(request, forwarding).await?;
+        self.server.check_api(&response).await?;
+        Ok((response, token))
+    }
+
+    async fn send_with_token(
         &self,
         mut request: Request,
         forwarding: Option<HeaderValue>,
@@ -127,13 +143,13 @@ impl Session {
                 None => self.server.send(&request).await?,
             };
             let (Some(manager), Some(token)) = (&self.token_manager, token) else {
-                self.check_api(&response).await?;
                 return Ok((response, None));
             };
             let is_ambiguous = wire::forbidden(&response) == Some(Forbidden::BadToken);
             // A missing permission can look like a bad token. A lookup shows which of the two it is, unless
             // it would use the token up.
-            let can_look_up = (replaced || token.is_accepted()) && !token.has_limited_uses();
+            let is_in_doubt = replaced || token.is_accepted() || self.is_static;
+            let can_look_up = is_in_doubt && !token.has_limited_uses();
             if !is_ambiguous || can_look_up && self.is_valid(&token).await? {
                 manager.accepted(&token);
                 return Ok((response, Some(token)));
@@ -144,17 +160,6 @@ impl Session {
             }
             replaced = true;
         }
-    }
-
-    /// Checks the path of the configured address if this response to a request without a token can mean that it is
-    /// wrong. A login checks it otherwise.
-    async fn check_api(&self, response: &Response) -> Result<(), Error> {
-        if !wire::is_bare_absence(response) || self.has_api.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        self.server.check_api().await?;
-        self.has_api.store(true, Ordering::Relaxed);
-        Ok(())
     }
 
     /// Returns whether the server accepts the token for a lookup of itself.
@@ -174,14 +179,19 @@ impl Session {
     /// that denies the lookup of the token also shows that the token is valid.
     pub(crate) async fn check_login(&self) -> Result<(), Error> {
         let (response, _) = self.exchange(self.look_up(), None).await?;
-        match wire::forbidden(&response) {
-            Some(Forbidden::BadToken) => Err(Error::new(
-                ErrorKind::Unauthenticated,
-                "the token of the login is not valid or has expired",
-            )
-            .with_hint("configure another credential")),
-            _ => Ok(()),
+        wire::check_token(&response)
+    }
+
+    /// Returns an error if [`check_login`](Self::check_login) would, or if the policies do not allow reading any
+    /// of `paths`. Returns `false` if the policies do not allow this request either.
+    pub(crate) async fn check_permissions(&self, paths: &[String]) -> Result<bool, Error> {
+        let request = Request::new(Method::POST, wire::CAPABILITIES);
+        let request = request.json(wire::capabilities_body(paths));
+        let (response, _) = self.call(request).await?;
+        if !response.status.is_success() {
+            return wire::check_token(&response).map(|()| false);
         }
+        wire::check_capabilities(&response, paths).map(|()| true)
     }
 }
 

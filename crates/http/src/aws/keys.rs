@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use secretwell_core::{Error, SecretValue};
 
-use crate::credential::trimmed;
+use crate::credential::{trim_setting, trimmed};
 use crate::error::invalid;
 
 /// The keys of an AWS user or role.
@@ -23,7 +23,7 @@ impl AwsKeys {
     /// Creates keys from an access key id and its secret access key.
     pub fn new(access_key_id: &str, secret_access_key: impl Into<SecretValue>) -> Self {
         Self {
-            id: access_key_id.trim().to_owned(),
+            id: trim_setting(access_key_id).to_owned(),
             secret: trimmed(secret_access_key.into().expose_bytes()).into(),
             session_token: None,
         }
@@ -130,7 +130,7 @@ impl fmt::Debug for AwsCredentials {
 }
 
 fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<AwsKeys, Error> {
-    let get = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+    let get = |name: &str| variable(name).filter(|value| !trim_setting(value).is_empty());
     let required = |name: &str| {
         get(name).ok_or_else(|| {
             invalid(format!("the variable `{name}` is not set"))
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn variables_are_trimmed_and_missing_ones_are_named() {
         let all = [
-            ("AWS_ACCESS_KEY_ID", " id\n"),
+            ("AWS_ACCESS_KEY_ID", "\u{FEFF} id\n"),
             ("AWS_SECRET_ACCESS_KEY", "secret\r\n"),
             ("AWS_SESSION_TOKEN", "token\n"),
         ];

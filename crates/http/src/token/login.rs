@@ -97,8 +97,8 @@ pub trait Login: fmt::Debug + Send + Sync + 'static {
     async fn renew(&self, token: &SecretValue) -> Result<TokenLease, Error>;
 
     /// Describes a token that [`login`](Self::login) did not request from the server, such as one from the
-    /// configuration. It is called once, after the first success of each token, because the lookup might use
-    /// the token up. Default: `None`, because the login described the token.
+    /// configuration. It is called once, 1 s after the first success of each token, because the lookup might use
+    /// the token up, or earlier by [`TokenManager::describe`](crate::TokenManager::describe). Default: `None`, because the login described the token.
     ///
     /// # Errors
     /// Returns a temporary error if the lookup can succeed later. It is then repeated. A permanent error
@@ -125,6 +125,8 @@ pub struct Token {
     /// The remaining uses, if they are limited.
     uses: Option<AtomicU64>,
     accepted: AtomicBool,
+    /// Whether the server has described the token after the login.
+    described: bool,
 }
 
 impl Token {
@@ -139,7 +141,20 @@ impl Token {
                 .and_then(|lifetime| requested.checked_add(lifetime)),
             uses: lease.uses.filter(|uses| *uses > 0).map(AtomicU64::new),
             accepted: AtomicBool::new(false),
+            described: false,
         }
+    }
+
+    /// Creates a token whose lifetime the server has described.
+    pub(super) fn described(lease: TokenLease, requested: Instant) -> Self {
+        Self {
+            described: true,
+            ..Self::new(lease, requested)
+        }
+    }
+
+    pub(super) fn is_described(&self) -> bool {
+        self.described
     }
 
     /// Returns the secret value of the token.

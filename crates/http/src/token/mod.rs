@@ -30,6 +30,9 @@ const UNHELPFUL_LOGIN_PAUSE: Duration = Duration::from_secs(5);
 /// The first and the longest wait before a login whose last tokens were refused before their first success.
 const REFUSED_TOKEN_BACKOFF: (Duration, Duration) =
     (Duration::from_secs(5), Duration::from_secs(60));
+/// How long after the first success of a token its description is requested. A program that ends before, or the
+/// reads at the start of one, thus lose no use of a token with few uses.
+const DESCRIPTION_DELAY: Duration = Duration::from_secs(1);
 /// The first and the longest wait before a failed renewal is retried.
 const RENEWAL_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -54,6 +57,8 @@ struct Shared {
 struct State {
     token: Option<Arc<Token>>,
     in_flight: Option<InFlight>,
+    /// The last refused token, until the next login. A login that returns it again does not help.
+    refused: Option<Arc<Token>>,
     /// The credential of the last login that returned a token.
     credential: Option<SecretValue>,
     paused: Option<PausedCredential>,
@@ -161,6 +166,15 @@ impl TokenManager {
         }
     }
 
+    /// Returns the token with its lifetime. If the login did not request the token from the server, this
+    /// requests its [description](Login::describe), which otherwise follows 1 s after the token's first success.
+    ///
+    /// # Errors
+    /// Returns the error of the request.
+    pub async fn describe(&self, token: &Arc<Token>) -> Result<Arc<Token>, Error> {
+        self.shared.describe(token).await
+    }
+
     /// Records that the server refused the token. If this returns `Ok`, the caller can request another
     /// [`token`](Self::token) and repeat its request once.
     ///
@@ -229,10 +243,10 @@ impl State {
             if is_unhelpful {
                 return Refusal::Known(Err(error.clone()));
             }
-            self.token = None;
+            self.refused = self.token.take();
             return Refusal::Replace;
         }
-        self.token = None;
+        self.refused = self.token.take();
         self.unhelpful_at = Some(now);
         self.refused_tokens = self.refused_tokens.saturating_add(1);
         let Some(failures) = self.refused_tokens.checked_sub(2) else {
@@ -315,7 +329,11 @@ impl Shared {
             return result;
         }
         let started = Instant::now();
-        match self.login.login(&credential).await {
+        let result = match self.login.login(&credential).await {
+            Ok(lease) if self.is_refused(&lease) => Err(self.login.refused_token().into()),
+            result => result,
+        };
+        match result {
             Ok(lease) => {
                 let token = Arc::new(Token::new(lease.clone(), started));
                 tracing::info!(target: "secretwell::http", event = "logged_in", origin = %self.origin, lifetime = ?lease.lifetime, "logged in");
@@ -349,6 +367,32 @@ impl Shared {
         }
     }
 
+    /// Returns whether the server refused the token a moment ago. The next login can use it all the same, because
+    /// an operator might have repaired the reason.
+    fn is_refused(&self, lease: &TokenLease) -> bool {
+        let refused = self.state().refused.take();
+        refused.is_some_and(|refused| *refused.value() == lease.token)
+    }
+
+    /// Returns the token with its description, and starts the renewal of a token that was not described before.
+    async fn describe(self: &Arc<Self>, token: &Arc<Token>) -> Result<Arc<Token>, Error> {
+        if token.is_described() {
+            return Ok(token.clone());
+        }
+        let requested = Instant::now();
+        let Some(lease) = self.login.describe(token.value()).await? else {
+            return Ok(token.clone());
+        };
+        let described = Arc::new(Token::described(lease.clone(), requested));
+        described.accept();
+        let mut state = self.state();
+        if state.is_current(token) {
+            state.token = Some(described.clone());
+            self.start_renewer(&mut state, &lease, &described);
+        }
+        Ok(described)
+    }
+
     /// Starts the background task that renews or replaces the token before it expires, and stops the
     /// previous one. No task is started for a token without an expiry, nor for one with a limited number of
     /// uses, because a renewal would use it.
@@ -373,33 +417,23 @@ fn asks_to_wait(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::RateLimited { .. }) || error.retry_after().is_some()
 }
 
-/// Replaces a token by its description, which has its lifetime, and starts its renewal. Only logins that did
-/// not request the token themselves have a description.
+/// Replaces a token by its description, which has its lifetime. Only logins that did not request the token
+/// themselves have a description.
 async fn describe(shared: Weak<Shared>, token: Arc<Token>) {
+    let mut wait = DESCRIPTION_DELAY;
     let mut backoff = RENEWAL_BACKOFF.0;
     loop {
+        tokio::time::sleep(wait).await;
         let Some(shared) = shared.upgrade().filter(|s| s.state().is_current(&token)) else {
             return;
         };
-        let requested = Instant::now();
-        match shared.login.describe(token.value()).await {
-            Ok(Some(lease)) => {
-                let described = Arc::new(Token::new(lease.clone(), requested));
-                described.accept();
-                let mut state = shared.state();
-                if state.is_current(&token) {
-                    state.token = Some(described.clone());
-                    shared.start_renewer(&mut state, &lease, &described);
-                }
-                return;
-            }
+        match shared.describe(&token).await {
             Err(error) if error.is_temporary() => {
                 tracing::warn!(target: "secretwell::http", event = "token_lookup_failed", origin = %shared.origin, %error, "the lifetime of the token is unknown; the lookup is repeated");
             }
-            Ok(None) | Err(_) => return,
+            Ok(_) | Err(_) => return,
         }
-        drop(shared);
-        tokio::time::sleep(backoff.mul_f64(random_between(0.75, 1.25))).await;
+        wait = backoff.mul_f64(random_between(0.75, 1.25));
         backoff = (backoff * 2).min(RENEWAL_BACKOFF.1);
     }
 }
@@ -498,7 +532,7 @@ impl Renewer {
 
     /// Replaces the cached token by its renewed form, unless another token was cached meanwhile.
     fn store(&mut self, shared: &Shared, lease: TokenLease, requested: Instant) {
-        let renewed = Arc::new(Token::new(lease, requested));
+        let renewed = Arc::new(Token::described(lease, requested));
         if self.token.is_accepted() {
             renewed.accept();
         }

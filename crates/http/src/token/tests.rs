@@ -25,6 +25,8 @@ struct Server {
     lookups: AtomicUsize,
     /// Whether each login has another credential.
     is_signed: AtomicBool,
+    /// Whether each login returns its credential as the token.
+    is_static: AtomicBool,
     /// The number of credentials that were read.
     credentials: AtomicUsize,
 }
@@ -46,6 +48,7 @@ impl FakeLogin {
             lookup: Mutex::default(),
             lookups: AtomicUsize::default(),
             is_signed: AtomicBool::default(),
+            is_static: AtomicBool::default(),
             credentials: AtomicUsize::default(),
         }))
     }
@@ -82,7 +85,7 @@ impl Login for FakeLogin {
         self.0.is_signed.load(Ordering::SeqCst)
     }
 
-    async fn login(&self, _: &SecretValue) -> Result<TokenLease, LoginFailure> {
+    async fn login(&self, credential: &SecretValue) -> Result<TokenLease, LoginFailure> {
         let number = self.0.logins.fetch_add(1, Ordering::SeqCst) + 1;
         tokio::time::sleep(Duration::from_millis(50)).await;
         if let Some(kind) = *self.0.login_error.lock().unwrap() {
@@ -93,7 +96,10 @@ impl Login for FakeLogin {
             });
         }
         Ok(TokenLease {
-            token: format!("token {number}").into(),
+            token: match self.0.is_static.load(Ordering::SeqCst) {
+                true => credential.clone(),
+                false => format!("token {number}").into(),
+            },
             lifetime: self.0.lifetime.lock().unwrap().map(Duration::from_secs),
             renewable: true,
             uses: Some(self.0.uses.load(Ordering::SeqCst)),
@@ -532,6 +538,31 @@ async fn first_use_is_not_spent_on_a_lookup() {
     assert_eq!(token_text(&manager).await, "token 1");
     assert!(login.renewals() > 10, "the described token is renewed");
     assert_eq!((lookups(), login.logins()), (finished, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn login_that_returns_the_refused_token_does_not_help() {
+    let login = FakeLogin::new(None, Ok(60));
+    login.0.is_static.store(true, Ordering::SeqCst);
+    let manager = login.manager();
+    for is_accepted in [true, false] {
+        let token = manager.token().await.unwrap();
+        if is_accepted {
+            manager.accepted(&token);
+        }
+        manager.refused(&token).unwrap();
+        for _ in 0..3 {
+            let error = manager.token().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+        }
+        // An operator might have repaired the reason.
+        advance(2).await;
+    }
+    let token = manager.token().await.unwrap();
+    manager.refused(&token).unwrap_err();
+    *login.0.credential.lock().unwrap() = "two".into();
+    manager.refused(&token).unwrap_err();
+    assert_eq!(token_text(&manager).await, "two");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::env;
 
-use secretwell_http::Credential;
+use secretwell_http::{Credential, trim_setting};
 
 /// The environment variables whose names start with `INFISICAL_`.
 pub(super) struct Variables<'a>(pub(super) &'a dyn Fn(&str) -> Option<String>);
@@ -14,7 +14,7 @@ impl Variables<'_> {
         names
             .iter()
             .filter_map(|name| (self.0)(&format!("INFISICAL_{name}")))
-            .map(|value| value.trim_matches(is_padding).to_owned())
+            .map(|value| trim_setting(&value).to_owned())
             .find(|value| !value.is_empty())
     }
 
@@ -28,10 +28,6 @@ impl Variables<'_> {
         };
         self.first(names).map(Credential::value).or_else(file)
     }
-}
-
-fn is_padding(c: char) -> bool {
-    c.is_ascii_whitespace() || c == '\u{FEFF}'
 }
 
 pub(super) fn process_variable(name: &str) -> Option<String> {

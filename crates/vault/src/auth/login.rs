@@ -21,6 +21,9 @@ use crate::wire::{self, Health};
 /// 403 in both cases.
 const CLUSTER_OUTAGE: Duration = Duration::from_secs(5 * 60);
 
+/// The path that describes the token of a request.
+pub(crate) const LOOKUP_SELF: &str = "/v1/auth/token/lookup-self";
+
 /// The login of one provider, as a [`TokenManager`](secretwell_http::TokenManager) uses it.
 pub(crate) struct VaultLogin {
     server: Server,
@@ -171,11 +174,8 @@ impl Login for VaultLogin {
 
     async fn login(&self, credential: &SecretValue) -> Result<TokenLease, LoginFailure> {
         if let Method::Token(_) = self.auth.method {
-            let request = self
-                .request(Verb::GET, "/v1/auth/token/lookup-self")
-                .secret_header(TOKEN, credential.expose_bytes())?;
-            let response = self.server.send(&request).await?;
-            return Ok(wire::looked_up_token(&response, credential)?);
+            // A lookup might use the token up, so it follows after the first success.
+            return Ok(TokenLease::new(credential.clone()));
         }
         let body = match &self.auth.method {
             Method::AppRole {
@@ -205,6 +205,17 @@ impl Login for VaultLogin {
             true => wire::token_lease(&response),
             false => Err(wire::login_refused(&response).error),
         }
+    }
+
+    async fn describe(&self, token: &SecretValue) -> Result<Option<TokenLease>, Error> {
+        let Method::Token(_) = self.auth.method else {
+            return Ok(None);
+        };
+        let request = self
+            .request(Verb::GET, LOOKUP_SELF)
+            .secret_header(TOKEN, token.expose_bytes())?;
+        let response = self.server.send(&request).await?;
+        wire::looked_up_token(&response, token).map(Some)
     }
 
     fn refused_token(&self) -> Error {

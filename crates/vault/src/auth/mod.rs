@@ -222,6 +222,11 @@ impl VaultAuth {
         )
     }
 
+    /// Returns whether the token is an existing one, for which no login is sent.
+    pub(crate) fn is_token(&self) -> bool {
+        matches!(self.method, Method::Token(_))
+    }
+
     /// Returns the path of the login request.
     pub(crate) fn path(&self) -> Result<String, Error> {
         let method = match &self.method {

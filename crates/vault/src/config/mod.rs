@@ -8,7 +8,7 @@ use self::variables::{Variables, process_variable};
 use crate::auth::VaultAuth;
 use crate::dynamic::Dynamic;
 use crate::error::invalid;
-use crate::place::below;
+use crate::location::below;
 use crate::provider::VaultProvider;
 use crate::settings::Settings;
 use crate::wire::KvVersion;

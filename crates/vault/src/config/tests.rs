@@ -22,11 +22,11 @@ fn addresses(builder: &VaultBuilder) -> Vec<String> {
 fn bao_variables_have_precedence_over_vault_variables() {
     let set = [
         ("VAULT_ADDR", "https://vault:8200/"),
-        ("BAO_ADDR", "https://bao:8200"),
+        ("BAO_ADDR", "\u{FEFF}https://bao:8200\r\n"),
         ("VAULT_TOKEN", "t"),
-        ("BAO_NAMESPACE", " "),
-        ("VAULT_NAMESPACE", "team1/"),
-        ("VAULT_CLIENT_TIMEOUT", " 7\r\n"),
+        ("BAO_NAMESPACE", " \u{FEFF}"),
+        ("VAULT_NAMESPACE", "\u{FEFF}team1/"),
+        ("VAULT_CLIENT_TIMEOUT", "\u{FEFF} 7\r\n"),
         ("VAULT_SRV_LOOKUP", "false"),
     ];
     let builder = VaultBuilder::from_variables(&variables(&set)).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use std::{env, fs};
 
 use secretwell_core::Error;
-use secretwell_http::{ClientConfig, Credential, parse_flag};
+use secretwell_http::{ClientConfig, Credential, parse_flag, trim_setting};
 
 use crate::error::invalid;
 
@@ -28,13 +28,13 @@ const UNSUPPORTED: &[&str] = &[
 pub(super) struct Variables<'a>(pub(super) &'a dyn Fn(&str) -> Option<String>);
 
 impl Variables<'_> {
-    /// Returns the value of `BAO_…`, or else of `VAULT_…`, without white space at its ends. An empty variable
-    /// counts as unset.
+    /// Returns the value of `BAO_…`, or else of `VAULT_…`, without white space and byte order marks at its ends.
+    /// An empty variable counts as unset.
     pub(super) fn get(&self, name: &str) -> Option<String> {
         ["BAO_", "VAULT_"]
             .into_iter()
             .filter_map(|prefix| (self.0)(&format!("{prefix}{name}")))
-            .map(|value| value.trim().to_owned())
+            .map(|value| trim_setting(&value).to_owned())
             .find(|value| !value.is_empty())
     }
 

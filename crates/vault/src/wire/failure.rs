@@ -48,7 +48,7 @@ pub(crate) fn is_missing_mount(error: &Error) -> bool {
 pub(crate) fn wrong_version_2() -> Error {
     let message = "the mount has KV version 1, but was read as version 2";
     Error::new(ErrorKind::InvalidConfig, message)
-        .with_hint("set `kv=1`, or remove the setting to detect the version")
+        .with_hint("set `kv=1`, or leave the setting out to detect the version")
 }
 
 /// Returns the error of a failed read of `path`, which is the path in the server's policies.
@@ -76,7 +76,7 @@ pub(crate) fn read_error(response: &Response, path: &str) -> Error {
     match (response.status.as_u16(), deleted) {
         (404, _) if body.mentions("Invalid path for a versioned K/V") => {
             misconfigured("the mount has KV version 2, but was read as version 1")
-                .with_hint("set `kv=2`, or remove the setting to detect the version")
+                .with_hint("set `kv=2`, or leave the setting out to detect the version")
         }
         (404, _) if body.mentions("no handler for route") => {
             misconfigured(NO_MOUNT).with_hint("check its name with `vault secrets list`")
@@ -96,6 +96,8 @@ pub(crate) fn read_error(response: &Response, path: &str) -> Error {
         (403, _) if forbidden(response) != Some(Forbidden::Unknown) => {
             denied("reading", "read", path)
         }
+        (405, _) => misconfigured("the path does not support this request")
+            .with_hint("check the path; a dynamic secret that is created by a write needs a body"),
         (400, _) if body.errors.is_none() || body.mentions("relative paths") => Error::new(
             ErrorKind::InvalidKey,
             "the server does not accept this name",

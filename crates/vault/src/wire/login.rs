@@ -54,7 +54,9 @@ pub(crate) fn looked_up_token(
         num_uses: i64,
     }
 
-    check_api(response)?;
+    if is_outside_of_api(response) {
+        return Err(no_api());
+    }
     let mut lease = TokenLease::new(token.clone());
     match forbidden(response) {
         None if response.status.is_success() => {
@@ -71,9 +73,23 @@ pub(crate) fn looked_up_token(
     }
 }
 
+/// Returns an error if the response to a request with a token shows that the token is not valid.
+pub(crate) fn check_token(response: &Response) -> Result<(), Error> {
+    match forbidden(response) {
+        Some(Forbidden::BadToken) => Err(Error::new(
+            ErrorKind::Unauthenticated,
+            "the token of the login is not valid or has expired",
+        )
+        .with_hint("configure another credential")),
+        Some(Forbidden::NoPermission) => Ok(()),
+        None if response.status.is_success() => Ok(()),
+        Some(Forbidden::Unknown) | None => Err(unexplained(response)),
+    }
+}
+
 /// Returns the error for a token of the configuration that the server refuses.
 pub(crate) fn refused_token() -> Error {
-    let message = "the token is not valid or has expired";
+    let message = "the token is not valid, has expired, or has no uses left";
     Error::new(ErrorKind::Unauthenticated, message).with_hint("configure another token")
 }
 
@@ -189,23 +205,21 @@ pub(crate) fn login_refused(response: &Response) -> LoginFailure {
         ),
     ];
     let status = response.status.as_u16();
-    if !matches!(status, 400 | 403 | 404) {
+    if status == 405 {
+        return no_login_method().into();
+    }
+    if !matches!(status, 400 | 401 | 403 | 404) {
         return unexplained(response).into();
     }
-    if let Err(error) = check_api(response) {
-        return error.into();
+    if is_outside_of_api(response) {
+        return no_api().into();
     }
     let body = Envelope::of_error(response);
     if status == 404 {
         let has_no_route =
             body.mentions("no handler for route") || body.mentions("unsupported path");
         return match has_no_route {
-            true => Error::new(
-                ErrorKind::InvalidConfig,
-                "the login method does not exist at this mount",
-            )
-            .with_hint("check the login method and its mount with `vault auth list`")
-            .into(),
+            true => no_login_method().into(),
             false => unexplained(response).into(),
         };
     }
@@ -229,20 +243,23 @@ pub(crate) fn login_refused(response: &Response) -> LoginFailure {
     error.with_hint(hint).into()
 }
 
-/// Checks that the path of a request for a login, a token or a state is below `/v1` of the server.
-pub(crate) fn check_api(response: &Response) -> Result<(), Error> {
-    if !is_bare_absence(response) {
-        return Ok(());
-    }
-    let message = "the server has no API at the path of the configured address";
-    Err(Error::new(ErrorKind::InvalidConfig, message)
-        .with_hint("remove the path from the address, or correct it"))
+/// Returns whether the path of a request might not be below `/v1` of the server. The response is the same as for
+/// a missing secret, but all other parts of the API, such as a login method, always give a reason.
+pub(crate) fn is_outside_of_api(response: &Response) -> bool {
+    response.status == StatusCode::NOT_FOUND && Envelope::of_error(response).has_no_reason()
 }
 
-/// Returns whether the server responded that nothing exists at the path, without a reason. It responds like this to
-/// a request for a missing secret, and to each request that is not below `/v1`.
-pub(crate) fn is_bare_absence(response: &Response) -> bool {
-    response.status == StatusCode::NOT_FOUND && Envelope::of_error(response).has_no_reason()
+fn no_login_method() -> Error {
+    let message = "the login method does not exist at this mount";
+    Error::new(ErrorKind::InvalidConfig, message)
+        .with_hint("check the login method and its mount with `vault auth list`")
+}
+
+/// Returns the error for an address whose path is wrong.
+pub(crate) fn no_api() -> Error {
+    let message = "the server has no API at the path of the configured address";
+    Error::new(ErrorKind::InvalidConfig, message)
+        .with_hint("remove the path from the address, or correct it")
 }
 
 /// Returns whether the server denies the request without a reason.

@@ -3,6 +3,7 @@
 //! The behaviour was observed on OpenBao 2.7.2. The statements about HashiCorp Vault are from its source and
 //! documentation.
 
+mod capabilities;
 mod document;
 mod envelope;
 mod failure;
@@ -15,6 +16,7 @@ mod recognition;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use capabilities::{CAPABILITIES, capabilities_body, check_capabilities};
 pub(crate) use document::{Document, read_v1, read_v2, server_clock, time};
 pub(crate) use failure::{Forbidden, forbidden, is_missing_mount, wrong_version_2};
 pub(crate) use index::{
@@ -23,8 +25,8 @@ pub(crate) use index::{
 };
 pub(crate) use lease::{LeaseInfo, lease_info, updated_lease};
 pub(crate) use login::{
-    check_api, is_bare_absence, is_bare_denial, login_refused, looked_up_token, refused_token,
-    token_lease, unwrapped_secret_id, wrapping_token,
+    check_token, is_bare_denial, is_outside_of_api, login_refused, looked_up_token, no_api,
+    refused_token, token_lease, unwrapped_secret_id, wrapping_token,
 };
 pub use mount::KvVersion;
 pub(crate) use mount::{Mount, listed, mount};

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::envelope::{parse_data, unexplained};
 use super::failure::{Forbidden, denied, forbidden, read_error};
+use super::login::{is_outside_of_api, no_api};
 
 /// The version of a key-value engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +59,7 @@ pub(crate) fn mount(response: &Response, name: &str) -> Result<Mount, Error> {
             return Err(Error::new(ErrorKind::Denied, message)
                 .with_hint("check the mount and the policy of the login"));
         }
+        _ if is_outside_of_api(response) => return Err(no_api()),
         _ => {
             let error = read_error(response, name);
             return Err(match error.kind() == ErrorKind::InvalidConfig {

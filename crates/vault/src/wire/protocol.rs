@@ -72,7 +72,8 @@ impl Protocol for Vault {
                     Error::new(ErrorKind::InvalidConfig, message).with_hint("use `https://`"),
                 )
             }
-            400 | 403 | 404 => Outcome::Success,
+            // The requests know which reasons they have. Plugins of the server choose some statuses themselves.
+            400..=411 | 414..=428 | 430..=499 => Outcome::Success,
             300..=399 => Outcome::NextEndpoint(unavailable(
                 "the server is a standby and does not know an active server",
             )),

@@ -215,6 +215,24 @@ fn failover_and_hashicorp_responses_have_the_expected_meanings() {
             "invalid configuration: the engine at the mount has no such path",
         ),
         (
+            "login",
+            401,
+            "a reason of a plugin",
+            "not authenticated: the login was refused",
+        ),
+        (
+            "login",
+            405,
+            "unsupported operation",
+            "invalid configuration: the login method does not exist at this mount",
+        ),
+        (
+            "creds",
+            405,
+            "unsupported operation",
+            "invalid configuration: the path does not support this request",
+        ),
+        (
             "read",
             403,
             "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n",
@@ -230,9 +248,13 @@ fn unknown_reason_is_neither_an_absence_nor_a_refusal() {
     for what in [
         "read", "read1", "creds", "list", "lease", "mount", "lookup", "unwrap", "login",
     ] {
-        for status in [403, 404] {
-            // A login is refused with 403 for many reasons of its method.
-            if status == 403 && matches!(what, "unwrap" | "login" | "lease") {
+        for status in [401, 403, 404, 409, 422] {
+            // A login is refused with 401 and 403 for many reasons of its method.
+            let is_refusal = match what {
+                "login" => matches!(status, 401 | 403),
+                _ => status == 403 && matches!(what, "unwrap" | "lease"),
+            };
+            if is_refusal {
                 continue;
             }
             let exchange = Exchange {
