@@ -7,7 +7,7 @@ use secretwell::{ErrorKind, SecretProvider};
 use secretwell_testkit::{Fault, FaultProxy};
 
 use super::place::Place;
-use crate::support::{key, secs};
+use crate::support::{key, response, secs};
 
 /// Returns the number of `GET` requests for secrets.
 fn read_count(place: &Place) -> usize {
@@ -119,6 +119,27 @@ async fn retry_after_applies_to_every_request_of_the_provider() {
     assert_rate_limited(provider.get_version(&key("A"), &first).await.unwrap_err());
     assert_rate_limited(provider.health().await.unwrap_err());
     assert_eq!(fake.requests().len(), before, "{:?}", fake.requests());
+}
+
+#[tokio::test]
+async fn rate_limit_window_of_years_does_not_stop_the_provider() {
+    let place = Place::fake(ApiVersion::V4).await;
+    place.write(None, "A", "value").await;
+    let proxy = FaultProxy::start(place.as_fake().address()).await;
+    let url = format!("http://{}", proxy.address());
+    let short_deadline = |client: ClientConfig| client.deadline(secs(1));
+    let builder = || place.provider_at(&url).client(short_deadline);
+    let limited = r#"{"statusCode":429,"message":"Rate limit","error":"RateLimitExceeded"}"#;
+    for (status, body) in [("200 OK", r#"{"secrets":[]}"#), ("429 No", limited)] {
+        let provider = builder().build().unwrap();
+        // A gateway that states the time of the reset in place of the wait.
+        let headers = "x-ratelimit-limit: 40\r\nx-ratelimit-remaining: 0\r\nx-ratelimit-reset: 1790000000";
+        let fault = response(&format!("{status}\r\n{headers}"), body);
+        proxy.set_for("GET /api/v4/secrets", fault);
+        provider.get(&key("A")).await.unwrap_err();
+        proxy.set(Fault::None);
+        assert_eq!(text(&provider, "A").await, "value", "{status}");
+    }
 }
 
 #[tokio::test]
