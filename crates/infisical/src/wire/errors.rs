@@ -42,8 +42,7 @@ pub(super) fn request_error(response: &Response) -> Error {
             "the machine identity is not a member of the project",
         )
         .with_hint("add it to the project, with a role that can read secrets"),
-        401 if body.is_permission_error() => denied(),
-        403 => denied(),
+        401 | 403 if body.is_permission_error() => denied(),
         400 | 422 => invalid_request(),
         500..=599 => internal_error(),
         status => unknown_response(status),
