@@ -26,6 +26,8 @@ const SERVICE_TOKEN: &[u8] = b"st.";
 pub(crate) struct SecretsQuery<'a> {
     /// `None` for a list.
     name: Option<&'a str>,
+    /// `None` for the environment in the settings.
+    environment: Option<&'a str>,
     folder: &'a str,
     recursive: bool,
     version: Option<u64>,
@@ -37,6 +39,7 @@ impl<'a> SecretsQuery<'a> {
     pub(crate) fn list(folder: &'a str, recursive: bool) -> Self {
         Self {
             name: None,
+            environment: None,
             folder,
             recursive,
             version: None,
@@ -54,6 +57,13 @@ impl<'a> SecretsQuery<'a> {
 
     pub(crate) fn view(self, view: View) -> Self {
         Self { view, ..self }
+    }
+
+    pub(crate) fn environment(self, slug: &'a str) -> Self {
+        Self {
+            environment: Some(slug),
+            ..self
+        }
     }
 
     pub(crate) fn version(self, number: u64) -> Self {
@@ -295,7 +305,8 @@ impl Api {
         if let Some(name) = query.name {
             path += &format!("/{}", encode(name));
         }
-        let mut all = vec![("environment", settings.environment.as_str())];
+        let environment = query.environment.unwrap_or(&settings.environment);
+        let mut all = vec![("environment", environment)];
         match (&settings.project, api) {
             (Project::Slug(slug), ApiVersion::V3) => all.push(("workspaceSlug", slug)),
             (_, ApiVersion::V3) => all.push(("workspaceId", self.project_id().await?)),

@@ -22,7 +22,8 @@ mod tests;
 use body::ErrorBody;
 pub(crate) use errors::{
     RATE_LIMIT_HINT, is_internal_error, is_missing_place, is_permission_refusal,
-    is_reference_refusal, is_unknown_route, no_such_folder, no_such_secret, unresolved_reference,
+    is_reference_refusal, is_unknown_route, no_personal_value, no_such_folder, no_such_secret,
+    unexpanded_import, unresolved_reference,
 };
 pub(crate) use login::{LoginResponse, is_wrong_credential, locked_out, parse_login};
 pub(crate) use recognition::is_list_head;

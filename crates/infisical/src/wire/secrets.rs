@@ -51,6 +51,8 @@ pub(crate) struct Entry {
     value: Option<SecretValue>,
     version: Version,
     secret_type: SecretType,
+    /// Whether the list shows the secret as one of an imported folder.
+    is_imported: bool,
     /// Whether the server might return several lines as one line in quotes.
     skips_multiline_encoding: bool,
     /// The result of a single read of this secret, if it is valid for as long as the list is unchanged.
@@ -72,10 +74,18 @@ impl Entry {
             value: body.secret_value.filter(|_| !hidden),
             version,
             secret_type: body.r#type,
+            is_imported: false,
             skips_multiline_encoding: body.skip_multiline_encoding.unwrap_or(false),
             single_read: OnceLock::new(),
         };
         (body.secret_key, entry)
+    }
+
+    fn imported(self) -> Self {
+        Self {
+            is_imported: true,
+            ..self
+        }
     }
 
     /// Returns the recorded result of a single read.
@@ -86,6 +96,10 @@ impl Entry {
     /// Records the result of a single read. It must stay valid while the list is unchanged.
     pub(crate) fn record_single_read(&self, result: &Result<Secret, Error>) {
         let _ = self.single_read.set(result.clone());
+    }
+
+    pub(crate) fn is_imported(&self) -> bool {
+        self.is_imported
     }
 
     pub(crate) fn secret_type(&self) -> SecretType {
@@ -208,7 +222,10 @@ impl Listing {
             own,
             imported: imports
                 .flat_map(|import| import.secrets)
-                .map(Entry::from_body)
+                .map(|secret| {
+                    let (name, entry) = Entry::from_body(secret);
+                    (name, entry.imported())
+                })
                 .collect(),
             import_count,
             view: scope.view,

@@ -169,15 +169,23 @@ fn meaning_of_body(request: &str, status: u16, body: String) -> String {
 fn error_with_an_unknown_name_is_neither_a_refusal_nor_an_absence() {
     const MESSAGES: [&str; 4] = ["x", "Access denied", "Reference #18.2f3a", "not a member"];
     for request in ["list", "single", "folders", "login", "renew"] {
-        for (status, message) in [401, 403, 404].map(|status| MESSAGES.map(|text| (status, text))).concat() {
-            let body = format!(r#""statusCode":{status},"message":"{message}","error":"WAFBlocked""#);
+        for (status, message) in [401, 403, 404]
+            .map(|status| MESSAGES.map(|text| (status, text)))
+            .concat()
+        {
+            let body =
+                format!(r#""statusCode":{status},"message":"{message}","error":"WAFBlocked""#);
             let found = meaning_of_body(request, status, format!("{{{body}}}"));
             assert_eq!(found, "another program responded", "{body}");
             // The server sends the id of the request, but this name is not known.
             let found = meaning_of_body(request, status, format!(r#"{{"reqId":"r",{body}}}"#));
             let is_login = ["login", "renew"].contains(&request);
             let is_known_reason = is_login && message == "Access denied";
-            assert_eq!(found.starts_with("unavailable: "), !is_known_reason, "{body}: {found}");
+            assert_eq!(
+                found.starts_with("unavailable: "),
+                !is_known_reason,
+                "{body}: {found}"
+            );
         }
     }
     let body = r#"{"reqId":"r","statusCode":401,"message":"x","error":"TokenIsGone"}"#;

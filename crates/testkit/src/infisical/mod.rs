@@ -194,8 +194,8 @@ impl FakeInfisical {
         written.expect("the folder must exist");
     }
 
-    /// Adds a personal value to a secret with a shared value, as a user can do. Every list of the folder
-    /// contains both values.
+    /// Adds a personal value to a secret with a shared value, as a user can do. Every identity counts as that user.
+    /// Version 3 of the API lists both values, and version 4 the requested one.
     ///
     /// # Panics
     /// Panics if the folder does not exist.

@@ -329,6 +329,12 @@ impl Folder {
         self.secrets.iter().find(matches)
     }
 
+    /// Returns the personal value of the secret of this name.
+    pub(super) fn find_personal(&self, name: &str) -> Option<&Secret> {
+        let matches = |secret: &&Secret| secret.name == name && secret.personal;
+        self.secrets.iter().find(matches)
+    }
+
     fn find_mut(&mut self, name: &str) -> Option<&mut Secret> {
         self.secrets.iter_mut().find(|secret| secret.name == name)
     }
