@@ -28,7 +28,7 @@ pub(crate) use errors::{
 pub(crate) use login::{LoginResponse, is_wrong_credential, locked_out, parse_login};
 pub(crate) use recognition::is_list_head;
 pub(crate) use secrets::{
-    Entry, Listing, Scope, SecretType, View, folder_names, parse_single, project_id,
+    Entry, Listing, Scope, SecretType, View, folder_names, has_imports, parse_single, project_id,
 };
 
 /// The path that reports, without a login, that the server runs.

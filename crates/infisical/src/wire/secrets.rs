@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
 use secretwell_http::Response;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::errors::{malformed, request_error};
 use crate::settings::relative_path;
@@ -327,6 +328,25 @@ pub(crate) fn folder_names(response: &Response) -> Result<Vec<String>, Error> {
     let body: ResponseBody =
         serde_json::from_slice(&response.body).map_err(|_| malformed("a list of folders"))?;
     Ok(body.folders.into_iter().map(|folder| folder.name).collect())
+}
+
+/// Parses the response to a request for the imports of a folder, and returns whether there are any.
+///
+/// # Errors
+/// Returns the reason if the server refused the request.
+pub(crate) fn has_imports(response: &Response) -> Result<bool, Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct ResponseBody {
+        secret_imports: Vec<IgnoredAny>,
+    }
+
+    if !response.status.is_success() {
+        return Err(request_error(response));
+    }
+    let body: ResponseBody =
+        serde_json::from_slice(&response.body).map_err(|_| malformed("a list of imports"))?;
+    Ok(!body.secret_imports.is_empty())
 }
 
 /// Parses the response to a request for a project by its slug, and returns the project's id.

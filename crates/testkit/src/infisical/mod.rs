@@ -314,6 +314,23 @@ impl FakeInfisical {
         self.change(identity, |identity| identity.accepted_jwts.push(accepted));
     }
 
+    /// Creates a service token with the permissions of an identity. The server reads the folder of the token,
+    /// whichever one a request names.
+    ///
+    /// # Panics
+    /// Panics if the identity does not exist.
+    pub fn service_token(
+        &self,
+        identity: &str,
+        project: &str,
+        environment: &str,
+        path: &str,
+    ) -> String {
+        let scope = [project, environment, path];
+        let token = self.state().access.issue_service_token(identity, scope);
+        token.expect("the identity must exist")
+    }
+
     /// Revokes the client secret of an identity. Existing tokens stay valid.
     ///
     /// # Panics
