@@ -173,13 +173,13 @@ async fn login_at_a_hanging_server_lasts_to_the_deadline_and_is_sent_once() {
     let login = "POST /api/v1/auth/";
     let provider = |deadline| {
         let client = move |client: ClientConfig| {
-            let attempt = Duration::from_millis(200);
-            client.deadline(deadline).attempt_timeout(attempt)
+            let hedge = Duration::from_millis(100);
+            client.deadline(deadline).hedge_delay(hedge)
         };
         let builder = place.provider_at(&url).api(ApiVersion::V3);
         builder.client(client).build().unwrap()
     };
-    // The database responds after the timeout of an attempt.
+    // The database responds later than a read would be sent again.
     proxy.set_for(login, Fault::Delay(Duration::from_millis(600)));
     assert_eq!(text(&provider(secs(10)), "A").await, "value");
     assert_eq!(proxy.count(login), 1);

@@ -344,12 +344,12 @@ async fn personal_value_is_compared_with_the_personal_value() {
     for api in BOTH {
         let place = Place::fake(api).await;
         let (fake, folder) = (place.as_fake(), &place.folder);
-        set(&place, &[("A", "shared"), ("PEM", "line1\nline2")]);
+        set(&place, &[("A", "shared")]);
         fake.set_personal(&place.project, "dev", folder, "A", QUOTED);
-        // The first entry of the name is marked, and the personal one is read.
+        // Only the personal value is marked.
         fake.remove(&place.project, "dev", folder, "A");
         fake.skip_multiline_encoding(&place.project, "dev", folder, "A");
-        set(&place, &[("B", "shared")]);
+        set(&place, &[("A", "shared")]);
         let provider = place.provider().personal_overrides().build().unwrap();
         assert_eq!(text(&provider, "A").await, QUOTED);
     }

@@ -131,7 +131,8 @@ impl Store {
         let (id, now) = (self.new_id(), self.now());
         let folder = self.folder_mut(location)?;
         let value = trim_value(value);
-        if let Some(secret) = folder.secrets.iter_mut().find(|secret| secret.name == name) {
+        let matches = |secret: &&mut Secret| secret.name == name && !secret.personal;
+        if let Some(secret) = folder.secrets.iter_mut().find(matches) {
             secret.versions.push((value, now));
             return Some(secret.clone());
         }
