@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use secretwell::infisical::{ApiVersion, ClientConfig, InfisicalProvider};
+use secretwell::infisical::{
+    ApiVersion, ClientConfig, Credential, InfisicalAuth, InfisicalProvider,
+};
 use secretwell::{ErrorKind, SecretProvider};
 use secretwell_testkit::{Fault, FaultProxy};
 
 use super::place::Place;
-use crate::support::{key, secs};
+use crate::support::{key, response, secs};
 
 /// Returns the number of `GET` requests for secrets.
 fn read_count(place: &Place) -> usize {
@@ -122,6 +124,28 @@ async fn retry_after_applies_to_every_request_of_the_provider() {
 }
 
 #[tokio::test]
+async fn rate_limit_window_of_years_does_not_stop_the_provider() {
+    let place = Place::fake(ApiVersion::V4).await;
+    place.write(None, "A", "value").await;
+    let proxy = FaultProxy::start(place.as_fake().address()).await;
+    let url = format!("http://{}", proxy.address());
+    let short_deadline = |client: ClientConfig| client.deadline(secs(1));
+    let builder = || place.provider_at(&url).client(short_deadline);
+    let limited = r#"{"statusCode":429,"message":"Rate limit","error":"RateLimitExceeded"}"#;
+    for (status, body) in [("200 OK", r#"{"secrets":[]}"#), ("429 No", limited)] {
+        let provider = builder().build().unwrap();
+        // A gateway that states the time of the reset in place of the wait.
+        let headers =
+            "x-ratelimit-limit: 40\r\nx-ratelimit-remaining: 0\r\nx-ratelimit-reset: 1790000000";
+        let fault = response(&format!("{status}\r\n{headers}"), body);
+        proxy.set_for("GET /api/v4/secrets", fault);
+        provider.get(&key("A")).await.unwrap_err();
+        proxy.set(Fault::None);
+        assert_eq!(text(&provider, "A").await, "value", "{status}");
+    }
+}
+
+#[tokio::test]
 async fn deadline_covers_login_and_read_together() {
     let place = Place::fake(ApiVersion::V3).await;
     place.write(None, "A", "value").await;
@@ -138,4 +162,47 @@ async fn deadline_covers_login_and_read_together() {
     assert_eq!(error_kind(&provider, "A").await, ErrorKind::Timeout);
     proxy.set(Fault::None);
     assert_eq!(text(&provider, "A").await, "value");
+}
+
+#[tokio::test]
+async fn login_at_a_hanging_server_lasts_to_the_deadline_and_is_sent_once() {
+    let place = Place::fake(ApiVersion::V3).await;
+    place.write(None, "A", "value").await;
+    let proxy = FaultProxy::start(place.as_fake().address()).await;
+    let url = format!("http://{}", proxy.address());
+    let login = "POST /api/v1/auth/";
+    let provider = |deadline| {
+        let client = move |client: ClientConfig| {
+            let hedge = Duration::from_millis(100);
+            client.deadline(deadline).hedge_delay(hedge)
+        };
+        let builder = place.provider_at(&url).api(ApiVersion::V3);
+        builder.client(client).build().unwrap()
+    };
+    // The database responds later than a read would be sent again.
+    proxy.set_for(login, Fault::Delay(Duration::from_millis(600)));
+    assert_eq!(text(&provider(secs(10)), "A").await, "value");
+    assert_eq!(proxy.count(login), 1);
+    proxy.set_for(login, Fault::Stall);
+    let short = Duration::from_millis(600);
+    assert_eq!(error_kind(&provider(short), "A").await, ErrorKind::Timeout);
+    assert_eq!(proxy.count(login), 2);
+}
+
+#[tokio::test]
+async fn key_outside_the_folder_of_a_service_token_is_missing_with_a_hint() {
+    for api in [ApiVersion::V3, ApiVersion::V4] {
+        let place = Place::fake(api).await;
+        place.write(None, "A", "value").await;
+        place.write(Some("db"), "B", "value").await;
+        let folder = place.folder_path(Some("db"));
+        let (fake, identity) = (place.as_fake(), &place.identity);
+        let token = fake.service_token(identity, &place.project, "dev", &folder);
+        let auth = InfisicalAuth::token(Credential::value(token));
+        let provider = place.provider().auth(auth).build().unwrap();
+        assert_eq!(text(&provider, "db/B").await, "value");
+        let error = provider.get(&key("A")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(error.to_string().contains("service token"), "{error}");
+    }
 }

@@ -91,8 +91,69 @@ async fn gateway_in_place_of_both_versions_decides_nothing() {
         assert!(error.is_temporary(), "{status}: {error}");
         assert!(provider.list(&KeyPrefix::root()).await.is_err());
         assert!(provider.health().await.is_err());
-        proxy.set(secretwell_testkit::Fault::None);
+        proxy.set(Fault::None);
         assert_eq!(text(&provider, "A").await, "value");
+    }
+}
+
+/// Lets five minutes pass, in which no request is sent.
+async fn pass_five_minutes() {
+    tokio::time::pause();
+    tokio::time::advance(secs(5 * 60)).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn version_that_a_gateway_has_shown_is_checked_again() {
+    let place = Place::fake(ApiVersion::V4).await;
+    place.write(None, "A", "value").await;
+    let proxy = FaultProxy::start(place.as_fake().address()).await;
+    let url = format!("http://{}", proxy.address());
+    let provider = place.provider_at(&url).build().unwrap();
+    let v4 = "GET /api/v4/secrets";
+    proxy.set_for(v4, response("404 Not Found", "<html>"));
+    assert_eq!(text(&provider, "A").await, "value");
+    // While the gateway responds, or does not respond, each read succeeds.
+    for fault in [
+        response("404 Not Found", "<html>"),
+        response("403 No", "<html>"),
+        Fault::Close,
+    ] {
+        proxy.set_for(v4, fault);
+        let before = proxy.count(v4);
+        assert_eq!(text(&provider, "A").await, "value");
+        assert_eq!(proxy.count(v4), before);
+        pass_five_minutes().await;
+        for _ in 0..3 {
+            assert_eq!(text(&provider, "A").await, "value");
+        }
+        assert!(proxy.count(v4) > before);
+    }
+    proxy.set(Fault::None);
+    pass_five_minutes().await;
+    assert_eq!(text(&provider, "A").await, "value");
+    let before = place.as_fake().count("GET /api/v3/secrets/raw", 200);
+    assert_eq!(text(&provider, "A").await, "value");
+    let after = place.as_fake().count("GET /api/v3/secrets/raw", 200);
+    assert_eq!(after, before, "version 4 is used");
+    assert!(format!("{provider:?}").contains("V4"), "{provider:?}");
+}
+
+#[tokio::test]
+async fn confirmed_version_is_not_checked_again() {
+    for (is_image, probes) in [(false, 1), (true, 2)] {
+        let place = Place::fake(ApiVersion::V3).await;
+        if is_image {
+            place.as_fake().use_web_application();
+        }
+        place.write(None, "A", "value").await;
+        let provider = place.provider().build().unwrap();
+        assert_eq!(text(&provider, "A").await, "value");
+        pass_five_minutes().await;
+        for _ in 0..3 {
+            assert_eq!(text(&provider, "A").await, "value");
+        }
+        assert_eq!(place.as_fake().count("GET /api/v4/secrets", 404), probes);
     }
 }
 
@@ -280,6 +341,61 @@ async fn forty_five_folders_take_two_lists() {
 }
 
 #[tokio::test]
+async fn one_import_below_does_not_list_each_folder() {
+    for api in BOTH {
+        let place = Place::fake(api).await;
+        let (fake, project) = (place.as_fake(), &place.project);
+        let folder = |number: usize| place.folder_path(Some(&format!("f{number:02}")));
+        for number in 0..45 {
+            fake.set(project, "dev", &folder(number), "A", "value");
+        }
+        fake.set(
+            project,
+            "dev",
+            &place.folder_path(Some("shared")),
+            "B",
+            "value",
+        );
+        let shared = place.folder_path(Some("shared"));
+        // Newer servers list an import once that several folders have.
+        for into in [&place.folder, &folder(7), &folder(30)] {
+            fake.import(project, ("dev", into), ("dev", &shared));
+        }
+        fake.rate_limit(Some(40));
+        let provider = place.provider().api(api).build().unwrap();
+        let keys = listed(&provider).await;
+        assert_eq!(keys.len(), 49, "{keys:?}");
+        assert!(
+            ["B", "f07/B", "f30/B"]
+                .iter()
+                .all(|key| keys.contains(&(*key).to_owned()))
+        );
+        assert_eq!(list_count(&place), 4);
+
+        // Without the permission to list imports, each folder is listed.
+        fake.rate_limit(None);
+        fake.fail_requests(
+            "GET /api/v1/secret-imports",
+            403,
+            "PermissionDenied",
+            "not allowed",
+        );
+        let provider = place.provider().api(api).build().unwrap();
+        assert_eq!(listed(&provider).await.len(), 49);
+        // An outage does not hide keys.
+        fake.clear_failures();
+        fake.fail_requests(
+            "GET /api/v1/secret-imports",
+            500,
+            "Find",
+            "Something went wrong",
+        );
+        let error = provider.list(&KeyPrefix::root()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn imports_of_a_folder_below_are_listed() {
     for api in BOTH {
         let place = Place::fake(api).await;
@@ -317,6 +433,28 @@ async fn thirty_keys_one_after_the_other_take_one_list() {
 }
 
 #[tokio::test]
+async fn thirty_missing_keys_one_after_the_other_take_one_list() {
+    for api in BOTH {
+        for folder in ["", "none/"] {
+            let place = Place::fake(api).await;
+            place.write(None, "A", "value").await;
+            let resolver = Resolver::new(place.provider().api(api).build().unwrap());
+            for number in 0..30 {
+                let error = resolver
+                    .get(&format!("{folder}KEY_{number}"))
+                    .await
+                    .unwrap_err();
+                assert!(error.is_not_found(), "{error}");
+            }
+            let lists = list_count(&place);
+            assert!(lists <= 2, "{lists} lists");
+            let folders = place.as_fake().count("GET /api/v1/folders", 200);
+            assert!(folders <= 2, "{folders} requests for folders");
+        }
+    }
+}
+
+#[tokio::test]
 async fn updated_key_is_read_again_within_the_second() {
     for api in BOTH {
         let place = Place::fake(api).await;
@@ -330,8 +468,9 @@ async fn updated_key_is_read_again_within_the_second() {
             place.write(None, "A", value).await;
             assert_eq!(text(&provider, "A").await, value);
         }
-        // A key that the last list does not have is requested.
+        // The last list also shows that a key is missing, but only once.
         place.write(None, "NEW", "value").await;
+        let _ = provider.get(&key("NEW")).await;
         assert_eq!(text(&provider, "NEW").await, "value");
         // A deleted key is not served from the list.
         place.delete(None, "A").await;

@@ -1,16 +1,47 @@
 //! References between secrets, on older and on newer servers.
 
 use secretwell::infisical::{ApiVersion, InfisicalProvider};
-use secretwell::{ErrorKind, SecretProvider};
+use secretwell::{ErrorKind, SecretProvider, Version};
+use secretwell_testkit::FaultProxy;
 
 use super::place::Place;
-use crate::support::key;
+use crate::support::{key, response};
 
 const BOTH: [ApiVersion; 2] = [ApiVersion::V3, ApiVersion::V4];
 
 async fn text(provider: &InfisicalProvider, name: &str) -> String {
     let secret = provider.get(&key(name)).await.unwrap();
     secret.value.expose_text().unwrap().to_owned()
+}
+
+async fn assert_invalid(provider: &InfisicalProvider, name: &str, part: &str) {
+    let error = provider.get(&key(name)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{name}: {error}");
+    assert!(error.to_string().contains(part), "{name}: {error}");
+}
+
+/// Adds a secret whose reference the login must not read, so that the newest server refuses the expanded list.
+async fn add_forbidden_reference(place: &Place) {
+    place.write(Some("private"), "X", "value").await;
+    let private = place.folder_path(Some("private"));
+    let reference = format!("${{dev{}.X}}", private.replace('/', "."));
+    place.write(None, "FORBIDDEN", &reference).await;
+    place.as_fake().deny(&place.identity, "dev", &private);
+}
+
+/// Returns a proxy that refuses each list with values, as newer servers do if the login must not read one of them.
+async fn refuse_values(place: &Place) -> FaultProxy {
+    let proxy = FaultProxy::start(place.as_fake().address()).await;
+    let id = &place.project;
+    let start = format!("GET /api/v4/secrets?environment=dev&projectId={id}&viewSecretValue=true");
+    let body = r#"{"reqId":"r","statusCode":403,"message":"You are not allowed to read","error":"PermissionDenied","details":[]}"#;
+    proxy.set_for(&start, response("403 Forbidden", body));
+    proxy
+}
+
+fn provider_at(place: &Place, proxy: &FaultProxy) -> InfisicalProvider {
+    let url = format!("http://{}", proxy.address());
+    place.provider_at(&url).build().unwrap()
 }
 
 /// Sets secrets in the test folder. Their names can have any characters.
@@ -162,4 +193,182 @@ async fn referenced_lines_in_quotes_are_invalid() {
         assert_eq!(text(&provider, "PEM").await, "line1\nline2");
         assert_eq!(text(&provider, "PLAIN_REF").await, "line1\nline2");
     }
+}
+
+#[tokio::test]
+async fn referenced_lines_in_quotes_are_invalid_in_each_kind_of_read() {
+    const QUOTED: &str = r#""line1\nline2""#;
+    for api in BOTH {
+        let place = Place::fake(api).await;
+        set(
+            &place,
+            &[
+                ("PEM", "line1\nline2"),
+                ("MID", "${PEM}"),
+                ("PEM_REF", "${MID}"),
+                ("QUOTED", QUOTED),
+                ("EMPTY", ""),
+                ("QUOTED_REF", "${QUOTED}"),
+            ],
+        );
+        for name in ["PEM_REF", "QUOTED"] {
+            let (project, folder) = (&place.project, &place.folder);
+            let fake = place.as_fake();
+            fake.skip_multiline_encoding(project, "dev", folder, name);
+        }
+        add_forbidden_reference(&place).await;
+        if api == ApiVersion::V3 {
+            place.as_fake().use_partial_list_expansion();
+        }
+        let mut providers = vec![place.provider().build().unwrap()];
+        let proxy = refuse_values(&place).await;
+        if api == ApiVersion::V4 {
+            providers.push(provider_at(&place, &proxy));
+        }
+        for provider in &providers {
+            for _ in 0..2 {
+                assert_invalid(provider, "PEM_REF", "one line in quotes").await;
+                assert_eq!(text(provider, "QUOTED").await, QUOTED);
+                assert_eq!(text(provider, "QUOTED_REF").await, QUOTED);
+                assert_eq!(text(provider, "PEM").await, "line1\nline2");
+            }
+            let first = Version::numbered(1);
+            let error = provider.get_version(&key("PEM_REF"), &first).await;
+            assert_eq!(error.unwrap_err().kind(), ErrorKind::Invalid);
+            let secret = provider.get_version(&key("QUOTED"), &first).await.unwrap();
+            assert_eq!(secret.value.expose_text().unwrap(), QUOTED);
+        }
+    }
+}
+
+#[tokio::test]
+async fn imported_reference_is_not_resolved_in_another_folder_than_in_the_list() {
+    for (api, expected) in [(ApiVersion::V3, "s"), (ApiVersion::V4, "a")] {
+        let place = Place::fake(api).await;
+        let shared = [
+            ("URL", "${HOST}"),
+            ("DEEP", "<${URL}>"),
+            ("HOST", "s"),
+            ("PLAIN", "plain"),
+            ("BROKEN", "${NOPE}"),
+        ];
+        for (name, value) in shared {
+            place.write(Some("shared"), name, value).await;
+        }
+        place.write(None, "HOST", "a").await;
+        place.import(Some("shared")).await;
+        let provider = place.provider().build().unwrap();
+        assert_eq!(text(&provider, "URL").await, expected);
+        assert_eq!(text(&provider, "PLAIN").await, "plain");
+        assert_invalid(&provider, "BROKEN", "`NOPE`").await;
+
+        if api == ApiVersion::V4 {
+            let proxy = refuse_values(&place).await;
+            let names_only = provider_at(&place, &proxy);
+            assert_invalid(&names_only, "URL", "`HOST` of an imported secret").await;
+            assert_eq!(text(&names_only, "PLAIN").await, "plain");
+            assert_eq!(text(&names_only, "HOST").await, "a");
+        }
+        add_forbidden_reference(&place).await;
+        for provider in [provider, place.provider().build().unwrap()] {
+            match api {
+                // The list is not refused. A single read has the same result.
+                ApiVersion::V3 => assert_eq!(text(&provider, "URL").await, expected),
+                _ => assert_invalid(&provider, "URL", "`HOST` of an imported secret").await,
+            }
+            assert_eq!(text(&provider, "PLAIN").await, "plain");
+            assert_eq!(text(&provider, "HOST").await, "a");
+        }
+        if api == ApiVersion::V3 {
+            place.as_fake().use_partial_list_expansion();
+            let provider = place.provider().build().unwrap();
+            assert_eq!(text(&provider, "DEEP").await, "<s>");
+        }
+    }
+}
+
+#[tokio::test]
+async fn half_expanded_reference_with_unusual_characters_is_resolved() {
+    let place = Place::fake(ApiVersion::V3).await;
+    set(
+        &place,
+        &[
+            ("S:5", "leaf"),
+            ("S\"6\"", "leaf"),
+            ("MID", "-${S:5}"),
+            ("MID_6", "-${S\"6\"}"),
+            ("VALUE", "v-${MID}"),
+            ("VALUE_6", "v-${MID_6}"),
+            ("CYCLE:A", "${CYCLE:A}"),
+        ],
+    );
+    place.as_fake().use_partial_list_expansion();
+    let provider = place.provider().build().unwrap();
+    assert_eq!(text(&provider, "VALUE").await, "v--leaf");
+    assert_eq!(text(&provider, "VALUE_6").await, "v--leaf");
+    assert_invalid(&provider, "CYCLE:A", "`CYCLE:A`").await;
+
+    // Newer servers do not replace such a name.
+    let place = Place::fake(ApiVersion::V4).await;
+    set(&place, &[("SLICE", "${PATH:5}")]);
+    let provider = place.provider().build().unwrap();
+    assert_eq!(text(&provider, "SLICE").await, "${PATH:5}");
+}
+
+#[tokio::test]
+async fn reference_to_an_empty_secret_of_another_folder_is_empty() {
+    for api in BOTH {
+        let place = Place::fake(api).await;
+        place.write(Some("x"), "EMPTY", "").await;
+        let folder = place.folder_path(Some("x")).replace('/', ".");
+        place
+            .write(None, "TO_EMPTY", &format!("[${{dev{folder}.EMPTY}}]"))
+            .await;
+        place
+            .write(None, "BROKEN", &format!("[${{dev{folder}.NOPE}}]"))
+            .await;
+        place.write(None, "NO_PLACE", "[${qa.EMPTY}]").await;
+        let provider = place.provider().build().unwrap();
+        assert_eq!(text(&provider, "TO_EMPTY").await, "[]");
+        assert_invalid(&provider, "BROKEN", ".NOPE`").await;
+        assert_invalid(&provider, "NO_PLACE", "`qa.EMPTY`").await;
+        // A later value is seen.
+        place.write(Some("x"), "EMPTY", "full").await;
+        assert_eq!(text(&provider, "TO_EMPTY").await, "[full]");
+    }
+}
+
+#[tokio::test]
+async fn personal_value_is_compared_with_the_personal_value() {
+    const QUOTED: &str = r#""line1\nline2""#;
+    for api in BOTH {
+        let place = Place::fake(api).await;
+        let (fake, folder) = (place.as_fake(), &place.folder);
+        set(&place, &[("A", "shared")]);
+        fake.set_personal(&place.project, "dev", folder, "A", QUOTED);
+        // Only the personal value is marked.
+        fake.remove(&place.project, "dev", folder, "A");
+        fake.skip_multiline_encoding(&place.project, "dev", folder, "A");
+        set(&place, &[("A", "shared")]);
+        let provider = place.provider().personal_overrides().build().unwrap();
+        assert_eq!(text(&provider, "A").await, QUOTED);
+    }
+}
+
+#[tokio::test]
+async fn listed_personal_value_is_neither_missing_nor_the_shared_one() {
+    let place = Place::fake(ApiVersion::V4).await;
+    let (fake, folder) = (place.as_fake(), &place.folder);
+    set(&place, &[("A", "shared")]);
+    fake.set_personal(&place.project, "dev", folder, "A", "personal");
+    let proxy = refuse_values(&place).await;
+    let url = format!("http://{}", proxy.address());
+    let builder = || place.provider_at(&url).personal_overrides();
+    assert_eq!(text(&builder().build().unwrap(), "A").await, "personal");
+    // Not every server returns the personal value in a single read.
+    let message = "Secret with name 'A' not found";
+    fake.fail_requests("GET /api/v4/secrets/A", 404, "NotFound", message);
+    let provider = builder().build().unwrap();
+    let error = provider.get(&key("A")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
 }

@@ -53,11 +53,15 @@ impl Fixture {
             ("/missing", "TO_MISSING", "${prod.nope.X}"),
             ("/parent/child", "OWN", "value"),
             ("/shared", "SHARED", "value"),
+            ("/imported", "URL", "at-${HOST}"),
+            ("/imported", "HOST", "source"),
+            ("/importer", "HOST", "importer"),
         ] {
             fake.set(PROJECT, "dev", path, name, value);
         }
         fake.skip_multiline_encoding(PROJECT, "dev", "/lines", "PEM_REF");
         fake.import(PROJECT, ("dev", "/parent/child"), ("dev", "/shared"));
+        fake.import(PROJECT, ("dev", "/importer"), ("dev", "/imported"));
         for (name, role) in [
             (ADMIN, Role::Admin),
             (VIEWER, Role::Viewer),
@@ -137,6 +141,7 @@ struct Row {
 fn each_version_has_its_own_responses() {
     let expand = "&expandSecretReferences=true";
     let recursive = "&recursive=true";
+    let imports = format!("{expand}&include_imports=true");
     let folders = format!("/api/v1/folders?workspaceId={PROJECT}&path=/&environment");
     let same = |expected| [expected; 3];
     let newest = |older: (u16, &'static str), newest| [older, older, newest];
@@ -282,6 +287,26 @@ fn each_version_has_its_own_responses() {
             ADMIN,
             single("/dollar", "URL", expand),
             newest((200, "pg://u:pa$word@h"), (200, "pg://u:pa$$word@h")),
+        ),
+        row(
+            "a reference of an imported secret, in a list",
+            ADMIN,
+            list("dev", "/importer", &imports),
+            newest((200, "at-source"), (200, "at-importer")),
+        ),
+        row(
+            "a reference of an imported secret",
+            ADMIN,
+            single("/importer", "URL", &imports),
+            same((200, "at-source")),
+        ),
+        row(
+            "a hidden value",
+            ADMIN,
+            format!(
+                "/api/v4/secrets/KEY?projectId={PROJECT}&environment=dev&secretPath=/api&viewSecretValue=false"
+            ),
+            newest((404, "Not Found"), (200, r#""secretValueHidden":true"#)),
         ),
         row(
             "lines in a referenced value",

@@ -1,7 +1,7 @@
 //! Requests to the server: token, version of the API, and rate limits.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::header::{AUTHORIZATION, IF_NONE_MATCH};
@@ -9,7 +9,7 @@ use http::{HeaderValue, Method};
 use secretwell_core::{Error, ErrorKind, Origin};
 use secretwell_http::{Client, ClientConfig, Expect, Request, Response, TokenManager, encode};
 use tokio::sync::OnceCell;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::auth::{InfisicalAuth, InfisicalLogin, bearer};
 use crate::budget::{Budget, Pause};
@@ -18,6 +18,10 @@ use crate::wire::{self, View};
 
 /// The id of a project that does not exist, for a request that only shows whether the server has a route.
 const NO_PROJECT: &str = "00000000-0000-0000-0000-000000000000";
+/// How long a version is used that only the response of another program has shown.
+const UNCONFIRMED_FOR: Duration = Duration::from_secs(5 * 60);
+/// The maximum duration of the request that confirms such a version.
+const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(2);
 /// The beginning of a service token.
 const SERVICE_TOKEN: &[u8] = b"st.";
 
@@ -26,6 +30,8 @@ const SERVICE_TOKEN: &[u8] = b"st.";
 pub(crate) struct SecretsQuery<'a> {
     /// `None` for a list.
     name: Option<&'a str>,
+    /// `None` for the environment in the settings.
+    environment: Option<&'a str>,
     folder: &'a str,
     recursive: bool,
     version: Option<u64>,
@@ -37,6 +43,7 @@ impl<'a> SecretsQuery<'a> {
     pub(crate) fn list(folder: &'a str, recursive: bool) -> Self {
         Self {
             name: None,
+            environment: None,
             folder,
             recursive,
             version: None,
@@ -56,6 +63,13 @@ impl<'a> SecretsQuery<'a> {
         Self { view, ..self }
     }
 
+    pub(crate) fn environment(self, slug: &'a str) -> Self {
+        Self {
+            environment: Some(slug),
+            ..self
+        }
+    }
+
     pub(crate) fn version(self, number: u64) -> Self {
         Self {
             version: Some(number),
@@ -72,13 +86,21 @@ impl<'a> SecretsQuery<'a> {
     }
 }
 
+/// A configured or detected version of the API.
+#[derive(Debug, Clone, Copy)]
+struct KnownVersion {
+    api: ApiVersion,
+    /// When to check again. `None` if the version is configured, or if the server itself has shown it.
+    confirm_at: Option<Instant>,
+}
+
 /// The sender of one provider's requests. It adds the token and respects the rate limits.
 pub(crate) struct Api {
     client: Client,
     tokens: TokenManager,
     pub(crate) settings: Settings,
-    /// The version of the API. Empty until it is configured or detected.
-    version: OnceLock<ApiVersion>,
+    /// The version of the API. `None` until it is configured or detected.
+    version: Mutex<Option<KnownVersion>>,
     project_id: OnceCell<String>,
     pause: Arc<Pause>,
     list_budget: Budget,
@@ -107,7 +129,10 @@ impl Api {
         Ok(Self {
             client,
             tokens: TokenManager::new(login, origin.clone()),
-            version: settings.api.map_or_else(OnceLock::new, OnceLock::from),
+            version: Mutex::new(settings.api.map(|api| KnownVersion {
+                api,
+                confirm_at: None,
+            })),
             settings,
             project_id,
             pause,
@@ -119,7 +144,11 @@ impl Api {
 
     /// Returns the version of the API, if it is known.
     pub(crate) fn version(&self) -> Option<ApiVersion> {
-        self.version.get().copied()
+        (*self.known_version()).map(|known| known.api)
+    }
+
+    fn known_version(&self) -> MutexGuard<'_, Option<KnownVersion>> {
+        self.version.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns whether the last request had a service token. The server then reads the folder of that token,
@@ -223,39 +252,76 @@ impl Api {
         query: &SecretsQuery<'_>,
         etag: Option<&HeaderValue>,
     ) -> Result<Response, Error> {
-        if let Some(api) = self.version() {
-            let request = self.secrets_request(api, query, etag).await?;
-            return self.send_for(query, request).await;
+        if self.version().is_none() {
+            return self.detect_version(query, etag).await;
         }
-        // Only a success settles the version, because an error might have another cause.
-        if self.might_have_v4().await? {
+        self.confirm_version().await;
+        let api = self.version().unwrap_or(ApiVersion::V3);
+        let request = self.secrets_request(api, query, etag).await?;
+        self.send_for(query, request).await
+    }
+
+    /// Like [`fetch_secrets`](Self::fetch_secrets), while the version of the API is unknown. Only a success settles
+    /// the version, because an error might have another cause.
+    async fn detect_version(
+        &self,
+        query: &SecretsQuery<'_>,
+        etag: Option<&HeaderValue>,
+    ) -> Result<Response, Error> {
+        // Version 4 needs the project's id, and version 3 does not.
+        let mut probe = match self.project_id.initialized() {
+            true => None,
+            false => Some(self.probe_v4(Some(&self.list_budget)).await?),
+        };
+        if !probe.as_ref().is_some_and(wire::is_unknown_route) {
             let request = self.secrets_request(ApiVersion::V4, query, etag).await?;
             let response = self.send_for(query, request.expect(Expect::Probe)).await?;
             if !wire::is_unknown_route(&response) {
                 if response.status.is_success() {
-                    let _ = self.version.set(ApiVersion::V4);
+                    self.set_version(ApiVersion::V4, true);
                 }
                 return Ok(response);
             }
+            probe = Some(response);
         }
         let request = self.secrets_request(ApiVersion::V3, query, etag).await?;
         let response = self.send_for(query, request).await?;
         if response.status.is_success() {
-            let _ = self.version.set(ApiVersion::V3);
+            let is_confirmed = probe.is_some_and(|probe| probe.is_recognized());
+            self.set_version(ApiVersion::V3, is_confirmed);
         }
         Ok(response)
     }
 
-    /// Returns `false` if the server does not have version 4 of the API. Sends a request only if the project's
-    /// id is unknown, because version 4 needs it and version 3 does not.
-    async fn might_have_v4(&self) -> Result<bool, Error> {
-        if self.project_id.initialized() {
-            return Ok(true);
+    fn set_version(&self, api: ApiVersion, is_confirmed: bool) {
+        let confirm_at = (!is_confirmed).then(|| Instant::now() + UNCONFIRMED_FOR);
+        *self.known_version() = Some(KnownVersion { api, confirm_at });
+    }
+
+    /// Checks again whether the server has version 4, if only another program has denied it and some time has
+    /// passed. The official image of 2024 responds like another program each time. A gateway does so for a while.
+    async fn confirm_version(&self) {
+        let is_due = |known: KnownVersion| known.confirm_at.is_some_and(|at| Instant::now() >= at);
+        if !(*self.known_version()).is_some_and(is_due) {
+            return;
         }
+        // Other callers do not check as well. If the check fails, it is repeated later.
+        self.set_version(ApiVersion::V3, false);
+        if let Ok(Ok(response)) = timeout(CONFIRMATION_TIMEOUT, self.probe_v4(None)).await
+            && response.is_recognized()
+        {
+            match wire::is_unknown_route(&response) {
+                true => self.set_version(ApiVersion::V3, true),
+                false => self.set_version(ApiVersion::V4, true),
+            }
+        }
+    }
+
+    /// Requests version 4 for a project that does not exist.
+    async fn probe_v4(&self, budget: Option<&Budget>) -> Result<Response, Error> {
         let path = format!("/api/v4/secrets?projectId={NO_PROJECT}");
         let request = Request::new(Method::GET, path).expect(Expect::Probe);
-        let response = self.send(request, Some(&self.list_budget)).await?;
-        Ok(!wire::is_unknown_route(&response))
+        self.send(request, budget).await
     }
 
     async fn secrets_request(
@@ -295,7 +361,8 @@ impl Api {
         if let Some(name) = query.name {
             path += &format!("/{}", encode(name));
         }
-        let mut all = vec![("environment", settings.environment.as_str())];
+        let environment = query.environment.unwrap_or(&settings.environment);
+        let mut all = vec![("environment", environment)];
         match (&settings.project, api) {
             (Project::Slug(slug), ApiVersion::V3) => all.push(("workspaceSlug", slug)),
             (_, ApiVersion::V3) => all.push(("workspaceId", self.project_id().await?)),
@@ -359,13 +426,26 @@ impl Api {
 
     /// Returns the names of the folders directly below the folder `path`.
     pub(crate) async fn child_folders(&self, path: &str) -> Result<Vec<String>, Error> {
+        wire::folder_names(&self.fetch_for_folder("/api/v1/folders", path).await?)
+    }
+
+    /// Returns whether the folder `path` imports other folders.
+    pub(crate) async fn has_imports(&self, path: &str) -> Result<bool, Error> {
+        wire::has_imports(
+            &self
+                .fetch_for_folder("/api/v1/secret-imports", path)
+                .await?,
+        )
+    }
+
+    async fn fetch_for_folder(&self, route: &str, path: &str) -> Result<Response, Error> {
         let target = format!(
-            "/api/v1/folders?workspaceId={}&environment={}&path={}",
+            "{route}?workspaceId={}&environment={}&path={}",
             encode(self.project_id().await?),
             encode(&self.settings.environment),
             encode(path)
         );
-        wire::folder_names(&self.send(Request::new(Method::GET, target), None).await?)
+        self.send(Request::new(Method::GET, target), None).await
     }
 }
 

@@ -8,6 +8,9 @@ use tokio::time::Instant;
 
 /// When at most the limit divided by this number remains, requests are spread over the rest of the window.
 const SPREAD_DIVISOR: u32 = 4;
+/// The longest credible rest of a window. The server's window lasts one minute. A gateway in front of it can
+/// rewrite the header, for example as the time of the reset.
+const MAX_RESET: Duration = Duration::from_secs(5 * 60);
 
 /// The requests that remain in the server's rate-limit window, shared by all keys of a provider. Servers
 /// count requests per client address and route, including those whose response has no body. A default
@@ -25,13 +28,13 @@ struct Window {
 }
 
 impl Budget {
-    /// Updates the window from the `x-ratelimit-…` headers of a response, if all three are present.
+    /// Updates the window from the `x-ratelimit-…` headers of a response, if all three are present and credible.
     pub(crate) fn record(&self, headers: &HeaderMap) {
         let number = |name| headers.get(name)?.to_str().ok()?.trim().parse().ok();
         let (Some(limit), Some(remaining), Some(reset)) = (
             number("x-ratelimit-limit"),
             number("x-ratelimit-remaining"),
-            number("x-ratelimit-reset"),
+            window_reset(headers),
         ) else {
             return;
         };
@@ -40,7 +43,7 @@ impl Budget {
         *window = Some(Window {
             limit,
             remaining,
-            resets_at: now + Duration::from_secs(u64::from(reset)),
+            resets_at: now + reset,
             next_slot: window.map_or(now, |window| window.next_slot),
         });
     }
@@ -81,6 +84,13 @@ impl Window {
     fn is_nearly_exhausted(&self) -> bool {
         Instant::now() < self.resets_at && self.remaining <= self.limit / SPREAD_DIVISOR
     }
+}
+
+/// Returns the time until the rate-limit window ends, if the response states a credible one.
+pub(crate) fn window_reset(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("x-ratelimit-reset")?.to_str().ok()?;
+    let reset = Duration::from_secs(text.trim().parse().ok()?);
+    (reset <= MAX_RESET).then_some(reset)
 }
 
 /// The wait that the server demanded with a 429. It applies to every request of the provider.
@@ -137,6 +147,19 @@ mod tests {
 
         tokio::time::advance(Duration::from_secs(20)).await;
         assert_eq!(budget.reserve(max_wait), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn window_of_years_is_not_credible() {
+        let budget = Budget::default();
+        budget.record(&headers(40, 0, 300));
+        assert_eq!(budget.reserve(MAX_RESET), MAX_RESET);
+        let budget = Budget::default();
+        for reset in [301, 1_790_000_000, u32::MAX] {
+            budget.record(&headers(40, 0, reset));
+            assert_eq!(budget.reserve(MAX_RESET), Duration::ZERO, "{reset}");
+            assert_eq!(window_reset(&headers(40, 0, reset)), None);
+        }
     }
 
     #[tokio::test(start_paused = true)]

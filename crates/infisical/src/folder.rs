@@ -55,9 +55,9 @@ pub(crate) struct FolderState {
     pub(crate) existence: Option<Result<(), Error>>,
 }
 
-/// A list that the server returned a moment ago.
+/// A list that the server returned a moment ago, or the error that states that the folder does not exist.
 struct RecentList {
-    listing: Arc<Listing>,
+    result: Result<Arc<Listing>, Error>,
     requested_at: Instant,
 }
 
@@ -149,17 +149,18 @@ impl FolderState {
         result: Result<Arc<Listing>, Error>,
     ) {
         self.newest_ticket = newest_ticket;
-        self.recent = result.as_ref().ok().map(|listing| RecentList {
-            listing: listing.clone(),
+        let is_answer = result.as_ref().err().is_none_or(Error::is_not_found);
+        self.recent = is_answer.then(|| RecentList {
+            result: result.clone(),
             requested_at,
         });
         self.result = Some(result);
     }
 
-    /// Returns the last list if it is at most a second old.
-    pub(crate) fn recent(&self) -> Option<Arc<Listing>> {
+    /// Returns the last list, or the absence of its folder, if it is at most a second old.
+    pub(crate) fn recent(&self) -> Option<Result<Arc<Listing>, Error>> {
         let recent = self.recent.as_ref()?;
-        (recent.requested_at.elapsed() < REUSE_FOR).then(|| recent.listing.clone())
+        (recent.requested_at.elapsed() < REUSE_FOR).then(|| recent.result.clone())
     }
 
     /// Returns how to list the folder.

@@ -35,24 +35,19 @@ impl Lists {
     /// Lists a folder, or the folder and everything below it. Concurrent callers share one request, if it
     /// started after their calls.
     pub(crate) async fn list(&self, path: &str, recursive: bool) -> Result<Arc<Listing>, Error> {
-        self.list_unless(path, recursive, |_| false).await
+        self.list_unless(path, recursive, false).await
     }
 
-    /// Lists a folder for a read of the secrets `names` in it. If all of them are read for the first time, a list
-    /// that contains them and is at most a second old is used again. Servers limit the number of lists, and many
-    /// programs read one key after the other when they start. A secret that was read before is requested, so
+    /// Lists a folder for a read of secrets in it. If all of them are read for the first time, a list that is at most
+    /// a second old is used again, also for a secret that it does not contain. Servers limit the number of lists, and
+    /// many programs read one key after the other when they start. A secret that was read before is requested, so
     /// that a caller that updates a secret and reads it again sees the update.
     pub(crate) async fn list_for(
         &self,
         path: &str,
-        names: &[&str],
         first_read: bool,
     ) -> Result<Arc<Listing>, Error> {
-        let contains_all = |listing: &Listing| {
-            let mut names = names.iter();
-            first_read && names.all(|name| listing.find(path, name).is_some())
-        };
-        self.list_unless(path, false, contains_all).await
+        self.list_unless(path, false, first_read).await
     }
 
     /// Records a read of these secrets, each with its folder. Returns whether all of them are read for the first
@@ -66,15 +61,15 @@ impl Lists {
         let cached = self.folders.get(self.base(), true);
         // While another caller requests the list, it is not recent.
         let state = cached.0.try_lock().ok()?;
-        state.recent()
+        state.recent()?.ok()
     }
 
-    /// Lists a folder, unless its last list is recent and `is_enough`.
+    /// Lists a folder. With `reuse_recent`, returns its last list instead if that is at most a second old.
     async fn list_unless(
         &self,
         path: &str,
         recursive: bool,
-        is_enough: impl Fn(&Listing) -> bool,
+        reuse_recent: bool,
     ) -> Result<Arc<Listing>, Error> {
         let ticket = self.folders.new_ticket();
         let folder = self.folders.get(path, recursive);
@@ -82,8 +77,8 @@ impl Lists {
         if let Some(result) = state.result_for(ticket) {
             return result;
         }
-        if let Some(listing) = state.recent().filter(|listing| is_enough(listing)) {
-            return Ok(listing);
+        if let Some(result) = state.recent().filter(|_| reuse_recent) {
+            return result;
         }
         let newest_ticket = self.folders.newest_ticket();
         let requested_at = Instant::now();

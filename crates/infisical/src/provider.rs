@@ -1,7 +1,7 @@
 //! [`InfisicalProvider`]: finds keys in the lists of their folders, and explains missing keys.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -141,14 +141,10 @@ impl Inner {
             Err(error) => return locations.iter().map(|_| Err(error.clone())).collect(),
         };
         // A folder's own secrets override its imports, so they need no list of their folder.
-        let mut missing: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (location, own) in locations.iter().zip(&own) {
-            if own.is_none() {
-                missing.entry(location.0).or_default().push(location.1);
-            }
-        }
-        let lists = missing.into_iter().map(async |(folder, names)| {
-            let list = Box::pin(self.lists.list_for(folder, &names, first_read));
+        let missing = locations.iter().zip(&own).filter(|(_, own)| own.is_none());
+        let missing: BTreeSet<&str> = missing.map(|((folder, _), _)| *folder).collect();
+        let lists = missing.into_iter().map(async |folder| {
+            let list = Box::pin(self.lists.list_for(folder, first_read));
             (folder, self.run_until(deadline, list).await)
         });
         let lists: HashMap<&str, _> = join_bounded(CONCURRENCY, lists).await.into_iter().collect();
@@ -258,20 +254,11 @@ impl Inner {
             secrets.extend(names.map(|name| (folder, name)));
         }
         secrets.extend(listing.imported_names().map(|name| (base, name)));
-        // The recursive list does not show which folder imports a secret.
-        let has_other_imports = tree.import_count() > listing.import_count();
-        let folders: BTreeSet<&str> = tree
-            .folders()
-            .map(|(folder, _)| folder)
-            .filter(|folder| has_other_imports && *folder != base)
-            .collect();
-        let lists = folders
-            .into_iter()
-            .map(async |folder| (folder, self.lists.list(folder, false).await));
-        let lists = join_bounded(CONCURRENCY, lists).await;
-        for (folder, listing) in &lists {
-            let listing = listing.as_ref().map_err(Clone::clone)?;
-            secrets.extend(listing.imported_names().map(|name| (*folder, name)));
+        let importers = self.lists_with_imports(base, &tree, &listing).await;
+        for (folder, listing) in &importers {
+            if let Some(listing) = listing.as_ref().map_err(Clone::clone)? {
+                secrets.extend(listing.imported_names().map(|name| (*folder, name)));
+            }
         }
         if secrets.is_empty() {
             match self.lists.check_folder(base).await {
@@ -289,6 +276,41 @@ impl Inner {
         let mut keys: Vec<_> = keys.collect();
         keys.sort();
         Ok(keys)
+    }
+
+    /// Returns the lists of the folders below `base` that have imports. `tree` is the recursive list of `base`, and
+    /// `listing` the other one. The recursive list does not show which folder imports a secret. Each folder is
+    /// therefore asked for its imports, which does not count as a list for the server's rate limit.
+    async fn lists_with_imports<'a>(
+        &self,
+        base: &str,
+        tree: &'a Listing,
+        listing: &Listing,
+    ) -> Vec<(&'a str, Result<Option<Arc<Listing>>, Error>)> {
+        // On newer servers, the list contains an import of several folders only once.
+        let counts_all = self.api().version() != Some(ApiVersion::V4);
+        let might_import = match counts_all {
+            true => tree.import_count() > listing.import_count(),
+            false => tree.import_count() > 0,
+        };
+        let folders: BTreeSet<&str> = tree
+            .folders()
+            .map(|(folder, _)| folder)
+            .filter(|folder| might_import && *folder != base)
+            .collect();
+        let lists = folders.into_iter().map(async |folder| {
+            let list = async {
+                match self.api().has_imports(folder).await {
+                    Ok(false) => return Ok(None),
+                    Err(error) if error.is_temporary() => return Err(error),
+                    // A login that can read secrets might have no permission to list imports.
+                    Ok(true) | Err(_) => {}
+                }
+                self.lists.list(folder, false).await.map(Some)
+            };
+            (folder, list.await)
+        });
+        join_bounded(CONCURRENCY, lists).await
     }
 }
 
@@ -362,9 +384,9 @@ impl SecretProvider for InfisicalProvider {
             .map_err(with_context)
     }
 
-    /// Lists the keys below `prefix` with two requests. If a folder below that of `prefix` has imports, each
-    /// folder with secrets of its own is listed separately. A folder whose secrets are all imported is not
-    /// found, unless it is the folder of `prefix`.
+    /// Lists the keys below `prefix` with two requests. If a folder below that of `prefix` might have imports, each
+    /// folder with secrets of its own is asked for its imports, and those with imports are listed separately. A
+    /// folder whose secrets are all imported is not found, unless it is the folder of `prefix`.
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
         let inner = &self.inner;
         let base = match prefix.as_str() {

@@ -9,8 +9,11 @@ use zeroize::Zeroizing;
 pub(crate) struct Reference<'a> {
     /// The text between the braces, without white space around it.
     pub(crate) name: &'a str,
-    /// Whether there is white space around the name. Newer servers do not replace such a reference.
-    pub(crate) is_padded: bool,
+    /// Whether only older servers replace such a reference: there is white space around the name, or the name
+    /// has a character that newer servers do not accept.
+    pub(crate) is_legacy: bool,
+    /// Whether the name has such a character. The text is more likely code than a reference.
+    pub(crate) is_unusual: bool,
     start: usize,
     end: usize,
 }
@@ -18,8 +21,8 @@ pub(crate) struct Reference<'a> {
 /// Returns the references in a value.
 ///
 /// Server versions differ in the characters that they allow in a name. The oldest ones allow every character
-/// except `}`, so this function finds the references of all versions. Text that cannot name a secret, such as
-/// `${NAME:-default}`, is not a reference.
+/// except `}`, so this function finds the references of all versions. The operators of a shell, such as that of
+/// `${NAME:-default}`, are not part of a name.
 pub(crate) fn references(text: &str) -> impl Iterator<Item = Reference<'_>> {
     let mut position = 0;
     std::iter::from_fn(move || {
@@ -31,10 +34,12 @@ pub(crate) fn references(text: &str) -> impl Iterator<Item = Reference<'_>> {
             let start = open + text[open..end].rfind("${")?;
             let inner = &text[start + 2..end];
             let name = inner.trim();
-            if can_be_name(name) {
+            if !name.is_empty() && !has_shell_operator(name) {
+                let is_unusual = is_unusual(name);
                 return Some(Reference {
                     name,
-                    is_padded: name.len() != inner.len(),
+                    is_legacy: is_unusual || name.len() != inner.len(),
+                    is_unusual,
                     start,
                     end: end + 1,
                 });
@@ -43,22 +48,36 @@ pub(crate) fn references(text: &str) -> impl Iterator<Item = Reference<'_>> {
     })
 }
 
-fn can_be_name(name: &str) -> bool {
-    // Two colons occur in references to other projects.
-    let has_single_colon = name.replace("::", "").contains(':');
-    !name.is_empty() && !has_single_colon && !name.contains(['$', '{', '"', '\n', '\r'])
+fn has_shell_operator(name: &str) -> bool {
+    [":-", ":?", ":=", ":+"]
+        .iter()
+        .any(|operator| name.contains(operator))
 }
 
-/// Returns a value in which the references to empty secrets are replaced with nothing, because some servers
-/// leave them as they are. Returns `None` if there are no such references. `is_empty` returns whether a name
-/// is that of an empty secret. With `padded_is_literal`, padded references are ordinary text.
+fn is_unusual(name: &str) -> bool {
+    // Two colons occur in references to other projects.
+    name.replace("::", "")
+        .contains([':', '$', '{', '"', '\n', '\r'])
+}
+
+/// What a reference in an expanded value stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// It is ordinary text.
+    Text,
+    /// It leads to an empty secret. Some servers leave such a reference as it is.
+    Empty,
+    Unresolved,
+}
+
+/// Returns a value in which the references to empty secrets are replaced with nothing. Returns `None` if there are
+/// no such references.
 ///
 /// # Errors
-/// Returns the name of the first other reference.
+/// Returns the name of the first unresolved reference.
 pub(crate) fn without_empty_references(
     text: &str,
-    padded_is_literal: bool,
-    is_empty: impl Fn(&str) -> bool,
+    meaning: impl Fn(&Reference<'_>) -> Meaning,
 ) -> Result<Option<SecretValue>, &str> {
     if !text.contains("${") {
         return Ok(None);
@@ -67,14 +86,14 @@ pub(crate) fn without_empty_references(
     let mut result = Zeroizing::new(String::with_capacity(text.len()));
     let mut copied = 0;
     for reference in references(text) {
-        if reference.is_padded && padded_is_literal {
-            continue;
+        match meaning(&reference) {
+            Meaning::Text => {}
+            Meaning::Unresolved => return Err(reference.name),
+            Meaning::Empty => {
+                result.push_str(&text[copied..reference.start]);
+                copied = reference.end;
+            }
         }
-        if !is_empty(reference.name) {
-            return Err(reference.name);
-        }
-        result.push_str(&text[copied..reference.start]);
-        copied = reference.end;
     }
     if copied == 0 {
         return Ok(None);
@@ -107,11 +126,16 @@ mod tests {
             ("${A${B}", &["B"]),
             ("${A:-${B}}", &["B"]),
             ("$${A}", &["A"]),
+            ("v--${S:5}", &["S:5"]),
+            ("${\"A\"}", &["\"A\""]),
+            ("${A$1}${A{1}", &["A$1", "A{1"]),
+            ("${A\nB}", &["A\nB"]),
         ] {
             assert_eq!(names(text), expected, "{text}");
         }
-        let padded: Vec<_> = references("${ A }${B}").map(|r| r.is_padded).collect();
-        assert_eq!(padded, [true, false]);
+        let kinds = references("${ A }${B}${S:5}").map(|r| (r.is_legacy, r.is_unusual));
+        let kinds: Vec<_> = kinds.collect();
+        assert_eq!(kinds, [(true, false), (false, false), (true, true)]);
     }
 
     #[test]
@@ -129,8 +153,8 @@ mod tests {
             "{A}",
             "${A:-default}",
             "${A:?required}",
-            "${\"A\"}",
-            "${\nA\nB}",
+            "${A:=x}",
+            "${A:+x}",
         ] {
             assert!(names(text).is_empty(), "{text}");
         }
@@ -138,8 +162,13 @@ mod tests {
 
     #[test]
     fn only_references_to_empty_secrets_are_removed() {
-        let resolve = |text: &'static str, padded_is_literal| {
-            let result = without_empty_references(text, padded_is_literal, |name| name == "EMPTY");
+        let resolve = |text: &'static str, legacy_is_text| {
+            let meaning = |reference: &Reference<'_>| match reference.name {
+                _ if reference.is_legacy && legacy_is_text => Meaning::Text,
+                "EMPTY" => Meaning::Empty,
+                _ => Meaning::Unresolved,
+            };
+            let result = without_empty_references(text, meaning);
             let to_text = |value: SecretValue| value.expose_text().unwrap().to_owned();
             result.map(|value| value.map(to_text))
         };

@@ -1,10 +1,12 @@
 //! The values of listed secrets. A value whose list is not reliable is read again with a separate request.
 
+use std::collections::HashSet;
+
 use secretwell_core::{Error, ErrorKind, Secret, Version};
 
 use crate::api::SecretsQuery;
 use crate::lists::Lists;
-use crate::reference::{references, without_empty_references};
+use crate::reference::{Meaning, Reference, references, without_empty_references};
 use crate::settings::ApiVersion;
 use crate::wire::{self, Entry, Listing, SecretType, View};
 
@@ -20,6 +22,28 @@ pub(crate) struct Listed<'a> {
     pub(crate) listing: &'a Listing,
 }
 
+impl<'a> Listed<'a> {
+    /// Returns the request for this secret alone.
+    fn query(&self) -> Result<SecretsQuery<'a>, Error> {
+        check_length(self.name)?;
+        let query = SecretsQuery::single(self.folder, self.name);
+        Ok(match self.entry.secret_type() {
+            SecretType::Personal => query.personal(),
+            SecretType::Shared => query,
+        })
+    }
+}
+
+/// What a list shows about the value of a secret.
+enum Shown {
+    Value(Secret),
+    /// The value, unless the server has encoded several lines as this one.
+    Line(Secret),
+    /// A value with this unexpanded reference.
+    Reference(String),
+    Nothing,
+}
+
 impl Lists {
     /// Returns the secret of a listed entry. These entries are read again by themselves, because their list
     /// does not have the value:
@@ -29,52 +53,62 @@ impl Lists {
     /// - Servers return several lines of a referenced secret as one line in quotes.
     pub(crate) async fn value(&self, listed: &Listed<'_>) -> Result<Secret, Error> {
         let Listed { entry, listing, .. } = listed;
-        let mut reference = None;
-        if listing.view() != View::Names {
-            let secret = entry.secret()?;
-            if !self.api.settings.expand {
-                return Ok(secret);
-            }
-            reference = match listing.view() {
-                View::Raw => {
-                    let found = references(secret.value.expose_text()?).next();
-                    match found.map(|reference| reference.name.to_owned()) {
-                        None => return Ok(secret),
-                        reference => reference,
-                    }
-                }
-                _ => match self.resolve(listed, secret)? {
-                    Ok(secret) if entry.might_be_encoded_lines() => {
-                        return Box::pin(self.require_stored_lines(listed, secret)).await;
-                    }
-                    Ok(secret) => return Ok(secret),
-                    Err(reference) => Some(reference),
-                },
-            };
+        let shown = match listing.view() {
+            View::Names => Shown::Nothing,
+            _ => self.shown(listed, entry.secret()?)?,
+        };
+        if let Shown::Value(secret) = shown {
+            return Ok(secret);
         }
         if let Some(result) = entry.single_read() {
             return result;
         }
         // Most values need no request, so its large future is allocated only here.
-        let result = Box::pin(self.read_single(listed, reference.as_deref())).await;
-        if is_reusable(listing, reference.as_deref(), &result) {
+        let (result, is_stable) = match &shown {
+            Shown::Line(secret) => {
+                let result = Box::pin(self.require_stored_line(listed.query()?, secret)).await;
+                (result, true)
+            }
+            Shown::Reference(reference) => {
+                let result = Box::pin(self.read_single(listed, Some(reference))).await;
+                (result, has_local_references(entry))
+            }
+            _ => (Box::pin(self.read_single(listed, None)).await, false),
+        };
+        if is_reusable(listing, is_stable, &result) {
             entry.record_single_read(&result);
         }
         result
     }
 
-    /// Reads one listed secret. `reference` is the first reference in its listed value.
+    /// Returns what a list shows about the value of `secret`.
+    fn shown(&self, listed: &Listed<'_>, secret: Secret) -> Result<Shown, Error> {
+        if !self.api.settings.expand {
+            return Ok(Shown::Value(secret));
+        }
+        let meaning = |reference: &Reference<'_>| match reference.name {
+            _ if self.is_text(reference) => Meaning::Text,
+            name if listed.listing.is_empty_secret(listed.folder, name) => Meaning::Empty,
+            _ => Meaning::Unresolved,
+        };
+        Ok(match resolve(secret, meaning)? {
+            Ok(secret) if listed.entry.might_be_encoded_lines() => Shown::Line(secret),
+            Ok(secret) => Shown::Value(secret),
+            Err(reference) => Shown::Reference(reference),
+        })
+    }
+
+    /// Reads one listed secret. `reference` is the first unresolved reference in its listed value.
     async fn read_single(
         &self,
         listed: &Listed<'_>,
         reference: Option<&str>,
     ) -> Result<Secret, Error> {
-        check_length(listed.name)?;
-        let mut query = SecretsQuery::single(listed.folder, listed.name);
-        let is_personal = listed.entry.secret_type() == SecretType::Personal;
-        if is_personal {
-            query = query.personal();
+        if listed.entry.is_imported() && self.resolves_imports_in_lists(listed.listing) {
+            return self.read_import(listed, reference).await;
         }
+        let query = listed.query()?;
+        let is_personal = listed.entry.secret_type() == SecretType::Personal;
         let response = self.api.fetch_secrets(&query, None).await?;
         let unresolved = reference.map(wire::unresolved_reference);
         // The server responds like this to a reference into a missing folder. The error is temporary,
@@ -83,75 +117,145 @@ impl Lists {
         if let Some(error) = unresolved.clone().filter(|_| is_broken) {
             return Err(error.temporary());
         }
+        // Not every server returns the login's own value in a single read.
+        let no_personal_value = || unresolved.clone().unwrap_or_else(wire::no_personal_value);
         let entry = match wire::parse_single(&response) {
-            // Not every server returns the login's own value in a single read.
-            Err(error) if is_personal && error.is_not_found() => {
-                return Err(unresolved.unwrap_or(error));
-            }
+            Err(error) if is_personal && error.is_not_found() => return Err(no_personal_value()),
             result => result?,
         };
-        if entry.secret_type() != listed.entry.secret_type()
-            && let Some(error) = unresolved
-        {
-            return Err(error);
+        if entry.secret_type() != listed.entry.secret_type() {
+            return Err(no_personal_value());
         }
+        self.complete(listed, query, &entry).await
+    }
+
+    /// Returns whether the references of imported secrets lead to secrets of the importing folder. Newer servers
+    /// resolve them in this way, but only in lists. In a read of one secret, they lead to the imported folder.
+    /// Only newer servers require a restricted view.
+    fn resolves_imports_in_lists(&self, listing: &Listing) -> bool {
+        self.api.version() == Some(ApiVersion::V4) || listing.view() != View::Expanded
+    }
+
+    /// Reads an imported secret without expansion. Its value is known only if it has no references.
+    async fn read_import(
+        &self,
+        listed: &Listed<'_>,
+        reference: Option<&str>,
+    ) -> Result<Secret, Error> {
+        let unresolved = |reference: &str| match listed.listing.view() {
+            View::Expanded => wire::unresolved_reference(reference),
+            _ => wire::unexpanded_import(reference),
+        };
+        if let Some(reference) = reference {
+            return Err(unresolved(reference));
+        }
+        let response = self
+            .api
+            .fetch_secrets(&listed.query()?.view(View::Raw), None)
+            .await?;
+        let secret = wire::parse_single(&response)?.secret()?;
+        let meaning = |reference: &Reference<'_>| match self.is_text(reference) {
+            true => Meaning::Text,
+            false => Meaning::Unresolved,
+        };
+        match self.api.settings.expand {
+            true => resolve(secret, meaning)?.map_err(|reference| unresolved(&reference)),
+            false => Ok(secret),
+        }
+    }
+
+    /// Returns the secret of a single read, after checking that it is completely expanded.
+    async fn complete(
+        &self,
+        listed: &Listed<'_>,
+        query: SecretsQuery<'_>,
+        entry: &Entry,
+    ) -> Result<Secret, Error> {
         let secret = entry.secret()?;
         if !self.api.settings.expand {
             return Ok(secret);
         }
-        let resolved = self.resolve(listed, secret)?;
-        resolved.map_err(|reference| wire::unresolved_reference(&reference))
+        let empty = self.empty_references(listed, &secret).await?;
+        let meaning = |reference: &Reference<'_>| match reference.name {
+            _ if self.is_text(reference) => Meaning::Text,
+            name if empty.contains(name) => Meaning::Empty,
+            // The server would have replaced it with the value of such a secret.
+            name if reference.is_unusual && listed.listing.find(listed.folder, name).is_none() => {
+                Meaning::Text
+            }
+            _ => Meaning::Unresolved,
+        };
+        let resolved = resolve(secret, meaning)?;
+        let secret = resolved.map_err(|reference| wire::unresolved_reference(&reference))?;
+        match entry.might_be_encoded_lines() {
+            true => self.require_stored_line(query, &secret).await,
+            false => Ok(secret),
+        }
     }
 
-    /// Returns an expanded secret in which no reference is left. If it contains an unexpanded reference, returns
-    /// the reference's name.
-    fn resolve(
+    /// Returns whether the server never replaces such a reference.
+    fn is_text(&self, reference: &Reference<'_>) -> bool {
+        reference.is_legacy && self.api.version() == Some(ApiVersion::V4)
+    }
+
+    /// Returns the names of the references to empty secrets. Older servers leave these references as they are.
+    async fn empty_references(
         &self,
         listed: &Listed<'_>,
-        mut secret: Secret,
-    ) -> Result<Result<Secret, String>, Error> {
-        let text = secret.value.expose_text()?;
-        let is_v4 = self.api.version() == Some(ApiVersion::V4);
-        let is_empty = |name: &str| listed.listing.is_empty_secret(listed.folder, name);
-        Ok(match without_empty_references(text, is_v4, is_empty) {
-            Ok(None) => Ok(secret),
-            Ok(Some(value)) => {
-                secret.value = value;
-                Ok(secret)
+        secret: &Secret,
+    ) -> Result<HashSet<String>, Error> {
+        let mut empty = HashSet::new();
+        for Reference { name, .. } in references(secret.value.expose_text()?) {
+            if listed.listing.is_empty_secret(listed.folder, name)
+                || self.is_empty_elsewhere(name).await?
+            {
+                empty.insert(name.to_owned());
             }
-            Err(reference) => Err(reference.to_owned()),
-        })
+        }
+        Ok(empty)
     }
 
-    /// Returns `secret`, whose value has the form of lines that the server has encoded.
+    /// Returns whether a reference such as `environment.folder.NAME` leads to an empty secret.
+    ///
+    /// # Errors
+    /// Returns an error if the read of that secret fails and might succeed later.
+    async fn is_empty_elsewhere(&self, reference: &str) -> Result<bool, Error> {
+        let parts = reference
+            .rsplit_once('.')
+            .filter(|_| self.api.version() == Some(ApiVersion::V3));
+        let Some((place, name)) = parts.filter(|(_, name)| check_length(name).is_ok()) else {
+            return Ok(false);
+        };
+        let (environment, folders) = place.split_once('.').unwrap_or((place, ""));
+        let folder = format!("/{}", folders.replace('.', "/"));
+        let query = SecretsQuery::single(&folder, name).environment(environment);
+        let response = self.api.fetch_secrets(&query, None).await?;
+        match wire::parse_single(&response).and_then(|entry| entry.secret()) {
+            Ok(secret) => Ok(secret.value.is_empty()),
+            Err(error) if error.is_temporary() => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Returns `secret`, whose value has the form of lines that the server has encoded. `query` requested it.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] if the value is not stored in this form. The encoding cannot be
     /// reversed, because the lines might have contained the same characters.
-    async fn require_stored_lines(
+    async fn require_stored_line(
         &self,
-        listed: &Listed<'_>,
-        secret: Secret,
+        query: SecretsQuery<'_>,
+        secret: &Secret,
     ) -> Result<Secret, Error> {
-        if let Some(result) = listed.entry.single_read() {
-            return result;
+        let response = self.api.fetch_secrets(&query.view(View::Raw), None).await?;
+        let stored = wire::parse_single(&response)?.secret()?;
+        if stored.value == secret.value {
+            return Ok(secret.clone());
         }
-        check_length(listed.name)?;
-        let query = SecretsQuery::single(listed.folder, listed.name).view(View::Raw);
-        let stored = wire::parse_single(&self.api.fetch_secrets(&query, None).await?)?.secret()?;
-        let result = match stored.value == secret.value {
-            true => Ok(secret),
-            false => {
-                let message =
-                    "the server returned the lines of a referenced secret as one line in quotes";
-                Err(Error::new(ErrorKind::Invalid, message).with_hint(
-                    "turn off multi-line encoding for this secret in Infisical, or read the referenced \
-                     secret itself",
-                ))
-            }
-        };
-        listed.entry.record_single_read(&result);
-        result
+        let message = "the server returned the lines of a referenced secret as one line in quotes";
+        Err(Error::new(ErrorKind::Invalid, message).with_hint(
+            "turn off multi-line encoding for this secret in Infisical, or read the referenced secret itself",
+        ))
     }
 
     /// Reads one version of a secret.
@@ -179,34 +283,49 @@ impl Lists {
             return Err(Error::new(ErrorKind::Unsupported, message)
                 .with_hint("use a newer server, and check that the version exists"));
         }
-        let secret = entry.secret()?;
-        if !self.api.settings.expand {
-            return Ok(secret);
-        }
         let listed = Listed {
             folder,
             name,
             entry: &entry,
             listing: &Listing::default(),
         };
-        let resolved = self.resolve(&listed, secret)?;
-        resolved.map_err(|reference| wire::unresolved_reference(&reference))
+        self.complete(&listed, query, &entry).await
     }
 }
 
-/// Returns whether the result of a single read stays valid while the list is unchanged. `reference` is the
-/// first reference in the list. If it leads into another folder, its value can change without a change of
-/// the list. A list of raw values does not change either when a referenced value changes.
-fn is_reusable(listing: &Listing, reference: Option<&str>, result: &Result<Secret, Error>) -> bool {
-    let is_local = reference.is_some_and(|reference| !reference.contains('.'));
-    listing.view() == View::Expanded
-        && match result {
-            Ok(_) => is_local,
-            Err(error) => {
-                let is_final = matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Denied);
-                is_final && !error.is_temporary()
-            }
-        }
+/// Returns an expanded secret without its references to empty secrets, or the name of the first unresolved
+/// reference.
+fn resolve(
+    mut secret: Secret,
+    meaning: impl Fn(&Reference<'_>) -> Meaning,
+) -> Result<Result<Secret, String>, Error> {
+    let resolved = match without_empty_references(secret.value.expose_text()?, meaning) {
+        Err(reference) => return Ok(Err(reference.to_owned())),
+        Ok(resolved) => resolved,
+    };
+    if let Some(value) = resolved {
+        secret.value = value;
+    }
+    Ok(Ok(secret))
+}
+
+/// Returns whether all references in a listed value lead to the same folder.
+fn has_local_references(entry: &Entry) -> bool {
+    let secret = entry.secret();
+    let text = secret
+        .as_ref()
+        .ok()
+        .and_then(|secret| secret.value.expose_text().ok());
+    text.is_some_and(|text| references(text).all(|reference| !reference.name.contains('.')))
+}
+
+/// Returns whether the result of a single read stays valid while the list is unchanged. A list of raw values does
+/// not change when a referenced value changes. `is_stable` is whether a value can change only with the list.
+fn is_reusable(listing: &Listing, is_stable: bool, result: &Result<Secret, Error>) -> bool {
+    let is_final = result.as_ref().err().is_none_or(|error| {
+        matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Denied) && !error.is_temporary()
+    });
+    listing.view() == View::Expanded && is_stable && is_final
 }
 
 /// Checks that a name is short enough for a request. A longer one can only be read from a list.

@@ -93,8 +93,7 @@ impl InfisicalBuilder {
         self
     }
 
-    /// Sets the version of the API. Default: the newest one that the server has. The provider detects it
-    /// once.
+    /// Sets the version of the API. Default: the newest one that the server has. The provider detects it.
     #[must_use]
     pub fn api(mut self, version: ApiVersion) -> Self {
         self.settings.api = Some(version);
@@ -217,6 +216,8 @@ impl InfisicalBuilder {
     /// | `identity`, `user` | the id of the machine identity, and the user name of `ldap` |
     /// | `aws_region` | the region of the endpoint of AWS |
     /// | `sub_organization` | the name of the suborganization |
+    /// | `allow_http` | `true` allows plain HTTP to other machines, for a network that nobody else can read |
+    /// | `proxy` | the proxy for servers with TLS, such as `http://proxy:3128`, or `none` |
     /// | `api`, `imports`, `expand`, `personal`, `tags` | the version of the API, and which values are read |
     ///
     /// # Errors

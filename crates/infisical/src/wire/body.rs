@@ -7,6 +7,11 @@ use secretwell_http::Response;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+/// The names of errors about a token or a login.
+const TOKEN_ERRORS: [&str; 2] = ["TokenError", "UnauthorizedError"];
+/// The names of errors about the form of a request.
+const VALIDATION_ERRORS: [&str; 2] = ["ValidationFailure", "ValidationError"];
+
 /// The body of an error response. Every field is optional, because it differs between server versions.
 #[derive(Deserialize, Default)]
 pub(super) struct ErrorBody<'a> {
@@ -47,7 +52,7 @@ impl<'a> ErrorBody<'a> {
     }
 
     /// Returns whether this server sent the body. Many programs respond with an object that has a status and
-    /// a message. This server adds the id of the request, or the error's name in its own spelling.
+    /// a message. This server adds the id of the request, or one of its own names of errors.
     pub(super) fn is_from_server(&self, status: StatusCode) -> bool {
         let has_message = match &self.message {
             Message::Text(text) => !text.is_empty(),
@@ -56,15 +61,38 @@ impl<'a> ErrorBody<'a> {
         if !has_message {
             return false;
         }
-        let has_own_name =
-            !self.error.is_empty() && Some(self.error.as_ref()) != status.canonical_reason();
+        // The name of an internal error is often that of a failed operation. All of them mean the same.
+        let is_internal = status.is_server_error()
+            && !self.error.is_empty()
+            && Some(self.error.as_ref()) != status.canonical_reason();
         // The web framework's own errors have no name of their own.
-        let is_known = has_own_name
+        let is_known = self.has_known_name()
+            || is_internal
             || self.is_missing_route()
             || status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         self.request_id.is_some()
             || self.status == Some(status.as_u16()) && is_known
             || status == StatusCode::INTERNAL_SERVER_ERROR && self.is_failure_of_july_2024()
+    }
+
+    /// Returns whether the error's name is one that the server is known to send.
+    pub(super) fn has_known_name(&self) -> bool {
+        const NAMES: [&str; 10] = [
+            "BadRequest",
+            "CryptographyError",
+            "DeleteSecret",
+            "GetSecretByName",
+            "NotFound",
+            "RateLimitExceeded",
+            "SecretPathNotFound",
+            "KubernetesTokenReviewError",
+            "KubernetesTokenReviewRequestError",
+            "OidcAuthError",
+        ];
+        NAMES.contains(&self.error.as_ref())
+            || TOKEN_ERRORS.contains(&self.error.as_ref())
+            || VALIDATION_ERRORS.contains(&self.error.as_ref())
+            || self.is_permission_error()
     }
 
     /// Returns whether the message is one that servers before August 2024 send with the status 500.
@@ -78,8 +106,7 @@ impl<'a> ErrorBody<'a> {
 
     /// Returns whether the server rejected the form of the request. Its message is then a list of issues.
     pub(super) fn is_validation_error(&self) -> bool {
-        const NAMES: [&str; 2] = ["ValidationFailure", "ValidationError"];
-        NAMES.contains(&self.error.as_ref()) || matches!(self.message, Message::List(_))
+        VALIDATION_ERRORS.contains(&self.error.as_ref()) || matches!(self.message, Message::List(_))
     }
 
     /// Returns whether the login is valid, but has no permission for the request.
@@ -88,13 +115,21 @@ impl<'a> ErrorBody<'a> {
         NAMES.contains(&self.error.as_ref()) || self.is_not_a_member()
     }
 
-    pub(super) fn is_not_a_member(&self) -> bool {
-        self.error.contains("not a member") || self.message_contains("not a member")
+    /// Returns whether the error's name is that of a missing, invalid or expired token.
+    pub(super) fn is_token_error(&self) -> bool {
+        TOKEN_ERRORS.contains(&self.error.as_ref())
     }
 
-    /// Returns whether the message is about a secret that the requested one refers to.
+    /// Returns whether the login is not a member of the project. The oldest servers state it in the error's name.
+    pub(super) fn is_not_a_member(&self) -> bool {
+        const TEXT: &str = "is not a member";
+        self.error.starts_with("Identity is not a member")
+            || self.error == "ForbiddenError" && self.message_contains(TEXT)
+    }
+
+    /// Returns whether the login has no permission to read a secret that the requested one refers to.
     pub(super) fn is_about_reference(&self) -> bool {
-        self.message_contains("reference")
+        self.is_permission_error() && self.message_contains("reference")
     }
 
     /// Returns whether the server reported a failure without a cause.

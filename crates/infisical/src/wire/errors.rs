@@ -42,8 +42,7 @@ pub(super) fn request_error(response: &Response) -> Error {
             "the machine identity is not a member of the project",
         )
         .with_hint("add it to the project, with a role that can read secrets"),
-        401 if body.is_permission_error() => denied(),
-        403 => denied(),
+        401 | 403 if body.is_permission_error() => denied(),
         400 | 422 => invalid_request(),
         500..=599 => internal_error(),
         status => unknown_response(status),
@@ -100,6 +99,25 @@ pub(crate) fn unresolved_reference(reference: &str) -> Error {
     let message = format!("the reference `{reference}` in the value cannot be resolved");
     Error::new(ErrorKind::Invalid, message)
         .with_hint("correct the reference, or turn off reference expansion")
+}
+
+/// Returns the error for an imported secret with `reference`, whose folder the server lists only without expansion.
+pub(crate) fn unexpanded_import(reference: &str) -> Error {
+    let message = format!(
+        "the reference `{reference}` of an imported secret is resolved only in a list of the folder, which the \
+         server refuses"
+    );
+    Error::new(ErrorKind::Invalid, message).with_hint(
+        "grant the login's role the permission to read every secret of the folder and every secret that the \
+         folder's references name",
+    )
+}
+
+/// Returns the error for a personal value that only a list of the folder has.
+pub(crate) fn no_personal_value() -> Error {
+    let message = "the server does not return the login's own value in a read of one secret";
+    Error::new(ErrorKind::Unsupported, message)
+        .with_hint("grant its role the permission to read every value of the folder")
 }
 
 pub(super) fn no_such_project() -> Error {

@@ -122,7 +122,8 @@ fn refusal(response: &Response) -> Error {
     let reason = REASONS.iter().find(|(text, _)| body.message_contains(text));
     let message = match (reason, status) {
         (Some((_, message)), _) => message,
-        (None, 400 | 401 | 403 | 500) => "the login was refused",
+        (None, 400 | 401 | 403) if body.has_known_name() => "the login was refused",
+        (None, 500) => "the login was refused",
         (None, _) => return unknown_response(status),
     };
     let hint = match is_wrong_credential(response) {

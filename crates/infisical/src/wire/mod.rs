@@ -4,13 +4,12 @@
 //! follows the source code, the tests and the documentation of newer servers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::Method;
 use secretwell_core::{Error, ErrorKind};
 use secretwell_http::{Outcome, Protocol, Request, Response, retry_after};
 
-use crate::budget::Pause;
+use crate::budget::{Pause, window_reset};
 
 mod body;
 mod errors;
@@ -23,12 +22,13 @@ mod tests;
 use body::ErrorBody;
 pub(crate) use errors::{
     RATE_LIMIT_HINT, is_internal_error, is_missing_place, is_permission_refusal,
-    is_reference_refusal, is_unknown_route, no_such_folder, no_such_secret, unresolved_reference,
+    is_reference_refusal, is_unknown_route, no_personal_value, no_such_folder, no_such_secret,
+    unexpanded_import, unresolved_reference,
 };
 pub(crate) use login::{LoginResponse, is_wrong_credential, locked_out, parse_login};
 pub(crate) use recognition::is_list_head;
 pub(crate) use secrets::{
-    Entry, Listing, Scope, SecretType, View, folder_names, parse_single, project_id,
+    Entry, Listing, Scope, SecretType, View, folder_names, has_imports, parse_single, project_id,
 };
 
 /// The path that reports, without a login, that the server runs.
@@ -60,9 +60,8 @@ impl Protocol for InfisicalProtocol {
             // The meaning of these depends on the request, so the caller interprets them.
             200..=299 | 400 | 401 | 403 | 404 | 410 | 422 => Outcome::Success,
             429 => {
-                let reset = response.headers.get("x-ratelimit-reset");
-                let reset = reset.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-                let wait = retry_after(&response.headers).or(reset.map(Duration::from_secs));
+                let wait = retry_after(&response.headers);
+                let wait = wait.or_else(|| window_reset(&response.headers));
                 // Concurrent requests of the provider must wait as well.
                 self.pause.extend(wait.unwrap_or_default());
                 let kind = ErrorKind::RateLimited { retry_after: wait };
@@ -100,9 +99,9 @@ pub(crate) fn is_token_rejected(response: &Response) -> bool {
     let body = ErrorBody::parse(response);
     match response.status.as_u16() {
         401 | 403 => {
-            let is_known = ["TokenError", "UnauthorizedError"].contains(&body.error.as_ref());
-            let is_other = body.is_validation_error() || body.is_permission_error();
-            is_known || body.error.to_ascii_lowercase().contains("token") && !is_other
+            let is_unknown_name = !body.has_known_name();
+            body.is_token_error()
+                || is_unknown_name && body.error.to_ascii_lowercase().contains("token")
         }
         400 => body.message_contains("number of uses limit reached"),
         404 => body.message_contains("Service token with ID"),

@@ -29,6 +29,7 @@ fn members_of(target: &str) -> &'static [&'static str] {
     match path {
         "/api/status" => &["date", "message"],
         "/api/v1/folders" => &["folders"],
+        "/api/v1/secret-imports" => &["secretImports"],
         "/api/v3/secrets/raw" | "/api/v4/secrets" => &["secrets"],
         _ if path.starts_with("/api/v1/auth/") => &["accessToken"],
         _ if path.contains("/secrets/") => &["secret"],
@@ -59,9 +60,13 @@ mod tests {
 
     #[test]
     fn successful_response_has_the_members_of_its_route() {
-        const BODIES: [(&str, &str); 6] = [
+        const BODIES: [(&str, &str); 7] = [
             ("/api/status", r#"{"date":"2026-01-01","message":"Ok"}"#),
             ("/api/v1/folders?path=%2F", r#"{"folders":[]}"#),
+            (
+                "/api/v1/secret-imports?path=%2F",
+                r#"{"message":"x","secretImports":[]}"#,
+            ),
             (
                 "/api/v4/secrets?projectId=x",
                 r#"{"secrets":[],"imports":[]}"#,

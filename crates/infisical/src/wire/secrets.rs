@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
 use secretwell_http::Response;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::errors::{malformed, request_error};
 use crate::settings::relative_path;
@@ -57,6 +58,8 @@ pub(crate) struct Entry {
     value: Option<SecretValue>,
     version: Version,
     secret_type: SecretType,
+    /// Whether the list shows the secret as one of an imported folder.
+    is_imported: bool,
     /// Whether the server might return several lines as one line in quotes.
     skips_multiline_encoding: bool,
     /// The result of a single read of this secret, if it is valid for as long as the list is unchanged.
@@ -79,10 +82,18 @@ impl Entry {
             value: body.secret_value.filter(|_| !hidden),
             version,
             secret_type: body.r#type,
+            is_imported: false,
             skips_multiline_encoding: body.skip_multiline_encoding.unwrap_or(false),
             single_read: OnceLock::new(),
         };
         (body.secret_key.into_owned(), entry)
+    }
+
+    fn imported(self) -> Self {
+        Self {
+            is_imported: true,
+            ..self
+        }
     }
 
     /// Returns the recorded result of a single read.
@@ -93,6 +104,10 @@ impl Entry {
     /// Records the result of a single read. It must stay valid while the list is unchanged.
     pub(crate) fn record_single_read(&self, result: &Result<Secret, Error>) {
         let _ = self.single_read.set(result.clone());
+    }
+
+    pub(crate) fn is_imported(&self) -> bool {
+        self.is_imported
     }
 
     pub(crate) fn secret_type(&self) -> SecretType {
@@ -221,7 +236,10 @@ impl Listing {
             own,
             imported: imports
                 .flat_map(|import| import.secrets)
-                .map(Entry::from_body)
+                .map(|secret| {
+                    let (name, entry) = Entry::from_body(secret);
+                    (name, entry.imported())
+                })
                 .collect(),
             import_count,
             view: scope.view,
@@ -324,6 +342,25 @@ pub(crate) fn folder_names(response: &Response) -> Result<Vec<String>, Error> {
     let body: ResponseBody =
         serde_json::from_slice(&response.body).map_err(|_| malformed("a list of folders"))?;
     Ok(body.folders.into_iter().map(|folder| folder.name).collect())
+}
+
+/// Parses the response to a request for the imports of a folder, and returns whether there are any.
+///
+/// # Errors
+/// Returns the reason if the server refused the request.
+pub(crate) fn has_imports(response: &Response) -> Result<bool, Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct ResponseBody {
+        secret_imports: Vec<IgnoredAny>,
+    }
+
+    if !response.status.is_success() {
+        return Err(request_error(response));
+    }
+    let body: ResponseBody =
+        serde_json::from_slice(&response.body).map_err(|_| malformed("a list of imports"))?;
+    Ok(!body.secret_imports.is_empty())
 }
 
 /// Parses the response to a request for a project by its slug, and returns the project's id.

@@ -148,6 +148,8 @@ struct Token {
     expires_at: Instant,
     uses: u64,
     revoked: bool,
+    /// The project, the environment and the folder of a service token.
+    scope: Option<[String; 3]>,
 }
 
 /// All identities and tokens.
@@ -308,9 +310,37 @@ impl Access {
                 expires_at,
                 uses: 0,
                 revoked: false,
+                scope: None,
             },
         );
         response
+    }
+
+    /// Issues a service token with the permissions of an identity.
+    pub(super) fn issue_service_token(
+        &mut self,
+        identity: &str,
+        scope: [&str; 3],
+    ) -> Option<String> {
+        let matches = |registered: &RegisteredIdentity| registered.id == identity;
+        let identity = self.identities.iter().position(matches)?;
+        let now = Instant::now();
+        let token = Token {
+            identity,
+            login_at: now,
+            expires_at: now + self.identities[identity].config.token_ttl,
+            uses: 0,
+            revoked: false,
+            scope: Some(scope.map(str::to_owned)),
+        };
+        let text = format!("st.{}.{}", random_hex(24), random_hex(32));
+        self.tokens.insert(text.clone(), token);
+        Some(text)
+    }
+
+    /// Returns the project, the environment and the folder of a service token.
+    pub(super) fn scope(&self, token: &str) -> Option<&[String; 3]> {
+        self.tokens.get(token)?.scope.as_ref()
     }
 
     /// Returns the response to a renewal. On a server of 2024, a renewal that would end after the maximum

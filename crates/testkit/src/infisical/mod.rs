@@ -194,8 +194,8 @@ impl FakeInfisical {
         written.expect("the folder must exist");
     }
 
-    /// Adds a personal value to a secret with a shared value, as a user can do. Every list of the folder
-    /// contains both values.
+    /// Adds a personal value to a secret with a shared value, as a user can do. Every identity counts as that user.
+    /// Version 3 of the API lists both values, and version 4 the requested one.
     ///
     /// # Panics
     /// Panics if the folder does not exist.
@@ -312,6 +312,23 @@ impl FakeInfisical {
     pub fn accept_jwt(&self, identity: &str, method: &str, jwt: &str) {
         let accepted = (method.to_owned(), jwt.to_owned());
         self.change(identity, |identity| identity.accepted_jwts.push(accepted));
+    }
+
+    /// Creates a service token with the permissions of an identity. The server reads the folder of the token,
+    /// whichever one a request names.
+    ///
+    /// # Panics
+    /// Panics if the identity does not exist.
+    pub fn service_token(
+        &self,
+        identity: &str,
+        project: &str,
+        environment: &str,
+        path: &str,
+    ) -> String {
+        let scope = [project, environment, path];
+        let token = self.state().access.issue_service_token(identity, scope);
+        token.expect("the identity must exist")
     }
 
     /// Revokes the client secret of an identity. Existing tokens stay valid.

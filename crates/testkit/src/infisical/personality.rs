@@ -48,6 +48,8 @@ pub(super) struct Behaviour {
     pub(super) renewal_issues_token: bool,
     /// Whether a recursive list also contains folders whose path only begins with the text of the base path.
     pub(super) recursive_lists_match_text: bool,
+    /// Whether a recursive list contains a folder once that several folders import.
+    pub(super) merges_imports: bool,
     pub(super) references: References,
 }
 
@@ -71,9 +73,11 @@ pub(super) enum MissingEnvironment {
 pub(super) enum References {
     /// Blanks around a name are removed, `$` in a value has a meaning, and a reference to an empty secret stays
     /// as it is. A list keeps a reference that may not be read, and a single read fails for a missing folder.
+    /// The references of an imported secret lead to the folder of that secret.
     Lenient,
     /// Padded references are text, and empty secrets expand to nothing. A reference that may not be read is
-    /// refused, also by lists, and a reference to a missing folder stays as it is.
+    /// refused, also by lists, and a reference to a missing folder stays as it is. In a list, the references of an
+    /// imported secret lead to the importing folder.
     Strict,
 }
 
@@ -97,6 +101,7 @@ const OCTOBER_2024: Behaviour = Behaviour {
     locks_out: false,
     renewal_issues_token: false,
     recursive_lists_match_text: true,
+    merges_imports: false,
     references: References::Lenient,
 };
 
@@ -113,5 +118,6 @@ const NEWEST: Behaviour = Behaviour {
     locks_out: true,
     renewal_issues_token: true,
     recursive_lists_match_text: false,
+    merges_imports: true,
     references: References::Strict,
 };

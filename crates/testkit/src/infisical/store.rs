@@ -131,7 +131,8 @@ impl Store {
         let (id, now) = (self.new_id(), self.now());
         let folder = self.folder_mut(location)?;
         let value = trim_value(value);
-        if let Some(secret) = folder.secrets.iter_mut().find(|secret| secret.name == name) {
+        let matches = |secret: &&mut Secret| secret.name == name && !secret.personal;
+        if let Some(secret) = folder.secrets.iter_mut().find(matches) {
             secret.versions.push((value, now));
             return Some(secret.clone());
         }
@@ -326,6 +327,12 @@ impl Folder {
     /// Returns the shared secret of this name.
     pub(super) fn find(&self, name: &str) -> Option<&Secret> {
         let matches = |secret: &&Secret| secret.name == name && !secret.personal;
+        self.secrets.iter().find(matches)
+    }
+
+    /// Returns the personal value of the secret of this name.
+    pub(super) fn find_personal(&self, name: &str) -> Option<&Secret> {
+        let matches = |secret: &&Secret| secret.name == name && secret.personal;
         self.secrets.iter().find(matches)
     }
 

@@ -212,6 +212,21 @@ impl State {
             _ => return Err(no_route),
         };
         request.identity = self.authenticate(request)?;
+        let scope = request.token().and_then(|token| self.access.scope(token));
+        if let Some([project, environment, path]) = scope.cloned() {
+            let id = if request.is_v4 {
+                "projectId"
+            } else {
+                "workspaceId"
+            };
+            let scoped = [
+                (id, project),
+                ("environment", environment),
+                ("secretPath", path),
+            ];
+            let scoped = scoped.map(|(name, value)| (name.to_owned(), value));
+            request.query.extend(scoped);
+        }
         let rate_limit_headers = self.count_request(route, limit)?;
         if let Some(name) = request.repeated_parameter() {
             let issue = json!({"code": "invalid_type", "expected": "string", "received": "array",

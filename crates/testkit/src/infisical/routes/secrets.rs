@@ -33,17 +33,23 @@ impl State {
         identity.can_read(location.project, location.environment, location.path)
     }
 
-    /// Returns the JSON of a secret, and the error of the expansion. The value is expanded if the request
-    /// demands it. A list always expands imported values, as on a real server.
+    /// Returns the JSON of a secret of the folder `location`, and the error of the expansion. The value is expanded
+    /// if the request demands it. `importer` is the folder that imports the secret. In a list, servers of 2024
+    /// always expand imported values, and the newest one resolves their references in the importing folder.
     fn render(
         &self,
         request: &FakeRequest<'_>,
         location: Location<'_>,
         secret: &Secret,
-        imported: bool,
+        importer: Option<Location<'_>>,
     ) -> (Value, Option<ReferenceError>) {
         let in_list = request.path.ends_with("/raw") || request.path.ends_with("/secrets");
-        let expand = request.expands_references() || imported && in_list;
+        let imported = importer.is_some();
+        let is_newest = self.behaviour.references == References::Strict;
+        let expand = request.expands_references() || imported && in_list && !is_newest;
+        let base = importer
+            .filter(|_| in_list && is_newest)
+            .unwrap_or(location);
         let identity = &self.access.identities[request.identity];
         let can_read =
             |environment: &str, path: &str| identity.can_read(location.project, environment, path);
@@ -54,10 +60,11 @@ impl State {
             can_read: &can_read,
         };
         let (value, error) = match expand {
-            true => self.store.expand(location, secret, &expansion),
+            true => self.store.expand(base, secret, &expansion),
             false => (secret.latest().to_owned(), None),
         };
-        let hidden = request.is_v4 && identity.values_hidden;
+        let is_hidden = identity.values_hidden || request.get("viewSecretValue") == Some("false");
+        let hidden = request.is_v4 && is_hidden;
         let value = if hidden { HIDDEN_VALUE } else { &value };
         let mut json = secret.json(location, value, imported && in_list);
         if !imported {
@@ -120,13 +127,18 @@ impl State {
             if !self.can_read(request, location) {
                 continue;
             }
-            let tagged = folder
+            let listed = folder
                 .secrets
                 .iter()
-                .filter(|it| has_requested_tag(request, it));
-            secrets.extend(tagged.map(|secret| self.render(request, location, secret, false)));
+                .filter(|it| has_requested_tag(request, it) && is_included(request, folder, it));
+            secrets.extend(listed.map(|secret| self.render(request, location, secret, None)));
             if request.includes_imports() {
-                imports.extend(self.render_imports(request, location, folder));
+                for import in self.render_imports(request, location, folder) {
+                    let is_same = |other: &Value| other["folderId"] == import["folderId"];
+                    if !(self.behaviour.merges_imports && imports.iter().any(is_same)) {
+                        imports.push(import);
+                    }
+                }
             }
         }
         let is_strict = self.behaviour.references == References::Strict;
@@ -231,7 +243,7 @@ impl State {
                 .iter()
                 .filter(|_| self.can_read(request, location));
             let secrets: Vec<_> = secrets
-                .map(|s| self.render(request, location, s, true).0)
+                .map(|s| self.render(request, location, s, Some(base)).0)
                 .collect();
             let body = json!({"secretPath": path, "environment": environment, "folderId": source.id,
                 "secrets": secrets});
@@ -265,9 +277,10 @@ impl State {
             );
             return Err(FakeResponse::failure(404, "GetSecretByName", &text));
         };
-        let own = folder
-            .find(name)
-            .filter(|_| request.get("type") != Some("personal"));
+        let own = match request.get("type") {
+            Some("personal") => folder.find_personal(name),
+            _ => folder.find(name),
+        };
         let imports = folder
             .imports
             .iter()
@@ -284,17 +297,17 @@ impl State {
                     .find(name)?,
             ))
         });
-        let secret = own.map(|secret| (base, secret, false));
+        let secret = own.map(|secret| (base, secret, None));
         let found = secret.or_else(|| {
             import
-                .map(|(location, secret)| (location, secret, true))
+                .map(|(location, secret)| (location, secret, Some(base)))
                 .next()
         });
         let missing = || {
             let text = format!("Secret with name '{name}' not found");
             FakeResponse::failure(404, "NotFound", &text)
         };
-        let (location, secret, imported) = found.ok_or_else(missing)?;
+        let (location, secret, importer) = found.ok_or_else(missing)?;
         // Older servers ignore the requested version and return the current one.
         let version = request.get("version").filter(|_| request.is_v4);
         let earlier = match version.map(str::parse::<usize>) {
@@ -302,7 +315,7 @@ impl State {
             _ => None,
         };
         let secret = earlier.as_ref().unwrap_or(secret);
-        match self.render(request, location, secret, imported) {
+        match self.render(request, location, secret, importer) {
             (json, None) => Ok(FakeResponse::json(200, json!({"secret": json}))),
             (_, Some(ReferenceError::NoFolder)) => {
                 Err(FakeResponse::internal_error("InternalServerError"))
@@ -448,6 +461,16 @@ fn has_requested_tag(request: &FakeRequest<'_>, secret: &Secret) -> bool {
         tags.split(',')
             .any(|tag| secret.tags.iter().any(|t| t == tag))
     })
+}
+
+/// Returns whether a list contains this one of the shared and the personal value of a secret. Version 4 returns one
+/// of them, and version 3 both.
+fn is_included(request: &FakeRequest<'_>, folder: &Folder, secret: &Secret) -> bool {
+    match request.flag("includePersonalOverrides") {
+        _ if !request.is_v4 => true,
+        true => secret.personal || folder.find_personal(&secret.name).is_none(),
+        false => !secret.personal,
+    }
 }
 
 /// Checks the parameters that accept only certain values, such as the flags `true` and `false`.
