@@ -1,6 +1,7 @@
 //! Tests of the Infisical backend. They run on a fake server, which is compared with recordings of a real
 //! one. If the environment names a real server, most of them run on that instead.
 
+mod callers;
 mod changes;
 mod clients;
 mod contract;

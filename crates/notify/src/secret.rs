@@ -57,7 +57,7 @@ impl NotifySecret {
     /// Creates a secret from a closure that returns all values that are accepted, so that the secret can be
     /// rotated while the service runs.
     ///
-    /// The closure is called for each request that has the right form and a current time, whoever has sent it, but
+    /// The closure is called for each request that has the right form and a current time, from any sender, but
     /// at most once per second. Until then, the previous result is used. A call runs in a task of its own, and
     /// can take 10 s. Concurrent requests and clones of the secret share it.
     ///
