@@ -141,21 +141,28 @@ impl Servers {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends `request` to the server `endpoint` and follows at most one redirect. Returns the
-    /// server that responded. Ends at `deadline`, and each exchange also after the attempt timeout. If `relaxed`, the consistency header is omitted.
+    /// Sends `request` to the server `endpoint` and follows at most one redirect. Returns the server that responded or
+    /// failed. Ends at `deadline`, and each exchange also after the attempt timeout. If `relaxed`, the consistency
+    /// header is omitted.
     pub(crate) async fn attempt(
         &self,
         endpoint: Arc<Endpoint>,
         request: &Request,
         relaxed: bool,
         deadline: Instant,
-    ) -> Result<(Arc<Endpoint>, Response), Failure> {
-        let response = self.exchange(&endpoint, request, relaxed, deadline).await?;
-        let Some(other) = self.redirect(&endpoint, &response, request)? else {
-            return Ok((endpoint, response));
+    ) -> (Arc<Endpoint>, Result<Response, Failure>) {
+        let response = match self.exchange(&endpoint, request, relaxed, deadline).await {
+            Ok(response) => response,
+            failed => return (endpoint, failed),
         };
-        let response = Box::pin(self.exchange(&other, request, relaxed, deadline)).await?;
-        Ok((other, response))
+        match self.redirect(&endpoint, &response, request) {
+            Ok(None) => (endpoint, Ok(response)),
+            Err(failure) => (endpoint, Err(failure)),
+            Ok(Some(other)) => {
+                let result = Box::pin(self.exchange(&other, request, relaxed, deadline)).await;
+                (other, result)
+            }
+        }
     }
 
     /// Waits for a permit of `endpoint`, and sends `request` to it.

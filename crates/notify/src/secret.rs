@@ -31,8 +31,8 @@ const READ_DEADLINE: Duration = Duration::from_secs(10);
 ///
 /// The secret should be at least 32 random bytes. An empty one is never accepted.
 ///
-/// Use one secret for each service. A notification does not name its receiver, so that one that was recorded at a
-/// service is valid at each other service with the same secret.
+/// Use one secret for each service. A notification does not name its receiver. If one is recorded at a service,
+/// it is also valid at every other service with the same secret.
 #[derive(Clone)]
 pub struct NotifySecret(Source);
 

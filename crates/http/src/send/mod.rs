@@ -106,30 +106,29 @@ impl<'a> SendLoop<'a> {
         self.servers.look_up_names(self.deadline).await;
         let is_sent_once = !self.request.is_idempotent() && !self.servers.is_single();
         if is_sent_once && !self.servers.is_responsive() {
-            self.find_responsive_server().await?;
+            self.find_responsive_server().await;
         }
         self.run_rounds().await
     }
 
     /// Sends a probe to one server after the other. One that hangs is then the last in the order.
     ///
-    /// # Errors
-    /// Returns the failure of the probe if the deadline has passed. Another failure says nothing about the request: a
-    /// gateway might allow only the request, and a server might be slow.
-    async fn find_responsive_server(&mut self) -> Result<(), Error> {
+    /// The failure of the probe says nothing about the request: a gateway might allow only the request, and a server
+    /// might be slow. At least half of the deadline is left for the request.
+    async fn find_responsive_server(&mut self) {
         let Some(request) = self.protocol.probe() else {
-            return Ok(());
+            return;
         };
         let mut probe = SendLoop::new(self.servers, self.protocol, self.origin, &request);
         let servers = u32::try_from(self.servers.order().len()).unwrap_or(u32::MAX);
         let config = self.servers.config();
-        let patience = config.hedge.saturating_mul(servers).min(config.deadline);
+        let patience = config
+            .hedge
+            .saturating_mul(servers)
+            .min(config.deadline / 2);
         probe.deadline = self.deadline.min(Instant::now() + patience);
         probe.is_probe = true;
-        match probe.run_rounds().await {
-            Err(error) if Instant::now() >= self.deadline => Err(error),
-            _ => Ok(()),
-        }
+        let _ = probe.run_rounds().await;
     }
 
     async fn run_rounds(mut self) -> Result<Response, Error> {
@@ -222,12 +221,12 @@ impl<'a> SendLoop<'a> {
     fn finish_attempt(
         &mut self,
         target: Target,
-        result: Answer,
+        (sender, result): Answer,
     ) -> Result<Option<Response>, Error> {
         let Target { endpoint, relaxed } = target;
         self.latest.take_if(|latest| Arc::ptr_eq(latest, &endpoint));
         let (retry, failure) = match result {
-            Ok((sender, mut response)) => match judge(self.protocol, self.request, &mut response) {
+            Ok(mut response) => match judge(self.protocol, self.request, &mut response) {
                 Outcome::Success => {
                     self.servers.mark_responsive(&sender);
                     response.stale = relaxed;
@@ -248,7 +247,7 @@ impl<'a> SendLoop<'a> {
                 Outcome::RetryAfter(wait, error) => (Retry::RateLimited(wait), error),
             },
             Err(failure) => {
-                endpoint.mark_failed();
+                sender.mark_failed();
                 // If the deadline ended this attempt, the previous round's failure is more specific.
                 if matches!(failure, Failure::Deadline(_))
                     && let Some(earlier) = self.latest_failure.take()
@@ -261,7 +260,7 @@ impl<'a> SendLoop<'a> {
                 // Waiting here would only move the queue.
                 let is_final = is_final || is_last && matches!(failure, Failure::Overloaded(_));
                 let is_unexplained = matches!(failure, Failure::Redirect | Failure::Proxy(..));
-                let error = failure.into_error(endpoint.authority());
+                let error = failure.into_error(sender.authority());
                 if is_final {
                     return Err(error);
                 }
@@ -333,8 +332,8 @@ struct Target {
     relaxed: bool,
 }
 
-/// The response with the server that it is from, which differs from the target after a redirect.
-type Answer = Result<(Arc<Endpoint>, Response), Failure>;
+/// The result of an attempt with the server that it is from, which differs from the target after a redirect.
+type Answer = (Arc<Endpoint>, Result<Response, Failure>);
 type Attempt<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
 
 /// The attempts that run in parallel.

@@ -97,7 +97,11 @@ impl Cluster {
 
     /// Returns a client that sends a probe before a request that must not be repeated.
     fn probing_client(&self) -> Client {
-        let config = ClientConfig::new(&self.addresses).unwrap();
+        self.probing_client_with(|config| config)
+    }
+
+    fn probing_client_with(&self, change: impl FnOnce(ClientConfig) -> ClientConfig) -> Client {
+        let config = change(ClientConfig::new(&self.addresses).unwrap());
         let protocol = TestProtocol { probes: true };
         Client::new(config, protocol, Origin::new("plain", "test")).unwrap()
     }
@@ -263,6 +267,16 @@ async fn slow_servers_get_the_request_once() {
     let login = get().non_idempotent();
     cluster.probing_client().send(&login).await.unwrap();
     assert_eq!(cluster.requests().iter().sum::<usize>(), 3);
+    // The probe leaves time for the request, whatever the settings are.
+    for (deadline, hedge) in [(18, 1), (18, 60)] {
+        let cluster = Cluster::start(&[SLOW, SLOW]).await;
+        let client = cluster.probing_client_with(|config| {
+            config
+                .deadline(Duration::from_secs(deadline))
+                .hedge_delay(Duration::from_secs(hedge))
+        });
+        client.send(&login).await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

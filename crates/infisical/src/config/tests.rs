@@ -100,7 +100,7 @@ fn errors_name_the_invalid_part_and_show_no_credentials() {
         ),
         (&format!("infisical://h/p/e?{full}&api=5"), "must be 3 or 4"),
         (
-            &format!("infisical://h/p/e?{full}&imports=1"),
+            &format!("infisical://h/p/e?{full}&imports=yes"),
             "neither true nor false",
         ),
         (&format!("infisical+http://h/p/e?{full}"), "unencrypted"),

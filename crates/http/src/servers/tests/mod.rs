@@ -526,3 +526,16 @@ async fn server_that_redirects_to_itself_does_not_block_itself() {
     let response = send(&Servers::new(config).unwrap(), &get()).await.unwrap();
     assert_eq!(response.status.as_u16(), 307);
 }
+
+#[tokio::test]
+async fn failed_target_of_a_redirect_is_named() {
+    let (closed, target) = bind("127.0.0.1:0").await;
+    drop(closed);
+    let (standby, address) = bind("127.0.0.1:0").await;
+    redirecting(standby, target).await;
+    let addresses = [target, address].map(|address| format!("http://{address}"));
+    let config = ClientConfig::new(addresses).unwrap().deadline(secs(1));
+    let servers = Servers::new(config).unwrap();
+    let error = send(&servers, &get()).await.unwrap_err();
+    assert!(error.to_string().contains(&target.to_string()), "{error}");
+}
