@@ -363,6 +363,27 @@ async fn reference_to_an_empty_secret_of_another_folder_is_empty() {
         assert_eq!(text(&provider, "TO_EMPTY").await, "[]");
         assert_invalid(&provider, "BROKEN", ".NOPE`").await;
         assert_invalid(&provider, "NO_PLACE", "`qa.EMPTY`").await;
+        if api == ApiVersion::V3 {
+            // Each name is read once, and none after an unresolved one.
+            let (empty, rest) = (
+                format!("${{dev{folder}.EMPTY}}"),
+                format!("${{dev{folder}.X}}"),
+            );
+            let value = format!("{empty}{empty}${{MISSING}}{rest}");
+            set(&place, &[("SEVERAL", &value)]);
+            let count = |name: &str| {
+                let requests = place.as_fake().requests();
+                let start = format!("GET /api/v3/secrets/raw/{name}?");
+                requests
+                    .iter()
+                    .filter(|line| line.starts_with(&start))
+                    .count()
+            };
+            provider.discard(&key("SEVERAL"), None);
+            let before = count("EMPTY");
+            assert_invalid(&provider, "SEVERAL", "`MISSING`").await;
+            assert_eq!((count("EMPTY") - before, count("X")), (1, 0));
+        }
         // A later value is seen.
         place.write(Some("x"), "EMPTY", "full").await;
         assert_eq!(text(&provider, "TO_EMPTY").await, "[full]");
