@@ -254,6 +254,13 @@ async fn referenced_lines_in_quotes_are_invalid_in_each_kind_of_read() {
         let mut providers = vec![place.provider().build().unwrap()];
         let proxy = refuse_values(&place).await;
         if api == ApiVersion::V4 {
+            // The list is refused, and the raw list has the stored value.
+            assert_eq!(text(&providers[0], "QUOTED").await, QUOTED);
+            let requests = place.as_fake().requests();
+            assert!(
+                !requests.iter().any(|it| it.contains("/QUOTED?")),
+                "{requests:?}"
+            );
             providers.push(provider_at(&place, &proxy));
         }
         for provider in &providers {
