@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use secretwell::backend::Change;
 use secretwell::infisical::{ApiVersion, ClientConfig, InfisicalProvider};
+use secretwell::notify::NotifyHub;
 use secretwell::{
     Chain, ErrorKind, Freshness, KeyPrefix, MemoryProvider, Resolver, SecretKey, SecretProvider,
 };
@@ -476,6 +478,36 @@ async fn updated_key_is_read_again_within_the_second() {
         place.write(None, "B", "second").await;
         provider.discard(&key("B"), None);
         assert_eq!(text(&provider, "B").await, "second");
+    }
+}
+
+#[tokio::test]
+async fn recent_list_does_not_answer_after_a_notification() {
+    for api in BOTH {
+        for (name, change) in [
+            ("NEW", Change::Keys([key("NEW")].into())),
+            ("NEW", Change::All),
+            ("db/NEW", Change::All),
+        ] {
+            let place = Place::fake(api).await;
+            place.write(None, "A", "value").await;
+            place.write(Some("db"), "A", "value").await;
+            let hub = NotifyHub::new();
+            let provider = hub.wrap(place.provider().api(api).build().unwrap());
+            let resolver = Resolver::new(provider);
+            for name in ["A", "db/A", "a/A", "b/A"] {
+                let _ = resolver.get(name).await;
+            }
+            // This list is recursive.
+            let _ = resolver.get_many(&["B", "db/B", "a/B", "b/B"]).await;
+            let (folder, new) = name
+                .split_once('/')
+                .map_or((None, name), |(f, n)| (Some(f), n));
+            place.write(folder, new, "value").await;
+            hub.notify(change.clone());
+            let secret = resolver.get(name).await.unwrap();
+            assert_eq!(secret.value.expose_text().unwrap(), "value", "{change:?}");
+        }
     }
 }
 

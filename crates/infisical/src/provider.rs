@@ -279,8 +279,8 @@ impl Inner {
     }
 
     /// Returns the lists of the folders below `base` that have imports. `tree` is the recursive list of `base`, and
-    /// `listing` the other one. The recursive list does not show which folder imports a secret. Each folder is
-    /// therefore asked for its imports, which does not count as a list for the server's rate limit.
+    /// `listing` the other one. The recursive list does not show which folder imports a secret. The
+    /// imports of each folder are therefore requested, which does not count as a list for the server's rate limit.
     async fn lists_with_imports<'a>(
         &self,
         base: &str,
@@ -384,8 +384,8 @@ impl SecretProvider for InfisicalProvider {
             .map_err(with_context)
     }
 
-    /// Lists the keys below `prefix` with two requests. If a folder below that of `prefix` might have imports, each
-    /// folder with secrets of its own is asked for its imports, and those with imports are listed separately. A
+    /// Lists the keys below `prefix` with two requests. If a folder below that of `prefix` might have imports, the
+    /// imports of each folder with secrets of its own are requested, and those with imports are listed separately. A
     /// folder whose secrets are all imported is not found, unless it is the folder of `prefix`.
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
         let inner = &self.inner;

@@ -71,7 +71,7 @@ impl Lists {
             }
             Shown::Reference(reference) => {
                 let result = Box::pin(self.read_single(listed, Some(reference))).await;
-                (result, has_local_references(entry))
+                (result, has_stable_references(listed))
             }
             _ => (Box::pin(self.read_single(listed, None)).await, false),
         };
@@ -92,7 +92,13 @@ impl Lists {
             _ => Meaning::Unresolved,
         };
         Ok(match resolve(secret, meaning)? {
-            Ok(secret) if listed.entry.might_be_encoded_lines() => Shown::Line(secret),
+            // The server encodes lines only while it expands a value.
+            Ok(secret)
+                if listed.listing.view() == View::Expanded
+                    && listed.entry.might_be_encoded_lines() =>
+            {
+                Shown::Line(secret)
+            }
             Ok(secret) => Shown::Value(secret),
             Err(reference) => Shown::Reference(reference),
         })
@@ -175,17 +181,8 @@ impl Lists {
         if !self.api.settings.expand {
             return Ok(secret);
         }
-        let empty = self.empty_references(listed, &secret).await?;
-        let meaning = |reference: &Reference<'_>| match reference.name {
-            _ if self.is_text(reference) => Meaning::Text,
-            name if empty.contains(name) => Meaning::Empty,
-            // The server would have replaced it with the value of such a secret.
-            name if reference.is_unusual && listed.listing.find(listed.folder, name).is_none() => {
-                Meaning::Text
-            }
-            _ => Meaning::Unresolved,
-        };
-        let resolved = resolve(secret, meaning)?;
+        let empty = self.empty_elsewhere(listed, &secret).await?;
+        let resolved = resolve(secret, |it| self.meaning(listed, it, &empty))?;
         let secret = resolved.map_err(|reference| wire::unresolved_reference(&reference))?;
         match entry.might_be_encoded_lines() {
             true => self.require_stored_line(query, &secret).await,
@@ -198,19 +195,47 @@ impl Lists {
         reference.is_legacy && self.api.version() == Some(ApiVersion::V4)
     }
 
-    /// Returns the names of the references to empty secrets. Older servers leave these references as they are.
-    async fn empty_references(
+    /// Returns the meaning of a reference in the value of a single read. `empty` has the names of references to empty
+    /// secrets of other folders.
+    fn meaning(
+        &self,
+        listed: &Listed<'_>,
+        reference: &Reference<'_>,
+        empty: &HashSet<String>,
+    ) -> Meaning {
+        let Listed {
+            folder, listing, ..
+        } = listed;
+        match reference.name {
+            _ if self.is_text(reference) => Meaning::Text,
+            name if listing.is_empty_secret(folder, name) || empty.contains(name) => Meaning::Empty,
+            // The server would have replaced it with the value of such a secret.
+            name if reference.is_unusual
+                && !name.contains('.')
+                && listing.find(folder, name).is_none() =>
+            {
+                Meaning::Text
+            }
+            _ => Meaning::Unresolved,
+        }
+    }
+
+    /// Returns the names of the references to empty secrets of other folders. Older servers leave these references as
+    /// they are. The search ends with the first unresolved reference, because the value is then invalid.
+    async fn empty_elsewhere(
         &self,
         listed: &Listed<'_>,
         secret: &Secret,
     ) -> Result<HashSet<String>, Error> {
         let mut empty = HashSet::new();
-        for Reference { name, .. } in references(secret.value.expose_text()?) {
-            if listed.listing.is_empty_secret(listed.folder, name)
-                || self.is_empty_elsewhere(name).await?
-            {
-                empty.insert(name.to_owned());
+        for reference in references(secret.value.expose_text()?) {
+            if self.meaning(listed, &reference, &empty) != Meaning::Unresolved {
+                continue;
             }
+            if !self.is_empty_elsewhere(&reference).await? {
+                break;
+            }
+            empty.insert(reference.name.to_owned());
         }
         Ok(empty)
     }
@@ -219,11 +244,18 @@ impl Lists {
     ///
     /// # Errors
     /// Returns an error if the read of that secret fails and might succeed later.
-    async fn is_empty_elsewhere(&self, reference: &str) -> Result<bool, Error> {
+    async fn is_empty_elsewhere(&self, reference: &Reference<'_>) -> Result<bool, Error> {
         let parts = reference
+            .name
             .rsplit_once('.')
             .filter(|_| self.api.version() == Some(ApiVersion::V3));
-        let Some((place, name)) = parts.filter(|(_, name)| check_length(name).is_ok()) else {
+        // A text with other characters might be a part of a secret value, which does not belong into a request.
+        let is_plain = |place: &str| {
+            !reference.is_unusual && !place.contains(['*', '%']) && !place.contains("..")
+        };
+        let Some((place, name)) =
+            parts.filter(|(place, name)| is_plain(place) && check_length(name).is_ok())
+        else {
             return Ok(false);
         };
         let (environment, folders) = place.split_once('.').unwrap_or((place, ""));
@@ -309,14 +341,19 @@ fn resolve(
     Ok(Ok(secret))
 }
 
-/// Returns whether all references in a listed value lead to the same folder.
-fn has_local_references(entry: &Entry) -> bool {
-    let secret = entry.secret();
-    let text = secret
-        .as_ref()
-        .ok()
-        .and_then(|secret| secret.value.expose_text().ok());
-    text.is_some_and(|text| references(text).all(|reference| !reference.name.contains('.')))
+/// Returns whether the result of a single read can change only with the list: all references in the listed value lead
+/// to the same folder, and the referenced values have no references.
+fn has_stable_references(listed: &Listed<'_>) -> bool {
+    let Listed {
+        folder, listing, ..
+    } = listed;
+    let is_stable = |name: &str| {
+        let referenced = listing.find(folder, name);
+        !name.contains('.')
+            && referenced.is_none_or(|entry| entry.text().is_some_and(|it| !it.contains("${")))
+    };
+    let text = listed.entry.text();
+    text.is_some_and(|text| references(text).all(|reference| is_stable(reference.name)))
 }
 
 /// Returns whether the result of a single read stays valid while the list is unchanged. A list of raw values does
@@ -337,5 +374,49 @@ fn check_length(name: &str) -> Result<(), Error> {
             Err(Error::new(ErrorKind::InvalidKey, message)
                 .with_hint(format!("use at most {MAX_NAME_CHARS} characters")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, StatusCode};
+    use secretwell_http::Response;
+
+    use super::*;
+    use crate::wire::Scope;
+
+    #[test]
+    fn read_is_stable_only_if_the_referenced_values_have_no_references() {
+        let secret = |(name, value): (&str, &str)| {
+            format!(r#"{{"secretKey":"{name}","secretValue":"{value}","version":1}}"#)
+        };
+        let secrets = [
+            ("PLAIN", "value"),
+            ("LOCAL", "<${PLAIN}${MISSING}>"),
+            ("REMOTE", "${prod.x.Y}"),
+            ("INDIRECT", "${PLAIN}${REMOTE}"),
+        ];
+        let body = format!(r#"{{"secrets":[{}]}}"#, secrets.map(secret).join(","));
+        let response = Response::new(StatusCode::OK, HeaderMap::new(), body.into_bytes());
+        let scope = Scope {
+            folder: "/",
+            recursive: false,
+            view: View::Expanded,
+            personal: false,
+        };
+        let listing = Listing::parse(&response, scope).unwrap();
+        let is_stable = |name| {
+            let entry = listing.find("/", name).unwrap();
+            has_stable_references(&Listed {
+                folder: "/",
+                name,
+                entry,
+                listing: &listing,
+            })
+        };
+        assert!(is_stable("PLAIN"));
+        assert!(is_stable("LOCAL"));
+        assert!(!is_stable("REMOTE"));
+        assert!(!is_stable("INDIRECT"));
     }
 }

@@ -129,7 +129,13 @@ impl<'a> ErrorBody<'a> {
 
     /// Returns whether the login has no permission to read a secret that the requested one refers to.
     pub(super) fn is_about_reference(&self) -> bool {
-        self.is_permission_error() && self.message_contains("reference")
+        // The path in another message might contain the word, too.
+        const MESSAGES: [&str; 3] = [
+            "to reference secret",
+            "is referenced by",
+            "secret reference",
+        ];
+        self.is_permission_error() && MESSAGES.iter().any(|text| self.message_contains(text))
     }
 
     /// Returns whether the server reported a failure without a cause.

@@ -11,6 +11,9 @@ pub(crate) const RATE_LIMIT_HINT: &str = "raise the ttl, or the server's rate li
 /// The hint of an error about a response that an Infisical server would not send.
 const ADDRESS_HINT: &str = "check that the address is that of an Infisical server";
 
+/// The maximum length of a reference that an error quotes.
+const MAX_QUOTED_CHARS: usize = 100;
+
 /// Returns the error for a failed request for secrets, folders or projects. A response whose meaning is not
 /// known is neither an absence nor a refusal.
 pub(super) fn request_error(response: &Response) -> Error {
@@ -94,9 +97,19 @@ pub(super) fn internal_error() -> Error {
     Error::new(ErrorKind::Unavailable, message).with_hint("check the server's log")
 }
 
+/// Returns how an error names a reference. Text between braces is not always a reference. Only a text that could
+/// name a secret is quoted, because another one might be a part of a secret value.
+fn describe(reference: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./@".contains(c);
+    match reference.len() <= MAX_QUOTED_CHARS && reference.chars().all(is_plain) {
+        true => format!("the reference `{reference}`"),
+        false => "a reference".into(),
+    }
+}
+
 /// Returns the error for a value that still contains `reference` after expansion.
 pub(crate) fn unresolved_reference(reference: &str) -> Error {
-    let message = format!("the reference `{reference}` in the value cannot be resolved");
+    let message = format!("{} in the value cannot be resolved", describe(reference));
     Error::new(ErrorKind::Invalid, message)
         .with_hint("correct the reference, or turn off reference expansion")
 }
@@ -104,8 +117,8 @@ pub(crate) fn unresolved_reference(reference: &str) -> Error {
 /// Returns the error for an imported secret with `reference`, whose folder the server lists only without expansion.
 pub(crate) fn unexpanded_import(reference: &str) -> Error {
     let message = format!(
-        "the reference `{reference}` of an imported secret is resolved only in a list of the folder, which the \
-         server refuses"
+        "{} of an imported secret is resolved only in a list of the folder, which the server refuses",
+        describe(reference)
     );
     Error::new(ErrorKind::Invalid, message).with_hint(
         "grant the login's role the permission to read every secret of the folder and every secret that the \

@@ -117,13 +117,14 @@ impl Entry {
     /// Returns whether the value is in the form in which servers return several lines of a referenced secret:
     /// in quotes, with `\n` in place of each line end. The stored value can have the same form.
     pub(crate) fn might_be_encoded_lines(&self) -> bool {
-        let value = self
-            .value
-            .as_ref()
-            .filter(|_| self.skips_multiline_encoding);
-        let text = value.and_then(|value| value.expose_text().ok());
+        let text = self.text().filter(|_| self.skips_multiline_encoding);
         let quoted = text.and_then(|text| text.strip_prefix('"')?.strip_suffix('"'));
         quoted.is_some_and(|text| text.contains("\\n"))
+    }
+
+    /// Returns the value, if it is visible and a text.
+    pub(crate) fn text(&self) -> Option<&str> {
+        self.value.as_ref()?.expose_text().ok()
     }
 
     pub(crate) fn version(&self) -> &Version {

@@ -197,6 +197,8 @@ fn error_name_takes_precedence_over_status() {
     const TEXT: &str = r#""Something is wrong""#;
     const NOT_A_MEMBER: &str = r#""Identity is not a member of the specified project""#;
     const REFERENCE: &str = r#""You are attempting to reference secret named X""#;
+    const SIMILAR: &str =
+        r#""You are not allowed to read secrets at path '/preferences/reference'""#;
     const ISSUES: &str = r#"[{"code":"invalid_type","path":["x"],"message":"Required"}]"#;
     const USES: &str = r#""Unable to renew because access token number of uses limit reached""#;
     const PLACE: &str = r#""Folder with path '/x' in environment 'qa' was not found.""#;
@@ -215,6 +217,7 @@ fn error_name_takes_precedence_over_status() {
         ("TokenError", TEXT, &[403, 401], "a new login"),
         ("ForbiddenError", TEXT, &[401, 403], denied),
         ("ForbiddenError", REFERENCE, &[401, 403], reference),
+        ("ForbiddenError", SIMILAR, &[401, 403], denied),
         ("ForbiddenError", NOT_A_MEMBER, &[401, 403], not_a_member),
         ("PolicyViolationError", TEXT, &[403], denied),
         ("Identity is not a member", TEXT, &[401, 403], not_a_member),
