@@ -384,6 +384,43 @@ async fn due_lease_is_renewed_once_for_all_readers_and_replaced_if_it_cannot_be_
 }
 
 #[tokio::test]
+async fn lease_is_replaced_in_the_same_read_if_its_renewal_hangs() {
+    let fixture = Fixture::new(json!({"default_ttl": "1h"})).await;
+    let proxy = FaultProxy::start(fixture.bao.address).await;
+    let provider = fixture.provider_at(proxy.address(), json!({})).await;
+    let first = credentials(&provider).await.unwrap();
+    proxy.set_for("POST /v1/sys/leases/renew", Fault::Stall);
+    advance(31 * MINUTE).await;
+    let second = credentials(&provider).await.unwrap();
+    assert_ne!(second.0, first.0);
+    assert_eq!(credentials(&provider).await.unwrap(), second);
+    assert_eq!(proxy.count("POST /v1/sys/leases/renew"), 1);
+    assert_eq!(fixture.leases().await, 2);
+}
+
+#[tokio::test]
+async fn created_lease_is_kept_if_the_lookup_of_its_token_hangs() {
+    let fixture = Fixture::new(json!({"default_ttl": "1h"})).await;
+    let proxy = FaultProxy::start(fixture.bao.address).await;
+    let policies = json!({"policies": [fixture.name]});
+    let token = fixture.bao.root("POST", "auth/token/create", policies);
+    let token = token.await["auth"]["client_token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let auth = VaultAuth::token(Credential::value(token));
+    let builder = VaultProvider::builder([format!("http://{}", proxy.address())], auth);
+    let builder = builder.unwrap().client(|client| client.deadline(secs(1)));
+    let path = format!("{}/creds/app", fixture.name);
+    let provider = builder.kv_version(KvVersion::V2).dynamic("db", path);
+    let provider = provider.build().unwrap();
+    proxy.set_for("GET /v1/auth/token/lookup-self", Fault::Stall);
+    let first = credentials(&provider).await.unwrap();
+    assert_eq!(credentials(&provider).await.unwrap(), first);
+    assert_eq!(fixture.leases().await, 1);
+}
+
+#[tokio::test]
 async fn discarded_lease_is_replaced_but_not_revoked() {
     let fixture = Fixture::new(json!({"default_ttl": "1h"})).await;
     let provider = fixture.provider(json!({})).await;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::Router;
 use axum::extract::Request;
 use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
-use secretwell::{Error, ErrorKind, KeyPrefix, SecretProvider};
+use secretwell::{Error, ErrorKind, KeyPrefix, SecretProvider, Version};
 use secretwell_testkit::{Fault, FaultProxy};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -96,6 +96,9 @@ async fn nested_mount_is_found_without_an_option() {
         let secret = json!({"A": "value", "data": {"A": "value"}});
         bao.root("POST", &format!("{mount}{data}/app"), secret)
             .await;
+        let secret = json!({"B": "value", "data": {"B": "value"}});
+        bao.root("POST", &format!("{mount}{data}/app/below"), secret)
+            .await;
         let rules = format!("path \"{mount}/*\" {{ capabilities = [\"read\", \"list\"] }}");
         let limited = limited_token(bao, &unique("nested"), &rules).await;
         for token in [bao.root_token(), &limited] {
@@ -103,10 +106,17 @@ async fn nested_mount_is_found_without_an_option() {
                 let path = format!("{mount}/app");
                 let provider = from_url(bao, token, &path, &options);
                 let listed = provider.list(&KeyPrefix::root()).await;
+                let expected = keys(&["A", "below/B"]);
                 assert!(
-                    listed.is_ok_and(|keys| keys.contains(&key("A"))),
+                    listed.is_ok_and(|listed| expected.iter().all(|key| listed.contains(key))),
                     "{path} {options}"
                 );
+                if version == 2 {
+                    let provider = from_url(bao, token, &path, &options);
+                    let (key, version) = (key("A"), Version::numbered(1));
+                    let first = provider.get_version(&key, &version).await.unwrap();
+                    assert_eq!(first.value.expose_text().unwrap(), "value");
+                }
                 let provider = from_url(bao, token, &path, &options);
                 assert_eq!(read(&provider).await, "value", "{path} {options}");
                 assert_eq!(read(&provider).await, "value", "{path} {options}");
@@ -310,6 +320,21 @@ async fn descriptions_of_a_mount_are_requested_rarely() {
         builder().build().unwrap(),
         builder().kv_version(KvVersion::V2).build().unwrap(),
     ];
+    for provider in &providers {
+        let before = proxy.count("GET /v1/sys/internal");
+        for _ in 0..20 {
+            let error = provider.get(&key("A")).await.unwrap_err();
+            assert!(error.is_not_found(), "{error}");
+        }
+        assert_eq!(proxy.count("GET /v1/sys/internal") - before, 1);
+    }
+    // The absence of a secret that was read before can have another reason.
+    let data = format!("{name}/data/app");
+    write(bao, &data, "value").await;
+    for provider in &providers {
+        assert_eq!(read(provider).await, "value");
+    }
+    bao.root("DELETE", &data, Value::Null).await;
     for provider in &providers {
         let before = proxy.count("GET /v1/sys/internal");
         for _ in 0..20 {

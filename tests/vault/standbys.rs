@@ -60,6 +60,11 @@ struct Standby {
 impl Standby {
     /// `health` is the server's report, and `forwarded` the error of a login that must be forwarded.
     async fn start(health: Value, forwarded: &'static str) -> Self {
+        Self::start_with(health, forwarded, true).await
+    }
+
+    /// Without `reports_first`, the server has no report before a login.
+    async fn start_with(health: Value, forwarded: &'static str, reports_first: bool) -> Self {
         let logins = Arc::<Mutex<Vec<String>>>::default();
         let log = Arc::clone(&logins);
         let respond = move |request: Request| {
@@ -70,7 +75,10 @@ impl Standby {
             };
             let forward = header("x-vault-forward").or_else(|| header("x-vault-inconsistent"));
             let response = if path == "/v1/sys/health" {
-                (StatusCode::OK, health.clone())
+                match reports_first || !log.lock().unwrap().is_empty() {
+                    true => (StatusCode::OK, health.clone()),
+                    false => (StatusCode::OK, json!({"errors": []})),
+                }
             } else {
                 let error = match &forward {
                     Some(_) => forwarded,
@@ -94,33 +102,56 @@ impl Standby {
         }
     }
 
+    fn provider(&self, auth: VaultAuth) -> VaultProvider {
+        let builder = VaultProvider::builder([&self.address], auth).unwrap();
+        builder.build().unwrap()
+    }
+
     /// Reads with a wrong credential, and returns the logins and the error.
     async fn log_in(&self, auth: VaultAuth) -> (Vec<String>, String) {
-        let provider = VaultProvider::builder([&self.address], auth)
-            .unwrap()
-            .build()
-            .unwrap();
+        let provider = self.provider(auth);
         let error = provider.get(&key("app/A")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
-        let logins = std::mem::take(&mut *self.logins.lock().unwrap());
-        (logins, error.to_string())
+        (self.take_logins(), error.to_string())
     }
+
+    fn take_logins(&self) -> Vec<String> {
+        std::mem::take(&mut *self.logins.lock().unwrap())
+    }
+}
+
+/// Creates the report of a standby. That of OpenBao does not contain `performance_standby`.
+fn health(performance_standby: Option<bool>) -> Value {
+    let mut health = json!({
+        "initialized": true,
+        "sealed": false,
+        "standby": true,
+        "cluster_id": "99b2fc01-f48f-a8d8-0c6f-65bd94a865b4",
+    });
+    if let Some(performance_standby) = performance_standby {
+        health["performance_standby"] = json!(performance_standby);
+    }
+    health
+}
+
+#[tokio::test]
+async fn login_without_a_report_is_not_held_back_because_of_a_standby() {
+    let text = "invalid role or secret ID";
+    let standby = Standby::start_with(health(None), text, false).await;
+    let provider = standby.provider(VaultAuth::app_role("app", Credential::value("new")));
+    let read = async || provider.get(&key("app/A")).await.unwrap_err().kind();
+    assert_eq!(read().await, ErrorKind::Unavailable);
+    assert_eq!(standby.take_logins(), ["/v1/auth/approle/login "]);
+    assert_eq!(read().await, ErrorKind::Unauthenticated);
+    let forwarded = "/v1/auth/approle/login forward-active-node";
+    assert_eq!(standby.take_logins(), [forwarded]);
+    // The active server has decided.
+    assert_eq!(read().await, ErrorKind::Unauthenticated);
+    assert!(standby.take_logins().is_empty());
 }
 
 #[tokio::test]
 async fn refused_login_is_repeated_only_where_a_standby_can_be_stale() {
-    let health = |performance_standby: Option<bool>| {
-        let mut health = json!({
-            "initialized": true,
-            "sealed": false,
-            "standby": true,
-            "cluster_id": "99b2fc01-f48f-a8d8-0c6f-65bd94a865b4",
-        });
-        if let Some(performance_standby) = performance_standby {
-            health["performance_standby"] = json!(performance_standby);
-        }
-        health
-    };
     let wrong = || Credential::value("wrong");
     let userpass = || VaultAuth::userpass("me", wrong());
     let plain = "/v1/auth/userpass/login/me ";
@@ -133,15 +164,21 @@ async fn refused_login_is_repeated_only_where_a_standby_can_be_stale() {
     let (logins, _) = standby.log_in(VaultAuth::jwt("app", wrong())).await;
     assert_eq!(logins, ["/v1/auth/jwt/login "]);
 
-    // A performance standby executes it.
+    // A performance standby only does so with a header.
     let text = "invalid username or password";
     let standby = Standby::start(health(Some(true)), text).await;
     let (logins, _) = standby.log_in(userpass()).await;
-    assert_eq!(logins, [plain, "/v1/auth/userpass/login/me active-node"]);
+    assert_eq!(logins, ["/v1/auth/userpass/login/me active-node"]);
+    let custom = VaultAuth::custom("approle", async || Ok("{}".into()));
+    let (logins, _) = standby.log_in(custom).await;
+    assert_eq!(logins, ["/v1/auth/approle/login active-node"]);
     let (logins, _) = standby.log_in(VaultAuth::ldap("me", wrong())).await;
-    assert_eq!(logins, ["/v1/auth/ldap/login/me "]);
+    assert_eq!(logins, ["/v1/auth/ldap/login/me active-node"]);
+    let (logins, _) = standby.log_in(VaultAuth::jwt("app", wrong())).await;
+    let expected = ["/v1/auth/jwt/login ", "/v1/auth/jwt/login active-node"];
+    assert_eq!(logins, expected);
 
-    // Its configuration can forbid the header. The first response counts then.
+    // Its configuration can forbid the header. It executes the login then.
     let text = "forwarding via header X-Vault-Forward disabled in configuration";
     let standby = Standby::start(health(Some(true)), text).await;
     let (logins, error) = standby.log_in(userpass()).await;

@@ -92,7 +92,7 @@ impl Detection {
     }
 
     /// Returns another location if `error`, the result of a request at `location`, might be caused by a wrong
-    /// one.
+    /// one. If the request succeeded before, the mount is described again at once.
     ///
     /// # Errors
     /// Returns an error if the description of the mount shows which setting is wrong, or cannot be requested.
@@ -101,6 +101,7 @@ impl Detection {
         session: &Session,
         location: &Arc<Location>,
         error: &Error,
+        succeeded_before: bool,
     ) -> Result<Option<Arc<Location>>, Error> {
         let might_be_version_1 = error.is_not_found() && location.kv == KvVersion::V2;
         let might_be_nested = wire::is_missing_mount(error)
@@ -111,7 +112,11 @@ impl Detection {
             return Ok(None);
         }
         let is_explained = error.kind() != ErrorKind::InvalidConfig && self.agrees_with(location);
-        let max_age = if is_explained { CONFIRMED } else { DOUBTED };
+        let max_age = match is_explained {
+            _ if succeeded_before => Duration::ZERO,
+            true => CONFIRMED,
+            false => DOUBTED,
+        };
         match (self.description(session, max_age).await, &self.configured) {
             (Ok(described), None) => Ok((described != *location).then_some(described)),
             (Ok(described), Some(_)) if might_be_version_1 && described.kv == KvVersion::V1 => {

@@ -9,12 +9,12 @@ use http::header::CACHE_CONTROL;
 use http::{HeaderValue, Method};
 use secretwell_core::{Error, ErrorKind, Secret, SecretKey, SecretValue, Version};
 use secretwell_http::{Expect, Request, Response, Token, encode_path};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::dynamic::Dynamic;
 use crate::error::invalid;
 use crate::session::Session;
-use crate::turns::Turns;
+use crate::turns::{Turns, timed_out};
 use crate::wire::{self, Document, LeaseInfo};
 
 /// A lease is renewed when less than this share of its duration remains.
@@ -22,6 +22,8 @@ const RENEW_BELOW: f64 = 0.5;
 /// The wait after a failed renewal or replacement: this share of the remaining lifetime, but at most this
 /// time.
 const RETRY_WAIT: (f64, Duration) = (0.1, Duration::from_secs(60));
+/// The longest time for the description of the token of a new lease.
+const DESCRIPTION_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The fields in which engines state the remaining lifetime, as seconds or as a text such as `1h`.
 const LIFETIMES: &[&str] = &["ttl", "token_ttl", "expires_in"];
@@ -175,9 +177,15 @@ impl Slot {
             }
         }
         // The old lease is not revoked, because its secret might still be in use.
-        let lease = self.create(session).await?;
+        let mut lease = self.create(session).await?;
+        // Before the next request, because a cancellation during it would lose the created secret.
+        *lock(&self.cached) = Some(lease.clone());
+        let described = timeout(DESCRIPTION_DEADLINE, session.described(lease.token.clone()));
+        if let Ok(token) = described.await {
+            lease.token = token;
+        }
         let secret = lease.snapshot();
-        *lock(&self.cached) = Some(lease);
+        self.update(lease);
         Ok(secret)
     }
 
@@ -285,7 +293,7 @@ impl Slot {
             requested,
             expires: duration.and_then(|duration| requested.checked_add(duration)),
             is_created,
-            token: session.described(token).await,
+            token,
             retry_at: None,
         })
     }
@@ -350,7 +358,8 @@ impl Lease {
     }
 
     /// Renews the lease. Returns whether it is fresh afterwards. Near the maximum duration of a lease, a
-    /// renewal succeeds but does not extend it enough.
+    /// renewal succeeds but does not extend it enough. It takes at most half of the time of a call, so that the
+    /// rest is left for a replacement.
     async fn renew(&mut self, session: &Session) -> bool {
         let Some(id) = self.id.as_ref().filter(|_| self.renewable) else {
             return false;
@@ -359,8 +368,12 @@ impl Lease {
             .json(lease_id(id))
             .non_idempotent();
         let requested = Instant::now();
-        let result = session.call(request).await;
-        match result.and_then(|(response, _)| wire::updated_lease(&response)) {
+        let deadline = session.deadline() / 2;
+        let result = match timeout(deadline, session.call(request)).await {
+            Ok(result) => result.and_then(|(response, _)| wire::updated_lease(&response)),
+            Err(_) => Err(timed_out(deadline)),
+        };
+        match result {
             Ok(renewed) => {
                 if let Some(duration) = renewed.duration {
                     self.expires = requested.checked_add(duration);

@@ -28,6 +28,14 @@ pub(crate) struct Listing {
     pub(crate) paths: Vec<String>,
     /// The errors of folders that this login must not list.
     pub(crate) denied: Vec<Error>,
+    is_root_denied: bool,
+}
+
+impl Listing {
+    /// Returns the error of the whole listing's folder, if this login must not list it.
+    pub(crate) fn denied_root(&self) -> Option<&Error> {
+        self.denied.first().filter(|_| self.is_root_denied)
+    }
 }
 
 /// A secret, with the path of its requests.
@@ -83,6 +91,7 @@ impl Location {
                 Err(error) if error.kind() == ErrorKind::Denied => {
                     log_denied(session, &error);
                     listing.denied.push(error);
+                    listing.is_root_denied |= folder == root;
                     continue;
                 }
                 names => names?,

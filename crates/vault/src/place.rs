@@ -35,6 +35,8 @@ struct History {
     newest: Option<Version>,
     /// The error of the last read, if the policy denied it.
     denied: Option<Error>,
+    /// Whether a read succeeded after the last one that found no secret.
+    was_read: bool,
 }
 
 impl Place {
@@ -125,10 +127,21 @@ impl Place {
         let Err(error) = &result else {
             return result;
         };
-        match self.detection.correction(session, &location, error).await? {
+        let was_read = error.is_not_found() && self.forget_read(&location, below)?;
+        let detection = &self.detection;
+        let correction = detection.correction(session, &location, error, was_read);
+        match correction.await? {
             Some(other) => self.read_at(session, &other, below, fields).await,
             None => result,
         }
+    }
+
+    /// Returns whether the secret at `below` was read, and forgets that.
+    fn forget_read(&self, location: &Location, below: &str) -> Result<bool, Error> {
+        let path = location.secret(below)?.path;
+        let mut history = self.history();
+        let known = history.get_mut(&path);
+        Ok(known.is_some_and(|known| std::mem::take(&mut known.was_read)))
     }
 
     async fn read_at(
@@ -142,7 +155,10 @@ impl Place {
         let result = self.read_current(session, &target, fields).await;
         let denied = result.as_ref().err();
         let denied = denied.filter(|error| error.kind() == ErrorKind::Denied);
-        self.update(&target.path, |history| history.denied = denied.cloned());
+        self.update(&target.path, |history| {
+            history.denied = denied.cloned();
+            history.was_read |= result.is_ok();
+        });
         result.map_err(|error| target.with_hint(error))
     }
 
@@ -209,12 +225,15 @@ impl Place {
     ) -> Result<Document, Error> {
         self.check(below)?;
         let location = self.detection.location(session).await?;
-        if location.kv == KvVersion::V1 {
-            return Err(unsupported("KV version 1 does not store earlier versions"));
+        let result = read_version_at(session, &location, below, version).await;
+        let Err(error) = &result else {
+            return result;
+        };
+        let correction = self.detection.correction(session, &location, error, false);
+        match correction.await? {
+            Some(other) => read_version_at(session, &other, below, version).await,
+            None => result,
         }
-        let Target { url, policy, .. } = location.secret(below)?;
-        let response = session.get(&format!("{url}?version={version}")).await?;
-        wire::read_v2(&response, &policy)
     }
 
     /// Lists the secrets below the folder `prefix`, up to a depth of 16 folders, and the secret with the same
@@ -222,10 +241,16 @@ impl Place {
     pub(crate) async fn list(&self, session: &Session, prefix: &str) -> Result<Listing, Error> {
         let location = self.detection.location(session).await?;
         let result = location.list(session, prefix).await;
-        let Err(error) = &result else {
+        let error = match &result {
+            Err(error) => Some(error),
+            // The policies also deny a path of the wrong mount.
+            Ok(listing) => listing.denied_root(),
+        };
+        let Some(error) = error else {
             return result;
         };
-        match self.detection.correction(session, &location, error).await? {
+        let correction = self.detection.correction(session, &location, error, false);
+        match correction.await? {
             Some(other) => other.list(session, prefix).await,
             None => result,
         }
@@ -268,6 +293,20 @@ impl Place {
     fn history(&self) -> MutexGuard<'_, HashMap<String, History>> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn read_version_at(
+    session: &Session,
+    location: &Location,
+    below: &str,
+    version: u64,
+) -> Result<Document, Error> {
+    if location.kv == KvVersion::V1 {
+        return Err(unsupported("KV version 1 does not store earlier versions"));
+    }
+    let Target { url, policy, .. } = location.secret(below)?;
+    let response = session.get(&format!("{url}?version={version}")).await?;
+    wire::read_v2(&response, &policy)
 }
 
 fn only_stale_replicas() -> Error {

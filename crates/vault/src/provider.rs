@@ -176,7 +176,9 @@ impl Inner {
     /// Lists the keys below `prefix`. Secrets and folders that this login must not read are left out, unless
     /// that leaves nothing.
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
-        let Listing { paths, mut denied } = self.place.list(&self.session, prefix.as_str()).await?;
+        let Listing {
+            paths, mut denied, ..
+        } = self.place.list(&self.session, prefix.as_str()).await?;
         let mut keys = Vec::new();
         let mut has_read = false;
         if self.whole {
@@ -189,7 +191,7 @@ impl Inner {
         } else {
             let reads = paths
                 .iter()
-                .map(|path| self.place.read(&self.session, path, &[]));
+                .map(|path| Box::pin(self.place.read(&self.session, path, &[])));
             let documents = join_bounded(CONCURRENCY, reads).await;
             for (path, document) in paths.iter().zip(documents) {
                 match document {

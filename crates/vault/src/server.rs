@@ -104,15 +104,6 @@ impl Server {
         }
     }
 
-    /// Returns an index that makes each standby forward a request to the active server. Returns `None` if the
-    /// servers are not known to be OpenBao.
-    pub(crate) async fn forwarding_index(&self) -> Option<HeaderValue> {
-        match self.index.forwarding() {
-            None => self.health().await?.forwarding_index(),
-            known => known,
-        }
-    }
-
     /// Returns what a server reports about its cluster. Returns `None` if no server does within 2 s.
     pub(crate) async fn health(&self) -> Option<Health> {
         let request = request_without_token(wire::HEALTH);

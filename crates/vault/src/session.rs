@@ -81,11 +81,15 @@ impl Session {
     /// Reads `path`. If servers report an index, a 404 is confirmed by the active server, because a stale
     /// standby does not have secrets that were written a moment ago.
     pub(crate) async fn get(&self, path: &str) -> Result<Response, Error> {
-        let (response, _) = self.call(Request::new(Method::GET, path)).await?;
-        match response.status {
-            StatusCode::NOT_FOUND => Ok(self.get_from_active(path).await?.unwrap_or(response)),
-            _ => Ok(response),
+        let request = with_headers(Request::new(Method::GET, path), self.namespace.as_ref());
+        let (response, _) = self.send_with_token(request, None).await?;
+        if response.status == StatusCode::NOT_FOUND
+            && let Some(confirmed) = self.get_from_active(path).await?
+        {
+            return Ok(confirmed);
         }
+        self.server.check_api(&response).await?;
+        Ok(response)
     }
 
     /// Reads `path` from the active server. Returns `None` if the servers report no index, so that they cannot
@@ -182,12 +186,17 @@ impl Session {
         wire::check_token(&response)
     }
 
-    /// Returns an error if [`check_login`](Self::check_login) would, or if the policies do not allow reading any
-    /// of `paths`. Returns `false` if the policies do not allow this request either.
+    /// Returns an error if the server cannot be reached, or if the policies do not allow reading any of `paths`.
+    /// Returns `false` if the server does not allow this request either. [`check_login`](Self::check_login) shows
+    /// whether the token is valid then.
     pub(crate) async fn check_permissions(&self, paths: &[String]) -> Result<bool, Error> {
         let request = Request::new(Method::POST, wire::CAPABILITIES);
         let request = request.json(wire::capabilities_body(paths));
         let (response, _) = self.call(request).await?;
+        // Without a permission for this request, a valid token can look like a bad one.
+        if wire::forbidden(&response) == Some(Forbidden::BadToken) {
+            return Ok(false);
+        }
         if !response.status.is_success() {
             return wire::check_token(&response).map(|()| false);
         }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use secretwell_core::{Error, ErrorKind};
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
-/// How much longer than its deadline a turn can take, so that the error of a request itself comes first.
+/// How much longer than its deadline a turn can take, so that the error of a request itself comes first. A caller
+/// who waits for the turn of another one waits this much longer again, so that the error of that turn comes first.
 const SLACK: Duration = Duration::from_millis(50);
 
 /// Turns of callers, each of whom requests the same thing.
@@ -38,14 +39,16 @@ impl Turns {
             {
                 return Err(error.clone());
             }
-            let result = attempt.await;
+            // A turn that takes too long fails for all callers. Otherwise, each of them would start another one.
+            let result = timeout_at(called + deadline + SLACK, attempt).await;
+            let result = result.unwrap_or_else(|_| Err(timed_out(deadline)));
             *failure = result.as_ref().err().map(|error| Failure {
                 at: Instant::now(),
                 error: error.clone(),
             });
             result
         };
-        let result = timeout(deadline + SLACK, turn).await;
+        let result = timeout(deadline + 2 * SLACK, turn).await;
         result.unwrap_or_else(|_| Err(timed_out(deadline)))
     }
 
@@ -55,7 +58,8 @@ impl Turns {
     }
 }
 
-fn timed_out(deadline: Duration) -> Error {
+/// Returns the error for a server that did not respond in time.
+pub(crate) fn timed_out(deadline: Duration) -> Error {
     let message = format!("the server did not respond within {deadline:?}");
     Error::new(ErrorKind::Timeout, message).with_hint("check whether the server is overloaded")
 }
@@ -97,8 +101,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_caller_has_its_own_deadline() {
-        let (kinds, _, elapsed) = ten_callers(3 * DEADLINE).await;
-        assert_eq!(kinds, [ErrorKind::Timeout; 10]);
+        let (kinds, attempts, elapsed) = ten_callers(3 * DEADLINE).await;
+        assert_eq!((kinds, attempts), (vec![ErrorKind::Timeout; 10], 1));
         assert!(elapsed < DEADLINE + 2 * SLACK, "{elapsed:?}");
     }
 

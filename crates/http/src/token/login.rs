@@ -97,8 +97,9 @@ pub trait Login: fmt::Debug + Send + Sync + 'static {
     async fn renew(&self, token: &SecretValue) -> Result<TokenLease, Error>;
 
     /// Describes a token that [`login`](Self::login) did not request from the server, such as one from the
-    /// configuration. It is called once, 1 s after the first success of each token, because the lookup might use
-    /// the token up, or earlier by [`TokenManager::describe`](crate::TokenManager::describe). Default: `None`, because the login described the token.
+    /// configuration. It is called 1 s after the first success of each token, because the lookup might use the token
+    /// up, or earlier by [`TokenManager::describe`](crate::TokenManager::describe). After a temporary error, or if
+    /// the future is dropped, it is called again. Default: `None`, because the login described the token.
     ///
     /// # Errors
     /// Returns a temporary error if the lookup can succeed later. It is then repeated. A permanent error

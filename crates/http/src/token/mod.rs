@@ -51,6 +51,16 @@ struct Shared {
     login: Box<dyn Login>,
     origin: Origin,
     state: Mutex<State>,
+    /// Locked during the request of a description, so that concurrent callers share it.
+    described: tokio::sync::Mutex<Option<Description>>,
+}
+
+/// The last description of a token.
+#[derive(Debug)]
+struct Description {
+    token: Arc<Token>,
+    at: Instant,
+    result: LoginResult,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +99,7 @@ impl TokenManager {
             login: Box::new(login),
             origin,
             state: Mutex::default(),
+            described: tokio::sync::Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -168,6 +179,7 @@ impl TokenManager {
 
     /// Returns the token with its lifetime. If the login did not request the token from the server, this
     /// requests its [description](Login::describe), which otherwise follows 1 s after the token's first success.
+    /// All callers share the request.
     ///
     /// # Errors
     /// Returns the error of the request.
@@ -375,10 +387,29 @@ impl Shared {
     }
 
     /// Returns the token with its description, and starts the renewal of a token that was not described before.
-    async fn describe(self: &Arc<Self>, token: &Arc<Token>) -> Result<Arc<Token>, Error> {
+    /// All callers share the description of a token. A temporary error is only shared by those that waited for it.
+    async fn describe(self: &Arc<Self>, token: &Arc<Token>) -> LoginResult {
         if token.is_described() {
             return Ok(token.clone());
         }
+        let called = Instant::now();
+        let mut last = self.described.lock().await;
+        if let Some(Description { at, result, .. }) =
+            last.as_ref().filter(|last| Arc::ptr_eq(&last.token, token))
+            && (called < *at || !result.as_ref().is_err_and(Error::is_temporary))
+        {
+            return result.clone();
+        }
+        let result = self.request_description(token).await;
+        *last = Some(Description {
+            token: token.clone(),
+            at: Instant::now(),
+            result: result.clone(),
+        });
+        result
+    }
+
+    async fn request_description(self: &Arc<Self>, token: &Arc<Token>) -> LoginResult {
         let requested = Instant::now();
         let Some(lease) = self.login.describe(token.value()).await? else {
             return Ok(token.clone());

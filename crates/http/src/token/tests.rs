@@ -124,6 +124,7 @@ impl Login for FakeLogin {
             return Ok(None);
         };
         self.0.lookups.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(50)).await;
         let mut lease = TokenLease::new(token.clone());
         lease.lifetime = Some(Duration::from_secs(
             lookup.map_err(|kind| Error::new(kind, "no lookup"))?,
@@ -538,6 +539,26 @@ async fn first_use_is_not_spent_on_a_lookup() {
     assert_eq!(token_text(&manager).await, "token 1");
     assert!(login.renewals() > 10, "the described token is renewed");
     assert_eq!((lookups(), login.logins()), (finished, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn concurrent_callers_share_a_description() {
+    let login = FakeLogin::new(None, Ok(60));
+    let lookups = || login.0.lookups.load(Ordering::SeqCst);
+    let manager = login.manager();
+    let token = manager.token().await.unwrap();
+    let describe_twice = async || {
+        let (first, second) = tokio::join!(manager.describe(&token), manager.describe(&token));
+        [first, second].map(|result| result.map(|token| token.expires().is_some()))
+    };
+    for (lookup, expected) in [(Err(ErrorKind::Unavailable), 1), (Ok(60), 2), (Ok(60), 2)] {
+        *login.0.lookup.lock().unwrap() = Some(lookup);
+        for result in describe_twice().await {
+            assert_eq!(result.map_err(|error| error.kind()), lookup.map(|_| true));
+        }
+        assert_eq!(lookups(), expected);
+        advance(1).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

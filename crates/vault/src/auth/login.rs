@@ -33,6 +33,8 @@ pub(crate) struct VaultLogin {
     unwrapped: Mutex<Option<(SecretValue, SecretValue)>>,
     /// When the first refusal occurred that might be an outage of the Kubernetes API.
     outage_since: Mutex<Option<Instant>>,
+    /// The report of a server that might be stale and refused the last login. The next one is forwarded.
+    health: Mutex<Option<Health>>,
 }
 
 impl VaultLogin {
@@ -43,6 +45,7 @@ impl VaultLogin {
             namespace,
             unwrapped: Mutex::default(),
             outage_since: Mutex::default(),
+            health: Mutex::default(),
         }
     }
 
@@ -53,37 +56,67 @@ impl VaultLogin {
     /// Sends a request with a credential.
     ///
     /// A stale standby refuses a credential or a login method that was created a moment ago, so the active server
-    /// must decide. A credential whose failures are counted is sent to the active server at once: a refused one
-    /// would count twice if it was repeated, because a standby might have forwarded it. Other credentials are sent
-    /// again after a refusal, so that most logins cost one request.
+    /// must decide. Most logins cost one request: only after a refusal, they are sent again.
     async fn send_credential(&self, request: Request) -> Result<Response, Error> {
-        let is_counted = self.auth.is_counted();
-        if is_counted && let Some(index) = self.server.forwarding_index().await {
-            let request = wire::forward_to_active(request, index);
-            return self.server.send(&request).await;
+        if self.auth.is_counted() {
+            return self.send_counted(request).await;
         }
         let response = self.server.send(&request).await?;
-        let is_refused = matches!(
-            response.status,
-            StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN
-        );
-        // All servers ask the same directory, which counts.
-        if !is_refused || matches!(self.auth.method, Method::Password { kind: "ldap", .. }) {
+        if !is_refused(&response) {
             return Ok(response);
         }
-        let Some(health) = self.server.health().await.filter(Health::can_be_stale) else {
+        let health = self.server.health().await.filter(Health::can_be_stale);
+        let Some(forwarded) = health.and_then(|health| health.forward(request)) else {
             return Ok(response);
         };
-        let request = match health.forwarding_index() {
-            Some(_) if is_counted => return Ok(response),
-            Some(index) => wire::forward_to_active(request, index),
-            None => wire::forward_from_performance_standby(request),
-        };
-        let repeated = self.server.send(&request).await?;
+        let repeated = self.server.send(&forwarded).await?;
         Ok(match wire::refuses_to_forward(&repeated) {
             true => response,
             false => repeated,
         })
+    }
+
+    /// Sends a request with a credential whose failures are counted, to the active server at once. If a standby
+    /// refused it first, it would count twice, because the standby might have forwarded it.
+    async fn send_counted(&self, request: Request) -> Result<Response, Error> {
+        let forwarded = match self.server.index().forwarding() {
+            Some(index) => Some(wire::forward_to_active(request.clone(), index)),
+            None => {
+                let health = self.counted_health().await;
+                health.and_then(|health| health.forward(request.clone()))
+            }
+        };
+        if let Some(forwarded) = forwarded {
+            let response = self.server.send(&forwarded).await?;
+            return match wire::refuses_to_forward(&response) {
+                // It was not executed.
+                true => self.server.send(&request).await,
+                false => Ok(response),
+            };
+        }
+        let response = self.server.send(&request).await?;
+        // All servers forward to one directory, which counts failures.
+        if !is_refused(&response)
+            || matches!(self.auth.method, Method::Password { kind: "ldap", .. })
+        {
+            return Ok(response);
+        }
+        match self.server.health().await.filter(Health::can_be_stale) {
+            None => Ok(response),
+            Some(health) => {
+                *lock(&self.health) = Some(health);
+                Err(refused_by_standby())
+            }
+        }
+    }
+
+    /// Returns what a server reports about its cluster, or what it reported after the last refusal.
+    async fn counted_health(&self) -> Option<Health> {
+        let known = lock(&self.health).take();
+        match known {
+            None => self.server.health().await,
+            known => known,
+        }
     }
 
     async fn unwrap(&self, token: &SecretValue) -> Result<SecretValue, LoginFailure> {
@@ -236,6 +269,20 @@ impl fmt::Debug for VaultLogin {
             .field("auth", &self.auth)
             .finish_non_exhaustive()
     }
+}
+
+/// Returns whether a stale server might have refused the credential of a request.
+fn is_refused(response: &Response) -> bool {
+    matches!(
+        response.status,
+        StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN
+    )
+}
+
+fn refused_by_standby() -> Error {
+    let message = "a standby refused the login, but its data might be stale";
+    Error::new(ErrorKind::Unavailable, message)
+        .with_hint("if this lasts, check the credential of the login")
 }
 
 /// Creates the body of a login with AppRole.

@@ -214,11 +214,12 @@ impl VaultAuth {
         matches!(self.method, Method::Agent)
     }
 
-    /// Returns whether the server counts refused credentials, and locks the login after several of them.
+    /// Returns whether the server counts refused credentials, and locks the login after several of them. A custom
+    /// login can be of such a method.
     pub(crate) fn is_counted(&self) -> bool {
         matches!(
             self.method,
-            Method::AppRole { .. } | Method::Password { .. }
+            Method::AppRole { .. } | Method::Password { .. } | Method::Custom { .. }
         )
     }
 

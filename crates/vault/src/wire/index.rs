@@ -129,12 +129,16 @@ impl Health {
         self.performance_standby.unwrap_or(self.standby)
     }
 
-    /// Returns an index that no standby has reached, for [`forward_to_active`]. Returns `None` for HashiCorp Vault,
-    /// which does not know such an index.
-    pub(crate) fn forwarding_index(&self) -> Option<HeaderValue> {
+    /// Adds headers to a request so that the server forwards it to the active one. Returns `None` if the server of
+    /// HashiCorp Vault does so without them, or is the active one.
+    pub(crate) fn forward(&self, request: Request) -> Option<Request> {
         match self.performance_standby {
-            Some(_) => None,
-            None => Position::unreachable(self.cluster_id.clone()),
+            None => {
+                let index = Position::unreachable(self.cluster_id.clone())?;
+                Some(forward_to_active(request, index))
+            }
+            Some(true) => Some(forward_from_performance_standby(request)),
+            Some(false) => None,
         }
     }
 }
@@ -150,7 +154,7 @@ pub(crate) fn forward_to_active(request: Request, index: HeaderValue) -> Request
 
 /// Adds a header so that a performance standby forwards the request to the active server, if its configuration
 /// allows this header.
-pub(crate) fn forward_from_performance_standby(request: Request) -> Request {
+fn forward_from_performance_standby(request: Request) -> Request {
     request.header(FORWARD, HeaderValue::from_static("active-node"))
 }
 
