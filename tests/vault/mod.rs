@@ -4,6 +4,7 @@ mod cleanup;
 mod cluster;
 mod contract;
 mod custom;
+mod database;
 mod dynamic;
 mod expiry;
 mod lease;
