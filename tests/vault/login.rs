@@ -39,6 +39,24 @@ impl Fixture {
         }
     }
 
+    /// Starts an agent that adds its token to requests. Returns it with a provider that reads through it.
+    pub(super) async fn agent(&self) -> (Proxy, VaultProvider) {
+        let (role_id, secret_id) = self.app_role(json!({})).await;
+        let proxy = Proxy::start(self.bao, &self.name, &role_id, &secret_id).await;
+        let address = format!("unix://{}", proxy.socket.display());
+        let provider = VaultProvider::builder([address], VaultAuth::agent())
+            .unwrap()
+            .mount(&self.name)
+            .path("app")
+            .build()
+            .unwrap();
+        // Until the proxy has started, reads fail with a temporary error.
+        while let Err(error) = provider.get(&key("A")).await {
+            assert!(error.is_temporary(), "{error}");
+        }
+        (proxy, provider)
+    }
+
     /// Enables a login method at the mount with the fixture's name.
     pub(super) async fn method(&self, kind: &str) {
         let path = format!("sys/auth/{}", self.name);
@@ -336,19 +354,7 @@ async fn agent_adds_the_token_without_a_login() {
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     assert_eq!(fixture.logins(), 0);
 
-    let (role_id, secret_id) = fixture.app_role(json!({})).await;
-    let proxy = Proxy::start(fixture.bao, &fixture.name, &role_id, &secret_id).await;
-    let address = format!("unix://{}", proxy.socket.display());
-    let provider = VaultProvider::builder([address], VaultAuth::agent())
-        .unwrap()
-        .mount(&fixture.name)
-        .path("app")
-        .build()
-        .unwrap();
-    // Until the proxy has started, reads fail with a temporary error.
-    while let Err(error) = provider.get(&key("A")).await {
-        assert!(error.is_temporary(), "{error}");
-    }
+    let (_proxy, provider) = fixture.agent().await;
     assert_reads(&provider).await;
 }
 

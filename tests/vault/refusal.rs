@@ -10,7 +10,6 @@ use tempfile::NamedTempFile;
 use tokio::time::Instant;
 
 use super::login::{Fixture, assert_reads, claims, signed};
-use super::server::Proxy;
 use crate::support::{key, response, secs};
 
 fn jwt(fixture: &Fixture) -> VaultAuth {
@@ -135,19 +134,7 @@ async fn wrong_path_in_the_address_is_a_configuration_error() {
 #[tokio::test]
 async fn missing_secret_behind_an_agent_is_absent() {
     let fixture = Fixture::new().await;
-    let (role_id, secret_id) = fixture.app_role(json!({})).await;
-    let agent = Proxy::start(fixture.bao, &fixture.name, &role_id, &secret_id).await;
-    let address = format!("unix://{}", agent.socket.display());
-    let provider = VaultProvider::builder([address], VaultAuth::agent())
-        .unwrap()
-        .mount(&fixture.name)
-        .path("app")
-        .build()
-        .unwrap();
-    // Until the agent has started, reads fail with a temporary error.
-    while let Err(error) = provider.get(&key("A")).await {
-        assert!(error.is_temporary(), "{error}");
-    }
+    let (_agent, provider) = fixture.agent().await;
     for name in ["B", "none/A"] {
         let error = provider.get(&key(name)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");

@@ -121,8 +121,8 @@ pub(crate) fn is_tls_error(error: &reqwest::Error) -> bool {
     find::<rustls::Error>(error).is_some()
 }
 
-/// Returns whether a failed connection through a proxy failed at the proxy, and not at the server behind it. With TLS
-/// to the proxy as well, only a text of the HTTP library shows whose TLS failed.
+/// Returns whether a connection failed because of the proxy, and not because of the server behind it. If both of them
+/// use TLS, only a text of the HTTP library shows whose TLS failed.
 pub(crate) fn is_about_proxy(error: &reqwest::Error) -> bool {
     let mut next = error.source();
     while let Some(cause) = next {

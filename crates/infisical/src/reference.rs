@@ -60,7 +60,7 @@ fn is_unusual(name: &str) -> bool {
         .contains([':', '$', '{', '"', '\n', '\r'])
 }
 
-/// What a reference in an expanded value stands for.
+/// The meaning of a reference in an expanded value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Meaning {
     /// It is ordinary text.

@@ -1,6 +1,6 @@
 //! The detection of the mount of a provider, and of its version.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use secretwell_core::{Error, ErrorKind};
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::error::invalid;
 use crate::location::{Location, below, join};
+use crate::lock::lock;
 use crate::session::Session;
 use crate::turns::Turns;
 use crate::wire::{self, KvVersion, Mount};
@@ -134,7 +135,7 @@ impl Detection {
     /// settings, or else the one of the settings.
     fn known(&self) -> Option<Arc<Location>> {
         let kv = self.configured_kv();
-        let described = self.last().clone().and_then(|last| last.result.ok());
+        let described = lock(&self.last).clone().and_then(|last| last.result.ok());
         described
             .filter(|location| kv.is_none_or(|kv| kv == location.kv))
             .or_else(|| self.configured.clone())
@@ -142,7 +143,7 @@ impl Detection {
 
     /// Returns whether the last description is `location`.
     fn agrees_with(&self, location: &Location) -> bool {
-        let last = self.last();
+        let last = lock(&self.last);
         let described = last.as_ref().and_then(|last| last.result.as_ref().ok());
         described.is_some_and(|described| **described == *location)
     }
@@ -155,13 +156,19 @@ impl Detection {
     ) -> Result<Arc<Location>, Error> {
         let called = Instant::now();
         let is_recent = |requested: Instant| requested + max_age > called;
-        if let Some(last) = self.last().clone().filter(|last| is_recent(last.requested)) {
+        if let Some(last) = lock(&self.last)
+            .clone()
+            .filter(|last| is_recent(last.requested))
+        {
             return last.result;
         }
         let attempt = async {
             let requested = Instant::now();
             // Another caller has requested it meanwhile.
-            if let Some(last) = self.last().clone().filter(|last| last.requested >= called) {
+            if let Some(last) = lock(&self.last)
+                .clone()
+                .filter(|last| last.requested >= called)
+            {
                 return Ok(last.result);
             }
             let result = self.describe(session).await.map(Arc::new);
@@ -171,7 +178,7 @@ impl Detection {
                 return Err(error.clone());
             }
             let last = Description { requested, result };
-            *self.last() = Some(last.clone());
+            *lock(&self.last) = Some(last.clone());
             Ok(last.result)
         };
         self.turns.take(session.deadline(), attempt).await?
@@ -199,10 +206,6 @@ impl Detection {
             Some(base) => (mount.name.clone(), base.to_owned(), mount.kv),
         };
         Ok(Location { mount, base, kv })
-    }
-
-    fn last(&self) -> MutexGuard<'_, Option<Description>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

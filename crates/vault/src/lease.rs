@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use http::header::CACHE_CONTROL;
@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::dynamic::Dynamic;
 use crate::error::invalid;
+use crate::lock::lock;
 use crate::session::Session;
 use crate::turns::{Turns, timed_out};
 use crate::wire::{self, Document, LeaseInfo};
@@ -426,10 +427,6 @@ impl LeasedSecret {
             Some(end) => secret.valid_for(end.saturating_duration_since(Instant::now())),
         })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns a value of `Cache-Control` that no other discard has, in this process or in another one.

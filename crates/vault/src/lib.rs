@@ -45,6 +45,7 @@ mod error;
 mod header;
 mod lease;
 mod location;
+mod lock;
 mod place;
 mod provider;
 mod server;

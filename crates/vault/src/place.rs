@@ -1,7 +1,7 @@
 //! The mount and the path of a provider, and the reads of its secrets.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use secretwell_core::{Error, ErrorKind, Version};
@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::detection::Detection;
 use crate::error::unsupported;
 use crate::location::{Listing, Location, Target, below, no_path};
+use crate::lock::lock;
 use crate::session::Session;
 use crate::wire::{self, Document, KvVersion};
 
@@ -74,7 +75,7 @@ impl Place {
     /// earlier reads, or else those of the provider's own path and of the secrets below it.
     pub(crate) async fn policy_paths(&self, session: &Session) -> Result<Vec<String>, Error> {
         let mut known: Vec<_> = {
-            let history = self.history();
+            let history = lock(&self.history);
             let paths = history.iter();
             let paths = paths.map(|(path, history)| (history.denied.is_some(), path.clone()));
             paths.collect()
@@ -96,7 +97,7 @@ impl Place {
     /// Returns the error of a denied read if the last read of every path was denied, and one of them still is.
     pub(crate) async fn check_last_reads(&self, session: &Session) -> Result<(), Error> {
         let denied = {
-            let history = self.history();
+            let history = lock(&self.history);
             let path = history.keys().min().cloned();
             path.filter(|_| history.values().all(|history| history.denied.is_some()))
         };
@@ -139,7 +140,7 @@ impl Place {
     /// Returns whether the secret at `below` was read, and forgets that.
     fn forget_read(&self, location: &Location, below: &str) -> Result<bool, Error> {
         let path = location.secret(below)?.path;
-        let mut history = self.history();
+        let mut history = lock(&self.history);
         let known = history.get_mut(&path);
         Ok(known.is_some_and(|known| std::mem::take(&mut known.was_read)))
     }
@@ -280,7 +281,7 @@ impl Place {
 
     /// Changes what is remembered about a path.
     fn update(&self, path: &str, change: impl FnOnce(&mut History)) {
-        let mut history = self.history();
+        let mut history = lock(&self.history);
         if let Some(known) = history.get_mut(path) {
             return change(known);
         }
@@ -288,10 +289,6 @@ impl Place {
             history.clear();
         }
         change(history.entry(path.to_owned()).or_default());
-    }
-
-    fn history(&self) -> MutexGuard<'_, HashMap<String, History>> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -146,7 +146,7 @@ fn canonical_request<B: AsRef<[u8]>>(request: &Request<B>) -> (String, Zeroizing
     let lengths = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 2);
-    // Large enough from the start, so that its growth leaves no copy behind.
+    // The buffer never grows, because growth would leave a copy of the text in memory.
     let capacity = start.len() + 1 + lengths.sum::<usize>() + end.len();
     let mut text = Zeroizing::new(Vec::with_capacity(capacity));
     text.extend_from_slice(start.as_bytes());

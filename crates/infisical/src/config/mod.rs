@@ -216,7 +216,7 @@ impl InfisicalBuilder {
     /// | `identity`, `user` | the id of the machine identity, and the user name of `ldap` |
     /// | `aws_region` | the region of the endpoint of AWS |
     /// | `sub_organization` | the name of the suborganization |
-    /// | `allow_http` | `true` allows plain HTTP to other machines, for a network that nobody else can read |
+    /// | `allow_http` | `true` allows plain HTTP to other machines. Use it in a trusted network only. |
     /// | `proxy` | the proxy for servers with TLS, such as `http://proxy:3128`, or `none` |
     /// | `api`, `imports`, `expand`, `personal`, `tags` | the version of the API, and which values are read |
     ///

@@ -1,7 +1,7 @@
 //! The login of a provider.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::auth::{Method, SecretId, VaultAuth};
 use crate::header::{TOKEN, with_headers};
+use crate::lock::lock;
 use crate::server::Server;
 use crate::wire::{self, Health};
 
@@ -296,8 +297,4 @@ async fn app_role(
         fields.push(("secret_id", secret_id.expose_text()?));
     }
     json_object(&fields)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

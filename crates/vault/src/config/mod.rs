@@ -246,7 +246,7 @@ impl VaultBuilder {
     /// | `token_file`, `role_id_file`, `secret_id_file`, `wrapped_secret_id_file`, `jwt_file`, `password_file` | the file with the credential |
     /// | `kv` | the version of the key-value engine: `1` or `2` |
     /// | `mount` | the mount of the secrets. Without it, the first segment of the path is the mount, or more of them if the server reports such a mount |
-    /// | `allow_http` | `true` allows plain HTTP to other machines, for a network that nobody else can read |
+    /// | `allow_http` | `true` allows plain HTTP to other machines. Use it in a trusted network only. |
     /// | `proxy` | the proxy for servers with TLS, such as `http://proxy:3128`, or `none` |
     /// | `namespace`, `login_namespace` | the namespaces of the secrets and of the login |
     ///

@@ -1,6 +1,6 @@
 //! The index of replicated data (`X-Vault-Index`), and forwarding of requests to the active server.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
@@ -9,6 +9,7 @@ use secretwell_http::{Request, Response};
 use serde::{Deserialize, Serialize};
 
 use super::envelope::Envelope;
+use crate::lock::lock;
 
 /// The header with the state of a server's data. In a request, it contains the state that the server must
 /// have reached.
@@ -44,7 +45,7 @@ impl Index {
         let Some(position) = Position::parse(value) else {
             return;
         };
-        let mut highest = self.highest();
+        let mut highest = lock(&self.0);
         if let Some((_, known)) = &*highest
             && known.cluster == position.cluster
             && known.number() >= position.number()
@@ -63,7 +64,7 @@ impl Index {
             && position.cluster == required.cluster
             && position.number() < required.number()
         {
-            let mut highest = self.highest();
+            let mut highest = lock(&self.0);
             if highest
                 .as_ref()
                 .is_some_and(|(_, known)| *known == required)
@@ -76,18 +77,14 @@ impl Index {
 
     /// Returns the highest known index as a header value.
     pub(crate) fn header(&self) -> Option<HeaderValue> {
-        self.highest().as_ref().map(|(header, _)| header.clone())
+        lock(&self.0).as_ref().map(|(header, _)| header.clone())
     }
 
     /// Returns an index that no standby has reached, for [`forward_to_active`]. Returns `None` if no server
     /// has reported an index.
     pub(crate) fn forwarding(&self) -> Option<HeaderValue> {
-        let cluster = self.highest().as_ref()?.1.cluster.clone();
+        let cluster = lock(&self.0).as_ref()?.1.cluster.clone();
         Position::unreachable(cluster)
-    }
-
-    fn highest(&self) -> MutexGuard<'_, Option<(HeaderValue, Position)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
