@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::backend::{Capabilities, Change, ChangeStream, Link, require_one_result_per_key};
+use crate::backend::{
+    Capabilities, Change, ChangeStream, Link, Notice, require_one_result_per_key,
+};
 use crate::{
     Chain, Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue,
     Version,
@@ -106,6 +108,18 @@ impl Mapping {
         }
     }
 
+    /// Returns the prefix of all inner keys whose outer keys are below `prefix`.
+    fn inner_prefix(&self, prefix: &KeyPrefix) -> Result<KeyPrefix, Error> {
+        match self {
+            Self::Prefix(base) => match prefix.as_str() {
+                "" => Ok(base.clone()),
+                segments => base.join(segments),
+            },
+            // The inner key of a renamed key can have any prefix.
+            Self::Names(_) => Ok(KeyPrefix::root()),
+        }
+    }
+
     /// Returns every outer key that is read as `inner`.
     fn outer_keys(&self, inner: &SecretKey) -> Vec<SecretKey> {
         match self {
@@ -164,14 +178,7 @@ impl<P: SecretProvider> SecretProvider for Mapped<P> {
     }
 
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
-        let inner = match &self.mapping {
-            Mapping::Prefix(base) => match prefix.as_str() {
-                "" => base.clone(),
-                segments => base.join(segments)?,
-            },
-            // The inner key of a renamed key can have any prefix.
-            Mapping::Names(_) => KeyPrefix::root(),
-        };
+        let inner = self.mapping.inner_prefix(prefix)?;
         let listed = self.provider.list(&inner).await?;
         let mut keys: Vec<SecretKey> = listed
             .iter()
@@ -180,6 +187,23 @@ impl<P: SecretProvider> SecretProvider for Mapped<P> {
             .collect();
         keys.sort();
         Ok(keys)
+    }
+
+    /// Returns the notices of the provider. A notice of a renamed key has the first key that is read under its name.
+    async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+        let inner = self.mapping.inner_prefix(prefix)?;
+        let notices = self.provider.notices(&inner).await?;
+        let outer = |notice: Notice| {
+            let keys = notice
+                .key
+                .iter()
+                .flat_map(|key| self.mapping.outer_keys(key));
+            let key = keys.into_iter().find(|key| prefix.contains(key));
+            // A notice without a key belongs to the whole source.
+            let belongs = notice.key.is_none() || key.is_some();
+            belongs.then_some(Notice { key, ..notice })
+        };
+        Ok(notices.into_iter().filter_map(outer).collect())
     }
 
     fn watch(&self) -> Option<ChangeStream> {
@@ -290,6 +314,10 @@ impl<P: SecretProvider> SecretProvider for WithDeadline<P> {
 
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
         self.limit(self.provider.list(prefix)).await
+    }
+
+    async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+        self.limit(self.provider.notices(prefix)).await
     }
 
     fn watch(&self) -> Option<ChangeStream> {

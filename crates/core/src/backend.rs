@@ -9,6 +9,8 @@ pub use crate::batch::require_one_result_per_key;
 pub use crate::capabilities::Capabilities;
 pub use crate::change::{Change, ChangeSender, ChangeStream};
 pub use crate::combine::combine_errors;
+pub use crate::encrypted::{encrypted_by, refuse_encrypted};
 pub use crate::join::join_bounded;
+pub use crate::notice::{Notice, NoticeKind};
 pub use crate::panics::catch_panic;
 pub use crate::provider::Link;

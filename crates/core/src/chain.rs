@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::backend::{
-    Capabilities, Change, ChangeStream, Link, combine_errors, require_one_result_per_key,
+    Capabilities, Change, ChangeStream, Link, Notice, combine_errors, require_one_result_per_key,
 };
 use crate::{Error, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version};
 
@@ -207,6 +207,17 @@ impl SecretProvider for Chain {
             keys.extend(link.provider().list(prefix).await?);
         }
         Ok(keys.into_iter().collect())
+    }
+
+    /// Returns the notices of all providers, each with its origin.
+    async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+        let mut notices = Vec::new();
+        for provider in self.links.iter().map(Link::provider) {
+            let origin = provider.origin();
+            let own = provider.notices(prefix).await?.into_iter();
+            notices.extend(own.map(|notice| notice.with_origin(origin)));
+        }
+        Ok(notices)
     }
 
     /// Merges the change notifications of all providers that have them.

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use crate::capabilities::Capabilities;
 use crate::change::ChangeStream;
 use crate::join::join_bounded;
+use crate::notice::Notice;
 use crate::panics::catch_panic;
 use crate::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretValue, Version};
 
@@ -121,6 +122,16 @@ pub trait SecretProvider: fmt::Debug + Send + Sync + 'static {
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
         let _ = prefix;
         Err(unsupported(self.origin(), "the provider cannot list keys"))
+    }
+
+    /// Returns what is in the source below `prefix` and is not a readable key: names that cannot be keys, entries
+    /// that cannot be read, and values that other programs read differently. The command `check` prints it.
+    ///
+    /// # Errors
+    /// Returns the error that [`list`](Self::list) would return. Default: returns no notices.
+    async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+        let _ = prefix;
+        Ok(Vec::new())
     }
 
     /// Subscribes to change notifications. Returns `None` if the source does not report changes. Must
@@ -255,6 +266,10 @@ macro_rules! delegate {
 
             async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
                 (**self).list(prefix).await
+            }
+
+            async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+                (**self).notices(prefix).await
             }
 
             fn watch(&self) -> Option<ChangeStream> {

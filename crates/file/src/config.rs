@@ -38,10 +38,27 @@ impl Format {
     }
 }
 
+/// The dialect of a `.env` document. No dialect substitutes anything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Dialect {
+    /// Accepts only what the common readers of `.env` documents read in the same way.
+    #[default]
+    Strict,
+    /// Reads a document like the npm package `dotenv` and `node --env-file`.
+    Node,
+    /// Reads a document like `docker run --env-file`: every character after the `=` belongs to the value.
+    Docker,
+    /// Reads a document like a POSIX shell, without expansions.
+    Shell,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) path: PathBuf,
     pub(crate) layout: Layout,
+    pub(crate) dialect: Dialect,
     pub(crate) max_bytes: Option<u64>,
     pub(crate) trim_newline: bool,
     pub(crate) strict_permissions: bool,
@@ -56,14 +73,34 @@ pub(crate) enum Layout {
     Document(Option<Format>),
 }
 
+/// How the text of a document is parsed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Syntax {
+    Env(Dialect),
+    Json,
+    Yaml,
+    Toml,
+}
+
 impl Config {
     pub(crate) fn new(path: PathBuf, layout: Layout) -> Self {
         Self {
             path,
             layout,
+            dialect: Dialect::default(),
             max_bytes: None,
             trim_newline: true,
             strict_permissions: false,
+        }
+    }
+
+    /// Returns the syntax of a document in this format.
+    pub(crate) fn syntax(&self, format: Format) -> Syntax {
+        match format {
+            Format::Env => Syntax::Env(self.dialect),
+            Format::Json => Syntax::Json,
+            Format::Yaml => Syntax::Yaml,
+            Format::Toml => Syntax::Toml,
         }
     }
 

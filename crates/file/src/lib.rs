@@ -48,14 +48,17 @@
 mod config;
 mod document;
 mod dotenv;
+mod list;
 mod open;
+mod permissions;
 mod provider;
+mod reader;
 #[cfg(test)]
 mod tests;
 mod url;
 mod watch;
 
-pub use config::Format;
+pub use config::{Dialect, Format};
 pub use provider::FileProvider;
 
 // Services share these types between threads. A change that removes `Send` or `Sync` from one of them must

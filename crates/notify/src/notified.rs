@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use secretwell_core::backend::{Capabilities, Change, ChangeStream, Link};
+use secretwell_core::backend::{Capabilities, Change, ChangeStream, Link, Notice};
 use secretwell_core::{
     Error, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version,
 };
@@ -91,6 +91,10 @@ impl<P: SecretProvider> SecretProvider for Notified<P> {
 
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
         self.provider.list(prefix).await
+    }
+
+    async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+        self.provider.notices(prefix).await
     }
 
     fn watch(&self) -> Option<ChangeStream> {

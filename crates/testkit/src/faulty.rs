@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use secretwell_core::backend::{Capabilities, ChangeStream};
+use secretwell_core::backend::{Capabilities, ChangeStream, Notice};
 use secretwell_core::{
     Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version,
 };
@@ -239,6 +239,11 @@ impl<P: SecretProvider> SecretProvider for FaultyProvider<P> {
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
         self.apply_always().await?;
         self.inner.list(prefix).await
+    }
+
+    async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+        self.apply_always().await?;
+        self.inner.notices(prefix).await
     }
 
     fn watch(&self) -> Option<ChangeStream> {

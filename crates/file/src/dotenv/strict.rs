@@ -1,22 +1,13 @@
-//! A parser for `.env` documents.
+//! The strict dialect.
 //!
 //! It accepts the syntax that common tools share, with two differences that protect secrets. Nothing is
 //! substituted, so `$` and backticks are literal. No error message quotes a line.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-
 use zeroize::Zeroizing;
 
-/// A syntax error with its line number, counted from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {problem}")]
-pub(crate) struct SyntaxError {
-    line: usize,
-    problem: &'static str,
-}
+use super::{Entry, SyntaxError};
 
-/// Returns the variables of `text` in order. A duplicate name has its last value.
+/// Returns the entries of `text` in order.
 ///
 /// - Lines have the form `NAME=value` or `export NAME=value`. Blank lines are ignored.
 /// - Comments start with `#` and end with the line. After an unquoted value, `#` needs white space
@@ -24,29 +15,23 @@ pub(crate) struct SyntaxError {
 /// - `'…'` is literal. In `"…"` the escapes are `\n`, `\r`, `\t`, `\"`, `\\`, `\$` and ``\` ``. A backslash
 ///   before any other character is kept. Quoted values can span lines.
 /// - White space around unquoted values is removed.
-pub(crate) fn parse(text: &str) -> Result<Vec<(String, Zeroizing<String>)>, SyntaxError> {
+pub(super) fn parse(text: &str) -> Result<Vec<Entry>, SyntaxError> {
     let mut reader = Reader {
         rest: text,
         line: 1,
     };
-    let mut variables: Vec<(String, Zeroizing<String>)> = Vec::new();
-    let mut indexes: HashMap<String, usize> = HashMap::new();
+    let mut entries = Vec::new();
     while reader.skip_to_entry() {
+        let line = reader.line;
         let name = reader.name()?;
-        let value = reader.value()?;
-        match indexes.entry(name.clone()) {
-            Entry::Occupied(index) => variables[*index.get()].1 = value,
-            Entry::Vacant(index) => {
-                index.insert(variables.len());
-                variables.push((name, value));
-            }
-        }
+        let value = Ok(reader.value()?);
+        entries.push(Entry { name, line, value });
     }
-    Ok(variables)
+    Ok(entries)
 }
 
 /// Returns whether `name` can be the name of a variable.
-pub(crate) fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     name.chars().all(is_name_char)
 }
 
@@ -199,10 +184,9 @@ mod tests {
     use super::*;
 
     fn one(text: &str) -> Result<String, SyntaxError> {
-        let variables = parse(text)?;
-        assert_eq!(variables.len(), 1, "{variables:?}");
-        assert_eq!(variables[0].0, "K");
-        Ok(variables[0].1.to_string())
+        let entry = parse(text)?.pop().expect("an entry");
+        assert_eq!(entry.name, "K");
+        Ok(entry.value.expect("a value").to_string())
     }
 
     #[test]
@@ -235,7 +219,7 @@ mod tests {
         ] {
             assert_eq!(one(text).as_deref(), Ok(value), "{text:?}");
         }
-        assert_eq!(parse("export=1").unwrap()[0].0, "export");
+        assert_eq!(parse("export=1").unwrap()[0].name, "export");
     }
 
     #[test]
