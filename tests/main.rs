@@ -16,6 +16,7 @@
 //! | `lazy` | `LazyAuth`: start, rotation, failures and its log |
 //! | `rotation` | the key ring during rotations, with time steps and several runtimes |
 //! | `gateways` | gateways and sign-in pages that respond in the place of OpenBao and Infisical |
+//! | `values` | values of files, documents and variables to the letter, and the strength of secrets |
 //! | `transport` | connections that become silent, proxies and plain HTTP |
 //! | `restart` | a process that starts during a rotation, with a real OpenBao and Infisical |
 //! | `sessions` | sessions that are shared with Auth.js, in a whole service |
@@ -64,5 +65,6 @@ mod schedules;
 mod sessions;
 mod support;
 mod transport;
+mod values;
 mod vault;
 mod web;

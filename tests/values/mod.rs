@@ -1,0 +1,1 @@
+//! Values to the letter: what a service receives from files, documents and variables, and which values may sign.
