@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::Version;
 use secretwell_core::Error;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::body;
@@ -154,49 +155,54 @@ impl Endpoint {
 
     /// Sends `request` once, or a second time if it can be repeated and the connection seems to be dead. If
     /// `relaxed`, the consistency header is omitted.
+    ///
+    /// # Errors
+    /// Returns `Elapsed` at `end`.
     pub(crate) async fn exchange(
         &self,
         request: &Request,
         relaxed: bool,
-    ) -> Result<Response, Failure> {
+        end: Instant,
+    ) -> Result<Result<Response, Failure>, Elapsed> {
         let Connections {
             generation,
             response,
             ..
         } = *self.connections();
-        if !request.is_idempotent() {
-            // The request cannot be sent again if the connection is dead. Of the connections with HTTP/1.1, some
-            // can be older than the last response.
-            let can_be_dead = |(at, version): (Instant, Version)| {
-                version < Version::HTTP_2 || at.elapsed() > PING_INTERVAL
-            };
-            if response.is_some_and(can_be_dead) {
-                self.renew(generation);
-            }
-            return self.exchange_once(request, relaxed).await;
+        let is_http_1 = response.is_some_and(|(_, version)| version < Version::HTTP_2);
+        // The request cannot be sent again if the connection is dead. Of the connections with HTTP/1.1, some can be
+        // older than the last response.
+        let must_renew = !request.is_idempotent()
+            && (is_http_1 || response.is_some_and(|(at, _)| at.elapsed() > PING_INTERVAL));
+        if must_renew {
+            self.renew(generation);
         }
         let mut first = pin!(self.exchange_once(request, relaxed));
-        let can_be_dead = response.is_some_and(|(_, version)| version < Version::HTTP_2);
-        if !can_be_dead {
-            return first.await;
-        }
-        if let Ok(result) = timeout(SILENCE, &mut first).await {
+        let silent = match request.is_idempotent() && is_http_1 {
+            true => Instant::now() + SILENCE,
+            false => end,
+        };
+        let result = timeout_at(silent.min(end), &mut first).await;
+        if result.is_ok() || silent >= end {
             return result;
         }
         // A slow server responds to the first request or to this one, a server behind a dead connection only
         // to this one.
         self.renew(generation);
         let mut second = Box::pin(self.exchange_once(request, relaxed));
-        tokio::select! {
-            result = &mut first => match result {
-                Ok(response) => Ok(response),
-                Err(_) => second.await,
-            },
-            result = &mut second => match result {
-                Ok(response) => Ok(response),
-                Err(_) => first.await,
-            },
-        }
+        let either = async {
+            tokio::select! {
+                result = &mut first => match result {
+                    Ok(response) => Ok(response),
+                    Err(_) => second.await,
+                },
+                result = &mut second => match result {
+                    Ok(response) => Ok(response),
+                    Err(_) => first.await,
+                },
+            }
+        };
+        timeout_at(end, either).await
     }
 
     async fn exchange_once(&self, request: &Request, relaxed: bool) -> Result<Response, Failure> {
@@ -205,8 +211,8 @@ impl Endpoint {
         }
         let url = self.base.url(request.path());
         let mut sent = reqwest::Request::new(request.method().clone(), url);
-        *sent.headers_mut() = request.headers.clone();
-        if let Some((name, value)) = request.consistency.as_ref().filter(|_| !relaxed) {
+        let consistency = request.consistency.iter().filter(|_| !relaxed);
+        for (name, value) in request.headers.iter().chain(consistency) {
             sent.headers_mut().insert(name, value.clone());
         }
         if let Some(body) = &request.body {

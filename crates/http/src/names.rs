@@ -90,6 +90,11 @@ impl Site {
         self.known().endpoints.clone()
     }
 
+    /// Returns whether there is only one server.
+    pub(crate) fn is_single(&self) -> bool {
+        self.known().endpoints.len() == 1
+    }
+
     /// Returns whether a network address is known, or needs not be known.
     pub(crate) fn is_resolved(&self) -> bool {
         self.name.is_none() || self.known().endpoints[0].socket().is_some()

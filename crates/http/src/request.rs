@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use http::header::{IF_NONE_MATCH, InvalidHeaderValue};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use secretwell_core::{Error, ErrorKind, SecretValue};
 use zeroize::Zeroizing;
 
@@ -13,7 +13,8 @@ use zeroize::Zeroizing;
 pub struct Request {
     method: Method,
     path: String,
-    pub(crate) headers: HeaderMap,
+    /// Each name occurs once.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) body: Option<SecretValue>,
     /// Omitted if every server that responds is a stale replica.
     pub(crate) consistency: Option<(HeaderName, HeaderValue)>,
@@ -42,7 +43,7 @@ impl Request {
         Self {
             method,
             path: path.into(),
-            headers: HeaderMap::new(),
+            headers: Vec::new(),
             body: None,
             consistency: None,
             non_idempotent: false,
@@ -53,7 +54,8 @@ impl Request {
     /// Adds a header whose value is not secret.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.headers.retain(|(known, _)| *known != name);
+        self.headers.push((name, value));
         self
     }
 
@@ -64,13 +66,7 @@ impl Request {
     /// Returns [`ErrorKind::Invalid`] if the value contains a line break or another byte that is not allowed
     /// in a header.
     pub fn secret_header(self, name: HeaderName, value: &[u8]) -> Result<Self, Error> {
-        let value = secret_header_value(value).map_err(|_| {
-            Error::new(
-                ErrorKind::Invalid,
-                "the token contains bytes that are not allowed in a header",
-            )
-            .with_hint("check whether it contains a line break")
-        })?;
+        let value = secret_header_value(value).map_err(|_| invalid_token())?;
         Ok(self.header(name, value))
     }
 
@@ -118,7 +114,8 @@ impl Request {
 
     /// Returns the value of a header, or `None` if the request does not have it.
     pub fn get_header(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        self.headers.get(name)
+        let (_, value) = self.headers.iter().find(|(known, _)| known == name)?;
+        Some(value)
     }
 
     /// Returns which response the request needs.
@@ -128,7 +125,7 @@ impl Request {
 
     /// Returns whether the server can respond that the caller's version is current, with the status 304.
     pub fn is_conditional(&self) -> bool {
-        self.headers.contains_key(IF_NONE_MATCH)
+        self.get_header(&IF_NONE_MATCH).is_some()
     }
 
     /// Returns whether the request can be sent again although a server might have executed it.
@@ -146,6 +143,12 @@ pub(crate) fn secret_header_value(value: &[u8]) -> Result<HeaderValue, InvalidHe
     let mut value = HeaderValue::from_maybe_shared(value)?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+/// Returns the error for a token that a header cannot contain.
+pub(crate) fn invalid_token() -> Error {
+    let message = "the token contains bytes that are not allowed in a header";
+    Error::new(ErrorKind::Invalid, message).with_hint("check whether it contains a line break")
 }
 
 /// Omits headers and body, which contain tokens and credentials.

@@ -50,6 +50,14 @@ impl Response {
     }
 }
 
+/// Makes the wiping of the body ten times faster. `zeroize` wipes the elements of a vector one by one, but its spare
+/// capacity at once. The spare capacity of an empty vector is its whole buffer.
+impl Drop for Response {
+    fn drop(&mut self) {
+        self.body.clear();
+    }
+}
+
 /// Omits headers and body, which might contain secrets.
 impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,13 +2,12 @@
 
 use std::env;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::header::LOCATION;
 use secretwell_core::Error;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Address, ClientConfig};
 use crate::endpoint::{Endpoint, Route, Settings};
@@ -70,7 +69,7 @@ impl Servers {
 
     /// Returns whether there is only one server.
     pub(crate) fn is_single(&self) -> bool {
-        self.sites.len() == 1 && self.sites[0].endpoints().len() == 1
+        matches!(&*self.sites, [site] if site.is_single())
     }
 
     /// Returns the servers in the order of the next attempts. The server that responded last is the first, and
@@ -174,11 +173,11 @@ impl Servers {
         deadline: Instant,
     ) -> Result<Response, Failure> {
         let _permit = endpoint.permit(deadline).await?;
-        let remaining = deadline.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let remaining = deadline.saturating_duration_since(now);
         let limit = self.config().attempt.filter(|limit| *limit <= remaining);
-        // Pinned here, because moving a future of this size takes time.
-        let exchange = pin!(endpoint.exchange(request, relaxed));
-        match (timeout(limit.unwrap_or(remaining), exchange).await, limit) {
+        let end = now + limit.unwrap_or(remaining);
+        match (endpoint.exchange(request, relaxed, end).await, limit) {
             (Ok(result), _) => result,
             (Err(_), Some(limit)) => Err(Failure::Timeout(limit)),
             (Err(_), None) => Err(Failure::Deadline(remaining)),

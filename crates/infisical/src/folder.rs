@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use http::HeaderValue;
 use secretwell_core::Error;
 use tokio::time::Instant;
@@ -32,7 +33,7 @@ pub(crate) struct FolderCache {
 /// The secrets that were read before.
 #[derive(Default)]
 struct Reads {
-    names_by_folder: HashMap<String, HashSet<String>>,
+    names_by_folder: HashMap<String, HashSet<String, RandomState>, RandomState>,
     count: usize,
 }
 

@@ -1,7 +1,7 @@
 //! [`InfisicalProvider`]: finds keys in the lists of their folders, and explains missing keys.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,7 +18,7 @@ use crate::api::Api;
 use crate::auth::InfisicalAuth;
 use crate::lists::Lists;
 use crate::settings::{ApiVersion, FOLDER_NAME_HINT, Settings, relative_path};
-use crate::values::Listed;
+use crate::values::{Doubt, Listed};
 use crate::wire::{self, Listing};
 
 /// The maximum number of concurrent requests of one call.
@@ -36,6 +36,20 @@ pub struct InfisicalProvider {
 struct Inner {
     origin: Origin,
     lists: Lists,
+}
+
+/// The result of a lookup in the lists, or why it needs another request.
+type Lookup<'a> = Result<Result<Secret, Error>, FollowUp<'a>>;
+
+/// Why a lookup in the lists needs another request.
+enum FollowUp<'a> {
+    /// The list does not have the value of this secret.
+    Value(Listed<'a>, Doubt),
+    /// The list does not contain the secret.
+    Absence {
+        folder: &'a str,
+        listing: &'a Listing,
+    },
 }
 
 impl InfisicalProvider {
@@ -120,16 +134,16 @@ impl Inner {
     /// # Errors
     /// Returns [`ErrorKind::InvalidKey`] if the server rejects such a folder.
     fn locate<'a>(&'a self, key: &'a SecretKey) -> Result<(Cow<'a, str>, &'a str), Error> {
-        let path = match key.prefix() {
-            None => Cow::Borrowed(self.base()),
-            Some(prefix) => format!("{}/{prefix}", self.base().trim_end_matches('/')).into(),
+        let Some((prefix, name)) = key.as_str().rsplit_once('/') else {
+            return Ok((self.base().into(), key.as_str()));
         };
-        // The server responds to such a path with an internal error.
-        if path.contains(['*', '%']) || path.contains("..") {
+        // The server responds to such a path with an internal error. The builder has checked the base folder.
+        if prefix.contains(['*', '%']) || prefix.contains("..") {
             let message = "the key's folder is not a valid path";
             return Err(Error::new(ErrorKind::InvalidKey, message).with_hint(FOLDER_NAME_HINT));
         }
-        Ok((path, key.name()))
+        let base = self.base().trim_end_matches('/');
+        Ok((format!("{base}/{prefix}").into(), name))
     }
 
     /// Reads the secrets at `locations`. A location is a folder and a name.
@@ -147,35 +161,58 @@ impl Inner {
             let list = Box::pin(self.lists.list_for(folder, first_read));
             (folder, self.run_until(deadline, list).await)
         });
-        let lists: HashMap<&str, _> = join_bounded(CONCURRENCY, lists).await.into_iter().collect();
+        let lists: BTreeMap<&str, _> = join_bounded(CONCURRENCY, lists).await.into_iter().collect();
 
-        let reads = locations
-            .iter()
-            .zip(&own)
-            .map(async |((folder, name), own)| {
-                let (listing, entry) = match (own, lists.get(folder)) {
-                    (Some(listing), _) => (listing, listing.find_own(folder, name)),
-                    (None, Some(Ok(listing))) => (listing, listing.find(folder, name)),
-                    (None, Some(Err(error))) => return Err(error.clone()),
-                    (None, None) => return Err(wire::no_such_secret()),
-                };
-                let value = async {
-                    match entry {
-                        Some(entry) => {
-                            let listed = Listed {
-                                folder,
-                                name,
-                                entry,
-                                listing,
-                            };
-                            self.lists.value(&listed).await
-                        }
-                        None => Err(Box::pin(self.absence_error(folder, listing)).await),
-                    }
-                };
-                self.run_until(deadline, value).await
-            });
-        join_bounded(CONCURRENCY, reads).await
+        let lookups = locations.iter().zip(&own).map(|((folder, name), own)| {
+            let (listing, entry) = match (own, lists.get(folder)) {
+                (Some(listing), _) => (listing, listing.find_own(folder, name)),
+                (None, Some(Ok(listing))) => (listing, listing.find(folder, name)),
+                (None, Some(Err(error))) => return Ok(Err(error.clone())),
+                (None, None) => return Ok(Err(wire::no_such_secret())),
+            };
+            let Some(entry) = entry else {
+                return Err(FollowUp::Absence { folder, listing });
+            };
+            let listed = Listed {
+                folder,
+                name,
+                entry,
+                listing,
+            };
+            let value = self.lists.value(&listed);
+            value.map_err(|doubt| FollowUp::Value(listed, doubt))
+        });
+        self.complete(lookups.collect(), deadline).await
+    }
+
+    /// Returns the results of these lookups. Most of them are complete, and need neither a future nor a timer.
+    async fn complete(
+        &self,
+        lookups: Vec<Lookup<'_>>,
+        deadline: Instant,
+    ) -> Vec<Result<Secret, Error>> {
+        let follow_ups = lookups.iter().filter_map(|lookup| lookup.as_ref().err());
+        let follow_ups = follow_ups.map(async |lookup| {
+            let result = Box::pin(self.follow_up(lookup));
+            self.run_until(deadline, result).await
+        });
+        let mut results = join_bounded(CONCURRENCY, follow_ups).await.into_iter();
+        let mut next_result = || {
+            let result = results.next();
+            result.unwrap_or_else(|| Err(wire::no_such_secret()))
+        };
+        let lookups = lookups.into_iter();
+        lookups
+            .map(|lookup| lookup.unwrap_or_else(|_| next_result()))
+            .collect()
+    }
+
+    /// Returns the result of a lookup that needs another request.
+    async fn follow_up(&self, reason: &FollowUp<'_>) -> Result<Secret, Error> {
+        match reason {
+            FollowUp::Value(listed, doubt) => self.lists.read_again(listed, doubt).await,
+            FollowUp::Absence { folder, listing } => Err(self.absence_error(folder, listing).await),
+        }
     }
 
     /// Returns for each location a recursive list that contains its own secret, or `None`. Requests that list

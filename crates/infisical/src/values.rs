@@ -34,74 +34,76 @@ impl<'a> Listed<'a> {
     }
 }
 
-/// What a list shows about the value of a secret.
-enum Shown {
-    Value(Secret),
-    /// The value, unless the server has encoded several lines as this one.
-    Line(Secret),
-    /// A value with this unexpanded reference.
+/// Why a secret is read again by itself. Its list does not have the value.
+pub(crate) enum Doubt {
+    /// Servers return several lines of a referenced secret as one line in quotes, like this value.
+    Line(Box<Secret>),
+    /// The value has this unexpanded reference. Older servers sometimes expand a list only partially, and a list with a
+    /// [restricted view](View) has raw values.
     Reference(String),
-    Nothing,
+    /// The list has a restricted view without values.
+    Hidden,
 }
 
 impl Lists {
-    /// Returns the secret of a listed entry. These entries are read again by themselves, because their list
-    /// does not have the value:
-    ///
-    /// - Older servers sometimes expand the references in a list only partially.
-    /// - A list with a [restricted view](View) has raw values or no values.
-    /// - Servers return several lines of a referenced secret as one line in quotes.
-    pub(crate) async fn value(&self, listed: &Listed<'_>) -> Result<Secret, Error> {
-        let Listed { entry, listing, .. } = listed;
-        let shown = match listing.view() {
-            View::Names => Shown::Nothing,
-            _ => self.shown(listed, entry.secret()?)?,
-        };
-        if let Shown::Value(secret) = shown {
-            return Ok(secret);
-        }
-        if let Some(result) = entry.single_read() {
-            return result;
-        }
-        // Most values need no request, so its large future is allocated only here.
-        let (result, is_stable) = match &shown {
-            Shown::Line(secret) => {
-                let result = Box::pin(self.require_stored_line(listed.query()?, secret)).await;
-                (result, true)
-            }
-            Shown::Reference(reference) => {
-                let result = Box::pin(self.read_single(listed, Some(reference))).await;
-                (result, has_stable_references(listed))
-            }
-            _ => (Box::pin(self.read_single(listed, None)).await, false),
-        };
-        if is_reusable(listing, is_stable, &result) {
-            entry.record_single_read(&result);
-        }
-        result
+    /// Returns the result for a listed entry, or why it needs a request. An earlier [`read_again`](Self::read_again)
+    /// might have recorded the result.
+    pub(crate) fn value(&self, listed: &Listed<'_>) -> Result<Result<Secret, Error>, Doubt> {
+        let shown = self.shown(listed);
+        shown.or_else(|doubt| listed.entry.single_read().ok_or(doubt))
     }
 
-    /// Returns what a list shows about the value of `secret`.
-    fn shown(&self, listed: &Listed<'_>, secret: Secret) -> Result<Shown, Error> {
+    /// Returns the result for an entry whose list has the value.
+    fn shown(&self, listed: &Listed<'_>) -> Result<Result<Secret, Error>, Doubt> {
+        let Listed {
+            folder,
+            entry,
+            listing,
+            ..
+        } = listed;
+        if listing.view() == View::Names {
+            return Err(Doubt::Hidden);
+        }
+        let secret = entry.secret();
         if !self.api.settings.expand {
-            return Ok(Shown::Value(secret));
+            return Ok(secret);
         }
         let meaning = |reference: &Reference<'_>| match reference.name {
             _ if self.is_text(reference) => Meaning::Text,
-            name if listed.listing.is_empty_secret(listed.folder, name) => Meaning::Empty,
+            name if listing.is_empty_secret(folder, name) => Meaning::Empty,
             _ => Meaning::Unresolved,
         };
-        Ok(match resolve(secret, meaning)? {
-            // The server encodes lines only while it expands a value.
-            Ok(secret)
-                if listed.listing.view() == View::Expanded
-                    && listed.entry.might_be_encoded_lines() =>
-            {
-                Shown::Line(secret)
+        // The server encodes lines only while it expands a value.
+        let might_be_encoded = listing.view() == View::Expanded && entry.might_be_encoded_lines();
+        match secret.and_then(|secret| resolve(secret, meaning)) {
+            Ok(Ok(secret)) if might_be_encoded => Err(Doubt::Line(Box::new(secret))),
+            Ok(Ok(secret)) => Ok(Ok(secret)),
+            Ok(Err(reference)) => Err(Doubt::Reference(reference)),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    /// Reads a listed entry by itself.
+    pub(crate) async fn read_again(
+        &self,
+        listed: &Listed<'_>,
+        doubt: &Doubt,
+    ) -> Result<Secret, Error> {
+        let (result, is_stable) = match doubt {
+            Doubt::Line(secret) => {
+                let result = self.require_stored_line(listed.query()?, secret).await;
+                (result, true)
             }
-            Ok(secret) => Shown::Value(secret),
-            Err(reference) => Shown::Reference(reference),
-        })
+            Doubt::Reference(reference) => {
+                let result = self.read_single(listed, Some(reference)).await;
+                (result, has_stable_references(listed))
+            }
+            Doubt::Hidden => (self.read_single(listed, None).await, false),
+        };
+        if is_reusable(listed.listing, is_stable, &result) {
+            listed.entry.record_single_read(&result);
+        }
+        result
     }
 
     /// Reads one listed secret. `reference` is the first unresolved reference in its listed value.

@@ -181,7 +181,8 @@ impl Detection {
             *lock(&self.last) = Some(last.clone());
             Ok(last.result)
         };
-        self.turns.take(session.deadline(), attempt).await?
+        // Boxed, because this is rare, and the future of every read would contain it.
+        Box::pin(self.turns.take(session.deadline(), attempt)).await?
     }
 
     /// Requests the description of the mount, which contains its name and its version.

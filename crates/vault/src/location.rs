@@ -56,12 +56,11 @@ impl Location {
         if path.is_empty() {
             return Err(no_path());
         }
-        let mount = encode_path(&self.mount)?;
-        let kind = self.kind();
+        let policy = self.policy_path(&path);
         Ok(Target {
             kv: self.kv,
-            url: ["/v1/", &mount, kind, "/", &encode_path(&path)?].concat(),
-            policy: self.policy_path(&path),
+            url: ["/v1/", &encode_path(&policy)?].concat(),
+            policy,
             path,
         })
     }
@@ -156,8 +155,10 @@ pub(crate) fn log_denied(session: &Session, error: &Error) {
 
 /// Joins two paths, each of which can be empty.
 pub(crate) fn join(first: &str, second: &str) -> String {
-    let parts = [first, second].into_iter().filter(|part| !part.is_empty());
-    parts.collect::<Vec<_>>().join("/")
+    match (first, second) {
+        ("", path) | (path, "") => path.to_owned(),
+        _ => [first, "/", second].concat(),
+    }
 }
 
 /// Returns the part of `path` below `folder`, or `None` if the path is not in the folder. A folder ends at a

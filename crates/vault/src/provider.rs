@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -14,13 +15,13 @@ use secretwell_http::{Address, Client};
 
 use crate::error::unsupported;
 use crate::header::namespace;
-use crate::lease::{LeasedSecret, Leases};
+use crate::lease::Leases;
 use crate::location::{Listing, log_denied};
 use crate::place::Place;
 use crate::server::Server;
 use crate::session::Session;
 use crate::settings::Settings;
-use crate::wire::{Document, Vault};
+use crate::wire::Vault;
 
 /// The maximum number of parallel reads.
 const CONCURRENCY: usize = 16;
@@ -135,32 +136,56 @@ impl Inner {
         }
     }
 
-    /// Reads each secret of `fields` once.
-    async fn read_all<'a>(
+    /// Reads each secret of `keys` once. Each key and its result have a position.
+    async fn read_all(
         &self,
-        fields: impl Iterator<Item = Field<'a>>,
-    ) -> BTreeMap<&'a str, Result<Document, Error>> {
-        let mut names_by_path: BTreeMap<&str, Vec<Option<&str>>> = BTreeMap::new();
-        for Field { path, name } in fields {
-            names_by_path.entry(path).or_default().push(name);
-        }
-        let read = async |(path, names)| {
-            let names: Vec<_> = names;
-            let document = Box::pin(self.place.read(&self.session, path, &names));
-            (path, document.await)
+        keys: Vec<(usize, &SecretKey)>,
+    ) -> Vec<(usize, Result<Secret, Error>)> {
+        let fields = keys
+            .into_iter()
+            .map(|(position, key)| (position, self.field(key)));
+        let mut fields: Vec<_> = fields.collect();
+        fields.sort_by_key(|(_, field)| field.path);
+        let secrets = fields.chunk_by(|(_, field), (_, next)| field.path == next.path);
+        let secrets: Vec<_> = secrets.collect();
+        let next = AtomicUsize::new(0);
+        let read_rest = async || {
+            let mut results = Vec::new();
+            while let Some(fields) = secrets.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let names: Vec<_> = fields.iter().map(|(_, field)| field.name).collect();
+                let path = fields[0].1.path;
+                let document = self.place.read(&self.session, path, &names).await;
+                results.extend(fields.iter().map(|(position, field)| match &document {
+                    Ok(document) => (*position, document.pick(field.name)),
+                    Err(error) => (*position, Err(error.clone())),
+                }));
+            }
+            results
         };
-        let reads = names_by_path.into_iter().map(read);
-        join_bounded(CONCURRENCY, reads).await.into_iter().collect()
+        // The memory of a read is large, so each parallel reader uses its own for one secret after the other.
+        let readers = CONCURRENCY.min(secrets.len());
+        let reads = (0..readers).map(async |_| Box::pin(read_rest()).await);
+        let results = join_bounded(readers, reads).await;
+        results.into_iter().flatten().collect()
     }
 
-    /// Returns the dynamic secret of each prefix.
-    async fn lease_all<'a>(
+    /// Requests each dynamic secret of `keys` once. Each key and its result have a position.
+    async fn lease_all(
         &self,
-        prefixes: BTreeSet<&'a str>,
-    ) -> BTreeMap<&'a str, Result<LeasedSecret, Error>> {
+        keys: Vec<(usize, &SecretKey)>,
+    ) -> Vec<(usize, Result<Secret, Error>)> {
+        let prefixes: BTreeSet<_> = keys.iter().filter_map(|(_, key)| key.prefix()).collect();
         let lease = async |prefix| (prefix, self.leases.get(&self.session, prefix).await);
         let leased = join_bounded(CONCURRENCY, prefixes.into_iter().map(lease)).await;
-        leased.into_iter().collect()
+        let leased: BTreeMap<_, _> = leased.into_iter().collect();
+        let pick = |key: &SecretKey| match leased.get(key.prefix()?)? {
+            Ok(secret) => Some(secret.secret(key.name())),
+            Err(error) => Some(Err(error.clone())),
+        };
+        let results = keys
+            .iter()
+            .filter_map(|(position, key)| Some((*position, pick(key)?)));
+        results.collect()
     }
 
     async fn health(&self) -> Result<(), Error> {
@@ -268,27 +293,18 @@ impl SecretProvider for VaultProvider {
     /// dynamic secret share one request.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
         let inner = &*self.inner;
-        let is_dynamic = |key: &&SecretKey| inner.leases.contains(key.prefix());
-        let stored = keys.iter().filter(|key| !is_dynamic(key));
-        let stored = stored.map(|key| inner.field(key));
-        let prefixes = keys.iter().filter(is_dynamic);
-        let prefixes = prefixes.filter_map(SecretKey::prefix).collect();
-        let (documents, leased) = tokio::join!(inner.read_all(stored), inner.lease_all(prefixes));
-        let pick = |key: &SecretKey| {
-            if let Some(leased) = key.prefix().and_then(|prefix| leased.get(prefix)) {
-                return leased.as_ref().map_err(Clone::clone)?.secret(key.name());
-            }
-            let field = inner.field(key);
-            match documents.get(field.path) {
-                Some(Ok(document)) => document.pick(field.name),
-                Some(Err(error)) => Err(error.clone()),
-                None => Err(no_result()),
-            }
-        };
+        let is_dynamic = |(_, key): &(usize, &SecretKey)| inner.leases.contains(key.prefix());
+        let (dynamic, stored) = keys.iter().enumerate().partition(is_dynamic);
+        let (leased, read) = tokio::join!(inner.lease_all(dynamic), inner.read_all(stored));
+        let mut results: Vec<_> = keys.iter().map(|_| None).collect();
+        for (position, result) in leased.into_iter().chain(read) {
+            results[position] = Some(result);
+        }
         let origin = self.origin();
-        let results = keys
-            .iter()
-            .map(|key| pick(key).map_err(|error| error.with_origin(origin).with_key(key)));
+        let results = keys.iter().zip(results).map(|(key, result)| {
+            let result = result.unwrap_or_else(|| Err(no_result()));
+            result.map_err(|error| error.with_origin(origin).with_key(key))
+        });
         results.collect()
     }
 

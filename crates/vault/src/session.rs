@@ -206,5 +206,5 @@ impl Session {
 
 /// Adds the token to a request, in place of the token of an earlier attempt.
 fn with_token(request: Request, token: &Token) -> Result<Request, Error> {
-    request.secret_header(TOKEN, token.value().expose_bytes())
+    Ok(request.header(TOKEN, token.header()?))
 }

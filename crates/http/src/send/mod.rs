@@ -135,14 +135,15 @@ impl<'a> SendLoop<'a> {
         self.untried = self.servers.order().into();
         loop {
             // After the deadline, only in-flight attempts are awaited. Each of them ends by then.
-            let now = Instant::now();
+            let mut now = Instant::now();
             let can_start = now < self.deadline || self.in_flight.is_empty();
             // Checked here because tokio's timer is up to a millisecond late.
             if can_start && self.next_attempt <= now {
                 if self.in_flight.is_empty() && self.untried.is_empty() {
                     self.servers.look_up_names(self.deadline).await;
+                    now = Instant::now();
                 }
-                self.start_attempt(Instant::now());
+                self.start_attempt(now);
             }
             tokio::select! {
                 biased;
@@ -182,12 +183,10 @@ impl<'a> SendLoop<'a> {
         // Without a target, an attempt is running at every server.
         if let Some((endpoint, relaxed)) = untried.or_else(stale) {
             let server = Arc::clone(&endpoint);
-            let attempt = self
-                .servers
-                .attempt(server, self.request, relaxed, self.deadline);
             self.latest = Some(Arc::clone(&endpoint));
-            self.in_flight
-                .start(Target { endpoint, relaxed }, Box::pin(attempt));
+            let (request, deadline) = (self.request, self.deadline);
+            let attempt = Box::pin(self.servers.attempt(server, request, relaxed, deadline));
+            self.in_flight.start(Target { endpoint, relaxed }, attempt);
         }
         let can_hedge = self.request.is_idempotent() && !self.servers.is_single();
         self.next_attempt = match can_hedge {

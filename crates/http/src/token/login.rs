@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http::HeaderValue;
 use secretwell_core::{Error, ErrorKind, SecretValue};
 use tokio::time::Instant;
+
+use crate::request::{invalid_token, secret_header_value};
 
 /// A token with its lifetime, as returned by a login or a renewal.
 #[derive(Debug, Clone)]
@@ -121,6 +124,8 @@ pub trait Login: fmt::Debug + Send + Sync + 'static {
 /// A token that a [`TokenManager`](crate::TokenManager) has cached, with its expiry.
 pub struct Token {
     value: SecretValue,
+    /// `None` if a header cannot contain the token.
+    header: Option<HeaderValue>,
     pub(super) issued: Instant,
     expires: Option<Instant>,
     /// The remaining uses, if they are limited.
@@ -135,6 +140,7 @@ impl Token {
     /// is never assumed to be valid for too long.
     pub(super) fn new(lease: TokenLease, requested: Instant) -> Self {
         Self {
+            header: secret_header_value(lease.token.expose_bytes()).ok(),
             value: lease.token,
             issued: requested,
             expires: lease
@@ -161,6 +167,15 @@ impl Token {
     /// Returns the secret value of the token.
     pub fn value(&self) -> &SecretValue {
         &self.value
+    }
+
+    /// Returns the value of a header with the token. It is marked as sensitive, so that no log prints it.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] if the token contains a line break or another byte that is not allowed in
+    /// a header.
+    pub fn header(&self) -> Result<HeaderValue, Error> {
+        self.header.clone().ok_or_else(invalid_token)
     }
 
     /// Returns when the token expires, or `None` if it does not expire.

@@ -165,7 +165,9 @@ impl InfisicalBuilder {
                 .with_hint("set its slug in the URL or in `INFISICAL_ENVIRONMENT`"));
         }
         let is_invalid = |segment: &str| {
-            matches!(segment, "" | "." | "..") || segment.contains(['*', '%', '\\'])
+            matches!(segment, "" | ".")
+                || segment.contains("..")
+                || segment.contains(['*', '%', '\\'])
         };
         let path = settings.folder.trim_matches('/');
         if !path.is_empty() && path.split('/').any(is_invalid) {

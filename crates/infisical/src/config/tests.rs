@@ -98,6 +98,10 @@ fn errors_name_the_invalid_part_and_show_no_credentials() {
             &format!("infisical://h/p/e/a/../b?{full}"),
             "not a valid path",
         ),
+        (
+            &format!("infisical://h/p/e/a..b?{full}"),
+            "not a valid path",
+        ),
         (&format!("infisical://h/p/e?{full}&api=5"), "must be 3 or 4"),
         (
             &format!("infisical://h/p/e?{full}&imports=yes"),

@@ -7,7 +7,8 @@ use secretwell_http::Response;
 use serde::Deserialize;
 
 use super::body::ErrorBody;
-use super::errors::{internal_error, malformed, no_api_route, unknown_response};
+use super::errors::{internal_error, no_api_route, unknown_response};
+use super::success::parse_success;
 
 /// How long a locked login is not attempted. Newer servers lock a login for 30 s to one day, depending on their
 /// configuration. They do not count attempts while it is locked, and forget failed ones after 30 s.
@@ -43,8 +44,7 @@ pub(crate) fn parse_login(response: &Response) -> Result<LoginResponse, Error> {
     if !response.status.is_success() {
         return Err(refusal(response));
     }
-    let body: ResponseBody =
-        serde_json::from_slice(&response.body).map_err(|_| malformed("a login"))?;
+    let body: ResponseBody = parse_success(response, "a login")?;
     let duration = |seconds| (seconds > 0).then(|| Duration::from_secs(seconds));
     Ok(LoginResponse {
         token: body.access_token,

@@ -16,6 +16,7 @@ mod errors;
 mod login;
 mod recognition;
 mod secrets;
+mod success;
 #[cfg(test)]
 mod tests;
 

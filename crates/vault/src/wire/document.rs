@@ -1,6 +1,6 @@
 //! The fields of a secret.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +14,7 @@ use super::envelope::{Envelope, malformed};
 use super::failure::read_error;
 
 /// The fields of one secret. A field with the value `null` is `None`.
-struct Fields(HashMap<String, Option<SecretValue>>);
+struct Fields(BTreeMap<String, Option<SecretValue>>);
 
 impl<'de> Deserialize<'de> for Fields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -28,7 +28,7 @@ impl<'de> Deserialize<'de> for Fields {
             }
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
-                let mut fields = HashMap::new();
+                let mut fields = BTreeMap::new();
                 while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
                     let value = value_of(value).map_err(de::Error::custom)?;
                     if fields.insert(name, value).is_some() {
@@ -71,7 +71,7 @@ fn value_of(value: &RawValue) -> serde_json::Result<Option<SecretValue>> {
 
 /// One version of one secret, with all its fields.
 pub(crate) struct Document {
-    fields: HashMap<String, Option<SecretValue>>,
+    fields: BTreeMap<String, Option<SecretValue>>,
     whole: SecretValue,
     pub(crate) version: Option<Version>,
     /// The time until the server deletes this version.
@@ -128,7 +128,7 @@ impl Document {
         self
     }
 
-    /// Returns the names of the fields, in any order.
+    /// Returns the names of the fields in order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         let present = self.fields.iter().filter(|(_, value)| value.is_some());
         present.map(|(name, _)| name.as_str())

@@ -215,7 +215,9 @@ async fn silent_connection_beside_another_address_is_replaced() {
     let first = Arc::clone(&servers.sites[0].endpoints()[0]);
     assert!(first.failed_recently());
     // The pooled connection is not used again.
-    first.exchange(&get(), false).await.unwrap();
+    let end = Instant::now() + Duration::from_secs(1);
+    let response = first.exchange(&get(), false, end).await.unwrap();
+    response.unwrap();
     assert_eq!(silent.load(Ordering::SeqCst), 2);
 }
 
