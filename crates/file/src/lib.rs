@@ -46,16 +46,21 @@
 //! then written can be read as empty in between.
 
 mod config;
+mod directory;
 mod document;
 mod dotenv;
 mod list;
+mod memory;
 mod open;
 mod permissions;
+mod place;
 mod provider;
 mod reader;
+mod rewrite;
 #[cfg(test)]
 mod tests;
 mod url;
+mod volume;
 mod watch;
 
 pub use config::{Dialect, Format};
