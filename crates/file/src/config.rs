@@ -126,6 +126,14 @@ impl Config {
         }
     }
 
+    /// Returns the format of the document. Returns `None` for a directory, or if nothing determines the format.
+    pub(crate) fn document_format(&self) -> Option<Format> {
+        match self.layout {
+            Layout::Directory => None,
+            Layout::Document(format) => format.or_else(|| Format::from_path(&self.path)),
+        }
+    }
+
     /// Returns the size limit of a file, in bytes.
     pub(crate) fn limit(&self) -> u64 {
         const MIB: u64 = 1 << 20;

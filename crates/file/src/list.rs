@@ -36,7 +36,8 @@ impl Reader {
             Layout::Directory => self
                 .list_directory(prefix)
                 .map(|listing| Ok(listing?.keys.into_iter().collect())),
-            Layout::Document(format) => (self.read_whole(format))
+            Layout::Document(_) => self
+                .read_whole()
                 .map(|document| Ok(document?.keys(prefix).into_iter().collect())),
         };
         self.without_place(reading)
@@ -48,9 +49,9 @@ impl Reader {
             Layout::Directory => self
                 .list_directory(prefix)
                 .map(|listing| Ok(listing?.into_notices())),
-            Layout::Document(format) => {
-                (self.read_whole(format)).map(|document| Ok(document?.notices(prefix)))
-            }
+            Layout::Document(_) => self
+                .read_whole()
+                .map(|document| Ok(document?.notices(prefix))),
         };
         self.without_place(reading)
     }

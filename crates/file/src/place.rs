@@ -5,7 +5,7 @@
 
 use std::fs::Metadata;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use secretwell_core::{Error, ErrorKind};
 
@@ -44,7 +44,8 @@ fn missing(config: &Config) -> Error {
 
 /// Explains a path of which a part is not a directory.
 fn not_a_directory(config: &Config, error: OpenError) -> Error {
-    let path = &config.path;
+    // Without a `/` at the end, with which the path of a regular file cannot be opened.
+    let path: &PathBuf = &config.path.components().collect();
     let is_obstacle = |ancestor: &&Path| std::fs::metadata(ancestor).is_ok_and(|it| !it.is_dir());
     let obstacle = path.ancestors().find(is_obstacle);
     match obstacle.and_then(|obstacle| Some((obstacle, std::fs::metadata(obstacle).ok()?))) {

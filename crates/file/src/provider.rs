@@ -110,6 +110,10 @@ impl FileProvider {
         self.with(|config| config.rewrite_grace = grace.min(MAX_REWRITE_GRACE))
     }
 
+    pub(crate) fn config(&self) -> &Config {
+        &self.reader.config
+    }
+
     fn from_config(config: Config) -> Self {
         Self {
             reader: Arc::new(Reader::new(config)),

@@ -10,7 +10,7 @@ use secretwell_core::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, Ve
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use crate::config::{Config, Format, Layout};
+use crate::config::{Config, Layout};
 use crate::document::{self, Document};
 use crate::memory::Memory;
 use crate::open::{self, ATTEMPTS, Contents, OpenError, shown};
@@ -70,7 +70,7 @@ impl Reader {
     pub(crate) fn read_all(&self, keys: &[SecretKey]) -> Reading<Vec<Result<Secret, Error>>> {
         let reading = match self.config.layout {
             Layout::Directory => self.read_files(keys),
-            Layout::Document(format) => self.read_entries(format, keys),
+            Layout::Document(_) => self.read_entries(keys),
         };
         reading.map(|results| {
             let with_context = |(result, key): (Result<Secret, Error>, &SecretKey)| {
@@ -167,16 +167,12 @@ impl Reader {
         }
     }
 
-    fn read_entries(
-        &self,
-        format: Option<Format>,
-        keys: &[SecretKey],
-    ) -> Reading<Vec<Result<Secret, Error>>> {
+    fn read_entries(&self, keys: &[SecretKey]) -> Reading<Vec<Result<Secret, Error>>> {
         let is_absent = |document: &Document| {
             let is_absent = |key| matches!(document.get(key), Ok(None));
             keys.iter().any(is_absent)
         };
-        self.read_document(format, is_absent)
+        self.read_document(is_absent)
             .map(|document| match document {
                 Ok(document) => (keys.iter())
                     .map(|key| self.read_entry(&document, key))
@@ -203,11 +199,10 @@ impl Reader {
     /// Reads the document. `has_absence` returns whether a key that is read is absent from it.
     fn read_document(
         &self,
-        format: Option<Format>,
         has_absence: impl FnOnce(&Document) -> bool,
     ) -> Reading<Result<Document, Error>> {
         let path = &self.config.path;
-        let Some(format) = format.or_else(|| Format::from_path(path)) else {
+        let Some(format) = self.config.document_format() else {
             let message = "the file name does not determine a format";
             let error = Error::new(ErrorKind::InvalidConfig, message)
                 .with_hint("set the format: env, json, yaml or toml");
@@ -254,8 +249,8 @@ impl Reader {
     ///
     /// # Errors
     /// Returns an error while a key might be missing only because the document was rewritten a short time ago.
-    pub(crate) fn read_whole(&self, format: Option<Format>) -> Reading<Result<Document, Error>> {
-        self.read_document(format, |_| false).map(|document| {
+    pub(crate) fn read_whole(&self) -> Reading<Result<Document, Error>> {
+        self.read_document(|_| false).map(|document| {
             if self.memory.ask("", |known| known.has_missing_names()) {
                 return Err(
                     self.rewriting(Path::new(""), "keys are missing since it was rewritten")
@@ -274,8 +269,8 @@ impl Reader {
                     .map_err(|error| place::explain(&self.config, error)),
                 wait: None,
             },
-            Layout::Document(format) => self
-                .read_document(format, |_| false)
+            Layout::Document(_) => self
+                .read_document(|_| false)
                 .map(|document| document.map(drop)),
         };
         checked.map(|result| result.map_err(|error| error.with_origin(&self.origin)))

@@ -15,6 +15,9 @@ pub(crate) const STABLE: Duration = Duration::from_millis(250);
 /// The time for which a read waits for the end of a rewrite.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The time within which a missing file must be looked at again. After a longer time, it might have been there meanwhile.
+const CONFIRMATION: Duration = Duration::from_secs(10);
+
 /// The file behind a path. Another identity means that the path leads to another file, as after a rename.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -188,9 +191,13 @@ impl Known {
         }
         if let Some(candidate) = &self.candidate
             && candidate.look == seen.look
-            && seen.look != Look::Unstable
+            && let age = seen.began.saturating_duration_since(candidate.since)
+            && match seen.look {
+                Look::Content(..) => true,
+                Look::Unstable => false,
+                Look::Failed(_) => age < CONFIRMATION,
+            }
         {
-            let age = seen.began.saturating_duration_since(candidate.since);
             if age < STABLE {
                 return Err(STABLE - age);
             }
@@ -297,3 +304,6 @@ impl Known {
         self.names = (Some(content), names);
     }
 }
+
+#[cfg(test)]
+mod tests;
