@@ -4,7 +4,7 @@ use std::fs::{File, FileType};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::open::{self, ATTEMPTS, OpenError};
+use crate::open::{self, OpenError};
 
 /// A directory whose path was resolved when it was opened. Links that are changed later have no effect on it.
 ///
@@ -153,7 +153,8 @@ mod linux {
     use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
     use rustix::io::Errno;
 
-    use super::{ATTEMPTS, Entry, OpenError, Path, PathBuf};
+    use super::{Entry, OpenError, Path, PathBuf};
+    use crate::open::ATTEMPTS;
 
     /// Opens the location of a file, without permission to read it.
     pub(super) const LOCATION: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);

@@ -94,3 +94,48 @@ impl Files {
         self.by_path.retain(|_, it| it.last_look > middle);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use secretwell_core::ErrorKind;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::rewrite::{Condition, Identity, Look, Stamp};
+
+    fn look(memory: &Memory, path: &str, look: Look) {
+        let now = Instant::now();
+        let seen = Seen {
+            began: now,
+            ended: now,
+            look,
+            is_doubtful: false,
+        };
+        memory.judge(path, &seen, HashSet::new, Duration::ZERO);
+    }
+
+    #[test]
+    fn files_that_were_read_the_longest_ago_are_forgotten() {
+        let memory = Memory::new();
+        let content = || {
+            let stamp = Stamp {
+                identity: Identity::default(),
+                len: 1,
+                modified: None,
+                content: 1,
+            };
+            Look::Content(stamp, Condition::Good)
+        };
+        for number in 0..3 * MAX_FILES {
+            look(&memory, "used", content());
+            look(&memory, &number.to_string(), content());
+            // A file that does not exist is not remembered.
+            look(&memory, "missing", Look::Failed(ErrorKind::NotFound));
+        }
+        let existing = memory.existing();
+        assert!((MAX_FILES / 2..=MAX_FILES).contains(&existing.len()));
+        assert!(existing.contains(&"used".to_owned()));
+        assert!(existing.contains(&(3 * MAX_FILES - 1).to_string()));
+        assert!(!existing.contains(&"missing".to_owned()));
+    }
+}

@@ -88,8 +88,10 @@ pub(crate) fn identity(contents: &Contents) -> Identity {
 
 #[cfg(target_os = "linux")]
 fn is_on_overlayfs(contents: &Contents) -> bool {
-    const MAGIC: i64 = 0x794c_7630;
-    rustix::fs::fstatfs(&contents.file).is_ok_and(|it| i64::from(it.f_type) == MAGIC)
+    const MAGIC: u64 = 0x794c_7630;
+    // The type of the field depends on the platform.
+    let is_magic = |kind| u64::try_from(kind) == Ok(MAGIC);
+    rustix::fs::fstatfs(&contents.file).is_ok_and(|it| is_magic(it.f_type))
 }
 
 #[cfg(all(unix, not(target_os = "linux")))]
