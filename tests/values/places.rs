@@ -149,22 +149,3 @@ fn read_only_mount_does_not_warn_about_permission_to_read() {
         );
     }
 }
-
-#[test]
-fn rewrite_of_a_file_of_a_lower_layer_is_not_taken_for_a_replacement() {
-    let folder = tempfile::tempdir().unwrap();
-    let script = "
-        mkdir lower upper work merged; echo 'A=value' > lower/.env; chmod 600 lower/.env
-        mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged
-        (sleep 1; : > merged/.env; sleep 0.2; echo 'A=value' > merged/.env; sleep 1) &
-        i=0; while kill -0 $! 2>/dev/null; do \"$@\" --from \"file://$PWD/merged/.env\"; echo; done";
-    let Some(output) = in_mount_namespace(script, folder.path()) else {
-        return;
-    };
-    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{stderr}");
-    assert!(
-        stdout.split_whitespace().all(|it| it == "value"),
-        "{stdout}{stderr}"
-    );
-}

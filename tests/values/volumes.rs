@@ -42,7 +42,10 @@ async fn watch_delivers_no_set_that_never_existed() {
     let swaps = std::thread::spawn({
         let is_swapping = is_swapping.clone();
         move || {
-            (2..=LAST).for_each(|generation| publish(&path, generation));
+            for generation in 2..=LAST {
+                publish(&path, generation);
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
             is_swapping.store(false, Ordering::Relaxed);
         }
     });
@@ -51,6 +54,14 @@ async fn watch_delivers_no_set_that_never_existed() {
     let delivered = async {
         loop {
             for update in watch.next().await.unwrap() {
+                eprintln!(
+                    "{} {:?}",
+                    update.key,
+                    update
+                        .result
+                        .as_ref()
+                        .map(|it| (it.value.expose_text().unwrap(), it.freshness.clone()))
+                );
                 let resolved = update.result.unwrap();
                 let value = resolved.value.expose_text().unwrap().to_owned();
                 current.insert(update.key.to_string(), value);

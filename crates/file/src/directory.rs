@@ -100,7 +100,7 @@ impl Directory {
     /// # Errors
     /// Returns an error if an entry cannot be read, or if this process has no permission to open the entries.
     pub(crate) fn entries(&self) -> Result<Vec<Entry>, OpenError> {
-        // The `.` entry needs the same permission as every other entry.
+        self.check_access()?;
         match &self.0 {
             #[cfg(target_os = "linux")]
             Handle::Descriptor(fd) => {
@@ -108,7 +108,6 @@ impl Directory {
                 linux::entries(linux::open_below(fd, Path::new("."), readable)?)
             }
             Handle::Path(root) => {
-                std::fs::metadata(root.join("."))?;
                 let entry = |entry: io::Result<std::fs::DirEntry>| {
                     let entry = entry?;
                     Ok(Entry {
@@ -118,6 +117,18 @@ impl Directory {
                 };
                 std::fs::read_dir(root)?.map(entry).collect()
             }
+        }
+    }
+
+    /// Returns an error if this process has no permission to open the entries. The `.` entry needs the same permission
+    /// as every other entry.
+    pub(crate) fn check_access(&self) -> Result<(), OpenError> {
+        match &self.0 {
+            #[cfg(target_os = "linux")]
+            Handle::Descriptor(fd) => {
+                linux::open_below(fd, Path::new("."), linux::LOCATION).map(drop)
+            }
+            Handle::Path(root) => Ok(std::fs::metadata(root.join(".")).map(drop)?),
         }
     }
 

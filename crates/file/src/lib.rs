@@ -57,6 +57,7 @@ mod config;
 mod directory;
 mod document;
 mod dotenv;
+mod identity;
 mod list;
 mod memory;
 mod open;

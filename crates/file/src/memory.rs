@@ -1,7 +1,7 @@
 //! What a provider remembers of the files that it has read.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,8 +38,9 @@ impl Memory {
         }
     }
 
-    pub(crate) fn hash(&self, bytes: &[u8]) -> u64 {
-        self.hasher.hash_one(bytes)
+    /// Returns a hash with a key that is random for each provider.
+    pub(crate) fn hash(&self, value: impl Hash) -> u64 {
+        self.hasher.hash_one(value)
     }
 
     /// Judges a look at a file. See [`judge`].
@@ -101,7 +102,8 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::rewrite::{Condition, Identity, Look, Stamp};
+    use crate::identity::Identity;
+    use crate::rewrite::{Condition, Look, Stamp};
 
     fn look(memory: &Memory, path: &str, look: Look) {
         let now = Instant::now();

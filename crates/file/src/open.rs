@@ -123,6 +123,8 @@ pub(crate) struct Contents {
     pub(crate) metadata: Metadata,
     /// The open file, for questions about its file system.
     pub(crate) file: File,
+    /// The name of the generation of a volume, if the file belongs to one.
+    pub(crate) generation: Option<PathBuf>,
 }
 
 /// Reads a file. A file that changes during the read is read again, so the bytes are never a mix of old and new
@@ -156,6 +158,7 @@ pub(crate) fn read(
                 bytes,
                 metadata,
                 file,
+                generation: None,
             });
         }
     }

@@ -1,4 +1,4 @@
-//! What the metadata of a file and its mount say: the identity, and the permissions of other users.
+//! Checks of the permissions of files.
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -7,7 +7,6 @@ use secretwell_core::{Error, ErrorKind};
 
 use crate::open::{Contents, shown};
 use crate::reader::Reader;
-use crate::rewrite::Identity;
 
 impl Reader {
     pub(crate) fn check_permissions(&self, path: &Path, contents: &Contents) -> Result<(), Error> {
@@ -63,38 +62,4 @@ fn is_on_read_only_mount(contents: &Contents) -> bool {
         fstatvfs(&contents.file).is_ok_and(|it| it.f_flag.contains(StatVfsMountFlags::RDONLY));
     let is_root = || std::fs::metadata("/").is_ok_and(|it| it.dev() == contents.metadata.dev());
     is_read_only && !is_root()
-}
-
-/// Returns the identity of an open file.
-#[cfg(unix)]
-pub(crate) fn identity(contents: &Contents) -> Identity {
-    use std::os::unix::fs::MetadataExt;
-
-    Identity {
-        device: contents.metadata.dev(),
-        inode: contents.metadata.ino(),
-        created: contents.metadata.created().ok(),
-        is_layered: is_on_overlayfs(contents),
-    }
-}
-
-#[cfg(not(unix))]
-pub(crate) fn identity(contents: &Contents) -> Identity {
-    Identity {
-        created: contents.metadata.created().ok(),
-        ..Identity::default()
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn is_on_overlayfs(contents: &Contents) -> bool {
-    const MAGIC: u64 = 0x794c_7630;
-    // The type of the field depends on the platform.
-    let is_magic = |kind| u64::try_from(kind) == Ok(MAGIC);
-    rustix::fs::fstatfs(&contents.file).is_ok_and(|it| is_magic(it.f_type))
-}
-
-#[cfg(all(unix, not(target_os = "linux")))]
-fn is_on_overlayfs(_: &Contents) -> bool {
-    false
 }

@@ -11,16 +11,20 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::config::{Config, Layout};
+use crate::directory::Directory;
 use crate::document::{self, Document};
+use crate::identity::Identity;
 use crate::memory::Memory;
-use crate::open::{self, ATTEMPTS, Contents, OpenError, shown};
-use crate::permissions::identity;
+use crate::open::{self, Contents, OpenError, shown};
 use crate::place;
 use crate::rewrite::{Condition, Look, STABLE, Seen, Stamp, Verdict};
 use crate::volume::Tree;
 
 /// The longest backoff after a read during a rewrite, because most rewrites take less.
 const REWRITE_BACKOFF: Duration = Duration::from_secs(1);
+
+/// The number of attempts to read a batch from a volume that is replaced meanwhile.
+const BATCH_ATTEMPTS: usize = 16;
 
 /// The blocking part of the provider, which runs on blocking threads.
 pub(crate) struct Reader {
@@ -104,19 +108,28 @@ impl Reader {
     /// Reads the files of a batch from one generation of each volume.
     fn open_files(&self, keys: &[SecretKey]) -> Result<Vec<Result<Contents, Error>>, OpenError> {
         let limit = self.config.limit();
-        for _ in 0..ATTEMPTS {
+        for _ in 0..BATCH_ATTEMPTS {
             let mut tree = Tree::open(&self.config.path)?;
             let mut has_absence = false;
             let mut read = |key: &SecretKey| {
                 reject_volume_names(key.as_str())?;
                 let file = Path::new(key.as_str());
                 let path = self.config.path.join(file);
-                let contents = open::read(|| tree.open_file(file), limit).map_err(|error| {
+                let mut generation = None;
+                let open = || {
+                    let (file, found) = tree.open_file(file)?;
+                    generation = found;
+                    Ok(file)
+                };
+                let contents = open::read(open, limit).map_err(|error| {
                     has_absence |= error.is_absence();
                     error.into_error(&path)
                 })?;
                 self.check_permissions(&path, &contents)?;
-                Ok(contents)
+                Ok(Contents {
+                    generation,
+                    ..contents
+                })
             };
             let contents = keys.iter().map(&mut read).collect();
             if !has_absence || !tree.has_moved() {
@@ -136,7 +149,8 @@ impl Reader {
     ) -> Reading<Result<Secret, Error>> {
         let attempt = self.attempt(contents, |mut contents| {
             self.trim_newline(&mut contents.bytes);
-            let condition = match contents.bytes.is_empty() {
+            // The files of a volume are never written in place.
+            let condition = match contents.bytes.is_empty() && contents.generation.is_none() {
                 true => Condition::Blank,
                 false => Condition::Good,
             };
@@ -264,8 +278,8 @@ impl Reader {
     pub(crate) fn health(&self) -> Reading<Result<(), Error>> {
         let checked = match self.config.layout {
             Layout::Directory => Reading {
-                result: Tree::open(&self.config.path)
-                    .and_then(|mut tree| tree.file_type(Path::new("./.")).map(drop))
+                result: Directory::open(&self.config.path)
+                    .and_then(|directory| directory.check_access())
                     .map_err(|error| place::explain(&self.config, error)),
                 wait: None,
             },
@@ -303,11 +317,12 @@ impl Reader {
             }
         };
         let modified = contents.metadata.modified().ok();
+        let generation = (contents.generation.as_ref()).map(|it| self.memory.hash(it));
         let stamp = Stamp {
-            identity: identity(&contents),
+            identity: Identity::of(&contents, generation),
             len: contents.metadata.len(),
             modified,
-            content: self.memory.hash(&contents.bytes),
+            content: self.memory.hash(contents.bytes.as_slice()),
         };
         let (result, condition) = interpret(contents);
         // A time in the future shows that the clocks differ, so the age is unknown.
@@ -327,7 +342,14 @@ impl Reader {
     ) -> (Result<T, Error>, Option<Duration>) {
         match verdict {
             Verdict::Use => (result, None),
-            Verdict::Rewriting { reason, wait } => (Err(self.rewriting(path, reason)), wait),
+            Verdict::Rewriting { reason, wait } => {
+                let error = self.rewriting(path, reason);
+                let error = match result {
+                    Ok(_) => error,
+                    Err(cause) => error.with_source(cause),
+                };
+                (Err(error), wait)
+            }
         }
     }
 
@@ -338,7 +360,7 @@ impl Reader {
         };
         Error::new(
             ErrorKind::Unavailable,
-            format!("`{}` might be incomplete: {reason}", shown(&path)),
+            format!("`{}` is being changed: {reason}", shown(&path)),
         )
         .with_hint("write a new file next to it and rename it to this name")
         .with_backoff_limit(REWRITE_BACKOFF)

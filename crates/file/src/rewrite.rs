@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime};
 use secretwell_core::ErrorKind;
 use tokio::time::Instant;
 
+use crate::identity::Identity;
+
 /// The time for which a file that is written in place must stay the same before its content counts.
 pub(crate) const STABLE: Duration = Duration::from_millis(250);
 /// The time for which a read waits for the end of a rewrite.
@@ -17,18 +19,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The time within which a missing file must be looked at again. After a longer time, it might have been there meanwhile.
 const CONFIRMATION: Duration = Duration::from_secs(10);
-
-/// The file behind a path. Another identity means that the path leads to another file, as after a rename.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub(crate) device: u64,
-    pub(crate) inode: u64,
-    /// The creation time, because file systems use inode numbers again.
-    pub(crate) created: Option<SystemTime>,
-    /// Whether the file is on overlayfs. The first write to a file of a lower layer copies it to the upper layer, which
-    /// can change its device and its creation time.
-    pub(crate) is_layered: bool,
-}
 
 /// One content of one file. It contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,15 +103,6 @@ struct Candidate {
     is_rewritten: bool,
 }
 
-impl Identity {
-    fn is_same_file(&self, other: &Self) -> bool {
-        if self.is_layered && other.is_layered {
-            return self.device != other.device || self.inode == other.inode;
-        }
-        self == other
-    }
-}
-
 /// Decides whether the content of a look counts, and remembers the look.
 ///
 /// - Content that replaces a file, as by a rename, counts at once.
@@ -140,7 +121,7 @@ pub(crate) fn judge(
     let memory = known.get_or_insert_default();
     if let Err(wait) = memory.settle(seen) {
         let reason = match seen.look {
-            Look::Content(..) => "it is being written",
+            Look::Content(..) => "it was written a moment ago",
             Look::Unstable => "it changes during each read",
             Look::Failed(ErrorKind::NotFound) => "it disappeared a moment ago",
             Look::Failed(_) => "it became unreadable a moment ago",

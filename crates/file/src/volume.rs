@@ -43,8 +43,8 @@ impl<'a> Tree<'a> {
         })
     }
 
-    /// Opens the file at a relative path.
-    pub(crate) fn open_file(&mut self, file: &Path) -> Result<File, OpenError> {
+    /// Opens the file at a relative path. Returns the name of its generation too, if it belongs to a volume.
+    pub(crate) fn open_file(&mut self, file: &Path) -> Result<(File, Option<PathBuf>), OpenError> {
         self.below_generation(file, Directory::open_file)
             .map_err(|error| self.name_link(file, error))
     }
@@ -52,6 +52,7 @@ impl<'a> Tree<'a> {
     /// Returns the type of the file at a relative path. Links are followed.
     pub(crate) fn file_type(&mut self, file: &Path) -> Result<std::fs::FileType, OpenError> {
         self.below_generation(file, Directory::file_type)
+            .map(|(kind, _)| kind)
             .map_err(|error| self.name_link(file, error))
     }
 
@@ -61,7 +62,7 @@ impl<'a> Tree<'a> {
         &mut self,
         path: &Path,
     ) -> Result<BTreeMap<OsString, Visible>, OpenError> {
-        let directory = self.below_generation(path, Directory::subdirectory)?;
+        let (directory, _) = self.below_generation(path, Directory::subdirectory)?;
         let mut visible = BTreeMap::new();
         let mut add = |entries: Vec<Entry>, is_visible: &dyn Fn(&Entry) -> bool| {
             for entry in entries {
@@ -73,7 +74,7 @@ impl<'a> Tree<'a> {
             }
         };
         let entries = directory.entries()?;
-        match self.generation(path) {
+        match self.generation(path)? {
             None => add(entries, &|_| true),
             Some(generation) => {
                 let leads_to_generation = |entry: &Entry| {
@@ -103,30 +104,31 @@ impl<'a> Tree<'a> {
                 .any(|(directory, generation)| !is_current(directory, generation))
     }
 
-    /// Applies `open` to the directory of a generation if the path leads to a volume, and to the root otherwise.
+    /// Applies `open` to the directory of a generation if the path leads to a volume, and to the root otherwise. Returns
+    /// the name of the generation too.
     fn below_generation<T>(
         &mut self,
         path: &Path,
         open: impl Fn(&Directory, &Path) -> Result<T, OpenError>,
-    ) -> Result<T, OpenError> {
-        if let Some((volume, below)) = self.locate(path)
-            && let Some(generation) = self.generation(&volume)
+    ) -> Result<(T, Option<PathBuf>), OpenError> {
+        if let Some((volume, below)) = self.locate(path)?
+            && let Some(generation) = self.generation(&volume)?
         {
             let opened = open(&generation.directory, or_itself(&below));
             // A file of the generation can be a link to another directory below the root.
             if !matches!(opened, Err(OpenError::Outside)) {
-                return opened;
+                return Ok((opened?, Some(generation.target.clone())));
             }
         }
-        open(&self.root, or_itself(path))
+        Ok((open(&self.root, or_itself(path))?, None))
     }
 
     /// Returns the volume on the way to a file, and the path of the file below the volume's generation.
-    fn locate(&mut self, path: &Path) -> Option<(PathBuf, PathBuf)> {
+    fn locate(&mut self, path: &Path) -> Result<Option<(PathBuf, PathBuf)>, OpenError> {
         let mut volume = PathBuf::new();
         let mut segments = path.iter();
         while let Some(segment) = segments.next() {
-            if self.generation(&volume).is_some() {
+            if self.generation(&volume)?.is_some() {
                 let below = match self.root.read_link(&volume.join(segment)) {
                     Ok(Some(target)) => below_current(&target),
                     // The links of new files are created after their generation.
@@ -134,34 +136,38 @@ impl<'a> Tree<'a> {
                     _ => None,
                 };
                 if let Some(below) = below {
-                    return Some((volume, below.iter().chain(segments).collect()));
+                    return Ok(Some((volume, below.iter().chain(segments).collect())));
                 }
             }
             volume.push(segment);
         }
-        None
+        Ok(None)
     }
 
     /// Returns the current generation of the directory at a relative path, if the directory is a volume.
-    fn generation(&mut self, directory: &Path) -> Option<&Generation> {
+    fn generation(&mut self, directory: &Path) -> Result<Option<&Generation>, OpenError> {
         if !self.generations.contains_key(directory) {
-            let generation = self.open_generation(directory);
+            let generation = self.open_generation(directory)?;
             self.generations.insert(directory.to_owned(), generation);
         }
-        self.generations.get(directory)?.as_ref()
+        Ok(self.generations.get(directory).and_then(Option::as_ref))
     }
 
-    fn open_generation(&self, directory: &Path) -> Option<Generation> {
+    fn open_generation(&self, directory: &Path) -> Result<Option<Generation>, OpenError> {
+        let mut missing = None;
         for _ in 0..ATTEMPTS {
-            let target = self.root.read_link(&directory.join(CURRENT)).ok()??;
+            let Ok(Some(target)) = self.root.read_link(&directory.join(CURRENT)) else {
+                return Ok(None);
+            };
             match self.root.subdirectory(&directory.join(&target)) {
-                Ok(directory) => return Some(Generation { target, directory }),
-                // The generation was replaced and removed.
-                Err(OpenError::Missing) => {}
-                Err(_) => return None,
+                Ok(directory) => return Ok(Some(Generation { target, directory })),
+                // A generation is removed only after it was replaced, so this link leads nowhere.
+                Err(OpenError::Missing) if missing.as_ref() == Some(&target) => return Ok(None),
+                Err(OpenError::Missing) => missing = Some(target),
+                Err(_) => return Ok(None),
             }
         }
-        None
+        Err(OpenError::Changing)
     }
 
     /// Adds the target of a link to the error of a missing file.

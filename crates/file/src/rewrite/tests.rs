@@ -345,14 +345,14 @@ fn copied_file_of_a_layered_file_system_is_the_same_file() {
     let lower = Identity {
         device: 1,
         inode: 7,
-        created: None,
         is_layered: true,
+        ..Identity::default()
     };
     let copied = Identity {
         device: 2,
         inode: 9,
         created: Some(std::time::SystemTime::UNIX_EPOCH),
-        is_layered: true,
+        ..lower
     };
     let replaced = Identity { inode: 8, ..lower };
     assert!(lower.is_same_file(&copied));
@@ -363,6 +363,11 @@ fn copied_file_of_a_layered_file_system_is_the_same_file() {
         ..lower
     };
     assert!(lower.is_same_file(&created(true)));
+    let generation = Identity {
+        generation: Some(2),
+        ..lower
+    };
+    assert!(!lower.is_same_file(&generation));
     let plain = Identity {
         is_layered: false,
         ..lower

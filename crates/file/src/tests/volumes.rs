@@ -163,6 +163,32 @@ async fn list_shows_one_generation_and_no_internal_names() {
     assert_eq!(kind(&provider, "B").await, ErrorKind::NotFound);
 }
 
+#[tokio::test(start_paused = true)]
+async fn new_generation_counts_as_a_whole_at_once() {
+    let volume = tempfile::tempdir().unwrap();
+    publish(volume.path(), 1, &["A", "B", "C"]);
+    let provider = FileProvider::directory(volume.path());
+    let keys = keys(&["A", "B", "C"]);
+    assert!(provider.get_many(&keys).await.iter().all(Result::is_ok));
+    // The second generation empties one secret and removes another one.
+    let start = tokio::time::Instant::now();
+    let next = volume.path().join("..2");
+    fs::create_dir(&next).unwrap();
+    write(&next.join("A"), b"2");
+    write(&next.join("B"), b"");
+    symlink("..2", volume.path().join("..data_tmp")).unwrap();
+    fs::rename(
+        volume.path().join("..data_tmp"),
+        volume.path().join("..data"),
+    )
+    .unwrap();
+    let [a, b, c] = provider.get_many(&keys).await.try_into().unwrap();
+    assert_eq!(a.unwrap().value.expose_bytes(), b"2");
+    assert_eq!(b.unwrap().value.expose_bytes(), b"");
+    assert_eq!(c.unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(start.elapsed() <= Duration::from_millis(300));
+}
+
 #[tokio::test]
 async fn key_below_a_volume_cannot_leave_the_root() {
     let folder = folder(&[("outside", b"c4n4ry"), ("root/shared", b"shared")]);
@@ -174,8 +200,15 @@ async fn key_below_a_volume_cannot_leave_the_root() {
         symlink(format!("..data/{name}"), root.join(name)).unwrap();
     }
     symlink("..data/../../outside", root.join("UP")).unwrap();
+    // A volume whose link leads nowhere is like any other directory.
+    fs::create_dir(root.join("broken")).unwrap();
+    symlink("..nowhere", root.join("broken/..data")).unwrap();
+    symlink("..data/A", root.join("broken/A")).unwrap();
+    write(&root.join("broken/B"), b"plain");
     let provider = FileProvider::directory(&root);
     assert_eq!(text(&provider, "SHARED").await, "shared");
+    assert_eq!(text(&provider, "broken/B").await, "plain");
+    assert_eq!(kind(&provider, "broken/A").await, ErrorKind::NotFound);
     for key in ["OUT", "UP"] {
         assert_eq!(kind(&provider, key).await, ErrorKind::Denied, "{key}");
     }
