@@ -1,7 +1,9 @@
 //! The configuration of a provider and the formats of documents.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +40,18 @@ impl Format {
     }
 }
 
+impl fmt::Display for Format {
+    /// Writes the name, as in a URL.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Env => "env",
+            Self::Json => "json",
+            Self::Yaml => "yaml",
+            Self::Toml => "toml",
+        })
+    }
+}
+
 /// The dialect of a `.env` document. No dialect substitutes anything.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -62,7 +76,14 @@ pub(crate) struct Config {
     pub(crate) max_bytes: Option<u64>,
     pub(crate) trim_newline: bool,
     pub(crate) strict_permissions: bool,
+    /// The time after which a document that was emptied counts as empty.
+    pub(crate) rewrite_grace: Duration,
 }
+
+/// The default of `rewrite_grace`.
+const REWRITE_GRACE: Duration = Duration::from_secs(60);
+/// The maximum of `rewrite_grace`.
+pub(crate) const MAX_REWRITE_GRACE: Duration = Duration::from_secs(3600);
 
 /// How secrets are stored in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +112,7 @@ impl Config {
             max_bytes: None,
             trim_newline: true,
             strict_permissions: false,
+            rewrite_grace: REWRITE_GRACE,
         }
     }
 
@@ -101,6 +123,14 @@ impl Config {
             Format::Json => Syntax::Json,
             Format::Yaml => Syntax::Yaml,
             Format::Toml => Syntax::Toml,
+        }
+    }
+
+    /// Returns the format of the document. Returns `None` for a directory, or if nothing determines the format.
+    pub(crate) fn document_format(&self) -> Option<Format> {
+        match self.layout {
+            Layout::Directory => None,
+            Layout::Document(format) => format.or_else(|| Format::from_path(&self.path)),
         }
     }
 

@@ -33,7 +33,15 @@
 //! again, so a value is never a mix of old and new bytes. Changes are detected by the file notifications
 //! of the platform and, where these are not available, by polling every few seconds.
 //!
+//! The provider remembers hashes of what it has read. While a file is written in place, reads wait or fail
+//! with `Unavailable`, so that an empty or incomplete file is not taken for an absence. See
+//! [`FileProvider::rewrite_grace`]. The wait needs a tokio runtime with a timer.
+//!
+//! All keys of one `get_many` are read from one generation of a Kubernetes volume.
+//!
 //! # Special files and values
+//! - Only a path at which nothing exists is absent. A file in the place of a directory, a directory in the
+//!   place of a document and a path through a file are `InvalidConfig`.
 //! - A path cannot leave the directory, neither by `..` nor by a symbolic link. Links inside the
 //!   directory are followed, because Kubernetes replaces a whole volume by swapping a link.
 //! - A directory, a named pipe, a device, a file that is too large and an unreadable file each have
@@ -42,20 +50,26 @@
 //!   name is an error, except in `.env`, where the last value is used.
 //!
 //! # Limits
-//! Replace a secret by writing a new file and renaming it to the old name. A file that is truncated and
-//! then written can be read as empty in between.
+//! Replace a secret by writing a new file and renaming it to the old name. If a program writes to the existing
+//! file and pauses for more than 250 ms in the middle of a value, the first part of the value counts.
 
 mod config;
+mod directory;
 mod document;
 mod dotenv;
+mod identity;
 mod list;
+mod memory;
 mod open;
 mod permissions;
+mod place;
 mod provider;
 mod reader;
+mod rewrite;
 #[cfg(test)]
 mod tests;
 mod url;
+mod volume;
 mod watch;
 
 pub use config::{Dialect, Format};

@@ -1,20 +1,26 @@
-//! Reads one file safely: size limits, symbolic links, special files and concurrent writes.
+//! Opens and reads one file safely: size limits, symbolic links, special files and concurrent writes.
 
-use std::fs::{File, Metadata};
+use std::fs::{File, FileType, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use secretwell_core::{Error, ErrorKind};
 use zeroize::Zeroizing;
 
-/// The number of attempts to read a file that changes during the read.
-const ATTEMPTS: usize = 4;
+/// The number of attempts to read what changes during the read.
+pub(crate) const ATTEMPTS: usize = 4;
 
-/// The reason why a file could not be read.
+/// The reason why a file or a directory could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     #[error("the file does not exist")]
     Missing,
+    #[error("the target of this symbolic link, `{}`, does not exist", .0.display().to_string().escape_debug())]
+    Dangling(PathBuf),
+    #[error("a part of its path is a file, not a directory")]
+    NotADirectory,
+    #[error("this is a directory, not a file")]
+    IsADirectory,
     #[error("this is {0}, not a regular file")]
     NotAFile(&'static str),
     #[error("a symbolic link points out of the directory")]
@@ -32,40 +38,62 @@ pub(crate) enum OpenError {
 }
 
 impl OpenError {
+    /// Returns whether there is nothing at the path.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(
+            self,
+            Self::Missing | Self::Dangling(_) | Self::NotADirectory
+        )
+    }
+
+    /// Returns the error for a file below the directory of the provider.
     pub(crate) fn into_error(self, path: &Path) -> Error {
         let kind = match self {
-            Self::Missing => ErrorKind::NotFound,
-            Self::NotAFile(_) | Self::LinkLoop => ErrorKind::Malformed,
+            Self::Missing | Self::Dangling(_) | Self::NotADirectory => ErrorKind::NotFound,
+            Self::IsADirectory | Self::NotAFile(_) | Self::LinkLoop => ErrorKind::Malformed,
             Self::Outside | Self::Forbidden(_) => ErrorKind::Denied,
             Self::TooLarge(_) => ErrorKind::TooLarge,
             Self::Changing | Self::Io(_) => ErrorKind::Unavailable,
         };
         let hint = match self {
-            Self::Missing => "create it, or add a source that has the secret",
-            Self::NotAFile(_) | Self::LinkLoop => "replace it with a regular file",
+            Self::Missing | Self::NotADirectory => "create it, or add a source that has the secret",
+            Self::Dangling(_) => "create or mount the target",
+            Self::IsADirectory | Self::NotAFile(_) | Self::LinkLoop => {
+                "replace it with a regular file"
+            }
             Self::Outside => "move the file into the directory",
             Self::Forbidden(_) => "give the user of the service read permission",
             Self::TooLarge(_) => "check the path, or raise `max_bytes`",
             Self::Changing => "write a new file next to it and rename it to this name",
             Self::Io(_) => "check the file system",
         };
-        Error::new(
-            kind,
-            format!("`{}`: {self}", path.display().to_string().escape_debug()),
-        )
-        .with_hint(hint)
-        .with_source(self)
+        Error::new(kind, format!("`{}`: {self}", shown(path)))
+            .with_hint(hint)
+            .with_source(self)
     }
+}
+
+/// Returns a path for a message.
+pub(crate) fn shown(path: &Path) -> String {
+    path.display().to_string().escape_debug().to_string()
 }
 
 impl From<io::Error> for OpenError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Missing,
+            io::ErrorKind::NotFound => Self::Missing,
+            io::ErrorKind::NotADirectory => Self::NotADirectory,
             io::ErrorKind::PermissionDenied => Self::Forbidden(error),
-            io::ErrorKind::IsADirectory => Self::NotAFile("a directory"),
+            io::ErrorKind::IsADirectory => Self::IsADirectory,
             _ => Self::other(error),
         }
+    }
+}
+
+#[cfg(unix)]
+impl From<rustix::io::Errno> for OpenError {
+    fn from(error: rustix::io::Errno) -> Self {
+        io::Error::from(error).into()
     }
 }
 
@@ -89,41 +117,26 @@ impl OpenError {
     }
 }
 
-/// The location of a file.
-#[derive(Debug, Clone)]
-pub(crate) enum Location {
-    /// A path without restrictions.
-    Path(PathBuf),
-    /// A relative path below a root directory that it must not leave.
-    Below(PathBuf, PathBuf),
+/// The content of a file.
+pub(crate) struct Contents {
+    pub(crate) bytes: Zeroizing<Vec<u8>>,
+    pub(crate) metadata: Metadata,
+    /// The open file, for questions about its file system.
+    pub(crate) file: File,
+    /// The name of the generation of a volume, if the file belongs to one.
+    pub(crate) generation: Option<PathBuf>,
 }
 
-impl Location {
-    pub(crate) fn path(&self) -> PathBuf {
-        match self {
-            Self::Path(path) => path.clone(),
-            Self::Below(root, file) => root.join(file),
-        }
-    }
-
-    fn open(&self) -> Result<File, OpenError> {
-        match self {
-            Self::Path(path) => Ok(open_nonblocking(path)?),
-            Self::Below(root, file) => open_below(root, file),
-        }
-    }
-}
-
-/// Reads the file at `location`. A file that changes during the read is read again, so the bytes are
-/// never a mix of old and new content.
+/// Reads a file. A file that changes during the read is read again, so the bytes are never a mix of old and new
+/// content.
 pub(crate) fn read(
-    location: &Location,
+    mut open: impl FnMut() -> Result<File, OpenError>,
     limit: u64,
-) -> Result<(Zeroizing<Vec<u8>>, Metadata), OpenError> {
+) -> Result<Contents, OpenError> {
     for _ in 0..ATTEMPTS {
-        let mut file = location.open()?;
+        let mut file = open()?;
         let before = file.metadata()?;
-        check_type(&before)?;
+        check_type(before.file_type())?;
         if before.len() > limit {
             return Err(OpenError::TooLarge(limit));
         }
@@ -136,12 +149,17 @@ pub(crate) fn read(
         if bytes.len() as u64 > limit {
             return Err(OpenError::TooLarge(limit));
         }
-        let after = file.metadata()?;
-        if after.len() == before.len()
-            && bytes.len() as u64 == after.len()
-            && after.modified().ok() == before.modified().ok()
+        let metadata = file.metadata()?;
+        if metadata.len() == before.len()
+            && bytes.len() as u64 == metadata.len()
+            && metadata.modified().ok() == before.modified().ok()
         {
-            return Ok((bytes, after));
+            return Ok(Contents {
+                bytes,
+                metadata,
+                file,
+                generation: None,
+            });
         }
     }
     Err(OpenError::Changing)
@@ -149,7 +167,7 @@ pub(crate) fn read(
 
 /// Opens a file without blocking, because opening a named pipe would otherwise wait for a writer.
 #[cfg(unix)]
-fn open_nonblocking(path: &Path) -> io::Result<File> {
+pub(crate) fn open_path(path: &Path) -> Result<File, OpenError> {
     Ok(File::from(rustix::fs::open(
         path,
         flags(),
@@ -158,78 +176,29 @@ fn open_nonblocking(path: &Path) -> io::Result<File> {
 }
 
 #[cfg(not(unix))]
-fn open_nonblocking(path: &Path) -> io::Result<File> {
-    File::open(path)
+pub(crate) fn open_path(path: &Path) -> Result<File, OpenError> {
+    Ok(File::open(path)?)
 }
 
 #[cfg(unix)]
-fn flags() -> rustix::fs::OFlags {
+pub(crate) fn flags() -> rustix::fs::OFlags {
     use rustix::fs::OFlags;
 
     OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY
 }
 
-/// Opens a file below `root`. The kernel ensures that no symbolic link and no concurrent rename leads out
-/// of the root.
-#[cfg(target_os = "linux")]
-fn open_below(root: &Path, file: &Path) -> Result<File, OpenError> {
-    use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
-    use rustix::io::Errno;
-
-    let root_fd = open(
-        root,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(io::Error::from)?;
-    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    for _ in 0..ATTEMPTS {
-        match openat2(&root_fd, file, flags(), Mode::empty(), beneath) {
-            Ok(fd) => return Ok(File::from(fd)),
-            // A concurrent rename interrupted the resolution.
-            Err(Errno::AGAIN) => {}
-            // An old kernel or a sandbox does not support the call.
-            Err(Errno::NOSYS | Errno::PERM) => return open_below_checked(root, file),
-            Err(error) => return Err(io::Error::from(error).into()),
-        }
+/// Returns an error if this is not the type of a regular file.
+pub(crate) fn check_type(kind: FileType) -> Result<(), OpenError> {
+    match kind {
+        _ if kind.is_file() => Ok(()),
+        _ if kind.is_dir() => Err(OpenError::IsADirectory),
+        _ => Err(OpenError::NotAFile(special_file(kind))),
     }
-    Err(OpenError::Changing)
 }
 
-#[cfg(not(target_os = "linux"))]
-fn open_below(root: &Path, file: &Path) -> Result<File, OpenError> {
-    open_below_checked(root, file)
-}
-
-fn open_below_checked(root: &Path, file: &Path) -> Result<File, OpenError> {
-    Ok(open_nonblocking(&resolve_below(root, file)?)?)
-}
-
-/// Resolves a path below `root` without help of the kernel, and rejects a path that leaves the root.
-///
-/// A process with write access to the directory can change the path between this check and the open.
-pub(crate) fn resolve_below(root: &Path, path: &Path) -> Result<PathBuf, OpenError> {
-    let (root, path) = (root.canonicalize()?, root.join(path).canonicalize()?);
-    if !path.starts_with(&root) {
-        return Err(OpenError::Outside);
-    }
-    Ok(path)
-}
-
-fn check_type(metadata: &Metadata) -> Result<(), OpenError> {
-    let kind = metadata.file_type();
-    if kind.is_file() {
-        return Ok(());
-    }
-    Err(OpenError::NotAFile(if kind.is_dir() {
-        "a directory"
-    } else {
-        special_file(kind)
-    }))
-}
-
+/// Returns the name of a type of file that is neither a regular file nor a directory.
 #[cfg(unix)]
-fn special_file(kind: std::fs::FileType) -> &'static str {
+pub(crate) fn special_file(kind: FileType) -> &'static str {
     use std::os::unix::fs::FileTypeExt;
 
     if kind.is_fifo() {
@@ -242,44 +211,6 @@ fn special_file(kind: std::fs::FileType) -> &'static str {
 }
 
 #[cfg(not(unix))]
-fn special_file(_: std::fs::FileType) -> &'static str {
+pub(crate) fn special_file(_: FileType) -> &'static str {
     "a special file"
-}
-
-/// Returns the mode of a file if users other than its owner have any permission.
-#[cfg(unix)]
-pub(crate) fn mode_open_to_others(metadata: &Metadata) -> Option<u32> {
-    use std::os::unix::fs::PermissionsExt;
-
-    let mode = metadata.permissions().mode() & 0o7777;
-    (mode & 0o077 != 0).then_some(mode)
-}
-
-#[cfg(not(unix))]
-pub(crate) fn mode_open_to_others(_: &Metadata) -> Option<u32> {
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn path_resolution_without_openat2_stays_below_the_root() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().join("root");
-        std::fs::create_dir_all(root.join("..data")).unwrap();
-        std::fs::write(root.join("..data/KEY"), "inside").unwrap();
-        std::fs::write(folder.path().join("outside"), "outside").unwrap();
-        #[cfg(unix)]
-        {
-            std::os::unix::fs::symlink("..data/KEY", root.join("KEY")).unwrap();
-            std::os::unix::fs::symlink("../outside", root.join("OUT")).unwrap();
-            assert!(open_below_checked(&root, Path::new("KEY")).is_ok());
-            let out = open_below_checked(&root, Path::new("OUT")).unwrap_err();
-            assert!(matches!(out, OpenError::Outside));
-        }
-        let missing = open_below_checked(&root, Path::new("NONE")).unwrap_err();
-        assert!(matches!(missing, OpenError::Missing));
-    }
 }

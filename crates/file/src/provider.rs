@@ -8,9 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secretwell_core::backend::{Capabilities, ChangeStream, Notice};
 use secretwell_core::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider};
+use tokio::time::Instant;
 
-use crate::config::{Config, Dialect, Format, Layout};
-use crate::reader::Reader;
+use crate::config::{Config, Dialect, Format, Layout, MAX_REWRITE_GRACE};
+use crate::reader::{Reader, Reading};
+use crate::rewrite::PATIENCE;
 use crate::watch;
 
 /// A provider that reads secrets from a directory or a document. See the [crate](crate) for the layouts.
@@ -89,9 +91,27 @@ impl FileProvider {
 
     /// Rejects a file with [`ErrorKind::Denied`] if users other than its owner have any permission.
     /// Default: a warning is logged once. This setting has an effect on Unix only.
+    ///
+    /// On a read-only mount, such as those of Docker and Kubernetes, permission to read does not count.
     #[must_use]
     pub fn strict_permissions(self) -> Self {
         self.with(|config| config.strict_permissions = true)
+    }
+
+    /// Sets the time after which a document or a file that was emptied counts as empty. Default: 60 s. A longer time than
+    /// 1 h counts as 1 h.
+    ///
+    /// Many programs empty a file before they write it. Until the time has passed, reads fail with
+    /// [`ErrorKind::Unavailable`], so that a resolver keeps the last value and a chain does not continue with a weaker
+    /// source. The same time applies to a key that is missing from a document that was rewritten in place, and to a
+    /// document that cannot be parsed any more. A document that is replaced by a rename counts at once.
+    #[must_use]
+    pub fn rewrite_grace(self, grace: Duration) -> Self {
+        self.with(|config| config.rewrite_grace = grace.min(MAX_REWRITE_GRACE))
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.reader.config
     }
 
     fn from_config(config: Config) -> Self {
@@ -106,22 +126,30 @@ impl FileProvider {
         Self::from_config(config)
     }
 
-    /// Runs `read` on a blocking thread.
-    async fn blocking<T: Send + 'static>(
+    /// Runs `read` on a blocking thread, and again while a file is being written, for at most 2 s.
+    async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Reader) -> T + Send + 'static,
+        read: impl Fn(&Reader) -> Reading<T> + Send + Sync + 'static,
     ) -> Result<T, Error> {
-        let reader = self.reader.clone();
-        tokio::task::spawn_blocking(move || read(&reader))
-            .await
-            .map_err(|error| {
-                Error::new(
-                    ErrorKind::Unavailable,
-                    "the blocking read task was canceled or panicked",
-                )
-                .with_origin(&self.reader.origin)
-                .with_source(error)
-            })
+        let end = Instant::now() + PATIENCE;
+        let read = Arc::new(read);
+        loop {
+            let (reader, read) = (self.reader.clone(), read.clone());
+            let reading = tokio::task::spawn_blocking(move || read(&reader)).await;
+            let reading = reading.map_err(|error| self.interrupted(error))?;
+            match reading.wait {
+                // No blocking thread sleeps, and a caller that is dropped stops waiting.
+                Some(wait) if Instant::now() + wait <= end => tokio::time::sleep(wait).await,
+                _ => return Ok(reading.result),
+            }
+        }
+    }
+
+    fn interrupted(&self, error: tokio::task::JoinError) -> Error {
+        let message = "the blocking read task was canceled or panicked";
+        Error::new(ErrorKind::Unavailable, message)
+            .with_origin(&self.reader.origin)
+            .with_source(error)
     }
 }
 
@@ -154,7 +182,7 @@ impl SecretProvider for FileProvider {
     /// Reads several keys. A document is read once for all of them.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
         let owned = keys.to_vec();
-        match self.blocking(move |reader| reader.read_all(&owned)).await {
+        match self.read(move |reader| reader.read_all(&owned)).await {
             Ok(results) => results,
             Err(error) => keys
                 .iter()
@@ -165,12 +193,12 @@ impl SecretProvider for FileProvider {
 
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
         let prefix = prefix.clone();
-        self.blocking(move |reader| reader.list(&prefix)).await?
+        self.read(move |reader| reader.list(&prefix)).await?
     }
 
     async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
         let prefix = prefix.clone();
-        self.blocking(move |reader| reader.notices(&prefix)).await?
+        self.read(move |reader| reader.notices(&prefix)).await?
     }
 
     fn watch(&self) -> Option<ChangeStream> {
@@ -178,7 +206,7 @@ impl SecretProvider for FileProvider {
     }
 
     async fn health(&self) -> Result<(), Error> {
-        self.blocking(Reader::health).await?
+        self.read(Reader::health).await?
     }
 }
 

@@ -1,109 +1,387 @@
 //! The blocking reads of a provider.
 
+use std::collections::HashSet;
+use std::error::Error as _;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, SystemTime};
 
-use secretwell_core::{Error, ErrorKind, Origin, Secret, SecretKey, Version};
+use secretwell_core::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, Version};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
 
-use crate::config::{Config, Format, Layout};
+use crate::config::{Config, Layout};
+use crate::directory::Directory;
 use crate::document::{self, Document};
-use crate::open::{self, Location};
+use crate::identity::Identity;
+use crate::memory::Memory;
+use crate::open::{self, Contents, OpenError, shown};
+use crate::place;
+use crate::rewrite::{Condition, Look, STABLE, Seen, Stamp, Verdict};
+use crate::volume::Tree;
+
+/// The longest backoff after a read during a rewrite, because most rewrites take less.
+const REWRITE_BACKOFF: Duration = Duration::from_secs(1);
+
+/// The number of attempts to read a batch from a volume that is replaced meanwhile.
+const BATCH_ATTEMPTS: usize = 16;
 
 /// The blocking part of the provider, which runs on blocking threads.
 pub(crate) struct Reader {
     pub(crate) origin: Origin,
     pub(crate) config: Config,
+    pub(crate) memory: Memory,
     /// Whether the warning about open permissions has been logged.
     pub(crate) warned: AtomicBool,
+}
+
+/// The result of a read.
+pub(crate) struct Reading<T> {
+    pub(crate) result: T,
+    /// The time after which another read might return a better result, because a file is being written.
+    pub(crate) wait: Option<Duration>,
+}
+
+impl<T> Reading<T> {
+    pub(crate) fn map<U>(self, map: impl FnOnce(T) -> U) -> Reading<U> {
+        Reading {
+            result: map(self.result),
+            wait: self.wait,
+        }
+    }
+}
+
+/// A read of one file, before it is judged.
+struct Attempt<T> {
+    /// The parsed content, or the reason why it cannot be used.
+    result: Result<T, Error>,
+    look: Look,
+    /// Whether the file was modified less than [`STABLE`] ago.
+    is_young: bool,
 }
 
 impl Reader {
     pub(crate) fn new(config: Config) -> Self {
         Self {
-            origin: Origin::new("file", config.path.display().to_string().escape_debug()),
+            origin: Origin::new("file", shown(&config.path)),
             config,
+            memory: Memory::new(),
             warned: AtomicBool::new(false),
         }
     }
 
-    pub(crate) fn read_all(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
-        let with_context = |key: &SecretKey, result: Result<Secret, Error>| {
-            result.map_err(|error| error.with_origin(&self.origin).with_key(key))
+    /// Reads several keys. A document is read once for all of them, and the files of a volume are of one generation.
+    pub(crate) fn read_all(&self, keys: &[SecretKey]) -> Reading<Vec<Result<Secret, Error>>> {
+        let reading = match self.config.layout {
+            Layout::Directory => self.read_files(keys),
+            Layout::Document(_) => self.read_entries(keys),
         };
-        match self.config.layout {
-            Layout::Directory => keys
-                .iter()
-                .map(|key| with_context(key, self.read_file(key)))
-                .collect(),
-            Layout::Document(format) => match self.read_document(format) {
-                Ok(document) => {
-                    let read = |key| with_context(key, read_entry(&document, key));
-                    keys.iter().map(read).collect()
-                }
-                Err(error) => keys
-                    .iter()
-                    .map(|key| with_context(key, Err(error.clone())))
-                    .collect(),
-            },
+        reading.map(|results| {
+            let with_context = |(result, key): (Result<Secret, Error>, &SecretKey)| {
+                result.map_err(|error| error.with_origin(&self.origin).with_key(key))
+            };
+            results.into_iter().zip(keys).map(with_context).collect()
+        })
+    }
+
+    fn read_files(&self, keys: &[SecretKey]) -> Reading<Vec<Result<Secret, Error>>> {
+        let began = Instant::now();
+        let contents = match self.open_files(keys) {
+            Ok(contents) => contents,
+            Err(error) => {
+                // Nothing in the directory is known any more, so each file is judged.
+                let error = place::explain(&self.config, error);
+                keys.iter().map(|_| Err(error.clone())).collect()
+            }
+        };
+        let ended = Instant::now();
+        let mut wait = None;
+        let judge = |(key, contents): (&SecretKey, Result<Contents, Error>)| {
+            let reading = self.judge_file(key.as_str(), contents, began, ended);
+            wait = wait.max(reading.wait);
+            reading.result
+        };
+        let result = keys.iter().zip(contents).map(judge).collect();
+        Reading { result, wait }
+    }
+
+    /// Reads the files of a batch from one generation of each volume.
+    fn open_files(&self, keys: &[SecretKey]) -> Result<Vec<Result<Contents, Error>>, OpenError> {
+        let limit = self.config.limit();
+        for _ in 0..BATCH_ATTEMPTS {
+            let mut tree = Tree::open(&self.config.path)?;
+            let mut has_absence = false;
+            let mut read = |key: &SecretKey| {
+                reject_volume_names(key.as_str())?;
+                let file = Path::new(key.as_str());
+                let path = self.config.path.join(file);
+                let mut generation = None;
+                let open = || {
+                    let (file, found) = tree.open_file(file)?;
+                    generation = found;
+                    Ok(file)
+                };
+                let contents = open::read(open, limit).map_err(|error| {
+                    has_absence |= error.is_absence();
+                    error.into_error(&path)
+                })?;
+                self.check_permissions(&path, &contents)?;
+                Ok(Contents {
+                    generation,
+                    ..contents
+                })
+            };
+            let contents = keys.iter().map(&mut read).collect();
+            if !has_absence || !tree.has_moved() {
+                return Ok(contents);
+            }
+        }
+        Err(OpenError::Changing)
+    }
+
+    /// Judges the look at one file of a directory. `path` is relative.
+    fn judge_file(
+        &self,
+        path: &str,
+        contents: Result<Contents, Error>,
+        began: Instant,
+        ended: Instant,
+    ) -> Reading<Result<Secret, Error>> {
+        let attempt = self.attempt(contents, |mut contents| {
+            self.trim_newline(&mut contents.bytes);
+            // The files of a volume are never written in place.
+            let condition = match contents.bytes.is_empty() && contents.generation.is_none() {
+                true => Condition::Blank,
+                false => Condition::Good,
+            };
+            (Ok(std::mem::take(&mut contents.bytes)), condition)
+        });
+        let is_blank = matches!(attempt.look, Look::Content(_, Condition::Blank));
+        let seen = Seen {
+            began,
+            ended,
+            look: attempt.look,
+            is_doubtful: attempt.is_young && is_blank,
+        };
+        let grace = self.config.rewrite_grace;
+        let verdict = self.memory.judge(path, &seen, HashSet::new, grace);
+        let (result, wait) = self.conclude(Path::new(path), attempt.result, verdict);
+        Reading {
+            result: result.map(|mut bytes| secret(std::mem::take(&mut *bytes))),
+            wait,
         }
     }
 
-    fn read_file(&self, key: &SecretKey) -> Result<Secret, Error> {
-        reject_volume_names(key.as_str())?;
-        let location = Location::Below(self.config.path.clone(), key.as_str().into());
-        let mut bytes = self.read(&location)?;
+    fn trim_newline(&self, bytes: &mut Zeroizing<Vec<u8>>) {
         if self.config.trim_newline && bytes.last() == Some(&b'\n') {
             bytes.pop();
             if bytes.last() == Some(&b'\r') {
                 bytes.pop();
             }
         }
-        Ok(secret(std::mem::take(&mut *bytes)))
     }
 
-    pub(crate) fn read_document(&self, format: Option<Format>) -> Result<Document, Error> {
-        let path = &self.config.path;
-        let format = format.or_else(|| Format::from_path(path)).ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                "the file name does not determine a format",
-            )
-            .with_hint("set the format: env, json, yaml or toml")
-        })?;
-        let bytes = self.read(&Location::Path(path.clone()))?;
-        document::parse(self.config.syntax(format), &bytes)
+    fn read_entries(&self, keys: &[SecretKey]) -> Reading<Vec<Result<Secret, Error>>> {
+        let is_absent = |document: &Document| {
+            let is_absent = |key| matches!(document.get(key), Ok(None));
+            keys.iter().any(is_absent)
+        };
+        self.read_document(is_absent)
+            .map(|document| match document {
+                Ok(document) => (keys.iter())
+                    .map(|key| self.read_entry(&document, key))
+                    .collect(),
+                Err(error) => keys.iter().map(|_| Err(error.clone())).collect(),
+            })
     }
 
-    fn read(&self, location: &Location) -> Result<zeroize::Zeroizing<Vec<u8>>, Error> {
-        let (bytes, metadata) = open::read(location, self.config.limit())
-            .map_err(|error| self.explain_missing_root(error.into_error(&location.path())))?;
-        self.check_permissions(&location.path(), &metadata)?;
-        Ok(bytes)
-    }
-
-    /// Replaces the error of a missing secret if the root directory itself is missing.
-    fn explain_missing_root(&self, error: Error) -> Error {
-        let root = &self.config.path;
-        if !error.is_not_found() || self.config.layout != Layout::Directory || root.exists() {
-            return error;
+    fn read_entry(&self, document: &Document, key: &SecretKey) -> Result<Secret, Error> {
+        if let Some(bytes) = document.get(key)? {
+            return Ok(secret(bytes));
         }
-        let root = root.display().to_string();
-        Error::new(
+        let name = self.name(key.as_str());
+        if self.memory.ask("", |known| known.is_missing(name)) {
+            return Err(self.rewriting(Path::new(""), "this key is missing since it was rewritten"));
+        }
+        Err(Error::new(
             ErrorKind::NotFound,
-            format!("the directory `{}` does not exist", root.escape_debug()),
+            "the document has no entry for this key, or the entry is `null`",
         )
-        .with_hint("create or mount it, or add a source that has the secret")
+        .with_hint("add it, or add a source that has it"))
+    }
+
+    /// Reads the document. `has_absence` returns whether a key that is read is absent from it.
+    fn read_document(
+        &self,
+        has_absence: impl FnOnce(&Document) -> bool,
+    ) -> Reading<Result<Document, Error>> {
+        let path = &self.config.path;
+        let Some(format) = self.config.document_format() else {
+            let message = "the file name does not determine a format";
+            let error = Error::new(ErrorKind::InvalidConfig, message)
+                .with_hint("set the format: env, json, yaml or toml");
+            return Reading {
+                result: Err(error),
+                wait: None,
+            };
+        };
+        let began = Instant::now();
+        let contents = open::read(|| open::open_path(path), self.config.limit())
+            .map_err(|error| place::explain(&self.config, error))
+            .and_then(|contents| {
+                self.check_permissions(path, &contents)?;
+                Ok(contents)
+            });
+        let ended = Instant::now();
+        let attempt = self.attempt(contents, |contents| {
+            let document = document::parse(self.config.syntax(format), &contents.bytes);
+            let condition = match &document {
+                Ok(_) if is_blank(&contents.bytes) => Condition::Blank,
+                Ok(_) => Condition::Good,
+                Err(_) => Condition::Malformed,
+            };
+            (document, condition)
+        });
+        let has_absence = attempt.result.as_ref().map_or(true, has_absence)
+            || matches!(attempt.look, Look::Content(_, Condition::Blank));
+        let seen = Seen {
+            began,
+            ended,
+            look: attempt.look,
+            is_doubtful: attempt.is_young && has_absence,
+        };
+        let names = || match &attempt.result {
+            Ok(document) => self.names(document),
+            Err(_) => HashSet::new(),
+        };
+        let verdict = (self.memory).judge("", &seen, names, self.config.rewrite_grace);
+        let (result, wait) = self.conclude(Path::new(""), attempt.result, verdict);
+        Reading { result, wait }
+    }
+
+    /// Reads the document for all of its keys.
+    ///
+    /// # Errors
+    /// Returns an error while a key might be missing only because the document was rewritten a short time ago.
+    pub(crate) fn read_whole(&self) -> Reading<Result<Document, Error>> {
+        self.read_document(|_| false).map(|document| {
+            if self.memory.ask("", |known| known.has_missing_names()) {
+                return Err(
+                    self.rewriting(Path::new(""), "keys are missing since it was rewritten")
+                );
+            }
+            document
+        })
     }
 
     /// Checks the directory or reads the whole document, because one defect in it fails every key.
-    pub(crate) fn health(&self) -> Result<(), Error> {
+    pub(crate) fn health(&self) -> Reading<Result<(), Error>> {
         let checked = match self.config.layout {
-            // The `.` entry needs the same search permission as reading a file in the directory.
-            Layout::Directory => std::fs::metadata(self.config.path.join("."))
-                .map(drop)
-                .map_err(|error| open::OpenError::from(error).into_error(&self.config.path)),
-            Layout::Document(format) => self.read_document(format).map(drop),
+            Layout::Directory => Reading {
+                result: Directory::open(&self.config.path)
+                    .and_then(|directory| directory.check_access())
+                    .map_err(|error| place::explain(&self.config, error)),
+                wait: None,
+            },
+            Layout::Document(_) => self
+                .read_document(|_| false)
+                .map(|document| document.map(drop)),
         };
-        checked.map_err(|error| error.with_origin(&self.origin))
+        checked.map(|result| result.map_err(|error| error.with_origin(&self.origin)))
+    }
+
+    /// Looks at a file that was known and is not listed any more. Returns the time after which its absence can count.
+    pub(crate) fn confirm_absence(&self, path: &str) -> Option<Duration> {
+        let key = SecretKey::parse(path).ok()?;
+        self.read_files(std::slice::from_ref(&key)).wait
+    }
+
+    /// Interprets the content of a file.
+    fn attempt<T>(
+        &self,
+        contents: Result<Contents, Error>,
+        interpret: impl FnOnce(Contents) -> (Result<T, Error>, Condition),
+    ) -> Attempt<T> {
+        let contents = match contents {
+            Ok(contents) => contents,
+            Err(error) => {
+                let reason = error.source().and_then(|it| it.downcast_ref());
+                return Attempt {
+                    look: match reason {
+                        Some(OpenError::Changing) => Look::Unstable,
+                        _ => Look::Failed(error.kind()),
+                    },
+                    result: Err(error),
+                    is_young: false,
+                };
+            }
+        };
+        let modified = contents.metadata.modified().ok();
+        let generation = (contents.generation.as_ref()).map(|it| self.memory.hash(it));
+        let stamp = Stamp {
+            identity: Identity::of(&contents, generation),
+            len: contents.metadata.len(),
+            modified,
+            content: self.memory.hash(contents.bytes.as_slice()),
+        };
+        let (result, condition) = interpret(contents);
+        // A time in the future shows that the clocks differ, so the age is unknown.
+        let age = modified.and_then(|it| SystemTime::now().duration_since(it).ok());
+        Attempt {
+            result,
+            look: Look::Content(stamp, condition),
+            is_young: age.is_none_or(|age| age < STABLE),
+        }
+    }
+
+    fn conclude<T>(
+        &self,
+        path: &Path,
+        result: Result<T, Error>,
+        verdict: Verdict,
+    ) -> (Result<T, Error>, Option<Duration>) {
+        match verdict {
+            Verdict::Use => (result, None),
+            Verdict::Rewriting { reason, wait } => {
+                let error = self.rewriting(path, reason);
+                let error = match result {
+                    Ok(_) => error,
+                    Err(cause) => error.with_source(cause),
+                };
+                (Err(error), wait)
+            }
+        }
+    }
+
+    fn rewriting(&self, path: &Path, reason: &str) -> Error {
+        let path = match self.config.layout {
+            Layout::Directory => self.config.path.join(path),
+            Layout::Document(_) => self.config.path.clone(),
+        };
+        Error::new(
+            ErrorKind::Unavailable,
+            format!("`{}` is being changed: {reason}", shown(&path)),
+        )
+        .with_hint("write a new file next to it and rename it to this name")
+        .with_backoff_limit(REWRITE_BACKOFF)
+    }
+
+    /// Returns the hashes of the names in a document, those of its tables included.
+    fn names(&self, document: &Document) -> HashSet<u64> {
+        let mut names = HashSet::new();
+        for key in document.keys(&KeyPrefix::root()) {
+            let key = key.as_str();
+            let ends = key.match_indices('/').map(|(end, _)| end);
+            for end in ends.chain([key.len()]) {
+                names.insert(self.name(&key[..end]));
+            }
+        }
+        names
+    }
+
+    /// Returns the hash of a name. A `.env` document stores the key `db/PASSWORD` as `db_PASSWORD`.
+    fn name(&self, path: &str) -> u64 {
+        self.memory.hash(path.replace('/', "_").as_bytes())
     }
 }
 
@@ -119,15 +397,10 @@ pub(crate) fn reject_volume_names(path: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn read_entry(document: &Document, key: &SecretKey) -> Result<Secret, Error> {
-    let bytes = document.get(key)?.ok_or_else(|| {
-        Error::new(
-            ErrorKind::NotFound,
-            "the document has no entry for this key, or the entry is `null`",
-        )
-        .with_hint("add it, or add a source that has it")
-    })?;
-    Ok(secret(bytes))
+/// Returns whether a document contains nothing but white space.
+fn is_blank(bytes: &[u8]) -> bool {
+    let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    text.trim_ascii().is_empty()
 }
 
 fn secret(bytes: Vec<u8>) -> Secret {

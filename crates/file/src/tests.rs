@@ -10,6 +10,11 @@ use tempfile::TempDir;
 
 use crate::{FileProvider, Format};
 
+mod places;
+mod rewrites;
+#[cfg(unix)]
+mod volumes;
+
 /// The time limit for a change notification, much longer than one needs.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 
@@ -304,51 +309,6 @@ mod unix {
         ] {
             assert_eq!(list(prefix).await.unwrap_err().kind(), kind, "{prefix}");
         }
-    }
-
-    /// Drops the capabilities with which root ignores file permissions, for the current thread and the
-    /// threads that it starts.
-    #[cfg(target_os = "linux")]
-    fn drop_root_capabilities() {
-        use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-
-        let bypass = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
-        let mut sets = capabilities(None).unwrap();
-        for set in [&mut sets.effective, &mut sets.permitted] {
-            set.remove(bypass);
-        }
-        set_capabilities(None, sets).unwrap();
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn unreadable_files_are_denied_and_unhealthy() {
-        let folder = folder(&[("A", b"a"), ("a.json", b"{}"), ("closed/A", b"a")]);
-        for name in ["A", "a.json", "closed"] {
-            let mode = fs::Permissions::from_mode(0o000);
-            fs::set_permissions(folder.path().join(name), mode).unwrap();
-        }
-        let path = folder.path().to_owned();
-        let read = async move {
-            let directory = FileProvider::directory(&path);
-            assert_eq!(kind(&directory, "A").await, ErrorKind::Denied);
-            for refused in [
-                FileProvider::new(path.join("a.json")),
-                FileProvider::directory(path.join("closed")),
-            ] {
-                assert_eq!(kind(&refused, "A").await, ErrorKind::Denied);
-                let error = refused.health().await.unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
-            }
-        };
-        let reader = std::thread::spawn(|| {
-            drop_root_capabilities();
-            let runtime = tokio::runtime::Builder::new_current_thread().build();
-            runtime.unwrap().block_on(read);
-        });
-        reader.join().unwrap();
-        let mode = fs::Permissions::from_mode(0o700);
-        fs::set_permissions(folder.path().join("closed"), mode).unwrap();
     }
 
     #[tokio::test]

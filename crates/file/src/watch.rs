@@ -24,19 +24,30 @@ const MAX_ENTRIES: usize = 10_000;
 /// The depth of directories that a snapshot includes.
 const MAX_DEPTH: usize = 4;
 
+/// The number of entries up to which the first snapshot is taken before `start` returns.
+const MAX_IMMEDIATE: usize = 256;
+/// The number of entries up to which the directories are counted.
+const MAX_COUNTED: usize = 100_000;
+/// The number of directories up to which each of them gets a watch of the platform, whose number is limited.
+const MAX_WATCHED_DIRECTORIES: usize = 1_000;
+
 /// Starts a watch. Every change after the return is reported.
 ///
-/// For this reason the first snapshot is taken here. Later snapshots are taken on blocking threads.
+/// For this reason the first snapshot of a directory of usual size is taken here. Any other snapshot is taken on a
+/// blocking thread. A change before the first one could be missed, so that one is followed by a notification.
 pub(crate) fn start(config: &Config) -> ChangeStream {
     let (sender, stream) = ChangeStream::channel();
     let mut poller = Poller {
         target: Target::new(config),
         sender,
-        watcher: None,
+        subscription: None,
         directory: None,
-        snapshot: 0,
+        snapshot: None,
+        has_warned: false,
     };
-    poller.poll();
+    if poller.target.is_small() {
+        poller.poll();
+    }
     let mut tasks = JoinSet::new();
     tasks.spawn(poller.run());
     stream.with_guard(tasks)
@@ -67,9 +78,16 @@ impl Target {
         }
     }
 
-    /// Subscribes to file notifications. Returns `None` if the platform has no notifications, or if the
-    /// path does not exist yet.
-    fn watcher(&self, sender: &ChangeSender) -> Option<RecommendedWatcher> {
+    /// Returns whether a snapshot takes only a short time.
+    fn is_small(&self) -> bool {
+        !self.directory || count(&self.path, MAX_IMMEDIATE).is_some()
+    }
+
+    /// Subscribes to file notifications.
+    ///
+    /// # Errors
+    /// Returns an error if the platform has no notifications or no further ones, or if the path does not exist yet.
+    fn watcher(&self, sender: &ChangeSender) -> notify::Result<RecommendedWatcher> {
         let (target, sender) = (self.clone(), sender.clone());
         let forward = move |notification: notify::Result<notify::Event>| match notification {
             Ok(event) if target.is_affected_by(&event) => {
@@ -88,14 +106,14 @@ impl Target {
         };
         // The target of a link is either inside the directory and watched there, or not relevant.
         let config = notify::Config::default().with_follow_symlinks(false);
-        let mut watcher = RecommendedWatcher::new(forward, config).ok()?;
+        let mut watcher = RecommendedWatcher::new(forward, config)?;
         let mode = if self.directory {
             RecursiveMode::Recursive
         } else {
             RecursiveMode::NonRecursive
         };
-        watcher.watch(self.watched(), mode).ok()?;
-        Some(watcher)
+        watcher.watch(self.watched(), mode)?;
+        Ok(watcher)
     }
 
     fn is_affected_by(&self, event: &notify::Event) -> bool {
@@ -134,6 +152,26 @@ impl Target {
         hash_tree(&self.path, metadata, depth, &mut remaining, &mut hasher);
         hasher.finish()
     }
+}
+
+/// Returns the number of directories at and below `path`. Returns `None` if there are more than `limit` entries. Links
+/// are not followed.
+fn count(path: &Path, limit: usize) -> Option<usize> {
+    let (mut directories, mut entries) = (0, 0);
+    let mut rest = vec![path.to_owned()];
+    while let Some(directory) = rest.pop() {
+        directories += 1;
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            entries += 1;
+            if entries > limit {
+                return None;
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                rest.push(entry.path());
+            }
+        }
+    }
+    Some(directories)
 }
 
 /// Hashes the metadata of `path` and of everything below it. Links are not followed, because replacing a
@@ -202,17 +240,30 @@ fn identity(_: &Metadata) -> u64 {
 struct Poller {
     target: Target,
     sender: ChangeSender,
-    watcher: Option<RecommendedWatcher>,
+    subscription: Option<Subscription>,
     directory: Option<u64>,
     /// The result of the last poll.
-    snapshot: u64,
+    snapshot: Option<u64>,
+    /// Whether the warning about missing notifications has been logged.
+    has_warned: bool,
+}
+
+/// How changes between two polls are detected.
+enum Subscription {
+    Watcher(
+        #[expect(dead_code, reason = "it is dropped to end the subscription")] RecommendedWatcher,
+    ),
+    /// They are not, because the directory is too large.
+    None,
 }
 
 impl Poller {
     async fn run(mut self) {
         loop {
-            let watched = self.watcher.is_some();
-            tokio::time::sleep(if watched { SLOW_POLL } else { FAST_POLL }).await;
+            if self.snapshot.is_some() {
+                let is_subscribed = self.subscription.is_some();
+                tokio::time::sleep(if is_subscribed { SLOW_POLL } else { FAST_POLL }).await;
+            }
             // A poll walks through directories, which blocks.
             let poll = tokio::task::spawn_blocking(move || {
                 let has_receiver = !self.poll() || self.sender.send(Change::All);
@@ -228,13 +279,48 @@ impl Poller {
     /// Takes a snapshot and returns whether it differs from the last one.
     fn poll(&mut self) -> bool {
         let directory = self.target.directory_identity();
-        if self.watcher.is_none() && directory.is_some() || directory != self.directory {
-            self.watcher = self.target.watcher(&self.sender);
+        if self.subscription.is_none() && directory.is_some() || directory != self.directory {
+            // The old watches make room for the new ones.
+            self.subscription = None;
+            self.subscription = self.subscribe(directory.is_some());
             self.directory = directory;
         }
         // The snapshot is taken after subscribing, so no change is missed in between.
-        let snapshot = self.target.snapshot();
+        let snapshot = Some(self.target.snapshot());
         std::mem::replace(&mut self.snapshot, snapshot) != snapshot
+    }
+
+    fn subscribe(&mut self, exists: bool) -> Option<Subscription> {
+        let directories = match self.target.directory {
+            true => count(&self.target.path, MAX_COUNTED),
+            false => Some(1),
+        };
+        if directories.is_none_or(|it| it > MAX_WATCHED_DIRECTORIES) {
+            self.warn("the directory is too large for file notifications; use a smaller one");
+            return Some(Subscription::None);
+        }
+        match self.target.watcher(&self.sender) {
+            Ok(watcher) => Some(Subscription::Watcher(watcher)),
+            Err(_) if !exists => None,
+            Err(error) => {
+                self.warn(&format!(
+                    "the platform sends no file notifications: {error}"
+                ));
+                None
+            }
+        }
+    }
+
+    fn warn(&mut self, reason: &str) {
+        if !std::mem::replace(&mut self.has_warned, true) {
+            tracing::warn!(
+                target: "secretwell::file",
+                event = "watch_by_polling",
+                path = %self.target.path.display(),
+                reason,
+                "changes are detected by polling",
+            );
+        }
     }
 }
 

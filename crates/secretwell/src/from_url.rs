@@ -19,11 +19,15 @@ use secretwell_core::{Chain, Error, ErrorKind, MemoryProvider, SecretProvider};
 /// | `memory://` | an empty [`MemoryProvider`], for tests | |
 /// | `env://,file:///run/secrets` | a chain: keys that are missing in the first source are read from the second | |
 ///
-/// The crates `secretwell-infisical` and `secretwell-vault` list the options of their URLs. A file URL has two
-/// options, which are joined by `&`:
+/// The crates `secretwell-infisical` and `secretwell-vault` list the options of their URLs. The options of a file URL
+/// are joined by `&`:
 ///
 /// - `format=env|json|yaml|toml|directory` sets the format if the path does not determine it.
-/// - `permissions=strict` rejects files that other users can read.
+/// - `dialect=strict|node|docker|shell` sets the dialect of a `.env` document.
+/// - `newline=keep` keeps a newline at the end of a file in a directory.
+/// - `permissions=strict` rejects files that other users can access.
+/// - `max_bytes=4096` sets the size limit of a file.
+/// - `rewrite_grace=30s` sets the time after which an emptied file counts as empty.
 ///
 /// This function does no I/O. A missing secret or file is therefore not an error here.
 ///
