@@ -1,1 +1,3 @@
 //! Values to the letter: what a service receives from files, documents and variables, and which values may sign.
+
+mod scalars;
