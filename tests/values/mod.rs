@@ -1,3 +1,5 @@
 //! Values to the letter: what a service receives from files, documents and variables, and which values may sign.
 
+mod field_types;
 mod scalars;
+mod typed;
