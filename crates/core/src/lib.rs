@@ -47,6 +47,8 @@ mod encrypted;
 mod error;
 mod fingerprint;
 mod join;
+#[doc(hidden)]
+pub mod json;
 mod key;
 mod memory;
 mod notice;

@@ -32,6 +32,9 @@ pub mod writing_a_backend {}
 #[doc = include_str!("../docs/guides/which-type.md")]
 pub mod which_type {}
 
+#[doc = include_str!("../docs/guides/field-types.md")]
+pub mod field_types {}
+
 #[doc = include_str!("../docs/guides/migration.md")]
 pub mod migration {}
 

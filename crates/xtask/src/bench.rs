@@ -33,6 +33,12 @@ const PARTS: &[Part] = &[
         run: run_scale,
     },
     Part {
+        name: "documents",
+        about: "reading one of 10,000 secrets from a document",
+        prepare: None,
+        run: run_part,
+    },
+    Part {
         name: "rotation",
         about: "latency during a rotation",
         prepare: None,

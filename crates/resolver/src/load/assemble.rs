@@ -11,8 +11,9 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visi
 use serde::forward_to_deserialize_any;
 
 use super::plan::{Loaded, Plan};
-use super::text::{FieldError, Place, Reason, Text};
-use super::trace::{Node, field_key};
+use super::reason::{FieldError, Place, Reason};
+use super::text::Text;
+use super::trace::{Content, Node, field_key};
 use crate::Resolved;
 use crate::error::{LoadError, short_type_name};
 
@@ -20,7 +21,7 @@ use crate::error::{LoadError, short_type_name};
 ///
 /// serde stops at the first error. With a sample value of the right form in place of a bad value, it
 /// continues and reports the next error. A struct that was built with a sample is never returned.
-const SAMPLES: [&str; 9] = [
+const SAMPLES: [&str; 11] = [
     "1",
     "a",
     "https://localhost/",
@@ -30,6 +31,8 @@ const SAMPLES: [&str; 9] = [
     "2000-01-01T00:00:00Z",
     "00000000-0000-0000-0000-000000000000",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa=",
+    "[]",
+    "{}",
 ];
 
 /// The position of a problem that does not belong to a field.
@@ -198,20 +201,26 @@ fn build<T: DeserializeOwned>(
 
 /// Calls `deserialize`, which runs code of the user's types, and returns a panic as an error. The
 /// message of the panic is dropped, because it might contain the value.
-fn catch_panic<T>(deserialize: impl FnOnce() -> Result<T, FieldError>) -> Result<T, FieldError> {
+pub(super) fn catch_panic<T>(
+    deserialize: impl FnOnce() -> Result<T, FieldError>,
+) -> Result<T, FieldError> {
     // After a panic, nothing that `deserialize` has changed is used again.
     catch_unwind(AssertUnwindSafe(deserialize)).unwrap_or_else(|_| Err(Reason::Panicked.into()))
 }
 
 /// Returns the problem of a value that its field did not accept.
-fn invalid_value(type_name: Option<&'static str>, reason: Reason) -> Error {
+pub(super) fn invalid_value(type_name: Option<&'static str>, reason: Reason) -> Error {
     // With `deserialize_with`, the type is a private helper of serde.
     let type_name = type_name.filter(|name| !name.contains("__DeserializeWith"));
+    let not_valid = |name| {
+        let message = format!("the value is not a valid `{}`", short_type_name(name));
+        Error::new(ErrorKind::Invalid, message)
+    };
     match (reason, type_name) {
-        (Reason::Rejected, Some(name)) => Error::new(
-            ErrorKind::Invalid,
-            format!("the value is not a valid `{}`", short_type_name(name)),
-        ),
+        (Reason::Rejected, Some(name)) => not_valid(name),
+        (Reason::OuterWhiteSpace, Some(name)) => {
+            not_valid(name).with_hint("remove the white space around it")
+        }
         (Reason::Panicked, _) => panicked(type_name),
         _ => FieldError::from(reason).into(),
     }
@@ -260,10 +269,12 @@ fn not_found(key: &SecretKey) -> Error {
 impl Inputs {
     /// Returns whether a field has an input, or a struct has at least one field with an input.
     fn contains(&self, node: &Node) -> bool {
-        match &node.fields {
-            None => !matches!(self.fields.get(&node.key), None | Some(FieldInput::Absent)),
-            Some(_) if self.required_structs.contains(&node.key) => true,
-            Some(fields) => fields.iter().any(|field| self.contains(field)),
+        match &node.content {
+            Content::Secret(_) => {
+                !matches!(self.fields.get(&node.key), None | Some(FieldInput::Absent))
+            }
+            Content::Struct(_) if self.required_structs.contains(&node.key) => true,
+            Content::Struct(fields) => fields.iter().any(|field| self.contains(field)),
         }
     }
 
@@ -365,23 +376,28 @@ impl<'de> MapAccess<'de> for Fields<'_> {
     ) -> Result<V::Value, FieldError> {
         let node = self.current.take().ok_or(Reason::Rejected)?;
         let inputs = self.inputs;
-        if let Some(fields) = &node.fields {
-            let nested = Struct {
-                fields,
-                prefix: KeyPrefix::parse(&node.key).map_err(|_| Reason::Rejected)?,
-                type_name: node.type_name,
-                inputs,
-            };
-            let place = nested.place();
-            return catch_panic(|| seed.deserialize(nested))
-                .map_err(|error| error.with_place(|| place));
-        }
+        let form = match &node.content {
+            Content::Secret(form) => *form,
+            Content::Struct(fields) => {
+                let nested = Struct {
+                    fields,
+                    prefix: KeyPrefix::parse(&node.key).map_err(|_| Reason::Rejected)?,
+                    type_name: node.type_name,
+                    inputs,
+                };
+                let place = nested.place();
+                return catch_panic(|| seed.deserialize(nested))
+                    .map_err(|error| error.with_place(|| place));
+            }
+        };
         let text = match inputs.fields.get(&node.key) {
-            Some(FieldInput::Value(resolved)) => Text::new(resolved.value.expose_bytes()),
+            Some(FieldInput::Value(resolved)) => Text::new(resolved.value.expose_bytes(), form),
             Some(FieldInput::Sample(index)) => Text::sample(SAMPLES[*index]),
             Some(FieldInput::Absent) | None => return Err(Reason::Rejected.into()),
         };
-        catch_panic(|| seed.deserialize(text))
-            .map_err(|error| error.with_place(|| Place::Secret(node.key.clone())))
+        catch_panic(|| seed.deserialize(text)).map_err(|mut error| {
+            error.reason = text.explain(error.reason);
+            error.with_place(|| Place::Secret(node.key.clone()))
+        })
     }
 }

@@ -1,7 +1,14 @@
 //! Typed loading: fills a struct with secrets, with its field names as keys.
 
 mod assemble;
+mod json;
+mod list;
+mod map;
+mod number;
 mod plan;
+mod reason;
+mod scalar;
+mod shape;
 mod text;
 mod trace;
 

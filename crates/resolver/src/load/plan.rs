@@ -21,16 +21,26 @@ use crate::Resolved;
 /// | `Option<T>`, `#[serde(default)]` | the key can be absent; other failures and invalid values are errors |
 /// | `String`, [`SecretString`](https://docs.rs/secrecy/latest/secrecy/type.SecretString.html), types that are parsed from text, such as `Url` or `IpAddr` | the text, unchanged |
 /// | [`SecretValue`](secretwell_core::SecretValue), byte buffers | the bytes, unchanged |
-/// | numbers, `bool` (`true`, `1`, `yes`, `on`, …), `char`, enums without data | the parsed text, without white space around it |
+/// | integers (`-12`, `1_000`, `0xFF`), finite floats, `bool` (`true`, `1`, `yes`, `on`, …), `char`, enums without data | the parsed text, without white space around it |
 /// | [`Duration`](std::time::Duration) | text such as `30s`, `5m`, `1h 30m` |
-/// | `Vec<T>`, tuples | text with items separated by commas |
+/// | `Vec<T>` and other sequences, tuples, arrays of up to 32 items | a JSON array, or items separated by commas |
+/// | maps, enums with data | a JSON object. A table of a document is returned as one. |
 /// | types that accept any input, such as `rust_decimal::Decimal`, `bytesize::ByteSize`, `time::OffsetDateTime`, untagged enums | the text, as a string |
 ///
 /// A value that is empty or contains only white space is treated as absent. This also applies to
 /// `serde_with::NoneAsEmptyString`, which therefore needs `#[serde(default)]`.
 ///
-/// Maps, `#[serde(flatten)]`, internally tagged enums and recursive types have no fixed field names or
-/// accept no text. For these, [`Plan::new`] returns an error that suggests an alternative.
+/// `#[serde(flatten)]`, internally tagged enums, `SystemTime` and recursive types have no fixed field names or
+/// accept no text. For these, [`Plan::new`] returns an error that suggests an alternative. In a list or a map, whose
+/// items come from JSON, `#[serde(flatten)]` and internally tagged enums are supported.
+///
+/// # Lists
+/// - Items of a comma-separated list are trimmed. An empty item, as in `a,,b` or `a,`, is an error. `[]` is an empty
+///   list.
+/// - Text that begins with `[` must be a JSON array. If an item cannot be any text, as in `Vec<SocketAddr>`,
+///   `[::1]:80,[::2]:80` is accepted too.
+/// - A tuple or an array requires its number of items.
+/// - In JSON, numbers keep their text: a `String` from `[1.10]` is `1.10`. Duplicate names are an error.
 ///
 /// # Types that accept any input
 /// Such a type gets its text as a string, never as a number or as a JSON document. A guess could change

@@ -8,9 +8,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
 use serde::de::value::StrDeserializer;
 use serde::de::{
-    self, Deserialize, DeserializeSeed, Deserializer, Expected, MapAccess, Unexpected, Visitor,
+    self, Deserialize, DeserializeSeed, Deserializer, Expected, MapAccess, SeqAccess, Unexpected,
+    Visitor,
 };
+use serde::forward_to_deserialize_any;
 
+use super::shape::{Form, is_duration, is_system_time};
+use super::text::Text;
 use crate::error::short_type_name;
 
 /// One key of a [`Plan`](crate::load::Plan), with the field that it fills.
@@ -35,17 +39,25 @@ pub(super) struct Node {
     pub(super) key: SecretKey,
     pub(super) type_name: &'static str,
     pub(super) optional: bool,
-    /// The fields of a struct; `None` for a secret.
-    pub(super) fields: Option<Vec<Node>>,
+    pub(super) content: Content,
+}
+
+/// What fills a field.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// One secret.
+    Secret(Form),
+    /// A struct with these fields.
+    Struct(Vec<Node>),
 }
 
 impl Node {
     pub(super) fn flatten(nodes: &[Self], optional: bool, into: &mut Vec<PlannedField>) {
         for node in nodes {
             let optional = optional || node.optional;
-            match &node.fields {
-                Some(fields) => Self::flatten(fields, optional, into),
-                None => into.push(PlannedField {
+            match &node.content {
+                Content::Struct(fields) => Self::flatten(fields, optional, into),
+                Content::Secret(_) => into.push(PlannedField {
                     key: node.key.clone(),
                     type_name: node.type_name,
                     optional,
@@ -65,16 +77,18 @@ struct Traced {
 
 #[derive(Debug, Clone, Copy)]
 enum Shape {
-    Secret,
+    Secret(Form),
     /// A struct with these field names.
     Struct(&'static [&'static str]),
     Unsupported(Unsupported),
 }
 
-/// A type without fixed field names.
+/// A type that cannot be loaded.
 #[derive(Debug, Clone, Copy)]
 enum Unsupported {
-    Map,
+    /// A struct with `#[serde(flatten)]`, which has no fixed field names.
+    Flatten,
+    SystemTime,
     /// A type that accepts some forms of input, but no text.
     NotText,
 }
@@ -83,8 +97,22 @@ enum Unsupported {
 pub(super) fn nodes<'de, T: Deserialize<'de>>() -> Result<Vec<Node>, Error> {
     match trace::<T>(&[]).shape {
         Shape::Struct(names) => children::<T>(names, &mut Vec::new(), &KeyPrefix::root()),
-        Shape::Secret => Err(plan_error::<T>("it is not a struct")
+        Shape::Secret(Form::Map) => Err(plan_error::<T>("a map has no fixed field names")
+            .with_hint("use `load_map`, or write a struct with a named field for each secret")),
+        Shape::Secret(_) => Err(plan_error::<T>("it is not a struct")
             .with_hint("write a struct with a named field for each secret")),
+        Shape::Unsupported(unsupported) => Err(unsupported.error::<T>()),
+    }
+}
+
+/// Returns the form of a `T` that is loaded from one secret.
+pub(super) fn form<'de, T: Deserialize<'de>>() -> Result<Form, Error> {
+    match trace::<T>(&[]).shape {
+        Shape::Secret(form) => Ok(form),
+        Shape::Struct(_) => Err(plan_error::<T>(
+            "it is a struct, which needs a key for each field",
+        )
+        .with_hint("load each struct from a prefixed provider")),
         Shape::Unsupported(unsupported) => Err(unsupported.error::<T>()),
     }
 }
@@ -109,9 +137,11 @@ fn children<'de, T: Deserialize<'de>>(
             optional,
         } = trace::<T>(path);
         let key = field_key(prefix, name)?;
-        let fields = match shape {
-            Shape::Secret => None,
-            Shape::Struct(names) => Some(children::<T>(names, path, &prefix.join(name)?)?),
+        let content = match shape {
+            Shape::Secret(form) => Content::Secret(form),
+            Shape::Struct(names) => {
+                Content::Struct(children::<T>(names, path, &prefix.join(name)?)?)
+            }
             Shape::Unsupported(unsupported) => {
                 return Err(unsupported.error::<T>().with_key(&key));
             }
@@ -122,7 +152,7 @@ fn children<'de, T: Deserialize<'de>>(
             key,
             type_name,
             optional,
-            fields,
+            content,
         });
     }
     Ok(nodes)
@@ -139,13 +169,18 @@ fn plan_error<T>(reason: &'static str) -> Error {
 impl Unsupported {
     fn error<T>(self) -> Error {
         let (reason, hint) = match self {
-            Self::Map => (
-                "a map, or a struct with `#[serde(flatten)]`, has no fixed field names",
-                "declare every field by name",
+            Self::Flatten => (
+                "a struct with `#[serde(flatten)]` has no fixed field names",
+                "declare every field by name, or put the part into a field of a map type, which is loaded from a JSON \
+                 object",
+            ),
+            Self::SystemTime => (
+                "a `SystemTime` has no text",
+                "use `time::OffsetDateTime`, or a `Duration`",
             ),
             Self::NotText => (
                 "an internally tagged enum, or another type that does not accept text, cannot be loaded",
-                "use a `String` and parse it",
+                "use an externally tagged enum, which is loaded from a JSON object, or a `String` and parse it",
             ),
         };
         plan_error::<T>(reason).with_hint(hint)
@@ -155,7 +190,7 @@ impl Unsupported {
 /// Returns the type at `path` in `T`. The path consists of field indexes, outermost struct first.
 fn trace<'de, T: Deserialize<'de>>(path: &[usize]) -> Traced {
     let traced = RefCell::new(Traced {
-        shape: Shape::Secret,
+        shape: Shape::Secret(Form::Other),
         type_name: type_name::<T>(),
         optional: false,
     });
@@ -178,7 +213,7 @@ struct Probe<'a> {
     optional: bool,
 }
 
-impl Probe<'_> {
+impl<'a> Probe<'a> {
     fn record<T>(&self, shape: Shape) -> Result<T, Done> {
         *self.traced.borrow_mut() = Traced {
             shape,
@@ -187,13 +222,23 @@ impl Probe<'_> {
         };
         Err(Done)
     }
+
+    /// Records a list, and finds out whether its items are text.
+    fn record_list<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Done> {
+        let list = |items_are_text| Shape::Secret(Form::List { items_are_text });
+        // If the item panics, it counts as text.
+        let _: Result<(), Done> = self.record(list(true));
+        visitor.visit_seq(OneItem {
+            record: |accepts_bracket| self.record(list(accepts_bracket)),
+        })
+    }
 }
 
 /// Implements methods for types that are deserialized from one secret.
-macro_rules! record_secret {
-    ($($method:ident)*) => {
+macro_rules! record {
+    ($form:expr => $($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Done> {
-            self.record(Shape::Secret)
+            self.record(Shape::Secret($form))
         })*
     };
 }
@@ -208,7 +253,10 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         visitor: V,
     ) -> Result<V::Value, Done> {
         if is_duration(name, fields) {
-            return self.record(Shape::Secret);
+            return self.record(Shape::Secret(Form::Other));
+        }
+        if is_system_time(name, fields) {
+            return self.record(Shape::Unsupported(Unsupported::SystemTime));
         }
         match self.path.split_first() {
             Some((&index, path)) => visitor.visit_map(OneField {
@@ -237,13 +285,21 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_map<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Done> {
-        self.record(Shape::Unsupported(Unsupported::Map))
+    /// Called by maps, and by structs with `#[serde(flatten)]`. The type of the names distinguishes them.
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Done> {
+        let _: Result<(), Done> = self.record(Shape::Secret(Form::Map));
+        visitor.visit_map(OneName {
+            is_field: || self.record(Shape::Unsupported(Unsupported::Flatten)),
+        })
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Done> {
+        self.record_list(visitor)
     }
 
     /// Called by types that accept several forms of input. They get text, so they must accept text.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Done> {
-        let recorded = self.record(Shape::Secret);
+        let recorded = self.record(Shape::Secret(Form::Text));
         match visitor.visit_str("1") {
             Err(TextError::NotAccepted) => self.record(Shape::Unsupported(Unsupported::NotText)),
             _ => recorded,
@@ -256,20 +312,20 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         _: &'static [&'static str],
         _: V,
     ) -> Result<V::Value, Done> {
-        self.record(Shape::Secret)
+        self.record(Shape::Secret(Form::Other))
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, Done> {
-        self.record(Shape::Secret)
+    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Done> {
+        self.record_list(visitor)
     }
 
     fn deserialize_tuple_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
         _: usize,
-        _: V,
+        visitor: V,
     ) -> Result<V::Value, Done> {
-        self.record(Shape::Secret)
+        self.record_list(visitor)
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(
@@ -277,27 +333,22 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         _: &'static str,
         _: V,
     ) -> Result<V::Value, Done> {
-        self.record(Shape::Secret)
+        self.record(Shape::Secret(Form::Other))
     }
 
-    record_secret! {
+    record! { Form::Text => deserialize_str deserialize_string }
+
+    record! { Form::Other =>
         deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
         deserialize_i128 deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
-        deserialize_u128 deserialize_f32 deserialize_f64 deserialize_char deserialize_str
-        deserialize_string deserialize_bytes deserialize_byte_buf deserialize_unit deserialize_seq
-        deserialize_identifier deserialize_ignored_any
+        deserialize_u128 deserialize_f32 deserialize_f64 deserialize_char deserialize_bytes
+        deserialize_byte_buf deserialize_unit deserialize_identifier deserialize_ignored_any
     }
 }
 
 /// Returns the key of the field `name` in the struct at `prefix`.
 pub(super) fn field_key(prefix: &KeyPrefix, name: &str) -> Result<SecretKey, Error> {
     SecretKey::parse(name)?.with_prefix(prefix)
-}
-
-/// Returns whether a struct is [`std::time::Duration`] in serde's representation. A duration is parsed
-/// from text.
-pub(super) fn is_duration(name: &str, fields: &[&str]) -> bool {
-    name == "Duration" && fields == ["secs", "nanos"]
 }
 
 fn inside_option(type_name: &'static str) -> &'static str {
@@ -334,6 +385,65 @@ impl<'de> MapAccess<'de> for OneField<'_> {
             type_name: type_name::<V::Value>(),
             optional: false,
         })
+    }
+}
+
+/// A list with one item, the text `[`. A type that accepts it accepts any text.
+struct OneItem<F> {
+    /// Called with whether the item was accepted.
+    record: F,
+}
+
+impl<'de, F: Fn(bool) -> Result<(), Done>> SeqAccess<'de> for OneItem<F> {
+    type Error = Done;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Done> {
+        let bracket = Text::new(b"[", Form::Other);
+        (self.record)(seed.deserialize(bracket).is_ok())?;
+        Ok(None)
+    }
+}
+
+/// A map with one name, which calls `is_field` if it is the name of a struct's field.
+struct OneName<F> {
+    is_field: F,
+}
+
+impl<'de, F: Fn() -> Result<(), Done>> MapAccess<'de> for OneName<F> {
+    type Error = Done;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Done> {
+        seed.deserialize(Name(&self.is_field)).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, _: V) -> Result<V::Value, Done> {
+        Err(Done)
+    }
+}
+
+struct Name<'a, F>(&'a F);
+
+impl<'de, F: Fn() -> Result<(), Done>> Deserializer<'de> for Name<'_, F> {
+    type Error = Done;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Done> {
+        Err(Done)
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Done> {
+        (self.0)()?;
+        Err(Done)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map struct enum ignored_any
     }
 }
 
