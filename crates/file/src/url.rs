@@ -2,14 +2,15 @@
 
 use secretwell_core::{Error, ErrorKind};
 
-use crate::config::Format;
+use crate::config::{Dialect, Format};
 use crate::provider::FileProvider;
 
 impl FileProvider {
     /// Creates a provider from a URL: `file:///run/secrets`, or `file:///etc/app/config?format=yaml`.
     ///
     /// The options are `format=env|json|yaml|toml|directory` and `permissions=strict`. Without
-    /// `format`, the extension of the path decides, as in [`new`](Self::new).
+    /// `format`, the extension of the path decides, as in [`new`](Self::new). For a `.env` document,
+    /// `dialect=strict|node|docker|shell` sets the [`Dialect`].
     ///
     /// # Errors
     /// [`ErrorKind::InvalidConfig`] names the part of the URL that is invalid.
@@ -33,6 +34,7 @@ fn from_parts(path: &str, query: Option<&str>) -> Result<FileProvider, Error> {
     let path = percent_decoded(path)?;
     let mut format = None;
     let mut strict = false;
+    let mut dialect = None;
     for option in query.into_iter().flat_map(|query| query.split('&')) {
         match option {
             "format=directory" => format = Some(None),
@@ -41,6 +43,10 @@ fn from_parts(path: &str, query: Option<&str>) -> Result<FileProvider, Error> {
             "format=yaml" => format = Some(Some(Format::Yaml)),
             "format=toml" => format = Some(Some(Format::Toml)),
             "permissions=strict" => strict = true,
+            "dialect=strict" => dialect = Some(Dialect::Strict),
+            "dialect=node" => dialect = Some(Dialect::Node),
+            "dialect=docker" => dialect = Some(Dialect::Docker),
+            "dialect=shell" => dialect = Some(Dialect::Shell),
             _ => {
                 let name: String = option
                     .split('=')
@@ -51,15 +57,27 @@ fn from_parts(path: &str, query: Option<&str>) -> Result<FileProvider, Error> {
                 return Err(invalid(format!(
                     "the option `{name}` or its value is not valid for `file://`"
                 ))
-                .with_hint("use `format=env|json|yaml|toml|directory` or `permissions=strict`"));
+                .with_hint(
+                    "use `format=env|json|yaml|toml|directory`, `permissions=strict` or \
+                     `dialect=strict|node|docker|shell`",
+                ));
             }
         }
+    }
+    let is_env = match format {
+        None => Format::from_path(path.as_ref()) == Some(Format::Env),
+        Some(format) => format == Some(Format::Env),
+    };
+    if dialect.is_some() && !is_env {
+        return Err(invalid("`dialect` has an effect on `.env` documents only")
+            .with_hint("add `format=env`"));
     }
     let provider = match format {
         None => FileProvider::new(path),
         Some(None) => FileProvider::directory(path),
         Some(Some(format)) => FileProvider::document(path).format(format),
     };
+    let provider = provider.dialect(dialect.unwrap_or_default());
     Ok(if strict {
         provider.strict_permissions()
     } else {

@@ -171,7 +171,7 @@ mod tests {
             (Syntax::Toml, "a = c4n4ry"),
             (Syntax::Toml, "a = 'c4n4ry'\na = 1"),
             (Syntax::Toml, toml.as_str()),
-            (ENV, "c4n4ry"),
+            (ENV, "A='c4n4ry"),
         ] {
             let Err(error) = parse(syntax, document.as_bytes()) else {
                 panic!("{syntax:?} {}", &document[..document.len().min(40)])
