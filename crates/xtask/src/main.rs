@@ -21,7 +21,10 @@ mod shell;
 #[cfg(test)]
 mod words;
 
-use install::{install_for_authjs, install_for_cli, install_for_infisical, install_for_vault};
+use install::{
+    install_for_authjs, install_for_cli, install_for_infisical, install_for_values,
+    install_for_vault,
+};
 
 /// A part of the test suite that can be run on its own.
 struct Part {
@@ -66,6 +69,12 @@ const PARTS: &[Part] = &[
             "test --package secretwell-tests -- e2e:: sessions:: process::",
             "run --quiet --package secretwell --example late_secret",
         ],
+    },
+    Part {
+        name: "values",
+        description: "values to the letter, compared with other readers of the same documents",
+        install: Some(install_for_values),
+        cargo_calls: &["test --package secretwell-tests -- values::"],
     },
     Part {
         name: "infisical",

@@ -34,7 +34,7 @@ pub(crate) async fn export(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Formats a `.env` document. It uses only syntax that `.env` parsers and shells read in the same way.
+/// Formats a `.env` document. It uses only syntax that the file provider and shells read in the same way.
 fn env_document(variables: &[Variable]) -> Result<String, Failure> {
     let mut document = String::new();
     for (name, value) in text_variables(variables)? {
@@ -46,31 +46,50 @@ fn env_document(variables: &[Variable]) -> Result<String, Failure> {
                 VARIABLE_HINT,
             ));
         }
+        if has_unclear_line_end(value) {
+            return Err(Failure::new(
+                Reason::Configuration,
+                format!(
+                    "`{name}` cannot be exported: the value contains a carriage return or a line separator that only \
+                     some readers take for the end of a line; use `--format json`"
+                ),
+            ));
+        }
         document.push_str(&format!("{name}={}\n", quote(value)));
     }
     Ok(document)
 }
 
-/// Quotes a value if necessary. Single quotes are preferred, because they keep every other character as it
-/// is.
+/// Quotes a value if necessary. The forms that all readers of `.env` share are preferred. The last form is that of
+/// shells: adjacent pieces in single quotes. It begins with an empty piece, so that no other meaning is possible.
 fn quote(value: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.,:/+@%=".contains(c);
-    if !value.is_empty() && value.chars().all(is_plain) {
+    if !value.is_empty() && value.chars().all(is_plain) && !value.starts_with('=') {
         return value.to_owned();
     }
-    if !value.contains('\'') {
+    // A line that looks like another variable is refused, because a quote might be missing before it.
+    let is_assignment = |line: &str| ["='", "=\"", "=`"].iter().any(|it| line.contains(it));
+    let has_assignment = value.lines().skip(1).any(is_assignment);
+    let is_special = value.contains("\\\\") || value.contains("${") || value.ends_with('\\');
+    if !value.contains('\'') && !is_special && !has_assignment {
         return format!("'{value}'");
     }
-    let mut quoted = String::with_capacity(value.len() + 2);
-    quoted.push('"');
-    for c in value.chars() {
-        if matches!(c, '"' | '\\' | '$' | '`') {
-            quoted.push('\\');
-        }
-        quoted.push(c);
+    if !value.contains(['"', '\\', '$', '`']) && !has_assignment {
+        return format!("\"{value}\"");
     }
-    quoted.push('"');
-    quoted
+    let pieces = value.replace('\'', r"'\''");
+    if has_assignment {
+        format!("'''{}'", pieces.replace('=', "'='"))
+    } else {
+        format!("'''{pieces}'")
+    }
+}
+
+/// Returns whether some readers take a character inside of `value` for the end of a line.
+fn has_unclear_line_end(value: &str) -> bool {
+    value
+        .replace("\r\n", "")
+        .contains(['\r', '\u{2028}', '\u{2029}'])
 }
 
 fn json_document(variables: &[Variable]) -> Result<String, Failure> {
@@ -149,7 +168,7 @@ mod tests {
 
     use super::*;
 
-    const VALUES: [&str; 9] = [
+    const VALUES: [&str; 18] = [
         "plain",
         "",
         "two words # no comment",
@@ -159,6 +178,15 @@ mod tests {
         "ß",
         "{\"json\": [1, null]}",
         "a=b==",
+        "==",
+        "it's",
+        "it's $HOME",
+        "a${HOME}b",
+        "C:\\\\dir\\",
+        "\\'",
+        "x\nB='y'\nC=\"z\"",
+        "'",
+        " #a ",
     ];
 
     fn variables() -> Vec<Variable> {

@@ -1,266 +1,203 @@
-//! The strict dialect.
-//!
-//! It accepts the syntax that common tools share, with two differences that protect secrets. Nothing is
-//! substituted, so `$` and backticks are literal. No error message quotes a line.
+//! The strict dialect: what npm `dotenv`, Node.js and python-dotenv read in the same way, and the quoting that shells
+//! write. Everything else is refused, so that two programs never get different secrets from one document.
 
 use zeroize::Zeroizing;
 
-use super::{Entry, SyntaxError};
+use super::scan::{self, BLANKS, Cursor, Fault, Rules, is_edge};
+use super::{Entry, Problem, SyntaxError, readers};
 
-/// Returns the entries of `text` in order.
-///
-/// - Lines have the form `NAME=value` or `export NAME=value`. Blank lines are ignored.
-/// - Comments start with `#` and end with the line. After an unquoted value, `#` needs white space
-///   before it.
-/// - `'…'` is literal. In `"…"` the escapes are `\n`, `\r`, `\t`, `\"`, `\\`, `\$` and ``\` ``. A backslash
-///   before any other character is kept. Quoted values can span lines.
-/// - White space around unquoted values is removed.
+const QUOTE_HINT: &str = "put the value in single quotes";
+const DIALECT_HINT: &str = "put the value in single quotes, or set `dialect=node`";
+const SHELL_HINT: &str = "put the value in single quotes, or set `dialect=shell`";
+
+const HASH: Problem = Problem::new(
+    "some readers take a `#` in the value for a comment",
+    DIALECT_HINT,
+);
+const BACKTICKS: Problem = Problem::new("some readers remove the backticks", DIALECT_HINT);
+const BACKSLASH: Problem =
+    Problem::new("some readers remove the backslash in the value", SHELL_HINT);
+const ESCAPE: Problem = Problem::new(
+    "readers do not agree on a backslash in the quotes; only `\\n` in double quotes is common",
+    "use a value without the backslash, or set `dialect=node` or `dialect=shell`",
+);
+const REFERENCE: Problem = Problem::new(
+    "some readers replace `${` in the value",
+    "use a value without `${`, or set `dialect=node`",
+);
+const EDGE: Problem = Problem::new(
+    "some readers remove the blank at the start or end of the value",
+    QUOTE_HINT,
+);
+const TAIL: Problem = Problem::new(
+    "text after the closing quote, which readers treat differently",
+    "put the whole value in one pair of quotes, or set `dialect=shell`",
+);
+const SHELL_QUOTE: Problem = Problem::new("bash decodes a quote after `$`", QUOTE_HINT);
+const PEM: Problem = Problem::new(
+    "the value is the first line of a PEM text",
+    "put the whole text in quotes",
+);
+
+const RULES: Rules = Rules {
+    name_problem: |_| None,
+    value,
+    readers: readers::of_strict,
+};
+
 pub(super) fn parse(text: &str) -> Result<Vec<Entry>, SyntaxError> {
-    let mut reader = Reader {
-        rest: text,
-        line: 1,
+    scan::entries(text, &RULES)
+}
+
+fn value(cursor: &mut Cursor<'_>) -> Result<Zeroizing<String>, Fault> {
+    // Node.js does not remove tabs.
+    let follows_blank = cursor.rest.starts_with(' ');
+    cursor.skip(&[' ']);
+    match cursor.rest.chars().next() {
+        Some(quote @ ('\'' | '"')) => quoted(cursor, quote),
+        _ => unquoted(cursor, follows_blank),
+    }
+}
+
+fn unquoted(cursor: &mut Cursor<'_>, follows_blank: bool) -> Result<Zeroizing<String>, Fault> {
+    let line = cursor.line_rest();
+    let (value, comment) = line.split_at(line.find('#').unwrap_or(line.len()));
+    let is_value_or_comment = match (value, comment.strip_prefix('#')) {
+        (_, None) => true,
+        // The value might begin with the `#`, as a color does.
+        ("", Some(text)) => follows_blank && (text.is_empty() || text.starts_with(BLANKS)),
+        (value, Some(_)) => value.ends_with(' '),
     };
-    let mut entries = Vec::new();
-    while reader.skip_to_entry() {
-        let line = reader.line;
-        let name = reader.name()?;
-        let value = Ok(reader.value()?);
-        entries.push(Entry { name, line, value });
+    let value = value.trim_end_matches(' ');
+    if !is_value_or_comment {
+        return Err(Fault::Line(HASH));
     }
-    Ok(entries)
+    if let Some(problem) = problem_of_unquoted(value) {
+        return Err(Fault::Line(problem));
+    }
+    cursor.advance(line.len());
+    Ok(Zeroizing::new(value.to_owned()))
 }
 
-/// Returns whether `name` can be the name of a variable.
-pub(super) fn is_name(name: &str) -> bool {
-    name.chars().all(is_name_char)
+fn problem_of_unquoted(value: &str) -> Option<Problem> {
+    let problems = [
+        (value.starts_with('`'), BACKTICKS),
+        (
+            value.starts_with("$'") || value.starts_with("$\""),
+            SHELL_QUOTE,
+        ),
+        (value.contains('\\'), BACKSLASH),
+        (value.contains("${"), REFERENCE),
+        (value.starts_with(is_edge) || value.ends_with(is_edge), EDGE),
+        (value.starts_with("-----BEGIN "), PEM),
+    ];
+    problems
+        .into_iter()
+        .find_map(|(found, problem)| found.then_some(problem))
 }
 
-fn is_name_char(c: char) -> bool {
-    !c.is_whitespace() && !matches!(c, '=' | '#' | '\'' | '"')
+fn quoted(cursor: &mut Cursor<'_>, quote: char) -> Result<Zeroizing<String>, Fault> {
+    let start = *cursor;
+    let content = cursor.quoted(quote)?;
+    if content.ends_with('\\') {
+        return Err(Fault::Line(ESCAPE));
+    }
+    if starts_piece(cursor.rest) {
+        *cursor = start;
+        return pieces(cursor);
+    }
+    if !cursor.skip_comment() {
+        return Err(Fault::Line(TAIL));
+    }
+    if content.contains("${") {
+        return Err(Fault::Value(REFERENCE));
+    }
+    match quote {
+        '"' => decoded(content),
+        _ if content.contains("\\\\") => Err(Fault::Value(ESCAPE)),
+        _ => Ok(Zeroizing::new(content.to_owned())),
+    }
 }
 
-struct Reader<'a> {
-    rest: &'a str,
-    line: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn error<T>(&self, problem: &'static str) -> Result<T, SyntaxError> {
-        Err(SyntaxError {
-            line: self.line,
-            problem,
-        })
-    }
-
-    fn peek(&self) -> Option<char> {
-        self.rest.chars().next()
-    }
-
-    fn next(&mut self) -> Option<char> {
-        let c = self.peek()?;
-        self.rest = &self.rest[c.len_utf8()..];
-        self.line += usize::from(c == '\n');
-        Some(c)
-    }
-
-    fn take_while(&mut self, accepts: impl Fn(char) -> bool) -> &'a str {
-        let start = self.rest;
-        while self.peek().is_some_and(&accepts) {
-            self.next();
-        }
-        &start[..start.len() - self.rest.len()]
-    }
-
-    fn skip_blanks(&mut self) {
-        self.take_while(|c| c == ' ' || c == '\t');
-    }
-
-    /// Skips blank lines and comments. Returns `false` at the end of the text.
-    fn skip_to_entry(&mut self) -> bool {
-        loop {
-            self.take_while(char::is_whitespace);
-            match self.peek() {
-                None => return false,
-                Some('#') => drop(self.take_while(|c| c != '\n')),
-                Some(_) => return true,
+/// Decodes the content of double quotes. `\n` is the only common escape, and a backslash before most characters is
+/// kept by all readers.
+fn decoded(content: &str) -> Result<Zeroizing<String>, Fault> {
+    // Allocated at full size, because growing would leave copies of the value in freed memory.
+    let mut value = Zeroizing::new(String::with_capacity(content.len()));
+    let mut parts = content.split('\\');
+    value.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        match part.strip_prefix('n') {
+            Some(rest) => {
+                value.push('\n');
+                value.push_str(rest);
+            }
+            None if part.is_empty() || part.starts_with(is_escape) => {
+                return Err(Fault::Value(ESCAPE));
+            }
+            None => {
+                value.push('\\');
+                value.push_str(part);
             }
         }
     }
+    Ok(value)
+}
 
-    fn name(&mut self) -> Result<String, SyntaxError> {
-        let mut name = self.take_while(is_name_char);
-        self.skip_blanks();
-        if name == "export" && self.peek() != Some('=') {
-            name = self.take_while(is_name_char);
-            self.skip_blanks();
-        }
-        if name.is_empty() {
-            return self.error("missing name before `=`");
-        }
-        match self.peek() {
-            Some('=') => self.next(),
-            _ => return self.error("missing `=` after the name"),
-        };
-        Ok(name.to_owned())
-    }
+/// Returns whether some readers decode `c` after a backslash.
+fn is_escape(c: char) -> bool {
+    "'abfrtv$`\r\n".contains(c)
+}
 
-    fn value(&mut self) -> Result<Zeroizing<String>, SyntaxError> {
-        self.skip_blanks();
-        match self.peek() {
+/// Returns whether `text` continues a value that a shell has quoted in several pieces.
+fn starts_piece(text: &str) -> bool {
+    text.starts_with(['\'', '"']) || text.starts_with("\\'")
+}
+
+/// Reads adjacent pieces such as `'it'\''s'`. Only shells write them, so they have one meaning.
+fn pieces(cursor: &mut Cursor<'_>) -> Result<Zeroizing<String>, Fault> {
+    let start = *cursor;
+    let mut value = Zeroizing::new(String::with_capacity(pieces_length(start)?));
+    let refused = |end: &Cursor<'_>, problem: Problem| {
+        if start.text_until(end).contains('\n') {
+            Fault::Document(
+                start
+                    .error("a quoted value over several lines that readers end at different lines"),
+            )
+        } else {
+            Fault::Line(problem)
+        }
+    };
+    while starts_piece(cursor.rest) {
+        match cursor.rest.chars().next() {
             Some(quote @ ('\'' | '"')) => {
-                self.next();
-                let value = self.quoted(quote)?;
-                self.skip_blanks();
-                self.take_while(|c| c == '\r');
-                match self.peek() {
-                    None | Some('\n') => Ok(value),
-                    Some('#') => {
-                        self.take_while(|c| c != '\n');
-                        Ok(value)
-                    }
-                    Some(_) => self.error("unexpected text after the closing quote"),
+                let piece = cursor.quoted(quote)?;
+                if quote == '"' && piece.contains(['\\', '$', '`']) {
+                    return Err(refused(cursor, ESCAPE));
                 }
+                value.push_str(piece);
             }
             _ => {
-                let line = self.take_while(|c| c != '\n');
-                let comment = line.char_indices().find(|&(at, c)| {
-                    c == '#'
-                        && line[..at]
-                            .chars()
-                            .next_back()
-                            .is_none_or(char::is_whitespace)
-                });
-                let end = comment.map_or(line.len(), |(at, _)| at);
-                Ok(Zeroizing::new(line[..end].trim().to_owned()))
+                cursor.advance(2);
+                value.push('\'');
             }
         }
     }
-
-    /// Returns the number of bytes before the next unescaped `quote`.
-    fn length_to(&self, quote: char) -> usize {
-        let mut escaped = false;
-        let closes = |c: char| {
-            let closes = c == quote && !escaped;
-            escaped = quote == '"' && c == '\\' && !escaped;
-            closes
-        };
-        self.rest.find(closes).unwrap_or(self.rest.len())
+    // Without a blank before it, `#` is a part of the value in a shell.
+    if cursor.rest.starts_with('#') || !cursor.skip_comment() {
+        return Err(refused(cursor, TAIL));
     }
-
-    fn quoted(&mut self, quote: char) -> Result<Zeroizing<String>, SyntaxError> {
-        let opened = self.line;
-        // Allocated at full size, because growing would leave copies of the value in freed memory.
-        let mut value = Zeroizing::new(String::with_capacity(self.length_to(quote)));
-        loop {
-            match self.next() {
-                None => {
-                    return Err(SyntaxError {
-                        line: opened,
-                        problem: "missing closing quote",
-                    });
-                }
-                Some(c) if c == quote => return Ok(Zeroizing::new(value.as_str().to_owned())),
-                Some('\\') if quote == '"' => match self.next() {
-                    Some('n') => value.push('\n'),
-                    Some('r') => value.push('\r'),
-                    Some('t') => value.push('\t'),
-                    Some(c @ ('"' | '\\' | '$' | '`')) => value.push(c),
-                    Some(c) => value.extend(['\\', c]),
-                    None => {
-                        return Err(SyntaxError {
-                            line: opened,
-                            problem: "missing closing quote",
-                        });
-                    }
-                },
-                Some(c) => value.push(c),
-            }
-        }
-    }
+    Ok(value)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn one(text: &str) -> Result<String, SyntaxError> {
-        let entry = parse(text)?.pop().expect("an entry");
-        assert_eq!(entry.name, "K");
-        Ok(entry.value.expect("a value").to_string())
-    }
-
-    #[test]
-    fn all_value_forms_are_parsed() {
-        for (text, value) in [
-            ("K=v", "v"),
-            ("K = v ", "v"),
-            ("export K=v", "v"),
-            ("  export\tK=v\r\n", "v"),
-            ("K=", ""),
-            ("K=\n# end", ""),
-            ("K=a b # comment", "a b"),
-            ("K=a#b", "a#b"),
-            ("K= # comment", ""),
-            ("# before\n\nK=v\n", "v"),
-            ("K='a # \"b\" \\n $c'", "a # \"b\" \\n $c"),
-            (
-                "K=\"a # 'b'\\n\\t\\\"\\\\ \\$c \\` \\x\" # comment",
-                "a # 'b'\n\t\"\\ $c ` \\x",
-            ),
-            (
-                "K=\"-----BEGIN\nline\r\n-----END\"",
-                "-----BEGIN\nline\r\n-----END",
-            ),
-            ("K='two\nlines'\r\n", "two\nlines"),
-            ("K=$(id) `id` ${HOME} $HOME", "$(id) `id` ${HOME} $HOME"),
-            ("K=a=b==", "a=b=="),
-            ("K=it's", "it's"),
-            ("K=1\nK=2", "2"),
-        ] {
-            assert_eq!(one(text).as_deref(), Ok(value), "{text:?}");
-        }
-        assert_eq!(parse("export=1").unwrap()[0].name, "export");
-    }
-
-    #[test]
-    fn errors_name_the_line_and_quote_no_content() {
-        for (text, line) in [
-            ("A=1\nc4n4ry", 2),
-            ("=c4n4ry", 1),
-            ("A='c4n4ry\n\n", 1),
-            ("A=\"c4n4ry\\", 1),
-            ("A=1\n\nB='c4n4ry' tail", 3),
-            ("A c4n4ry=1", 1),
-        ] {
-            let error = parse(text).unwrap_err();
-            assert_eq!(error.line, line, "{text:?}");
-            assert!(!format!("{error} {error:?}").contains("c4n4ry"));
+/// Returns the number of bytes of the pieces with their quotes.
+fn pieces_length(start: Cursor<'_>) -> Result<usize, Fault> {
+    let mut end = start;
+    while starts_piece(end.rest) {
+        match end.rest.chars().next() {
+            Some(quote @ ('\'' | '"')) => drop(end.quoted(quote)?),
+            _ => end.advance(2),
         }
     }
-
-    #[test]
-    fn allocation_is_linear_in_document_size() {
-        let line = |n: usize| format!("A{n}=\"a\\\"b\"\nB{n}='c'\n");
-        let text: String = (0..5_000).map(line).collect();
-        let mut count = 0;
-        let cost = allocation_counter::measure(|| count = parse(&text).unwrap().len());
-        assert_eq!(count, 10_000);
-        let limit = 50 * u64::try_from(text.len()).unwrap();
-        assert!(cost.bytes_total < limit, "{} of {limit}", cost.bytes_total);
-    }
-
-    #[test]
-    fn arbitrary_text_never_panics() {
-        let pieces = [
-            "A", "=", "'", "\"", "\\", "#", "\n", "\r", " ", "export ", "ß", "$", "\u{feff}",
-        ];
-        for seed in 0..20_000_usize {
-            let (mut seed, mut text) = (seed, String::new());
-            for _ in 0..5 {
-                text.push_str(pieces[seed % pieces.len()]);
-                seed /= pieces.len();
-            }
-            let _ = parse(&text);
-        }
-    }
+    Ok(start.text_until(&end).len())
 }
