@@ -62,6 +62,7 @@ pub(crate) struct Config {
     pub(crate) max_bytes: Option<u64>,
     pub(crate) trim_newline: bool,
     pub(crate) strict_permissions: bool,
+    pub(crate) accept_encrypted: bool,
 }
 
 /// How secrets are stored in files.
@@ -91,6 +92,7 @@ impl Config {
             max_bytes: None,
             trim_newline: true,
             strict_permissions: false,
+            accept_encrypted: false,
         }
     }
 

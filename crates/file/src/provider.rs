@@ -94,6 +94,14 @@ impl FileProvider {
         self.with(|config| config.strict_permissions = true)
     }
 
+    /// Accepts values that a tool left encrypted, for a service that stores ciphertexts on purpose.
+    ///
+    /// Default: such a value is [`ErrorKind::Invalid`]. A document that is encrypted as a whole is always refused.
+    #[must_use]
+    pub fn accept_encrypted(self) -> Self {
+        self.with(|config| config.accept_encrypted = true)
+    }
+
     fn from_config(config: Config) -> Self {
         Self {
             reader: Arc::new(Reader::new(config)),

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use secretwell_core::backend::refuse_encrypted;
 use secretwell_core::{Error, ErrorKind, Origin, Secret, SecretKey, Version};
 
 use crate::config::{Config, Format, Layout};
@@ -27,7 +28,8 @@ impl Reader {
 
     pub(crate) fn read_all(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
         let with_context = |key: &SecretKey, result: Result<Secret, Error>| {
-            result.map_err(|error| error.with_origin(&self.origin).with_key(key))
+            let usable = result.and_then(|secret| self.refuse_encrypted(secret));
+            usable.map_err(|error| error.with_origin(&self.origin).with_key(key))
         };
         match self.config.layout {
             Layout::Directory => keys
@@ -44,6 +46,13 @@ impl Reader {
                     .map(|key| with_context(key, Err(error.clone())))
                     .collect(),
             },
+        }
+    }
+
+    fn refuse_encrypted(&self, secret: Secret) -> Result<Secret, Error> {
+        match self.config.accept_encrypted {
+            true => Ok(secret.accept_encrypted()),
+            false => refuse_encrypted(secret),
         }
     }
 

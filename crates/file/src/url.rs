@@ -8,7 +8,7 @@ use crate::provider::FileProvider;
 impl FileProvider {
     /// Creates a provider from a URL: `file:///run/secrets`, or `file:///etc/app/config?format=yaml`.
     ///
-    /// The options are `format=env|json|yaml|toml|directory` and `permissions=strict`. Without
+    /// The options are `format=env|json|yaml|toml|directory`, `permissions=strict` and `encrypted=accept`. Without
     /// `format`, the extension of the path decides, as in [`new`](Self::new).
     ///
     /// # Errors
@@ -33,6 +33,7 @@ fn from_parts(path: &str, query: Option<&str>) -> Result<FileProvider, Error> {
     let path = percent_decoded(path)?;
     let mut format = None;
     let mut strict = false;
+    let mut accept_encrypted = false;
     for option in query.into_iter().flat_map(|query| query.split('&')) {
         match option {
             "format=directory" => format = Some(None),
@@ -41,6 +42,8 @@ fn from_parts(path: &str, query: Option<&str>) -> Result<FileProvider, Error> {
             "format=yaml" => format = Some(Some(Format::Yaml)),
             "format=toml" => format = Some(Some(Format::Toml)),
             "permissions=strict" => strict = true,
+            "encrypted=accept" => accept_encrypted = true,
+            "encrypted=refuse" => accept_encrypted = false,
             _ => {
                 let name: String = option
                     .split('=')
@@ -51,7 +54,9 @@ fn from_parts(path: &str, query: Option<&str>) -> Result<FileProvider, Error> {
                 return Err(invalid(format!(
                     "the option `{name}` or its value is not valid for `file://`"
                 ))
-                .with_hint("use `format=env|json|yaml|toml|directory` or `permissions=strict`"));
+                .with_hint(
+                    "use `format=env|json|yaml|toml|directory`, `permissions=strict` or `encrypted=accept`",
+                ));
             }
         }
     }
@@ -60,10 +65,13 @@ fn from_parts(path: &str, query: Option<&str>) -> Result<FileProvider, Error> {
         Some(None) => FileProvider::directory(path),
         Some(Some(format)) => FileProvider::document(path).format(format),
     };
-    Ok(if strict {
-        provider.strict_permissions()
-    } else {
-        provider
+    let provider = match strict {
+        true => provider.strict_permissions(),
+        false => provider,
+    };
+    Ok(match accept_encrypted {
+        true => provider.accept_encrypted(),
+        false => provider,
     })
 }
 
