@@ -132,3 +132,55 @@ async fn reports(
     }
     reports
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_are_printed_by_their_kind_and_by_the_checked_keys() {
+        let key = SecretKey::from_static;
+        let required = |is_all| Required {
+            keys: vec![key("A")],
+            is_all,
+        };
+        let shown = |required: &Required, kind, key: Option<&SecretKey>| {
+            let mut notice = Notice::new(kind, "x", "x");
+            notice.key = key.cloned();
+            let status = required.status(&notice);
+            required.concerns(&notice).then_some(status)
+        };
+        let (checked, other) = (key("A"), key("B"));
+        for (kind, key, of_all, of_some) in [
+            (
+                NoticeKind::ReadDifferently,
+                Some(&checked),
+                Some("note"),
+                Some("note"),
+            ),
+            (NoticeKind::ReadDifferently, Some(&other), None, None),
+            (
+                NoticeKind::ReadDifferently,
+                None,
+                Some("note"),
+                Some("note"),
+            ),
+            (NoticeKind::NotAKey, None, Some("warning"), Some("warning")),
+            // The report has the error of the checked key.
+            (NoticeKind::Unreadable, Some(&checked), None, None),
+            (NoticeKind::Unreadable, Some(&other), Some(PROBLEM), None),
+            (NoticeKind::Unreadable, None, Some(PROBLEM), Some("warning")),
+        ] {
+            assert_eq!(
+                shown(&required(true), kind, key),
+                of_all,
+                "{kind:?} {key:?}"
+            );
+            assert_eq!(
+                shown(&required(false), kind, key),
+                of_some,
+                "{kind:?} {key:?}"
+            );
+        }
+    }
+}
