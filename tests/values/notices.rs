@@ -9,13 +9,13 @@ use secretwell::env::{EnvProvider, Environment};
 use secretwell::infisical::ApiVersion;
 use secretwell::notify::NotifyHub;
 use secretwell::vault::{Credential, VaultAuth, VaultProvider};
-use secretwell::{KeyPrefix, MemoryProvider, SecretProvider, SecretProviderExt};
-use secretwell_testkit::FaultyProvider;
+use secretwell::{ErrorKind, KeyPrefix, MemoryProvider, SecretProvider, SecretProviderExt};
+use secretwell_testkit::{Action, FaultyProvider};
 use serde_json::json;
 
 use crate::cli::secretwell;
 use crate::infisical::place::Place;
-use crate::support::secs;
+use crate::support::{down, secs};
 use crate::vault::server::{shared, unique};
 
 async fn listed(provider: &dyn SecretProvider, prefix: &str) -> (Vec<String>, Vec<String>) {
@@ -73,8 +73,9 @@ async fn fields_of_vault_without_a_key_are_reported() {
         assert_eq!(notices, bad.map(|name| format!("below/{name}")));
         let (_, notices) = listed(&provider(false), "").await;
         assert_eq!(notices.len(), 2 * bad.len(), "{notices:?}");
+        // The secret at the path of the provider itself has no key.
         let (keys, notices) = listed(&provider(true), "").await;
-        assert_eq!((keys, notices), (vec!["below".to_owned()], vec![]));
+        assert_eq!((keys, notices), (vec!["below".into()], vec![String::new()]));
     }
 }
 
@@ -222,4 +223,22 @@ async fn every_adapter_passes_notices_on() {
         let names: Vec<_> = notices.iter().map(|notice| notice.name.as_str()).collect();
         assert_eq!(names, ["A\\\\B"], "{name}");
     }
+}
+
+#[tokio::test]
+async fn source_that_cannot_be_listed_hides_no_notices_of_other_sources() {
+    let faulty = || {
+        let faulty = FaultyProvider::new(MemoryProvider::new());
+        faulty.always(Some(Action::Fail(down())));
+        faulty
+    };
+    let chain = faulty().or_else(EnvProvider::with_environment(Bad, ""));
+    let notices = chain.or_else(faulty()).notices(&KeyPrefix::root()).await;
+    let notices = notices.unwrap();
+    assert_eq!(notices.len(), 1);
+    assert_eq!(notices[0].origin.as_ref().unwrap().as_str(), "env://");
+
+    let alone = MemoryProvider::new().or_else(faulty());
+    let error = alone.notices(&KeyPrefix::root()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
 }

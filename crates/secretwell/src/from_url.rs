@@ -19,7 +19,7 @@ use secretwell_core::{Chain, Error, ErrorKind, MemoryProvider, SecretProvider};
 /// | `memory://` | an empty [`MemoryProvider`], for tests | |
 /// | `env://,file:///run/secrets` | a chain: keys that are missing in the first source are read from the second | |
 ///
-/// The crates `secretwell-infisical` and `secretwell-vault` list the options of their URLs. A file URL has two
+/// The crates `secretwell-env`, `secretwell-infisical` and `secretwell-vault` list the options of their URLs. A file URL has two
 /// options, which are joined by `&`:
 ///
 /// - `format=env|json|yaml|toml|directory` sets the format if the path does not determine it.

@@ -229,13 +229,22 @@ impl Inner {
     async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
         let mut others = self.names(prefix).await?.readable()?.others;
         others.sort();
-        let message = match self.whole {
-            true => "the path of the secret cannot be a key",
-            false => "the name of the field cannot be a key",
-        };
-        let notice = |name| {
-            Notice::new(NoticeKind::NotAKey, name, message)
-                .with_hint("rename it, or read the whole secret")
+        let notice = |name: String| {
+            let (message, hint) = match self.whole {
+                true if name.is_empty() => (
+                    "the secret at the path of the provider has no key",
+                    "set the path to its folder",
+                ),
+                true => (
+                    "the path of the secret cannot be a key",
+                    "rename the secret",
+                ),
+                false => (
+                    "the name of the field cannot be a key",
+                    "rename the field, or read the whole secret",
+                ),
+            };
+            Notice::new(NoticeKind::NotAKey, name, message).with_hint(hint)
         };
         Ok(collect_notices(others.into_iter().map(notice)))
     }
