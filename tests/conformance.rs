@@ -21,7 +21,9 @@ conformance_tests!(chain, Chained::default());
 conformance_tests!(notified, Notified::default());
 conformance_tests!(env_then_directory, EnvThenDirectory::new());
 conformance_tests!(renamed, Renamed::default());
-conformance_tests!(env, Env::default());
+conformance_tests!(env, Env::new(Variables::Plain));
+conformance_tests!(env_with_empty_values, Env::new(Variables::WithEmptyValues));
+conformance_tests!(env_with_separator, Env::new(Variables::Separated));
 conformance_tests!(directory, Directory::new());
 conformance_tests!(json, Document::new("secrets.json"));
 conformance_tests!(yaml, Document::new("secrets.yaml"));
@@ -212,23 +214,48 @@ impl Environment for TestEnvironment {
     }
 }
 
-struct Env {
-    environment: TestEnvironment,
-    provider: Arc<EnvProvider>,
+/// The settings of a provider of variables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Variables {
+    Plain,
+    WithEmptyValues,
+    Separated,
 }
 
-impl Default for Env {
-    fn default() -> Self {
+struct Env {
+    environment: TestEnvironment,
+    variables: Variables,
+    provider: Arc<dyn SecretProvider>,
+}
+
+impl Env {
+    fn new(variables: Variables) -> Self {
         let environment = TestEnvironment::default();
         Self {
-            provider: Arc::new(EnvProvider::with_environment(environment.clone(), "APP_")),
+            provider: variables.provider(environment.clone()),
             environment,
+            variables,
         }
     }
 }
 
-fn variable_name(key: &SecretKey) -> OsString {
-    format!("APP_{}", key.as_str().replace('/', "_")).into()
+impl Variables {
+    fn provider(self, environment: TestEnvironment) -> Arc<dyn SecretProvider> {
+        let provider = EnvProvider::with_environment(environment, "APP_");
+        Arc::new(match self {
+            Self::Plain => provider,
+            Self::WithEmptyValues => provider.keep_empty(),
+            Self::Separated => provider.separator("__"),
+        })
+    }
+
+    fn name(self, key: &SecretKey) -> OsString {
+        let separator = match self {
+            Self::Plain | Self::WithEmptyValues => "_",
+            Self::Separated => "__",
+        };
+        format!("APP_{}", key.as_str().replace('/', separator)).into()
+    }
 }
 
 #[async_trait]
@@ -238,33 +265,24 @@ impl Harness for Env {
     }
 
     fn second_provider(&self) -> Option<Arc<dyn SecretProvider>> {
-        Some(Arc::new(EnvProvider::with_environment(
-            self.environment.clone(),
-            "APP_",
-        )))
+        Some(self.variables.provider(self.environment.clone()))
     }
 
     async fn seed(&self, key: &SecretKey, value: &[u8]) {
         let value = std::str::from_utf8(value).unwrap();
-        self.environment
-            .0
-            .lock()
-            .unwrap()
-            .insert(variable_name(key), value.into());
+        let mut variables = self.environment.0.lock().unwrap();
+        variables.insert(self.variables.name(key), value.into());
     }
 
     async fn delete(&self, key: &SecretKey) {
-        self.environment
-            .0
-            .lock()
-            .unwrap()
-            .remove(&variable_name(key));
+        let mut variables = self.environment.0.lock().unwrap();
+        variables.remove(&self.variables.name(key));
     }
 
     fn supports(&self) -> Supports {
         Supports {
-            empty_values: true,
-            flat_names: true,
+            empty_values: self.variables == Variables::WithEmptyValues,
+            flat_names: self.variables != Variables::Separated,
             exclusive_runtime: true,
             ..Supports::default()
         }

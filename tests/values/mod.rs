@@ -1,6 +1,9 @@
 //! Values to the letter: what a service receives from files, documents and variables, and which values may sign.
 
+mod encrypted;
+mod env;
 mod field_types;
+mod notices;
 mod places;
 mod rewrites;
 mod scalars;

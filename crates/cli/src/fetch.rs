@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use secretwell::backend::refuse_encrypted;
 use secretwell::{Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider};
 use tokio::time::{Instant, timeout};
 
@@ -93,7 +94,7 @@ async fn fetch_once(
             (listed.map_err(|error| vec![error])?, require)
         }
     };
-    let results = provider.get_many(&keys).await;
+    let results = read(provider, &keys).await;
     let mut fetched = Vec::with_capacity(keys.len());
     let mut problems = Vec::new();
     for (key, result) in keys.into_iter().zip(results) {
@@ -112,6 +113,26 @@ async fn fetch_once(
         true => Ok(fetched),
         false => Err(problems),
     }
+}
+
+/// Reads `keys` in one batch.
+pub(crate) async fn read(
+    provider: &dyn SecretProvider,
+    keys: &[SecretKey],
+) -> Vec<Result<Secret, Error>> {
+    let results = provider.get_many(keys).await;
+    let usable = |(key, result): (_, Result<_, _>)| usable(provider, key, result?);
+    keys.iter().zip(results).map(usable).collect()
+}
+
+/// Returns `secret`, unless a tool left it encrypted. Such a value is not yet the secret.
+pub(crate) fn usable(
+    provider: &dyn SecretProvider,
+    key: &SecretKey,
+    secret: Secret,
+) -> Result<Secret, Error> {
+    let origin = secret.origin.as_ref().unwrap_or(provider.origin()).clone();
+    refuse_encrypted(secret).map_err(|error| error.with_origin(&origin).with_key(key))
 }
 
 /// Returns all keys that the sources list, and the keys of `require` that are not listed.
@@ -190,5 +211,23 @@ mod tests {
         fetch_once(&memory, &all(vec![key("B")])).await.unwrap_err();
         let empty = fetch_once(&MemoryProvider::new(), &all(vec![])).await;
         assert!(empty.unwrap_err()[0].is_not_found());
+    }
+
+    #[tokio::test]
+    async fn encrypted_value_is_refused_by_name() {
+        let memory = MemoryProvider::from_iter([("A", "ENC[AES256_GCM,data:c4n4ry]")]);
+        for selection in [
+            KeySelection::Only(vec![key("A")]),
+            KeySelection::All { require: vec![] },
+        ] {
+            let failure = fetch(&memory, &selection, Duration::ZERO)
+                .await
+                .unwrap_err();
+            assert_eq!(failure.reason(), Reason::Invalid);
+            let problem = failure.problems().concat();
+            assert!(problem.starts_with("A from memory://"), "{problem}");
+            assert!(problem.contains("encrypted by SOPS"), "{problem}");
+            assert!(!problem.contains("c4n4ry"), "{problem}");
+        }
     }
 }

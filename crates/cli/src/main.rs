@@ -32,6 +32,7 @@ mod commands;
 mod exit;
 mod fetch;
 mod logging;
+mod notices;
 mod profile;
 mod program;
 mod reaper;

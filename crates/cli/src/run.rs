@@ -6,8 +6,9 @@ use secretwell::Resolver;
 
 use crate::args::{LogArgs, RunArgs};
 use crate::exit::Failure;
-use crate::fetch::{FetchedSecret, fetch};
+use crate::fetch::FetchedSecret;
 use crate::logging::with_progress;
+use crate::notices::fetch_and_warn;
 use crate::program::{Program, exec};
 use crate::signals::exit_on_signal_as_init;
 use crate::sources::Sources;
@@ -24,7 +25,7 @@ pub(crate) async fn run(
     let naming = sources.naming(&args.selection);
     let message = || format!("reading secrets from {}", sources.provider.origin());
     let signal_guard = exit_on_signal_as_init();
-    let fetch = fetch(&sources.provider, &selection, args.wait);
+    let fetch = fetch_and_warn(&sources.provider, &selection, args.wait);
     let secrets = with_progress(log, message, fetch).await?;
     drop(signal_guard);
     let variables = naming.variables(&secrets)?;

@@ -209,15 +209,22 @@ impl SecretProvider for Chain {
         Ok(keys.into_iter().collect())
     }
 
-    /// Returns the notices of all providers, each with its origin.
+    /// Returns the notices of all providers that can be listed, each with its origin. Fails if one cannot be listed and
+    /// the others have no notices.
     async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
         let mut notices = Vec::new();
+        let mut errors = Vec::new();
         for provider in self.links.iter().map(Link::provider) {
             let origin = provider.origin();
-            let own = provider.notices(prefix).await?.into_iter();
-            notices.extend(own.map(|notice| notice.with_origin(origin)));
+            match provider.notices(prefix).await {
+                Ok(own) => notices.extend(own.into_iter().map(|it| it.with_origin(origin))),
+                Err(error) => errors.push(error),
+            }
         }
-        Ok(notices)
+        match errors.into_iter().next() {
+            Some(error) if notices.is_empty() => Err(error),
+            _ => Ok(notices),
+        }
     }
 
     /// Merges the change notifications of all providers that have them.

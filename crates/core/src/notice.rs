@@ -9,6 +9,8 @@ use crate::{Origin, SecretKey};
 
 /// The maximum length of a name in a notice, in characters.
 const MAX_NAME_CHARS: usize = 100;
+/// The maximum number of notices of one call.
+const MAX_NOTICES: usize = 1_000;
 
 /// Something in a source that its operator should know and that reading a key might not report.
 ///
@@ -95,6 +97,44 @@ impl Notice {
     }
 }
 
+/// Returns the first notices, at most 1,000. If there are more, the last one states how many were left out, and has the
+/// most severe of their categories.
+///
+/// A provider passes its notices through this function, so that a hostile document cannot fill the memory. Notices that
+/// are left out are dropped one by one.
+pub fn collect_notices(notices: impl IntoIterator<Item = Notice>) -> Vec<Notice> {
+    let mut collected = Vec::new();
+    let mut left_out = 0_usize;
+    let mut worst = NoticeKind::ReadDifferently;
+    for notice in notices {
+        if collected.len() < MAX_NOTICES {
+            collected.push(notice);
+        } else {
+            left_out += 1;
+            worst = worst.max_severity(notice.kind);
+        }
+    }
+    if left_out > 0
+        && let Some(last) = collected.last_mut()
+    {
+        let kind = worst.max_severity(last.kind);
+        let message = format!("{} more notices were left out", left_out + 1);
+        *last = Notice::new(kind, "", message).with_hint("list only a part, with a prefix");
+    }
+    collected
+}
+
+impl NoticeKind {
+    fn max_severity(self, other: Self) -> Self {
+        let severity = |kind| match kind {
+            Self::ReadDifferently => 0,
+            Self::NotAKey => 1,
+            Self::Unreadable => 2,
+        };
+        std::cmp::max_by_key(self, other, |kind| severity(*kind))
+    }
+}
+
 impl fmt::Display for Notice {
     /// Writes one line: `NAME: message; hint`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -122,5 +162,26 @@ mod tests {
         assert!(long.name.ends_with('…'));
         let unnamed = Notice::new(NoticeKind::Unreadable, "", "line 3: no `=`").with_hint("add it");
         assert_eq!(unnamed.to_string(), "line 3: no `=`; add it");
+    }
+
+    #[test]
+    fn notices_above_the_limit_are_counted() {
+        let notices = |count: usize| {
+            let kind = |index| match index {
+                1_200 => NoticeKind::Unreadable,
+                _ => NoticeKind::NotAKey,
+            };
+            collect_notices((0..count).map(|index| Notice::new(kind(index), index, "x")))
+        };
+        assert!(notices(0).is_empty());
+        assert_eq!(notices(1_000).last().unwrap().name, "999");
+        let limited = notices(1_001);
+        assert_eq!(limited.len(), 1_000);
+        assert_eq!(limited[998].name, "998");
+        assert_eq!(limited[999].message, "2 more notices were left out");
+        assert_eq!(limited[999].kind, NoticeKind::NotAKey);
+        let unreadable = notices(1_000_000).pop().unwrap();
+        assert_eq!(unreadable.message, "999001 more notices were left out");
+        assert_eq!(unreadable.kind, NoticeKind::Unreadable);
     }
 }

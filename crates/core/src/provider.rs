@@ -29,7 +29,7 @@ const CONCURRENCY: usize = 16;
 ///   [`Unavailable`](ErrorKind::Unavailable). A response that cannot be decoded is
 ///   [`Malformed`](ErrorKind::Malformed).
 /// - **Bytes are returned unchanged.** A provider does not trim, decode or replace a value. An empty
-///   value is a value.
+///   value is a value, unless the source writes one for a secret that does not exist, as environments do.
 /// - **Values are not cached, and failed calls are not retried later.** The resolver decides when to
 ///   read again. A provider can keep a login's token. The HTTP layer of a remote backend can retry
 ///   within one call.

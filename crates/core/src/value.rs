@@ -231,6 +231,8 @@ pub struct Secret {
     /// The origin of the value. `None` means the origin of the provider that returned it. A
     /// [`Chain`](crate::Chain) sets it, so that logs show which of its providers had the secret.
     pub origin: Option<Origin>,
+    /// Whether a value that a tool left encrypted is what the consumer wants.
+    pub(crate) accepts_encrypted: bool,
 }
 
 impl Secret {
@@ -241,6 +243,7 @@ impl Secret {
             version: None,
             valid_for: None,
             origin: None,
+            accepts_encrypted: false,
         }
     }
 
@@ -256,6 +259,16 @@ impl Secret {
     #[must_use]
     pub fn valid_for(mut self, lifetime: Duration) -> Self {
         self.valid_for = Some(lifetime);
+        self
+    }
+
+    /// Accepts a value that a tool left encrypted. A provider calls it if it is configured for a service that stores
+    /// ciphertexts on purpose.
+    ///
+    /// Default: such a value is refused. See [`refuse_encrypted`](crate::backend::refuse_encrypted).
+    #[must_use]
+    pub fn accept_encrypted(mut self) -> Self {
+        self.accepts_encrypted = true;
         self
     }
 }

@@ -1,46 +1,31 @@
-//! [`EnvProvider`] and the [`Environment`] that it reads.
+//! [`EnvProvider`]: the settings and the reads.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use secretwell_core::backend::Capabilities;
+use secretwell_core::backend::{
+    Capabilities, Notice, NoticeKind, collect_notices, join_bounded, refuse_encrypted,
+};
 use secretwell_core::{
     Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version,
 };
 
-/// A set of variables that can be read by name.
-///
-/// The default is the environment of the process. A test, or a program that stores its own settings, can
-/// pass another implementation to [`EnvProvider::with_environment`].
-pub trait Environment: Send + Sync + 'static {
-    /// Returns the value of the variable `name`, or `None` if it is not set.
-    fn value(&self, name: &OsStr) -> Option<OsString>;
+use crate::config::Config;
+use crate::environment::{Environment, ProcessEnvironment};
+use crate::named_file;
+use crate::names::Listed;
 
-    /// Returns the names of all variables.
-    fn names(&self) -> Vec<OsString>;
-}
-
-/// The environment of this process.
-struct ProcessEnvironment;
-
-impl Environment for ProcessEnvironment {
-    fn value(&self, name: &OsStr) -> Option<OsString> {
-        std::env::var_os(name)
-    }
-
-    fn names(&self) -> Vec<OsString> {
-        std::env::vars_os().map(|(name, _)| name).collect()
-    }
-}
+/// How many named files are read at the same time.
+const CONCURRENCY: usize = 16;
 
 /// A provider that reads environment variables. See the [crate](crate) for the mapping of keys to names.
 pub struct EnvProvider {
     origin: Origin,
-    prefix: String,
+    config: Config,
     environment: Box<dyn Environment>,
 }
 
@@ -56,76 +41,160 @@ impl EnvProvider {
         Self::with_environment(ProcessEnvironment, prefix)
     }
 
-    /// Creates a provider from a URL: `env://` for every variable, `env://APP_` for a prefix.
-    ///
-    /// # Errors
-    /// Returns [`ErrorKind::InvalidConfig`] if the URL has another scheme, or if the prefix contains
-    /// anything but ASCII letters, digits, `_`, `-` and `.`. The error does not quote the URL.
-    pub fn from_url(url: &str) -> Result<Self, Error> {
-        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        match url.strip_prefix("env://") {
-            Some(prefix) if prefix.chars().all(is_name) => Ok(Self::with_prefix(prefix)),
-            _ => Err(Error::new(
-                ErrorKind::InvalidConfig,
-                "an `env://` URL can contain only a prefix of variable names",
-            )
-            .with_hint("write it like `env://APP_`")),
-        }
-    }
-
     /// Creates a provider for another environment. `prefix` can be empty.
     pub fn with_environment(environment: impl Environment, prefix: impl Into<String>) -> Self {
-        let prefix = prefix.into();
-        let origin = Origin::new("env", prefix.escape_debug());
+        let config = Config::new(prefix.into());
         Self {
-            origin,
-            prefix,
+            origin: Origin::new("env", config.prefix.escape_debug()),
+            config,
             environment: Box::new(environment),
         }
     }
 
-    /// Returns the name of the variable for `key`.
-    fn variable_name(&self, key: &SecretKey) -> Result<String, Error> {
-        let name = format!("{}{}", self.prefix, key.as_str().replace('/', "_"));
-        match name.contains(['=', '\0']) {
-            false => Ok(name),
-            true => Err(Error::new(
-                ErrorKind::InvalidKey,
-                "the name of a variable cannot contain `=` or NUL",
+    /// Returns a variable that is set but empty as a value of zero bytes.
+    ///
+    /// Default: such a variable is absent, because Docker Compose and CI systems set variables to the empty text if
+    /// they have no value.
+    #[must_use]
+    pub fn keep_empty(mut self) -> Self {
+        self.config.keep_empty = true;
+        self
+    }
+
+    /// Reads the value of a key from a file, if the variable of the key with `suffix` at its end contains a path. With
+    /// `_FILE`, the key `DB_PASSWORD` is read from the file that `DB_PASSWORD_FILE` names.
+    ///
+    /// One newline at the end of the file is removed. The path must be absolute. Setting both variables is an error, and
+    /// so is a file that does not exist or is empty: the next source of a chain is not read. Set a prefix, because
+    /// otherwise unrelated variables such as `SSL_CERT_FILE` are listed as secrets, too. Reads must happen within a
+    /// tokio runtime.
+    ///
+    /// Default: no files are read. The suffix consists of ASCII letters, digits, `_`, `-` and `.`.
+    #[must_use]
+    pub fn file_suffix(mut self, suffix: impl Into<String>) -> Self {
+        self.config.file_suffix = Some(suffix.into());
+        self
+    }
+
+    /// Sets the text that joins the segments of a key. With `__`, the key `db/PASSWORD` is the variable
+    /// `db__PASSWORD`, and the variable is listed as that key.
+    ///
+    /// Default: `_`, which does not split names in a list. The text consists of ASCII letters, digits, `_`, `-` and `.`.
+    #[must_use]
+    pub fn separator(mut self, separator: impl Into<String>) -> Self {
+        self.config.separator = separator.into();
+        self
+    }
+
+    /// Accepts values that a tool left encrypted, for a service that stores ciphertexts on purpose.
+    ///
+    /// Default: such a value is [`ErrorKind::Invalid`].
+    #[must_use]
+    pub fn accept_encrypted(mut self) -> Self {
+        self.config.accept_encrypted = true;
+        self
+    }
+
+    async fn read(&self, key: &SecretKey) -> Result<Secret, Error> {
+        let read = async {
+            self.config.check()?;
+            self.read_variable(&self.config.variable_name(key)?).await
+        };
+        let result = read.await;
+        result.map_err(|error| error.with_origin(&self.origin).with_key(key))
+    }
+
+    async fn read_variable(&self, name: &str) -> Result<Secret, Error> {
+        let value = self.environment.value(OsStr::new(name));
+        let file_variable = self.config.file_variable_name(name);
+        let named = file_variable.and_then(|variable| {
+            let path = self.non_empty(OsStr::new(&variable))?;
+            Some((variable, path))
+        });
+        match (value, named) {
+            (Some(value), Some((variable, _))) if !value.is_empty() => Err(Error::new(
+                ErrorKind::InvalidConfig,
+                format!("both `{name}` and `{variable}` are set"),
             )
-            .with_origin(&self.origin)
-            .with_key(key)
-            .with_hint("rename the key, or map it to another key with `renamed`")),
+            .with_hint("unset one of them")),
+            (_, Some((variable, path))) => self.read_file(&variable, path.into()).await,
+            (Some(value), None) if !value.is_empty() || self.config.keep_empty => {
+                self.secret(bytes(value))
+            }
+            (Some(_), None) => Err(Error::new(
+                ErrorKind::NotFound,
+                format!("variable `{name}` is set but empty"),
+            )
+            .with_hint("set a value, add a source that has it, or use `keep_empty`")),
+            (None, None) => Err(Error::new(
+                ErrorKind::NotFound,
+                format!("variable `{name}` is not set"),
+            )
+            .with_hint("set it, or add a source that has it")),
         }
     }
 
-    fn read(&self, key: &SecretKey) -> Result<Secret, Error> {
-        let name = self.variable_name(key)?;
-        let value = self.environment.value(OsStr::new(&name)).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("variable `{name}` is not set"))
-                .with_origin(&self.origin)
-                .with_key(key)
-                .with_hint("set it, or add a source that has it")
+    async fn read_file(&self, variable: &str, path: PathBuf) -> Result<Secret, Error> {
+        let read = named_file::read(path).await;
+        let mut content = read.map_err(|error| {
+            let message = format!("the file that `{variable}` names: {}", error.message());
+            error.with_message(message)
         })?;
-        let value = SecretValue::from(bytes(value));
-        let version = Version::from_content(value.expose_bytes());
-        Ok(Secret::new(value).with_version(version))
+        if content.is_empty() && !self.config.keep_empty {
+            let message = format!("the file that `{variable}` names is empty");
+            // Its writer might not have written the value yet.
+            return Err(Error::new(ErrorKind::InvalidConfig, message)
+                .temporary()
+                .with_hint("write the value to it, or use `keep_empty`"));
+        }
+        self.secret(std::mem::take(&mut *content))
     }
 
-    /// Returns the key below `prefix` for the variable `name`. Returns `None` if the name does not correspond
-    /// to such a key.
-    fn key(&self, name: &OsStr, prefix: &KeyPrefix) -> Option<SecretKey> {
-        let unprefixed = name.to_str()?.strip_prefix(self.prefix.as_str())?;
-        let text: Cow<'_, str> = match prefix.as_str() {
-            "" => unprefixed.into(),
-            folder => {
-                let rest = unprefixed
-                    .strip_prefix(&folder.replace('/', "_"))?
-                    .strip_prefix('_')?;
-                format!("{folder}/{rest}").into()
-            }
-        };
-        SecretKey::parse(text).ok()
+    fn secret(&self, bytes: Vec<u8>) -> Result<Secret, Error> {
+        let value = SecretValue::from(bytes);
+        let version = Version::from_content(value.expose_bytes());
+        let secret = Secret::new(value).with_version(version);
+        match self.config.accept_encrypted {
+            true => Ok(secret.accept_encrypted()),
+            false => refuse_encrypted(secret),
+        }
+    }
+
+    fn non_empty(&self, name: &OsStr) -> Option<OsString> {
+        let value = self.environment.value(name);
+        value.filter(|value| !value.is_empty())
+    }
+
+    /// Returns the names of the variables of secrets, without the suffix of files. Absent variables are left out.
+    fn names(&self) -> impl Iterator<Item = OsString> {
+        let names = self.environment.names().into_iter();
+        // Windows has hidden variables such as `=C:` for the current directory of each drive.
+        let is_hidden = |name: &OsString| cfg!(windows) && name.to_string_lossy().starts_with('=');
+        names
+            .filter(move |name| !is_hidden(name))
+            .filter_map(|name| {
+                let named = name.to_str().and_then(|name| self.config.named_by(name));
+                match named.map(OsString::from) {
+                    Some(named) => self.non_empty(&name).map(|_| named),
+                    None if self.config.keep_empty => Some(name),
+                    None => self.non_empty(&name).map(|_| name),
+                }
+            })
+    }
+
+    fn listed(&self, name: &OsStr, prefix: &KeyPrefix) -> Listed {
+        match name.to_str() {
+            Some(name) => self.config.listed(name, prefix),
+            None if self.starts_with(name, prefix) => Listed::NotAKey,
+            None => Listed::Outside,
+        }
+    }
+
+    /// Returns whether a name that is not Unicode is below `prefix`.
+    fn starts_with(&self, name: &OsStr, prefix: &KeyPrefix) -> bool {
+        // The characters before the first invalid one are those of the name.
+        let name = name.to_string_lossy();
+        self.config.listed(&name, prefix) != Listed::Outside
     }
 }
 
@@ -158,24 +227,49 @@ impl SecretProvider for EnvProvider {
     }
 
     async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
-        self.read(key)
+        self.read(key).await
     }
 
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
-        keys.iter().map(|key| self.read(key)).collect()
+        join_bounded(CONCURRENCY, keys.iter().map(|key| self.read(key))).await
     }
 
-    /// Lists one key for each variable.
+    /// Lists one key for each variable that has a value.
     ///
-    /// Names of variables have no separator. `DB_PASSWORD` is listed as that key from the root, and as
-    /// `DB/PASSWORD` below the prefix `DB`. Variables whose names are not valid keys are omitted.
+    /// With the separator `_`, names are not split: `DB_PASSWORD` is listed as that key from the root, and as
+    /// `DB/PASSWORD` below the prefix `DB`. [`notices`](SecretProvider::notices) reports variables whose names are not
+    /// valid keys.
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
-        let names = self.environment.names();
-        let keys: BTreeSet<SecretKey> = names
-            .iter()
-            .filter_map(|name| self.key(name, prefix))
+        self.health().await?;
+        let keys: BTreeSet<SecretKey> = self
+            .names()
+            .filter_map(|name| match self.listed(&name, prefix) {
+                Listed::Key(key) => Some(key),
+                Listed::Outside | Listed::NotAKey => None,
+            })
             .collect();
         Ok(keys.into_iter().collect())
+    }
+
+    /// Returns one notice for each variable whose name cannot be a key.
+    async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+        self.health().await?;
+        let names: BTreeSet<OsString> = self
+            .names()
+            .filter(|name| self.listed(name, prefix) == Listed::NotAKey)
+            .collect();
+        let notice = |name: OsString| {
+            let message = "the name of the variable cannot be a key";
+            Notice::new(NoticeKind::NotAKey, name.display(), message)
+                .with_hint("rename the variable")
+        };
+        Ok(collect_notices(names.into_iter().map(notice)))
+    }
+
+    /// Checks the settings. The environment can always be read.
+    async fn health(&self) -> Result<(), Error> {
+        let checked = self.config.check();
+        checked.map_err(|error| error.with_origin(&self.origin))
     }
 }
 
@@ -190,157 +284,5 @@ impl fmt::Debug for EnvProvider {
         f.debug_struct("EnvProvider")
             .field("source", &self.origin)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use super::*;
-
-    struct FixedEnvironment(HashMap<OsString, OsString>);
-
-    impl Environment for FixedEnvironment {
-        fn value(&self, name: &OsStr) -> Option<OsString> {
-            self.0.get(name).cloned()
-        }
-
-        fn names(&self) -> Vec<OsString> {
-            self.0.keys().cloned().collect()
-        }
-    }
-
-    fn provider(prefix: &str, variables: &[(&str, &str)]) -> EnvProvider {
-        let pairs = variables
-            .iter()
-            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        EnvProvider::with_environment(FixedEnvironment(pairs.collect()), prefix)
-    }
-
-    async fn text(provider: &EnvProvider, key: &str) -> Result<String, Error> {
-        let secret = provider.get(&SecretKey::parse(key)?).await?;
-        Ok(secret.value.expose_text()?.to_owned())
-    }
-
-    #[tokio::test]
-    async fn segments_are_joined_behind_the_prefix_and_case_is_kept() {
-        let provider = provider(
-            "APP_",
-            &[("APP_db_PASSWORD", "p"), ("db_PASSWORD", "other")],
-        );
-        assert_eq!(text(&provider, "db/PASSWORD").await.unwrap(), "p");
-        assert_eq!(text(&provider, "db_PASSWORD").await.unwrap(), "p");
-        let error = text(&provider, "DB/PASSWORD").await.unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "DB/PASSWORD from env://APP_: not found: variable `APP_DB_PASSWORD` is not set; \
-             set it, or add a source that has it",
-        );
-    }
-
-    #[tokio::test]
-    async fn values_are_returned_unchanged() {
-        for value in [
-            "",
-            " padded\r\n",
-            "$(id) `id` $HOME \"quoted\"",
-            "{\"json\":\"inside\"}",
-            "schlüssel",
-        ] {
-            assert_eq!(
-                text(&provider("", &[("KEY", value)]), "KEY").await.unwrap(),
-                value
-            );
-        }
-        let big = "x".repeat(1 << 20);
-        assert_eq!(
-            text(&provider("", &[("KEY", &big)]), "KEY").await.unwrap(),
-            big
-        );
-    }
-
-    #[cfg(unix)]
-    #[tokio::test]
-    async fn value_that_is_not_unicode_is_returned_as_bytes() {
-        use std::os::unix::ffi::OsStringExt;
-
-        let value = OsString::from_vec(vec![0xff, 0xfe, b'x']);
-        let provider =
-            EnvProvider::with_environment(FixedEnvironment([("KEY".into(), value)].into()), "");
-        let secret = provider
-            .get(&SecretKey::parse("KEY").unwrap())
-            .await
-            .unwrap();
-        assert_eq!(secret.value.expose_bytes(), [0xff, 0xfe, b'x']);
-        assert_eq!(
-            secret.value.expose_text().unwrap_err().kind(),
-            ErrorKind::Malformed
-        );
-    }
-
-    #[tokio::test]
-    async fn key_with_equals_sign_is_invalid() {
-        let error = text(&provider("", &[]), "a=b").await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidKey);
-    }
-
-    #[tokio::test]
-    async fn listed_keys_can_be_read() {
-        let variables = [
-            ("APP_A", "1"),
-            ("APP_DB_USER", "2"),
-            ("APP_DB_", "3"),
-            ("OTHER", "4"),
-            ("APP_", "5"),
-        ];
-        let provider = provider("APP_", &variables);
-        let listed = |prefix: &'static str| {
-            let provider = &provider;
-            async move {
-                let keys = provider
-                    .list(&KeyPrefix::parse(prefix).unwrap())
-                    .await
-                    .unwrap();
-                for key in &keys {
-                    assert!(provider.get(key).await.is_ok(), "{key}");
-                }
-                keys.iter().map(ToString::to_string).collect::<Vec<_>>()
-            }
-        };
-        assert_eq!(listed("").await, ["A", "DB_", "DB_USER"]);
-        assert_eq!(listed("DB").await, ["DB/USER"]);
-        assert!(listed("NONE").await.is_empty());
-    }
-
-    #[tokio::test]
-    async fn process_environment_is_the_default() {
-        let provider = EnvProvider::with_prefix("CARGO_PKG_");
-        assert_eq!(text(&provider, "NAME").await.unwrap(), "secretwell-env");
-        assert_eq!(
-            format!("{provider:?}"),
-            "EnvProvider { source: Origin(env://CARGO_PKG_), .. }"
-        );
-    }
-
-    #[test]
-    fn url_accepts_only_a_prefix_of_names() {
-        for (url, origin) in [("env://", "env://"), ("env://APP_", "env://APP_")] {
-            assert_eq!(
-                EnvProvider::from_url(url).unwrap().origin().as_str(),
-                origin
-            );
-        }
-        for url in [
-            "env://user:c4n4ry@host",
-            "env://A/B",
-            "env://A?b",
-            "file:///a",
-            "env:// ",
-        ] {
-            let error = EnvProvider::from_url(url).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidConfig);
-            assert!(!format!("{error} {error:#?}").contains("c4n4ry"), "{url}");
-        }
     }
 }

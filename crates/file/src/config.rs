@@ -87,6 +87,7 @@ pub(crate) struct Config {
     pub(crate) strict_permissions: bool,
     /// The time after which a document that was emptied counts as empty.
     pub(crate) rewrite_grace: Duration,
+    pub(crate) accept_encrypted: bool,
 }
 
 /// The default of `rewrite_grace`.
@@ -122,6 +123,7 @@ impl Config {
             trim_newline: true,
             strict_permissions: false,
             rewrite_grace: REWRITE_GRACE,
+            accept_encrypted: false,
         }
     }
 

@@ -110,6 +110,14 @@ impl FileProvider {
         self.with(|config| config.rewrite_grace = grace.min(MAX_REWRITE_GRACE))
     }
 
+    /// Accepts values that a tool left encrypted, for a service that stores ciphertexts on purpose.
+    ///
+    /// Default: such a value is [`ErrorKind::Invalid`]. A document that is encrypted as a whole is always refused.
+    #[must_use]
+    pub fn accept_encrypted(self) -> Self {
+        self.with(|config| config.accept_encrypted = true)
+    }
+
     pub(crate) fn config(&self) -> &Config {
         &self.reader.config
     }

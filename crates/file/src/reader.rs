@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
+use secretwell_core::backend::refuse_encrypted;
 use secretwell_core::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, Version};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -78,7 +79,8 @@ impl Reader {
         };
         reading.map(|results| {
             let with_context = |(result, key): (Result<Secret, Error>, &SecretKey)| {
-                result.map_err(|error| error.with_origin(&self.origin).with_key(key))
+                let usable = result.and_then(|secret| self.refuse_encrypted(secret));
+                usable.map_err(|error| error.with_origin(&self.origin).with_key(key))
             };
             results.into_iter().zip(keys).map(with_context).collect()
         })
@@ -169,6 +171,13 @@ impl Reader {
         Reading {
             result: result.map(|mut bytes| secret(std::mem::take(&mut *bytes))),
             wait,
+        }
+    }
+
+    fn refuse_encrypted(&self, secret: Secret) -> Result<Secret, Error> {
+        match self.config.accept_encrypted {
+            true => Ok(secret.accept_encrypted()),
+            false => refuse_encrypted(secret),
         }
     }
 

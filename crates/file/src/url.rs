@@ -9,10 +9,11 @@ use crate::config::{Dialect, Format, Layout, MAX_REWRITE_GRACE};
 use crate::provider::FileProvider;
 
 /// The options and their values, for error messages.
-const OPTIONS: [(&str, &str); 6] = [
+const OPTIONS: [(&str, &str); 7] = [
     ("format", "env, json, yaml, toml or directory"),
     ("dialect", "strict, node, docker or shell"),
     ("permissions", "strict"),
+    ("encrypted", "accept"),
     ("newline", "keep"),
     ("max_bytes", "a number of bytes"),
     (
@@ -29,6 +30,7 @@ impl FileProvider {
     /// | `format=env`, `json`, `yaml`, `toml`, `directory` | [`format`](Self::format), or [`directory`](Self::directory); by default the extension of the path decides, as in [`new`](Self::new) |
     /// | `dialect=strict`, `node`, `docker`, `shell` | [`dialect`](Self::dialect) of a `.env` document |
     /// | `permissions=strict` | [`strict_permissions`](Self::strict_permissions) |
+    /// | `encrypted=accept` | [`accept_encrypted`](Self::accept_encrypted) |
     /// | `newline=keep` | [`keep_trailing_newline`](Self::keep_trailing_newline) of a directory |
     /// | `max_bytes=4096` | [`max_bytes`](Self::max_bytes) |
     /// | `rewrite_grace=30s` | [`rewrite_grace`](Self::rewrite_grace): a number with the unit `ms`, `s`, `m` or `h` |
@@ -87,6 +89,7 @@ fn apply(provider: FileProvider, (name, value): (&str, &str)) -> Result<FileProv
             parse_dialect(value).map(|it| provider.dialect(it))
         }
         "permissions" => (value == "strict").then(|| provider.strict_permissions()),
+        "encrypted" => (value == "accept").then(|| provider.accept_encrypted()),
         "newline" => {
             require(
                 provider.config().layout == Layout::Directory,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use secretwell_core::backend::{Capabilities, join_bounded};
+use secretwell_core::backend::{Capabilities, Notice, NoticeKind, collect_notices, join_bounded};
 use secretwell_core::{
     Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version,
 };
@@ -50,6 +50,14 @@ enum FollowUp<'a> {
         folder: &'a str,
         listing: &'a Listing,
     },
+}
+
+/// The names of a listing.
+#[derive(Default)]
+struct Names {
+    keys: Vec<SecretKey>,
+    /// Names that cannot be keys, with their folders.
+    others: Vec<String>,
 }
 
 impl InfisicalProvider {
@@ -265,8 +273,8 @@ impl Inner {
         }
     }
 
-    /// Returns the keys of all secrets below the folder `base`.
-    async fn list_keys(&self, base: &str) -> Result<Vec<SecretKey>, Error> {
+    /// Returns the names of all secrets below the folder `base`.
+    async fn names(&self, base: &str) -> Result<Names, Error> {
         let tree = match self.lists.list(base, true).await {
             Err(error) if error.is_not_found() => Arc::default(),
             result => result?,
@@ -303,16 +311,31 @@ impl Inner {
                 _ => {}
             }
         }
-        let keys = secrets.into_iter().filter_map(|(folder, name)| {
-            let key = match relative_path(self.base(), folder)? {
-                "" => name.to_owned(),
-                prefix => format!("{prefix}/{name}"),
+        let mut names = Names::default();
+        for (folder, name) in secrets {
+            let text = match relative_path(self.base(), folder) {
+                None => continue,
+                Some("") => name.to_owned(),
+                Some(prefix) => format!("{prefix}/{name}"),
             };
-            SecretKey::parse(&key).ok()
-        });
-        let mut keys: Vec<_> = keys.collect();
-        keys.sort();
-        Ok(keys)
+            match SecretKey::parse(&text) {
+                // A key with such a name would be read from another folder.
+                Ok(key) if !name.contains('/') => names.keys.push(key),
+                _ => names.others.push(text),
+            }
+        }
+        names.keys.sort();
+        Ok(names)
+    }
+
+    /// Returns the names below `prefix`, before the deadline of a call.
+    async fn names_below(&self, prefix: &KeyPrefix) -> Result<Names, Error> {
+        let folder = match prefix.as_str() {
+            "" => self.base().to_owned(),
+            prefix => format!("{}/{prefix}", self.base().trim_end_matches('/')),
+        };
+        let names = self.run_until(self.deadline(), self.names(&folder)).await;
+        names.map_err(|error| error.with_origin(&self.origin))
     }
 
     /// Returns the lists of the folders below `base` that have imports. `tree` is the recursive list of `base`, and
@@ -425,15 +448,19 @@ impl SecretProvider for InfisicalProvider {
     /// imports of each folder with secrets of its own are requested, and those with imports are listed separately. A
     /// folder whose secrets are all imported is not found, unless it is the folder of `prefix`.
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
-        let inner = &self.inner;
-        let base = match prefix.as_str() {
-            "" => inner.base().to_owned(),
-            prefix => format!("{}/{prefix}", inner.base().trim_end_matches('/')),
+        let names = self.inner.names_below(prefix).await?;
+        Ok(names.keys)
+    }
+
+    /// Returns one notice for each secret whose name cannot be a key. Sends the requests of
+    /// [`list`](SecretProvider::list).
+    async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+        let names = self.inner.names_below(prefix).await?;
+        let notice = |name| {
+            let message = "the name of the secret cannot be a key";
+            Notice::new(NoticeKind::NotAKey, name, message).with_hint("rename the secret")
         };
-        let keys = inner
-            .run_until(inner.deadline(), inner.list_keys(&base))
-            .await;
-        keys.map_err(|error| error.with_origin(&inner.origin))
+        Ok(collect_notices(names.others.into_iter().map(notice)))
     }
 
     /// Requests the environment's folders, if the login has the permission, and then the last list with

@@ -1,10 +1,11 @@
 //! The builder of the resolver.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secretwell_core::SecretProvider;
 use secretwell_core::backend::Link;
+use secretwell_core::{SecretKey, SecretProvider};
 
 use crate::clock;
 use crate::settings::{OnDenied, Settings};
@@ -28,6 +29,7 @@ pub struct ResolverBuilder {
     max_entries: usize,
     retry_budget: Option<(u32, u32)>,
     on_denied: OnDenied,
+    accept_encrypted: Arc<BTreeSet<SecretKey>>,
 }
 
 impl ResolverBuilder {
@@ -42,6 +44,7 @@ impl ResolverBuilder {
             max_entries: 1000,
             retry_budget: None,
             on_denied: OnDenied::default(),
+            accept_encrypted: Arc::default(),
         }
     }
 
@@ -125,6 +128,19 @@ impl ResolverBuilder {
         self
     }
 
+    /// Accepts values of `keys` that a tool left encrypted, for a service that stores ciphertexts on purpose. Further
+    /// calls add keys.
+    ///
+    /// Default: such a value is [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) for every key, because it is
+    /// not yet the secret. See [`encrypted_by`](secretwell_core::backend::encrypted_by) for what is recognized. The
+    /// providers of variables and files refuse such values, too. They have a setting of their own,
+    /// `accept_encrypted`, which is sufficient.
+    #[must_use]
+    pub fn accept_encrypted(mut self, keys: impl IntoIterator<Item = SecretKey>) -> Self {
+        Arc::make_mut(&mut self.accept_encrypted).extend(keys);
+        self
+    }
+
     /// Returns the sources of the provider with their settings.
     pub(crate) fn shared(self) -> Shared {
         let mut links = self.provider.links();
@@ -162,6 +178,7 @@ impl ResolverBuilder {
             max_entries: self.max_entries,
             retry_budget: self.retry_budget.unwrap_or((per_minute, per_minute)),
             on_denied: self.on_denied,
+            accept_encrypted: self.accept_encrypted.clone(),
             batch: capabilities.batch,
         }
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use secretwell_core::backend::{catch_panic, require_one_result_per_key};
+use secretwell_core::backend::{catch_panic, refuse_encrypted, require_one_result_per_key};
 use secretwell_core::{Error, Secret, SecretKey};
 use tokio::sync::watch;
 
@@ -191,13 +191,7 @@ impl FetchTask {
         took: Duration,
     ) -> FetchResults {
         let source = &shared.sources[self.link];
-        let failures = results.iter().flat_map(|result| result.as_ref().err());
-        let failures = failures.filter(|error| !error.is_not_found()).count();
         shared.counts.fetches.fetch_add(1, Ordering::Relaxed);
-        shared
-            .counts
-            .failures
-            .fetch_add(failures as u64, Ordering::Relaxed);
         update_breaker(&mut source.state(), &self.keys, &results, clock::now());
 
         let jitter = source.settings.batch.then(Jitter::new);
@@ -240,16 +234,27 @@ impl FetchTask {
             is_passing: self.link + 1 < shared.sources.len(),
             found_later: &|key| shared.found_later(self.link, key, now),
         };
+        let usable = |key: &SecretKey, secret| match source.settings.accept_encrypted.contains(key)
+        {
+            true => Ok(secret),
+            false => refuse_encrypted(secret),
+        };
         let mut settled = Settled::default();
+        let mut failures = 0;
         {
             let mut state = source.state();
             for (key, result) in chunk {
+                let result = result.and_then(|secret| usable(&key, secret));
+                let error = result.as_ref().err();
+                failures += u64::from(error.is_some_and(|error| !error.is_not_found()));
                 settling.settle(&mut state, key, result, &mut settled);
             }
             if settled.has_removals {
                 shared.count_removal();
             }
         }
+        let counted = &shared.counts.failures;
+        counted.fetch_add(failures, Ordering::Relaxed);
         shared.moved(self.link, &settled.moved, now);
         event::log(settled.events);
         Shared::send(settled.signals);

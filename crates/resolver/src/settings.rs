@@ -1,7 +1,10 @@
 //! The settings of a resolver.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use secretwell_core::SecretKey;
 use serde::{Deserialize, Serialize};
 
 /// What the resolver does with a cached value when the source refuses the secret.
@@ -34,6 +37,8 @@ pub(crate) struct Settings {
     /// The burst and the rate per minute of the retry budget.
     pub(crate) retry_budget: (u32, u32),
     pub(crate) on_denied: OnDenied,
+    /// The keys whose values can be ciphertexts of a tool.
+    pub(crate) accept_encrypted: Arc<BTreeSet<SecretKey>>,
     /// Whether the source reads many keys in one round trip.
     pub(crate) batch: bool,
 }

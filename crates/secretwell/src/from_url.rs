@@ -19,11 +19,12 @@ use secretwell_core::{Chain, Error, ErrorKind, MemoryProvider, SecretProvider};
 /// | `memory://` | an empty [`MemoryProvider`], for tests | |
 /// | `env://,file:///run/secrets` | a chain: keys that are missing in the first source are read from the second | |
 ///
-/// The crates `secretwell-infisical` and `secretwell-vault` list the options of their URLs. The options of a file URL
-/// are joined by `&`:
+/// The crates `secretwell-env`, `secretwell-infisical` and `secretwell-vault` list the options of their URLs. The
+/// options of a file URL are joined by `&`:
 ///
 /// - `format=env|json|yaml|toml|directory` sets the format if the path does not determine it.
 /// - `dialect=strict|node|docker|shell` sets the dialect of a `.env` document.
+/// - `encrypted=accept` accepts values that a tool left encrypted.
 /// - `newline=keep` keeps a newline at the end of a file in a directory.
 /// - `permissions=strict` rejects files that other users can access.
 /// - `max_bytes=4096` sets the size limit of a file.

@@ -50,7 +50,7 @@ pub struct Supports {
     pub stall: bool,
     /// The source can store any bytes, not only text without NUL.
     pub binary_values: bool,
-    /// The source can store a value of zero bytes.
+    /// The source can store a value of zero bytes, and the provider does not treat it as absent.
     pub empty_values: bool,
     /// The source trims white space around values, except one line ending.
     pub trims_whitespace: bool,

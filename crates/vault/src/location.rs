@@ -88,7 +88,6 @@ impl Location {
         while let Some((folder, depth)) = folders.pop() {
             let names = match self.names(session, &folder).await {
                 Err(error) if error.kind() == ErrorKind::Denied => {
-                    log_denied(session, &error);
                     listing.denied.push(error);
                     listing.is_root_denied |= folder == root;
                     continue;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use secretwell_core::backend::{Capabilities, join_bounded};
+use secretwell_core::backend::{Capabilities, Notice, NoticeKind, collect_notices, join_bounded};
 use secretwell_core::{
     Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version,
 };
@@ -198,56 +198,117 @@ impl Inner {
         place.check_last_reads(session).await
     }
 
+    /// Returns the names below `prefix`. A listing contains no names of fields, so every secret is read.
+    async fn names(&self, prefix: &KeyPrefix) -> Result<Names, Error> {
+        let Listing { paths, denied, .. } = self.place.list(&self.session, prefix.as_str()).await?;
+        let mut names = Names {
+            denied,
+            ..Names::default()
+        };
+        if self.whole {
+            for path in paths {
+                match SecretKey::parse(&path) {
+                    Ok(key) if prefix.contains(&key) => names.keys.push(key),
+                    Ok(_) => {}
+                    Err(_) => names.others.push(path),
+                }
+            }
+            return Ok(names);
+        }
+        let reads = paths
+            .iter()
+            .map(|path| Box::pin(self.place.read(&self.session, path, &[])));
+        let documents = join_bounded(CONCURRENCY, reads).await;
+        for (path, document) in paths.iter().zip(documents) {
+            match document {
+                Ok(document) => {
+                    names.has_read = true;
+                    for name in document.names() {
+                        match key(path, name) {
+                            Ok(key) => names.keys.push(key),
+                            Err(other) => names.others.push(other),
+                        }
+                    }
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(error) if error.kind() == ErrorKind::Denied => names.denied.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(names)
+    }
+
     /// Lists the keys below `prefix`. Secrets and folders that this login must not read are left out, unless
     /// that leaves nothing.
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
-        let Listing {
-            paths, mut denied, ..
-        } = self.place.list(&self.session, prefix.as_str()).await?;
-        let mut keys = Vec::new();
-        let mut has_read = false;
-        if self.whole {
-            keys.extend(
-                paths
-                    .into_iter()
-                    .filter_map(|path| SecretKey::parse(path).ok()),
-            );
-            keys.retain(|key| prefix.contains(key));
-        } else {
-            let reads = paths
-                .iter()
-                .map(|path| Box::pin(self.place.read(&self.session, path, &[])));
-            let documents = join_bounded(CONCURRENCY, reads).await;
-            for (path, document) in paths.iter().zip(documents) {
-                match document {
-                    Ok(document) => {
-                        has_read = true;
-                        keys.extend(document.names().filter_map(|name| key(path, name)));
-                    }
-                    Err(error) if error.is_not_found() => {}
-                    Err(error) if error.kind() == ErrorKind::Denied => {
-                        log_denied(&self.session, &error);
-                        denied.push(error);
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
+        let names = self.names(prefix).await?;
+        for error in &names.denied {
+            log_denied(&self.session, error);
         }
-        if keys.is_empty() && !has_read && !denied.is_empty() {
-            return Err(all_denied(&denied));
-        }
+        let mut keys = names.readable()?.keys;
         keys.sort();
         Ok(keys)
     }
+
+    /// Returns one notice for each name below `prefix` that cannot be a key.
+    async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+        let mut others = self.names(prefix).await?.readable()?.others;
+        others.sort();
+        let notice = |name: String| {
+            let (message, hint) = match self.whole {
+                true if name.is_empty() => (
+                    "the secret at the path of the provider has no key",
+                    "set the path to its folder",
+                ),
+                true => (
+                    "the path of the secret cannot be a key",
+                    "rename the secret",
+                ),
+                false => (
+                    "the name of the field cannot be a key",
+                    "rename the field, or read the whole secret",
+                ),
+            };
+            Notice::new(NoticeKind::NotAKey, name, message).with_hint(hint)
+        };
+        Ok(collect_notices(others.into_iter().map(notice)))
+    }
 }
 
-/// Returns the key of a field, or `None` if its name cannot be that of a key.
-fn key(path: &str, name: &str) -> Option<SecretKey> {
-    let key = match path {
+/// The names of a listing.
+#[derive(Default)]
+struct Names {
+    keys: Vec<SecretKey>,
+    /// Names that cannot be keys, with their paths.
+    others: Vec<String>,
+    /// The errors of what this login must not list or read.
+    denied: Vec<Error>,
+    /// Whether at least one secret was read.
+    has_read: bool,
+}
+
+impl Names {
+    /// Returns the names, unless nothing can be read.
+    fn readable(self) -> Result<Self, Error> {
+        let is_empty = self.keys.is_empty() && self.others.is_empty();
+        match is_empty && !self.has_read && !self.denied.is_empty() {
+            true => Err(all_denied(&self.denied)),
+            false => Ok(self),
+        }
+    }
+}
+
+/// Returns the key of a field. If its name cannot be that of a key, returns the path and the name.
+fn key(path: &str, name: &str) -> Result<SecretKey, String> {
+    let text = match path {
         "" => name.to_owned(),
         _ => format!("{path}/{name}"),
     };
-    SecretKey::parse(key).ok()
+    match SecretKey::parse(&text) {
+        // A key with such a name would be read from another path.
+        Ok(key) if !name.contains('/') => Ok(key),
+        _ => Err(text),
+    }
 }
 
 /// Returns an error that names the first denied paths.
@@ -335,6 +396,13 @@ impl SecretProvider for VaultProvider {
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
         let keys = self.inner.list(prefix).await;
         keys.map_err(|error| error.with_origin(self.origin()))
+    }
+
+    /// Returns one notice for each field whose name cannot be a key. Reads every secret below `prefix`, like
+    /// [`list`](SecretProvider::list).
+    async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+        let notices = self.inner.notices(prefix).await;
+        notices.map_err(|error| error.with_origin(self.origin()))
     }
 
     /// Returns whether the next read can succeed, without reading a secret. The token of the login must be valid,

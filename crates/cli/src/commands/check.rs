@@ -3,13 +3,16 @@
 use std::process::ExitCode;
 
 use secretwell::auth::{Mode, PreflightReport, SecretPolicy};
+use secretwell::backend::{Notice, NoticeKind};
 use secretwell::{Resolver, SecretKey};
 
+use super::table::format_table;
 use super::write_stdout;
 use crate::args::{CheckArgs, LogArgs, SelectionArgs};
 use crate::exit::{Failure, Reason};
 use crate::fetch::{KeySelection, list_keys};
 use crate::logging::with_progress;
+use crate::notices;
 use crate::sources::Sources;
 
 pub(crate) async fn check(
@@ -22,14 +25,87 @@ pub(crate) async fn check(
         None => vec![Mode::Production, Mode::Development],
     };
     let message = || format!("reading secrets from {}", sources.provider.origin());
-    let reports = with_progress(log, message, reports(&sources, args, &modes)).await?;
-    let text: Vec<_> = reports.iter().map(PreflightReport::to_string).collect();
+    let read = async {
+        let required = Required::select(&sources, args).await?;
+        let reports = reports(&sources, args, &modes, &required.keys).await;
+        let mut notices = notices::read(&sources.provider).await;
+        notices.retain(|notice| required.concerns(notice));
+        Ok::<_, Failure>((reports, notices, required))
+    };
+    let (reports, notices, required) = with_progress(log, message, read).await?;
+    let mut text: Vec<_> = reports.iter().map(PreflightReport::to_string).collect();
+    if !notices.is_empty() {
+        text.push(notice_table(&sources, &required, &notices));
+    }
     write_stdout(text.join("\n").as_bytes())?;
     let problems = reports.iter().flat_map(PreflightReport::problems);
-    let worst = problems
-        .map(|problem| Reason::from_kind(problem.kind()))
-        .max();
+    let reasons = problems.map(|problem| Reason::from_kind(problem.kind()));
+    let is_problem = |notice: &Notice| required.status(notice) == PROBLEM;
+    let unreadable = notices.iter().any(is_problem).then_some(Reason::Invalid);
+    let worst = reasons.chain(unreadable).max();
     Ok(worst.map_or(ExitCode::SUCCESS, Reason::status))
+}
+
+/// The keys that are checked.
+struct Required {
+    keys: Vec<SecretKey>,
+    /// Whether these are all keys that the sources list.
+    is_all: bool,
+}
+
+const PROBLEM: &str = "PROBLEM";
+
+impl Required {
+    async fn select(sources: &Sources, args: &CheckArgs) -> Result<Self, Failure> {
+        let selection = match &args.require[..] {
+            [] => sources.key_selection(&SelectionArgs::default()),
+            required => KeySelection::Only(required.to_vec()),
+        };
+        let (keys, is_all) = match selection {
+            KeySelection::Only(keys) => (keys, false),
+            KeySelection::All { require } if !require.is_empty() => (require, false),
+            KeySelection::All { require } => match list_keys(&sources.provider, &require).await {
+                Err(error) => {
+                    // Perhaps there are secrets, and none of their names is a valid key.
+                    if error.is_not_found() {
+                        notices::warn(&sources.provider).await;
+                    }
+                    return Err(error.into());
+                }
+                Ok(keys) => (keys, true),
+            },
+        };
+        Ok(Self { keys, is_all })
+    }
+
+    /// Returns whether `notice` is printed. One without a key might be about a key that is misspelled. The error of a
+    /// checked key that cannot be read is in the reports.
+    fn concerns(&self, notice: &Notice) -> bool {
+        let Some(key) = &notice.key else {
+            return true;
+        };
+        match notice.kind {
+            NoticeKind::ReadDifferently => self.keys.contains(key),
+            _ => self.is_all && !self.keys.contains(key),
+        }
+    }
+
+    fn status(&self, notice: &Notice) -> &'static str {
+        match notice.kind {
+            NoticeKind::ReadDifferently => "note",
+            NoticeKind::Unreadable if self.is_all => PROBLEM,
+            _ => "warning",
+        }
+    }
+}
+
+fn notice_table(sources: &Sources, required: &Required, notices: &[Notice]) -> String {
+    let row = |notice| {
+        let status = format!("  {}", required.status(notice));
+        vec![status, notices::describe(notice, &sources.provider)]
+    };
+    let rows: Vec<_> = notices.iter().map(row).collect();
+    format!("notices:\n{}", format_table(&rows))
 }
 
 /// Returns one report for each mode.
@@ -37,30 +113,74 @@ async fn reports(
     sources: &Sources,
     args: &CheckArgs,
     modes: &[Mode],
-) -> Result<Vec<PreflightReport>, Failure> {
-    let selection = match &args.require[..] {
-        [] => sources.key_selection(&SelectionArgs::default()),
-        required => KeySelection::Only(required.to_vec()),
-    };
-    let required = match selection {
-        KeySelection::Only(keys) => keys,
-        KeySelection::All { require } if !require.is_empty() => require,
-        KeySelection::All { require } => list_keys(&sources.provider, &require).await?,
-    };
+    required: &[SecretKey],
+) -> Vec<PreflightReport> {
     let is_signing_key =
         |key: &SecretKey| args.signing.contains(key) || sources.profile.signing.contains(key);
-    let with_policy = |key: SecretKey| {
-        let policy = match is_signing_key(&key) {
+    let with_policy = |key: &SecretKey| {
+        let policy = match is_signing_key(key) {
             true => SecretPolicy::SigningKey,
-            false => SecretPolicy::of_key(&key),
+            false => SecretPolicy::of_key(key),
         };
-        (key, policy)
+        (key.clone(), policy)
     };
-    let keys: Vec<_> = required.into_iter().map(with_policy).collect();
+    let keys: Vec<_> = required.iter().map(with_policy).collect();
     let resolver = Resolver::new(sources.provider.clone());
     let mut reports = Vec::new();
     for mode in modes {
         reports.push(PreflightReport::for_keys(&resolver, &keys, *mode).await);
     }
-    Ok(reports)
+    reports
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_are_printed_by_their_kind_and_by_the_checked_keys() {
+        let key = SecretKey::from_static;
+        let required = |is_all| Required {
+            keys: vec![key("A")],
+            is_all,
+        };
+        let shown = |required: &Required, kind, key: Option<&SecretKey>| {
+            let mut notice = Notice::new(kind, "x", "x");
+            notice.key = key.cloned();
+            let status = required.status(&notice);
+            required.concerns(&notice).then_some(status)
+        };
+        let (checked, other) = (key("A"), key("B"));
+        for (kind, key, of_all, of_some) in [
+            (
+                NoticeKind::ReadDifferently,
+                Some(&checked),
+                Some("note"),
+                Some("note"),
+            ),
+            (NoticeKind::ReadDifferently, Some(&other), None, None),
+            (
+                NoticeKind::ReadDifferently,
+                None,
+                Some("note"),
+                Some("note"),
+            ),
+            (NoticeKind::NotAKey, None, Some("warning"), Some("warning")),
+            // The report has the error of the checked key.
+            (NoticeKind::Unreadable, Some(&checked), None, None),
+            (NoticeKind::Unreadable, Some(&other), Some(PROBLEM), None),
+            (NoticeKind::Unreadable, None, Some(PROBLEM), Some("warning")),
+        ] {
+            assert_eq!(
+                shown(&required(true), kind, key),
+                of_all,
+                "{kind:?} {key:?}"
+            );
+            assert_eq!(
+                shown(&required(false), kind, key),
+                of_some,
+                "{kind:?} {key:?}"
+            );
+        }
+    }
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::write_stdout;
 use crate::args::{DoctorArgs, LogArgs};
 use crate::exit::{Failure, Reason};
+use crate::fetch::read;
 use crate::logging::with_progress;
 use crate::sources::Sources;
 
@@ -103,18 +104,18 @@ async fn diagnose(
     }
     keys.sort();
     keys.dedup();
-    let results = provider.get_many(&keys).await;
-    let mut read = 0;
+    let results = read(provider, &keys).await;
+    let mut count = 0;
     for result in &results {
         match result {
-            Ok(_) => read += 1,
+            Ok(_) => count += 1,
             // Another source might contain the key.
             Err(error) if error.is_not_found() => diagnosis.warning("read", error),
             Err(error) => diagnosis.problem("read", error),
         }
     }
-    if read > 0 {
-        diagnosis.ok("read", &format!("secrets: {read}"));
+    if count > 0 {
+        diagnosis.ok("read", &format!("secrets: {count}"));
     }
     Ok(())
 }

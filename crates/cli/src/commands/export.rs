@@ -9,8 +9,8 @@ use secretwell::{Error, SecretKey};
 use super::{check_output_is_private, write_stdout};
 use crate::args::{ExportArgs, Format, LogArgs};
 use crate::exit::{Failure, Reason};
-use crate::fetch::fetch;
 use crate::logging::with_progress;
+use crate::notices::fetch_and_warn;
 use crate::sources::Sources;
 use crate::variables::Variable;
 
@@ -22,7 +22,7 @@ pub(crate) async fn export(
     check_output_is_private(&args.reveal)?;
     let selection = sources.key_selection(&args.selection);
     let message = || format!("reading secrets from {}", sources.provider.origin());
-    let fetch = fetch(&sources.provider, &selection, Duration::ZERO);
+    let fetch = fetch_and_warn(&sources.provider, &selection, Duration::ZERO);
     let secrets = with_progress(log, message, fetch).await?;
     let variables = sources.naming(&args.selection).variables(&secrets)?;
     let document = match args.format {

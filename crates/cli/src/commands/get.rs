@@ -7,6 +7,7 @@ use secretwell::SecretProvider;
 use super::{check_output_is_private, write_stdout};
 use crate::args::{GetArgs, LogArgs};
 use crate::exit::Failure;
+use crate::fetch::usable;
 use crate::logging::with_progress;
 use crate::sources::Sources;
 
@@ -18,6 +19,7 @@ pub(crate) async fn get(
     check_output_is_private(&args.reveal)?;
     let message = || format!("reading {} from {}", args.key, sources.provider.origin());
     let secret = with_progress(log, message, sources.provider.get(&args.key)).await?;
+    let secret = usable(&sources.provider, &args.key, secret)?;
     write_stdout(secret.value.expose_bytes())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -8,16 +8,22 @@ use super::table::format_table;
 use super::write_stdout;
 use crate::args::LogArgs;
 use crate::exit::Failure;
-use crate::fetch::list_keys;
+use crate::fetch::{list_keys, read};
 use crate::logging::with_progress;
+use crate::notices;
 use crate::sources::Sources;
 
 pub(crate) async fn list(sources: &Sources, log: &LogArgs) -> Result<ExitCode, Failure> {
     let provider = &sources.provider;
     let read = async {
-        let keys = list_keys(provider, &[]).await?;
-        let results = provider.get_many(&keys).await;
-        Ok::<_, Failure>((keys, results))
+        let keys = match list_keys(provider, &[]).await {
+            Err(error) if !error.is_not_found() => return Err(error),
+            listed => listed,
+        };
+        notices::warn(provider).await;
+        let keys = keys?;
+        let results = read(provider, &keys).await;
+        Ok((keys, results))
     };
     let message = || format!("listing {}", provider.origin());
     let (keys, results) = with_progress(log, message, read).await?;

@@ -9,7 +9,7 @@ mod yaml;
 
 use std::collections::BTreeSet;
 
-use secretwell_core::backend::{Notice, NoticeKind};
+use secretwell_core::backend::{Notice, NoticeKind, refuse_encrypted_document};
 use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
 
 use crate::config::Syntax;
@@ -29,6 +29,7 @@ pub(crate) enum Document {
 
 /// Parses a document. Error messages name the line and never quote content.
 pub(crate) fn parse(syntax: Syntax, bytes: &[u8]) -> Result<Document, Error> {
+    refuse_encrypted_document(bytes)?;
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(malformed("the document is UTF-16 text").with_hint("save it as UTF-8"));
     }

@@ -363,7 +363,7 @@ pub async fn absent_in_all_forms(h: &dyn Harness) -> Outcome {
 /// An empty value is returned as zero bytes, not as `NotFound`.
 pub async fn empty_value(h: &dyn Harness) -> Outcome {
     if !h.supports().empty_values {
-        return Outcome::NotApplicable("the source cannot store empty values");
+        return Outcome::NotApplicable("the source has no empty values");
     }
     let [key] = valid_keys(h);
     h.seed(&key, b"").await;
