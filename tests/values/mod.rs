@@ -1,1 +1,2 @@
 //! Values to the letter: what a service receives from files, documents and variables, and which values may sign.
+mod strength;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use secretwell::auth::{Mode, PreflightReport, SecretPolicy};
+use secretwell::auth::{Mode, PreflightOptions, PreflightReport, RefuseList, SecretPolicy};
 use secretwell::{Resolver, SecretKey};
 
 use super::write_stdout;
@@ -57,10 +57,15 @@ async fn reports(
         (key, policy)
     };
     let keys: Vec<_> = required.into_iter().map(with_policy).collect();
+    let refused = match &args.refuse_list {
+        Some(file) => RefuseList::read(file)?,
+        None => RefuseList::default(),
+    };
     let resolver = Resolver::new(sources.provider.clone());
     let mut reports = Vec::new();
     for mode in modes {
-        reports.push(PreflightReport::for_keys(&resolver, &keys, *mode).await);
+        let options = PreflightOptions::new(*mode).refuse_list(refused.clone());
+        reports.push(PreflightReport::for_keys(&resolver, &keys, &options).await);
     }
     Ok(reports)
 }
