@@ -24,29 +24,31 @@ const PUBLIC: &[&str] = &[
 /// The mark of secrets that Django generates for development.
 const DJANGO: &[u8] = b"django-insecure-";
 
-/// The words of examples. A value that consists of these words only is an example.
+/// The words of examples. A value that hardly has other words is an example.
 ///
 /// No word consists of hexadecimal digits, which random values contain by chance.
 const WORDS: &str = "\
     access actual admin aes algorithm always an and any anything api app application are at auth \
-    authentication authjs authorization backend bar base baz before better bits blank but by \
-    bytes change changed characters chars commit config configuration cookie cookies default demo \
-    deploy deploying deployment deploys dev developer development django do docker does dont \
-    dummy edit empty encrypt encrypted encryption enter env environment example express fallback \
-    false fastapi fill fix fixme flask foo for from frontend function generate generated \
-    generator github guess hash hello helm here hidden hmac hs https id in insecure insert \
-    internal into ipsum is it java jsonwebtoken jwt keep key keys laravel least length letters \
-    live local localhost long lorem make masked master max me min minimum missing mock more must \
-    my name nan native nest never new next nextauth nextjs nil no node nodejs none not nothing \
-    null number object of on only openssl or our own pass passphrase passwd password passwords \
-    pending phrase pk placeholder please postgres private prod production project promise provide \
-    public put python qux rails rand random randomly react real redacted redis refresh replace \
-    replaced root rs rsa rust safe salt sample sandbox secret secrets secure self sensitive \
-    server service session sessions set sha shared should sign signature signing site sk some \
-    something spring staging starter strict string strong super sure symbols temp template \
-    temporary test tester testing tests that the then this tmp to todo token tokens tutorial \
-    undefined unguessable unique unknown unsafe up update use used user users using valid value \
-    values var variable very want web website whatever with without world xxx xyz you your yours";
+    authentication authjs authorization awesome aws azure backend bar base baz before begin \
+    better bits blank but by bytes change changed changing characters chars client commit config \
+    configuration consumer cookie cookies default demo deploy deploying deployment dev developer \
+    development django do docker does dont dummy edit empty encrypt encrypted encryption end \
+    enter env environment example express facebook fake fallback false fastapi fill fix fixme \
+    flask foo for from frontend function generate generated generator github goes google guess \
+    hardcoded hash hello helm here hidden hmac hs https id in insecure insert internal into ipsum \
+    is it java jsonwebtoken jwt keep key keys knows laravel least length letters live local \
+    localhost long lorem make masked master max me mega min minimum missing mock more must my \
+    name nan native needed nest never new next nextauth nextjs nil no nobody node nodejs none not \
+    nothing null number oauth object of on one only openssl or our own pass passphrase passwd \
+    password passwords paste pending phrase pk placeholder please postgres private prod \
+    production project promise provide public put python qux rails rand random randomly react \
+    real redacted redis refresh replace replaced root rs rsa rust safe salt sample sandbox secret \
+    secrets secure self sensitive server service session sessions set sha share shared should \
+    sign signature signing site sk some something spring staging starter strict string strong \
+    super supposed sure symbols temp template temporary test tester testing tests that the then \
+    this tmp to todo token tokens totally tutorial type ultra undefined unguessable unique \
+    unknown unsafe up update use used user users using valid value values var variable very want \
+    web website whatever with without world xxx xyz you your yours";
 
 /// Longer values are not checked for words. Examples are short.
 const MAX_BYTES: usize = 512;
@@ -57,17 +59,22 @@ const MIN_RANDOM: usize = 16;
 /// `your-super-secret-jwt-key-min-32-chars`.
 pub(super) fn is_example(value: &[u8]) -> bool {
     let is_public = |example: &&str| example.as_bytes().eq_ignore_ascii_case(value);
-    value.starts_with(DJANGO) || PUBLIC.iter().any(is_public) || has_only_example_words(value)
+    value.starts_with(DJANGO) || PUBLIC.iter().any(is_public) || has_example_words(value)
 }
 
-fn has_only_example_words(value: &[u8]) -> bool {
+/// Returns whether at least 80 percent of the words are those of examples. Of five words or more, one can be
+/// another word, such as the name of a project. Of six random words, five are those of examples with a
+/// probability of 1 in 10⁸.
+fn has_example_words(value: &[u8]) -> bool {
     if value.len() > MAX_BYTES {
         return false;
     }
-    let mut long_words = words(value).filter(|word| word.len() > 1).peekable();
-    long_words.peek().is_some()
-        && long_words.all(consists_of_example_words)
-        && !is_random(&rest(value))
+    let (mut known, mut all) = (0, 0);
+    for word in words(value).filter(|word| word.len() > 1) {
+        all += 1;
+        known += usize::from(consists_of_example_words(word));
+    }
+    all > 0 && known * 5 >= all * 4 && !is_random(&rest(value))
 }
 
 /// Returns the digits and single letters of the value.
@@ -125,6 +132,8 @@ mod tests {
         assert!(is_example(b"CHANGE-ME"));
         assert!(is_example(b"ChangeMePlease"));
         assert!(is_example(b"thisismysupersecretkey"));
+        assert!(is_example(b"change this acme secret in production"));
+        assert!(!is_example(b"change this acme secret"));
     }
 
     #[test]

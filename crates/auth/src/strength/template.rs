@@ -30,6 +30,7 @@ type Enclosed = (&'static str, &'static str, fn(&[u8]) -> bool);
 
 const ENCLOSED: &[Enclosed] = &[
     ("<", ">", is_words),
+    ("&lt;", "&gt;", is_words),
     ("[", "]", is_words),
     ("((", "))", is_words),
     ("`", "`", is_words),
