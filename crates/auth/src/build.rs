@@ -63,7 +63,7 @@ pub(crate) async fn build<A: Send + Sync + 'static>(
     drop(user_code);
     let Requested { keys, findings } = requests.take();
     let mut problems = Vec::new();
-    // A requested secret that has a policy of its own was already checked before the build.
+    // One warning for each key. Some secrets are checked before the build and again with their ring.
     let mut warnings = BTreeMap::new();
     for finding in findings.into_values() {
         match finding {

@@ -1,8 +1,7 @@
 //! The strength of signing secrets. Builds, preflights and the command use this implementation.
 //!
-//! The rules ask whether a generator could have produced the value. They look at the bytes as they are.
-//! Each rule is an exact form or has a measured rate of false alarms, because a refused secret is an
-//! outage.
+//! The rules ask whether a generator could have produced the value. Each rule is an exact form or has a
+//! measured rate of false alarms, because a refused secret is an outage.
 
 mod example;
 mod keyboard;
@@ -83,16 +82,17 @@ impl Refused {
 
 /// Assesses `value` as a signing secret. The time is linear in the length of the value.
 pub(crate) fn assess(value: &[u8], refused: &Refused) -> Assessment {
+    let text = text(value);
     // The length comes last, because `changeme` is an example first of all.
     let weakness = if encrypted_by(value).is_some() {
         Weakness::Encrypted
     } else if refused.contains(value) {
         Weakness::Refused
-    } else if reference::is_reference(value) {
+    } else if reference::is_reference(text) {
         Weakness::Reference
-    } else if template::is_template(value) {
+    } else if template::is_template(text) {
         Weakness::Template
-    } else if example::is_example(value) {
+    } else if example::is_example(text) {
         Weakness::Example
     } else if pattern::is_pattern(value) {
         Weakness::Pattern
@@ -107,6 +107,17 @@ pub(crate) fn assess(value: &[u8], refused: &Refused) -> Assessment {
         };
     };
     Assessment::Weak(weakness)
+}
+
+/// Returns the value without white space and quotes around it, for rules that compare the value with a text.
+/// Some tools leave both. All other rules measure the bytes as they are, because the ends of a binary
+/// secret can look like white space.
+fn text(value: &[u8]) -> &[u8] {
+    let text = value.trim_ascii();
+    match text {
+        [b'"', inner @ .., b'"'] | [b'\'', inner @ .., b'\''] => inner,
+        _ => text,
+    }
 }
 
 impl Weakness {

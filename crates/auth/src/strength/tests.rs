@@ -196,6 +196,27 @@ fn weak_secrets_are_refused_for_the_expected_reason() {
 }
 
 #[test]
+fn quotes_and_white_space_around_a_value_hide_nothing() {
+    for category in CATEGORIES.iter().filter(|category| {
+        let texts = [Weakness::Template, Weakness::Reference, Weakness::Example];
+        texts.contains(&category.weakness)
+    }) {
+        for sample in category.samples {
+            for value in [
+                format!("\"{sample}\""),
+                format!("'{sample}'\n"),
+                format!(" {sample}\r\n"),
+            ] {
+                let assessment = assess(value.as_bytes(), &Refused::default());
+                assert_eq!(assessment, Assessment::Weak(category.weakness), "{value:?}");
+            }
+        }
+    }
+    assert_eq!(text(b"\""), b"\"");
+    assert_eq!(text(b"\"a'"), b"\"a'");
+}
+
+#[test]
 fn strong_secrets_are_accepted() {
     for secret in ACCEPTED {
         let assessment = assess(secret.as_bytes(), &Refused::default());
