@@ -52,7 +52,7 @@ const WORDS: &str = "\
 
 /// Longer values are not checked for words. Examples are short.
 const MAX_BYTES: usize = 512;
-/// Values with this many random digits are not examples, whatever words they contain.
+/// Values with this many random digits and letters are not examples, whatever words they contain.
 const MIN_RANDOM: usize = 16;
 
 /// Returns whether the value is a text that examples and templates use in place of a secret, such as
@@ -70,24 +70,21 @@ fn has_example_words(value: &[u8]) -> bool {
         return false;
     }
     let (mut known, mut all) = (0, 0);
-    for word in words(value).filter(|word| word.len() > 1) {
-        all += 1;
-        known += usize::from(consists_of_example_words(word));
-    }
-    all > 0 && known * 5 >= all * 4 && !is_random(&rest(value))
-}
-
-/// Returns the digits and single letters of the value.
-fn rest(value: &[u8]) -> Zeroizing<Vec<u8>> {
     // Without the final capacity, growing would leave copies of the secret in freed memory.
     let mut rest = Zeroizing::new(Vec::with_capacity(value.len()));
     rest.extend(value.iter().filter(|byte| byte.is_ascii_digit()));
-    for word in words(value).filter(|word| word.len() == 1) {
-        rest.extend_from_slice(word);
+    for word in words(value) {
+        let is_known = word.len() > 1 && consists_of_example_words(word);
+        known += usize::from(is_known);
+        all += usize::from(word.len() > 1);
+        if !is_known {
+            rest.extend_from_slice(word);
+        }
     }
-    rest
+    known > 0 && known * 5 >= all * 4 && !is_random(&rest)
 }
 
+/// Returns whether `rest`, the digits and other letters of a value, looks random.
 fn is_random(rest: &[u8]) -> bool {
     rest.len() >= MIN_RANDOM && !is_walk(rest) && !is_pattern(rest)
 }
@@ -121,6 +118,7 @@ mod tests {
         assert!(is_example(b"jwt_secret_2024"));
         assert!(!is_example(b"secret-83160497250961438275"));
         assert!(!is_example(b"prod_auth_key_a8f3c1d97b2e4056"));
+        assert!(!is_example(b"prod_api_auth_secret_key_8a3f1c9ff7d2e6b4"));
     }
 
     #[test]
