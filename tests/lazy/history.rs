@@ -50,6 +50,38 @@ async fn previous_secret_is_known_from_the_first_build_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn previous_secrets_of_a_newtype_follow_with_the_second_build_if_its_key_is_not_known_to_sign()
+ {
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "the builder takes the ring")]
+    struct NewType(SecretString);
+
+    /// Both fields have the same type, so only the key matters.
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "the builder takes the ring")]
+    struct Keys {
+        #[serde(rename = "AUTH_SECRET")]
+        auth_secret: NewType,
+        session_key: NewType,
+    }
+    for (key, is_known) in [("AUTH_SECRET", true), ("session_key", false)] {
+        let source = Scripted::new(Reports::Times);
+        for key in ["AUTH_SECRET", "session_key"] {
+            source.write(key, FIRST, secs(1000));
+            source.write(key, SECOND, secs(100));
+        }
+        let resolver = Resolver::builder(source).ttl(secs(10)).build();
+        let auth = LazyAuth::new(resolver, move |_: Keys, context: BuildContext| async move {
+            Ok::<_, BuildError>(context.key_ring(key)?)
+        });
+        let expected = if is_known { both() } else { newest() };
+        assert_eq!(ring_text(&auth.get().await.unwrap()), expected, "{key}");
+        pass(secs(1)).await;
+        assert_eq!(ring_text(&auth.get().await.unwrap()), both(), "{key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn failed_history_is_retried_until_it_succeeds() {
     for old in [Old::Fail(down()), Old::Fail(denied()), Old::Panic] {
         let log = CanaryLog::install();

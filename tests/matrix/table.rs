@@ -128,7 +128,7 @@ fn line(name: &str) -> &'static str {
         "placeholder" => {
             "WARN development mode: the secret is absent; a random placeholder is used"
         }
-        "weak" => "WARN development mode: a weak secret is accepted … {weak}",
+        "weak" => "WARN a weak secret is accepted … {weak}",
         _ => panic!("the table has no log line with the name `{name}`"),
     }
 }

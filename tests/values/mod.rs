@@ -7,5 +7,6 @@ mod notices;
 mod places;
 mod rewrites;
 mod scalars;
+mod strength;
 mod typed;
 mod volumes;

@@ -1,6 +1,6 @@
 //! Checks secrets and calls the builder closure. Both are user code.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use secretwell_core::{Error, ErrorKind, SecretKey};
 use secretwell_resolver::Resolved;
@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use crate::context::{BuildContext, BuildError, Requested, RingRequests};
 use crate::decide::{Next, Rotation};
 use crate::key_ring::KeyRing;
-use crate::mode::Mode;
 use crate::panics::{Panicked, catch, catch_future};
+use crate::policy::Finding;
 use crate::shared::Shared;
 use crate::source::Results;
 use crate::spec::BuildInput;
@@ -61,19 +61,26 @@ pub(crate) async fn build<A: Send + Sync + 'static>(
     let user_code = shared.user_code(task, shared.settings.build_deadline);
     let built = tokio::time::timeout(shared.settings.build_deadline, building).await;
     drop(user_code);
-    let Requested { keys, mut weak } = requests.take();
-    if shared.settings.mode == Mode::Production && !weak.is_empty() {
-        return Err(weak.into_values().collect());
+    let Requested { keys, findings } = requests.take();
+    let mut problems = Vec::new();
+    // One warning for each key. Some secrets are checked before the build and again with their ring.
+    let mut warnings = BTreeMap::new();
+    for finding in findings.into_values() {
+        match finding {
+            Finding::Problem(error) => problems.push(error),
+            Finding::Warning(error) => drop(warnings.insert(error.key().cloned(), error)),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
     }
     let problem = match built {
         Ok(Ok(Ok(build))) => {
-            for problem in input.accepted_weaknesses {
-                problem
-                    .key()
-                    .map(|key| weak.insert(key.clone(), problem.clone()));
+            for warning in input.warnings {
+                warnings.insert(warning.key().cloned(), warning);
             }
-            for weakness in weak.into_values() {
-                tracing::warn!(target: "secretwell::auth", event = "weak_secret_accepted", name = shared.settings.name.as_deref(), %weakness, "development mode: a weak secret is accepted");
+            for weakness in warnings.into_values() {
+                tracing::warn!(target: "secretwell::auth", event = "weak_secret_accepted", name = shared.settings.name.as_deref(), %weakness, "a weak secret is accepted");
             }
             let rotation = &mut next.rotation;
             rotation.built(&input.secrets, keys, &shared.rules, now);

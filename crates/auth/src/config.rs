@@ -14,6 +14,8 @@ use crate::policy::{Policies, SecretPolicy};
 use crate::ring::Timing;
 use crate::shared::Settings;
 use crate::spec::TypedSpec;
+#[cfg(feature = "refuse-list")]
+use crate::strength::RefuseList;
 
 /// Default number of previous secrets of one key.
 const MAX_PREVIOUS: usize = 8;
@@ -155,8 +157,9 @@ impl LazyAuthBuilder {
     /// [`preflight`](LazyAuth::preflight) checks it and its previous secrets are known from the first
     /// build on. Also name a secret that the builder signs with directly.
     ///
-    /// If no key is named, the version history of all fields with a secret type, such as
-    /// `SecretString`, is read for the first build.
+    /// For the first build, the version history is also read for the
+    /// [names of signing secrets](SecretPolicy::of_key) and, if no key is named here, for all fields with a
+    /// secret type, such as `SecretString`.
     ///
     /// # Errors
     /// Returns [`InvalidKey`](secretwell_core::ErrorKind::InvalidKey) if one of `keys` is not a valid
@@ -203,6 +206,17 @@ impl LazyAuthBuilder {
     pub fn secret_policy(mut self, key: &str, policy: SecretPolicy) -> Result<Self, Error> {
         self.policies.set(SecretKey::parse(key)?, policy);
         Ok(self)
+    }
+
+    /// Sets the signing secrets that are refused, in addition to those that are weak. Default: none.
+    ///
+    /// In [`Mode::Development`], they only cause a warning. Secrets with the policy
+    /// [`Unchecked`](SecretPolicy::Unchecked) and previous secrets are not compared with the list.
+    #[cfg(feature = "refuse-list")]
+    #[must_use]
+    pub fn refuse_list(mut self, list: RefuseList) -> Self {
+        self.policies.refused.list = list;
+        self
     }
 
     /// Creates the [`LazyAuth`], which builds its value with `build`.

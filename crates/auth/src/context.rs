@@ -9,7 +9,7 @@ use secretwell_resolver::Resolved;
 
 use crate::key_ring::KeyRing;
 use crate::mode::Mode;
-use crate::policy::{Policies, too_weak};
+use crate::policy::{Finding, Policies};
 use crate::scrub::scrub;
 use crate::state::Generation;
 
@@ -34,8 +34,8 @@ pub(crate) struct RingRequests(Arc<Mutex<Requested>>);
 #[derive(Debug, Default)]
 pub(crate) struct Requested {
     pub(crate) keys: BTreeSet<SecretKey>,
-    /// The problems of requested secrets that are too weak to sign with.
-    pub(crate) weak: BTreeMap<SecretKey, Error>,
+    /// The weaknesses of requested secrets.
+    pub(crate) findings: BTreeMap<SecretKey, Finding>,
 }
 
 impl BuildContext {
@@ -62,9 +62,9 @@ impl BuildContext {
     /// the build, not later from a clone of this context.
     ///
     /// On the first build, the ring has previous secrets from the version history of the source if the
-    /// key is named with [`LazyAuthBuilder::signing`](crate::LazyAuthBuilder::signing), or if no key is
-    /// named and the field has a secret type. Otherwise they follow with the next build, in the
-    /// background.
+    /// key is named with [`LazyAuthBuilder::signing`](crate::LazyAuthBuilder::signing), if it has a
+    /// [name of a signing secret](crate::SecretPolicy::of_key), or if no key is named and the field has a
+    /// secret type. Otherwise they follow with the next build, in the background.
     ///
     /// # Errors
     /// - [`ErrorKind::NotFound`] if this build has no secret of this key.
@@ -77,12 +77,12 @@ impl BuildContext {
         }
         let secret = self.secrets.iter().find(|(known, _)| known.as_str() == key);
         if let Some((key, secret)) = secret
-            && let Some(weak) = too_weak(key, secret, self.policies.of(key, true))
+            && let Some(finding) = self.policies.check(key, secret, true, self.mode)
         {
             let mut requests = self.requests.lock();
-            requests.weak.insert(key.clone(), weak.clone());
+            requests.findings.insert(key.clone(), finding.clone());
             drop(requests);
-            if self.mode == Mode::Production {
+            if let Finding::Problem(weak) = finding {
                 return Err(weak);
             }
         }

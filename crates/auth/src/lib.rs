@@ -63,6 +63,7 @@
 //! | revoke secrets after a leak | [`LazyAuth::revoke_previous`], [`LazyAuthBuilder::revocation_key`] |
 //! | observe the state | [`LazyAuth::state`], [`LazyAuth::watch_state`] |
 //! | check the secrets in advance | [`LazyAuth::preflight`] |
+//! | refuse known secrets | `LazyAuthBuilder::refuse_list`, feature `refuse-list` |
 //!
 //! This crate does not depend on a backend. It reads secrets through a
 //! [`Resolver`](secretwell_resolver::Resolver).
@@ -104,6 +105,7 @@ mod shared;
 mod source;
 mod spec;
 mod state;
+mod strength;
 #[cfg(feature = "tower")]
 mod tower;
 
@@ -114,7 +116,7 @@ pub use key_ring::KeyRing;
 pub use lazy::{Get, LazyAuth};
 pub use mode::Mode;
 pub use policy::SecretPolicy;
-pub use preflight::{Check, PreflightReport, Status};
+pub use preflight::{Check, PreflightOptions, PreflightReport, Status};
 #[cfg(feature = "tower")]
 pub use principal::{Auth, Principal};
 pub use progress::StateWatch;
@@ -122,6 +124,9 @@ pub use reader::Reader;
 #[cfg(feature = "tower")]
 pub use rejection::Rejection;
 pub use state::{Generation, NotReady, State, VersionHistory};
+#[cfg(feature = "refuse-list")]
+pub use strength::RefuseList;
+pub use strength::Weakness;
 #[cfg(feature = "tower")]
 pub use tower::{LazyService, ProvideLayer, ProvideService, RequireLayer, RequireService};
 
@@ -135,10 +140,13 @@ const _: () = {
     assert_send_sync::<LazyAuth<()>>();
     assert_send_sync::<LazyAuthBuilder>();
     assert_send_sync::<NotReady>();
+    assert_send_sync::<PreflightOptions>();
     assert_send_sync::<PreflightReport>();
     assert_send_sync::<Reader<()>>();
     assert_send_sync::<State>();
     assert_send_sync::<StateWatch>();
+    #[cfg(feature = "refuse-list")]
+    assert_send_sync::<RefuseList>();
     #[cfg(feature = "tower")]
     {
         assert_send_sync::<LazyService<()>>();

@@ -8,7 +8,10 @@ use serde::Serialize;
 
 use crate::lazy::LazyAuth;
 use crate::mode::Mode;
-use crate::policy::{SecretPolicy, too_weak};
+use crate::policy::{Finding, SecretPolicy, check};
+#[cfg(feature = "refuse-list")]
+use crate::strength::RefuseList;
+use crate::strength::Refused;
 
 /// Result of a preflight, with one [`Check`] for each key. Created by [`LazyAuth::preflight`] and
 /// [`PreflightReport::for_keys`].
@@ -20,6 +23,32 @@ pub struct PreflightReport {
     origin: String,
     checks: Vec<Check>,
     problems: Vec<Error>,
+}
+
+/// Settings of [`PreflightReport::for_keys`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PreflightOptions {
+    mode: Mode,
+    refused: Refused,
+}
+
+impl PreflightOptions {
+    /// Creates settings for a check in `mode`, without a refuse list.
+    pub fn new(mode: Mode) -> Self {
+        Self {
+            mode,
+            refused: Refused::default(),
+        }
+    }
+
+    /// Sets the signing secrets that are refused, in addition to those that are weak. Default: none.
+    #[cfg(feature = "refuse-list")]
+    #[must_use]
+    pub fn refuse_list(mut self, list: RefuseList) -> Self {
+        self.refused.list = list;
+        self
+    }
 }
 
 /// Result of the check of one key.
@@ -42,8 +71,8 @@ pub struct Check {
 pub enum Status {
     /// The secret is present and meets its policy.
     Passed(Resolved),
-    /// The secret is accepted in [`Mode::Development`] only: it is weak, or it is absent and has a
-    /// random placeholder.
+    /// The secret is accepted with a warning. It looks weak in a way that some generators cause, or it is
+    /// accepted in [`Mode::Development`] only: it is weak, or it is absent and has a random placeholder.
     Warning(Error),
     /// The secret is absent and optional.
     Absent,
@@ -93,10 +122,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
             let status = match (problems.iter().find(of_key), result) {
                 (Some(problem), _) => Status::Failed(problem.clone()),
                 (None, Ok(secret)) if !secret.value.is_blank() => {
-                    match checks.too_weak(key, &secret) {
-                        Some(weak) => Status::Warning(weak),
-                        None => Status::Passed(secret),
-                    }
+                    Status::of(checks.check(key, &secret), secret)
                 }
                 (None, absent) if has_placeholder(key) => Status::Warning(match absent {
                     Ok(secret) => blank(key, &secret),
@@ -126,6 +152,16 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     }
 }
 
+impl Status {
+    fn of(finding: Option<Finding>, secret: Resolved) -> Self {
+        match finding {
+            None => Self::Passed(secret),
+            Some(Finding::Warning(weak)) => Self::Warning(weak),
+            Some(Finding::Problem(weak)) => Self::Failed(weak),
+        }
+    }
+}
+
 fn blank(key: &SecretKey, secret: &Resolved) -> Error {
     Error::new(ErrorKind::NotFound, "the value is empty")
         .with_origin(&secret.origin)
@@ -140,19 +176,19 @@ impl PreflightReport {
     pub async fn for_keys(
         resolver: &Resolver,
         keys: &[(SecretKey, SecretPolicy)],
-        mode: Mode,
+        options: &PreflightOptions,
     ) -> Self {
+        let PreflightOptions { mode, refused } = options;
         let names: Vec<SecretKey> = keys.iter().map(|(key, _)| key.clone()).collect();
         let results = resolver.refresh(&names).await;
         let checks = keys.iter().zip(results).map(|((key, policy), result)| {
             let status = match result {
                 Err(error) => Status::Failed(error),
                 Ok(secret) if secret.value.is_blank() => Status::Failed(blank(key, &secret)),
-                Ok(secret) => match (too_weak(key, &secret, *policy), mode) {
-                    (None, _) => Status::Passed(secret),
-                    (Some(weak), Mode::Development) => Status::Warning(weak),
-                    (Some(weak), Mode::Production) => Status::Failed(weak),
-                },
+                Ok(secret) => {
+                    let finding = check(key, &secret, *policy, refused, *mode);
+                    Status::of(finding, secret)
+                }
             };
             Check {
                 key: key.clone(),
@@ -166,7 +202,7 @@ impl PreflightReport {
             _ => None,
         };
         Self {
-            mode,
+            mode: *mode,
             origin: resolver.origin().to_string(),
             problems: checks.iter().filter_map(problem).collect(),
             checks,
@@ -191,6 +227,14 @@ impl PreflightReport {
     /// Returns every problem that would make a build fail.
     pub fn problems(&self) -> &[Error] {
         &self.problems
+    }
+
+    /// Returns what a build would accept with a warning, such as words in place of random bytes.
+    pub fn warnings(&self) -> impl Iterator<Item = &Error> {
+        self.checks.iter().filter_map(|check| match &check.status {
+            Status::Warning(error) => Some(error),
+            _ => None,
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use secretwell_core::SecretKey;
+use secretwell_resolver::load::PlannedField;
 use secretwell_resolver::{Resolved, Resolver};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -14,7 +15,7 @@ use crate::built::Current;
 use crate::decide::{Rotation, Rules};
 use crate::mode::Mode;
 use crate::panics::catch;
-use crate::policy::{Policies, is_secret};
+use crate::policy::{Policies, SecretPolicy, is_secret};
 use crate::progress::Progress;
 use crate::ring::Timing;
 use crate::source::{Results, Source};
@@ -161,19 +162,18 @@ impl<A> Shared<A> {
         let keys = keys(spec.as_ref());
         let named = settings.policies.signing.clone();
         let fields = spec.fields().unwrap_or_default().iter();
-        let candidates = match named.is_empty() {
-            true => fields
-                .filter(|field| is_secret(field))
-                .map(|field| field.key.clone())
-                .collect(),
-            false => named.clone(),
+        // Before the first build, it is not known which rings the builder takes.
+        let might_sign = |field: &&PlannedField| {
+            SecretPolicy::of_key(&field.key) == SecretPolicy::SigningKey
+                || named.is_empty() && is_secret(field)
         };
+        let candidates = fields.filter(might_sign).map(|field| field.key.clone());
         Self {
             source: Source::new(resolver, keys, settings.revocation_key.clone()),
             rules: Rules {
                 timing: settings.timing,
+                candidates: candidates.collect(),
                 named,
-                candidates,
             },
             spec,
             settings,

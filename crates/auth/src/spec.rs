@@ -15,7 +15,7 @@ use crate::context::{BuildContext, BuildError};
 use crate::hex::hex;
 use crate::mode::Mode;
 use crate::panics::{Panicked, catch};
-use crate::policy::{Policies, SecretPolicy, is_secret, too_weak};
+use crate::policy::{Finding, Policies, SecretPolicy, is_secret};
 
 type BuildFuture<A> = Pin<Box<dyn Future<Output = Result<A, BuildError>> + Send>>;
 type BuildFn<A> = Box<dyn FnOnce(BuildContext) -> BuildFuture<A> + Send>;
@@ -23,8 +23,8 @@ type BuildFn<A> = Box<dyn FnOnce(BuildContext) -> BuildFuture<A> + Send>;
 /// The checked secrets of one build, and a function that calls the builder closure with them.
 pub(crate) struct BuildInput<A> {
     pub(crate) secrets: Vec<(SecretKey, Resolved)>,
-    /// Problems that are errors in production and warnings in development.
-    pub(crate) accepted_weaknesses: Vec<Error>,
+    /// The weaknesses of secrets that are accepted.
+    pub(crate) warnings: Vec<Error>,
     pub(crate) build: BuildFn<A>,
 }
 
@@ -45,9 +45,16 @@ impl Checks<'_> {
         self.policies.of(key, self.requested.contains(key))
     }
 
-    /// Returns an error if `secret` does not meet the policy of `key`.
-    pub(crate) fn too_weak(&self, key: &SecretKey, secret: &Resolved) -> Option<Error> {
-        too_weak(key, secret, self.policy(key))
+    /// Checks `secret` against the policy of `key`.
+    pub(crate) fn check(&self, key: &SecretKey, secret: &Resolved) -> Option<Finding> {
+        let signs = self.requested.contains(key);
+        self.policies.check(key, secret, signs, self.mode)
+    }
+
+    /// Returns whether the field might contain a secret. The type does not show it if it is a type of the
+    /// user, but signing secrets are known by their keys.
+    fn is_secret(&self, field: &PlannedField) -> bool {
+        is_secret(field) || self.policy(&field.key) == SecretPolicy::SigningKey
     }
 }
 
@@ -104,7 +111,7 @@ impl<T: DeserializeOwned, F> TypedSpec<T, F> {
         for (field, result) in plan.fields().iter().zip(&mut results) {
             let is_absent =
                 |problem: &Error| problem.is_not_found() && problem.key() == Some(&field.key);
-            if is_secret(field) && error.problems().iter().any(is_absent) {
+            if checks.is_secret(field) && error.problems().iter().any(is_absent) {
                 *result = self.placeholder(&field.key, checks.name);
                 any_placeholder = true;
             }
@@ -177,17 +184,15 @@ where
         // The strength is checked even if another secret is absent, so that one error lists all
         // problems.
         let mut weak = Vec::new();
+        let mut warnings = Vec::new();
         for (field, result) in plan.fields().iter().zip(&results) {
-            if let Ok(secret) = result
-                && let Some(error) = checks.too_weak(&field.key, secret)
-            {
-                weak.push(error);
+            let Ok(secret) = result else { continue };
+            match checks.check(&field.key, secret) {
+                Some(Finding::Problem(error)) => weak.push(error),
+                Some(Finding::Warning(error)) => warnings.push(error),
+                None => {}
             }
         }
-        let accepted_weaknesses = match checks.mode {
-            Mode::Development => std::mem::take(&mut weak),
-            Mode::Production => Vec::new(),
-        };
         let assembled = catch(|| {
             let loaded = self.load(plan, results, checks)?;
             Ok::<_, LoadError>((loaded, self.build.clone()))
@@ -210,7 +215,7 @@ where
         let value = loaded.value;
         Ok(BuildInput {
             secrets: loaded.secrets,
-            accepted_weaknesses,
+            warnings,
             build: Box::new(move |context| Box::pin(build(value, context))),
         })
     }

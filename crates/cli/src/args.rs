@@ -113,9 +113,10 @@ pub(crate) enum SecretsCommand {
     List,
     /// Check for each key whether a service could use its secret
     ///
-    /// Secrets must exist and must not be empty. Signing secrets must also be strong: at least 32 bytes, no
-    /// example text and no repeated pattern. Signing secrets are those of Auth.js, such as AUTH_SECRET, and
-    /// those of all keys given by --signing. In development mode a weak signing secret is only a warning.
+    /// Secrets must exist and must not be empty. Signing secrets must also be strong: at least 32 bytes, and no
+    /// example text, template or repeated pattern. Signing secrets are those of Auth.js and Better Auth, such as
+    /// AUTH_SECRET, and those of all keys given by --signing. A weak signing secret is only a warning in
+    /// development mode. Words in place of random bytes are a warning in both modes.
     Check(CheckArgs),
     /// Diagnose why secrets cannot be read, and suggest a fix
     Doctor(DoctorArgs),
@@ -239,6 +240,13 @@ pub(crate) struct CheckArgs {
     /// Keys whose secrets are used for signing or encryption
     #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
     pub(crate) signing: Vec<SecretKey>,
+
+    /// A file of known secrets that are not accepted for signing or encryption
+    ///
+    /// Each line is a secret, or the first 16 hexadecimal digits of its SHA-256. `/dev/stdin` reads standard
+    /// input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) refuse_list: Option<PathBuf>,
 
     /// Check for this mode only [default: both modes]
     #[arg(long, value_name = "production|development", value_parser = Mode::from_str)]

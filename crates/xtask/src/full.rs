@@ -50,6 +50,11 @@ const STEPS: &[Step] = &[
         run: model,
     },
     Step {
+        name: "strength",
+        about: "100,000 random secrets of each encoding are accepted as signing secrets",
+        run: strength,
+    },
+    Step {
         name: "concurrency",
         about: "the resolver is correct under 2,000 interleavings of its threads for each test",
         run: concurrency,
@@ -155,6 +160,21 @@ fn model() -> Result<(), String> {
             ("SECRETWELL_MODEL_SEED", "1001"),
             ("SECRETWELL_MODEL_SCHEDULES", "10000"),
         ],
+    )
+}
+
+fn strength() -> Result<(), String> {
+    cargo_with_env(
+        &[
+            "test",
+            "--quiet",
+            "--release",
+            "--package",
+            "secretwell-auth",
+            "--lib",
+            "strength::",
+        ],
+        &[("SECRETWELL_STRENGTH_SAMPLES", "100000")],
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use secretwell::auth::{Mode, PreflightReport, SecretPolicy};
+use secretwell::auth::{Mode, PreflightOptions, PreflightReport, RefuseList, SecretPolicy};
 use secretwell::backend::{Notice, NoticeKind};
 use secretwell::{Resolver, SecretKey};
 
@@ -24,10 +24,14 @@ pub(crate) async fn check(
         Some(mode) => vec![mode],
         None => vec![Mode::Production, Mode::Development],
     };
+    let refused = match &args.refuse_list {
+        Some(file) => RefuseList::read(file)?,
+        None => RefuseList::default(),
+    };
     let message = || format!("reading secrets from {}", sources.provider.origin());
     let read = async {
         let required = Required::select(&sources, args).await?;
-        let reports = reports(&sources, args, &modes, &required.keys).await;
+        let reports = reports(&sources, args, &modes, &refused, &required.keys).await;
         let mut notices = notices::read(&sources.provider).await;
         notices.retain(|notice| required.concerns(notice));
         Ok::<_, Failure>((reports, notices, required))
@@ -113,6 +117,7 @@ async fn reports(
     sources: &Sources,
     args: &CheckArgs,
     modes: &[Mode],
+    refused: &RefuseList,
     required: &[SecretKey],
 ) -> Vec<PreflightReport> {
     let is_signing_key =
@@ -128,7 +133,8 @@ async fn reports(
     let resolver = Resolver::new(sources.provider.clone());
     let mut reports = Vec::new();
     for mode in modes {
-        reports.push(PreflightReport::for_keys(&resolver, &keys, *mode).await);
+        let options = PreflightOptions::new(*mode).refuse_list(refused.clone());
+        reports.push(PreflightReport::for_keys(&resolver, &keys, &options).await);
     }
     reports
 }

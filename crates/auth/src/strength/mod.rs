@@ -1,0 +1,144 @@
+//! The strength of signing secrets. Builds, preflights and the command use this implementation.
+//!
+//! The rules ask whether a generator could have produced the value. Each rule is an exact form or has a
+//! measured rate of false alarms, because a refused secret is an outage.
+
+mod example;
+mod keyboard;
+mod pattern;
+mod reference;
+#[cfg(feature = "refuse-list")]
+mod refuse_list;
+mod suspicion;
+mod template;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::borrow::Cow;
+
+use secretwell_core::backend::encrypted_by;
+use serde::Serialize;
+
+#[cfg(feature = "refuse-list")]
+pub use refuse_list::RefuseList;
+pub(crate) use suspicion::Suspicion;
+
+/// Minimum length of a signing secret in bytes: the size of a key for HMAC with SHA-256, as
+/// required by RFC 7518, section 3.2.
+const MIN_BYTES: usize = 32;
+
+/// The reason why a value is not accepted as a signing secret. Returned by
+/// [`SecretPolicy::weakness`](crate::SecretPolicy::weakness).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Weakness {
+    /// The value has fewer than 32 bytes.
+    TooShort,
+    /// A tool such as SOPS left the value encrypted.
+    Encrypted,
+    /// The value contains a template or a command that was not expanded, such as `${AUTH_SECRET}`.
+    Template,
+    /// The value refers to a secret and was not resolved, such as `op://vault/item/field`.
+    Reference,
+    /// The value is an example or a placeholder, such as `your-super-secret-key`.
+    Example,
+    /// The value repeats a short pattern or has hardly any different bytes.
+    Pattern,
+    /// The value follows neighbouring keys of a keyboard, the alphabet or the digits.
+    KeyboardWalk,
+    /// The value is on the refuse list.
+    Refused,
+}
+
+/// The strength of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Assessment {
+    Strong,
+    /// The value might be weak, but some generators produce such values.
+    Suspicious(Suspicion),
+    Weak(Weakness),
+}
+
+/// The secrets that are refused whatever they look like.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refused {
+    #[cfg(feature = "refuse-list")]
+    pub(crate) list: RefuseList,
+}
+
+impl Refused {
+    #[cfg(feature = "refuse-list")]
+    fn contains(&self, value: &[u8]) -> bool {
+        self.list.contains(value)
+    }
+
+    #[cfg(not(feature = "refuse-list"))]
+    fn contains(&self, _: &[u8]) -> bool {
+        false
+    }
+}
+
+/// Assesses `value` as a signing secret. The time is linear in the length of the value.
+pub(crate) fn assess(value: &[u8], refused: &Refused) -> Assessment {
+    let text = text(value);
+    // The length comes last, because `changeme` is an example first of all.
+    let weakness = if encrypted_by(value).is_some() {
+        Weakness::Encrypted
+    } else if refused.contains(value) {
+        Weakness::Refused
+    } else if reference::is_reference(text) {
+        Weakness::Reference
+    } else if template::is_template(text) {
+        Weakness::Template
+    } else if example::is_example(text) {
+        Weakness::Example
+    } else if pattern::is_pattern(value) {
+        Weakness::Pattern
+    } else if keyboard::is_walk(value) {
+        Weakness::KeyboardWalk
+    } else if value.len() < MIN_BYTES {
+        Weakness::TooShort
+    } else {
+        return match suspicion::suspicion(value) {
+            Some(suspicion) => Assessment::Suspicious(suspicion),
+            None => Assessment::Strong,
+        };
+    };
+    Assessment::Weak(weakness)
+}
+
+/// Returns the value without white space and quotes around it, for rules that compare the value with a text.
+/// Some tools leave both. All other rules measure the bytes as they are, because the ends of a binary
+/// secret can look like white space.
+fn text(value: &[u8]) -> &[u8] {
+    let text = value.trim_ascii();
+    match text {
+        [b'"', inner @ .., b'"'] | [b'\'', inner @ .., b'\''] => inner,
+        _ => text,
+    }
+}
+
+impl Weakness {
+    /// Describes the weakness of `value`, without any part of it.
+    pub(crate) fn describe(self, value: &[u8]) -> Cow<'static, str> {
+        let text = match self {
+            Self::TooShort => {
+                let bytes = value.len();
+                return format!("{bytes} bytes, at least {MIN_BYTES} are required").into();
+            }
+            Self::Encrypted => match encrypted_by(value) {
+                Some(tool) => return format!("the value is encrypted by {tool}").into(),
+                None => "the value is encrypted",
+            },
+            Self::Template => "the value has a template or a command that was not expanded",
+            Self::Reference => "the value refers to a secret and was not resolved",
+            Self::Example => "the value is an example text",
+            Self::Pattern => "the value repeats a short pattern",
+            Self::KeyboardWalk => "the value follows the keys of a keyboard",
+            Self::Refused => "the value is on the refuse list",
+        };
+        text.into()
+    }
+}

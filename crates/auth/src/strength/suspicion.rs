@@ -1,0 +1,115 @@
+//! Values that might be weak. They are accepted with a warning, because no estimate separates them from
+//! the output of some generators.
+
+use std::fmt;
+
+use super::words::words;
+
+/// A passphrase of this many random words is strong.
+const MIN_WORDS: usize = 6;
+/// Random words can repeat, but hardly so often that fewer are different.
+const MIN_DIFFERENT_WORDS: usize = 4;
+/// Minimum of the Shannon entropy in bits for each byte. Of 100,000 random values of 32 hexadecimal
+/// digits, 10 are below 3 and none is below 2.75.
+const MIN_ENTROPY: f64 = 2.75;
+
+/// Why a value might be weak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Suspicion {
+    Words,
+    FewCharacters,
+}
+
+impl fmt::Display for Suspicion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Words => "words in place of random bytes",
+            Self::FewCharacters => "few different characters",
+        })
+    }
+}
+
+pub(super) fn suspicion(value: &[u8]) -> Option<Suspicion> {
+    if is_few_words(value) {
+        Some(Suspicion::Words)
+    } else if entropy(value) < MIN_ENTROPY {
+        Some(Suspicion::FewCharacters)
+    } else {
+        None
+    }
+}
+
+/// Returns whether the value consists of letters, blanks and punctuation, with the capital letters of
+/// written words, and has fewer than [`MIN_WORDS`] words.
+fn is_few_words(value: &[u8]) -> bool {
+    let is_text = std::str::from_utf8(value).is_ok_and(|text| {
+        !text
+            .chars()
+            .any(|char| char.is_numeric() || char.is_control())
+    });
+    if !is_text || !words(value).all(is_written) {
+        return false;
+    }
+    let mut different: Vec<&[u8]> = Vec::new();
+    let mut count = 0;
+    for word in words(value).filter(|word| word.len() > 1) {
+        count += 1;
+        if different.len() < MIN_DIFFERENT_WORDS && !different.contains(&word) {
+            different.push(word);
+        }
+        if count >= MIN_WORDS && different.len() == MIN_DIFFERENT_WORDS {
+            return false;
+        }
+    }
+    true
+}
+
+/// Returns whether `word` has no capital letters, only those, or one at its beginning. Random letters have
+/// them in other places.
+fn is_written(word: &[u8]) -> bool {
+    let has_capital = |bytes: &[u8]| bytes.iter().any(u8::is_ascii_uppercase);
+    !has_capital(&word[1..]) || !word.iter().any(u8::is_ascii_lowercase)
+}
+
+/// Returns the Shannon entropy of the bytes of `value`, in bits for each byte.
+fn entropy(value: &[u8]) -> f64 {
+    let mut counts = [0_u32; 256];
+    for byte in value {
+        let count = &mut counts[usize::from(*byte)];
+        *count = count.saturating_add(1);
+    }
+    let length: f64 = counts.iter().copied().map(f64::from).sum();
+    let shares = counts.iter().filter(|count| **count > 0);
+    shares
+        .map(|count| f64::from(*count) / length)
+        .map(|share| -share * share.log2())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_words_and_few_characters_are_suspicious() {
+        for (value, expected) in [
+            ("the quick brown fox jumps over it", None),
+            ("quick brown foxes jump over dogs", None),
+            ("correct horse battery staple ok!", Some(Suspicion::Words)),
+            ("CorrectHorseBatteryStaplePlease!", Some(Suspicion::Words)),
+            (
+                "dog cat dog cat dog cat dog cat cow",
+                Some(Suspicion::Words),
+            ),
+            ("qpwoeirutyalskdjfhgzmxncbvplokmij", Some(Suspicion::Words)),
+            ("qPwoEIrutYAlskDjfhgzMXncbVPloKmij", None),
+            ("größe straße brücke über schlösser", Some(Suspicion::Words)),
+            (
+                "11223344551122334455112233441122",
+                Some(Suspicion::FewCharacters),
+            ),
+        ] {
+            assert_eq!(suspicion(value.as_bytes()), expected, "{value}");
+        }
+    }
+}
