@@ -426,11 +426,12 @@ impl Document {
         let text = match self.name {
             // JSON is valid YAML.
             "secrets.json" | "secrets.yaml" => serde_json::to_string_pretty(&*entries).unwrap(),
-            "secrets.toml" => to_toml(&entries),
+            // A document that becomes blank is absent only after its grace, so a comment stays.
+            "secrets.toml" => format!("# secrets\n{}", to_toml(&entries)),
             _ => entries
                 .iter()
                 .map(|(name, value)| format!("{name}={}\n", quoted(value)))
-                .collect(),
+                .fold("# secrets\n".to_owned(), |text, line| text + &line),
         };
         replace(&self.path(), text.as_bytes());
     }

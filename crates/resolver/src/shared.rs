@@ -1,5 +1,6 @@
 //! What the clones of a resolver, its watches and its background tasks share.
 
+use std::ops::Deref;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::counters::Counts;
 use crate::decide::{Reply, peek};
 use crate::entry::Entry;
 use crate::in_flight::{NewFetch, Void};
+use crate::link::LinkState;
 use crate::signal::Signal;
 use crate::source::Source;
 use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -131,12 +133,36 @@ impl Shared {
         Some(known.conclude(&self.origin, key))
     }
 
+    /// Returns the answers of [`peek`](Self::peek) for at most [`CHUNK`] keys, all of the same moment. A fetch of them is
+    /// stored before that moment or after it, and never in part.
+    pub(crate) fn peek_together(&self, keys: &[SecretKey], now: Time) -> Vec<Option<Reply>> {
+        let known: Vec<_> = {
+            let states: Vec<_> = self.sources.iter().map(|source| source.state()).collect();
+            let known = |key| self.known_in(key, now, |link| &*states[link]);
+            keys.iter().map(known).collect()
+        };
+        let replies = keys.iter().zip(known);
+        replies
+            .map(|(key, known)| Some(known?.conclude(&self.origin, key)))
+            .collect()
+    }
+
     /// Returns the answers that a read of `key` would have without a fetch, or `None` while they are not known.
     pub(crate) fn known(&self, key: &SecretKey, now: Time) -> Option<Trail> {
+        self.known_in(key, now, |link| self.sources[link].state())
+    }
+
+    /// Returns the answers of [`known`](Self::known) from the locked state of each link.
+    fn known_in<S: Deref<Target = LinkState>>(
+        &self,
+        key: &SecretKey,
+        now: Time,
+        state: impl Fn(usize) -> S,
+    ) -> Option<Trail> {
         let mut trail = Trail::default();
         for (link, source) in self.sources.iter().enumerate() {
             if trail.reaches(&source.link) {
-                let state = source.state();
+                let state = state(link);
                 let peek = |entry: Option<&Entry>| peek(&state.known(entry, key), now);
                 trail.set(link, source.cache.with(key, peek)?);
             }

@@ -14,7 +14,7 @@ use crate::clock::{self, require_runtime};
 use crate::decide::Reply;
 use crate::reading::Mode;
 use crate::settle::Seen;
-use crate::shared::Shared;
+use crate::shared::{CHUNK, Shared};
 use crate::signal::Signal;
 
 /// A watch on some keys. Created by [`Resolver::watch`](crate::Resolver::watch).
@@ -169,23 +169,41 @@ impl Watch {
         }
     }
 
-    /// Returns the results of the keys at `positions` that have changed.
+    /// Returns the results of the keys that have changed, if there are any at `positions`.
+    ///
+    /// Keys that one fetch has read are returned together. A fetch notifies only after it has stored all of them, so
+    /// one position might belong to a fetch whose other positions are not known yet.
     fn updates(&mut self, positions: impl IntoIterator<Item = usize>) -> Vec<Update> {
         let now = clock::now();
+        let changed = |position: &usize| {
+            let reply = self.shared.peek(&self.keys[*position], now);
+            reply.is_some_and(|reply| self.is_changed(*position, &reply))
+        };
+        let positions: Vec<usize> = positions.into_iter().filter(changed).collect();
+        if positions.is_empty() {
+            return Vec::new();
+        }
+        let positions: Vec<usize> = match self.keys.len() <= CHUNK {
+            true => (0..self.keys.len()).collect(),
+            false => positions,
+        };
         let mut updates = Vec::new();
-        for position in positions {
-            let key = &self.keys[position];
-            let Some(reply) = self.shared.peek(key, now) else {
-                continue;
-            };
-            let seen = Some(Seen::by_caller(&reply));
-            if seen == self.returned[position] {
-                continue;
+        for positions in positions.chunks(CHUNK) {
+            let keys: Vec<_> = positions.iter().map(|it| self.keys[*it].clone()).collect();
+            let replies = self.shared.peek_together(&keys, now);
+            for ((position, key), reply) in positions.iter().zip(&keys).zip(replies) {
+                if let Some(reply) = reply.filter(|reply| self.is_changed(*position, reply)) {
+                    self.returned[*position] = Some(Seen::by_caller(&reply));
+                    updates.push(Update::new(key, reply));
+                }
             }
-            self.returned[position] = seen;
-            updates.push(Update::new(key, reply));
         }
         updates
+    }
+
+    /// Returns whether a result differs from the one that was returned last.
+    fn is_changed(&self, position: usize, reply: &Reply) -> bool {
+        Some(Seen::by_caller(reply)) != self.returned[position]
     }
 
     /// Returns whether the refresher is overdue. It might belong to a runtime that is not running.
