@@ -50,6 +50,23 @@ fn env_and_auth_have_few_dependencies() {
 }
 
 #[test]
+fn documented_numbers_of_crates_are_current() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/features.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, table) = page.split_once("## Number of crates").unwrap();
+    let mut rows = 0;
+    for line in table.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        for features in cells[1].split(" or ") {
+            let count = crates_with(features.trim_matches('`')).len();
+            assert_eq!(count.to_string(), cells[2], "{features}");
+            rows += 1;
+        }
+    }
+    assert!(rows >= 10, "{rows} rows");
+}
+
+#[test]
 fn feature_depends_only_on_its_own_backend() {
     let backends = |features| {
         let mut crates = crates_with(features);

@@ -29,11 +29,11 @@ async fn row<T: DeserializeOwned>(name: &str, accepted: &[&str], refused: &[&str
         }
     }
     let cell = |texts: &[&str]| {
-        let texts = texts.iter().map(|text| match text.contains('`') {
-            true => format!("`` {text} ``"),
-            false => format!("`{text}`"),
-        });
-        texts.collect::<Vec<_>>().join(", ").replace('|', "\\|")
+        let texts = texts.iter().map(|text| format!("`{text}`"));
+        match texts.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => "nothing".to_owned(),
+            texts => texts,
+        }
     };
     format!("| {name} | {} | {} |\n", cell(accepted), cell(refused))
 }
@@ -127,7 +127,7 @@ async fn supported() -> String {
         row::<Duration>(
             "`Duration`",
             &["30s", "5m", "1h 30m", "250ms"],
-            &["30", "1.5h", "-1s"],
+            &["30", "5 parsecs", "-1s"],
         )
         .await,
         row::<Level>(

@@ -70,10 +70,15 @@ async fn values_without_quotes_are_not_converted() {
 
 /// Writes text as a string of JSON. A string of YAML and of TOML in double quotes has the same form.
 fn quoted(text: &str) -> String {
-    // The delete character is the only one that TOML must escape and JSON must not.
-    serde_json::to_string(text)
-        .unwrap()
-        .replace('\u{7f}', "\\u007f")
+    let mut quoted = serde_json::to_string(text).unwrap();
+    // JSON allows characters that YAML and TOML require to be escaped.
+    for c in text
+        .chars()
+        .filter(|c| c.is_control() || matches!(c, '\u{feff}' | '\u{fffe}' | '\u{ffff}'))
+    {
+        quoted = quoted.replace(c, &format!("\\u{:04x}", u32::from(c)));
+    }
+    quoted
 }
 
 #[test]

@@ -66,6 +66,15 @@ impl<'a> Json<'a> {
     }
 }
 
+impl<T> Default for Object<T> {
+    fn default() -> Self {
+        Self {
+            entries: Vec::new(),
+            sorted: Vec::new(),
+        }
+    }
+}
+
 impl<T> Object<T> {
     /// Creates an object.
     ///

@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | [`getting_started`] | from an empty crate to a service that follows a rotation |
 //! | [`which_type`] | which type of the library fits which task |
+//! | [`field_types`] | the types of fields and the texts that they accept |
 //! | [`testing`] | tests of a service: memory, outages, a fake Infisical, leaks |
 //! | [`migration`] | from `dotenvy`, secret-vault, vaultrs and the Infisical SDK |
 //! | [`writing_a_backend`] | a backend for another source, and its conformance tests |

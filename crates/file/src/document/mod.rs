@@ -10,6 +10,7 @@ mod yaml;
 use std::collections::BTreeSet;
 
 use secretwell_core::backend::{Notice, NoticeKind, refuse_encrypted_document};
+use secretwell_core::json::Object;
 use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
 
 use crate::config::Syntax;
@@ -39,13 +40,13 @@ pub(crate) fn parse(syntax: Syntax, bytes: &[u8]) -> Result<Document, Error> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let root = match syntax {
         Syntax::Env(dialect) => return Ok(Document::Variables(Variables::parse(text, dialect)?)),
-        _ if text.trim().is_empty() => Node::Null,
+        _ if text.trim().is_empty() => Node::Map(Object::default()),
         Syntax::Json => json::parse(text)?,
         Syntax::Yaml => yaml::parse(text)?,
         Syntax::Toml => toml::parse(text)?,
     };
     match root {
-        Node::Map(_) | Node::Null => Ok(Document::Tree(root)),
+        Node::Map(_) => Ok(Document::Tree(root)),
         _ => Err(malformed(
             "the top level of the document is not a table of names and values",
         )),

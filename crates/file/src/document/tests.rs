@@ -534,6 +534,7 @@ fn errors_of_malformed_documents_contain_no_content() {
         (Syntax::Json, "[\"c4n4ry\"]"),
         (Syntax::Json, "\"c4n4ry\""),
         (Syntax::Json, "null c4n4ry"),
+        (Syntax::Json, "null"),
         (Syntax::Json, "{\"a\": c4n4ry}"),
         (Syntax::Json, "{\"a\": \"c4n4ry\\ud800\"}"),
         (Syntax::Json, &deep("{\"a\":", "}")),

@@ -2,7 +2,7 @@
 //!
 //! A value is the text of the document, so nothing here depends on how a version of YAML reads `no`, `007` or `12:30`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use secretwell_core::Error;
@@ -18,12 +18,10 @@ const NAMESPACE: &str = "tag:yaml.org,2002:";
 const MAX_DEPTH: usize = 100;
 /// The maximum number of the parser's events: values, names, and the ends of tables and lists.
 const MAX_EVENTS: usize = 1_000_000;
-/// The limits for everything that anchors and aliases copy.
-const MAX_COPIED: Size = Size {
-    nodes: 100_000,
-    bytes: 16 << 20,
-    depth: MAX_DEPTH,
-};
+/// The maximum number of values that anchors and aliases copy.
+const MAX_COPIED_NODES: usize = 100_000;
+/// The maximum length of the names and texts that anchors and aliases copy, in bytes.
+const MAX_COPIED_BYTES: usize = 16 << 20;
 
 /// Parses a YAML document. Values without quotes keep their text.
 pub(super) fn parse(text: &str) -> Result<Node, Error> {
@@ -48,7 +46,11 @@ pub(super) fn parse(text: &str) -> Result<Node, Error> {
         }
         builder.add(event, span, line)?;
     }
-    Ok(builder.root.unwrap_or(Node::Null))
+    Ok(match builder.root {
+        // A document of comments, or one without content.
+        None | Some(Node::Null) => Node::Map(Object::default()),
+        Some(root) => root,
+    })
 }
 
 fn invalid(line: usize, reason: &str) -> Error {
@@ -231,21 +233,22 @@ impl Builder {
     }
 
     fn alias(&mut self, anchor: usize, line: usize) -> Result<(), Error> {
-        let Some((node, size)) = self.anchors.get(&anchor).cloned() else {
+        let Some(&(_, size)) = self.anchors.get(&anchor) else {
             return Err(invalid(line, "an alias is inside of its own anchor"));
         };
-        if let Some(map) = self.awaits_name() {
-            let (Node::Literal(text) | Node::Text(text)) = node else {
-                return Err(invalid(line, "a name is a list, a table or null"));
-            };
-            map.name = Some(Name::Text(text.to_string(), line));
-            return Ok(());
-        }
         if self.open.len() + size.depth > MAX_DEPTH {
             return Err(invalid(line, "values are nested too deeply"));
         }
         self.count_copy(size, line)?;
-        self.push(node, line)
+        let node = self.anchors[&anchor].0.clone();
+        match (self.awaits_name(), node) {
+            (None, node) => self.push(node, line),
+            (Some(map), Node::Literal(text) | Node::Text(text)) => {
+                map.name = Some(Name::Text(text.to_string(), line));
+                Ok(())
+            }
+            (Some(_), _) => Err(invalid(line, "a name is a list, a table or null")),
+        }
     }
 
     fn set_anchor(&mut self, anchor: usize, node: &Node, line: usize) -> Result<(), Error> {
@@ -261,10 +264,10 @@ impl Builder {
     fn count_copy(&mut self, size: Size, line: usize) -> Result<(), Error> {
         self.copied.nodes += size.nodes;
         self.copied.bytes += size.bytes;
-        if self.copied.nodes > MAX_COPIED.nodes || self.copied.bytes > MAX_COPIED.bytes {
+        if self.copied.nodes > MAX_COPIED_NODES || self.copied.bytes > MAX_COPIED_BYTES {
             return Err(invalid(
                 line,
-                "the aliases expand to more than 100,000 values or 16 MiB",
+                "the anchors and aliases expand to more than 100,000 values or 16 MiB",
             ));
         }
         Ok(())
@@ -279,24 +282,14 @@ impl Map {
             invalid(line, "duplicate name")
         };
         let own = Object::new(self.entries).map_err(duplicate)?;
-        let Some(tables) = self.merged else {
+        let Some(mut merged) = self.merged else {
             return Ok(Node::Map(own));
         };
         // Of two merged tables, the first one wins.
-        let mut merged: HashMap<String, Node> = HashMap::new();
-        let mut names = Vec::new();
-        for (name, node) in tables {
-            if own.get(&name).is_none() && !merged.contains_key(&name) {
-                names.push(name.clone());
-                merged.insert(name, node);
-            }
-        }
+        let mut names = HashSet::new();
+        merged.retain(|(name, _)| own.get(name).is_none() && names.insert(name.clone()));
         let mut entries = own.into_entries();
-        entries.extend(
-            names
-                .into_iter()
-                .filter_map(|name| merged.remove_entry(&name)),
-        );
+        entries.append(&mut merged);
         Object::new(entries)
             .map(Node::Map)
             .map_err(|_| malformed("duplicate name"))

@@ -23,7 +23,7 @@ pub(super) enum Reason {
     NotText,
     /// The value does not have this form.
     Expected(&'static str),
-    /// The text begins like a JSON array, but it is none.
+    /// The text begins like a JSON array, but it is not one.
     NotAList,
     /// The item at this position of a comma-separated list is empty. Positions are counted from 1.
     EmptyItem(usize),
