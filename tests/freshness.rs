@@ -549,8 +549,8 @@ async fn hanging_version_history_delays_the_start_by_at_most_the_build_deadline(
 
     let memory = MemoryProvider::new();
     for value in [
-        "the first secret, of 32 bytes and more",
-        "the second secret, of 32 bytes or more",
+        "the first secret, thirty-two bytes or more",
+        "the second secret, thirty-two bytes or more",
     ] {
         memory.set("K", value).unwrap();
     }

@@ -23,8 +23,8 @@ use crate::vault::server::{Bao, shared, unique};
 
 /// The key of the secret, which the backend has as [`SECRET`] and the weaker second source as [`FALLBACK`].
 pub(super) const KEY: &str = "AUTH_SECRET";
-const SECRET: &str = "the secret of the backend, thirty-two bytes or more";
-const FALLBACK: &str = "the secret of the fallback, thirty-two bytes or more";
+const SECRET: &str = "the first gateway secret, thirty-two bytes or more";
+const FALLBACK: &str = "the second gateway secret, thirty-two bytes or more";
 
 /// The deadline of each call to the backend. It is long enough for two callers that share the provider and take
 /// turns, with three attempts each that are 1 s apart.

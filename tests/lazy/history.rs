@@ -50,38 +50,6 @@ async fn previous_secret_is_known_from_the_first_build_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn previous_secrets_of_a_newtype_follow_with_the_second_build_if_its_key_is_not_known_to_sign()
- {
-    #[derive(Deserialize)]
-    #[expect(dead_code, reason = "the builder takes the ring")]
-    struct NewType(SecretString);
-
-    /// Both fields have the same type, so only the key matters.
-    #[derive(Deserialize)]
-    #[expect(dead_code, reason = "the builder takes the ring")]
-    struct Keys {
-        #[serde(rename = "AUTH_SECRET")]
-        auth_secret: NewType,
-        session_key: NewType,
-    }
-    for (key, is_known) in [("AUTH_SECRET", true), ("session_key", false)] {
-        let source = Scripted::new(Reports::Times);
-        for key in ["AUTH_SECRET", "session_key"] {
-            source.write(key, FIRST, secs(1000));
-            source.write(key, SECOND, secs(100));
-        }
-        let resolver = Resolver::builder(source).ttl(secs(10)).build();
-        let auth = LazyAuth::new(resolver, move |_: Keys, context: BuildContext| async move {
-            Ok::<_, BuildError>(context.key_ring(key)?)
-        });
-        let expected = if is_known { both() } else { newest() };
-        assert_eq!(ring_text(&auth.get().await.unwrap()), expected, "{key}");
-        pass(secs(1)).await;
-        assert_eq!(ring_text(&auth.get().await.unwrap()), both(), "{key}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn failed_history_is_retried_until_it_succeeds() {
     for old in [Old::Fail(down()), Old::Fail(denied()), Old::Panic] {
         let log = CanaryLog::install();
@@ -354,25 +322,36 @@ async fn repeated_secrets_count_once_towards_the_limit() {
 
 #[tokio::test(start_paused = true)]
 async fn history_of_a_key_that_is_no_candidate_follows_with_the_next_build() {
-    /// The type of the field does not tell that it is a secret.
+    /// The type of the fields does not show that they are secrets.
     #[derive(Deserialize)]
-    #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-    struct Text {
-        #[expect(dead_code, reason = "the build uses its key ring")]
-        auth_secret: String,
+    #[expect(dead_code, reason = "the build uses the key ring")]
+    struct NewType(String);
+
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "the build uses the key ring")]
+    struct Keys {
+        #[serde(rename = "AUTH_SECRET")]
+        auth_secret: NewType,
+        session_key: NewType,
     }
-    for named in [false, true] {
+    for (key, named, is_candidate) in [
+        ("session_key", false, false),
+        ("session_key", true, true),
+        ("AUTH_SECRET", false, true),
+    ] {
         let source = Scripted::new(Reports::Times);
-        source.write("AUTH_SECRET", FIRST, secs(1000));
-        source.write("AUTH_SECRET", SECOND, secs(100));
+        for key in ["AUTH_SECRET", "session_key"] {
+            source.write(key, FIRST, secs(1000));
+            source.write(key, SECOND, secs(100));
+        }
         let mut builder = LazyAuth::builder(Resolver::new(source)).activation_delay(secs(10));
         if named {
-            builder = builder.signing(["AUTH_SECRET"]).unwrap();
+            builder = builder.signing([key]).unwrap();
         }
         let rings = Arc::new(Mutex::new(Vec::new()));
         let seen = rings.clone();
-        let auth = builder.build(move |_: Text, context: BuildContext| {
-            let ring = context.key_ring("AUTH_SECRET");
+        let auth = builder.build(move |_: Keys, context: BuildContext| {
+            let ring = context.key_ring(key);
             seen.lock()
                 .unwrap()
                 .extend(ring.as_ref().map(ring_text).ok());
@@ -380,11 +359,11 @@ async fn history_of_a_key_that_is_no_candidate_follows_with_the_next_build() {
         });
         auth.get().await.unwrap();
         pass(secs(1)).await;
-        let expected = match named {
+        let expected = match is_candidate {
             true => vec![both()],
             false => vec![newest(), both()],
         };
-        assert_eq!(*rings.lock().unwrap(), expected);
+        assert_eq!(*rings.lock().unwrap(), expected, "{key} {named}");
         assert_eq!(auth.state(), ready(expected.len() as u64));
     }
 }

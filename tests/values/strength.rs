@@ -22,7 +22,7 @@ const VALUES: &[(&str, Outcome)] = &[
         "exchange melon anthem yourself placenta testify",
         Outcome::Accepted,
     ),
-    ("                      f8Kq2xW0d9", Outcome::Accepted),
+    ("  nB3vX9qLm2Rt7Yw4Zk8sPd1Jf6Hc0  ", Outcome::Accepted),
     (FEW_WORDS, Outcome::Warning),
     ("11223344551122334455112233441122", Outcome::Warning),
     (
