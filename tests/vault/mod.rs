@@ -10,6 +10,7 @@ mod expiry;
 mod lease;
 mod location;
 mod login;
+mod outage;
 mod permissions;
 mod place;
 mod refusal;

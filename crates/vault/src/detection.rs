@@ -181,7 +181,10 @@ impl Detection {
             *lock(&self.last) = Some(last.clone());
             Ok(last.result)
         };
-        self.turns.take(session.deadline(), attempt).await?
+        let timed_out = |since| session.timed_out(since, session.deadline());
+        self.turns
+            .take(session.deadline(), timed_out, attempt)
+            .await?
     }
 
     /// Requests the description of the mount, which contains its name and its version.

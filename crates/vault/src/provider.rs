@@ -146,8 +146,8 @@ impl Inner {
         }
         let read = async |(path, names)| {
             let names: Vec<_> = names;
-            let document = Box::pin(self.place.read(&self.session, path, &names));
-            (path, document.await)
+            let document = self.place.read(&self.session, path, &names);
+            (path, Box::pin(self.session.in_time(document)).await)
         };
         let reads = names_by_path.into_iter().map(read);
         join_bounded(CONCURRENCY, reads).await.into_iter().collect()
@@ -308,7 +308,9 @@ impl SecretProvider for VaultProvider {
             let document = inner.place.read_version(&inner.session, path, number);
             document.await?.pick(name)
         };
-        read()
+        inner
+            .session
+            .in_time(read())
             .await
             .map_err(|error| error.with_origin(self.origin()).with_key(key))
     }
@@ -329,7 +331,7 @@ impl SecretProvider for VaultProvider {
     /// The policies are requested from `sys/capabilities-self`. If the login must not use it, the last reads
     /// decide, and one that was denied is repeated. The request takes one use of a token with limited uses.
     async fn health(&self) -> Result<(), Error> {
-        let checked = self.inner.health().await;
+        let checked = self.inner.session.in_time(self.inner.health()).await;
         checked.map_err(|error| error.with_origin(self.origin()))
     }
 
