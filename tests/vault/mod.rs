@@ -7,6 +7,7 @@ mod custom;
 mod database;
 mod dynamic;
 mod expiry;
+mod hints;
 mod lease;
 mod location;
 mod login;

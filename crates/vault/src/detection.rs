@@ -123,7 +123,14 @@ impl Detection {
             (Ok(described), Some(_)) if might_be_version_1 && described.kv == KvVersion::V1 => {
                 Err(wire::wrong_version_2())
             }
-            (Ok(described), Some(configured)) if described.kv != configured.kv => Ok(None),
+            // The policies allow the paths of the other version.
+            (Ok(described), Some(configured)) if described.kv != configured.kv => {
+                match (error.kind(), configured.kv) {
+                    (ErrorKind::Denied, KvVersion::V1) => Err(wire::wrong_version_1()),
+                    (ErrorKind::Denied, KvVersion::V2) => Err(wire::wrong_version_2()),
+                    _ => Ok(None),
+                }
+            }
             (Ok(described), Some(_)) => Ok((described != *location).then_some(described)),
             (Err(error), _) if error.is_temporary() => Err(error),
             (Err(error), _) if error.kind() == ErrorKind::InvalidConfig => Err(error),

@@ -279,7 +279,12 @@ impl Slot {
         let requested = Instant::now();
         // Each successful request creates another secret, so it must not be repeated.
         let (response, token) = session.call(request.non_idempotent()).await?;
-        let document = wire::read_v1(&response, self.policy_path())?;
+        let document = wire::read_v1(&response, self.policy_path()).map_err(|error| {
+            match error.kind() == ErrorKind::Denied && self.body.is_some() {
+                true => wire::denied_write(self.policy_path()),
+                false => error,
+            }
+        })?;
         let LeaseInfo {
             id,
             duration,

@@ -98,7 +98,7 @@ impl VaultProvider {
     }
 }
 
-/// Returns the origin of a provider: its addresses, its mount and its path.
+/// Returns the origin of a provider: its addresses, its mount, its path and its namespace.
 fn origin(settings: &Settings) -> Origin {
     let authorities = settings.client.addresses().iter();
     let authorities: Vec<String> = authorities.map(|address| address.authority()).collect();
@@ -108,6 +108,9 @@ fn origin(settings: &Settings) -> Origin {
         if !part.is_empty() {
             description = format!("{description}/{part}");
         }
+    }
+    if let Some(namespace) = &settings.namespace {
+        description = format!("{description}?namespace={}", namespace.trim_matches('/'));
     }
     Origin::new("vault", description.escape_debug())
 }

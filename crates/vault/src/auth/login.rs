@@ -150,7 +150,7 @@ impl VaultLogin {
                 ..
             }
         );
-        let failure = wire::login_refused(response);
+        let failure = wire::login_refused(response, self.auth.mount_name());
         if !is_kubernetes || !wire::is_bare_denial(response) {
             return failure;
         }
@@ -210,6 +210,10 @@ impl Login for VaultLogin {
         matches!(self.auth.method, Method::Aws { .. } | Method::Custom { .. })
     }
 
+    fn is_configured_token(&self) -> bool {
+        self.auth.is_token()
+    }
+
     async fn login(&self, credential: &SecretValue) -> Result<TokenLease, LoginFailure> {
         if let Method::Token(_) = self.auth.method {
             // A lookup might use the token up, so it follows after the first success.
@@ -245,7 +249,7 @@ impl Login for VaultLogin {
         let response = self.server.send(&request).await?;
         match response.status.is_success() {
             true => wire::token_lease(&response),
-            false => Err(wire::login_refused(&response).error),
+            false => Err(wire::login_refused(&response, self.auth.mount_name()).error),
         }
     }
 
@@ -261,8 +265,8 @@ impl Login for VaultLogin {
     }
 
     fn refused_token(&self) -> Error {
-        match self.auth.method {
-            Method::Token(_) => wire::refused_token(),
+        match &self.auth.method {
+            Method::Token(token) => wire::refused_token(token.place().as_deref()),
             _ => Error::new(
                 ErrorKind::Unauthenticated,
                 "the login succeeds, but the server refuses its token",
