@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secretwell::backend::Change;
-use secretwell::{Chain, Error, ErrorKind, Resolver, SecretProvider, SecretProviderExt};
-use secretwell_testkit::Action;
+use secretwell::{
+    Chain, Error, ErrorKind, MemoryProvider, Resolver, SecretProvider, SecretProviderExt,
+};
+use secretwell_testkit::{Action, CanaryLog};
 use tokio::time::{Instant, timeout};
 
 use super::{adapted, local, remote, set};
@@ -274,5 +276,34 @@ async fn absence_in_every_source_ends_within_the_backoff_of_the_source_that_gets
         assert_eq!(text(&resolver, "LATE").await, "here", "source {position}");
         let results = resolver.get_many(keys(&["LATE", "NEVER"])).await;
         assert!(results[0].is_ok() && results[1].is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn loss_of_a_key_that_a_later_source_has_is_logged_once() {
+    let first = MemoryProvider::from_iter([("A", "first"), ("B", "first")]);
+    let second = MemoryProvider::from_iter([("A", "second"), ("C", "second")]);
+    let resolver = Resolver::new(first.clone().or_else(second));
+    let log = CanaryLog::install();
+    assert_eq!(text(&resolver, "A").await, "first");
+    assert_eq!(text(&resolver, "C").await, "second");
+    // The first source never had `C`.
+    assert_eq!(log.lines_with("secret_source_lost"), [""; 0]);
+    for round in 1..=2 {
+        first.remove("A").unwrap();
+        for _ in 0..5 {
+            pass(secs(600)).await;
+            assert_eq!(text(&resolver, "A").await, "second");
+        }
+        let lines = log.lines_with("secret_source_lost");
+        assert_eq!(lines.len(), round, "{lines:?}");
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.contains("WARN") && line.contains('A'))
+        );
+        first.set("A", "first again").unwrap();
+        pass(secs(600)).await;
+        assert_eq!(text(&resolver, "A").await, "first again");
     }
 }

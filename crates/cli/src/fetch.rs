@@ -145,7 +145,8 @@ pub(crate) async fn list_keys(
 ) -> Result<Vec<SecretKey>, Error> {
     let listed = provider.list(&KeyPrefix::root()).await;
     let mut all = listed.map_err(|error| match error.kind() {
-        ErrorKind::Denied | ErrorKind::Unsupported => error.with_hint(
+        ErrorKind::Denied | ErrorKind::Unsupported => with_alternative(
+            error,
             "set the keys to read with --only, or with --require of `check` and `doctor`",
         ),
         _ => error,
@@ -165,6 +166,15 @@ pub(crate) async fn list_keys(
     Ok(all)
 }
 
+/// Adds another next step to the hint of an error.
+pub(crate) fn with_alternative(error: Error, step: &str) -> Error {
+    let hint = match error.hint() {
+        Some(hint) => format!("{hint}, or {step}"),
+        None => step.to_owned(),
+    };
+    error.with_hint(hint)
+}
+
 fn empty_value(provider: &dyn SecretProvider, key: &SecretKey, secret: &Secret) -> Error {
     let origin = secret.origin.as_ref().unwrap_or(provider.origin());
     Error::new(ErrorKind::NotFound, "the value is empty")
@@ -182,6 +192,16 @@ mod tests {
 
     fn key(text: &str) -> SecretKey {
         SecretKey::parse(text).unwrap()
+    }
+
+    #[test]
+    fn hint_of_a_source_is_kept_beside_another_step() {
+        let error = Error::new(ErrorKind::Denied, "no").with_hint("check the mount");
+        let text = with_alternative(error, "set the keys").to_string();
+        assert!(
+            text.ends_with("; check the mount, or set the keys"),
+            "{text}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

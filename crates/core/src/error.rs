@@ -301,6 +301,11 @@ impl Error {
     pub fn message(&self) -> &str {
         &self.0.message
     }
+
+    /// Returns the next step for the person who reads the error, if it was [set](Self::with_hint).
+    pub fn hint(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
 }
 
 impl fmt::Display for Error {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use http::Method;
 use secretwell_core::{Error, ErrorKind, Origin};
+use tokio::time::Instant;
 
 use crate::config::ClientConfig;
 use crate::protocol::Protocol;
@@ -81,15 +82,36 @@ impl Client {
     /// # Cancellation
     /// Dropping the future cancels its in-flight requests. A server might already have received them.
     pub async fn send(&self, request: &Request) -> Result<Response, Error> {
+        self.send_until(request, Instant::now() + self.deadline())
+            .await
+    }
+
+    /// Like [`send`](Self::send), with a given deadline, which several requests can share.
+    ///
+    /// # Errors
+    /// The errors of [`send`](Self::send).
+    pub async fn send_until(
+        &self,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Response, Error> {
         let Shared {
             servers,
             protocol,
             origin,
         } = &*self.shared;
-        let result = SendLoop::new(servers, &**protocol, origin, request)
-            .run()
-            .await;
+        let send = SendLoop::new(servers, &**protocol, origin, request, deadline);
+        let result = send.run().await;
         result.map_err(|error| error.with_origin(origin))
+    }
+
+    /// Returns why all servers failed to respond to the last attempt of any request since `since`. Returns
+    /// `None` if there was no such attempt, or if a server has responded after it.
+    ///
+    /// A caller whose own deadline ends a request returns this error, which is more specific than a timeout.
+    pub fn failure_since(&self, since: Instant) -> Option<Error> {
+        let error = self.shared.servers.failure_since(since)?;
+        Some(error.with_origin(&self.shared.origin))
     }
 
     /// Requests `path`, which must not need a login, and returns the time in the response's `Date` header.

@@ -21,6 +21,8 @@ pub struct Credential {
     place: Place,
     format: Option<Format>,
     hint: Option<&'static str>,
+    /// The name of the setting with a value in memory.
+    setting: Option<String>,
 }
 
 /// Extracts a credential from the text around it.
@@ -66,6 +68,26 @@ impl Credential {
         self
     }
 
+    /// Sets the name of the setting that a value in memory comes from, such as a variable. Errors name it.
+    #[must_use]
+    pub fn from_setting(mut self, name: impl Into<String>) -> Self {
+        self.setting = Some(name.into());
+        self
+    }
+
+    /// Returns where the credential comes from, for an error: its file, or the name of its
+    /// [setting](Self::from_setting).
+    pub fn place(&self) -> Option<String> {
+        match (&self.place, &self.setting) {
+            (Place::File(path), _) => Some(format!(
+                "the file `{}`",
+                path.display().to_string().escape_debug()
+            )),
+            (_, Some(name)) => Some(format!("`{}`", name.escape_debug())),
+            (_, None) => None,
+        }
+    }
+
     /// Sets a function that extracts the credential from what is stored, such as a JSON document. It gets the
     /// text without white space and byte order marks at its ends. Its error must not contain a secret.
     #[must_use]
@@ -79,6 +101,7 @@ impl Credential {
             place,
             format: None,
             hint: None,
+            setting: None,
         }
     }
 
@@ -110,7 +133,7 @@ impl Credential {
             None => text,
         };
         extracted
-            .and_then(|text| checked(&text))
+            .and_then(|text| checked(&text, self.place()))
             .map_err(|error| match self.hint {
                 Some(hint) => error.with_hint(hint),
                 None => error,
@@ -171,22 +194,24 @@ async fn read_file(path: &Path) -> Result<SecretValue, Error> {
 }
 
 /// Removes what is around the credential, and checks that a header or a JSON text can contain it.
-fn checked(credential: &SecretValue) -> Result<SecretValue, Error> {
+fn checked(credential: &SecretValue, place: Option<String>) -> Result<SecretValue, Error> {
     const UTF_16_MARKS: [&[u8]; 2] = [b"\xFF\xFE", b"\xFE\xFF"];
-    let invalid = |message: &'static str| {
+    let invalid = |problem: &'static str| {
+        let place = place.as_deref().map(|place| format!(" from {place}"));
+        let message = format!("the credential{} {problem}", place.unwrap_or_default());
         Error::new(ErrorKind::Unauthenticated, message)
             .with_hint("check the file, variable or setting that it comes from")
     };
     let bytes = credential.expose_bytes();
     if UTF_16_MARKS.iter().any(|mark| bytes.starts_with(mark)) {
-        return Err(invalid("the credential is encoded as UTF-16")
+        return Err(invalid("is encoded as UTF-16")
             .with_hint("store it as UTF-8, without a byte order mark"));
     }
     let bytes = trimmed(bytes);
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.is_empty() && !text.contains(char::is_control) => Ok(bytes.into()),
         _ => Err(invalid(
-            "the credential is empty, is not UTF-8, or contains control characters",
+            "is empty, is not UTF-8, or contains control characters",
         )),
     }
 }
@@ -250,6 +275,14 @@ mod tests {
         for unusable in [&b""[..], b" \n", b"a\nb", b"a\0", b"\xFF"] {
             assert!(message(unusable).await.contains("is empty"));
         }
+        let credential = Credential::value("").from_setting("APP_TOKEN");
+        let error = credential.read().await.unwrap_err();
+        assert!(
+            error
+                .message()
+                .contains("credential from `APP_TOKEN` is empty"),
+            "{error}"
+        );
     }
 
     #[tokio::test]

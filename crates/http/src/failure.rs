@@ -1,10 +1,18 @@
 //! Failures of an attempt that ended without a response to classify.
 
 use std::error::Error as StdError;
+use std::time::Duration;
 
 use secretwell_core::{Error, ErrorKind};
 
 use crate::recognition::FOREIGN_BACKOFF;
+
+/// The next step for an address that begins with `http://`, if its server requires TLS.
+pub(crate) const TLS_HINT: &str =
+    "begin the address with `https://`, or the URL of the source with `vault://` or `infisical://`";
+/// The next step for an address that begins with `https://`, if its server does not use TLS.
+const NO_TLS_HINT: &str = "check the port; for plain HTTP, begin the address with `http://`, or the URL of the source \
+     with `vault+http://` or `infisical+http://`";
 
 /// The reason why an attempt ended without a response.
 #[derive(Debug, thiserror::Error)]
@@ -25,10 +33,10 @@ pub(crate) enum Failure {
     #[error("the TLS connection failed")]
     Tls(#[source] rustls::Error),
     #[error("no response within {0:?}")]
-    Timeout(std::time::Duration),
+    Timeout(Duration),
     /// The deadline of the whole call passed before the timeout of this attempt.
     #[error("the deadline passed after {0:?}")]
-    Deadline(std::time::Duration),
+    Deadline(Duration),
     #[error("the response is larger than {0} bytes")]
     TooLarge(usize),
     #[error("the server redirects to a target that is not allowed")]
@@ -55,7 +63,7 @@ impl Failure {
         match self {
             Self::Timeout(after) | Self::Deadline(after) => Error::new(
                 ErrorKind::Timeout,
-                format!("`{authority}` did not respond within {after:?}"),
+                format!("`{authority}` did not respond within {:?}", rounded(after)),
             )
             .with_hint("check whether it is overloaded, or behind a firewall that drops packets"),
             Self::TooLarge(limit) => Error::new(
@@ -72,18 +80,18 @@ impl Failure {
             .with_backoff_limit(FOREIGN_BACKOFF),
             Self::RedirectToTls => Error::new(
                 ErrorKind::InvalidConfig,
-                format!("`{authority}` requires TLS, but the address begins with `http://`"),
+                format!("`{authority}` requires TLS, but is addressed with plain HTTP"),
             )
-            .with_hint("use `https://`"),
+            .with_hint(TLS_HINT),
             Self::Proxy(proxy, error) if is_tls_error(&error) => exchange_error(&error, &proxy)
                 .with_hint("check the certificate of the proxy, and configure its authority"),
-            Self::Proxy(proxy, _) => Error::new(
-                ErrorKind::Unavailable,
-                format!("`{authority}` cannot be reached through the proxy `{proxy}`"),
-            )
-            .with_hint(
-                "check that the proxy is running, and that it accepts the client and the address",
-            ),
+            Self::Proxy(proxy, error) => {
+                let (problem, hint) = proxy_problem(&error);
+                let message = format!(
+                    "`{authority}` cannot be reached through the proxy `{proxy}`, which {problem}"
+                );
+                Error::new(ErrorKind::Unavailable, message).with_hint(hint)
+            }
             Self::Unresolved => Error::new(
                 ErrorKind::Unavailable,
                 format!("`{authority}` cannot be reached: its name cannot be resolved"),
@@ -108,6 +116,50 @@ impl Failure {
             Self::Tls(error) => tls_error(&error, authority),
             Self::Exchange(error) => exchange_error(&error, authority),
         }
+    }
+}
+
+/// Returns what the proxy did instead of a connection to the server, and the next step. Only a text of the HTTP library
+/// shows this.
+fn proxy_problem(error: &reqwest::Error) -> (&'static str, &'static str) {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        match cause.to_string().strip_prefix("tunnel error: ") {
+            Some("proxy authorization required") => {
+                return (
+                    "requires credentials (status 407)",
+                    "add the user name and the password to the URL of the proxy, or correct them",
+                );
+            }
+            Some("unsuccessful") => {
+                return (
+                    "refuses to connect to it",
+                    "check the proxy's log: its rules might not allow the address, or it cannot reach it",
+                );
+            }
+            Some("failed to create underlying connection") => break,
+            _ => next = cause.source(),
+        }
+    }
+    match find::<std::io::Error>(error).map(std::io::Error::kind) {
+        Some(std::io::ErrorKind::ConnectionRefused) => (
+            "refuses connections",
+            "check that the proxy is running and that its address is correct",
+        ),
+        _ => (
+            "does not respond as a proxy, or cannot be reached",
+            "check the address of the proxy, and that the proxy is running",
+        ),
+    }
+}
+
+/// Returns `time` without the noise of a clock: in steps of 10 ms, or of its own length if that is shorter.
+fn rounded(time: Duration) -> Duration {
+    const STEP: u128 = 10;
+    let steps = (time.as_millis() + STEP / 2) / STEP;
+    match u64::try_from(steps * STEP) {
+        Ok(millis) if millis > 0 => Duration::from_millis(millis),
+        _ => time,
     }
 }
 
@@ -200,10 +252,7 @@ fn tls_error(error: &rustls::Error, authority: &str) -> Error {
             "supports no TLS version that this client accepts",
             "enable TLS 1.2 or 1.3 on the server",
         ),
-        Tls::InvalidMessage(_) => (
-            "does not respond with TLS",
-            "check whether the address needs `http://` or another port",
-        ),
+        Tls::InvalidMessage(_) => ("does not respond with TLS", NO_TLS_HINT),
         _ => ("rejected the TLS handshake", "check the log of the server"),
     };
     Error::new(ErrorKind::Unavailable, format!("`{authority}` {problem}"))
@@ -230,4 +279,17 @@ fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
         next = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_in_messages_are_rounded() {
+        let text = |nanos| format!("{:?}", rounded(Duration::from_nanos(nanos)));
+        assert_eq!(text(4_999_961_607), "5s");
+        assert_eq!(text(17_503_000_001), "17.5s");
+        assert_eq!(text(2_000_000), "2ms");
+    }
 }

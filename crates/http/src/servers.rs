@@ -2,7 +2,8 @@
 
 use std::env;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::header::LOCATION;
@@ -10,7 +11,7 @@ use secretwell_core::Error;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Address, ClientConfig};
-use crate::endpoint::{Endpoint, Route, Settings};
+use crate::endpoint::{Endpoint, Route, Settings, lock};
 use crate::error::invalid;
 use crate::failure::Failure;
 use crate::names::{NameService, Site, system};
@@ -32,6 +33,8 @@ pub(crate) struct Servers {
     sites: Vec<Arc<Site>>,
     /// The server that responded last, and when.
     preferred: Mutex<Option<(Arc<Endpoint>, Instant)>>,
+    /// The last failure of all servers, and when.
+    last_failure: Mutex<Option<(Error, Instant)>>,
 }
 
 impl Servers {
@@ -60,6 +63,7 @@ impl Servers {
             sites,
             settings,
             preferred: Mutex::new(None),
+            last_failure: Mutex::new(None),
         })
     }
 
@@ -80,7 +84,7 @@ impl Servers {
             .iter()
             .flat_map(|site| site.endpoints())
             .collect();
-        if let Some((preferred, _)) = &*self.preferred() {
+        if let Some((preferred, _)) = &*lock(&self.preferred) {
             let first = order.iter().position(|it| Arc::ptr_eq(it, preferred));
             order.rotate_left(first.unwrap_or_default());
         }
@@ -91,14 +95,16 @@ impl Servers {
 
     pub(crate) fn mark_responsive(&self, endpoint: &Arc<Endpoint>) {
         endpoint.mark_responsive();
-        *self.preferred() = Some((Arc::clone(endpoint), Instant::now()));
+        *lock(&self.preferred) = Some((Arc::clone(endpoint), Instant::now()));
     }
 
     /// Returns whether the first server in the [order](Self::order) is expected to respond.
     pub(crate) fn is_responsive(&self) -> bool {
-        self.preferred().as_ref().is_some_and(|(endpoint, at)| {
-            at.elapsed() < RESPONSIVE_FOR && !endpoint.failed_recently()
-        })
+        lock(&self.preferred)
+            .as_ref()
+            .is_some_and(|(endpoint, at)| {
+                at.elapsed() < RESPONSIVE_FOR && !endpoint.failed_recently()
+            })
     }
 
     /// Notes that no server has responded. Names are then looked up again.
@@ -106,6 +112,20 @@ impl Servers {
         for site in &self.sites {
             site.mark_failed();
         }
+    }
+
+    /// Records why all servers have failed.
+    pub(crate) fn record_failure(&self, error: &Error) {
+        *lock(&self.last_failure) = Some((error.clone(), Instant::now()));
+    }
+
+    /// Returns the last failure of all servers since `since`, unless a server has responded after it.
+    pub(crate) fn failure_since(&self, since: Instant) -> Option<Error> {
+        let (error, at) = lock(&self.last_failure).clone()?;
+        let has_responded = lock(&self.preferred)
+            .as_ref()
+            .is_some_and(|(_, responded)| at < *responded);
+        (since <= at && !has_responded).then_some(error)
     }
 
     /// Looks up the names of the addresses that have no current result. Waits only if no server can be used, and for
@@ -132,12 +152,6 @@ impl Servers {
                 .filter(|site| site.is_resolved())
                 .for_each(|site| site.mark_looked_up());
         }
-    }
-
-    fn preferred(&self) -> MutexGuard<'_, Option<(Arc<Endpoint>, Instant)>> {
-        self.preferred
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends `request` to the server `endpoint` and follows at most one redirect. Returns the server that responded or

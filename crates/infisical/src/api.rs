@@ -164,6 +164,11 @@ impl Api {
             || self.single_budget.is_nearly_exhausted()
     }
 
+    /// Returns why the last attempt of a request since `since` failed, unless a server has responded after it.
+    pub(crate) fn failure_since(&self, since: Instant) -> Option<Error> {
+        self.client.failure_since(since)
+    }
+
     pub(crate) async fn server_time(&self) -> Result<SystemTime, Error> {
         self.client.server_time(wire::STATUS).await
     }

@@ -360,6 +360,10 @@ impl Login for InfisicalLogin {
         matches!(self.auth.method, Method::Aws { .. } | Method::Custom { .. })
     }
 
+    fn is_configured_token(&self) -> bool {
+        matches!(self.auth.method, Method::Token(_))
+    }
+
     /// Logs in without the previous token, because the server refuses a login request with a dead token.
     async fn login(&self, credential: &SecretValue) -> Result<TokenLease, LoginFailure> {
         if let Method::Token(_) = self.auth.method {

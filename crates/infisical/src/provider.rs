@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use secretwell_core::backend::{Capabilities, Notice, NoticeKind, collect_notices, join_bounded};
@@ -99,23 +99,32 @@ impl Inner {
         &self.lists.api
     }
 
-    /// Returns the deadline of a call that starts now. It is 10 % later than the deadline of a single
-    /// request, whose error is more specific.
+    /// Returns the deadline of a call that starts now.
     fn deadline(&self) -> Instant {
-        Instant::now() + self.api().deadline().mul_f64(1.1)
+        Instant::now() + self.longest_call()
+    }
+
+    /// Returns the longest duration of a call. It is 10 % longer than that of a single request, whose error is more
+    /// specific.
+    fn longest_call(&self) -> Duration {
+        self.api().deadline().mul_f64(1.1)
     }
 
     /// Runs `work`, including its login, its waits and all its requests, until `deadline`.
     ///
     /// # Errors
-    /// Returns the error of `work`, or [`ErrorKind::Timeout`] at the deadline.
+    /// Returns the error of `work`. At the deadline, returns the error of the last failed attempt, or else
+    /// [`ErrorKind::Timeout`].
     async fn run_until<T>(
         &self,
         deadline: Instant,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         timeout_at(deadline, work).await.unwrap_or_else(|_| {
-            let limit = self.api().deadline();
+            let (limit, called) = (self.api().deadline(), deadline - self.longest_call());
+            if let Some(error) = self.api().failure_since(called) {
+                return Err(error);
+            }
             let (message, hint) = match self.api().is_rate_limited() {
                 true => (
                     format!(

@@ -52,7 +52,7 @@ impl ReplayGuard {
         let is_forgotten = self.forgotten_until.is_some_and(|time| sent_at <= time);
         match now.abs_diff(sent_at) > WINDOW || is_forgotten {
             true => Err(Rejection::unauthorized(
-                "the time of the signature differs from the time here by more than 5 minutes; check the clocks",
+                "the time of the signature differs from the time here by more than 5 minutes; check the clocks, and that it is in Unix seconds",
             )),
             false => Ok(()),
         }

@@ -71,7 +71,9 @@ pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'
     let mut values = headers.get_all(name).iter();
     let value = values
         .next()
-        .ok_or(Rejection::unauthorized("the signature header is missing"))?;
+        .ok_or(Rejection::unauthorized(
+            "the signature header is missing: `x-secretwell-signature`, or `x-infisical-signature` of a webhook",
+        ))?;
     // A gateway might have checked another one of them.
     if values.next().is_some() {
         return Err(Rejection::malformed("there are several signature headers"));

@@ -13,6 +13,11 @@ pub(crate) enum Event {
         key: SecretKey,
         origin: Origin,
     },
+    /// The source had a value of the key, but does not have it any more, and the next source is read.
+    SourceLost {
+        key: SecretKey,
+        origin: Origin,
+    },
     Failed {
         key: SecretKey,
         error: Error,
@@ -39,6 +44,9 @@ pub(crate) fn log(events: Vec<Event>) {
         match event {
             Event::PassedOn { key, origin } => {
                 tracing::debug!(target: "secretwell::resolver", event = "secret_passed_on", %key, %origin, "the source does not have the secret, so the next source is read");
+            }
+            Event::SourceLost { key, origin } => {
+                tracing::warn!(target: "secretwell::resolver", event = "secret_source_lost", %key, %origin, "the source does not have the secret any more, so the next source is read");
             }
             Event::Failed { key, error } => {
                 tracing::warn!(target: "secretwell::resolver", event = "secret_failed", %key, %error, temporary = error.is_temporary(), "the secret cannot be read");

@@ -435,10 +435,17 @@ impl Settling<'_> {
         if error.is_refusal() && !keeps_value {
             let was_value = state.remove(self.cache, key);
             settled.has_removals |= was_value;
-            if was_value && !is_passed_on {
-                settled.events.push(Event::Purged {
-                    key: key.clone(),
-                    error: error.clone(),
+            if was_value {
+                let key = key.clone();
+                settled.events.push(match is_passed_on {
+                    true => Event::SourceLost {
+                        key,
+                        origin: self.origin.clone(),
+                    },
+                    false => Event::Purged {
+                        key,
+                        error: error.clone(),
+                    },
                 });
             }
             if error.is_not_found() {

@@ -107,7 +107,10 @@ fn single(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
         "memory" if location.is_empty() && query.is_none() => Ok(Arc::new(MemoryProvider::new())),
         "memory" => Err(invalid("`memory://` accepts no path and no options")),
         _ if is_scheme(scheme) => Err(invalid(format!("unknown scheme `{scheme}://`"))
-            .with_hint("use `env://`, `file://`, `infisical://`, `vault://` or `memory://`")),
+            .with_hint(
+                "use `env://`, `file://`, `infisical://`, `vault://` or `memory://`; for a server with plain HTTP, \
+                 `infisical+http://` or `vault+http://`",
+            )),
         _ => Err(invalid("the text before `://` is not a valid scheme")
             .with_hint("use a URL such as `env://` or `file:///run/secrets`")),
     }
@@ -206,6 +209,7 @@ mod tests {
             ("", "must start with a scheme"),
             ("env", "must start with a scheme"),
             ("redis://host", "unknown scheme `redis://`"),
+            ("http://host", "`infisical+http://` or `vault+http://`"),
             ("://x", "not a valid scheme"),
             ("memory://x", "accepts no path"),
             ("env://A/B", "prefix"),

@@ -123,7 +123,14 @@ impl Detection {
             (Ok(described), Some(_)) if might_be_version_1 && described.kv == KvVersion::V1 => {
                 Err(wire::wrong_version_2())
             }
-            (Ok(described), Some(configured)) if described.kv != configured.kv => Ok(None),
+            // The policies allow the paths of the other version.
+            (Ok(described), Some(configured)) if described.kv != configured.kv => {
+                match (error.kind(), configured.kv) {
+                    (ErrorKind::Denied, KvVersion::V1) => Err(wire::wrong_version_1()),
+                    (ErrorKind::Denied, KvVersion::V2) => Err(wire::wrong_version_2()),
+                    _ => Ok(None),
+                }
+            }
             (Ok(described), Some(_)) => Ok((described != *location).then_some(described)),
             (Err(error), _) if error.is_temporary() => Err(error),
             (Err(error), _) if error.kind() == ErrorKind::InvalidConfig => Err(error),
@@ -181,8 +188,9 @@ impl Detection {
             *lock(&self.last) = Some(last.clone());
             Ok(last.result)
         };
+        let timed_out = |since| session.timed_out(since, session.deadline());
         // Boxed, because this is rare, and the future of every read would contain it.
-        Box::pin(self.turns.take(session.deadline(), attempt)).await?
+        Box::pin(self.turns.take(session.deadline(), timed_out, attempt)).await?
     }
 
     /// Requests the description of the mount, which contains its name and its version.

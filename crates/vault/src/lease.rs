@@ -15,7 +15,7 @@ use crate::dynamic::Dynamic;
 use crate::error::invalid;
 use crate::lock::lock;
 use crate::session::Session;
-use crate::turns::{Turns, timed_out};
+use crate::turns::Turns;
 use crate::wire::{self, Document, LeaseInfo};
 
 /// A lease is renewed when less than this share of its duration remains.
@@ -122,7 +122,9 @@ impl Leases {
                 None => slot.current(called, session).await,
             }
         };
-        match slot.turns.take(session.deadline(), attempt).await {
+        let timed_out = |since| session.timed_out(since, session.deadline());
+        let secret = slot.turns.take(session.deadline(), timed_out, attempt);
+        match secret.await {
             Err(error) if error.is_temporary() => slot.fall_back(session, prefix, error),
             result => result,
         }
@@ -277,7 +279,12 @@ impl Slot {
         let requested = Instant::now();
         // Each successful request creates another secret, so it must not be repeated.
         let (response, token) = session.call(request.non_idempotent()).await?;
-        let document = wire::read_v1(&response, self.policy_path())?;
+        let document = wire::read_v1(&response, self.policy_path()).map_err(|error| {
+            match error.kind() == ErrorKind::Denied && self.body.is_some() {
+                true => wire::denied_write(self.policy_path()),
+                false => error,
+            }
+        })?;
         let LeaseInfo {
             id,
             duration,
@@ -372,7 +379,7 @@ impl Lease {
         let deadline = session.deadline() / 2;
         let result = match timeout(deadline, session.call(request)).await {
             Ok(result) => result.and_then(|(response, _)| wire::updated_lease(&response)),
-            Err(_) => Err(timed_out(deadline)),
+            Err(_) => Err(session.timed_out(requested, deadline)),
         };
         match result {
             Ok(renewed) => {

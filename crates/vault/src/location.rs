@@ -129,22 +129,44 @@ impl Location {
             _ => format!("/v1/{mount}{kind}/{}/?list=true", encode_path(folder)?),
         };
         let policy = join(&format!("{}{kind}", self.mount), folder);
-        wire::listed(&session.get(&url).await?, &policy)
+        let listed = wire::listed(&session.get(&url).await?, &policy);
+        listed.map_err(|error| match api_segment(self.kv, folder) {
+            Some(first) if is_missing(&error) => with_api_hint(error, first),
+            _ => error,
+        })
     }
 }
 
 impl Target {
     /// Adds a hint to the error of a path that was copied from an API request.
     pub(crate) fn with_hint(&self, error: Error) -> Error {
-        let is_missing = error.is_not_found() || error.kind() == ErrorKind::Denied;
-        let first = self.path.split('/').next();
-        match first.filter(|_| is_missing && self.kv == KvVersion::V2) {
-            Some(first @ ("data" | "metadata")) => {
-                error.with_hint(format!("leave out `{first}/`, which only the API uses"))
-            }
-            _ => error,
+        match self.api_segment().filter(|_| is_missing(&error)) {
+            Some(first) => with_api_hint(error, first),
+            None => error,
         }
     }
+
+    /// Returns the first segment of the path if only the API has it before the path of a secret.
+    pub(crate) fn api_segment(&self) -> Option<&'static str> {
+        api_segment(self.kv, &self.path)
+    }
+}
+
+/// Returns the first segment of a path below the mount if only the API has it before the path of a secret.
+fn api_segment(kv: KvVersion, path: &str) -> Option<&'static str> {
+    match (kv, path.split('/').next()) {
+        (KvVersion::V2, Some("data")) => Some("data"),
+        (KvVersion::V2, Some("metadata")) => Some("metadata"),
+        _ => None,
+    }
+}
+
+fn is_missing(error: &Error) -> bool {
+    error.is_not_found() || error.kind() == ErrorKind::Denied
+}
+
+fn with_api_hint(error: Error, first: &str) -> Error {
+    error.with_hint(format!("leave out `{first}/`, which only the API uses"))
 }
 
 /// Logs that this login must not read or list a path, which an operation therefore leaves out.

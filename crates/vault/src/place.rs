@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use secretwell_core::{Error, ErrorKind, Version};
@@ -27,6 +28,8 @@ pub(crate) struct Place {
     detection: Detection,
     /// What the reads of each path found so far.
     history: Mutex<HashMap<String, History>>,
+    /// Whether a path of the API was logged.
+    has_warned: AtomicBool,
 }
 
 /// What the reads of one path found.
@@ -50,6 +53,7 @@ impl Place {
         Ok(Self {
             detection: Detection::new(mount, is_mount_explicit, path, kv)?,
             history: Mutex::default(),
+            has_warned: AtomicBool::default(),
         })
     }
 
@@ -160,7 +164,19 @@ impl Place {
             history.denied = denied.cloned();
             history.was_read |= result.is_ok();
         });
-        result.map_err(|error| target.with_hint(error))
+        result.map_err(|error| {
+            if error.is_not_found() {
+                self.warn_of_api_path(session, &target);
+            }
+            target.with_hint(error)
+        })
+    }
+
+    /// Logs once that a path that does not exist was copied from an API request. A chain continues after such an error.
+    fn warn_of_api_path(&self, session: &Session, target: &Target) {
+        if target.api_segment().is_some() && !self.has_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(target: "secretwell::vault", event = "path_of_api", origin = %session.origin(), path = %target.policy.escape_debug(), "no secret exists at the path; leave out `data/` or `metadata/` after the mount, which only the API uses");
+        }
     }
 
     /// Reads a secret, and repeats that while only stale replicas respond with an earlier version.

@@ -99,7 +99,7 @@ impl VaultProvider {
     }
 }
 
-/// Returns the origin of a provider: its addresses, its mount and its path.
+/// Returns the origin of a provider: its addresses, its mount, its path and its namespace.
 fn origin(settings: &Settings) -> Origin {
     let authorities = settings.client.addresses().iter();
     let authorities: Vec<String> = authorities.map(|address| address.authority()).collect();
@@ -109,6 +109,9 @@ fn origin(settings: &Settings) -> Origin {
         if !part.is_empty() {
             description = format!("{description}/{part}");
         }
+    }
+    if let Some(namespace) = &settings.namespace {
+        description = format!("{description}?namespace={}", namespace.trim_matches('/'));
     }
     Origin::new("vault", description.escape_debug())
 }
@@ -154,7 +157,8 @@ impl Inner {
             while let Some(fields) = secrets.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let names: Vec<_> = fields.iter().map(|(_, field)| field.name).collect();
                 let path = fields[0].1.path;
-                let document = self.place.read(&self.session, path, &names).await;
+                let document = self.place.read(&self.session, path, &names);
+                let document = self.session.in_time(document).await;
                 results.extend(fields.iter().map(|(position, field)| match &document {
                     Ok(document) => (*position, document.pick(field.name)),
                     Err(error) => (*position, Err(error.clone())),
@@ -385,7 +389,9 @@ impl SecretProvider for VaultProvider {
             let document = inner.place.read_version(&inner.session, path, number);
             document.await?.pick(name)
         };
-        read()
+        inner
+            .session
+            .in_time(read())
             .await
             .map_err(|error| error.with_origin(self.origin()).with_key(key))
     }
@@ -413,7 +419,7 @@ impl SecretProvider for VaultProvider {
     /// The policies are requested from `sys/capabilities-self`. If the login must not use it, the last reads
     /// decide, and one that was denied is repeated. The request takes one use of a token with limited uses.
     async fn health(&self) -> Result<(), Error> {
-        let checked = self.inner.health().await;
+        let checked = self.inner.session.in_time(self.inner.health()).await;
         checked.map_err(|error| error.with_origin(self.origin()))
     }
 

@@ -5,13 +5,14 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderValue, Method};
 use secretwell_core::Error;
 use secretwell_http::{Client, Request, Response};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::header::with_headers;
 use crate::wire::{self, Health, Index};
 
-/// The longest time for a report about the cluster. A login is sent without it.
-const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
+/// The longest time for a report about the cluster, and the share of the deadline of a call that it can use. A login is
+/// sent without it.
+const HEALTH_DEADLINE: (Duration, u32) = (Duration::from_secs(2), 4);
 
 /// The servers of one cluster. Clones share the client and the highest known index.
 #[derive(Debug, Clone)]
@@ -19,6 +20,8 @@ pub(crate) struct Server {
     client: Client,
     index: Index,
     has_base_path: bool,
+    /// The end of all requests. Without it, each request has its own deadline.
+    deadline: Option<Instant>,
 }
 
 impl Server {
@@ -28,6 +31,15 @@ impl Server {
             has_base_path,
             client,
             index: Index::default(),
+            deadline: None,
+        }
+    }
+
+    /// Returns a connection to the same servers whose requests share the deadline of one call, which starts now.
+    pub(crate) fn with_shared_deadline(&self) -> Self {
+        Self {
+            deadline: Some(Instant::now() + self.deadline()),
+            ..self.clone()
         }
     }
 
@@ -39,6 +51,11 @@ impl Server {
     /// Returns the maximum duration of one call.
     pub(crate) fn deadline(&self) -> Duration {
         self.client.deadline()
+    }
+
+    /// Returns why the last attempt of a request since `since` failed, unless a server has responded after it.
+    pub(crate) fn failure_since(&self, since: Instant) -> Option<Error> {
+        self.client.failure_since(since)
     }
 
     /// Returns the highest index that the servers have reported.
@@ -68,7 +85,7 @@ impl Server {
     }
 
     async fn exchange(&self, request: &Request) -> Result<Response, Error> {
-        match self.client.send(request).await {
+        match self.send_in_time(request).await {
             Err(error) if wire::is_sealed(&error) => Err(self.explain_sealed(error).await),
             result => result,
         }
@@ -77,11 +94,8 @@ impl Server {
     /// Returns a more specific error if the server was never initialized, because such a server also reports
     /// that it is sealed.
     async fn explain_sealed(&self, error: Error) -> Error {
-        match self
-            .client
-            .send(&request_without_token(wire::SEAL_STATUS))
-            .await
-        {
+        let status = request_without_token(wire::SEAL_STATUS);
+        match self.send_in_time(&status).await {
             Ok(status) => wire::seal_status(&status).unwrap_or(error),
             Err(_) => error,
         }
@@ -94,21 +108,29 @@ impl Server {
         if !self.has_base_path || !wire::is_outside_of_api(response) {
             return Ok(());
         }
-        let health = self
-            .client
-            .send(&request_without_token(wire::HEALTH))
-            .await?;
+        let health = request_without_token(wire::HEALTH);
+        let health = self.send_in_time(&health).await?;
         match wire::is_outside_of_api(&health) {
             true => Err(wire::no_api()),
             false => Ok(()),
         }
     }
 
-    /// Returns what a server reports about its cluster. Returns `None` if no server does within 2 s.
+    /// Returns what a server reports about its cluster. Returns `None` if no server does within 2 s
+    /// or a quarter of the deadline.
     pub(crate) async fn health(&self) -> Option<Health> {
         let request = request_without_token(wire::HEALTH);
-        let health = timeout(HEALTH_DEADLINE, self.client.send(&request)).await;
+        let (longest, parts) = HEALTH_DEADLINE;
+        let limit = longest.min(self.deadline() / parts);
+        let health = timeout(limit, self.send_in_time(&request)).await;
         Health::parse(&health.ok()?.ok()?)
+    }
+
+    async fn send_in_time(&self, request: &Request) -> Result<Response, Error> {
+        match self.deadline {
+            Some(deadline) => self.client.send_until(request, deadline).await,
+            None => self.client.send(request).await,
+        }
     }
 }
 

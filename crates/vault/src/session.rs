@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, Method, StatusCode};
-use secretwell_core::{Error, Origin};
+use secretwell_core::{Error, ErrorKind, Origin};
 use secretwell_http::{Request, Response, Token, TokenManager};
+use tokio::time::{Instant, timeout};
 
 use crate::auth::VaultAuth;
 use crate::auth::login::{LOOKUP_SELF, VaultLogin};
@@ -55,6 +56,30 @@ impl Session {
     /// Returns the maximum duration of one call.
     pub(crate) fn deadline(&self) -> Duration {
         self.server.deadline()
+    }
+
+    /// Runs `work`, including its logins and all its requests, for at most 10 % longer than the deadline of a single
+    /// request, whose error is more specific.
+    ///
+    /// # Errors
+    /// Returns the error of `work`, or that of [`timed_out`](Self::timed_out).
+    pub(crate) async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let (called, limit) = (Instant::now(), self.deadline());
+        let result = timeout(limit.mul_f64(1.1), work).await;
+        result.unwrap_or_else(|_| Err(self.timed_out(called, limit)))
+    }
+
+    /// Returns the error of a call since `since` that took longer than `limit`: why the last attempt failed, or
+    /// else that the server did not respond in time.
+    pub(crate) fn timed_out(&self, since: Instant, limit: Duration) -> Error {
+        self.server.failure_since(since).unwrap_or_else(|| {
+            let message = format!("the server did not respond within {limit:?}");
+            Error::new(ErrorKind::Timeout, message)
+                .with_hint("check whether the server is overloaded")
+        })
     }
 
     /// Returns the time of the server, which needs no login.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use secretwell_core::{Error, ErrorKind};
+use secretwell_core::Error;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -25,10 +25,12 @@ impl Turns {
     /// fetched what it needs. If the last turn has failed while this caller waited for it, returns its error.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Timeout`] after `deadline`, which includes the time of waiting.
+    /// Returns the result of `timed_out` after `deadline`, which includes the time of waiting. Its argument is the
+    /// time of this call.
     pub(crate) async fn take<T>(
         &self,
         deadline: Duration,
+        timed_out: impl Fn(Instant) -> Error,
         attempt: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         let called = Instant::now();
@@ -41,7 +43,7 @@ impl Turns {
             }
             // A turn that takes too long fails for all callers. Otherwise, each of them would start another one.
             let result = timeout_at(called + deadline + SLACK, attempt).await;
-            let result = result.unwrap_or_else(|_| Err(timed_out(deadline)));
+            let result = result.unwrap_or_else(|_| Err(timed_out(called)));
             *failure = result.as_ref().err().map(|error| Failure {
                 at: Instant::now(),
                 error: error.clone(),
@@ -49,7 +51,7 @@ impl Turns {
             result
         };
         let result = timeout(deadline + 2 * SLACK, turn).await;
-        result.unwrap_or_else(|_| Err(timed_out(deadline)))
+        result.unwrap_or_else(|_| Err(timed_out(called)))
     }
 
     /// Waits for the end of the current turn. No other turn begins before the guard is dropped.
@@ -58,21 +60,20 @@ impl Turns {
     }
 }
 
-/// Returns the error for a server that did not respond in time.
-pub(crate) fn timed_out(deadline: Duration) -> Error {
-    let message = format!("the server did not respond within {deadline:?}");
-    Error::new(ErrorKind::Timeout, message).with_hint("check whether the server is overloaded")
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use secretwell_core::ErrorKind;
     use tokio::time::sleep;
 
     use super::*;
 
     const DEADLINE: Duration = Duration::from_secs(20);
+
+    fn slow(_: Instant) -> Error {
+        Error::new(ErrorKind::Timeout, "slow")
+    }
 
     /// Runs ten callers at once, whose attempts end after `duration`. Returns their results, the number of
     /// attempts, and the time until the last caller returned.
@@ -85,7 +86,11 @@ mod tests {
                 sleep(duration).await;
                 Err::<(), _>(Error::new(ErrorKind::Unavailable, "down"))
             };
-            turns.take(DEADLINE, attempt).await.unwrap_err().kind()
+            turns
+                .take(DEADLINE, slow, attempt)
+                .await
+                .unwrap_err()
+                .kind()
         };
         let calls = std::iter::repeat_with(call).take(10);
         let kinds = secretwell_core::backend::join_bounded(10, calls).await;
@@ -110,12 +115,12 @@ mod tests {
     async fn later_caller_starts_another_attempt() {
         let turns = Turns::default();
         let fail = async { Err::<(), _>(Error::new(ErrorKind::Unavailable, "down")) };
-        turns.take(DEADLINE, fail).await.unwrap_err();
-        turns.take(DEADLINE, async { Ok(()) }).await.unwrap();
+        turns.take(DEADLINE, slow, fail).await.unwrap_err();
+        turns.take(DEADLINE, slow, async { Ok(()) }).await.unwrap();
         // A cancelled attempt leaves nothing to share.
-        let cancelled = turns.take(DEADLINE, sleep_and_fail());
+        let cancelled = turns.take(DEADLINE, slow, sleep_and_fail());
         assert!(timeout(Duration::from_secs(1), cancelled).await.is_err());
-        turns.take(DEADLINE, async { Ok(()) }).await.unwrap();
+        turns.take(DEADLINE, slow, async { Ok(()) }).await.unwrap();
     }
 
     async fn sleep_and_fail() -> Result<(), Error> {

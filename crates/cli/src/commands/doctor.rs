@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::write_stdout;
 use crate::args::{DoctorArgs, LogArgs};
 use crate::exit::{Failure, Reason};
-use crate::fetch::read;
+use crate::fetch::{read, with_alternative};
 use crate::logging::with_progress;
 use crate::sources::Sources;
 
@@ -74,6 +74,13 @@ async fn diagnose(
         // The login was accepted. The steps below show what it must not read.
         Err(error) if step == "login" && error.kind() == ErrorKind::Denied => {}
         Err(error) => {
+            let step = match error.kind() {
+                _ if step == "open" => step,
+                ErrorKind::Unauthenticated => step,
+                ErrorKind::InvalidConfig | ErrorKind::NotFound => "config",
+                // The server responds, but not to this request. For example, it is sealed.
+                _ => "server",
+            };
             diagnosis.problem(step, &error);
             return Ok(());
         }
@@ -94,7 +101,7 @@ async fn diagnose(
             keys.extend(listed);
         }
         Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
-            let error = error.with_hint("set the keys to read with --require");
+            let error = with_alternative(error, "set the keys to read with --require");
             match keys.is_empty() {
                 true => diagnosis.problem("list", &error),
                 false => diagnosis.warning("list", &error),

@@ -78,6 +78,7 @@ impl<'a> SendLoop<'a> {
         protocol: &'a dyn Protocol,
         origin: &'a Origin,
         request: &'a Request,
+        deadline: Instant,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -85,7 +86,7 @@ impl<'a> SendLoop<'a> {
             protocol,
             origin,
             request,
-            deadline: now + servers.config().deadline,
+            deadline,
             in_flight: InFlight::default(),
             untried: VecDeque::new(),
             latest: None,
@@ -119,14 +120,14 @@ impl<'a> SendLoop<'a> {
         let Some(request) = self.protocol.probe() else {
             return;
         };
-        let mut probe = SendLoop::new(self.servers, self.protocol, self.origin, &request);
         let servers = u32::try_from(self.servers.order().len()).unwrap_or(u32::MAX);
         let config = self.servers.config();
         let patience = config
             .hedge
             .saturating_mul(servers)
             .min(config.deadline / 2);
-        probe.deadline = self.deadline.min(Instant::now() + patience);
+        let deadline = self.deadline.min(Instant::now() + patience);
+        let mut probe = SendLoop::new(self.servers, self.protocol, self.origin, &request, deadline);
         probe.is_probe = true;
         let _ = probe.run_rounds().await;
     }
@@ -309,6 +310,7 @@ impl<'a> SendLoop<'a> {
             }
             self.servers.mark_all_failed();
         }
+        self.servers.record_failure(&failure);
         if self.is_permanent || !self.can_start_round() || self.next_round >= self.deadline {
             return Err(failure);
         }

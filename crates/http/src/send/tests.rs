@@ -459,3 +459,25 @@ async fn redirect_to_another_program_is_temporary_and_one_to_tls_is_a_configurat
     assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
     assert_eq!(cluster.requests(), [1]);
 }
+
+#[tokio::test]
+async fn last_failure_is_known_until_a_server_responds() {
+    const THEN_HANGING: &[Reaction] = &[Reaction::Respond("503 Starting"), Reaction::Hang];
+    const THEN_HEALTHY: &[Reaction] = &[
+        Reaction::Respond("503 Starting"),
+        Reaction::Respond("200 OK"),
+    ];
+    for (server, is_known) in [(THEN_HANGING, true), (THEN_HEALTHY, false)] {
+        let cluster = Cluster::start(&[server]).await;
+        let config = ClientConfig::new(&cluster.addresses).unwrap();
+        let protocol = TestProtocol::default();
+        let client = Client::new(config, protocol, Origin::new("plain", "test")).unwrap();
+        let called = Instant::now();
+        assert!(client.failure_since(called).is_none());
+        let limit = Duration::from_secs(2);
+        let _ = tokio::time::timeout(limit, client.send(&get())).await;
+        let failure = client.failure_since(called);
+        assert_eq!(failure.is_some(), is_known, "{failure:?}");
+        assert!(client.failure_since(Instant::now()).is_none());
+    }
+}

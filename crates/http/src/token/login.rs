@@ -85,6 +85,12 @@ pub trait Login: fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// Returns whether the credential is an existing token, for which [`login`](Self::login) sends no request. The
+    /// log then mentions no login. Default: `false`.
+    fn is_configured_token(&self) -> bool {
+        false
+    }
+
     /// Logs in.
     ///
     /// # Errors

@@ -77,6 +77,8 @@ struct State {
     /// When the server last refused a token before its first success.
     unhelpful_at: Option<Instant>,
     renewer: Option<AbortHandle>,
+    /// The configured token about whose expiry a warning was logged.
+    expiring: Option<SecretValue>,
     tasks: JoinSet<()>,
 }
 
@@ -204,11 +206,23 @@ impl TokenManager {
         let refusal = self.shared.state().refuse(token, &error, Instant::now());
         match refusal {
             Refusal::Replace => {
-                tracing::info!(target: "secretwell::http", event = "token_refused", origin = %origin, "the server refused the token; a new login follows");
+                let message = match login.is_configured_token() {
+                    true => "the server refused the configured token, which is read again",
+                    false => "the server refused the token; a new login follows",
+                };
+                tracing::info!(target: "secretwell::http", event = "token_refused", origin = %origin, "{message}");
                 Ok(())
             }
             Refusal::Wait(wait) => {
-                tracing::warn!(target: "secretwell::http", event = "new_token_refused", origin = %origin, ?wait, "the server refuses the token of a new login; the next login follows after a wait");
+                let message = match login.is_configured_token() {
+                    true => {
+                        "the server refuses the configured token, which is read again after a wait"
+                    }
+                    false => {
+                        "the server refuses the token of a new login; the next login follows after a wait"
+                    }
+                };
+                tracing::warn!(target: "secretwell::http", event = "new_token_refused", origin = %origin, ?wait, "{message}");
                 Err(error)
             }
             Refusal::Known(result) => result,
@@ -348,7 +362,9 @@ impl Shared {
         match result {
             Ok(lease) => {
                 let token = Arc::new(Token::new(lease.clone(), started));
-                tracing::info!(target: "secretwell::http", event = "logged_in", origin = %self.origin, lifetime = ?lease.lifetime, "logged in");
+                if !self.login.is_configured_token() {
+                    tracing::info!(target: "secretwell::http", event = "logged_in", origin = %self.origin, lifetime = ?lease.lifetime, "logged in");
+                }
                 let mut state = self.state();
                 state.paused = None;
                 state.credential = Some(credential);
@@ -357,7 +373,11 @@ impl Shared {
                 Ok(token)
             }
             Err(LoginFailure { error, hold }) => {
-                tracing::warn!(target: "secretwell::http", event = "login_failed", origin = %self.origin, %error, "the login failed");
+                let message = match self.login.is_configured_token() {
+                    true => "the configured token cannot be used",
+                    false => "the login failed",
+                };
+                tracing::warn!(target: "secretwell::http", event = "login_failed", origin = %self.origin, %error, "{message}");
                 let pauses = match hold {
                     true => Some((WRONG_CREDENTIAL_PAUSE, OTHER_CREDENTIAL_PAUSE)),
                     // During an outage, the callers decide when the next login follows.
@@ -416,12 +436,31 @@ impl Shared {
         };
         let described = Arc::new(Token::described(lease.clone(), requested));
         described.accept();
+        if !lease.renewable {
+            self.warn_of_expiry(&described);
+        }
         let mut state = self.state();
         if state.is_current(token) {
             state.token = Some(described.clone());
             self.start_renewer(&mut state, &lease, &described);
         }
         Ok(described)
+    }
+
+    /// Logs once that a configured token expires and cannot be renewed. No login replaces it.
+    fn warn_of_expiry(&self, token: &Token) {
+        let Some(expires) = token.expires() else {
+            return;
+        };
+        let mut state = self.state();
+        let is_known = state.expiring.as_ref() == Some(token.value());
+        if !self.login.is_configured_token() || is_known {
+            return;
+        }
+        state.expiring = Some(token.value().clone());
+        drop(state);
+        let expires_in = expires.saturating_duration_since(Instant::now()).as_secs();
+        tracing::warn!(target: "secretwell::http", event = "token_expires", origin = %self.origin, expires_in, "the configured token expires in {expires_in} s and cannot be renewed; configure another one");
     }
 
     /// Starts the background task that renews or replaces the token before it expires, and stops the
@@ -531,6 +570,9 @@ impl Renewer {
                 self.renewable = lease.renewable && lifetime > self.lifetime / 2;
                 self.lifetime = lifetime;
                 self.store(shared, lease, requested);
+                if !self.renewable {
+                    shared.warn_of_expiry(&self.token);
+                }
                 Ok(())
             }
             Err(error) if error.is_temporary() => {
@@ -538,7 +580,12 @@ impl Renewer {
                 Err(error)
             }
             Err(error) => {
-                tracing::info!(target: "secretwell::http", event = "token_not_renewable", origin = %shared.origin, %error, "the token cannot be renewed; a new login follows");
+                match shared.login.is_configured_token() {
+                    true => shared.warn_of_expiry(&self.token),
+                    false => {
+                        tracing::info!(target: "secretwell::http", event = "token_not_renewable", origin = %shared.origin, %error, "the token cannot be renewed; a new login follows");
+                    }
+                }
                 self.renewable = false;
                 Ok(())
             }

@@ -58,19 +58,19 @@ impl VaultLogin {
     ///
     /// A stale standby refuses a credential or a login method that was created a moment ago, so the active server
     /// must decide. Most logins cost one request: only after a refusal, they are sent again.
-    async fn send_credential(&self, request: Request) -> Result<Response, Error> {
+    async fn send_credential(&self, server: &Server, request: Request) -> Result<Response, Error> {
         if self.auth.is_counted() {
-            return self.send_counted(request).await;
+            return self.send_counted(server, request).await;
         }
-        let response = self.server.send(&request).await?;
+        let response = server.send(&request).await?;
         if !is_refused(&response) {
             return Ok(response);
         }
-        let health = self.server.health().await.filter(Health::can_be_stale);
+        let health = server.health().await.filter(Health::can_be_stale);
         let Some(forwarded) = health.and_then(|health| health.forward(request)) else {
             return Ok(response);
         };
-        let repeated = self.server.send(&forwarded).await?;
+        let repeated = server.send(&forwarded).await?;
         Ok(match wire::refuses_to_forward(&repeated) {
             true => response,
             false => repeated,
@@ -79,30 +79,30 @@ impl VaultLogin {
 
     /// Sends a request with a credential whose failures are counted, to the active server at once. If a standby
     /// refused it first, it would count twice, because the standby might have forwarded it.
-    async fn send_counted(&self, request: Request) -> Result<Response, Error> {
-        let forwarded = match self.server.index().forwarding() {
+    async fn send_counted(&self, server: &Server, request: Request) -> Result<Response, Error> {
+        let forwarded = match server.index().forwarding() {
             Some(index) => Some(wire::forward_to_active(request.clone(), index)),
             None => {
-                let health = self.counted_health().await;
+                let health = self.counted_health(server).await;
                 health.and_then(|health| health.forward(request.clone()))
             }
         };
         if let Some(forwarded) = forwarded {
-            let response = self.server.send(&forwarded).await?;
+            let response = server.send(&forwarded).await?;
             return match wire::refuses_to_forward(&response) {
                 // It was not executed.
-                true => self.server.send(&request).await,
+                true => server.send(&request).await,
                 false => Ok(response),
             };
         }
-        let response = self.server.send(&request).await?;
+        let response = server.send(&request).await?;
         // All servers forward to one directory, which counts failures.
         if !is_refused(&response)
             || matches!(self.auth.method, Method::Password { kind: "ldap", .. })
         {
             return Ok(response);
         }
-        match self.server.health().await.filter(Health::can_be_stale) {
+        match server.health().await.filter(Health::can_be_stale) {
             None => Ok(response),
             Some(health) => {
                 *lock(&self.health) = Some(health);
@@ -112,15 +112,19 @@ impl VaultLogin {
     }
 
     /// Returns what a server reports about its cluster, or what it reported after the last refusal.
-    async fn counted_health(&self) -> Option<Health> {
+    async fn counted_health(&self, server: &Server) -> Option<Health> {
         let known = lock(&self.health).take();
         match known {
-            None => self.server.health().await,
+            None => server.health().await,
             known => known,
         }
     }
 
-    async fn unwrap(&self, token: &SecretValue) -> Result<SecretValue, LoginFailure> {
+    async fn unwrap(
+        &self,
+        server: &Server,
+        token: &SecretValue,
+    ) -> Result<SecretValue, LoginFailure> {
         if let Some((known, secret_id)) = &*lock(&self.unwrapped)
             && known == token
         {
@@ -131,7 +135,7 @@ impl VaultLogin {
             .secret_header(TOKEN, token.expose_bytes())?
             // A second attempt would find that the token is used, which looks like a theft.
             .non_idempotent();
-        let response = self.send_credential(request).await?;
+        let response = self.send_credential(server, request).await?;
         let secret_id = wire::unwrapped_secret_id(&response)?;
         *lock(&self.unwrapped) = Some((token.clone(), secret_id.clone()));
         Ok(secret_id)
@@ -146,7 +150,7 @@ impl VaultLogin {
                 ..
             }
         );
-        let failure = wire::login_refused(response);
+        let failure = wire::login_refused(response, self.auth.mount_name());
         if !is_kubernetes || !wire::is_bare_denial(response) {
             return failure;
         }
@@ -206,21 +210,29 @@ impl Login for VaultLogin {
         matches!(self.auth.method, Method::Aws { .. } | Method::Custom { .. })
     }
 
+    fn is_configured_token(&self) -> bool {
+        self.auth.is_token()
+    }
+
     async fn login(&self, credential: &SecretValue) -> Result<TokenLease, LoginFailure> {
         if let Method::Token(_) = self.auth.method {
             // A lookup might use the token up, so it follows after the first success.
             return Ok(TokenLease::new(credential.clone()));
         }
+        // The requests of a login share one deadline, so that a read that waits for it gets its error.
+        let server = self.server.with_shared_deadline();
         let body = match &self.auth.method {
             Method::AppRole {
                 role_id,
                 secret_id: SecretId::Wrapped(_),
-            } => app_role(role_id, Some(&self.unwrap(credential).await?)).await?,
+            } => app_role(role_id, Some(&self.unwrap(&server, credential).await?)).await?,
             _ => credential.clone(),
         };
         let request = self.request(Verb::POST, &self.auth.path()?).json(body);
         // A second attempt might find a credential that the first one has used up.
-        let response = self.send_credential(request.non_idempotent()).await?;
+        let response = self
+            .send_credential(&server, request.non_idempotent())
+            .await?;
         if !response.status.is_success() {
             return Err(self.refusal(&response));
         }
@@ -237,7 +249,7 @@ impl Login for VaultLogin {
         let response = self.server.send(&request).await?;
         match response.status.is_success() {
             true => wire::token_lease(&response),
-            false => Err(wire::login_refused(&response).error),
+            false => Err(wire::login_refused(&response, self.auth.mount_name()).error),
         }
     }
 
@@ -253,8 +265,8 @@ impl Login for VaultLogin {
     }
 
     fn refused_token(&self) -> Error {
-        match self.auth.method {
-            Method::Token(_) => wire::refused_token(),
+        match &self.auth.method {
+            Method::Token(token) => wire::refused_token(token.place().as_deref()),
             _ => Error::new(
                 ErrorKind::Unauthenticated,
                 "the login succeeds, but the server refuses its token",

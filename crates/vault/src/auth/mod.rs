@@ -228,8 +228,8 @@ impl VaultAuth {
         matches!(self.method, Method::Token(_))
     }
 
-    /// Returns the path of the login request.
-    pub(crate) fn path(&self) -> Result<String, Error> {
+    /// Returns the mount of the login method.
+    pub(crate) fn mount_name(&self) -> &str {
         let method = match &self.method {
             Method::Agent | Method::Token(_) => "token",
             Method::AppRole { .. } => "approle",
@@ -240,7 +240,12 @@ impl VaultAuth {
             Method::Aws { .. } => "aws",
             Method::Custom { mount, .. } => mount,
         };
-        let mount = encode_path(self.mount.as_deref().unwrap_or(method))?;
+        self.mount.as_deref().unwrap_or(method)
+    }
+
+    /// Returns the path of the login request.
+    pub(crate) fn path(&self) -> Result<String, Error> {
+        let mount = encode_path(self.mount_name())?;
         Ok(match &self.method {
             Method::Password { user, .. } => {
                 format!("/v1/auth/{mount}/login/{}", encode_path(user)?)

@@ -98,8 +98,17 @@ impl LoginOptions<'_> {
             "aws" => self.aws()?,
             "cert" => VaultAuth::certificate(options.get("role").map(str::to_owned)),
             "agent" => VaultAuth::agent(),
-            _ => {
-                return Err(invalid("the login method is unknown").with_hint(
+            unknown => {
+                // A long text might be a credential.
+                let is_like_a_name = unknown.len() <= 16
+                    && unknown
+                        .bytes()
+                        .all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'-');
+                let message = match is_like_a_name {
+                    true => format!("the login method `{unknown}` is unknown"),
+                    false => "the login method is unknown".into(),
+                };
+                return Err(invalid(message).with_hint(
                     "use `token`, `approle`, `kubernetes`, `jwt`, `userpass`, `ldap`, `cert`, `aws` or `agent`",
                 ));
             }

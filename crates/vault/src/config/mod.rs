@@ -227,7 +227,9 @@ impl VaultBuilder {
     ///
     /// # Errors
     /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if a variable is not
-    /// valid, or if no token is configured.
+    /// valid. Also returns it if no token is configured and `HOME` is not set. Otherwise, a missing token is an error
+    /// of the first read, of the kind [`ErrorKind::Unauthenticated`](secretwell_core::ErrorKind::Unauthenticated),
+    /// because the `vault` command might write `~/.vault-token` later.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(&process_variable)
     }
@@ -314,7 +316,10 @@ impl VaultBuilder {
             None => None,
             Some("1") => Some(KvVersion::V1),
             Some("2") => Some(KvVersion::V2),
-            Some(_) => return Err(invalid_url("`kv` is neither 1 nor 2")),
+            Some(_) => {
+                return Err(invalid("`kv` is neither 1 nor 2")
+                    .with_hint("write it like `kv=2`, or leave it out to detect the version"));
+            }
         };
         if let Some(mount) = options.get("mount") {
             let mount = mount.trim_matches('/');

@@ -296,3 +296,30 @@ fn proxy_is_set_by_an_option_or_a_variable() {
     let error = build(&format!("{url}&proxy=socks5://proxy"), &[]).unwrap_err();
     assert!(error.to_string().contains("SOCKS"), "{error}");
 }
+
+#[test]
+fn origin_has_the_namespace() {
+    let url = "vault://vault:8200/secret/app?namespace=team1/";
+    let provider = VaultBuilder::from_url_with(url, &variables(&[("VAULT_TOKEN", "t")]));
+    let provider = provider.unwrap().build().unwrap();
+    let origin = secretwell_core::SecretProvider::origin(&provider).as_str();
+    assert_eq!(origin, "vault://vault:8200/secret/app?namespace=team1");
+}
+
+#[test]
+fn wrong_options_are_named_with_their_own_form() {
+    for (option, expected) in [
+        ("kv=v2", "write it like `kv=2`"),
+        ("auth=kerberos", "the login method `kerberos` is unknown"),
+    ] {
+        let url = format!("vault://vault:8200/secret/app?{option}");
+        let error = VaultBuilder::from_url_with(&url, &variables(&[("VAULT_TOKEN", "t")]));
+        let error = error.err().unwrap();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    let url = "vault://vault:8200/secret/app?auth=hvs.CAESIJc4n4ry";
+    let error = VaultBuilder::from_url_with(url, &variables(&[]))
+        .err()
+        .unwrap();
+    assert!(!error.to_string().contains("c4n4ry"), "{error}");
+}

@@ -31,18 +31,27 @@ impl Variables<'_> {
     /// Returns the value of `BAO_…`, or else of `VAULT_…`, without white space and byte order marks at its ends.
     /// An empty variable counts as unset.
     pub(super) fn get(&self, name: &str) -> Option<String> {
+        self.get_named(name).map(|(_, value)| value)
+    }
+
+    /// Like [`get`](Self::get), with the name of the variable.
+    fn get_named(&self, name: &str) -> Option<(String, String)> {
         ["BAO_", "VAULT_"]
             .into_iter()
-            .filter_map(|prefix| (self.0)(&format!("{prefix}{name}")))
-            .map(|value| trim_setting(&value).to_owned())
-            .find(|value| !value.is_empty())
+            .map(|prefix| format!("{prefix}{name}"))
+            .filter_map(|name| {
+                let value = (self.0)(&name)?;
+                Some((name, trim_setting(&value).to_owned()))
+            })
+            .find(|(_, value)| !value.is_empty())
     }
 
     /// Returns the credential in the variable `name`, or else in the file that the variable `name` + `_FILE`
     /// names.
     pub(super) fn credential(&self, name: &str) -> Option<Credential> {
         let file = || self.get(&format!("{name}_FILE")).map(Credential::file);
-        self.get(name).map(Credential::value).or_else(file)
+        let value = |(name, value): (String, String)| Credential::value(value).from_setting(name);
+        self.get_named(name).map(value).or_else(file)
     }
 
     /// Returns the value of a variable that is either true or false. Default: `false`.

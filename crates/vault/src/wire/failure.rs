@@ -43,6 +43,13 @@ pub(crate) fn is_missing_mount(error: &Error) -> bool {
     error.message() == NO_MOUNT
 }
 
+/// Returns the error of a mount with KV version 2 that was read as version 1.
+pub(crate) fn wrong_version_1() -> Error {
+    let message = "the mount has KV version 2, but was read as version 1";
+    Error::new(ErrorKind::InvalidConfig, message)
+        .with_hint("set `kv=2`, or leave the setting out to detect the version")
+}
+
 /// Returns the error of a mount with KV version 1 that was read as version 2. The server's response to such a
 /// read is the same as for a missing secret.
 pub(crate) fn wrong_version_2() -> Error {
@@ -74,10 +81,7 @@ pub(crate) fn read_error(response: &Response, path: &str) -> Error {
     let absent = |message| Error::new(ErrorKind::NotFound, message);
     let misconfigured = |message| Error::new(ErrorKind::InvalidConfig, message);
     match (response.status.as_u16(), deleted) {
-        (404, _) if body.mentions("Invalid path for a versioned K/V") => {
-            misconfigured("the mount has KV version 2, but was read as version 1")
-                .with_hint("set `kv=2`, or leave the setting out to detect the version")
-        }
+        (404, _) if body.mentions("Invalid path for a versioned K/V") => wrong_version_1(),
         (404, _) if body.mentions("no handler for route") => {
             misconfigured(NO_MOUNT).with_hint("check its name with `vault secrets list`")
         }
@@ -111,6 +115,11 @@ pub(crate) fn read_error(response: &Response, path: &str) -> Error {
             .with_hint("check the path, its role, and the body of a dynamic secret"),
         _ => unexplained(response),
     }
+}
+
+/// Returns the error for a path that is written with a body, and whose policies do not allow that.
+pub(crate) fn denied_write(path: &str) -> Error {
+    denied("writing", "update", path)
 }
 
 /// Returns the error for a path that the policies of the login do not allow. `verb` describes what the policies

@@ -68,7 +68,7 @@ pub(crate) fn looked_up_token(
         }
         // A valid token without the default policy, which does not allow a lookup.
         Some(Forbidden::NoPermission) => Ok(lease),
-        Some(Forbidden::BadToken) => Err(refused_token()),
+        Some(Forbidden::BadToken) => Err(refused_token(None)),
         Some(Forbidden::Unknown) | None => Err(unexplained(response)),
     }
 }
@@ -87,10 +87,14 @@ pub(crate) fn check_token(response: &Response) -> Result<(), Error> {
     }
 }
 
-/// Returns the error for a token of the configuration that the server refuses.
-pub(crate) fn refused_token() -> Error {
+/// Returns the error for a token of the configuration that the server refuses. `place` is where it is configured.
+pub(crate) fn refused_token(place: Option<&str>) -> Error {
     let message = "the token is not valid, has expired, or has no uses left";
-    Error::new(ErrorKind::Unauthenticated, message).with_hint("configure another token")
+    let hint = match place {
+        Some(place) => format!("configure another token; this one is from {place}"),
+        None => "configure another token".into(),
+    };
+    Error::new(ErrorKind::Unauthenticated, message).with_hint(hint)
 }
 
 /// Returns the wrapping token in `text`, which is the token itself or the JSON that the `vault` command prints.
@@ -148,11 +152,11 @@ pub(crate) fn unwrapped_secret_id(response: &Response) -> Result<SecretValue, Lo
     })
 }
 
-/// Returns why the server refused a login or a renewal. The server's messages are matched, but never quoted.
+/// Returns why the server refused a login at `mount`, or a renewal. The server's messages are matched, but never quoted.
 ///
 /// Only a credential that the server counts as a failed login is held back. An operator can repair everything
 /// else on the server, such as a missing role.
-pub(crate) fn login_refused(response: &Response) -> LoginFailure {
+pub(crate) fn login_refused(response: &Response, mount: &str) -> LoginFailure {
     /// Texts of the server, their meanings, and whether the server counts the failure and locks the login
     /// after several of them.
     const KNOWN: &[(&str, &str, bool)] = &[
@@ -206,7 +210,7 @@ pub(crate) fn login_refused(response: &Response) -> LoginFailure {
     ];
     let status = response.status.as_u16();
     if status == 405 {
-        return no_login_method().into();
+        return no_login_method(mount).into();
     }
     if !matches!(status, 400 | 401 | 403 | 404) {
         return unexplained(response).into();
@@ -219,7 +223,7 @@ pub(crate) fn login_refused(response: &Response) -> LoginFailure {
         let has_no_route =
             body.mentions("no handler for route") || body.mentions("unsupported path");
         return match has_no_route {
-            true => no_login_method().into(),
+            true => no_login_method(mount).into(),
             false => unexplained(response).into(),
         };
     }
@@ -235,10 +239,11 @@ pub(crate) fn login_refused(response: &Response) -> LoginFailure {
     }
     // The server also responds with 403 if the user is locked out, and if no login method is at the mount.
     let hint = match status {
-        403 => {
-            "check that the login method is enabled at this mount, and that the user is not locked out"
-        }
-        _ => "check the credential, and the role of the login on the server",
+        403 => format!(
+            "check that the login method is enabled at `auth/{}`, and that the user is not locked out",
+            mount.escape_debug()
+        ),
+        _ => "check the credential, and the role of the login on the server".into(),
     };
     error.with_hint(hint).into()
 }
@@ -249,10 +254,12 @@ pub(crate) fn is_outside_of_api(response: &Response) -> bool {
     response.status == StatusCode::NOT_FOUND && Envelope::of_error(response).has_no_reason()
 }
 
-fn no_login_method() -> Error {
+fn no_login_method(mount: &str) -> Error {
     let message = "the login method does not exist at this mount";
-    Error::new(ErrorKind::InvalidConfig, message)
-        .with_hint("check the login method and its mount with `vault auth list`")
+    Error::new(ErrorKind::InvalidConfig, message).with_hint(format!(
+        "check with `vault auth list` that it is enabled at `auth/{}`",
+        mount.escape_debug()
+    ))
 }
 
 /// Returns the error for an address whose path is wrong.

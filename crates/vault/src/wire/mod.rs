@@ -18,7 +18,9 @@ mod tests;
 
 pub(crate) use capabilities::{CAPABILITIES, capabilities_body, check_capabilities};
 pub(crate) use document::{Document, read_v1, read_v2, server_clock, time};
-pub(crate) use failure::{Forbidden, forbidden, is_missing_mount, wrong_version_2};
+pub(crate) use failure::{
+    Forbidden, denied_write, forbidden, is_missing_mount, wrong_version_1, wrong_version_2,
+};
 pub(crate) use index::{HEALTH, Health, INDEX, Index, forward_to_active, refuses_to_forward};
 pub(crate) use lease::{LeaseInfo, lease_info, updated_lease};
 pub(crate) use login::{

@@ -53,11 +53,15 @@ pub(crate) fn mount(response: &Response, name: &str) -> Result<Mount, Error> {
         _ if response.status.is_success() => {}
         // The server responds with 403 in both cases, and even to a root token.
         Some(Forbidden::NoPermission | Forbidden::BadToken) => {
+            let hint = match name {
+                "v1" => "leave out `v1/`, which only the API uses",
+                "ui" => "write the mount and the path of the secret, not the address of its page",
+                _ => "check the mount and the policy of the login",
+            };
             let name = name.escape_debug();
             let message =
                 format!("the mount `{name}` does not exist, or this login must not read it");
-            return Err(Error::new(ErrorKind::Denied, message)
-                .with_hint("check the mount and the policy of the login"));
+            return Err(Error::new(ErrorKind::Denied, message).with_hint(hint));
         }
         _ if is_outside_of_api(response) => return Err(no_api()),
         _ => {

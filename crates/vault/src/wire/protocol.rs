@@ -67,10 +67,10 @@ impl Protocol for Vault {
                 Outcome::NextEndpoint(unavailable("the server is being upgraded"))
             }
             400 if response.body.starts_with(PLAIN_HTTP) => {
-                let message = "the server requires TLS, but the address begins with `http://`";
-                Outcome::Fatal(
-                    Error::new(ErrorKind::InvalidConfig, message).with_hint("use `https://`"),
-                )
+                let message = "the server requires TLS, but is addressed with plain HTTP";
+                Outcome::Fatal(Error::new(ErrorKind::InvalidConfig, message).with_hint(
+                    "begin the address with `https://`, or the URL of the source with `vault://`",
+                ))
             }
             // The requests know which reasons they have. Plugins of the server choose some statuses themselves.
             400..=411 | 414..=428 | 430..=499 => Outcome::Success,

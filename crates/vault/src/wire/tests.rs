@@ -126,7 +126,7 @@ impl Exchange {
                 Err(failure) => return Ok(refusal(&failure)),
             },
             _ if response.status.is_success() => lease(token_lease(response)?),
-            _ => return Ok(refusal(&login_refused(response))),
+            _ => return Ok(refusal(&login_refused(response, "approle"))),
         })
     }
 }

@@ -38,7 +38,8 @@ impl Protocol for AnyResponse {
 
 async fn send(servers: &Servers, request: &Request) -> Result<Response, Error> {
     let origin = Origin::new("plain", "test");
-    SendLoop::new(servers, &AnyResponse, &origin, request)
+    let deadline = Instant::now() + servers.config().deadline;
+    SendLoop::new(servers, &AnyResponse, &origin, request, deadline)
         .run()
         .await
 }

@@ -83,10 +83,33 @@ async fn tls_through_a_proxy_is_end_to_end() {
     let servers = Servers::with_name_service(config.deadline(secs(1)), unknown).unwrap();
     let error = send(&servers, &get()).await.unwrap_err();
     let text = format!("{error} {error:?}");
-    let expected = format!("cannot be reached through the proxy `{}`", proxy.address);
+    let expected = format!(
+        "cannot be reached through the proxy `{}`, which requires credentials (status 407)",
+        proxy.address
+    );
     assert!(text.contains(&expected), "{text}");
     assert!(!text.contains("hunter"), "{text}");
     assert!(error.is_temporary());
+}
+
+#[tokio::test]
+async fn failure_of_a_proxy_names_what_it_did() {
+    let (refusing, forbidding) = (bind("127.0.0.1:0").await, bind("127.0.0.1:0").await);
+    drop(refusing.0);
+    accept(forbidding.0, |mut stream| async move {
+        let _ = read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n").await;
+    });
+    for (proxy, problem) in [
+        (refusing.1, "which refuses connections"),
+        (forbidding.1, "which refuses to connect to it"),
+    ] {
+        let config = ClientConfig::new(["https://vault.example.invalid:8200"]).unwrap();
+        let config = config.proxy(format!("http://{proxy}")).deadline(secs(1));
+        let servers = Servers::new(config).unwrap();
+        let error = send(&servers, &get()).await.unwrap_err();
+        assert!(error.to_string().contains(problem), "{error}");
+    }
 }
 
 #[tokio::test]
