@@ -2,7 +2,6 @@
 
 use std::env;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
