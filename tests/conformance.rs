@@ -474,7 +474,7 @@ fn to_toml(entries: &serde_json::Map<String, serde_json::Value>) -> String {
 /// Quotes a value in pieces, as shells do. The strict dialect reads every value in this form.
 fn quoted(value: &serde_json::Value) -> String {
     let text = value.as_str().unwrap();
-    let pieces = text.replace('\'', r"'\''").replace('=', "'='");
+    let pieces = text.replace('\'', r"'\''").replace('=', r#"'"="'"#);
     format!("'''{pieces}'")
 }
 

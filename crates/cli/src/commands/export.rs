@@ -80,7 +80,7 @@ fn quote(value: &str) -> String {
     }
     let pieces = value.replace('\'', r"'\''");
     if has_assignment {
-        format!("'''{}'", pieces.replace('=', "'='"))
+        format!("'''{}'", pieces.replace('=', r#"'"="'"#))
     } else {
         format!("'''{pieces}'")
     }
