@@ -490,14 +490,11 @@ fn to_toml(entries: &serde_json::Map<String, serde_json::Value>) -> String {
         .collect()
 }
 
+/// Quotes a value in pieces, as shells do. The strict dialect reads every value in this form.
 fn quoted(value: &serde_json::Value) -> String {
     let text = value.as_str().unwrap();
-    let escape = |c: char| match c {
-        '"' | '\\' | '$' => format!("\\{c}"),
-        '\r' => "\\r".to_owned(),
-        c => c.to_string(),
-    };
-    format!("\"{}\"", text.chars().map(escape).collect::<String>())
+    let pieces = text.replace('\'', r"'\''").replace('=', r#"'"="'"#);
+    format!("'''{pieces}'")
 }
 
 #[async_trait]

@@ -94,6 +94,9 @@ pub mod changelog {}
 
 /// One page for each backend.
 pub mod backends {
+    #[doc = include_str!("../docs/backends/dotenv.md")]
+    pub mod dotenv {}
+
     #[doc = include_str!("../docs/backends/env.md")]
     pub mod env {}
 
@@ -162,4 +165,7 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0018-notifications.md")]
     pub mod notifications {}
+
+    #[doc = include_str!("../docs/decisions/0019-dialects.md")]
+    pub mod dialects {}
 }

@@ -69,7 +69,8 @@ fn quote(value: &str) -> String {
     }
     // A line that looks like another variable is refused, because a quote might be missing before it.
     let is_assignment = |line: &str| ["='", "=\"", "=`"].iter().any(|it| line.contains(it));
-    let has_assignment = value.lines().skip(1).any(is_assignment);
+    let has_assignment =
+        value.lines().skip(1).any(is_assignment) || (value.contains('\n') && value.ends_with('='));
     let is_special = value.contains("\\\\") || value.contains("${") || value.ends_with('\\');
     if !value.contains('\'') && !is_special && !has_assignment {
         return format!("'{value}'");
@@ -79,7 +80,7 @@ fn quote(value: &str) -> String {
     }
     let pieces = value.replace('\'', r"'\''");
     if has_assignment {
-        format!("'''{}'", pieces.replace('=', "'='"))
+        format!("'''{}'", pieces.replace('=', r#"'"="'"#))
     } else {
         format!("'''{pieces}'")
     }

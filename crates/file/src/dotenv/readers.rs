@@ -137,11 +137,8 @@ impl Form {
 
 /// Next.js replaces the last reference, then the one before it. It stops at a `$` that begins no reference.
 fn is_replaced_by_next(value: &str) -> bool {
-    let dollars = value.match_indices('$');
-    let last = dollars
-        .map(|(at, _)| at)
-        .filter(|&at| !value[..at].ends_with('\\'))
-        .last();
+    let mut dollars = value.rmatch_indices('$').map(|(at, _)| at);
+    let last = dollars.find(|&at| !value[..at].ends_with('\\'));
     let begins_reference = |at: usize| {
         let after = &value[at + 1..];
         after
@@ -159,7 +156,7 @@ fn is_changed_by_compose(raw: &str, form: Form) -> bool {
     let has_reference = raw.match_indices('$').any(is_reference);
     match form {
         Form::Single => false,
-        Form::Double => has_reference || has_escape(raw, "abcfrtv$\\0"),
+        Form::Double => has_reference || has_escape(raw, "abfrtv$\\0"),
         Form::Unquoted | Form::Backticks => has_reference || raw.contains("\\$"),
     }
 }
@@ -193,7 +190,10 @@ fn is_changed_by_shell(raw: &str, value: &str, form: Form) -> bool {
                 .unwrap_or_default()
                 .trim_end_matches(' ');
             let is_syntax = |c: char| " \t\r'\"\\;&|<>()#".contains(c);
-            word.contains(is_syntax) || word.starts_with('~') || is_expanded()
+            word.contains(is_syntax)
+                || word.starts_with('~')
+                || word.contains(":~")
+                || is_expanded()
         }
     }
 }

@@ -234,7 +234,9 @@ fn assignments_inside(raw: &str, line: usize) -> Vec<Entry> {
     let assigned = |(index, text): (usize, &str)| {
         let (before, after) = text.split_once('=')?;
         let name = without_export(before.trim_matches(BLANKS));
-        let is_assignment = after.starts_with(QUOTES) && is_plain(name);
+        // The quote can also close the value, after a padded Base64 text.
+        let closes = after.trim_end().len() == 1 && !is_conventional(name);
+        let is_assignment = after.starts_with(QUOTES) && is_plain(name) && !closes;
         is_assignment.then(|| Entry::hidden(name, line + index, INSIDE))
     };
     raw.split('\n')

@@ -65,7 +65,7 @@ fn unquoted(cursor: &mut Cursor<'_>, follows_blank: bool) -> Result<Zeroizing<St
     let is_value_or_comment = match (value, comment.strip_prefix('#')) {
         (_, None) => true,
         // The value might begin with the `#`, as a color does.
-        ("", Some(text)) => follows_blank && (text.is_empty() || text.starts_with(BLANKS)),
+        ("", Some(text)) => follows_blank && text.starts_with(BLANKS),
         (value, Some(_)) => value.ends_with(' '),
     };
     let value = value.trim_end_matches(' ');
