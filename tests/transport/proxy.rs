@@ -338,7 +338,7 @@ async fn doctor_names_a_proxy_that_cannot_be_used() {
     let output = doctor("http://me:hunter2@127.0.0.1:1".to_owned()).await;
     let expected = format!(
         "PROBLEM  reach  vault://{TARGET}/secret/app: unavailable: `{TARGET}` cannot be reached \
-         through the proxy `127.0.0.1:1`; check that the proxy is running"
+         through the proxy `127.0.0.1:1`, which refuses connections; check that the proxy is running"
     );
     assert!(output.contains(&expected), "{output}");
     assert!(!output.contains("hunter"), "{output}");

@@ -23,7 +23,10 @@ impl Fake {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(move |request: Request| async move {
-            let (status, body) = respond(request.uri().path());
+            let (status, mut body) = respond(request.uri().path());
+            if status == 200 {
+                body["lease_id"] = json!("");
+            }
             (StatusCode::from_u16(status).unwrap(), Json(body))
         });
         let mut serving = JoinSet::new();

@@ -74,14 +74,7 @@ async fn diagnose(
         // The login was accepted. The steps below show what it must not read.
         Err(error) if step == "login" && error.kind() == ErrorKind::Denied => {}
         Err(error) => {
-            let step = match error.kind() {
-                _ if step == "open" => step,
-                ErrorKind::Unauthenticated => step,
-                ErrorKind::InvalidConfig | ErrorKind::NotFound => "config",
-                // The server responds, but not to this request. For example, it is sealed.
-                _ => "server",
-            };
-            diagnosis.problem(step, &error);
+            diagnosis.problem(failed_step(step, error.kind()), &error);
             return Ok(());
         }
         Ok(()) => {}
@@ -125,6 +118,17 @@ async fn diagnose(
         diagnosis.ok("read", &format!("secrets: {count}"));
     }
     Ok(())
+}
+
+/// Returns the name of the step that an error of the health check belongs to. `step` is the name of its success.
+fn failed_step(step: &'static str, kind: ErrorKind) -> &'static str {
+    match kind {
+        _ if step == "open" => step,
+        ErrorKind::InvalidConfig | ErrorKind::NotFound => "config",
+        // The server responds, but not to this request. For example, it is sealed.
+        ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::RateLimited { .. } => "server",
+        _ => step,
+    }
 }
 
 /// Returns the time of the clock of a remote source. Returns `None` for sources on this machine.
@@ -187,6 +191,18 @@ impl Diagnosis {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_refused_credential_is_a_problem_of_the_login() {
+        for (kind, expected) in [
+            (ErrorKind::Unauthenticated, "login"),
+            (ErrorKind::InvalidConfig, "config"),
+            (ErrorKind::Unavailable, "server"),
+        ] {
+            assert_eq!(failed_step("login", kind), expected);
+            assert_eq!(failed_step("open", kind), "open");
+        }
+    }
 
     #[test]
     fn small_clock_differences_are_tolerated() {
