@@ -112,7 +112,7 @@ fn write_documents(documents: &[String]) -> tempfile::TempDir {
 
 fn shell(documents: &[String]) -> Reader {
     let folder = write_documents(documents);
-    let status = Command::new("sh")
+    let status = Command::new("/bin/sh")
         .arg(script("readers.sh"))
         .arg(folder.path())
         .env_clear()

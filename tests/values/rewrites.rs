@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::cli::secretwell;
 use crate::support::{replace, ring_text, secs};
 
-const STRONG: &str = "the strong secret, 32 bytes or more";
-const WEAK: &str = "the weak secret, 32 bytes or more";
+const STRONG: &str = "a strong secret that is thirty-two bytes long";
+const WEAK: &str = "a weak secret that is thirty-two bytes long";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]

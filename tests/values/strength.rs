@@ -24,7 +24,7 @@ const VALUES: &[(&str, Outcome)] = &[
     ),
     ("  nB3vX9qLm2Rt7Yw4Zk8sPd1Jf6Hc0  ", Outcome::Accepted),
     (FEW_WORDS, Outcome::Warning),
-    ("11223344551122334455112233441122", Outcome::Warning),
+    ("16253415263142536152413625341623", Outcome::Warning),
     (
         "short",
         Outcome::Refused("too weak: 5 bytes, at least 32 are required"),

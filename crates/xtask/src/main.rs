@@ -74,7 +74,10 @@ const PARTS: &[Part] = &[
         name: "values",
         description: "values to the letter, compared with other readers of the same documents",
         install: Some(install_for_values),
-        cargo_calls: &["test --package secretwell-tests -- values::"],
+        cargo_calls: &[
+            "build --package secretwell-cli",
+            "test --package secretwell-tests -- values::",
+        ],
     },
     Part {
         name: "infisical",
