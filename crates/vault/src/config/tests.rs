@@ -245,7 +245,10 @@ fn url_errors_name_the_problem_but_no_credentials() {
             "secret_id_file",
         ),
         ("vault://u:c4n4ry@v/kv", "credentials"),
-        ("vault://v/kv?auth=github", "login method is unknown"),
+        (
+            "vault://v/kv?auth=github",
+            "the login method `github` is unknown",
+        ),
         ("vault://v/kv?auth=approle", "`role_id`"),
         (
             "vault://v/kv?auth=approle&role_id=%20&bind_secret_id=false",
