@@ -6,7 +6,7 @@ use crate::failure::Failure;
 
 /// Reads the whole body of `response`. Fails if it is longer than `limit` bytes.
 pub(crate) async fn read(
-    mut response: reqwest::Response,
+    response: &mut reqwest::Response,
     limit: usize,
 ) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let announced = response

@@ -154,7 +154,7 @@ impl Endpoint {
     }
 
     /// Sends `request` once, or a second time if it can be repeated and the connection seems to be dead. If
-    /// `relaxed`, the consistency header is omitted.
+    /// `relaxed`, the consistency header is omitted. `now` is the current time.
     ///
     /// # Errors
     /// Returns `Elapsed` at `end`.
@@ -162,6 +162,7 @@ impl Endpoint {
         &self,
         request: &Request,
         relaxed: bool,
+        now: Instant,
         end: Instant,
     ) -> Result<Result<Response, Failure>, Elapsed> {
         let Connections {
@@ -173,65 +174,40 @@ impl Endpoint {
         // The request cannot be sent again if the connection is dead. Of the connections with HTTP/1.1, some can be
         // older than the last response.
         let must_renew = !request.is_idempotent()
-            && (is_http_1 || response.is_some_and(|(at, _)| at.elapsed() > PING_INTERVAL));
+            && (is_http_1 || response.is_some_and(|(at, _)| now - at > PING_INTERVAL));
         if must_renew {
             self.renew(generation);
         }
-        let mut first = pin!(self.exchange_once(request, relaxed));
+        let mut first = pin!(self.exchange_once(request, relaxed, now));
         let silent = match request.is_idempotent() && is_http_1 {
-            true => Instant::now() + SILENCE,
+            true => now + SILENCE,
             false => end,
         };
-        let result = timeout_at(silent.min(end), &mut first).await;
-        if result.is_ok() || silent >= end {
-            return result;
+        match timeout_at(silent.min(end), &mut first).await {
+            Err(_) if silent < end => {}
+            result => return result,
         }
         // A slow server responds to the first request or to this one, a server behind a dead connection only
         // to this one.
         self.renew(generation);
-        let mut second = Box::pin(self.exchange_once(request, relaxed));
-        let either = async {
-            tokio::select! {
-                result = &mut first => match result {
-                    Ok(response) => Ok(response),
-                    Err(_) => second.await,
-                },
-                result = &mut second => match result {
-                    Ok(response) => Ok(response),
-                    Err(_) => first.await,
-                },
-            }
-        };
-        timeout_at(end, either).await
+        let second = self.exchange_once(request, relaxed, Instant::now());
+        timeout_at(end, Box::pin(either(first, second))).await
     }
 
-    async fn exchange_once(&self, request: &Request, relaxed: bool) -> Result<Response, Failure> {
+    async fn exchange_once(
+        &self,
+        request: &Request,
+        relaxed: bool,
+        now: Instant,
+    ) -> Result<Response, Failure> {
         if matches!(self.route, Route::Unresolved) {
             return Err(Failure::Unresolved);
         }
-        let url = self.base.url(request.path());
-        let mut sent = reqwest::Request::new(request.method().clone(), url);
-        let consistency = request.consistency.iter().filter(|_| !relaxed);
-        for (name, value) in request.headers.iter().chain(consistency) {
-            sent.headers_mut().insert(name, value.clone());
-        }
-        if let Some(body) = &request.body {
-            *sent.body_mut() = Some(body.expose_bytes().to_vec().into());
-        }
-        let mut pending = Pending::new(self);
-        let mut response = match pending.http.execute(sent).await {
-            Ok(response) => response,
-            Err(error) => {
-                let failure = self.explain(error).await;
-                if !failure.did_nothing() {
-                    self.renew(pending.generation);
-                }
-                return Err(failure);
-            }
-        };
+        let mut pending = Pending::new(self, now);
+        let mut response = self.execute(&pending, request, relaxed).await?;
         self.note_response(pending.generation, response.version());
         let (status, headers) = (response.status(), mem::take(response.headers_mut()));
-        let body = body::read(response, self.settings.config.max_bytes).await?;
+        let body = body::read(&mut response, self.settings.config.max_bytes).await?;
         pending.is_complete = true;
         Ok(Response {
             status,
@@ -241,6 +217,38 @@ impl Endpoint {
             recognized: false,
             authority: Some(Arc::clone(&self.authority)),
         })
+    }
+
+    /// Sends `request` and receives the head of the response.
+    async fn execute(
+        &self,
+        pending: &Pending<'_>,
+        request: &Request,
+        relaxed: bool,
+    ) -> Result<reqwest::Response, Failure> {
+        let error = match pending.http.execute(self.prepare(request, relaxed)).await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        let failure = self.explain(error).await;
+        if !failure.did_nothing() {
+            self.renew(pending.generation);
+        }
+        Err(failure)
+    }
+
+    /// Converts `request` for the HTTP library.
+    fn prepare(&self, request: &Request, relaxed: bool) -> reqwest::Request {
+        let url = self.base.url(request.path());
+        let mut prepared = reqwest::Request::new(request.method().clone(), url);
+        let consistency = request.consistency.iter().filter(|_| !relaxed);
+        for (name, value) in request.headers.iter().chain(consistency) {
+            prepared.headers_mut().insert(name, value.clone());
+        }
+        if let Some(body) = &request.body {
+            *prepared.body_mut() = Some(body.expose_bytes().to_vec().into());
+        }
+        prepared
     }
 
     /// Classifies an error of the HTTP library. If the server closed a new TLS connection without a known
@@ -256,7 +264,8 @@ impl Endpoint {
                     && self.connections().response.is_none() =>
             {
                 let tls = &self.settings.tls;
-                let alert = tls.alert_after_handshake(*socket, self.base.host());
+                // It is rare, and large.
+                let alert = Box::pin(tls.alert_after_handshake(*socket, self.base.host()));
                 match timeout(EXPLANATION, alert).await {
                     Ok(Some(alert)) => Failure::Tls(alert),
                     _ => Failure::Exchange(error),
@@ -294,6 +303,24 @@ impl Endpoint {
     }
 }
 
+/// Returns the first success of two futures that run in parallel, or the failure of the last one.
+async fn either<T, E>(
+    first: impl Future<Output = Result<T, E>>,
+    second: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    tokio::select! {
+        result = &mut first => match result {
+            Ok(success) => Ok(success),
+            Err(_) => second.await,
+        },
+        result = &mut second => match result {
+            Ok(success) => Ok(success),
+            Err(_) => first.await,
+        },
+    }
+}
+
 /// An exchange that has not ended. If it is dropped after some time, its connection is silent, and no other
 /// request must use it.
 struct Pending<'a> {
@@ -305,13 +332,13 @@ struct Pending<'a> {
 }
 
 impl<'a> Pending<'a> {
-    fn new(endpoint: &'a Endpoint) -> Self {
+    fn new(endpoint: &'a Endpoint, now: Instant) -> Self {
         let connections = endpoint.connections();
         Self {
             endpoint,
             http: connections.http.clone(),
             generation: connections.generation,
-            started: Instant::now(),
+            started: now,
             is_complete: false,
         }
     }

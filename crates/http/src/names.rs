@@ -86,8 +86,9 @@ impl Site {
         Ok(site)
     }
 
-    pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
-        self.known().endpoints.clone()
+    /// Adds the servers to `endpoints`.
+    pub(crate) fn add_endpoints(&self, endpoints: &mut Vec<Arc<Endpoint>>) {
+        endpoints.extend_from_slice(&self.known().endpoints);
     }
 
     /// Returns whether there is only one server.
@@ -153,7 +154,7 @@ impl Site {
 
     /// Keeps the servers at the addresses `found`, with their connections, and adds the missing ones.
     fn replace(&self, found: Vec<SocketAddr>) {
-        let before = self.endpoints();
+        let before = self.known().endpoints.clone();
         let mut endpoints: Vec<Arc<Endpoint>> = Vec::new();
         for socket in alternating(found) {
             let is = |endpoint: &&Arc<Endpoint>| endpoint.socket() == Some(socket);

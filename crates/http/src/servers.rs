@@ -78,11 +78,10 @@ impl Servers {
     /// Returns the servers in the order of the next attempts. The server that responded last is the first, and
     /// those that failed recently are at the end.
     pub(crate) fn order(&self) -> Vec<Arc<Endpoint>> {
-        let mut order: Vec<_> = self
-            .sites
-            .iter()
-            .flat_map(|site| site.endpoints())
-            .collect();
+        let mut order = Vec::new();
+        for site in &self.sites {
+            site.add_endpoints(&mut order);
+        }
         if let Some((preferred, _)) = &*lock(&self.preferred) {
             let first = order.iter().position(|it| Arc::ptr_eq(it, preferred));
             order.rotate_left(first.unwrap_or_default());
@@ -190,7 +189,7 @@ impl Servers {
         let remaining = deadline.saturating_duration_since(now);
         let limit = self.config().attempt.filter(|limit| *limit <= remaining);
         let end = now + limit.unwrap_or(remaining);
-        match (endpoint.exchange(request, relaxed, end).await, limit) {
+        match (endpoint.exchange(request, relaxed, now, end).await, limit) {
             (Ok(result), _) => result,
             (Err(_), Some(limit)) => Err(Failure::Timeout(limit)),
             (Err(_), None) => Err(Failure::Deadline(remaining)),

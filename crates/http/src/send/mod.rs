@@ -103,11 +103,12 @@ impl<'a> SendLoop<'a> {
     }
 
     /// Sends the request until a server responds, or until the deadline.
-    pub(crate) async fn run(mut self) -> Result<Response, Error> {
+    pub(crate) async fn run(&mut self) -> Result<Response, Error> {
         self.servers.look_up_names(self.deadline).await;
         let is_sent_once = !self.request.is_idempotent() && !self.servers.is_single();
         if is_sent_once && !self.servers.is_responsive() {
-            self.find_responsive_server().await;
+            // It is rare, and large.
+            Box::pin(self.find_responsive_server()).await;
         }
         self.run_rounds().await
     }
@@ -132,7 +133,7 @@ impl<'a> SendLoop<'a> {
         let _ = probe.run_rounds().await;
     }
 
-    async fn run_rounds(mut self) -> Result<Response, Error> {
+    async fn run_rounds(&mut self) -> Result<Response, Error> {
         self.untried = self.servers.order().into();
         loop {
             // After the deadline, only in-flight attempts are awaited. Each of them ends by then.

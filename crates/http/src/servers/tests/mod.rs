@@ -213,11 +213,13 @@ async fn silent_connection_beside_another_address_is_replaced() {
     for _ in 0..2 {
         send(&servers, &get()).await.unwrap();
     }
-    let first = Arc::clone(&servers.sites[0].endpoints()[0]);
+    let mut order = servers.order().into_iter();
+    let first = order.find(|endpoint| endpoint.index() == 0).unwrap();
     assert!(first.failed_recently());
     // The pooled connection is not used again.
-    let end = Instant::now() + Duration::from_secs(1);
-    let response = first.exchange(&get(), false, end).await.unwrap();
+    let (now, limit) = (Instant::now(), Duration::from_secs(1));
+    let result = first.exchange(&get(), false, now, now + limit).await;
+    let response = result.unwrap();
     response.unwrap();
     assert_eq!(silent.load(Ordering::SeqCst), 2);
 }
