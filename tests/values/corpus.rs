@@ -205,6 +205,7 @@ fn table(counts: &BTreeMap<(usize, &str), Counts>) -> String {
 }
 
 /// Compares a table with the documentation. Other versions of Node.js have other defects.
+#[expect(clippy::print_stdout, reason = "the output is for the documentation")]
 fn check_table(table: &str, node_version: &str) {
     if std::env::var_os("SECRETWELL_PRINT_TABLE").is_some() {
         println!("{table}");

@@ -92,6 +92,7 @@ fn command_reports_a_misplaced_file_as_a_misconfiguration() {
 }
 
 /// Runs a shell script in a mount namespace of its own. Returns `None` if this process must not create one.
+#[expect(clippy::print_stdout, reason = "shows why the test is skipped")]
 fn in_mount_namespace(script: &str, folder: &Path) -> Option<Output> {
     let unshare = |arguments: &[&str]| Command::new("unshare").args(arguments).output();
     if !unshare(&["-m", "true"]).is_ok_and(|it| it.status.success()) {

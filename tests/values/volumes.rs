@@ -36,10 +36,10 @@ async fn watch_delivers_no_set_that_never_existed() {
     let resolver = Resolver::new(FileProvider::directory(volume.path()));
     let mut watch = resolver.watch(KEYS).unwrap();
     let path = volume.path().to_owned();
-    let swaps = std::thread::spawn(move || {
+    let swaps = tokio::spawn(async move {
         for generation in 2..=LAST {
             publish(&path, generation);
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     });
     // What a consumer has after each delivery.
@@ -60,5 +60,5 @@ async fn watch_delivers_no_set_that_never_existed() {
         }
     };
     tokio::time::timeout(secs(120), delivered).await.unwrap();
-    swaps.join().unwrap();
+    swaps.await.unwrap();
 }

@@ -100,7 +100,7 @@ impl Client {
             protocol,
             origin,
         } = &*self.shared;
-        let send = SendLoop::new(servers, &**protocol, origin, request, deadline);
+        let mut send = SendLoop::new(servers, &**protocol, origin, request, deadline);
         let result = send.run().await;
         result.map_err(|error| error.with_origin(origin))
     }
