@@ -520,7 +520,7 @@ impl Harness for Document {
     }
 
     async fn corrupt_responses(&self) {
-        let text = format!("{{{{ \" {}", secretwell_testkit::CORRUPT_MARKER);
+        let text = format!("A=\"{{{{ {}", secretwell_testkit::CORRUPT_MARKER);
         replace(&self.path(), text.as_bytes());
     }
 

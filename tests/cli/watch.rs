@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
-use super::Secrets;
+use super::{Secrets, secretwell};
 
 /// Prints its secret and its process ID, and then each signal that it receives. It exits on TERM.
 const PROGRAM: &str = "
@@ -166,8 +166,12 @@ async fn hundred_rotations_leave_one_child_and_no_zombie() {
 #[tokio::test]
 async fn only_a_valid_new_value_restarts_the_program() {
     let secrets = Secrets::new(&[("A", "1")]);
-    let options = ["--watch", "--only", "A"];
-    let mut supervised = Supervised::start(&secrets, &options, PROGRAM);
+    // An emptied file counts at once.
+    let url = format!("{}?rewrite_grace=0s", secrets.url());
+    let options = ["run", "--from", &url, "--watch", "--only", "A", "-v"];
+    let mut command = secretwell(options);
+    command.args(["--", "sh", "-c", PROGRAM]);
+    let mut supervised = Supervised::spawn(Command::from(command));
     let (_, pid) = supervised.wait_for_start().await;
     // The same value in a new file and a new secret that is not selected must not cause a restart.
     secrets.write("A", b"1");

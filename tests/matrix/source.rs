@@ -62,7 +62,9 @@ impl Source {
         let builder: ResolverBuilder = match self {
             Self::Memory(faulty) => Resolver::builder(faulty.clone()),
             Self::File(directory) => {
-                Resolver::builder(FileProvider::directory(directory.path().join("secrets")))
+                let files = FileProvider::directory(directory.path().join("secrets"));
+                // An emptied file counts at once, as in the other sources.
+                Resolver::builder(files.rewrite_grace(Duration::ZERO))
             }
             Self::Vault { proxy, mount, .. } => {
                 let auth = VaultAuth::token(Credential::value(ROOT));

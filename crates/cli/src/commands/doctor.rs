@@ -13,6 +13,7 @@ use crate::args::{DoctorArgs, LogArgs};
 use crate::exit::{Failure, Reason};
 use crate::fetch::{read, with_alternative};
 use crate::logging::with_progress;
+use crate::notices;
 use crate::sources::Sources;
 
 /// The maximum difference of two clocks. Checks of certificates and tokens commonly tolerate this much.
@@ -81,7 +82,11 @@ async fn diagnose(
     }
     diagnosis.ok(step, success);
     let mut keys = required.to_vec();
-    match provider.list(&KeyPrefix::root()).await {
+    let listed = provider.list(&KeyPrefix::root()).await;
+    if listed.is_ok() {
+        notices::warn(provider).await;
+    }
+    match listed {
         Ok(listed) if listed.is_empty() => {
             diagnosis.line(
                 "warning",
