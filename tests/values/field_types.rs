@@ -200,7 +200,6 @@ fn unsupported() -> String {
     .concat()
 }
 
-#[expect(clippy::print_stdout, reason = "the output is for the documentation")]
 #[tokio::test]
 async fn table_of_field_types_is_current() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/guides/field-types.md");
