@@ -46,8 +46,8 @@
 //!   directory are followed, because Kubernetes replaces a whole volume by swapping a link.
 //! - A directory, a named pipe, a device, a file that is too large and an unreadable file each have
 //!   their own error.
-//! - In a document, values that are not text are returned as compact JSON. `null` is absent. A duplicate
-//!   name is an error, except in `.env`, where the last value is used.
+//! - In a document, a value without quotes is returned as it is written, and a list or a table as compact
+//!   JSON. `null` is absent. A duplicate name is an error, except in `.env`, where the last value is used.
 //!
 //! # Limits
 //! Replace a secret by writing a new file and renaming it to the old name. If a program writes to the existing
