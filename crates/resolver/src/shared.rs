@@ -109,7 +109,8 @@ impl Shared {
     }
 
     /// Returns whether a read of `key` reaches the source at `link`: no source before it has the key, and
-    /// each of them is known not to have it, or its failure leads to a later source.
+    /// each of them is known not to have it, or its failure leads to a later source. The caller can hold the state of
+    /// the source at `link`, because only the states of earlier sources are locked.
     pub(crate) fn reaches(&self, link: usize, key: &SecretKey, now: Time) -> bool {
         let (earlier, this) = self.sources.split_at(link);
         let tolerated = |position| {
@@ -137,7 +138,11 @@ impl Shared {
     /// stored before that moment or after it, and never in part.
     pub(crate) fn peek_together(&self, keys: &[SecretKey], now: Time) -> Vec<Option<Reply>> {
         let known: Vec<_> = {
-            let states: Vec<_> = self.sources.iter().map(|source| source.state()).collect();
+            // The states are locked from the last source to the first. The callers of `reaches` lock them in this
+            // order too, so the two never wait for each other.
+            let states = self.sources.iter().rev().map(|source| source.state());
+            let mut states: Vec<_> = states.collect();
+            states.reverse();
             let known = |key| self.known_in(key, now, |link| &*states[link]);
             keys.iter().map(known).collect()
         };
