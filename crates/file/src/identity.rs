@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use crate::open::Contents;
 
-/// The file behind a path. Another identity means that the path leads to another file, as after a rename.
+/// The file that a path leads to. Another identity means that the path leads to another file, as after a rename.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) device: u64,

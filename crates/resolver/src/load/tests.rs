@@ -23,6 +23,20 @@ async fn load<T: DeserializeOwned>(secrets: &[(&str, &str)]) -> Result<T, LoadEr
     resolver(secrets).load().await
 }
 
+/// A struct with one secret.
+#[derive(Deserialize, Debug)]
+struct One<T> {
+    value: T,
+}
+
+/// Loads one secret with the value `text` as a `T`.
+async fn read<T: DeserializeOwned>(text: &str) -> T {
+    let loaded: One<T> = load(&[("value", text)])
+        .await
+        .unwrap_or_else(|error| panic!("{text}: {error}"));
+    loaded.value
+}
+
 /// Returns the problems of a load that must fail, as `KEY kind`.
 async fn problems<T: DeserializeOwned>(secrets: &[(&str, &str)]) -> Vec<String> {
     let Err(error) = load::<T>(secrets).await else {

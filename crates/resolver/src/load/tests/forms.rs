@@ -9,19 +9,7 @@ use secretwell_core::{Error, KeyPrefix};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Plan, keys, load};
-
-#[derive(Deserialize, Debug)]
-struct One<T> {
-    value: T,
-}
-
-async fn read<T: DeserializeOwned>(text: &str) -> T {
-    let loaded: One<T> = load(&[("value", text)])
-        .await
-        .unwrap_or_else(|error| panic!("{text}: {error}"));
-    loaded.value
-}
+use super::{One, Plan, keys, load, read};
 
 /// Returns the problem of a value that must be refused, without its key and origin.
 async fn refusal<T: DeserializeOwned>(text: &str) -> String {

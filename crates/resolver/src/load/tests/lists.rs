@@ -9,19 +9,7 @@ use secretwell_core::SecretValue;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Level, load};
-
-#[derive(Deserialize)]
-struct One<T> {
-    value: T,
-}
-
-async fn read<T: DeserializeOwned>(text: &str) -> T {
-    let loaded: One<T> = load(&[("value", text)])
-        .await
-        .unwrap_or_else(|error| panic!("{text}: {error}"));
-    loaded.value
-}
+use super::{Level, One, load, read};
 
 /// Returns the message of a value that must be refused.
 async fn refusal<T: DeserializeOwned>(text: &str) -> String {
