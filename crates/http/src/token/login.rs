@@ -1,6 +1,7 @@
 //! What a backend implements to log in, and the token that results.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -137,6 +138,8 @@ pub struct Token {
     /// The remaining uses, if they are limited.
     uses: Option<AtomicU64>,
     accepted: AtomicBool,
+    /// Whether the server has refused the token. Shared with its renewed forms.
+    refused: Arc<AtomicBool>,
     /// Whether the server has described the token after the login.
     described: bool,
 }
@@ -154,14 +157,17 @@ impl Token {
                 .and_then(|lifetime| requested.checked_add(lifetime)),
             uses: lease.uses.filter(|uses| *uses > 0).map(AtomicU64::new),
             accepted: AtomicBool::new(false),
+            refused: Arc::default(),
             described: false,
         }
     }
 
-    /// Creates a token whose lifetime the server has described.
-    pub(super) fn described(lease: TokenLease, requested: Instant) -> Self {
+    /// Returns this token with the lifetime that the server has described or renewed.
+    pub(super) fn renewed(&self, lease: TokenLease, requested: Instant) -> Self {
         Self {
             described: true,
+            accepted: AtomicBool::new(self.is_accepted()),
+            refused: Arc::clone(&self.refused),
             ..Self::new(lease, requested)
         }
     }
@@ -194,6 +200,16 @@ impl Token {
         self.accepted.load(Ordering::Acquire)
     }
 
+    /// Returns whether the server has refused the token after the last success. What was created with the token might
+    /// have ended with it.
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Acquire)
+    }
+
+    pub(super) fn refuse(&self) {
+        self.refused.store(true, Ordering::Release);
+    }
+
     /// Returns whether the token can be used only for a limited number of requests. A lookup of such a token
     /// would use it.
     pub fn has_limited_uses(&self) -> bool {
@@ -220,7 +236,11 @@ impl Token {
 
     /// Records that the server accepted the token. Returns whether this is the first time.
     pub(super) fn accept(&self) -> bool {
-        !self.is_accepted() && !self.accepted.swap(true, Ordering::AcqRel)
+        if self.is_accepted() || self.accepted.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        self.refused.store(false, Ordering::Release);
+        true
     }
 }
 

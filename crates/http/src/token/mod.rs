@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use secretwell_core::{Error, ErrorKind, Origin, SecretValue};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use self::renewal::{Backoff, Schedule};
+use self::state::{InFlight, LoginResult, PausedCredential, Refusal, State};
+
 mod login;
+mod renewal;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -25,19 +29,9 @@ const OTHER_CREDENTIAL_PAUSE: Duration = Duration::from_secs(30);
 const REFUSED_LOGIN_PAUSE: Duration = Duration::from_secs(1);
 /// The longest time for providing a credential, which a closure of the user can do.
 const CREDENTIAL_DEADLINE: Duration = Duration::from_secs(10);
-/// How long no accepted token is replaced after a replacement that did not help.
-const UNHELPFUL_LOGIN_PAUSE: Duration = Duration::from_secs(5);
-/// The first and the longest wait before a login whose last tokens were refused before their first success.
-const REFUSED_TOKEN_BACKOFF: (Duration, Duration) =
-    (Duration::from_secs(5), Duration::from_secs(60));
 /// How long after the first success of a token its description is requested. A program that ends before, or the
 /// reads at the start of one, thus lose no use of a token with few uses.
 const DESCRIPTION_DELAY: Duration = Duration::from_secs(1);
-/// The first and the longest wait before a failed renewal is retried.
-const RENEWAL_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-type LoginResult = Result<Arc<Token>, Error>;
-type InFlight = watch::Receiver<Option<LoginResult>>;
 
 /// The manager of one login's token. All callers share the token. Dropping the manager stops its background
 /// tasks.
@@ -61,37 +55,6 @@ struct Description {
     token: Arc<Token>,
     at: Instant,
     result: LoginResult,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    token: Option<Arc<Token>>,
-    in_flight: Option<InFlight>,
-    /// The last refused token, until the next login. A login that returns it again does not help.
-    refused: Option<Arc<Token>>,
-    /// The credential of the last login that returned a token.
-    credential: Option<SecretValue>,
-    paused: Option<PausedCredential>,
-    /// The number of tokens in a row that the server refused before their first success.
-    refused_tokens: u32,
-    /// When the server last refused a token before its first success.
-    unhelpful_at: Option<Instant>,
-    renewer: Option<AbortHandle>,
-    /// The configured token about whose expiry a warning was logged.
-    expiring: Option<SecretValue>,
-    tasks: JoinSet<()>,
-}
-
-/// A credential that is not used for a while, unless it changes.
-#[derive(Debug)]
-struct PausedCredential {
-    credential: SecretValue,
-    until: Instant,
-    /// If the credentials are new for each login, another one is not used before this time either.
-    others_until: Instant,
-    error: Error,
-    /// The refused token of the login. It is used meanwhile, because the server might accept it later.
-    token: Option<Arc<Token>>,
 }
 
 impl TokenManager {
@@ -230,67 +193,6 @@ impl TokenManager {
     }
 }
 
-/// What follows from the refusal of a token.
-enum Refusal {
-    /// The token was discarded. A login can follow at once.
-    Replace,
-    /// The next login follows after this time.
-    Wait(Duration),
-    /// Nothing has changed. Another caller might have reported the refusal.
-    Known(Result<(), Error>),
-}
-
-impl State {
-    fn is_current(&self, token: &Arc<Token>) -> bool {
-        let cached = self.token.as_ref();
-        cached.is_some_and(|cached| Arc::ptr_eq(cached, token))
-    }
-
-    /// Returns whether no login follows for a while because of the refusal of this token.
-    fn is_paused(&self, token: &Arc<Token>) -> bool {
-        let paused = self
-            .paused
-            .as_ref()
-            .and_then(|paused| paused.token.as_ref());
-        paused.is_some_and(|paused| Arc::ptr_eq(paused, token))
-    }
-
-    fn refuse(&mut self, token: &Arc<Token>, error: &Error, now: Instant) -> Refusal {
-        if !self.is_current(token) {
-            return Refusal::Known(match (&self.token, &self.paused) {
-                (None, Some(paused)) if now < paused.until => Err(paused.error.clone()),
-                _ => Ok(()),
-            });
-        }
-        if token.is_accepted() {
-            let is_unhelpful = self
-                .unhelpful_at
-                .is_some_and(|at| now < at + UNHELPFUL_LOGIN_PAUSE);
-            if is_unhelpful {
-                return Refusal::Known(Err(error.clone()));
-            }
-            self.refused = self.token.take();
-            return Refusal::Replace;
-        }
-        self.refused = self.token.take();
-        self.unhelpful_at = Some(now);
-        self.refused_tokens = self.refused_tokens.saturating_add(1);
-        let Some(failures) = self.refused_tokens.checked_sub(2) else {
-            return Refusal::Replace;
-        };
-        let (first, longest) = REFUSED_TOKEN_BACKOFF;
-        let wait = first.saturating_mul(1 << failures.min(10)).min(longest);
-        self.paused = self.credential.take().map(|credential| PausedCredential {
-            credential,
-            until: now + wait,
-            others_until: now + wait,
-            error: error.clone(),
-            token: Some(token.clone()),
-        });
-        Refusal::Wait(wait)
-    }
-}
-
 impl Drop for TokenManager {
     fn drop(&mut self) {
         self.shared.state().tasks.abort_all();
@@ -348,9 +250,28 @@ impl Shared {
         {
             return result;
         }
-        // It is code of the user, and all callers wait for it.
+        let credential = self.credential().await?;
+        let result = self.log_in_with(credential.clone()).await;
+        let is_refused = |error: &Error| !error.is_temporary();
+        if self.login.is_credential_new_each_time() || !result.as_ref().is_err_and(is_refused) {
+            return result;
+        }
+        // It might have been replaced during the login, which then says nothing about the new one.
+        match self.credential().await {
+            Ok(newer) if newer != credential => self.log_in_with(newer).await,
+            Err(error) if error.is_temporary() => Err(error),
+            _ => result,
+        }
+    }
+
+    /// Returns the current credential. The time is limited, because it can come from code of the user, and all callers
+    /// wait for it.
+    async fn credential(&self) -> Result<SecretValue, Error> {
         let credential = tokio::time::timeout(CREDENTIAL_DEADLINE, self.login.credential());
-        let credential = credential.await.map_err(|_| credential_timed_out())??;
+        credential.await.map_err(|_| credential_timed_out())?
+    }
+
+    async fn log_in_with(self: &Arc<Self>, credential: SecretValue) -> LoginResult {
         if let Some(result) = self.paused_login(Some(&credential)) {
             return result;
         }
@@ -361,6 +282,9 @@ impl Shared {
         };
         match result {
             Ok(lease) => {
+                if let Some(known) = self.known_token(&lease) {
+                    return Ok(known);
+                }
                 let token = Arc::new(Token::new(lease.clone(), started));
                 if !self.login.is_configured_token() {
                     tracing::info!(target: "secretwell::http", event = "logged_in", origin = %self.origin, lifetime = ?lease.lifetime, "logged in");
@@ -399,6 +323,17 @@ impl Shared {
         }
     }
 
+    /// Returns the cached token if a login returned it again without its lifetime, which was described before. For
+    /// example, a configured token that expires soon has not been replaced yet.
+    fn known_token(&self, lease: &TokenLease) -> Option<Arc<Token>> {
+        let known = self.state().token.clone()?;
+        let is_known = lease.lifetime.is_none()
+            && known.is_described()
+            && known.is_valid(Instant::now())
+            && *known.value() == lease.token;
+        is_known.then_some(known)
+    }
+
     /// Returns whether the server refused the token a moment ago. The next login can use it all the same, because
     /// an operator might have repaired the reason.
     fn is_refused(&self, lease: &TokenLease) -> bool {
@@ -434,7 +369,7 @@ impl Shared {
         let Some(lease) = self.login.describe(token.value()).await? else {
             return Ok(token.clone());
         };
-        let described = Arc::new(Token::described(lease.clone(), requested));
+        let described = Arc::new(token.renewed(lease.clone(), requested));
         described.accept();
         if !lease.renewable {
             self.warn_of_expiry(&described);
@@ -473,8 +408,7 @@ impl Shared {
         let renewer = Renewer {
             shared: Arc::downgrade(self),
             token: token.clone(),
-            lifetime,
-            renewable: lease.renewable,
+            schedule: Schedule::new(lifetime, lease.renewable),
         };
         if let Some(previous) = state.renewer.take() {
             previous.abort();
@@ -491,7 +425,7 @@ fn asks_to_wait(error: &Error) -> bool {
 /// themselves have a description.
 async fn describe(shared: Weak<Shared>, token: Arc<Token>) {
     let mut wait = DESCRIPTION_DELAY;
-    let mut backoff = RENEWAL_BACKOFF.0;
+    let mut backoff = Backoff::new();
     loop {
         tokio::time::sleep(wait).await;
         let Some(shared) = shared.upgrade().filter(|s| s.state().is_current(&token)) else {
@@ -503,122 +437,7 @@ async fn describe(shared: Weak<Shared>, token: Arc<Token>) {
             }
             Ok(_) | Err(_) => return,
         }
-        wait = backoff.mul_f64(random_between(0.75, 1.25));
-        backoff = (backoff * 2).min(RENEWAL_BACKOFF.1);
-    }
-}
-
-/// The background task that renews one token as long as possible, and then replaces it by a new login
-/// before it expires.
-struct Renewer {
-    shared: Weak<Shared>,
-    token: Arc<Token>,
-    lifetime: Duration,
-    renewable: bool,
-}
-
-impl Renewer {
-    async fn run(mut self) {
-        let mut next = self.due();
-        let mut backoff = RENEWAL_BACKOFF.0;
-        loop {
-            tokio::time::sleep_until(next).await;
-            let Some(shared) = self.shared.upgrade() else {
-                return;
-            };
-            if !self.is_current(&shared) {
-                return;
-            }
-            let result = match self.renewable {
-                true => self.renew(&shared).await,
-                false => self.replace(shared).await,
-            };
-            match result {
-                Ok(()) => {
-                    next = self.due();
-                    backoff = RENEWAL_BACKOFF.0;
-                }
-                // A failed renewal does not invalidate the token, so the token stays in use.
-                Err(_) => {
-                    next = Instant::now() + backoff.mul_f64(random_between(0.75, 1.25));
-                    backoff = (backoff * 2).min(RENEWAL_BACKOFF.1);
-                }
-            }
-            if self.token.expires().is_none_or(|expires| next >= expires) {
-                return;
-            }
-        }
-    }
-
-    /// Returns when to renew or replace the token. The remaining lifetime is enough for several attempts.
-    /// The random part spreads the renewals of many instances.
-    fn due(&self) -> Instant {
-        let share = match self.renewable {
-            true => random_between(0.6, 0.7),
-            false => random_between(0.8, 0.9),
-        };
-        self.token.issued + self.lifetime.mul_f64(share)
-    }
-
-    async fn renew(&mut self, shared: &Shared) -> Result<(), Error> {
-        let requested = Instant::now();
-        match shared.login.renew(self.token.value()).await {
-            Ok(lease) => {
-                let lifetime = lease.lifetime.unwrap_or(Duration::MAX);
-                // Near the maximum lifetime of a token, a renewal succeeds but returns a shorter lifetime.
-                // The token is then replaced by a new login.
-                self.renewable = lease.renewable && lifetime > self.lifetime / 2;
-                self.lifetime = lifetime;
-                self.store(shared, lease, requested);
-                if !self.renewable {
-                    shared.warn_of_expiry(&self.token);
-                }
-                Ok(())
-            }
-            Err(error) if error.is_temporary() => {
-                tracing::warn!(target: "secretwell::http", event = "token_renewal_failed", origin = %shared.origin, %error, "the token could not be renewed; the renewal is retried");
-                Err(error)
-            }
-            Err(error) => {
-                match shared.login.is_configured_token() {
-                    true => shared.warn_of_expiry(&self.token),
-                    false => {
-                        tracing::info!(target: "secretwell::http", event = "token_not_renewable", origin = %shared.origin, %error, "the token cannot be renewed; a new login follows");
-                    }
-                }
-                self.renewable = false;
-                Ok(())
-            }
-        }
-    }
-
-    /// Logs in to get a new token. The current token stays in use until the login has succeeded; then this
-    /// task ends.
-    async fn replace(&self, shared: Arc<Shared>) -> Result<(), Error> {
-        let (mut in_flight, _) = shared.clone().start_or_join_login(&mut shared.state());
-        drop(shared);
-        let result = in_flight.wait_for(Option::is_some).await;
-        match result.ok().and_then(|result| result.clone()) {
-            Some(result) => result.map(drop),
-            None => Ok(()),
-        }
-    }
-
-    fn is_current(&self, shared: &Shared) -> bool {
-        shared.state().is_current(&self.token)
-    }
-
-    /// Replaces the cached token by its renewed form, unless another token was cached meanwhile.
-    fn store(&mut self, shared: &Shared, lease: TokenLease, requested: Instant) {
-        let renewed = Arc::new(Token::described(lease, requested));
-        if self.token.is_accepted() {
-            renewed.accept();
-        }
-        let mut state = shared.state();
-        if state.is_current(&self.token) {
-            state.token = Some(renewed.clone());
-        }
-        self.token = renewed;
+        wait = backoff.next();
     }
 }
 
@@ -631,6 +450,87 @@ fn credential_timed_out() -> Error {
     .with_hint("check what provides the credential, such as a file system or a closure")
 }
 
-fn random_between(low: f64, high: f64) -> f64 {
-    low + (high - low) * fastrand::f64()
+/// The background task that renews one token as long as possible, and then replaces it by a new login
+/// before it expires.
+struct Renewer {
+    shared: Weak<Shared>,
+    token: Arc<Token>,
+    schedule: Schedule,
+}
+
+impl Renewer {
+    async fn run(mut self) {
+        let mut next = self.schedule.due(&self.token);
+        // Later, only the callers can replace the token.
+        while let Some(at) = next.filter(|at| self.token.expires().is_some_and(|end| *at < end)) {
+            tokio::time::sleep_until(at).await;
+            let Some(shared) = self.shared.upgrade() else {
+                return;
+            };
+            if !shared.state().is_current(&self.token) {
+                return;
+            }
+            let is_changed = match self.schedule.is_renewable() {
+                true => self.renew(&shared).await,
+                false => {
+                    replace(shared).await;
+                    // If the token was replaced, the next run ends this task.
+                    false
+                }
+            };
+            next = match is_changed {
+                true => self.schedule.due(&self.token),
+                false => self.schedule.retry_at(),
+            };
+        }
+    }
+
+    /// Renews the token. Returns whether that has changed the schedule. A failed renewal does not invalidate the token,
+    /// so the token stays in use.
+    async fn renew(&mut self, shared: &Shared) -> bool {
+        let requested = Instant::now();
+        match shared.login.renew(self.token.value()).await {
+            Ok(lease) => {
+                if self.schedule.record_renewal(&lease) {
+                    self.store(shared, lease, requested);
+                }
+                if !self.schedule.is_renewable() {
+                    shared.warn_of_expiry(&self.token);
+                }
+                true
+            }
+            Err(error) if error.is_temporary() => {
+                tracing::warn!(target: "secretwell::http", event = "token_renewal_failed", origin = %shared.origin, %error, "the token could not be renewed; the renewal is retried");
+                false
+            }
+            Err(error) => {
+                match shared.login.is_configured_token() {
+                    true => shared.warn_of_expiry(&self.token),
+                    false => {
+                        tracing::info!(target: "secretwell::http", event = "token_not_renewable", origin = %shared.origin, %error, "the token cannot be renewed; a new login follows");
+                    }
+                }
+                self.schedule.end_renewals();
+                true
+            }
+        }
+    }
+
+    /// Replaces the cached token by its renewed form, unless another token was cached meanwhile.
+    fn store(&mut self, shared: &Shared, lease: TokenLease, requested: Instant) {
+        let renewed = Arc::new(self.token.renewed(lease, requested));
+        let mut state = shared.state();
+        if state.is_current(&self.token) {
+            state.token = Some(renewed.clone());
+        }
+        self.token = renewed;
+    }
+}
+
+/// Logs in to get a new token. The current token stays in use until the login has succeeded.
+async fn replace(shared: Arc<Shared>) {
+    let (mut in_flight, _) = shared.clone().start_or_join_login(&mut shared.state());
+    drop(shared);
+    // Its failure is logged by the login.
+    let _ = in_flight.wait_for(Option::is_some).await;
 }

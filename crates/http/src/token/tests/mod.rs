@@ -1,8 +1,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use tokio::task::JoinSet;
 
 use super::*;
+
+mod edges;
 
 /// The state of a fake server. It counts logins and renewals.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ struct Server {
     is_static: AtomicBool,
     /// The number of credentials that were read.
     credentials: AtomicUsize,
+    /// The credential that replaces the other one during the next login.
+    replacement: Mutex<Option<String>>,
 }
 
 #[derive(Debug, Clone)]
@@ -50,6 +55,7 @@ impl FakeLogin {
             is_signed: AtomicBool::default(),
             is_static: AtomicBool::default(),
             credentials: AtomicUsize::default(),
+            replacement: Mutex::default(),
         }))
     }
 
@@ -88,6 +94,11 @@ impl Login for FakeLogin {
     async fn login(&self, credential: &SecretValue) -> Result<TokenLease, LoginFailure> {
         let number = self.0.logins.fetch_add(1, Ordering::SeqCst) + 1;
         tokio::time::sleep(Duration::from_millis(50)).await;
+        if let Some(replacement) = self.0.replacement.lock().unwrap().take() {
+            *self.0.credential.lock().unwrap() = replacement;
+            let error = Error::new(ErrorKind::Unauthenticated, "the old one is wrong");
+            return Err(LoginFailure::wrong_credential(error));
+        }
         if let Some(kind) = *self.0.login_error.lock().unwrap() {
             let error = Error::new(kind, "no");
             return Err(match self.0.is_wrong_credential.load(Ordering::SeqCst) {
@@ -111,7 +122,7 @@ impl Login for FakeLogin {
         match *self.0.renewal.lock().unwrap() {
             Ok(lifetime) => Ok(TokenLease {
                 token: token.clone(),
-                lifetime: Some(Duration::from_secs(lifetime)),
+                lifetime: Some(Duration::from_secs(lifetime)).filter(|time| !time.is_zero()),
                 renewable: true,
                 uses: None,
             }),
