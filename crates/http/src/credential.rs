@@ -120,7 +120,8 @@ impl Credential {
     ///   characters.
     /// - A temporary error if the file cannot be read, because it might be mounted a moment later. Its
     ///   kind is [`ErrorKind::Unauthenticated`] if the file is missing or not readable for the service,
-    ///   and [`ErrorKind::Unavailable`] otherwise.
+    ///   and [`ErrorKind::Unavailable`] otherwise. An empty file is a temporary error as well, because its
+    ///   content might be written a moment later.
     /// - The error of the closure.
     pub async fn read(&self) -> Result<SecretValue, Error> {
         let text = match &self.place {
@@ -133,7 +134,16 @@ impl Credential {
             None => text,
         };
         extracted
-            .and_then(|text| checked(&text, self.place()))
+            .and_then(|text| {
+                let result = checked(&text, self.place());
+                // A file that is written anew is empty for a moment.
+                let is_unwritten =
+                    matches!(self.place, Place::File(_)) && trimmed(text.expose_bytes()).is_empty();
+                match is_unwritten {
+                    true => result.map_err(Error::temporary),
+                    false => result,
+                }
+            })
             .map_err(|error| match self.hint {
                 Some(hint) => error.with_hint(hint),
                 None => error,
@@ -282,6 +292,25 @@ mod tests {
                 .message()
                 .contains("credential from `APP_TOKEN` is empty"),
             "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn empty_file_is_a_temporary_failure() {
+        let file = std::env::temp_dir().join(format!("secretwell-empty-{}", fastrand::u64(..)));
+        for (text, is_temporary) in [("", true), ("\n", true), ("a\0b", false)] {
+            std::fs::write(&file, text).unwrap();
+            let error = Credential::file(&file).read().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unauthenticated);
+            assert_eq!(error.is_temporary(), is_temporary, "{text:?}");
+        }
+        std::fs::remove_file(&file).unwrap();
+        assert!(
+            !Credential::value("")
+                .read()
+                .await
+                .unwrap_err()
+                .is_temporary()
         );
     }
 

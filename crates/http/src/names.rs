@@ -15,7 +15,7 @@ use crate::endpoint::{Endpoint, Route, Settings};
 
 /// The time after which a name is looked up again.
 const MAX_AGE: Duration = Duration::from_secs(10);
-/// The time after which it is looked up again if no server has responded.
+/// The time after which it is looked up again if that failed, or if no server has responded.
 const MIN_AGE: Duration = Duration::from_secs(1);
 /// The maximum number of addresses of a name that are used.
 const MAX_ADDRESSES: usize = 16;
@@ -46,6 +46,8 @@ pub(crate) struct Site {
 struct Known {
     endpoints: Vec<Arc<Endpoint>>,
     looked_up: Option<Instant>,
+    /// Whether the last lookup has returned addresses in time.
+    is_current: bool,
     /// Whether no server has responded since then.
     all_failed: bool,
 }
@@ -76,6 +78,7 @@ impl Site {
             known: Mutex::new(Known {
                 endpoints: Vec::new(),
                 looked_up: None,
+                is_current: false,
                 all_failed: false,
             }),
         };
@@ -109,9 +112,9 @@ impl Site {
     /// Returns whether the name must be looked up now.
     pub(crate) fn is_due(&self) -> bool {
         let known = self.known();
-        let max_age = match known.all_failed {
-            true => MIN_AGE,
-            false => MAX_AGE,
+        let max_age = match known.is_current && !known.all_failed {
+            true => MAX_AGE,
+            false => MIN_AGE,
         };
         self.name.is_some() && known.looked_up.is_none_or(|at| at.elapsed() >= max_age)
     }
@@ -134,8 +137,8 @@ impl Site {
         let site = Arc::clone(self);
         tokio::spawn(async move {
             let found = (site.names)(name, port).await;
-            site.replace(found.unwrap_or_default());
-            site.mark_looked_up();
+            let is_current = site.replace(found.unwrap_or_default());
+            site.mark_looked_up(is_current);
             drop(lookup);
         });
     }
@@ -145,15 +148,17 @@ impl Site {
         drop(self.lookup.lock().await);
     }
 
-    /// Requires no lookup for a while.
-    pub(crate) fn mark_looked_up(&self) {
+    /// Requires no lookup for a while, a short one unless the addresses are known to be current.
+    pub(crate) fn mark_looked_up(&self, is_current: bool) {
         let mut known = self.known();
+        known.is_current = is_current;
         known.looked_up = Some(Instant::now());
         known.all_failed = false;
     }
 
-    /// Keeps the servers at the addresses `found`, with their connections, and adds the missing ones.
-    fn replace(&self, found: Vec<SocketAddr>) {
+    /// Keeps the servers at the addresses `found`, with their connections, and adds the missing ones. Without any, the
+    /// servers stay the same. Returns whether there are any.
+    fn replace(&self, found: Vec<SocketAddr>) -> bool {
         let before = self.known().endpoints.clone();
         let mut endpoints: Vec<Arc<Endpoint>> = Vec::new();
         for socket in alternating(found) {
@@ -168,9 +173,11 @@ impl Site {
             // The settings were valid before, so this is not an error.
             endpoints.extend(endpoint);
         }
-        if !endpoints.is_empty() {
+        let is_found = !endpoints.is_empty();
+        if is_found {
             self.known().endpoints = endpoints;
         }
+        is_found
     }
 
     fn endpoint(&self, route: Route) -> Result<Endpoint, Error> {

@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::DATE;
 use http::{HeaderMap, StatusCode};
 use zeroize::Zeroizing;
+
+use crate::retry::server_time;
 
 /// A server's response, after its body was read completely.
 #[non_exhaustive]
@@ -45,8 +46,7 @@ impl Response {
 
     /// Returns the time in the `Date` header, or `None` if the header is missing or invalid.
     pub fn date(&self) -> Option<SystemTime> {
-        let date = self.headers.get(DATE)?.to_str().ok()?;
-        httpdate::parse_http_date(date).ok()
+        server_time(&self.headers)
     }
 }
 

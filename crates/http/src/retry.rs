@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
-use http::header::RETRY_AFTER;
+use http::header::{DATE, RETRY_AFTER};
 
 /// The longest wait before round 0. It doubles with each further round, up to [`CAP`].
 const BASE: Duration = Duration::from_millis(100);
@@ -21,7 +21,7 @@ pub(crate) fn backoff(round: u32) -> Duration {
 }
 
 /// Returns the wait that the `Retry-After` header requests, in either of its two forms: a number of
-/// seconds or a date.
+/// seconds or a date. A date is compared with the `Date` header, because the clocks of both machines can differ.
 ///
 /// Returns `None` if the header is missing or invalid, or if it requests no wait, such as a date in the past.
 /// The result is at most one hour.
@@ -32,10 +32,15 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
         Err(_) => httpdate::parse_http_date(text)
             .ok()?
-            .duration_since(SystemTime::now())
+            .duration_since(server_time(headers).unwrap_or_else(SystemTime::now))
             .ok()?,
     };
     Some(wait.min(MAX_RETRY_AFTER)).filter(|wait| !wait.is_zero())
+}
+
+/// Returns the time in the `Date` header, or `None` if the header is missing or invalid.
+pub(crate) fn server_time(headers: &HeaderMap) -> Option<SystemTime> {
+    httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()
 }
 
 #[cfg(test)]
@@ -67,6 +72,20 @@ mod tests {
         let past = "Wed, 21 Oct 2015 07:28:00 GMT";
         for unusable in ["", "-1", "0", "0.0", "-0", "1e-99", "soon", "NaN", past] {
             assert_eq!(parse(unusable), None, "{unusable}");
+        }
+    }
+
+    #[test]
+    fn date_in_retry_after_is_on_the_clock_of_the_server() {
+        let date = |time| httpdate::fmt_http_date(time).parse().unwrap();
+        let now = SystemTime::now();
+        for server in [
+            now - Duration::from_secs(7200),
+            now + Duration::from_secs(7200),
+        ] {
+            let until = server + Duration::from_secs(30);
+            let headers = HeaderMap::from_iter([(DATE, date(server)), (RETRY_AFTER, date(until))]);
+            assert_eq!(retry_after(&headers), Some(Duration::from_secs(30)));
         }
     }
 }

@@ -148,7 +148,7 @@ impl Servers {
         if timeout_at(until, all).await.is_err() {
             due.iter()
                 .filter(|site| site.is_resolved())
-                .for_each(|site| site.mark_looked_up());
+                .for_each(|site| site.mark_looked_up(false));
         }
     }
 

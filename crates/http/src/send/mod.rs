@@ -55,6 +55,8 @@ pub(crate) struct SendLoop<'a> {
     next_round: Instant,
     /// A server that responded in this round, but with stale data.
     stale_replica: Option<Arc<Endpoint>>,
+    /// The rate limit that a server stated in this round.
+    rate_limit: Option<Error>,
     /// The last failure before this attempt, which is more specific than reaching the deadline.
     latest_failure: Option<Error>,
 }
@@ -98,6 +100,7 @@ impl<'a> SendLoop<'a> {
             is_permanent: true,
             next_round: now,
             stale_replica: None,
+            rate_limit: None,
             latest_failure: None,
         }
     }
@@ -214,6 +217,7 @@ impl<'a> SendLoop<'a> {
             self.unexplained_rounds += u32::from(self.is_unexplained);
             self.is_unexplained = true;
             self.is_permanent = true;
+            self.rate_limit = None;
         }
     }
 
@@ -251,7 +255,7 @@ impl<'a> SendLoop<'a> {
                 sender.mark_failed();
                 // If the deadline ended this attempt, the previous round's failure is more specific.
                 if matches!(failure, Failure::Deadline(_))
-                    && let Some(earlier) = self.latest_failure.take()
+                    && let Some(earlier) = self.rate_limit.take().or(self.latest_failure.take())
                 {
                     return Err(earlier);
                 }
@@ -299,7 +303,16 @@ impl<'a> SendLoop<'a> {
         self.next_round = self.next_round.max(now + stated.max(backoff(self.rounds)));
         self.is_unexplained &= retry == Retry::Unexplained;
         self.is_permanent &= retry == Retry::Permanent;
-        if !matches!(retry, Retry::RateLimited(_)) {
+        if matches!(retry, Retry::RateLimited(_)) {
+            // No other attempt starts during the wait. Those that are running can still succeed.
+            self.untried.clear();
+            self.stale_replica = None;
+            if !self.in_flight.is_empty() {
+                self.rate_limit = Some(failure);
+                self.next_attempt = self.next_round.min(self.deadline);
+                return Ok(());
+            }
+        } else {
             let more = !self.untried.is_empty()
                 || self.stale_replica.is_some() && self.in_flight.is_empty();
             if more && now < self.deadline {
@@ -309,8 +322,11 @@ impl<'a> SendLoop<'a> {
             if !self.in_flight.is_empty() {
                 return Ok(());
             }
-            self.servers.mark_all_failed();
+            if self.rate_limit.is_none() {
+                self.servers.mark_all_failed();
+            }
         }
+        let failure = self.rate_limit.take().unwrap_or(failure);
         self.servers.record_failure(&failure);
         if self.is_permanent || !self.can_start_round() || self.next_round >= self.deadline {
             return Err(failure);

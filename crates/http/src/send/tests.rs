@@ -397,6 +397,33 @@ async fn retry_after_zero_in_all_forms_is_not_faster_than_backoff() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn rate_limit_of_one_server_does_not_end_the_attempt_at_another_one() {
+    const SLOW: &[Reaction] = &[Reaction::RespondAfter(Duration::from_secs(3), "200 OK")];
+    const LIMITED: &[Reaction] = &[Reaction::Respond("429 Too Many\r\nretry-after: 60")];
+    let cluster = Cluster::start(&[SLOW, LIMITED]).await;
+    cluster.send(get(), |config| config).await.unwrap();
+    assert_eq!(cluster.requests(), [1, 1]);
+
+    const FAILING: &[Reaction] = &[Reaction::RespondAfter(Duration::from_secs(3), "503 Busy")];
+    for slow in [FAILING, HANGING] {
+        let cluster = Cluster::start(&[slow, LIMITED]).await;
+        let error = cluster.send(get(), |config| config).await.unwrap_err();
+        assert_eq!(cluster.requests(), [1, 1]);
+        assert_eq!(error.message(), "not now");
+    }
+
+    const SHORTLY: &[Reaction] = &[
+        Reaction::Respond("429 Too Many\r\nretry-after: 2"),
+        Reaction::Respond("200 OK"),
+    ];
+    let started = Instant::now();
+    let cluster = Cluster::start(&[HANGING, SHORTLY]).await;
+    cluster.send(get(), |config| config).await.unwrap();
+    assert_eq!(cluster.requests(), [1, 2]);
+    assert!(started.elapsed() < Duration::from_secs(4));
+}
+
+#[tokio::test(start_paused = true)]
 async fn foreign_503_with_retry_after_tries_other_addresses_first() {
     const BUSY: &[Reaction] = &[
         Reaction::Respond("503 Busy\r\nx-gateway: 1\r\nretry-after: 7"),
