@@ -183,7 +183,8 @@ async fn wrong_kv_version_missing_mount_and_missing_secret_are_distinguished() {
     }
     let error = provider(bao, &two, KvVersion::V2).get(&key("none/A")).await;
     let error = error.unwrap_err().to_string();
-    assert!(error.contains("the secret does not exist"), "{error}");
+    let expected = format!("the secret `{two}/data/none` does not exist");
+    assert!(error.contains(&expected), "{error}");
     for (verb, expected) in [("delete", "was deleted"), ("destroy", "was destroyed")] {
         let path = format!("{two}/{verb}/app");
         bao.root("POST", &path, json!({"versions": [2]})).await;

@@ -205,7 +205,18 @@ fn exchange_error(error: &reqwest::Error, authority: &str) -> Error {
         _ => "sent an invalid HTTP response, or closed the connection",
     };
     Error::new(ErrorKind::Unavailable, format!("`{authority}` {problem}"))
-        .with_hint("check that the server is running and that the address is correct")
+        .with_hint(address_hint(authority))
+}
+
+/// Returns the next step for a server that cannot be reached. `authority` has no port if it is the default one.
+fn address_hint(authority: &str) -> &'static str {
+    let after_host = authority.rsplit(']').next().unwrap_or_default();
+    match after_host.contains(':') {
+        true => "check that the server is running, and the host and the port of its address",
+        false => {
+            "check that the server is running, and its address; without a port, the port is 443, or 80 for plain HTTP"
+        }
+    }
 }
 
 /// Returns a permanent error, because a failed handshake fails again until a certificate or the
@@ -216,7 +227,7 @@ fn tls_error(error: &rustls::Error, authority: &str) -> Error {
     let (problem, hint) = match error {
         Tls::InvalidCertificate(Bad::UnknownIssuer) => (
             "presents a certificate from an authority that is not trusted",
-            "configure the certificate of that authority",
+            "configure the certificate of that authority; for Vault, set `VAULT_CACERT` to its file",
         ),
         Tls::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => (
             "presents a certificate for another name",
@@ -253,7 +264,10 @@ fn tls_error(error: &rustls::Error, authority: &str) -> Error {
             "enable TLS 1.2 or 1.3 on the server",
         ),
         Tls::InvalidMessage(_) => ("does not respond with TLS", NO_TLS_HINT),
-        _ => ("rejected the TLS handshake", "check the log of the server"),
+        _ => (
+            "rejected the TLS handshake",
+            "check the port, and the log of the server",
+        ),
     };
     Error::new(ErrorKind::Unavailable, format!("`{authority}` {problem}"))
         .with_hint(hint)
@@ -284,6 +298,19 @@ fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn address_without_a_port_gets_its_own_hint() {
+        for (authority, has_port) in [
+            ("vault:8200", true),
+            ("[::1]:8200", true),
+            ("vault", false),
+            ("[::1]", false),
+        ] {
+            let hint = address_hint(authority);
+            assert_eq!(!hint.contains("without a port"), has_port, "{authority}");
+        }
+    }
 
     #[test]
     fn times_in_messages_are_rounded() {

@@ -204,7 +204,9 @@ impl Detection {
     /// Returns the location in a mount that the server has described.
     fn locate(&self, mount: Mount) -> Result<Location, Error> {
         let full_path = join(&self.mount, &self.path);
-        let (mount, base, kv) = match below(&full_path, &mount.name) {
+        // A description without a name describes the configured mount.
+        let name = Some(&mount.name).filter(|name| !name.is_empty());
+        let (mount, base, kv) = match name.and_then(|name| below(&full_path, name)) {
             // A server can prefix the name with that of the namespace.
             None => (self.mount.clone(), self.path.clone(), mount.kv),
             Some(_) if self.is_mount_explicit && mount.name != self.mount => {
@@ -248,6 +250,12 @@ mod tests {
             locate("kv", true, "app", "team1/kv").unwrap(),
             found("kv", "app")
         );
+        for is_explicit in [true, false] {
+            assert_eq!(
+                locate("kv", is_explicit, "app", "").unwrap(),
+                found("kv", "app")
+            );
+        }
         for (mount, path, name) in [("team", "kv/app", "team/kv"), ("kv/app", "", "kv")] {
             let error = locate(mount, true, path, name).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig);

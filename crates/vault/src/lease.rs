@@ -42,6 +42,8 @@ struct Slot {
     turns: Turns,
     /// Never locked during a request, so that a discard does not wait for one.
     cached: Mutex<Option<Lease>>,
+    /// The ids of leases that are not cached any more, and whose revocation was not confirmed.
+    unrevoked: Mutex<Vec<String>>,
     /// Set by the first discard, and different after each one. An agent caches leases by all headers of
     /// their requests, and would respond with the discarded secret otherwise.
     cache_control: Mutex<Option<HeaderValue>>,
@@ -86,6 +88,7 @@ impl Leases {
                 body,
                 turns: Turns::default(),
                 cached: Mutex::default(),
+                unrevoked: Mutex::default(),
                 cache_control: Mutex::default(),
             };
             slots.insert(prefix.as_str().to_owned(), slot);
@@ -149,8 +152,8 @@ impl Leases {
         }
     }
 
-    /// Revokes all cached leases. If some cannot be revoked, the others are still revoked, and the first
-    /// error is returned.
+    /// Revokes all cached leases, and those that an earlier call could not revoke. If some cannot be revoked, the
+    /// others are still revoked, and the first error is returned.
     pub(crate) async fn revoke(&self, session: &Session) -> Result<(), Error> {
         let mut result = Ok(());
         for slot in self.0.values() {
@@ -167,8 +170,14 @@ impl Slot {
         let token = session.token().await?;
         let cached = lock(&self.cached).clone();
         if let Some(mut lease) = cached.filter(|lease| lease.belongs_to(token.as_deref())) {
-            // The token might have been renewed, which changes its expiry.
-            lease.token = token;
+            // The token might have been renewed, which changes its expiry. The expiry of a configured token that was
+            // only read again is not known, but it is not later.
+            if token
+                .as_ref()
+                .is_some_and(|token| token.expires().is_some())
+            {
+                lease.token = token;
+            }
             // The server might renew an expired lease, because its clock started later. Its secret is
             // replaced all the same, because readers have stopped using it.
             if lease.is_valid() {
@@ -239,26 +248,21 @@ impl Slot {
         Some(lease.snapshot())
     }
 
-    /// Revokes the cached lease, if there is one.
+    /// Revokes the cached lease, and those that could not be revoked before.
+    ///
+    /// The server might have revoked a lease although its response is lost. No reader gets the secret any more.
     async fn revoke(&self, session: &Session) -> Result<(), Error> {
-        let id = lock(&self.cached)
-            .as_ref()
-            .and_then(|lease| lease.id.clone());
-        let Some(id) = id else {
-            return Ok(());
-        };
-        let request = Request::new(Method::POST, "/v1/sys/leases/revoke")
-            .json(lease_id(&id))
-            .non_idempotent()
-            .expect(Expect::NoContent);
-        let (response, _) = session.call(request).await?;
-        match wire::updated_lease(&response) {
-            Err(error) if !error.is_not_found() => Err(error),
-            _ => {
-                *lock(&self.cached) = None;
-                Ok(())
+        let cached = lock(&self.cached).take_if(|lease| lease.id.is_some());
+        lock(&self.unrevoked).extend(cached.and_then(|lease| lease.id));
+        let ids = lock(&self.unrevoked).clone();
+        let mut result = Ok(());
+        for id in ids {
+            match revoke_lease(session, &id).await {
+                Ok(()) => lock(&self.unrevoked).retain(|other| *other != id),
+                failed => result = result.and(failed),
             }
         }
+        result
     }
 
     /// Returns the path as it is written in a policy.
@@ -307,6 +311,19 @@ impl Slot {
     }
 }
 
+/// Revokes a lease. One that does not exist any more needs no revocation.
+async fn revoke_lease(session: &Session, id: &str) -> Result<(), Error> {
+    let request = Request::new(Method::POST, "/v1/sys/leases/revoke")
+        .json(lease_id(id))
+        .non_idempotent()
+        .expect(Expect::NoContent);
+    let (response, _) = session.call(request).await?;
+    match wire::updated_lease(&response) {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Returns the remaining lifetime that the fields of a secret without a lease state. For example, the
 /// credential of a static role has a `ttl`, after which the next one is available, and a certificate has an
 /// `expiration`.
@@ -343,8 +360,10 @@ impl Lease {
         [self.expires, token].into_iter().flatten().min()
     }
 
+    /// Returns whether the secret can be used. A revoked token ends its leases early.
     fn is_valid(&self) -> bool {
-        self.valid_until().is_none_or(|end| Instant::now() < end)
+        let is_revoked = self.token.as_ref().is_some_and(|token| token.is_refused());
+        !is_revoked && self.valid_until().is_none_or(|end| Instant::now() < end)
     }
 
     /// Returns whether a read that began at `called` gets this secret without another request. A secret that
@@ -421,7 +440,8 @@ impl LeasedSecret {
     /// Returns the value of the field `name`. All fields of one lease have the same version.
     pub(crate) fn secret(&self, name: &str) -> Result<Secret, Error> {
         let secret = self.document.field(name).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "the secret has no such field")
+            self.document
+                .no_field(name)
                 .with_hint("check which fields the path returns")
         })?;
         let version = match &self.id {

@@ -94,7 +94,9 @@ impl Location {
                 }
                 names => names?,
             };
-            for name in names {
+            // A name without text would be that of its own folder.
+            let is_name = |name: &String| !name.trim_matches('/').is_empty();
+            for name in names.into_iter().filter(is_name) {
                 let path = join(&folder, name.trim_end_matches('/'));
                 match name.ends_with('/') {
                     true if depth < MAX_DEPTH => folders.push((path, depth + 1)),

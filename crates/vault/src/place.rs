@@ -319,7 +319,12 @@ async fn read_version_at(
     }
     let Target { url, policy, .. } = location.secret(below)?;
     let response = session.get(&format!("{url}?version={version}")).await?;
-    wire::read_v2(&response, &policy)
+    let document = wire::read_v2(&response, &policy)?;
+    let returned = document.version.as_ref().and_then(Version::number);
+    match returned == Some(version) {
+        true => Ok(document),
+        false => Err(wire::other_version()),
+    }
 }
 
 fn only_stale_replicas() -> Error {

@@ -48,8 +48,9 @@ impl VaultProvider {
     /// new ones.
     ///
     /// # Errors
-    /// Returns the first error if a lease cannot be revoked. The other leases are still revoked. The lease
-    /// stays cached, so that another call tries again; otherwise it expires at its usual time.
+    /// Returns the first error if a lease cannot be revoked. The other leases are still revoked. The next read creates
+    /// another secret all the same, because the server might have revoked the lease. Another call tries again;
+    /// otherwise the lease expires at its usual time.
     pub async fn revoke_leases(&self) -> Result<(), Error> {
         let revoked = self.inner.leases.revoke(&self.inner.session).await;
         revoked.map_err(|error| error.with_origin(self.origin()))

@@ -105,8 +105,8 @@ impl LoginOptions<'_> {
                         .bytes()
                         .all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'-');
                 let message = match is_like_a_name {
-                    true => format!("the login method `{unknown}` is unknown"),
-                    false => "the login method is unknown".into(),
+                    true => format!("the login method `{unknown}` is not supported"),
+                    false => "the login method is not supported".into(),
                 };
                 return Err(invalid(message).with_hint(
                     "use `token`, `approle`, `kubernetes`, `jwt`, `userpass`, `ldap`, `cert`, `aws` or `agent`",

@@ -247,7 +247,7 @@ fn url_errors_name_the_problem_but_no_credentials() {
         ("vault://u:c4n4ry@v/kv", "credentials"),
         (
             "vault://v/kv?auth=github",
-            "the login method `github` is unknown",
+            "the login method `github` is not supported",
         ),
         ("vault://v/kv?auth=approle", "`role_id`"),
         (
@@ -313,7 +313,10 @@ fn origin_has_the_namespace() {
 fn wrong_options_are_named_with_their_own_form() {
     for (option, expected) in [
         ("kv=v2", "write it like `kv=2`"),
-        ("auth=kerberos", "the login method `kerberos` is unknown"),
+        (
+            "auth=kerberos",
+            "the login method `kerberos` is not supported",
+        ),
     ] {
         let url = format!("vault://vault:8200/secret/app?{option}");
         let error = VaultBuilder::from_url_with(&url, &variables(&[("VAULT_TOKEN", "t")]));

@@ -71,6 +71,8 @@ fn value_of(value: &RawValue) -> serde_json::Result<Option<SecretValue>> {
 
 /// One version of one secret, with all its fields.
 pub(crate) struct Document {
+    /// The path in the server's policies.
+    path: String,
     fields: BTreeMap<String, Option<SecretValue>>,
     whole: SecretValue,
     pub(crate) version: Option<Version>,
@@ -81,12 +83,13 @@ pub(crate) struct Document {
 }
 
 impl Document {
-    /// Parses the JSON object `data`.
-    fn new(data: &str) -> Result<Self, Error> {
+    /// Parses the JSON object `data` of the secret at `path`.
+    fn new(path: &str, data: &str) -> Result<Self, Error> {
         let Fields(fields) = serde_json::from_str(data).map_err(|_| {
             malformed("the data of a secret is not an object with unique names and valid texts")
         })?;
         Ok(Self {
+            path: path.to_owned(),
             fields,
             whole: data.into(),
             version: None,
@@ -109,10 +112,17 @@ impl Document {
         };
         self.field(name).ok_or_else(|| {
             self.uncertain.clone().unwrap_or_else(|| {
-                Error::new(ErrorKind::NotFound, "the secret has no such field")
+                self.no_field(name)
                     .with_hint("add the field, or a source that has it")
             })
         })
+    }
+
+    /// Returns the error for a missing field.
+    pub(crate) fn no_field(&self, name: &str) -> Error {
+        let (path, name) = (self.path.escape_debug(), name.escape_debug());
+        let message = format!("the secret `{path}` has no field `{name}`");
+        Error::new(ErrorKind::NotFound, message)
     }
 
     /// Returns whether any of these fields is missing.
@@ -182,6 +192,12 @@ impl Metadata {
     }
 }
 
+/// Returns the error for a response with another version than the requested one.
+pub(crate) fn other_version() -> Error {
+    malformed("it has another version of the secret than the requested one")
+        .with_hint("check whether a proxy removes the query of requests")
+}
+
 /// Parses a time as the server writes it.
 pub(crate) fn time(text: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(text).ok()
@@ -216,7 +232,7 @@ pub(crate) fn read_v2(response: &Response, path: &str) -> Result<Document, Error
     Ok(Document {
         version: Some(metadata.version()),
         valid_for: deletion.map(|end| remaining(end).unwrap_or_default()),
-        ..Document::new(data.unwrap_or("{}"))?
+        ..Document::new(path, data.unwrap_or("{}"))?
     })
 }
 
@@ -226,7 +242,7 @@ pub(crate) fn read_v1(response: &Response, path: &str) -> Result<Document, Error
     if !response.status.is_success() {
         return Err(read_error(response, path));
     }
-    Document::new(Envelope::data_of(response)?.get())
+    Document::new(path, Envelope::data_of(response)?.get())
 }
 
 #[cfg(test)]

@@ -78,6 +78,7 @@ pub(crate) fn read_error(response: &Response, path: &str) -> Error {
     let deleted: Option<Deleted> = body
         .data
         .and_then(|data| serde_json::from_str(data.get()).ok());
+    let shown = path.escape_debug();
     let absent = |message| Error::new(ErrorKind::NotFound, message);
     let misconfigured = |message| Error::new(ErrorKind::InvalidConfig, message);
     match (response.status.as_u16(), deleted) {
@@ -89,13 +90,15 @@ pub(crate) fn read_error(response: &Response, path: &str) -> Error {
             misconfigured("the engine at the mount has no such path")
                 .with_hint("check the path, and the type of the engine")
         }
-        (404, Some(deleted)) if deleted.metadata.destroyed => absent("this version was destroyed")
-            .with_hint("write the secret again, or read another version"),
-        (404, Some(_)) => {
-            absent("this version was deleted").with_hint("undelete it, or write the secret again")
+        (404, Some(deleted)) if deleted.metadata.destroyed => {
+            absent(format!("this version of `{shown}` was destroyed"))
+                .with_hint("write the secret again, or read another version")
         }
+        (404, Some(_)) => absent(format!("this version of `{shown}` was deleted"))
+            .with_hint("undelete it, or write the secret again"),
         (404, None) if body.has_no_reason() => {
-            absent("the secret does not exist").with_hint("create it, or add a source that has it")
+            absent(format!("the secret `{shown}` does not exist"))
+                .with_hint("create it, or add a source that has it")
         }
         (403, _) if forbidden(response) != Some(Forbidden::Unknown) => {
             denied("reading", "read", path)

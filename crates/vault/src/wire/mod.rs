@@ -17,7 +17,7 @@ mod recognition;
 mod tests;
 
 pub(crate) use capabilities::{CAPABILITIES, capabilities_body, check_capabilities};
-pub(crate) use document::{Document, read_v1, read_v2, server_clock, time};
+pub(crate) use document::{Document, other_version, read_v1, read_v2, server_clock, time};
 pub(crate) use failure::{
     Forbidden, denied_write, forbidden, is_missing_mount, wrong_version_1, wrong_version_2,
 };

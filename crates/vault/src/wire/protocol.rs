@@ -63,7 +63,10 @@ impl Protocol for Vault {
             400 if body.mentions("cannot write to readonly storage") => {
                 Outcome::NextEndpoint(unavailable("the server is a standby, which cannot do this"))
             }
-            400 if body.mentions("Waiting for the primary to upgrade") => {
+            // A key-value mount whose version 1 is being changed to version 2.
+            400 if body.mentions("will be unavailable for a brief period")
+                || body.mentions("Waiting for the primary to upgrade") =>
+            {
                 Outcome::NextEndpoint(unavailable("the server is being upgraded"))
             }
             400 if response.body.starts_with(PLAIN_HTTP) => {

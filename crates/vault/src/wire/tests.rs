@@ -185,6 +185,12 @@ fn failover_and_hashicorp_responses_have_the_expected_meanings() {
             "another server, or unavailable: the server is being upgraded",
         ),
         (
+            "read1",
+            400,
+            "Upgrading from non-versioned to versioned data. This backend will be unavailable for a brief period and will resume service shortly.",
+            "another server, or unavailable: the server is being upgraded",
+        ),
+        (
             "read",
             502,
             "bad gateway",
