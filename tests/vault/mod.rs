@@ -6,6 +6,7 @@ mod contract;
 mod custom;
 mod database;
 mod dynamic;
+mod ended;
 mod expiry;
 mod hints;
 mod lease;
