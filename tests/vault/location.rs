@@ -183,7 +183,7 @@ async fn wrong_kv_version_missing_mount_and_missing_secret_are_distinguished() {
     }
     let error = provider(bao, &two, KvVersion::V2).get(&key("none/A")).await;
     let error = error.unwrap_err().to_string();
-    let expected = format!("the secret `{two}/data/none` does not exist");
+    let expected = format!("the secret `{two}/data/app/none` does not exist");
     assert!(error.contains(&expected), "{error}");
     for (verb, expected) in [("delete", "was deleted"), ("destroy", "was destroyed")] {
         let path = format!("{two}/{verb}/app");

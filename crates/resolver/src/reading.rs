@@ -308,9 +308,14 @@ impl<'a> Reading<'a> {
         // A value might have been rejected or invalidated meanwhile.
         let (usable, rest): (Vec<usize>, Vec<usize>) =
             positions.into_iter().partition(self.is_usable());
+        let source = &self.shared.sources[self.link];
         for (count, position) in usable.into_iter().enumerate() {
             pause(count).await;
-            self.reply_stale(position, still_refreshing(), fetch.created_at);
+            // Why the last fetch failed tells more than that this one takes long.
+            let last_error = source.state().last_error(&self.keys[position]);
+            let error = last_error.filter(|error| !error.is_not_found());
+            let error = error.unwrap_or_else(still_refreshing);
+            self.reply_stale(position, error, fetch.created_at);
         }
         if !rest.is_empty() {
             self.wait_until_done(fetch, rest).await;

@@ -260,6 +260,11 @@ impl Login for VaultLogin {
         let request = self
             .request(Verb::GET, LOOKUP_SELF)
             .secret_header(TOKEN, token.expose_bytes())?;
+        // A standby can report a lifetime that is too long.
+        let request = match self.server.index().forwarding() {
+            Some(index) => wire::forward_to_active(request, index),
+            None => request,
+        };
         let response = self.server.send(&request).await?;
         wire::looked_up_token(&response, token).map(Some)
     }

@@ -48,6 +48,9 @@ pub(crate) fn looked_up_token(
     struct LookedUp {
         #[serde(default)]
         ttl: u64,
+        /// `None` if the token does not expire.
+        #[serde(default)]
+        expire_time: Option<String>,
         #[serde(default)]
         renewable: bool,
         #[serde(default)]
@@ -61,7 +64,9 @@ pub(crate) fn looked_up_token(
     match forbidden(response) {
         None if response.status.is_success() => {
             let token: LookedUp = parse_data(response, "it does not describe a token")?;
-            lease.lifetime = lifetime(token.ttl);
+            // In its last second, the lifetime of a token is rounded to zero.
+            let least = u64::from(token.expire_time.is_some());
+            lease.lifetime = lifetime(token.ttl.max(least));
             lease.renewable = token.renewable;
             lease.uses = token.num_uses.try_into().ok().filter(|uses| *uses > 0);
             Ok(lease)
@@ -278,6 +283,18 @@ pub(crate) fn is_bare_denial(response: &Response) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lifetime_of_a_token_in_its_last_second_is_not_unlimited() {
+        let lifetime = |expire_time: &str| {
+            let body = format!(r#"{{"data":{{"ttl":0,"expire_time":{expire_time}}}}}"#);
+            let response = Response::new(StatusCode::OK, http::HeaderMap::new(), body.into());
+            let lease = looked_up_token(&response, &"token".into()).unwrap();
+            lease.lifetime.map(|time| time.as_secs())
+        };
+        assert_eq!(lifetime("null"), None);
+        assert_eq!(lifetime("\"2026-01-01T00:00:00Z\""), Some(1));
+    }
 
     #[test]
     fn wrapping_token_is_found_in_the_output_of_the_command() {
