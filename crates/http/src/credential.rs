@@ -136,7 +136,7 @@ impl Credential {
         extracted
             .and_then(|text| {
                 let result = checked(&text, self.place());
-                // A file that is written anew is empty for a moment.
+                // While a file is overwritten, it is empty for a moment.
                 let is_unwritten =
                     matches!(self.place, Place::File(_)) && trimmed(text.expose_bytes()).is_empty();
                 match is_unwritten {
