@@ -154,13 +154,21 @@ impl Inner {
         let Some((prefix, name)) = key.as_str().rsplit_once('/') else {
             return Ok((self.base().into(), key.as_str()));
         };
+        Ok((self.folder_of(prefix)?.into(), name))
+    }
+
+    /// Returns the folder of the keys with this prefix, which is not empty.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidKey`] if the server rejects such a folder.
+    fn folder_of(&self, prefix: &str) -> Result<String, Error> {
         // The server responds to such a path with an internal error. The builder has checked the base folder.
         if prefix.contains(['*', '%']) || prefix.contains("..") {
             let message = "the key's folder is not a valid path";
             return Err(Error::new(ErrorKind::InvalidKey, message).with_hint(FOLDER_NAME_HINT));
         }
         let base = self.base().trim_end_matches('/');
-        Ok((format!("{base}/{prefix}").into(), name))
+        Ok(format!("{base}/{prefix}"))
     }
 
     /// Reads the secrets at `locations`. A location is a folder and a name.
@@ -269,10 +277,7 @@ impl Inner {
 
     /// Returns the error for a secret that is not in a listing.
     async fn absence_error(&self, folder: &str, listing: &Listing) -> Error {
-        let error = match listing.is_empty() {
-            true => self.lists.check_folder(folder).await.err(),
-            false => None,
-        };
+        let error = self.lists.check_absence(folder, listing).await.err();
         let error = error.unwrap_or_else(wire::no_such_secret);
         match error.is_not_found() && self.api().has_service_token() {
             true => error.with_hint(
@@ -339,12 +344,13 @@ impl Inner {
 
     /// Returns the names below `prefix`, before the deadline of a call.
     async fn names_below(&self, prefix: &KeyPrefix) -> Result<Names, Error> {
+        let with_origin = |error: Error| error.with_origin(&self.origin);
         let folder = match prefix.as_str() {
             "" => self.base().to_owned(),
-            prefix => format!("{}/{prefix}", self.base().trim_end_matches('/')),
+            prefix => self.folder_of(prefix).map_err(with_origin)?,
         };
         let names = self.run_until(self.deadline(), self.names(&folder)).await;
-        names.map_err(|error| error.with_origin(&self.origin))
+        names.map_err(with_origin)
     }
 
     /// Returns the lists of the folders below `base` that have imports. `tree` is the recursive list of `base`, and
@@ -369,11 +375,11 @@ impl Inner {
             .collect();
         let lists = folders.into_iter().map(async |folder| {
             let list = async {
-                match self.api().has_imports(folder).await {
-                    Ok(false) => return Ok(None),
+                match self.api().imports(folder).await {
+                    Ok(imports) if imports.is_empty() => return Ok(None),
                     Err(error) if error.is_temporary() => return Err(error),
                     // A login that can read secrets might have no permission to list imports.
-                    Ok(true) | Err(_) => {}
+                    Ok(_) | Err(_) => {}
                 }
                 self.lists.list(folder, false).await.map(Some)
             };
