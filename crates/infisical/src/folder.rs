@@ -41,9 +41,39 @@ struct Reads {
     hasher: RandomState,
 }
 
-/// One folder. A caller that lists the folder holds the lock until the response is processed.
+/// One folder.
 #[derive(Default)]
-pub(crate) struct CachedFolder(pub(crate) tokio::sync::Mutex<FolderState>);
+pub(crate) struct CachedFolder {
+    /// A caller that lists the folder holds the lock until the response is processed.
+    pub(crate) state: tokio::sync::Mutex<FolderState>,
+    /// The last check of an absence. A caller that checks holds the lock. Lists do not wait for it.
+    pub(crate) check: tokio::sync::Mutex<Option<Check>>,
+}
+
+/// Whether absences from a list are certain.
+pub(crate) struct Check {
+    listing: Arc<Listing>,
+    result: Result<(), Error>,
+    at: Instant,
+}
+
+impl Check {
+    /// Records a result, unless it might be another one a moment later.
+    pub(crate) fn new(listing: &Arc<Listing>, result: &Result<(), Error>) -> Option<Self> {
+        let is_temporary = result.as_ref().is_err_and(Error::is_temporary);
+        (!is_temporary).then(|| Self {
+            listing: listing.clone(),
+            result: result.clone(),
+            at: Instant::now(),
+        })
+    }
+
+    /// Returns the result if it is valid for `listing`.
+    pub(crate) fn result_for(&self, listing: &Arc<Listing>) -> Option<Result<(), Error>> {
+        let is_valid = Arc::ptr_eq(&self.listing, listing) && self.at.elapsed() < CHECKED_FOR;
+        is_valid.then(|| self.result.clone())
+    }
+}
 
 /// The last list of one folder, and what is known about the folder.
 #[derive(Default)]
@@ -56,8 +86,6 @@ pub(crate) struct FolderState {
     restricted: Option<(View, Instant)>,
     /// The last successful list, with its ETag.
     pub(crate) cached: Option<(HeaderValue, Arc<Listing>)>,
-    /// Whether an absence from the list is certain. `None` until it was checked after the last change of the list.
-    checked: Option<(Result<(), Error>, Instant)>,
 }
 
 /// A list that the server returned a moment ago, or the error that states that the folder does not exist.
@@ -160,25 +188,6 @@ impl FolderState {
         self.result = Some(result);
     }
 
-    /// Replaces the last successful list.
-    pub(crate) fn set_cached(&mut self, cached: Option<(HeaderValue, Arc<Listing>)>) {
-        self.cached = cached;
-        self.checked = None;
-    }
-
-    /// Returns the result of the last check, while it is valid.
-    pub(crate) fn checked(&self) -> Option<Result<(), Error>> {
-        let (result, at) = self.checked.as_ref()?;
-        (at.elapsed() < CHECKED_FOR).then(|| result.clone())
-    }
-
-    /// Records the result of a check, unless it might be another one a moment later.
-    pub(crate) fn record_checked(&mut self, result: &Result<(), Error>) {
-        if !result.as_ref().is_err_and(Error::is_temporary) {
-            self.checked = Some((result.clone(), Instant::now()));
-        }
-    }
-
     /// Returns the last list, or the absence of its folder, if it is at most a second old.
     pub(crate) fn recent(&self) -> Option<Result<Arc<Listing>, Error>> {
         let recent = self.recent.as_ref()?;
@@ -228,16 +237,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn check_is_repeated_after_a_change_and_after_a_minute() {
-        let mut state = FolderState::default();
-        state.record_checked(&Ok(()));
-        assert!(state.checked().is_some());
-        state.set_cached(None);
-        assert!(state.checked().is_none());
-        state.record_checked(&Ok(()));
+        let (listing, changed) = (Arc::default(), Arc::default());
+        let check = Check::new(&listing, &Ok(())).unwrap();
+        assert!(check.result_for(&listing).is_some());
+        assert!(check.result_for(&changed).is_none());
         tokio::time::advance(CHECKED_FOR).await;
-        assert!(state.checked().is_none());
+        assert!(check.result_for(&listing).is_none());
         let outage = Error::new(secretwell_core::ErrorKind::Unavailable, "outage");
-        state.record_checked(&Err(outage));
-        assert!(state.checked().is_none());
+        assert!(Check::new(&listing, &Err(outage)).is_none());
     }
 }

@@ -9,7 +9,7 @@ use secretwell_http::Response;
 use tokio::time::Instant;
 
 use crate::api::{Api, SecretsQuery};
-use crate::folder::{FolderCache, FolderState};
+use crate::folder::{Check, FolderCache, FolderState};
 use crate::wire::{self, Listing, Scope, View};
 
 /// The lists of one provider's folders.
@@ -59,7 +59,7 @@ impl Lists {
     pub(crate) fn recent_tree(&self) -> Option<Arc<Listing>> {
         let cached = self.folders.get(self.base(), true);
         // While another caller requests the list, it is not recent.
-        let state = cached.0.try_lock().ok()?;
+        let state = cached.state.try_lock().ok()?;
         state.recent()?.ok()
     }
 
@@ -72,7 +72,7 @@ impl Lists {
     ) -> Result<Arc<Listing>, Error> {
         let ticket = self.folders.new_ticket();
         let folder = self.folders.get(path, recursive);
-        let mut state = folder.0.lock().await;
+        let mut state = folder.state.lock().await;
         if let Some(result) = state.result_for(ticket) {
             return result;
         }
@@ -130,7 +130,7 @@ impl Lists {
             Err(error) => return Err(error),
         };
         let etag = response.headers.get(ETAG).cloned();
-        state.set_cached(etag.map(|etag| (etag, listing.clone())));
+        state.cached = etag.map(|etag| (etag, listing.clone()));
         Ok(listing)
     }
 
@@ -155,24 +155,29 @@ impl Lists {
     /// # Errors
     /// Returns an error if the folder or the environment does not exist, if the login must not read a folder that
     /// this folder imports, or if a check fails.
-    pub(crate) async fn check_absence(&self, path: &str, listing: &Listing) -> Result<(), Error> {
+    pub(crate) async fn check_absence(
+        &self,
+        path: &str,
+        listing: &Arc<Listing>,
+    ) -> Result<(), Error> {
         let folder = self.folders.get(path, false);
-        let mut state = folder.0.lock().await;
-        if let Some(checked) = state.checked() {
-            return checked;
+        let mut check = folder.check.lock().await;
+        if let Some(result) = check.as_ref().and_then(|check| check.result_for(listing)) {
+            return result;
         }
-        let checked = async {
+        let result = async {
             if listing.is_empty() {
                 self.check_folder(path).await?;
             }
-            match self.api.settings.imports {
+            // With a service token, the server reads the folder of that token instead of another one.
+            match self.api.settings.imports && !self.api.has_service_token() {
                 true => self.check_imports(path, listing).await,
                 false => Ok(()),
             }
         };
-        let checked = checked.await;
-        state.record_checked(&checked);
-        checked
+        let result = result.await;
+        *check = Check::new(listing, &result);
+        result
     }
 
     /// Checks that a folder exists.

@@ -48,7 +48,7 @@ enum FollowUp<'a> {
     /// The list does not contain the secret.
     Absence {
         folder: &'a str,
-        listing: &'a Listing,
+        listing: &'a Arc<Listing>,
     },
 }
 
@@ -254,7 +254,9 @@ impl Inner {
         let recent = first_read.then(|| self.lists.recent_tree()).flatten();
         let find_in = |tree: &Option<Arc<Listing>>, (folder, name): &(&str, &str)| {
             let tree = tree.as_ref()?;
-            tree.find_own(folder, name).map(|_| tree.clone())
+            // The list of the folder alone might show what a restricted list of all folders does not.
+            let entry = tree.find_own(folder, name)?;
+            tree.shows_value(entry).then(|| tree.clone())
         };
         let mut own: Vec<_> = locations.iter().map(|it| find_in(&recent, it)).collect();
         let missing = locations.iter().zip(&own).filter(|(_, own)| own.is_none());
@@ -276,7 +278,7 @@ impl Inner {
     }
 
     /// Returns the error for a secret that is not in a listing.
-    async fn absence_error(&self, folder: &str, listing: &Listing) -> Error {
+    async fn absence_error(&self, folder: &str, listing: &Arc<Listing>) -> Error {
         let error = self.lists.check_absence(folder, listing).await.err();
         let error = error.unwrap_or_else(wire::no_such_secret);
         match error.is_not_found() && self.api().has_service_token() {

@@ -328,10 +328,18 @@ impl Lists {
             return Err(Error::new(ErrorKind::Unsupported, message)
                 .with_hint("use a newer server, and check that the version exists"));
         }
-        let listing = self.list_for(folder, true).await?;
-        let current = listing.find(folder, name);
-        let current = current.ok_or_else(wire::no_such_secret)?.version();
-        if !is_same_secret(current, entry.version()) || !is_same_secret(version, entry.version()) {
+        let belongs_to_listed = |listing: &Listing| {
+            let current = listing.find(folder, name).map(Entry::version);
+            let is_current =
+                current.is_some_and(|current| is_same_secret(current, entry.version()));
+            is_current && is_same_secret(version, entry.version())
+        };
+        // The versions of a history are read one after the other, so that one list is enough.
+        let mut listing = self.list_for(folder, true).await?;
+        if !belongs_to_listed(&listing) {
+            listing = self.list(folder, false).await?;
+        }
+        if !belongs_to_listed(&listing) {
             return Err(wire::other_secret());
         }
         let listed = Listed {

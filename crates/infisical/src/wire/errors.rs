@@ -155,7 +155,7 @@ pub(crate) fn unreadable_import(environment: &str, path: &str) -> Error {
 
 /// Returns the error for a version of a secret that was deleted or is overridden by another one of the same name.
 pub(crate) fn other_secret() -> Error {
-    let message = "the version belongs to another secret of the same name";
+    let message = "the version does not belong to the current secret of this name";
     Error::new(ErrorKind::NotFound, message)
         .with_hint("versions of a secret that was deleted or is overridden are not returned")
 }

@@ -322,6 +322,15 @@ impl Listing {
         self.shown_imports.contains(import)
     }
 
+    /// Returns whether the view of the list contains the expanded value of an entry.
+    pub(crate) fn shows_value(&self, entry: &Entry) -> bool {
+        match self.view {
+            View::Expanded => true,
+            View::Raw => entry.text().is_some_and(|text| !text.contains("${")),
+            View::Names => false,
+        }
+    }
+
     /// Returns whether the list shows that the secret `name` is empty.
     pub(crate) fn is_empty_secret(&self, folder: &str, name: &str) -> bool {
         let value = self
