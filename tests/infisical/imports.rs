@@ -1,7 +1,8 @@
 //! Imports: which value counts, and imports that the login must not read.
 
+use secretwell::backend::NoticeKind;
 use secretwell::infisical::{ApiVersion, InfisicalProvider};
-use secretwell::{Chain, ErrorKind, MemoryProvider, Resolver, SecretProvider};
+use secretwell::{Chain, ErrorKind, KeyPrefix, MemoryProvider, Resolver, SecretProvider};
 
 use super::place::Place;
 use crate::support::key;
@@ -81,7 +82,15 @@ async fn secret_of_an_unreadable_import_is_denied_and_not_absent() {
         let after = place.as_fake().count("GET /api/v1/secret-imports", 200);
         assert_eq!(after, before);
 
+        // A program that gets all secrets misses those of the import.
+        let notices = provider.notices(&KeyPrefix::root()).await.unwrap();
+        assert_eq!(notices.len(), 1, "{notices:?}");
+        assert_eq!(notices[0].kind, NoticeKind::Unreadable);
+        assert!(notices[0].message.contains("/private"), "{notices:?}");
+
         let without_imports = place.provider().without_imports().build().unwrap();
+        let notices = without_imports.notices(&KeyPrefix::root()).await;
+        assert!(notices.unwrap().is_empty());
         let error = without_imports.get(&key("A")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     }

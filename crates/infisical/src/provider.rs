@@ -322,7 +322,7 @@ impl Inner {
             }
         }
         if secrets.is_empty() {
-            match self.lists.check_folder(base).await {
+            match self.lists.check_absence(base, &listing).await {
                 Err(error) if !error.is_not_found() => return Err(error),
                 _ => {}
             }
@@ -344,15 +344,41 @@ impl Inner {
         Ok(names)
     }
 
-    /// Returns the names below `prefix`, before the deadline of a call.
-    async fn names_below(&self, prefix: &KeyPrefix) -> Result<Names, Error> {
-        let with_origin = |error: Error| error.with_origin(&self.origin);
-        let folder = match prefix.as_str() {
-            "" => self.base().to_owned(),
-            prefix => self.folder_of(prefix).map_err(with_origin)?,
+    /// Returns why the login cannot read the secrets of a folder, or those that it imports. The list of names omits
+    /// them without an error.
+    async fn unreadable(&self, folder: &str) -> Result<Option<Error>, Error> {
+        let error = match self.lists.list_for(folder, true).await {
+            Ok(listing) => self.lists.check_absence(folder, &listing).await.err(),
+            Err(error) => Some(error),
         };
-        let names = self.run_until(self.deadline(), self.names(&folder)).await;
-        names.map_err(with_origin)
+        match error {
+            Some(error) if error.is_temporary() => Err(error),
+            error => Ok(error.filter(|error| error.kind() == ErrorKind::Denied)),
+        }
+    }
+
+    /// Returns the notices about the folder of `prefix`.
+    async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+        let folder = self.listed_folder(prefix)?;
+        let names = self.names(&folder).await?;
+        let not_a_key = |name| {
+            let message = "the name of the secret cannot be a key";
+            Notice::new(NoticeKind::NotAKey, name, message).with_hint("rename the secret")
+        };
+        let unreadable = self.unreadable(&folder).await?.map(|error| {
+            Notice::new(NoticeKind::Unreadable, &folder, error.message().to_owned())
+                .with_hint("grant the login's role the permission to read it")
+        });
+        let others = names.others.into_iter().map(not_a_key);
+        Ok(collect_notices(unreadable.into_iter().chain(others)))
+    }
+
+    /// Returns the folder of the keys below `prefix`.
+    fn listed_folder(&self, prefix: &KeyPrefix) -> Result<String, Error> {
+        match prefix.as_str() {
+            "" => Ok(self.base().to_owned()),
+            prefix => self.folder_of(prefix),
+        }
     }
 
     /// Returns the lists of the folders below `base` that have imports. `tree` is the recursive list of `base`, and
@@ -465,19 +491,21 @@ impl SecretProvider for InfisicalProvider {
     /// imports of each folder with secrets of its own are requested, and those with imports are listed separately. A
     /// folder whose secrets are all imported is not found, unless it is the folder of `prefix`.
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
-        let names = self.inner.names_below(prefix).await?;
+        let inner = &self.inner;
+        let names = async { inner.names(&inner.listed_folder(prefix)?).await };
+        let names = inner.run_until(inner.deadline(), names).await;
+        let names = names.map_err(|error| error.with_origin(&inner.origin))?;
         Ok(names.keys)
     }
 
-    /// Returns one notice for each secret whose name cannot be a key. Sends the requests of
-    /// [`list`](SecretProvider::list).
+    /// Returns one notice for each secret whose name cannot be a key, and one if the login must not read the secrets
+    /// of the folder or of one of its imports. Sends the requests of [`list`](SecretProvider::list), and requests the
+    /// folder's imports.
     async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
-        let names = self.inner.names_below(prefix).await?;
-        let notice = |name| {
-            let message = "the name of the secret cannot be a key";
-            Notice::new(NoticeKind::NotAKey, name, message).with_hint("rename the secret")
-        };
-        Ok(collect_notices(names.others.into_iter().map(notice)))
+        let inner = &self.inner;
+        let notices = inner.run_until(inner.deadline(), inner.notices(prefix));
+        let notices = notices.await;
+        notices.map_err(|error| error.with_origin(&inner.origin))
     }
 
     /// Requests the environment's folders, if the login has the permission, and then the last list with

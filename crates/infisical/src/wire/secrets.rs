@@ -402,6 +402,8 @@ pub(crate) fn imports(response: &Response) -> Result<Vec<ImportedFolder>, Error>
         import_env: Environment,
         #[serde(default)]
         is_replication: Option<bool>,
+        #[serde(default)]
+        is_reserved: Option<bool>,
     }
 
     #[derive(Deserialize)]
@@ -411,7 +413,9 @@ pub(crate) fn imports(response: &Response) -> Result<Vec<ImportedFolder>, Error>
 
     let body: ResponseBody = parse_success(response, "a list of imports")?;
     let imports = body.secret_imports.into_iter();
-    let imports = imports.filter(|import| import.is_replication != Some(true));
+    let is_import =
+        |import: &Import| import.is_replication != Some(true) && import.is_reserved != Some(true);
+    let imports = imports.filter(is_import);
     Ok(imports
         .map(|import| ImportedFolder {
             environment: import.import_env.slug,
@@ -516,8 +520,9 @@ mod tests {
             format!(r#"{{"importPath":"{path}","importEnv":{{"slug":"dev"}}{flag}}}"#)
         };
         let body = format!(
-            r#"{{"secretImports":[{},{},{}]}}"#,
+            r#"{{"secretImports":[{},{},{},{}]}}"#,
             import("/a", ""),
+            import("/__reserve_1", r#","isReserved":true"#),
             import("/b", r#","isReplication":true"#),
             import("/c", r#","isReplication":false"#)
         );
