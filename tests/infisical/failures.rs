@@ -206,3 +206,31 @@ async fn key_outside_the_folder_of_a_service_token_is_missing_with_a_hint() {
         assert!(error.to_string().contains("service token"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn restricted_list_of_all_folders_does_not_read_each_secret_by_itself() {
+    for api in [ApiVersion::V3, ApiVersion::V4] {
+        let place = Place::fake(api).await;
+        let folders = ["a", "b", "c", "d"];
+        for folder in folders {
+            place.write(Some(folder), "X", folder).await;
+            place.write(Some(folder), "REFERENCE", "<${X}>").await;
+        }
+        place.write(Some("private"), "Y", "value").await;
+        let private = place.folder_path(Some("private"));
+        let forbidden = format!("${{dev{}.Y}}", private.replace('/', "."));
+        place.write(Some("d"), "FORBIDDEN", &forbidden).await;
+        place.as_fake().deny(&place.identity, "dev", &private);
+        let provider = place.provider().build().unwrap();
+        let keys = folders.map(|folder| key(&format!("{folder}/REFERENCE")));
+        for (folder, result) in folders.iter().zip(provider.get_many(&keys).await) {
+            let secret = result.unwrap();
+            let expected = format!("<{folder}>");
+            assert_eq!(secret.value.expose_text().unwrap(), expected);
+        }
+        // Only the folder with the forbidden reference has no expanded list.
+        let requests = place.as_fake().requests();
+        let singles = requests.iter().filter(|line| line.contains("/REFERENCE?"));
+        assert!(singles.count() <= 1, "{requests:?}");
+    }
+}

@@ -7,6 +7,7 @@ mod clients;
 mod contract;
 mod custom;
 mod failures;
+mod imports;
 mod lists;
 mod login;
 pub(crate) mod place;

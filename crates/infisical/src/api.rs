@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use crate::auth::{InfisicalAuth, InfisicalLogin, bearer};
 use crate::budget::{Budget, Pause};
 use crate::settings::{ApiVersion, Project, Settings};
-use crate::wire::{self, View};
+use crate::wire::{self, ImportedFolder, View};
 
 /// The id of a project that does not exist, for a request that only shows whether the server has a route.
 const NO_PROJECT: &str = "00000000-0000-0000-0000-000000000000";
@@ -263,7 +263,14 @@ impl Api {
         self.confirm_version().await;
         let api = self.version().unwrap_or(ApiVersion::V3);
         let request = self.secrets_request(api, query, etag).await?;
-        self.send_for(query, request).await
+        let response = self.send_for(query, request).await?;
+        let is_unknown = response.is_recognized() && wire::is_unknown_route(&response);
+        if !is_unknown || self.settings.api.is_some() {
+            return Ok(response);
+        }
+        // A server of another version has replaced the one for which the version was detected.
+        *self.known_version() = None;
+        self.detect_version(query, etag).await
     }
 
     /// Like [`fetch_secrets`](Self::fetch_secrets), while the version of the API is unknown. Only a success settles
@@ -434,9 +441,9 @@ impl Api {
         wire::folder_names(&self.fetch_for_folder("/api/v1/folders", path).await?)
     }
 
-    /// Returns whether the folder `path` imports other folders.
-    pub(crate) async fn has_imports(&self, path: &str) -> Result<bool, Error> {
-        wire::has_imports(
+    /// Returns the folders that the folder `path` imports.
+    pub(crate) async fn imports(&self, path: &str) -> Result<Vec<ImportedFolder>, Error> {
+        wire::imports(
             &self
                 .fetch_for_folder("/api/v1/secret-imports", path)
                 .await?,

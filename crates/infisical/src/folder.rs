@@ -1,6 +1,7 @@
 //! Cache of the last list of each folder, so that an unchanged folder is transferred without a body.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,14 +13,17 @@ use tokio::time::Instant;
 
 use crate::wire::{Listing, View};
 
-/// The maximum number of cached folders. The cache is cleared when it is full.
+/// The maximum number of cached folders, apart from those that are being listed.
 const MAX_FOLDERS: usize = 1_000;
 /// The maximum number of remembered reads. When it is reached, every read sends a request.
-const MAX_READS: usize = 10_000;
+const MAX_READS: usize = 100_000;
 /// How long a list serves the first reads of its secrets.
 const REUSE_FOR: Duration = Duration::from_secs(1);
 /// How long a folder is listed with a restricted view, after the server refused an unrestricted one.
 const RESTRICTED_FOR: Duration = Duration::from_secs(60);
+/// How long the result of a check is valid while the list of the folder is unchanged. An operator might have changed
+/// what the list does not show, such as a permission.
+const CHECKED_FOR: Duration = Duration::from_secs(60);
 
 /// The listed folders. A key is the folder's path and whether the list is recursive.
 #[derive(Default)]
@@ -30,16 +34,46 @@ pub(crate) struct FolderCache {
     last_listed: Mutex<Option<(String, bool)>>,
 }
 
-/// The secrets that were read before.
+/// The hashes of the secrets that were read before. Two secrets with the same hash cost a request.
 #[derive(Default)]
 struct Reads {
-    names_by_folder: HashMap<String, HashSet<String, RandomState>, RandomState>,
-    count: usize,
+    hashes: HashSet<u64, RandomState>,
+    hasher: RandomState,
 }
 
-/// One folder. A caller that lists the folder holds the lock until the response is processed.
+/// One folder.
 #[derive(Default)]
-pub(crate) struct CachedFolder(pub(crate) tokio::sync::Mutex<FolderState>);
+pub(crate) struct CachedFolder {
+    /// A caller that lists the folder holds the lock until the response is processed.
+    pub(crate) state: tokio::sync::Mutex<FolderState>,
+    /// The last check of an absence. A caller that checks holds the lock. Lists do not wait for it.
+    pub(crate) check: tokio::sync::Mutex<Option<Check>>,
+}
+
+/// Whether absences from a list are certain.
+pub(crate) struct Check {
+    listing: Arc<Listing>,
+    result: Result<(), Error>,
+    at: Instant,
+}
+
+impl Check {
+    /// Records a result, unless it might be another one a moment later.
+    pub(crate) fn new(listing: &Arc<Listing>, result: &Result<(), Error>) -> Option<Self> {
+        let is_temporary = result.as_ref().is_err_and(Error::is_temporary);
+        (!is_temporary).then(|| Self {
+            listing: listing.clone(),
+            result: result.clone(),
+            at: Instant::now(),
+        })
+    }
+
+    /// Returns the result if it is valid for `listing`.
+    pub(crate) fn result_for(&self, listing: &Arc<Listing>) -> Option<Result<(), Error>> {
+        let is_valid = Arc::ptr_eq(&self.listing, listing) && self.at.elapsed() < CHECKED_FOR;
+        is_valid.then(|| self.result.clone())
+    }
+}
 
 /// The last list of one folder, and what is known about the folder.
 #[derive(Default)]
@@ -52,8 +86,6 @@ pub(crate) struct FolderState {
     restricted: Option<(View, Instant)>,
     /// The last successful list, with its ETag.
     pub(crate) cached: Option<(HeaderValue, Arc<Listing>)>,
-    /// Whether the folder exists. `None` until it was checked after the last change of the list.
-    pub(crate) existence: Option<Result<(), Error>>,
 }
 
 /// A list that the server returned a moment ago, or the error that states that the folder does not exist.
@@ -68,7 +100,11 @@ impl FolderCache {
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (path.to_owned(), recursive);
         if folders.len() >= MAX_FOLDERS && !folders.contains_key(&key) {
-            folders.clear();
+            // The callers of a list share its entry, so an entry in use stays.
+            let mut unused = folders.iter().filter(|(_, it)| Arc::strong_count(it) == 1);
+            if let Some(evicted) = unused.next().map(|(key, _)| key.clone()) {
+                folders.remove(&evicted);
+            }
         }
         folders.entry(key).or_default().clone()
     }
@@ -125,13 +161,7 @@ impl FolderCache {
 impl Reads {
     /// Records a read. Returns whether this secret is read for the first time.
     fn record(&mut self, folder: &str, name: &str) -> bool {
-        let known = self.names_by_folder.get(folder);
-        if self.count >= MAX_READS || known.is_some_and(|names| names.contains(name)) {
-            return false;
-        }
-        self.count += 1;
-        let names = self.names_by_folder.entry(folder.to_owned()).or_default();
-        names.insert(name.to_owned())
+        self.hashes.len() < MAX_READS && self.hashes.insert(self.hasher.hash_one((folder, name)))
     }
 }
 
@@ -175,5 +205,45 @@ impl FolderState {
     /// Records that the server accepts only this restricted view of the folder.
     pub(crate) fn restrict(&mut self, view: View) {
         self.restricted = Some((view, Instant::now() + RESTRICTED_FOR));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_cache_evicts_one_folder_that_is_not_in_use() {
+        let cache = FolderCache::default();
+        let in_use = cache.get("/in-use", false);
+        for number in 0..2 * MAX_FOLDERS {
+            cache.get(&format!("/{number}"), false);
+        }
+        assert_eq!(cache.folders.lock().unwrap().len(), MAX_FOLDERS);
+        assert!(Arc::ptr_eq(&in_use, &cache.get("/in-use", false)));
+        // Only one of the others was evicted by the newest.
+        let newest = format!("/{}", 2 * MAX_FOLDERS - 1);
+        assert!(cache.folders.lock().unwrap().contains_key(&(newest, false)));
+    }
+
+    #[test]
+    fn only_the_first_read_of_a_secret_is_a_first_read() {
+        let cache = FolderCache::default();
+        assert!(cache.record_reads(&[("/", "A"), ("/", "B")]));
+        assert!(!cache.record_reads(&[("/", "A")]));
+        assert!(!cache.record_reads(&[("/", "C"), ("/", "B")]));
+        assert!(cache.record_reads(&[("/", "a"), ("/A", "B"), ("/A/", "B")]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn check_is_repeated_after_a_change_and_after_a_minute() {
+        let (listing, changed) = (Arc::default(), Arc::default());
+        let check = Check::new(&listing, &Ok(())).unwrap();
+        assert!(check.result_for(&listing).is_some());
+        assert!(check.result_for(&changed).is_none());
+        tokio::time::advance(CHECKED_FOR).await;
+        assert!(check.result_for(&listing).is_none());
+        let outage = Error::new(secretwell_core::ErrorKind::Unavailable, "outage");
+        assert!(Check::new(&listing, &Err(outage)).is_none());
     }
 }

@@ -9,8 +9,7 @@ use secretwell_http::Response;
 use tokio::time::Instant;
 
 use crate::api::{Api, SecretsQuery};
-use crate::folder::{FolderCache, FolderState};
-use crate::settings::ApiVersion;
+use crate::folder::{Check, FolderCache, FolderState};
 use crate::wire::{self, Listing, Scope, View};
 
 /// The lists of one provider's folders.
@@ -60,7 +59,7 @@ impl Lists {
     pub(crate) fn recent_tree(&self) -> Option<Arc<Listing>> {
         let cached = self.folders.get(self.base(), true);
         // While another caller requests the list, it is not recent.
-        let state = cached.0.try_lock().ok()?;
+        let state = cached.state.try_lock().ok()?;
         state.recent()?.ok()
     }
 
@@ -73,7 +72,7 @@ impl Lists {
     ) -> Result<Arc<Listing>, Error> {
         let ticket = self.folders.new_ticket();
         let folder = self.folders.get(path, recursive);
-        let mut state = folder.0.lock().await;
+        let mut state = folder.state.lock().await;
         if let Some(result) = state.result_for(ticket) {
             return result;
         }
@@ -132,7 +131,6 @@ impl Lists {
         };
         let etag = response.headers.get(ETAG).cloned();
         state.cached = etag.map(|etag| (etag, listing.clone()));
-        state.existence = None;
         Ok(listing)
     }
 
@@ -140,41 +138,79 @@ impl Lists {
     /// secrets. Newer servers refuse a whole list if one reference in it leads to a secret that the login must
     /// not read, or if it must not read the value of one secret.
     fn restricted_view(&self, view: View, response: &Response) -> Option<View> {
-        let (expands, version) = (self.api.settings.expand, self.api.version());
+        let expands = self.api.settings.expand;
         match view {
             View::Expanded if expands && wire::is_reference_refusal(response) => Some(View::Raw),
-            // Older servers do not hide values.
-            View::Expanded | View::Raw
-                if version != Some(ApiVersion::V3) && wire::is_permission_refusal(response) =>
-            {
+            // Servers of 2024 do not hide values, and refuse this list as well.
+            View::Expanded | View::Raw if wire::is_permission_refusal(response) => {
                 Some(View::Names)
             }
             _ => None,
         }
     }
 
-    /// Checks that a folder exists, because older servers list a missing folder as empty.
+    /// Checks that a secret that `listing` of a folder does not contain does not exist. Older servers list a missing
+    /// folder as empty, and all servers omit imports that the login must not read.
+    ///
+    /// # Errors
+    /// Returns an error if the folder or the environment does not exist, if the login must not read a folder that
+    /// this folder imports, or if a check fails.
+    pub(crate) async fn check_absence(
+        &self,
+        path: &str,
+        listing: &Arc<Listing>,
+    ) -> Result<(), Error> {
+        let folder = self.folders.get(path, false);
+        let mut check = folder.check.lock().await;
+        if let Some(result) = check.as_ref().and_then(|check| check.result_for(listing)) {
+            return result;
+        }
+        let result = async {
+            if listing.is_empty() {
+                self.check_folder(path).await?;
+            }
+            // With a service token, the server reads the folder of that token instead of another one.
+            match self.api.settings.imports && !self.api.has_service_token() {
+                true => self.check_imports(path, listing).await,
+                false => Ok(()),
+            }
+        };
+        let result = result.await;
+        *check = Check::new(listing, &result);
+        result
+    }
+
+    /// Checks that a folder exists.
     ///
     /// # Errors
     /// Returns an error if the folder or the environment does not exist, or if the check fails.
     pub(crate) async fn check_folder(&self, path: &str) -> Result<(), Error> {
-        let folder = self.folders.get(path, false);
-        let mut state = folder.0.lock().await;
-        if let Some(existence) = &state.existence {
-            return existence.clone();
-        }
-        let existence = match self.folder_exists(path).await {
+        match self.folder_exists(path).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(wire::no_such_folder()),
             // A login that can read secrets might have no permission to list folders.
             Err(error) if error.kind() == ErrorKind::Denied => Ok(()),
             Err(error) => Err(error),
-        };
-        match &existence {
-            Err(error) if error.is_temporary() => {}
-            _ => state.existence = Some(existence.clone()),
         }
-        existence
+    }
+
+    /// Checks that the login can read the imports of a folder from which `listing` contains no secret. Servers omit
+    /// an import, or its secrets, without an error.
+    async fn check_imports(&self, path: &str, listing: &Listing) -> Result<(), Error> {
+        let imports = match self.api.imports(path).await {
+            // A login that can read secrets might have no permission to list imports.
+            Err(error) if !error.is_temporary() => return Ok(()),
+            result => result?,
+        };
+        for import in imports.iter().filter(|import| !listing.shows(import)) {
+            let query = SecretsQuery::list(&import.path, false).view(View::Raw);
+            let query = query.environment(&import.environment);
+            let response = self.api.fetch_secrets(&query, None).await?;
+            if wire::is_permission_refusal(&response) {
+                return Err(wire::unreadable_import(&import.environment, &import.path));
+            }
+        }
+        Ok(())
     }
 
     /// Returns the error for a list or a read that failed because its folder or its environment does not

@@ -48,7 +48,7 @@ enum FollowUp<'a> {
     /// The list does not contain the secret.
     Absence {
         folder: &'a str,
-        listing: &'a Listing,
+        listing: &'a Arc<Listing>,
     },
 }
 
@@ -154,13 +154,21 @@ impl Inner {
         let Some((prefix, name)) = key.as_str().rsplit_once('/') else {
             return Ok((self.base().into(), key.as_str()));
         };
+        Ok((self.folder_of(prefix)?.into(), name))
+    }
+
+    /// Returns the folder of the keys with this prefix, which is not empty.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidKey`] if the server rejects such a folder.
+    fn folder_of(&self, prefix: &str) -> Result<String, Error> {
         // The server responds to such a path with an internal error. The builder has checked the base folder.
         if prefix.contains(['*', '%']) || prefix.contains("..") {
             let message = "the key's folder is not a valid path";
             return Err(Error::new(ErrorKind::InvalidKey, message).with_hint(FOLDER_NAME_HINT));
         }
         let base = self.base().trim_end_matches('/');
-        Ok((format!("{base}/{prefix}").into(), name))
+        Ok(format!("{base}/{prefix}"))
     }
 
     /// Reads the secrets at `locations`. A location is a folder and a name.
@@ -246,7 +254,9 @@ impl Inner {
         let recent = first_read.then(|| self.lists.recent_tree()).flatten();
         let find_in = |tree: &Option<Arc<Listing>>, (folder, name): &(&str, &str)| {
             let tree = tree.as_ref()?;
-            tree.find_own(folder, name).map(|_| tree.clone())
+            // The list of the folder alone might show what a restricted list of all folders does not.
+            let entry = tree.find_own(folder, name)?;
+            tree.shows_value(entry).then(|| tree.clone())
         };
         let mut own: Vec<_> = locations.iter().map(|it| find_in(&recent, it)).collect();
         let missing = locations.iter().zip(&own).filter(|(_, own)| own.is_none());
@@ -268,11 +278,8 @@ impl Inner {
     }
 
     /// Returns the error for a secret that is not in a listing.
-    async fn absence_error(&self, folder: &str, listing: &Listing) -> Error {
-        let error = match listing.is_empty() {
-            true => self.lists.check_folder(folder).await.err(),
-            false => None,
-        };
+    async fn absence_error(&self, folder: &str, listing: &Arc<Listing>) -> Error {
+        let error = self.lists.check_absence(folder, listing).await.err();
         let error = error.unwrap_or_else(wire::no_such_secret);
         match error.is_not_found() && self.api().has_service_token() {
             true => error.with_hint(
@@ -315,7 +322,7 @@ impl Inner {
             }
         }
         if secrets.is_empty() {
-            match self.lists.check_folder(base).await {
+            match self.lists.check_absence(base, &listing).await {
                 Err(error) if !error.is_not_found() => return Err(error),
                 _ => {}
             }
@@ -337,14 +344,41 @@ impl Inner {
         Ok(names)
     }
 
-    /// Returns the names below `prefix`, before the deadline of a call.
-    async fn names_below(&self, prefix: &KeyPrefix) -> Result<Names, Error> {
-        let folder = match prefix.as_str() {
-            "" => self.base().to_owned(),
-            prefix => format!("{}/{prefix}", self.base().trim_end_matches('/')),
+    /// Returns why the login cannot read the secrets of a folder, or those that it imports. The list of names omits
+    /// them without an error.
+    async fn unreadable(&self, folder: &str) -> Result<Option<Error>, Error> {
+        let error = match self.lists.list_for(folder, true).await {
+            Ok(listing) => self.lists.check_absence(folder, &listing).await.err(),
+            Err(error) => Some(error),
         };
-        let names = self.run_until(self.deadline(), self.names(&folder)).await;
-        names.map_err(|error| error.with_origin(&self.origin))
+        match error {
+            Some(error) if error.is_temporary() => Err(error),
+            error => Ok(error.filter(|error| error.kind() == ErrorKind::Denied)),
+        }
+    }
+
+    /// Returns the notices about the folder of `prefix`.
+    async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+        let folder = self.listed_folder(prefix)?;
+        let names = self.names(&folder).await?;
+        let not_a_key = |name| {
+            let message = "the name of the secret cannot be a key";
+            Notice::new(NoticeKind::NotAKey, name, message).with_hint("rename the secret")
+        };
+        let unreadable = self.unreadable(&folder).await?.map(|error| {
+            Notice::new(NoticeKind::Unreadable, &folder, error.message().to_owned())
+                .with_hint("grant the login's role the permission to read it")
+        });
+        let others = names.others.into_iter().map(not_a_key);
+        Ok(collect_notices(unreadable.into_iter().chain(others)))
+    }
+
+    /// Returns the folder of the keys below `prefix`.
+    fn listed_folder(&self, prefix: &KeyPrefix) -> Result<String, Error> {
+        match prefix.as_str() {
+            "" => Ok(self.base().to_owned()),
+            prefix => self.folder_of(prefix),
+        }
     }
 
     /// Returns the lists of the folders below `base` that have imports. `tree` is the recursive list of `base`, and
@@ -369,11 +403,11 @@ impl Inner {
             .collect();
         let lists = folders.into_iter().map(async |folder| {
             let list = async {
-                match self.api().has_imports(folder).await {
-                    Ok(false) => return Ok(None),
+                match self.api().imports(folder).await {
+                    Ok(imports) if imports.is_empty() => return Ok(None),
                     Err(error) if error.is_temporary() => return Err(error),
                     // A login that can read secrets might have no permission to list imports.
-                    Ok(true) | Err(_) => {}
+                    Ok(_) | Err(_) => {}
                 }
                 self.lists.list(folder, false).await.map(Some)
             };
@@ -457,19 +491,21 @@ impl SecretProvider for InfisicalProvider {
     /// imports of each folder with secrets of its own are requested, and those with imports are listed separately. A
     /// folder whose secrets are all imported is not found, unless it is the folder of `prefix`.
     async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
-        let names = self.inner.names_below(prefix).await?;
+        let inner = &self.inner;
+        let names = async { inner.names(&inner.listed_folder(prefix)?).await };
+        let names = inner.run_until(inner.deadline(), names).await;
+        let names = names.map_err(|error| error.with_origin(&inner.origin))?;
         Ok(names.keys)
     }
 
-    /// Returns one notice for each secret whose name cannot be a key. Sends the requests of
-    /// [`list`](SecretProvider::list).
+    /// Returns one notice for each secret whose name cannot be a key, and one if the login must not read the secrets
+    /// of the folder or of one of its imports. Sends the requests of [`list`](SecretProvider::list), and requests the
+    /// folder's imports.
     async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
-        let names = self.inner.names_below(prefix).await?;
-        let notice = |name| {
-            let message = "the name of the secret cannot be a key";
-            Notice::new(NoticeKind::NotAKey, name, message).with_hint("rename the secret")
-        };
-        Ok(collect_notices(names.others.into_iter().map(notice)))
+        let inner = &self.inner;
+        let notices = inner.run_until(inner.deadline(), inner.notices(prefix));
+        let notices = notices.await;
+        notices.map_err(|error| error.with_origin(&inner.origin))
     }
 
     /// Requests the environment's folders, if the login has the permission, and then the last list with

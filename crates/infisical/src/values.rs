@@ -1,8 +1,11 @@
 //! The values of listed secrets. A value whose list is not reliable is read again with a separate request.
 
 use std::collections::HashSet;
+use std::time::UNIX_EPOCH;
 
+use http::StatusCode;
 use secretwell_core::{Error, ErrorKind, Secret, Version};
+use secretwell_http::Response;
 
 use crate::api::SecretsQuery;
 use crate::lists::Lists;
@@ -91,7 +94,8 @@ impl Lists {
     ) -> Result<Secret, Error> {
         let (result, is_stable) = match doubt {
             Doubt::Line(secret) => {
-                let result = self.require_stored_line(listed.query()?, secret).await;
+                let query = listed.query()?;
+                let result = self.require_stored_line(listed.name, query, secret).await;
                 (result, true)
             }
             Doubt::Reference(reference) => {
@@ -127,8 +131,10 @@ impl Lists {
         }
         // Not every server returns the login's own value in a single read.
         let no_personal_value = || unresolved.clone().unwrap_or_else(wire::no_personal_value);
-        let entry = match wire::parse_single(&response) {
-            Err(error) if is_personal && error.is_not_found() => return Err(no_personal_value()),
+        let entry = match listed_entry(&response, listed.name) {
+            Err(_) if is_personal && response.status == StatusCode::NOT_FOUND => {
+                return Err(no_personal_value());
+            }
             result => result?,
         };
         if entry.secret_type() != listed.entry.secret_type() {
@@ -161,7 +167,7 @@ impl Lists {
             .api
             .fetch_secrets(&listed.query()?.view(View::Raw), None)
             .await?;
-        let secret = wire::parse_single(&response)?.secret()?;
+        let secret = listed_entry(&response, listed.name)?.secret()?;
         let meaning = |reference: &Reference<'_>| match self.is_text(reference) {
             true => Meaning::Text,
             false => Meaning::Unresolved,
@@ -187,7 +193,7 @@ impl Lists {
         let resolved = resolve(secret, |it| self.meaning(listed, it, &empty))?;
         let secret = resolved.map_err(|reference| wire::unresolved_reference(&reference))?;
         match entry.might_be_encoded_lines() {
-            true => self.require_stored_line(query, &secret).await,
+            true => self.require_stored_line(listed.name, query, &secret).await,
             false => Ok(secret),
         }
     }
@@ -264,25 +270,26 @@ impl Lists {
         let folder = format!("/{}", folders.replace('.', "/"));
         let query = SecretsQuery::single(&folder, name).environment(environment);
         let response = self.api.fetch_secrets(&query, None).await?;
-        match wire::parse_single(&response).and_then(|entry| entry.secret()) {
+        match wire::parse_single(&response, name).and_then(|entry| entry.secret()) {
             Ok(secret) => Ok(secret.value.is_empty()),
             Err(error) if error.is_temporary() => Err(error),
             Err(_) => Ok(false),
         }
     }
 
-    /// Returns `secret`, whose value has the form of lines that the server has encoded. `query` requested it.
+    /// Returns the secret `name`, whose value has the form of lines that the server has encoded. `query` requested it.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] if the value is not stored in this form. The encoding cannot be
     /// reversed, because the lines might have contained the same characters.
     async fn require_stored_line(
         &self,
+        name: &str,
         query: SecretsQuery<'_>,
         secret: &Secret,
     ) -> Result<Secret, Error> {
         let response = self.api.fetch_secrets(&query.view(View::Raw), None).await?;
-        let stored = wire::parse_single(&response)?.secret()?;
+        let stored = listed_entry(&response, name)?.secret()?;
         if stored.value == secret.value {
             return Ok(secret.clone());
         }
@@ -292,7 +299,11 @@ impl Lists {
         ))
     }
 
-    /// Reads one version of a secret.
+    /// Reads one version of a secret. Servers find it by the name of the secret. It can therefore belong to a deleted
+    /// secret or to an imported one, or to the folder of a service token.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::NotFound`] if the version does not belong to the secret that the folder's list contains.
     pub(crate) async fn version(
         &self,
         folder: &str,
@@ -306,7 +317,7 @@ impl Lists {
         check_length(name)?;
         let query = SecretsQuery::single(folder, name).version(number);
         let response = self.api.fetch_secrets(&query, None).await?;
-        let entry = match wire::parse_single(&response) {
+        let entry = match wire::parse_single(&response, name) {
             Err(error) if wire::is_missing_place(&response) => {
                 return Err(self.missing_place(folder, error).await);
             }
@@ -317,11 +328,25 @@ impl Lists {
             return Err(Error::new(ErrorKind::Unsupported, message)
                 .with_hint("use a newer server, and check that the version exists"));
         }
+        let belongs_to_listed = |listing: &Listing| {
+            let current = listing.find(folder, name).map(Entry::version);
+            let is_current =
+                current.is_some_and(|current| is_same_secret(current, entry.version()));
+            is_current && is_same_secret(version, entry.version())
+        };
+        // The versions of a history are read one after the other, so that one list is enough.
+        let mut listing = self.list_for(folder, true).await?;
+        if !belongs_to_listed(&listing) {
+            listing = self.list(folder, false).await?;
+        }
+        if !belongs_to_listed(&listing) {
+            return Err(wire::other_secret());
+        }
         let listed = Listed {
             folder,
             name,
             entry: &entry,
-            listing: &Listing::default(),
+            listing: &listing,
         };
         self.complete(&listed, query, &entry).await
     }
@@ -367,6 +392,28 @@ fn is_reusable(listing: &Listing, is_stable: bool, result: &Result<Secret, Error
     listing.view() == View::Expanded && is_stable && is_final
 }
 
+/// Parses the response to a read of the secret `name`, which a list contains.
+fn listed_entry(response: &Response, name: &str) -> Result<Entry, Error> {
+    wire::parse_single(response, name).map_err(|error| match error.is_not_found() {
+        true => wire::not_returned(),
+        false => error,
+    })
+}
+
+/// Returns whether two versions belong to the same secret, as far as both have an identity.
+fn is_same_secret(one: &Version, other: &Version) -> bool {
+    let without_time = |version: &Version| version.clone().with_created_at(UNIX_EPOCH);
+    let has_same_identity = |one: &Version, other: &Version| {
+        let (one, other) = (without_time(one), without_time(other));
+        one == other || one.is_older_than(&other) || other.is_older_than(&one)
+    };
+    let is_unidentified = |version: &Version| {
+        let number = version.number().unwrap_or_default();
+        has_same_identity(version, &Version::numbered(number))
+    };
+    has_same_identity(one, other) || is_unidentified(one) || is_unidentified(other)
+}
+
 /// Checks that a name is short enough for a request. A longer one can only be read from a list.
 fn check_length(name: &str) -> Result<(), Error> {
     match name.chars().count() > MAX_NAME_CHARS {
@@ -381,11 +428,26 @@ fn check_length(name: &str) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, StatusCode};
-    use secretwell_http::Response;
+    use http::HeaderMap;
 
     use super::*;
     use crate::wire::Scope;
+
+    #[test]
+    fn versions_of_one_secret_have_one_identity() {
+        let version = |id: &str, number| {
+            let time = UNIX_EPOCH + std::time::Duration::from_secs(number);
+            let version = Version::numbered(number).with_created_at(time);
+            version.with_identity(id)
+        };
+        for (one, other) in [(1, 1), (1, 2), (2, 1)] {
+            assert!(is_same_secret(&version("a", one), &version("a", other)));
+            assert!(!is_same_secret(&version("a", one), &version("b", other)));
+            let unidentified = Version::numbered(other);
+            assert!(is_same_secret(&version("a", one), &unidentified));
+            assert!(is_same_secret(&unidentified, &version("a", one)));
+        }
+    }
 
     #[test]
     fn read_is_stable_only_if_the_referenced_values_have_no_references() {

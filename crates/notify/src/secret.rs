@@ -29,7 +29,8 @@ const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// let service = NotifyService::signed(hub, read_from_configuration());
 /// ```
 ///
-/// The secret should be at least 32 random bytes. An empty one is never accepted.
+/// The secret should be at least 32 random bytes. An empty one is never accepted. If white space surrounds it, such as
+/// the line end of a file, the secret without it is accepted as well.
 ///
 /// Use one secret for each service. A notification does not name its receiver. If one is recorded at a service,
 /// it is also valid at every other service with the same secret.
@@ -173,8 +174,15 @@ impl Call {
     }
 }
 
-/// Omits blank values. Anyone can sign with one. In an HMAC, a secret of zero bytes is the same as an empty one.
+/// Adds values without the white space around them, such as the line end that an editor adds. Omits blank values.
+/// Anyone can sign with one. In an HMAC, a secret of zero bytes is the same as an empty one.
 fn check(mut values: Vec<SecretValue>) -> Outcome {
+    let trimmed = |value: &SecretValue| {
+        let bytes = value.expose_bytes().trim_ascii();
+        (bytes.len() < value.len()).then(|| SecretValue::from(bytes))
+    };
+    let trimmed: Vec<SecretValue> = values.iter().filter_map(trimmed).collect();
+    values.extend(trimmed);
     let is_blank = |value: &SecretValue| {
         value.is_blank() || value.expose_bytes().iter().all(|byte| *byte == 0)
     };
@@ -207,5 +215,28 @@ impl From<&str> for NotifySecret {
 impl fmt::Debug for NotifySecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NotifySecret").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn secret_is_also_accepted_without_the_line_end_of_its_file() {
+        let texts = async |values: &[&'static str]| {
+            let values = NotifySecret::values(values.iter().copied()).read().await;
+            let texts = values.map(|values| {
+                let texts = values
+                    .iter()
+                    .map(|value| value.expose_text().unwrap().to_owned());
+                texts.collect::<Vec<_>>()
+            });
+            texts.unwrap_or_default()
+        };
+        assert_eq!(texts(&["a", "b\n"]).await, ["a", "b\n", "b"]);
+        assert_eq!(texts(&[" a\r\n"]).await, [" a\r\n", "a"]);
+        assert!(texts(&["\n"]).await.is_empty());
+        assert_eq!(texts(&["\0\n"]).await, ["\0\n"]);
     }
 }

@@ -165,7 +165,7 @@ fn method(options: &UrlOptions, variables: &Variables<'_>) -> Result<InfisicalAu
             };
             Ok(InfisicalAuth::aws(identity()?, aws))
         }
-        _ => Err(invalid_config("the login method is unknown")
+        _ => Err(invalid_config("the login method is not supported")
             .with_hint("use `universal`, `token`, `kubernetes`, `oidc`, `jwt`, `ldap` or `aws`")),
     }
 }

@@ -83,7 +83,10 @@ fn errors_name_the_invalid_part_and_show_no_credentials() {
             "infisical://h/p/e?auth=aws&identity=i&aws_region=eu%201",
             "AWS region",
         ),
-        ("infisical://h/p/e?auth=magic", "login method is unknown"),
+        (
+            "infisical://h/p/e?auth=magic",
+            "login method is not supported",
+        ),
         (
             "infisical://h/p/e?client_secret=c4n4ry",
             "must not contain credentials",

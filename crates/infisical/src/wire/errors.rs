@@ -133,6 +133,33 @@ pub(crate) fn no_personal_value() -> Error {
         .with_hint("grant its role the permission to read every value of the folder")
 }
 
+/// Returns the error for a secret that a list contains and that the server does not return by itself. That is not an
+/// absence. The next list shows whether the secret was deleted.
+pub(crate) fn not_returned() -> Error {
+    let message = "the list of the folder contains the secret, but the server does not return it";
+    Error::new(ErrorKind::Unavailable, message)
+        .with_hint("repeat the read, because the secret might have been deleted a moment ago")
+}
+
+/// Returns the error for a secret that might be in an imported folder that the login must not read.
+pub(crate) fn unreadable_import(environment: &str, path: &str) -> Error {
+    let message = format!(
+        "the login has no permission to read the imported folder `{}` of the environment `{}`, which might contain \
+         the secret",
+        path.escape_debug(),
+        environment.escape_debug(),
+    );
+    Error::new(ErrorKind::Denied, message)
+        .with_hint("grant its role the permission to read that folder, or turn off imports")
+}
+
+/// Returns the error for a version of a secret that was deleted or is overridden by another one of the same name.
+pub(crate) fn other_secret() -> Error {
+    let message = "the version does not belong to the current secret of this name";
+    Error::new(ErrorKind::NotFound, message)
+        .with_hint("versions of a secret that was deleted or is overridden are not returned")
+}
+
 pub(super) fn no_such_project() -> Error {
     Error::new(ErrorKind::InvalidConfig, "the project does not exist")
         .with_hint("use the id or slug from the project's settings")

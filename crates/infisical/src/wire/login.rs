@@ -14,6 +14,9 @@ use super::success::parse_success;
 /// configuration. They do not count attempts while it is locked, and forget failed ones after 30 s.
 const LOCKOUT: Duration = Duration::from_secs(31);
 
+/// The longest lifetime of a token, in seconds: 100 years.
+const MAX_LIFETIME: f64 = 100.0 * 365.0 * 24.0 * 60.0 * 60.0;
+
 /// Parts of the server's messages for a wrong credential.
 const WRONG_SECRET: &str = "Invalid credentials";
 const WRONG_LDAP: &str = "LDAP authentication failed";
@@ -36,16 +39,20 @@ pub(crate) fn parse_login(response: &Response) -> Result<LoginResponse, Error> {
     #[serde(rename_all = "camelCase")]
     struct ResponseBody {
         access_token: SecretValue,
-        expires_in: u64,
+        expires_in: f64,
         #[serde(default, rename = "accessTokenMaxTTL")]
-        max_ttl: u64,
+        max_ttl: f64,
     }
 
     if !response.status.is_success() {
         return Err(refusal(response));
     }
     let body: ResponseBody = parse_success(response, "a login")?;
-    let duration = |seconds| (seconds > 0).then(|| Duration::from_secs(seconds));
+    // The rest of a lifetime can have a fraction.
+    let duration = |seconds: f64| {
+        let seconds = Some(seconds.min(MAX_LIFETIME)).filter(|seconds| *seconds > 0.0);
+        seconds.map(Duration::from_secs_f64)
+    };
     Ok(LoginResponse {
         token: body.access_token,
         lifetime: duration(body.expires_in),
@@ -109,7 +116,7 @@ fn refusal(response: &Response) -> Error {
         }
         _ => {}
     }
-    if body.message_contains("locked") {
+    if body.message_contains(" locked") {
         return locked_out(LOCKOUT);
     }
     if body.is_validation_error() || status == 422 {

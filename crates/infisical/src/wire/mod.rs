@@ -24,12 +24,13 @@ use body::ErrorBody;
 pub(crate) use errors::{
     RATE_LIMIT_HINT, is_internal_error, is_missing_place, is_permission_refusal,
     is_reference_refusal, is_unknown_route, no_personal_value, no_such_folder, no_such_secret,
-    unexpanded_import, unresolved_reference,
+    not_returned, other_secret, unexpanded_import, unreadable_import, unresolved_reference,
 };
 pub(crate) use login::{LoginResponse, is_wrong_credential, locked_out, parse_login};
 pub(crate) use recognition::is_list_head;
 pub(crate) use secrets::{
-    Entry, Listing, Scope, SecretType, View, folder_names, has_imports, parse_single, project_id,
+    Entry, ImportedFolder, Listing, Scope, SecretType, View, folder_names, imports, parse_single,
+    project_id,
 };
 
 /// The path that reports, without a login, that the server runs.

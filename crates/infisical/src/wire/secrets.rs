@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
 use secretwell_http::Response;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
+use super::errors::malformed;
 use super::success::parse_success;
 use crate::settings::relative_path;
 
@@ -42,6 +42,9 @@ struct SecretBody<'a> {
     #[serde(borrow, default)]
     secret_path: Option<Text<'a>>,
 }
+
+/// What servers return in place of a value that the login must not read.
+const HIDDEN_VALUE: &[u8] = b"<hidden-by-infisical>";
 
 /// Whether all members of a project have the same value of a secret, or one of them has an own value.
 #[derive(Deserialize, Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +82,9 @@ impl Entry {
             version = version.with_created_at(created_at);
         }
         let entry = Self {
-            value: body.secret_value.filter(|_| !hidden),
+            value: body
+                .secret_value
+                .filter(|value| !hidden && value.expose_bytes() != HIDDEN_VALUE),
             version,
             secret_type: body.r#type,
             is_imported: false,
@@ -161,6 +166,13 @@ pub(crate) enum View {
     Names,
 }
 
+/// A folder that another folder imports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImportedFolder {
+    pub(crate) environment: String,
+    pub(crate) path: String,
+}
+
 /// What a list request was about.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scope<'a> {
@@ -183,11 +195,14 @@ type Map<V> = HashMap<String, V, foldhash::fast::RandomState>;
 pub(crate) struct Listing {
     /// The folders' own secrets, by the path of the folder. The path is empty if the response omits it.
     own: Map<Entries>,
-    /// The imported secrets of a single folder. A later import overrides an earlier one. Empty in a recursive
-    /// list, which does not show which of its folders imports a secret.
+    /// The imported secrets of a single folder. A later import overrides an earlier one. The secrets of an imported
+    /// folder override those that this folder imports itself. Empty in a recursive list, which does not show which
+    /// of its folders imports a secret.
     imported: Entries,
     /// The number of imports. In a recursive list, those of all folders.
     import_count: usize,
+    /// The imports of which the list contains a secret.
+    shown_imports: Vec<ImportedFolder>,
     view: View,
 }
 
@@ -206,9 +221,14 @@ impl Listing {
         }
 
         #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
         struct Import<'a> {
             #[serde(borrow)]
             secrets: Vec<SecretBody<'a>>,
+            #[serde(default)]
+            environment: Option<String>,
+            #[serde(default)]
+            secret_path: Option<String>,
         }
 
         let mut body: ResponseBody<'_> = parse_success(response, "a list of secrets")?;
@@ -231,17 +251,27 @@ impl Listing {
             }
         }
         let import_count = body.imports.len();
-        let imports = body.imports.into_iter().filter(|_| !scope.recursive);
+        let (mut imported, mut shown_imports) = (Entries::default(), Vec::new());
+        for import in body.imports.into_iter().filter(|_| !scope.recursive) {
+            if !import.secrets.is_empty() {
+                shown_imports.push(ImportedFolder {
+                    environment: import.environment.unwrap_or_default(),
+                    path: import.secret_path.unwrap_or_default(),
+                });
+            }
+            let secrets = import.secrets.into_iter();
+            let secrets = secrets.filter(|secret| scope.personal || !is_personal(secret));
+            // Servers append the secrets that the imported folder imports, also those of the same name.
+            imported.extend(secrets.rev().map(|secret| {
+                let (name, entry) = Entry::from_body(secret);
+                (name, entry.imported())
+            }));
+        }
         Ok(Self {
             own,
-            imported: imports
-                .flat_map(|import| import.secrets)
-                .map(|secret| {
-                    let (name, entry) = Entry::from_body(secret);
-                    (name, entry.imported())
-                })
-                .collect(),
+            imported,
             import_count,
+            shown_imports,
             view: scope.view,
         })
     }
@@ -287,6 +317,20 @@ impl Listing {
         self.import_count
     }
 
+    /// Returns whether the list contains a secret of this import.
+    pub(crate) fn shows(&self, import: &ImportedFolder) -> bool {
+        self.shown_imports.contains(import)
+    }
+
+    /// Returns whether the view of the list contains the expanded value of an entry.
+    pub(crate) fn shows_value(&self, entry: &Entry) -> bool {
+        match self.view {
+            View::Expanded => true,
+            View::Raw => entry.text().is_some_and(|text| !text.contains("${")),
+            View::Names => false,
+        }
+    }
+
     /// Returns whether the list shows that the secret `name` is empty.
     pub(crate) fn is_empty_secret(&self, folder: &str, name: &str) -> bool {
         let value = self
@@ -301,11 +345,11 @@ impl Listing {
     }
 }
 
-/// Parses the response to a read of one secret.
+/// Parses the response to a read of the secret `name`.
 ///
 /// # Errors
-/// Returns the reason if the server refused the request.
-pub(crate) fn parse_single(response: &Response) -> Result<Entry, Error> {
+/// Returns the reason if the server refused the request, or [`ErrorKind::Malformed`] if it returned another secret.
+pub(crate) fn parse_single(response: &Response, name: &str) -> Result<Entry, Error> {
     #[derive(Deserialize)]
     struct ResponseBody<'a> {
         #[serde(borrow)]
@@ -313,7 +357,10 @@ pub(crate) fn parse_single(response: &Response) -> Result<Entry, Error> {
     }
 
     let body: ResponseBody<'_> = parse_success(response, "a secret")?;
-    Ok(Entry::from_body(body.secret).1)
+    match body.secret.secret_key == name {
+        true => Ok(Entry::from_body(body.secret).1),
+        false => Err(malformed("the requested secret")),
+    }
 }
 
 /// Parses the response to a request for the folders in a folder, and returns their names.
@@ -336,19 +383,45 @@ pub(crate) fn folder_names(response: &Response) -> Result<Vec<String>, Error> {
     Ok(body.folders.into_iter().map(|folder| folder.name).collect())
 }
 
-/// Parses the response to a request for the imports of a folder, and returns whether there are any.
+/// Parses the response to a request for the imports of a folder. Omits those that only describe how the server copies
+/// secrets from another folder.
 ///
 /// # Errors
 /// Returns the reason if the server refused the request.
-pub(crate) fn has_imports(response: &Response) -> Result<bool, Error> {
+pub(crate) fn imports(response: &Response) -> Result<Vec<ImportedFolder>, Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct ResponseBody {
-        secret_imports: Vec<IgnoredAny>,
+        secret_imports: Vec<Import>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Import {
+        import_path: String,
+        import_env: Environment,
+        #[serde(default)]
+        is_replication: Option<bool>,
+        #[serde(default)]
+        is_reserved: Option<bool>,
+    }
+
+    #[derive(Deserialize)]
+    struct Environment {
+        slug: String,
     }
 
     let body: ResponseBody = parse_success(response, "a list of imports")?;
-    Ok(!body.secret_imports.is_empty())
+    let imports = body.secret_imports.into_iter();
+    let is_import =
+        |import: &Import| import.is_replication != Some(true) && import.is_reserved != Some(true);
+    let imports = imports.filter(is_import);
+    Ok(imports
+        .map(|import| ImportedFolder {
+            environment: import.import_env.slug,
+            path: import.import_path,
+        })
+        .collect())
 }
 
 /// Parses the response to a request for a project by its slug, and returns the project's id.
@@ -364,4 +437,97 @@ pub(crate) fn project_id(response: &Response) -> Result<String, Error> {
 
     let project: Project = parse_success(response, "a project")?;
     Ok(project.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, StatusCode};
+
+    use super::*;
+
+    fn response(body: &str) -> Response {
+        Response::new(StatusCode::OK, HeaderMap::new(), body.as_bytes().to_vec())
+    }
+
+    fn secrets(values: &[(&str, &str)]) -> String {
+        let secret = |(name, value): &(&str, &str)| {
+            format!(r#"{{"secretKey":"{name}","secretValue":"{value}","version":1}}"#)
+        };
+        let secrets: Vec<String> = values.iter().map(secret).collect();
+        format!("[{}]", secrets.join(","))
+    }
+
+    fn listing(imports: &[String]) -> Listing {
+        let import = |(number, secrets): (usize, &String)| {
+            format!(r#"{{"environment":"dev","secretPath":"/{number}","secrets":{secrets}}}"#)
+        };
+        let imports: Vec<String> = imports.iter().enumerate().map(import).collect();
+        let body = format!(r#"{{"secrets":[],"imports":[{}]}}"#, imports.join(","));
+        let scope = Scope {
+            folder: "/",
+            recursive: false,
+            view: View::Expanded,
+            personal: false,
+        };
+        Listing::parse(&response(&body), scope).unwrap()
+    }
+
+    #[test]
+    fn import_overrides_its_own_imports_and_earlier_imports() {
+        let listing = listing(&[
+            secrets(&[("A", "first"), ("B", "first"), ("C", "first")]),
+            // The last two secrets are those that the second folder imports.
+            secrets(&[("A", "second"), ("A", "nested"), ("B", "nested")]),
+            secrets(&[]),
+        ]);
+        let text = |name| listing.find("/", name).unwrap().text().unwrap();
+        assert_eq!(
+            (text("A"), text("B"), text("C")),
+            ("second", "nested", "first")
+        );
+        let shows = |path: &str| {
+            let environment = "dev".into();
+            let path = path.into();
+            listing.shows(&ImportedFolder { environment, path })
+        };
+        assert_eq!(
+            ["/0", "/1", "/2", "/3"].map(shows),
+            [true, true, false, false]
+        );
+        assert_eq!(listing.import_count(), 3);
+    }
+
+    #[test]
+    fn placeholder_of_a_hidden_value_is_not_a_value() {
+        let listing = listing(&[secrets(&[("A", "<hidden-by-infisical>")])]);
+        let error = listing.find("/", "A").unwrap().secret().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    }
+
+    #[test]
+    fn another_secret_than_the_requested_one_is_malformed() {
+        let body = r#"{"secret":{"secretKey":"A","secretValue":"x","version":1}}"#;
+        assert!(parse_single(&response(body), "A").is_ok());
+        for name in ["a", " A", "A ", "B"] {
+            let error = parse_single(&response(body), name).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Malformed, "{error}");
+        }
+    }
+
+    #[test]
+    fn replications_are_not_imports() {
+        let import = |path: &str, flag: &str| {
+            format!(r#"{{"importPath":"{path}","importEnv":{{"slug":"dev"}}{flag}}}"#)
+        };
+        let body = format!(
+            r#"{{"secretImports":[{},{},{},{}]}}"#,
+            import("/a", ""),
+            import("/__reserve_1", r#","isReserved":true"#),
+            import("/b", r#","isReplication":true"#),
+            import("/c", r#","isReplication":false"#)
+        );
+        let imports = imports(&response(&body)).unwrap();
+        let paths: Vec<&str> = imports.iter().map(|import| import.path.as_str()).collect();
+        assert_eq!(paths, ["/a", "/c"]);
+    }
 }

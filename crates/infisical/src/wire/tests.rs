@@ -101,7 +101,10 @@ impl Exchange {
                 format!("{own} secrets and {imported} imported")
             }
             "single" => {
-                let entry = parse_single(response)?;
+                let body: serde_json::Value =
+                    serde_json::from_slice(&response.body).unwrap_or_default();
+                let name = body["secret"]["secretKey"].as_str().unwrap_or_default();
+                let entry = parse_single(response, name)?;
                 let secret = entry.secret()?;
                 let reference = references(secret.value.expose_text()?).next();
                 let reference = reference.map_or_else(String::new, |reference| {
@@ -300,6 +303,12 @@ fn error_name_takes_precedence_over_status() {
             "rate limited",
         ),
         (
+            "UnauthorizedError",
+            r#""This address is blocked""#,
+            &[401],
+            refused,
+        ),
+        (
             "Not Found",
             LOGIN_ROUTE,
             &[404],
@@ -318,5 +327,28 @@ fn error_name_takes_precedence_over_status() {
                 assert!(found.starts_with(expected), "{status} {name}: {found}");
             }
         }
+    }
+}
+
+#[test]
+fn lifetime_of_a_token_can_have_a_fraction_and_is_bounded() {
+    let lifetimes = |expires_in: &str| {
+        let body = format!(
+            r#"{{"accessToken":"t","expiresIn":{expires_in},"accessTokenMaxTTL":{expires_in}}}"#
+        );
+        meaning_of_body("login", 200, body)
+    };
+    let century = "3153600000s";
+    for (expires_in, expected) in [
+        ("39.5", Some("39.5s")),
+        ("60", Some("60s")),
+        ("1e300", Some(century)),
+        ("18446744073709551615", Some(century)),
+        ("0", None),
+        ("-1", None),
+    ] {
+        let expected = expected.map_or("None".into(), |text| format!("Some({text})"));
+        let expected = format!("a token, lifetime {expected}, maximum {expected}");
+        assert_eq!(lifetimes(expires_in), expected);
     }
 }

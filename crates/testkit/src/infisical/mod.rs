@@ -23,8 +23,8 @@
 //!
 //! # Limits
 //! The fake reproduces observed behaviour. Behaviour that was not recorded follows the documentation and
-//! might differ from a real server. Imports of imports, approvals, custom roles and users' tokens are not
-//! supported. The newest server was never recorded. Its behaviour follows its public source and tests.
+//! might differ from a real server. Approvals, custom roles and users' tokens are not supported. The newest server
+//! was never recorded. Its behaviour follows its public source and tests.
 
 mod access;
 mod personality;

@@ -34,6 +34,8 @@ pub(super) struct Folder {
     pub(super) secrets: Vec<Secret>,
     /// The environments and paths of the imported folders, in order.
     pub(super) imports: Vec<(String, String)>,
+    /// The deleted secrets, whose versions the server keeps.
+    pub(super) deleted: Vec<Secret>,
 }
 
 #[derive(Debug, Clone)]
@@ -190,7 +192,9 @@ impl Store {
             .secrets
             .iter()
             .position(|secret| secret.name == name)?;
-        Some(folder.secrets.remove(index))
+        let removed = folder.secrets.remove(index);
+        folder.deleted.push(removed.clone());
+        Some(removed)
     }
 
     pub(super) fn import(&mut self, into: Location<'_>, from: (String, String)) -> Option<()> {
@@ -330,6 +334,14 @@ impl Folder {
         self.secrets.iter().find(matches)
     }
 
+    /// Returns a version of the shared secret of this name. The server finds it by the name, so that it can be a
+    /// version of a deleted secret.
+    pub(super) fn find_version(&self, name: &str, version: usize) -> Option<Secret> {
+        let secrets = self.deleted.iter().chain(&self.secrets);
+        let mut secrets = secrets.filter(|secret| secret.name == name && !secret.personal);
+        secrets.find_map(|secret| secret.at_version(version))
+    }
+
     /// Returns the personal value of the secret of this name.
     pub(super) fn find_personal(&self, name: &str) -> Option<&Secret> {
         let matches = |secret: &&Secret| secret.name == name && secret.personal;
@@ -351,7 +363,7 @@ impl Secret {
     }
 
     /// Returns the secret as it was at an earlier version.
-    pub(super) fn at_version(&self, version: usize) -> Option<Self> {
+    fn at_version(&self, version: usize) -> Option<Self> {
         let mut earlier = self.clone();
         earlier.versions.truncate(version);
         (version > 0 && earlier.version() == version).then_some(earlier)

@@ -89,9 +89,13 @@ impl State {
         let imports = folder
             .map(|folder| folder.imports.as_slice())
             .unwrap_or_default();
-        let imports = imports.iter().enumerate().map(|(position, (environment, path))| {
-            json!({"importPath": path, "position": position + 1, "importEnv": {"slug": environment}})
-        });
+        let imports = imports
+            .iter()
+            .enumerate()
+            .map(|(position, (environment, path))| {
+                json!({"importPath": path, "position": position + 1, "isReplication": false,
+                "importEnv": {"slug": environment}})
+            });
         let imports: Vec<Value> = imports.collect();
         let message = "Successfully fetched secret imports";
         Ok(FakeResponse::json(

@@ -224,13 +224,15 @@ impl State {
         Ok(folders.filter(|(path, _)| is_below(path)).collect())
     }
 
-    /// Returns the imports of a folder. Imports that the identity cannot read are omitted.
+    /// Returns the imports of a folder. Of an import that the identity cannot read, servers of 2024 show nothing, and
+    /// the newest one shows no secrets.
     fn render_imports(
         &self,
         request: &FakeRequest<'_>,
         base: Location<'_>,
         folder: &Folder,
     ) -> Vec<Value> {
+        let is_newest = self.behaviour.references == References::Strict;
         let import = |(environment, path): &(String, String)| {
             let location = Location {
                 environment,
@@ -238,18 +240,56 @@ impl State {
                 ..base
             };
             let source = self.store.folder(location)?;
-            let secrets = source
-                .secrets
-                .iter()
-                .filter(|_| self.can_read(request, location));
-            let secrets: Vec<_> = secrets
-                .map(|s| self.render(request, location, s, Some(base)).0)
+            let mut secrets: Vec<_> = self
+                .imported_secrets(request, location, &mut Vec::new())
+                .into_iter()
+                .map(|(location, s)| self.render(request, location, s, Some(base)).0)
                 .collect();
+            if is_newest && request.expands_references() {
+                let mut names = Vec::new();
+                secrets.retain(|secret| {
+                    let is_first = !names.contains(&secret["secretKey"]);
+                    names.push(secret["secretKey"].clone());
+                    is_first
+                });
+            }
             let body = json!({"secretPath": path, "environment": environment, "folderId": source.id,
                 "secrets": secrets});
-            self.can_read(request, location).then_some(body)
+            (is_newest || self.can_read(request, location)).then_some(body)
         };
         folder.imports.iter().filter_map(import).collect()
+    }
+
+    /// Returns the secrets of an imported folder, followed by those that it imports itself. Servers of 2024 follow
+    /// only the first import of an imported folder.
+    fn imported_secrets<'a>(
+        &'a self,
+        request: &FakeRequest<'_>,
+        source: Location<'a>,
+        visited: &mut Vec<(&'a str, &'a str)>,
+    ) -> Vec<(Location<'a>, &'a Secret)> {
+        let place = (source.environment, source.path);
+        let folder = self.store.folder(source);
+        let Some(folder) = folder.filter(|_| !visited.contains(&place)) else {
+            return Vec::new();
+        };
+        visited.push(place);
+        let can_read = self.can_read(request, source);
+        let own = folder.secrets.iter().filter(|_| can_read);
+        let mut secrets: Vec<_> = own.map(|secret| (source, secret)).collect();
+        let followed = match self.behaviour.references {
+            References::Lenient => 1,
+            References::Strict => folder.imports.len(),
+        };
+        for (environment, path) in folder.imports.iter().take(followed) {
+            let nested = Location {
+                environment,
+                path,
+                ..source
+            };
+            secrets.extend(self.imported_secrets(request, nested, visited));
+        }
+        secrets
     }
 
     pub(super) fn get_secret(
@@ -277,45 +317,37 @@ impl State {
             );
             return Err(FakeResponse::failure(404, "GetSecretByName", &text));
         };
-        let own = match request.get("type") {
-            Some("personal") => folder.find_personal(name),
-            _ => folder.find(name),
+        // Older servers ignore the requested version and return the current one.
+        let version = request.get("version").filter(|_| request.is_v4);
+        let own = match (request.get("type"), version.map(str::parse::<usize>)) {
+            (Some("personal"), _) => folder.find_personal(name).cloned(),
+            (_, Some(Ok(version))) => folder.find_version(name, version),
+            _ => folder.find(name).cloned(),
         };
         let imports = folder
             .imports
             .iter()
             .rev()
             .filter(|_| request.includes_imports());
-        let import = imports.filter_map(|(environment, path)| {
+        // The current secret of an import also takes the place of a missing version.
+        let mut imports = imports.filter_map(|(environment, path)| {
             let location = location(&project.id, environment, path);
-            let readable = self.can_read(request, location);
-            Some((
-                location,
-                self.store
-                    .folder(location)
-                    .filter(|_| readable)?
-                    .find(name)?,
-            ))
+            let secrets = self.imported_secrets(request, location, &mut Vec::new());
+            let mut secrets = secrets.into_iter();
+            secrets.find(|(_, secret)| secret.name == name && !secret.personal)
         });
-        let secret = own.map(|secret| (base, secret, None));
-        let found = secret.or_else(|| {
-            import
-                .map(|(location, secret)| (location, secret, Some(base)))
+        let found = match own {
+            Some(secret) => Some((base, secret, None)),
+            None => imports
                 .next()
-        });
+                .map(|(location, secret)| (location, secret.clone(), Some(base))),
+        };
         let missing = || {
             let text = format!("Secret with name '{name}' not found");
             FakeResponse::failure(404, "NotFound", &text)
         };
         let (location, secret, importer) = found.ok_or_else(missing)?;
-        // Older servers ignore the requested version and return the current one.
-        let version = request.get("version").filter(|_| request.is_v4);
-        let earlier = match version.map(str::parse::<usize>) {
-            Some(Ok(version)) => Some(secret.at_version(version).ok_or_else(missing)?),
-            _ => None,
-        };
-        let secret = earlier.as_ref().unwrap_or(secret);
-        match self.render(request, location, secret, importer) {
+        match self.render(request, location, &secret, importer) {
             (json, None) => Ok(FakeResponse::json(200, json!({"secret": json}))),
             (_, Some(ReferenceError::NoFolder)) => {
                 Err(FakeResponse::internal_error("InternalServerError"))
