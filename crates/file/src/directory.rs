@@ -29,11 +29,13 @@ pub(crate) struct Entry {
 impl Directory {
     /// Opens the directory at a path.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        #[cfg(target_os = "linux")]
-        if linux::has_openat2() {
-            return linux::open(path).map(Handle::Descriptor).map(Self);
-        }
-        Self::open_by_path(path)
+        open::retry_missing(path, || {
+            #[cfg(target_os = "linux")]
+            if linux::has_openat2() {
+                return linux::open(path).map(Handle::Descriptor).map(Self);
+            }
+            Self::open_by_path(path)
+        })
     }
 
     /// Opens a directory without help of the kernel. A process with write access to the directory can change a path
