@@ -25,7 +25,7 @@ use crate::volume::Tree;
 const REWRITE_BACKOFF: Duration = Duration::from_secs(1);
 
 /// The number of attempts to read a batch from a volume that is replaced meanwhile.
-const BATCH_ATTEMPTS: usize = 16;
+pub(crate) const BATCH_ATTEMPTS: usize = 16;
 
 /// The blocking part of the provider, which runs on blocking threads.
 pub(crate) struct Reader {
@@ -323,10 +323,10 @@ impl Reader {
         checked.map(|result| result.map_err(|error| error.with_origin(&self.origin)))
     }
 
-    /// Looks at a file that was known and is not listed any more. Returns the time after which its absence can count.
-    pub(crate) fn confirm_absence(&self, path: &str) -> Option<Duration> {
-        let key = SecretKey::parse(path).ok()?;
-        self.read_files(std::slice::from_ref(&key)).wait
+    /// Looks at a file that was known and is not listed any more.
+    pub(crate) fn look_again(&self, key: &SecretKey) -> Reading<Result<(), Error>> {
+        self.read_files(std::slice::from_ref(key))
+            .map(|results| results.into_iter().try_for_each(|result| result.map(drop)))
     }
 
     /// Interprets the content of a file.
