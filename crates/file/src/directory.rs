@@ -227,7 +227,11 @@ mod linux {
                 continue;
             }
             let is_link = match entry.file_type() {
-                FileType::Unknown => read_link(&directory, Path::new(name))?.is_some(),
+                FileType::Unknown => match read_link(&directory, Path::new(name)) {
+                    // It was removed meanwhile.
+                    Err(OpenError::Missing) => continue,
+                    target => target?.is_some(),
+                },
                 kind => kind == FileType::Symlink,
             };
             entries.push(Entry {

@@ -9,7 +9,7 @@ use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
 use crate::config::Layout;
 use crate::open::{OpenError, check_type};
 use crate::place;
-use crate::reader::{BATCH_ATTEMPTS, Reader, Reading, reject_volume_names};
+use crate::reader::{BATCH_ATTEMPTS, Reader, Reading, reject_names};
 use crate::volume::Tree;
 
 /// The depth limit of a list.
@@ -97,7 +97,7 @@ impl Reader {
     }
 
     fn walk(&self, prefix: &KeyPrefix) -> Result<Listing, Error> {
-        reject_volume_names(prefix.as_str())?;
+        reject_names(prefix.as_str())?;
         for _ in 0..BATCH_ATTEMPTS {
             let mut tree = Tree::open(&self.config.path)
                 .map_err(|error| place::explain(&self.config, error))?;

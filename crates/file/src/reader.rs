@@ -135,7 +135,7 @@ impl Reader {
             let mut tree = Tree::open(&self.config.path)?;
             let mut has_absence = false;
             let mut read = |key: &SecretKey| {
-                reject_volume_names(key.as_str())?;
+                reject_names(key.as_str())?;
                 let file = Path::new(key.as_str());
                 let path = self.config.path.join(file);
                 let mut generation = None;
@@ -422,16 +422,29 @@ impl Reader {
     }
 }
 
-/// Rejects names that start with `..`, because a Kubernetes volume stores its versions under them.
-pub(crate) fn reject_volume_names(path: &str) -> Result<(), Error> {
-    if path.split('/').any(|segment| segment.starts_with("..")) {
-        return Err(Error::new(
-            ErrorKind::InvalidKey,
-            "names that start with `..` are reserved for the volume",
-        )
-        .with_hint("use the name of the secret"));
-    }
-    Ok(())
+/// Rejects names that start with `..`, because a Kubernetes volume stores its versions under them, and names that Windows
+/// does not distinguish from other names.
+pub(crate) fn reject_names(path: &str) -> Result<(), Error> {
+    let message = match () {
+        () if path.split('/').any(|name| name.starts_with("..")) => {
+            "names that start with `..` are reserved for the volume"
+        }
+        () if cfg!(windows) && path.split('/').any(is_ambiguous_on_windows) => {
+            "Windows has no file with this name"
+        }
+        () => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::InvalidKey, message).with_hint("use the name of the secret"))
+}
+
+/// Returns whether Windows reads another file under this name: `A.` is `A`, `A:b` is a part of `A`, and `NUL` is a device.
+fn is_ambiguous_on_windows(name: &str) -> bool {
+    const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "COM", "LPT"];
+    let stem = name.split('.').next().unwrap_or_default().trim_end();
+    let device = stem.trim_end_matches(|c: char| c.is_ascii_digit());
+    name.ends_with(['.', ' '])
+        || name.contains(['<', '>', ':', '"', '|', '?', '*'])
+        || DEVICES.iter().any(|it| it.eq_ignore_ascii_case(device))
 }
 
 /// Returns whether a document contains nothing but white space.
@@ -443,4 +456,21 @@ fn is_blank(bytes: &[u8]) -> bool {
 fn secret(bytes: Vec<u8>) -> Secret {
     let version = Version::from_content(&bytes);
     Secret::new(bytes).with_version(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_windows_confuses_are_known() {
+        for name in [
+            "A.", "A:b", "A::$DATA", "nul", "COM1", "con.txt", "A?", "AUX .x",
+        ] {
+            assert!(is_ambiguous_on_windows(name), "{name}");
+        }
+        for name in ["A", "A.b", ".env", "CONFIG", "A-1", "PRNG", "NULL", "db 1"] {
+            assert!(!is_ambiguous_on_windows(name), "{name}");
+        }
+    }
 }

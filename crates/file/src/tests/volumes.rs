@@ -258,3 +258,16 @@ async fn first_read_of_a_document_in_a_volume_during_swaps_finds_it() {
     }
     swaps.join().unwrap();
 }
+
+#[test]
+fn volume_that_is_published_during_a_batch_has_moved() {
+    let volume = tempfile::tempdir().unwrap();
+    let mut tree = crate::volume::Tree::open(volume.path()).unwrap();
+    assert!(tree.open_file(Path::new("A")).is_err() && !tree.has_moved());
+    publish(volume.path(), 1, &["A", "B"]);
+    assert!(tree.open_file(Path::new("B")).is_ok() && tree.has_moved());
+    // A link that leads nowhere is not a change.
+    fs::remove_dir_all(volume.path().join("..1")).unwrap();
+    let mut tree = crate::volume::Tree::open(volume.path()).unwrap();
+    assert!(tree.open_file(Path::new("A")).is_err() && !tree.has_moved());
+}
