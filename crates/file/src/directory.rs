@@ -88,10 +88,9 @@ impl Directory {
             Handle::Path(root) => {
                 let (parent, name) = (file.parent(), file.file_name().unwrap_or_default());
                 let path = resolve_below(root, parent.unwrap_or(Path::new("")))?.join(name);
-                match std::fs::read_link(path) {
-                    Ok(target) => Ok(Some(target)),
-                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
-                    Err(error) => Err(error.into()),
+                match std::fs::symlink_metadata(&path)?.is_symlink() {
+                    true => Ok(Some(std::fs::read_link(path)?)),
+                    false => Ok(None),
                 }
             }
         }

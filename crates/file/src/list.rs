@@ -86,7 +86,11 @@ impl Reader {
             match look.result {
                 Ok(()) => has_returned = true,
                 // A list without this file would be incomplete.
-                Err(error) if look.wait.is_some() => result = result.and(Err(error)),
+                Err(error) if look.wait.is_some() => {
+                    if result.as_ref().err().is_none_or(Error::is_not_found) {
+                        result = Err(error);
+                    }
+                }
                 Err(_) => {}
             }
         }

@@ -359,12 +359,10 @@ impl Reader {
             content: self.memory.hash(contents.bytes.as_slice()),
         };
         let (result, condition) = interpret(contents);
-        // A later time than the start shows that the file was written meanwhile or that the clocks differ.
-        let age = modified.and_then(|it| began.system.duration_since(it).ok());
         Attempt {
             result,
             look: Look::Content(stamp, condition),
-            is_young: age.is_none_or(|age| age < STABLE),
+            is_young: modified.is_none_or(|it| is_young(it, began.system)),
         }
     }
 
@@ -447,6 +445,19 @@ fn is_ambiguous_on_windows(name: &str) -> bool {
         || DEVICES.iter().any(|it| it.eq_ignore_ascii_case(device))
 }
 
+/// Returns whether a file might have been written less than [`STABLE`] before `now`.
+fn is_young(modified: SystemTime, now: SystemTime) -> bool {
+    let since_epoch = modified.duration_since(SystemTime::UNIX_EPOCH);
+    // Some file systems store only every second or every other second.
+    let resolution = match since_epoch.is_ok_and(|it| it.subsec_nanos() != 0) {
+        true => Duration::ZERO,
+        false => Duration::from_secs(2),
+    };
+    // A later time than now shows that the file is being written or that the clocks differ.
+    now.duration_since(modified)
+        .map_or(true, |age| age < STABLE + resolution)
+}
+
 /// Returns whether a document contains nothing but white space.
 fn is_blank(bytes: &[u8]) -> bool {
     let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
@@ -461,6 +472,17 @@ fn secret(bytes: Vec<u8>) -> Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn age_allows_for_coarse_and_differing_clocks() {
+        let second = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let is_young_after =
+            |modified, age| is_young(modified, modified + Duration::from_millis(age));
+        let fine = second + Duration::from_millis(4);
+        assert!(is_young_after(fine, 249) && !is_young_after(fine, 250));
+        assert!(is_young_after(second, 2_249) && !is_young_after(second, 2_250));
+        assert!(is_young(fine, second), "the clock was set back");
+    }
 
     #[test]
     fn names_that_windows_confuses_are_known() {

@@ -37,6 +37,8 @@ enum Step {
     Look {
         both: bool,
     },
+    /// Reads the name 1, and is so slow that the next look is judged earlier.
+    SlowLook,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +83,7 @@ impl Disk {
             Step::Remove => self.file = None,
             Step::Deny => self.is_denied = true,
             Step::Allow => self.is_denied = false,
-            Step::Look { .. } => {}
+            Step::Look { .. } | Step::SlowLook => {}
         }
     }
 
@@ -219,6 +221,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Remove),
         1 => Just(Step::Deny),
         2 => Just(Step::Allow),
+        2 => Just(Step::SlowLook),
         11 => any::<bool>().prop_map(|both| Step::Look { both }),
     ]
 }
@@ -242,7 +245,7 @@ proptest! {
         let start = Instant::now();
         let (mut disk, mut spec, mut known) = (Disk::default(), Spec::default(), None);
         let steps: Vec<_> = [(0, Step::Write(Text::Whole))].into_iter().chain(steps).collect();
-        let mut look = |disk: &Disk, spec: &mut Spec, both| {
+        let seen = |disk: &Disk, both| {
             let (look, names) = disk.look();
             let is_young = matches!(look, Look::Content(..)) && disk.now - disk.changed < STABLE;
             let seen = Seen {
@@ -251,27 +254,57 @@ proptest! {
                 is_doubtful: is_young && (names.is_empty() || both && names.len() < 2),
                 look,
             };
-            let names = || names.iter().copied().collect::<HashSet<u64>>();
+            (seen, names)
+        };
+        let mut slow = Vec::new();
+        let mut look = |disk: &Disk, spec: &mut Spec, both, slow: &mut Vec<(Seen, &[u64])>| {
+            let set = |names: &[u64]| names.iter().copied().collect::<HashSet<u64>>();
+            let (seen, names) = seen(disk, both);
             spec.notice(disk);
-            if judge(&mut known, &seen, names, GRACE) != Verdict::Use {
-                return Ok(false);
-            }
+            let verdict = judge(&mut known, &seen, || set(names), GRACE);
             let is_missing = known.as_ref().is_some_and(|it| it.missing_names().contains(&2));
-            spec.check_use(disk, both, is_missing).map(|()| true)
+            let result = match verdict {
+                Verdict::Use => spec.check_use(disk, both, is_missing).map(|()| true),
+                Verdict::Rewriting { .. } => Ok(false),
+            };
+            for (seen, names) in slow.drain(..) {
+                let stamps = |known: &Option<Known>| {
+                    let known = known.as_ref()?;
+                    let accepted = known.accepted.as_ref().map(|it| it.stamp.clone());
+                    let candidate = known.candidate.as_ref().map(|it| it.look.clone());
+                    Some((accepted, candidate))
+                };
+                let before = stamps(&known);
+                let is_late = known.as_ref().is_some_and(|it| it.newest > Some(seen.began));
+                judge(&mut known, &seen, || set(names), GRACE);
+                if is_late && stamps(&known) != before {
+                    return Err("a slow look replaced a newer one");
+                }
+                // Nothing was known, and the specification is to know nothing either.
+                if !is_late {
+                    known = None;
+                    *spec = Spec::default();
+                }
+            }
+            result
         };
         for (index, (pause, step)) in steps.iter().enumerate() {
             disk.now += Duration::from_millis(*pause);
             disk.apply(*step);
-            if let Step::Look { both } = *step {
-                let result = look(&disk, &mut spec, both);
-                prop_assert!(result.is_ok(), "{:?} at step {index}: {disk:?}", result);
+            match *step {
+                Step::Look { both } => {
+                    let result = look(&disk, &mut spec, both, &mut slow);
+                    prop_assert!(result.is_ok(), "{:?} at step {index}: {disk:?}", result);
+                }
+                Step::SlowLook => slow.push(seen(&disk, false)),
+                _ => {}
             }
         }
         // When nothing changes any more, everything counts in the end.
         let mut is_used = false;
         for wait in [STABLE, STABLE, GRACE, STABLE] {
             disk.now += wait;
-            is_used = look(&disk, &mut spec, true).unwrap();
+            is_used = look(&disk, &mut spec, true, &mut slow).unwrap();
         }
         prop_assert!(is_used);
     }
