@@ -268,6 +268,37 @@ async fn document_that_stays_empty_is_absent_after_the_grace() {
     assert_eq!(value().await, WEAK);
 }
 
+#[tokio::test(start_paused = true)]
+async fn document_that_was_malformed_for_long_is_corrected_without_the_fallback() {
+    for name in ["live.json", "live.yaml", "live.toml"] {
+        let source = Source::new(name);
+        let resolver = Resolver::new(source.chain());
+        let refreshed = async || resolver.refresh(["AUTH_SECRET"]).await.remove(0);
+        assert!(refreshed().await.is_ok());
+        std::fs::write(source.path(), "{ \"").unwrap();
+        sleep(secs(1)).await;
+        let _ = refreshed().await;
+        sleep(secs(90)).await;
+        let stale = refreshed().await.unwrap().freshness;
+        assert!(
+            format!("{stale:?}").contains("malformed"),
+            "{name}: {stale:?}"
+        );
+        let correcting = rewrite(&source, Writer::Truncate, secs(1));
+        let reading = async {
+            for _ in 0..60 {
+                if let Ok(value) = refreshed().await {
+                    assert_eq!(value.value.expose_text().unwrap(), STRONG, "{name}");
+                }
+                sleep(Duration::from_millis(29)).await;
+            }
+        };
+        tokio::join!(correcting, reading);
+        sleep(secs(3)).await;
+        assert!(refreshed().await.is_ok(), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn supervised_program_is_not_restarted_by_a_rewrite() {
     let source = Source::new("live.env");

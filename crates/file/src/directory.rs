@@ -29,11 +29,13 @@ pub(crate) struct Entry {
 impl Directory {
     /// Opens the directory at a path.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        #[cfg(target_os = "linux")]
-        if linux::has_openat2() {
-            return linux::open(path).map(Handle::Descriptor).map(Self);
-        }
-        Self::open_by_path(path)
+        open::retry_missing(path, || {
+            #[cfg(target_os = "linux")]
+            if linux::has_openat2() {
+                return linux::open(path).map(Handle::Descriptor).map(Self);
+            }
+            Self::open_by_path(path)
+        })
     }
 
     /// Opens a directory without help of the kernel. A process with write access to the directory can change a path
@@ -86,10 +88,9 @@ impl Directory {
             Handle::Path(root) => {
                 let (parent, name) = (file.parent(), file.file_name().unwrap_or_default());
                 let path = resolve_below(root, parent.unwrap_or(Path::new("")))?.join(name);
-                match std::fs::read_link(path) {
-                    Ok(target) => Ok(Some(target)),
-                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
-                    Err(error) => Err(error.into()),
+                match std::fs::symlink_metadata(&path)?.is_symlink() {
+                    true => Ok(Some(std::fs::read_link(path)?)),
+                    false => Ok(None),
                 }
             }
         }
@@ -225,7 +226,11 @@ mod linux {
                 continue;
             }
             let is_link = match entry.file_type() {
-                FileType::Unknown => read_link(&directory, Path::new(name))?.is_some(),
+                FileType::Unknown => match read_link(&directory, Path::new(name)) {
+                    // It was removed meanwhile.
+                    Err(OpenError::Missing) => continue,
+                    target => target?.is_some(),
+                },
                 kind => kind == FileType::Symlink,
             };
             entries.push(Entry {

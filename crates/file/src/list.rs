@@ -7,9 +7,9 @@ use secretwell_core::backend::{Notice, NoticeKind};
 use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
 
 use crate::config::Layout;
-use crate::open::{ATTEMPTS, OpenError, check_type};
+use crate::open::{OpenError, check_type};
 use crate::place;
-use crate::reader::{Reader, Reading, reject_volume_names};
+use crate::reader::{BATCH_ATTEMPTS, Reader, Reading, reject_names};
 use crate::volume::Tree;
 
 /// The depth limit of a list.
@@ -26,8 +26,6 @@ struct Listing {
     notices: Vec<Notice>,
     /// The number of notices beyond the limit.
     further_notices: usize,
-    /// Whether something disappeared during the walk.
-    has_gaps: bool,
 }
 
 impl Reader {
@@ -69,28 +67,49 @@ impl Reader {
 
     /// Lists the files below `prefix`. A file that was known and is not listed any more is looked at again.
     fn list_directory(&self, prefix: &KeyPrefix) -> Reading<Result<Listing, Error>> {
-        let result = self.walk(prefix);
-        let is_lost = |path: &String| {
-            let Ok(key) = SecretKey::parse(path) else {
-                return false;
-            };
-            let listed = result.as_ref().is_ok_and(|it| it.keys.contains(&key));
-            prefix.contains(&key) && !listed
+        let mut result = self.walk(prefix);
+        let known = self.memory.existing().into_iter();
+        let is_lost = |key: &SecretKey| {
+            let is_hidden = key.segments().any(|it| it.starts_with('.'));
+            let is_listed = result.as_ref().is_ok_and(|it| it.keys.contains(key));
+            prefix.contains(key) && !is_hidden && !is_listed
         };
-        let lost = self.memory.existing().into_iter().filter(is_lost);
-        let wait = lost.filter_map(|path| self.confirm_absence(&path)).max();
+        let lost: Vec<_> = known
+            .filter_map(|path| SecretKey::parse(path).ok())
+            .filter(is_lost)
+            .collect();
+        let mut wait = None;
+        let mut has_returned = false;
+        for key in &lost {
+            let look = self.look_again(key);
+            wait = wait.max(look.wait);
+            match look.result {
+                Ok(()) => has_returned = true,
+                // A list without this file would be incomplete.
+                Err(error) if look.wait.is_some() => {
+                    if result.as_ref().err().is_none_or(Error::is_not_found) {
+                        result = Err(error);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        if has_returned && wait.is_none() {
+            result = self.walk(prefix);
+        }
         Reading { result, wait }
     }
 
     fn walk(&self, prefix: &KeyPrefix) -> Result<Listing, Error> {
-        reject_volume_names(prefix.as_str())?;
-        for _ in 0..ATTEMPTS {
+        reject_names(prefix.as_str())?;
+        for _ in 0..BATCH_ATTEMPTS {
             let mut tree = Tree::open(&self.config.path)
                 .map_err(|error| place::explain(&self.config, error))?;
             let mut listing = Listing::default();
-            self.list_below(&mut tree, prefix.as_str(), 0, &mut listing)?;
-            if !listing.has_gaps || !tree.has_moved() {
-                return Ok(listing);
+            let listed = self.list_below(&mut tree, prefix.as_str(), 0, &mut listing);
+            // The files of a generation that was replaced are removed one after the other.
+            if !tree.has_moved() {
+                return listed.map(|()| listing);
             }
         }
         Err(OpenError::Changing.into_error(&self.config.path))
@@ -107,10 +126,7 @@ impl Reader {
     ) -> Result<(), Error> {
         let entries = match tree.entries(Path::new(path)) {
             Ok(entries) => entries,
-            Err(error) if error.is_absence() => {
-                listing.has_gaps = true;
-                return Ok(());
-            }
+            Err(error) if error.is_absence() => return Ok(()),
             Err(error) => return Err(error.into_error(&self.config.path.join(path))),
         };
         for (name, entry) in entries {
@@ -119,10 +135,7 @@ impl Reader {
             let file = Path::new(path).join(&name);
             let kind = match tree.file_type(&file) {
                 Ok(kind) => kind,
-                Err(OpenError::Missing) => {
-                    listing.has_gaps = true;
-                    continue;
-                }
+                Err(OpenError::Missing) => continue,
                 Err(error @ (OpenError::Forbidden(_) | OpenError::Changing | OpenError::Io(_))) => {
                     return Err(error.into_error(&self.config.path.join(file)));
                 }

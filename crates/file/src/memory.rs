@@ -43,32 +43,26 @@ impl Memory {
         self.hasher.hash_one(value)
     }
 
-    /// Judges a look at a file. See [`judge`].
+    /// Judges a look at a file. See [`judge`]. Returns also the names that are missing since a rewrite.
     pub(crate) fn judge(
         &self,
         path: &str,
         seen: &Seen,
         names: impl FnOnce() -> HashSet<u64>,
         grace: Duration,
-    ) -> Verdict {
+    ) -> (Verdict, HashSet<u64>) {
         let mut files = self.lock();
         files.looks += 1;
         let last_look = files.looks;
         let mut known = files.by_path.remove(path).map(|it| it.known);
         let verdict = judge(&mut known, seen, names, grace);
+        let missing = known.as_ref().map(Known::missing_names);
         if let Some(known) = known {
             files.evict();
             let remembered = Remembered { known, last_look };
             files.by_path.insert(path.to_owned(), remembered);
         }
-        verdict
-    }
-
-    /// Passes what is known of a file to `question`. Returns the default if nothing is known.
-    pub(crate) fn ask<T: Default>(&self, path: &str, question: impl FnOnce(&Known) -> T) -> T {
-        let files = self.lock();
-        let remembered = files.by_path.get(path);
-        remembered.map_or_else(T::default, |it| question(&it.known))
+        (verdict, missing.unwrap_or_default())
     }
 
     /// Returns the paths of files that existed at the last look.

@@ -145,7 +145,9 @@ pub(crate) fn read(
             .unwrap_or(usize::MAX)
             .saturating_add(1);
         let mut bytes = Zeroizing::new(Vec::with_capacity(size));
-        (&mut file).take(limit + 1).read_to_end(&mut bytes)?;
+        (&mut file)
+            .take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit {
             return Err(OpenError::TooLarge(limit));
         }
@@ -163,6 +165,21 @@ pub(crate) fn read(
         }
     }
     Err(OpenError::Changing)
+}
+
+/// Opens what is at a path, and again if something is there although it was missing. Links can be replaced between their
+/// resolution and the use of their target.
+pub(crate) fn retry_missing<T>(
+    path: &Path,
+    mut open: impl FnMut() -> Result<T, OpenError>,
+) -> Result<T, OpenError> {
+    for _ in 1..ATTEMPTS {
+        match open() {
+            Err(OpenError::Missing) if path.symlink_metadata().is_ok() => {}
+            result => return result,
+        }
+    }
+    open()
 }
 
 /// Opens a file without blocking, because opening a named pipe would otherwise wait for a writer.

@@ -141,15 +141,19 @@ impl FileProvider {
     ) -> Result<T, Error> {
         let end = Instant::now() + PATIENCE;
         let read = Arc::new(read);
+        let mut is_first = true;
         loop {
             let (reader, read) = (self.reader.clone(), read.clone());
             let reading = tokio::task::spawn_blocking(move || read(&reader)).await;
             let reading = reading.map_err(|error| self.interrupted(error))?;
             match reading.wait {
-                // No blocking thread sleeps, and a caller that is dropped stops waiting.
-                Some(wait) if Instant::now() + wait <= end => tokio::time::sleep(wait).await,
+                // No blocking thread sleeps, and a caller that is dropped stops waiting. A slow read is repeated once.
+                Some(wait) if is_first || Instant::now() + wait <= end => {
+                    tokio::time::sleep(wait).await;
+                }
                 _ => return Ok(reading.result),
             }
+            is_first = false;
         }
     }
 

@@ -11,7 +11,7 @@ use secretwell_core::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, Ve
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use crate::config::{Config, Layout};
+use crate::config::{Config, Format, Layout};
 use crate::directory::Directory;
 use crate::document::{self, Document};
 use crate::identity::Identity;
@@ -25,7 +25,7 @@ use crate::volume::Tree;
 const REWRITE_BACKOFF: Duration = Duration::from_secs(1);
 
 /// The number of attempts to read a batch from a volume that is replaced meanwhile.
-const BATCH_ATTEMPTS: usize = 16;
+pub(crate) const BATCH_ATTEMPTS: usize = 16;
 
 /// The blocking part of the provider, which runs on blocking threads.
 pub(crate) struct Reader {
@@ -34,6 +34,21 @@ pub(crate) struct Reader {
     pub(crate) memory: Memory,
     /// Whether the warning about open permissions has been logged.
     pub(crate) warned: AtomicBool,
+}
+
+/// The start of a read.
+struct Moment {
+    instant: Instant,
+    system: SystemTime,
+}
+
+impl Moment {
+    fn now() -> Self {
+        Self {
+            instant: Instant::now(),
+            system: SystemTime::now(),
+        }
+    }
 }
 
 /// The result of a read.
@@ -50,6 +65,12 @@ impl<T> Reading<T> {
             wait: self.wait,
         }
     }
+}
+
+/// A document, and the hashes of the names that are missing since it was rewritten.
+struct Entries {
+    document: Document,
+    missing: HashSet<u64>,
 }
 
 /// A read of one file, before it is judged.
@@ -87,7 +108,7 @@ impl Reader {
     }
 
     fn read_files(&self, keys: &[SecretKey]) -> Reading<Vec<Result<Secret, Error>>> {
-        let began = Instant::now();
+        let began = Moment::now();
         let contents = match self.open_files(keys) {
             Ok(contents) => contents,
             Err(error) => {
@@ -99,7 +120,7 @@ impl Reader {
         let ended = Instant::now();
         let mut wait = None;
         let judge = |(key, contents): (&SecretKey, Result<Contents, Error>)| {
-            let reading = self.judge_file(key.as_str(), contents, began, ended);
+            let reading = self.judge_file(key.as_str(), contents, &began, ended);
             wait = wait.max(reading.wait);
             reading.result
         };
@@ -114,7 +135,7 @@ impl Reader {
             let mut tree = Tree::open(&self.config.path)?;
             let mut has_absence = false;
             let mut read = |key: &SecretKey| {
-                reject_volume_names(key.as_str())?;
+                reject_names(key.as_str())?;
                 let file = Path::new(key.as_str());
                 let path = self.config.path.join(file);
                 let mut generation = None;
@@ -146,10 +167,10 @@ impl Reader {
         &self,
         path: &str,
         contents: Result<Contents, Error>,
-        began: Instant,
+        began: &Moment,
         ended: Instant,
     ) -> Reading<Result<Secret, Error>> {
-        let attempt = self.attempt(contents, |mut contents| {
+        let attempt = self.attempt(began, contents, |mut contents| {
             self.trim_newline(&mut contents.bytes);
             // The files of a volume are never written in place.
             let condition = match contents.bytes.is_empty() && contents.generation.is_none() {
@@ -160,13 +181,13 @@ impl Reader {
         });
         let is_blank = matches!(attempt.look, Look::Content(_, Condition::Blank));
         let seen = Seen {
-            began,
+            began: began.instant,
             ended,
             look: attempt.look,
             is_doubtful: attempt.is_young && is_blank,
         };
         let grace = self.config.rewrite_grace;
-        let verdict = self.memory.judge(path, &seen, HashSet::new, grace);
+        let (verdict, _) = self.memory.judge(path, &seen, HashSet::new, grace);
         let (result, wait) = self.conclude(Path::new(path), attempt.result, verdict);
         Reading {
             result: result.map(|mut bytes| secret(std::mem::take(&mut *bytes))),
@@ -197,19 +218,18 @@ impl Reader {
         };
         self.read_document(is_absent)
             .map(|document| match document {
-                Ok(document) => (keys.iter())
-                    .map(|key| self.read_entry(&document, key))
+                Ok(entries) => (keys.iter())
+                    .map(|key| self.read_entry(&entries, key))
                     .collect(),
                 Err(error) => keys.iter().map(|_| Err(error.clone())).collect(),
             })
     }
 
-    fn read_entry(&self, document: &Document, key: &SecretKey) -> Result<Secret, Error> {
-        if let Some(bytes) = document.get(key)? {
+    fn read_entry(&self, entries: &Entries, key: &SecretKey) -> Result<Secret, Error> {
+        if let Some(bytes) = entries.document.get(key)? {
             return Ok(secret(bytes));
         }
-        let name = self.name(key.as_str());
-        if self.memory.ask("", |known| known.is_missing(name)) {
+        if entries.missing.contains(&self.name(key.as_str())) {
             return Err(self.rewriting(Path::new(""), "this key is missing since it was rewritten"));
         }
         Err(Error::new(
@@ -223,7 +243,7 @@ impl Reader {
     fn read_document(
         &self,
         has_absence: impl FnOnce(&Document) -> bool,
-    ) -> Reading<Result<Document, Error>> {
+    ) -> Reading<Result<Entries, Error>> {
         let path = &self.config.path;
         let Some(format) = self.config.document_format() else {
             let message = "the file name does not determine a format";
@@ -234,15 +254,19 @@ impl Reader {
                 wait: None,
             };
         };
-        let began = Instant::now();
-        let contents = open::read(|| open::open_path(path), self.config.limit())
+        let began = Moment::now();
+        let open = || open::retry_missing(path, || open::open_path(path));
+        let contents = open::read(open, self.config.limit())
             .map_err(|error| place::explain(&self.config, error))
             .and_then(|contents| {
                 self.check_permissions(path, &contents)?;
                 Ok(contents)
             });
         let ended = Instant::now();
-        let attempt = self.attempt(contents, |contents| {
+        let mut is_cut = false;
+        let attempt = self.attempt(&began, contents, |contents| {
+            // Half of a JSON document cannot be parsed. In other formats, the last value might be cut.
+            is_cut = format != Format::Json && !contents.bytes.ends_with(b"\n");
             let document = document::parse(self.config.syntax(format), &contents.bytes);
             let condition = match &document {
                 Ok(_) if is_blank(&contents.bytes) => Condition::Blank,
@@ -251,21 +275,25 @@ impl Reader {
             };
             (document, condition)
         });
-        let has_absence = attempt.result.as_ref().map_or(true, has_absence)
+        let is_incomplete = is_cut
+            || attempt.result.as_ref().map_or(true, has_absence)
             || matches!(attempt.look, Look::Content(_, Condition::Blank));
         let seen = Seen {
-            began,
+            began: began.instant,
             ended,
             look: attempt.look,
-            is_doubtful: attempt.is_young && has_absence,
+            is_doubtful: attempt.is_young && is_incomplete,
         };
         let names = || match &attempt.result {
             Ok(document) => self.names(document),
             Err(_) => HashSet::new(),
         };
-        let verdict = (self.memory).judge("", &seen, names, self.config.rewrite_grace);
+        let (verdict, missing) = (self.memory).judge("", &seen, names, self.config.rewrite_grace);
         let (result, wait) = self.conclude(Path::new(""), attempt.result, verdict);
-        Reading { result, wait }
+        Reading {
+            result: result.map(|document| Entries { document, missing }),
+            wait,
+        }
     }
 
     /// Reads the document for all of its keys.
@@ -273,13 +301,9 @@ impl Reader {
     /// # Errors
     /// Returns an error while a key might be missing only because the document was rewritten a short time ago.
     pub(crate) fn read_whole(&self) -> Reading<Result<Document, Error>> {
-        self.read_document(|_| false).map(|document| {
-            if self.memory.ask("", |known| known.has_missing_names()) {
-                return Err(
-                    self.rewriting(Path::new(""), "keys are missing since it was rewritten")
-                );
-            }
-            document
+        self.read_document(|_| true).map(|entries| match entries? {
+            entries if entries.missing.is_empty() => Ok(entries.document),
+            _ => Err(self.rewriting(Path::new(""), "keys are missing since it was rewritten")),
         })
     }
 
@@ -294,20 +318,21 @@ impl Reader {
             },
             Layout::Document(_) => self
                 .read_document(|_| false)
-                .map(|document| document.map(drop)),
+                .map(|entries| entries.map(drop)),
         };
         checked.map(|result| result.map_err(|error| error.with_origin(&self.origin)))
     }
 
-    /// Looks at a file that was known and is not listed any more. Returns the time after which its absence can count.
-    pub(crate) fn confirm_absence(&self, path: &str) -> Option<Duration> {
-        let key = SecretKey::parse(path).ok()?;
-        self.read_files(std::slice::from_ref(&key)).wait
+    /// Looks at a file that was known and is not listed any more.
+    pub(crate) fn look_again(&self, key: &SecretKey) -> Reading<Result<(), Error>> {
+        self.read_files(std::slice::from_ref(key))
+            .map(|results| results.into_iter().try_for_each(|result| result.map(drop)))
     }
 
     /// Interprets the content of a file.
     fn attempt<T>(
         &self,
+        began: &Moment,
         contents: Result<Contents, Error>,
         interpret: impl FnOnce(Contents) -> (Result<T, Error>, Condition),
     ) -> Attempt<T> {
@@ -334,12 +359,10 @@ impl Reader {
             content: self.memory.hash(contents.bytes.as_slice()),
         };
         let (result, condition) = interpret(contents);
-        // A time in the future shows that the clocks differ, so the age is unknown.
-        let age = modified.and_then(|it| SystemTime::now().duration_since(it).ok());
         Attempt {
             result,
             look: Look::Content(stamp, condition),
-            is_young: age.is_none_or(|age| age < STABLE),
+            is_young: modified.is_none_or(|it| is_young(it, began.system)),
         }
     }
 
@@ -390,20 +413,49 @@ impl Reader {
 
     /// Returns the hash of a name. A `.env` document stores the key `db/PASSWORD` as `db_PASSWORD`.
     fn name(&self, path: &str) -> u64 {
-        self.memory.hash(path.replace('/', "_").as_bytes())
+        match self.config.document_format() {
+            Some(Format::Env) => self.memory.hash(path.replace('/', "_")),
+            _ => self.memory.hash(path),
+        }
     }
 }
 
-/// Rejects names that start with `..`, because a Kubernetes volume stores its versions under them.
-pub(crate) fn reject_volume_names(path: &str) -> Result<(), Error> {
-    if path.split('/').any(|segment| segment.starts_with("..")) {
-        return Err(Error::new(
-            ErrorKind::InvalidKey,
-            "names that start with `..` are reserved for the volume",
-        )
-        .with_hint("use the name of the secret"));
-    }
-    Ok(())
+/// Rejects names that start with `..`, because a Kubernetes volume stores its versions under them, and names that Windows
+/// does not distinguish from other names.
+pub(crate) fn reject_names(path: &str) -> Result<(), Error> {
+    let message = match () {
+        () if path.split('/').any(|name| name.starts_with("..")) => {
+            "names that start with `..` are reserved for the volume"
+        }
+        () if cfg!(windows) && path.split('/').any(is_ambiguous_on_windows) => {
+            "Windows has no file with this name"
+        }
+        () => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::InvalidKey, message).with_hint("use the name of the secret"))
+}
+
+/// Returns whether Windows reads another file under this name: `A.` is `A`, `A:b` is a part of `A`, and `NUL` is a device.
+fn is_ambiguous_on_windows(name: &str) -> bool {
+    const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "COM", "LPT"];
+    let stem = name.split('.').next().unwrap_or_default().trim_end();
+    let device = stem.trim_end_matches(|c: char| c.is_ascii_digit());
+    name.ends_with(['.', ' '])
+        || name.contains(['<', '>', ':', '"', '|', '?', '*'])
+        || DEVICES.iter().any(|it| it.eq_ignore_ascii_case(device))
+}
+
+/// Returns whether a file might have been written less than [`STABLE`] before `now`.
+fn is_young(modified: SystemTime, now: SystemTime) -> bool {
+    let since_epoch = modified.duration_since(SystemTime::UNIX_EPOCH);
+    // Some file systems store only every second or every other second.
+    let resolution = match since_epoch.is_ok_and(|it| it.subsec_nanos() != 0) {
+        true => Duration::ZERO,
+        false => Duration::from_secs(2),
+    };
+    // A later time than now shows that the file is being written or that the clocks differ.
+    now.duration_since(modified)
+        .map_or(true, |age| age < STABLE + resolution)
 }
 
 /// Returns whether a document contains nothing but white space.
@@ -415,4 +467,32 @@ fn is_blank(bytes: &[u8]) -> bool {
 fn secret(bytes: Vec<u8>) -> Secret {
     let version = Version::from_content(&bytes);
     Secret::new(bytes).with_version(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn age_allows_for_coarse_and_differing_clocks() {
+        let second = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let is_young_after =
+            |modified, age| is_young(modified, modified + Duration::from_millis(age));
+        let fine = second + Duration::from_millis(4);
+        assert!(is_young_after(fine, 249) && !is_young_after(fine, 250));
+        assert!(is_young_after(second, 2_249) && !is_young_after(second, 2_250));
+        assert!(is_young(fine, second), "the clock was set back");
+    }
+
+    #[test]
+    fn names_that_windows_confuses_are_known() {
+        for name in [
+            "A.", "A:b", "A::$DATA", "nul", "COM1", "con.txt", "A?", "AUX .x",
+        ] {
+            assert!(is_ambiguous_on_windows(name), "{name}");
+        }
+        for name in ["A", "A.b", ".env", "CONFIG", "A-1", "PRNG", "NULL", "db 1"] {
+            assert!(!is_ambiguous_on_windows(name), "{name}");
+        }
+    }
 }

@@ -79,6 +79,8 @@ pub(crate) struct Known {
     accepted: Option<Accepted>,
     /// The newest look, as long as it differs from the content that counts.
     candidate: Option<Candidate>,
+    /// The start of the newest look.
+    newest: Option<Instant>,
     /// Whether the last content that counted was good.
     had_content: bool,
     /// The time since which the content is blank or malformed, although it was good.
@@ -92,6 +94,9 @@ pub(crate) struct Known {
 #[derive(Debug, Clone)]
 struct Accepted {
     stamp: Stamp,
+    condition: Condition,
+    /// The time of the first look that has found it.
+    since: Instant,
     /// Whether it was written in place, and not by replacing the file.
     is_rewritten: bool,
 }
@@ -105,11 +110,13 @@ struct Candidate {
 
 /// Decides whether the content of a look counts, and remembers the look.
 ///
-/// - Content that replaces a file, as by a rename, counts at once.
+/// - Content that replaces a file, as by a rename, counts at once, unless the file was empty.
 /// - Content that was written in place counts when two looks, at least [`STABLE`] apart, have found it.
 /// - A file that disappears or becomes unreadable is looked at again after the same time.
 /// - A doubtful absence is confirmed in the same way.
-/// - A file that becomes blank, or is damaged in place, counts only after `grace`.
+/// - A file that becomes blank, or is damaged in place, counts only after `grace`. Each write starts the time again.
+///
+/// Only a file that disappears is forgotten. A file that becomes unreadable is still known.
 ///
 /// `names` returns the hashes of the names in a good document.
 pub(crate) fn judge(
@@ -121,6 +128,7 @@ pub(crate) fn judge(
     let memory = known.get_or_insert_default();
     if let Err(wait) = memory.settle(seen) {
         let reason = match seen.look {
+            _ if wait.is_zero() => "it was changed during the read",
             Look::Content(..) => "it was written a moment ago",
             Look::Unstable => "it changes during each read",
             Look::Failed(ErrorKind::NotFound) => "it disappeared a moment ago",
@@ -134,7 +142,9 @@ pub(crate) fn judge(
             memory.judge_content(stamp, condition, names, grace, seen.ended)
         }
         Look::Unstable | Look::Failed(_) => {
-            *known = None;
+            if memory.accepted.is_none() {
+                *known = None;
+            }
             Verdict::Use
         }
     }
@@ -146,44 +156,57 @@ impl Known {
         self.accepted.is_some()
     }
 
-    /// Returns whether a name is missing since a rewrite that is more recent than the grace.
-    pub(crate) fn is_missing(&self, name: u64) -> bool {
-        self.missing.contains_key(&name)
-    }
-
-    /// Returns whether any name is missing since a rewrite that is more recent than the grace.
-    pub(crate) fn has_missing_names(&self) -> bool {
-        !self.missing.is_empty()
+    /// Returns the names that are missing since a rewrite that is more recent than the grace.
+    pub(crate) fn missing_names(&self) -> HashSet<u64> {
+        self.missing.keys().copied().collect()
     }
 
     /// Accepts the look, or returns the time after which the next look can be accepted.
     fn settle(&mut self, seen: &Seen) -> Result<(), Duration> {
+        let is_outdated = self.newest.is_some_and(|newest| seen.began < newest);
         if let (Some(accepted), Look::Content(stamp, _)) = (&mut self.accepted, &seen.look)
             && (accepted.stamp.content, accepted.stamp.len) == (stamp.content, stamp.len)
         {
-            accepted.stamp = stamp.clone();
-            self.candidate = None;
-            return Ok(());
+            if is_outdated {
+                return Ok(());
+            }
+            if accepted.stamp != *stamp {
+                // The same content was written again, so its writer might not have finished.
+                (accepted.stamp, accepted.since) = (stamp.clone(), seen.ended);
+                self.restart_grace(seen.ended);
+            }
+            (self.candidate, self.newest) = (None, Some(seen.began));
+            let since = self.accepted.as_ref().map_or(seen.ended, |it| it.since);
+            let age = seen.began.saturating_duration_since(since);
+            return match seen.is_doubtful && age < STABLE {
+                true => Err(STABLE - age),
+                false => Ok(()),
+            };
         }
+        // A look that began later has been judged already, so this one must not replace it.
+        if is_outdated {
+            return Err(Duration::ZERO);
+        }
+        self.newest = Some(seen.began);
         let is_replacement = self.is_replacement(&seen.look);
         if is_replacement && !seen.is_doubtful {
-            self.accept(&seen.look, false);
+            self.accept(seen, seen.ended, false);
             return Ok(());
         }
         if let Some(candidate) = &self.candidate
             && candidate.look == seen.look
             && let age = seen.began.saturating_duration_since(candidate.since)
             && match seen.look {
-                Look::Content(..) => true,
                 Look::Unstable => false,
-                Look::Failed(_) => age < CONFIRMATION,
+                Look::Failed(ErrorKind::NotFound) => age < CONFIRMATION,
+                Look::Content(..) | Look::Failed(_) => true,
             }
         {
             if age < STABLE {
                 return Err(STABLE - age);
             }
-            let is_rewritten = candidate.is_rewritten;
-            self.accept(&seen.look, is_rewritten);
+            let (since, is_rewritten) = (candidate.since, candidate.is_rewritten);
+            self.accept(seen, since, is_rewritten);
             return Ok(());
         }
         self.candidate = Some(Candidate {
@@ -196,32 +219,46 @@ impl Known {
 
     /// Returns whether the look shows another file than the look before, which was not written in place.
     fn is_replacement(&self, look: &Look) -> bool {
-        let before = match (&self.candidate, &self.accepted) {
+        let (before, condition) = match (&self.candidate, &self.accepted) {
             // The file was missing or changed a moment ago, so its writer might not have finished.
             (Some(Candidate { look, .. }), _) => match look {
-                Look::Content(stamp, _) => stamp,
+                Look::Content(stamp, condition) => (stamp, *condition),
                 Look::Unstable | Look::Failed(_) => return false,
             },
-            (None, Some(accepted)) => &accepted.stamp,
+            (None, Some(accepted)) => (&accepted.stamp, accepted.condition),
             (None, None) => return *look != Look::Unstable,
         };
         match look {
-            Look::Content(stamp, _) => !stamp.identity.is_same_file(&before.identity),
-            Look::Unstable => false,
-            // A file that never counted cannot disappear.
-            Look::Failed(_) => self.accepted.is_none(),
+            // A program that removes an empty file and creates it again might not have finished either.
+            Look::Content(stamp, _) => {
+                condition != Condition::Blank && !stamp.identity.is_same_file(&before.identity)
+            }
+            Look::Unstable | Look::Failed(_) => false,
         }
     }
 
-    fn accept(&mut self, look: &Look, is_rewritten: bool) {
-        self.candidate = None;
-        self.accepted = match look {
-            Look::Content(stamp, _) => Some(Accepted {
-                stamp: stamp.clone(),
-                is_rewritten,
-            }),
-            Look::Unstable | Look::Failed(_) => None,
-        };
+    fn accept(&mut self, seen: &Seen, since: Instant, is_rewritten: bool) {
+        match &seen.look {
+            Look::Content(stamp, condition) => {
+                self.restart_grace(seen.ended);
+                self.candidate = None;
+                self.accepted = Some(Accepted {
+                    stamp: stamp.clone(),
+                    condition: *condition,
+                    since,
+                    is_rewritten,
+                });
+            }
+            Look::Failed(ErrorKind::NotFound) => self.accepted = None,
+            // The failure counts, but the file still exists. What is found next is compared with this look.
+            Look::Unstable | Look::Failed(_) => {}
+        }
+    }
+
+    /// Starts the grace again, because the file was written again.
+    fn restart_grace(&mut self, now: Instant) {
+        self.unusable_since = None;
+        self.missing.values_mut().for_each(|since| *since = now);
     }
 
     fn judge_content(
@@ -240,7 +277,7 @@ impl Known {
             Condition::Good => {
                 self.update_names(stamp.content, names, is_rewritten, now);
                 self.missing.retain(|_, since| now - *since < grace);
-                (self.had_content, self.unusable_since) = (true, None);
+                self.had_content = true;
                 return Verdict::Use;
             }
         };
@@ -253,9 +290,9 @@ impl Known {
             return Verdict::Rewriting { reason, wait };
         }
         if condition == Condition::Blank {
-            let accepted = self.accepted.take();
             *self = Self {
-                accepted,
+                accepted: self.accepted.take(),
+                newest: self.newest,
                 ..Self::default()
             };
         }
@@ -276,7 +313,7 @@ impl Known {
         let names = names();
         if is_rewritten {
             for name in self.names.1.difference(&names) {
-                self.missing.entry(*name).or_insert(now);
+                self.missing.insert(*name, now);
             }
             self.missing.retain(|name, _| !names.contains(name));
         } else {
@@ -286,5 +323,7 @@ impl Known {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

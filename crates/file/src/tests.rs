@@ -93,6 +93,8 @@ async fn values_are_returned_unchanged_up_to_the_size_limit() {
     let limited = provider.max_bytes(100);
     assert_eq!(text(&limited, "AT").await.len(), 100);
     assert_eq!(kind(&limited, "OVER").await, ErrorKind::TooLarge);
+    let unlimited = limited.max_bytes(u64::MAX);
+    assert_eq!(text(&unlimited, "OVER").await.len(), 101);
 }
 
 #[tokio::test]

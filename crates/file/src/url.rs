@@ -175,8 +175,12 @@ fn percent_decoded(path: &str) -> Result<String, Error> {
             continue;
         }
         let (digits, after) = rest.split_at_checked(2).ok_or_else(invalid_escape)?;
-        let digits = std::str::from_utf8(digits).map_err(|_| invalid_escape())?;
-        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| invalid_escape())?);
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let value = digit(digits[0])
+            .zip(digit(digits[1]))
+            .map(|(high, low)| high * 16 + low);
+        let value = value.and_then(|it| u8::try_from(it).ok());
+        bytes.push(value.ok_or_else(invalid_escape)?);
         rest = after;
     }
     match String::from_utf8(bytes) {

@@ -18,14 +18,16 @@ const CURRENT: &str = "..data";
 pub(crate) struct Tree<'a> {
     path: &'a Path,
     root: Directory,
-    /// The generation of each directory that has been visited, if the directory is a volume.
-    generations: HashMap<PathBuf, Option<Generation>>,
+    /// The directories that have been visited.
+    visited: HashMap<PathBuf, Visited>,
 }
 
-struct Generation {
-    /// The target of `..data`.
-    target: PathBuf,
-    directory: Directory,
+#[derive(Default)]
+struct Visited {
+    /// The target of `..data`, if there is such a link.
+    target: Option<PathBuf>,
+    /// The current generation, if the directory is a volume.
+    generation: Option<Directory>,
 }
 
 /// An entry of a directory or of a volume.
@@ -39,7 +41,7 @@ impl<'a> Tree<'a> {
         Ok(Self {
             path,
             root: Directory::open(path)?,
-            generations: HashMap::new(),
+            visited: HashMap::new(),
         })
     }
 
@@ -84,7 +86,7 @@ impl<'a> Tree<'a> {
                 add(entries, &|entry| {
                     !entry.is_link || !leads_to_generation(entry)
                 });
-                add(generation.directory.entries()?, &|_| true);
+                add(generation.entries()?, &|_| true);
             }
         }
         Ok(visible)
@@ -93,15 +95,11 @@ impl<'a> Tree<'a> {
     /// Returns whether the directory or one of its volumes has been replaced since the start of the batch. What is
     /// missing might then have been removed together with its generation.
     pub(crate) fn has_moved(&self) -> bool {
-        let is_current = |directory: &PathBuf, generation: &Generation| {
-            let target = self.root.read_link(&directory.join(CURRENT));
-            matches!(target, Ok(Some(target)) if target == generation.target)
+        let is_current = |(directory, visited): (&PathBuf, &Visited)| {
+            self.current(directory).ok() == Some(visited.target.clone())
         };
         let has_moved = |root: Directory| !root.is_same(&self.root);
-        Directory::open(self.path).is_ok_and(has_moved)
-            || (self.generations.iter())
-                .filter_map(|(directory, it)| Some((directory, it.as_ref()?)))
-                .any(|(directory, generation)| !is_current(directory, generation))
+        Directory::open(self.path).is_ok_and(has_moved) || !self.visited.iter().all(is_current)
     }
 
     /// Applies `open` to the directory of a generation if the path leads to a volume, and to the root otherwise. Returns
@@ -112,12 +110,15 @@ impl<'a> Tree<'a> {
         open: impl Fn(&Directory, &Path) -> Result<T, OpenError>,
     ) -> Result<(T, Option<PathBuf>), OpenError> {
         if let Some((volume, below)) = self.locate(path)?
-            && let Some(generation) = self.generation(&volume)?
+            && let Visited {
+                target,
+                generation: Some(generation),
+            } = self.visit(&volume)?
         {
-            let opened = open(&generation.directory, or_itself(&below));
+            let opened = open(generation, or_itself(&below));
             // A file of the generation can be a link to another directory below the root.
             if !matches!(opened, Err(OpenError::Outside)) {
-                return Ok((opened?, Some(generation.target.clone())));
+                return Ok((opened?, target.clone()));
             }
         }
         Ok((open(&self.root, or_itself(path))?, None))
@@ -130,10 +131,10 @@ impl<'a> Tree<'a> {
         while let Some(segment) = segments.next() {
             if self.generation(&volume)?.is_some() {
                 let below = match self.root.read_link(&volume.join(segment)) {
-                    Ok(Some(target)) => below_current(&target),
+                    Ok(target) => target.as_deref().and_then(below_current),
                     // The links of new files are created after their generation.
                     Err(OpenError::Missing) => Some(segment.into()),
-                    _ => None,
+                    Err(error) => return Err(error),
                 };
                 if let Some(below) = below {
                     return Ok(Some((volume, below.iter().chain(segments).collect())));
@@ -145,29 +146,48 @@ impl<'a> Tree<'a> {
     }
 
     /// Returns the current generation of the directory at a relative path, if the directory is a volume.
-    fn generation(&mut self, directory: &Path) -> Result<Option<&Generation>, OpenError> {
-        if !self.generations.contains_key(directory) {
-            let generation = self.open_generation(directory)?;
-            self.generations.insert(directory.to_owned(), generation);
-        }
-        Ok(self.generations.get(directory).and_then(Option::as_ref))
+    fn generation(&mut self, directory: &Path) -> Result<Option<&Directory>, OpenError> {
+        Ok(self.visit(directory)?.generation.as_ref())
     }
 
-    fn open_generation(&self, directory: &Path) -> Result<Option<Generation>, OpenError> {
+    fn visit(&mut self, directory: &Path) -> Result<&Visited, OpenError> {
+        if !self.visited.contains_key(directory) {
+            let visited = self.open_generation(directory)?;
+            self.visited.insert(directory.to_owned(), visited);
+        }
+        self.visited.get(directory).ok_or(OpenError::Missing)
+    }
+
+    fn open_generation(&self, directory: &Path) -> Result<Visited, OpenError> {
         let mut missing = None;
         for _ in 0..ATTEMPTS {
-            let Ok(Some(target)) = self.root.read_link(&directory.join(CURRENT)) else {
-                return Ok(None);
+            let target = self.current(directory)?;
+            let Some(path) = &target else {
+                return Ok(Visited::default());
             };
-            match self.root.subdirectory(&directory.join(&target)) {
-                Ok(directory) => return Ok(Some(Generation { target, directory })),
+            let generation = match self.root.subdirectory(&directory.join(path)) {
                 // A generation is removed only after it was replaced, so this link leads nowhere.
-                Err(OpenError::Missing) if missing.as_ref() == Some(&target) => return Ok(None),
-                Err(OpenError::Missing) => missing = Some(target),
-                Err(_) => return Ok(None),
-            }
+                Err(OpenError::Missing) if missing == target => None,
+                Err(OpenError::Missing) => {
+                    missing = target;
+                    continue;
+                }
+                Err(OpenError::NotADirectory | OpenError::Outside | OpenError::LinkLoop) => None,
+                generation => Some(generation?),
+            };
+            return Ok(Visited { target, generation });
         }
         Err(OpenError::Changing)
+    }
+
+    /// Returns the target of `..data` in the directory at a relative path, if there is such a link.
+    fn current(&self, directory: &Path) -> Result<Option<PathBuf>, OpenError> {
+        match self.root.read_link(&directory.join(CURRENT)) {
+            // What is wrong with the path of the directory is explained when the file is opened.
+            Err(error) if error.is_absence() => Ok(None),
+            Err(OpenError::Outside | OpenError::LinkLoop | OpenError::Forbidden(_)) => Ok(None),
+            target => target,
+        }
     }
 
     /// Adds the target of a link to the error of a missing file.

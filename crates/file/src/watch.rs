@@ -4,6 +4,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::fs::Metadata;
 use std::hash::{Hash, Hasher};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -118,7 +119,7 @@ impl Target {
 
     fn is_affected_by(&self, event: &notify::Event) -> bool {
         use notify::EventKind;
-        use notify::event::{AccessKind, AccessMode};
+        use notify::event::{AccessKind, AccessMode, ModifyKind};
 
         let written = match event.kind {
             // Reads by this process cause access events too.
@@ -126,9 +127,14 @@ impl Target {
             _ => true,
         };
         // The parent directory of a document can contain unrelated files. A Kubernetes volume replaces a
-        // document by swapping the link `..data`.
+        // document by swapping the link `..data`, and the parent directory can be replaced as a whole.
+        let is_parent_gone = matches!(
+            event.kind,
+            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+        );
         let is_relevant = |path: &PathBuf| {
             path.file_name() == self.path.file_name()
+                || is_parent_gone && path == self.watched()
                 || path
                     .file_name()
                     .is_some_and(|name| name.to_string_lossy().starts_with(".."))
@@ -216,24 +222,22 @@ fn identity(metadata: &Metadata) -> u64 {
     use std::os::unix::fs::MetadataExt;
 
     let mut hasher = DefaultHasher::new();
-    (
-        metadata.dev(),
-        metadata.ino(),
-        metadata.ctime(),
-        metadata.ctime_nsec(),
-    )
-        .hash(&mut hasher);
-    // The change time of a directory changes with its entries, so it does not identify the directory.
+    (metadata.dev(), metadata.ino()).hash(&mut hasher);
+    // The change time of a directory changes with its entries, so it does not identify the directory. File systems use
+    // inode numbers again, and several of them give the same number to their root.
     if metadata.is_dir() {
-        metadata.ino()
+        metadata.created().ok().hash(&mut hasher);
     } else {
-        hasher.finish()
+        (metadata.ctime(), metadata.ctime_nsec()).hash(&mut hasher);
     }
+    hasher.finish()
 }
 
 #[cfg(not(unix))]
-fn identity(_: &Metadata) -> u64 {
-    0
+fn identity(metadata: &Metadata) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    metadata.created().ok().hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The task that polls, and that subscribes again when the watched directory is replaced.
@@ -299,7 +303,11 @@ impl Poller {
             self.warn("the directory is too large for file notifications; use a smaller one");
             return Some(Subscription::None);
         }
-        match self.target.watcher(&self.sender) {
+        // The library panics if it cannot start its thread.
+        let watcher = catch_unwind(AssertUnwindSafe(|| self.target.watcher(&self.sender)));
+        match watcher
+            .unwrap_or_else(|_| Err(notify::Error::generic("its thread cannot be started")))
+        {
             Ok(watcher) => Some(Subscription::Watcher(watcher)),
             Err(_) if !exists => None,
             Err(error) => {
@@ -330,6 +338,40 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn identity_of_a_directory_changes_only_when_it_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target {
+            path: folder.path().join("root"),
+            directory: true,
+        };
+        assert_eq!(target.directory_identity(), None);
+        fs::create_dir(&target.path).unwrap();
+        let before = target.directory_identity().unwrap();
+        fs::write(target.path.join("A"), "a").unwrap();
+        assert_eq!(target.directory_identity(), Some(before));
+        fs::rename(&target.path, folder.path().join("old")).unwrap();
+        fs::create_dir(&target.path).unwrap();
+        assert_ne!(target.directory_identity(), Some(before));
+    }
+
+    #[test]
+    fn removal_of_the_parent_of_a_document_is_relevant() {
+        use notify::event::{EventKind, MetadataKind, ModifyKind, RemoveKind};
+
+        let target = Target {
+            path: PathBuf::from("/d/a.env"),
+            directory: false,
+        };
+        let affects = |kind, path: &str| {
+            target.is_affected_by(&notify::Event::new(kind).add_path(PathBuf::from(path)))
+        };
+        let removed = EventKind::Remove(RemoveKind::Folder);
+        let changed = EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any));
+        assert!(affects(removed, "/d") && !affects(removed, "/d/b.env"));
+        assert!(!affects(changed, "/d") && affects(changed, "/d/a.env"));
+    }
 
     #[test]
     fn a_snapshot_ignores_link_targets_and_detects_a_swapped_link() {

@@ -118,7 +118,9 @@ impl Watched {
     }
 
     fn is_missing(&self, name: u64) -> bool {
-        self.known.as_ref().is_some_and(|it| it.is_missing(name))
+        self.known
+            .as_ref()
+            .is_some_and(|it| it.missing_names().contains(&name))
     }
 }
 
@@ -376,4 +378,66 @@ fn copied_file_of_a_layered_file_system_is_the_same_file() {
         !plain.is_same_file(&created(false)),
         "a number that is used again"
     );
+}
+
+/// Judges a look that began and ended at a time.
+fn judge_at(
+    known: &mut Option<Known>,
+    at: Instant,
+    inode: u64,
+    content: u64,
+    condition: Condition,
+) -> Verdict {
+    let stamp = Stamp {
+        identity: Identity {
+            inode,
+            ..Identity::default()
+        },
+        len: content,
+        modified: None,
+        content,
+    };
+    let seen = Seen {
+        began: at,
+        ended: at,
+        look: Look::Content(stamp, condition),
+        is_doubtful: false,
+    };
+    judge(known, &seen, HashSet::new, GRACE)
+}
+
+#[test]
+fn look_that_is_judged_late_replaces_no_newer_one() {
+    let start = Instant::now();
+    let mut known = None;
+    let mut at = |millis, inode, content| {
+        let time = start + ms(millis);
+        judge_at(&mut known, time, inode, content, Condition::Good)
+    };
+    assert_eq!(at(0, 1, 1), Verdict::Use);
+    assert_eq!(at(20, 2, 2), Verdict::Use);
+    // A slow reader has the first content. It reads again.
+    let Verdict::Rewriting { wait, .. } = at(10, 1, 1) else {
+        panic!("the older content replaced the newer one");
+    };
+    assert_eq!(wait, Some(Duration::ZERO));
+    // Otherwise, this write to the second file would look like a third file.
+    assert_ne!(at(30, 2, 3), Verdict::Use);
+    // The content that counts is still usable for a reader that began before the write, and confirms nothing.
+    assert_eq!(at(25, 2, 2), Verdict::Use);
+    assert_eq!(at(280, 2, 3), Verdict::Use);
+}
+
+#[test]
+fn file_that_replaces_an_empty_one_must_stay_the_same() {
+    let start = Instant::now();
+    let mut known = None;
+    let mut at = |millis, inode, content, condition| {
+        judge_at(&mut known, start + ms(millis), inode, content, condition)
+    };
+    assert_eq!(at(0, 1, 1, Condition::Good), Verdict::Use);
+    assert_ne!(at(10, 1, 0, Condition::Blank), Verdict::Use);
+    assert_ne!(at(20, 2, 2, Condition::Good), Verdict::Use);
+    assert_ne!(at(30, 2, 3, Condition::Good), Verdict::Use);
+    assert_eq!(at(280, 2, 3, Condition::Good), Verdict::Use);
 }

@@ -113,6 +113,7 @@ fn each_builder_method_has_a_url_option() {
             directory().strict_permissions(),
         ),
         ("file:///d?max_bytes=7", directory().max_bytes(7)),
+        ("file:///%64", directory()),
         (
             "file:///d.env?format=directory",
             FileProvider::directory("/d.env"),
@@ -162,6 +163,8 @@ fn each_builder_method_has_a_url_option() {
             "at most 1 h",
         ),
         ("file:///d?max_bytes=-1", "a number of bytes"),
+        ("file:///%+4", "hexadecimal"),
+        ("file:///%4", "hexadecimal"),
         ("file:///d?permissions=lax", "use strict"),
         ("file:///d?dialect=node", "a `.env` document only"),
         ("file:///d.json?dialect=node", "a `.env` document only"),

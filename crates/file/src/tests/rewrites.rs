@@ -324,3 +324,112 @@ async fn clones_share_what_is_known_of_a_file() {
     write(&source.path(), b"");
     assert_eq!(kind(&provider.clone(), "A").await, ErrorKind::Unavailable);
 }
+
+/// Writes the rest of a document 100 ms after the start.
+async fn complete(path: &Path, content: &str) {
+    sleep(Duration::from_millis(100)).await;
+    write(path, content.as_bytes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_of_a_new_document_is_not_taken_for_the_whole() {
+    for (name, half, whole) in [
+        (".env", "FIRST=x\n", "FIRST=x\nA=v\n"),
+        ("a.yaml", "FIRST: x\n", "FIRST: x\nA: v\n"),
+        ("a.toml", "FIRST = 'x'\n", "FIRST = 'x'\nA = 'v'\n"),
+    ] {
+        let folder = folder(&[(name, half.as_bytes())]);
+        let path = folder.path().join(name);
+        let (read, listed) = [(); 2].map(|()| FileProvider::new(&path)).into();
+        // The content counts for one key, which proves nothing about another one.
+        assert_eq!(text(&read, "FIRST").await, "x");
+        assert_eq!(text(&listed, "FIRST").await, "x");
+        let root = KeyPrefix::root();
+        let all = async { tokio::join!(text(&read, "A"), listed.list(&root)) };
+        let ((value, keys), ()) = tokio::join!(all, complete(&path, whole));
+        assert_eq!(value, "v", "{name}");
+        assert_eq!(keys.unwrap().len(), 2, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_value_of_a_new_document_is_not_cut() {
+    for (name, half, whole) in [
+        (".env", "A=the new", "A=the new secret\n"),
+        ("a.yaml", "A: the new", "A: the new secret\n"),
+        ("a.toml", "N = 1\nA = 12", "N = 1\nA = 123\n"),
+    ] {
+        let folder = folder(&[(name, half.as_bytes())]);
+        let path = folder.path().join(name);
+        let provider = FileProvider::new(&path);
+        let (value, ()) = tokio::join!(text(&provider, "A"), complete(&path, whole));
+        assert!(
+            whole.contains(&value) && value.len() > 2 && value != "the new",
+            "{name}: {value}"
+        );
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn document_that_was_unreadable_is_not_forgotten() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let source = Source::new(".env");
+    let provider = source.provider().strict_permissions();
+    assert_eq!(text(&provider, "A").await, OLD);
+    let mode = |mode| fs::set_permissions(source.path(), fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o644);
+    for _ in 0..3 {
+        let start = Instant::now();
+        assert_eq!(kind(&provider, "A").await, ErrorKind::Denied);
+        assert!(start.elapsed() <= Duration::from_millis(250));
+        sleep(Duration::from_secs(20)).await;
+    }
+    write(&source.path(), b"");
+    mode(0o600);
+    assert_eq!(kind(&provider, "A").await, ErrorKind::Unavailable);
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(kind(&provider, "A").await, ErrorKind::NotFound);
+}
+
+/// Sets a modification time that no earlier write has, because the clock of a file system is coarse.
+fn set_distinct_time(path: &Path) {
+    let file = fs::File::options().append(true).open(path).unwrap();
+    let modified = file.metadata().unwrap().modified().unwrap();
+    file.set_modified(modified + Duration::from_millis(1))
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_write_starts_the_grace_again() {
+    // A document that was malformed for long is corrected in two steps.
+    let source = Source::new("a.json");
+    let provider = source.provider();
+    assert_eq!(text(&provider, "A").await, OLD);
+    write(&source.path(), b"{");
+    assert_eq!(kind(&provider, "A").await, ErrorKind::Unavailable);
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(kind(&provider, "A").await, ErrorKind::Malformed);
+    write(&source.path(), b"");
+    assert_eq!(kind(&provider, "A").await, ErrorKind::Unavailable);
+
+    // The writes between two reads are not seen, apart from the last one.
+    for (rest, name) in [("", "A"), ("FIRST=x\n", "A")] {
+        let source = Source::new(".env");
+        let provider = source.provider();
+        assert_eq!(text(&provider, name).await, OLD);
+        for _ in 0..3 {
+            write(&source.path(), source.content(NEW).as_bytes());
+            write(&source.path(), rest.as_bytes());
+            set_distinct_time(&source.path());
+            assert_eq!(
+                kind(&provider, name).await,
+                ErrorKind::Unavailable,
+                "{rest:?}"
+            );
+            sleep(Duration::from_secs(61)).await;
+        }
+        assert_eq!(kind(&provider, name).await, ErrorKind::NotFound, "{rest:?}");
+    }
+}

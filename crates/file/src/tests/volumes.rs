@@ -213,3 +213,61 @@ async fn key_below_a_volume_cannot_leave_the_root() {
         assert_eq!(kind(&provider, key).await, ErrorKind::Denied, "{key}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn list_during_swaps_is_complete() {
+    let volume = tempfile::tempdir().unwrap();
+    publish(volume.path(), 1, &KEYS);
+    let is_swapping = Arc::new(AtomicBool::new(true));
+    let path = volume.path().to_owned();
+    let swaps = swap(300, &is_swapping, move |generation| {
+        publish(&path, generation, &KEYS);
+    });
+    let expected = keys(&KEYS);
+    while is_swapping.load(Ordering::Relaxed) {
+        let provider = FileProvider::directory(volume.path());
+        match provider.list(&KeyPrefix::root()).await {
+            Ok(listed) => assert_eq!(listed, expected),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+        }
+        match provider.notices(&KeyPrefix::root()).await {
+            Ok(notices) => assert_eq!(notices, []),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+        }
+    }
+    swaps.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_read_of_a_document_in_a_volume_during_swaps_finds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let volume = folder.path().join("volume");
+    publish(&volume, 1, &["app.env"]);
+    let is_swapping = Arc::new(AtomicBool::new(true));
+    let path = volume.clone();
+    let swaps = swap(300, &is_swapping, move |generation| {
+        publish(&path, generation, &["app.env"]);
+    });
+    while is_swapping.load(Ordering::Relaxed) {
+        let provider = FileProvider::new(volume.join("app.env"));
+        let health = provider.health().await;
+        assert!(
+            !health.as_ref().is_err_and(Error::is_not_found),
+            "{health:?}"
+        );
+    }
+    swaps.join().unwrap();
+}
+
+#[test]
+fn volume_that_is_published_during_a_batch_has_moved() {
+    let volume = tempfile::tempdir().unwrap();
+    let mut tree = crate::volume::Tree::open(volume.path()).unwrap();
+    assert!(tree.open_file(Path::new("A")).is_err() && !tree.has_moved());
+    publish(volume.path(), 1, &["A", "B"]);
+    assert!(tree.open_file(Path::new("B")).is_ok() && tree.has_moved());
+    // A link that leads nowhere is not a change.
+    fs::remove_dir_all(volume.path().join("..1")).unwrap();
+    let mut tree = crate::volume::Tree::open(volume.path()).unwrap();
+    assert!(tree.open_file(Path::new("A")).is_err() && !tree.has_moved());
+}
