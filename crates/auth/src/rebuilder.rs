@@ -423,10 +423,12 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             false => VersionHistory::Incomplete,
         };
         let accepts_history = rotation.accepts_history();
+        let signing = rotation.signing(&shared.rules);
         let memory = Memory::new(rotation, results, history);
         if !shared.commit(self.id, memory, build, now) {
             return Err(Stopped::Superseded);
         }
+        self.histories.log_refused(&signing, source.name);
         self.histories.clear();
         if accepts_history {
             self.histories.start_if_due(&source, missing);
@@ -530,6 +532,8 @@ fn history_source<A>(shared: &Shared<A>) -> HistorySource<'_> {
     HistorySource {
         resolver: &shared.source.resolver,
         rules: &shared.rules,
+        policies: &shared.settings.policies,
+        mode: shared.settings.mode,
         deadline: shared.settings.build_deadline,
         name: shared.settings.name.as_deref(),
     }
