@@ -165,8 +165,9 @@ impl EnvProvider {
         value.filter(|value| !value.is_empty())
     }
 
-    /// Returns the names of the variables of secrets, without the suffix of files. Absent variables are left out.
-    fn names(&self) -> impl Iterator<Item = OsString> {
+    /// Returns the names of the variables of secrets, without the suffix of files, and as they are. Absent variables are
+    /// left out.
+    fn names(&self) -> impl Iterator<Item = (OsString, OsString)> {
         let names = self.environment.names().into_iter();
         // Windows has hidden variables such as `=C:` for the current directory of each drive.
         let is_hidden = |name: &OsString| cfg!(windows) && name.to_string_lossy().starts_with('=');
@@ -174,11 +175,11 @@ impl EnvProvider {
             .filter(move |name| !is_hidden(name))
             .filter_map(|name| {
                 let named = name.to_str().and_then(|name| self.config.named_by(name));
-                match named.map(OsString::from) {
-                    Some(named) => self.non_empty(&name).map(|_| named),
-                    None if self.config.keep_empty => Some(name),
-                    None => self.non_empty(&name).map(|_| name),
-                }
+                let is_file = named.is_some();
+                let read = named.map_or_else(|| name.clone(), OsString::from);
+                let is_present =
+                    !is_file && self.config.keep_empty || self.non_empty(&name).is_some();
+                is_present.then_some((read, name))
             })
     }
 
@@ -243,7 +244,7 @@ impl SecretProvider for EnvProvider {
         self.health().await?;
         let keys: BTreeSet<SecretKey> = self
             .names()
-            .filter_map(|name| match self.listed(&name, prefix) {
+            .filter_map(|(name, _)| match self.listed(&name, prefix) {
                 Listed::Key(key) => Some(key),
                 Listed::Outside | Listed::NotAKey => None,
             })
@@ -256,7 +257,8 @@ impl SecretProvider for EnvProvider {
         self.health().await?;
         let names: BTreeSet<OsString> = self
             .names()
-            .filter(|name| self.listed(name, prefix) == Listed::NotAKey)
+            .filter(|(name, _)| self.listed(name, prefix) == Listed::NotAKey)
+            .map(|(_, variable)| variable)
             .collect();
         let notice = |name: OsString| {
             let message = "the name of the variable cannot be a key";

@@ -18,7 +18,11 @@ pub(super) fn is_pattern(value: &[u8]) -> bool {
     }
     let different = counts.iter().filter(|count| **count > 0).count();
     let most = counts.iter().max().copied().unwrap_or_default();
-    different <= MAX_FEW || most * 5 > value.len() * 3 || is_periodic(value)
+    different <= MAX_FEW
+        || most * 5 > value.len() * 3
+        // Padding, or text in UTF-16. In 32 random bytes, so many are zero once in 10¹² values.
+        || counts[0] * 4 >= value.len()
+        || is_periodic(value)
 }
 
 /// Returns whether the value repeats a text of fewer than [`MAX_PERIOD`] bytes, perhaps with small changes
@@ -68,6 +72,12 @@ mod tests {
         ] {
             assert_eq!(is_pattern(&value), expected, "{value:?}");
         }
+        // A quarter of zeros.
+        let mut value: Vec<u8> = (1..31).collect();
+        value.extend([0; 9]);
+        assert!(!is_pattern(&value));
+        value.push(0);
+        assert!(is_pattern(&value));
         // 60 percent of one byte, and one more.
         let mut value: Vec<u8> = (0..40).collect();
         value.extend([200; 60]);
