@@ -190,6 +190,12 @@ impl Rotation {
         self.history_is_cut.values().any(|expired| *expired > now)
     }
 
+    /// Returns the next time after `now` when all secrets of a key have expired that are left out.
+    pub(crate) fn next_complete_history(&self, now: Instant) -> Option<Instant> {
+        let times = self.history_is_cut.values().copied();
+        times.filter(|expired| *expired > now).min()
+    }
+
     /// Returns the problem that the source has returned a revoked secret. A secret that was revoked as
     /// the previous one of another key stays valid for `key` until it is replaced there.
     pub(crate) fn check_revoked(&self, key: &SecretKey, secret: &Resolved) -> Option<Error> {

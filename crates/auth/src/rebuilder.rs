@@ -213,10 +213,15 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
 
     /// Returns the time of the next attempt if no change notification and no request arrives.
     fn next_wake(&self, started: Instant, retry_at: Option<Instant>) -> Instant {
-        let transition = self.shared.memory().next_transition();
+        let (transition, complete) = {
+            let memory = self.shared.memory();
+            let complete = memory.rotation.next_complete_history(started);
+            (memory.next_transition(), complete)
+        };
         let fallback = later(Instant::now(), Duration::from_secs(24 * 3600));
         let history = self.histories.due_after(started);
-        let times = [retry_at, transition, history];
+        // The state says that the history is complete from then on.
+        let times = [retry_at, transition, history, complete];
         times.into_iter().flatten().min().unwrap_or(fallback)
     }
 

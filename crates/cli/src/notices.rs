@@ -67,7 +67,7 @@ pub(crate) async fn read_briefly(provider: &dyn SecretProvider) -> Vec<Notice> {
             tracing::debug!(target: "secretwell::command", event = "notices_failed", %error, "the names that are not keys cannot be listed");
         }
         Err(_) => {
-            tracing::debug!(target: "secretwell::command", event = "notices_failed", "the names that are not keys were not listed within 1 s");
+            tracing::warn!(target: "secretwell::command", event = "notices_timed_out", "the source did not list the secrets that have no key within 1 s; run `secretwell check` to list them");
         }
     }
     Vec::new()

@@ -134,6 +134,13 @@ impl EnvProvider {
         }
     }
 
+    /// Returns the path of the file that contains the value of `key`, if a variable names one.
+    fn path(&self, key: &SecretKey) -> Option<PathBuf> {
+        let name = self.config.variable_name(key).ok()?;
+        let variable = self.config.file_variable_name(&name)?;
+        self.non_empty(OsStr::new(&variable)).map(PathBuf::from)
+    }
+
     async fn read_file(&self, variable: &str, path: PathBuf) -> Result<Secret, Error> {
         let read = named_file::read(path).await;
         let mut content = read.map_err(|error| {
@@ -231,8 +238,29 @@ impl SecretProvider for EnvProvider {
         self.read(key).await
     }
 
+    /// Named files of one volume of Kubernetes are read from one generation of it.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
-        join_bounded(CONCURRENCY, keys.iter().map(|key| self.read(key))).await
+        let read_all = || join_bounded(CONCURRENCY, keys.iter().map(|key| self.read(key)));
+        let paths: Vec<PathBuf> = keys.iter().filter_map(|key| self.path(key)).collect();
+        if paths.len() < 2 {
+            return read_all().await;
+        }
+        let mut generations = named_file::generations(paths.clone()).await;
+        for _ in 0..named_file::MAX_GENERATIONS {
+            let results = read_all().await;
+            let after = named_file::generations(paths.clone()).await;
+            if after == generations {
+                return results;
+            }
+            generations = after;
+        }
+        let changed = |key| {
+            let message = "the volume of the named files was replaced during each read";
+            Err(Error::new(ErrorKind::Unavailable, message)
+                .with_origin(&self.origin)
+                .with_key(key))
+        };
+        keys.iter().map(changed).collect()
     }
 
     /// Lists one key for each variable that has a value.
