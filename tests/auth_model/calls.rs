@@ -236,12 +236,15 @@ impl Model<'_> {
         require(got.as_ref() == Some(&expected), sample.at, || {
             format!("{got:?} is published at the end, not {expected:?}")
         })?;
+        // A weak previous version is left out.
+        let is_refused = |key: Key| {
+            let mut revisions = self.trace.revisions[key].iter();
+            revisions.any(|it| it.value.kind == Kind::Weak)
+        };
+        let is_refused = self.setup.rings.iter().any(is_refused);
         let is_ready = matches!(
             sample.state,
-            State::Ready {
-                history: VersionHistory::Complete,
-                ..
-            }
+            State::Ready { history, .. } if history == VersionHistory::Complete || is_refused
         );
         require(is_ready, sample.at, || {
             format!("{:?} at the end", sample.state)

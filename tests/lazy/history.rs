@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use secretwell::Error;
+use secretwell::auth::RefuseList;
 
 use super::scripted::{Old, Reports, Scripted};
 use super::*;
@@ -366,4 +367,120 @@ async fn history_of_a_key_that_is_no_candidate_follows_with_the_next_build() {
         assert_eq!(*rings.lock().unwrap(), expected, "{key} {named}");
         assert_eq!(auth.state(), ready(expected.len() as u64));
     }
+}
+
+/// Starts an auth whose source has a strong secret, then `refused` and then a strong one, with these
+/// settings. Returns the ring of the first build, and the log.
+async fn started_after(
+    refused: &str,
+    accepts_encrypted: bool,
+    settings: impl FnOnce(LazyAuthBuilder) -> LazyAuthBuilder,
+) -> ((String, String), CanaryLog, LazyAuth<KeyRing>) {
+    let log = CanaryLog::install();
+    let source = Scripted::new(Reports::Times);
+    source.write("AUTH_SECRET", FIRST, secs(1000));
+    source.write("AUTH_SECRET", refused, secs(500));
+    source.write("AUTH_SECRET", SECOND, secs(100));
+    let mut resolver = Resolver::builder(source).ttl(secs(10));
+    if accepts_encrypted {
+        resolver = resolver.accept_encrypted([key("AUTH_SECRET")]);
+    }
+    let builder = LazyAuth::builder(resolver.build())
+        .grace_period(secs(2000))
+        .activation_delay(secs(10));
+    let auth = settings(builder).build(|_: Secrets, context: BuildContext| async move {
+        Ok::<_, BuildError>(context.key_ring("AUTH_SECRET")?)
+    });
+    let ring = ring_text(&auth.get().await.unwrap());
+    (ring, log, auth)
+}
+
+const LEAKED: &str = "leaked-7f3b9c2e81d04a56-leaked-QpZm";
+const CIPHERTEXT: &str = "encrypted:BDqDBibm4wsYqMpVkAFNLpHk4bwjWGhZ";
+
+fn refused() -> RefuseList {
+    RefuseList::parse(LEAKED.as_bytes()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn previous_version_that_the_rules_refuse_does_not_verify() {
+    for (value, reason) in [
+        ("changeme", "example"),
+        ("short", "at least 32"),
+        ("dev-secret-$(openssl rand -hex 32)", "not expanded"),
+        (LEAKED, "refuse list"),
+        (CIPHERTEXT, "encrypted by dotenvx"),
+    ] {
+        let list = |builder: LazyAuthBuilder| builder.refuse_list(refused());
+        let (ring, log, auth) = started_after(value, false, list).await;
+        assert_eq!(ring, both(), "{value}");
+        assert_eq!(auth.state(), incomplete(1), "{value}");
+        // It would have verified for 2,000 s after `SECOND` was active.
+        pass(secs(1800)).await;
+        assert_eq!(auth.state().history(), Some(VersionHistory::Incomplete));
+        pass(secs(400)).await;
+        assert_eq!(ring_text(&auth.get().await.unwrap()), newest());
+        assert_eq!(auth.state().history(), Some(VersionHistory::Complete));
+        let lines = log.lines_with("event=previous_version_refused");
+        let [line] = &lines[..] else {
+            panic!("{value}: {}", log.text())
+        };
+        for part in ["key=AUTH_SECRET", "version=2", reason] {
+            assert!(line.contains(part), "{line}");
+        }
+        assert!(!log.contains(value), "{value}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn previous_version_that_the_settings_accept_verifies() {
+    type Settings = fn(LazyAuthBuilder) -> LazyAuthBuilder;
+    let development: Settings = |builder| builder.mode(Mode::Development);
+    let unchecked: Settings = |builder| {
+        let builder = builder.secret_policy("AUTH_SECRET", SecretPolicy::Unchecked);
+        builder.unwrap()
+    };
+    let default: Settings = |builder| builder;
+    for (value, accepts_encrypted, settings) in [
+        ("changeme", false, development),
+        ("changeme", false, unchecked),
+        (LEAKED, false, default),
+        (CIPHERTEXT, true, default),
+    ] {
+        let (ring, log, auth) = started_after(value, accepts_encrypted, settings).await;
+        assert_eq!(ring.1, format!("{SECOND},{value},{FIRST}"));
+        assert_eq!(auth.state(), ready(1));
+        let lines = log.lines_with("event=previous_version_refused");
+        assert!(lines.is_empty(), "{lines:?}");
+    }
+    // No source returns a ciphertext by accident.
+    for settings in [development, unchecked] {
+        let (ring, _, _) = started_after(CIPHERTEXT, false, settings).await;
+        assert_eq!(ring, both());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn previous_versions_of_other_secrets_are_not_reported() {
+    let log = CanaryLog::install();
+    let source = Scripted::new(Reports::Times);
+    for (key, ages) in [("AUTH_SECRET", [500, 100]), ("password", [500, 100])] {
+        source.write(key, "changeme", secs(ages[0]));
+        source.write(key, SECOND, secs(ages[1]));
+    }
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "the builder takes the ring")]
+    struct Both {
+        #[serde(rename = "AUTH_SECRET")]
+        auth_secret: SecretString,
+        password: SecretString,
+    }
+    let auth = LazyAuth::new(
+        Resolver::new(source),
+        |_: Both, context: BuildContext| async move { Ok(context.key_ring("AUTH_SECRET")?) },
+    );
+    assert_eq!(ring_text(&auth.get().await.unwrap()), newest());
+    let lines = log.lines_with("event=previous_version_refused");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("key=AUTH_SECRET"), "{lines:?}");
 }

@@ -252,6 +252,60 @@ async fn other_secrets_are_held_to_no_rule() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ciphertext_that_the_resolver_accepts_passes_build_preflight_and_check() {
+    let long = "vault:v1:8SDd3WHDOjf7mq69CyCqYjBXAiQQAVZRkFM13ok481zo";
+    for (value, is_long) in [
+        (long, true),
+        ("ENC[AES256_GCM,data:YWFh,iv:YQ==,tag:Yg==,type:str]", true),
+        ("encrypted:BDqDBibm4wsYqMpC", false),
+    ] {
+        for accepts in [true, false] {
+            let key = SecretKey::from_static("session_key");
+            let memory = MemoryProvider::from_iter([("session_key", value)]);
+            let mut resolver = Resolver::builder(memory);
+            if accepts {
+                resolver = resolver.accept_encrypted([key.clone()]);
+            }
+            let resolver = resolver.build();
+            assert_eq!(resolver.accepts_encrypted(&key), accepts);
+            let keys = [(key, SecretPolicy::SigningKey)];
+            let mode = Mode::Production;
+            let options = PreflightOptions::new(mode);
+            let checked = PreflightReport::for_keys(&resolver, &keys, &options).await;
+            let auth = build::<One<SecretString>>(
+                LazyAuth::builder(resolver.clone()),
+                Some("session_key"),
+            );
+            let named = LazyAuth::builder(resolver)
+                .signing(["session_key"])
+                .unwrap();
+            let preflight = build::<One<SecretString>>(named, None)
+                .preflight(mode)
+                .await;
+            let expected = accepts && is_long;
+            assert_eq!(checked.is_ready(), expected, "{value}\n{checked}");
+            assert_eq!(preflight.is_ready(), expected, "{value}\n{preflight}");
+            assert_eq!(auth.get().await.is_ok(), expected, "{value}");
+        }
+    }
+}
+
+#[test]
+fn command_accepts_the_ciphertexts_that_its_source_accepts() {
+    for (source, status) in [("env://APP_?encrypted=accept", 0), ("env://APP_", 65)] {
+        let output = crate::cli::secretwell(["--from", source])
+            .args(["check", "--require", "AUTH_SECRET"])
+            .env(
+                "APP_AUTH_SECRET",
+                "encrypted:BDqDBibm4wsYqMpVkAFNLpHk4bwjWGhZ",
+            )
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(status), "{output:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn binary_secret_with_white_space_at_its_ends_keeps_its_length() {
     let mut value: Vec<u8> = (0..30)
         .map(|byte: u8| byte.wrapping_mul(83) ^ 0x5a)

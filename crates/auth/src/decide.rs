@@ -126,8 +126,8 @@ pub(crate) struct Rotation {
     requested: BTreeSet<SecretKey>,
     /// The keys whose version history is not needed any more.
     history_read: BTreeSet<SecretKey>,
-    /// The keys whose version history has too many versions, and the time when all secrets have expired
-    /// that were not read.
+    /// The keys with previous secrets that are left out, because the version history has too many versions or
+    /// the rules refuse them, and the time when all of those have expired.
     history_is_cut: BTreeMap<SecretKey, Instant>,
     /// The inputs of the current build, or `None` before the first build.
     built_from: Option<Inputs>,
@@ -185,9 +185,15 @@ impl Rotation {
     }
 
     /// Returns whether secrets from a version history might be missing at `now`, because it has too many
-    /// versions.
+    /// versions, or because the rules refuse some of them.
     pub(crate) fn history_is_cut(&self, now: Instant) -> bool {
         self.history_is_cut.values().any(|expired| *expired > now)
+    }
+
+    /// Returns the next time after `now` when all secrets of a key have expired that are left out.
+    pub(crate) fn next_complete_history(&self, now: Instant) -> Option<Instant> {
+        let times = self.history_is_cut.values().copied();
+        times.filter(|expired| *expired > now).min()
     }
 
     /// Returns the problem that the source has returned a revoked secret. A secret that was revoked as
@@ -296,9 +302,10 @@ impl Rotation {
         if *extent != Extent::Failed {
             self.history_read.insert(key.clone());
         }
-        if *extent == Extent::Limited {
-            let expired = later(now, timing.overlap());
-            self.history_is_cut.insert(key.clone(), expired);
+        let limited = (*extent == Extent::Limited).then(|| later(now, timing.overlap()));
+        match limited.max(history.refused_until()) {
+            Some(expired) => drop(self.history_is_cut.insert(key.clone(), expired)),
+            None => drop(self.history_is_cut.remove(key)),
         }
     }
 

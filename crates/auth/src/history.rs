@@ -1,20 +1,33 @@
 //! Reads previous secrets from the version history of a source. With them, a process that starts in
 //! the middle of a rotation still accepts what the previous secrets have signed.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use secretwell_core::backend::catch_panic;
-use secretwell_core::{Error, ErrorKind, SecretKey, SecretProvider, SecretValue, Version};
+use secretwell_core::backend::{catch_panic, refuse_encrypted};
+use secretwell_core::{Error, ErrorKind, Secret, SecretKey, SecretProvider, SecretValue, Version};
 use secretwell_resolver::Resolved;
 use tokio::time::Instant;
 
+use crate::mode::Mode;
 use crate::panics::catch;
+use crate::policy::Policies;
 use crate::ring::{Extent, History, KeyHistory, StoredVersion, Timing};
 
 /// Maximum number of versions that are read for one key. A source that stores several secrets in
 /// one document adds a version for all of them when one of them is written.
 const MAX_VERSIONS: usize = 50;
+
+/// The rules that previous secrets must meet.
+#[derive(Debug, Clone)]
+pub(crate) struct PreviousRules {
+    pub(crate) timing: Timing,
+    pub(crate) policies: Arc<Policies>,
+    pub(crate) mode: Mode,
+    /// Whether a value is accepted although a tool left it encrypted.
+    pub(crate) accepts_encrypted: bool,
+}
 
 /// Returns whether there are previous secrets to read.
 ///
@@ -42,10 +55,10 @@ pub(crate) async fn read_history(
     provider: Arc<dyn SecretProvider>,
     key: SecretKey,
     current: Resolved,
-    timing: Timing,
+    rules: &PreviousRules,
     deadline: Instant,
 ) -> (KeyHistory, Option<(Version, Error)>) {
-    let (mut versions, end) = read_versions(&provider, &key, current, timing, deadline).await;
+    let (mut versions, end) = read_versions(&provider, &key, current, rules, deadline).await;
     versions.reverse();
     // The ages are those at the end of the read.
     let (now, wall) = (Instant::now(), SystemTime::now());
@@ -61,7 +74,7 @@ pub(crate) async fn read_history(
         Some(End::Limited(version)) => (Extent::Limited, Some((version, too_many_versions()))),
     };
     let read = KeyHistory {
-        history: History::replay(&versions, timing, now),
+        history: History::replay(&versions, rules.timing, now),
         extent,
         key,
     };
@@ -79,12 +92,12 @@ async fn read_versions(
     provider: &Arc<dyn SecretProvider>,
     key: &SecretKey,
     current: Resolved,
-    timing: Timing,
+    rules: &PreviousRules,
     deadline: Instant,
 ) -> (Vec<StoredVersion>, Option<End>) {
     let mut number = current.version.as_ref().and_then(Version::number);
     let mut versions = vec![stored(current.value, current.version)];
-    while !is_enough(&versions, timing) {
+    while !is_enough(&versions, rules.timing) {
         let Some(previous) = number.filter(|number| *number > 1) else {
             break;
         };
@@ -95,9 +108,13 @@ async fn read_versions(
         let read = catch_panic(|| provider.get_version(key, &version));
         let error = match tokio::time::timeout_at(deadline, read).await {
             Ok(Ok(Ok(secret))) => {
-                let read = secret.version.unwrap_or(version);
+                let read = secret.version.clone().unwrap_or(version);
                 number = read.number().min(Some(previous - 1));
-                versions.push(stored(secret.value, Some(read)));
+                let refused = rules.refuse(key, &secret);
+                versions.push(StoredVersion {
+                    refused,
+                    ..stored(secret.value, Some(read))
+                });
                 continue;
             }
             // The source has deleted the version, or it keeps fewer versions.
@@ -119,7 +136,7 @@ async fn read_versions(
 ///
 /// All secrets before one that was active have expired when the grace period after its activation has
 /// ended. The secret that signs and the ones after it are needed, and at most
-/// [`max_previous`](Timing::max_previous) others.
+/// [`max_previous`](Timing::max_previous) others. Refused secrets do not count towards that limit.
 fn is_enough(versions: &[StoredVersion], timing: Timing) -> bool {
     let mut previous: Vec<&SecretValue> = Vec::new();
     let mut is_any_active = false;
@@ -130,12 +147,14 @@ fn is_enough(versions: &[StoredVersion], timing: Timing) -> bool {
         let (Some(newest), Some(oldest)) = (span.first(), span.last()) else {
             continue;
         };
-        if newest.value != known[0].value && !previous.contains(&&newest.value) {
+        let is_accepted = newest.refused.is_none();
+        let is_previous = newest.value != known[0].value && is_accepted;
+        if is_previous && !previous.contains(&&newest.value) {
             previous.push(&newest.value);
         }
         let Some(age) = oldest.age else { return true };
         if age.saturating_sub(replaced_ago) >= timing.activation_delay {
-            is_any_active = true;
+            is_any_active |= is_accepted;
             if age > timing.overlap() {
                 return true;
             }
@@ -150,12 +169,29 @@ fn stored(value: SecretValue, version: Option<Version>) -> StoredVersion {
     StoredVersion {
         age: version.as_ref().and_then(|version| age(version, now)),
         value,
+        refused: None,
         // The versions of the history have no identity, and all of them belong to one secret.
         version: version.map(|version| match (version.number(), version.created_at()) {
             (Some(number), Some(time)) => Version::numbered(number).with_created_at(time),
             (Some(number), None) => Version::numbered(number),
             (None, _) => version,
         }),
+    }
+}
+
+impl PreviousRules {
+    /// Returns why a previous secret of `key` must not verify, or `None` if it can.
+    fn refuse(&self, key: &SecretKey, secret: &Secret) -> Option<Cow<'static, str>> {
+        if secret.value.is_blank() {
+            return None;
+        }
+        // The resolver has not seen this value.
+        if !self.accepts_encrypted
+            && let Err(error) = refuse_encrypted(secret.clone())
+        {
+            return Some(error.message().to_owned().into());
+        }
+        self.policies.refuse_previous(key, &secret.value, self.mode)
     }
 }
 
@@ -189,6 +225,7 @@ mod tests {
             value: (*value).into(),
             version: Some(Version::numbered(1)),
             age: Some(Duration::from_secs(*age)),
+            refused: None,
         };
         versions.iter().map(stored).collect()
     }
@@ -209,6 +246,21 @@ mod tests {
             !is_enough(&[("b", 1), ("", 111)]),
             "a blank version is not a secret"
         );
+    }
+
+    #[test]
+    fn refused_secrets_do_not_count_towards_the_limit() {
+        let timing = Timing {
+            max_previous: 1,
+            ..TIMING
+        };
+        let mut versions = versions(&[("c", 1), ("b", 30)]);
+        assert!(is_enough(&versions, timing));
+        versions[1].refused = Some("it is weak".into());
+        assert!(!is_enough(&versions, timing));
+        // What it has replaced has expired nevertheless.
+        versions[1].age = Some(Duration::from_secs(112));
+        assert!(is_enough(&versions, timing));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! [`HistoryReads`]: the version histories that the rebuild task reads in the background.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secretwell_core::backend::join_bounded;
@@ -10,7 +12,9 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::decide::{Rotation, Rules};
-use crate::history::{has_history, read_history};
+use crate::history::{PreviousRules, has_history, read_history};
+use crate::mode::Mode;
+use crate::policy::Policies;
 use crate::ring::{KeyHistory, later};
 
 /// How many version histories are read at a time.
@@ -24,6 +28,8 @@ pub(crate) struct HistoryReads {
     failures: Backoff,
     /// The time of the next read, after a failure.
     due: Option<Instant>,
+    /// The refused versions that are logged.
+    refused: BTreeSet<(SecretKey, Option<u64>)>,
 }
 
 /// The results of reads, with the version that could not be read.
@@ -33,6 +39,8 @@ pub(crate) type Reads = Vec<(KeyHistory, Option<(Version, Error)>)>;
 pub(crate) struct HistorySource<'a> {
     pub(crate) resolver: &'a Resolver,
     pub(crate) rules: &'a Rules,
+    pub(crate) policies: &'a Arc<Policies>,
+    pub(crate) mode: Mode,
     /// The longest duration of the reads.
     pub(crate) deadline: Duration,
     /// The name of the auth, for its log.
@@ -48,6 +56,22 @@ impl HistoryReads {
     /// Drops the histories that were read.
     pub(crate) fn clear(&mut self) {
         self.read.clear();
+    }
+
+    /// Logs the refused versions of the `signing` secrets in the histories that were read, each of them once.
+    pub(crate) fn log_refused(&mut self, signing: &BTreeSet<SecretKey>, name: Option<&str>) {
+        for KeyHistory { key, history, .. } in &self.read {
+            for refused in history.refused().iter().filter(|_| signing.contains(key)) {
+                let version = refused.version.as_ref();
+                let is_new = self
+                    .refused
+                    .insert((key.clone(), version.and_then(Version::number)));
+                if is_new {
+                    let (version, reason) = (version.map(tracing::field::display), &refused.reason);
+                    tracing::warn!(target: "secretwell::auth", event = "previous_version_refused", name, %key, version, %reason, "a previous version of the secret is refused; what it has signed does not verify");
+                }
+            }
+        }
     }
 
     /// Returns the time of the next read after `now`. One that is overdue starts with the next rotation
@@ -95,13 +119,22 @@ impl HistoryReads {
         }
         self.due = None;
         let deadline = later(Instant::now(), source.deadline);
-        let timing = source.rules.timing;
+        let rules = PreviousRules {
+            timing: source.rules.timing,
+            policies: source.policies.clone(),
+            mode: source.mode,
+            accepts_encrypted: false,
+        };
         let resolver = source.resolver.clone();
         // It is a task of its own, so that reads of the secrets never wait for it.
         self.running.spawn(async move {
             let reads = missing.into_iter().map(|(key, secret)| {
                 let provider = resolver.provider_of(&key, &secret).clone();
-                read_history(provider, key, secret, timing, deadline)
+                let rules = PreviousRules {
+                    accepts_encrypted: resolver.accepts_encrypted(&key),
+                    ..rules.clone()
+                };
+                async move { read_history(provider, key, secret, &rules, deadline).await }
             });
             join_bounded(CONCURRENT, reads).await
         });

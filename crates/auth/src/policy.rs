@@ -1,7 +1,9 @@
 //! [`SecretPolicy`], and the check of secrets against it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use secretwell_core::backend::encrypted_by;
 use secretwell_core::{Error, ErrorKind, SecretKey, SecretValue};
 use secretwell_resolver::Resolved;
 use secretwell_resolver::load::PlannedField;
@@ -65,9 +67,17 @@ impl SecretPolicy {
     /// assert_eq!(weakness, Some(Weakness::Template));
     /// ```
     pub fn weakness(self, value: &SecretValue) -> Option<Weakness> {
-        match (self, assess(value.expose_bytes(), &Refused::default())) {
-            (Self::SigningKey, Assessment::Weak(weakness)) => Some(weakness),
-            _ => None,
+        let value = value.expose_bytes();
+        if self == Self::Unchecked {
+            return None;
+        }
+        // In a build, the resolver has checked this already.
+        if encrypted_by(value).is_some() {
+            return Some(Weakness::Encrypted);
+        }
+        match assess(value, &Refused::default()) {
+            Assessment::Weak(weakness) => Some(weakness),
+            Assessment::Strong | Assessment::Suspicious(_) => None,
         }
     }
 }
@@ -111,6 +121,21 @@ impl Policies {
         mode: Mode,
     ) -> Option<Finding> {
         check(key, secret, self.of(key, signs), &self.refused, mode)
+    }
+
+    /// Returns why the previous secret `value` of `key` must not be part of a ring, or `None` if it can be.
+    pub(crate) fn refuse_previous(
+        &self,
+        key: &SecretKey,
+        value: &SecretValue,
+        mode: Mode,
+    ) -> Option<Cow<'static, str>> {
+        let is_checked = self.of(key, true) == SecretPolicy::SigningKey && mode == Mode::Production;
+        let value = value.expose_bytes();
+        match is_checked.then(|| assess(value, &self.refused))? {
+            Assessment::Weak(weakness) => Some(weakness.describe(value)),
+            Assessment::Strong | Assessment::Suspicious(_) => None,
+        }
     }
 }
 

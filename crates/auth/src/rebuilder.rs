@@ -213,10 +213,15 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
 
     /// Returns the time of the next attempt if no change notification and no request arrives.
     fn next_wake(&self, started: Instant, retry_at: Option<Instant>) -> Instant {
-        let transition = self.shared.memory().next_transition();
+        let (transition, complete) = {
+            let memory = self.shared.memory();
+            let complete = memory.rotation.next_complete_history(started);
+            (memory.next_transition(), complete)
+        };
         let fallback = later(Instant::now(), Duration::from_secs(24 * 3600));
         let history = self.histories.due_after(started);
-        let times = [retry_at, transition, history];
+        // The state says that the history is complete from then on.
+        let times = [retry_at, transition, history, complete];
         times.into_iter().flatten().min().unwrap_or(fallback)
     }
 
@@ -423,10 +428,12 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             false => VersionHistory::Incomplete,
         };
         let accepts_history = rotation.accepts_history();
+        let signing = rotation.signing(&shared.rules);
         let memory = Memory::new(rotation, results, history);
         if !shared.commit(self.id, memory, build, now) {
             return Err(Stopped::Superseded);
         }
+        self.histories.log_refused(&signing, source.name);
         self.histories.clear();
         if accepts_history {
             self.histories.start_if_due(&source, missing);
@@ -530,6 +537,8 @@ fn history_source<A>(shared: &Shared<A>) -> HistorySource<'_> {
     HistorySource {
         resolver: &shared.source.resolver,
         rules: &shared.rules,
+        policies: &shared.settings.policies,
+        mode: shared.settings.mode,
         deadline: shared.settings.build_deadline,
         name: shared.settings.name.as_deref(),
     }

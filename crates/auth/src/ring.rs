@@ -1,5 +1,6 @@
 //! [`Rings`], the secrets of all keys with the times of their rotation.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
@@ -76,7 +77,7 @@ impl KeyHistory {
     /// Returns whether this is the history of `secret`, and not the one of an earlier or later version.
     pub(crate) fn is_of(&self, (key, secret): &(SecretKey, Resolved)) -> bool {
         let number = |version: Option<&Version>| version.and_then(Version::number);
-        let newest = self.history.0.0.first();
+        let newest = self.history.ring.0.first();
         newest.is_some_and(|newest| {
             self.key == *key
                 && newest.value == secret.value
@@ -98,7 +99,21 @@ pub(crate) enum Extent {
 
 /// The ring of a key according to the version history of its source.
 #[derive(Debug)]
-pub(crate) struct History(Ring);
+pub(crate) struct History {
+    ring: Ring,
+    /// The previous secrets that the rules refuse. They are not part of the ring.
+    refused: Vec<RefusedVersion>,
+}
+
+/// A previous secret that would still verify if the rules accepted it.
+#[derive(Debug)]
+pub(crate) struct RefusedVersion {
+    pub(crate) version: Option<Version>,
+    /// Why it is refused.
+    pub(crate) reason: Cow<'static, str>,
+    /// The end of its grace period.
+    expires_at: Instant,
+}
 
 /// A version of a key in its source.
 #[derive(Debug, Clone)]
@@ -107,6 +122,8 @@ pub(crate) struct StoredVersion {
     pub(crate) version: Option<Version>,
     /// The time since the version was written, or `None` if the source does not report it.
     pub(crate) age: Option<Duration>,
+    /// Why the rules refuse the value as a previous secret, or `None` if they accept it.
+    pub(crate) refused: Option<Cow<'static, str>>,
 }
 
 impl Rings {
@@ -338,7 +355,7 @@ impl Ring {
     }
 
     fn add_history(&mut self, history: &History, extent: Extent, timing: Timing) {
-        let Some((current, previous)) = history.0.0.split_first() else {
+        let Some((current, previous)) = history.ring.0.split_first() else {
             return;
         };
         let is_known = |added: &Entry| self.0.iter().any(|known| known.value == added.value);
@@ -381,6 +398,25 @@ impl Ring {
         active.or_else(|| unexpired.next_back())
     }
 
+    /// Removes the previous secrets that are refused among `versions`, and returns them.
+    fn remove_refused(&mut self, versions: &[StoredVersion]) -> Vec<RefusedVersion> {
+        let mut refused = Vec::new();
+        self.0.retain(|entry| {
+            let stored = versions.iter().find(|stored| stored.value == entry.value);
+            let reason = stored.and_then(|stored| stored.refused.clone());
+            let (Some(replaced), Some(reason)) = (&entry.replaced, reason) else {
+                return true;
+            };
+            refused.push(RefusedVersion {
+                version: entry.version.clone(),
+                reason,
+                expires_at: replaced.expires_at,
+            });
+            false
+        });
+        refused
+    }
+
     fn remove_expired(&mut self, now: Instant) {
         self.0.retain(|entry| !entry.is_expired(now));
     }
@@ -405,6 +441,9 @@ impl History {
     /// read each version when it was written. The oldest version counts as active.
     ///
     /// Versions without an age count as old as the oldest one with an age.
+    ///
+    /// A refused version replaces the secrets before it like any other version, so that it does not
+    /// extend their grace periods. It is removed afterwards.
     pub(crate) fn replay(versions: &[StoredVersion], timing: Timing, now: Instant) -> Self {
         let ages = || versions.iter().filter_map(|stored| stored.age);
         // There might be no instants before the start of the system. Therefore, the versions are replayed
@@ -433,7 +472,18 @@ impl History {
                 replaced.expires_at = moved(replaced.expires_at);
             }
         }
-        Self(ring)
+        let refused = ring.remove_refused(versions);
+        Self { ring, refused }
+    }
+
+    /// Returns the previous secrets that are left out.
+    pub(crate) fn refused(&self) -> &[RefusedVersion] {
+        &self.refused
+    }
+
+    /// Returns the time when the last of the previous secrets has expired that are left out.
+    pub(crate) fn refused_until(&self) -> Option<Instant> {
+        self.refused.iter().map(|refused| refused.expires_at).max()
     }
 }
 

@@ -100,11 +100,12 @@ impl State {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum VersionHistory {
-    /// All previous secrets are known that the source can return.
+    /// All previous secrets verify that the source can return.
     #[default]
     Complete,
-    /// A previous version could not be read yet. What previous secrets have signed might be rejected.
-    /// The read is retried in the background.
+    /// A previous version could not be read yet, or the rules for signing secrets refuse it. What previous
+    /// secrets have signed might be rejected. A failed read is retried in the background. A refused version
+    /// is logged once, as the event `previous_version_refused`, and counts until its grace period ends.
     Incomplete,
 }
 

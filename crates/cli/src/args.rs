@@ -243,8 +243,8 @@ pub(crate) struct CheckArgs {
 
     /// A file of known secrets that are not accepted for signing or encryption
     ///
-    /// Each line is a secret, or the first 16 hexadecimal digits of its SHA-256. `/dev/stdin` reads standard
-    /// input.
+    /// Each line is a secret, or its SHA-256 hash, of which the first 16 hexadecimal digits are sufficient.
+    /// `/dev/stdin` reads standard input.
     #[arg(long, value_name = "FILE")]
     pub(crate) refuse_list: Option<PathBuf>,
 

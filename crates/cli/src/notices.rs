@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use secretwell::backend::{Notice, NoticeKind};
-use secretwell::{KeyPrefix, Origin, SecretProvider};
+use secretwell::{Error, KeyPrefix, Origin, SecretProvider};
+use tokio::time::timeout;
 
 use crate::exit::{Failure, Reason};
 use crate::fetch::{FetchedSecret, KeySelection, fetch};
 
 /// The maximum number of warnings. Further notices are only counted.
 const MAX_WARNINGS: usize = 20;
+/// How long a command waits for notices that its result does not depend on.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Fetches the selected secrets. If these are all that the sources list, also logs what a list leaves out.
 ///
@@ -34,7 +37,7 @@ pub(crate) async fn fetch_and_warn(
 
 /// Logs one warning for each secret that cannot be read or has no key.
 pub(crate) async fn warn(provider: &dyn SecretProvider) {
-    let notices = read(provider).await.into_iter();
+    let notices = read_briefly(provider).await.into_iter();
     let mut notices = notices.filter(|notice| notice.kind != NoticeKind::ReadDifferently);
     for notice in notices.by_ref().take(MAX_WARNINGS) {
         let (kind, name) = (kind(notice.kind), &notice.name);
@@ -48,14 +51,26 @@ pub(crate) async fn warn(provider: &dyn SecretProvider) {
     }
 }
 
-/// Returns the notices of the sources. A source that cannot be listed has none, because a read of its keys reports the
-/// same error.
-pub(crate) async fn read(provider: &dyn SecretProvider) -> Vec<Notice> {
-    let notices = provider.notices(&KeyPrefix::root()).await;
-    notices.unwrap_or_else(|error| {
-        tracing::debug!(target: "secretwell::command", event = "notices_failed", %error, "the names that are not keys cannot be listed");
-        Vec::new()
-    })
+/// Returns the notices of the sources.
+///
+/// # Errors
+/// Returns the error of a source that cannot be listed.
+pub(crate) async fn read(provider: &dyn SecretProvider) -> Result<Vec<Notice>, Error> {
+    provider.notices(&KeyPrefix::root()).await
+}
+
+/// Returns the notices of the sources, or none if they cannot be read within 1 s.
+pub(crate) async fn read_briefly(provider: &dyn SecretProvider) -> Vec<Notice> {
+    match timeout(PATIENCE, read(provider)).await {
+        Ok(Ok(notices)) => return notices,
+        Ok(Err(error)) => {
+            tracing::debug!(target: "secretwell::command", event = "notices_failed", %error, "the names that are not keys cannot be listed");
+        }
+        Err(_) => {
+            tracing::warn!(target: "secretwell::command", event = "notices_timed_out", "the source did not list the secrets that have no key within 1 s; run `secretwell check` to list them");
+        }
+    }
+    Vec::new()
 }
 
 /// Returns one line: `NAME from ORIGIN: message; hint`.
@@ -79,5 +94,46 @@ fn kind(kind: NoticeKind) -> &'static str {
         NoticeKind::NotAKey => "not_a_key",
         NoticeKind::Unreadable => "unreadable",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secretwell::{MemoryProvider, Secret, SecretKey};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// A source whose notices hang.
+    #[derive(Debug)]
+    struct Hanging(MemoryProvider);
+
+    #[async_trait::async_trait]
+    impl SecretProvider for Hanging {
+        fn origin(&self) -> &Origin {
+            self.0.origin()
+        }
+
+        async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
+            self.0.get(key).await
+        }
+
+        async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<SecretKey>, Error> {
+            self.0.list(prefix).await
+        }
+
+        async fn notices(&self, _: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn warnings_delay_a_command_by_at_most_one_second() {
+        let provider = Hanging(MemoryProvider::from_iter([("A", "1")]));
+        let start = Instant::now();
+        let selection = KeySelection::All { require: vec![] };
+        let fetched = fetch_and_warn(&provider, &selection, Duration::ZERO).await;
+        assert_eq!(fetched.unwrap().len(), 1);
+        assert_eq!(start.elapsed(), PATIENCE);
     }
 }

@@ -62,6 +62,11 @@ impl Config {
 
     /// Checks the settings that the builder methods accept as they are.
     pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.prefix.contains(['=', '\0']) {
+            let message = "the prefix must not contain `=` or NUL, like the names of variables";
+            return Err(Error::new(ErrorKind::InvalidConfig, message)
+                .with_hint("use a prefix such as `APP_`"));
+        }
         check_part("separator", &self.separator)?;
         self.file_suffix
             .as_deref()

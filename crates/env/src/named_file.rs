@@ -8,6 +8,9 @@ use std::time::Duration;
 use secretwell_core::{Error, ErrorKind};
 use zeroize::Zeroizing;
 
+/// How often files of a volume are read that is replaced during each read.
+pub(crate) const MAX_GENERATIONS: usize = 8;
+
 /// The size limit of a file, in bytes.
 const LIMIT: u64 = 1 << 20;
 /// A file whose last change is more recent might be written to at this moment.
@@ -42,6 +45,18 @@ pub(crate) async fn read(path: PathBuf) -> Result<Zeroizing<Vec<u8>>, Error> {
                 .with_hint("write a new file next to it and rename it to this name"),
         ),
     }
+}
+
+/// Returns which generation of its volume each of the files at `paths` belongs to. Kubernetes replaces all files of a
+/// volume at once, by swapping the link `..data` beside them.
+pub(crate) async fn generations(paths: Vec<PathBuf>) -> Vec<Option<PathBuf>> {
+    let read = move || {
+        let parents = paths.iter().map(|path| path.parent());
+        let link = |parent: Option<&Path>| std::fs::read_link(parent?.join("..data")).ok();
+        parents.map(link).collect()
+    };
+    // Without an answer, all files count as those of one generation.
+    tokio::task::spawn_blocking(read).await.unwrap_or_default()
 }
 
 struct Content {
@@ -133,4 +148,75 @@ fn failed(error: io::Error) -> Error {
 fn misplaced(message: &'static str) -> Error {
     Error::new(ErrorKind::InvalidConfig, message)
         .with_hint("set it to the absolute path of a regular file")
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::ffi::{OsStr, OsString};
+    use std::os::unix::fs::symlink;
+    use std::time::SystemTime;
+
+    use secretwell_core::{SecretKey, SecretProvider};
+
+    use super::*;
+    use crate::{EnvProvider, Environment};
+
+    struct Fixed(BTreeMap<OsString, OsString>);
+
+    impl Environment for Fixed {
+        fn value(&self, name: &OsStr) -> Option<OsString> {
+            self.0.get(name).cloned()
+        }
+
+        fn names(&self) -> Vec<OsString> {
+            self.0.keys().cloned().collect()
+        }
+    }
+
+    /// Replaces all files of the volume at `root`, like the kubelet.
+    fn swap(root: &Path, generation: usize) {
+        let folder = root.join(format!("..{generation}"));
+        std::fs::create_dir(&folder).unwrap();
+        for name in ["user", "password"] {
+            let file = folder.join(name);
+            std::fs::write(&file, format!("{name} {generation}")).unwrap();
+            let file = File::options().write(true).open(file).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(60))
+                .unwrap();
+        }
+        symlink(&folder, root.join("..next")).unwrap();
+        std::fs::rename(root.join("..next"), root.join("..data")).unwrap();
+    }
+
+    #[tokio::test]
+    async fn named_files_of_one_volume_are_read_from_one_generation() {
+        let root = tempfile::tempdir().unwrap();
+        swap(root.path(), 0);
+        let mut variables = BTreeMap::new();
+        for name in ["user", "password"] {
+            let path = root.path().join(name);
+            symlink(Path::new("..data").join(name), &path).unwrap();
+            variables.insert(format!("{name}_FILE").into(), path.into());
+        }
+        let provider = EnvProvider::with_environment(Fixed(variables), "").file_suffix("_FILE");
+        let keys = ["user", "password"].map(SecretKey::from_static);
+        let folder = root.path().to_owned();
+        let writer = std::thread::spawn(move || (1..300).for_each(|it| swap(&folder, it)));
+        let mut reads = 0;
+        while !writer.is_finished() || reads < 10 {
+            let results = provider.get_many(&keys).await;
+            let generation = |index: usize| {
+                let value = &results[index].as_ref().ok()?.value;
+                let text = value.expose_text().unwrap();
+                Some(text.split_once(' ').unwrap().1.to_owned())
+            };
+            assert_eq!(generation(0), generation(1));
+            reads += 1;
+        }
+        writer.join().unwrap();
+        let last = provider.get_many(&keys).await;
+        let last = last[1].as_ref().unwrap().value.expose_text().unwrap();
+        assert_eq!(last, "password 299");
+    }
 }

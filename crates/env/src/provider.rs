@@ -134,6 +134,13 @@ impl EnvProvider {
         }
     }
 
+    /// Returns the path of the file that contains the value of `key`, if a variable names one.
+    fn path(&self, key: &SecretKey) -> Option<PathBuf> {
+        let name = self.config.variable_name(key).ok()?;
+        let variable = self.config.file_variable_name(&name)?;
+        self.non_empty(OsStr::new(&variable)).map(PathBuf::from)
+    }
+
     async fn read_file(&self, variable: &str, path: PathBuf) -> Result<Secret, Error> {
         let read = named_file::read(path).await;
         let mut content = read.map_err(|error| {
@@ -165,8 +172,9 @@ impl EnvProvider {
         value.filter(|value| !value.is_empty())
     }
 
-    /// Returns the names of the variables of secrets, without the suffix of files. Absent variables are left out.
-    fn names(&self) -> impl Iterator<Item = OsString> {
+    /// Returns the names of the variables of secrets, without the suffix of files, and as they are. Absent variables are
+    /// left out.
+    fn names(&self) -> impl Iterator<Item = (OsString, OsString)> {
         let names = self.environment.names().into_iter();
         // Windows has hidden variables such as `=C:` for the current directory of each drive.
         let is_hidden = |name: &OsString| cfg!(windows) && name.to_string_lossy().starts_with('=');
@@ -174,11 +182,11 @@ impl EnvProvider {
             .filter(move |name| !is_hidden(name))
             .filter_map(|name| {
                 let named = name.to_str().and_then(|name| self.config.named_by(name));
-                match named.map(OsString::from) {
-                    Some(named) => self.non_empty(&name).map(|_| named),
-                    None if self.config.keep_empty => Some(name),
-                    None => self.non_empty(&name).map(|_| name),
-                }
+                let is_file = named.is_some();
+                let read = named.map_or_else(|| name.clone(), OsString::from);
+                let is_present =
+                    !is_file && self.config.keep_empty || self.non_empty(&name).is_some();
+                is_present.then_some((read, name))
             })
     }
 
@@ -230,8 +238,29 @@ impl SecretProvider for EnvProvider {
         self.read(key).await
     }
 
+    /// Named files of one volume of Kubernetes are read from one generation of it.
     async fn get_many(&self, keys: &[SecretKey]) -> Vec<Result<Secret, Error>> {
-        join_bounded(CONCURRENCY, keys.iter().map(|key| self.read(key))).await
+        let read_all = || join_bounded(CONCURRENCY, keys.iter().map(|key| self.read(key)));
+        let paths: Vec<PathBuf> = keys.iter().filter_map(|key| self.path(key)).collect();
+        if paths.len() < 2 {
+            return read_all().await;
+        }
+        let mut generations = named_file::generations(paths.clone()).await;
+        for _ in 0..named_file::MAX_GENERATIONS {
+            let results = read_all().await;
+            let after = named_file::generations(paths.clone()).await;
+            if after == generations {
+                return results;
+            }
+            generations = after;
+        }
+        let changed = |key| {
+            let message = "the volume of the named files was replaced during each read";
+            Err(Error::new(ErrorKind::Unavailable, message)
+                .with_origin(&self.origin)
+                .with_key(key))
+        };
+        keys.iter().map(changed).collect()
     }
 
     /// Lists one key for each variable that has a value.
@@ -243,7 +272,7 @@ impl SecretProvider for EnvProvider {
         self.health().await?;
         let keys: BTreeSet<SecretKey> = self
             .names()
-            .filter_map(|name| match self.listed(&name, prefix) {
+            .filter_map(|(name, _)| match self.listed(&name, prefix) {
                 Listed::Key(key) => Some(key),
                 Listed::Outside | Listed::NotAKey => None,
             })
@@ -256,7 +285,8 @@ impl SecretProvider for EnvProvider {
         self.health().await?;
         let names: BTreeSet<OsString> = self
             .names()
-            .filter(|name| self.listed(name, prefix) == Listed::NotAKey)
+            .filter(|(name, _)| self.listed(name, prefix) == Listed::NotAKey)
+            .map(|(_, variable)| variable)
             .collect();
         let notice = |name: OsString| {
             let message = "the name of the variable cannot be a key";

@@ -154,6 +154,13 @@ async fn listed_keys_can_be_read() {
     }
     assert_eq!(noticed(&provider, "").await, ["APP_", "APP_X/Y"]);
     assert_eq!(noticed(&provider, "DB").await, ["APP_DB_"]);
+    // The name is the one that the operator has to change.
+    let files = provider.file_suffix("_FILE");
+    let variables = [("APP_X/Y_FILE", "/run/x"), ("APP_Z_FILE", "/run/z")];
+    let named = self::provider("APP_", &variables).file_suffix("_FILE");
+    assert_eq!(noticed(&files, "").await, ["APP_", "APP_X/Y"]);
+    assert_eq!(noticed(&named, "").await, ["APP_X/Y_FILE"]);
+    assert_eq!(listed(&named, "").await, ["Z"]);
 }
 
 #[cfg(unix)]
@@ -216,6 +223,42 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Random environments with named files: a listed key is never absent, and every variable that has a value is
+    /// read, listed or reported.
+    #[test]
+    fn listed_key_with_a_suffix_is_never_absent(
+        variables in prop::collection::btree_map("(A_|A|)[AB_/]{0,4}(_FILE|__FILE|)", "(|x|/dev/null)", 0..10),
+        prefix in prop::sample::select(vec!["", "A", "A_"]),
+        separator in prop::sample::select(vec!["_", "__", "_FILE"]),
+        suffix in prop::sample::select(vec!["_FILE", "__FILE", "FILE"]),
+        keep_empty in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let pairs: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let provider = provider(prefix, &pairs).separator(separator).file_suffix(suffix);
+            let provider = if keep_empty { provider.keep_empty() } else { provider };
+            let keys = provider.list(&KeyPrefix::root()).await.unwrap();
+            for key in &keys {
+                let result = provider.get(key).await;
+                let is_configured = |error: &Error| error.kind() == ErrorKind::InvalidConfig;
+                prop_assert!(result.as_ref().err().is_none_or(is_configured), "{} {:?}", key, result);
+            }
+            let notices = provider.notices(&KeyPrefix::root()).await.unwrap();
+            for (name, _) in pairs.iter().filter(|(name, value)| name.starts_with(prefix) && !value.is_empty()) {
+                let stem = name.strip_suffix(suffix).filter(|stem| stem.len() > prefix.len()).unwrap_or(name);
+                let is_read_from = |key: &SecretKey| {
+                    format!("{prefix}{}", key.as_str().replace('/', separator)) == stem
+                };
+                let is_noticed = notices.iter().any(|notice| notice.name == *name);
+                prop_assert!(keys.iter().any(is_read_from) != is_noticed, "{} {:?} {:?}", name, keys, notices);
+            }
+            Ok(())
+        })?;
+    }
+}
+
 #[tokio::test]
 async fn process_environment_is_the_default() {
     let provider = EnvProvider::with_prefix("CARGO_PKG_");
@@ -266,6 +309,8 @@ fn url_accepts_only_a_prefix_of_names_and_options() {
         "env://A?separator=c4n4ry/",
         "env://A?file_suffix=c4n4ry%20",
         "env://A?KEEP_EMPTY=true",
+        "env://A?keep_empty=true&keep_empty=false",
+        "env://A?separator=__&separator=__",
         "file:///a",
         "env:// ",
     ] {
@@ -292,6 +337,8 @@ async fn invalid_settings_are_reported_by_every_call() {
         provider("", &[("A", "1")]).separator(""),
         provider("", &[("A", "1")]).separator("/"),
         provider("", &[("A", "1")]).file_suffix("="),
+        provider("A=", &[("A", "1")]),
+        provider("A\0", &[("A", "1")]),
     ] {
         let key = SecretKey::from_static("A");
         let errors = [

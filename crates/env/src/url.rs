@@ -1,5 +1,7 @@
 //! Creation of a provider from an `env://` URL.
 
+use std::collections::HashSet;
+
 use secretwell_core::{Error, ErrorKind};
 
 use crate::config::is_name_char;
@@ -21,7 +23,7 @@ impl EnvProvider {
     /// | `encrypted=accept` | [`accept_encrypted`](Self::accept_encrypted) | `refuse` |
     ///
     /// # Errors
-    /// Returns [`ErrorKind::InvalidConfig`] if the URL has another scheme, if an option is not valid, or if the prefix
+    /// Returns [`ErrorKind::InvalidConfig`] if the URL has another scheme, if an option is not valid or is given twice, or if the prefix
     /// or a value contains anything but ASCII letters, digits, `_`, `-` and `.`. The error does not quote the URL.
     pub fn from_url(url: &str) -> Result<Self, Error> {
         let rest = url.strip_prefix("env://").ok_or_else(not_a_prefix)?;
@@ -30,8 +32,16 @@ impl EnvProvider {
             return Err(not_a_prefix());
         }
         let mut provider = Self::with_prefix(prefix);
+        let mut names = HashSet::new();
         for option in options.split('&').filter(|option| !option.is_empty()) {
+            let name = option.split('=').next().unwrap_or_default();
             provider = provider.option(option)?;
+            if !names.insert(name) {
+                let message = format!("the option `{name}` is given twice");
+                return Err(
+                    Error::new(ErrorKind::InvalidConfig, message).with_hint("remove one of them")
+                );
+            }
         }
         Ok(provider)
     }

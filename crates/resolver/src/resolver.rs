@@ -85,6 +85,13 @@ impl Resolver {
         &self.shared.provider
     }
 
+    /// Returns whether values of `key` are accepted although a tool left them encrypted. See
+    /// [`ResolverBuilder::accept_encrypted`](crate::ResolverBuilder::accept_encrypted).
+    pub fn accepts_encrypted(&self, key: &SecretKey) -> bool {
+        let mut sources = self.shared.sources.iter();
+        sources.any(|source| source.settings.accept_encrypted.contains(key))
+    }
+
     /// Returns the provider that has returned `resolved` for `key`, for example to read previous versions of it.
     /// For a chain, it is the provider with the same origin, and among several of them the one whose cached value
     /// is the same. If no provider has this origin, it is the whole chain.

@@ -17,15 +17,17 @@ fuzz_target!(|data: &[u8]| {
     let lines = data.split(|byte| *byte == b'\n');
     let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let entries: Vec<&[u8]> = lines.filter(|line| !line.is_empty()).collect();
-    match RefuseList::parse(data) {
-        Err(_) => assert!(entries.is_empty(), "{data:?}"),
-        Ok(list) => {
-            assert!(!list.is_empty() && list.len() <= entries.len());
-            let is_hash = |line: &[u8]| line.len() == 16 && line.iter().all(u8::is_ascii_hexdigit);
-            for entry in entries.into_iter().filter(|entry| !is_hash(entry)) {
-                assert!(list.contains(entry), "{entry:?}");
-                assert!(list.contains(&[entry, b"\n"].concat()), "{entry:?}");
-            }
+    // Blank lists and those of other formats are errors.
+    if let Ok(list) = RefuseList::parse(data) {
+        assert!(!list.is_empty() && list.len() <= entries.len());
+        let has_hash = |line: &[u8]| {
+            let mut windows = line.windows(16);
+            windows.any(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+        };
+        let is_entry = |line: &&[u8]| line.iter().any(u8::is_ascii_alphabetic) && !has_hash(line);
+        for entry in entries.into_iter().filter(is_entry) {
+            assert!(list.contains(entry), "{entry:?}");
+            assert!(list.contains(&[entry, b"\n"].concat()), "{entry:?}");
         }
     }
 });

@@ -58,6 +58,7 @@ fn history(versions: &[(&str, u64)], timing: Timing, now: Instant) -> KeyHistory
             true => 20,
             false => 50,
         })),
+        refused: None,
     };
     let versions: Vec<StoredVersion> = versions.iter().enumerate().map(stored).collect();
     KeyHistory {

@@ -167,6 +167,7 @@ fn history(versions: &[(&str, u64)], now: Instant) -> History {
         value: (*value).into(),
         version: Some(Version::numbered(index as u64 + 1)),
         age: Some(Duration::from_secs(*age)),
+        refused: None,
     };
     let versions: Vec<StoredVersion> = versions.iter().enumerate().map(stored).collect();
     History::replay(&versions, TIMING, now)
@@ -346,4 +347,42 @@ fn newest_secret_signs_after_a_revocation_only_if_no_other_can() {
         assert_eq!(removed.len(), revoked.len());
         assert_eq!(test.ring(now), pair(primary, all));
     }
+}
+
+#[test]
+fn refused_previous_secret_is_left_out_and_ends_the_grace_period_of_older_ones() {
+    let now = Instant::now();
+    let replayed = |versions: &[(&str, u64)]| {
+        let stored = |(index, (value, age)): (usize, &(&str, u64))| StoredVersion {
+            value: (*value).into(),
+            version: Some(Version::numbered(index as u64 + 1)),
+            age: Some(Duration::from_secs(*age)),
+            refused: value.starts_with("weak").then(|| "it is weak".into()),
+        };
+        let versions: Vec<StoredVersion> = versions.iter().enumerate().map(stored).collect();
+        let history = History::replay(&versions, TIMING, now);
+        let (current, _) = versions.split_last().unwrap();
+        let value = current.value.expose_text().unwrap();
+        let mut test = Test::default().read(&[("K", value)], TIMING, now);
+        test.0
+            .add_history(&key("K"), &history, Extent::Complete, TIMING, now);
+        let refused = history.refused().iter().map(|it| it.version.clone());
+        let refused: Vec<_> = refused
+            .map(|version| version.unwrap().number().unwrap())
+            .collect();
+        (test.ring(now), refused, history.refused_until())
+    };
+    // The secret before it signs until the next one is active.
+    let (ring, refused, until) = replayed(&[("a", 1000), ("weak", 50), ("b", 4)]);
+    assert_eq!((ring, refused), (pair("a", "b,a"), vec![2]));
+    assert!(until.unwrap() > now);
+    // `a` has expired while `weak` was current.
+    let (ring, refused, _) = replayed(&[("a", 1000), ("weak", 500), ("b", 4)]);
+    assert_eq!((ring, refused), (pair("b", "b"), vec![2]));
+    // An expired one is not reported.
+    let (ring, refused, until) = replayed(&[("weak", 1000), ("b", 500)]);
+    assert_eq!((ring, refused, until), (pair("b", "b"), vec![], None));
+    // A current secret is judged by the build.
+    let (ring, refused, _) = replayed(&[("a", 1000), ("weak", 50)]);
+    assert_eq!((ring, refused), (pair("weak", "weak,a"), vec![]));
 }

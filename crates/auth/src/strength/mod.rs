@@ -81,13 +81,19 @@ impl Refused {
 }
 
 /// Assesses `value` as a signing secret. The time is linear in the length of the value.
+///
+/// The resolver refuses values that a tool left encrypted, unless it is configured to accept them. A
+/// ciphertext that is accepted is therefore only compared with the refuse list and the minimum length.
 pub(crate) fn assess(value: &[u8], refused: &Refused) -> Assessment {
     let text = text(value);
+    let is_ciphertext = encrypted_by(value).is_some();
     // The length comes last, because `changeme` is an example first of all.
-    let weakness = if encrypted_by(value).is_some() {
-        Weakness::Encrypted
-    } else if refused.contains(value) {
+    let weakness = if refused.contains(value) {
         Weakness::Refused
+    } else if is_ciphertext && value.len() >= MIN_BYTES {
+        return Assessment::Strong;
+    } else if is_ciphertext {
+        Weakness::TooShort
     } else if reference::is_reference(text) {
         Weakness::Reference
     } else if template::is_template(text) {
@@ -109,15 +115,29 @@ pub(crate) fn assess(value: &[u8], refused: &Refused) -> Assessment {
     Assessment::Weak(weakness)
 }
 
-/// Returns the value without white space and quotes around it, for rules that compare the value with a text.
-/// Some tools leave both. All other rules measure the bytes as they are, because the ends of a binary
-/// secret can look like white space.
+/// Returns the value without quotes and white space around it, for rules that compare the value with a text.
+/// Some tools leave both, and copied text has invisible characters. All other rules measure the bytes as they
+/// are, because the ends of a binary secret can look like white space.
 fn text(value: &[u8]) -> &[u8] {
-    let text = value.trim_ascii();
-    match text {
-        [b'"', inner @ .., b'"'] | [b'\'', inner @ .., b'\''] => inner,
-        _ => text,
-    }
+    let Ok(text) = std::str::from_utf8(value) else {
+        return value.trim_ascii();
+    };
+    let text = text.trim_matches(is_invisible);
+    let inner = |(open, close): &(char, char)| text.strip_prefix(*open)?.strip_suffix(*close);
+    QUOTES.iter().find_map(inner).unwrap_or(text).as_bytes()
+}
+
+const QUOTES: [(char, char); 4] = [
+    ('"', '"'),
+    ('\'', '\''),
+    ('\u{201c}', '\u{201d}'),
+    ('\u{2018}', '\u{2019}'),
+];
+
+fn is_invisible(c: char) -> bool {
+    // Soft hyphen, marks of direction, characters without a width, byte order mark.
+    c.is_whitespace()
+        || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}')
 }
 
 impl Weakness {
@@ -128,10 +148,7 @@ impl Weakness {
                 let bytes = value.len();
                 return format!("{bytes} bytes, at least {MIN_BYTES} are required").into();
             }
-            Self::Encrypted => match encrypted_by(value) {
-                Some(tool) => return format!("the value is encrypted by {tool}").into(),
-                None => "the value is encrypted",
-            },
+            Self::Encrypted => "the value is encrypted",
             Self::Template => "the value has a template or a command that was not expanded",
             Self::Reference => "the value refers to a secret and was not resolved",
             Self::Example => "the value is an example text",

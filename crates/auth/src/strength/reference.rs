@@ -7,20 +7,30 @@ const PREFIXES: &[&str] = &[
     "arn:aws-cn:",
     "arn:aws-us-gov:",
     "{{resolve:",
+    "{{op://",
+    "{{ op://",
     "!GetAtt ",
     "!ImportValue ",
     "!Ref ",
     "!Sub ",
-    // Azure: App Service, App Configuration and Container Apps.
+    // Azure: App Service, App Configuration, Container Apps, and functions of its templates.
     "@Microsoft.KeyVault(",
     "@Microsoft.AppConfiguration(",
     "keyvaultref:",
     "secretref:",
+    "[concat(",
+    "[listKeys(",
+    "[parameters(",
+    "[reference(",
+    "[variables(",
     // Tools that replace references when a program or a container starts.
     "awssm:",
     "awsssm:",
     "gcpsm:",
     "vault:",
+    ">>vault:",
+    "<path:",
+    "!vault ",
     // Files of a container.
     "/etc/secrets/",
     "/mnt/secrets-store/",
@@ -60,6 +70,10 @@ mod tests {
             "op://prod/auth/secret",
             "ref+vault://kv/app#/key",
             "a+b.c-1://x",
+            "{{ op://prod/auth/secret }}",
+            "<path:secret/data/app#auth | base64encode>",
+            "[parameters('authSecret')]",
+            ">>vault:secret/data/app#key",
         ] {
             assert!(is_reference(reference.as_bytes()), "{reference}");
         }

@@ -18,6 +18,7 @@ const MIN_ENTROPY: f64 = 2.75;
 pub(crate) enum Suspicion {
     Words,
     FewCharacters,
+    Date,
 }
 
 impl fmt::Display for Suspicion {
@@ -25,6 +26,7 @@ impl fmt::Display for Suspicion {
         f.write_str(match self {
             Self::Words => "words in place of random bytes",
             Self::FewCharacters => "few different characters",
+            Self::Date => "a date in place of random bytes",
         })
     }
 }
@@ -34,9 +36,24 @@ pub(super) fn suspicion(value: &[u8]) -> Option<Suspicion> {
         Some(Suspicion::Words)
     } else if entropy(value) < MIN_ENTROPY {
         Some(Suspicion::FewCharacters)
+    } else if is_date(value) {
+        Some(Suspicion::Date)
     } else {
         None
     }
+}
+
+/// Returns whether the value begins with a date such as `2026-01-31`, and has no letters but those of a time.
+fn is_date(value: &[u8]) -> bool {
+    let form = b"0000-00-00";
+    let has_form = |(byte, form): (&u8, &u8)| match form {
+        b'0' => byte.is_ascii_digit(),
+        _ => b"-./".contains(byte),
+    };
+    let is_of_time = |byte: &u8| byte.is_ascii_digit() || b"-+./:,_ TZ".contains(byte);
+    value.len() >= form.len()
+        && value.iter().zip(form).all(has_form)
+        && value.iter().all(is_of_time)
 }
 
 /// Returns whether the value consists of letters, blanks and punctuation, with the capital letters of
@@ -108,6 +125,8 @@ mod tests {
                 "11223344551122334455112233441122",
                 Some(Suspicion::FewCharacters),
             ),
+            ("2026-01-31T17:45:09.123456+00:00", Some(Suspicion::Date)),
+            ("2026-01-31-K7gNU3sdo+OL0wNhqoVW", None),
         ] {
             assert_eq!(suspicion(value.as_bytes()), expected, "{value}");
         }

@@ -22,6 +22,8 @@ const CODE: &[&str] = &[
     "secrets.token_",
     "SecureRandom.",
     "npx auth secret",
+    // An unresolved token of the AWS CDK.
+    "${Token[",
 ];
 
 /// The beginning and the end of a value that is a template as a whole, and the check of what is between
@@ -34,16 +36,18 @@ const ENCLOSED: &[Enclosed] = &[
     ("[", "]", is_words),
     ("((", "))", is_words),
     ("`", "`", is_words),
-    ("${", "}", is_words),
-    ("#{", "}", is_words),
-    ("$(", ")", is_words),
-    ("$[", "]", is_words),
-    ("%env(", ")%", is_words),
-    ("{", "}", is_name),
+    ("${", "}", is_expression),
+    ("#{", "}", is_expression),
+    ("#{", "}#", is_expression),
+    ("%{", "}", is_expression),
+    ("$(", ")", is_expression),
+    ("$[", "]", is_expression),
+    ("%env(", ")%", is_expression),
+    ("{", "}", is_identifier),
     ("$", "", is_name),
-    ("$env:", "", is_name),
-    ("%", "%", is_name),
-    ("@", "@", is_name),
+    ("$env:", "", is_identifier),
+    ("%", "%", is_identifier),
+    ("@", "@", is_identifier),
     ("__", "__", is_name),
 ];
 
@@ -76,14 +80,14 @@ pub(super) fn is_template(value: &[u8]) -> bool {
             .any(|(start, end)| has_block(value, start, end))
 }
 
-/// Returns whether the value contains `${NAME}`, `${NAME:-default}`, `#{NAME}`, `$(NAME)` or
+/// Returns whether the value contains `${NAME}`, `${NAME:-default}`, `#{NAME}`, `%{NAME}`, `$(NAME)` or
 /// `$(command ..)`.
 fn has_variable(value: &[u8]) -> bool {
     let last = |byte: u8| value.iter().rposition(|other| *other == byte);
     let (last_brace, last_parenthesis) = (last(b'}'), last(b')'));
     value.windows(2).enumerate().any(|(start, opening)| {
         let (close, last_close, operators): (u8, _, &[u8]) = match opening {
-            b"${" | b"#{" => (b'}', last_brace, b":-?+=|"),
+            b"${" | b"#{" | b"%{" => (b'}', last_brace, b":-?+=|"),
             b"$(" => (b')', last_parenthesis, b" "),
             _ => return false,
         };
@@ -114,7 +118,7 @@ fn has_block(value: &[u8], start: &str, end: &str) -> bool {
         };
         let inner = &rest[..length];
         let is_at_edge = at == 0 || at + 2 + length + 2 == value.len();
-        let expression = inner.iter().skip_while(|byte| b" -=.$#/".contains(byte));
+        let expression = inner.iter().skip_while(|byte| b" -=.$#/{".contains(byte));
         let name = expression.take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_');
         name.count() >= MIN_NAME && (is_at_edge || inner.contains(&b' '))
     })
@@ -139,13 +143,33 @@ fn is_name(text: &[u8]) -> bool {
     text.len() >= MIN_NAME && name_length(text) == text.len()
 }
 
+/// Returns whether `text` is a name in any case.
+fn is_identifier(text: &[u8]) -> bool {
+    let is_name_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.".contains(byte);
+    text.len() >= MIN_NAME
+        && text.iter().all(is_name_byte)
+        && text.first().is_some_and(|byte| !byte.is_ascii_digit())
+}
+
+/// Returns whether `text` is the expression of a variable or a command: words, and what calls functions.
+fn is_expression(text: &[u8]) -> bool {
+    let is_call_byte = |byte: &u8| b"()[]\"@#$&".contains(byte);
+    text.len() >= MIN_NAME
+        && text
+            .iter()
+            .all(|byte| is_word_byte(byte) || is_call_byte(byte))
+        && text.iter().any(u8::is_ascii_alphabetic)
+}
+
 /// Returns whether `text` consists of words with punctuation, but without quotes, as JSON has them.
 fn is_words(text: &[u8]) -> bool {
-    let is_word_byte =
-        |byte: &u8| byte.is_ascii_alphanumeric() || b" -_.,:;!?'/|+=*".contains(byte);
     text.len() >= MIN_NAME
         && text.iter().all(is_word_byte)
         && text.iter().any(u8::is_ascii_alphabetic)
+}
+
+fn is_word_byte(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b" -_.,:;!?'/|+=*".contains(byte)
 }
 
 #[cfg(test)]
@@ -168,6 +192,16 @@ mod tests {
             "{{key}}",
             "<% key %>",
             "{AUTH_SECRET}",
+            "{AuthSecret}",
+            "%AuthSecret%",
+            "#{AuthSecret}#",
+            "%{lookup('auth')}",
+            "x%{auth_secret}x",
+            "${file(\"auth.txt\")}",
+            "$(cat \"$FILE\")",
+            "a${Token[TOKEN.12]}",
+            "{{{auth}}}",
+            "$env:AuthSecret",
         ] {
             assert!(is_template(template.as_bytes()), "{template}");
         }
@@ -179,7 +213,6 @@ mod tests {
             "${KEY",
             "a${KEY}a",
             "${KEY:-",
-            "${KEY$}",
             "$()",
             "$(KEY",
             "a{{key}}a",

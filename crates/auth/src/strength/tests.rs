@@ -8,6 +8,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use diceware_wordlists::EFF_LONG_WORDLIST;
 
 use super::*;
+use crate::policy::SecretPolicy;
 
 /// A kind of weak secret: its name in the documentation, the expected result, and values of at least 32
 /// bytes, except where the kind is the length.
@@ -66,6 +67,11 @@ const CATEGORIES: &[Category] = &[
             "$[variables.AuthSecretOfProduction.Value]",
             "crypto.randomBytes(32).toString('base64')",
             "openssl rand -base64 32 | tr -d '\\n='",
+            "#{AuthSecretOfTheProductionSite}#",
+            "%{lookup('auth_secret_of_production')}",
+            "${file(\"/etc/auth_secret_of_the_app\")}",
+            "%AuthSecretOfTheProductionSites%",
+            "auth-${Token[AuthSecret.Value.123]}",
         ],
     },
     Category {
@@ -88,6 +94,9 @@ const CATEGORIES: &[Category] = &[
             "file:///run/secrets/auth_secret_of_the_app",
             "infisical://project/production/AUTH_SECRET",
             "https://vault.example.com/v1/secret/data/app",
+            "{{ op://Production/auth-service/credential }}",
+            "<path:secret/data/app#auth_secret>",
+            "[parameters('authSecretOfProduction')]",
         ],
     },
     Category {
@@ -136,6 +145,10 @@ const CATEGORIES: &[Category] = &[
             "********************************",
             "01010101110001010101110001010111",
             "                               a",
+            "00112233445566778899aabbccddeeff",
+            "passwurtpasswurtpasswurtpasswurt-2026",
+            "K7gNU3sdK7gNU3sdK7gNU3sdK7gNU3sd!1",
+            "abcd1abcd2abcd3abcd4abcd5abcd6abcd7",
             "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
         ],
     },
@@ -147,7 +160,7 @@ const CATEGORIES: &[Category] = &[
             "1qaz2wsx3edc4rfv5tgb6yhn7ujm8ik,",
             "abcdefghijklmnopqrstuvwxyz012345",
             "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
-            "00112233445566778899aabbccddeeff",
+            "0011233455677899abbccdeefgghijkl",
             "azertyuiopqsdfghjklmwxcvbn123456",
             "qwertzuiopasdfghjklyxcvbnm123456",
             "zyxwvutsrqponmlkjihgfedcba987654",
@@ -206,6 +219,8 @@ fn quotes_and_white_space_around_a_value_hide_nothing() {
                 format!("\"{sample}\""),
                 format!("'{sample}'\n"),
                 format!(" {sample}\r\n"),
+                format!("\u{feff}{sample}\u{a0}"),
+                format!("\u{201c}{sample}\u{201d}"),
             ] {
                 let assessment = assess(value.as_bytes(), &Refused::default());
                 assert_eq!(assessment, Assessment::Weak(category.weakness), "{value:?}");
@@ -226,17 +241,28 @@ fn strong_secrets_are_accepted() {
 
 #[test]
 fn encrypted_values_are_refused_like_everywhere_else() {
+    let weakness = |value: &str| SecretPolicy::SigningKey.weakness(&value.into());
     for value in [
         "encrypted:BDqDBibm4wsYqMpVkAFNLpHk4bwjWGhZ",
         "$ANSIBLE_VAULT;1.1;AES256\n6162",
     ] {
-        let is_refused =
-            assess(value.as_bytes(), &Refused::default()) == Assessment::Weak(Weakness::Encrypted);
-        assert_eq!(
-            is_refused,
-            encrypted_by(value.as_bytes()).is_some(),
-            "{value}"
-        );
+        assert_eq!(weakness(value), Some(Weakness::Encrypted), "{value}");
+        assert_eq!(SecretPolicy::Unchecked.weakness(&value.into()), None);
+    }
+}
+
+/// The resolver decides about them.
+#[test]
+fn accepted_ciphertexts_are_measured_only() {
+    for (value, expected) in [
+        ("vault:v1:8SDd3WHDOjf7mq69CyCqYjBXAiQQ", Assessment::Strong),
+        (
+            "ENC[AES256_GCM,data:aaaaaaaaaaaaaaaaaaaa]",
+            Assessment::Strong,
+        ),
+        ("vault:v1:8SDd", Assessment::Weak(Weakness::TooShort)),
+    ] {
+        assert_eq!(assess(value.as_bytes(), &Refused::default()), expected);
     }
 }
 
@@ -249,7 +275,8 @@ fn secrets_on_the_refuse_list_are_refused() {
     let expected = Assessment::Weak(Weakness::Refused);
     assert_eq!(assessment(ACCEPTED[3]), expected);
     assert_eq!(assessment(&format!("{}\n", ACCEPTED[3])), expected);
-    assert_eq!(assessment(&format!("{} ", ACCEPTED[3])), Assessment::Strong);
+    assert_eq!(assessment(&format!("\"{}\" ", ACCEPTED[3])), expected);
+    assert_eq!(assessment(&format!("{}=", ACCEPTED[3])), Assessment::Strong);
 }
 
 /// An encoding of random secrets: its name in the documentation, and a generator.

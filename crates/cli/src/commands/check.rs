@@ -32,21 +32,35 @@ pub(crate) async fn check(
     let read = async {
         let required = Required::select(&sources, args).await?;
         let reports = reports(&sources, args, &modes, &refused, &required.keys).await;
-        let mut notices = notices::read(&sources.provider).await;
-        notices.retain(|notice| required.concerns(notice));
+        // If all keys are checked, a secret that is left out is a problem. Otherwise, the sources need not be
+        // listed.
+        let notices = match required.is_all {
+            true => notices::read(&sources.provider).await,
+            false => Ok(notices::read_briefly(&sources.provider).await),
+        };
         Ok::<_, Failure>((reports, notices, required))
     };
     let (reports, notices, required) = with_progress(log, message, read).await?;
     let mut text: Vec<_> = reports.iter().map(PreflightReport::to_string).collect();
+    let (mut notices, not_listed) = match notices {
+        Ok(notices) => (notices, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    notices.retain(|notice| required.concerns(notice));
     if !notices.is_empty() {
         text.push(notice_table(&sources, &required, &notices));
+    }
+    if let Some(error) = &not_listed {
+        let row = vec![format!("  {PROBLEM}"), error.to_string()];
+        text.push(format!("notices:\n{}", format_table(&[row])));
     }
     write_stdout(text.join("\n").as_bytes())?;
     let problems = reports.iter().flat_map(PreflightReport::problems);
     let reasons = problems.map(|problem| Reason::from_kind(problem.kind()));
     let is_problem = |notice: &Notice| required.status(notice) == PROBLEM;
     let unreadable = notices.iter().any(is_problem).then_some(Reason::Invalid);
-    let worst = reasons.chain(unreadable).max();
+    let not_listed = not_listed.map(|error| Reason::from_kind(error.kind()));
+    let worst = reasons.chain(unreadable).chain(not_listed).max();
     Ok(worst.map_or(ExitCode::SUCCESS, Reason::status))
 }
 
