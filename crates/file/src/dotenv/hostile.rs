@@ -67,9 +67,13 @@ fn shell_refuses_all_variables_that_a_line_could_set() {
         "A=two K=2 words",
         "A=two words K=2",
         "export A=1 b! \"K=2\"",
+        "export A=1 \"K=2\"",
         "B=~ 'K'=2",
         "K=1 \r",
         "K=a\r",
+        "A=1; K=2",
+        "A=postgres://host/db?a=1&K=2",
+        "A=<x K=2>",
     ] {
         let text = format!("K=0\n{line}\nZ=1\n");
         let document = Variables::parse(&text, Dialect::Shell);

@@ -33,7 +33,6 @@ const COMMAND_LINE: &str = "a command, which could change any variable";
 
 /// A shell removes it, except in single quotes.
 const CONTINUATION: &str = "\\\n";
-const OPERATORS: [char; 6] = [';', '&', '|', '<', '>', '('];
 /// Commands that can change variables or end the reading of the document.
 const BUILTINS: [&str; 29] = [
     ".",
@@ -107,7 +106,7 @@ fn statement(cursor: &mut Cursor<'_>, entries: &mut Vec<Entry>) -> Result<(), Sy
                     // The line might be a command, for which the variables before are set as well.
                     refuse(&mut entries[first..]);
                     entries.push(Entry::new(name, line, Err(problem)));
-                    return skip_line(cursor, value_start, entries);
+                    return skip_line(cursor, value_start, Rest::OfValue, entries);
                 }
             };
             entries.push(Entry::new(name, line, value));
@@ -119,7 +118,7 @@ fn statement(cursor: &mut Cursor<'_>, entries: &mut Vec<Entry>) -> Result<(), Sy
             cursor.advance(name.len());
         } else if entries.len() > first {
             refuse(&mut entries[first..]);
-            return skip_line(cursor, *cursor, entries);
+            return skip_line(cursor, *cursor, Rest::Word, entries);
         } else {
             return no_assignment(cursor, start, entries);
         }
@@ -147,7 +146,7 @@ fn no_assignment<'a>(
         return Err(command);
     }
     entries.push(Entry::new(name, cursor.line, Err(NAME)));
-    skip_line(cursor, *cursor, entries)
+    skip_line(cursor, *cursor, Rest::OfValue, entries)
 }
 
 fn skip_export(cursor: &mut Cursor<'_>) -> bool {
@@ -183,6 +182,15 @@ fn identifier(text: &str) -> &str {
     }
 }
 
+/// What the rest of a line begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// The value with the problem, or its name.
+    OfValue,
+    /// Another word.
+    Word,
+}
+
 /// Skips the rest of a line with a problem. Adds an entry for each other variable that the rest could set.
 ///
 /// # Errors
@@ -190,12 +198,12 @@ fn identifier(text: &str) -> &str {
 fn skip_line<'a>(
     cursor: &mut Cursor<'a>,
     start: Cursor<'a>,
+    rest: Rest,
     entries: &mut Vec<Entry>,
 ) -> Result<(), SyntaxError> {
     let line = start.line_rest();
     let (code, is_closed) = code(line);
     let count = |c: char| code.matches(c).count();
-    let after_operator = code.split_once(OPERATORS).map_or("", |(_, after)| after);
     let assigns_in_braces = |text: &str| text.split('}').next().is_some_and(|it| it.contains('='));
     let is_complete = cursor.line == start.line
         && is_closed
@@ -207,24 +215,19 @@ fn skip_line<'a>(
         && !(code.contains("$'") && code.contains('\\'))
         && !code.contains("$((")
         && !code.split("${").skip(1).any(assigns_in_braces)
-        && !code.trim_end().ends_with(['|', '&'])
-        && !after_operator.contains('=');
+        && !code.trim_end().ends_with(['|', '&']);
     if !is_complete {
-        return Err(start.error(
-            "a shell reads more than this line for one value, or several values in this line",
-        ));
+        return Err(start.error("a shell reads more than this line for one value"));
     }
     let mut words = code.split([
         ' ', '\t', '\r', ';', '&', '|', '<', '>', '(', ')', '`', '{', '}',
     ]);
-    // The first word continues the value.
-    let first = words.next().unwrap_or_default();
-    if words
-        .clone()
-        .chain([first])
-        .any(|word| BUILTINS.contains(&&*unquoted(word)))
-    {
+    let is_builtin = |word: &str| BUILTINS.contains(&&*unquoted(word));
+    if words.clone().any(is_builtin) {
         return Err(start.error(COMMAND_LINE));
+    }
+    if rest == Rest::OfValue {
+        words.next();
     }
     for word in words {
         let name = unquoted(word.split('=').next().unwrap_or_default());

@@ -351,7 +351,6 @@ fn shell_reads_words_without_expansions() {
         "exit",
         "K='a",
         "K=\"a",
-        "K=a; B=2",
         "K=$(id\n)",
         "cat <<E\nK=1\nE\n",
         "if true; then K=1; fi",
