@@ -1,6 +1,8 @@
 //! `.env` documents.
 
 mod docker;
+#[cfg(test)]
+mod hostile;
 mod node;
 mod readers;
 mod scan;
@@ -18,6 +20,9 @@ use zeroize::Zeroizing;
 
 use crate::config::Dialect;
 use readers::{Reader, Readers};
+
+/// How many lines of a document are reported. The number of the other lines is reported, too.
+const MAX_NOTICES: usize = 200;
 
 /// The variables of a document. A duplicate name has its last value.
 pub(crate) struct Variables {
@@ -139,8 +144,14 @@ impl Variables {
             .filter_map(|entry| Some((entry.line, entry.notice(prefix)?)));
         let mut by_line: Vec<(usize, Notice)> = unnamed.chain(named).collect();
         by_line.sort_by_key(|(line, _)| *line);
+        let omitted = by_line.get(MAX_NOTICES).map(|(line, first)| {
+            let count = by_line.len() - MAX_NOTICES;
+            let message = format!("line {line}: the first of {count} lines that are not reported");
+            Notice::new(first.kind, "", message)
+        });
+        by_line.truncate(MAX_NOTICES);
         let by_line = by_line.into_iter().map(|(_, notice)| notice);
-        by_line.chain(summaries(&entries)).collect()
+        by_line.chain(omitted).chain(summaries(&entries)).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::scan::{self, Cursor, Fault, Rules, is_edge};
+use super::scan::{self, Cursor, Fault, Rules, is_common, is_edge};
 use super::{Entry, Problem, SyntaxError, readers};
 
 const QUOTE_HINT: &str = "put the value in single quotes";
@@ -39,7 +39,6 @@ pub(super) fn parse(text: &str) -> Result<Vec<Entry>, SyntaxError> {
 }
 
 fn name_problem(name: &str) -> Option<Problem> {
-    let is_common = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     (!name.chars().all(is_common)).then_some(NAME)
 }
 

@@ -58,13 +58,22 @@ pub(super) fn entries(text: &str, rules: &Rules) -> Result<Vec<Entry>, SyntaxErr
     let mut entries = Vec::new();
     let mut names = HashSet::new();
     let mut follows_unclear_line = false;
-    while cursor.skip_to_entry() {
+    let mut has_ended = false;
+    while let Some(blank) = cursor.skip_to_entry() {
         let line = cursor.line;
+        let before = cursor;
         let Some(name) = head(&mut cursor) else {
-            follows_unclear_line = !cursor.line_rest().contains('=');
+            let text = cursor.line_rest();
+            follows_unclear_line = !text.contains('=');
+            // Node.js reads nothing after such a line.
+            has_ended |= text.starts_with('=');
             entries.push(malformed_line(&mut cursor)?);
             continue;
         };
+        // Node.js takes other blanks for a part of the name.
+        let head = before.text_until(&cursor).trim_end_matches([' ', '=']);
+        let has_common_blanks = head.strip_prefix("export ").unwrap_or(head) == name;
+        follows_unclear_line |= has_ended || blank == Blank::PartOfName || !has_common_blanks;
         let is_repeated = !names.insert(name);
         let start = cursor;
         let mut value = value(&mut cursor, rules)?;
@@ -76,9 +85,17 @@ pub(super) fn entries(text: &str, rules: &Rules) -> Result<Vec<Entry>, SyntaxErr
             value = Err(REPEATED);
         }
         // Readers that do not know adjacent quotes take the lines of such a value for several entries.
-        follows_unclear_line = raw.contains('\n') && has_pieces(raw);
-        let inside = assignments_inside(raw, line);
-        if !inside.is_empty() {
+        let has_pieces = raw.contains('\n') && has_pieces(raw);
+        follows_unclear_line = has_pieces;
+        // npm `dotenv` skips a line with such a name, and then reads the lines of the value.
+        if raw.contains('\n') && !name.chars().all(is_common) {
+            return Err(SyntaxError {
+                line,
+                problem: "a value over several lines, and some readers do not accept the name",
+            });
+        }
+        let inside = assignments_inside(raw, line, has_pieces);
+        if !inside.is_empty() && !has_pieces {
             value = Err(INSIDE);
         }
         entries.push(entry(name, line, raw, value, rules));
@@ -154,9 +171,14 @@ pub(super) fn without_export(text: &str) -> &str {
     }
 }
 
+/// Returns whether all readers accept `c` in a name.
+pub(super) fn is_common(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
+}
+
 /// Returns whether `name` contains nothing that is syntax for a reader.
 fn is_plain(name: &str) -> bool {
-    let is_syntax = |c: char| c.is_whitespace() || c.is_control() || "='\"`#$\\".contains(c);
+    let is_syntax = |c: char| is_edge(c) || "='\"`#$\\".contains(c);
     !name.is_empty()
         && !name.starts_with(';')
         && !name.ends_with(['+', ':'])
@@ -171,7 +193,7 @@ fn malformed_line(cursor: &mut Cursor<'_>) -> Result<Entry, SyntaxError> {
         .map_or((line, false), |it| (it.0, true));
     let before_colon = line
         .split_once(':')
-        .map(|(before, after)| (before.trim_matches(BLANKS), after));
+        .and_then(|(before, after)| Some((between_edges(before)?, after)));
     for at in [line.find(':'), line.find('=')].into_iter().flatten() {
         let mut after = *cursor;
         after.advance(at + 1);
@@ -187,19 +209,32 @@ fn malformed_line(cursor: &mut Cursor<'_>) -> Result<Entry, SyntaxError> {
                 problem: "the line ends with a colon, as in YAML, and some readers take the value from the next line",
             });
         }
-        Some((name, after)) if is_plain(name) && after.starts_with(BLANKS) => {
+        Some((name, after)) if is_plain(name) && after.starts_with(is_edge) => {
             Entry::new(name, number, Err(COLON))
         }
-        _ if !sign && is_plain(name) => Entry {
-            is_printable: is_conventional(name),
-            ..Entry::new(name, number, Err(NO_SIGN))
-        },
-        _ if !sign => Entry::hidden("", number, NO_SIGN),
+        _ if !sign => {
+            let before_comment = line.split('#').next().unwrap_or_default();
+            match between_edges(before_comment) {
+                Some(name) if is_plain(name) => Entry {
+                    is_printable: is_conventional(name),
+                    ..Entry::new(name, number, Err(NO_SIGN))
+                },
+                _ => Entry::hidden("", number, NO_SIGN),
+            }
+        }
         _ if name.is_empty() => Entry::hidden("", number, NO_NAME),
-        _ => match name.strip_suffix('+').or(between_edges(name)) {
-            Some(plain) if is_plain(plain) => Entry::new(plain, number, Err(NAME)),
-            _ => Entry::hidden("", number, NAME),
-        },
+        _ => {
+            let bare = name.strip_suffix('+').or(between_edges(name));
+            // python-dotenv removes single quotes around a name.
+            let without_quotes = bare.map(|name| name.trim_matches('\''));
+            match without_quotes {
+                Some(plain) if is_plain(plain) => Entry {
+                    is_printable: without_quotes == bare,
+                    ..Entry::new(plain, number, Err(NAME))
+                },
+                _ => Entry::hidden("", number, NAME),
+            }
+        }
     };
     cursor.advance(line.len());
     Ok(entry)
@@ -230,14 +265,15 @@ pub(super) fn is_conventional(name: &str) -> bool {
 }
 
 /// Returns an entry for each variable that seems to be inside of a value over several lines.
-fn assignments_inside(raw: &str, line: usize) -> Vec<Entry> {
+fn assignments_inside(raw: &str, line: usize, has_pieces: bool) -> Vec<Entry> {
     let assigned = |(index, text): (usize, &str)| {
         let (before, after) = text.split_once('=')?;
         let name = without_export(before.trim_matches(BLANKS));
         // The quote can also close the value, after a padded Base64 text.
         let closes = after.trim_end().len() == 1 && !is_conventional(name);
-        let is_assignment = after.starts_with(QUOTES) && is_plain(name) && !closes;
-        is_assignment.then(|| Entry::hidden(name, line + index, INSIDE))
+        let is_quoted = after.starts_with(QUOTES) && !closes;
+        (is_plain(name) && (has_pieces || is_quoted))
+            .then(|| Entry::hidden(name, line + index, INSIDE))
     };
     raw.split('\n')
         .enumerate()
@@ -267,6 +303,16 @@ fn check_line_ends(text: &str) -> Result<(), SyntaxError> {
 pub(super) const BLANKS: [char; 2] = [' ', '\t'];
 /// The quotes of at least one reader.
 const QUOTES: [char; 3] = ['\'', '"', '`'];
+
+/// What precedes an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blank {
+    /// Text that all readers skip.
+    Common,
+    /// Blanks that Node.js takes for a part of the next name: tabs, blank lines that are not empty, and indented
+    /// comments.
+    PartOfName,
+}
 
 /// A position in a document.
 #[derive(Debug, Clone, Copy)]
@@ -319,15 +365,28 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Skips blank lines and comments. Returns `false` at the end of the text.
-    fn skip_to_entry(&mut self) -> bool {
+    /// Skips blank lines and comments. Returns `None` at the end of the text.
+    fn skip_to_entry(&mut self) -> Option<Blank> {
+        let mut blank = Blank::Common;
         loop {
-            let blank = self.rest.trim_start_matches([' ', '\t', '\r', '\n']);
-            self.advance(self.rest.len() - blank.len());
-            match self.rest.chars().next() {
-                None => return false,
+            let rest = self.rest.trim_start_matches([' ', '\t', '\r', '\n']);
+            let length = self.rest.len() - rest.len();
+            let (lines, indent) = match self.rest[..length].rsplit_once('\n') {
+                Some((lines, indent)) => (lines, indent),
+                None => ("", &self.rest[..length]),
+            };
+            self.advance(length);
+            let next = self.rest.chars().next();
+            if lines.contains(BLANKS)
+                || indent.contains('\t')
+                || next == Some('#') && !indent.is_empty()
+            {
+                blank = Blank::PartOfName;
+            }
+            match next {
+                None => return None,
                 Some('#') => self.advance(self.line_rest().len()),
-                Some(_) => return true,
+                Some(_) => return Some(blank),
             }
         }
     }

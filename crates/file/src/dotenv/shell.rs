@@ -29,16 +29,55 @@ const NAME: Problem = Problem::new(
     "write `NAME=value`, with a name of letters, digits and `_`",
 );
 
+const COMMAND_LINE: &str = "a command, which could change any variable";
+
+/// A shell removes it, except in single quotes.
+const CONTINUATION: &str = "\\\n";
+/// Commands that can change variables or end the reading of the document.
+const BUILTINS: [&str; 29] = [
+    ".",
+    "break",
+    "builtin",
+    "command",
+    "continue",
+    "declare",
+    "eval",
+    "exec",
+    "exit",
+    "export",
+    "for",
+    "getopts",
+    "if",
+    "let",
+    "local",
+    "mapfile",
+    "printf",
+    "read",
+    "readarray",
+    "readonly",
+    "return",
+    "select",
+    "set",
+    "shift",
+    "source",
+    "typeset",
+    "unset",
+    "until",
+    "while",
+];
+
 /// Returns the entries of `text` in order.
 pub(super) fn parse(text: &str) -> Result<Vec<Entry>, SyntaxError> {
     let mut cursor = Cursor::new(text);
     let mut entries = Vec::new();
     loop {
-        let blank = cursor.rest.trim_start_matches([' ', '\t', '\r', '\n']);
+        let blank = cursor.rest.trim_start_matches([' ', '\t', '\n']);
         cursor.advance(cursor.rest.len() - blank.len());
         match cursor.rest.chars().next() {
             None => return Ok(entries),
             Some('#') => cursor.advance(cursor.line_rest().len()),
+            // A blank line of a document with `\r\n`.
+            Some('\r') if cursor.line_rest().is_empty() => cursor.advance(1),
             Some(_) => statement(&mut cursor, &mut entries)?,
         }
     }
@@ -52,7 +91,7 @@ fn statement(cursor: &mut Cursor<'_>, entries: &mut Vec<Entry>) -> Result<(), Sy
     loop {
         skip_blanks(cursor);
         let line = cursor.line;
-        if cursor.line_rest().is_empty() || cursor.rest.starts_with('#') {
+        if cursor.rest.is_empty() || cursor.rest.starts_with(['\n', '#']) {
             return Ok(());
         }
         let name = identifier(cursor.rest);
@@ -64,8 +103,10 @@ fn statement(cursor: &mut Cursor<'_>, entries: &mut Vec<Entry>) -> Result<(), Sy
                 Ok(value) => Ok(value),
                 Err(Fault::Document(error)) => return Err(error),
                 Err(Fault::Line(problem) | Fault::Value(problem)) => {
-                    skip_line(cursor, value_start)?;
-                    Err(problem)
+                    // The line might be a command, for which the variables before are set as well.
+                    refuse(&mut entries[first..]);
+                    entries.push(Entry::new(name, line, Err(problem)));
+                    return skip_line(cursor, value_start, Rest::OfValue, entries);
                 }
             };
             entries.push(Entry::new(name, line, value));
@@ -76,30 +117,36 @@ fn statement(cursor: &mut Cursor<'_>, entries: &mut Vec<Entry>) -> Result<(), Sy
             // The variable has been assigned before.
             cursor.advance(name.len());
         } else if entries.len() > first {
-            let here = *cursor;
-            skip_line(cursor, here)?;
-            for entry in &mut entries[first..] {
-                entry.value = Err(SECOND_WORD);
-            }
+            refuse(&mut entries[first..]);
+            return skip_line(cursor, *cursor, Rest::Word, entries);
         } else {
-            entries.push(no_assignment(cursor, start)?);
+            return no_assignment(cursor, start, entries);
         }
     }
 }
 
-/// Skips a line that does not begin with an assignment. Returns an entry if the line was probably meant to be one.
-fn no_assignment<'a>(cursor: &mut Cursor<'a>, start: Cursor<'a>) -> Result<Entry, SyntaxError> {
-    let command = start.error("a command, which could change any variable");
+/// Refuses the values of a line that is not a list of assignments.
+fn refuse(entries: &mut [Entry]) {
+    for entry in entries {
+        entry.value = Err(SECOND_WORD);
+    }
+}
+
+/// Skips a line that does not begin with an assignment. Adds an entry if the line was probably meant to be one.
+fn no_assignment<'a>(
+    cursor: &mut Cursor<'a>,
+    start: Cursor<'a>,
+    entries: &mut Vec<Entry>,
+) -> Result<(), SyntaxError> {
+    let command = start.error(COMMAND_LINE);
     let (before, _) = cursor.line_rest().split_once('=').ok_or(command)?;
     let name = before.trim_end_matches(BLANKS);
     let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '-');
     if name.is_empty() || !name.chars().all(is_name) {
         return Err(command);
     }
-    let entry = Entry::new(name, cursor.line, Err(NAME));
-    let here = *cursor;
-    skip_line(cursor, here)?;
-    Ok(entry)
+    entries.push(Entry::new(name, cursor.line, Err(NAME)));
+    skip_line(cursor, *cursor, Rest::OfValue, entries)
 }
 
 fn skip_export(cursor: &mut Cursor<'_>) -> bool {
@@ -117,10 +164,10 @@ fn skip_export(cursor: &mut Cursor<'_>) -> bool {
 fn skip_blanks(cursor: &mut Cursor<'_>) {
     loop {
         cursor.skip(&BLANKS);
-        if !cursor.rest.starts_with("\\\n") {
+        if !cursor.rest.starts_with(CONTINUATION) {
             break;
         }
-        cursor.advance(2);
+        cursor.advance(CONTINUATION.len());
     }
 }
 
@@ -135,46 +182,85 @@ fn identifier(text: &str) -> &str {
     }
 }
 
-/// Skips the rest of a line with a problem.
+/// What the rest of a line begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// The value with the problem, or its name.
+    OfValue,
+    /// Another word.
+    Word,
+}
+
+/// Skips the rest of a line with a problem. Adds an entry for each other variable that the rest could set.
 ///
 /// # Errors
-/// Returns an error if the line could continue on the next one, or if it contains another statement.
-fn skip_line<'a>(cursor: &mut Cursor<'a>, start: Cursor<'a>) -> Result<(), SyntaxError> {
+/// Returns an error if the line could continue on the next one, or if it could run a command of the shell itself.
+fn skip_line<'a>(
+    cursor: &mut Cursor<'a>,
+    start: Cursor<'a>,
+    rest: Rest,
+    entries: &mut Vec<Entry>,
+) -> Result<(), SyntaxError> {
     let line = start.line_rest();
-    let count = |c: char| line.matches(c).count();
-    let after_operator = line
-        .split_once([';', '&', '|'])
-        .map_or("", |(_, after)| after);
+    let (code, is_closed) = code(line);
+    let count = |c: char| code.matches(c).count();
+    let assigns_in_braces = |text: &str| text.split('}').next().is_some_and(|it| it.contains('='));
     let is_complete = cursor.line == start.line
-        && are_quotes_closed(line)
+        && is_closed
         && count('`') % 2 == 0
         && count('(') == count(')')
         && count('{') == count('}')
-        && !line.contains("<<")
-        && !line.ends_with(['|', '&'])
-        && !after_operator.contains('=');
+        && !code.contains("<<")
+        && !code.contains("$[")
+        && !(code.contains("$'") && code.contains('\\'))
+        && !code.contains("$((")
+        && !code.split("${").skip(1).any(assigns_in_braces)
+        && !code.trim_end().ends_with(['|', '&']);
     if !is_complete {
-        return Err(start.error(
-            "a shell reads more than this line for one value, or several values in this line",
-        ));
+        return Err(start.error("a shell reads more than this line for one value"));
+    }
+    let mut words = code.split([
+        ' ', '\t', '\r', ';', '&', '|', '<', '>', '(', ')', '`', '{', '}',
+    ]);
+    let is_builtin = |word: &str| BUILTINS.contains(&&*unquoted(word));
+    if words.clone().any(is_builtin) {
+        return Err(start.error(COMMAND_LINE));
+    }
+    if rest == Rest::OfValue {
+        words.next();
+    }
+    for word in words {
+        let name = unquoted(word.split('=').next().unwrap_or_default());
+        if word.contains('=') && !name.is_empty() && identifier(&name) == name {
+            entries.push(Entry::new(&name, start.line, Err(SECOND_WORD)));
+        }
     }
     *cursor = start;
     cursor.advance(line.len());
     Ok(())
 }
 
-fn are_quotes_closed(line: &str) -> bool {
+/// Returns `word` without the quotes of a name.
+fn unquoted(word: &str) -> String {
+    word.replace(['\'', '"', '\\'], "")
+}
+
+/// Returns `line` without its comment, and whether all quotes are closed.
+fn code(line: &str) -> (&str, bool) {
     let mut open = None;
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
+    let mut follows_blank = false;
+    let mut chars = line.char_indices();
+    while let Some((at, c)) = chars.next() {
         match (open, c) {
+            (None, '#') if follows_blank => return (&line[..at], true),
             (None, '\'' | '"') => open = Some(c),
             (Some(quote), _) if quote == c => open = None,
-            (None | Some('"'), '\\') if chars.next().is_none() => return false,
+            (None | Some('"'), '\\') if chars.next().is_none() => return (line, false),
             _ => {}
         }
+        follows_blank = BLANKS.contains(&c);
     }
-    open.is_none()
+    (line, open.is_none())
 }
 
 /// Reads one word: the value of an assignment.
@@ -188,6 +274,10 @@ fn word(cursor: &mut Cursor<'_>, is_export: bool) -> Result<Zeroizing<String>, F
             '\r' => return Err(Fault::Line(CARRIAGE_RETURN)),
             '\'' => value.push_str(cursor.quoted('\'')?),
             '"' => double_quoted(cursor, &mut value)?,
+            '\\' if cursor.rest.starts_with(CONTINUATION) => {
+                cursor.advance(CONTINUATION.len());
+                continue;
+            }
             '\\' => {
                 cursor.advance(1);
                 push_escaped(cursor, &mut value, |_| true);
@@ -245,10 +335,12 @@ fn push_escaped(cursor: &mut Cursor<'_>, value: &mut String, is_escaped: fn(char
 
 /// Returns whether a shell expands a `$` before `text`.
 pub(super) fn is_expansion(text: &str) -> bool {
-    is_expansion_in_quotes(text) || text.starts_with(['\'', '"'])
+    let after = text.trim_start_matches(CONTINUATION);
+    is_expansion_in_quotes(text) || after.starts_with(['\'', '"'])
 }
 
 fn is_expansion_in_quotes(text: &str) -> bool {
+    let text = text.trim_start_matches(CONTINUATION);
     text.starts_with(|c: char| c.is_ascii_alphanumeric() || "_{(@*#?-$![".contains(c))
 }
 
