@@ -111,10 +111,7 @@ const BEGINNINGS: [(&[u8], Remains); 18] = [
     ),
     // The version and the length of the nonce in base64.
     (b"{AQAAABAAAAA", Ciphertext("Jenkins")),
-    (
-        b"# STRONGBOX ENCRYPTED RESOURCE",
-        Ciphertext("Strongbox"),
-    ),
+    (b"# STRONGBOX ENCRYPTED RESOURCE", Ciphertext("Strongbox")),
     (
         b"version https://git-lfs.github.com/spec/",
         Pointer("Git LFS"),
@@ -329,10 +326,7 @@ mod tests {
             ),
             ("![nNj6f1v8p2+zIc9uKg1TQA==]", "Mule"),
             ("{AQAAABAAAAAQ1wo0zkV9xq==}", "Jenkins"),
-            (
-                "76492d1116743f0423413b16050a5345MgB8AGYAdAB1",
-                "PowerShell",
-            ),
+            ("76492d1116743f0423413b16050a5345MgB8AGYAdAB1", "PowerShell"),
             ("{AES}wjcqoUuX8P4=", "WebLogic"),
             ("{AES256}wjcqoUuX8P4=", "WebLogic"),
             ("{xor}Lz4sLChvLTs=", "WebSphere"),

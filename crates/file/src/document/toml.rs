@@ -9,18 +9,62 @@ use zeroize::Zeroizing;
 use super::malformed;
 use super::node::Node;
 
+/// The maximum nesting depth of a document.
+const MAX_DEPTH: usize = 128;
+
 /// Parses a TOML document. Numbers, booleans and dates keep their text.
 pub(super) fn parse(text: &str) -> Result<Node, Error> {
     let parsed = DeTable::parse(text).map_err(|error| {
         // The parser's message is dropped, because it quotes the document.
-        let at = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = 1 + text.as_bytes()[..at]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count();
+        let line = line(text, error.span().map_or(0, |span| span.start));
         malformed(format!("line {line}: invalid TOML or a duplicate name"))
     })?;
-    table(text, parsed.into_inner())
+    let root = parsed.into_inner();
+    if let Some(at) = too_deep(&root) {
+        let line = line(text, at);
+        dismantle(root);
+        return Err(malformed(format!(
+            "line {line}: invalid TOML: values are nested too deeply"
+        )));
+    }
+    table(text, root)
+}
+
+/// Returns the line of a position.
+fn line(text: &str, at: usize) -> usize {
+    let before = &text.as_bytes()[..at.min(text.len())];
+    1 + before.iter().filter(|byte| **byte == b'\n').count()
+}
+
+/// Returns the position of a value that is nested too deeply.
+///
+/// The parser limits the depth of brackets and the length of a dotted name, but not their combination, and a thread
+/// has too little memory for a recursion over it.
+fn too_deep(root: &DeTable<'_>) -> Option<usize> {
+    let mut open: Vec<_> = root.values().map(|value| (value, 1)).collect();
+    while let Some((value, depth)) = open.pop() {
+        if depth > MAX_DEPTH {
+            return Some(value.span().start);
+        }
+        match value.get_ref() {
+            DeValue::Array(items) => open.extend(items.iter().map(|item| (item, depth + 1))),
+            DeValue::Table(table) => open.extend(table.values().map(|value| (value, depth + 1))),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Drops a table without a recursion.
+fn dismantle(root: DeTable<'_>) {
+    let mut open: Vec<_> = root.into_iter().map(|(_, value)| value).collect();
+    while let Some(value) = open.pop() {
+        match value.into_inner() {
+            DeValue::Array(items) => open.extend(items),
+            DeValue::Table(table) => open.extend(table.into_iter().map(|(_, value)| value)),
+            _ => {}
+        }
+    }
 }
 
 fn table(text: &str, table: DeTable<'_>) -> Result<Node, Error> {
