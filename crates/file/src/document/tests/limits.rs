@@ -112,7 +112,12 @@ fn depth_is_limited_in_every_combination() {
     for _ in 0..38 {
         inline = format!("{{{} = [{inline}]}}", dotted(70));
     }
+    let mut tables = "1".to_owned();
+    for _ in 0..79 {
+        tables = format!("{{{} = {tables}}}", dotted(79));
+    }
     for (document, line) in [
+        (format!("[{}]\na = {tables}", dotted(79)), 2),
         (format!("x = 1\n[{}]\na = {inline}", dotted(70)), 3),
         (format!("a = {inline}"), 1),
         (format!("[[{}]]\n{} = 1", dotted(70), dotted(70)), 2),
