@@ -221,7 +221,7 @@ fn lists_and_tables_are_compact_json() {
 
 #[test]
 fn only_null_is_absent() {
-    let yaml = "a: ~\nb: null\nc: Null\nd: NULL\ne:\nf: # comment\ng: !!null\nh: &x\ni: *x\nt: {a: ~}\n\
+    let yaml = "a: ~\nb: null\nc: Null\nd: NULL\ne:\nf: # comment\ng: !!null\nh: &x ~\ni: *x\nt: {a: ~}\n\
                 s: 'null'\nu: \"~\"\nv: !!str\nw: !!str ~\nx: nULL\ny: ''\nz: ! ~";
     let document = parsed(Syntax::Yaml, yaml);
     for absent in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "t/a"] {
@@ -479,6 +479,73 @@ fn empty_documents_and_byte_order_marks_are_accepted() {
         (Syntax::Yaml, "\u{feff}K: v"),
     ] {
         assert_eq!(text(syntax, document, "K").as_deref(), Some("v"));
+    }
+}
+
+#[test]
+fn value_that_is_a_comment_or_an_anchor_is_not_absent() {
+    let yaml = "hash: #c4n4ry\n'quoted': #c4n4ry # x\nt: {flow: #c4n4ry\n  }\nanchor: &c4n4ry\nnested:\n  x : \t#c4n4ry\n\
+                list: [1]\ntable: #comment\n  a: 1\nspaced: # comment\nruled: ### comment\nnone: &n ~\nlast:\n#comment\n";
+    let document = parsed(Syntax::Yaml, yaml);
+    for (name, character) in [
+        ("hash", '#'),
+        ("quoted", '#'),
+        ("t/flow", '#'),
+        ("anchor", '&'),
+        ("nested/x", '#'),
+    ] {
+        let error = document.get(&key(name)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Malformed, "{name}");
+        let text = format!("{error} {error:?}");
+        assert!(
+            text.contains(&format!("begins with `{character}`")),
+            "{text}"
+        );
+        assert!(!text.contains("c4n4ry"), "{text}");
+    }
+    for absent in ["spaced", "ruled", "none", "last"] {
+        assert_eq!(read(&document, absent), None, "{absent}");
+    }
+    assert_eq!(read(&document, "table/a").as_deref(), Some("1"));
+}
+
+#[test]
+fn number_of_toml_is_checked() {
+    for bad in [
+        "0x",
+        "0o",
+        "0b",
+        "0xG1",
+        "0b12",
+        "+0x1",
+        "1__0",
+        "1_",
+        "_1",
+        "01",
+        "+01",
+        "1.",
+        ".5",
+        "1._5",
+        "1e",
+        "1e_5",
+        "1_0T00",
+        "1_0f00",
+        "+1_0\"\"00",
+        "1_0Z00:0",
+        "0x#comment",
+        "in",
+        "+",
+        "infinity",
+        "00.5",
+        "1979-13-45",
+        "1979-02-30",
+        "25:00:00",
+        "1.2.3.4",
+        "1e5e5",
+        "1.e5",
+    ] {
+        let error = error(Syntax::Toml, &format!("a = 1\nk = {bad}\n"));
+        assert!(error.contains("line 2: invalid TOML"), "{bad}: {error}");
     }
 }
 

@@ -88,8 +88,46 @@ fn node(text: &str, value: Spanned<DeValue<'_>>) -> Result<Node, Error> {
             Node::List(items.collect::<Result<_, _>>()?)
         }
         DeValue::Table(entries) => table(text, entries)?,
+        DeValue::Integer(_) | DeValue::Float(_) if !is_number(&text[span.clone()]) => {
+            let line = line(text, span.start);
+            return Err(malformed(format!(
+                "line {line}: invalid TOML: a value without quotes is not a number, a boolean or a date"
+            )));
+        }
         DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
             Node::literal(&text[span])
         }
     })
+}
+
+/// Returns whether `text` is a number of TOML. The parser leaves this check to the conversion of the number.
+fn is_number(text: &str) -> bool {
+    let prefixes = [("0x", 16), ("0o", 8), ("0b", 2)];
+    let with_prefix = |(prefix, radix)| Some((text.strip_prefix(prefix)?, radix));
+    if let Some((digits, radix)) = prefixes.into_iter().find_map(with_prefix) {
+        return is_digits(digits, radix);
+    }
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if matches!(unsigned, "inf" | "nan") {
+        return true;
+    }
+    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
+        None => (unsigned, None),
+    };
+    let (integer, fraction) = match mantissa.split_once('.') {
+        Some((integer, fraction)) => (integer, Some(fraction)),
+        None => (mantissa, None),
+    };
+    let is_decimal = |digits: &str| is_digits(digits, 10);
+    is_decimal(integer)
+        && (integer == "0" || !integer.starts_with('0'))
+        && fraction.is_none_or(is_decimal)
+        && exponent.is_none_or(|it| is_decimal(it.strip_prefix(['+', '-']).unwrap_or(it)))
+}
+
+/// Returns whether `text` consists of digits, with single `_` between them.
+fn is_digits(text: &str, radix: u32) -> bool {
+    let is_group = |group: &str| !group.is_empty() && group.chars().all(|c| c.is_digit(radix));
+    text.split('_').all(is_group)
 }
