@@ -510,6 +510,21 @@ fn value_that_is_a_comment_or_an_anchor_is_not_absent() {
 }
 
 #[test]
+fn json_of_a_table_has_the_order_of_the_document() {
+    let toml = "[t]\nz = 1\na = {y = 1, b.d = 2, b.c = 3}\n[t.m]\n[t.c]\nx = 1\n";
+    let yaml = "t: {z: 1, a: {y: 1, b: {d: 2, c: 3}}, m: {}, c: {x: 1}}";
+    let json = r#"{"t":{"z":1,"a":{"y":1,"b":{"d":2,"c":3}},"m":{},"c":{"x":1}}}"#;
+    for (syntax, document) in [
+        (Syntax::Toml, toml),
+        (Syntax::Yaml, yaml),
+        (Syntax::Json, json),
+    ] {
+        let table = text(syntax, document, "t").unwrap();
+        assert_eq!(format!("{{\"t\":{table}}}"), json);
+    }
+}
+
+#[test]
 fn number_of_toml_is_checked() {
     for bad in [
         "0x",

@@ -68,11 +68,17 @@ fn dismantle(root: DeTable<'_>) {
 }
 
 fn table(text: &str, table: DeTable<'_>) -> Result<Node, Error> {
+    // The parser sorts the names.
+    let mut entries: Vec<_> = table.into_iter().collect();
+    entries.sort_by_key(|(name, _)| name.span().start);
     let entry = |(name, value): (Spanned<_>, _)| {
         let name: std::borrow::Cow<'_, str> = name.into_inner();
         Ok((name.into_owned(), node(text, value)?))
     };
-    let entries = table.into_iter().map(entry).collect::<Result<_, Error>>()?;
+    let entries = entries
+        .into_iter()
+        .map(entry)
+        .collect::<Result<_, Error>>()?;
     // The parser refuses duplicate names, with the line.
     Object::new(entries)
         .map(Node::Map)
