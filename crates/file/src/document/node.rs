@@ -86,7 +86,9 @@ impl Node {
     /// Checks that no table at `prefix` or around it is refused.
     pub(super) fn check_table(&self, prefix: &KeyPrefix) -> Result<(), Error> {
         let mut node = self;
-        for segment in prefix.as_str().split('/') {
+        // The root has an empty prefix.
+        let segments = prefix.as_str().split('/').filter(|it| !it.is_empty());
+        for segment in segments {
             match node {
                 Self::Map(object) => match object.get(segment) {
                     Some(inner) => node = inner,

@@ -575,6 +575,8 @@ fn refused_table_is_not_an_empty_table() {
         assert_eq!(error.kind(), ErrorKind::Malformed);
         assert!(document.notices(&prefix(refused)).is_err(), "{refused}");
     }
+    let unnamed = parsed(Syntax::Yaml, "'': !Ref c4n4ry\nok: 1\n");
+    assert_eq!(names(&unnamed), ["ok"]);
     for empty in ["ok", "none", "other", "db/list", "db/other"] {
         assert!(document.keys(&prefix(empty)).unwrap().is_empty());
         assert!(document.notices(&prefix(empty)).unwrap().is_empty());
