@@ -125,6 +125,38 @@ async fn encrypted_value_is_refused_in_every_local_backend() {
 }
 
 #[tokio::test]
+async fn encrypted_value_in_a_list_or_a_table_is_refused() {
+    let (value, tool) = CIPHERTEXTS[0];
+    let folder = tempfile::tempdir().unwrap();
+    let json = format!("{{\"db\": {{\"user\": \"u\", \"list\": [\"a\", \"{value}\"]}}}}");
+    let yaml = format!("db:\n  user: u\n  list:\n  - a\n  - {value}\n");
+    let toml = format!("[db]\nuser = 'u'\nlist = ['a', '{value}']\n");
+    let mut providers: Vec<Arc<dyn SecretProvider>> = Vec::new();
+    for (format, text) in [
+        (Format::Json, &json),
+        (Format::Yaml, &yaml),
+        (Format::Toml, &toml),
+    ] {
+        let path = folder.path().join(format!("{format:?}"));
+        replace(&path, text.as_bytes());
+        providers.push(Arc::new(FileProvider::document(path).format(format)));
+    }
+    let table = format!("{{\"user\": \"u\", \"list\": [\"a\", \"{value}\"]}}");
+    let list = format!("[\"a\", \"{value}\"]");
+    let memory = [("db", &*table), ("db/list", &*list), ("db/user", "u")];
+    providers.push(Arc::new(MemoryProvider::from_iter(memory)));
+    for provider in providers {
+        let weaker = [("db", "{}"), ("db/list", "weaker")];
+        let chain = provider.or_else(MemoryProvider::from_iter(weaker));
+        let resolver = Resolver::new(chain);
+        for name in ["db", "db/list"] {
+            assert_refused(&resolver.get(name).await.unwrap_err(), tool, name);
+        }
+        assert_eq!(crate::support::text(&resolver, "db/user").await, "u");
+    }
+}
+
+#[tokio::test]
 async fn encrypted_value_is_refused_in_every_remote_backend() {
     let bao = shared().await;
     let mount = unique("encrypted");

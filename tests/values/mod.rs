@@ -1,6 +1,7 @@
 //! Values to the letter: what a service receives from files, documents and variables, and which values may sign.
 
 mod corpus;
+mod documents;
 mod dotenv;
 mod encrypted;
 mod env;

@@ -114,6 +114,32 @@ fn random_scalars_survive_writing_and_reading() {
         let without = text.replace('\'', "");
         check("a.toml", &format!("t.k = '{without}'\n"), &without)
     });
+    run("(?s).{0,30}", &|text| {
+        let escape = |unit| format!("\\u{unit:04X}");
+        let escaped: String = text.encode_utf16().map(escape).collect();
+        check(
+            "a.json",
+            &format!("{{\"t\":{{\"k\":\"{escaped}\"}}}}"),
+            &text,
+        )
+    });
+    run("([ -~ä€😀]{0,20}\n){0,6}", &|text| {
+        let block: String = text.lines().map(|line| format!("    {line}\n")).collect();
+        check("a.yaml", &format!("t:\n  k: |2+\n{block}"), &text)?;
+        check("a.yaml", &format!("t:\n  k: |2+\n{block}  x: 1\n"), &text)?;
+        let basic = text.replace('\\', "\\\\").replace('"', "\\\"");
+        check(
+            "a.toml",
+            &format!("[t]\nk = \"\"\"\n{basic}\"\"\"\n"),
+            &text,
+        )?;
+        let literal = text.replace('\'', "");
+        check(
+            "a.toml",
+            &format!("t.k = \'\'\'\n{literal}\'\'\'\n"),
+            &literal,
+        )
+    });
     run("[0-9a-zA-Z._+][0-9a-zA-Z._+*&!@/~=-]{0,60}", &|text| {
         let is_null = matches!(text.as_str(), "null" | "Null" | "NULL");
         prop_assume!(!is_null);

@@ -260,6 +260,25 @@ async fn map_field_loads_from_a_table_and_from_text() {
     );
 }
 
+#[tokio::test]
+async fn table_in_the_place_of_a_list_is_refused() {
+    let table = r#"{"a": "x", "b": "y"}"#;
+    let mut sources = text_sources(&[("value", table)]).await;
+    sources.extend([
+        document("table.json", &format!("{{\"value\": {table}}}")),
+        document("table.yaml", "value:\n  a: x\n  b: y\n"),
+        document("table.toml", "[value]\na = 'x'\nb = 'y'\n"),
+    ]);
+    for source in &sources {
+        let resolver = Resolver::new(source.provider.clone());
+        let error = resolver.load::<One<Vec<String>>>().await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("is not a list"), "{}: {text}", source.name);
+        let map = resolver.load::<One<BTreeMap<String, String>>>().await;
+        assert_eq!(map.unwrap().value.len(), 2, "{}", source.name);
+    }
+}
+
 #[derive(Deserialize, Debug)]
 struct One<T> {
     value: T,

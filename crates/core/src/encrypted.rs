@@ -2,16 +2,20 @@
 
 use std::fmt;
 
+use crate::json::Json;
 use crate::{Error, ErrorKind, Secret};
 
 /// Returns the tool that left `value` encrypted, such as `SOPS`, or that left a pointer in its place, such as
-/// `Git LFS`. Allocates nothing. A value that does not begin like a ciphertext costs a few comparisons.
+/// `Git LFS`. A byte order mark, white space and quotes around the value do not hide it.
+///
+/// In a JSON object or array, each text is checked, because a list or a table of a document is returned as JSON. A
+/// value can also be a whole document of SOPS or Sealed Secrets.
 ///
 /// Only forms with a fixed beginning are recognized. A password or a random value cannot have such a form by accident.
 /// An encrypted private key (`-----BEGIN ENCRYPTED PRIVATE KEY-----`) is not refused, because programs load it with a
 /// passphrase.
 pub fn encrypted_by(value: &[u8]) -> Option<&'static str> {
-    find(value).map(|remains| remains.tool())
+    find_in_value(value).map(|remains| remains.tool())
 }
 
 /// Returns `secret`, whose value is not encrypted, or which [accepts](Secret::accept_encrypted) encrypted values.
@@ -19,7 +23,7 @@ pub fn encrypted_by(value: &[u8]) -> Option<&'static str> {
 /// # Errors
 /// Returns [`ErrorKind::Invalid`] with the name of the tool that left the value encrypted. The error is permanent.
 pub fn refuse_encrypted(secret: Secret) -> Result<Secret, Error> {
-    match find(secret.value.expose_bytes()) {
+    match find_in_value(secret.value.expose_bytes()) {
         Some(remains) if !secret.accepts_encrypted => Err(invalid("value", remains)),
         _ => Ok(secret),
     }
@@ -77,7 +81,7 @@ fn invalid(what: &str, remains: Remains) -> Error {
 }
 
 /// Beginnings that no other text has.
-const BEGINNINGS: [(&[u8], Remains); 16] = [
+const BEGINNINGS: [(&[u8], Remains); 18] = [
     (b"$ANSIBLE_VAULT;", Ciphertext("Ansible Vault")),
     (b"age-encryption.org/v1", Ciphertext("age")),
     (b"-----BEGIN AGE ENCRYPTED FILE-----", Ciphertext("age")),
@@ -100,8 +104,14 @@ const BEGINNINGS: [(&[u8], Remains); 16] = [
         b"AQAAANCMnd8BFdERjHoAwE/Cl+s",
         Ciphertext("the data protection API of Windows"),
     ),
+    // The header that `ConvertFrom-SecureString` writes if it has a key.
+    (
+        b"76492d1116743f0423413b16050a5345",
+        Ciphertext("PowerShell"),
+    ),
     // The version and the length of the nonce in base64.
     (b"{AQAAABAAAAA", Ciphertext("Jenkins")),
+    (b"# STRONGBOX ENCRYPTED RESOURCE", Ciphertext("Strongbox")),
     (
         b"version https://git-lfs.github.com/spec/",
         Pointer("Git LFS"),
@@ -109,10 +119,48 @@ const BEGINNINGS: [(&[u8], Remains); 16] = [
     (b"/annex/objects/", Pointer("git-annex")),
 ];
 
+/// Schemes of application servers, with base64 after them.
+const SCHEMES: [(&[u8], &str); 5] = [
+    (b"{AES}", "WebLogic"),
+    (b"{AES256}", "WebLogic"),
+    (b"{3DES}", "WebLogic"),
+    (b"{aes}", "WebSphere"),
+    (b"{xor}", "WebSphere"),
+];
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const DPAPI: &[u8] = b"\x01\0\0\0\xd0\x8c\x9d\xdf\x01\x15\xd1\x11\x8c\x7a\0\xc0\x4f\xc2\x97\xeb";
 
+/// Searches a value, which can be a whole document.
+fn find_in_value(value: &[u8]) -> Option<Remains> {
+    let in_document = || find_encryption_of_all_values(std::str::from_utf8(value).ok()?);
+    find(value).or_else(in_document)
+}
+
+/// Searches a value, or each text of a value that is JSON.
 fn find(value: &[u8]) -> Option<Remains> {
-    let value = value.trim_ascii_start();
+    let value = value.strip_prefix(BYTE_ORDER_MARK).unwrap_or(value);
+    let value = value.trim_ascii();
+    let in_quotes = |quote| value.strip_prefix(quote)?.strip_suffix(quote);
+    let unquoted = in_quotes(b"\"").or_else(|| in_quotes(b"'"));
+    let found = find_beginning(unquoted.unwrap_or(value));
+    if found.is_some() || !matches!(value, [b'{' | b'[', ..]) {
+        return found;
+    }
+    find_in_json(&Json::parse(std::str::from_utf8(value).ok()?).ok()?)
+}
+
+fn find_in_json(json: &Json<'_>) -> Option<Remains> {
+    match json {
+        Json::Null | Json::Literal(_) => None,
+        Json::Text(text) => find(text.as_bytes()),
+        Json::List(items) => items.iter().find_map(find_in_json),
+        Json::Object(object) => object.iter().find_map(|(_, value)| find_in_json(value)),
+    }
+}
+
+/// Searches a value without white space around it.
+fn find_beginning(value: &[u8]) -> Option<Remains> {
     let beginning = BEGINNINGS
         .iter()
         .find(|(beginning, _)| value.starts_with(beginning));
@@ -122,15 +170,20 @@ fn find(value: &[u8]) -> Option<Remains> {
     if let Some(rest) = value.strip_prefix(b"encrypted:") {
         return is_base64(rest).then_some(Ciphertext("dotenvx"));
     }
+    for (scheme, tool) in SCHEMES {
+        if let Some(rest) = value.strip_prefix(scheme) {
+            return is_base64(rest).then_some(Ciphertext(tool));
+        }
+    }
     if let Some(rest) = value.strip_prefix(b"ENC[") {
         return bracketed(rest).map(Ciphertext);
     }
     if let Some(rest) = value.strip_prefix(b"ENC(") {
-        let inner = rest.trim_ascii_end().strip_suffix(b")")?;
+        let inner = rest.strip_suffix(b")")?;
         return is_base64(inner).then_some(Ciphertext("Jasypt"));
     }
     if let Some(rest) = value.strip_prefix(b"![") {
-        let inner = rest.trim_ascii_end().strip_suffix(b"]")?;
+        let inner = rest.strip_suffix(b"]")?;
         return (inner.len() >= 12 && is_base64(inner)).then_some(Ciphertext("Mule"));
     }
     if let Some(rest) = value.strip_prefix(b"vault:v") {
@@ -139,7 +192,16 @@ fn find(value: &[u8]) -> Option<Remains> {
         return (is_version && is_base64(text))
             .then_some(Ciphertext("the transit engine of Vault"));
     }
-    None
+    is_kms(value).then_some(Ciphertext("AWS KMS"))
+}
+
+/// Returns whether `value` is a ciphertext of AWS KMS in base64. Its first bytes are fixed, and it is longer than common
+/// generated secrets.
+fn is_kms(value: &[u8]) -> bool {
+    const MIN_LENGTH: usize = 180;
+    value.len() >= MIN_LENGTH
+        && matches!(value, [b'A', b'Q', b'I', b'C', b'A', b'H', b'g'..=b'j', ..])
+        && is_base64(value)
 }
 
 /// Returns the tool that writes `ENC[METHOD,…]`. `rest` begins with the method.
@@ -169,11 +231,23 @@ fn split_once(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
 }
 
 fn find_in_document(document: &[u8]) -> Option<Remains> {
-    let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
-    if let Some(remains) = find(document) {
+    let document = document.strip_prefix(BYTE_ORDER_MARK).unwrap_or(document);
+    if let Some(remains) = find_beginning(document.trim_ascii()) {
         return Some(remains);
     }
     let text = std::str::from_utf8(document).ok()?;
+    if let Some(remains) = find_encryption_of_all_values(text) {
+        return Some(remains);
+    }
+    let mut lines = text.lines().map(str::trim_start);
+    let is_content = |line: &str| !line.is_empty() && !line.starts_with('#');
+    let mut content = lines.by_ref().filter(|line| is_content(line)).peekable();
+    let is_vault = content.peek().is_some() && content.all(|line| line.starts_with("DOTENV_VAULT"));
+    is_vault.then_some(Ciphertext("dotenv-vault"))
+}
+
+/// Recognizes a tool that encrypts all values of a document, and leaves its names readable.
+fn find_encryption_of_all_values(text: &str) -> Option<Remains> {
     // SOPS adds an authentication code of all values, which is encrypted in the same form as a value.
     let is_sops = text.contains("ENC[AES256_GCM,")
         && text.contains("sops")
@@ -186,11 +260,7 @@ fn find_in_document(document: &[u8]) -> Option<Remains> {
     if has_entry(text, "kind", "SealedSecret") && text.contains("encryptedData") {
         return Some(Ciphertext("Sealed Secrets"));
     }
-    let mut lines = text.lines().map(str::trim_start);
-    let is_content = |line: &str| !line.is_empty() && !line.starts_with('#');
-    let mut content = lines.by_ref().filter(|line| is_content(line)).peekable();
-    let is_vault = content.peek().is_some() && content.all(|line| line.starts_with("DOTENV_VAULT"));
-    is_vault.then_some(Ciphertext("dotenv-vault"))
+    None
 }
 
 /// Returns whether a YAML, JSON or `.env` document has an entry `name` whose value begins with `value`.
@@ -256,6 +326,14 @@ mod tests {
             ),
             ("![nNj6f1v8p2+zIc9uKg1TQA==]", "Mule"),
             ("{AQAAABAAAAAQ1wo0zkV9xq==}", "Jenkins"),
+            ("76492d1116743f0423413b16050a5345MgB8AGYAdAB1", "PowerShell"),
+            ("{AES}wjcqoUuX8P4=", "WebLogic"),
+            ("{AES256}wjcqoUuX8P4=", "WebLogic"),
+            ("{xor}Lz4sLChvLTs=", "WebSphere"),
+            (
+                "# STRONGBOX ENCRYPTED RESOURCE ; See https://example.com\nAQID\n",
+                "Strongbox",
+            ),
             (
                 "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
                 "Git LFS",
@@ -265,6 +343,51 @@ mod tests {
             assert_eq!(encrypted_by(value.as_bytes()), Some(tool), "{value}");
         }
         assert!(encrypted_by(DPAPI).is_some());
+        let kms = format!("AQICAHhJ{}=", "x9+/".repeat(50));
+        assert_eq!(encrypted_by(kms.as_bytes()), Some("AWS KMS"));
+        assert_eq!(encrypted_by(&kms.as_bytes()[..44]), None);
+    }
+
+    #[test]
+    fn quotes_and_byte_order_mark_do_not_hide_a_ciphertext() {
+        for cipher in [
+            "encrypted:BDqDBibm4w==",
+            "ENC(nrmZtkF7T0kjG/VodDvBw93Ct8EgjCA+)",
+            "$ANSIBLE_VAULT;1.1;AES256\n66",
+            "![nNj6f1v8p2+zIc9uKg1TQA==]",
+        ] {
+            for value in [
+                format!("\"{cipher}\""),
+                format!("'{cipher}'\n"),
+                format!("\u{feff}{cipher}"),
+                format!(" {cipher} \r\n"),
+            ] {
+                assert!(encrypted_by(value.as_bytes()).is_some(), "{value}");
+            }
+        }
+    }
+
+    #[test]
+    fn ciphertext_in_a_list_or_a_table_is_recognized() {
+        for value in [
+            r#"{"password": "ENC[AES256_GCM,data:p673w==,iv:YY=,tag:c3A==,type:str]"}"#,
+            r#" {"a": 1, "db": {"hosts": [null, {"p": "ENC[AES256_GCM,data:x]"}]}}"#,
+            r#"["plain", "ENC[AES256_GCM,data:x]"]"#,
+            r#"["\u0045NC[AES256_GCM,data:x]"]"#,
+            r#"{"inner": "{\"p\": \"ENC[AES256_GCM,data:x]\"}"}"#,
+            "a: ENC[AES256_GCM,data:x]\nsops:\n    mac: ENC[AES256_GCM,data:x]\n",
+        ] {
+            assert_eq!(encrypted_by(value.as_bytes()), Some("SOPS"), "{value}");
+        }
+        for value in [
+            r#"{"ENC[AES256_GCM,data:x]": 1}"#,
+            r#"{"note": "see ENC[AES256_GCM,data:x]"}"#,
+            r#"["ENC[AES256_GCM,data:x]""#,
+            "[ENC[AES256_GCM,data:x]]",
+            "a: ENC[AES256_GCM,data:x]\n",
+        ] {
+            assert_eq!(encrypted_by(value.as_bytes()), None, "{value}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use zeroize::Zeroizing;
 
 /// The maximum nesting depth of a document.
 const MAX_DEPTH: usize = 128;
+/// The maximum number of values of a document, because a value needs much more memory than its text.
+const MAX_VALUES: usize = 1_000_000;
 
 /// A JSON value.
 #[derive(Clone)]
@@ -52,9 +54,13 @@ impl<'a> Json<'a> {
     ///
     /// # Errors
     /// Returns an error if `text` is not one JSON value, if an object has a duplicate name, if a string contains half of
-    /// a surrogate pair, or if values are nested more than 128 levels deep.
+    /// a surrogate pair, if values are nested more than 128 levels deep, or if there are more than 1,000,000 values.
     pub fn parse(text: &'a str) -> Result<Self, SyntaxError> {
-        let mut parser = Parser { text, at: 0 };
+        let mut parser = Parser {
+            text,
+            at: 0,
+            values: 0,
+        };
         let parsed = parser.value(0).and_then(|value| {
             parser.skip_white_space();
             match parser.peek() {
@@ -206,12 +212,18 @@ struct Parser<'a> {
     text: &'a str,
     /// The current position, in bytes.
     at: usize,
+    /// The number of values so far.
+    values: usize,
 }
 
 impl<'a> Parser<'a> {
     fn value(&mut self, depth: usize) -> Result<Json<'a>, Reason> {
         if depth > MAX_DEPTH {
             return Err("values are nested too deeply");
+        }
+        self.values += 1;
+        if self.values > MAX_VALUES {
+            return Err("the document has more than 1,000,000 values");
         }
         self.skip_white_space();
         match self.peek() {
@@ -555,6 +567,12 @@ mod tests {
             "values are nested too deeply"
         );
         assert_eq!(reason(&nested(1_000_000)).2, "values are nested too deeply");
+        let many = |count: usize| format!("[{}0]", "0,".repeat(count - 2));
+        assert!(Json::parse(&many(MAX_VALUES)).is_ok());
+        assert_eq!(
+            reason(&many(MAX_VALUES + 1)).2,
+            "the document has more than 1,000,000 values"
+        );
         // Quadratic cost would take hours.
         let quotes = format!("[{}\"", "\"\\\"\",".repeat(100_000));
         assert_eq!(reason(&quotes).2, "a string has no end");

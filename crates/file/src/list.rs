@@ -36,7 +36,7 @@ impl Reader {
                 .map(|listing| Ok(listing?.keys.into_iter().collect())),
             Layout::Document(_) => self
                 .read_whole()
-                .map(|document| Ok(document?.keys(prefix).into_iter().collect())),
+                .map(|document| Ok(document?.keys(prefix)?.into_iter().collect())),
         };
         self.without_place(reading)
     }
@@ -47,9 +47,7 @@ impl Reader {
             Layout::Directory => self
                 .list_directory(prefix)
                 .map(|listing| Ok(listing?.into_notices())),
-            Layout::Document(_) => self
-                .read_whole()
-                .map(|document| Ok(document?.notices(prefix))),
+            Layout::Document(_) => self.read_whole().map(|document| document?.notices(prefix)),
         };
         self.without_place(reading)
     }

@@ -269,7 +269,7 @@ impl Reader {
             is_cut = format != Format::Json && !contents.bytes.ends_with(b"\n");
             let document = document::parse(self.config.syntax(format), &contents.bytes);
             let condition = match &document {
-                Ok(_) if is_blank(&contents.bytes) => Condition::Blank,
+                _ if is_blank(&contents.bytes) => Condition::Blank,
                 Ok(_) => Condition::Good,
                 Err(_) => Condition::Malformed,
             };
@@ -401,7 +401,8 @@ impl Reader {
     /// Returns the hashes of the names in a document, those of its tables included.
     fn names(&self, document: &Document) -> HashSet<u64> {
         let mut names = HashSet::new();
-        for key in document.keys(&KeyPrefix::root()) {
+        let keys = document.keys(&KeyPrefix::root()).unwrap_or_default();
+        for key in keys {
             let key = key.as_str();
             let ends = key.match_indices('/').map(|(end, _)| end);
             for end in ends.chain([key.len()]) {

@@ -9,16 +9,13 @@ mod yaml;
 
 use std::collections::BTreeSet;
 
-use secretwell_core::backend::{Notice, NoticeKind, refuse_encrypted_document};
+use secretwell_core::backend::{Notice, NoticeKind, collect_notices, refuse_encrypted_document};
 use secretwell_core::json::Object;
 use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
 
 use crate::config::Syntax;
 use crate::dotenv::Variables;
 use node::{Entry, Node};
-
-/// The maximum number of notices of one document.
-const MAX_NOTICES: usize = 1000;
 
 /// A parsed document. Its texts are wiped from memory when it is dropped.
 pub(crate) enum Document {
@@ -40,13 +37,15 @@ pub(crate) fn parse(syntax: Syntax, bytes: &[u8]) -> Result<Document, Error> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let root = match syntax {
         Syntax::Env(dialect) => return Ok(Document::Variables(Variables::parse(text, dialect)?)),
-        _ if text.trim().is_empty() => Node::Map(Object::default()),
+        // JSON has no empty document, so its writer has not finished.
         Syntax::Json => json::parse(text)?,
+        _ if text.trim().is_empty() => Node::Map(Object::default()),
         Syntax::Yaml => yaml::parse(text)?,
         Syntax::Toml => toml::parse(text)?,
     };
     match root {
         Node::Map(_) => Ok(Document::Tree(root)),
+        Node::Refused(error) => Err(error),
         _ => Err(malformed(
             "the top level of the document is not a table of names and values",
         )),
@@ -61,33 +60,41 @@ impl Document {
     pub(crate) fn get(&self, key: &SecretKey) -> Result<Option<Vec<u8>>, Error> {
         match self {
             Self::Variables(variables) => variables.get(key),
-            Self::Tree(node) => node.get(key).map(Node::to_bytes).transpose(),
+            Self::Tree(node) => node.get(key)?.map(Node::to_bytes).transpose(),
         }
     }
 
     /// Returns the keys below `prefix`, without tables and nulls.
-    pub(crate) fn keys(&self, prefix: &KeyPrefix) -> BTreeSet<SecretKey> {
+    ///
+    /// # Errors
+    /// Returns the error of the table at `prefix`, or of one around it, if it cannot be read.
+    pub(crate) fn keys(&self, prefix: &KeyPrefix) -> Result<BTreeSet<SecretKey>, Error> {
         match self {
-            Self::Variables(variables) => variables.keys(prefix),
+            Self::Variables(variables) => Ok(variables.keys(prefix)),
             Self::Tree(root) => {
+                root.check_table(prefix)?;
                 let mut keys = BTreeSet::new();
                 root.visit(&mut |entry| match entry {
                     Entry::Key(key, _) if prefix.contains(&key) => drop(keys.insert(key)),
                     _ => {}
                 });
-                keys
+                Ok(keys)
             }
         }
     }
 
     /// Returns what is below `prefix` and is not a readable key.
-    pub(crate) fn notices(&self, prefix: &KeyPrefix) -> Vec<Notice> {
+    ///
+    /// # Errors
+    /// Returns the error of the table at `prefix`, or of one around it, if it cannot be read.
+    pub(crate) fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
         match self {
-            Self::Variables(variables) => variables.notices(prefix),
+            Self::Variables(variables) => Ok(variables.notices(prefix)),
             Self::Tree(root) => {
+                root.check_table(prefix)?;
                 let mut notices = Vec::new();
                 root.visit(&mut |entry| notices.extend(notice(entry, prefix)));
-                limit(notices)
+                Ok(collect_notices(notices))
             }
         }
     }
@@ -96,11 +103,11 @@ impl Document {
 /// Returns the notice about an entry that is below `prefix` and that cannot be read.
 fn notice(entry: Entry<'_>, prefix: &KeyPrefix) -> Option<Notice> {
     match entry {
-        Entry::Key(key, Node::Refused(error)) if prefix.contains(&key) => {
+        Entry::Key(key, node) => {
+            let error = node.refusal().filter(|_| prefix.contains(&key))?;
             let notice = Notice::new(NoticeKind::Unreadable, &key, error.message().to_owned());
             Some(notice.with_key(&key))
         }
-        Entry::Key(..) => None,
         Entry::NotAKey {
             table,
             name,
@@ -124,21 +131,6 @@ fn notice(entry: Entry<'_>, prefix: &KeyPrefix) -> Option<Notice> {
             is_below.then_some(notice)
         }
     }
-}
-
-/// Replaces the last notices by their number if there are too many.
-fn limit(mut notices: Vec<Notice>) -> Vec<Notice> {
-    if notices.len() > MAX_NOTICES {
-        let left_out = notices.len() - (MAX_NOTICES - 1);
-        let kind = notices[MAX_NOTICES - 1].kind;
-        notices.truncate(MAX_NOTICES - 1);
-        notices.push(Notice::new(
-            kind,
-            "",
-            format!("{left_out} more entries cannot be read"),
-        ));
-    }
-    notices
 }
 
 fn malformed(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {

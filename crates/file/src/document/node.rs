@@ -1,8 +1,10 @@
 //! The tree of a document in JSON, YAML or TOML.
 
 use secretwell_core::json::{self, Object};
-use secretwell_core::{Error, SecretKey};
+use secretwell_core::{Error, KeyPrefix, SecretKey};
 use zeroize::Zeroizing;
+
+use super::malformed;
 
 /// A parsed document or a part of it. Its texts are wiped from memory when it is dropped.
 ///
@@ -41,16 +43,74 @@ impl Node {
 
     /// Returns the entry for `key`, or the refused table that contains it. Returns `None` if the entry is missing or
     /// `null`.
-    pub(super) fn get(&self, key: &SecretKey) -> Option<&Self> {
-        let mut node = self;
+    ///
+    /// # Errors
+    /// Returns an error if the entry is missing, and a name with `/` in it reads like the key.
+    pub(super) fn get(&self, key: &SecretKey) -> Result<Option<&Self>, Error> {
+        let mut node = Some(self);
         for segment in key.segments() {
             node = match node {
-                Self::Map(object) => object.get(segment)?,
-                Self::Refused(_) => node,
-                _ => return None,
+                Some(Self::Map(object)) => object.get(segment),
+                Some(Self::Refused(_)) => node,
+                _ => None,
             };
         }
-        (!matches!(node, Self::Null)).then_some(node)
+        match node {
+            None | Some(Self::Null) if self.reads_like(key.as_str()) => {
+                let message = "the document has no such table, but a name that contains `/`";
+                Err(malformed(message).with_hint("write the part before the `/` as a table"))
+            }
+            None | Some(Self::Null) => Ok(None),
+            node => Ok(node),
+        }
+    }
+
+    /// Returns whether names that contain `/`, or tables, lead to an entry for `path`.
+    fn reads_like(&self, path: &str) -> bool {
+        let Self::Map(object) = self else {
+            return false;
+        };
+        let is_void = |name: &str| {
+            object
+                .get(name)
+                .is_none_or(|node| matches!(node, Self::Null))
+        };
+        let mut separators = path.match_indices('/').map(|(at, _)| at);
+        !is_void(path)
+            || separators.any(|at| {
+                let inner = object.get(&path[..at]);
+                inner.is_some_and(|inner| inner.reads_like(&path[at + 1..]))
+            })
+    }
+
+    /// Checks that no table at `prefix` or around it is refused.
+    pub(super) fn check_table(&self, prefix: &KeyPrefix) -> Result<(), Error> {
+        let mut node = self;
+        // The root has an empty prefix.
+        let segments = prefix.as_str().split('/').filter(|it| !it.is_empty());
+        for segment in segments {
+            match node {
+                Self::Map(object) => match object.get(segment) {
+                    Some(inner) => node = inner,
+                    None => return Ok(()),
+                },
+                _ => break,
+            }
+        }
+        match node {
+            Self::Refused(error) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the error of a refused value, or of one in a list.
+    pub(super) fn refusal(&self) -> Option<&Error> {
+        match self {
+            Self::Refused(error) => Some(error),
+            Self::List(items) => items.iter().find_map(Self::refusal),
+            Self::Map(object) => object.iter().find_map(|(_, node)| node.refusal()),
+            Self::Null | Self::Literal(_) | Self::Text(_) => None,
+        }
     }
 
     /// Returns a scalar as it is, and a list or a table as compact JSON.

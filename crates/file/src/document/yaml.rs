@@ -32,7 +32,10 @@ pub(super) fn parse(text: &str) -> Result<Node, Error> {
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,
     };
-    let mut builder = Builder::default();
+    let mut builder = Builder {
+        text,
+        ..Builder::default()
+    };
     for (count, result) in Parser::new_from_str_with_options(text, options).enumerate() {
         // The parser's message is dropped, because it quotes the document.
         let (event, span) =
@@ -59,7 +62,8 @@ fn invalid(line: usize, reason: &str) -> Error {
 
 /// Builds the tree from the parser's events.
 #[derive(Default)]
-struct Builder {
+struct Builder<'a> {
+    text: &'a str,
     root: Option<Node>,
     has_document: bool,
     /// The tables and lists that have not ended, outermost first.
@@ -93,7 +97,12 @@ struct Map {
 }
 
 enum Name {
-    Text(String, usize),
+    Text {
+        text: String,
+        line: usize,
+        /// The position after the name, in bytes. `None` if the name is an alias.
+        end: Option<usize>,
+    },
     Merge(usize),
 }
 
@@ -105,7 +114,7 @@ struct Size {
     depth: usize,
 }
 
-impl Builder {
+impl Builder<'_> {
     fn add(&mut self, event: Event<'_>, span: Span, line: usize) -> Result<(), Error> {
         match event {
             Event::DocumentStart(..) if std::mem::replace(&mut self.has_document, true) => {
@@ -113,8 +122,9 @@ impl Builder {
                     .with_hint("write each document to its own file"))
             }
             Event::Scalar(text, style, anchor, tag) => {
+                let is_absent = span.is_empty() && style == ScalarStyle::Plain;
                 let scalar = Scalar {
-                    text: match span.is_empty() && style == ScalarStyle::Plain {
+                    text: match is_absent {
                         // The parser reports an absent value as `~`.
                         true => Zeroizing::default(),
                         false => Zeroizing::new(text.into_owned()),
@@ -125,15 +135,18 @@ impl Builder {
                 };
                 match self.awaits_name() {
                     Some(map) => {
-                        let name = map.name.insert(scalar.name()?);
-                        if let Name::Text(text, _) = name {
+                        let name = map.name.insert(scalar.name(span.end.byte_offset())?);
+                        if let Name::Text { text, .. } = name {
                             let node = Node::literal(text);
                             self.set_anchor(anchor, &node, line)?;
                         }
                         Ok(())
                     }
                     None => {
-                        let node = scalar.node();
+                        let node = match scalar.tag {
+                            None if is_absent => self.absent_value(anchor, line),
+                            _ => scalar.node(),
+                        };
                         self.set_anchor(anchor, &node, line)?;
                         self.push(node, line)
                     }
@@ -157,6 +170,39 @@ impl Builder {
             Event::SequenceEnd | Event::MappingEnd => self.close(),
             _ => Ok(()),
         }
+    }
+
+    /// Returns the node of a value that is absent, or its refusal if a value without quotes was certainly meant.
+    fn absent_value(&self, anchor: usize, line: usize) -> Node {
+        let (what, character) = match anchor {
+            0 if self.is_comment() => ("a comment", '#'),
+            0 => return Node::Null,
+            _ => ("an anchor without a value", '&'),
+        };
+        let message =
+            format!("line {line}: the value is {what}, because it begins with `{character}`");
+        Node::Refused(
+            malformed(message).with_hint("put it in quotes, or write `null` if it has no value"),
+        )
+    }
+
+    /// Returns whether a comment without a blank after its `#` follows the current name directly.
+    fn is_comment(&self) -> bool {
+        let name = match self.open.last().map(|open| &open.content) {
+            Some(Content::Map(map)) => map.name.as_ref(),
+            _ => None,
+        };
+        let Some(Name::Text { end: Some(end), .. }) = name else {
+            return false;
+        };
+        let rest = self.text.get(*end..).and_then(|rest| rest.lines().next());
+        let comment = rest
+            .and_then(|rest| rest.trim_start().strip_prefix(':'))
+            .and_then(|rest| rest.trim_start().strip_prefix('#'));
+        comment.is_some_and(|comment| {
+            let is_text = |c: char| !c.is_whitespace() && c != '#';
+            comment.starts_with(is_text)
+        })
     }
 
     /// Returns the innermost table, if its next scalar is a name.
@@ -217,8 +263,8 @@ impl Builder {
             None => self.root = Some(node),
             Some(Content::List(items)) => items.push(node),
             Some(Content::Map(map)) => match map.name.take() {
-                Some(Name::Text(name, line)) => {
-                    map.entries.push((name, node));
+                Some(Name::Text { text, line, .. }) => {
+                    map.entries.push((text, node));
                     map.lines.push(line);
                 }
                 Some(Name::Merge(line)) => {
@@ -244,7 +290,11 @@ impl Builder {
         match (self.awaits_name(), node) {
             (None, node) => self.push(node, line),
             (Some(map), Node::Literal(text) | Node::Text(text)) => {
-                map.name = Some(Name::Text(text.to_string(), line));
+                map.name = Some(Name::Text {
+                    text: text.to_string(),
+                    line,
+                    end: None,
+                });
                 Ok(())
             }
             (Some(_), _) => Err(invalid(line, "a name is a list, a table or null")),
@@ -349,7 +399,7 @@ impl Scalar<'_> {
         }
     }
 
-    fn name(mut self) -> Result<Name, Error> {
+    fn name(mut self, end: Option<usize>) -> Result<Name, Error> {
         let is_merge_tag = self.tag.is_some_and(|tag| {
             tag.suffix_in_namespace(NAMESPACE)
                 .is_some_and(|name| name == "merge")
@@ -361,7 +411,11 @@ impl Scalar<'_> {
             Some(tag) if own_name(tag).is_none() => {
                 Err(invalid(self.line, "a name has a tag (`!`)"))
             }
-            _ => Ok(Name::Text(std::mem::take(&mut self.text), self.line)),
+            _ => Ok(Name::Text {
+                text: std::mem::take(&mut self.text),
+                line: self.line,
+                end,
+            }),
         }
     }
 }

@@ -182,8 +182,18 @@ async fn emptied_document_is_absent_after_the_grace_only() {
                 sleep(Duration::from_secs(7)).await;
             }
             sleep(Duration::from_secs(5)).await;
-            assert_eq!(kind(&provider, "A").await, ErrorKind::NotFound);
-            assert!(provider.list(&root).await.unwrap().is_empty());
+            let listed = provider.list(&root).await;
+            match name.ends_with(".json") {
+                // Nothing is never valid JSON.
+                true => {
+                    assert_eq!(kind(&provider, "A").await, ErrorKind::Malformed);
+                    assert_eq!(listed.unwrap_err().kind(), ErrorKind::Malformed);
+                }
+                false => {
+                    assert_eq!(kind(&provider, "A").await, ErrorKind::NotFound);
+                    assert!(listed.unwrap().is_empty());
+                }
+            }
         }
     }
 }
@@ -250,9 +260,21 @@ async fn document_replaced_by_rename_counts_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn empty_json_document_is_malformed() {
+    for content in ["", " \n", "\u{feff}"] {
+        let folder = folder(&[("a.json", content.as_bytes())]);
+        let provider = FileProvider::new(folder.path().join("a.json"));
+        assert_eq!(kind(&provider, "A").await, ErrorKind::Malformed);
+        let listed = provider.list(&KeyPrefix::root()).await;
+        assert_eq!(listed.unwrap_err().kind(), ErrorKind::Malformed);
+        assert!(provider.health().await.is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn first_read_of_an_empty_document_is_empty() {
-    let folder = folder(&[(".env", b""), ("a.json", b" "), ("dir/A", b"")]);
-    for name in [".env", "a.json"] {
+    let folder = folder(&[(".env", b""), ("a.yaml", b" "), ("dir/A", b"")]);
+    for name in [".env", "a.yaml"] {
         let provider = FileProvider::new(folder.path().join(name));
         assert_eq!(kind(&provider, "A").await, ErrorKind::NotFound);
         assert!(provider.list(&KeyPrefix::root()).await.unwrap().is_empty());

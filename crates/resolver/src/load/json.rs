@@ -5,6 +5,7 @@ use std::vec::IntoIter;
 use secretwell_core::json::{Json, Object};
 use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, MapAccess, VariantAccess, Visitor};
+use serde::forward_to_deserialize_any;
 
 use super::list;
 use super::reason::{FieldError, Reason};
@@ -80,7 +81,7 @@ impl<'de> Deserializer<'de> for Value<'_> {
             },
             Json::Text(text) => visitor.visit_str(text),
             Json::List(_) => self.visit_list(None, visitor),
-            Json::Object(object) => visitor.visit_map(Entries::new(object)),
+            Json::Object(object) => Entries::visit(object, visitor),
         }
     }
 
@@ -121,7 +122,7 @@ impl<'de> Deserializer<'de> for Value<'_> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
-        visitor.visit_map(Entries::new(self.object()?))
+        Entries::visit(self.object()?, visitor)
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -180,10 +181,19 @@ struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    fn new(object: &'a Object<Json<'a>>) -> Self {
-        Self {
+    /// Passes all entries to `visitor`.
+    fn visit<'de, V: Visitor<'de>>(
+        object: &'a Object<Json<'a>>,
+        visitor: V,
+    ) -> Result<V::Value, FieldError> {
+        let mut entries = Self {
             rest: object.iter().collect::<Vec<_>>().into_iter(),
             value: None,
+        };
+        let value = visitor.visit_map(&mut entries)?;
+        match entries.rest.len() {
+            0 => Ok(value),
+            _ => Err(Reason::Rejected.into()),
         }
     }
 }
@@ -199,7 +209,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
             return Ok(None);
         };
         self.value = Some(value);
-        seed.deserialize(Scalar(name.as_bytes())).map(Some)
+        seed.deserialize(Name(name)).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(
@@ -212,6 +222,95 @@ impl<'de> MapAccess<'de> for Entries<'_> {
 
     fn size_hint(&self) -> Option<usize> {
         Some(self.rest.len())
+    }
+}
+
+/// A deserializer for a name in an object.
+///
+/// A name has one notation. Otherwise two names, such as `80` and `0x50`, could be one entry of a map, and one of their
+/// values would be dropped.
+struct Name<'a>(&'a str);
+
+impl<'a> Name<'a> {
+    fn scalar(&self) -> Scalar<'a> {
+        Scalar(self.0.as_bytes())
+    }
+
+    /// Returns the scalar of a name that has no white space around it.
+    fn trimmed(&self) -> Result<Scalar<'a>, FieldError> {
+        match self.0.trim_ascii().len() == self.0.len() {
+            true => Ok(self.scalar()),
+            false => Err(Reason::Expected("a name without white space around it").into()),
+        }
+    }
+}
+
+macro_rules! deserialize_name {
+    ($($method:ident: $type:ty)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
+            const FORM: Reason = Reason::Expected("a name of decimal digits, such as `80`");
+            match self.0.parse::<$type>() {
+                Ok(number) if number.to_string() == self.0 => self.scalar().$method(visitor),
+                _ => Err(FORM.into()),
+            }
+        })*
+    };
+}
+
+impl<'de> Deserializer<'de> for Name<'_> {
+    type Error = FieldError;
+
+    deserialize_name! {
+        deserialize_i8: i8
+        deserialize_i16: i16
+        deserialize_i32: i32
+        deserialize_i64: i64
+        deserialize_i128: i128
+        deserialize_u8: u8
+        deserialize_u16: u16
+        deserialize_u32: u32
+        deserialize_u64: u64
+        deserialize_u128: u128
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
+        match self.0 {
+            "true" | "false" => self.scalar().deserialize_bool(visitor),
+            _ => Err(Reason::Expected("the name `true` or `false`").into()),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, FieldError> {
+        self.trimmed()?.deserialize_enum(name, variants, visitor)
+    }
+
+    fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
+        self.trimmed()?.deserialize_char(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, FieldError> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
+        visitor.visit_str(self.0)
+    }
+
+    forward_to_deserialize_any! {
+        f32 f64 str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct identifier ignored_any
     }
 }
 

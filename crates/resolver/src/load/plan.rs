@@ -38,7 +38,7 @@ use crate::Resolved;
 /// - Items of a comma-separated list are trimmed. An empty item, as in `a,,b` or `a,`, is an error. `[]` is an empty
 ///   list.
 /// - Text that begins with `[` must be a JSON array. If an item cannot be any text, as in `Vec<SocketAddr>`,
-///   `[::1]:80,[::2]:80` is accepted too.
+///   `[::1]:80,[::2]:80` is accepted too. A JSON object is not a list.
 /// - A tuple or an array requires its number of items.
 /// - In JSON, numbers keep their text: a `String` from `[1.10]` is `1.10`. Duplicate names are an error.
 ///

@@ -43,6 +43,8 @@ pub(super) enum Reason {
 }
 
 impl Reason {
+    pub(super) const AN_OBJECT: Self =
+        Self::Expected("a list, but a JSON object or a table of a document");
     pub(super) const NOT_AN_OBJECT: Self =
         Self::Expected("a JSON object, such as `{\"name\": \"value\"}`");
 }

@@ -20,7 +20,7 @@ impl<'a> Scalar<'a> {
 
     /// Returns the text without white space around it.
     pub(super) fn trimmed(self) -> Result<&'a str, FieldError> {
-        self.text().map(str::trim)
+        self.text().map(str::trim_ascii)
     }
 
     fn integer(self) -> Result<Integer, FieldError> {

@@ -14,6 +14,13 @@ pub(super) enum Form {
     Other,
 }
 
+impl Form {
+    /// A list whose items are not text, and can begin with a bracket.
+    pub(super) const ADDRESSES: Self = Self::List {
+        items_are_text: false,
+    };
+}
+
 /// Returns whether a struct is [`std::time::Duration`] in serde's representation. A duration is parsed
 /// from text.
 pub(super) fn is_duration(name: &str, fields: &[&str]) -> bool {

@@ -56,20 +56,18 @@ impl<'a> Text<'a> {
         visitor: V,
     ) -> Result<V::Value, FieldError> {
         let text = self.value.trimmed()?;
-        if text.starts_with('[') {
-            match Json::parse(text) {
+        match text.as_bytes().first() {
+            Some(b'[') => match Json::parse(text) {
                 Ok(json) => return Value(&json).visit_list(length, visitor),
-                // Items such as `[::1]:80` begin with a bracket. If an item can be any text, this is a broken array.
-                Err(_)
-                    if self.form
-                        == Form::List {
-                            items_are_text: false,
-                        } => {}
+                Err(_) if self.form == Form::ADDRESSES && text.split(',').all(is_address) => {}
                 Err(_) => return Err(Reason::NotAList.into()),
-            }
+            },
+            // A table of a document is returned as an object.
+            Some(b'{') if Json::parse(text).is_ok() => return Err(Reason::AN_OBJECT.into()),
+            _ => {}
         }
         let mut items = Vec::new();
-        for (index, item) in text.split(',').map(str::trim).enumerate() {
+        for (index, item) in text.split(',').map(str::trim_ascii).enumerate() {
             if item.is_empty() {
                 return Err(Reason::EmptyItem(index + 1).into());
             }
@@ -90,6 +88,18 @@ impl<'a> Text<'a> {
             .ok()
             .filter(|text| text.starts_with('{'))?;
         Some(Json::parse(text).map_err(|_| Reason::NOT_AN_OBJECT.into()))
+    }
+}
+
+/// Returns whether brackets in an item belong to an address, such as `[::1]:80`. In a broken JSON array, the first item
+/// has no closing bracket, or quotes.
+fn is_address(item: &str) -> bool {
+    match (item.split_once('['), item.contains('"')) {
+        (_, true) => false,
+        (None, false) => !item.contains(']'),
+        (Some((before, after)), false) => {
+            !before.contains(']') && !after.contains('[') && after.matches(']').count() == 1
+        }
     }
 }
 

@@ -299,3 +299,30 @@ async fn prefix_loads_as_a_map() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn names_in_a_map_have_one_notation() {
+    let map = read::<BTreeMap<u16, String>>(r#"{"80": "a", "443": "b"}"#).await;
+    assert_eq!(map[&80], "a");
+    let map = read::<BTreeMap<i64, u8>>(r#"{"-1": 1, "0": 2}"#).await;
+    assert_eq!(map[&-1], 1);
+    assert_eq!(read::<BTreeMap<bool, u8>>(r#"{"true": 1}"#).await[&true], 1);
+    assert_eq!(read::<BTreeMap<char, u8>>(r#"{"x": 1}"#).await[&'x'], 1);
+    for object in [
+        r#"{"80": "a", "0x50": "b"}"#,
+        r#"{"80": "a", " 80": "b"}"#,
+        r#"{"080": "a"}"#,
+        r#"{"+80": "a"}"#,
+        r#"{"8_0": "a"}"#,
+        r#"{"-0": "a"}"#,
+        r#"{"65536": "a"}"#,
+    ] {
+        let message = refusal::<BTreeMap<u16, String>>(object).await;
+        assert!(message.contains("a name of decimal digits"), "{message}");
+    }
+    refusal::<BTreeMap<bool, u8>>(r#"{"true": 1, "yes": 0}"#).await;
+    refusal::<BTreeMap<char, u8>>(r#"{"x": 1, "x ": 0}"#).await;
+    // Names that are text differ by their white space.
+    let map = read::<BTreeMap<String, u8>>(r#"{"a": 1, " a": 2, "A": 3}"#).await;
+    assert_eq!(map.len(), 3);
+}

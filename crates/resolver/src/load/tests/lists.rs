@@ -145,7 +145,7 @@ async fn text_that_begins_with_a_bracket_and_is_no_array_is_an_error() {
     assert!(
         refusal::<Vec<u16>>("[80, 443")
             .await
-            .contains("not a valid")
+            .contains("is not a JSON array")
     );
     assert!(
         refusal::<Vec<Vec<u16>>>("[[1], [2]")
@@ -244,4 +244,66 @@ async fn arrays_and_tuples_require_their_length() {
     for text in ["1,2", "[1, 2]"] {
         assert!(refusal::<First>(text).await.contains("2 items, but 1"));
     }
+}
+
+/// Text with a minimum length, as newtypes for user names or tokens have it.
+#[derive(Debug)]
+struct LongText(String);
+
+impl<'de> Deserialize<'de> for LongText {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.len() {
+            0..3 => Err(serde::de::Error::custom("too short")),
+            _ => Ok(Self(text)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn broken_array_is_refused_for_every_item_type() {
+    let broken = [
+        r#"["abc", "def"#,
+        r#"["abc", "def",]"#,
+        "[abc, def]",
+        "[abc",
+        r#"["abc"],["def"]"#,
+        "[[abc], def",
+    ];
+    for text in broken {
+        let message = refusal::<Vec<LongText>>(text).await;
+        assert!(message.contains("is not a JSON array"), "{text}: {message}");
+        let message = refusal::<Vec<SocketAddr>>(text).await;
+        assert!(!message.is_empty(), "{text}");
+    }
+    assert_eq!(read::<Vec<LongText>>("abc, def").await[1].0, "def");
+    for text in ["[80, 443", "[80,, 443]", "[80 443]", "[80]]"] {
+        assert!(!refusal::<Vec<u16>>(text).await.is_empty(), "{text}");
+    }
+    let addresses = read::<Vec<SocketAddr>>("[::1]:80, 10.0.0.1:1,[fe80::1]:2").await;
+    assert_eq!(addresses.len(), 3);
+}
+
+#[tokio::test]
+async fn object_is_not_a_list_of_its_parts() {
+    for object in [r#"{"a": "x", "b": "y"}"#, r#"{"a": "x"}"#, " {} "] {
+        let message = refusal::<Vec<String>>(object).await;
+        assert!(
+            message.contains("not a list, but a JSON object"),
+            "{message}"
+        );
+        refusal::<(String, String)>(object).await;
+        refusal::<HashSet<String>>(object).await;
+        refusal::<Vec<std::collections::BTreeMap<String, String>>>(object).await;
+    }
+    // This is not an object.
+    assert_eq!(read::<Vec<String>>("{a},{b}").await, ["{a}", "{b}"]);
+}
+
+#[tokio::test]
+async fn only_ascii_white_space_around_items_is_removed() {
+    assert_eq!(
+        read::<Vec<String>>("a,\u{a0}b\u{a0} ").await,
+        ["a", "\u{a0}b\u{a0}"]
+    );
 }
