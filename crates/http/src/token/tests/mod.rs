@@ -573,31 +573,6 @@ async fn concurrent_callers_share_a_description() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn login_that_returns_the_refused_token_does_not_help() {
-    let login = FakeLogin::new(None, Ok(60));
-    login.0.is_static.store(true, Ordering::SeqCst);
-    let manager = login.manager();
-    for is_accepted in [true, false] {
-        let token = manager.token().await.unwrap();
-        if is_accepted {
-            manager.accepted(&token);
-        }
-        manager.refused(&token).unwrap();
-        for _ in 0..3 {
-            let error = manager.token().await.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
-        }
-        // An operator might have repaired the reason.
-        advance(2).await;
-    }
-    let token = manager.token().await.unwrap();
-    manager.refused(&token).unwrap_err();
-    *login.0.credential.lock().unwrap() = "two".into();
-    manager.refused(&token).unwrap_err();
-    assert_eq!(token_text(&manager).await, "two");
-}
-
-#[tokio::test(start_paused = true)]
 async fn dropping_the_manager_stops_its_tasks() {
     let login = FakeLogin::new(Some(60), Ok(60));
     let manager = login.manager();
