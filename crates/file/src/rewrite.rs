@@ -139,7 +139,9 @@ pub(crate) fn judge(
     }
     match seen.look {
         Look::Content(ref stamp, condition) => {
-            memory.judge_content(stamp, condition, names, grace, seen.ended)
+            // A look that is judged late agrees with the newest one here.
+            let now = memory.newest.map_or(seen.ended, |it| it.max(seen.ended));
+            memory.judge_content(stamp, condition, names, grace, now)
         }
         Look::Unstable | Look::Failed(_) => {
             if memory.accepted.is_none() {
@@ -163,29 +165,27 @@ impl Known {
 
     /// Accepts the look, or returns the time after which the next look can be accepted.
     fn settle(&mut self, seen: &Seen) -> Result<(), Duration> {
-        let is_outdated = self.newest.is_some_and(|newest| seen.began < newest);
-        if let (Some(accepted), Look::Content(stamp, _)) = (&mut self.accepted, &seen.look)
-            && (accepted.stamp.content, accepted.stamp.len) == (stamp.content, stamp.len)
-        {
-            if is_outdated {
-                return Ok(());
+        let is_accepted = match (&self.accepted, &seen.look) {
+            (Some(Accepted { stamp, .. }), Look::Content(found, _)) => {
+                (stamp.content, stamp.len) == (found.content, found.len)
             }
-            if accepted.stamp != *stamp {
-                // The same content was written again, so its writer might not have finished.
-                (accepted.stamp, accepted.since) = (stamp.clone(), seen.ended);
-                self.restart_grace(seen.ended);
+            _ => false,
+        };
+        let is_late = self.newest.is_some_and(|newest| seen.began < newest);
+        // A look that began later has found something else, so this one must not replace it.
+        if is_late && (!is_accepted || self.candidate.is_some()) {
+            return Err(Duration::ZERO);
+        }
+        if is_accepted {
+            if !is_late {
+                self.notice_accepted(seen);
             }
-            (self.candidate, self.newest) = (None, Some(seen.began));
             let since = self.accepted.as_ref().map_or(seen.ended, |it| it.since);
             let age = seen.began.saturating_duration_since(since);
             return match seen.is_doubtful && age < STABLE {
                 true => Err(STABLE - age),
                 false => Ok(()),
             };
-        }
-        // A look that began later has been judged already, so this one must not replace it.
-        if is_outdated {
-            return Err(Duration::ZERO);
         }
         self.newest = Some(seen.began);
         let is_replacement = self.is_replacement(&seen.look);
@@ -215,6 +215,18 @@ impl Known {
             is_rewritten: !is_replacement,
         });
         Err(STABLE)
+    }
+
+    /// Notes a look that has found the content that counts.
+    fn notice_accepted(&mut self, seen: &Seen) {
+        (self.candidate, self.newest) = (None, Some(seen.began));
+        if let (Some(accepted), Look::Content(stamp, _)) = (&mut self.accepted, &seen.look)
+            && accepted.stamp != *stamp
+        {
+            // The same content was written again, so its writer might not have finished.
+            (accepted.stamp, accepted.since) = (stamp.clone(), seen.ended);
+            self.restart_grace(seen.ended);
+        }
     }
 
     /// Returns whether the look shows another file than the look before, which was not written in place.
