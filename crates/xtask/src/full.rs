@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::install::install_cargo_tools;
-use crate::shell::{cargo_with_env, root, text};
+use crate::shell::{cargo_with_env, root, run as output_of, text};
 use crate::{api, links, msrv, package};
 
 /// A check, with its name, its purpose and the function that runs it.
@@ -60,11 +60,24 @@ const STEPS: &[Step] = &[
         run: concurrency,
     },
     Step {
+        name: "fuzz",
+        about: "each fuzz target accepts its corpus and a minute of new input",
+        run: fuzz,
+    },
+    Step {
         name: "package",
         about: "all crates can be packaged, and the tests of the packaged facade pass",
         run: package::check,
     },
 ];
+
+/// The instrumentation that guides libFuzzer.
+const FUZZ_FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
+     -Cllvm-args=-sanitizer-coverage-level=4 \
+     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+     -Cllvm-args=-sanitizer-coverage-pc-table \
+     -Cllvm-args=-sanitizer-coverage-trace-compares \
+     -Cdebug-assertions -Ccodegen-units=1";
 
 /// Runs all checks, or the one with this name, and returns how many passed and failed. `None` if no
 /// check has this name.
@@ -176,6 +189,46 @@ fn strength() -> Result<(), String> {
         ],
         &[("SECRETWELL_STRENGTH_SAMPLES", "100000")],
     )
+}
+
+/// Runs each fuzz target with libFuzzer. The flags are those of `cargo fuzz` without AddressSanitizer, so a stable
+/// compiler is enough. New input is stored below `target/fuzz`.
+fn fuzz() -> Result<(), String> {
+    let version = output_of("rustc", &["-vV"])?;
+    let host = version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .ok_or("rustc prints no host")?;
+    let directory = root().join("target/fuzz");
+    for target in ["token", "cookie", "csrf", "strength", "dotenv"] {
+        let found = directory.join("corpus").join(target);
+        std::fs::create_dir_all(&found)
+            .map_err(|error| format!("cannot create {}: {error}", text(&found)))?;
+        let corpus = root().join("tests/fuzz/corpus").join(target);
+        cargo_with_env(
+            &[
+                "run",
+                "--quiet",
+                "--release",
+                "--manifest-path",
+                &text(&root().join("tests/fuzz/Cargo.toml")),
+                "--target-dir",
+                &text(&directory),
+                "--target",
+                host,
+                "--bin",
+                target,
+                "--",
+                &text(&found),
+                &text(&corpus),
+                "-max_total_time=60",
+                "-timeout=10",
+                &format!("-artifact_prefix={}/", text(&found)),
+            ],
+            &[("RUSTFLAGS", FUZZ_FLAGS)],
+        )?;
+    }
+    Ok(())
 }
 
 fn badges() -> Result<(), String> {

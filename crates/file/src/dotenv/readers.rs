@@ -2,6 +2,7 @@
 
 use secretwell_core::backend::{Notice, NoticeKind};
 
+use super::scan::BLANKS;
 use super::shell::is_expansion;
 
 /// A program that reads `.env` documents.
@@ -157,6 +158,8 @@ fn is_changed_by_compose(raw: &str, form: Form) -> bool {
     match form {
         Form::Single => false,
         Form::Double => has_reference || has_escape(raw, "abfrtv$\\0"),
+        // Compose takes a comment for the value if it directly follows the blanks after the `=`.
+        Form::Unquoted if raw.trim_start_matches(BLANKS).starts_with('#') => true,
         Form::Unquoted | Form::Backticks => has_reference || raw.contains("\\$"),
     }
 }

@@ -246,6 +246,7 @@ fn values_that_other_programs_read_differently_are_reported() {
     assert!(reported("K='a$b'").contains("line 1: Next.js returns another value"));
     assert!(reported("K=a$b").contains("Next.js returns, Docker Compose returns another value"));
     assert!(reported("K=a$b$").contains("line 1: Docker Compose returns another value"));
+    assert!(reported("K= # comment").contains("line 1: Docker Compose returns"));
     assert!(reported("K='a\r\nb'").contains("npm `dotenv` and Node.js return"));
     let summary = reported("A='x'\nB='y'\nC=z\n");
     assert_eq!(
