@@ -32,6 +32,10 @@ class Refused(Exception):
     pass
 
 
+def is_null(value):
+    return isinstance(value, type(None))
+
+
 def unique(pairs):
     entries = dict(pairs)
     if len(entries) < len(pairs):
@@ -43,8 +47,8 @@ def read_yaml(document):
     nodes = list(yaml.compose_all(document, Loader=yaml.BaseLoader))
     if len(nodes) > 1:
         raise Refused
-    root = convert(nodes[0]) if nodes and nodes[0] is not None else {}
-    return {} if root is None else root
+    root = convert(nodes[0]) if nodes and not is_null(nodes[0]) else {}
+    return {} if is_null(root) else root
 
 
 def convert(node):
@@ -53,14 +57,14 @@ def convert(node):
     if isinstance(node, yaml.SequenceNode):
         return [convert(item) for item in node.value]
     if isinstance(node, yaml.ScalarNode):
-        if node.style is not None or node.tag != CORE + "str":
+        if node.style or node.tag != CORE + "str":
             return node.value
         return None if node.value in ("", "~", "null", "Null", "NULL") else Literal(node.value)
     own, merged = [], {}
     for name, value in node.value:
         if not isinstance(name, yaml.ScalarNode):
             raise Refused
-        if name.style is None and name.value == "<<":
+        if not name.style and name.value == "<<":
             tables = value.value if isinstance(value, yaml.SequenceNode) else [value]
             for table in map(convert, tables):
                 merged = {**table, **merged}
@@ -97,7 +101,7 @@ def read_toml(document):
 
 
 def compact(value):
-    if value is None:
+    if is_null(value):
         return "null"
     if isinstance(value, dict):
         entries = (f"{quoted(name)}:{compact(inner)}" for name, inner in value.items())
@@ -123,7 +127,7 @@ def entries(value, path):
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from entries(inner, [*path, name])
-    elif value is None:
+    elif is_null(value):
         yield [path, "null", ""]
     elif has_tag(value):
         yield [path, "tag", ""]
