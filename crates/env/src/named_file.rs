@@ -150,7 +150,8 @@ fn misplaced(message: &'static str) -> Error {
         .with_hint("set it to the absolute path of a regular file")
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::collections::BTreeMap;
     use std::ffi::{OsStr, OsString};
