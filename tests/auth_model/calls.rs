@@ -241,7 +241,8 @@ impl Model<'_> {
             let mut revisions = self.trace.revisions[key].iter();
             revisions.any(|it| it.value.kind == Kind::Weak)
         };
-        let is_refused = self.setup.rings.iter().any(is_refused);
+        let mut signing = (0..NAMES.len()).filter(|key| self.setup.signs(*key));
+        let is_refused = signing.any(is_refused);
         let is_ready = matches!(
             sample.state,
             State::Ready { history, .. } if history == VersionHistory::Complete || is_refused

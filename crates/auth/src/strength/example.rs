@@ -62,14 +62,14 @@ pub(super) fn is_example(value: &[u8]) -> bool {
     value.starts_with(DJANGO) || PUBLIC.iter().any(is_public) || has_example_words(value)
 }
 
-/// Returns whether at least 80 percent of the words are those of examples. Of five words or more, one can be
-/// another word, such as the name of a project. Of six random words, five are those of examples with a
-/// probability of 1 in 10⁸.
+/// Returns whether at least 80 percent of the words are those of examples, and these have at least a fifth of the
+/// bytes. Of five words or more, one can be another word, such as the name of a project. Of six random words,
+/// five are those of examples with a probability of 1 in 10⁸.
 fn has_example_words(value: &[u8]) -> bool {
     if value.len() > MAX_BYTES {
         return false;
     }
-    let (mut known, mut all) = (0, 0);
+    let (mut known, mut all, mut known_bytes) = (0, 0, 0);
     // Without the final capacity, growing would leave copies of the secret in freed memory.
     let mut rest = Zeroizing::new(Vec::with_capacity(value.len()));
     rest.extend(value.iter().filter(|byte| byte.is_ascii_digit()));
@@ -77,11 +77,14 @@ fn has_example_words(value: &[u8]) -> bool {
         let is_known = word.len() > 1 && consists_of_example_words(word);
         known += usize::from(is_known);
         all += usize::from(word.len() > 1);
+        known_bytes += if is_known { word.len() } else { 0 };
         if !is_known {
             rest.extend_from_slice(word);
         }
     }
-    known > 0 && known * 5 >= all * 4 && !is_random(&rest)
+    // Random printable characters can have `is` as their only word.
+    let is_text = known > 0 && known_bytes * 5 >= value.len();
+    is_text && known * 5 >= all * 4 && !is_random(&rest)
 }
 
 /// Returns whether `rest`, the digits and other letters of a value, looks random.
@@ -139,6 +142,7 @@ mod tests {
         assert!(!is_example(b""));
         assert!(!is_example(b"1-2-3"));
         assert!(!is_example(b"a b c d"));
+        assert!(!is_example(b"7%(q;8}]0~is#4!?[=9-K+2/:x3<>1&^"));
         assert!(!is_example("secret ".repeat(100).as_bytes()));
     }
 

@@ -23,6 +23,7 @@ use serde::Serialize;
 #[cfg(feature = "refuse-list")]
 pub use refuse_list::RefuseList;
 pub(crate) use suspicion::Suspicion;
+use words::text;
 
 /// Minimum length of a signing secret in bytes: the size of a key for HMAC with SHA-256, as
 /// required by RFC 7518, section 3.2.
@@ -113,31 +114,6 @@ pub(crate) fn assess(value: &[u8], refused: &Refused) -> Assessment {
         };
     };
     Assessment::Weak(weakness)
-}
-
-/// Returns the value without quotes and white space around it, for rules that compare the value with a text.
-/// Some tools leave both, and copied text has invisible characters. All other rules measure the bytes as they
-/// are, because the ends of a binary secret can look like white space.
-fn text(value: &[u8]) -> &[u8] {
-    let Ok(text) = std::str::from_utf8(value) else {
-        return value.trim_ascii();
-    };
-    let text = text.trim_matches(is_invisible);
-    let inner = |(open, close): &(char, char)| text.strip_prefix(*open)?.strip_suffix(*close);
-    QUOTES.iter().find_map(inner).unwrap_or(text).as_bytes()
-}
-
-const QUOTES: [(char, char); 4] = [
-    ('"', '"'),
-    ('\'', '\''),
-    ('\u{201c}', '\u{201d}'),
-    ('\u{2018}', '\u{2019}'),
-];
-
-fn is_invisible(c: char) -> bool {
-    // Soft hyphen, marks of direction, characters without a width, byte order mark.
-    c.is_whitespace()
-        || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}')
 }
 
 impl Weakness {

@@ -11,7 +11,7 @@ use secretwell_core::{Error, ErrorKind};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::text;
+use super::words::text;
 
 /// The largest list in bytes.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;

@@ -67,6 +67,11 @@ fn is_few_words(value: &[u8]) -> bool {
     if !is_text || !words(value).all(is_written) {
         return false;
     }
+    // Random printable characters have letters between punctuation, but hardly words.
+    let long = words(value).map(<[u8]>::len).filter(|length| *length >= 3);
+    if long.sum::<usize>() * 2 < value.len() {
+        return false;
+    }
     let mut different: Vec<&[u8]> = Vec::new();
     let mut count = 0;
     for word in words(value).filter(|word| word.len() > 1) {
@@ -126,6 +131,7 @@ mod tests {
                 Some(Suspicion::FewCharacters),
             ),
             ("2026-01-31T17:45:09.123456+00:00", Some(Suspicion::Date)),
+            ("kT&(xQ[bM/-wJ!pZ?~rL;d<Vn=_h:G}s", None),
             ("2026-01-31-K7gNU3sdo+OL0wNhqoVW", None),
         ] {
             assert_eq!(suspicion(value.as_bytes()), expected, "{value}");

@@ -80,14 +80,14 @@ pub(super) fn is_template(value: &[u8]) -> bool {
             .any(|(start, end)| has_block(value, start, end))
 }
 
-/// Returns whether the value contains `${NAME}`, `${NAME:-default}`, `#{NAME}`, `%{NAME}`, `$(NAME)` or
+/// Returns whether the value contains `${NAME}`, `${NAME:-default}`, `#{NAME}`, `$(NAME)` or
 /// `$(command ..)`.
 fn has_variable(value: &[u8]) -> bool {
     let last = |byte: u8| value.iter().rposition(|other| *other == byte);
     let (last_brace, last_parenthesis) = (last(b'}'), last(b')'));
     value.windows(2).enumerate().any(|(start, opening)| {
         let (close, last_close, operators): (u8, _, &[u8]) = match opening {
-            b"${" | b"#{" | b"%{" => (b'}', last_brace, b":-?+=|"),
+            b"${" | b"#{" => (b'}', last_brace, b":-?+=|"),
             b"$(" => (b')', last_parenthesis, b" "),
             _ => return false,
         };
@@ -196,7 +196,6 @@ mod tests {
             "%AuthSecret%",
             "#{AuthSecret}#",
             "%{lookup('auth')}",
-            "x%{auth_secret}x",
             "${file(\"auth.txt\")}",
             "$(cat \"$FILE\")",
             "a${Token[TOKEN.12]}",
