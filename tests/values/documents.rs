@@ -137,9 +137,7 @@ struct Counts {
 /// Returns the key of a path, if its names can be the segments of a key.
 fn parse(path: &[String]) -> Option<SecretKey> {
     let has_slash = path.iter().any(|name| name.contains('/'));
-    SecretKey::parse(path.join("/"))
-        .ok()
-        .filter(|_| !has_slash)
+    SecretKey::parse(path.join("/")).ok().filter(|_| !has_slash)
 }
 
 /// Returns a number, a boolean or a date of TOML in the notation of Python.
