@@ -44,14 +44,12 @@ absent | development | memory, file, vault, infisical
                        | good 401, own 200    | ready 1             | starting, absent, placeholder, random 1
   rebuild              | good 401, own 200    | ready 2             | rotating, random 2
 
-# An empty secret counts as absent, but the resolver reads it without an error.
-empty | production | memory, file, vault, infisical
+# An empty secret is not absent, so no placeholder replaces it. One of white space is a value.
+empty | production, development | memory, file, vault, infisical
   write empty          | good 500             | failed: {empty}     | starting, failed: empty
-  write blank, rebuild | good 500             | failed: {empty}     |
 
-empty | development | memory, file, vault, infisical
-  write empty          | good 401, own 200    | ready 1             | starting, placeholder, random 1
-  write blank, rebuild | good 401, own 200    | ready 2             | rotating, random 2
+blank | production | memory, file, vault, infisical
+  write blank          | good 500             | failed: {blank}     | starting, failed: blank
 
 weak | production | memory, file, vault, infisical
   write weak           | weak 500, good 500   | failed: {weak}      | starting, failed: weak
@@ -113,6 +111,7 @@ fn line(name: &str) -> &'static str {
         "random" => "INFO auth is ready … generation={n} … fresh from random://",
         "failed: absent" => "ERROR auth is failed … {absent}",
         "failed: empty" => "ERROR auth is failed … {empty}",
+        "failed: blank" => "ERROR auth is failed … {blank}",
         "failed: weak" => "ERROR auth is failed … {weak}",
         "failed: gone" => "ERROR auth is failed … {gone}",
         "failed: down" => "WARN auth is failed … {down}",
@@ -147,7 +146,8 @@ fn message(backend: Backend, name: &str) -> &'static str {
         ("down", Memory) => "unavailable: the source is down",
         ("down", Vault | Infisical) => "unavailable: … closed the connection",
         ("gone", File) => "not found: the directory … does not exist",
-        ("empty", _) => "not found: the value is empty",
+        ("empty", _) => "invalid: the value is empty",
+        ("blank", _) => "invalid: too weak: … at least 32 are required",
         ("weak", _) => "invalid: too weak: 16 bytes, at least 32 are required",
         _ => panic!("the table has no text `{name}` for {backend:?}"),
     }

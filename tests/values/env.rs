@@ -222,7 +222,7 @@ fn command_reads_the_next_source_of_an_empty_variable() {
 
     let only = ["run", "--only", "AUTH_SECRET", "--", "true"];
     let (_folder, output) = run(&compose, "env://?keep_empty=true", &only);
-    assert_eq!(output.status.code(), Some(66), "{output:?}");
+    assert_eq!(output.status.code(), Some(65), "{output:?}");
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn is_enough(versions: &[StoredVersion], timing: Timing) -> bool {
     let mut previous: Vec<&SecretValue> = Vec::new();
     let mut is_any_active = false;
     let mut replaced_ago = Duration::ZERO;
-    let known = versions.iter().filter(|stored| !stored.value.is_blank());
+    let known = versions.iter().filter(|stored| !stored.value.is_empty());
     let known: Vec<&StoredVersion> = known.collect();
     for span in known.chunk_by(|newer, older| newer.value == older.value) {
         let (Some(newest), Some(oldest)) = (span.first(), span.last()) else {
@@ -182,7 +182,7 @@ fn stored(value: SecretValue, version: Option<Version>) -> StoredVersion {
 impl PreviousRules {
     /// Returns why a previous secret of `key` must not verify, or `None` if it can.
     fn refuse(&self, key: &SecretKey, secret: &Secret) -> Option<Cow<'static, str>> {
-        if secret.value.is_blank() {
+        if secret.value.is_empty() {
             return None;
         }
         // The resolver has not seen this value.
@@ -244,7 +244,7 @@ mod tests {
         assert!(is_enough(&[("c", 105), ("b", 106), ("b", 116)]));
         assert!(
             !is_enough(&[("b", 1), ("", 111)]),
-            "a blank version is not a secret"
+            "an empty version is not a secret"
         );
     }
 

@@ -22,7 +22,7 @@ const PRESET: [&str; 6] = [
     "BETTER_AUTH_SECRET",
 ];
 
-/// Requirements for a secret, in addition to being present and not blank.
+/// Requirements for a secret, in addition to being present and not empty.
 ///
 /// [`of_key`](Self::of_key) returns the default for a key. A key counts as a signing secret as well in
 /// these cases:
@@ -156,7 +156,7 @@ pub(crate) enum Finding {
     Warning(Error),
 }
 
-/// Checks `secret` against `policy`. A blank secret counts as absent and is not checked.
+/// Checks `secret` against `policy`. An empty secret is not checked, because it is refused anyway.
 pub(crate) fn check(
     key: &SecretKey,
     secret: &Resolved,
@@ -164,7 +164,7 @@ pub(crate) fn check(
     refused: &Refused,
     mode: Mode,
 ) -> Option<Finding> {
-    if policy == SecretPolicy::Unchecked || secret.value.is_blank() {
+    if policy == SecretPolicy::Unchecked || secret.value.is_empty() {
         return None;
     }
     let error = |message: String| {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use secretwell_core::{Error, ErrorKind, SecretKey};
+use secretwell_core::{Error, SecretKey};
 use secretwell_resolver::{Freshness, Resolved, Resolver};
 use serde::Serialize;
 
@@ -121,14 +121,9 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
             let of_key = |problem: &&Error| problem.key() == Some(key);
             let status = match (problems.iter().find(of_key), result) {
                 (Some(problem), _) => Status::Failed(problem.clone()),
-                (None, Ok(secret)) if !secret.value.is_blank() => {
-                    Status::of(checks.check(key, &secret), secret)
-                }
-                (None, absent) if has_placeholder(key) => Status::Warning(match absent {
-                    Ok(secret) => blank(key, &secret),
-                    Err(absent) => absent,
-                }),
-                (None, _) => Status::Absent,
+                (None, Ok(secret)) => Status::of(checks.check(key, &secret), secret),
+                (None, Err(absent)) if has_placeholder(key) => Status::Warning(absent),
+                (None, Err(_)) => Status::Absent,
             };
             Check {
                 key: key.clone(),
@@ -162,12 +157,6 @@ impl Status {
     }
 }
 
-fn blank(key: &SecretKey, secret: &Resolved) -> Error {
-    Error::new(ErrorKind::NotFound, "the value is empty")
-        .with_origin(&secret.origin)
-        .with_key(key)
-}
-
 impl PreflightReport {
     /// Reads and checks `keys`, each with its policy, for a program that requires all of them.
     ///
@@ -184,7 +173,10 @@ impl PreflightReport {
         let checks = keys.iter().zip(results).map(|((key, policy), result)| {
             let status = match result {
                 Err(error) => Status::Failed(error),
-                Ok(secret) if secret.value.is_blank() => Status::Failed(blank(key, &secret)),
+                Ok(secret) if secret.value.is_empty() => {
+                    let error = Error::empty_value().with_origin(&secret.origin);
+                    Status::Failed(error.with_key(key))
+                }
                 Ok(secret) => {
                     let finding = check(key, &secret, *policy, refused, *mode);
                     Status::of(finding, secret)

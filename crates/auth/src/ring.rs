@@ -451,7 +451,7 @@ impl History {
         let shift = ages().max().unwrap_or_default().min(MAX_DELAY);
         let mut ring = Ring(Vec::new());
         let mut time = now;
-        for stored in versions.iter().filter(|stored| !stored.value.is_blank()) {
+        for stored in versions.iter().filter(|stored| !stored.value.is_empty()) {
             if let Some(age) = stored.age {
                 time = time.max(now + shift.saturating_sub(age));
             }

@@ -100,7 +100,7 @@ async fn fetch_once(
     for (key, result) in keys.into_iter().zip(results) {
         let is_required = required.contains(&key);
         match result {
-            Ok(secret) if is_required && secret.value.is_blank() => {
+            Ok(secret) if is_required && secret.value.is_empty() => {
                 problems.push(empty_value(provider, &key, &secret));
             }
             Ok(secret) => fetched.push(FetchedSecret { key, secret }),
@@ -177,10 +177,8 @@ pub(crate) fn with_alternative(error: Error, step: &str) -> Error {
 
 fn empty_value(provider: &dyn SecretProvider, key: &SecretKey, secret: &Secret) -> Error {
     let origin = secret.origin.as_ref().unwrap_or(provider.origin());
-    Error::new(ErrorKind::NotFound, "the value is empty")
-        .with_origin(origin)
-        .with_key(key)
-        .with_hint("set a value, or remove the key from the required keys")
+    let error = Error::empty_value().with_origin(origin).with_key(key);
+    error.with_hint("set a value, or remove the key from the required keys")
 }
 
 #[cfg(test)]

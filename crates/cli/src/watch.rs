@@ -33,7 +33,7 @@ pub(crate) fn watch_variables(
     let (sender, receiver) = mpsc::unbounded_channel();
     let keys: Vec<SecretKey> = fetched.iter().map(|fetched| fetched.key.clone()).collect();
     // The program keeps a secret that is deleted or becomes empty. So the secrets that it has are required.
-    let mut required = non_blank_keys(&fetched);
+    let mut required = non_empty_keys(&fetched);
     tokio::spawn(async move {
         // The keys were read before, so they are valid.
         let Ok(mut watch) = resolver.watch(&keys) else {
@@ -64,7 +64,7 @@ pub(crate) fn watch_variables(
                 let failure = match result {
                     Ok(fetched) => match naming.variables(&fetched) {
                         Ok(variables) => {
-                            required = non_blank_keys(&fetched);
+                            required = non_empty_keys(&fetched);
                             break variables;
                         }
                         Err(failure) => failure,
@@ -86,11 +86,11 @@ pub(crate) fn watch_variables(
     receiver
 }
 
-fn non_blank_keys(fetched: &[FetchedSecret]) -> Vec<SecretKey> {
-    let non_blank = fetched
+fn non_empty_keys(fetched: &[FetchedSecret]) -> Vec<SecretKey> {
+    let non_empty = fetched
         .iter()
-        .filter(|fetched| !fetched.secret.value.is_blank());
-    non_blank.map(|fetched| fetched.key.clone()).collect()
+        .filter(|fetched| !fetched.secret.value.is_empty());
+    non_empty.map(|fetched| fetched.key.clone()).collect()
 }
 
 #[cfg(test)]

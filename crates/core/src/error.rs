@@ -164,6 +164,13 @@ impl Error {
         .with_hint("check that the source is reachable, or raise the deadline")
     }
 
+    /// Creates the error of a consumer that needs a value for one that is empty. Providers return an empty value
+    /// unchanged. It is not an absence, so no default replaces it.
+    pub fn empty_value() -> Self {
+        Self::new(ErrorKind::Invalid, "the value is empty")
+            .with_hint("set a value, or remove the secret")
+    }
+
     /// Creates the error of a provider that returned more or fewer results than requested keys.
     pub fn wrong_result_count() -> Self {
         Self::new(

@@ -73,13 +73,12 @@ impl SecretValue {
         self.expose_bytes().len()
     }
 
-    /// Returns whether the value has no bytes. Providers return an empty value unchanged.
+    /// Returns whether the value has no bytes. Providers return an empty value unchanged, and typed loading refuses it.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Returns whether the value is empty or contains only ASCII white space. Typed loading treats
-    /// such a value as absent.
+    /// Returns whether the value is empty or contains only ASCII white space.
     pub fn is_blank(&self) -> bool {
         self.expose_bytes().iter().all(u8::is_ascii_whitespace)
     }

@@ -366,7 +366,8 @@ async fn secret_orders_match_the_packages() {
         (&vec![NEXT], AuthCore, None),
         (&vec![NEXT], NextAuth5, Some("next")),
         (&vec![BASE], NextAuth4, Some("base")),
-        (&vec![("AUTH_SECRET", ""), NEXT], NextAuth5, Some("next")),
+        // An empty secret is an error. Only the provider of variables reports an empty value as absent.
+        (&vec![("AUTH_SECRET", ""), NEXT], NextAuth5, None),
     ] {
         let memory = MemoryProvider::from_iter(secrets.iter().copied());
         let auth = LazyAuth::builder(Resolver::new(memory))

@@ -218,7 +218,7 @@ fn starting_process_has_the_ring_of_a_running_one() {
         &[("a", 1000), ("b", 50), ("a", 40), ("b", 20), ("c", 5)],
         &[("a", 1000), ("b", 40), ("c", 3), ("b", 2), ("d", 1)],
         &[("z", 2000), ("a", 100), ("b", 80), ("a", 60), ("b", 40)],
-        // A blank version.
+        // An empty version.
         &[("a", 1000), ("", 50), ("b", 20)],
     ];
     for versions in histories {

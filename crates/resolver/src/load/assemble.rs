@@ -70,11 +70,10 @@ impl<T: DeserializeOwned> Plan<T> {
         let mut inputs = Inputs::default();
         for (position, (key, result)) in self.keys.iter().zip(results).enumerate() {
             let input = match result {
-                Ok(resolved) if resolved.value.is_blank() => {
-                    let error = Error::new(ErrorKind::NotFound, "the value is empty")
-                        .with_origin(&resolved.origin);
-                    absent.insert(key.clone(), error.with_key(key));
-                    FieldInput::Absent
+                Ok(resolved) if resolved.value.is_empty() => {
+                    let error = Error::empty_value().with_origin(&resolved.origin);
+                    problems.push((position, error.with_key(key)));
+                    FieldInput::Sample(0)
                 }
                 Ok(resolved) => FieldInput::Value(resolved),
                 Err(error) if error.is_not_found() => {

@@ -17,8 +17,8 @@ impl Resolver {
     /// Loads all secrets below `prefix`. The names in the map are the keys without the prefix.
     ///
     /// Use it for labels or feature flags, whose names are not known when the program is compiled. The provider lists
-    /// the keys with each call. Cached values are used, and the other keys are fetched in one batch. A value that is
-    /// empty or contains only white space is treated as absent.
+    /// the keys with each call. Cached values are used, and the other keys are fetched in one batch. An empty
+    /// value is an error.
     ///
     /// The types of values are those of one field of a [`Plan`](super::Plan).
     ///
@@ -57,9 +57,11 @@ impl Resolver {
         let (mut map, mut problems) = (BTreeMap::new(), Vec::new());
         for (key, result) in keys.iter().zip(results) {
             let value = match result {
-                Ok(resolved) if resolved.value.is_blank() => continue,
                 // The secret was removed after it was listed.
                 Err(error) if error.is_not_found() => continue,
+                Ok(resolved) if resolved.value.is_empty() => Err(Error::empty_value()
+                    .with_key(key)
+                    .with_origin(&resolved.origin)),
                 Ok(resolved) => read(key, &resolved),
                 Err(error) => Err(error.with_key(key)),
             };

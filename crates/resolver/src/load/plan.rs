@@ -27,8 +27,8 @@ use crate::Resolved;
 /// | maps, enums with data | a JSON object. A table of a document is returned as one. |
 /// | types that accept any input, such as `rust_decimal::Decimal`, `bytesize::ByteSize`, `time::OffsetDateTime`, untagged enums | the text, as a string |
 ///
-/// A value that is empty or contains only white space is treated as absent. This also applies to
-/// `serde_with::NoneAsEmptyString`, which therefore needs `#[serde(default)]`.
+/// An empty value is an error for every type, `Option` and `serde_with::NoneAsEmptyString` included, because it is not
+/// an absence. White space is a value.
 ///
 /// `#[serde(flatten)]`, internally tagged enums, `SystemTime` and recursive types have no fixed field names or
 /// accept no text. For these, [`Plan::new`] returns an error that suggests an alternative. In a list or a map, whose

@@ -84,7 +84,7 @@ async fn problems_of_types_that_accept_any_input_are_reported_together() {
 }
 
 #[tokio::test]
-async fn empty_value_is_absent_for_types_that_accept_any_input() {
+async fn empty_value_is_invalid_for_types_that_accept_any_input() {
     #[derive(Deserialize, Debug)]
     struct Empty {
         #[serde(deserialize_with = "As::<NoneAsEmptyString>::deserialize", default)]
@@ -93,8 +93,11 @@ async fn empty_value_is_absent_for_types_that_accept_any_input() {
         value: serde_json::Value,
     }
     let secrets = [("proxy", ""), ("value", "")];
-    assert_eq!(problems::<Empty>(&secrets).await, ["value not found"]);
-    let loaded: Empty = load(&[("proxy", ""), ("value", "x")]).await.unwrap();
+    assert_eq!(
+        problems::<Empty>(&secrets).await,
+        ["proxy invalid", "value invalid"]
+    );
+    let loaded: Empty = load(&[("value", "x")]).await.unwrap();
     assert_eq!(loaded.proxy, None);
 }
 

@@ -250,13 +250,14 @@ async fn prefix_loads_as_a_map() {
     let secrets = [
         ("flags/a", "on"),
         ("flags/deep/b", "no"),
-        ("flags/blank", " "),
         ("flagship", "x"),
         ("ports/a", "[1, 2]"),
         ("ports/b", "3"),
         ("bad/a", "c4n4ry"),
         ("bad/b", "1"),
         ("bad/c", "c4n4ry"),
+        ("bad/d", ""),
+        ("bad/e", " "),
     ];
     let resolver = super::resolver(&secrets);
     let prefix = |text: &str| KeyPrefix::parse(text).unwrap();
@@ -276,19 +277,22 @@ async fn prefix_loads_as_a_map() {
             .unwrap()
             .is_empty()
     );
-    let all = resolver
+    let texts = resolver
         .load_map::<String>(&KeyPrefix::root())
         .await
-        .unwrap();
-    assert_eq!(all.len(), secrets.len() - 1);
-    assert_eq!(all["flags/a"], "on");
+        .unwrap_err();
+    assert_eq!(texts.problems().len(), 1, "only the empty value is refused");
+    let ports = resolver.load_map::<String>(&prefix("ports")).await.unwrap();
+    assert_eq!(ports["a"], "[1, 2]");
 
     let error = resolver.load_map::<u8>(&prefix("bad")).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "BTreeMap<String, u8>: 2 problems\n  \
+        "BTreeMap<String, u8>: 4 problems\n  \
          - bad/a from memory://: invalid: the value is not a valid `u8`\n  \
-         - bad/c from memory://: invalid: the value is not a valid `u8`"
+         - bad/c from memory://: invalid: the value is not a valid `u8`\n  \
+         - bad/d from memory://: invalid: the value is empty; set a value, or remove the secret\n  \
+         - bad/e from memory://: invalid: the value is not a valid `u8`"
     );
     let error = resolver
         .load_map::<One<u8>>(&prefix("bad"))
