@@ -44,12 +44,16 @@ absent | development | memory, file, vault, infisical
                        | good 401, own 200    | ready 1             | starting, absent, placeholder, random 1
   rebuild              | good 401, own 200    | ready 2             | rotating, random 2
 
-# An empty secret is not absent, so no placeholder replaces it. One of white space is a value.
+# An empty secret is not absent, so no placeholder replaces it. One of white space is a value, but
+# a server of Infisical stores it as an empty one.
 empty | production, development | memory, file, vault, infisical
   write empty          | good 500             | failed: {empty}     | starting, failed: empty
 
-blank | production | memory, file, vault, infisical
+blank | production | memory, file, vault
   write blank          | good 500             | failed: {blank}     | starting, failed: blank
+
+blank | development | memory, file, vault
+  write blank          | good 401             | ready 1             | starting, accepted: blank, ready 1
 
 weak | production | memory, file, vault, infisical
   write weak           | weak 500, good 500   | failed: {weak}      | starting, failed: weak
@@ -128,6 +132,7 @@ fn line(name: &str) -> &'static str {
             "WARN development mode: the secret is absent; a random placeholder is used"
         }
         "weak" => "WARN a weak secret is accepted … {weak}",
+        "accepted: blank" => "WARN a weak secret is accepted … {blank}",
         _ => panic!("the table has no log line with the name `{name}`"),
     }
 }
