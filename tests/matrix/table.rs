@@ -68,13 +68,13 @@ rotated | production, development | memory, file, vault, infisical
 rotated to invalid | production | memory, file, vault, infisical
   write good           | good 200, weak 401   | ready 1             | starting, ready 1
   write weak           | good 200, weak 401   | degraded 1: {weak}  | degraded: weak
-  write empty          | good 200             | degraded 1: {empty} | degraded: empty
+  write empty          | good 200             | degraded 1: {empty} | degraded: empty 1
 
-# Development accepts a weak secret and replaces an empty one. Previous secrets have a grace period.
+# Development accepts a weak secret, but no empty one. Previous secrets have a grace period.
 rotated to invalid | development | memory, file, vault, infisical
   write good           | good 200, weak 401   | ready 1             | starting, ready 1
   write weak           | good 200, weak 200   | ready 2             | rotating, weak, ready 2
-  write empty          | good 200, weak 200   | ready 3             | placeholder, rotating, random 3
+  write empty          | good 200, weak 200   | degraded 2: {empty} | degraded: empty 2
 
 # An outage does not cause a placeholder.
 down at start | production, development | memory, vault, infisical
@@ -120,7 +120,7 @@ fn line(name: &str) -> &'static str {
         "failed: gone" => "ERROR auth is failed … {gone}",
         "failed: down" => "WARN auth is failed … {down}",
         "degraded: weak" => "WARN auth is degraded … generation=1 … {weak}",
-        "degraded: empty" => "WARN auth is degraded … generation=1 … {empty}",
+        "degraded: empty" => "WARN auth is degraded … generation={n} … {empty}",
         "degraded: gone" => "WARN auth is degraded … generation=1 … {gone}",
         "degraded: down" => "WARN auth is degraded … generation=1 … {down}",
         "absent" => "WARN the secret cannot be read … {absent} … temporary=false",
