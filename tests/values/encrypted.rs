@@ -275,9 +275,10 @@ async fn service_does_not_start_with_a_ciphertext_of_any_field() {
     }
     let (value, tool) = CIPHERTEXTS[1];
     let strong = "K7gNU3sdo+OL0wNhqoVWhr3g6s1xYv72ol/pe/Unols=";
-    for (secret, password, refused) in
-        [(value, "", "AUTH_SECRET"), (strong, value, "SMTP_PASSWORD")]
-    {
+    for (secret, password, refused) in [
+        (value, "plain", "AUTH_SECRET"),
+        (strong, value, "SMTP_PASSWORD"),
+    ] {
         let memory =
             MemoryProvider::from_iter([("AUTH_SECRET", secret), ("SMTP_PASSWORD", password)]);
         let auth = LazyAuth::new(Resolver::new(memory), |settings: Settings, _| async move {
