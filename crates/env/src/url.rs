@@ -74,6 +74,6 @@ fn not_a_prefix() -> Error {
 }
 
 fn unknown_option() -> Error {
-    let message = "an option behind the prefix is unknown or has no value";
+    let message = "an option after the prefix is unknown or has no value";
     Error::new(ErrorKind::InvalidConfig, message).with_hint(OPTIONS)
 }

@@ -311,7 +311,7 @@ impl<'a> Reading<'a> {
         let source = &self.shared.sources[self.link];
         for (count, position) in usable.into_iter().enumerate() {
             pause(count).await;
-            // Why the last fetch failed tells more than that this one takes long.
+            // The reason of the last failure is more useful than the long duration of this fetch.
             let last_error = source.state().last_error(&self.keys[position]);
             let error = last_error.filter(|error| !error.is_not_found());
             let error = error.unwrap_or_else(still_refreshing);

@@ -195,8 +195,8 @@ const COMPRESSED: [&[u8]; 4] = [
     b"\xfd7zXZ\0",
 ];
 
-/// Checks the first line of a list. A list of another format would be read as secrets that nobody uses, and
-/// refuse nothing.
+/// Checks the first line of a list. The lines of another format are not the secrets of anyone, so such
+/// a list would refuse nothing.
 fn check_first(line: &[u8]) -> Result<(), Problem> {
     let starts_with = |start: &[u8]| line.starts_with(start);
     let is_html = |tag: &str| {

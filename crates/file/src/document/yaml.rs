@@ -449,7 +449,7 @@ fn refuse(tag: &Tag, line: usize) -> Error {
                 .with_hint("decrypt it before the document is deployed")
         }
         _ => malformed(format!("line {line}: the value begins with a tag (`!`), which is not supported"))
-            .with_hint("put the value in quotes if the `!` is part of it, or write the value that the tag stands for"),
+            .with_hint("put the value in quotes if the `!` is part of it, or write the value that the tag refers to"),
     }
 }
 

@@ -411,7 +411,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads up to the next `quote`, which must be on the first line of the rest or a later one. The cursor is then
-    /// behind it.
+    /// after it.
     pub(super) fn quoted(&mut self, quote: char) -> Result<&'a str, Fault> {
         let Some(end) = self.rest[1..].find(quote) else {
             return Err(Fault::Document(self.error("the closing quote is missing")));

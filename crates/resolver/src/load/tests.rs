@@ -1,4 +1,5 @@
 mod any;
+mod empty;
 mod forms;
 mod lists;
 mod panics;
@@ -134,50 +135,6 @@ async fn all_absent_keys_are_reported_together() {
         .map(|key| format!("{key} not found"))
         .collect();
     assert_eq!(problems::<AllTypes>(&[]).await, expected);
-}
-
-#[tokio::test]
-async fn empty_value_is_invalid_and_not_absent() {
-    let empty: Vec<(&str, &str)> = ALL_VALUES.iter().map(|(key, _)| (*key, "")).collect();
-    let expected: Vec<String> = keys::<AllTypes>()
-        .into_iter()
-        .filter(|key| ALL_VALUES.iter().any(|(known, _)| known == key))
-        .map(|key| format!("{key} invalid"))
-        .collect();
-    assert_eq!(problems::<AllTypes>(&empty).await, expected);
-    // Neither `None` nor a default replaces it.
-    #[derive(Deserialize, Debug)]
-    #[expect(dead_code)]
-    struct Lenient {
-        maybe: Option<String>,
-        #[serde(default)]
-        default: Vec<String>,
-    }
-    assert_eq!(
-        problems::<Lenient>(&[("maybe", ""), ("default", "")]).await,
-        ["maybe invalid", "default invalid"]
-    );
-}
-
-#[tokio::test]
-async fn white_space_is_a_value() {
-    #[derive(Deserialize, Debug)]
-    struct Texts {
-        text: String,
-        maybe: Option<String>,
-    }
-    let texts: Texts = load(&[("text", " \n"), ("maybe", " ")]).await.unwrap();
-    assert_eq!((&*texts.text, texts.maybe.as_deref()), (" \n", Some(" ")));
-    #[derive(Deserialize, Debug)]
-    #[expect(dead_code)]
-    struct Others {
-        port: Option<u16>,
-        list: Vec<String>,
-    }
-    assert_eq!(
-        problems::<Others>(&[("port", " "), ("list", " ")]).await,
-        ["port invalid", "list invalid"]
-    );
 }
 
 #[tokio::test]

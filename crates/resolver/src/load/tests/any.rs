@@ -83,24 +83,6 @@ async fn problems_of_types_that_accept_any_input_are_reported_together() {
     assert!(!format!("{error} {error:?} {error:#?}").contains("c4n4ry"));
 }
 
-#[tokio::test]
-async fn empty_value_is_invalid_for_types_that_accept_any_input() {
-    #[derive(Deserialize, Debug)]
-    struct Empty {
-        #[serde(deserialize_with = "As::<NoneAsEmptyString>::deserialize", default)]
-        proxy: Option<String>,
-        #[expect(dead_code)]
-        value: serde_json::Value,
-    }
-    let secrets = [("proxy", ""), ("value", "")];
-    assert_eq!(
-        problems::<Empty>(&secrets).await,
-        ["proxy invalid", "value invalid"]
-    );
-    let loaded: Empty = load(&[("value", "x")]).await.unwrap();
-    assert_eq!(loaded.proxy, None);
-}
-
 #[derive(Deserialize, Debug, PartialEq)]
 #[serde(untagged)]
 enum Address {
