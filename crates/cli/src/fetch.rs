@@ -177,8 +177,12 @@ pub(crate) fn with_alternative(error: Error, step: &str) -> Error {
 
 fn empty_value(provider: &dyn SecretProvider, key: &SecretKey, secret: &Secret) -> Error {
     let origin = secret.origin.as_ref().unwrap_or(provider.origin());
-    let error = Error::empty_value().with_origin(origin).with_key(key);
-    error.with_hint("set a value, or remove the key from the required keys")
+    // A secret that is late can be empty at first.
+    let error = Error::empty_value().temporary();
+    error
+        .with_origin(origin)
+        .with_key(key)
+        .with_hint("set a value, or remove the key from the required keys")
 }
 
 #[cfg(test)]
@@ -204,8 +208,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_problems_are_reported_together_and_late_secrets_are_fetched() {
-        let memory = MemoryProvider::from_iter([("BLANK", " ")]);
-        let selection = KeySelection::Only(vec![key("A"), key("BLANK")]);
+        let memory = MemoryProvider::from_iter([("EMPTY", "")]);
+        let selection = KeySelection::Only(vec![key("A"), key("EMPTY")]);
         let problems = fetch_once(&memory, &selection).await.unwrap_err();
         assert_eq!(problems.len(), 2, "{problems:?}");
         let failure = fetch(&memory, &selection, Duration::from_secs(9)).await;
@@ -214,7 +218,7 @@ mod tests {
         let write_later = async {
             tokio::time::sleep(Duration::from_secs(5)).await;
             memory.set("A", "1").unwrap();
-            memory.set("BLANK", "2").unwrap();
+            memory.set("EMPTY", "2").unwrap();
         };
         let fetch = fetch(&memory, &selection, Duration::from_secs(60));
         let (fetched, ()) = tokio::join!(fetch, write_later);
@@ -222,8 +226,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn required_values_must_not_be_blank_and_listed_values_may_be() {
-        let memory = MemoryProvider::from_iter([("BLANK", ""), ("A", "1")]);
+    async fn required_values_must_not_be_empty_and_listed_values_can_be() {
+        let memory = MemoryProvider::from_iter([("EMPTY", ""), ("A", "1")]);
         let all = |require| KeySelection::All { require };
         assert_eq!(fetch_once(&memory, &all(vec![])).await.unwrap().len(), 2);
         fetch_once(&memory, &all(vec![key("B")])).await.unwrap_err();

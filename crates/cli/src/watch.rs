@@ -156,12 +156,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn missing_or_blank_value_is_not_reported() {
+    async fn missing_or_empty_value_is_not_reported() {
         let all = KeySelection::All { require: vec![] };
         for selection in [only_a(), all] {
             let memory = MemoryProvider::from_iter([("A", "1"), ("EMPTY", "")]);
             let mut changes = start_watch(&memory, selection.clone()).await;
-            memory.set("A", " ").unwrap();
+            memory.set("A", "").unwrap();
             assert_no_change(&mut changes).await;
             memory.remove("A").unwrap();
             assert_no_change(&mut changes).await;
