@@ -1,4 +1,4 @@
-//! YAML, JSON and TOML documents: no input panics, and each listed key has a value.
+//! YAML, JSON and TOML documents: no input panics, and no listed key is absent.
 //!
 //! The sources of the parser are included, because it is not a part of the public API.
 
@@ -22,7 +22,8 @@ fuzz_target!(|data: &[u8]| {
         let Ok(document) = document::parse(syntax, data) else { continue };
         let keys = document.keys(&KeyPrefix::root()).expect("the top level is a table");
         for key in keys {
-            assert!(document.get(&key).is_ok_and(|value| value.is_some()), "{key}");
+            // The value of a listed key can be refused.
+            assert!(!matches!(document.get(&key), Ok(None)), "{key}");
         }
         document.notices(&KeyPrefix::root()).expect("the top level is a table");
     }
