@@ -1,9 +1,8 @@
 //! YAML, JSON and TOML documents that other programs read, too. Every value is the same, to the letter.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use secretwell::backend::{Notice, NoticeKind};
@@ -11,6 +10,7 @@ use secretwell::file::FileProvider;
 use secretwell::{KeyPrefix, SecretKey, SecretProvider};
 use tempfile::TempDir;
 
+use super::readers::run;
 use crate::support::tool;
 
 const FORMATS: [&str; 3] = ["yaml", "json", "toml"];
@@ -41,17 +41,9 @@ fn services() -> Vec<Document> {
 /// Returns the entries of each document, as PyYAML and the modules of Python read it. A document that they refuse is
 /// `None`.
 fn read_with_python(documents: &[Document]) -> Vec<Option<Vec<Entry>>> {
-    let mut child = Command::new(tool("yaml/bin/python"))
-        .arg(folder().join("../documents.py"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let input = serde_json::to_vec(documents).unwrap();
-    child.stdin.take().unwrap().write_all(&input).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
-    serde_json::from_slice(&output.stdout).unwrap()
+    let mut python = Command::new(tool("yaml/bin/python"));
+    python.arg(folder().join("../documents.py"));
+    run(&mut python, documents)
 }
 
 /// What the file provider makes of a document.

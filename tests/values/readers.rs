@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::support::tool;
@@ -54,7 +55,11 @@ fn with_values(variables: BTreeMap<String, Option<String>>) -> Variables {
     variables.into_iter().filter_map(with_value).collect()
 }
 
-fn run<T: DeserializeOwned>(command: &mut Command, documents: &[String]) -> T {
+/// Runs a program that reads `documents` as JSON from its standard input, and returns the JSON that it prints.
+pub(super) fn run<T: DeserializeOwned>(
+    command: &mut Command,
+    documents: &(impl Serialize + ?Sized),
+) -> T {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
