@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use secretwell::auth::authjs::SecretOrder;
+use secretwell::auth::sessions::authjs::SecretOrder;
 use secretwell::auth::{BuildContext, BuildError, LazyAuth, Mode, SecretPolicy, State};
 use secretwell::backend::Capabilities;
 use secretwell::file::Format;

@@ -6,7 +6,8 @@ use std::process::Stdio;
 
 use axum::Router;
 use axum::routing::get;
-use secretwell::auth::authjs::{Scheme, Session, SessionCookie, Sessions};
+use secretwell::auth::sessions::Scheme;
+use secretwell::auth::sessions::authjs::{Session, SessionCookie, Sessions};
 use secretwell::auth::{Auth, KeyRing, LazyAuth, Mode};
 use secretwell::infisical::ApiVersion;
 use secretwell::{Resolver, SecretProvider};

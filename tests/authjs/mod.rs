@@ -6,7 +6,7 @@ pub(crate) mod site;
 mod tokens;
 
 use secretwell::SecretString;
-use secretwell::auth::authjs::{SecretOrder, SessionCookie, Sessions};
+use secretwell::auth::sessions::authjs::{SecretOrder, SessionCookie, Sessions};
 use secretwell::auth::{BuildContext, BuildError, LazyAuth, LazyAuthBuilder};
 use serde::Deserialize;
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use secretwell::auth::authjs::{Scheme, SessionCookie, Sessions};
+use secretwell::auth::sessions::Scheme;
+use secretwell::auth::sessions::authjs::{SessionCookie, Sessions};
 use secretwell::auth::{LazyAuth, State};
 use secretwell::infisical::ApiVersion;
 use secretwell::{MemoryProvider, Resolver};

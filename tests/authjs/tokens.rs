@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use secretwell::auth::KeyRing;
-use secretwell::auth::authjs::{
-    Csrf, CsrfCookie, CsrfTokens, Scheme, SessionCookie, SessionTokens, Sessions,
+use secretwell::auth::sessions::Scheme;
+use secretwell::auth::sessions::authjs::{
+    Csrf, CsrfCookie, CsrfTokens, SessionCookie, SessionTokens, Sessions,
 };
 use serde_json::{Value, json};
 

@@ -4,7 +4,8 @@
 use std::process::Stdio;
 
 use secretwell::auth::KeyRing;
-use secretwell::auth::authjs::{Scheme, SessionCookie, Sessions};
+use secretwell::auth::sessions::Scheme;
+use secretwell::auth::sessions::authjs::{SessionCookie, Sessions};
 use secretwell::infisical::ApiVersion;
 use secretwell_testkit::Canary;
 use serde::Deserialize;

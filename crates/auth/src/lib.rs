@@ -70,8 +70,6 @@
 
 #![cfg_attr(secretwell_docs, feature(doc_cfg))]
 
-#[cfg(feature = "authjs")]
-pub mod authjs;
 #[cfg(feature = "axum")]
 mod axum;
 mod backoff;
@@ -101,6 +99,8 @@ mod revocation;
 mod ring;
 mod runtime;
 mod scrub;
+#[cfg(feature = "authjs")]
+pub mod sessions;
 mod shared;
 mod source;
 mod spec;
@@ -158,13 +158,13 @@ const _: () = {
     }
     #[cfg(feature = "authjs")]
     {
-        assert_send_sync::<authjs::CsrfTokens>();
-        assert_send_sync::<authjs::Sessions>();
-        assert_send_sync::<authjs::SessionTokens>();
+        assert_send_sync::<sessions::authjs::CsrfTokens>();
+        assert_send_sync::<sessions::authjs::Sessions>();
+        assert_send_sync::<sessions::authjs::SessionTokens>();
     }
     #[cfg(all(feature = "authjs", feature = "tower"))]
     {
-        assert_send_sync::<authjs::SessionLayer>();
-        assert_send_sync::<authjs::SessionService<()>>();
+        assert_send_sync::<sessions::SessionLayer>();
+        assert_send_sync::<sessions::SessionService<()>>();
     }
 };

@@ -15,8 +15,9 @@ use axum::body::Body;
 use axum::http::Request;
 use axum::routing::get;
 use criterion::{Criterion, criterion_group, criterion_main};
-use secretwell::auth::authjs::{
-    Scheme, SecretOrder, Session, SessionCookie, SessionTokens, Sessions,
+use secretwell::auth::sessions::Scheme;
+use secretwell::auth::sessions::authjs::{
+    SecretOrder, Session, SessionCookie, SessionTokens, Sessions,
 };
 use secretwell::auth::{Auth, BuildContext, KeyRing, LazyAuth};
 use secretwell::{MemoryProvider, Resolver, SecretString};

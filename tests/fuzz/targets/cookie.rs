@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use secretwell_auth::authjs::{Scheme, SessionCookie};
+use secretwell_auth::sessions::authjs::SessionCookie;
+use secretwell_auth::sessions::Scheme;
 
 fuzz_target!(|data: &[u8]| {
     let header = String::from_utf8_lossy(data);

@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use secretwell_auth::KeyRing;
-use secretwell_auth::authjs::{Csrf, CsrfCookie, CsrfTokens, Scheme};
+use secretwell_auth::sessions::authjs::{Csrf, CsrfCookie, CsrfTokens};
+use secretwell_auth::sessions::Scheme;
 
 static TOKENS: LazyLock<[CsrfTokens; 2]> = LazyLock::new(|| {
     let ring = KeyRing::new("the current secret").with_previous("the previous secret");

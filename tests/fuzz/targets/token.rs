@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use secretwell_auth::KeyRing;
-use secretwell_auth::authjs::SessionTokens;
+use secretwell_auth::sessions::authjs::SessionTokens;
 use serde_json::{Map, Value, json};
 
 const NAME: &str = "authjs.session-token";

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use reqwest::header::{COOKIE, SET_COOKIE};
 use reqwest::{Client, StatusCode};
-use secretwell::auth::authjs::Sessions;
+use secretwell::auth::sessions::authjs::Sessions;
 use secretwell::auth::{LazyAuth, Mode, State};
 use secretwell::file::FileProvider;
 use secretwell::{ErrorKind, Resolver};

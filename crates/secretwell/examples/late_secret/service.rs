@@ -11,7 +11,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::header::{HeaderName, SET_COOKIE};
 use secretwell::SecretString;
-use secretwell::auth::authjs::{Scheme, SecretOrder, Session, SessionCookie, Sessions};
+use secretwell::auth::sessions::Scheme;
+use secretwell::auth::sessions::authjs::{SecretOrder, Session, SessionCookie, Sessions};
 use secretwell::auth::{Auth, BuildContext, BuildError, LazyAuth, LazyAuthBuilder, Rejection};
 use serde::{Deserialize, Serialize};
 

@@ -9,7 +9,10 @@ use secretwell_resolver::Resolver;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::{BuildContext, LazyAuth, Mode};
+use crate::hex::hex;
+use crate::sessions::keys::{Format, Keys};
+use crate::sessions::{Scheme, TokenError, jwe};
+use crate::{BuildContext, KeyRing, LazyAuth, Mode};
 
 fn ring() -> KeyRing {
     KeyRing::new("the secret of the tests, long enough")

@@ -6,9 +6,12 @@ use secretwell_core::Error;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::keys::Format;
-use super::{Session, SessionCookie, SessionTokens, TokenError};
+use super::{Session, SessionCookie, SessionTokens};
 use crate::KeyRing;
+use crate::sessions::TokenError;
+#[cfg(feature = "tower")]
+use crate::sessions::cookie::cookies;
+use crate::sessions::keys::Format;
 
 /// Default lifetime of a session: 30 days, the default of the packages.
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -23,7 +26,8 @@ const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// absent, and it is not cleared: it might be valid with another key ring.
 ///
 /// ```
-/// use secretwell::auth::authjs::{Scheme, SecretOrder, SessionCookie, Sessions};
+/// use secretwell::auth::sessions::authjs::{SecretOrder, SessionCookie, Sessions};
+/// use secretwell::auth::sessions::Scheme;
 /// use secretwell::auth::{BuildContext, LazyAuth};
 /// use secretwell::{MemoryProvider, Resolver, SecretString};
 /// use serde::Deserialize;
@@ -55,7 +59,7 @@ const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// ```
 #[derive(Debug)]
 pub struct Sessions {
-    pub(super) cookie: SessionCookie,
+    pub(in crate::sessions) cookie: SessionCookie,
     tokens: SessionTokens,
     max_age: Duration,
 }
@@ -156,24 +160,12 @@ impl<C: DeserializeOwned + Send + 'static> crate::Principal for Session<C> {
     }
 }
 
-/// Returns all cookies of a request in one text, because HTTP/2 can send each in a separate header.
-///
-/// A cookie that is not UTF-8 does not affect the others.
-#[cfg(feature = "tower")]
-pub(super) fn cookies(headers: &http::HeaderMap) -> String {
-    let all = headers.get_all(http::header::COOKIE).iter();
-    let texts: Vec<_> = all
-        .map(|value| String::from_utf8_lossy(value.as_bytes()))
-        .collect();
-    texts.join("; ")
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::authjs::Scheme;
+    use crate::sessions::Scheme;
 
     const HOUR: Duration = Duration::from_secs(60 * 60);
 

@@ -9,11 +9,11 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::TokenError;
-use super::cookie::{self, Scheme};
-use super::text::{percent_decode, percent_encode};
 use crate::KeyRing;
 use crate::hex::hex;
+use crate::sessions::cookie;
+use crate::sessions::text::{percent_decode, percent_encode};
+use crate::sessions::{Scheme, TokenError};
 
 /// The result of verifying the CSRF token of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +31,9 @@ pub enum Csrf {
 ///
 /// ```
 /// use secretwell::auth::KeyRing;
-/// use secretwell::auth::authjs::{Csrf, CsrfTokens};
+/// use secretwell::auth::sessions::authjs::{Csrf, CsrfTokens};
 ///
-/// # fn main() -> Result<(), secretwell::auth::authjs::TokenError> {
+/// # fn main() -> Result<(), secretwell::auth::sessions::TokenError> {
 /// let tokens = CsrfTokens::new(&KeyRing::new("a secret of thirty-two bytes or more"));
 /// let (token, cookie) = tokens.generate()?;
 /// assert_eq!(tokens.verify_post(&cookie, Some(&token)), Csrf::Verified);
@@ -144,9 +144,10 @@ impl CsrfTokens {
 ///
 /// ```
 /// use secretwell::auth::KeyRing;
-/// use secretwell::auth::authjs::{Csrf, CsrfCookie, CsrfTokens, Scheme};
+/// use secretwell::auth::sessions::authjs::{Csrf, CsrfCookie, CsrfTokens};
+/// use secretwell::auth::sessions::Scheme;
 ///
-/// # fn main() -> Result<(), secretwell::auth::authjs::TokenError> {
+/// # fn main() -> Result<(), secretwell::auth::sessions::TokenError> {
 /// let cookie = CsrfCookie::v5(Scheme::Https);
 /// let tokens = CsrfTokens::new(&KeyRing::new("a secret of thirty-two bytes or more"));
 ///

@@ -14,7 +14,7 @@ use crate::{BuildContext, KeyRing};
 /// field for each of them that is in use:
 ///
 /// ```
-/// use secretwell::auth::authjs::{SecretOrder, SessionTokens};
+/// use secretwell::auth::sessions::authjs::{SecretOrder, SessionTokens};
 /// use secretwell::auth::{BuildContext, LazyAuth};
 /// use secretwell::{MemoryProvider, Resolver, SecretString};
 /// use serde::Deserialize;

@@ -11,7 +11,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::sessions::{Sessions, cookies};
+use super::authjs::Sessions;
+use super::cookie::cookies;
 use super::text::percent_encode;
 use crate::LazyAuth;
 use crate::rejection::Rejection;

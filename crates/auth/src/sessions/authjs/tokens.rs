@@ -1,83 +1,20 @@
-//! Session tokens, session cookies and CSRF tokens that are compatible with next-auth 4, next-auth 5
-//! and `@auth/core`.
-//!
-//! This module is for a Rust service that shares its login with a Next.js application. The encryption
-//! keys are derived once for each [`KeyRing`], so a request costs one decryption.
-//!
-//! ```
-//! use std::time::Duration;
-//!
-//! use secretwell::auth::KeyRing;
-//! use secretwell::auth::authjs::SessionTokens;
-//! use serde::{Deserialize, Serialize};
-//!
-//! #[derive(Serialize, Deserialize)]
-//! struct User {
-//!     name: String,
-//! }
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let ring = KeyRing::new("a secret of thirty-two bytes or more");
-//! let tokens = SessionTokens::v5("authjs.session-token", &ring)?;
-//! let ada = User { name: "Ada".into() };
-//! let token = tokens.encode(&ada, Duration::from_secs(30 * 24 * 60 * 60))?;
-//!
-//! let session = tokens.decode::<User>(&token)?;
-//! assert_eq!(session.claims.name, "Ada");
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! Most services use [`Sessions`], which combines the token with its cookie. A
-//! [`LazyAuth`](crate::LazyAuth) builds it from the key ring that [`SecretOrder`] returns. With the
-//! feature `tower`, `LazyAuth::session_layer` adds the response headers.
-//!
-//! # Differences from the packages
-//! - Times have 64 bits. The packages use 32 bits, so tokens that they create from 2038 on are expired
-//!   at once.
-//! - Compressed tokens are rejected. The packages decode them, but do not create them.
-//! - Base64 must be canonical: without padding, other alphabets or unused trailing bits.
-//! - Claims must not nest deeper than 128 levels, and each number must fit into a 64-bit float.
-//! - An unpaired surrogate in a claim is decoded as U+FFFD.
-
-mod cookie;
-mod csrf;
-mod error;
-mod jwe;
-mod keys;
-#[cfg(feature = "tower")]
-mod layer;
-mod order;
-mod sessions;
-#[cfg(test)]
-mod tests;
-mod text;
-#[cfg(test)]
-mod vectors;
+//! [`SessionTokens`]: encodes and decodes the tokens of one cookie.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use secretwell_core::Error;
-use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 use zeroize::Zeroizing;
 
-pub use cookie::{Scheme, SessionCookie};
-pub use csrf::{Csrf, CsrfCookie, CsrfTokens};
-pub use error::TokenError;
-#[cfg(feature = "tower")]
-pub use layer::{SessionLayer, SessionService};
-pub use order::SecretOrder;
-pub use sessions::Sessions;
-
 use crate::KeyRing;
-use crate::hex::hex;
-use keys::{Format, Keys};
-
-/// Accepted clock difference between the creator of a token and this host, in seconds.
-const CLOCK_TOLERANCE: f64 = 15.0;
+use crate::sessions::TokenError;
+use crate::sessions::claims::{TimeClaims, random_uuid, whole_seconds};
+use crate::sessions::jwe;
+use crate::sessions::keys::{Format, Keys};
+use crate::sessions::text;
 
 /// The decoded content of a session token.
 #[derive(Debug, Clone)]
@@ -234,113 +171,4 @@ fn header_matches_claims(header: &Map<String, Value>, text: &str) -> bool {
             is_comparable && claims.get(name) == Some(repeated)
         })
     })
-}
-
-/// The time claims of a token, in seconds since 1970.
-#[derive(Default)]
-struct TimeClaims {
-    issued_at: Option<TimeClaim>,
-    not_before: Option<TimeClaim>,
-    expires: Option<TimeClaim>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(untagged)]
-enum TimeClaim {
-    Seconds(f64),
-    NotANumber(IgnoredAny),
-}
-
-impl TimeClaim {
-    fn seconds(self) -> Result<f64, TokenError> {
-        match self {
-            Self::Seconds(seconds) => Ok(seconds),
-            Self::NotANumber(_) => Err(TokenError::Malformed),
-        }
-    }
-}
-
-impl TimeClaims {
-    /// Checks that the token is valid at `now`, and returns its expiry.
-    ///
-    /// A token without `exp` is valid, as in the packages.
-    fn check(&self, now: f64) -> Result<Option<SystemTime>, TokenError> {
-        let seconds = |time: Option<TimeClaim>| time.map(TimeClaim::seconds).transpose();
-        seconds(self.issued_at)?;
-        if seconds(self.not_before)?.is_some_and(|start| start > now + CLOCK_TOLERANCE) {
-            return Err(TokenError::Malformed);
-        }
-        match seconds(self.expires)? {
-            Some(end) if end <= now - CLOCK_TOLERANCE => Err(TokenError::Expired),
-            Some(end) => Ok(Duration::try_from_secs_f64(end)
-                .ok()
-                .and_then(|end| UNIX_EPOCH.checked_add(end))),
-            None => Ok(None),
-        }
-    }
-}
-
-/// Implemented by hand, because a derived implementation rejects duplicate names. As in JavaScript, the
-/// last of them is used.
-impl<'de> Deserialize<'de> for TimeClaims {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(field_identifier, rename_all = "lowercase")]
-        enum Name {
-            Exp,
-            Iat,
-            Nbf,
-            Other(IgnoredAny),
-        }
-
-        struct ClaimsVisitor;
-
-        impl<'de> Visitor<'de> for ClaimsVisitor {
-            type Value = TimeClaims;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of claims")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<TimeClaims, M::Error> {
-                let mut times = TimeClaims::default();
-                while let Some(name) = map.next_key()? {
-                    match name {
-                        Name::Exp => times.expires = Some(map.next_value()?),
-                        Name::Nbf => times.not_before = Some(map.next_value()?),
-                        Name::Iat => times.issued_at = Some(map.next_value()?),
-                        Name::Other(_) => drop(map.next_value::<IgnoredAny>()?),
-                    }
-                }
-                Ok(times)
-            }
-        }
-
-        deserializer.deserialize_map(ClaimsVisitor)
-    }
-}
-
-/// Returns the seconds since 1970 without their fraction, as the packages do.
-#[allow(clippy::cast_precision_loss)]
-fn whole_seconds(time: SystemTime) -> f64 {
-    time.duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs() as f64
-}
-
-/// Returns a random UUID (version 4).
-fn random_uuid() -> Result<String, TokenError> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|_| TokenError::Malformed)?;
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = hex(&bytes);
-    let parts = [
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..],
-    ];
-    Ok(parts.join("-"))
 }

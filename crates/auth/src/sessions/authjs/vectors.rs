@@ -8,12 +8,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::*;
+use secretwell_core::Error;
 
-const VECTORS: &str = include_str!("../../fixtures/authjs-vectors.json");
+use super::*;
+use crate::KeyRing;
+use crate::sessions::keys::Format;
+use crate::sessions::{Scheme, TokenError, text};
+
+const VECTORS: &str = include_str!("../../../fixtures/authjs-vectors.json");
 
 /// Further vectors for unusual errors in tokens.
-const FURTHER_VECTORS: &str = include_str!("../../fixtures/authjs-further-vectors.json");
+const FURTHER_VECTORS: &str = include_str!("../../../fixtures/authjs-further-vectors.json");
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

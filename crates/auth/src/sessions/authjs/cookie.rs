@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::keys::Format;
-use super::text::{percent_decode, percent_encode};
+use crate::sessions::Scheme;
+use crate::sessions::cookie::{is_secure, pairs};
+use crate::sessions::keys::Format;
+use crate::sessions::text::{percent_decode, percent_encode};
 
 /// Maximum length of a cookie's value, the same as in the packages, which reserve the rest of 4096 bytes
 /// for the name and the attributes.
@@ -16,18 +16,6 @@ const V5_CHUNK: usize = 3936;
 /// Maximum number of cookies of one session.
 const MAX_CHUNKS: usize = 100;
 
-/// The scheme of the application's public URL. It determines the names of the cookies and whether they
-/// are `Secure`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Scheme {
-    /// `https://`. The names begin with `__Secure-` or `__Host-`.
-    Https,
-    /// `http://`, for development on one machine.
-    Http,
-}
-
 /// The cookie of a session, with the name and format of the packages.
 ///
 /// A token that is too long for one cookie is split into several.
@@ -35,7 +23,8 @@ pub enum Scheme {
 /// ```
 /// use std::time::Duration;
 ///
-/// use secretwell::auth::authjs::{Scheme, SessionCookie};
+/// use secretwell::auth::sessions::authjs::SessionCookie;
+/// use secretwell::auth::sessions::Scheme;
 ///
 /// let cookie = SessionCookie::v5(Scheme::Https);
 /// assert_eq!(cookie.name(), "__Secure-authjs.session-token");
@@ -190,20 +179,6 @@ impl SessionCookie {
         let index: usize = digits.parse().ok()?;
         (index < MAX_CHUNKS && index.to_string() == digits).then_some(index)
     }
-}
-
-/// Returns the names and values in a `Cookie` header.
-pub(super) fn pairs(header: &str) -> impl Iterator<Item = (&str, &str)> {
-    let cookies = header.split(';');
-    cookies.filter_map(|cookie| {
-        let (name, value) = cookie.split_once('=')?;
-        Some((name.trim(), value.trim()))
-    })
-}
-
-/// Returns whether browsers accept a cookie of this name over HTTPS only.
-pub(super) fn is_secure(name: &str) -> bool {
-    name.starts_with("__Secure-") || name.starts_with("__Host-")
 }
 
 /// Returns the last character boundary at or before `max` bytes.

@@ -1,0 +1,122 @@
+//! The time claims of tokens, and random identifiers.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use super::error::TokenError;
+use crate::hex::hex;
+
+/// Accepted clock difference between the creator of a token and this host, in seconds.
+const CLOCK_TOLERANCE: f64 = 15.0;
+
+/// The time claims of a token, in seconds since 1970.
+#[derive(Default)]
+pub(super) struct TimeClaims {
+    issued_at: Option<TimeClaim>,
+    not_before: Option<TimeClaim>,
+    expires: Option<TimeClaim>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum TimeClaim {
+    Seconds(f64),
+    NotANumber(IgnoredAny),
+}
+
+impl TimeClaim {
+    fn seconds(self) -> Result<f64, TokenError> {
+        match self {
+            Self::Seconds(seconds) => Ok(seconds),
+            Self::NotANumber(_) => Err(TokenError::Malformed),
+        }
+    }
+}
+
+impl TimeClaims {
+    /// Checks that the token is valid at `now`, and returns its expiry.
+    ///
+    /// A token without `exp` is valid, as in the packages.
+    pub(super) fn check(&self, now: f64) -> Result<Option<SystemTime>, TokenError> {
+        let seconds = |time: Option<TimeClaim>| time.map(TimeClaim::seconds).transpose();
+        seconds(self.issued_at)?;
+        if seconds(self.not_before)?.is_some_and(|start| start > now + CLOCK_TOLERANCE) {
+            return Err(TokenError::Malformed);
+        }
+        match seconds(self.expires)? {
+            Some(end) if end <= now - CLOCK_TOLERANCE => Err(TokenError::Expired),
+            Some(end) => Ok(Duration::try_from_secs_f64(end)
+                .ok()
+                .and_then(|end| UNIX_EPOCH.checked_add(end))),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Implemented by hand, because a derived implementation rejects duplicate names. As in JavaScript, the
+/// last of them is used.
+impl<'de> Deserialize<'de> for TimeClaims {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(field_identifier, rename_all = "lowercase")]
+        enum Name {
+            Exp,
+            Iat,
+            Nbf,
+            Other(IgnoredAny),
+        }
+
+        struct ClaimsVisitor;
+
+        impl<'de> Visitor<'de> for ClaimsVisitor {
+            type Value = TimeClaims;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of claims")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<TimeClaims, M::Error> {
+                let mut times = TimeClaims::default();
+                while let Some(name) = map.next_key()? {
+                    match name {
+                        Name::Exp => times.expires = Some(map.next_value()?),
+                        Name::Nbf => times.not_before = Some(map.next_value()?),
+                        Name::Iat => times.issued_at = Some(map.next_value()?),
+                        Name::Other(_) => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(times)
+            }
+        }
+
+        deserializer.deserialize_map(ClaimsVisitor)
+    }
+}
+
+/// Returns the seconds since 1970 without their fraction, as the packages do.
+#[allow(clippy::cast_precision_loss)]
+pub(super) fn whole_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs() as f64
+}
+
+/// Returns a random UUID (version 4).
+pub(super) fn random_uuid() -> Result<String, TokenError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|_| TokenError::Malformed)?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex = hex(&bytes);
+    let parts = [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ];
+    Ok(parts.join("-"))
+}

@@ -1,0 +1,24 @@
+//! Sessions that a Rust service shares with a JavaScript application.
+//!
+//! | library of the application | module | feature |
+//! | --- | --- | --- |
+//! | Auth.js: next-auth 4, next-auth 5, `@auth/core` | [`authjs`] | `authjs` |
+//!
+//! Each module reads and writes the tokens and cookies of its library. What they share is in this module.
+
+#[cfg(feature = "authjs")]
+pub mod authjs;
+
+mod claims;
+mod cookie;
+mod error;
+mod jwe;
+mod keys;
+#[cfg(feature = "tower")]
+mod layer;
+mod text;
+
+pub use cookie::Scheme;
+pub use error::TokenError;
+#[cfg(feature = "tower")]
+pub use layer::{SessionLayer, SessionService};
