@@ -74,7 +74,10 @@ const OF_BODY: [HeaderName; 7] = [
 ///         .layer(map_rejections(response))
 /// }
 /// ```
-pub fn map_rejections<F>(map: F) -> RejectionLayer<F> {
+pub fn map_rejections<F, R>(map: F) -> RejectionLayer<F>
+where
+    F: Fn(&Rejection, &Parts) -> Response<R>,
+{
     RejectionLayer { map }
 }
 

@@ -336,3 +336,6 @@ impl<A, S> fmt::Debug for SessionService<A, S> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

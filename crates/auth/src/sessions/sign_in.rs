@@ -251,3 +251,98 @@ fn quality(headers: &HeaderMap, media_type: &str) -> f32 {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invalid_addresses_are_refused_with_the_field_and_the_next_step() {
+        let base = "https://api.example.test";
+        for (address, hint) in [
+            ("", "start it with `/`"),
+            ("signin", "start it with `/`"),
+            ("app.example.test/signin", "start it with `/`"),
+            ("//evil.example.test", "with one `/` for a path"),
+            ("/\\evil.example.test", "use `/`"),
+            ("/sign in", "percent-encode"),
+            ("/sign\r\nin", "percent-encode"),
+            ("/signin\u{0}", "percent-encode"),
+            ("/ängelholm", "percent-encode"),
+            ("/signin#top", "remove `#`"),
+            ("javascript:alert(1)", "start it with `/`"),
+            ("ftp://app.example.test/signin", "use `https://`"),
+            ("https://", "start it with `/`"),
+            (
+                "https://ada:password@app.example.test/",
+                "remove what precedes `@`",
+            ),
+            ("/signin?callbackUrl=/", "remove it from the query"),
+        ] {
+            for error in [SignIn::page(address), SignIn::at(address, base)] {
+                let error = error.expect_err(address);
+                assert_eq!(error.kind(), ErrorKind::Invalid, "{address}");
+                assert!(
+                    error.hint().unwrap_or_default().contains(hint),
+                    "{address}: {error}"
+                );
+                assert!(!error.to_string().contains("password"), "{error}");
+            }
+        }
+        for (base, problem) in [
+            ("", "is not a URL"),
+            ("/api", "is not absolute"),
+            ("api.example.test", "is relative"),
+            ("//api.example.test", "has a host without a scheme"),
+            ("https://api.example.test?x", "has a query"),
+            ("https://api.example.test#x", "has a fragment"),
+            ("wss://api.example.test", "has another scheme"),
+            ("https://a b", "has a space"),
+        ] {
+            let error = SignIn::at("/signin", base).expect_err(base);
+            let expected = format!("the public URL of this service {problem}");
+            assert!(error.to_string().contains(&expected), "{base}: {error}");
+        }
+        let error = SignIn::page("https://app.example.test/signin").unwrap_err();
+        assert!(
+            error.hint().unwrap_or_default().contains("SignIn::at"),
+            "{error}"
+        );
+        assert!(
+            SignIn::page("/signin")
+                .and_then(|page| page.with_parameter(""))
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn query_of_the_sign_in_page_and_the_name_of_the_parameter_are_kept() {
+        let page = Uri::from_static("/me?x=1");
+        for (address, parameter, expected) in [
+            ("/signin", "next", "/signin?next=%2Fme%3Fx%3D1"),
+            ("/signin?", "next", "/signin?next=%2Fme%3Fx%3D1"),
+            (
+                "/signin?a=b",
+                "return to",
+                "/signin?a=b&return%20to=%2Fme%3Fx%3D1",
+            ),
+            (
+                "/signin?nexts=b",
+                "next",
+                "/signin?nexts=b&next=%2Fme%3Fx%3D1",
+            ),
+        ] {
+            let sign_in = SignIn::page(address)
+                .unwrap()
+                .with_parameter(parameter)
+                .unwrap();
+            assert_eq!(sign_in.redirect_from(&page).unwrap(), expected);
+        }
+        assert!(
+            SignIn::page("/s?next=")
+                .unwrap()
+                .with_parameter("next")
+                .is_err()
+        );
+    }
+}
