@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::authjs::Sessions;
+use super::authjs::{SessionCookie, Sessions};
 use super::cookie::cookies;
 use super::text::percent_encode;
 use crate::LazyAuth;
@@ -94,7 +94,7 @@ impl SessionLayer {
         headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
         if let Some(remaining) = self.renew_when_remaining
             && let Some(sessions) = self.auth.peek()
-            && !sets_session(headers, sessions.cookie.name())
+            && !sets_session(headers, &sessions.cookie)
         {
             let renewed = sessions.renew(cookies, remaining).unwrap_or_default();
             let values = renewed.into_iter().map(HeaderValue::try_from);
@@ -108,9 +108,13 @@ impl SessionLayer {
 }
 
 /// Returns whether a response sets or clears the session cookie itself.
-fn sets_session(headers: &HeaderMap, name: &str) -> bool {
+fn sets_session(headers: &HeaderMap, cookie: &SessionCookie) -> bool {
     let mut set = headers.get_all(SET_COOKIE).iter();
-    set.any(|value| value.as_bytes().starts_with(name.as_bytes()))
+    set.any(|value| {
+        let name = value.as_bytes().split(|byte| *byte == b'=').next();
+        let name = name.and_then(|name| std::str::from_utf8(name).ok());
+        name.is_some_and(|name| cookie.owns(name))
+    })
 }
 
 /// Service that adds the headers of sessions to the responses of an inner service. Created by

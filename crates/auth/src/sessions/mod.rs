@@ -18,7 +18,7 @@ mod keys;
 mod layer;
 mod text;
 
-pub use cookie::Scheme;
+pub use cookie::{SameSite, Scheme};
 pub use error::TokenError;
 #[cfg(feature = "tower")]
 pub use layer::{SessionLayer, SessionService};
