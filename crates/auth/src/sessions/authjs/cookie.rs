@@ -218,7 +218,7 @@ impl SessionCookie {
 
     /// Returns whether a cookie of this name contains a session token or a chunk of it.
     #[cfg(feature = "tower")]
-    pub(in crate::sessions) fn owns(&self, name: &str) -> bool {
+    pub(super) fn is_session_cookie(&self, name: &str) -> bool {
         self.cookie.owns(name)
     }
 }
