@@ -21,7 +21,7 @@ mod layer;
 mod sign_in;
 mod text;
 
-pub use cookie::Scheme;
+pub use cookie::{SameSite, Scheme};
 pub use error::TokenError;
 pub use format::{HasSessions, SessionFormat};
 #[cfg(feature = "tower")]
