@@ -16,9 +16,10 @@ mod jwe;
 mod keys;
 #[cfg(feature = "tower")]
 mod layer;
+mod mismatch;
 mod text;
 
 pub use cookie::Scheme;
-pub use error::TokenError;
+pub use error::{ClaimsError, TokenError};
 #[cfg(feature = "tower")]
 pub use layer::{SessionLayer, SessionService};
