@@ -12,6 +12,7 @@ pub mod authjs;
 mod claims;
 mod cookie;
 mod error;
+mod format;
 mod jwe;
 mod keys;
 #[cfg(feature = "tower")]
@@ -20,5 +21,6 @@ mod text;
 
 pub use cookie::Scheme;
 pub use error::TokenError;
+pub use format::{HasSessions, SessionFormat};
 #[cfg(feature = "tower")]
 pub use layer::{SessionLayer, SessionService};

@@ -161,7 +161,12 @@ impl SessionCookie {
         header: Option<&'a str>,
     ) -> impl Iterator<Item = &'a str> {
         let names = pairs(header.unwrap_or_default()).map(|(name, _)| name);
-        names.filter(|name| *name == self.name || self.chunk_index(name).is_some())
+        names.filter(|name| self.is_session_cookie(name))
+    }
+
+    /// Returns whether a cookie of this name contains the session or a chunk of it.
+    pub(super) fn is_session_cookie(&self, name: &str) -> bool {
+        name == self.name || self.chunk_index(name).is_some()
     }
 
     fn header(&self, name: &str, value: &str, max_age: Duration) -> String {

@@ -1,68 +1,24 @@
 //! [`Sessions`]: the session cookie and the session token combined.
 
+#[cfg(feature = "tower")]
+use std::marker::PhantomData;
 use std::time::{Duration, SystemTime};
 
 use secretwell_core::Error;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Session, SessionCookie, SessionTokens};
+use super::SessionCookie;
+use super::session::{Session, SessionTokens, Sessions};
 use crate::KeyRing;
 use crate::sessions::TokenError;
 #[cfg(feature = "tower")]
 use crate::sessions::cookie::cookies;
+use crate::sessions::format::{HasSessions, Sealed, SessionFormat};
 use crate::sessions::keys::Format;
 
 /// Default lifetime of a session: 30 days, the default of the packages.
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-
-/// Reader and writer of the sessions of one Auth.js application.
-///
-/// A service that shares its login with a Next.js application lets a [`LazyAuth`](crate::LazyAuth)
-/// build this type.
-///
-/// With the feature `axum`, a handler takes `Auth<Session<User>>` as an argument. It takes
-/// `Option<Auth<Session<User>>>` if login is optional. A cookie that cannot be decoded counts as
-/// absent, and it is not cleared: it might be valid with another key ring.
-///
-/// ```
-/// use secretwell::auth::sessions::authjs::{SecretOrder, SessionCookie, Sessions};
-/// use secretwell::auth::sessions::Scheme;
-/// use secretwell::auth::{BuildContext, LazyAuth};
-/// use secretwell::{MemoryProvider, Resolver, SecretString};
-/// use serde::Deserialize;
-///
-/// #[derive(Deserialize)]
-/// #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-/// struct Secrets {
-///     auth_secret: SecretString,
-/// }
-///
-/// #[derive(Deserialize)]
-/// struct User {
-///     name: String,
-/// }
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let memory = MemoryProvider::from_iter([("AUTH_SECRET", "K7gNU3sdo+OL0wNhqoVWhr3g6s1xYv72ol/pe/Unols=")]);
-/// let auth = LazyAuth::new(Resolver::new(memory), |_: Secrets, cx: BuildContext| async move {
-///     Ok(Sessions::new(SessionCookie::v5(Scheme::Https), &SecretOrder::AuthCore.key_ring(&cx)?)?)
-/// });
-///
-/// let sessions = auth.get().await?;
-/// let set_cookie = sessions.start(&serde_json::json!({"name": "Ada"}), "")?;
-/// let cookies = set_cookie[0].split(';').next().unwrap_or_default();
-/// assert_eq!(sessions.find::<User>(cookies).unwrap().claims.name, "Ada");
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug)]
-pub struct Sessions {
-    pub(in crate::sessions) cookie: SessionCookie,
-    tokens: SessionTokens,
-    max_age: Duration,
-}
 
 impl Sessions {
     /// Creates a reader and writer of the sessions in `cookie`.
@@ -147,16 +103,45 @@ impl Sessions {
     }
 }
 
+impl HasSessions for Sessions {
+    type Sessions = Self;
+
+    fn sessions(&self) -> &Self {
+        self
+    }
+}
+
+impl Sealed for Sessions {}
+
+impl SessionFormat for Sessions {
+    fn renew(&self, cookies: &str, remaining: Duration) -> Result<Vec<String>, TokenError> {
+        self.renew(cookies, remaining)
+    }
+
+    fn is_session_cookie(&self, name: &str) -> bool {
+        self.cookie.is_session_cookie(name)
+    }
+}
+
 #[cfg(feature = "tower")]
-impl<C: DeserializeOwned + Send + 'static> crate::Principal for Session<C> {
-    type Authenticator = Sessions;
+impl<C, A> crate::Principal for Session<C, A>
+where
+    C: DeserializeOwned + Send + 'static,
+    A: HasSessions<Sessions = Sessions>,
+{
+    type Authenticator = A;
 
     async fn authenticate(
-        sessions: &Sessions,
+        auth: &A,
         request: &http::request::Parts,
     ) -> Result<Self, crate::Rejection> {
-        let session = sessions.find(&cookies(&request.headers));
-        session.ok_or_else(crate::Rejection::unauthorized)
+        let session: Option<Session<C>> = auth.sessions().find(&cookies(&request.headers));
+        let session = session.ok_or_else(crate::Rejection::unauthorized)?;
+        Ok(Self {
+            claims: session.claims,
+            expires: session.expires,
+            auth: PhantomData,
+        })
     }
 }
 
