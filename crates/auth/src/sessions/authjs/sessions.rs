@@ -27,7 +27,7 @@ impl Sessions {
     /// The cookie also selects the version of the token format.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn new(cookie: SessionCookie, secrets: &KeyRing) -> Result<Self, Error> {
         let tokens = match cookie.format() {
             Format::V4 => SessionTokens::v4(secrets),
@@ -196,8 +196,8 @@ mod tests {
 
     #[test]
     fn session_is_started_found_renewed_and_ended() {
-        let old = KeyRing::new("the old secret, thirty-two bytes or more");
-        let new = KeyRing::new("the new secret, thirty-two bytes or more");
+        let old = KeyRing::new("the old secret, thirty-two bytes or more").unwrap();
+        let new = KeyRing::new("the new secret, thirty-two bytes or more").unwrap();
         let both = KeyRing::merge([new.clone(), old.clone()]).unwrap();
         for ((before, during), after) in sessions(&old)
             .into_iter()
@@ -238,7 +238,7 @@ mod tests {
             #[expect(dead_code, reason = "only the type of the claim matters")]
             id: u32,
         }
-        let ring = KeyRing::new("a secret of thirty-two bytes or more");
+        let ring = KeyRing::new("a secret of thirty-two bytes or more").unwrap();
         for sessions in sessions(&ring) {
             let cookies = cookie_header(&sessions.start(&json!({"id": "none"}), "").unwrap());
             let error = sessions.find::<User>(&cookies).unwrap_err();
