@@ -99,7 +99,8 @@ mod revocation;
 mod ring;
 mod runtime;
 mod scrub;
-#[cfg(feature = "authjs")]
+mod secret_list;
+#[cfg(any(feature = "authjs", feature = "betterauth"))]
 pub mod sessions;
 mod shared;
 mod source;

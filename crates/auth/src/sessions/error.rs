@@ -17,4 +17,11 @@ pub enum TokenError {
     /// The `exp` time of the token has passed.
     #[error("the session token has expired")]
     Expired,
+    /// The cache has another version than the service expects. The application raises the version to end
+    /// all caches.
+    #[error("the session cache has another version")]
+    OtherVersion,
+    /// The cache belongs to another session than the token beside it.
+    #[error("the session cache belongs to another session token")]
+    OtherToken,
 }

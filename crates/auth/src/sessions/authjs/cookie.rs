@@ -126,7 +126,7 @@ impl SessionCookie {
         };
         let chunk = match self.format {
             Format::V4 => V4_CHUNK,
-            Format::V5 => V5_CHUNK,
+            Format::V5 | Format::BetterAuth => V5_CHUNK,
         };
         if token.len() <= chunk {
             write(self.name.clone(), token);

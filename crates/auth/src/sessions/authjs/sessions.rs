@@ -74,7 +74,7 @@ impl Sessions {
     pub fn new(cookie: SessionCookie, secrets: &KeyRing) -> Result<Self, Error> {
         let tokens = match cookie.format() {
             Format::V4 => SessionTokens::v4(secrets),
-            Format::V5 => SessionTokens::v5(cookie.name(), secrets),
+            Format::V5 | Format::BetterAuth => SessionTokens::v5(cookie.name(), secrets),
         }?;
         Ok(Self {
             cookie,
