@@ -24,4 +24,9 @@ pub enum TokenError {
     /// The cache belongs to another session than the token beside it.
     #[error("the session cache belongs to another session token")]
     OtherToken,
+    /// The session does not fit into its cookies, or servers would reject a request with these cookies.
+    #[error(
+        "the session is too large for its cookies; reduce the claims, or raise the maximum size of the cookie"
+    )]
+    TooLarge,
 }
