@@ -20,6 +20,8 @@ mod jwe;
 mod keys;
 #[cfg(feature = "tower")]
 mod layer;
+#[cfg(feature = "tower")]
+mod sign_in;
 mod text;
 
 pub use cookie::{SameSite, Scheme};
@@ -27,3 +29,5 @@ pub use error::TokenError;
 pub use format::{HasSessions, SessionFormat};
 #[cfg(feature = "tower")]
 pub use layer::{SessionLayer, SessionService};
+#[cfg(feature = "tower")]
+pub use sign_in::SignIn;

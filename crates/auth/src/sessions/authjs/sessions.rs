@@ -122,6 +122,10 @@ impl SessionFormat for Sessions {
     fn is_session_cookie(&self, name: &str) -> bool {
         self.cookie.is_session_cookie(name)
     }
+
+    fn accepts_bearer(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(feature = "tower")]
