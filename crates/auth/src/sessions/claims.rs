@@ -56,7 +56,7 @@ impl TimeClaims {
         let seconds = |time: Option<TimeClaim>| time.map(TimeClaim::seconds).transpose();
         seconds(self.issued_at)?;
         if seconds(self.not_before)?.is_some_and(|start| start > latest_start) {
-            return Err(TokenError::Malformed);
+            return Err(TokenError::NotYetValid);
         }
         match seconds(self.expires)? {
             Some(end) if is_expired(end) => Err(TokenError::Expired),

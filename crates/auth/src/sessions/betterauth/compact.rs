@@ -31,7 +31,7 @@ pub(super) fn open(
     let signature = signature.map_err(|_| TokenError::Malformed)?;
     let text = [parts.session, EXPIRES, parts.expires, b"}"];
     keys.verify(&text, &signature, accept)
-        .ok_or(TokenError::Forged)?;
+        .ok_or(TokenError::UnknownKey)?;
     let expires = std::str::from_utf8(parts.expires).ok();
     let expires = expires.and_then(|expires| expires.parse().ok());
     let expires = expires.ok_or(TokenError::Malformed)?;

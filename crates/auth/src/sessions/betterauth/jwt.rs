@@ -26,7 +26,7 @@ pub(super) fn open(
     let (header, claims) = (decode(header)?, Zeroizing::new(decode(claims)?));
     let signature = decode(signature)?;
     keys.verify(&[signed.as_bytes()], &signature, accept)
-        .ok_or(TokenError::Forged)?;
+        .ok_or(TokenError::UnknownKey)?;
     if header != HEADER.as_bytes() {
         let header: Map<String, Value> =
             serde_json::from_slice(&header).map_err(|_| TokenError::Malformed)?;

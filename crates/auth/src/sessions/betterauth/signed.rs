@@ -93,7 +93,7 @@ impl TokenSigner {
             .verify(&[token.as_bytes()], &signature, self.accept);
         Ok(VerifiedToken {
             token: token.to_owned(),
-            signer: signer.ok_or(TokenError::Forged)?,
+            signer: signer.ok_or(TokenError::UnknownKey)?,
         })
     }
 }
