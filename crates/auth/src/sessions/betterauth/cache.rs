@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 use zeroize::Zeroizing;
 
-use super::date::to_milliseconds;
+use super::date::{time_of_milliseconds, to_milliseconds};
 use super::mac::{Accept, MacKeys};
 use super::payload::{CachedSession, DEFAULT_VERSION, Payload, SessionRow};
-use super::{BetterAuthSecrets, VerifiedToken, compact, json, jwt};
+use super::secrets::BetterAuthSecrets;
+use super::signed::VerifiedToken;
+use super::{compact, json, jwt};
 use crate::sessions::TokenError;
 use crate::sessions::claims::{
     CLOCK_TOLERANCE, TimeClaims, random_uuid, system_time, whole_seconds,
@@ -256,6 +258,16 @@ impl SessionCache {
     ) -> Result<String, TokenError> {
         let now = SystemTime::now();
         let (payload, _) = self.open(cache, token, now)?;
+        self.seal_renewed(payload, max_age, now)
+    }
+
+    /// Creates a cache with the content of another one that ends after `max_age`.
+    pub(super) fn seal_renewed(
+        &self,
+        payload: Payload,
+        max_age: Duration,
+        now: SystemTime,
+    ) -> Result<String, TokenError> {
         self.seal(payload.renewed(&self.version, now), max_age, now)
     }
 
@@ -306,12 +318,6 @@ fn parse_claims(text: Zeroizing<Vec<u8>>) -> Result<(Map<String, Value>, TimeCla
 #[allow(clippy::cast_precision_loss)]
 fn milliseconds(time: SystemTime) -> f64 {
     to_milliseconds(time) as f64
-}
-
-/// Returns the time of a number of milliseconds since 1970.
-pub(super) fn time_of_milliseconds(milliseconds: f64) -> Option<SystemTime> {
-    let since = Duration::try_from_secs_f64(milliseconds).ok()? / 1000;
-    SystemTime::UNIX_EPOCH.checked_add(since)
 }
 
 /// Omits the keys.

@@ -101,6 +101,12 @@ pub(super) fn to_time(milliseconds: i64) -> Option<SystemTime> {
     }
 }
 
+/// Returns the time of a number of milliseconds since 1970 that can have a fraction.
+pub(super) fn time_of_milliseconds(milliseconds: f64) -> Option<SystemTime> {
+    let since = Duration::try_from_secs_f64(milliseconds).ok()? / 1000;
+    UNIX_EPOCH.checked_add(since)
+}
+
 /// Returns the whole milliseconds from 1970 to `time`, rounded down.
 pub(super) fn to_milliseconds(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {

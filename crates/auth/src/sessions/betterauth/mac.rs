@@ -5,7 +5,7 @@ use secretwell_core::{Error, ErrorKind, SecretValue};
 use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq};
 
-use super::BetterAuthSecrets;
+use super::secrets::BetterAuthSecrets;
 
 /// Length of a tag in bytes.
 pub(super) const TAG: usize = 32;

@@ -7,9 +7,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::VerifiedToken;
-use super::date::{format_date, parse_date, to_milliseconds, to_time};
+use super::date::{format_date, parse_date, time_of_milliseconds, to_milliseconds, to_time};
+use super::json::stringify;
+use super::signed::VerifiedToken;
 use crate::sessions::TokenError;
+use crate::sessions::mismatch::mismatch;
 
 /// The version of a cache if the application does not configure one.
 pub(super) const DEFAULT_VERSION: &str = "1";
@@ -165,7 +167,7 @@ impl Payload {
         if let Some(user_id) = session.get_mut("userId")
             && let Value::Number(number) = &user_id
         {
-            *user_id = Value::from(super::json::stringify(&Value::Number(number.clone())));
+            *user_id = Value::from(stringify(&Value::Number(number.clone())));
         }
         if let Some(Value::String(email)) = user.get_mut("email") {
             *email = email.to_lowercase();
@@ -219,6 +221,11 @@ impl Payload {
         Ok(())
     }
 
+    /// Returns the end of the session.
+    pub(super) fn session_expires(&self) -> Option<SystemTime> {
+        to_time(self.session_expires)
+    }
+
     /// Returns the content for a cache that is written at `now`.
     pub(super) fn renewed(mut self, version: &str, now: SystemTime) -> Self {
         #[allow(clippy::cast_precision_loss)]
@@ -243,11 +250,15 @@ impl Payload {
         self,
         cache_expires: SystemTime,
     ) -> Result<CachedSession<U>, TokenError> {
-        let cached_at = super::cache::time_of_milliseconds(self.updated_at);
+        let cached_at = time_of_milliseconds(self.updated_at);
+        let user = Value::Object(self.user);
         Ok(CachedSession {
             session: SessionRow::from_json(self.session).ok_or(TokenError::Malformed)?,
-            user: serde_json::from_value(Value::Object(self.user))
-                .map_err(|_| TokenError::Malformed)?,
+            user: U::deserialize(&user).map_err(|_| {
+                let mut error = mismatch::<U>(&user.to_string());
+                error.field = error.field.map(|field| format!("user.{field}"));
+                TokenError::Claims(error)
+            })?,
             cached_at: cached_at.ok_or(TokenError::Malformed)?,
             cache_expires,
         })

@@ -6,8 +6,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secretwell_core::Error;
 
-use super::BetterAuthSecrets;
 use super::mac::{Accept, MacKeys, Signer};
+use super::secrets::BetterAuthSecrets;
 use crate::sessions::TokenError;
 
 /// Number of characters of a signature in base64, which ends with one padding character.

@@ -11,9 +11,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::*;
-use crate::sessions::TokenError;
 use crate::sessions::keys::Format;
 use crate::sessions::text::{decode_json, percent_decode};
+use crate::sessions::{SameSite, Scheme, TokenError};
 
 const VECTORS: &str = include_str!("../../../fixtures/betterauth-vectors.json");
 const KINDS: [&str; 6] = [
@@ -52,6 +52,17 @@ struct Vector {
     cookies: Value,
     #[serde(default)]
     cookie_name: String,
+    /// The `Cookie` header of a request.
+    #[serde(default)]
+    header: Option<String>,
+    #[serde(default)]
+    database: String,
+    #[serde(default)]
+    secure: bool,
+    #[serde(default)]
+    cookie_prefix: String,
+    #[serde(default)]
+    node_env: String,
     #[serde(default)]
     session_token: String,
     #[serde(default)]
@@ -282,17 +293,151 @@ fn secrets_are_read_as_by_the_package() {
 #[test]
 fn session_token_is_verified_as_by_the_package() {
     check_all("session-token", |vector| {
-        let Some(token) = &vector.token else {
-            return (String::new(), true);
-        };
         let signer = TokenSigner::new(&vector.secrets().unwrap()).unwrap();
-        match signer.verify(&percent_decode(token)) {
-            Ok(token) => {
+        let cookies = SessionCookies::new(Scheme::Http);
+        // The name can have a prefix.
+        let cookies = cookies
+            .with_name(CookieKey::SessionToken, &vector.cookie_name)
+            .unwrap();
+        let header = match (&vector.header, &vector.token) {
+            (Some(header), _) => header.clone(),
+            (None, token) => format!("{}={}", vector.cookie_name, token.as_deref().unwrap()),
+        };
+        let text = cookies.candidates(CookieKey::SessionToken, &header).next();
+        match text.as_deref().map(|text| signer.verify(text)) {
+            Some(Ok(token)) => {
                 let is_same = vector.decoded.as_str() == Some(token.expose());
                 ("a token".to_owned(), vector.accepts(&["ok"]) && is_same)
             }
-            Err(TokenError::Malformed) => ("null".to_owned(), vector.accepts(&["null"])),
-            Err(_) => ("false".to_owned(), vector.accepts(&["false"])),
+            None | Some(Err(TokenError::Malformed)) => {
+                ("null".to_owned(), vector.accepts(&["null"]))
+            }
+            Some(Err(_)) => ("false".to_owned(), vector.accepts(&["false"])),
         }
+    });
+}
+
+#[test]
+fn requests_are_answered_as_by_the_package() {
+    check_all("request", |vector| {
+        let scheme = match vector.secure {
+            true => Scheme::Https,
+            false => Scheme::Http,
+        };
+        let prefix = match vector.cookie_prefix.as_str() {
+            "" => "better-auth",
+            prefix => prefix,
+        };
+        let cookies = SessionCookies::with_prefix(scheme, prefix).unwrap();
+        let strategy = vector.strategy.unwrap();
+        let sessions = Sessions::with_cache(cookies, &vector.secrets().unwrap(), strategy);
+        let mut sessions = sessions.unwrap();
+        if let Some(version) = &vector.cache_version {
+            sessions = sessions.cache_version(version);
+        }
+        let header = vector.header.as_deref().unwrap_or_default();
+        let found = sessions.find_at::<Value>(header, vector.now()).unwrap();
+        let user = |user: &Value| json::stringify(user);
+        if let Some(found) = found {
+            let is_same = vector.decoded.get("user").map(user) == Some(user(&found.user));
+            return ("a session".to_owned(), vector.accepts(&["ok"]) && is_same);
+        }
+        // The application finds the token in its database, and so does the service.
+        let token = sessions.token(header);
+        let expected = vector
+            .decoded
+            .pointer("/session/token")
+            .and_then(Value::as_str);
+        let is_looked_up = vector.database != "empty"
+            && token.is_some_and(|token| Some(token.expose()) == expected);
+        let passed = match is_looked_up {
+            true => vector.accepts(&["ok"]),
+            false => vector.accepts(&["null"]),
+        };
+        (format!("no session, looked up: {is_looked_up}"), passed)
+    });
+}
+
+#[test]
+fn cookies_have_the_names_and_attributes_of_the_package() {
+    check_all("cookie-names", |vector| {
+        let advanced = |name: &str| vector.options.pointer(&format!("/advanced/{name}"));
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+        let base = text(vector.options.get("baseURL"));
+        let is_secure = match (advanced("useSecureCookies"), &base) {
+            (Some(secure), _) => secure.as_bool().unwrap(),
+            (None, Some(base)) => base.starts_with("https://"),
+            (None, None) => vector.node_env == "production",
+        };
+        let scheme = match is_secure {
+            true => Scheme::Https,
+            false => Scheme::Http,
+        };
+        let prefix = text(advanced("cookiePrefix"));
+        let prefix = prefix.as_deref().unwrap_or("better-auth");
+        let mut cookies = SessionCookies::with_prefix(scheme, prefix).unwrap();
+        let is_shared = advanced("crossSubDomainCookies/enabled") == Some(&Value::Bool(true));
+        if is_shared {
+            let domain = text(advanced("crossSubDomainCookies/domain")).unwrap_or_else(|| {
+                let host = base.as_deref().unwrap().split('/').nth(2).unwrap();
+                host.split(':').next().unwrap().to_owned()
+            });
+            cookies = cookies.domain(&domain).unwrap();
+        }
+        let same_site = |value: &str| match value {
+            "strict" => SameSite::Strict,
+            "none" => SameSite::None,
+            _ => SameSite::Lax,
+        };
+        if let Some(value) = text(advanced("defaultCookieAttributes/sameSite")) {
+            cookies = cookies.same_site(same_site(&value)).unwrap();
+        }
+        if advanced("defaultCookieAttributes/partitioned") == Some(&Value::Bool(true)) {
+            cookies = cookies.partitioned().unwrap();
+        }
+        if let Some(path) = text(advanced("defaultCookieAttributes/path")) {
+            cookies = cookies.path(&path).unwrap();
+        }
+        let keys = [
+            (CookieKey::SessionToken, "session_token", "sessionToken"),
+            (CookieKey::SessionData, "session_data", "sessionData"),
+            (
+                CookieKey::DontRemember,
+                "dont_remember",
+                "dontRememberToken",
+            ),
+        ];
+        let mut differences = Vec::new();
+        for (key, name, expected) in keys {
+            if let Some(name) = text(advanced(&format!("cookies/{name}/name"))) {
+                cookies = cookies.with_name(key, &name).unwrap();
+            }
+            let same_site_of = advanced(&format!("cookies/{name}/attributes/sameSite"));
+            if let Some(value) = text(same_site_of) {
+                cookies = cookies.same_site_of(key, same_site(&value)).unwrap();
+            }
+            let expected = &vector.cookies[expected];
+            let attribute = |name: &str| expected["attributes"].get(name);
+            let mut header = format!("{}=v", expected["name"].as_str().unwrap());
+            if let Some(domain) = text(attribute("domain")) {
+                header += &format!("; Domain={}", domain.trim_start_matches('.'));
+            }
+            header += &format!("; Path={}", attribute("path").unwrap().as_str().unwrap());
+            let same_site = text(attribute("sameSite")).unwrap();
+            let (first, rest) = same_site.split_at(1);
+            header += &format!("; HttpOnly; SameSite={}{rest}", first.to_uppercase());
+            if attribute("secure") == Some(&Value::Bool(true)) {
+                header += "; Secure";
+            }
+            if attribute("partitioned") == Some(&Value::Bool(true)) {
+                header += "; Partitioned";
+            }
+            let set = cookies.set(key, "v", None, "").unwrap();
+            if set != [header.clone()] {
+                differences.push(format!("{set:?} instead of {header}"));
+            }
+        }
+        let passed = vector.accepts(&["ok"]) && differences.is_empty();
+        (differences.join(", "), passed)
     });
 }
