@@ -9,6 +9,8 @@ use serde::de::DeserializeOwned;
 use super::{Session, SessionCookie, SessionTokens};
 use crate::KeyRing;
 #[cfg(feature = "tower")]
+use crate::Rejection;
+#[cfg(feature = "tower")]
 use crate::sessions::cookie::cookies;
 use crate::sessions::error::{Rejected, first_valid};
 use crate::sessions::keys::Format;
@@ -105,20 +107,20 @@ impl Sessions {
     ) -> Result<Option<Session<C>>, ClaimsError> {
         match self.read(cookies) {
             Ok(session) => Ok(session),
-            Err(rejected) => {
-                let error = rejected.error;
-                tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session cookie was rejected");
-                match error {
-                    TokenError::Claims(error) => Err(error),
-                    _ => Ok(None),
-                }
-            }
+            Err(rejected) => match rejected.error {
+                TokenError::Claims(error) => Err(error),
+                _ => Ok(None),
+            },
         }
     }
 
     /// Returns the session in a `Cookie` header, or `None` if the header has no session cookie.
     fn read<C: DeserializeOwned>(&self, cookies: &str) -> Result<Option<Session<C>>, Rejected> {
-        first_valid(self.cookie.find(cookies), |token| self.tokens.decode(token))
+        let session = first_valid(self.cookie.find(cookies), |token| self.tokens.decode(token));
+        session.inspect_err(|rejected| {
+            let error = &rejected.error;
+            tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session cookie was rejected");
+        })
     }
 
     /// Returns the `Set-Cookie` headers that start a session with `claims`.
@@ -171,11 +173,16 @@ impl<C: DeserializeOwned + Send + 'static> crate::Principal for Session<C> {
     async fn authenticate(
         sessions: &Sessions,
         request: &http::request::Parts,
-    ) -> Result<Self, crate::Rejection> {
-        match sessions.find(&cookies(&request.headers)) {
+    ) -> Result<Self, Rejection> {
+        match sessions.read(&cookies(&request.headers)) {
             Ok(Some(session)) => Ok(session),
-            Ok(None) => Err(crate::Rejection::unauthorized()),
-            Err(_) => Err(crate::Rejection::misconfigured()),
+            Ok(None) => Err(Rejection::unauthorized()),
+            Err(rejected) => Err(match rejected.error {
+                TokenError::Claims(_) => Rejection::misconfigured(),
+                // The application might have a new secret.
+                TokenError::UnknownKey => Rejection::unknown_key(),
+                _ => Rejection::unauthorized(),
+            }),
         }
     }
 }
