@@ -96,6 +96,7 @@ mod progress;
 mod pulse;
 mod reader;
 mod rebuilder;
+mod refresh;
 #[cfg(feature = "tower")]
 mod rejection;
 mod revocation;

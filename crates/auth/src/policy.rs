@@ -16,14 +16,16 @@ use crate::strength::{Assessment, Refused, Suspicion, Weakness, assess};
 /// The list of secrets of Better Auth.
 const LIST: &str = "BETTER_AUTH_SECRETS";
 
-/// The names of the secrets that Auth.js, NextAuth and Better Auth sign and encrypt with, and of the
-/// previous secret of Better Auth.
-const PRESET: [&str; 7] = [
+/// The names of the secrets that Auth.js, NextAuth and Better Auth sign and encrypt with, and of their
+/// previous secrets.
+const PRESET: [&str; 9] = [
     "AUTH_SECRET",
+    "AUTH_SECRET_PREVIOUS",
     "AUTH_SECRET_1",
     "AUTH_SECRET_2",
     "AUTH_SECRET_3",
     "NEXTAUTH_SECRET",
+    "NEXTAUTH_SECRET_PREVIOUS",
     "BETTER_AUTH_SECRET",
     "BETTER_AUTH_SECRET_PREVIOUS",
 ];
@@ -56,7 +58,8 @@ pub enum SecretPolicy {
 
 impl SecretPolicy {
     /// Returns the default policy of `key`: `SigningKey` for the names of Auth.js, NextAuth and Better
-    /// Auth (`AUTH_SECRET`, `AUTH_SECRET_1` to `AUTH_SECRET_3`, `NEXTAUTH_SECRET`, `BETTER_AUTH_SECRET` and
+    /// Auth (`AUTH_SECRET`, `AUTH_SECRET_1` to `AUTH_SECRET_3`, `NEXTAUTH_SECRET` and `BETTER_AUTH_SECRET`) and
+    /// of their previous secrets (`AUTH_SECRET_PREVIOUS`, `NEXTAUTH_SECRET_PREVIOUS` and
     /// `BETTER_AUTH_SECRET_PREVIOUS`), `SigningKeyList` for `BETTER_AUTH_SECRETS`, and `Unchecked` for other
     /// names.
     pub fn of_key(key: &SecretKey) -> Self {

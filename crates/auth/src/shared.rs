@@ -17,6 +17,7 @@ use crate::mode::Mode;
 use crate::panics::catch;
 use crate::policy::{Policies, SecretPolicy, is_secret};
 use crate::progress::Progress;
+use crate::refresh::Refreshes;
 use crate::ring::Timing;
 use crate::source::{Results, Source};
 use crate::spec::{BuildSpec, Checks, keys};
@@ -47,6 +48,7 @@ pub(crate) struct Shared<A> {
     pub(crate) progress: watch::Sender<Progress>,
     /// Number of calls of [`LazyAuth::rebuild`](crate::LazyAuth::rebuild).
     pub(crate) requested_rebuilds: AtomicU64,
+    pub(crate) refreshes: Refreshes,
     memory: Mutex<Memory>,
     task: Mutex<Task>,
 }
@@ -180,6 +182,7 @@ impl<A> Shared<A> {
             current: Current::default(),
             progress: watch::channel(Progress::idle()).0,
             requested_rebuilds: AtomicU64::new(0),
+            refreshes: Refreshes::default(),
             memory: Mutex::default(),
             task: Mutex::default(),
         }

@@ -131,7 +131,7 @@ fn read_token(
             sessions.log_rejected(CookieKey::SessionToken, &error);
             Err(match error {
                 // The application might have a new secret.
-                TokenError::UnknownKey => Rejection::unauthorized(),
+                TokenError::UnknownKey => Rejection::unknown_key(),
                 _ => Rejection::unauthorized(),
             })
         }

@@ -71,8 +71,9 @@ pub struct BetterAuthSecrets {
 }
 
 impl BetterAuthSecrets {
-    /// The keys of the secrets, for [`LazyAuthBuilder::signing`](crate::LazyAuthBuilder::signing).
-    pub const KEYS: [&'static str; 4] = [LIST, SECRET, SHARED_SECRET, PREVIOUS];
+    /// The keys of the secrets that the package reads, for
+    /// [`LazyAuthBuilder::signing`](crate::LazyAuthBuilder::signing).
+    pub const KEYS: [&'static str; 3] = [LIST, SECRET, SHARED_SECRET];
 
     /// Creates a ring of one secret without a version.
     ///
@@ -150,14 +151,19 @@ impl BetterAuthSecrets {
     /// - [`ErrorKind::Invalid`] if a secret is weak, or as in [`from_list`](Self::from_list)
     pub fn from_context(context: &BuildContext) -> Result<Self, Error> {
         // All of them are signing secrets, also while another one has precedence.
-        let rings: HashMap<&str, KeyRing> = Self::KEYS
-            .into_iter()
-            .filter_map(|name| Some((name, context.key_ring(name).ok()?)))
-            .collect();
+        let mut rings: HashMap<&str, KeyRing> = HashMap::new();
+        for name in Self::KEYS {
+            match context.key_ring(name) {
+                Ok(ring) => drop(rings.insert(name, ring)),
+                Err(absent) if absent.is_not_found() => {}
+                Err(unusable) => return Err(unusable),
+            }
+        }
+        let previous = context.stored_previous(PREVIOUS)?;
         let single = [SECRET, SHARED_SECRET]
             .into_iter()
             .find_map(|name| Some((name, rings.get(name)?)));
-        let mut secrets = match (rings.get(LIST), single) {
+        let secrets = match (rings.get(LIST), single) {
             (Some(lists), None) => Self::from_lists(lists)?,
             (Some(lists), Some((name, legacy))) => {
                 check(name, "the legacy secret", legacy.primary().expose_bytes())?;
@@ -175,11 +181,7 @@ impl BetterAuthSecrets {
                 .with_hint("add a field for `BETTER_AUTH_SECRET` or `BETTER_AUTH_SECRETS` to the struct of secrets, and check that the source has a value"));
             }
         };
-        if let Some(previous) = rings.get(PREVIOUS) {
-            secrets = secrets.with_previous(previous.newest().clone())?;
-            secrets.add_previous_of(previous);
-        }
-        Ok(secrets)
+        previous.into_iter().try_fold(secrets, Self::with_previous)
     }
 
     fn from_ring(name: &str, ring: &KeyRing) -> Result<Self, Error> {

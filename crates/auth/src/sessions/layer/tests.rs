@@ -46,7 +46,7 @@ impl HasSessions for Staff {
 
 fn cookie(name: &str) -> Sessions {
     let cookie = SessionCookie::v5(Scheme::Http).with_name(name).unwrap();
-    Sessions::new(cookie, &KeyRing::new(SECRET)).unwrap()
+    Sessions::new(cookie, &KeyRing::new(SECRET).unwrap()).unwrap()
 }
 
 fn sessions() -> Sessions {
