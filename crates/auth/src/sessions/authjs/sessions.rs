@@ -38,7 +38,7 @@ impl Sessions {
     pub fn new(cookie: SessionCookie, secrets: &KeyRing) -> Result<Self, Error> {
         let (tokens, csrf_cookie) = match cookie.format() {
             Format::V4 => (SessionTokens::v4(secrets)?, CsrfCookie::v4(cookie.scheme())),
-            Format::V5 => (
+            Format::V5 | Format::BetterAuth => (
                 SessionTokens::v5(cookie.name(), secrets)?,
                 CsrfCookie::v5(cookie.scheme()),
             ),
