@@ -59,6 +59,7 @@
 //! | wait for the first build | [`LazyAuth::ready`] |
 //! | authenticate in an axum handler | `Auth<T>` and `LazyAuth::provide`, feature `axum` |
 //! | reject requests before the handler | `LazyAuth::require`, feature `tower` |
+//! | respond to rejected requests in an own format | `map_rejections`, feature `tower` |
 //! | sign and verify during a rotation | [`BuildContext::key_ring`], [`LazyAuthBuilder::signing`] |
 //! | revoke secrets after a leak | [`LazyAuth::revoke_previous`], [`LazyAuthBuilder::revocation_key`] |
 //! | observe the state | [`LazyAuth::state`], [`LazyAuth::watch_state`] |
@@ -83,6 +84,8 @@ mod history;
 mod history_reads;
 mod key_ring;
 mod lazy;
+#[cfg(feature = "tower")]
+mod map_rejections;
 mod mode;
 mod panics;
 mod policy;
@@ -100,6 +103,8 @@ mod revocation;
 mod ring;
 mod runtime;
 mod scrub;
+#[cfg(feature = "tower")]
+mod session_use;
 #[cfg(feature = "authjs")]
 pub mod sessions;
 mod shared;
@@ -115,6 +120,8 @@ pub use config::LazyAuthBuilder;
 pub use context::{BuildContext, BuildError};
 pub use key_ring::KeyRing;
 pub use lazy::{Get, LazyAuth};
+#[cfg(feature = "tower")]
+pub use map_rejections::{RejectionLayer, RejectionService, map_rejections};
 pub use mode::Mode;
 pub use policy::SecretPolicy;
 pub use preflight::{Check, PreflightOptions, PreflightReport, Status};
@@ -154,6 +161,8 @@ const _: () = {
         assert_send_sync::<ProvideLayer<()>>();
         assert_send_sync::<ProvideService<(), ()>>();
         assert_send_sync::<Rejection>();
+        assert_send_sync::<RejectionLayer<()>>();
+        assert_send_sync::<RejectionService<(), ()>>();
         assert_send_sync::<RequireLayer<(), ()>>();
         assert_send_sync::<RequireService<(), (), ()>>();
     }
@@ -165,7 +174,8 @@ const _: () = {
     }
     #[cfg(all(feature = "authjs", feature = "tower"))]
     {
-        assert_send_sync::<sessions::SessionLayer>();
-        assert_send_sync::<sessions::SessionService<()>>();
+        assert_send_sync::<sessions::SessionLayer<()>>();
+        assert_send_sync::<sessions::SessionService<(), ()>>();
+        assert_send_sync::<sessions::SignIn>();
     }
 };

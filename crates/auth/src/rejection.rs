@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::NotReady;
@@ -14,11 +14,12 @@ use crate::NotReady;
 /// The body is a short JSON object that depends on the status only. It contains no reason; the
 /// reason is in the log. A handler that returns `Result<_, Rejection>` can use `?` on the result of
 /// [`LazyAuth::get`](crate::LazyAuth::get).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     status: StatusCode,
     retry_after: Option<u64>,
     cause: Cause,
+    challenge: Option<HeaderValue>,
 }
 
 /// Why a request is rejected, for the code that authenticates it. It is not part of the response.
@@ -30,13 +31,22 @@ enum Cause {
     UnknownKey(Option<Arc<dyn Fn() + Send + Sync>>),
 }
 
+/// The challenge of [`Rejection::unauthorized`].
+///
+/// HTTP requires one in each 401. Browsers ignore this scheme, so they show no dialog.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Session");
+
 impl Rejection {
     /// Creates the response 401, for a client without valid credentials.
+    ///
+    /// Its header `WWW-Authenticate` is `Session`, unless
+    /// [`with_challenge`](Self::with_challenge) sets another one.
     pub fn unauthorized() -> Self {
         Self {
             status: StatusCode::UNAUTHORIZED,
             retry_after: None,
             cause: Cause::default(),
+            challenge: Some(CHALLENGE),
         }
     }
 
@@ -104,6 +114,7 @@ impl Rejection {
             status: StatusCode::SERVICE_UNAVAILABLE,
             retry_after: Some(retry_after.as_secs().saturating_add(started_second)),
             cause: Cause::default(),
+            challenge: None,
         }
     }
 
@@ -113,7 +124,26 @@ impl Rejection {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             retry_after: None,
             cause: Cause::default(),
+            challenge: None,
         }
+    }
+
+    /// Sets the header `WWW-Authenticate`: the scheme that clients use for their credentials.
+    ///
+    /// Browsers show a dialog for the schemes `Basic`, `Digest` and `Negotiate`.
+    ///
+    /// ```
+    /// use http::HeaderValue;
+    /// use secretwell::auth::Rejection;
+    ///
+    /// let bearer = HeaderValue::from_static(r#"Bearer realm="api""#);
+    /// let response = Rejection::unauthorized().with_challenge(bearer).into_http::<String>();
+    /// assert_eq!(response.headers()["www-authenticate"], r#"Bearer realm="api""#);
+    /// ```
+    #[must_use]
+    pub fn with_challenge(mut self, challenge: HeaderValue) -> Self {
+        self.challenge = Some(challenge);
+        self
     }
 
     /// Returns the status of the response.
@@ -147,19 +177,22 @@ impl Rejection {
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if let Some(challenge) = &self.challenge {
+            headers.insert(WWW_AUTHENTICATE, challenge.clone());
+        }
         response.extensions_mut().insert(self);
         response
     }
 }
 
-/// Two rejections are equal if their responses are.
-impl PartialEq for Rejection {
-    fn eq(&self, other: &Self) -> bool {
-        (self.status, self.retry_after) == (other.status, other.retry_after)
+/// The cause is not part of the response, so it does not distinguish rejections.
+impl PartialEq for Cause {
+    fn eq(&self, _: &Self) -> bool {
+        true
     }
 }
 
-impl Eq for Rejection {}
+impl Eq for Cause {}
 
 impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

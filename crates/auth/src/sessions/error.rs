@@ -21,6 +21,11 @@ pub enum TokenError {
     /// The `exp` time of the token has passed.
     #[error("the session token has expired")]
     Expired,
+    /// The session does not fit into its cookies, or servers would reject a request with these cookies.
+    #[error(
+        "the session is too large for its cookies; reduce the claims, or raise the maximum size of the cookie"
+    )]
+    TooLarge,
     /// The `nbf` time of the token is in the future.
     #[error("the session token is not valid yet")]
     NotYetValid,
@@ -35,7 +40,9 @@ impl TokenError {
         match self {
             Self::Claims(_) => 2,
             Self::UnknownKey => 1,
-            Self::Malformed | Self::Forged | Self::Expired | Self::NotYetValid => 0,
+            Self::Malformed | Self::Forged | Self::Expired | Self::NotYetValid | Self::TooLarge => {
+                0
+            }
         }
     }
 }

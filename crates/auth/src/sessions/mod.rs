@@ -12,14 +12,20 @@ pub mod authjs;
 mod claims;
 mod cookie;
 mod error;
+mod format;
 mod jwe;
 mod keys;
 #[cfg(feature = "tower")]
 mod layer;
 mod mismatch;
+#[cfg(feature = "tower")]
+mod sign_in;
 mod text;
 
-pub use cookie::Scheme;
+pub use cookie::{SameSite, Scheme};
 pub use error::{ClaimsError, TokenError};
+pub use format::{HasSessions, SessionFormat};
 #[cfg(feature = "tower")]
 pub use layer::{SessionLayer, SessionService};
+#[cfg(feature = "tower")]
+pub use sign_in::SignIn;
