@@ -43,7 +43,7 @@ impl Keys {
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] if the lengths of the keys are not supported, which does not happen.
-    fn derive(secret: &SecretValue, format: Format, salt: &str) -> Result<Self, Error> {
+    pub(super) fn derive(secret: &SecretValue, format: Format, salt: &str) -> Result<Self, Error> {
         let info = match (format, salt) {
             (Format::V4, "") => "NextAuth.js Generated Encryption Key".to_owned(),
             (Format::V4, salt) => format!("NextAuth.js Generated Encryption Key ({salt})"),

@@ -11,6 +11,7 @@ pub mod authjs;
 
 mod claims;
 mod cookie;
+mod diagnosis;
 mod error;
 mod format;
 mod jwe;

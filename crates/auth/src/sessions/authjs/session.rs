@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::SessionCookie;
+use super::diagnosis::Diagnosis;
 use crate::sessions::keys::{Format, Keys};
 
 /// The decoded content of a session token.
@@ -77,6 +79,8 @@ pub struct Sessions {
     pub(super) cookie: SessionCookie,
     pub(super) tokens: SessionTokens,
     pub(super) max_age: Duration,
+    /// Shared with the rejections of requests, which might outlive this build.
+    pub(super) diagnosis: Arc<Diagnosis>,
 }
 
 // `A` is not a value, so it needs no bound.

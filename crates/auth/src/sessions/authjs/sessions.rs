@@ -2,6 +2,7 @@
 
 #[cfg(feature = "tower")]
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use secretwell_core::Error;
@@ -9,7 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::SessionCookie;
+use super::diagnosis::Diagnosis;
 use super::session::{Session, SessionTokens, Sessions};
+use super::tokens::Decoded;
 use crate::KeyRing;
 #[cfg(feature = "tower")]
 use crate::Rejection;
@@ -31,11 +34,13 @@ impl Sessions {
     /// # Errors
     /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn new(cookie: SessionCookie, secrets: &KeyRing) -> Result<Self, Error> {
-        let tokens = match cookie.format() {
-            Format::V4 => SessionTokens::v4(secrets),
-            Format::V5 => SessionTokens::v5(cookie.name(), secrets),
-        }?;
+        let (tokens, salt) = match cookie.format() {
+            Format::V4 => (SessionTokens::v4(secrets), ""),
+            Format::V5 => (SessionTokens::v5(cookie.name(), secrets), cookie.name()),
+        };
+        let (tokens, diagnosis) = (tokens?, Diagnosis::new(&cookie, salt, secrets));
         Ok(Self {
+            diagnosis: Arc::new(diagnosis),
             cookie,
             tokens,
             max_age: DEFAULT_MAX_AGE,
@@ -51,7 +56,8 @@ impl Sessions {
 
     /// Returns the session in a `Cookie` header, or `None` if the header has no valid session.
     ///
-    /// The reason for rejecting a session cookie is logged at the level `debug`.
+    /// The reason for rejecting a session cookie is logged at the level `debug`. If it might be a wrong
+    /// set-up, a warning explains it, at most once in 5 minutes for each kind.
     ///
     /// # Errors
     /// Returns [`ClaimsError`] if the session is valid, but its claims do not deserialize into `C`. The user
@@ -60,21 +66,39 @@ impl Sessions {
         &self,
         cookies: &str,
     ) -> Result<Option<Session<C>>, ClaimsError> {
-        match self.read(cookies) {
-            Ok(session) => Ok(session),
-            Err(rejected) => match rejected.error {
+        self.find_or_rejected(cookies).or_else(|rejected| {
+            self.diagnosis.rejected::<C>(&rejected, cookies);
+            match rejected.error {
                 TokenError::Claims(error) => Err(error),
                 _ => Ok(None),
-            },
-        }
+            }
+        })
     }
 
-    /// Returns the session in a `Cookie` header, or `None` if the header has no session cookie.
-    fn read<C: DeserializeOwned>(&self, cookies: &str) -> Result<Option<Session<C>>, Rejected> {
-        let session = first_valid(self.cookie.candidates(cookies), |token| {
-            self.tokens.decode(token)
+    /// Returns the session in a `Cookie` header, or `None` if the header has no session cookie. The caller
+    /// must report a rejection to the diagnosis.
+    fn find_or_rejected<C: DeserializeOwned>(
+        &self,
+        cookies: &str,
+    ) -> Result<Option<Session<C>>, Rejected> {
+        let Some(decoded) = self.read(cookies)? else {
+            self.diagnosis.absent(cookies);
+            return Ok(None);
+        };
+        self.diagnosis.warnings.accepted();
+        if decoded.is_from_future {
+            self.diagnosis.warnings.clock();
+        }
+        Ok(Some(decoded.session))
+    }
+
+    /// Decodes the token in a `Cookie` header. Returns `None` if the header has no session cookie.
+    fn read<C: DeserializeOwned>(&self, cookies: &str) -> Result<Option<Decoded<C>>, Rejected> {
+        let now = SystemTime::now();
+        let decoded = first_valid(self.cookie.candidates(cookies), |token| {
+            self.tokens.decode_with_clock(token, now)
         });
-        session.inspect_err(|rejected| {
+        decoded.inspect_err(|rejected| {
             let error = &rejected.error;
             tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session cookie was rejected");
         })
@@ -104,10 +128,12 @@ impl Sessions {
     /// # Errors
     /// The same as [`start`](Self::start).
     pub fn renew(&self, cookies: &str, remaining: Duration) -> Result<Vec<String>, TokenError> {
-        let session = self.read::<serde_json::Map<String, serde_json::Value>>(cookies);
+        // The claims of any session fit into an object.
+        let decoded = self.read::<serde_json::Map<String, serde_json::Value>>(cookies);
+        let session = decoded.ok().flatten().map(|decoded| decoded.session);
         let threshold = SystemTime::now().checked_add(remaining);
         match session {
-            Ok(Some(session))
+            Some(session)
                 if session
                     .expires
                     .is_some_and(|end| threshold.is_none_or(|threshold| end < threshold)) =>
@@ -157,19 +183,27 @@ where
     type Authenticator = A;
 
     async fn authenticate(auth: &A, request: &http::request::Parts) -> Result<Self, Rejection> {
-        match auth.sessions().read::<C>(&cookies(&request.headers)) {
+        let (sessions, cookies) = (auth.sessions(), cookies(&request.headers));
+        match sessions.find_or_rejected::<C>(&cookies) {
             Ok(Some(session)) => Ok(Self {
                 claims: session.claims,
                 expires: session.expires,
                 auth: PhantomData,
             }),
             Ok(None) => Err(Rejection::unauthorized()),
-            Err(rejected) => Err(match rejected.error {
-                TokenError::Claims(_) => Rejection::misconfigured(),
-                // The application might have a new secret.
-                TokenError::UnknownKey => Rejection::unknown_key(),
-                _ => Rejection::unauthorized(),
-            }),
+            // The application might have a new secret, so a warning is due only if a refresh does not help.
+            Err(rejected) if rejected.error == TokenError::UnknownKey => {
+                let diagnosis = sessions.diagnosis.clone();
+                let report = move || diagnosis.rejected::<C>(&rejected, &cookies);
+                Err(Rejection::unknown_key_with(report))
+            }
+            Err(rejected) => {
+                sessions.diagnosis.rejected::<C>(&rejected, &cookies);
+                Err(match rejected.error {
+                    TokenError::Claims(_) => Rejection::misconfigured(),
+                    _ => Rejection::unauthorized(),
+                })
+            }
         }
     }
 }
