@@ -14,12 +14,12 @@ use crate::NotReady;
 /// The body is a short JSON object that depends on the status only. It contains no reason; the
 /// reason is in the log. A handler that returns `Result<_, Rejection>` can use `?` on the result of
 /// [`LazyAuth::get`](crate::LazyAuth::get).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Rejection {
     status: StatusCode,
     retry_after: Option<u64>,
-    cause: Cause,
     challenge: Option<HeaderValue>,
+    cause: Cause,
 }
 
 /// Why a request is rejected, for the code that authenticates it. It is not part of the response.
@@ -45,8 +45,8 @@ impl Rejection {
         Self {
             status: StatusCode::UNAUTHORIZED,
             retry_after: None,
-            cause: Cause::default(),
             challenge: Some(CHALLENGE),
+            cause: Cause::default(),
         }
     }
 
@@ -113,8 +113,8 @@ impl Rejection {
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
             retry_after: Some(retry_after.as_secs().saturating_add(started_second)),
-            cause: Cause::default(),
             challenge: None,
+            cause: Cause::default(),
         }
     }
 
@@ -123,8 +123,8 @@ impl Rejection {
         Self {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             retry_after: None,
-            cause: Cause::default(),
             challenge: None,
+            cause: Cause::default(),
         }
     }
 
@@ -185,14 +185,15 @@ impl Rejection {
     }
 }
 
-/// The cause is not part of the response, so it does not distinguish rejections.
-impl PartialEq for Cause {
-    fn eq(&self, _: &Self) -> bool {
-        true
+/// Two rejections are equal if their responses are.
+impl PartialEq for Rejection {
+    fn eq(&self, other: &Self) -> bool {
+        (self.status, self.retry_after, &self.challenge)
+            == (other.status, other.retry_after, &other.challenge)
     }
 }
 
-impl Eq for Cause {}
+impl Eq for Rejection {}
 
 impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
