@@ -14,6 +14,8 @@ mod secrets;
 mod sessions;
 mod signed;
 #[cfg(test)]
+mod tests;
+#[cfg(test)]
 mod vectors;
 
 pub use cache::{CacheStrategy, SessionCache};
