@@ -11,6 +11,8 @@ mod payload;
 #[cfg(feature = "tower")]
 mod principal;
 mod secrets;
+#[cfg(test)]
+mod session_tests;
 mod sessions;
 mod signed;
 #[cfg(test)]
