@@ -173,7 +173,14 @@ const _: () = {
         assert_send_sync::<sessions::authjs::Sessions>();
         assert_send_sync::<sessions::authjs::SessionTokens>();
     }
-    #[cfg(all(feature = "authjs", feature = "tower"))]
+    #[cfg(feature = "betterauth")]
+    {
+        assert_send_sync::<sessions::betterauth::BetterAuthSecrets>();
+        assert_send_sync::<sessions::betterauth::SessionCache>();
+        assert_send_sync::<sessions::betterauth::Sessions>();
+        assert_send_sync::<sessions::betterauth::TokenSigner>();
+    }
+    #[cfg(all(any(feature = "authjs", feature = "betterauth"), feature = "tower"))]
     {
         assert_send_sync::<sessions::SessionLayer<()>>();
         assert_send_sync::<sessions::SessionService<(), ()>>();
