@@ -19,6 +19,7 @@
 //! | `values` | values of files, documents and variables to the letter, and the strength of secrets |
 //! | `transport` | connections that become silent, proxies and plain HTTP |
 //! | `restart` | a process that starts during a rotation, with a real OpenBao and Infisical |
+//! | `previous` | a process that starts during a rotation, with files and environment variables |
 //! | `sessions` | sessions that are shared with Auth.js, in a whole service |
 //! | `web` | layers and extractors: who is let in, and what happens without a build, a layer or a working principal |
 //! | `reporting` | errors, states and reports as text, fields and JSON |
@@ -55,6 +56,7 @@ mod model;
 mod notify;
 mod outages;
 mod packaging;
+mod previous;
 mod process;
 mod ready;
 mod reporting;
