@@ -4,6 +4,7 @@ use std::sync::Once;
 
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
+use http::StatusCode;
 use http::request::Parts;
 
 use crate::lazy::LazyAuth;
@@ -29,7 +30,7 @@ impl<T: Principal, S: Sync> OptionalFromRequestParts<S> for Auth<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Self>, Rejection> {
         match <Self as FromRequestParts<S>>::from_request_parts(parts, state).await {
             Ok(auth) => Ok(Some(auth)),
-            Err(rejection) if rejection == Rejection::unauthorized() => Ok(None),
+            Err(rejection) if rejection.status() == StatusCode::UNAUTHORIZED => Ok(None),
             Err(rejection) => Err(rejection),
         }
     }

@@ -59,6 +59,7 @@
 //! | wait for the first build | [`LazyAuth::ready`] |
 //! | authenticate in an axum handler | `Auth<T>` and `LazyAuth::provide`, feature `axum` |
 //! | reject requests before the handler | `LazyAuth::require`, feature `tower` |
+//! | respond to rejected requests in an own format | `map_rejections`, feature `tower` |
 //! | sign and verify during a rotation | [`BuildContext::key_ring`], [`LazyAuthBuilder::signing`] |
 //! | revoke secrets after a leak | [`LazyAuth::revoke_previous`], [`LazyAuthBuilder::revocation_key`] |
 //! | observe the state | [`LazyAuth::state`], [`LazyAuth::watch_state`] |
@@ -83,6 +84,8 @@ mod history;
 mod history_reads;
 mod key_ring;
 mod lazy;
+#[cfg(feature = "tower")]
+mod map_rejections;
 mod mode;
 mod panics;
 mod policy;
@@ -93,13 +96,17 @@ mod progress;
 mod pulse;
 mod reader;
 mod rebuilder;
+mod refresh;
 #[cfg(feature = "tower")]
 mod rejection;
 mod revocation;
 mod ring;
 mod runtime;
 mod scrub;
-#[cfg(feature = "authjs")]
+mod secret_list;
+#[cfg(feature = "tower")]
+mod session_use;
+#[cfg(any(feature = "authjs", feature = "betterauth"))]
 pub mod sessions;
 mod shared;
 mod source;
@@ -114,6 +121,8 @@ pub use config::LazyAuthBuilder;
 pub use context::{BuildContext, BuildError};
 pub use key_ring::KeyRing;
 pub use lazy::{Get, LazyAuth};
+#[cfg(feature = "tower")]
+pub use map_rejections::{RejectionLayer, RejectionService, map_rejections};
 pub use mode::Mode;
 pub use policy::SecretPolicy;
 pub use preflight::{Check, PreflightOptions, PreflightReport, Status};
@@ -153,6 +162,8 @@ const _: () = {
         assert_send_sync::<ProvideLayer<()>>();
         assert_send_sync::<ProvideService<(), ()>>();
         assert_send_sync::<Rejection>();
+        assert_send_sync::<RejectionLayer<()>>();
+        assert_send_sync::<RejectionService<(), ()>>();
         assert_send_sync::<RequireLayer<(), ()>>();
         assert_send_sync::<RequireService<(), (), ()>>();
     }
@@ -164,7 +175,8 @@ const _: () = {
     }
     #[cfg(all(feature = "authjs", feature = "tower"))]
     {
-        assert_send_sync::<sessions::SessionLayer>();
-        assert_send_sync::<sessions::SessionService<()>>();
+        assert_send_sync::<sessions::SessionLayer<()>>();
+        assert_send_sync::<sessions::SessionService<(), ()>>();
+        assert_send_sync::<sessions::SignIn>();
     }
 };

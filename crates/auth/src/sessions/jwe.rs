@@ -1,7 +1,7 @@
-//! Compact JWE with a shared key, in the two formats of Auth.js.
+//! Compact JWE with a shared key, in the two formats of Auth.js and the one of Better Auth.
 //!
 //! A general JWE library accepts more algorithms from a token's header than is safe, so this module
-//! supports these two formats only. Errors distinguish the same cases as the packages do.
+//! supports these formats only. Errors distinguish the same cases as the packages do.
 
 use aes::cipher::block_padding::Pkcs7;
 use aes::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
@@ -54,6 +54,8 @@ struct Header<'a> {
     encryption: Encryption,
     /// The keys that might have created the token.
     candidates: Vec<&'a Keys>,
+    /// Whether the token names the key that has created it.
+    names_key: bool,
     /// The fields of the header. `None` if the header is the same as in new tokens.
     fields: Option<Map<String, Value>>,
     is_canonical: bool,
@@ -74,8 +76,9 @@ thread_local! {
 /// Decrypts a token.
 ///
 /// # Errors
-/// Returns [`TokenError::Malformed`] if `token` is not in this format, and [`TokenError::Forged`] if
-/// no key matches.
+/// - [`TokenError::Malformed`] if `token` is not in this format
+/// - [`TokenError::Forged`] if it names one of `keys`, which does not verify it
+/// - [`TokenError::UnknownKey`] if it names another key, or if it names none and no key verifies it
 pub(super) fn decrypt(token: &str, keys: &[Keys], format: Format) -> Result<Decrypted, TokenError> {
     if token.len() > MAX_TOKEN {
         return Err(TokenError::Malformed);
@@ -83,11 +86,15 @@ pub(super) fn decrypt(token: &str, keys: &[Keys], format: Format) -> Result<Decr
     let parts = Parts::parse(token, format)?;
     let header = Header::parse(parts.header, keys, format)?;
     if header.candidates.is_empty() {
-        return Err(TokenError::Forged);
+        return Err(TokenError::UnknownKey);
     }
     if !parts.have_valid_lengths(header.encryption, format) {
         return Err(TokenError::Malformed);
     }
+    let unverified = match header.names_key {
+        true => TokenError::Forged,
+        false => TokenError::UnknownKey,
+    };
     let text = header
         .candidates
         .into_iter()
@@ -95,7 +102,7 @@ pub(super) fn decrypt(token: &str, keys: &[Keys], format: Format) -> Result<Decr
             Encryption::Cbc => decrypt_cbc(&parts, keys),
             Encryption::Gcm => decrypt_gcm(&parts, &keys.gcm),
         });
-    let text = text.ok_or(TokenError::Forged)?;
+    let text = text.ok_or(unverified)?;
     // A revoked token with a second valid encoding would pass a denylist of token strings.
     if !(parts.is_canonical && header.is_canonical) {
         return Err(TokenError::Malformed);
@@ -114,6 +121,8 @@ impl<'a> Header<'a> {
             return Ok(Self {
                 encryption: Encryption::of_new_tokens(format),
                 candidates: known,
+                // New tokens of version 4 have no `kid`.
+                names_key: format != Format::V4,
                 fields: None,
                 is_canonical: true,
             });
@@ -127,13 +136,13 @@ impl<'a> Header<'a> {
             return Err(TokenError::Malformed);
         }
         let encryption = match (text("enc"), format) {
-            (Some("A256CBC-HS512"), Format::V5) => Encryption::Cbc,
-            (Some("A256GCM"), _) => Encryption::Gcm,
+            (Some("A256CBC-HS512"), Format::V5 | Format::BetterAuth) => Encryption::Cbc,
+            (Some("A256GCM"), Format::V4 | Format::V5) => Encryption::Gcm,
             _ => return Err(TokenError::Malformed),
         };
         let candidates = match (fields.get("kid"), format) {
-            (_, Format::V4) => keys.iter().collect(),
-            (Some(id), Format::V5) => keys
+            (_, Format::V4) | (None, Format::BetterAuth) => keys.iter().collect(),
+            (Some(id), Format::V5 | Format::BetterAuth) => keys
                 .iter()
                 .filter(|keys| match encryption {
                     Encryption::Cbc => *id == keys.cbc_id,
@@ -147,6 +156,7 @@ impl<'a> Header<'a> {
         Ok(Self {
             encryption,
             candidates,
+            names_key: format != Format::V4 && fields.contains_key("kid"),
             fields: Some(fields),
             is_canonical,
         })
@@ -157,7 +167,7 @@ impl Encryption {
     fn of_new_tokens(format: Format) -> Self {
         match format {
             Format::V4 => Self::Gcm,
-            Format::V5 => Self::Cbc,
+            Format::V5 | Format::BetterAuth => Self::Cbc,
         }
     }
 }
@@ -227,14 +237,14 @@ fn decode_part(part: &str, format: Format) -> Result<(Vec<u8>, bool), TokenError
             })
             .collect(),
         // `atob` accepts white space, and padding of the correct length.
-        Format::V5 => part
+        Format::V5 | Format::BetterAuth => part
             .bytes()
             .filter(|byte| !byte.is_ascii_whitespace())
             .collect(),
     };
     match (format, text.len() % 4) {
         (Format::V4, 1) => drop(text.pop()),
-        (Format::V5, 0) => {
+        (Format::V5 | Format::BetterAuth, 0) => {
             for _ in 0..2 {
                 text.pop_if(|last| *last == b'=');
             }
@@ -307,7 +317,7 @@ pub(super) fn encrypt(text: &[u8], keys: &Keys, format: Format) -> Result<String
                 .map_err(|_| failed())?;
             (iv, text, tag.to_vec())
         }
-        Format::V5 => {
+        Format::V5 | Format::BetterAuth => {
             let cipher = cbc::Encryptor::<aes::Aes256>::new_from_slices(&*keys.cbc_cipher, &random)
                 .map_err(|_| failed())?;
             let text = cipher.encrypt_padded_vec::<Pkcs7>(text);

@@ -17,7 +17,7 @@
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let ring = KeyRing::new("a secret of thirty-two bytes or more");
+//! let ring = KeyRing::new("a secret of thirty-two bytes or more")?;
 //! let tokens = SessionTokens::v5("authjs.session-token", &ring)?;
 //! let ada = User { name: "Ada".into() };
 //! let token = tokens.encode(&ada, Duration::from_secs(30 * 24 * 60 * 60))?;
@@ -43,6 +43,7 @@
 mod cookie;
 mod csrf;
 mod order;
+mod session;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -53,5 +54,4 @@ mod vectors;
 pub use cookie::SessionCookie;
 pub use csrf::{Csrf, CsrfCookie, CsrfTokens};
 pub use order::SecretOrder;
-pub use sessions::Sessions;
-pub use tokens::{Session, SessionTokens};
+pub use session::{Session, SessionTokens, Sessions};

@@ -1,68 +1,27 @@
 //! [`Sessions`]: the session cookie and the session token combined.
 
+#[cfg(feature = "tower")]
+use std::marker::PhantomData;
 use std::time::{Duration, SystemTime};
 
 use secretwell_core::Error;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Session, SessionCookie, SessionTokens};
+use super::SessionCookie;
+use super::session::{Session, SessionTokens, Sessions};
 use crate::KeyRing;
-use crate::sessions::TokenError;
+#[cfg(feature = "tower")]
+use crate::Rejection;
 #[cfg(feature = "tower")]
 use crate::sessions::cookie::cookies;
+use crate::sessions::error::{Rejected, first_valid};
+use crate::sessions::format::{HasSessions, Sealed, SessionFormat};
 use crate::sessions::keys::Format;
+use crate::sessions::{ClaimsError, TokenError};
 
 /// Default lifetime of a session: 30 days, the default of the packages.
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-
-/// Reader and writer of the sessions of one Auth.js application.
-///
-/// A service that shares its login with a Next.js application lets a [`LazyAuth`](crate::LazyAuth)
-/// build this type.
-///
-/// With the feature `axum`, a handler takes `Auth<Session<User>>` as an argument. It takes
-/// `Option<Auth<Session<User>>>` if login is optional. A cookie that cannot be decoded counts as
-/// absent, and it is not cleared: it might be valid with another key ring.
-///
-/// ```
-/// use secretwell::auth::sessions::authjs::{SecretOrder, SessionCookie, Sessions};
-/// use secretwell::auth::sessions::Scheme;
-/// use secretwell::auth::{BuildContext, LazyAuth};
-/// use secretwell::{MemoryProvider, Resolver, SecretString};
-/// use serde::Deserialize;
-///
-/// #[derive(Deserialize)]
-/// #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-/// struct Secrets {
-///     auth_secret: SecretString,
-/// }
-///
-/// #[derive(Deserialize)]
-/// struct User {
-///     name: String,
-/// }
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let memory = MemoryProvider::from_iter([("AUTH_SECRET", "K7gNU3sdo+OL0wNhqoVWhr3g6s1xYv72ol/pe/Unols=")]);
-/// let auth = LazyAuth::new(Resolver::new(memory), |_: Secrets, cx: BuildContext| async move {
-///     Ok(Sessions::new(SessionCookie::v5(Scheme::Https), &SecretOrder::AuthCore.key_ring(&cx)?)?)
-/// });
-///
-/// let sessions = auth.get().await?;
-/// let set_cookie = sessions.start(&serde_json::json!({"name": "Ada"}), "")?;
-/// let cookies = set_cookie[0].split(';').next().unwrap_or_default();
-/// assert_eq!(sessions.find::<User>(cookies).unwrap().claims.name, "Ada");
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug)]
-pub struct Sessions {
-    pub(in crate::sessions) cookie: SessionCookie,
-    tokens: SessionTokens,
-    max_age: Duration,
-}
 
 impl Sessions {
     /// Creates a reader and writer of the sessions in `cookie`.
@@ -70,11 +29,11 @@ impl Sessions {
     /// The cookie also selects the version of the token format.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn new(cookie: SessionCookie, secrets: &KeyRing) -> Result<Self, Error> {
         let tokens = match cookie.format() {
             Format::V4 => SessionTokens::v4(secrets),
-            Format::V5 => SessionTokens::v5(cookie.name(), secrets),
+            Format::V5 | Format::BetterAuth => SessionTokens::v5(cookie.name(), secrets),
         }?;
         Ok(Self {
             cookie,
@@ -93,15 +52,31 @@ impl Sessions {
     /// Returns the session in a `Cookie` header, or `None` if the header has no valid session.
     ///
     /// The reason for rejecting a session cookie is logged at the level `debug`.
-    pub fn find<C: DeserializeOwned>(&self, cookies: &str) -> Option<Session<C>> {
-        let token = self.cookie.find(cookies)?;
-        match self.tokens.decode(&token) {
-            Ok(session) => Some(session),
-            Err(error) => {
-                tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session cookie was rejected");
-                None
-            }
+    ///
+    /// # Errors
+    /// Returns [`ClaimsError`] if the session is valid, but its claims do not deserialize into `C`. The user
+    /// is logged in, so this must not be treated like a missing session.
+    pub fn find<C: DeserializeOwned>(
+        &self,
+        cookies: &str,
+    ) -> Result<Option<Session<C>>, ClaimsError> {
+        match self.read(cookies) {
+            Ok(session) => Ok(session),
+            Err(rejected) => match rejected.error {
+                TokenError::Claims(error) => Err(error),
+                _ => Ok(None),
+            },
         }
+    }
+
+    /// Returns the session in a `Cookie` header, or `None` if the header has no session cookie.
+    fn read<C: DeserializeOwned>(&self, cookies: &str) -> Result<Option<Session<C>>, Rejected> {
+        let tokens = self.cookie.candidates(cookies);
+        let session = first_valid(tokens, |token| self.tokens.decode(token));
+        session.inspect_err(|rejected| {
+            let error = &rejected.error;
+            tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session cookie was rejected");
+        })
     }
 
     /// Returns the `Set-Cookie` headers that start a session with `claims`.
@@ -111,10 +86,11 @@ impl Sessions {
     ///
     /// # Errors
     /// Returns [`TokenError::Malformed`] if the claims are not an object, or if the system's random
-    /// number generator fails.
+    /// number generator fails. Returns [`TokenError::TooLarge`] if the claims are too large for
+    /// cookies; see [`SessionCookie::max_size`].
     pub fn start(&self, claims: &impl Serialize, cookies: &str) -> Result<Vec<String>, TokenError> {
         let token = self.tokens.encode(claims, self.max_age)?;
-        Ok(self.cookie.set(&token, self.max_age, Some(cookies)))
+        self.cookie.set(&token, self.max_age, cookies)
     }
 
     /// Returns the `Set-Cookie` headers that renew the session in a `Cookie` header, if it expires
@@ -127,10 +103,10 @@ impl Sessions {
     /// # Errors
     /// The same as [`start`](Self::start).
     pub fn renew(&self, cookies: &str, remaining: Duration) -> Result<Vec<String>, TokenError> {
-        let session = self.find::<serde_json::Map<String, serde_json::Value>>(cookies);
+        let session = self.read::<serde_json::Map<String, serde_json::Value>>(cookies);
         let threshold = SystemTime::now().checked_add(remaining);
         match session {
-            Some(session)
+            Ok(Some(session))
                 if session
                     .expires
                     .is_some_and(|end| threshold.is_none_or(|threshold| end < threshold)) =>
@@ -147,16 +123,53 @@ impl Sessions {
     }
 }
 
-#[cfg(feature = "tower")]
-impl<C: DeserializeOwned + Send + 'static> crate::Principal for Session<C> {
-    type Authenticator = Sessions;
+impl HasSessions for Sessions {
+    type Sessions = Self;
 
-    async fn authenticate(
-        sessions: &Sessions,
-        request: &http::request::Parts,
-    ) -> Result<Self, crate::Rejection> {
-        let session = sessions.find(&cookies(&request.headers));
-        session.ok_or_else(crate::Rejection::unauthorized)
+    fn sessions(&self) -> &Self {
+        self
+    }
+}
+
+impl Sealed for Sessions {}
+
+impl SessionFormat for Sessions {
+    fn renew(&self, cookies: &str, remaining: Duration) -> Result<Vec<String>, TokenError> {
+        self.renew(cookies, remaining)
+    }
+
+    fn is_session_cookie(&self, name: &str) -> bool {
+        self.cookie.is_session_cookie(name)
+    }
+
+    fn accepts_bearer(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(feature = "tower")]
+impl<C, A> crate::Principal for Session<C, A>
+where
+    C: DeserializeOwned + Send + 'static,
+    A: HasSessions<Sessions = Sessions>,
+{
+    type Authenticator = A;
+
+    async fn authenticate(auth: &A, request: &http::request::Parts) -> Result<Self, Rejection> {
+        match auth.sessions().read::<C>(&cookies(&request.headers)) {
+            Ok(Some(session)) => Ok(Self {
+                claims: session.claims,
+                expires: session.expires,
+                auth: PhantomData,
+            }),
+            Ok(None) => Err(Rejection::unauthorized()),
+            Err(rejected) => Err(match rejected.error {
+                TokenError::Claims(_) => Rejection::misconfigured(),
+                // The application might have a new secret.
+                TokenError::UnknownKey => Rejection::unknown_key(),
+                _ => Rejection::unauthorized(),
+            }),
+        }
     }
 }
 
@@ -186,21 +199,18 @@ mod tests {
 
     #[test]
     fn session_is_started_found_renewed_and_ended() {
-        let old = KeyRing::new("the old secret, thirty-two bytes or more");
-        let new = KeyRing::new("the new secret, thirty-two bytes or more");
+        let old = KeyRing::new("the old secret, thirty-two bytes or more").unwrap();
+        let new = KeyRing::new("the new secret, thirty-two bytes or more").unwrap();
         let both = KeyRing::merge([new.clone(), old.clone()]).unwrap();
         for ((before, during), after) in sessions(&old)
             .into_iter()
             .zip(sessions(&both))
             .zip(sessions(&new))
         {
-            let claims = json!({"name": "Ada", "long": "x".repeat(10_000)});
+            let claims = json!({"name": "Ada", "long": "x".repeat(8_000)});
             let cookies = cookie_header(&before.start(&claims, "").unwrap());
-            assert_eq!(
-                during.find::<Value>(&cookies).unwrap().claims["name"],
-                "Ada"
-            );
-            assert!(after.find::<Value>(&cookies).is_none());
+            assert_eq!(found::<Value>(&during, &cookies).claims["name"], "Ada");
+            assert!(after.find::<Value>(&cookies).unwrap().is_none());
             assert!(during.renew(&cookies, HOUR / 2).unwrap().is_empty());
             assert!(
                 after.renew(&cookies, HOUR * 2).unwrap().is_empty(),
@@ -209,26 +219,38 @@ mod tests {
 
             let renewed = cookie_header(&during.renew(&cookies, HOUR * 2).unwrap());
             assert_eq!(
-                after.find::<Value>(&renewed).unwrap().claims["long"],
+                found::<Value>(&after, &renewed).claims["long"],
                 claims["long"]
             );
             let ended = after.end(&renewed);
             assert!(
-                ended.len() == 4 && cookie_header(&ended).is_empty(),
+                ended.len() == 3 && cookie_header(&ended).is_empty(),
                 "{ended:?}"
             );
         }
     }
 
+    fn found<C: DeserializeOwned>(sessions: &Sessions, cookies: &str) -> Session<C> {
+        sessions.find(cookies).unwrap().unwrap()
+    }
+
     #[test]
-    fn claims_of_another_type_are_rejected() {
-        #[derive(serde::Deserialize)]
+    fn claims_of_another_type_are_an_error_and_the_session_is_renewed_and_ended() {
+        #[derive(Debug, serde::Deserialize)]
         struct User {
             #[expect(dead_code, reason = "only the type of the claim matters")]
             id: u32,
         }
-        let [sessions, _] = sessions(&KeyRing::new("a secret of thirty-two bytes or more"));
-        let cookies = cookie_header(&sessions.start(&json!({"id": "none"}), "").unwrap());
-        assert!(sessions.find::<User>(&cookies).is_none());
+        let ring = KeyRing::new("a secret of thirty-two bytes or more").unwrap();
+        for sessions in sessions(&ring) {
+            let cookies = cookie_header(&sessions.start(&json!({"id": "none"}), "").unwrap());
+            let error = sessions.find::<User>(&cookies).unwrap_err();
+            assert_eq!(error.field.as_deref(), Some("id"));
+            assert_eq!(error.problem, "expected u32, found a string");
+
+            let renewed = cookie_header(&sessions.renew(&cookies, HOUR * 2).unwrap());
+            assert_eq!(found::<Value>(&sessions, &renewed).claims["id"], "none");
+            assert!(sessions.end(&renewed)[0].contains("Max-Age=0"));
+        }
     }
 }

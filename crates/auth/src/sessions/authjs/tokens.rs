@@ -1,6 +1,7 @@
 //! [`SessionTokens`]: encodes and decodes the tokens of one cookie.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use secretwell_core::Error;
@@ -9,31 +10,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 use zeroize::Zeroizing;
 
+use super::session::{Session, SessionTokens};
 use crate::KeyRing;
 use crate::sessions::TokenError;
 use crate::sessions::claims::{TimeClaims, random_uuid, whole_seconds};
 use crate::sessions::jwe;
 use crate::sessions::keys::{Format, Keys};
+use crate::sessions::mismatch::mismatch;
 use crate::sessions::text;
-
-/// The decoded content of a session token.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Session<C> {
-    /// The claims of the token, deserialized from its JSON object.
-    pub claims: C,
-    /// The end of the session.
-    ///
-    /// `None` if the token has no `exp` claim, or if [`SystemTime`] cannot represent that time.
-    pub expires: Option<SystemTime>,
-}
-
-/// Encoder and decoder for the tokens of one cookie, with the secrets of one [`KeyRing`].
-pub struct SessionTokens {
-    format: Format,
-    /// The first entry encrypts; all entries decrypt.
-    keys: Vec<Keys>,
-}
 
 impl SessionTokens {
     /// Creates the tokens of `@auth/core` and next-auth 5.
@@ -42,7 +26,7 @@ impl SessionTokens {
     /// cookie has it.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn v5(cookie_name: &str, secrets: &KeyRing) -> Result<Self, Error> {
         Self::new(Format::V5, cookie_name, secrets)
     }
@@ -50,7 +34,7 @@ impl SessionTokens {
     /// Creates the session tokens of next-auth 4.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn v4(secrets: &KeyRing) -> Result<Self, Error> {
         Self::new(Format::V4, "", secrets)
     }
@@ -61,7 +45,7 @@ impl SessionTokens {
     /// The encryption key depends on the name of the cookie, as in version 5.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn v4_with_cookie_name(cookie_name: &str, secrets: &KeyRing) -> Result<Self, Error> {
         Self::new(Format::V4, cookie_name, secrets)
     }
@@ -77,10 +61,12 @@ impl SessionTokens {
     /// tolerance of 15 seconds.
     ///
     /// # Errors
-    /// - [`TokenError::Malformed`] if `token` is not a session token, its claims do not deserialize
-    ///   into `C`, or its `nbf` time is in the future
-    /// - [`TokenError::Forged`] if it matches no secret of the key ring
+    /// - [`TokenError::Malformed`] if `token` is not a session token
+    /// - [`TokenError::UnknownKey`] if no secret of the key ring created it
+    /// - [`TokenError::Forged`] if it was modified
     /// - [`TokenError::Expired`] if its `exp` time has passed
+    /// - [`TokenError::NotYetValid`] if its `nbf` time is in the future
+    /// - [`TokenError::Claims`] if it is valid and its claims do not deserialize into `C`
     pub fn decode<C: DeserializeOwned>(&self, token: &str) -> Result<Session<C>, TokenError> {
         self.decode_at(token, SystemTime::now())
     }
@@ -103,8 +89,15 @@ impl SessionTokens {
         {
             return Err(TokenError::Malformed);
         }
-        let claims = serde_json::from_str(&text).map_err(|_| TokenError::Malformed)?;
-        Ok(Session { claims, expires })
+        let claims = serde_json::from_str(&text).map_err(|error| match error.is_data() {
+            true => TokenError::Claims(mismatch::<C>(&text)),
+            false => TokenError::Malformed,
+        })?;
+        Ok(Session {
+            claims,
+            expires,
+            auth: PhantomData,
+        })
     }
 
     /// Creates a token with `claims` that expires after `max_age`.
