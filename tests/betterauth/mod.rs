@@ -2,8 +2,10 @@
 //! sessions.
 
 mod guide;
+mod jwks;
 mod late_secret;
 mod rotation;
+mod tokens;
 
 /// A secret of an application.
 const FIRST: &str = "the first secret: 0123456789 abcdefghijklm";

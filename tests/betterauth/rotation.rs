@@ -1,7 +1,15 @@
 //! Rotations of an application that uses the programs of the guide.
 
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
+use secretwell::auth::sessions::Scheme;
+use secretwell::auth::sessions::betterauth::{
+    BetterAuthSecrets, Remember, SessionCookies, SessionRow, Sessions,
+};
+use secretwell::auth::{BuildContext, BuildError, LazyAuth};
+use secretwell::{MemoryProvider, Resolver, SecretString};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::guide::{Project, Server, until};
@@ -348,4 +356,120 @@ async fn no_request_fails_during_a_rotation() {
     for secret in [FIRST, SECOND, UNKNOWN] {
         assert!(!log.contains(secret), "{log}");
     }
+}
+
+/// Secrets of a service beside the application.
+#[derive(Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+struct Secrets {
+    #[expect(dead_code, reason = "the build uses its key ring")]
+    better_auth_secrets: SecretString,
+}
+
+/// A service whose secrets are in a memory, so that the test decides when it knows them.
+struct Service {
+    memory: MemoryProvider,
+    auth: LazyAuth<Sessions>,
+}
+
+impl Service {
+    fn new(list: &str) -> Self {
+        let memory = MemoryProvider::from_iter([("BETTER_AUTH_SECRETS", list)]);
+        let auth = LazyAuth::new(
+            Resolver::new(memory.clone()),
+            |_: Secrets, context: BuildContext| async move {
+                let secrets = BetterAuthSecrets::from_context(&context)?;
+                let cookies = SessionCookies::new(Scheme::Http);
+                let sessions = Sessions::stateless(cookies, &secrets)?;
+                Ok::<_, BuildError>(sessions.accept_previous_tokens())
+            },
+        );
+        Self { memory, auth }
+    }
+
+    async fn set(&self, list: &str) {
+        self.memory.set("BETTER_AUTH_SECRETS", list).unwrap();
+        self.auth.rebuild().await.unwrap();
+    }
+
+    async fn name(&self, browser: &Browser) -> Option<String> {
+        let sessions = self.auth.get().await.unwrap();
+        let session = sessions.find::<Value>(&browser.header()).unwrap();
+        Some(session?.user["name"].as_str()?.to_owned())
+    }
+
+    async fn log_in(&self, name: &str) -> Browser {
+        let end = SystemTime::now() + Duration::from_secs(60 * 60);
+        let row = SessionRow::new("session", "user", format!("token-of-{name}"), end);
+        let user = json!({"id": "user", "name": name, "email": "user@example.test"});
+        let sessions = self.auth.get().await.unwrap();
+        Browser::with_cookies(
+            &sessions
+                .start(&row, &user, Remember::UntilExpiry, "")
+                .unwrap(),
+        )
+    }
+}
+
+#[tokio::test]
+async fn rotation_that_starts_on_either_side_logs_nobody_out() {
+    let before = format!("1:{FIRST}");
+    let added = format!("1:{FIRST},2:{SECOND}");
+    let moved = format!("2:{SECOND},1:{FIRST}");
+    for service_is_first in [true, false] {
+        let application = Application::start("server.js", &[("  database: ", "  unused: ")]).await;
+        let service = Service::new(&before);
+        let mut users = Vec::new();
+        for (step, (list, entries)) in [
+            (&before, &[(1, FIRST)][..]),
+            (&added, &[(1, FIRST), (2, SECOND)]),
+            (&moved, &[(2, SECOND), (1, FIRST)]),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            // In each step, one side is ahead of the other. People log in on both sides in between.
+            for service_moves in [service_is_first, !service_is_first] {
+                match service_moves {
+                    true => service.set(list).await,
+                    false => application.rotate(entries).await,
+                }
+                let name = format!("{step}{service_moves}");
+                users.push((name.clone(), application.server.sign_up(&name).await));
+                let name = format!("service{name}");
+                users.push((name.clone(), service.log_in(&name).await));
+                for (name, browser) in &users {
+                    // The browser keeps its old cookies, as that of a user who does nothing.
+                    let mut copy = browser.clone();
+                    assert_eq!(application.name(&mut copy).await.as_ref(), Some(name));
+                    assert_eq!(service.name(&copy).await.as_ref(), Some(name));
+                    assert_eq!(service.name(browser).await.as_ref(), Some(name));
+                }
+            }
+        }
+        // All browsers have the new cookies before the old secret is removed.
+        for (_, browser) in &mut users {
+            application.name(browser).await.unwrap();
+        }
+        service.set(&format!("2:{SECOND}")).await;
+        service.auth.revoke_previous().await.unwrap();
+        application.rotate(&[(2, SECOND), (1, FIRST)]).await;
+        for (name, browser) in &users {
+            let token = signed_cookie(&application.packages, browser, SECOND).await;
+            assert_eq!(
+                token.split(';').next(),
+                session_pair(browser).as_deref(),
+                "{name}"
+            );
+        }
+    }
+}
+
+/// Returns the pair of the session cookie.
+fn session_pair(browser: &Browser) -> Option<String> {
+    let header = browser.header();
+    let mut pairs = header.split("; ");
+    pairs
+        .find(|pair| pair.contains("session_token="))
+        .map(str::to_owned)
 }
