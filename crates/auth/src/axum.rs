@@ -18,7 +18,10 @@ impl<T: Principal, S: Sync> FromRequestParts<S> for Auth<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
         match parts.extensions.get::<LazyAuth<T::Authenticator>>() {
             Some(auth) => authenticate(auth, parts).await.map(Self),
-            None => Err(layer_missing::<T>()),
+            None => {
+                let authenticator = std::any::type_name::<T::Authenticator>();
+                Err(layer_missing(std::any::type_name::<Self>(), authenticator))
+            }
         }
     }
 }
@@ -42,22 +45,21 @@ impl IntoResponse for Rejection {
     }
 }
 
+/// Reports that no layer provides the auth of an extractor. `authenticator` is the type that it builds.
 #[cold]
-fn layer_missing<T: Principal>() -> Rejection {
+pub(crate) fn layer_missing(extractor: &str, authenticator: &str) -> Rejection {
     static PRINTED: Once = Once::new();
-    let principal = std::any::type_name::<T>();
-    let authenticator = std::any::type_name::<T::Authenticator>();
     tracing::error!(
         target: "secretwell::auth",
         event = "layer_missing",
-        principal,
+        extractor,
         authenticator,
         "no layer provides auth for this route; add `.layer(auth.provide())` after the routes",
     );
     print_without_subscriber(
         &PRINTED,
         format_args!(
-            "no layer provides `LazyAuth<{authenticator}>` for a handler with `Auth<{principal}>`; \
+            "no layer provides `LazyAuth<{authenticator}>` for a handler with `{extractor}`; \
              add `.layer(auth.provide())` after the routes"
         ),
     );

@@ -131,7 +131,7 @@ impl KeyRing {
     }
 
     /// Returns the primary secret, followed by the other secrets in their order.
-    #[cfg(feature = "authjs")]
+    #[cfg(any(feature = "authjs", feature = "cookies"))]
     pub(crate) fn primary_first(&self) -> impl Iterator<Item = &SecretValue> {
         let others = self.iter().filter(|secret| **secret != self.primary);
         std::iter::once(&self.primary).chain(others)

@@ -64,6 +64,7 @@
 //! | revoke secrets after a leak | [`LazyAuth::revoke_previous`], [`LazyAuthBuilder::revocation_key`] |
 //! | observe the state | [`LazyAuth::state`], [`LazyAuth::watch_state`] |
 //! | check the secrets in advance | [`LazyAuth::preflight`] |
+//! | cookies with several keys | `cookies`, feature `cookies` |
 //! | refuse known secrets | `LazyAuthBuilder::refuse_list`, feature `refuse-list` |
 //!
 //! This crate does not depend on a backend. It reads secrets through a
@@ -78,6 +79,8 @@ mod build;
 mod built;
 mod config;
 mod context;
+#[cfg(feature = "cookies")]
+pub mod cookies;
 mod decide;
 mod hex;
 mod history;
@@ -173,6 +176,14 @@ const _: () = {
         assert_send_sync::<sessions::authjs::Sessions>();
         assert_send_sync::<sessions::authjs::SessionTokens>();
     }
+    #[cfg(feature = "cookies")]
+    {
+        assert_send_sync::<cookies::CookieKeys>();
+        assert_send_sync::<cookies::CookieLayer>();
+        assert_send_sync::<cookies::CookieService<cookies::CookieKeys, ()>>();
+    }
+    #[cfg(all(feature = "cookies", feature = "axum"))]
+    assert_send_sync::<cookies::RingJar<cookies::Signed>>();
     #[cfg(all(feature = "authjs", feature = "tower"))]
     {
         assert_send_sync::<sessions::SessionLayer<()>>();

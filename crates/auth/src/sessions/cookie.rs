@@ -117,6 +117,14 @@ impl Cookie {
         &self.name
     }
 
+    /// Returns the scheme of the application that sets the cookie.
+    pub(super) fn scheme(&self) -> Scheme {
+        match self.attributes.is_secure(&self.name) {
+            true => Scheme::Https,
+            false => Scheme::Http,
+        }
+    }
+
     /// Returns whether a cookie of this name contains the value or a chunk of it.
     pub(super) fn owns(&self, name: &str) -> bool {
         name == self.name || self.chunk_index(name).is_some()

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use super::SessionCookie;
+use super::{CsrfCookie, CsrfTokens, SessionCookie};
+use crate::KeyRing;
 use crate::sessions::keys::{Format, Keys};
 
 /// The decoded content of a session token.
@@ -77,6 +79,12 @@ pub struct Sessions {
     pub(super) cookie: SessionCookie,
     pub(super) tokens: SessionTokens,
     pub(super) max_age: Duration,
+    pub(super) accepts_bearer: bool,
+    pub(super) csrf_cookie: CsrfCookie,
+    /// For `csrf`.
+    pub(super) secrets: KeyRing,
+    /// Created on first use: its size is quadratic in the number of secrets.
+    pub(super) csrf: OnceLock<CsrfTokens>,
 }
 
 // `A` is not a value, so it needs no bound.
