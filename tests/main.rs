@@ -28,6 +28,7 @@
 //! | `process` | tests that need a process of their own, such as tests of its environment |
 //! | `infisical` | the Infisical backend, with a fake server that is checked against recorded exchanges |
 //! | `authjs` | Auth.js sessions with the real packages, in a Next.js application |
+//! | `betterauth` | Better Auth with the real package: the programs of its guide, and a service beside them |
 //! | `vault` | the Vault backend, with a real OpenBao |
 //! | `matrix` | both modes, all states of a secret and four backends: states, responses, log |
 //! | `cli` | the command, with files, real servers and terminals |
@@ -40,6 +41,7 @@
 mod auth_model;
 mod authjs;
 mod aws;
+mod betterauth;
 mod chains;
 mod changes;
 mod cli;

@@ -22,8 +22,8 @@ mod shell;
 mod words;
 
 use install::{
-    install_for_authjs, install_for_cli, install_for_infisical, install_for_values,
-    install_for_vault,
+    install_for_authjs, install_for_betterauth, install_for_cli, install_for_infisical,
+    install_for_values, install_for_vault,
 };
 
 /// A part of the test suite that can be run on its own.
@@ -99,6 +99,15 @@ const PARTS: &[Part] = &[
         description: "sessions that are shared with the Auth.js packages, in a Next.js application",
         install: Some(install_for_authjs),
         cargo_calls: &["test --package secretwell-tests -- authjs::"],
+    },
+    Part {
+        name: "betterauth",
+        description: "sessions that are shared with Better Auth, and the programs of its guide",
+        install: Some(install_for_betterauth),
+        cargo_calls: &[
+            "build --package secretwell-cli",
+            "test --package secretwell-tests -- betterauth::",
+        ],
     },
     Part {
         name: "cli",
