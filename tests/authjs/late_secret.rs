@@ -174,7 +174,8 @@ impl Program {
     async fn name(mut self, sessions: &Sessions) -> String {
         let token = self.line().await.unwrap();
         let cookies = format!("authjs.session-token={token}");
-        sessions.find::<User>(&cookies).unwrap().claims.name
+        let session = sessions.find::<User>(&cookies).unwrap();
+        session.unwrap().claims.name
     }
 
     /// Returns the error output after the program has failed.

@@ -11,11 +11,12 @@ use serde::de::DeserializeOwned;
 use super::SessionCookie;
 use super::session::{Session, SessionTokens, Sessions};
 use crate::KeyRing;
-use crate::sessions::TokenError;
 #[cfg(feature = "tower")]
 use crate::sessions::cookie::cookies;
+use crate::sessions::error::{Rejected, first_valid};
 use crate::sessions::format::{HasSessions, Sealed, SessionFormat};
 use crate::sessions::keys::Format;
+use crate::sessions::{ClaimsError, TokenError};
 
 /// Default lifetime of a session: 30 days, the default of the packages.
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -39,7 +40,8 @@ impl Sessions {
         })
     }
 
-    /// Sets the lifetime of a session that is started or renewed. Default: 30 days.
+    /// Sets the lifetime of a session that is started. Default: 30 days. A renewed session keeps its own
+    /// lifetime.
     #[must_use]
     pub fn max_age(mut self, max_age: Duration) -> Self {
         self.max_age = max_age;
@@ -49,14 +51,31 @@ impl Sessions {
     /// Returns the session in a `Cookie` header, or `None` if the header has no valid session.
     ///
     /// The reason for rejecting a session cookie is logged at the level `debug`.
-    pub fn find<C: DeserializeOwned>(&self, cookies: &str) -> Option<Session<C>> {
-        let mut tokens = self.cookie.candidates(cookies);
-        tokens.find_map(|token| match self.tokens.decode(&token) {
-            Ok(session) => Some(session),
-            Err(error) => {
+    ///
+    /// # Errors
+    /// Returns [`ClaimsError`] if the session is valid, but its claims do not deserialize into `C`. The user
+    /// is logged in, so this must not be treated like a missing session.
+    pub fn find<C: DeserializeOwned>(
+        &self,
+        cookies: &str,
+    ) -> Result<Option<Session<C>>, ClaimsError> {
+        match self.read(cookies) {
+            Ok(session) => Ok(session),
+            Err(rejected) => {
+                let error = rejected.error;
                 tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session cookie was rejected");
-                None
+                match error {
+                    TokenError::Claims(error) => Err(error),
+                    _ => Ok(None),
+                }
             }
+        }
+    }
+
+    /// Returns the session in a `Cookie` header, or `None` if the header has no session cookie.
+    fn read<C: DeserializeOwned>(&self, cookies: &str) -> Result<Option<Session<C>>, Rejected> {
+        first_valid(self.cookie.candidates(cookies), |token| {
+            self.tokens.decode(token)
         })
     }
 
@@ -77,22 +96,38 @@ impl Sessions {
     /// Returns the `Set-Cookie` headers that renew the session in a `Cookie` header, if it expires
     /// in less than `remaining`.
     ///
-    /// The renewed session keeps its claims and lasts for [`max_age`](Self::max_age) from now. It is
-    /// encrypted with the current primary secret. The result is empty if the request has no valid
-    /// session, if the session has no expiry, or if it expires later.
+    /// The renewed session keeps its own lifetime, which is the time between its claims `iat` and
+    /// `exp`. The claims `iat`, `exp` and `jti` are new, and the others do not change. It is encrypted with
+    /// the current primary secret.
+    ///
+    /// The result is empty if the request has no valid session, if the session expires later, or if it has
+    /// no `iat` or no `exp`. A session without `exp` does not end, and the lifetime of a session without
+    /// `iat` is not known.
+    ///
+    /// A request can contain several valid sessions, in cookies of different domains or paths. They can
+    /// belong to different users, so none of them is renewed. If the cookie has a
+    /// [domain](SessionCookie::domain), the result clears the session cookie of this host only, so that
+    /// the one of the domain remains.
     ///
     /// # Errors
-    /// The same as [`start`](Self::start).
+    /// Returns [`TokenError::TooLarge`] if the session needs more than 100 cookies, and
+    /// [`TokenError::Malformed`] if the system's random number generator fails.
     pub fn renew(&self, cookies: &str, remaining: Duration) -> Result<Vec<String>, TokenError> {
-        let session = self.find::<serde_json::Map<String, serde_json::Value>>(cookies);
-        let threshold = SystemTime::now().checked_add(remaining);
-        match session {
-            Some(session)
-                if session
-                    .expires
-                    .is_some_and(|end| threshold.is_none_or(|threshold| end < threshold)) =>
-            {
-                self.start(&session.claims, cookies)
+        let now = SystemTime::now();
+        let tokens = self.cookie.candidates(cookies);
+        let mut valid = tokens.filter_map(|token| self.tokens.verify(&token, now).ok());
+        let Some(session) = valid.next() else {
+            return Ok(Vec::new());
+        };
+        if valid.next().is_some() {
+            return Ok(self.cookie.clear_host_only(cookies));
+        }
+        let threshold = now.checked_add(remaining);
+        let is_due = |end| threshold.is_none_or(|threshold| end < threshold);
+        match (session.lifetime, session.expires) {
+            (Some(lifetime), Some(end)) if is_due(end) => {
+                let token = self.tokens.renew(&session, lifetime, now)?;
+                self.cookie.set(&token, lifetime, cookies)
             }
             _ => Ok(Vec::new()),
         }
@@ -136,13 +171,17 @@ where
         auth: &A,
         request: &http::request::Parts,
     ) -> Result<Self, crate::Rejection> {
-        let session: Option<Session<C>> = auth.sessions().find(&cookies(&request.headers));
-        let session = session.ok_or_else(crate::Rejection::unauthorized)?;
-        Ok(Self {
-            claims: session.claims,
-            expires: session.expires,
-            auth: PhantomData,
-        })
+        match auth.sessions().find(&cookies(&request.headers)) {
+            Ok(Some(Session {
+                claims, expires, ..
+            })) => Ok(Self {
+                claims,
+                expires,
+                auth: PhantomData,
+            }),
+            Ok(None) => Err(crate::Rejection::unauthorized()),
+            Err(_) => Err(crate::Rejection::misconfigured()),
+        }
     }
 }
 
@@ -182,11 +221,8 @@ mod tests {
         {
             let claims = json!({"name": "Ada", "long": "x".repeat(8_000)});
             let cookies = cookie_header(&before.start(&claims, "").unwrap());
-            assert_eq!(
-                during.find::<Value>(&cookies).unwrap().claims["name"],
-                "Ada"
-            );
-            assert!(after.find::<Value>(&cookies).is_none());
+            assert_eq!(found::<Value>(&during, &cookies).claims["name"], "Ada");
+            assert!(after.find::<Value>(&cookies).unwrap().is_none());
             assert!(during.renew(&cookies, HOUR / 2).unwrap().is_empty());
             assert!(
                 after.renew(&cookies, HOUR * 2).unwrap().is_empty(),
@@ -195,7 +231,7 @@ mod tests {
 
             let renewed = cookie_header(&during.renew(&cookies, HOUR * 2).unwrap());
             assert_eq!(
-                after.find::<Value>(&renewed).unwrap().claims["long"],
+                found::<Value>(&after, &renewed).claims["long"],
                 claims["long"]
             );
             let ended = after.end(&renewed);
@@ -206,15 +242,27 @@ mod tests {
         }
     }
 
+    fn found<C: DeserializeOwned>(sessions: &Sessions, cookies: &str) -> Session<C> {
+        sessions.find(cookies).unwrap().unwrap()
+    }
+
     #[test]
-    fn claims_of_another_type_are_rejected() {
-        #[derive(serde::Deserialize)]
+    fn claims_of_another_type_are_an_error_and_the_session_is_renewed_and_ended() {
+        #[derive(Debug, serde::Deserialize)]
         struct User {
             #[expect(dead_code, reason = "only the type of the claim matters")]
             id: u32,
         }
-        let [sessions, _] = sessions(&KeyRing::new("a secret of thirty-two bytes or more"));
-        let cookies = cookie_header(&sessions.start(&json!({"id": "none"}), "").unwrap());
-        assert!(sessions.find::<User>(&cookies).is_none());
+        let ring = KeyRing::new("a secret of thirty-two bytes or more");
+        for sessions in sessions(&ring) {
+            let cookies = cookie_header(&sessions.start(&json!({"id": "none"}), "").unwrap());
+            let error = sessions.find::<User>(&cookies).unwrap_err();
+            assert_eq!(error.field.as_deref(), Some("id"));
+            assert_eq!(error.problem, "expected u32, found a string");
+
+            let renewed = cookie_header(&sessions.renew(&cookies, HOUR * 2).unwrap());
+            assert_eq!(found::<Value>(&sessions, &renewed).claims["id"], "none");
+            assert!(sessions.end(&renewed)[0].contains("Max-Age=0"));
+        }
     }
 }

@@ -67,8 +67,12 @@ fn expected_names(
     match result {
         Ok(_) => &["ok"],
         Err(_) if is_chunked => &["null"],
-        Err(TokenError::Forged) => &["no_matching_secret", "decryption_failed"],
+        Err(TokenError::Forged | TokenError::UnknownKey) => {
+            &["no_matching_secret", "decryption_failed"]
+        }
         Err(TokenError::Expired) => &["expired"],
+        Err(TokenError::NotYetValid) => &["claim_invalid"],
+        Err(TokenError::Claims(error)) => panic!("each object fits: {error}"),
         Err(TokenError::Malformed | TokenError::TooLarge) => &[
             "malformed",
             "null",
