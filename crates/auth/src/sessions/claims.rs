@@ -1,18 +1,16 @@
-//! The time claims of tokens, how they change in a renewed token, and random identifiers.
+//! The time claims of tokens, and random identifiers.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
-use zeroize::Zeroizing;
 
 use super::error::TokenError;
 use crate::hex::hex;
 
 /// Accepted clock difference between the creator of a token and this host, in seconds.
-const CLOCK_TOLERANCE: f64 = 15.0;
+pub(super) const CLOCK_TOLERANCE: f64 = 15.0;
 
 /// The time claims of a token, in seconds since 1970.
 #[derive(Default)]
@@ -42,22 +40,32 @@ impl TimeClaims {
     /// Checks that the token is valid at `now`, and returns its expiry.
     ///
     /// A token without `exp` is valid, as in the packages.
+    #[cfg(feature = "authjs")]
     pub(super) fn check(&self, now: f64) -> Result<Option<SystemTime>, TokenError> {
+        let end = self.check_with(now + CLOCK_TOLERANCE, |end| end <= now - CLOCK_TOLERANCE)?;
+        Ok(end.and_then(system_time))
+    }
+
+    /// Checks that the token starts at `latest_start` or earlier and that it has not expired according to
+    /// `is_expired`. Returns its expiry in seconds since 1970.
+    pub(super) fn check_with(
+        &self,
+        latest_start: f64,
+        is_expired: impl FnOnce(f64) -> bool,
+    ) -> Result<Option<f64>, TokenError> {
         let seconds = |time: Option<TimeClaim>| time.map(TimeClaim::seconds).transpose();
         seconds(self.issued_at)?;
-        if seconds(self.not_before)?.is_some_and(|start| start > now + CLOCK_TOLERANCE) {
+        if seconds(self.not_before)?.is_some_and(|start| start > latest_start) {
             return Err(TokenError::NotYetValid);
         }
         match seconds(self.expires)? {
-            Some(end) if end <= now - CLOCK_TOLERANCE => Err(TokenError::Expired),
-            Some(end) => Ok(Duration::try_from_secs_f64(end)
-                .ok()
-                .and_then(|end| UNIX_EPOCH.checked_add(end))),
-            None => Ok(None),
+            Some(end) if is_expired(end) => Err(TokenError::Expired),
+            end => Ok(end),
         }
     }
 
     /// Returns the time between `iat` and `exp`, if the token has both, in this order.
+    #[cfg(feature = "authjs")]
     pub(super) fn lifetime(&self) -> Option<Duration> {
         let issued_at = self.issued_at?.seconds().ok()?;
         let expires = self.expires?.seconds().ok()?;
@@ -106,60 +114,10 @@ impl<'de> Deserialize<'de> for TimeClaims {
     }
 }
 
-/// Returns the JSON object `claims` with new times and a new identifier. The other claims keep their text, so
-/// that numbers and unpaired surrogates do not change.
-pub(super) fn renewed(
-    claims: &str,
-    issued_at: u64,
-    lifetime: Duration,
-) -> Result<Zeroizing<Vec<u8>>, TokenError> {
-    let members: Members = serde_json::from_str(claims).map_err(|_| TokenError::Malformed)?;
-    let expires = issued_at.saturating_add(lifetime.as_secs());
-    let id = random_uuid()?;
-    let replaced = format!(r#""iat":{issued_at},"exp":{expires},"jti":"{id}"}}"#);
-    // The full capacity prevents reallocation, which would leave copies of the claims in memory.
-    let capacity = claims.len() + replaced.len() + members.0.len() * 2 + 1;
-    let mut json = Zeroizing::new(Vec::with_capacity(capacity));
-    json.push(b'{');
-    for (name, value) in &members.0 {
-        let plain_name: Result<String, _> = serde_json::from_str(name.get());
-        if plain_name.is_ok_and(|name| ["iat", "exp", "jti"].contains(&name.as_str())) {
-            continue;
-        }
-        json.extend_from_slice(name.get().as_bytes());
-        json.push(b':');
-        json.extend_from_slice(value.get().as_bytes());
-        json.push(b',');
-    }
-    json.extend_from_slice(replaced.as_bytes());
-    Ok(json)
-}
-
-/// The members of a JSON object as text, in their order, with duplicates.
-struct Members<'a>(Vec<(&'a RawValue, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MembersVisitor;
-
-        impl<'de> Visitor<'de> for MembersVisitor {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of claims")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Members<'de>, M::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-
-        deserializer.deserialize_map(MembersVisitor)
-    }
+/// Returns the time `seconds` after 1970, or `None` if it is before 1970 or too late.
+pub(super) fn system_time(seconds: f64) -> Option<SystemTime> {
+    let since = Duration::try_from_secs_f64(seconds).ok()?;
+    UNIX_EPOCH.checked_add(since)
 }
 
 /// Returns the seconds since 1970 without their fraction, as the packages do.

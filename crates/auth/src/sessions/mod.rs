@@ -3,11 +3,14 @@
 //! | library of the application | module | feature |
 //! | --- | --- | --- |
 //! | Auth.js: next-auth 4, next-auth 5, `@auth/core` | [`authjs`] | `authjs` |
+//! | Better Auth | [`betterauth`] | `betterauth` |
 //!
 //! Each module reads and writes the tokens and cookies of its library. What they share is in this module.
 
 #[cfg(feature = "authjs")]
 pub mod authjs;
+#[cfg(feature = "betterauth")]
+pub mod betterauth;
 
 mod claims;
 mod cookie;
@@ -18,6 +21,8 @@ mod keys;
 #[cfg(feature = "tower")]
 mod layer;
 mod mismatch;
+#[cfg(feature = "tower")]
+mod sign_in;
 mod text;
 
 pub use cookie::{SameSite, Scheme};
@@ -25,3 +30,5 @@ pub use error::{ClaimsError, TokenError};
 pub use format::{HasSessions, SessionFormat};
 #[cfg(feature = "tower")]
 pub use layer::{SessionLayer, SessionService};
+#[cfg(feature = "tower")]
+pub use sign_in::SignIn;

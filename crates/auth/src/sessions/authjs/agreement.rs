@@ -21,7 +21,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const ALWAYS: Duration = Duration::MAX;
 
 fn ring() -> KeyRing {
-    KeyRing::new("a secret of thirty-two bytes or more")
+    KeyRing::new("a secret of thirty-two bytes or more").unwrap()
 }
 
 fn sessions(cookie: SessionCookie) -> Sessions {
@@ -252,7 +252,7 @@ fn renewed_and_ended_cookies_have_the_configured_attributes() {
 #[test]
 fn stale_cookie_of_the_parent_domain_does_not_hide_the_session() {
     for cookie in both_versions() {
-        let other = KeyRing::new("another secret, thirty-two bytes or more");
+        let other = KeyRing::new("another secret, thirty-two bytes or more").unwrap();
         let parent = cookie.clone().domain("example.test").unwrap();
         let stale = Sessions::new(parent, &other).unwrap();
         let sessions = sessions(cookie);

@@ -12,6 +12,8 @@ use super::SessionCookie;
 use super::session::{Session, SessionTokens, Sessions};
 use crate::KeyRing;
 #[cfg(feature = "tower")]
+use crate::Rejection;
+#[cfg(feature = "tower")]
 use crate::sessions::cookie::cookies;
 use crate::sessions::error::{Rejected, first_valid};
 use crate::sessions::format::{HasSessions, Sealed, SessionFormat};
@@ -27,11 +29,11 @@ impl Sessions {
     /// The cookie also selects the version of the token format.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn new(cookie: SessionCookie, secrets: &KeyRing) -> Result<Self, Error> {
         let tokens = match cookie.format() {
             Format::V4 => SessionTokens::v4(secrets),
-            Format::V5 => SessionTokens::v5(cookie.name(), secrets),
+            Format::V5 | Format::BetterAuth => SessionTokens::v5(cookie.name(), secrets),
         }?;
         Ok(Self {
             cookie,
@@ -61,21 +63,20 @@ impl Sessions {
     ) -> Result<Option<Session<C>>, ClaimsError> {
         match self.read(cookies) {
             Ok(session) => Ok(session),
-            Err(rejected) => {
-                let error = rejected.error;
-                tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session cookie was rejected");
-                match error {
-                    TokenError::Claims(error) => Err(error),
-                    _ => Ok(None),
-                }
-            }
+            Err(rejected) => match rejected.error {
+                TokenError::Claims(error) => Err(error),
+                _ => Ok(None),
+            },
         }
     }
 
     /// Returns the session in a `Cookie` header, or `None` if the header has no session cookie.
     fn read<C: DeserializeOwned>(&self, cookies: &str) -> Result<Option<Session<C>>, Rejected> {
-        first_valid(self.cookie.candidates(cookies), |token| {
-            self.tokens.decode(token)
+        let tokens = self.cookie.candidates(cookies);
+        let session = first_valid(tokens, |token| self.tokens.decode(token));
+        session.inspect_err(|rejected| {
+            let error = &rejected.error;
+            tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session cookie was rejected");
         })
     }
 
@@ -157,6 +158,10 @@ impl SessionFormat for Sessions {
     fn is_session_cookie(&self, name: &str) -> bool {
         self.cookie.is_session_cookie(name)
     }
+
+    fn accepts_bearer(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(feature = "tower")]
@@ -167,20 +172,20 @@ where
 {
     type Authenticator = A;
 
-    async fn authenticate(
-        auth: &A,
-        request: &http::request::Parts,
-    ) -> Result<Self, crate::Rejection> {
-        match auth.sessions().find(&cookies(&request.headers)) {
-            Ok(Some(Session {
-                claims, expires, ..
-            })) => Ok(Self {
-                claims,
-                expires,
+    async fn authenticate(auth: &A, request: &http::request::Parts) -> Result<Self, Rejection> {
+        match auth.sessions().read::<C>(&cookies(&request.headers)) {
+            Ok(Some(session)) => Ok(Self {
+                claims: session.claims,
+                expires: session.expires,
                 auth: PhantomData,
             }),
-            Ok(None) => Err(crate::Rejection::unauthorized()),
-            Err(_) => Err(crate::Rejection::misconfigured()),
+            Ok(None) => Err(Rejection::unauthorized()),
+            Err(rejected) => Err(match rejected.error {
+                TokenError::Claims(_) => Rejection::misconfigured(),
+                // The application might have a new secret.
+                TokenError::UnknownKey => Rejection::unknown_key(),
+                _ => Rejection::unauthorized(),
+            }),
         }
     }
 }
@@ -211,8 +216,8 @@ mod tests {
 
     #[test]
     fn session_is_started_found_renewed_and_ended() {
-        let old = KeyRing::new("the old secret, thirty-two bytes or more");
-        let new = KeyRing::new("the new secret, thirty-two bytes or more");
+        let old = KeyRing::new("the old secret, thirty-two bytes or more").unwrap();
+        let new = KeyRing::new("the new secret, thirty-two bytes or more").unwrap();
         let both = KeyRing::merge([new.clone(), old.clone()]).unwrap();
         for ((before, during), after) in sessions(&old)
             .into_iter()
@@ -253,7 +258,7 @@ mod tests {
             #[expect(dead_code, reason = "only the type of the claim matters")]
             id: u32,
         }
-        let ring = KeyRing::new("a secret of thirty-two bytes or more");
+        let ring = KeyRing::new("a secret of thirty-two bytes or more").unwrap();
         for sessions in sessions(&ring) {
             let cookies = cookie_header(&sessions.start(&json!({"id": "none"}), "").unwrap());
             let error = sessions.find::<User>(&cookies).unwrap_err();

@@ -10,10 +10,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 use zeroize::Zeroizing;
 
+use super::renewal::renewed;
 use super::session::{Session, SessionTokens};
 use crate::KeyRing;
 use crate::sessions::TokenError;
-use crate::sessions::claims::{TimeClaims, random_uuid, renewed, whole_seconds};
+use crate::sessions::claims::{TimeClaims, random_uuid, whole_seconds};
 use crate::sessions::jwe;
 use crate::sessions::keys::{Format, Keys};
 use crate::sessions::mismatch::mismatch;
@@ -26,7 +27,7 @@ impl SessionTokens {
     /// cookie has it.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn v5(cookie_name: &str, secrets: &KeyRing) -> Result<Self, Error> {
         Self::new(Format::V5, cookie_name, secrets)
     }
@@ -34,7 +35,7 @@ impl SessionTokens {
     /// Creates the session tokens of next-auth 4.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn v4(secrets: &KeyRing) -> Result<Self, Error> {
         Self::new(Format::V4, "", secrets)
     }
@@ -45,7 +46,7 @@ impl SessionTokens {
     /// The encryption key depends on the name of the cookie, as in version 5.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn v4_with_cookie_name(cookie_name: &str, secrets: &KeyRing) -> Result<Self, Error> {
         Self::new(Format::V4, cookie_name, secrets)
     }
