@@ -71,6 +71,7 @@ fn leading_surrogate(text: &str) -> Option<u16> {
 }
 
 /// Encodes `text` like JavaScript's `encodeURIComponent`.
+#[cfg(any(feature = "authjs", feature = "tower", test))]
 pub(super) fn percent_encode(text: &str) -> String {
     let mut encoded = String::new();
     for character in text.chars() {
