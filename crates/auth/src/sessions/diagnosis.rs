@@ -123,7 +123,7 @@ impl Warnings {
                 "session_secret_white_space",
                 requests,
                 "the secret of the application differs from that of this service by white space: the one of the application \
-                 {difference}; both must read the same bytes, so remove the white space at its source, or keep it here",
+                 {difference}; both must read the same bytes, so remove the white space at its source, or keep it here (`newline=keep` in a `file://` URL)",
             );
         }
     }
