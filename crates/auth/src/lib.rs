@@ -106,9 +106,10 @@ mod revocation;
 mod ring;
 mod runtime;
 mod scrub;
+mod secret_list;
 #[cfg(feature = "tower")]
 mod session_use;
-#[cfg(feature = "authjs")]
+#[cfg(any(feature = "authjs", feature = "betterauth"))]
 pub mod sessions;
 mod shared;
 mod source;

@@ -166,7 +166,7 @@ impl<A> Shared<A> {
         let fields = spec.fields().unwrap_or_default().iter();
         // Before the first build, it is not known which rings the builder takes.
         let might_sign = |field: &&PlannedField| {
-            SecretPolicy::of_key(&field.key) == SecretPolicy::SigningKey
+            SecretPolicy::of_key(&field.key) != SecretPolicy::Unchecked
                 || named.is_empty() && is_secret(field)
         };
         let candidates = fields.filter(might_sign).map(|field| field.key.clone());

@@ -44,7 +44,7 @@ impl Sessions {
                 "",
                 CsrfCookie::v4(cookie.scheme()),
             ),
-            Format::V5 => (
+            Format::V5 | Format::BetterAuth => (
                 SessionTokens::v5(cookie.name(), secrets)?,
                 cookie.name(),
                 CsrfCookie::v5(cookie.scheme()),
