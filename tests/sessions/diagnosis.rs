@@ -508,3 +508,51 @@ async fn direct_use_of_the_sessions_is_explained_as_well() {
     let warnings = lines.iter().filter(|line| line.contains("WARN"));
     assert_eq!(warnings.count(), 4, "{lines:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn wrong_set_ups_of_better_auth_are_explained_as_well() {
+    use secretwell::auth::sessions::betterauth;
+
+    let log = CanaryLog::install();
+    let sessions = |secret: &str| {
+        let secrets = betterauth::BetterAuthSecrets::new(secret).unwrap();
+        let cookies = betterauth::SessionCookies::new(Scheme::Http);
+        betterauth::Sessions::stateless(cookies, &secrets).unwrap()
+    };
+    let start = |secret: &str| {
+        let end = SystemTime::now() + HOUR;
+        let row = betterauth::SessionRow::new("session-1", "user-1", "a-token", end);
+        let user = json!({"id": "user-1", "email": MAIL, "name": "Ada"});
+        let remember = betterauth::Remember::UntilExpiry;
+        let set = sessions(secret).start(&row, &user, remember, "").unwrap();
+        let pairs = set.iter().filter_map(|set| set.split(';').next());
+        pairs.collect::<Vec<&str>>().join("; ")
+    };
+    let (own, other) = (start(OLD), start(OTHER));
+    let secure = other.replace("better-auth", "__Secure-better-auth");
+    let service = sessions(OLD);
+    for _ in 0..100 {
+        for header in [&other, &secure, &cookie(OLD)] {
+            assert!(service.find::<Value>(header).unwrap().is_none());
+        }
+        let error = service.find::<Member>(&own).unwrap_err();
+        assert!(error.field.is_some_and(|field| field.ends_with("role")));
+    }
+    let lines = log.lines_with("event=session_");
+    let warnings: Vec<&String> = lines.iter().filter(|line| line.contains("WARN")).collect();
+    for (event, text) in [
+        ("session_key_unknown", "no session was accepted"),
+        (
+            "session_cookie_mismatch",
+            "`__Secure-better-auth.session_token`",
+        ),
+        ("session_cookie_mismatch", "next-auth 5"),
+        ("session_claims_mismatch", "it is missing"),
+    ] {
+        let event = format!("event={event} cookie=better-auth.session_token");
+        let found = |line: &&&String| line.contains(&event) && line.contains(text);
+        assert_eq!(warnings.iter().filter(found).count(), 1, "{warnings:?}");
+    }
+    assert_eq!(warnings.len(), 4, "{warnings:?}");
+    assert!(!log.contains("canary"));
+}

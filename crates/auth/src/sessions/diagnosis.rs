@@ -13,7 +13,7 @@ use secretwell_core::SecretValue;
 use tokio::time::Instant;
 
 use super::cookie::pairs;
-use super::error::ClaimsError;
+use super::error::{ClaimsError, TokenError};
 
 /// The minimum time between two warnings of one kind.
 const WARNING_INTERVAL: Duration = Duration::from_secs(300);
@@ -89,6 +89,16 @@ impl Warnings {
 
     fn has_accepted(&self) -> bool {
         self.has_accepted.load(Ordering::Relaxed)
+    }
+
+    /// A request with this `Cookie` header has no valid token.
+    pub(super) fn rejected(&self, error: &TokenError, header: &str) {
+        match error {
+            TokenError::UnknownKey => self.unknown_key(),
+            TokenError::NotYetValid => self.clock(),
+            _ => {}
+        }
+        self.other_cookies(header);
     }
 
     /// The token is well-formed, and no secret verifies it.
@@ -174,8 +184,8 @@ impl Warnings {
                 requests,
                 r#type = claims_type,
                 field = error.field.as_deref(),
-                "a valid session does not fit the type of a handler: {error}; change the type, or add the claim in the `jwt` \
-                 callback of the application",
+                "a valid session does not fit the type of a handler: {error}; change the type, or add the claim in the \
+                 application",
             );
         }
     }
