@@ -17,6 +17,8 @@ use serde::Deserialize;
 use serde_json::json;
 use tower_service::Service as _;
 
+mod diagnosis;
+
 const OLD: &str = "the old secret, thirty-two bytes or more";
 const NEW: &str = "the new secret, thirty-two bytes or more";
 const HOUR: Duration = Duration::from_secs(60 * 60);

@@ -9,7 +9,6 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 
-use super::cookies::CookieKey;
 use super::payload::CachedSession;
 use super::sessions::Sessions;
 use super::signed::VerifiedToken;
@@ -124,16 +123,18 @@ fn read_token(
     if let Some(token) = bearer {
         return Ok(token);
     }
-    match sessions.read_token(cookies) {
+    match sessions.find_token(cookies) {
         Ok(Some(token)) => Ok(token),
         Ok(None) => Err(Rejection::unauthorized()),
+        // The application might have a new secret, so a warning is due only if a refresh does not help.
+        Err(error @ TokenError::UnknownKey) => {
+            let (warnings, cookies) = (sessions.warnings.clone(), cookies.to_owned());
+            let report = move || warnings.rejected(&error, &cookies);
+            Err(Rejection::unknown_key_with(report))
+        }
         Err(error) => {
-            sessions.log_rejected(CookieKey::SessionToken, &error);
-            Err(match error {
-                // The application might have a new secret.
-                TokenError::UnknownKey => Rejection::unknown_key(),
-                _ => Rejection::unauthorized(),
-            })
+            sessions.warnings.rejected(&error, cookies);
+            Err(Rejection::unauthorized())
         }
     }
 }

@@ -1,5 +1,6 @@
 //! [`Sessions`]: the cookies of a session combined.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use secretwell_core::Error;
@@ -11,6 +12,7 @@ use super::cookies::{CookieKey, SessionCookies};
 use super::payload::{CachedSession, SessionRow};
 use super::secrets::BetterAuthSecrets;
 use super::signed::{TokenSigner, VerifiedToken};
+use crate::sessions::diagnosis::Warnings;
 use crate::sessions::error::first_valid;
 use crate::sessions::format::{HasSessions, Sealed, SessionFormat};
 use crate::sessions::{ClaimsError, TokenError};
@@ -99,6 +101,8 @@ pub struct Sessions {
     cache_max_age: Option<Duration>,
     has_database: bool,
     bearer: bool,
+    /// Shared with the rejections of requests, which might outlive this build.
+    pub(super) warnings: Arc<Warnings>,
 }
 
 /// How long the browser keeps the cookies of a session.
@@ -118,7 +122,9 @@ impl Sessions {
     /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret cannot be used as a
     /// key.
     pub fn new(cookies: SessionCookies, secrets: &BetterAuthSecrets) -> Result<Self, Error> {
+        let warnings = Warnings::new(cookies.name(CookieKey::SessionToken));
         Ok(Self {
+            warnings: Arc::new(warnings),
             cookies,
             signer: TokenSigner::new(secrets)?,
             cache: None,
@@ -215,12 +221,24 @@ impl Sessions {
     /// Returns the verified token in a `Cookie` header, or `None` if the header has none.
     ///
     /// It is not a session: see [`VerifiedToken`]. The reason for rejecting a cookie is logged at the level
-    /// `debug`.
+    /// `debug`. If it might be a wrong set-up, a warning explains it, at most once in 5 minutes for each kind.
     pub fn token(&self, cookies: &str) -> Option<VerifiedToken> {
-        self.read_token(cookies).unwrap_or_else(|error| {
-            self.log_rejected(CookieKey::SessionToken, &error);
+        self.find_token(cookies).unwrap_or_else(|error| {
+            self.warnings.rejected(&error, cookies);
             None
         })
+    }
+
+    /// Returns the verified token in a `Cookie` header, or why its tokens are rejected. The caller must report
+    /// a rejection to the warnings.
+    pub(super) fn find_token(&self, cookies: &str) -> Result<Option<VerifiedToken>, TokenError> {
+        let found = self.read_token(cookies);
+        match &found {
+            Ok(Some(_)) => self.warnings.accepted(),
+            Ok(None) => self.warnings.other_cookies(cookies),
+            Err(error) => self.log_rejected(CookieKey::SessionToken, error),
+        }
+        found
     }
 
     /// Returns the cached session in a `Cookie` header, or `None` if the header has no valid token or no valid
@@ -261,7 +279,8 @@ impl Sessions {
         cookies: &str,
         now: SystemTime,
     ) -> Result<Option<CachedSession<U>>, ClaimsError> {
-        self.find_with(cookies, |cache, text| cache.decode_at(text, token, now))
+        let found = self.find_with(cookies, |cache, text| cache.decode_at(text, token, now));
+        found.inspect_err(|error| self.warnings.claims(std::any::type_name::<U>(), error))
     }
 
     /// Returns the first cache of a `Cookie` header that `decode` accepts.
@@ -287,7 +306,7 @@ impl Sessions {
     }
 
     /// Returns the verified token in a `Cookie` header, or why its tokens are rejected.
-    pub(super) fn read_token(&self, cookies: &str) -> Result<Option<VerifiedToken>, TokenError> {
+    fn read_token(&self, cookies: &str) -> Result<Option<VerifiedToken>, TokenError> {
         let candidates = self.cookies.candidates(CookieKey::SessionToken, cookies);
         first_valid(candidates, |text| self.signer.verify(text)).map_err(|rejected| rejected.error)
     }
@@ -303,7 +322,7 @@ impl Sessions {
         self.signer.verify(&token).ok()
     }
 
-    pub(super) fn log_rejected(&self, key: CookieKey, error: &TokenError) {
+    fn log_rejected(&self, key: CookieKey, error: &TokenError) {
         tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookies.name(key), %error, "the session cookie was rejected");
     }
 
