@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::routing::get;
 use reqwest::{Client, Response, redirect};
-use secretwell::auth::sessions::Scheme;
 use secretwell::auth::sessions::authjs::{SecretOrder, Session, SessionCookie, Sessions};
+use secretwell::auth::sessions::{HasSessions, Scheme, SignIn};
 use secretwell::auth::{Auth, BuildContext, BuildError, KeyRing, LazyAuth, State};
 use secretwell::{MemoryProvider, Resolver, SecretString};
+use secretwell_testkit::CanaryLog;
 use serde::Deserialize;
 use serde_json::json;
+use tower_service::Service as _;
 
 const OLD: &str = "the old secret, thirty-two bytes or more";
 const NEW: &str = "the new secret, thirty-two bytes or more";
@@ -40,7 +43,9 @@ async fn greeting(session: Option<Auth<Session<User>>>) -> String {
 }
 
 /// A page whose handler allows shared caching.
-async fn public() -> ([(&'static str, &'static str); 1], &'static str) {
+async fn public(
+    _: Option<Auth<Session<User>>>,
+) -> ([(&'static str, &'static str); 1], &'static str) {
     ([("cache-control", "public, max-age=600")], "for all users")
 }
 
@@ -59,12 +64,12 @@ impl Service {
             |_: Secrets, context: BuildContext| async move {
                 let ring = SecretOrder::AuthCore.key_ring(&context)?;
                 let sessions = Sessions::new(SessionCookie::v5(Scheme::Http), &ring)?;
-                Ok::<_, BuildError>(sessions.max_age(HOUR))
+                Ok::<_, BuildError>(sessions.max_age(HOUR).accept_bearer())
             },
         );
         let layer = auth.session_layer();
         let layer = layer
-            .sign_in("/api/auth/signin")
+            .sign_in(SignIn::page("/api/auth/signin").unwrap())
             .renew_when_remaining(HOUR / 2);
         let guarded = get("for users").route_layer(auth.require::<Session<User>>());
         let app = Router::new()
@@ -72,6 +77,8 @@ impl Service {
             .route("/me", get(me))
             .route("/", get(greeting))
             .route("/public", get(public))
+            .route("/static", get("a script"))
+            .nest("/nested", Router::new().route("/me", get(me)))
             .layer(layer);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -120,7 +127,7 @@ async fn late_or_rotated_secret_makes_no_user_anonymous_and_logs_nobody_out() {
     ] {
         let response = service.get(path, cookies).await;
         assert_eq!(response.status(), status);
-        assert_eq!(response.headers()["vary"], "cookie");
+        assert_eq!(response.headers()["vary"], "cookie, authorization");
         assert!(
             response.headers()["cache-control"]
                 .to_str()
@@ -164,7 +171,7 @@ async fn session_is_renewed_and_a_browser_is_redirected_to_the_sign_in_page() {
 
     assert_eq!(service.get("/guarded", renewed).await.status(), 200);
 
-    for page in ["me", "guarded"] {
+    for page in ["me", "guarded", "nested/me"] {
         let request = service
             .client
             .get(format!("{}/{page}?tab=1&x=%20", service.address));
@@ -173,7 +180,10 @@ async fn session_is_renewed_and_a_browser_is_redirected_to_the_sign_in_page() {
         assert_eq!(response.status(), 303);
         assert_eq!(
             response.headers()["location"],
-            format!("/api/auth/signin?callbackUrl=%2F{page}%3Ftab%3D1%26x%3D%2520")
+            format!(
+                "/api/auth/signin?callbackUrl=%2F{}%3Ftab%3D1%26x%3D%2520",
+                page.replace('/', "%2F")
+            )
         );
     }
 }
@@ -211,5 +221,107 @@ async fn session_is_found_beside_a_cookie_that_is_not_utf_8() {
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(response.text().await.unwrap(), "Ada");
+    }
+}
+
+#[tokio::test]
+async fn static_file_is_cacheable_and_renews_no_session() {
+    let service = Service::new().await;
+    service.memory.set("AUTH_SECRET", OLD).unwrap();
+    service.auth.get().await.unwrap();
+    let short = service.log_in(HOUR / 4).await;
+    for (path, status) in [("/static", 200), ("/unknown", 404)] {
+        let response = service.get(path, &short).await;
+        assert_eq!(response.status(), status);
+        for name in ["set-cookie", "vary", "cache-control"] {
+            assert!(!response.headers().contains_key(name), "{path}: {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn client_without_cookies_sends_its_session_token_as_bearer_token() {
+    let service = Service::new().await;
+    let ada = service.log_in(HOUR / 4).await;
+    let (_, token) = ada.split_once('=').unwrap();
+    let send = async |token: &str| {
+        let request = service.client.get(format!("{}/me", service.address));
+        request.bearer_auth(token).send().await.unwrap()
+    };
+    // A secret that is late is not an invalid token.
+    assert_eq!(send(token).await.status(), 500);
+    service.memory.set("AUTH_SECRET", OLD).unwrap();
+    service.auth.rebuild().await.unwrap();
+    let response = send(token).await;
+    assert_eq!(response.status(), 200);
+    assert!(!response.headers().contains_key("set-cookie"));
+    assert_eq!(response.text().await.unwrap(), "Ada");
+    let response = send("nonsense").await;
+    assert_eq!(response.status(), 401);
+    assert_eq!(
+        response.headers()["www-authenticate"],
+        "Bearer error=\"invalid_token\""
+    );
+}
+
+/// The sessions of a second application.
+struct Staff(Sessions);
+
+impl HasSessions for Staff {
+    type Sessions = Sessions;
+
+    fn sessions(&self) -> &Sessions {
+        &self.0
+    }
+}
+
+#[tokio::test]
+async fn second_layer_of_one_type_is_reported_once() {
+    fn auth<A: Send + Sync + 'static>(name: &str, build: fn(Sessions) -> A) -> LazyAuth<A> {
+        let resolver = Resolver::new(MemoryProvider::from_iter([("AUTH_SECRET", OLD)]));
+        LazyAuth::builder(resolver).name(name).build(
+            move |_: Secrets, context: BuildContext| async move {
+                let ring = SecretOrder::AuthCore.key_ring(&context)?;
+                let sessions = Sessions::new(SessionCookie::v5(Scheme::Http), &ring)?;
+                Ok::<_, BuildError>(build(sessions))
+            },
+        )
+    }
+    async fn status(app: &Router) -> u16 {
+        let request = axum::extract::Request::get("/me")
+            .body(Body::empty())
+            .unwrap();
+        let Ok(response) = app.clone().call(request).await;
+        response.status().as_u16()
+    }
+    let log = CanaryLog::install();
+    let (first, second) = (
+        auth("first", |sessions| sessions),
+        auth("second", |sessions| sessions),
+    );
+    let staff = auth("staff", Staff);
+    let routes = Router::new().route("/me", get(me));
+    let other_type = routes
+        .clone()
+        .layer(first.session_layer())
+        .layer(staff.session_layer());
+    let same_auth = routes
+        .clone()
+        .layer(first.session_layer())
+        .layer(first.session_layer());
+    for app in [other_type, same_auth] {
+        assert_eq!(status(&app).await, 401);
+        assert!(log.lines_with("session_layer_shadowed").is_empty());
+    }
+    let shadowed = routes
+        .layer(first.session_layer())
+        .layer(second.session_layer());
+    for _ in 0..3 {
+        assert_eq!(status(&shadowed).await, 401);
+    }
+    let events = log.lines_with("session_layer_shadowed");
+    assert_eq!(events.len(), 1, "{events:?}");
+    for part in ["first", "second", "Sessions", "HasSessions"] {
+        assert!(events[0].contains(part), "{events:?}");
     }
 }

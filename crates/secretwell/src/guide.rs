@@ -16,6 +16,7 @@
 //! | [`recipes`] | encrypted cookies, JSON Web Tokens, sessions, a PostgreSQL pool |
 //! | [`authjs`] | sessions that a Rust service shares with Auth.js |
 //! | [`better_auth`] | sessions that a Rust service shares with Better Auth |
+//! | [`better_auth_application`] | an application with Better Auth whose secret is late or rotates |
 //! | [`backends`] | environment variables, files, Infisical, Vault |
 //! | [`cli`] | the command for programs in any language |
 //! | [`architecture`], [`contract`], [`features`] | how the library is built |
@@ -42,6 +43,9 @@ pub mod migration {}
 
 #[doc = include_str!("../docs/guides/notifications.md")]
 pub mod notifications {}
+
+#[doc = include_str!("../docs/guides/better-auth.md")]
+pub mod better_auth_application {}
 
 #[doc = include_str!("../docs/guides/faq.md")]
 pub mod faq {}

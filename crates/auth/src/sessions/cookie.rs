@@ -17,7 +17,7 @@ use attributes::Attributes;
 pub use attributes::{SameSite, Scheme};
 #[cfg(feature = "tower")]
 pub(super) use header::cookies;
-use header::pairs;
+pub(super) use header::pairs;
 
 /// Maximum length of a `Set-Cookie` header. Browsers ignore a cookie whose name and value are longer than
 /// 4096 bytes. Some include the attributes.
@@ -115,6 +115,14 @@ impl Cookie {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Returns the scheme of the application that sets the cookie.
+    pub(super) fn scheme(&self) -> Scheme {
+        match self.attributes.is_secure(&self.name) {
+            true => Scheme::Https,
+            false => Scheme::Http,
+        }
     }
 
     /// Returns whether a cookie of this name contains the value or a chunk of it.

@@ -47,7 +47,7 @@ impl SignIn {
     /// contains the path and query of the requested page.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`] if `path` is not the path of a page at this origin.
+    /// Returns [`ErrorKind::InvalidConfig`] if `path` is not the path of a page at this origin.
     pub fn page(path: &str) -> Result<Self, Error> {
         const FIELD: &str = "path of the sign-in page";
         let uri = parse(FIELD, path)?;
@@ -76,7 +76,7 @@ impl SignIn {
     /// it.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`] if `location` is not a path or an absolute URL, or if `public_base`
+    /// Returns [`ErrorKind::InvalidConfig`] if `location` is not a path or an absolute URL, or if `public_base`
     /// is not an absolute URL without a query.
     pub fn at(location: &str, public_base: &str) -> Result<Self, Error> {
         const BASE: &str = "public URL of this service";
@@ -114,7 +114,7 @@ impl SignIn {
     /// name in Auth.js.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`] if `name` is empty, or if the query of the sign-in page has a
+    /// Returns [`ErrorKind::InvalidConfig`] if `name` is empty, or if the query of the sign-in page has a
     /// parameter of this name already.
     pub fn with_parameter(mut self, name: &str) -> Result<Self, Error> {
         const FIELD: &str = "parameter for the requested page";
@@ -200,7 +200,7 @@ fn parse(field: &str, text: &str) -> Result<Uri, Error> {
 fn invalid(field: &str, text: &str, problem: &str, hint: &'static str) -> Error {
     let shown = text.rsplit('@').next().unwrap_or_default();
     Error::new(
-        ErrorKind::Invalid,
+        ErrorKind::InvalidConfig,
         format!("the {field} {problem}: {shown:?}"),
     )
     .with_hint(hint)
@@ -281,7 +281,7 @@ mod tests {
         ] {
             for error in [SignIn::page(address), SignIn::at(address, base)] {
                 let error = error.expect_err(address);
-                assert_eq!(error.kind(), ErrorKind::Invalid, "{address}");
+                assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{address}");
                 assert!(
                     error.hint().unwrap_or_default().contains(hint),
                     "{address}: {error}"

@@ -100,6 +100,10 @@ impl SessionCookie {
         self.format
     }
 
+    pub(super) fn scheme(&self) -> Scheme {
+        self.cookie.scheme()
+    }
+
     /// Sets another name, for an application that configures one. The encryption keys of version 5 depend
     /// on it.
     ///

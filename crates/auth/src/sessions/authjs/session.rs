@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use super::SessionCookie;
+use super::diagnosis::Diagnosis;
+use super::{CsrfCookie, CsrfTokens, SessionCookie};
+use crate::KeyRing;
 use crate::sessions::keys::{Format, Keys};
 
 /// The decoded content of a session token.
@@ -77,6 +80,14 @@ pub struct Sessions {
     pub(super) cookie: SessionCookie,
     pub(super) tokens: SessionTokens,
     pub(super) max_age: Duration,
+    pub(super) accepts_bearer: bool,
+    pub(super) csrf_cookie: CsrfCookie,
+    /// For `csrf`.
+    pub(super) secrets: KeyRing,
+    /// Created on first use: its size is quadratic in the number of secrets.
+    pub(super) csrf: OnceLock<CsrfTokens>,
+    /// Shared with the rejections of requests, which might outlive this build.
+    pub(super) diagnosis: Arc<Diagnosis>,
 }
 
 // `A` is not a value, so it needs no bound.

@@ -2,14 +2,19 @@
 
 #[cfg(feature = "tower")]
 use std::marker::PhantomData;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+#[cfg(feature = "tower")]
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use secretwell_core::Error;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::SessionCookie;
+use super::diagnosis::Diagnosis;
 use super::session::{Session, SessionTokens, Sessions};
+use super::tokens::Decoded;
+use super::{Csrf, CsrfCookie, CsrfTokens, SessionCookie};
 use crate::KeyRing;
 #[cfg(feature = "tower")]
 use crate::Rejection;
@@ -18,6 +23,8 @@ use crate::sessions::cookie::cookies;
 use crate::sessions::error::{Rejected, first_valid};
 use crate::sessions::format::{HasSessions, Sealed, SessionFormat};
 use crate::sessions::keys::Format;
+#[cfg(feature = "tower")]
+use crate::sessions::text::percent_decode;
 use crate::sessions::{ClaimsError, TokenError};
 
 /// Default lifetime of a session: 30 days, the default of the packages.
@@ -31,14 +38,28 @@ impl Sessions {
     /// # Errors
     /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn new(cookie: SessionCookie, secrets: &KeyRing) -> Result<Self, Error> {
-        let tokens = match cookie.format() {
-            Format::V4 => SessionTokens::v4(secrets),
-            Format::V5 | Format::BetterAuth => SessionTokens::v5(cookie.name(), secrets),
-        }?;
+        let (tokens, salt, csrf_cookie) = match cookie.format() {
+            Format::V4 => (
+                SessionTokens::v4(secrets)?,
+                "",
+                CsrfCookie::v4(cookie.scheme()),
+            ),
+            Format::V5 | Format::BetterAuth => (
+                SessionTokens::v5(cookie.name(), secrets)?,
+                cookie.name(),
+                CsrfCookie::v5(cookie.scheme()),
+            ),
+        };
+        let diagnosis = Diagnosis::new(&cookie, salt, secrets);
         Ok(Self {
+            diagnosis: Arc::new(diagnosis),
             cookie,
             tokens,
             max_age: DEFAULT_MAX_AGE,
+            accepts_bearer: false,
+            csrf_cookie,
+            secrets: secrets.clone(),
+            csrf: OnceLock::new(),
         })
     }
 
@@ -49,9 +70,30 @@ impl Sessions {
         self
     }
 
+    /// Accepts session tokens in the header `Authorization: Bearer` as well, for clients without cookies.
+    /// Default: only cookies.
+    ///
+    /// The header is read only if the request has no session cookie, as in the function `getToken` of the
+    /// packages. The token can be percent-encoded. A session from this header is not renewed. It affects
+    /// requests that are authenticated by [`Auth`](crate::Auth), not [`find`](Self::find).
+    #[must_use]
+    pub fn accept_bearer(mut self) -> Self {
+        self.accepts_bearer = true;
+        self
+    }
+
+    /// Sets the cookie of CSRF tokens, for an application that configures one. Default:
+    /// [`CsrfCookie::v5`] or [`CsrfCookie::v4`], as the session cookie.
+    #[must_use]
+    pub fn with_csrf_cookie(mut self, cookie: CsrfCookie) -> Self {
+        self.csrf_cookie = cookie;
+        self
+    }
+
     /// Returns the session in a `Cookie` header, or `None` if the header has no valid session.
     ///
-    /// The reason for rejecting a session cookie is logged at the level `debug`.
+    /// The reason for rejecting a session cookie is logged at the level `debug`. If it might be a wrong
+    /// set-up, a warning explains it, at most once in 5 minutes for each kind.
     ///
     /// # Errors
     /// Returns [`ClaimsError`] if the session is valid, but its claims do not deserialize into `C`. The user
@@ -60,22 +102,44 @@ impl Sessions {
         &self,
         cookies: &str,
     ) -> Result<Option<Session<C>>, ClaimsError> {
-        match self.read(cookies) {
-            Ok(session) => Ok(session),
-            Err(rejected) => match rejected.error {
-                TokenError::Claims(error) => Err(error),
-                _ => Ok(None),
-            },
-        }
+        self.find_or_rejected(self.cookie.candidates(cookies), cookies)
+            .or_else(|rejected| {
+                self.diagnosis.rejected::<C>(&rejected, cookies);
+                match rejected.error {
+                    TokenError::Claims(error) => Err(error),
+                    _ => Ok(None),
+                }
+            })
     }
 
-    /// Returns the session in a `Cookie` header, or `None` if the header has no session cookie.
-    fn read<C: DeserializeOwned>(&self, cookies: &str) -> Result<Option<Session<C>>, Rejected> {
-        let tokens = self.cookie.candidates(cookies);
-        let session = first_valid(tokens, |token| self.tokens.decode(token));
-        session.inspect_err(|rejected| {
+    /// Returns the first valid session of a request with the header `cookies`, or `None` if it has no tokens.
+    /// The caller must report a rejection to the diagnosis.
+    fn find_or_rejected<C: DeserializeOwned>(
+        &self,
+        tokens: impl Iterator<Item = String>,
+        cookies: &str,
+    ) -> Result<Option<Session<C>>, Rejected> {
+        let Some(decoded) = self.read(tokens)? else {
+            self.diagnosis.absent(cookies);
+            return Ok(None);
+        };
+        self.diagnosis.warnings.accepted();
+        if decoded.is_from_future {
+            self.diagnosis.warnings.clock();
+        }
+        Ok(Some(decoded.session))
+    }
+
+    /// Decodes the first valid token. Returns `None` if there are no tokens.
+    fn read<C: DeserializeOwned>(
+        &self,
+        tokens: impl Iterator<Item = String>,
+    ) -> Result<Option<Decoded<C>>, Rejected> {
+        let now = SystemTime::now();
+        let decoded = first_valid(tokens, |token| self.tokens.decode_with_clock(token, now));
+        decoded.inspect_err(|rejected| {
             let error = &rejected.error;
-            tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session cookie was rejected");
+            tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session token was rejected");
         })
     }
 
@@ -103,10 +167,13 @@ impl Sessions {
     /// # Errors
     /// The same as [`start`](Self::start).
     pub fn renew(&self, cookies: &str, remaining: Duration) -> Result<Vec<String>, TokenError> {
-        let session = self.read::<serde_json::Map<String, serde_json::Value>>(cookies);
+        let tokens = self.cookie.candidates(cookies);
+        // The claims of any session fit into an object.
+        let decoded = self.read::<serde_json::Map<String, serde_json::Value>>(tokens);
+        let session = decoded.ok().flatten().map(|decoded| decoded.session);
         let threshold = SystemTime::now().checked_add(remaining);
         match session {
-            Ok(Some(session))
+            Some(session)
                 if session
                     .expires
                     .is_some_and(|end| threshold.is_none_or(|threshold| end < threshold)) =>
@@ -120,6 +187,59 @@ impl Sessions {
     /// Returns the `Set-Cookie` headers that end the session in a `Cookie` header.
     pub fn end(&self, cookies: &str) -> Vec<String> {
         self.cookie.clear(cookies)
+    }
+
+    /// Returns a CSRF token for a form, and the `Set-Cookie` header of its cookie.
+    ///
+    /// If `cookies`, the `Cookie` header of the request, has a valid token, it is returned again, without a
+    /// header. Forms that are open in other tabs thus remain valid, those of the application included.
+    ///
+    /// # Errors
+    /// Returns [`TokenError::Malformed`] if the system's random number generator fails.
+    pub fn csrf_token(&self, cookies: &str) -> Result<(String, Option<String>), TokenError> {
+        if let Some(value) = self.csrf_cookie.find(cookies)
+            && self.csrf().verify_cookie(&value) != Csrf::Rejected
+            && let Some((token, _)) = value.split_once('|')
+        {
+            return Ok((token.to_owned(), None));
+        }
+        let (token, value) = self.csrf().generate()?;
+        Ok((token, Some(self.csrf_cookie.set(&value))))
+    }
+
+    /// Verifies the CSRF token of a `POST` request.
+    ///
+    /// `cookies` is the `Cookie` header of the request. `body` is the `csrfToken` field of its body. Only
+    /// [`Csrf::Verified`] means that a form of the service or of the application sent the request.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use secretwell::auth::KeyRing;
+    /// use secretwell::auth::sessions::Scheme;
+    /// use secretwell::auth::sessions::authjs::{Csrf, SessionCookie, Sessions};
+    ///
+    /// # let ring = KeyRing::new("a secret of thirty-two bytes or more")?;
+    /// let sessions = Sessions::new(SessionCookie::v5(Scheme::Https), &ring)?;
+    /// // The response with the form.
+    /// let (token, set_cookie) = sessions.csrf_token("")?;
+    /// // The request that the form sends.
+    /// let set_cookie = set_cookie.unwrap_or_default();
+    /// let cookies = set_cookie.split(';').next().unwrap_or_default();
+    /// assert_eq!(sessions.verify_csrf(cookies, Some(&token)), Csrf::Verified);
+    /// // A request that another site sends.
+    /// assert_eq!(sessions.verify_csrf(cookies, None), Csrf::CookieOnly);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn verify_csrf(&self, cookies: &str, body: Option<&str>) -> Csrf {
+        match self.csrf_cookie.find(cookies) {
+            Some(value) => self.csrf().verify_post(&value, body),
+            None => Csrf::Rejected,
+        }
+    }
+
+    fn csrf(&self) -> &CsrfTokens {
+        self.csrf.get_or_init(|| CsrfTokens::new(&self.secrets))
     }
 }
 
@@ -143,7 +263,7 @@ impl SessionFormat for Sessions {
     }
 
     fn accepts_bearer(&self) -> bool {
-        false
+        self.accepts_bearer
     }
 }
 
@@ -156,21 +276,59 @@ where
     type Authenticator = A;
 
     async fn authenticate(auth: &A, request: &http::request::Parts) -> Result<Self, Rejection> {
-        match auth.sessions().read::<C>(&cookies(&request.headers)) {
+        let sessions = auth.sessions();
+        let cookies = cookies(&request.headers);
+        let mut tokens = sessions.cookie.candidates(&cookies).peekable();
+        let has_cookie = tokens.peek().is_some();
+        let bearer = match has_cookie {
+            false if sessions.accepts_bearer => bearer_token(&request.headers),
+            _ => None,
+        };
+        let challenge = match sessions.accepts_bearer {
+            true if bearer.is_some() => Some(r#"Bearer error="invalid_token""#),
+            true => Some("Bearer"),
+            false => None,
+        };
+        let challenged = |rejection: Rejection| match challenge {
+            Some(challenge) => rejection.with_challenge(HeaderValue::from_static(challenge)),
+            None => rejection,
+        };
+        let has_bearer = bearer.is_some();
+        match sessions.find_or_rejected::<C>(tokens.chain(bearer), &cookies) {
             Ok(Some(session)) => Ok(Self {
                 claims: session.claims,
                 expires: session.expires,
                 auth: PhantomData,
             }),
-            Ok(None) => Err(Rejection::unauthorized()),
-            Err(rejected) => Err(match rejected.error {
-                TokenError::Claims(_) => Rejection::misconfigured(),
-                // The application might have a new secret.
-                TokenError::UnknownKey => Rejection::unknown_key(),
-                _ => Rejection::unauthorized(),
-            }),
+            Ok(None) => Err(challenged(Rejection::unauthorized())),
+            // The application might have a new secret, so a warning is due only if a refresh does not help.
+            Err(rejected) if rejected.error == TokenError::UnknownKey => {
+                let diagnosis = sessions.diagnosis.clone();
+                let report = move || diagnosis.rejected::<C>(&rejected, &cookies);
+                Err(challenged(Rejection::unknown_key_with(report)))
+            }
+            Err(rejected) => {
+                // Other tokens than those of sessions can be in the header for bearer tokens.
+                if !(has_bearer && rejected.error == TokenError::Malformed) {
+                    sessions.diagnosis.rejected::<C>(&rejected, &cookies);
+                }
+                Err(match rejected.error {
+                    TokenError::Claims(_) => Rejection::misconfigured(),
+                    _ => challenged(Rejection::unauthorized()),
+                })
+            }
         }
     }
+}
+
+/// Returns the token in the `Authorization` header. Its text can be percent-encoded.
+#[cfg(feature = "tower")]
+fn bearer_token(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+    let token = token.trim();
+    (is_bearer && !token.is_empty()).then(|| percent_decode(token))
 }
 
 #[cfg(test)]
@@ -228,6 +386,81 @@ mod tests {
                 "{ended:?}"
             );
         }
+    }
+
+    #[test]
+    fn csrf_token_is_kept_while_its_cookie_is_valid() {
+        let old = KeyRing::new("the old secret, thirty-two bytes or more").unwrap();
+        let new = KeyRing::new("the new secret, thirty-two bytes or more").unwrap();
+        let both = KeyRing::merge([new.clone(), old.clone()]).unwrap();
+        let first = sessions(&old);
+        let during = sessions(&both);
+        let after = sessions(&new);
+        for index in 0..2 {
+            let (token, set_cookie) = first[index].csrf_token("theme=dark").unwrap();
+            let cookies = cookie_header(&[set_cookie.unwrap()]);
+            // A second tab, and the form of an instance with a new secret.
+            assert_eq!(
+                first[index].csrf_token(&cookies).unwrap(),
+                (token.clone(), None)
+            );
+            assert_eq!(
+                during[index].csrf_token(&cookies).unwrap(),
+                (token.clone(), None)
+            );
+            let (replaced, set_cookie) = after[index].csrf_token(&cookies).unwrap();
+            assert!(
+                replaced != token && set_cookie.is_some(),
+                "the secret has changed"
+            );
+
+            let verify = |sessions: &Sessions, cookies, body| sessions.verify_csrf(cookies, body);
+            assert_eq!(
+                verify(&during[index], &cookies, Some(&token)),
+                Csrf::Verified
+            );
+            assert_eq!(
+                verify(&after[index], &cookies, Some(&token)),
+                Csrf::Rejected
+            );
+            assert_eq!(verify(&first[index], &cookies, Some("x")), Csrf::CookieOnly);
+            assert_eq!(verify(&first[index], &cookies, None), Csrf::CookieOnly);
+            assert_eq!(verify(&first[index], "", Some(&token)), Csrf::Rejected);
+            assert_eq!(
+                verify(&first[1 - index], &cookies, Some(&token)),
+                Csrf::Rejected
+            );
+        }
+    }
+
+    #[test]
+    fn csrf_cookie_has_the_name_of_the_package() {
+        let ring = KeyRing::new("a secret of thirty-two bytes or more").unwrap();
+        let insecure = SessionCookie::v4(Scheme::Http);
+        let named = SessionCookie::v5(Scheme::Http)
+            .with_name("__Secure-session")
+            .unwrap();
+        for (cookie, name) in [
+            (SessionCookie::v5(Scheme::Https), "__Host-authjs.csrf-token"),
+            (SessionCookie::v5(Scheme::Http), "authjs.csrf-token"),
+            (
+                SessionCookie::v4(Scheme::Https),
+                "__Host-next-auth.csrf-token",
+            ),
+            (insecure.clone(), "next-auth.csrf-token"),
+            (named, "__Host-authjs.csrf-token"),
+        ] {
+            let sessions = Sessions::new(cookie, &ring).unwrap();
+            let (_, set_cookie) = sessions.csrf_token("").unwrap();
+            assert!(
+                set_cookie.unwrap().starts_with(&format!("{name}=")),
+                "{name}"
+            );
+        }
+        let sessions = Sessions::new(insecure, &ring).unwrap();
+        let csrf = CsrfCookie::v4(Scheme::Http).with_name("csrf").unwrap();
+        let (_, set_cookie) = sessions.with_csrf_cookie(csrf).csrf_token("").unwrap();
+        assert!(set_cookie.unwrap().starts_with("csrf="));
     }
 
     fn found<C: DeserializeOwned>(sessions: &Sessions, cookies: &str) -> Session<C> {

@@ -137,7 +137,7 @@ impl Attributes {
         }
     }
 
-    fn is_secure(&self, name: &str) -> bool {
+    pub(super) fn is_secure(&self, name: &str) -> bool {
         let prefixes = ["__Secure-", "__Host-", "__Http-"];
         self.scheme == Scheme::Https || prefixes.iter().any(|prefix| has_prefix(name, prefix))
     }
