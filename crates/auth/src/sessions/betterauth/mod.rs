@@ -66,6 +66,7 @@ mod cache;
 mod compact;
 mod cookies;
 mod date;
+mod diagnosis;
 mod json;
 mod jwt;
 mod mac;

@@ -5,11 +5,11 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::time::SystemTime;
 
+use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 
-use super::cookies::CookieKey;
 use super::payload::CachedSession;
 use super::sessions::Sessions;
 use super::signed::VerifiedToken;
@@ -85,7 +85,8 @@ where
 
     async fn authenticate(auth: &A, request: &Parts) -> Result<Self, Rejection> {
         let (_, cached) = read(auth.sessions(), request)?;
-        let cached = cached.ok_or_else(Rejection::unauthorized)?;
+        let rejection = || challenged(auth.sessions(), Rejection::unauthorized());
+        let cached = cached.ok_or_else(rejection)?;
         Ok(Self {
             cached,
             auth: PhantomData,
@@ -124,17 +125,27 @@ fn read_token(
     if let Some(token) = bearer {
         return Ok(token);
     }
-    match sessions.read_token(cookies) {
+    match sessions.token_or_rejected(cookies) {
         Ok(Some(token)) => Ok(token),
-        Ok(None) => Err(Rejection::unauthorized()),
-        Err(error) => {
-            sessions.log_rejected(CookieKey::SessionToken, &error);
-            Err(match error {
-                // The application might have a new secret.
-                TokenError::UnknownKey => Rejection::unknown_key(),
-                _ => Rejection::unauthorized(),
-            })
+        Ok(None) => Err(challenged(sessions, Rejection::unauthorized())),
+        // The application might have a new secret, so a warning is due only if a refresh does not help.
+        Err(rejected) if rejected.error == TokenError::UnknownKey => {
+            let (diagnosis, cookies) = (sessions.diagnosis.clone(), cookies.to_owned());
+            let report = move || diagnosis.rejected(&rejected, &cookies);
+            Err(challenged(sessions, Rejection::unknown_key_with(report)))
         }
+        Err(rejected) => {
+            sessions.diagnosis.rejected(&rejected, cookies);
+            Err(challenged(sessions, Rejection::unauthorized()))
+        }
+    }
+}
+
+/// Adds the challenge of bearer tokens to a rejection, if the sessions accept them.
+fn challenged(sessions: &Sessions, rejection: Rejection) -> Rejection {
+    match sessions.is_bearer_accepted() {
+        true => rejection.with_challenge(HeaderValue::from_static("Bearer")),
+        false => rejection,
     }
 }
 
