@@ -15,6 +15,7 @@
 //! | [`resolver`] | keys, watches, rejected values, restored backups, chains and runtimes |
 //! | [`recipes`] | encrypted cookies, JSON Web Tokens, sessions, a PostgreSQL pool |
 //! | [`authjs`] | sessions that a Rust service shares with Auth.js |
+//! | [`better_auth`] | sessions that a Rust service shares with Better Auth |
 //! | [`better_auth_application`] | an application with Better Auth whose secret is late or rotates |
 //! | [`backends`] | environment variables, files, Infisical, Vault |
 //! | [`cli`] | the command for programs in any language |
@@ -57,6 +58,9 @@ pub mod contract {}
 
 #[doc = include_str!("../docs/authjs.md")]
 pub mod authjs {}
+
+#[doc = include_str!("../docs/better-auth.md")]
+pub mod better_auth {}
 
 #[doc = include_str!("../docs/resolver.md")]
 pub mod resolver {}

@@ -191,13 +191,17 @@ impl SessionCookies {
     }
 
     /// Returns the values in a `Cookie` header that one of the cookies can have, in the order in which to
-    /// try them.
+    /// try them. As in the package, chunks are ignored beside a single cookie of their name.
     pub(super) fn candidates<'a>(
         &'a self,
         key: CookieKey,
         header: &'a str,
     ) -> impl Iterator<Item = String> + 'a {
-        self.cookie(key).candidates(header)
+        let cookie = self.cookie(key);
+        let whole = Cookie::new(cookie.name(), self.scheme, Limits::WHOLE);
+        let whole: Vec<String> = whole.candidates(header).collect();
+        let chunks = whole.is_empty().then(|| cookie.candidates(header));
+        whole.into_iter().chain(chunks.into_iter().flatten())
     }
 
     /// Returns the `Set-Cookie` headers that set one of the cookies.

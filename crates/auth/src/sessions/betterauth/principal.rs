@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::time::SystemTime;
 
+use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
@@ -84,7 +85,8 @@ where
 
     async fn authenticate(auth: &A, request: &Parts) -> Result<Self, Rejection> {
         let (_, cached) = read(auth.sessions(), request)?;
-        let cached = cached.ok_or_else(Rejection::unauthorized)?;
+        let rejection = || challenged(auth.sessions(), Rejection::unauthorized());
+        let cached = cached.ok_or_else(rejection)?;
         Ok(Self {
             cached,
             auth: PhantomData,
@@ -123,19 +125,27 @@ fn read_token(
     if let Some(token) = bearer {
         return Ok(token);
     }
-    match sessions.find_token(cookies) {
+    match sessions.token_or_rejected(cookies) {
         Ok(Some(token)) => Ok(token),
-        Ok(None) => Err(Rejection::unauthorized()),
+        Ok(None) => Err(challenged(sessions, Rejection::unauthorized())),
         // The application might have a new secret, so a warning is due only if a refresh does not help.
-        Err(error @ TokenError::UnknownKey) => {
-            let (warnings, cookies) = (sessions.warnings.clone(), cookies.to_owned());
-            let report = move || warnings.rejected(&error, &cookies);
-            Err(Rejection::unknown_key_with(report))
+        Err(rejected) if rejected.error == TokenError::UnknownKey => {
+            let (diagnosis, cookies) = (sessions.diagnosis.clone(), cookies.to_owned());
+            let report = move || diagnosis.rejected(&rejected, &cookies);
+            Err(challenged(sessions, Rejection::unknown_key_with(report)))
         }
-        Err(error) => {
-            sessions.warnings.rejected(&error, cookies);
-            Err(Rejection::unauthorized())
+        Err(rejected) => {
+            sessions.diagnosis.rejected(&rejected, cookies);
+            Err(challenged(sessions, Rejection::unauthorized()))
         }
+    }
+}
+
+/// Adds the challenge of bearer tokens to a rejection, if the sessions accept them.
+fn challenged(sessions: &Sessions, rejection: Rejection) -> Rejection {
+    match sessions.is_bearer_accepted() {
+        true => rejection.with_challenge(HeaderValue::from_static("Bearer")),
+        false => rejection,
     }
 }
 

@@ -207,6 +207,11 @@ fn long_cache_is_split_like_by_the_package_and_old_chunks_are_cleared() {
             rest.remove(missing);
             assert_eq!(find(&sessions, &rest.join("; ")), None);
         }
+        // The package ignores chunks beside a single cookie.
+        let stale = format!("{header}; __Secure-better-auth.session_data=stale");
+        assert_eq!(find(&sessions, &stale), None);
+        let empty = format!("{header}; __Secure-better-auth.session_data=");
+        assert_eq!(find(&sessions, &empty).as_deref(), Some("Ada"));
         let reversed: Vec<&str> = chunks.iter().rev().copied().collect();
         assert_eq!(
             find(&sessions, &reversed.join("; ")).as_deref(),
@@ -503,6 +508,24 @@ mod requests {
                 expected,
                 "{value}"
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn rejection_has_the_challenge_of_bearer_tokens_by_option() {
+        let sessions = stateless(&secrets());
+        for (sessions, expected) in [
+            (stateless(&secrets()), false),
+            (sessions.accept_bearer(), true),
+        ] {
+            for header in ["", "__Secure-better-auth.session_token=x.y"] {
+                let parts = parts(&[(COOKIE, header)]);
+                let rejection = Session::<User>::authenticate(&sessions, &parts).await;
+                let response = rejection.unwrap_err().into_http::<String>();
+                let challenge = response.headers().get(http::header::WWW_AUTHENTICATE);
+                let is_bearer = challenge.is_some_and(|challenge| challenge == "Bearer");
+                assert_eq!(is_bearer, expected, "{challenge:?}");
+            }
         }
     }
 

@@ -9,11 +9,11 @@ use serde::de::DeserializeOwned;
 
 use super::cache::{CacheStrategy, SessionCache};
 use super::cookies::{CookieKey, SessionCookies};
+use super::diagnosis::Diagnosis;
 use super::payload::{CachedSession, SessionRow};
 use super::secrets::BetterAuthSecrets;
 use super::signed::{TokenSigner, VerifiedToken};
-use crate::sessions::diagnosis::Warnings;
-use crate::sessions::error::first_valid;
+use crate::sessions::error::{Rejected, first_valid};
 use crate::sessions::format::{HasSessions, Sealed, SessionFormat};
 use crate::sessions::{ClaimsError, TokenError};
 
@@ -101,8 +101,7 @@ pub struct Sessions {
     cache_max_age: Option<Duration>,
     has_database: bool,
     bearer: bool,
-    /// Shared with the rejections of requests, which might outlive this build.
-    pub(super) warnings: Arc<Warnings>,
+    pub(super) diagnosis: Arc<Diagnosis>,
 }
 
 /// How long the browser keeps the cookies of a session.
@@ -122,9 +121,8 @@ impl Sessions {
     /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret cannot be used as a
     /// key.
     pub fn new(cookies: SessionCookies, secrets: &BetterAuthSecrets) -> Result<Self, Error> {
-        let warnings = Warnings::new(cookies.name(CookieKey::SessionToken));
         Ok(Self {
-            warnings: Arc::new(warnings),
+            diagnosis: Arc::new(Diagnosis::new(&cookies, secrets)),
             cookies,
             signer: TokenSigner::new(secrets)?,
             cache: None,
@@ -221,24 +219,13 @@ impl Sessions {
     /// Returns the verified token in a `Cookie` header, or `None` if the header has none.
     ///
     /// It is not a session: see [`VerifiedToken`]. The reason for rejecting a cookie is logged at the level
-    /// `debug`. If it might be a wrong set-up, a warning explains it, at most once in 5 minutes for each kind.
+    /// `debug`. If it might be a wrong set-up, a warning explains it, at most once in 5 minutes for each
+    /// kind.
     pub fn token(&self, cookies: &str) -> Option<VerifiedToken> {
-        self.find_token(cookies).unwrap_or_else(|error| {
-            self.warnings.rejected(&error, cookies);
+        self.token_or_rejected(cookies).unwrap_or_else(|rejected| {
+            self.diagnosis.rejected(&rejected, cookies);
             None
         })
-    }
-
-    /// Returns the verified token in a `Cookie` header, or why its tokens are rejected. The caller must report
-    /// a rejection to the warnings.
-    pub(super) fn find_token(&self, cookies: &str) -> Result<Option<VerifiedToken>, TokenError> {
-        let found = self.read_token(cookies);
-        match &found {
-            Ok(Some(_)) => self.warnings.accepted(),
-            Ok(None) => self.warnings.other_cookies(cookies),
-            Err(error) => self.log_rejected(CookieKey::SessionToken, error),
-        }
-        found
     }
 
     /// Returns the cached session in a `Cookie` header, or `None` if the header has no valid token or no valid
@@ -280,7 +267,10 @@ impl Sessions {
         now: SystemTime,
     ) -> Result<Option<CachedSession<U>>, ClaimsError> {
         let found = self.find_with(cookies, |cache, text| cache.decode_at(text, token, now));
-        found.inspect_err(|error| self.warnings.claims(std::any::type_name::<U>(), error))
+        found.inspect_err(|error| {
+            let warnings = &self.diagnosis.warnings;
+            warnings.claims(std::any::type_name::<U>(), error);
+        })
     }
 
     /// Returns the first cache of a `Cookie` header that `decode` accepts.
@@ -305,10 +295,30 @@ impl Sessions {
         }
     }
 
-    /// Returns the verified token in a `Cookie` header, or why its tokens are rejected.
-    fn read_token(&self, cookies: &str) -> Result<Option<VerifiedToken>, TokenError> {
+    /// Returns the verified token in a `Cookie` header, or `None` if it has no token. The caller must report a
+    /// rejection to the diagnosis.
+    pub(super) fn token_or_rejected(
+        &self,
+        cookies: &str,
+    ) -> Result<Option<VerifiedToken>, Rejected> {
+        let token = self.read_token(cookies);
+        match &token {
+            Ok(Some(_)) => self.diagnosis.warnings.accepted(),
+            Ok(None) => self.diagnosis.warnings.other_cookies(cookies),
+            Err(rejected) => self.log_rejected(CookieKey::SessionToken, &rejected.error),
+        }
+        token
+    }
+
+    fn read_token(&self, cookies: &str) -> Result<Option<VerifiedToken>, Rejected> {
         let candidates = self.cookies.candidates(CookieKey::SessionToken, cookies);
-        first_valid(candidates, |text| self.signer.verify(text)).map_err(|rejected| rejected.error)
+        first_valid(candidates, |text| self.signer.verify(text))
+    }
+
+    /// Returns whether the option [`accept_bearer`](Self::accept_bearer) is set.
+    #[cfg(feature = "tower")]
+    pub(super) fn is_bearer_accepted(&self) -> bool {
+        self.bearer
     }
 
     /// Returns the token in an `Authorization` header, if the option is set and its signature is valid.

@@ -98,7 +98,7 @@ impl TokenSigner {
     }
 }
 
-/// A token with its signature, `token.signature`. Whoever has it has the session.
+/// A token with its signature, `token.signature`. It is a credential and must not be logged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SignedToken(String);
 
