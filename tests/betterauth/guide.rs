@@ -120,7 +120,7 @@ pub(super) async fn until(mut check: impl AsyncFnMut() -> bool) {
 
 /// A running server of a project.
 pub(super) struct Server {
-    _process: Child,
+    process: Child,
     pub(super) address: String,
     log: Arc<Mutex<String>>,
 }
@@ -151,18 +151,20 @@ impl Server {
         for (name, value) in variables {
             command.env(name, value.as_ref());
         }
-        let (server, port) = Self::spawn(command, |line| line.strip_prefix("port ")).await;
+        let (server, port) =
+            Self::spawn(command, |line| Some(line.strip_prefix("port ")?.to_owned())).await;
         server.at(&format!("http://127.0.0.1:{port}"))
     }
 
     /// Spawns a command, and waits for a line of its output from which `address` takes the address.
     pub(super) async fn spawn(
         mut command: Command,
-        address: impl Fn(&str) -> Option<&str>,
+        address: impl Fn(&str) -> Option<String>,
     ) -> (Self, String) {
         let mut process = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .unwrap();
@@ -176,12 +178,12 @@ impl Server {
                 panic!("the server exited: {}", log.lock().unwrap());
             };
             if let Some(found) = address(&line) {
-                break found.to_owned();
+                break found;
             }
         };
         tokio::spawn(collect(lines, log.clone()));
         let server = Self {
-            _process: process,
+            process,
             address: String::new(),
             log,
         };
@@ -256,5 +258,18 @@ impl Server {
         self.send(&mut Browser::default(), "get-session", None)
             .await
             .0
+    }
+}
+
+/// Ends the processes that a server has started as well, such as the one of `next dev`.
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(id) = self.process.id() {
+            let group = format!("-{id}");
+            let kill = std::process::Command::new("kill")
+                .args(["-KILL", "--", &group])
+                .status();
+            assert!(kill.is_ok());
+        }
     }
 }

@@ -4,7 +4,9 @@
 mod guide;
 mod jwks;
 mod late_secret;
+mod next;
 mod rotation;
+mod secret;
 mod tokens;
 
 /// A secret of an application.

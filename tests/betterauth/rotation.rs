@@ -52,7 +52,11 @@ impl Application {
         project.write("unwrapped.js", UNWRAPPED);
         project.add_server("unwrapped-server.js", "./unwrapped.js");
         project.replace("cached.js", "ttl = 60_000", "ttl = 0");
-        project.replace("options.js", "= {", "= {\n  rateLimit: { enabled: false },");
+        project.replace(
+            "options.js",
+            "options = {",
+            "options = {\n  rateLimit: { enabled: false },",
+        );
         for (from, to) in replacements {
             project.replace("options.js", from, to);
         }

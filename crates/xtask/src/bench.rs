@@ -47,7 +47,13 @@ const PARTS: &[Part] = &[
     Part {
         name: "authjs",
         about: "session tokens of Auth.js, also with its Node package",
-        prepare: Some(prepare_authjs),
+        prepare: Some(prepare_node_packages),
+        run: run_part,
+    },
+    Part {
+        name: "betterauth",
+        about: "sessions of Better Auth, also with its Node package",
+        prepare: Some(prepare_node_packages),
         run: run_part,
     },
     Part {
@@ -105,7 +111,7 @@ pub(crate) fn print_names() {
     }
 }
 
-fn prepare_authjs() -> Result<(), String> {
+fn prepare_node_packages() -> Result<(), String> {
     install_node_packages().map(drop)
 }
 
