@@ -2,9 +2,11 @@
 //!
 //! | module | content |
 //! | --- | --- |
+//! | `fleet` | revocation in several processes |
 //! | `failures` | panics, runtimes without a timer, dropped auths, deadlines, names |
 //! | `history` | the version history of a source |
 //! | `inputs` | which builds a rotation causes, and for which secrets |
+//! | `limits` | more rotations than previous secrets |
 //! | `preflight` | reports |
 //! | `rebuild` | rebuilds |
 //! | `revocation` | revocation by a call, and by a time in the source |
@@ -27,8 +29,10 @@ use tokio::time::Instant;
 use crate::support::{denied, down, faulty_source, key, pass, ring_text, secs, settle};
 
 mod failures;
+mod fleet;
 mod history;
 mod inputs;
+mod limits;
 mod preflight;
 mod rebuild;
 mod revocation;

@@ -19,6 +19,7 @@
 //! | `values` | values of files, documents and variables to the letter, and the strength of secrets |
 //! | `transport` | connections that become silent, proxies and plain HTTP |
 //! | `restart` | a process that starts during a rotation, with a real OpenBao and Infisical |
+//! | `previous` | a process that starts during a rotation, with files and environment variables |
 //! | `sessions` | sessions that are shared with Auth.js, in a whole service |
 //! | `web` | layers and extractors: who is let in, and what happens without a build, a layer or a working principal |
 //! | `reporting` | errors, states and reports as text, fields and JSON |
@@ -27,6 +28,7 @@
 //! | `process` | tests that need a process of their own, such as tests of its environment |
 //! | `infisical` | the Infisical backend, with a fake server that is checked against recorded exchanges |
 //! | `authjs` | Auth.js sessions with the real packages, in a Next.js application |
+//! | `betterauth` | Better Auth with the real package: the programs of its guide, and a service beside them |
 //! | `vault` | the Vault backend, with a real OpenBao |
 //! | `matrix` | both modes, all states of a secret and four backends: states, responses, log |
 //! | `cli` | the command, with files, real servers and terminals |
@@ -39,6 +41,7 @@
 mod auth_model;
 mod authjs;
 mod aws;
+mod betterauth;
 mod chains;
 mod changes;
 mod cli;
@@ -55,6 +58,7 @@ mod model;
 mod notify;
 mod outages;
 mod packaging;
+mod previous;
 mod process;
 mod ready;
 mod reporting;

@@ -241,8 +241,11 @@ impl Model<'_> {
             let mut revisions = self.trace.revisions[key].iter();
             revisions.any(|it| it.value.kind == Kind::Weak)
         };
+        // So is one beyond the limit.
+        let is_beyond_limit =
+            |key: Key| self.trace.revisions[key].len() > self.setup.max_previous.max(1);
         let mut signing = (0..NAMES.len()).filter(|key| self.setup.signs(*key));
-        let is_refused = signing.any(is_refused);
+        let is_refused = signing.any(|key| is_refused(key) || is_beyond_limit(key));
         let is_ready = matches!(
             sample.state,
             State::Ready { history, .. } if history == VersionHistory::Complete || is_refused

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use crate::support::tool;
 
-/// A helper process that runs the packages, `tests/clients/authjs.mjs`.
+/// A helper process that runs packages: `tests/clients/authjs.mjs`, or another script of this kind.
 pub(crate) struct Packages {
     _process: Child,
     pipes: Mutex<(ChildStdin, Lines<BufReader<ChildStdout>>)>,
@@ -22,8 +22,13 @@ pub(crate) struct Packages {
 
 impl Packages {
     pub(super) fn start() -> Self {
+        Self::start_script("authjs.mjs")
+    }
+
+    /// Starts a script of `tests/clients`.
+    pub(crate) fn start_script(name: &str) -> Self {
         let mut process = Command::new("node")
-            .arg(tool("clients/authjs.mjs"))
+            .arg(tool("clients").join(name))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -38,7 +43,7 @@ impl Packages {
     }
 
     /// Runs an action, and returns its value or its error message.
-    pub(super) async fn run(&self, action: Value) -> Result<Value, String> {
+    pub(crate) async fn run(&self, action: Value) -> Result<Value, String> {
         let mut pipes = self.pipes.lock().await;
         let (input, output) = &mut *pipes;
         let line = format!("{action}\n");
@@ -118,7 +123,8 @@ impl Application {
     }
 }
 
-async fn collect(
+/// Appends lines to a log until they end.
+pub(crate) async fn collect(
     mut lines: Lines<BufReader<impl tokio::io::AsyncRead + Unpin>>,
     log: Arc<StdMutex<String>>,
 ) {
@@ -238,7 +244,7 @@ pub(crate) struct Browser {
 
 impl Browser {
     /// Creates a browser that received these `Set-Cookie` headers.
-    pub(super) fn with_cookies(headers: &[String]) -> Self {
+    pub(crate) fn with_cookies(headers: &[String]) -> Self {
         let mut browser = Self::default();
         for header in headers {
             browser.receive(header);
@@ -247,7 +253,7 @@ impl Browser {
     }
 
     /// Stores the cookie of a `Set-Cookie` header.
-    pub(super) fn receive(&mut self, header: &str) {
+    pub(crate) fn receive(&mut self, header: &str) {
         let pair = header.split(';').next().unwrap();
         let (name, value) = pair.split_once('=').unwrap();
         self.set_cookies.insert(name.to_owned(), header.to_owned());
@@ -259,7 +265,7 @@ impl Browser {
     }
 
     /// Returns the `Cookie` header that the browser sends.
-    pub(super) fn header(&self) -> String {
+    pub(crate) fn header(&self) -> String {
         let pairs = self.cookies.iter();
         let pairs: Vec<_> = pairs
             .map(|(name, value)| format!("{name}={value}"))
@@ -268,12 +274,12 @@ impl Browser {
     }
 
     /// Returns the last `Set-Cookie` header for a cookie.
-    pub(super) fn set_cookie_header(&self, name: &str) -> &str {
+    pub(crate) fn set_cookie_header(&self, name: &str) -> &str {
         &self.set_cookies[name]
     }
 
     /// Returns the values of the cookies whose names contain `part`.
-    pub(super) fn cookies_named(&self, part: &str) -> Vec<&str> {
+    pub(crate) fn cookies_named(&self, part: &str) -> Vec<&str> {
         let named = self.cookies.iter().filter(|(name, _)| name.contains(part));
         named.map(|(_, value)| value.as_str()).collect()
     }

@@ -1,7 +1,8 @@
-//! Matrix test: every change of a secret, in both modes, on four backends.
+//! Matrix test: every change of a secret, in both modes, on four backends, with the sessions of two libraries.
 //!
 //! For each step, the HTTP responses, the state and the log are compared with a handwritten table.
 
+mod library;
 mod source;
 mod table;
 
@@ -11,26 +12,22 @@ use std::thread;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::routing::get;
 use http::{HeaderMap, Request};
-use secretwell::SecretString;
-use secretwell::auth::sessions::Scheme;
-use secretwell::auth::sessions::authjs::{SecretOrder, Session, SessionCookie, Sessions};
-use secretwell::auth::{Auth, BuildContext, BuildError, KeyRing, LazyAuth, Mode, State};
+use secretwell::auth::{LazyAuth, Mode, State};
 use secretwell_testkit::{Canary, CanaryLog};
-use serde::Deserialize;
-use serde_json::json;
 use tower_service::Service as _;
 
 use crate::support::secs;
+use library::{AuthJs, BetterAuth, Library};
 use source::Source;
 use table::{Backend, MODES, Scenario, Step, list, scenarios};
 
 /// Time limit for each wait, in seconds. A successful run stays far below it.
 const LIMIT: u64 = 30;
 
-/// Result of one scenario in one mode on one backend.
+/// Result of one scenario in one mode on one backend, with the sessions of one library.
 struct CaseResult {
+    library: &'static str,
     /// Index into [`scenarios`].
     scenario: usize,
     mode: Mode,
@@ -45,20 +42,27 @@ fn responses_states_and_logs_match_the_table() {
     let threads: Vec<_> = MODES
         .into_iter()
         .flat_map(|mode| Backend::ALL.map(|backend| (mode, backend)))
-        .map(|(mode, backend)| thread::spawn(move || run_all(mode, backend)))
+        .flat_map(|(mode, backend)| {
+            [
+                thread::spawn(move || run_all::<AuthJs>(mode, backend)),
+                thread::spawn(move || run_all::<BetterAuth>(mode, backend)),
+            ]
+        })
         .collect();
     let results: Vec<CaseResult> = threads
         .into_iter()
         .flat_map(|thread| thread.join().unwrap())
         .collect();
     let scenarios = scenarios();
-    print(&scenarios, &results);
+    for library in [AuthJs::NAME, BetterAuth::NAME] {
+        print(library, &scenarios, &results);
+    }
     let name = |result: &CaseResult| scenarios[result.scenario].name;
     let cases: HashSet<_> = results
         .iter()
-        .map(|it| (name(it), it.mode, it.backend))
+        .map(|it| (it.library, name(it), it.mode, it.backend))
         .collect();
-    let expected = 9 * 2 * 4 + 2 * 3;
+    let expected = 2 * (9 * 2 * 4 + 2 * 3);
     assert_eq!((cases.len(), results.len()), (expected, expected));
     let deviating = results
         .iter()
@@ -71,7 +75,7 @@ fn responses_states_and_logs_match_the_table() {
 }
 
 /// Runs all scenarios of the table for this mode and backend, one after the other.
-fn run_all(mode: Mode, backend: Backend) -> Vec<CaseResult> {
+fn run_all<L: Library>(mode: Mode, backend: Backend) -> Vec<CaseResult> {
     let is_selected =
         |it: &(usize, Scenario)| it.1.modes.contains(&mode) && it.1.backends.contains(&backend);
     let result = |(scenario, it): (usize, Scenario)| {
@@ -79,8 +83,9 @@ fn run_all(mode: Mode, backend: Backend) -> Vec<CaseResult> {
             .enable_all()
             .build()
             .unwrap();
-        let case = AssertUnwindSafe(|| runtime.block_on(run(&it, mode, backend)));
+        let case = AssertUnwindSafe(|| runtime.block_on(run::<L>(&it, mode, backend)));
         CaseResult {
+            library: L::NAME,
             scenario,
             mode,
             backend,
@@ -97,9 +102,13 @@ fn run_all(mode: Mode, backend: Backend) -> Vec<CaseResult> {
 }
 
 /// Runs one scenario and returns its deviations from the table.
-async fn run(scenario: &Scenario, mode: Mode, backend: Backend) -> Vec<(usize, String)> {
+async fn run<L: Library>(
+    scenario: &Scenario,
+    mode: Mode,
+    backend: Backend,
+) -> Vec<(usize, String)> {
     let log = CanaryLog::install();
-    let mut service = Service::new(mode, backend).await;
+    let mut service = Service::<L>::new(mode, backend).await;
     let mut deviations = Vec::new();
     let mut checked_lines = 0;
     for (number, step) in scenario.steps.iter().enumerate() {
@@ -157,26 +166,10 @@ fn events(log: &CanaryLog) -> Vec<String> {
     log.lines().into_iter().filter_map(event).collect()
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-struct Secrets {
-    #[expect(dead_code, reason = "the service uses the key ring")]
-    auth_secret: SecretString,
-}
-
-#[derive(Deserialize)]
-struct User {
-    name: String,
-}
-
-async fn me(Auth(session): Auth<Session<User>>) -> String {
-    session.claims.name
-}
-
 /// The service under test.
-struct Service {
+struct Service<L: Library> {
     source: Source,
-    auth: LazyAuth<Sessions>,
+    auth: LazyAuth<L::Sessions>,
     app: Router,
     secrets: [(&'static str, Canary); 3],
     /// The cookie of a session that the service itself has issued.
@@ -185,22 +178,17 @@ struct Service {
     output: String,
 }
 
-impl Service {
+impl<L: Library> Service<L> {
     async fn new(mode: Mode, backend: Backend) -> Self {
-        let source = Source::new(backend).await;
-        let auth = LazyAuth::builder(source.resolver())
+        let source = Source::new(backend, L::KEY).await;
+        let settings = LazyAuth::builder(source.resolver())
             .mode(mode)
             .deadline(secs(LIMIT))
-            .activation_delay(secs(60 * 60))
-            .build(|_: Secrets, context: BuildContext| async move {
-                let ring = SecretOrder::AuthCore.key_ring(&context)?;
-                Ok::<_, BuildError>(Sessions::new(SessionCookie::v5(Scheme::Http), &ring)?)
-            });
+            .activation_delay(secs(60 * 60));
+        let auth = L::auth(settings);
         let weak = Canary::new("weak").text()[..16].to_owned();
         Self {
-            app: Router::new()
-                .route("/me", get(me))
-                .layer(auth.session_layer()),
+            app: L::router().layer(auth.session_layer()),
             source,
             auth,
             secrets: [
@@ -282,9 +270,10 @@ impl Service {
     }
 
     fn cookie(&mut self, name: &str) -> String {
-        let start = |sessions: &Sessions| {
-            let set = sessions.start(&json!({"name": "Ada"}), "").unwrap();
-            set[0].split(';').next().unwrap().to_owned()
+        let start = |sessions: &L::Sessions| {
+            let set = L::start(sessions);
+            let pairs: Vec<_> = set.iter().filter_map(|set| set.split(';').next()).collect();
+            pairs.join("; ")
         };
         match name {
             "none" => String::new(),
@@ -292,10 +281,7 @@ impl Service {
                 let own = || start(&self.auth.peek().unwrap());
                 self.own.get_or_insert_with(own).clone()
             }
-            _ => {
-                let ring = KeyRing::new(self.secret(name)).unwrap();
-                start(&Sessions::new(SessionCookie::v5(Scheme::Http), &ring).unwrap())
-            }
+            _ => start(&L::application(self.secret(name))),
         }
     }
 }
@@ -342,7 +328,8 @@ fn text(state: &State) -> String {
     clippy::print_stdout,
     reason = "the output explains a failure of the test"
 )]
-fn print(scenarios: &[Scenario], results: &[CaseResult]) {
+fn print(library: &str, scenarios: &[Scenario], results: &[CaseResult]) {
+    println!("\n{library}");
     let line = |cells: [&str; 4], marks: [&str; 4]| {
         let [actions, responses, state, log] = cells;
         let [memory, file, vault, infisical] = marks;
@@ -359,6 +346,7 @@ fn print(scenarios: &[Scenario], results: &[CaseResult]) {
                 let marks = Backend::ALL.map(|backend| {
                     let mut matching = results
                         .iter()
+                        .filter(|it| it.library == library)
                         .filter(|it| (it.scenario, it.mode, it.backend) == (index, *mode, backend));
                     match matching.next() {
                         None => "",
@@ -378,12 +366,12 @@ fn print(scenarios: &[Scenario], results: &[CaseResult]) {
             }
         }
     }
-    for it in results {
+    for it in results.iter().filter(|it| it.library == library) {
         let scenario = &scenarios[it.scenario];
         for (number, deviation) in &it.deviations {
             let (name, backend) = (scenario.name, it.backend.name());
             println!(
-                "\n{name}, {}, {backend}, step {}: {deviation}",
+                "\n{library}, {name}, {}, {backend}, step {}: {deviation}",
                 it.mode,
                 number + 1
             );

@@ -16,9 +16,13 @@ use crate::infisical::place::Place as InfisicalFolder;
 use crate::support::{down, replace, secs};
 use crate::vault::server::{Bao, ROOT, shared, unique};
 
-const KEY: &str = "AUTH_SECRET";
+pub(super) struct Source {
+    /// The key of the secret.
+    key: &'static str,
+    place: Place,
+}
 
-pub(super) enum Source {
+enum Place {
     Memory(FaultyProvider<MemoryProvider>),
     File(TempDir),
     Vault {
@@ -33,7 +37,75 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub(super) async fn new(backend: Backend) -> Self {
+    pub(super) async fn new(backend: Backend, key: &'static str) -> Self {
+        Self {
+            key,
+            place: Place::new(backend).await,
+        }
+    }
+
+    /// Returns a resolver that polls so often that a test can wait for a change.
+    pub(super) fn resolver(&self) -> Resolver {
+        let url = |proxy: &FaultProxy| format!("http://{}", proxy.address());
+        let builder: ResolverBuilder = match &self.place {
+            Place::Memory(faulty) => Resolver::builder(faulty.clone()),
+            Place::File(directory) => {
+                let files = FileProvider::directory(directory.path().join("secrets"));
+                // An emptied file counts at once, as in the other sources.
+                Resolver::builder(files.rewrite_grace(Duration::ZERO))
+            }
+            Place::Vault { proxy, mount, .. } => {
+                let auth = VaultAuth::token(Credential::value(ROOT));
+                let provider = VaultProvider::builder([url(proxy)], auth).unwrap();
+                let provider = provider.mount(mount).path("app").client(long_timeouts);
+                Resolver::builder(provider.build().unwrap())
+            }
+            Place::Infisical { folder, proxy } => {
+                let provider = folder.provider_at(&url(proxy)).api(folder.api);
+                Resolver::builder(provider.client(long_timeouts).build().unwrap())
+            }
+        };
+        let builder = builder.ttl(Duration::from_millis(500));
+        builder.negative_ttl(secs(1)).max_backoff(secs(1)).build()
+    }
+
+    pub(super) async fn write(&self, secret: &str) {
+        match &self.place {
+            Place::Memory(faulty) => faulty.inner().set(self.key, secret).unwrap(),
+            Place::File(directory) => {
+                let path = directory.path().join("secrets").join(self.key);
+                replace(&path, secret.as_bytes());
+            }
+            Place::Vault { bao, mount, .. } => {
+                let body = json!({"data": {self.key: secret}});
+                bao.root("POST", &format!("{mount}/data/app"), body).await;
+            }
+            Place::Infisical { folder, .. } => folder.write(None, self.key, secret).await,
+        }
+    }
+
+    /// Makes the source unreachable, or reachable again.
+    pub(super) fn set_down(&self, is_down: bool) {
+        let fault = if is_down { Fault::Close } else { Fault::None };
+        match &self.place {
+            Place::Memory(faulty) => faulty.always(is_down.then(|| Action::Fail(down()))),
+            Place::File(directory) => {
+                let present = directory.path().join("secrets");
+                let moved = directory.path().join("moved");
+                let (from, to) = if is_down {
+                    (present, moved)
+                } else {
+                    (moved, present)
+                };
+                std::fs::rename(from, to).unwrap();
+            }
+            Place::Vault { proxy, .. } | Place::Infisical { proxy, .. } => proxy.set(fault),
+        }
+    }
+}
+
+impl Place {
+    async fn new(backend: Backend) -> Self {
         match backend {
             Backend::Memory => Self::Memory(FaultyProvider::new(MemoryProvider::new())),
             Backend::File => {
@@ -53,65 +125,6 @@ impl Source {
                 let proxy = FaultProxy::start(folder.as_fake().address()).await;
                 Self::Infisical { folder, proxy }
             }
-        }
-    }
-
-    /// Returns a resolver that polls so often that a test can wait for a change.
-    pub(super) fn resolver(&self) -> Resolver {
-        let url = |proxy: &FaultProxy| format!("http://{}", proxy.address());
-        let builder: ResolverBuilder = match self {
-            Self::Memory(faulty) => Resolver::builder(faulty.clone()),
-            Self::File(directory) => {
-                let files = FileProvider::directory(directory.path().join("secrets"));
-                // An emptied file counts at once, as in the other sources.
-                Resolver::builder(files.rewrite_grace(Duration::ZERO))
-            }
-            Self::Vault { proxy, mount, .. } => {
-                let auth = VaultAuth::token(Credential::value(ROOT));
-                let provider = VaultProvider::builder([url(proxy)], auth).unwrap();
-                let provider = provider.mount(mount).path("app").client(long_timeouts);
-                Resolver::builder(provider.build().unwrap())
-            }
-            Self::Infisical { folder, proxy } => {
-                let provider = folder.provider_at(&url(proxy)).api(folder.api);
-                Resolver::builder(provider.client(long_timeouts).build().unwrap())
-            }
-        };
-        let builder = builder.ttl(Duration::from_millis(500));
-        builder.negative_ttl(secs(1)).max_backoff(secs(1)).build()
-    }
-
-    pub(super) async fn write(&self, secret: &str) {
-        match self {
-            Self::Memory(faulty) => faulty.inner().set(KEY, secret).unwrap(),
-            Self::File(directory) => {
-                let path = directory.path().join("secrets").join(KEY);
-                replace(&path, secret.as_bytes());
-            }
-            Self::Vault { bao, mount, .. } => {
-                let body = json!({"data": {KEY: secret}});
-                bao.root("POST", &format!("{mount}/data/app"), body).await;
-            }
-            Self::Infisical { folder, .. } => folder.write(None, KEY, secret).await,
-        }
-    }
-
-    /// Makes the source unreachable, or reachable again.
-    pub(super) fn set_down(&self, is_down: bool) {
-        let fault = if is_down { Fault::Close } else { Fault::None };
-        match self {
-            Self::Memory(faulty) => faulty.always(is_down.then(|| Action::Fail(down()))),
-            Self::File(directory) => {
-                let present = directory.path().join("secrets");
-                let moved = directory.path().join("moved");
-                let (from, to) = if is_down {
-                    (present, moved)
-                } else {
-                    (moved, present)
-                };
-                std::fs::rename(from, to).unwrap();
-            }
-            Self::Vault { proxy, .. } | Self::Infisical { proxy, .. } => proxy.set(fault),
         }
     }
 }

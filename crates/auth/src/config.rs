@@ -17,8 +17,18 @@ use crate::spec::TypedSpec;
 #[cfg(feature = "refuse-list")]
 use crate::strength::RefuseList;
 
-/// Default number of previous secrets of one key.
-const MAX_PREVIOUS: usize = 8;
+/// Smallest default number of previous secrets of one key.
+const MIN_DEFAULT_PREVIOUS: u64 = 8;
+
+/// Largest default number of previous secrets of one key. As many are read from a version history.
+const MAX_DEFAULT_PREVIOUS: u64 = 49;
+
+/// Returns the default number of previous secrets: enough for one rotation per day.
+fn default_max_previous(grace_period: Duration) -> usize {
+    let days = grace_period.as_secs() / (24 * 3600);
+    let number = (days + 1).clamp(MIN_DEFAULT_PREVIOUS, MAX_DEFAULT_PREVIOUS);
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
 
 /// Settings of a [`LazyAuth`]. Created by [`LazyAuth::builder`].
 ///
@@ -50,6 +60,7 @@ pub struct LazyAuthBuilder {
     resolver: Resolver,
     settings: Settings,
     policies: Policies,
+    max_previous: Option<usize>,
 }
 
 impl LazyAuthBuilder {
@@ -65,7 +76,7 @@ impl LazyAuthBuilder {
             timing: Timing {
                 activation_delay: resolver.ttl(),
                 grace_period: Duration::from_secs(24 * 3600),
-                max_previous: MAX_PREVIOUS,
+                max_previous: 0,
             },
             policies: Arc::default(),
             revocation_key: None,
@@ -75,6 +86,7 @@ impl LazyAuthBuilder {
             resolver,
             settings,
             policies: Policies::default(),
+            max_previous: None,
         }
     }
 
@@ -129,23 +141,27 @@ impl LazyAuthBuilder {
     /// Default: one day.
     ///
     /// Set it to the longest lifetime of anything that is signed, such as a session cookie. If secrets
-    /// rotate often, also set [`max_previous`](Self::max_previous).
+    /// rotate more often than once per day, also set [`max_previous`](Self::max_previous).
     #[must_use]
     pub fn grace_period(mut self, grace_period: Duration) -> Self {
         self.settings.timing.grace_period = grace_period;
         self
     }
 
-    /// Sets the maximum number of previous secrets of each key that still verify. Default: 8.
+    /// Sets the maximum number of previous secrets of each key that still verify. Default: one for each day of
+    /// the [`grace_period`](Self::grace_period) plus one, at least 8 and at most 49.
     ///
-    /// It limits both what is kept in memory and what is read from the version history of the source.
-    /// With one rotation per day and a [`grace_period`](Self::grace_period) of one day, 2 are needed:
-    /// the grace period only begins after the activation delay. Beyond the limit, the oldest secret no
-    /// longer verifies, although its grace period has not ended. The secret that signs during an
-    /// activation delay is always kept. With 0, a new secret replaces the previous one at once.
+    /// It limits both what is kept in memory and what is read from the version history of the source. The
+    /// default suffices for one rotation per day and a grace period of up to 48 days. At start, at most 50
+    /// versions of a key are read.
+    ///
+    /// Beyond the limit, the oldest secret no longer verifies, although its grace period has not ended.
+    /// The state then has [`VersionHistory::Incomplete`](crate::VersionHistory::Incomplete), and the event
+    /// `previous_secrets_dropped` is logged. The secret that signs during an activation delay is always
+    /// kept. With 0, a new secret replaces the previous one at once.
     #[must_use]
     pub fn max_previous(mut self, max_previous: usize) -> Self {
-        self.settings.timing.max_previous = max_previous;
+        self.max_previous = Some(max_previous);
         self
     }
 
@@ -231,6 +247,9 @@ impl LazyAuthBuilder {
         A: Send + Sync + 'static,
     {
         self.settings.policies = Arc::new(self.policies);
+        let timing = &mut self.settings.timing;
+        let default = default_max_previous(timing.grace_period);
+        timing.max_previous = self.max_previous.unwrap_or(default);
         LazyAuth::assemble(
             self.resolver,
             Box::new(TypedSpec::<T, F>::new(build)),
@@ -272,5 +291,18 @@ impl LazyAuth<()> {
     /// closure that [`LazyAuthBuilder::build`] takes.
     pub fn builder(resolver: Resolver) -> LazyAuthBuilder {
         LazyAuthBuilder::new(resolver)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_number_of_previous_secrets_suffices_for_daily_rotations() {
+        let days = |days: u64| default_max_previous(Duration::from_secs(days * 24 * 3600));
+        assert_eq!([0, 1, 7, 8, 30].map(days), [8, 8, 8, 9, 31]);
+        assert_eq!([48, 1000].map(days), [49, 49]);
+        assert_eq!(default_max_previous(Duration::MAX), 49);
     }
 }

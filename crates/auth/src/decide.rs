@@ -31,12 +31,13 @@ pub(crate) fn decide(
     next.rotate(snapshot, rules, now);
     let revoked = next.revoke(current, snapshot, rules, now);
     // Afterwards, because a secret that the limit removes can be a revoked one.
-    next.rings.limit_previous(rules.timing.max_previous, now);
+    let dropped = next.limit_previous(rules, now);
     let inputs = next.inputs(snapshot.secrets, now);
     let is_changed = snapshot.forced || current.built_from.as_ref() != Some(&inputs);
     let next = Next {
         rotation: next,
         revoked,
+        dropped,
     };
     match is_changed {
         true => Decision::Build(next),
@@ -87,6 +88,8 @@ pub(crate) struct Next {
     pub(crate) rotation: Rotation,
     /// The keys of the previous secrets that this attempt has revoked, one for each secret.
     pub(crate) revoked: Vec<SecretKey>,
+    /// The keys of the previous secrets that this attempt has dropped, because there are too many.
+    pub(crate) dropped: Vec<SecretKey>,
 }
 
 /// What an attempt has read.
@@ -128,8 +131,9 @@ pub(crate) struct Rotation {
     previous_keys: BTreeSet<SecretKey>,
     /// The keys whose version history is not needed any more.
     history_read: BTreeSet<SecretKey>,
-    /// The keys with previous secrets that are left out, because the version history has too many versions or
-    /// the rules refuse them, and the time when all of those have expired.
+    /// The keys with previous secrets that are left out, and the time when all of those have expired. The
+    /// version history has too many versions, there are more than
+    /// [`max_previous`](Timing::max_previous), or the rules refuse them.
     history_is_cut: BTreeMap<SecretKey, Instant>,
     /// The inputs of the current build, or `None` before the first build.
     built_from: Option<Inputs>,
@@ -193,8 +197,8 @@ impl Rotation {
         self.epoch_is_known && !self.unconfirmed
     }
 
-    /// Returns whether secrets from a version history might be missing at `now`, because it has too many
-    /// versions, or because the rules refuse some of them.
+    /// Returns whether previous secrets are left out at `now`, because there are too many or because the
+    /// rules refuse some of them.
     pub(crate) fn history_is_cut(&self, now: Instant) -> bool {
         self.history_is_cut.values().any(|expired| *expired > now)
     }
@@ -308,11 +312,23 @@ impl Rotation {
     fn advanced(mut self, before: &Self, rules: &Rules, now: Instant) -> Next {
         self.rings.remove_expired(now);
         let revoked = self.revoke_by_time(before, now);
-        self.rings.limit_previous(rules.timing.max_previous, now);
+        let dropped = self.limit_previous(rules, now);
         Next {
             rotation: self,
             revoked,
+            dropped,
         }
+    }
+
+    /// Drops the oldest previous secrets of each key beyond the limit. Returns the key of each.
+    fn limit_previous(&mut self, rules: &Rules, now: Instant) -> Vec<SecretKey> {
+        let dropped = self.rings.limit_previous(rules.timing.max_previous, now);
+        for (key, expires_at) in &dropped {
+            let cut = self.history_is_cut.entry(key.clone());
+            let until = cut.or_insert(*expires_at);
+            *until = (*until).max(*expires_at);
+        }
+        dropped.into_iter().map(|(key, _)| key).collect()
     }
 
     fn learn_epoch(&mut self, epoch: Option<Epoch>, now: Instant) {

@@ -136,7 +136,8 @@ async fn read_versions(
 ///
 /// All secrets before one that was active have expired when the grace period after its activation has
 /// ended. The secret that signs and the ones after it are needed, and at most
-/// [`max_previous`](Timing::max_previous) others. Refused secrets do not count towards that limit.
+/// [`max_previous`](Timing::max_previous) others. One more shows that there are too many. Refused secrets do
+/// not count towards that limit.
 fn is_enough(versions: &[StoredVersion], timing: Timing) -> bool {
     let mut previous: Vec<&SecretValue> = Vec::new();
     let mut is_any_active = false;
@@ -161,7 +162,7 @@ fn is_enough(versions: &[StoredVersion], timing: Timing) -> bool {
         }
         replaced_ago = age;
     }
-    is_any_active && previous.len() >= timing.max_previous
+    is_any_active && previous.len() > timing.max_previous
 }
 
 fn stored(value: SecretValue, version: Option<Version>) -> StoredVersion {
@@ -254,7 +255,7 @@ mod tests {
             max_previous: 1,
             ..TIMING
         };
-        let mut versions = versions(&[("c", 1), ("b", 30)]);
+        let mut versions = versions(&[("c", 1), ("b", 30), ("a", 31)]);
         assert!(is_enough(&versions, timing));
         versions[1].refused = Some("it is weak".into());
         assert!(!is_enough(&versions, timing));
@@ -264,9 +265,9 @@ mod tests {
     }
 
     #[test]
-    fn reading_ends_at_the_limit_of_different_secrets_if_one_of_them_signs() {
+    fn reading_ends_beyond_the_limit_of_different_secrets_if_one_of_them_signs() {
         let timing = Timing {
-            max_previous: 2,
+            max_previous: 1,
             ..TIMING
         };
         let is_enough = |it: &[(&str, u64)]| is_enough(&versions(it), timing);

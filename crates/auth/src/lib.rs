@@ -176,6 +176,13 @@ const _: () = {
         assert_send_sync::<sessions::authjs::Sessions>();
         assert_send_sync::<sessions::authjs::SessionTokens>();
     }
+    #[cfg(feature = "betterauth")]
+    {
+        assert_send_sync::<sessions::betterauth::BetterAuthSecrets>();
+        assert_send_sync::<sessions::betterauth::SessionCache>();
+        assert_send_sync::<sessions::betterauth::Sessions>();
+        assert_send_sync::<sessions::betterauth::TokenSigner>();
+    }
     #[cfg(feature = "cookies")]
     {
         assert_send_sync::<cookies::CookieKeys>();
@@ -184,7 +191,7 @@ const _: () = {
     }
     #[cfg(all(feature = "cookies", feature = "axum"))]
     assert_send_sync::<cookies::RingJar<cookies::Signed>>();
-    #[cfg(all(feature = "authjs", feature = "tower"))]
+    #[cfg(all(any(feature = "authjs", feature = "betterauth"), feature = "tower"))]
     {
         assert_send_sync::<sessions::SessionExchange<()>>();
         assert_send_sync::<sessions::SessionLayer<()>>();

@@ -377,6 +377,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
                     return Err(Stopped::Superseded);
                 }
                 shared.log_revoked(&next.revoked);
+                shared.log_dropped(&next.dropped);
             }
             Ok(None) => shared.memory().set_advanced(now, revision),
             Err(problems) => {
@@ -421,6 +422,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         let Next {
             mut rotation,
             revoked,
+            dropped,
         } = next;
         let missing = source.missing(&mut rotation, secrets);
         let history = match missing.is_empty() && !rotation.history_is_cut(now) {
@@ -439,6 +441,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             self.histories.start_if_due(&source, missing);
         }
         shared.log_revoked(&revoked);
+        shared.log_dropped(&dropped);
         Ok(())
     }
 

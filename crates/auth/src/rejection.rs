@@ -84,7 +84,7 @@ impl Rejection {
     }
 
     /// Like [`unknown_key`](Self::unknown_key). Calls `report` if the key remains unknown.
-    #[expect(dead_code, reason = "for the diagnosis of wrong set-ups")]
+    #[cfg(feature = "authjs")]
     pub(crate) fn unknown_key_with(report: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             cause: Cause::UnknownKey(Some(Arc::new(report))),

@@ -178,11 +178,20 @@ impl Rings {
         }
     }
 
-    /// Removes the oldest previous secrets of each key until at most `limit` of them are left.
-    pub(crate) fn limit_previous(&mut self, limit: usize, now: Instant) {
-        for ring in self.0.values_mut() {
-            ring.truncate(limit, now);
+    /// Removes the oldest previous secrets of each key until at most `limit` of them are left. Returns the
+    /// key of each removed secret and the end of its grace period. There are none with the limit 0, which
+    /// asks for no previous secrets.
+    pub(crate) fn limit_previous(
+        &mut self,
+        limit: usize,
+        now: Instant,
+    ) -> Vec<(SecretKey, Instant)> {
+        let mut removed = Vec::new();
+        for (key, ring) in &mut self.0 {
+            let ends = ring.truncate(limit, now);
+            removed.extend(ends.into_iter().map(|end| (key.clone(), end)));
         }
+        removed
     }
 
     /// Removes the previous secrets whose grace period has ended.
@@ -431,17 +440,21 @@ impl Ring {
     }
 
     /// Removes the oldest previous secrets until `limit` of them are left. The secret that signs is
-    /// kept, because the next one might not be known to every instance yet.
-    fn truncate(&mut self, limit: usize, now: Instant) {
+    /// kept, because the next one might not be known to every instance yet. Returns the ends of the grace
+    /// periods of the removed secrets, unless `limit` is 0.
+    fn truncate(&mut self, limit: usize, now: Instant) -> Vec<Instant> {
         if limit == 0 {
             self.0.truncate(1);
         }
+        let mut ends = Vec::new();
         while self.0.len() > limit.saturating_add(1) {
             let oldest = self.0.len() - 1;
             let signs = self.signs(now).map(|entry| &entry.value);
             let is_oldest = signs == Some(&self.0[oldest].value);
-            self.0.remove(oldest - usize::from(is_oldest));
+            let removed = self.0.remove(oldest - usize::from(is_oldest));
+            ends.extend(removed.replaced.map(|replaced| replaced.expires_at));
         }
+        ends
     }
 }
 

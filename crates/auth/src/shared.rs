@@ -425,6 +425,20 @@ impl<A> Shared<A> {
             );
         }
     }
+
+    pub(crate) fn log_dropped(&self, keys: &[SecretKey]) {
+        for group in keys.chunk_by(|one, next| one == next) {
+            tracing::warn!(
+                target: "secretwell::auth",
+                event = "previous_secrets_dropped",
+                name = self.settings.name.as_deref(),
+                key = %group[0],
+                count = group.len(),
+                limit = self.settings.timing.max_previous,
+                "there are more previous secrets than `max_previous`; the oldest verify no longer, although their grace period has not ended",
+            );
+        }
+    }
 }
 
 /// Returns whether `state` belongs to a retry that fails with the same problems as before.

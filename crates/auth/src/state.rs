@@ -95,7 +95,7 @@ impl State {
     }
 }
 
-/// Whether the version history of the source was read for every signing secret.
+/// Whether all previous secrets verify whose grace period has not ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -103,9 +103,15 @@ pub enum VersionHistory {
     /// All previous secrets verify that the source can return.
     #[default]
     Complete,
-    /// A previous version could not be read yet, or the rules for signing secrets refuse it. What previous
-    /// secrets have signed might be rejected. A failed read is retried in the background. A refused version
-    /// is logged once, as the event `previous_version_refused`, and counts until its grace period ends.
+    /// A previous secret is left out, so what it has signed might be rejected.
+    ///
+    /// - A version could not be read yet. The read is retried in the background.
+    /// - The rules for signing secrets refuse a version. It is logged once, as the event
+    ///   `previous_version_refused`, and counts until its grace period ends.
+    /// - There are more previous secrets than
+    ///   [`max_previous`](crate::LazyAuthBuilder::max_previous). This is logged as the event
+    ///   `previous_secrets_dropped`, and counts until the grace period of the dropped secrets ends. With the
+    ///   limit 0, it does not count.
     Incomplete,
 }
 

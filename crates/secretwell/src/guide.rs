@@ -11,10 +11,12 @@
 //! | [`migration`] | from `dotenvy`, secret-vault, vaultrs and the Infisical SDK |
 //! | [`writing_a_backend`] | a backend for another source, and its conformance tests |
 //! | [`notifications`] | webhooks of Infisical and signed requests of other senders |
+//! | [`frameworks`] | sessions in actix-web, poem, tonic and plain tower |
 //! | [`faq`] | answers to common questions |
 //! | [`resolver`] | keys, watches, rejected values, restored backups, chains and runtimes |
 //! | [`recipes`] | encrypted cookies, JSON Web Tokens, sessions, a PostgreSQL pool |
 //! | [`authjs`] | sessions that a Rust service shares with Auth.js |
+//! | [`better_auth_application`] | an application with Better Auth whose secret is late or rotates |
 //! | [`backends`] | environment variables, files, Infisical, Vault |
 //! | [`cli`] | the command for programs in any language |
 //! | [`architecture`], [`contract`], [`features`] | how the library is built |
@@ -41,6 +43,12 @@ pub mod migration {}
 
 #[doc = include_str!("../docs/guides/notifications.md")]
 pub mod notifications {}
+
+#[doc = include_str!("../docs/guides/better-auth.md")]
+pub mod better_auth_application {}
+
+#[doc = include_str!("../docs/guides/frameworks.md")]
+pub mod frameworks {}
 
 #[doc = include_str!("../docs/guides/faq.md")]
 pub mod faq {}

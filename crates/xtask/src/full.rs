@@ -200,7 +200,16 @@ fn fuzz() -> Result<(), String> {
         .find_map(|line| line.strip_prefix("host: "))
         .ok_or("rustc prints no host")?;
     let directory = root().join("target/fuzz");
-    for target in ["token", "cookie", "csrf", "strength", "dotenv", "document"] {
+    for target in [
+        "token",
+        "cookie",
+        "csrf",
+        "better_token",
+        "better_cache",
+        "strength",
+        "dotenv",
+        "document",
+    ] {
         let found = directory.join("corpus").join(target);
         std::fs::create_dir_all(&found)
             .map_err(|error| format!("cannot create {}: {error}", text(&found)))?;

@@ -61,6 +61,11 @@ pub(crate) fn install_for_authjs() -> Result<(), String> {
     run("node", &[&next, "build", &text(&directory)]).map(drop)
 }
 
+/// Installs Better Auth.
+pub(crate) fn install_for_betterauth() -> Result<(), String> {
+    install_node_packages().map(drop)
+}
+
 /// Installs other programs that read the documents of the corpus in `tests/values`, and OpenBao, which stores the
 /// same values.
 pub(crate) fn install_for_values() -> Result<(), String> {

@@ -22,8 +22,8 @@ mod shell;
 mod words;
 
 use install::{
-    install_for_authjs, install_for_cli, install_for_infisical, install_for_values,
-    install_for_vault,
+    install_for_authjs, install_for_betterauth, install_for_cli, install_for_infisical,
+    install_for_values, install_for_vault,
 };
 
 /// A part of the test suite that can be run on its own.
@@ -58,7 +58,7 @@ const PARTS: &[Part] = &[
         description: "resolver, LazyAuth and cargo features: outages, load, expiry with a paused clock",
         install: None,
         cargo_calls: &[
-            "test --package secretwell-tests -- resolver:: chains:: changes:: notify:: hostile:: model:: freshness:: outages:: lazy:: auth_model:: web:: rotation:: ready:: reporting:: packaging:: --skip authjs::",
+            "test --package secretwell-tests -- resolver:: chains:: changes:: notify:: hostile:: model:: freshness:: outages:: lazy:: auth_model:: web:: previous:: rotation:: ready:: reporting:: packaging:: --skip authjs::",
         ],
     },
     Part {
@@ -99,6 +99,15 @@ const PARTS: &[Part] = &[
         description: "sessions that are shared with the Auth.js packages, in a Next.js application",
         install: Some(install_for_authjs),
         cargo_calls: &["test --package secretwell-tests -- authjs::"],
+    },
+    Part {
+        name: "betterauth",
+        description: "sessions that are shared with Better Auth, and the programs of its guide",
+        install: Some(install_for_betterauth),
+        cargo_calls: &[
+            "build --package secretwell-cli",
+            "test --package secretwell-tests -- betterauth::",
+        ],
     },
     Part {
         name: "cli",

@@ -37,6 +37,12 @@ impl TimeClaim {
 }
 
 impl TimeClaims {
+    /// Returns whether the token was created after `now`. It is valid, as in the packages.
+    pub(super) fn is_from_future(&self, now: f64) -> bool {
+        let created = self.issued_at.and_then(|time| time.seconds().ok());
+        created.is_some_and(|created| created > now + CLOCK_TOLERANCE)
+    }
+
     /// Checks that the token is valid at `now`, and returns its expiry.
     ///
     /// A token without `exp` is valid, as in the packages.

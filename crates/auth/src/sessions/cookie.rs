@@ -17,7 +17,7 @@ use attributes::Attributes;
 pub use attributes::{SameSite, Scheme};
 #[cfg(feature = "tower")]
 pub(super) use header::cookies;
-use header::pairs;
+pub(super) use header::pairs;
 
 /// Maximum length of a `Set-Cookie` header. Browsers ignore a cookie whose name and value are longer than
 /// 4096 bytes. Some include the attributes.

@@ -78,7 +78,6 @@ impl ClaimsError {
 
 /// A token that was rejected. It has no `Debug`, because the token might be valid elsewhere.
 pub(super) struct Rejected {
-    #[expect(dead_code, reason = "for the diagnosis of wrong set-ups")]
     pub(super) token: String,
     pub(super) error: TokenError,
 }

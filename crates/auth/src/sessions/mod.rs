@@ -14,6 +14,7 @@ pub mod betterauth;
 
 mod claims;
 mod cookie;
+mod diagnosis;
 mod error;
 mod format;
 mod jwe;

@@ -3,12 +3,15 @@
 //!
 //! ```text
 //! cargo run --example late_secret                            runs the scenario and exits with 0
+//! cargo run --example late_secret -- --with better-auth      uses the sessions of Better Auth, not Auth.js
 //! cargo run --example late_secret -- --serve --from env://   serves /me and /login until stopped
 //! ```
 
 // The example prints its steps.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod authjs;
+mod better_auth;
 mod scenario;
 mod service;
 
@@ -18,6 +21,10 @@ use std::process::ExitCode;
 use secretwell::Resolver;
 use secretwell::auth::LazyAuth;
 use tokio::net::TcpListener;
+
+use authjs::AuthJs;
+use better_auth::BetterAuth;
+use service::Library;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -30,9 +37,9 @@ async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
-        [] => scenario::run().await,
-        ["--serve", "--from", url] => serve(url).await,
-        _ => Err("usage: late_secret [--serve --from URL]".into()),
+        ["--with", "better-auth", ref rest @ ..] => run::<BetterAuth>(rest).await,
+        ["--with", "authjs", ref rest @ ..] => run::<AuthJs>(rest).await,
+        ref all => run::<AuthJs>(all).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,14 +50,22 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn serve(url: &str) -> Result<(), Box<dyn Error>> {
+async fn run<L: Library>(arguments: &[&str]) -> Result<(), Box<dyn Error>> {
+    match arguments {
+        [] => scenario::run::<L>().await,
+        ["--serve", "--from", url] => serve::<L>(url).await,
+        _ => Err("usage: late_secret [--with authjs|better-auth] [--serve --from URL]".into()),
+    }
+}
+
+async fn serve<L: Library>(url: &str) -> Result<(), Box<dyn Error>> {
     let resolver = Resolver::new(secretwell::from_url(url)?);
-    let (auth, _) = service::auth(LazyAuth::builder(resolver));
+    let (auth, _) = service::auth::<L>(LazyAuth::builder(resolver));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    println!("reading the secrets from {url}; try:");
+    println!("reading `{}` from {url}; try:", L::KEY);
     println!("curl -c cookies -X POST http://{address}/login");
     println!("curl -b cookies -i http://{address}/me");
-    axum::serve(listener, service::router(&auth)).await?;
+    axum::serve(listener, service::router::<L>(&auth)).await?;
     Ok(())
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use reqwest::header::{COOKIE, SET_COOKIE};
 use reqwest::{Client, StatusCode};
-use secretwell::auth::sessions::authjs::Sessions;
 use secretwell::auth::{LazyAuth, Mode, State};
 use secretwell::file::FileProvider;
 use secretwell::{ErrorKind, Resolver};
@@ -16,7 +15,7 @@ use secretwell_testkit::{Action, FaultyProvider};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::service;
+use crate::service::{self, Library};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
@@ -26,9 +25,9 @@ const GRACE_PERIOD: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One running instance of the service.
-struct Instance {
+struct Instance<L: Library> {
     source: FaultyProvider<FileProvider>,
-    auth: LazyAuth<Sessions>,
+    auth: LazyAuth<L::Sessions>,
     builds: Arc<AtomicUsize>,
     url: String,
     client: Client,
@@ -36,17 +35,17 @@ struct Instance {
     _server: JoinSet<()>,
 }
 
-impl Instance {
+impl<L: Library> Instance<L> {
     async fn start(secrets: &Path) -> Result<Self> {
         let source = FaultyProvider::new(FileProvider::directory(secrets));
         let settings = LazyAuth::builder(Resolver::new(source.clone()))
             .mode(Mode::Production)
             .activation_delay(ACTIVATION_DELAY)
             .grace_period(GRACE_PERIOD);
-        let (auth, builds) = service::auth(settings);
+        let (auth, builds) = service::auth::<L>(settings);
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let router = service::router(&auth);
+        let router = service::router::<L>(&auth);
         let mut server = JoinSet::new();
         server.spawn(async move { drop(axum::serve(listener, router).await) });
         Ok(Self {
@@ -68,7 +67,7 @@ impl Instance {
         Ok((response.status(), response.text().await?))
     }
 
-    /// Logs in, and returns the session cookie.
+    /// Logs in, and returns the session cookies.
     async fn login(&self) -> Result<String> {
         let response = self
             .client
@@ -76,9 +75,12 @@ impl Instance {
             .send()
             .await?;
         let response = response.error_for_status()?;
-        let cookie = response.headers().get(SET_COOKIE).ok_or("no cookie")?;
-        let cookie = cookie.to_str()?.split(';').next();
-        Ok(cookie.unwrap_or_default().to_owned())
+        let mut cookies = Vec::new();
+        for cookie in response.headers().get_all(SET_COOKIE) {
+            cookies.extend(cookie.to_str()?.split(';').next());
+        }
+        check(!cookies.is_empty(), "a login must set cookies")?;
+        Ok(cookies.join("; "))
     }
 
     /// Waits for a state that satisfies `condition`.
@@ -95,14 +97,17 @@ impl Instance {
     }
 }
 
-pub(crate) async fn run() -> Result {
+pub(crate) async fn run<L: Library>() -> Result {
     let directory = tempfile::tempdir()?;
-    let secrets = SecretDirectory(directory.path().join("secrets"));
-    std::fs::create_dir(&secrets.0)?;
-    let instance = Instance::start(&secrets.0).await?;
+    let secrets = SecretDirectory {
+        path: directory.path().join("secrets"),
+        key: L::KEY,
+    };
+    std::fs::create_dir(&secrets.path)?;
+    let instance = Instance::<L>::start(&secrets.path).await?;
 
     heading("1. The service starts before its secret exists");
-    let (status, body) = instance.me("authjs.session-token=any").await?;
+    let (status, body) = instance.me("session=any").await?;
     print(format!(
         "GET /me -> {status} {body}   (the reason is only in the log)"
     ));
@@ -111,7 +116,7 @@ pub(crate) async fn run() -> Result {
         "a missing secret must not make users anonymous",
     )?;
     check(
-        !body.contains("AUTH_SECRET"),
+        !body.contains(L::KEY),
         "the reason must not reach the client",
     )?;
 
@@ -129,7 +134,7 @@ pub(crate) async fn run() -> Result {
     )?;
 
     heading("3. Another instance starts and receives 1,000 requests at once");
-    let second = Arc::new(Instance::start(&secrets.0).await?);
+    let second = Arc::new(Instance::<L>::start(&secrets.path).await?);
     let mut clients = JoinSet::new();
     for _ in 0..1000 {
         let (second, session) = (second.clone(), first_session.clone());
@@ -246,7 +251,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(instance: &Instance, session: &str) -> Self {
+    fn start<L: Library>(instance: &Instance<L>, session: &str) -> Self {
         let stopping = Arc::new(AtomicBool::new(false));
         let mut clients = JoinSet::new();
         for _ in 0..8 {
@@ -284,16 +289,19 @@ impl Load {
 }
 
 /// The directory of the secret, which an orchestrator would write.
-struct SecretDirectory(PathBuf);
+struct SecretDirectory {
+    path: PathBuf,
+    key: &'static str,
+}
 
 impl SecretDirectory {
     /// Replaces the secret atomically. Only the owner can read the file.
     fn write(&self, value: &str) -> Result {
         use std::io::Write;
 
-        let mut file = tempfile::NamedTempFile::new_in(self.0.parent().unwrap_or(&self.0))?;
+        let mut file = tempfile::NamedTempFile::new_in(self.path.parent().unwrap_or(&self.path))?;
         file.write_all(value.as_bytes())?;
-        file.persist(self.0.join("AUTH_SECRET"))?;
+        file.persist(self.path.join(self.key))?;
         Ok(())
     }
 }

@@ -42,6 +42,7 @@
 
 mod cookie;
 mod csrf;
+mod diagnosis;
 mod order;
 mod session;
 mod sessions;

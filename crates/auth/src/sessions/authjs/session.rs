@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use super::diagnosis::Diagnosis;
 use super::{CsrfCookie, CsrfTokens, SessionCookie};
 use crate::KeyRing;
 use crate::sessions::keys::{Format, Keys};
@@ -85,6 +86,8 @@ pub struct Sessions {
     pub(super) secrets: KeyRing,
     /// Created on first use: its size is quadratic in the number of secrets.
     pub(super) csrf: OnceLock<CsrfTokens>,
+    /// Shared with the rejections of requests, which might outlive this build.
+    pub(super) diagnosis: Arc<Diagnosis>,
 }
 
 // `A` is not a value, so it needs no bound.

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "tower")]
 use std::marker::PhantomData;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 #[cfg(feature = "tower")]
@@ -11,7 +11,9 @@ use secretwell_core::Error;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::diagnosis::Diagnosis;
 use super::session::{Session, SessionTokens, Sessions};
+use super::tokens::Decoded;
 use super::{Csrf, CsrfCookie, CsrfTokens, SessionCookie};
 use crate::KeyRing;
 #[cfg(feature = "tower")]
@@ -36,14 +38,21 @@ impl Sessions {
     /// # Errors
     /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn new(cookie: SessionCookie, secrets: &KeyRing) -> Result<Self, Error> {
-        let (tokens, csrf_cookie) = match cookie.format() {
-            Format::V4 => (SessionTokens::v4(secrets)?, CsrfCookie::v4(cookie.scheme())),
+        let (tokens, salt, csrf_cookie) = match cookie.format() {
+            Format::V4 => (
+                SessionTokens::v4(secrets)?,
+                "",
+                CsrfCookie::v4(cookie.scheme()),
+            ),
             Format::V5 | Format::BetterAuth => (
                 SessionTokens::v5(cookie.name(), secrets)?,
+                cookie.name(),
                 CsrfCookie::v5(cookie.scheme()),
             ),
         };
+        let diagnosis = Diagnosis::new(&cookie, salt, secrets);
         Ok(Self {
+            diagnosis: Arc::new(diagnosis),
             cookie,
             tokens,
             max_age: DEFAULT_MAX_AGE,
@@ -83,7 +92,8 @@ impl Sessions {
 
     /// Returns the session in a `Cookie` header, or `None` if the header has no valid session.
     ///
-    /// The reason for rejecting a session cookie is logged at the level `debug`.
+    /// The reason for rejecting a session cookie is logged at the level `debug`. If it might be a wrong
+    /// set-up, a warning explains it, at most once in 5 minutes for each kind.
     ///
     /// # Errors
     /// Returns [`ClaimsError`] if the session is valid, but its claims do not deserialize into `C`. The user
@@ -92,22 +102,42 @@ impl Sessions {
         &self,
         cookies: &str,
     ) -> Result<Option<Session<C>>, ClaimsError> {
-        match self.read(self.cookie.candidates(cookies)) {
-            Ok(session) => Ok(session),
-            Err(rejected) => match rejected.error {
-                TokenError::Claims(error) => Err(error),
-                _ => Ok(None),
-            },
-        }
+        self.find_or_rejected(self.cookie.candidates(cookies), cookies)
+            .or_else(|rejected| {
+                self.diagnosis.rejected::<C>(&rejected, cookies);
+                match rejected.error {
+                    TokenError::Claims(error) => Err(error),
+                    _ => Ok(None),
+                }
+            })
     }
 
-    /// Returns the first valid session of a request, or `None` if it has no tokens.
+    /// Returns the first valid session of a request with the header `cookies`, or `None` if it has no tokens.
+    /// The caller must report a rejection to the diagnosis.
+    fn find_or_rejected<C: DeserializeOwned>(
+        &self,
+        tokens: impl Iterator<Item = String>,
+        cookies: &str,
+    ) -> Result<Option<Session<C>>, Rejected> {
+        let Some(decoded) = self.read(tokens)? else {
+            self.diagnosis.absent(cookies);
+            return Ok(None);
+        };
+        self.diagnosis.warnings.accepted();
+        if decoded.is_from_future {
+            self.diagnosis.warnings.clock();
+        }
+        Ok(Some(decoded.session))
+    }
+
+    /// Decodes the first valid token. Returns `None` if there are no tokens.
     fn read<C: DeserializeOwned>(
         &self,
         tokens: impl Iterator<Item = String>,
-    ) -> Result<Option<Session<C>>, Rejected> {
-        let session = first_valid(tokens, |token| self.tokens.decode(token));
-        session.inspect_err(|rejected| {
+    ) -> Result<Option<Decoded<C>>, Rejected> {
+        let now = SystemTime::now();
+        let decoded = first_valid(tokens, |token| self.tokens.decode_with_clock(token, now));
+        decoded.inspect_err(|rejected| {
             let error = &rejected.error;
             tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session token was rejected");
         })
@@ -138,10 +168,12 @@ impl Sessions {
     /// The same as [`start`](Self::start).
     pub fn renew(&self, cookies: &str, remaining: Duration) -> Result<Vec<String>, TokenError> {
         let tokens = self.cookie.candidates(cookies);
-        let session = self.read::<serde_json::Map<String, serde_json::Value>>(tokens);
+        // The claims of any session fit into an object.
+        let decoded = self.read::<serde_json::Map<String, serde_json::Value>>(tokens);
+        let session = decoded.ok().flatten().map(|decoded| decoded.session);
         let threshold = SystemTime::now().checked_add(remaining);
         match session {
-            Ok(Some(session))
+            Some(session)
                 if session
                     .expires
                     .is_some_and(|end| threshold.is_none_or(|threshold| end < threshold)) =>
@@ -261,19 +293,30 @@ where
             Some(challenge) => rejection.with_challenge(HeaderValue::from_static(challenge)),
             None => rejection,
         };
-        match sessions.read::<C>(tokens.chain(bearer)) {
+        let has_bearer = bearer.is_some();
+        match sessions.find_or_rejected::<C>(tokens.chain(bearer), &cookies) {
             Ok(Some(session)) => Ok(Self {
                 claims: session.claims,
                 expires: session.expires,
                 auth: PhantomData,
             }),
             Ok(None) => Err(challenged(Rejection::unauthorized())),
-            Err(rejected) => Err(match rejected.error {
-                TokenError::Claims(_) => Rejection::misconfigured(),
-                // The application might have a new secret.
-                TokenError::UnknownKey => challenged(Rejection::unknown_key()),
-                _ => challenged(Rejection::unauthorized()),
-            }),
+            // The application might have a new secret, so a warning is due only if a refresh does not help.
+            Err(rejected) if rejected.error == TokenError::UnknownKey => {
+                let diagnosis = sessions.diagnosis.clone();
+                let report = move || diagnosis.rejected::<C>(&rejected, &cookies);
+                Err(challenged(Rejection::unknown_key_with(report)))
+            }
+            Err(rejected) => {
+                // Other tokens than those of sessions can be in the header for bearer tokens.
+                if !(has_bearer && rejected.error == TokenError::Malformed) {
+                    sessions.diagnosis.rejected::<C>(&rejected, &cookies);
+                }
+                Err(match rejected.error {
+                    TokenError::Claims(_) => Rejection::misconfigured(),
+                    _ => challenged(Rejection::unauthorized()),
+                })
+            }
         }
     }
 }

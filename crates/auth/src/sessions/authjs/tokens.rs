@@ -19,6 +19,13 @@ use crate::sessions::keys::{Format, Keys};
 use crate::sessions::mismatch::mismatch;
 use crate::sessions::text;
 
+/// A session, and what its token reveals about the clocks.
+pub(super) struct Decoded<C> {
+    pub(super) session: Session<C>,
+    /// Whether the token was created in the future.
+    pub(super) is_from_future: bool,
+}
+
 impl SessionTokens {
     /// Creates the tokens of `@auth/core` and next-auth 5.
     ///
@@ -80,10 +87,21 @@ impl SessionTokens {
         token: &str,
         now: SystemTime,
     ) -> Result<Session<C>, TokenError> {
+        self.decode_with_clock(token, now)
+            .map(|decoded| decoded.session)
+    }
+
+    /// Like [`decode_at`](Self::decode_at). Also returns whether the token was created after `now`.
+    pub(super) fn decode_with_clock<C: DeserializeOwned>(
+        &self,
+        token: &str,
+        now: SystemTime,
+    ) -> Result<Decoded<C>, TokenError> {
         let decrypted = jwe::decrypt(token, &self.keys, self.format)?;
         let text = text::decode_json(decrypted.text, self.format).ok_or(TokenError::Malformed)?;
         let times: TimeClaims = serde_json::from_str(&text).map_err(|_| TokenError::Malformed)?;
-        let expires = times.check(whole_seconds(now))?;
+        let now = whole_seconds(now);
+        let expires = times.check(now)?;
         if let Some(header) = decrypted.header
             && !header_matches_claims(&header, &text)
         {
@@ -93,10 +111,13 @@ impl SessionTokens {
             true => TokenError::Claims(mismatch::<C>(&text)),
             false => TokenError::Malformed,
         })?;
-        Ok(Session {
-            claims,
-            expires,
-            auth: PhantomData,
+        Ok(Decoded {
+            session: Session {
+                claims,
+                expires,
+                auth: PhantomData,
+            },
+            is_from_future: times.is_from_future(now),
         })
     }
 

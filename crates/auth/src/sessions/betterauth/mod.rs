@@ -11,8 +11,12 @@ mod payload;
 #[cfg(feature = "tower")]
 mod principal;
 mod secrets;
+#[cfg(test)]
+mod session_tests;
 mod sessions;
 mod signed;
+#[cfg(test)]
+mod tests;
 #[cfg(test)]
 mod vectors;
 

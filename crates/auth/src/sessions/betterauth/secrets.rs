@@ -327,3 +327,6 @@ fn invalid(key: &str, message: impl Into<String>) -> Error {
         Err(_) => error,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,9 @@ use crate::sessions::{ClaimsError, TokenError};
 const EXPIRES_IN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Default of `session.cookieCache.maxAge`: 5 minutes.
 const CACHE_MAX_AGE: Duration = Duration::from_secs(5 * 60);
+/// A cache ends up to this time before its session if both have the same end, because its times are rounded
+/// down to seconds.
+const ROUNDING: Duration = Duration::from_secs(2);
 /// The value of the cookie `dont_remember`.
 const DONT_REMEMBER: &str = "true";
 
@@ -400,9 +403,8 @@ impl Sessions {
         let found = found.ok().flatten();
         let threshold = now.checked_add(remaining);
         let is_due = found.as_ref().is_some_and(|(payload, end)| {
-            let ends_early = payload
-                .session_expires()
-                .is_some_and(|session| *end < session);
+            let session = payload.session_expires();
+            let ends_early = session.is_some_and(|session| *end + ROUNDING < session);
             ends_early && threshold.is_none_or(|threshold| *end < threshold)
         });
         let renews_cache = !self.has_database && (is_due || token.has_previous_signature());

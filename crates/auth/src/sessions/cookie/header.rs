@@ -1,7 +1,7 @@
 //! The `Cookie` header of a request.
 
 /// Returns the names and values in a `Cookie` header. Double quotes around a value are removed.
-pub(super) fn pairs(header: &str) -> impl Iterator<Item = (&str, &str)> {
+pub(in crate::sessions) fn pairs(header: &str) -> impl Iterator<Item = (&str, &str)> {
     let cookies = header.split(';');
     cookies.filter_map(|cookie| {
         let (name, value) = cookie.split_once('=')?;
