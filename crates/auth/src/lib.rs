@@ -193,6 +193,7 @@ const _: () = {
     assert_send_sync::<cookies::RingJar<cookies::Signed>>();
     #[cfg(all(any(feature = "authjs", feature = "betterauth"), feature = "tower"))]
     {
+        assert_send_sync::<sessions::SessionExchange<()>>();
         assert_send_sync::<sessions::SessionLayer<()>>();
         assert_send_sync::<sessions::SessionService<(), ()>>();
         assert_send_sync::<sessions::SignIn>();

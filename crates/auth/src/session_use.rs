@@ -35,7 +35,13 @@ impl<A: Send + Sync + 'static> SessionUse<A> {
     pub(crate) fn auth(extensions: &Extensions) -> Option<&LazyAuth<A>> {
         extensions.get::<Self>().map(|found| &found.auth)
     }
+}
 
+#[allow(
+    dead_code,
+    reason = "the layers of sessions use it, and they depend on features"
+)]
+impl<A> SessionUse<A> {
     pub(crate) fn is_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
     }

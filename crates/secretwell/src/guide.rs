@@ -11,6 +11,7 @@
 //! | [`migration`] | from `dotenvy`, secret-vault, vaultrs and the Infisical SDK |
 //! | [`writing_a_backend`] | a backend for another source, and its conformance tests |
 //! | [`notifications`] | webhooks of Infisical and signed requests of other senders |
+//! | [`frameworks`] | sessions in actix-web, poem, tonic and plain tower |
 //! | [`faq`] | answers to common questions |
 //! | [`resolver`] | keys, watches, rejected values, restored backups, chains and runtimes |
 //! | [`recipes`] | encrypted cookies, JSON Web Tokens, sessions, a PostgreSQL pool |
@@ -46,6 +47,9 @@ pub mod notifications {}
 
 #[doc = include_str!("../docs/guides/better-auth.md")]
 pub mod better_auth_application {}
+
+#[doc = include_str!("../docs/guides/frameworks.md")]
+pub mod frameworks {}
 
 #[doc = include_str!("../docs/guides/faq.md")]
 pub mod faq {}

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{CACHE_CONTROL, LOCATION, SET_COOKIE, VARY, WWW_AUTHENTICATE};
+use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -119,40 +120,44 @@ impl<A: HasSessions> SessionLayer<A> {
         self
     }
 
-    /// Returns the requested page if a rejection of `request` is replaced by a redirect.
-    fn page<B>(&self, request: &Request<B>) -> Option<Uri> {
-        self.sign_in.as_ref()?;
-        is_navigation(request.method(), request.headers()).then(|| original_uri(request).clone())
-    }
-
-    /// Changes a response that used the session. `page` is the page that a redirect returns to, and
-    /// `cookies` are the cookies of the request if sessions are renewed.
-    fn finish<B>(&self, page: Option<&Uri>, cookies: Option<&str>, response: &mut Response<B>) {
-        let rejection = response.extensions().get::<Rejection>();
-        let may_renew = rejection.is_none() && is_success(response.status());
-        if rejection.is_some_and(|rejection| rejection.status() == StatusCode::UNAUTHORIZED)
-            && let (Some(page), Some(sign_in)) = (page, &self.sign_in)
-            && let Some(location) = sign_in.redirect_from(page)
-        {
-            *response.status_mut() = StatusCode::SEE_OTHER;
-            response.headers_mut().insert(LOCATION, location);
-            response.headers_mut().remove(WWW_AUTHENTICATE);
-            // An outer layer must not replace the redirect.
-            response.extensions_mut().remove::<Rejection>();
-        }
-        let auth = self.auth.peek();
-        let sessions = auth.as_ref().map(|auth| auth.sessions());
-        let headers = response.headers_mut();
-        add_vary(headers, "cookie");
-        if sessions.is_some_and(SessionFormat::accepts_bearer) {
-            add_vary(headers, "authorization");
-        }
-        headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
-        if let (Some(remaining), Some(cookies), Some(sessions)) =
-            (self.renew_when_remaining, cookies, sessions)
-            && may_renew
-        {
-            renew(sessions, cookies, remaining, headers);
+    /// Starts to handle a request, for a framework whose middleware is not a tower layer.
+    ///
+    /// The middleware creates `request`, the head of the request, if the framework has other types. Handlers
+    /// must authenticate with this head, by [`LazyAuth::authenticate`]. It contains the auth of this layer
+    /// in its extensions. When the handler has responded, the middleware calls
+    /// [`SessionExchange::finish`].
+    ///
+    /// ```
+    /// use http::{Request, Response, StatusCode};
+    /// use secretwell::auth::sessions::SessionLayer;
+    /// use secretwell::auth::sessions::authjs::{Session, Sessions};
+    /// use secretwell::auth::{LazyAuth, Rejection};
+    /// use serde_json::Value;
+    ///
+    /// async fn handle(auth: &LazyAuth<Sessions>, layer: &SessionLayer<Sessions>) -> Response<String> {
+    ///     let (mut head, ()) = Request::new(()).into_parts();
+    ///     let exchange = layer.start(&mut head);
+    ///     let mut response = match auth.authenticate::<Session<Value>>(&head).await {
+    ///         Ok(session) => Response::new(session.claims.to_string()),
+    ///         Err(rejection) => rejection.into_http(),
+    ///     };
+    ///     exchange.finish(&mut response);
+    ///     response
+    /// }
+    /// ```
+    pub fn start(&self, request: &mut Parts) -> SessionExchange<A> {
+        self.warn_if_shadowing(&request.extensions);
+        let is_redirected =
+            self.sign_in.is_some() && is_navigation(&request.method, &request.headers);
+        let renews = self.renew_when_remaining.is_some();
+        let page = is_redirected.then(|| original_uri(request).clone());
+        let cookies = renews.then(|| cookies(&request.headers));
+        request.extensions.insert(self.auth.clone());
+        SessionExchange {
+            session: SessionUse::insert(&self.auth, &mut request.extensions),
+            layer: self.clone(),
+            page,
+            cookies,
         }
     }
 
@@ -178,13 +183,61 @@ impl<A: HasSessions> SessionLayer<A> {
     }
 }
 
+/// What [`SessionLayer`] does for one request. Created by [`SessionLayer::start`].
+#[must_use = "the response is changed by `finish`"]
+pub struct SessionExchange<A> {
+    layer: SessionLayer<A>,
+    session: SessionUse<A>,
+    /// The page that a redirect to the sign-in page returns to. `None` if the request is not redirected.
+    page: Option<Uri>,
+    /// The cookies of the request, if sessions are renewed.
+    cookies: Option<String>,
+}
+
+impl<A: HasSessions> SessionExchange<A> {
+    /// Changes the response if the request used the session.
+    ///
+    /// A rejection is recognized by the [`Rejection`] in the extensions of `response`.
+    pub fn finish<B>(self, response: &mut Response<B>) {
+        if !self.session.is_used() {
+            return;
+        }
+        let rejection = response.extensions().get::<Rejection>();
+        let may_renew = rejection.is_none() && is_success(response.status());
+        if rejection.is_some_and(|rejection| rejection.status() == StatusCode::UNAUTHORIZED)
+            && let (Some(page), Some(sign_in)) = (&self.page, &self.layer.sign_in)
+            && let Some(location) = sign_in.redirect_from(page)
+        {
+            *response.status_mut() = StatusCode::SEE_OTHER;
+            response.headers_mut().insert(LOCATION, location);
+            response.headers_mut().remove(WWW_AUTHENTICATE);
+            // An outer layer must not replace the redirect.
+            response.extensions_mut().remove::<Rejection>();
+        }
+        let auth = self.layer.auth.peek();
+        let sessions = auth.as_ref().map(|auth| auth.sessions());
+        let headers = response.headers_mut();
+        add_vary(headers, "cookie");
+        if sessions.is_some_and(SessionFormat::accepts_bearer) {
+            add_vary(headers, "authorization");
+        }
+        headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
+        if let (Some(remaining), Some(cookies), Some(sessions)) =
+            (self.layer.renew_when_remaining, &self.cookies, sessions)
+            && may_renew
+        {
+            renew(sessions, cookies, remaining, headers);
+        }
+    }
+}
+
 /// Returns the URI of a request before a nested router removed its prefix.
-fn original_uri<B>(request: &Request<B>) -> &Uri {
+fn original_uri(request: &Parts) -> &Uri {
     #[cfg(feature = "axum")]
-    if let Some(axum::extract::OriginalUri(uri)) = request.extensions().get() {
+    if let Some(axum::extract::OriginalUri(uri)) = request.extensions.get() {
         return uri;
     }
-    request.uri()
+    &request.uri
 }
 
 /// Returns whether a response with this status can renew a session. A cache adds the headers of a 304 to
@@ -279,21 +332,13 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let layer = self.layer.clone();
-        layer.warn_if_shadowing(request.extensions());
-        let page = layer.page(&request);
-        let cookies = layer
-            .renew_when_remaining
-            .map(|_| cookies(request.headers()));
-        request.extensions_mut().insert(layer.auth.clone());
-        let session = SessionUse::insert(&layer.auth, request.extensions_mut());
-        let response = self.inner.call(request);
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (mut head, body) = request.into_parts();
+        let exchange = self.layer.start(&mut head);
+        let response = self.inner.call(Request::from_parts(head, body));
         Box::pin(async move {
             let mut response = response.await?;
-            if session.is_used() {
-                layer.finish(page.as_ref(), cookies.as_deref(), &mut response);
-            }
+            exchange.finish(&mut response);
             Ok(response)
         })
     }
@@ -325,6 +370,15 @@ impl<A> fmt::Debug for SessionLayer<A> {
             .field("auth", &self.auth)
             .field("renew_when_remaining", &self.renew_when_remaining)
             .field("sign_in", &self.sign_in)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<A> fmt::Debug for SessionExchange<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionExchange")
+            .field("layer", &self.layer)
+            .field("is_used", &self.session.is_used())
             .finish_non_exhaustive()
     }
 }

@@ -32,6 +32,6 @@ pub use cookie::{SameSite, Scheme};
 pub use error::{ClaimsError, TokenError};
 pub use format::{HasSessions, SessionFormat};
 #[cfg(feature = "tower")]
-pub use layer::{SessionLayer, SessionService};
+pub use layer::{SessionExchange, SessionLayer, SessionService};
 #[cfg(feature = "tower")]
 pub use sign_in::SignIn;
