@@ -98,7 +98,7 @@ impl TokenSigner {
     }
 }
 
-/// A token with its signature, `token.signature`. Whoever has it has the session.
+/// A token with its signature, `token.signature`. A client that has it has the session.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SignedToken(String);
 
