@@ -95,7 +95,7 @@ impl Process {
 
     /// The cookie of a session that this process starts.
     async fn log_in(&self) -> String {
-        start_session(&*self.auth.get().await.unwrap())
+        start_session(&self.auth.get().await.unwrap())
     }
 }
 

@@ -15,7 +15,7 @@ use crate::built::{Current, Guard, ThreadViews};
 use crate::progress::{Progress, StateWatch};
 use crate::reader::Reader;
 use crate::rebuilder::{ensure, restart};
-use crate::refresh::has_changed;
+use crate::refresh::{Before, has_changed};
 use crate::runtime::{Expired, has_timer, require_runtime, timeout};
 use crate::shared::{RESPONSE_TIME, Settings, Shared, first_build_in_progress};
 use crate::source::Results;
@@ -290,12 +290,12 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         .inspect_err(NotReady::print_without_subscriber)
     }
 
-    /// Returns a build that is newer than the generation `used`. If there is none, reads the secrets again
+    /// Returns a build that is newer than the generation `used`. Without one, reads the secrets again
     /// and waits for the build from them. Returns `None` if the secrets are unchanged.
     ///
     /// Call it when a request has presented a credential that names an unknown key. The secret might have
-    /// been rotated before its ttl has ended. [`Rejection::unknown_key`](crate::Rejection::unknown_key) does
-    /// this for a [`Principal`](crate::Principal).
+    /// been rotated before its ttl has ended. `Rejection::unknown_key` does this for a `Principal` (feature
+    /// `tower`).
     ///
     /// The credential might be forged, so this costs at most one read of the source in 10 s, whatever the
     /// number of calls. Concurrent callers share it, each for at most the configured deadline. Calls within
@@ -320,7 +320,15 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         let mut progress = shared.progress.subscribe();
         let deadline = shared.settings.deadline;
         let attempts = progress.borrow().attempts;
-        let (mut refresh, sender) = shared.refreshes.join(Instant::now(), deadline, attempts);
+        let before = Before {
+            attempts,
+            generation: used,
+        };
+        let (mut refresh, sender) = shared.refreshes.join(Instant::now(), deadline, before);
+        if refresh.before.generation < used {
+            // The build is newer than the last refresh, and the next one is not due.
+            return None;
+        }
         if let Some(sender) = sender {
             // The task outlives this call, so that its cancellation does not affect the other callers.
             tokio::spawn(revalidate(shared.clone(), sender));
@@ -330,7 +338,8 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         let is_built = |progress: &Progress| {
             // The rebuild task has decided about the results, or it has failed.
             let is_unchanged = !has_changed(&shared.memory().results, &results);
-            let has_failed = progress.attempts > refresh.attempts && progress.failure.is_some();
+            let has_failed =
+                progress.attempts > refresh.before.attempts && progress.failure.is_some();
             (is_unchanged || has_failed || newer().is_some()).then_some(())
         };
         let rest = deadline.saturating_sub(started.elapsed());

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::source::Results;
+use crate::state::Generation;
 
 /// The minimum time between the starts of two refreshes. Forged requests cause at most one read of the
 /// source in this time.
@@ -20,22 +21,30 @@ pub(crate) struct Refreshes(Mutex<Option<Refresh>>);
 #[derive(Debug, Clone)]
 pub(crate) struct Refresh {
     started: Instant,
-    /// The number of attempts of the rebuild task before this refresh.
-    pub(crate) attempts: u64,
+    pub(crate) before: Before,
     /// The results. The sender is dropped when the refresh ends, also if its runtime is shut down.
     results: watch::Receiver<Results>,
+}
+
+/// The state of the auth before a refresh.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Before {
+    /// The number of attempts of the rebuild task.
+    pub(crate) attempts: u64,
+    /// The generation of the build that does not know the key.
+    pub(crate) generation: Generation,
 }
 
 impl Refreshes {
     /// Returns the last refresh. If none has started within [`REFRESH_INTERVAL`], also returns the sender of
     /// a new one, which the caller must start.
     ///
-    /// `deadline` is the maximum duration of a refresh. `attempts` is the number of attempts so far.
+    /// `deadline` is the maximum duration of a refresh. `before` is the state now.
     pub(crate) fn join(
         &self,
         now: Instant,
         deadline: Duration,
-        attempts: u64,
+        before: Before,
     ) -> (Refresh, Option<watch::Sender<Results>>) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(refresh) = last
@@ -47,13 +56,13 @@ impl Refreshes {
         let (sender, results) = watch::channel(Results::new());
         let refresh = Refresh {
             started: now,
-            attempts,
+            before,
             results,
         };
-        let before = last.replace(refresh.clone());
+        let replaced = last.replace(refresh.clone());
         drop(last);
         // The errors of a source are foreign code.
-        drop(before);
+        drop(replaced);
         (refresh, Some(sender))
     }
 }
