@@ -84,7 +84,7 @@ impl Rejection {
     }
 
     /// Like [`unknown_key`](Self::unknown_key). Calls `report` if the key remains unknown.
-    #[cfg(feature = "authjs")]
+    #[cfg(any(feature = "authjs", feature = "betterauth"))]
     pub(crate) fn unknown_key_with(report: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             cause: Cause::UnknownKey(Some(Arc::new(report))),

@@ -38,6 +38,7 @@ impl TimeClaim {
 
 impl TimeClaims {
     /// Returns whether the token was created after `now`. It is valid, as in the packages.
+    #[cfg(feature = "authjs")]
     pub(super) fn is_from_future(&self, now: f64) -> bool {
         let created = self.issued_at.and_then(|time| time.seconds().ok());
         created.is_some_and(|created| created > now + CLOCK_TOLERANCE)

@@ -118,6 +118,7 @@ impl Cookie {
     }
 
     /// Returns the scheme of the application that sets the cookie.
+    #[cfg(feature = "authjs")]
     pub(super) fn scheme(&self) -> Scheme {
         match self.attributes.is_secure(&self.name) {
             true => Scheme::Https,

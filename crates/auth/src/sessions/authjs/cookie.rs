@@ -221,7 +221,6 @@ impl SessionCookie {
     }
 
     /// Returns whether a cookie of this name contains a session token or a chunk of it.
-    #[cfg(feature = "tower")]
     pub(super) fn is_session_cookie(&self, name: &str) -> bool {
         self.cookie.owns(name)
     }
