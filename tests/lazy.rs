@@ -39,6 +39,7 @@ mod revocation;
 mod scripted;
 mod takeover;
 mod transitions;
+mod unknown_key;
 
 const FIRST: &str = "the first secret, thirty-two bytes or more";
 const SECOND: &str = "the second secret, thirty-two bytes or more";
@@ -105,7 +106,14 @@ fn fixture_with(
     settings: impl FnOnce(LazyAuthBuilder) -> LazyAuthBuilder,
 ) -> Fixture {
     let memory: MemoryProvider = secrets.iter().copied().collect();
-    let faulty = FaultyProvider::new(memory.clone());
+    fixture_of(FaultyProvider::new(memory), settings)
+}
+
+fn fixture_of(
+    faulty: FaultyProvider<MemoryProvider>,
+    settings: impl FnOnce(LazyAuthBuilder) -> LazyAuthBuilder,
+) -> Fixture {
+    let memory = faulty.inner().clone();
     let resolver = Resolver::builder(faulty.clone()).ttl(secs(100)).build();
     let builds = Arc::new(AtomicUsize::new(0));
     let count = builds.clone();

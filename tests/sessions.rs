@@ -1,12 +1,14 @@
 //! Auth.js sessions in a complete service on a real socket.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use reqwest::{Client, Response, redirect};
-use secretwell::auth::sessions::authjs::{SecretOrder, Session, SessionCookie, Sessions};
+use secretwell::auth::sessions::authjs::{
+    SecretOrder, Session, SessionCookie, SessionTokens, Sessions,
+};
 use secretwell::auth::sessions::{HasSessions, Scheme, SignIn};
 use secretwell::auth::{Auth, BuildContext, BuildError, KeyRing, LazyAuth, State};
 use secretwell::{MemoryProvider, Resolver, SecretString};
@@ -14,6 +16,8 @@ use secretwell_testkit::CanaryLog;
 use serde::Deserialize;
 use serde_json::json;
 use tower_service::Service as _;
+
+mod diagnosis;
 
 const OLD: &str = "the old secret, thirty-two bytes or more";
 const NEW: &str = "the new secret, thirty-two bytes or more";
@@ -97,13 +101,17 @@ impl Service {
         request.header("cookie", cookies).send().await.unwrap()
     }
 
-    /// Returns the `Cookie` header of a session with this lifetime, encrypted with the old secret.
-    async fn log_in(&self, max_age: Duration) -> String {
+    /// Returns the `Cookie` header of a session of one hour that ends after `remaining`. It is encrypted with the
+    /// old secret.
+    async fn log_in(&self, remaining: Duration) -> String {
         let ring = KeyRing::new(OLD).unwrap();
         let cookie = SessionCookie::v5(Scheme::Http);
-        let sessions = Sessions::new(cookie, &ring).unwrap().max_age(max_age);
-        let set_cookie = sessions.start(&json!({"name": "Ada"}), "").unwrap();
-        set_cookie[0].split(';').next().unwrap().to_owned()
+        let tokens = SessionTokens::v5(cookie.name(), &ring).unwrap();
+        let start = SystemTime::now() - (HOUR - remaining);
+        let token = tokens
+            .encode_at(&json!({"name": "Ada"}), HOUR, start)
+            .unwrap();
+        format!("{}={token}", cookie.name())
     }
 }
 

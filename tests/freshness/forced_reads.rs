@@ -76,3 +76,47 @@ async fn invalidation_does_not_withdraw_the_acceptance_of_an_older_version() {
     refresh.await.unwrap();
     assert_eq!(text(&resolver, "K").await, "restored");
 }
+
+#[tokio::test(start_paused = true)]
+async fn revalidation_reads_the_source_and_keeps_leases() {
+    let (_, faulty) = faulty_source(&[("K", "v1")]);
+    let resolver = Resolver::builder(faulty.clone()).ttl(secs(60)).build();
+    text(&resolver, "K").await;
+    faulty.always(Action::Return(Secret::new("v2")));
+    let read = resolver.revalidate(["K"]).await.remove(0).unwrap();
+    assert_eq!((read.value.expose_bytes(), faulty.calls()), (&b"v2"[..], 2));
+    assert!(!read.freshness.is_stale());
+    assert!(faulty.discarded().is_empty());
+
+    // At most one read in a second, together with forced reads.
+    for _ in 0..10 {
+        resolver.revalidate(["K"]).await.remove(0).unwrap();
+        resolver.refresh(["K"]).await.remove(0).unwrap();
+    }
+    assert_eq!(faulty.calls(), 2);
+    pass(secs(2)).await;
+    resolver.revalidate(["K", "K"]).await.remove(0).unwrap();
+    assert_eq!(faulty.calls(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn revalidation_respects_backoff() {
+    let (_, faulty) = faulty_source(&[("K", "v1"), ("L", "v1")]);
+    let resolver = Resolver::builder(faulty.clone()).ttl(secs(1000)).build();
+    text(&resolver, "K").await;
+    let calls = |faulty: &Source| faulty.calls();
+    faulty.always(Action::Fail(down().with_retry_after(secs(60))));
+    let read = resolver.revalidate(["K"]).await.remove(0).unwrap();
+    assert!(read.freshness.is_stale(), "{read:?}");
+    assert_eq!(calls(&faulty), 2);
+    for _ in 0..25 {
+        pass(secs(2)).await;
+        let read = resolver.revalidate(["K"]).await.remove(0).unwrap();
+        assert_eq!(read.value.expose_bytes(), b"v1");
+        assert_eq!(calls(&faulty), 2, "the source has requested a wait");
+    }
+    faulty.clear_faults();
+    pass(secs(15)).await;
+    let read = resolver.revalidate(["K"]).await.remove(0).unwrap();
+    assert!(!read.freshness.is_stale(), "{read:?}");
+}

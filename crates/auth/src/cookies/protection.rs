@@ -31,6 +31,10 @@ pub(super) struct Functions {
 pub(super) struct Opened {
     pub(super) value: String,
     /// Whether the key is a previous one.
+    #[cfg_attr(
+        not(feature = "axum"),
+        expect(dead_code, reason = "`RingJar` reads it")
+    )]
     pub(super) is_outdated: bool,
 }
 

@@ -70,6 +70,15 @@ impl TimeClaims {
             end => Ok(end),
         }
     }
+
+    /// Returns the time between `iat` and `exp`, if the token has both, in this order.
+    #[cfg(feature = "authjs")]
+    pub(super) fn lifetime(&self) -> Option<Duration> {
+        let issued_at = self.issued_at?.seconds().ok()?;
+        let expires = self.expires?.seconds().ok()?;
+        let lifetime = Duration::try_from_secs_f64(expires - issued_at).ok()?;
+        (lifetime >= Duration::from_secs(1)).then_some(lifetime)
+    }
 }
 
 /// Implemented by hand, because a derived implementation rejects duplicate names. As in JavaScript, the

@@ -2,6 +2,8 @@
 //! and writes and clears them in a response.
 
 mod attributes;
+#[cfg(test)]
+pub(super) mod browser;
 mod candidates;
 mod header;
 #[cfg(test)]
@@ -29,7 +31,7 @@ const MAX_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 pub(super) const DEFAULT_TOTAL: usize = 12 * 1024;
 /// The number of bytes that a renewed value can exceed [`Limits::total`] or the current cookies by. A
 /// renewed token can contain an identifier and the name of its key for the first time.
-const RENEWAL_MARGIN: usize = 512;
+const RENEWAL_MARGIN: usize = 1024;
 
 /// The limits of the cookies of one value. A value that is too long for one cookie is split into chunks.
 #[derive(Debug, Clone, Copy)]
@@ -164,7 +166,11 @@ impl Cookie {
         request: &str,
     ) -> Result<Vec<String>, TokenError> {
         let max_age = max_age.map(|age| age.min(MAX_AGE));
-        let values = split(value, self.max_value(max_age));
+        let max_value = self.max_value(max_age);
+        if max_value < LONGEST_CHARACTER {
+            return Err(TokenError::TooLarge);
+        }
+        let values = split(value, max_value);
         if values.len() > self.limits.chunks {
             return Err(TokenError::TooLarge);
         }
@@ -241,7 +247,7 @@ impl Cookie {
         let longest_name = format!("{}.99", self.name);
         let overhead = self.attributes.header(&longest_name, "", max_age).len();
         let line = self.limits.line.min(MAX_LINE);
-        self.limits.value.min(line.saturating_sub(overhead)).max(1)
+        self.limits.value.min(line.saturating_sub(overhead))
     }
 
     /// Returns the cookies of a `Cookie` header that belong to this cookie.
@@ -266,42 +272,21 @@ impl Cookie {
     }
 }
 
+/// Maximum length of a percent-encoded character (`%F0%9F%98%80`).
+const LONGEST_CHARACTER: usize = 12;
+
 /// Percent-encodes `value` and splits it into parts of at most `max` bytes. An encoded character is not
 /// split.
 fn split(value: &str, max: usize) -> Vec<String> {
-    let encoded = text::percent_encode(value);
-    let mut rest = encoded.as_str();
-    let mut parts = Vec::new();
-    while rest.len() > max {
-        let end = character_boundary(rest, max);
-        let (part, after) = rest.split_at(end);
-        parts.push(part.to_owned());
-        rest = after;
+    let (mut parts, mut part, mut encoded) = (Vec::new(), String::new(), String::new());
+    for character in value.chars() {
+        encoded.clear();
+        text::push_percent_encoded(&mut encoded, character);
+        if part.len() + encoded.len() > max {
+            parts.push(std::mem::take(&mut part));
+        }
+        part += &encoded;
     }
-    parts.push(rest.to_owned());
+    parts.push(part);
     parts
-}
-
-/// Returns the last position up to `max` between two characters of a percent-encoded text.
-///
-/// A character is at most four encoded bytes (`%F0%9F%98%80`).
-fn character_boundary(encoded: &str, max: usize) -> usize {
-    let bytes = encoded.as_bytes();
-    let byte_at = |index: usize| {
-        let digits = encoded.get(index + 1..index + 3)?;
-        u8::from_str_radix(digits, 16)
-            .ok()
-            .filter(|_| bytes[index] == b'%')
-    };
-    let is_boundary = |end: usize| {
-        let is_within_escape =
-            (1..=2).any(|back| end.checked_sub(back).is_some_and(|at| bytes[at] == b'%'));
-        let is_continuation = byte_at(end).is_some_and(|byte| byte & 0xc0 == 0x80);
-        !is_within_escape && !is_continuation
-    };
-    let lowest = max.saturating_sub(12).max(1);
-    (lowest..=max)
-        .rev()
-        .find(|end| is_boundary(*end))
-        .unwrap_or(max)
 }

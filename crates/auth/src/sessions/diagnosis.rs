@@ -13,7 +13,7 @@ use secretwell_core::SecretValue;
 use tokio::time::Instant;
 
 use super::cookie::pairs;
-use super::error::ClaimsError;
+use super::error::{ClaimsError, TokenError};
 
 /// The minimum time between two warnings of one kind.
 const WARNING_INTERVAL: Duration = Duration::from_secs(300);
@@ -95,6 +95,16 @@ impl Warnings {
         self.has_accepted.load(Ordering::Relaxed)
     }
 
+    /// A request with this `Cookie` header has no valid token.
+    pub(super) fn rejected(&self, error: &TokenError, header: &str) {
+        match error {
+            TokenError::UnknownKey => self.unknown_key(),
+            TokenError::NotYetValid => self.clock(),
+            _ => {}
+        }
+        self.other_cookies(header);
+    }
+
     /// The token is well-formed, and no secret verifies it.
     pub(super) fn unknown_key(&self) {
         let Some(requests) = self.unknown_key.count() else {
@@ -127,7 +137,7 @@ impl Warnings {
                 "session_secret_white_space",
                 requests,
                 "the secret of the application differs from that of this service by white space: the one of the application \
-                 {difference}; both must read the same bytes, so remove the white space at its source, or keep it here",
+                 {difference}; both must read the same bytes, so remove the white space at its source, or keep it here (`newline=keep` in a `file://` URL)",
             );
         }
     }
@@ -186,8 +196,8 @@ impl Warnings {
                 requests,
                 r#type = claims_type,
                 field = error.field.as_deref(),
-                "a valid session does not fit the type of a handler: {error}; change the type, or add the claim in the `jwt` \
-                 callback of the application",
+                "a valid session does not fit the type of a handler: {error}; change the type, or add the claim in the \
+                 application",
             );
         }
     }

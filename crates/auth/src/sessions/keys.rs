@@ -23,10 +23,7 @@ pub(super) enum Format {
     /// `@auth/core` and next-auth 5.
     V5,
     /// Better Auth.
-    #[cfg_attr(
-        not(feature = "betterauth"),
-        allow(dead_code, reason = "the format of another feature")
-    )]
+    #[cfg_attr(not(feature = "betterauth"), allow(dead_code))]
     BetterAuth,
 }
 

@@ -14,6 +14,8 @@ pub mod betterauth;
 
 mod claims;
 mod cookie;
+// Some of the warnings are about the tokens of Auth.js only.
+#[cfg_attr(not(feature = "authjs"), allow(dead_code))]
 mod diagnosis;
 mod error;
 mod format;

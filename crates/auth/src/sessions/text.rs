@@ -4,10 +4,17 @@ use zeroize::Zeroizing;
 
 use super::keys::Format;
 
-/// Decodes bytes to JSON text as the packages do, or returns `None` if they are not UTF-8.
+/// Decodes bytes to JSON text as the packages do, or returns `None` if they are not UTF-8. Unpaired
+/// surrogates are replaced by U+FFFD.
+pub(super) fn decode_json(bytes: Zeroizing<Vec<u8>>, format: Format) -> Option<Zeroizing<String>> {
+    let text = decode_text(bytes, format)?;
+    Some(without_unpaired_surrogates(&text).unwrap_or(text))
+}
+
+/// Decodes bytes to text as the packages do, or returns `None` if they are not UTF-8.
 ///
 /// A byte order mark is removed. In version 4, invalid UTF-8 is replaced by U+FFFD.
-pub(super) fn decode_json(
+pub(super) fn decode_text(
     mut bytes: Zeroizing<Vec<u8>>,
     format: Format,
 ) -> Option<Zeroizing<String>> {
@@ -19,10 +26,13 @@ pub(super) fn decode_json(
     if text.starts_with('\u{feff}') {
         text.remove(0);
     }
-    if text.contains(r"\ud") || text.contains(r"\uD") {
-        text = Zeroizing::new(replace_unpaired_surrogates(&text));
-    }
     Some(text)
+}
+
+/// Returns JSON with its unpaired surrogates replaced by U+FFFD, or `None` if it has no surrogates.
+pub(super) fn without_unpaired_surrogates(json: &str) -> Option<Zeroizing<String>> {
+    let may_have_surrogates = json.contains(r"\ud") || json.contains(r"\uD");
+    may_have_surrogates.then(|| Zeroizing::new(replace_unpaired_surrogates(json)))
 }
 
 /// Replaces each unpaired surrogate escape in JSON by U+FFFD.
@@ -61,16 +71,24 @@ fn leading_surrogate(text: &str) -> Option<u16> {
 }
 
 /// Encodes `text` like JavaScript's `encodeURIComponent`.
+#[cfg(any(feature = "authjs", feature = "tower", test))]
 pub(super) fn percent_encode(text: &str) -> String {
     let mut encoded = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.!~*'()".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded += &format!("%{byte:02X}");
-        }
+    for character in text.chars() {
+        push_percent_encoded(&mut encoded, character);
     }
     encoded
+}
+
+/// Appends a character like JavaScript's `encodeURIComponent`.
+pub(super) fn push_percent_encoded(encoded: &mut String, character: char) {
+    if character.is_ascii_alphanumeric() || "-_.!~*'()".contains(character) {
+        encoded.push(character);
+    } else {
+        for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+            *encoded += &format!("%{byte:02X}");
+        }
+    }
 }
 
 /// Decodes `text` like JavaScript's `decodeURIComponent`. Returns invalid input unchanged.

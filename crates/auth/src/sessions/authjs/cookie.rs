@@ -220,6 +220,12 @@ impl SessionCookie {
         self.cookie.clear(request)
     }
 
+    /// Returns the `Set-Cookie` headers that clear the session cookies of this host only, if the cookie has a
+    /// domain.
+    pub(super) fn clear_host_only(&self, request: &str) -> Vec<String> {
+        self.cookie.clear_host_only(request)
+    }
+
     /// Returns whether a cookie of this name contains a session token or a chunk of it.
     pub(super) fn is_session_cookie(&self, name: &str) -> bool {
         self.cookie.owns(name)

@@ -50,20 +50,20 @@ impl Diagnosis {
     /// A request with this `Cookie` header has no valid token. `C` is the type of the claims.
     pub(super) fn rejected<C>(&self, rejected: &Rejected, cookies: &str) {
         match &rejected.error {
-            TokenError::UnknownKey => match self.white_space(&rejected.token) {
-                Some(difference) => self.warnings.white_space(difference),
-                None => self.warnings.unknown_key(),
-            },
             TokenError::Claims(error) => {
                 return self.warnings.claims(std::any::type_name::<C>(), error);
             }
-            TokenError::NotYetValid => return self.warnings.clock(),
+            TokenError::UnknownKey => {
+                if let Some(difference) = self.white_space(&rejected.token) {
+                    return self.warnings.white_space(difference);
+                }
+            }
             TokenError::Malformed if !is_encrypted(&rejected.token) => {
                 self.warnings.not_a_token(&rejected.token);
             }
             _ => {}
         }
-        self.warnings.other_cookies(cookies);
+        self.warnings.rejected(&rejected.error, cookies);
     }
 
     /// Returns how the secret that has created `token` differs from one of this service, if only by white

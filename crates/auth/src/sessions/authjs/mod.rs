@@ -40,10 +40,13 @@
 //! - Claims must not nest deeper than 128 levels, and each number must fit into a 64-bit float.
 //! - An unpaired surrogate in a claim is decoded as U+FFFD.
 
+#[cfg(test)]
+mod agreement;
 mod cookie;
 mod csrf;
 mod diagnosis;
 mod order;
+mod renewal;
 mod session;
 mod sessions;
 #[cfg(test)]

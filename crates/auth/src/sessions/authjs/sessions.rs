@@ -63,7 +63,8 @@ impl Sessions {
         })
     }
 
-    /// Sets the lifetime of a session that is started or renewed. Default: 30 days.
+    /// Sets the lifetime of a session that is started. Default: 30 days. A renewed session keeps its own
+    /// lifetime.
     #[must_use]
     pub fn max_age(mut self, max_age: Duration) -> Self {
         self.max_age = max_age;
@@ -160,25 +161,38 @@ impl Sessions {
     /// Returns the `Set-Cookie` headers that renew the session in a `Cookie` header, if it expires
     /// in less than `remaining`.
     ///
-    /// The renewed session keeps its claims and lasts for [`max_age`](Self::max_age) from now. It is
-    /// encrypted with the current primary secret. The result is empty if the request has no valid
-    /// session, if the session has no expiry, or if it expires later.
+    /// The renewed session keeps its own lifetime, which is the time between its claims `iat` and
+    /// `exp`. The claims `iat`, `exp` and `jti` are new, and the others do not change. It is encrypted with
+    /// the current primary secret.
+    ///
+    /// The result is empty if the request has no valid session, if the session expires later, or if it has
+    /// no `iat` or no `exp`. A session without `exp` does not end, and the lifetime of a session without
+    /// `iat` is not known.
+    ///
+    /// A request can contain several valid sessions, in cookies of different domains or paths. They can
+    /// belong to different users, so none of them is renewed. If the cookie has a
+    /// [domain](SessionCookie::domain), the result clears the session cookie of this host only, so that
+    /// the one of the domain remains.
     ///
     /// # Errors
-    /// The same as [`start`](Self::start).
+    /// Returns [`TokenError::TooLarge`] if the session needs more than 100 cookies, and
+    /// [`TokenError::Malformed`] if the system's random number generator fails.
     pub fn renew(&self, cookies: &str, remaining: Duration) -> Result<Vec<String>, TokenError> {
+        let now = SystemTime::now();
         let tokens = self.cookie.candidates(cookies);
-        // The claims of any session fit into an object.
-        let decoded = self.read::<serde_json::Map<String, serde_json::Value>>(tokens);
-        let session = decoded.ok().flatten().map(|decoded| decoded.session);
-        let threshold = SystemTime::now().checked_add(remaining);
-        match session {
-            Some(session)
-                if session
-                    .expires
-                    .is_some_and(|end| threshold.is_none_or(|threshold| end < threshold)) =>
-            {
-                self.start(&session.claims, cookies)
+        let mut valid = tokens.filter_map(|token| self.tokens.verify(&token, now).ok());
+        let Some(session) = valid.next() else {
+            return Ok(Vec::new());
+        };
+        if valid.next().is_some() {
+            return Ok(self.cookie.clear_host_only(cookies));
+        }
+        let threshold = now.checked_add(remaining);
+        let is_due = |end| threshold.is_none_or(|threshold| end < threshold);
+        match (session.lifetime, session.expires) {
+            (Some(lifetime), Some(end)) if is_due(end) => {
+                let token = self.tokens.renew(&session, lifetime, now)?;
+                self.cookie.set(&token, lifetime, cookies)
             }
             _ => Ok(Vec::new()),
         }

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 use zeroize::Zeroizing;
 
+use super::renewal::renewed;
 use super::session::{Session, SessionTokens};
 use crate::KeyRing;
 use crate::sessions::TokenError;
@@ -97,28 +98,55 @@ impl SessionTokens {
         token: &str,
         now: SystemTime,
     ) -> Result<Decoded<C>, TokenError> {
-        let decrypted = jwe::decrypt(token, &self.keys, self.format)?;
-        let text = text::decode_json(decrypted.text, self.format).ok_or(TokenError::Malformed)?;
-        let times: TimeClaims = serde_json::from_str(&text).map_err(|_| TokenError::Malformed)?;
-        let now = whole_seconds(now);
-        let expires = times.check(now)?;
-        if let Some(header) = decrypted.header
-            && !header_matches_claims(&header, &text)
-        {
-            return Err(TokenError::Malformed);
-        }
-        let claims = serde_json::from_str(&text).map_err(|error| match error.is_data() {
-            true => TokenError::Claims(mismatch::<C>(&text)),
+        let verified = self.verify(token, now)?;
+        let text = verified.text();
+        let claims = serde_json::from_str(text).map_err(|error| match error.is_data() {
+            true => TokenError::Claims(mismatch::<C>(text)),
             false => TokenError::Malformed,
         })?;
         Ok(Decoded {
             session: Session {
                 claims,
-                expires,
+                expires: verified.expires,
                 auth: PhantomData,
             },
+            is_from_future: verified.is_from_future,
+        })
+    }
+
+    /// Decrypts `token` and checks its times against `now`.
+    pub(super) fn verify(&self, token: &str, now: SystemTime) -> Result<Verified, TokenError> {
+        let decrypted = jwe::decrypt(token, &self.keys, self.format)?;
+        let json = text::decode_text(decrypted.text, self.format).ok_or(TokenError::Malformed)?;
+        let replaced = text::without_unpaired_surrogates(&json);
+        let text = replaced.as_ref().unwrap_or(&json);
+        let times: TimeClaims = serde_json::from_str(text).map_err(|_| TokenError::Malformed)?;
+        let now = whole_seconds(now);
+        let expires = times.check(now)?;
+        if let Some(header) = decrypted.header
+            && !header_matches_claims(&header, text)
+        {
+            return Err(TokenError::Malformed);
+        }
+        Ok(Verified {
+            json,
+            replaced,
+            expires,
+            lifetime: times.lifetime(),
             is_from_future: times.is_from_future(now),
         })
+    }
+
+    /// Creates a token with the claims of another one, that expires after `lifetime`.
+    ///
+    /// The claims `iat`, `exp` and `jti` are new. The others keep their text.
+    pub(super) fn renew(
+        &self,
+        verified: &Verified,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<String, TokenError> {
+        self.encrypt(&renewed(&verified.json, unix_seconds(now), lifetime)?)
     }
 
     /// Creates a token with `claims` that expires after `max_age`.
@@ -145,15 +173,43 @@ impl SessionTokens {
         let Ok(Value::Object(mut claims)) = serde_json::to_value(claims) else {
             return Err(TokenError::Malformed);
         };
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = unix_seconds(now);
         claims.insert("iat".into(), Number::from(now).into());
         let expires = now.saturating_add(max_age.as_secs());
         claims.insert("exp".into(), Number::from(expires).into());
         claims.insert("jti".into(), random_uuid()?.into());
         let text = serde_json::to_vec(&claims).map_err(|_| TokenError::Malformed)?;
-        let keys = self.keys.first().ok_or(TokenError::Forged)?;
-        jwe::encrypt(&Zeroizing::new(text), keys, self.format)
+        self.encrypt(&Zeroizing::new(text))
     }
+
+    fn encrypt(&self, claims: &Zeroizing<Vec<u8>>) -> Result<String, TokenError> {
+        let keys = self.keys.first().ok_or(TokenError::Forged)?;
+        jwe::encrypt(claims, keys, self.format)
+    }
+}
+
+/// The claims of a token that was decrypted and whose times are valid.
+pub(super) struct Verified {
+    /// The claims as they were encrypted.
+    json: Zeroizing<String>,
+    /// The claims without unpaired surrogates. `None` if they have no surrogates.
+    replaced: Option<Zeroizing<String>>,
+    pub(super) expires: Option<SystemTime>,
+    /// The time between `iat` and `exp`, if the token has both.
+    pub(super) lifetime: Option<Duration>,
+    is_from_future: bool,
+}
+
+impl Verified {
+    fn text(&self) -> &str {
+        self.replaced.as_ref().unwrap_or(&self.json)
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
 }
 
 /// Omits the keys.

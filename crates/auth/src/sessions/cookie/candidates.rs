@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::sessions::text::percent_decode;
 
-/// Maximum number of values that are tried, of each kind.
+/// Maximum number of values that are tried, of each kind. Also limits the work for an arbitrary header.
 const MAX_CANDIDATES: usize = 8;
 
 /// Returns the distinct values of cookies that are not split.
@@ -28,45 +28,34 @@ pub(super) fn of_cookies<'a>(
 /// Returns the values that result from joining chunks. `chunks` are their indices and values, in the
 /// order of the header.
 ///
-/// A value starts with a chunk 0 and ends before the first missing index. If an index occurs once, there
-/// is no choice. Otherwise the chunks of one value are assumed to be
-/// - the first of each index, the second of each index, and so on, or
-/// - in order after each other, because a browser sends cookies in the order of their creation.
+/// If each index occurs once, there is one value. It ends before the first missing index. Otherwise the
+/// chunks of several values are mixed, and these facts separate them:
 ///
-/// All chunks of a value but the last have the same length. So each value is also tried up to its first
-/// shorter chunk: the next ones can be left over from a longer value.
+/// - All chunks of a value but the last have the same length, and the last is not longer.
+/// - A browser sends the cookies of a path in the order of their creation. So the chunks of one value
+///   usually follow each other, or have the same rank among those of their index.
 pub(super) fn of_chunks<'a>(
     chunks: impl Iterator<Item = (usize, &'a str)>,
 ) -> impl Iterator<Item = String> {
-    let mut by_index: BTreeMap<usize, Vec<Chunk<'a>>> = BTreeMap::new();
-    for (position, (index, value)) in chunks.enumerate() {
-        let same_index = by_index.entry(index).or_default();
-        if !value.is_empty() && same_index.len() < MAX_CANDIDATES {
-            same_index.push(Chunk { position, value });
-        }
-    }
-    let contiguous: Vec<Vec<Chunk<'a>>> = by_index
-        .into_iter()
-        .enumerate()
-        .take_while(|(expected, (index, chunks))| expected == index && !chunks.is_empty())
-        .map(|(_, (_, chunks))| chunks)
-        .collect();
-
+    let mixed = Mixed::new(chunks);
     let mut found: Vec<Vec<&str>> = Vec::new();
-    let starts = contiguous.first().map_or(0, Vec::len);
-    for start in 0..starts {
-        for joined in [in_column(&contiguous, start), in_order(&contiguous, start)] {
-            let complete = up_to_shorter(&joined).to_vec();
-            for candidate in [joined, complete] {
-                if found.len() < MAX_CANDIDATES && !found.contains(&candidate) {
-                    found.push(candidate);
-                }
-            }
+    for joined in mixed.by_rank().chain(mixed.by_order()) {
+        if found.len() == MAX_CANDIDATES {
+            break;
+        }
+        if !found.contains(&joined) {
+            found.push(joined);
         }
     }
     found
         .into_iter()
         .map(|chunks| chunks.into_iter().map(percent_decode).collect())
+}
+
+/// The chunks of one or several values.
+struct Mixed<'a> {
+    /// The chunks of index 0, of index 1, and so on. None is empty.
+    by_index: Vec<Vec<Chunk<'a>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -76,38 +65,71 @@ struct Chunk<'a> {
     value: &'a str,
 }
 
-/// Joins the given chunk 0 with the next chunk 1 after it in the header, the next chunk 2, and so on. A
-/// chunk without a next one is followed by the first of the next index.
-fn in_order<'a>(contiguous: &[Vec<Chunk<'a>>], start: usize) -> Vec<&'a str> {
-    let mut position = None;
-    let chunks = contiguous.iter().enumerate().filter_map(|(index, chunks)| {
-        let is_next = |chunk: &&Chunk| position.is_none_or(|position| chunk.position > position);
-        let chunk = match index {
-            0 => chunks.get(start),
-            _ => chunks.iter().find(is_next).or(chunks.first()),
-        }?;
-        position = Some(chunk.position);
-        Some(chunk.value)
-    });
-    chunks.collect()
-}
+impl<'a> Mixed<'a> {
+    fn new(chunks: impl Iterator<Item = (usize, &'a str)>) -> Self {
+        let mut by_index: BTreeMap<usize, Vec<Chunk<'a>>> = BTreeMap::new();
+        let present = chunks.filter(|(_, value)| !value.is_empty());
+        for (position, (index, value)) in present.enumerate() {
+            let same_index = by_index.entry(index).or_default();
+            if same_index.len() < MAX_CANDIDATES {
+                same_index.push(Chunk { position, value });
+            }
+        }
+        let contiguous = by_index.into_iter().enumerate();
+        let contiguous = contiguous.take_while(|(expected, (index, _))| expected == index);
+        Self {
+            by_index: contiguous.map(|(_, (_, chunks))| chunks).collect(),
+        }
+    }
 
-/// Joins the chunks that have the same rank among those of their index. An index with fewer chunks
-/// contributes its last one.
-fn in_column<'a>(contiguous: &[Vec<Chunk<'a>>], rank: usize) -> Vec<&'a str> {
-    let chunks = contiguous
-        .iter()
-        .filter_map(|chunks| chunks.get(rank).or(chunks.last()));
-    chunks.map(|chunk| chunk.value).collect()
-}
+    /// Joins each chunk 0 with the next chunks after it, up to each possible last chunk.
+    fn by_order(&self) -> impl Iterator<Item = Vec<&'a str>> {
+        let first = self.by_index.first().into_iter().flatten();
+        first.flat_map(|first| {
+            let last = self.possible_ends(first.value.len()).take(MAX_CANDIDATES);
+            last.filter_map(|(index, last)| self.between(*first, index, last))
+        })
+    }
 
-/// Returns the chunks up to the first that is shorter than the one before it.
-fn up_to_shorter<'b, 'a>(chunks: &'b [&'a str]) -> &'b [&'a str] {
-    let shorter = chunks
-        .windows(2)
-        .position(|pair| pair[1].len() < pair[0].len());
-    match shorter {
-        Some(before) => &chunks[..before + 2],
-        None => chunks,
+    /// Returns the chunks, with their index, that can end a value whose other chunks have this length.
+    fn possible_ends(&self, length: usize) -> impl Iterator<Item = (usize, Chunk<'a>)> {
+        let last_index = self.by_index.len().saturating_sub(1);
+        let all = self.by_index.iter().enumerate();
+        let all = all.flat_map(|(index, chunks)| chunks.iter().map(move |chunk| (index, *chunk)));
+        all.filter(move |(index, chunk)| match chunk.value.len() {
+            shorter if shorter < length => *index > 0,
+            equal if equal == length => *index == last_index,
+            _ => false,
+        })
+    }
+
+    /// Joins two chunks, and between them the next chunks of the length of the first.
+    fn between(&self, first: Chunk<'a>, index: usize, last: Chunk<'a>) -> Option<Vec<&'a str>> {
+        if index == 0 {
+            return Some(vec![first.value]);
+        }
+        let mut joined = vec![first.value];
+        let mut position = first.position;
+        for chunks in self.by_index.get(1..index)? {
+            let fits = |chunk: &&Chunk| chunk.value.len() == first.value.len();
+            let mut fitting = chunks.iter().filter(fits);
+            let next = fitting.clone().find(|chunk| chunk.position > position);
+            let chunk = next.or_else(|| fitting.next())?;
+            position = chunk.position;
+            joined.push(chunk.value);
+        }
+        joined.push(last.value);
+        Some(joined)
+    }
+
+    /// Joins the first chunk of each index, then the second of each index, and so on. An index with fewer
+    /// chunks contributes its last one.
+    fn by_rank(&self) -> impl Iterator<Item = Vec<&'a str>> {
+        let ranks = 0..self.by_index.first().map_or(0, Vec::len);
+        ranks.map(|rank| {
+            let chunks = self.by_index.iter();
+            let chunks = chunks.filter_map(|chunks| chunks.get(rank).or(chunks.last()));
+            chunks.map(|chunk| chunk.value).collect()
+        })
     }
 }
