@@ -32,6 +32,10 @@ const KNOWN_COOKIES: [(&str, &str); 3] = [
 const PREFIXES: [&str; 3] = ["__Secure-", "__Host-", ""];
 
 /// The warnings about the sessions in one cookie.
+#[cfg_attr(
+    not(feature = "authjs"),
+    allow(dead_code, reason = "kinds of problems that only Auth.js has")
+)]
 #[derive(Debug)]
 pub(super) struct Warnings {
     cookie: String,
@@ -139,6 +143,10 @@ impl Warnings {
     }
 
     /// The value of the cookie is not a token. It might identify a session in a database.
+    #[cfg_attr(
+        not(feature = "authjs"),
+        allow(dead_code, reason = "kinds of problems that only Auth.js has")
+    )]
     pub(super) fn not_a_token(&self, value: &str) {
         if is_uuid(value) {
             if let Some(requests) = self.database.count() {
@@ -162,6 +170,10 @@ impl Warnings {
     }
 
     /// An authentic token has a time in the future.
+    #[cfg_attr(
+        not(feature = "authjs"),
+        allow(dead_code, reason = "kinds of problems that only Auth.js has")
+    )]
     pub(super) fn clock(&self) {
         if let Some(requests) = self.clock.count() {
             warning!(

@@ -32,13 +32,12 @@ impl Diagnosis {
 
     /// A request with this `Cookie` header has no valid token.
     pub(super) fn rejected(&self, rejected: &Rejected, cookies: &str) {
-        if rejected.error == TokenError::UnknownKey {
-            match self.white_space(&rejected.token) {
-                Some(difference) => self.warnings.white_space(difference),
-                None => self.warnings.unknown_key(),
-            }
+        if rejected.error == TokenError::UnknownKey
+            && let Some(difference) = self.white_space(&rejected.token)
+        {
+            return self.warnings.white_space(difference);
         }
-        self.warnings.other_cookies(cookies);
+        self.warnings.rejected(&rejected.error, cookies);
     }
 
     /// Returns how the secret that has signed `token` differs from one of this service, if only by white
