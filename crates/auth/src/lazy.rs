@@ -290,7 +290,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         .inspect_err(NotReady::print_without_subscriber)
     }
 
-    /// Returns a build that is newer than the generation `used`. If there is none, reads the secrets again
+    /// Returns a build that is newer than the generation `used`. Without one, reads the secrets again
     /// and waits for the build from them. Returns `None` if the secrets are unchanged.
     ///
     /// Call it when a request has presented a credential that names an unknown key. The secret might have
