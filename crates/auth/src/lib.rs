@@ -164,7 +164,7 @@ const _: () = {
     }
     #[cfg(all(feature = "authjs", feature = "tower"))]
     {
-        assert_send_sync::<sessions::SessionLayer>();
-        assert_send_sync::<sessions::SessionService<()>>();
+        assert_send_sync::<sessions::SessionLayer<()>>();
+        assert_send_sync::<sessions::SessionService<(), ()>>();
     }
 };

@@ -17,4 +17,9 @@ pub enum TokenError {
     /// The `exp` time of the token has passed.
     #[error("the session token has expired")]
     Expired,
+    /// The session does not fit into its cookies, or servers would reject a request with these cookies.
+    #[error(
+        "the session is too large for its cookies; reduce the claims, or raise the maximum size of the cookie"
+    )]
+    TooLarge,
 }

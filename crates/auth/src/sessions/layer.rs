@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::authjs::Sessions;
 use super::cookie::cookies;
+use super::format::{HasSessions, SessionFormat};
 use super::text::percent_encode;
 use crate::LazyAuth;
 use crate::rejection::Rejection;
@@ -20,13 +20,13 @@ use crate::rejection::Rejection;
 /// `Cache-Control` of a response that does not set its own.
 const NO_STORE: HeaderValue = HeaderValue::from_static("private, no-store");
 
-impl LazyAuth<Sessions> {
+impl<A: HasSessions> LazyAuth<A> {
     /// Returns a layer for routes whose handlers use sessions.
     ///
     /// It gives each request access to this auth, as [`provide`](Self::provide) does. It also adds
     /// `Vary: cookie` and `Cache-Control: private, no-store` to each response. Renewal of sessions and
     /// the redirect to a sign-in page are optional.
-    pub fn session_layer(&self) -> SessionLayer {
+    pub fn session_layer(&self) -> SessionLayer<A> {
         SessionLayer {
             auth: self.clone(),
             renew_when_remaining: None,
@@ -40,14 +40,13 @@ impl LazyAuth<Sessions> {
 /// A `Cache-Control` header that the handler sets is kept, unless the response renews the session. The
 /// layer never clears a session cookie: a cookie that cannot be decoded now might become valid when
 /// more secrets are loaded.
-#[derive(Clone)]
-pub struct SessionLayer {
-    auth: LazyAuth<Sessions>,
+pub struct SessionLayer<A> {
+    auth: LazyAuth<A>,
     renew_when_remaining: Option<Duration>,
     sign_in: Option<String>,
 }
 
-impl SessionLayer {
+impl<A: HasSessions> SessionLayer<A> {
     /// Sets the remaining lifetime below which a response renews the session of its request.
     ///
     /// A response that sets the session cookie itself is left unchanged. Default: sessions are not
@@ -93,10 +92,13 @@ impl SessionLayer {
         headers.append(VARY, HeaderValue::from_static("cookie"));
         headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
         if let Some(remaining) = self.renew_when_remaining
-            && let Some(sessions) = self.auth.peek()
-            && !sets_session(headers, sessions.cookie.name())
+            && let Some(auth) = self.auth.peek()
+            && !sets_session(headers, auth.sessions())
         {
-            let renewed = sessions.renew(cookies, remaining).unwrap_or_default();
+            let renewed = auth
+                .sessions()
+                .renew(cookies, remaining)
+                .unwrap_or_default();
             let values = renewed.into_iter().map(HeaderValue::try_from);
             for value in values.filter_map(Result::ok) {
                 headers.append(SET_COOKIE, value);
@@ -108,23 +110,25 @@ impl SessionLayer {
 }
 
 /// Returns whether a response sets or clears the session cookie itself.
-fn sets_session(headers: &HeaderMap, name: &str) -> bool {
-    let mut set = headers.get_all(SET_COOKIE).iter();
-    set.any(|value| value.as_bytes().starts_with(name.as_bytes()))
+fn sets_session(headers: &HeaderMap, sessions: &impl SessionFormat) -> bool {
+    headers.get_all(SET_COOKIE).iter().any(|value| {
+        let mut parts = value.as_bytes().split(|byte| *byte == b'=');
+        let name = parts.next().and_then(|name| str::from_utf8(name).ok());
+        name.is_some_and(|name| sessions.is_session_cookie(name.trim()))
+    })
 }
 
 /// Service that adds the headers of sessions to the responses of an inner service. Created by
 /// [`SessionLayer`].
-#[derive(Clone)]
-pub struct SessionService<S> {
-    layer: SessionLayer,
+pub struct SessionService<A, S> {
+    layer: SessionLayer<A>,
     inner: S,
 }
 
-impl<S> Layer<S> for SessionLayer {
-    type Service = SessionService<S>;
+impl<A, S> Layer<S> for SessionLayer<A> {
+    type Service = SessionService<A, S>;
 
-    fn layer(&self, inner: S) -> SessionService<S> {
+    fn layer(&self, inner: S) -> SessionService<A, S> {
         SessionService {
             layer: self.clone(),
             inner,
@@ -132,8 +136,9 @@ impl<S> Layer<S> for SessionLayer {
     }
 }
 
-impl<S, B, R> Service<Request<B>> for SessionService<S>
+impl<A, S, B, R> Service<Request<B>> for SessionService<A, S>
 where
+    A: HasSessions,
     S: Service<Request<B>, Response = Response<R>>,
     S::Future: Send + 'static,
 {
@@ -159,7 +164,26 @@ where
     }
 }
 
-impl fmt::Debug for SessionLayer {
+impl<A> Clone for SessionLayer<A> {
+    fn clone(&self) -> Self {
+        Self {
+            auth: self.auth.clone(),
+            renew_when_remaining: self.renew_when_remaining,
+            sign_in: self.sign_in.clone(),
+        }
+    }
+}
+
+impl<A, S: Clone> Clone for SessionService<A, S> {
+    fn clone(&self) -> Self {
+        Self {
+            layer: self.layer.clone(),
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<A> fmt::Debug for SessionLayer<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionLayer")
             .field("auth", &self.auth)
@@ -169,7 +193,7 @@ impl fmt::Debug for SessionLayer {
     }
 }
 
-impl<S> fmt::Debug for SessionService<S> {
+impl<A, S> fmt::Debug for SessionService<A, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionService")
             .field("layer", &self.layer)

@@ -12,13 +12,15 @@ pub mod authjs;
 mod claims;
 mod cookie;
 mod error;
+mod format;
 mod jwe;
 mod keys;
 #[cfg(feature = "tower")]
 mod layer;
 mod text;
 
-pub use cookie::Scheme;
+pub use cookie::{SameSite, Scheme};
 pub use error::TokenError;
+pub use format::{HasSessions, SessionFormat};
 #[cfg(feature = "tower")]
 pub use layer::{SessionLayer, SessionService};

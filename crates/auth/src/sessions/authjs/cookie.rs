@@ -1,13 +1,12 @@
-//! [`SessionCookie`]: names, splits and joins the cookies of a session. A long token is split into
-//! several cookies.
+//! [`SessionCookie`]: the cookie of a session, with the names and limits of the packages.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::sessions::Scheme;
-use crate::sessions::cookie::{is_secure, pairs};
+use secretwell_core::Error;
+
+use crate::sessions::cookie::{Cookie, DEFAULT_TOTAL, Limits, MAX_LINE};
 use crate::sessions::keys::Format;
-use crate::sessions::text::{percent_decode, percent_encode};
+use crate::sessions::{SameSite, Scheme, TokenError};
 
 /// Maximum length of a cookie's value, the same as in the packages, which reserve the rest of 4096 bytes
 /// for the name and the attributes.
@@ -18,6 +17,23 @@ const MAX_CHUNKS: usize = 100;
 
 /// The cookie of a session, with the name and format of the packages.
 ///
+/// A service that renews or ends sessions must write the cookie that the application writes. A request
+/// does not contain the attributes of its cookies, so they are configured here. Without them, the
+/// browser would keep two cookies, and signing out at the application would not end the session of the
+/// service.
+///
+/// The configuration of the application is in `cookies.sessionToken`. The defaults are the same as in
+/// the packages.
+///
+/// | application | here | default |
+/// | --- | --- | --- |
+/// | `name` | [`with_name`](Self::with_name) | [`v5`](Self::v5), [`v4`](Self::v4) |
+/// | `options.domain` | [`domain`](Self::domain) | the host of the response only |
+/// | `options.path` | [`path`](Self::path) | `/` |
+/// | `options.sameSite` | [`same_site`](Self::same_site) | [`SameSite::Lax`] |
+/// | `options.partitioned` | [`partitioned`](Self::partitioned) | not partitioned |
+/// | `options.secure` | [`Scheme`] | `Secure` for `https://` |
+///
 /// A token that is too long for one cookie is split into several.
 ///
 /// ```
@@ -26,19 +42,21 @@ const MAX_CHUNKS: usize = 100;
 /// use secretwell::auth::sessions::authjs::SessionCookie;
 /// use secretwell::auth::sessions::Scheme;
 ///
-/// let cookie = SessionCookie::v5(Scheme::Https);
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cookie = SessionCookie::v5(Scheme::Https).domain("example.com")?;
 /// assert_eq!(cookie.name(), "__Secure-authjs.session-token");
 ///
-/// let set = cookie.set("a.token", Duration::from_secs(60), None);
-/// assert!(set[0].starts_with("__Secure-authjs.session-token=a.token; Path=/;"));
-/// let token = cookie.find("theme=dark; __Secure-authjs.session-token=a.token");
-/// assert_eq!(token.as_deref(), Some("a.token"));
+/// let set = cookie.set("a.token", Duration::from_secs(60), "")?;
+/// assert!(set[0].starts_with("__Secure-authjs.session-token=a.token; Domain=example.com; Path=/;"));
+/// let header = "theme=dark; __Secure-authjs.session-token=a.token";
+/// assert!(cookie.candidates(header).eq(["a.token"]));
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone)]
 pub struct SessionCookie {
     format: Format,
-    name: String,
-    secure: bool,
+    cookie: Cookie,
 }
 
 impl SessionCookie {
@@ -59,12 +77,22 @@ impl SessionCookie {
     }
 
     fn new(format: Format, name: &str, scheme: Scheme) -> Self {
-        let secure = scheme == Scheme::Https;
-        let prefix = if secure { "__Secure-" } else { "" };
+        let prefix = match scheme {
+            Scheme::Https => "__Secure-",
+            Scheme::Http => "",
+        };
+        let limits = Limits {
+            value: match format {
+                Format::V4 => V4_CHUNK,
+                Format::V5 => V5_CHUNK,
+            },
+            line: MAX_LINE,
+            chunks: MAX_CHUNKS,
+            total: DEFAULT_TOTAL,
+        };
         Self {
             format,
-            name: format!("{prefix}{name}"),
-            secure,
+            cookie: Cookie::new(format!("{prefix}{name}"), scheme, limits),
         }
     }
 
@@ -72,122 +100,127 @@ impl SessionCookie {
         self.format
     }
 
-    /// Sets another name, for an application that configures one.
+    /// Sets another name, for an application that configures one. The encryption keys of version 5 depend
+    /// on it.
     ///
-    /// The cookie is `Secure` if the name begins with `__Secure-` or `__Host-`.
+    /// The cookie is `Secure` if it was created with [`Scheme::Https`], or if the name begins with
+    /// `__Secure-` or `__Host-`.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if browsers do not
+    /// accept a cookie of this name, or do not accept it with the attributes that are already set.
+    pub fn with_name(self, name: impl Into<String>) -> Result<Self, Error> {
+        self.map(|cookie| cookie.with_name(name))
+    }
+
+    /// Sets the domain. The browser sends the cookie to this host and to all its subdomains. Default: only
+    /// to the host that set it.
+    ///
+    /// A dot at the start has no effect, as in browsers.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if `domain` is not
+    /// a host name, or if the name of the cookie begins with `__Host-`.
+    pub fn domain(self, domain: &str) -> Result<Self, Error> {
+        self.map(|cookie| cookie.domain(domain))
+    }
+
+    /// Sets the path. The browser sends the cookie to this path and to all paths below it. Default: `/`.
+    ///
+    /// A request to another path does not contain the cookie, so it cannot end the session.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if `path` does not
+    /// begin with `/`, if it contains characters that a cookie cannot contain, or if the name of the
+    /// cookie begins with `__Host-`.
+    pub fn path(self, path: impl Into<String>) -> Result<Self, Error> {
+        self.map(|cookie| cookie.path(path))
+    }
+
+    /// Sets which requests from other sites contain the cookie. Default: [`SameSite::Lax`].
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) for
+    /// [`SameSite::None`] if the cookie is not `Secure`.
+    pub fn same_site(self, same_site: SameSite) -> Result<Self, Error> {
+        self.map(|cookie| cookie.same_site(same_site))
+    }
+
+    /// Makes the cookie `Partitioned`: a page that is embedded in several sites has a separate session in
+    /// each of them. Default: not partitioned.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if the cookie is
+    /// not `Secure`.
+    pub fn partitioned(self) -> Result<Self, Error> {
+        self.map(Cookie::partitioned)
+    }
+
+    /// Sets the maximum length of all cookies of one session in a request, in bytes. Default: 12 KiB.
+    ///
+    /// Servers reject requests with longer headers. By default, Node.js accepts 16 KiB for all headers
+    /// together, and nginx and Apache accept 8 KiB for the `Cookie` header. A session also consists of at
+    /// most 100 cookies.
     #[must_use]
-    pub fn with_name(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
-        self.secure = is_secure(&self.name);
+    pub fn max_size(mut self, bytes: usize) -> Self {
+        self.cookie = self.cookie.max_total(bytes);
         self
+    }
+
+    fn map(self, change: impl FnOnce(Cookie) -> Result<Cookie, Error>) -> Result<Self, Error> {
+        Ok(Self {
+            format: self.format,
+            cookie: change(self.cookie)?,
+        })
     }
 
     /// Returns the name of the cookie. The encryption keys of version 5 depend on it.
     pub fn name(&self) -> &str {
-        &self.name
+        self.cookie.name()
     }
 
-    /// Returns the token in a `Cookie` header.
+    /// Returns the texts in a `Cookie` header that can be the token, in the order in which to try them.
     ///
-    /// The token is in one cookie, or in chunks whose names end with `.0`, `.1` and so on. Chunks can be
-    /// in any order, but must be complete. The single cookie takes precedence over chunks.
+    /// A token is in one cookie, or in chunks whose names end with `.0`, `.1` and so on. Single cookies
+    /// come first, in the order of the header. Chunks can be in any order, but must be complete. Empty
+    /// cookies and other cookies with the same prefix are ignored.
     ///
-    /// Empty cookies and other cookies with the same prefix are ignored. If a name occurs several times,
-    /// the first cookie is used, as in the packages.
-    pub fn find(&self, header: &str) -> Option<String> {
-        let mut whole = None;
-        let mut chunks: BTreeMap<usize, &str> = BTreeMap::new();
-        for (name, value) in pairs(header) {
-            if name == self.name {
-                whole.get_or_insert(value);
-            } else if let Some(index) = self.chunk_index(name) {
-                chunks.entry(index).or_insert(value);
-            }
-        }
-        if let Some(token) = whole.filter(|token| !token.is_empty()) {
-            return Some(percent_decode(token));
-        }
-        chunks.retain(|_, chunk| !chunk.is_empty());
-        let is_complete = chunks.keys().copied().eq(0..chunks.len());
-        let token = chunks.values().map(|chunk| percent_decode(chunk)).collect();
-        (is_complete && !chunks.is_empty()).then_some(token)
+    /// There can be several texts, because a browser keeps one cookie for each domain and path. A stale
+    /// one must not hide the valid one. At most 16 texts are returned.
+    pub fn candidates<'a>(&'a self, header: &'a str) -> impl Iterator<Item = String> + 'a {
+        self.cookie.candidates(header)
     }
 
     /// Returns the `Set-Cookie` headers for a token that expires after `max_age`.
     ///
-    /// `request` is the `Cookie` header of the request. The headers also clear its session cookies that
-    /// the new token does not overwrite.
-    pub fn set(&self, token: &str, max_age: Duration, request: Option<&str>) -> Vec<String> {
-        let mut headers: Vec<String> = Vec::new();
-        let mut written: Vec<String> = Vec::new();
-        let mut write = |name: String, value: &str| {
-            headers.push(self.header(&name, value, max_age));
-            written.push(name);
-        };
-        let chunk = match self.format {
-            Format::V4 => V4_CHUNK,
-            Format::V5 => V5_CHUNK,
-        };
-        if token.len() <= chunk {
-            write(self.name.clone(), token);
-        } else {
-            let mut rest = token;
-            for index in 0.. {
-                let (part, after) = rest.split_at(floor_char_boundary(rest, chunk));
-                write(format!("{}.{index}", self.name), part);
-                if after.is_empty() {
-                    break;
-                }
-                rest = after;
-            }
-        }
-        let leftover = self
-            .session_cookie_names(request)
-            .filter(|name| !written.iter().any(|known| known == name));
-        headers.extend(leftover.map(|name| self.header(name, "", Duration::ZERO)));
-        headers
+    /// `request` is the `Cookie` header of the request, or an empty text. The headers also clear its
+    /// session cookies that the new token does not overwrite. Browsers keep a cookie for at most 400
+    /// days, so a longer `max_age` is shortened.
+    ///
+    /// # Errors
+    /// Returns [`TokenError::TooLarge`] if the token needs more than 100 cookies, or if they exceed
+    /// [`max_size`](Self::max_size) and the session cookies of the request are shorter.
+    pub fn set(
+        &self,
+        token: &str,
+        max_age: Duration,
+        request: &str,
+    ) -> Result<Vec<String>, TokenError> {
+        self.cookie.set(token, Some(max_age), request)
     }
 
     /// Returns the `Set-Cookie` headers that end the session in a request's `Cookie` header.
+    ///
+    /// If the cookie has a domain, the headers also clear a session cookie of this host only.
     pub fn clear(&self, request: &str) -> Vec<String> {
-        self.session_cookie_names(Some(request))
-            .map(|name| self.header(name, "", Duration::ZERO))
-            .collect()
+        self.cookie.clear(request)
     }
 
-    /// Returns the names of the session's cookies in a `Cookie` header.
-    fn session_cookie_names<'a>(
-        &'a self,
-        header: Option<&'a str>,
-    ) -> impl Iterator<Item = &'a str> {
-        let names = pairs(header.unwrap_or_default()).map(|(name, _)| name);
-        names.filter(|name| *name == self.name || self.chunk_index(name).is_some())
+    /// Returns whether a cookie of this name contains a session token or a chunk of it.
+    #[cfg(feature = "tower")]
+    pub(super) fn is_session_cookie(&self, name: &str) -> bool {
+        self.cookie.owns(name)
     }
-
-    fn header(&self, name: &str, value: &str, max_age: Duration) -> String {
-        let secure = if self.secure { "; Secure" } else { "" };
-        format!(
-            "{name}={}; Path=/; Max-Age={}; HttpOnly; SameSite=Lax{secure}",
-            percent_encode(value),
-            max_age.as_secs()
-        )
-    }
-
-    /// Parses the index of a chunk from the name of its cookie.
-    fn chunk_index(&self, name: &str) -> Option<usize> {
-        let digits = name.strip_prefix(self.name.as_str())?.strip_prefix('.')?;
-        let index: usize = digits.parse().ok()?;
-        (index < MAX_CHUNKS && index.to_string() == digits).then_some(index)
-    }
-}
-
-/// Returns the last character boundary at or before `max` bytes.
-fn floor_char_boundary(text: &str, max: usize) -> usize {
-    let mut end = max.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    end
 }
 
 #[cfg(test)]
@@ -206,7 +239,7 @@ mod tests {
                 format!("{name}=whole; {name}.0=stale; {name}.1=stale"),
                 Some("whole"),
             ),
-            (format!("{name}.0=a; {name}.2=c"), None),
+            (format!("{name}.0=a; {name}.2=c"), Some("a")),
             (format!("{name}.1=b"), None),
             (
                 format!("{name}-other=x; {name}.x=y; {name}.01=z; {name}.-1=z"),
@@ -228,7 +261,11 @@ mod tests {
             (String::new(), None),
             ("=;=;;".to_owned(), None),
         ] {
-            assert_eq!(cookie.find(&header).as_deref(), token, "{header}");
+            assert_eq!(
+                cookie.candidates(&header).next().as_deref(),
+                token,
+                "{header}"
+            );
         }
     }
 
@@ -240,19 +277,20 @@ mod tests {
             (SessionCookie::v4(Scheme::Http), 3933),
         ] {
             let name = cookie.name().to_owned();
+            let cookie = cookie.max_size(64 * 1024);
             for (length, cookies) in [(1, 1), (chunk, 1), (chunk + 1, 2), (12 * chunk, 12)] {
                 let token = "t".repeat(length);
-                let set = cookie.set(&token, age, None);
+                let set = cookie.set(&token, age, "").unwrap();
                 assert_eq!(set.len(), cookies);
                 let sent: Vec<&str> = set.iter().filter_map(|set| set.split(';').next()).collect();
                 assert!(
                     sent.iter()
                         .all(|pair| pair.split('=').nth(1).unwrap().len() <= chunk)
                 );
-                assert_eq!(cookie.find(&sent.join("; ")), Some(token));
+                assert_eq!(cookie.candidates(&sent.join("; ")).next(), Some(token));
             }
             let before = format!("{name}.0=a; {name}.1=b; other=c");
-            let set = cookie.set("short", age, Some(&before));
+            let set = cookie.set("short", age, &before).unwrap();
             assert!(set[0].starts_with(&format!("{name}=short; ")), "{set:?}");
             assert!(
                 set[1..]
@@ -262,7 +300,9 @@ mod tests {
             assert_eq!((set.len(), cookie.clear(&before).len()), (3, 2));
             assert_eq!(set[0].ends_with("; Secure"), name.starts_with("__Secure-"));
         }
-        let host = SessionCookie::v5(Scheme::Http).with_name("__Host-session");
-        assert!(host.set("t", age, None)[0].ends_with("; Secure"));
+        let host = SessionCookie::v5(Scheme::Http)
+            .with_name("__Host-session")
+            .unwrap();
+        assert!(host.set("t", age, "").unwrap()[0].ends_with("; Secure"));
     }
 }

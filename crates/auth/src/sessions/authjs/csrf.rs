@@ -4,16 +4,15 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use secretwell_core::SecretValue;
+use secretwell_core::{Error, SecretValue};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::KeyRing;
 use crate::hex::hex;
-use crate::sessions::cookie;
-use crate::sessions::text::{percent_decode, percent_encode};
-use crate::sessions::{Scheme, TokenError};
+use crate::sessions::cookie::{Cookie, Limits};
+use crate::sessions::{SameSite, Scheme, TokenError};
 
 /// The result of verifying the CSRF token of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +162,7 @@ impl CsrfTokens {
 /// ```
 #[derive(Debug, Clone)]
 pub struct CsrfCookie {
-    name: String,
+    cookie: Cookie,
 }
 
 impl CsrfCookie {
@@ -189,43 +188,68 @@ impl CsrfCookie {
             Scheme::Http => "",
         };
         Self {
-            name: format!("{prefix}{name}"),
+            cookie: Cookie::new(format!("{prefix}{name}"), scheme, Limits::WHOLE),
         }
     }
 
     /// Sets another name, for an application that configures one.
     ///
-    /// The cookie is `Secure` if the name begins with `__Secure-` or `__Host-`.
-    #[must_use]
-    pub fn with_name(self, name: impl Into<String>) -> Self {
-        Self { name: name.into() }
+    /// The cookie is `Secure` if it was created with [`Scheme::Https`], or if the name begins with
+    /// `__Secure-` or `__Host-`.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if browsers do not
+    /// accept a cookie of this name, or do not accept it with the attributes that are already set.
+    pub fn with_name(self, name: impl Into<String>) -> Result<Self, Error> {
+        Ok(Self {
+            cookie: self.cookie.with_name(name)?,
+        })
+    }
+
+    /// Sets the domain, for an application that configures one. Default: only the host that set the
+    /// cookie.
+    ///
+    /// With [`Scheme::Https`], set a name that does not begin with `__Host-` first.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if `domain` is not
+    /// a host name, or if the name of the cookie begins with `__Host-`.
+    pub fn domain(self, domain: &str) -> Result<Self, Error> {
+        Ok(Self {
+            cookie: self.cookie.domain(domain)?,
+        })
+    }
+
+    /// Sets which requests from other sites contain the cookie. Default: [`SameSite::Lax`].
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) for
+    /// [`SameSite::None`] if the cookie is not `Secure`.
+    pub fn same_site(self, same_site: SameSite) -> Result<Self, Error> {
+        Ok(Self {
+            cookie: self.cookie.same_site(same_site)?,
+        })
     }
 
     /// Returns the name of the cookie.
     pub fn name(&self) -> &str {
-        &self.name
+        self.cookie.name()
     }
 
     /// Returns the value of the cookie in a `Cookie` header, for [`CsrfTokens::verify_post`] and
     /// [`CsrfTokens::verify_cookie`].
     ///
-    /// Returns `None` if the cookie is missing or empty.
+    /// If there are several, the first is returned, as in the packages. Returns `None` if the cookie is
+    /// missing or empty.
     pub fn find(&self, header: &str) -> Option<String> {
-        let (_, value) = cookie::pairs(header).find(|(name, _)| *name == self.name)?;
-        (!value.is_empty()).then(|| percent_decode(value))
+        self.cookie.candidates(header).next()
     }
 
     /// Returns the `Set-Cookie` header for a value from [`CsrfTokens::generate`].
     ///
     /// The browser keeps the cookie until it is closed.
     pub fn set(&self, value: &str) -> String {
-        let secure = if cookie::is_secure(&self.name) {
-            "; Secure"
-        } else {
-            ""
-        };
-        let (name, value) = (&self.name, percent_encode(value));
-        format!("{name}={value}; Path=/; HttpOnly{secure}; SameSite=Lax")
+        self.cookie.header(value, None)
     }
 }
 

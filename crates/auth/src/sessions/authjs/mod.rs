@@ -43,6 +43,7 @@
 mod cookie;
 mod csrf;
 mod order;
+mod session;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -53,5 +54,4 @@ mod vectors;
 pub use cookie::SessionCookie;
 pub use csrf::{Csrf, CsrfCookie, CsrfTokens};
 pub use order::SecretOrder;
-pub use sessions::Sessions;
-pub use tokens::{Session, SessionTokens};
+pub use session::{Session, SessionTokens, Sessions};

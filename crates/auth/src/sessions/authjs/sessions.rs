@@ -1,68 +1,24 @@
 //! [`Sessions`]: the session cookie and the session token combined.
 
+#[cfg(feature = "tower")]
+use std::marker::PhantomData;
 use std::time::{Duration, SystemTime};
 
 use secretwell_core::Error;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Session, SessionCookie, SessionTokens};
+use super::SessionCookie;
+use super::session::{Session, SessionTokens, Sessions};
 use crate::KeyRing;
 use crate::sessions::TokenError;
 #[cfg(feature = "tower")]
 use crate::sessions::cookie::cookies;
+use crate::sessions::format::{HasSessions, Sealed, SessionFormat};
 use crate::sessions::keys::Format;
 
 /// Default lifetime of a session: 30 days, the default of the packages.
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-
-/// Reader and writer of the sessions of one Auth.js application.
-///
-/// A service that shares its login with a Next.js application lets a [`LazyAuth`](crate::LazyAuth)
-/// build this type.
-///
-/// With the feature `axum`, a handler takes `Auth<Session<User>>` as an argument. It takes
-/// `Option<Auth<Session<User>>>` if login is optional. A cookie that cannot be decoded counts as
-/// absent, and it is not cleared: it might be valid with another key ring.
-///
-/// ```
-/// use secretwell::auth::sessions::authjs::{SecretOrder, SessionCookie, Sessions};
-/// use secretwell::auth::sessions::Scheme;
-/// use secretwell::auth::{BuildContext, LazyAuth};
-/// use secretwell::{MemoryProvider, Resolver, SecretString};
-/// use serde::Deserialize;
-///
-/// #[derive(Deserialize)]
-/// #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-/// struct Secrets {
-///     auth_secret: SecretString,
-/// }
-///
-/// #[derive(Deserialize)]
-/// struct User {
-///     name: String,
-/// }
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let memory = MemoryProvider::from_iter([("AUTH_SECRET", "K7gNU3sdo+OL0wNhqoVWhr3g6s1xYv72ol/pe/Unols=")]);
-/// let auth = LazyAuth::new(Resolver::new(memory), |_: Secrets, cx: BuildContext| async move {
-///     Ok(Sessions::new(SessionCookie::v5(Scheme::Https), &SecretOrder::AuthCore.key_ring(&cx)?)?)
-/// });
-///
-/// let sessions = auth.get().await?;
-/// let set_cookie = sessions.start(&serde_json::json!({"name": "Ada"}), "")?;
-/// let cookies = set_cookie[0].split(';').next().unwrap_or_default();
-/// assert_eq!(sessions.find::<User>(cookies).unwrap().claims.name, "Ada");
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug)]
-pub struct Sessions {
-    pub(in crate::sessions) cookie: SessionCookie,
-    tokens: SessionTokens,
-    max_age: Duration,
-}
 
 impl Sessions {
     /// Creates a reader and writer of the sessions in `cookie`.
@@ -94,14 +50,14 @@ impl Sessions {
     ///
     /// The reason for rejecting a session cookie is logged at the level `debug`.
     pub fn find<C: DeserializeOwned>(&self, cookies: &str) -> Option<Session<C>> {
-        let token = self.cookie.find(cookies)?;
-        match self.tokens.decode(&token) {
+        let mut tokens = self.cookie.candidates(cookies);
+        tokens.find_map(|token| match self.tokens.decode(&token) {
             Ok(session) => Some(session),
             Err(error) => {
                 tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session cookie was rejected");
                 None
             }
-        }
+        })
     }
 
     /// Returns the `Set-Cookie` headers that start a session with `claims`.
@@ -111,10 +67,11 @@ impl Sessions {
     ///
     /// # Errors
     /// Returns [`TokenError::Malformed`] if the claims are not an object, or if the system's random
-    /// number generator fails.
+    /// number generator fails. Returns [`TokenError::TooLarge`] if the claims are too large for
+    /// cookies; see [`SessionCookie::max_size`].
     pub fn start(&self, claims: &impl Serialize, cookies: &str) -> Result<Vec<String>, TokenError> {
         let token = self.tokens.encode(claims, self.max_age)?;
-        Ok(self.cookie.set(&token, self.max_age, Some(cookies)))
+        self.cookie.set(&token, self.max_age, cookies)
     }
 
     /// Returns the `Set-Cookie` headers that renew the session in a `Cookie` header, if it expires
@@ -147,16 +104,45 @@ impl Sessions {
     }
 }
 
+impl HasSessions for Sessions {
+    type Sessions = Self;
+
+    fn sessions(&self) -> &Self {
+        self
+    }
+}
+
+impl Sealed for Sessions {}
+
+impl SessionFormat for Sessions {
+    fn renew(&self, cookies: &str, remaining: Duration) -> Result<Vec<String>, TokenError> {
+        self.renew(cookies, remaining)
+    }
+
+    fn is_session_cookie(&self, name: &str) -> bool {
+        self.cookie.is_session_cookie(name)
+    }
+}
+
 #[cfg(feature = "tower")]
-impl<C: DeserializeOwned + Send + 'static> crate::Principal for Session<C> {
-    type Authenticator = Sessions;
+impl<C, A> crate::Principal for Session<C, A>
+where
+    C: DeserializeOwned + Send + 'static,
+    A: HasSessions<Sessions = Sessions>,
+{
+    type Authenticator = A;
 
     async fn authenticate(
-        sessions: &Sessions,
+        auth: &A,
         request: &http::request::Parts,
     ) -> Result<Self, crate::Rejection> {
-        let session = sessions.find(&cookies(&request.headers));
-        session.ok_or_else(crate::Rejection::unauthorized)
+        let session: Option<Session<C>> = auth.sessions().find(&cookies(&request.headers));
+        let session = session.ok_or_else(crate::Rejection::unauthorized)?;
+        Ok(Self {
+            claims: session.claims,
+            expires: session.expires,
+            auth: PhantomData,
+        })
     }
 }
 
@@ -194,7 +180,7 @@ mod tests {
             .zip(sessions(&both))
             .zip(sessions(&new))
         {
-            let claims = json!({"name": "Ada", "long": "x".repeat(10_000)});
+            let claims = json!({"name": "Ada", "long": "x".repeat(8_000)});
             let cookies = cookie_header(&before.start(&claims, "").unwrap());
             assert_eq!(
                 during.find::<Value>(&cookies).unwrap().claims["name"],
@@ -214,7 +200,7 @@ mod tests {
             );
             let ended = after.end(&renewed);
             assert!(
-                ended.len() == 4 && cookie_header(&ended).is_empty(),
+                ended.len() == 3 && cookie_header(&ended).is_empty(),
                 "{ended:?}"
             );
         }

@@ -1,6 +1,7 @@
 //! [`SessionTokens`]: encodes and decodes the tokens of one cookie.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use secretwell_core::Error;
@@ -9,31 +10,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 use zeroize::Zeroizing;
 
+use super::session::{Session, SessionTokens};
 use crate::KeyRing;
 use crate::sessions::TokenError;
 use crate::sessions::claims::{TimeClaims, random_uuid, whole_seconds};
 use crate::sessions::jwe;
 use crate::sessions::keys::{Format, Keys};
 use crate::sessions::text;
-
-/// The decoded content of a session token.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Session<C> {
-    /// The claims of the token, deserialized from its JSON object.
-    pub claims: C,
-    /// The end of the session.
-    ///
-    /// `None` if the token has no `exp` claim, or if [`SystemTime`] cannot represent that time.
-    pub expires: Option<SystemTime>,
-}
-
-/// Encoder and decoder for the tokens of one cookie, with the secrets of one [`KeyRing`].
-pub struct SessionTokens {
-    format: Format,
-    /// The first entry encrypts; all entries decrypt.
-    keys: Vec<Keys>,
-}
 
 impl SessionTokens {
     /// Creates the tokens of `@auth/core` and next-auth 5.
@@ -104,7 +87,11 @@ impl SessionTokens {
             return Err(TokenError::Malformed);
         }
         let claims = serde_json::from_str(&text).map_err(|_| TokenError::Malformed)?;
-        Ok(Session { claims, expires })
+        Ok(Session {
+            claims,
+            expires,
+            auth: PhantomData,
+        })
     }
 
     /// Creates a token with `claims` that expires after `max_age`.

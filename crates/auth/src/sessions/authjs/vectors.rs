@@ -69,7 +69,7 @@ fn expected_names(
         Err(_) if is_chunked => &["null"],
         Err(TokenError::Forged) => &["no_matching_secret", "decryption_failed"],
         Err(TokenError::Expired) => &["expired"],
-        Err(TokenError::Malformed) => &[
+        Err(TokenError::Malformed | TokenError::TooLarge) => &[
             "malformed",
             "null",
             "alg_not_allowed",
@@ -120,13 +120,15 @@ impl Vector {
         if !self.is_chunked() {
             return self.token.clone().unwrap_or_default();
         }
-        let cookie = SessionCookie::v5(Scheme::Http).with_name(&self.cookie_name);
+        let cookie = SessionCookie::v5(Scheme::Http)
+            .with_name(&self.cookie_name)
+            .unwrap();
         let pairs = self
             .cookies
             .iter()
             .map(|(name, value)| format!("{name}={value}"));
         let header = pairs.collect::<Vec<_>>().join("; ");
-        cookie.find(&header).unwrap_or_default()
+        cookie.candidates(&header).next().unwrap_or_default()
     }
 
     /// Decodes the token.
