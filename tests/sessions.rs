@@ -92,7 +92,7 @@ impl Service {
 
     /// Returns the `Cookie` header of a session with this lifetime, encrypted with the old secret.
     async fn log_in(&self, max_age: Duration) -> String {
-        let ring = KeyRing::new(OLD);
+        let ring = KeyRing::new(OLD).unwrap();
         let cookie = SessionCookie::v5(Scheme::Http);
         let sessions = Sessions::new(cookie, &ring).unwrap().max_age(max_age);
         let set_cookie = sessions.start(&json!({"name": "Ada"}), "").unwrap();

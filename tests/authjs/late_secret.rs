@@ -92,7 +92,7 @@ async fn eager_application_never_recovers_and_lazy_ones_do() {
                 "{body}"
             );
         }
-        let sessions = Sessions::new(cookie.clone(), &KeyRing::new(SECRET)).unwrap();
+        let sessions = Sessions::new(cookie.clone(), &KeyRing::new(SECRET).unwrap()).unwrap();
         let early = Browser::with_cookies(&sessions.start(&json!({"name": "Ada"}), "").unwrap());
         assert_eq!(
             service.me(&early).await.0,
@@ -114,7 +114,7 @@ async fn eager_application_never_recovers_and_lazy_ones_do() {
 
         let ada = lazy.log_in("Ada").await;
         assert_eq!(service.me(&ada).await, (200, "Ada".to_owned()));
-        let sessions = Sessions::new(cookie.clone(), &KeyRing::new(SECRET)).unwrap();
+        let sessions = Sessions::new(cookie.clone(), &KeyRing::new(SECRET).unwrap()).unwrap();
         let bob = Browser::with_cookies(&sessions.start(&json!({"name": "Bob"}), "").unwrap());
         assert_eq!(lazy.name(&bob).await.as_deref(), Some("Bob"));
         assert_eq!(service.me(&bob).await, (200, "Bob".to_owned()));
@@ -174,7 +174,8 @@ impl Program {
     async fn name(mut self, sessions: &Sessions) -> String {
         let token = self.line().await.unwrap();
         let cookies = format!("authjs.session-token={token}");
-        sessions.find::<User>(&cookies).unwrap().claims.name
+        let session = sessions.find::<User>(&cookies).unwrap();
+        session.unwrap().claims.name
     }
 
     /// Returns the error output after the program has failed.

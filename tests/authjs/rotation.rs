@@ -62,12 +62,8 @@ impl Service {
     }
 
     async fn name(&self, browser: &Browser) -> Option<String> {
-        let session = self
-            .auth
-            .get()
-            .await
-            .unwrap()
-            .find::<Value>(&browser.header());
+        let sessions = self.auth.get().await.unwrap();
+        let session = sessions.find::<Value>(&browser.header()).unwrap();
         Some(session?.claims["name"].as_str()?.to_owned())
     }
 }

@@ -136,11 +136,11 @@ async fn programs_fail_without_the_command_and_work_with_it() {
             let (succeeded, stdout) = run_effect_program(command()).await;
             assert!(succeeded);
             let token = stdout.lines().nth(1).unwrap();
-            let ring = KeyRing::new(SECRET);
+            let ring = KeyRing::new(SECRET).unwrap();
             let sessions = Sessions::new(SessionCookie::v5(Scheme::Http), &ring).unwrap();
             let cookies = format!("authjs.session-token={token}");
             let session = sessions.find::<User>(&cookies).unwrap();
-            assert_eq!(session.claims.name, "Ada");
+            assert_eq!(session.unwrap().claims.name, "Ada");
         }
     }
 }

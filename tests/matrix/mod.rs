@@ -293,7 +293,7 @@ impl Service {
                 self.own.get_or_insert_with(own).clone()
             }
             _ => {
-                let ring = KeyRing::new(self.secret(name));
+                let ring = KeyRing::new(self.secret(name)).unwrap();
                 start(&Sessions::new(SessionCookie::v5(Scheme::Http), &ring).unwrap())
             }
         }

@@ -4,6 +4,7 @@ use std::sync::Once;
 
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
+use http::StatusCode;
 use http::request::Parts;
 
 use crate::lazy::LazyAuth;
@@ -17,7 +18,10 @@ impl<T: Principal, S: Sync> FromRequestParts<S> for Auth<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
         match parts.extensions.get::<LazyAuth<T::Authenticator>>() {
             Some(auth) => authenticate(auth, parts).await.map(Self),
-            None => Err(layer_missing::<T>()),
+            None => {
+                let authenticator = std::any::type_name::<T::Authenticator>();
+                Err(layer_missing(std::any::type_name::<Self>(), authenticator))
+            }
         }
     }
 }
@@ -29,7 +33,7 @@ impl<T: Principal, S: Sync> OptionalFromRequestParts<S> for Auth<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Self>, Rejection> {
         match <Self as FromRequestParts<S>>::from_request_parts(parts, state).await {
             Ok(auth) => Ok(Some(auth)),
-            Err(rejection) if rejection == Rejection::unauthorized() => Ok(None),
+            Err(rejection) if rejection.status() == StatusCode::UNAUTHORIZED => Ok(None),
             Err(rejection) => Err(rejection),
         }
     }
@@ -41,22 +45,21 @@ impl IntoResponse for Rejection {
     }
 }
 
+/// Reports that no layer provides the auth of an extractor. `authenticator` is the type that it builds.
 #[cold]
-fn layer_missing<T: Principal>() -> Rejection {
+pub(crate) fn layer_missing(extractor: &str, authenticator: &str) -> Rejection {
     static PRINTED: Once = Once::new();
-    let principal = std::any::type_name::<T>();
-    let authenticator = std::any::type_name::<T::Authenticator>();
     tracing::error!(
         target: "secretwell::auth",
         event = "layer_missing",
-        principal,
+        extractor,
         authenticator,
         "no layer provides auth for this route; add `.layer(auth.provide())` after the routes",
     );
     print_without_subscriber(
         &PRINTED,
         format_args!(
-            "no layer provides `LazyAuth<{authenticator}>` for a handler with `Auth<{principal}>`; \
+            "no layer provides `LazyAuth<{authenticator}>` for a handler with `{extractor}`; \
              add `.layer(auth.provide())` after the routes"
         ),
     );

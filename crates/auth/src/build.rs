@@ -53,6 +53,7 @@ pub(crate) async fn build<A: Send + Sync + 'static>(
         generation: generation + 1,
         secrets: input.secrets.clone(),
         rings: next.rotation.rings.snapshots(now),
+        stored_previous: next.rotation.stored_previous(now),
         policies: shared.settings.policies.clone(),
         requests: requests.clone(),
     };
@@ -61,7 +62,11 @@ pub(crate) async fn build<A: Send + Sync + 'static>(
     let user_code = shared.user_code(task, shared.settings.build_deadline);
     let built = tokio::time::timeout(shared.settings.build_deadline, building).await;
     drop(user_code);
-    let Requested { keys, findings } = requests.take();
+    let Requested {
+        keys,
+        previous_keys,
+        findings,
+    } = requests.take();
     let mut problems = Vec::new();
     // One warning for each key. Some secrets are checked before the build and again with their ring.
     let mut warnings = BTreeMap::new();
@@ -83,7 +88,7 @@ pub(crate) async fn build<A: Send + Sync + 'static>(
                 tracing::warn!(target: "secretwell::auth", event = "weak_secret_accepted", name = shared.settings.name.as_deref(), %weakness, "a weak secret is accepted");
             }
             let rotation = &mut next.rotation;
-            rotation.built(&input.secrets, keys, &shared.rules, now);
+            rotation.built(&input.secrets, keys, previous_keys, &shared.rules, now);
             return Ok((next, build));
         }
         Ok(Ok(Err(error))) => builder_failed(&error, &input.secrets, &rings),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use secretwell_core::{Error, ErrorKind, SecretKey};
+use secretwell_core::{Error, ErrorKind, SecretKey, SecretValue};
 use secretwell_resolver::Resolved;
 
 use crate::key_ring::KeyRing;
@@ -23,6 +23,8 @@ pub struct BuildContext {
     pub(crate) generation: Generation,
     pub(crate) secrets: Vec<(SecretKey, Resolved)>,
     pub(crate) rings: HashMap<SecretKey, KeyRing>,
+    /// The secrets of each key that can verify if the key stores previous secrets.
+    pub(crate) stored_previous: HashMap<SecretKey, Vec<SecretValue>>,
     pub(crate) policies: Arc<Policies>,
     pub(crate) requests: RingRequests,
 }
@@ -34,6 +36,8 @@ pub(crate) struct RingRequests(Arc<Mutex<Requested>>);
 #[derive(Debug, Default)]
 pub(crate) struct Requested {
     pub(crate) keys: BTreeSet<SecretKey>,
+    /// The keys that store previous secrets.
+    pub(crate) previous_keys: BTreeSet<SecretKey>,
     /// The weaknesses of requested secrets.
     pub(crate) findings: BTreeMap<SecretKey, Finding>,
 }
@@ -72,20 +76,7 @@ impl BuildContext {
     ///   [`Mode::Production`]. The build then fails, even if the closure ignores the error. See
     ///   [`SecretPolicy`](crate::SecretPolicy).
     pub fn key_ring(&self, key: &str) -> Result<KeyRing, Error> {
-        if let Ok(key) = SecretKey::parse(key) {
-            self.requests.lock().keys.insert(key);
-        }
-        let secret = self.secrets.iter().find(|(known, _)| known.as_str() == key);
-        if let Some((key, secret)) = secret
-            && let Some(finding) = self.policies.check(key, secret, true, self.mode)
-        {
-            let mut requests = self.requests.lock();
-            requests.findings.insert(key.clone(), finding.clone());
-            drop(requests);
-            if let Finding::Problem(weak) = finding {
-                return Err(weak);
-            }
-        }
+        self.request(key, |requested| &mut requested.keys)?;
         self.rings.get(key).cloned().ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
@@ -93,6 +84,90 @@ impl BuildContext {
             )
             .with_hint("use the key of a field of the loaded type")
         })
+    }
+
+    /// Returns the key ring of `key` with the secrets of `previous_key` added, which only verify.
+    ///
+    /// Use it for a source without a version history, such as files and environment variables. At a
+    /// rotation, the operator writes the old secret to `previous_key` and then the new one to `key`. A
+    /// process that starts afterwards still accepts what the old secret has signed, until `previous_key`
+    /// is removed from the source.
+    ///
+    /// - The field of `previous_key` is an `Option`. The ring has no further secrets if it is `None`.
+    /// - The secrets of `previous_key` are previous secrets in every respect:
+    ///   [`revoke_previous`](crate::LazyAuth::revoke_previous) revokes them, and so does a
+    ///   [revocation time](crate::LazyAuthBuilder::revocation_key) that is not older than they are. If the
+    ///   source reports no creation time of the secret, or stores both in one document, then any
+    ///   revocation time revokes it.
+    ///
+    /// ```
+    /// use secretwell::auth::{BuildContext, KeyRing, LazyAuth};
+    /// use secretwell::{MemoryProvider, Resolver, SecretString};
+    /// use serde::Deserialize;
+    ///
+    /// #[derive(Deserialize)]
+    /// #[expect(dead_code, reason = "the build uses the key ring")]
+    /// struct Secrets {
+    ///     token_secret: SecretString,
+    ///     token_secret_previous: Option<SecretString>,
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let memory = MemoryProvider::from_iter([
+    ///     ("token_secret", "new-K7gNU3sdo+OL0wNhqoVWhr3g6s1x"),
+    ///     ("token_secret_previous", "old-K7gNU3sdo+OL0wNhqoVWhr3g6s1x"),
+    /// ]);
+    /// let keys = LazyAuth::new(Resolver::new(memory), |_: Secrets, cx: BuildContext| async move {
+    ///     Ok(cx.key_ring_with_previous("token_secret", "token_secret_previous")?)
+    /// });
+    /// let keys = keys.get().await?;
+    /// assert_eq!(keys.primary().expose_text()?, "new-K7gNU3sdo+OL0wNhqoVWhr3g6s1x");
+    /// assert_eq!(keys.iter().count(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The same as [`key_ring`](Self::key_ring). An absent secret of `previous_key` is not an error, a weak
+    /// one is.
+    pub fn key_ring_with_previous(&self, key: &str, previous_key: &str) -> Result<KeyRing, Error> {
+        let ring = self.key_ring(key);
+        let previous = self.stored_previous(previous_key)?;
+        previous.into_iter().try_fold(ring?, KeyRing::with_previous)
+    }
+
+    /// Returns the secrets of `key`, which stores previous secrets, newest first. The list is empty if this
+    /// build has no secret of this key, or if they are revoked.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] if the secret is too weak to sign with, in [`Mode::Production`].
+    pub(crate) fn stored_previous(&self, key: &str) -> Result<Vec<SecretValue>, Error> {
+        self.request(key, |requested| &mut requested.previous_keys)?;
+        Ok(self.stored_previous.get(key).cloned().unwrap_or_default())
+    }
+
+    /// Adds `key` to a list of requested keys, and checks its secret as a signing secret.
+    fn request(
+        &self,
+        key: &str,
+        list: impl Fn(&mut Requested) -> &mut BTreeSet<SecretKey>,
+    ) -> Result<(), Error> {
+        let Ok(key) = SecretKey::parse(key) else {
+            return Ok(());
+        };
+        let mut requests = self.requests.lock();
+        list(&mut requests).insert(key.clone());
+        let secret = self.secrets.iter().find(|(known, _)| *known == key);
+        if let Some((key, secret)) = secret
+            && let Some(finding) = self.policies.check(key, secret, true, self.mode)
+        {
+            requests.findings.insert(key.clone(), finding.clone());
+            if let Finding::Problem(weak) = finding {
+                return Err(weak);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Decides what an attempt does with the secrets that it has read. This file contains only data and
 //! pure functions of that data and the time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use secretwell_core::{Error, ErrorKind, SecretKey, SecretValue};
@@ -122,8 +122,10 @@ pub(crate) struct Rotation {
     epoch_is_known: bool,
     /// When another revocation time was read last.
     epoch_changed_at: Option<Instant>,
-    /// The keys of the rings that the current build has requested.
+    /// The keys of the rings that the current build has requested, the ones in `previous_keys` included.
     requested: BTreeSet<SecretKey>,
+    /// The keys that store previous secrets, according to the current build.
+    previous_keys: BTreeSet<SecretKey>,
     /// The keys whose version history is not needed any more.
     history_read: BTreeSet<SecretKey>,
     /// The keys with previous secrets that are left out, because the version history has too many versions or
@@ -141,8 +143,15 @@ pub(crate) struct Rotation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Inputs {
     values: Vec<(SecretKey, u64)>,
-    /// The rings that the builder takes.
+    rings: RequestedRings,
+}
+
+/// Fingerprints of the rings that the builder takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct RequestedRings {
     rings: Vec<(SecretKey, RingFingerprint)>,
+    /// The secrets of the keys that store previous secrets.
+    stored_previous: BTreeMap<SecretKey, Vec<u64>>,
 }
 
 impl Rotation {
@@ -197,10 +206,13 @@ impl Rotation {
     }
 
     /// Returns the problem that the source has returned a revoked secret. A secret that was revoked as
-    /// the previous one of another key stays valid for `key` until it is replaced there.
+    /// the previous one of another key stays valid for `key` until it is replaced there. One that is stored
+    /// as a previous secret is not a problem, because no build uses it.
     pub(crate) fn check_revoked(&self, key: &SecretKey, secret: &Resolved) -> Option<Error> {
         let value = &secret.value;
-        let is_revoked = self.revocations.contains(value) && !self.rings.is_newest(key, value);
+        let is_revoked = self.revocations.contains(value)
+            && !self.rings.is_newest(key, value)
+            && !self.previous_keys.contains(key);
         is_revoked.then(|| returned(key, secret))
     }
 
@@ -210,9 +222,52 @@ impl Rotation {
         self.revision += 1;
         self.unconfirmed = true;
         self.revocations.called(wall);
-        let removed = self.rings.remove_previous(now, |_, _, _| true);
-        self.rings.activate_newest(now);
+        let removed = self.remove_previous(now);
         self.remember(removed)
+    }
+
+    /// Removes all previous secrets from the rings. Returns them, and the secrets that are stored as
+    /// previous ones.
+    fn remove_previous(&mut self, now: Instant) -> Vec<(SecretKey, SecretValue)> {
+        let mut removed = self.rings.remove_previous(now, |_, _, _| true);
+        self.rings.activate_newest(now);
+        removed.extend(self.unrevoked_stored_previous());
+        removed
+    }
+
+    /// Returns the newest secret of each key that stores previous secrets, unless it is revoked or the
+    /// current secret of another key.
+    fn unrevoked_stored_previous(&self) -> Vec<(SecretKey, SecretValue)> {
+        let newest = |key: &SecretKey| Some((key.clone(), self.rings.newest(key)?.0.clone()));
+        let is_current = |value: &SecretValue| {
+            let mut keys = self.rings.keys();
+            keys.any(|key| !self.previous_keys.contains(key) && self.rings.is_newest(key, value))
+        };
+        let stored = self.previous_keys.iter().filter_map(newest);
+        stored
+            .filter(|(_, value)| !self.revocations.contains(value) && !is_current(value))
+            .collect()
+    }
+
+    /// Returns the secrets of each key that can verify at `now` if the key stores previous secrets.
+    ///
+    /// There are none before the first build if `revoke_previous` was called, because the keys that store
+    /// previous secrets are not known until then.
+    pub(crate) fn stored_previous(&self, now: Instant) -> HashMap<SecretKey, Vec<SecretValue>> {
+        let is_revoked_unseen = self.built_from.is_none() && self.revision > 0;
+        if !self.epoch_is_known || is_revoked_unseen {
+            return HashMap::new();
+        }
+        let accepted = |key: &SecretKey| {
+            let (_, version) = self.rings.newest(key)?;
+            let mut secrets: Vec<SecretValue> = match self.revocations.covers_stored(version) {
+                true => Vec::new(),
+                false => self.rings.snapshot(key, now)?.all,
+            };
+            secrets.retain(|value| !self.revocations.contains(value));
+            Some((key.clone(), secrets))
+        };
+        self.rings.keys().filter_map(accepted).collect()
     }
 
     /// Remembers what `next` revokes, before it is known whether a build of `next` succeeds.
@@ -220,16 +275,22 @@ impl Rotation {
         self.revocations.add_all(&next.revocations);
     }
 
-    /// Records a successful build from `secrets` that took the rings of `requested`. Removes all
-    /// previous secrets that no build needs.
+    /// Records a successful build from `secrets` that took the rings of `requested`, and the secrets of
+    /// `previous_keys` as previous ones. Removes all previous secrets that no build needs.
     pub(crate) fn built(
         &mut self,
         secrets: &[(SecretKey, Resolved)],
         requested: BTreeSet<SecretKey>,
+        previous_keys: BTreeSet<SecretKey>,
         rules: &Rules,
         now: Instant,
     ) {
-        self.requested = requested;
+        self.requested = &requested | &previous_keys;
+        self.previous_keys = previous_keys;
+        if self.built_from.is_none() && self.revision > 0 {
+            let unseen = self.unrevoked_stored_previous();
+            self.remember(unseen);
+        }
         self.built_from = Some(self.inputs(secrets, now));
         let signing = self.signing(rules);
         self.rings.keep_previous_of(&signing);
@@ -328,8 +389,7 @@ impl Rotation {
             && snapshot.secrets.iter().all(is_confirmed);
         let mut removed = Vec::new();
         if by_call {
-            removed = self.rings.remove_previous(now, |_, _, _| true);
-            self.rings.activate_newest(now);
+            removed = self.remove_previous(now);
             self.unconfirmed = false;
             // All secrets in the histories are revoked, whatever the clocks say.
             let keys = snapshot.secrets.iter().map(|(key, _)| key.clone());
@@ -394,9 +454,21 @@ impl Rotation {
         }
     }
 
-    fn requested_rings(&self, now: Instant) -> Vec<(SecretKey, RingFingerprint)> {
+    fn requested_rings(&self, now: Instant) -> RequestedRings {
         let ring = |key: &SecretKey| Some((key.clone(), self.rings.fingerprint(key, now)?));
-        self.requested.iter().filter_map(ring).collect()
+        let mut stored_previous = BTreeMap::new();
+        if !self.previous_keys.is_empty() {
+            for (key, secrets) in self.stored_previous(now) {
+                if self.previous_keys.contains(&key) {
+                    let secrets = secrets.iter().map(SecretValue::fingerprint).collect();
+                    stored_previous.insert(key, secrets);
+                }
+            }
+        }
+        RequestedRings {
+            rings: self.requested.iter().filter_map(ring).collect(),
+            stored_previous,
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! [`KeyRing`]: the secret that signs, and all secrets that verify.
 
-use secretwell_core::SecretValue;
+use secretwell_core::{Error, ErrorKind, SecretValue};
 
 /// The secrets of one key at one point of a rotation.
 ///
 /// - A new secret verifies immediately, because another instance might already sign with it.
 /// - It signs only after the activation delay, when every instance has had time to read it.
 /// - The previous secret verifies until its grace period ends.
+///
+/// No secret of a ring is empty, because anybody can sign with an empty secret.
 ///
 /// A ring does not change. [`LazyAuth`](crate::LazyAuth) rebuilds with a new ring when a secret
 /// becomes active and when a grace period ends.
@@ -58,13 +60,17 @@ pub struct KeyRing {
 
 impl KeyRing {
     /// Creates a ring of one secret, for use without a [`LazyAuth`](crate::LazyAuth).
-    pub fn new(secret: impl Into<SecretValue>) -> Self {
-        let secret = secret.into();
-        Self {
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] if the secret is empty. The other rules for signing secrets apply
+    /// only to a [`LazyAuth`](crate::LazyAuth): see [`SecretPolicy`](crate::SecretPolicy).
+    pub fn new(secret: impl Into<SecretValue>) -> Result<Self, Error> {
+        let secret = not_empty(secret.into())?;
+        Ok(Self {
             primary: secret.clone(),
             is_active: true,
             all: vec![secret],
-        }
+        })
     }
 
     /// Merges the rings of several keys, in order of preference, into one. Returns `None` if there
@@ -94,11 +100,17 @@ impl KeyRing {
         Some(merged)
     }
 
-    /// Adds a previous secret as the last one of the ring. It only verifies.
-    #[must_use]
-    pub fn with_previous(mut self, secret: impl Into<SecretValue>) -> Self {
-        self.all.push(secret.into());
-        self
+    /// Adds a previous secret as the last one of the ring. It only verifies. A secret that is in the ring
+    /// already is not added again.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`] if the secret is empty.
+    pub fn with_previous(mut self, secret: impl Into<SecretValue>) -> Result<Self, Error> {
+        let secret = not_empty(secret.into())?;
+        if !self.all.contains(&secret) {
+            self.all.push(secret);
+        }
+        Ok(self)
     }
 
     /// Returns the secret to sign and encrypt with.
@@ -113,9 +125,48 @@ impl KeyRing {
     }
 
     /// Returns the primary secret, followed by the other secrets in their order.
-    #[cfg(feature = "authjs")]
+    #[cfg(any(feature = "authjs", feature = "cookies"))]
     pub(crate) fn primary_first(&self) -> impl Iterator<Item = &SecretValue> {
         let others = self.iter().filter(|secret| **secret != self.primary);
         std::iter::once(&self.primary).chain(others)
+    }
+}
+
+fn not_empty(secret: SecretValue) -> Result<SecretValue, Error> {
+    match secret.is_empty() {
+        true => Err(Error::new(ErrorKind::Invalid, "the secret is empty")
+            .with_hint("generate one with `openssl rand -base64 33`")),
+        false => Ok(secret),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secrets(ring: &KeyRing) -> Vec<&str> {
+        ring.iter()
+            .map(|secret| secret.expose_text().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn empty_secret_is_refused_in_every_position() {
+        assert_eq!(KeyRing::new("").unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(
+            KeyRing::new(Vec::new()).unwrap_err().kind(),
+            ErrorKind::Invalid
+        );
+        let ring = KeyRing::new("current").unwrap();
+        let error = ring.with_previous("").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn previous_secret_that_is_in_the_ring_is_not_added_again() {
+        let ring = KeyRing::new("new").unwrap().with_previous("old").unwrap();
+        let again = ring.with_previous("new").unwrap();
+        let again = again.with_previous("old").unwrap();
+        assert_eq!(secrets(&again), ["new", "old"]);
     }
 }

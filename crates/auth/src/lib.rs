@@ -59,10 +59,12 @@
 //! | wait for the first build | [`LazyAuth::ready`] |
 //! | authenticate in an axum handler | `Auth<T>` and `LazyAuth::provide`, feature `axum` |
 //! | reject requests before the handler | `LazyAuth::require`, feature `tower` |
+//! | respond to rejected requests in an own format | `map_rejections`, feature `tower` |
 //! | sign and verify during a rotation | [`BuildContext::key_ring`], [`LazyAuthBuilder::signing`] |
 //! | revoke secrets after a leak | [`LazyAuth::revoke_previous`], [`LazyAuthBuilder::revocation_key`] |
 //! | observe the state | [`LazyAuth::state`], [`LazyAuth::watch_state`] |
 //! | check the secrets in advance | [`LazyAuth::preflight`] |
+//! | cookies with several keys | `cookies`, feature `cookies` |
 //! | refuse known secrets | `LazyAuthBuilder::refuse_list`, feature `refuse-list` |
 //!
 //! This crate does not depend on a backend. It reads secrets through a
@@ -77,12 +79,16 @@ mod build;
 mod built;
 mod config;
 mod context;
+#[cfg(feature = "cookies")]
+pub mod cookies;
 mod decide;
 mod hex;
 mod history;
 mod history_reads;
 mod key_ring;
 mod lazy;
+#[cfg(feature = "tower")]
+mod map_rejections;
 mod mode;
 mod panics;
 mod policy;
@@ -99,6 +105,8 @@ mod revocation;
 mod ring;
 mod runtime;
 mod scrub;
+#[cfg(feature = "tower")]
+mod session_use;
 #[cfg(feature = "authjs")]
 pub mod sessions;
 mod shared;
@@ -114,6 +122,8 @@ pub use config::LazyAuthBuilder;
 pub use context::{BuildContext, BuildError};
 pub use key_ring::KeyRing;
 pub use lazy::{Get, LazyAuth};
+#[cfg(feature = "tower")]
+pub use map_rejections::{RejectionLayer, RejectionService, map_rejections};
 pub use mode::Mode;
 pub use policy::SecretPolicy;
 pub use preflight::{Check, PreflightOptions, PreflightReport, Status};
@@ -153,6 +163,8 @@ const _: () = {
         assert_send_sync::<ProvideLayer<()>>();
         assert_send_sync::<ProvideService<(), ()>>();
         assert_send_sync::<Rejection>();
+        assert_send_sync::<RejectionLayer<()>>();
+        assert_send_sync::<RejectionService<(), ()>>();
         assert_send_sync::<RequireLayer<(), ()>>();
         assert_send_sync::<RequireService<(), (), ()>>();
     }
@@ -162,9 +174,18 @@ const _: () = {
         assert_send_sync::<sessions::authjs::Sessions>();
         assert_send_sync::<sessions::authjs::SessionTokens>();
     }
+    #[cfg(feature = "cookies")]
+    {
+        assert_send_sync::<cookies::CookieKeys>();
+        assert_send_sync::<cookies::CookieLayer>();
+        assert_send_sync::<cookies::CookieService<cookies::CookieKeys, ()>>();
+    }
+    #[cfg(all(feature = "cookies", feature = "axum"))]
+    assert_send_sync::<cookies::RingJar<cookies::Signed>>();
     #[cfg(all(feature = "authjs", feature = "tower"))]
     {
         assert_send_sync::<sessions::SessionLayer<()>>();
         assert_send_sync::<sessions::SessionService<(), ()>>();
+        assert_send_sync::<sessions::SignIn>();
     }
 };

@@ -13,12 +13,14 @@ use crate::mode::Mode;
 use crate::strength::{Assessment, Refused, Weakness, assess};
 
 /// The names of the secrets that Auth.js, NextAuth and Better Auth sign and encrypt with.
-const PRESET: [&str; 6] = [
+const PRESET: [&str; 8] = [
     "AUTH_SECRET",
+    "AUTH_SECRET_PREVIOUS",
     "AUTH_SECRET_1",
     "AUTH_SECRET_2",
     "AUTH_SECRET_3",
     "NEXTAUTH_SECRET",
+    "NEXTAUTH_SECRET_PREVIOUS",
     "BETTER_AUTH_SECRET",
 ];
 
@@ -47,7 +49,8 @@ pub enum SecretPolicy {
 impl SecretPolicy {
     /// Returns the default policy of `key`: `SigningKey` for the names of Auth.js, NextAuth and Better
     /// Auth (`AUTH_SECRET`, `AUTH_SECRET_1` to `AUTH_SECRET_3`, `NEXTAUTH_SECRET` and
-    /// `BETTER_AUTH_SECRET`), and `Unchecked` for other names.
+    /// `BETTER_AUTH_SECRET`) and for `AUTH_SECRET_PREVIOUS` and `NEXTAUTH_SECRET_PREVIOUS`, and `Unchecked`
+    /// for other names.
     ///
     /// `BETTER_AUTH_SECRETS` is a list of several secrets, so it is `Unchecked`.
     pub fn of_key(key: &SecretKey) -> Self {

@@ -11,6 +11,7 @@ use http::request::Parts;
 use crate::lazy::LazyAuth;
 use crate::panics::{Panicked, catch};
 use crate::rejection::Rejection;
+use crate::session_use::mark_session_used;
 
 /// The authenticated identity behind a request: a session, a user or a tenant.
 ///
@@ -123,6 +124,7 @@ impl<T: Principal> Auth<T> {
     ///
     /// Returns `None` as well if an inner layer has provided another [`LazyAuth`] for `T`.
     pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
+        mark_session_used::<T::Authenticator>(extensions);
         authenticated_by(extensions.get()?, extensions).map(Self)
     }
 }
@@ -132,6 +134,7 @@ pub(crate) async fn authenticate<T: Principal>(
     auth: &LazyAuth<T::Authenticator>,
     request: &Parts,
 ) -> Result<T, Rejection> {
+    mark_session_used::<T::Authenticator>(&request.extensions);
     if let Some(principal) = authenticated_by(auth, &request.extensions) {
         return Ok(principal);
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::NotReady;
@@ -17,14 +17,24 @@ use crate::NotReady;
 pub struct Rejection {
     status: StatusCode,
     retry_after: Option<u64>,
+    challenge: Option<HeaderValue>,
 }
+
+/// The challenge of [`Rejection::unauthorized`].
+///
+/// HTTP requires one in each 401. Browsers ignore this scheme, so they show no dialog.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Session");
 
 impl Rejection {
     /// Creates the response 401, for a client without valid credentials.
+    ///
+    /// Its header `WWW-Authenticate` is `Session`, unless
+    /// [`with_challenge`](Self::with_challenge) sets another one.
     pub fn unauthorized() -> Self {
         Self {
             status: StatusCode::UNAUTHORIZED,
             retry_after: None,
+            challenge: Some(CHALLENGE),
         }
     }
 
@@ -36,6 +46,7 @@ impl Rejection {
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
             retry_after: Some(retry_after.as_secs().saturating_add(started_second)),
+            challenge: None,
         }
     }
 
@@ -44,7 +55,26 @@ impl Rejection {
         Self {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             retry_after: None,
+            challenge: None,
         }
+    }
+
+    /// Sets the header `WWW-Authenticate`: the scheme that clients use for their credentials.
+    ///
+    /// Browsers show a dialog for the schemes `Basic`, `Digest` and `Negotiate`.
+    ///
+    /// ```
+    /// use http::HeaderValue;
+    /// use secretwell::auth::Rejection;
+    ///
+    /// let bearer = HeaderValue::from_static(r#"Bearer realm="api""#);
+    /// let response = Rejection::unauthorized().with_challenge(bearer).into_http::<String>();
+    /// assert_eq!(response.headers()["www-authenticate"], r#"Bearer realm="api""#);
+    /// ```
+    #[must_use]
+    pub fn with_challenge(mut self, challenge: HeaderValue) -> Self {
+        self.challenge = Some(challenge);
+        self
     }
 
     /// Returns the status of the response.
@@ -76,6 +106,9 @@ impl Rejection {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(challenge) = &self.challenge {
+            headers.insert(WWW_AUTHENTICATE, challenge.clone());
         }
         response.extensions_mut().insert(self);
         response

@@ -64,6 +64,19 @@ impl Revocations {
         self.called_at = self.called_at.max(Some(time));
     }
 
+    /// Returns whether the revocation time of the source covers a secret that its key stores as a previous
+    /// one, in the version `stored`.
+    ///
+    /// It was replaced at about the time when it was written. It also counts as covered if that time is not
+    /// known: the source might report none, or the version might be the one of a document that contains
+    /// the revocation time as well.
+    pub(crate) fn covers_stored(&self, stored: Option<&Version>) -> bool {
+        self.epoch.as_ref().is_some_and(|epoch| {
+            let written = stored.and_then(Version::created_at);
+            written.is_none_or(|written| written <= epoch.time) || stored == epoch.version.as_ref()
+        })
+    }
+
     /// Returns whether a secret that was replaced by the version `next` is revoked by time.
     pub(crate) fn covers(&self, next: Option<&Version>) -> bool {
         let epoch = self.epoch.as_ref().map(|epoch| epoch.time);

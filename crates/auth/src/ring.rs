@@ -242,8 +242,18 @@ impl Rings {
 
     /// Returns whether `value` is the newest secret of `key`.
     pub(crate) fn is_newest(&self, key: &SecretKey, value: &SecretValue) -> bool {
-        let newest = self.0.get(key).and_then(|ring| ring.0.first());
-        newest.is_some_and(|newest| newest.value == *value)
+        self.newest(key).is_some_and(|(newest, _)| newest == value)
+    }
+
+    /// Returns the newest secret of `key` and its version.
+    pub(crate) fn newest(&self, key: &SecretKey) -> Option<(&SecretValue, Option<&Version>)> {
+        let newest = self.0.get(key)?.0.first()?;
+        Some((&newest.value, newest.version.as_ref()))
+    }
+
+    /// Returns the keys of the rings.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &SecretKey> {
+        self.0.keys()
     }
 
     /// Returns whether `key` has a ring.
@@ -262,8 +272,7 @@ impl Rings {
 
     /// Returns the rings of all keys at `now`.
     pub(crate) fn snapshots(&self, now: Instant) -> HashMap<SecretKey, KeyRing> {
-        let rings = self.0.keys();
-        rings
+        self.keys()
             .filter_map(|key| Some((key.clone(), self.snapshot(key, now)?)))
             .collect()
     }

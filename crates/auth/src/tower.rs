@@ -9,6 +9,7 @@ use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use http::request::Parts;
 use http::{Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -99,6 +100,20 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
             auth: self.clone(),
             principal: PhantomData,
         }
+    }
+
+    /// Authenticates one request as the principal `T`, for services without extractors.
+    ///
+    /// It does not read the body. [`Auth<T>`](crate::Auth) and [`require`](Self::require) do the same.
+    ///
+    /// # Errors
+    /// Returns [`Rejection`] for a request that cannot be authenticated.
+    /// [`Rejection::into_http`] converts it into a response.
+    pub async fn authenticate<T>(&self, request: &Parts) -> Result<T, Rejection>
+    where
+        T: Principal<Authenticator = A>,
+    {
+        principal::authenticate(self, request).await
     }
 }
 

@@ -10,7 +10,7 @@ use secretwell_auth::sessions::authjs::{Csrf, CsrfCookie, CsrfTokens};
 use secretwell_auth::sessions::Scheme;
 
 static TOKENS: LazyLock<[CsrfTokens; 2]> = LazyLock::new(|| {
-    let ring = KeyRing::new("the current secret").with_previous("the previous secret");
+    let ring = KeyRing::new("the current secret").unwrap().with_previous("the previous secret").unwrap();
     [CsrfTokens::new(&ring), CsrfTokens::new(&ring).whole_list_only()]
 });
 

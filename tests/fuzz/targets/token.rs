@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 const NAME: &str = "authjs.session-token";
 
 static TOKENS: LazyLock<[SessionTokens; 2]> = LazyLock::new(|| {
-    let ring = KeyRing::new("the current secret").with_previous("the previous secret");
+    let ring = KeyRing::new("the current secret").unwrap().with_previous("the previous secret").unwrap();
     [SessionTokens::v5(NAME, &ring), SessionTokens::v4(&ring)].map(Result::unwrap)
 });
 

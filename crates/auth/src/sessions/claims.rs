@@ -44,7 +44,7 @@ impl TimeClaims {
         let seconds = |time: Option<TimeClaim>| time.map(TimeClaim::seconds).transpose();
         seconds(self.issued_at)?;
         if seconds(self.not_before)?.is_some_and(|start| start > now + CLOCK_TOLERANCE) {
-            return Err(TokenError::Malformed);
+            return Err(TokenError::NotYetValid);
         }
         match seconds(self.expires)? {
             Some(end) if end <= now - CLOCK_TOLERANCE => Err(TokenError::Expired),

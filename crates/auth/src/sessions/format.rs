@@ -75,6 +75,9 @@ pub trait SessionFormat: Sealed + Send + Sync + 'static {
 
     /// Returns whether a cookie of this name contains the session or a part of it.
     fn is_session_cookie(&self, name: &str) -> bool;
+
+    /// Returns whether a session can also be in the `Authorization` header of a request.
+    fn accepts_bearer(&self) -> bool;
 }
 
 /// Restricts [`SessionFormat`] to this crate.

@@ -54,6 +54,8 @@ struct Header<'a> {
     encryption: Encryption,
     /// The keys that might have created the token.
     candidates: Vec<&'a Keys>,
+    /// Whether the token names the key that has created it.
+    names_key: bool,
     /// The fields of the header. `None` if the header is the same as in new tokens.
     fields: Option<Map<String, Value>>,
     is_canonical: bool,
@@ -74,8 +76,9 @@ thread_local! {
 /// Decrypts a token.
 ///
 /// # Errors
-/// Returns [`TokenError::Malformed`] if `token` is not in this format, and [`TokenError::Forged`] if
-/// no key matches.
+/// - [`TokenError::Malformed`] if `token` is not in this format
+/// - [`TokenError::Forged`] if it names one of `keys`, which does not verify it
+/// - [`TokenError::UnknownKey`] if it names another key, or if it names none and no key verifies it
 pub(super) fn decrypt(token: &str, keys: &[Keys], format: Format) -> Result<Decrypted, TokenError> {
     if token.len() > MAX_TOKEN {
         return Err(TokenError::Malformed);
@@ -83,11 +86,15 @@ pub(super) fn decrypt(token: &str, keys: &[Keys], format: Format) -> Result<Decr
     let parts = Parts::parse(token, format)?;
     let header = Header::parse(parts.header, keys, format)?;
     if header.candidates.is_empty() {
-        return Err(TokenError::Forged);
+        return Err(TokenError::UnknownKey);
     }
     if !parts.have_valid_lengths(header.encryption, format) {
         return Err(TokenError::Malformed);
     }
+    let unverified = match header.names_key {
+        true => TokenError::Forged,
+        false => TokenError::UnknownKey,
+    };
     let text = header
         .candidates
         .into_iter()
@@ -95,7 +102,7 @@ pub(super) fn decrypt(token: &str, keys: &[Keys], format: Format) -> Result<Decr
             Encryption::Cbc => decrypt_cbc(&parts, keys),
             Encryption::Gcm => decrypt_gcm(&parts, &keys.gcm),
         });
-    let text = text.ok_or(TokenError::Forged)?;
+    let text = text.ok_or(unverified)?;
     // A revoked token with a second valid encoding would pass a denylist of token strings.
     if !(parts.is_canonical && header.is_canonical) {
         return Err(TokenError::Malformed);
@@ -114,6 +121,8 @@ impl<'a> Header<'a> {
             return Ok(Self {
                 encryption: Encryption::of_new_tokens(format),
                 candidates: known,
+                // New tokens of version 4 have no `kid`.
+                names_key: format == Format::V5,
                 fields: None,
                 is_canonical: true,
             });
@@ -147,6 +156,7 @@ impl<'a> Header<'a> {
         Ok(Self {
             encryption,
             candidates,
+            names_key: format == Format::V5 && fields.contains_key("kid"),
             fields: Some(fields),
             is_canonical,
         })

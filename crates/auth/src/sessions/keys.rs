@@ -42,12 +42,8 @@ impl Keys {
     /// Derives the keys of one secret.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`] if the secret is empty.
+    /// Returns [`ErrorKind::Invalid`] if the lengths of the keys are not supported, which does not happen.
     fn derive(secret: &SecretValue, format: Format, salt: &str) -> Result<Self, Error> {
-        if secret.is_empty() {
-            return Err(Error::new(ErrorKind::Invalid, "the secret is empty")
-                .with_hint("generate one with `openssl rand -base64 33`"));
-        }
         let info = match (format, salt) {
             (Format::V4, "") => "NextAuth.js Generated Encryption Key".to_owned(),
             (Format::V4, salt) => format!("NextAuth.js Generated Encryption Key ({salt})"),
@@ -88,7 +84,7 @@ impl Keys {
     /// Derives the keys of all secrets of a ring. The primary secret is the first.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`] if a secret is empty.
+    /// The same as [`derive`](Self::derive).
     pub(super) fn derive_all(
         ring: &KeyRing,
         format: Format,

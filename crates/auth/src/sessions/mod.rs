@@ -17,10 +17,15 @@ mod jwe;
 mod keys;
 #[cfg(feature = "tower")]
 mod layer;
+mod mismatch;
+#[cfg(feature = "tower")]
+mod sign_in;
 mod text;
 
 pub use cookie::{SameSite, Scheme};
-pub use error::TokenError;
+pub use error::{ClaimsError, TokenError};
 pub use format::{HasSessions, SessionFormat};
 #[cfg(feature = "tower")]
 pub use layer::{SessionLayer, SessionService};
+#[cfg(feature = "tower")]
+pub use sign_in::SignIn;

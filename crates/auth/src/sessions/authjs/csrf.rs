@@ -32,8 +32,8 @@ pub enum Csrf {
 /// use secretwell::auth::KeyRing;
 /// use secretwell::auth::sessions::authjs::{Csrf, CsrfTokens};
 ///
-/// # fn main() -> Result<(), secretwell::auth::sessions::TokenError> {
-/// let tokens = CsrfTokens::new(&KeyRing::new("a secret of thirty-two bytes or more"));
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let tokens = CsrfTokens::new(&KeyRing::new("a secret of thirty-two bytes or more")?);
 /// let (token, cookie) = tokens.generate()?;
 /// assert_eq!(tokens.verify_post(&cookie, Some(&token)), Csrf::Verified);
 /// assert_eq!(tokens.verify_cookie(&cookie), Csrf::CookieOnly);
@@ -146,9 +146,9 @@ impl CsrfTokens {
 /// use secretwell::auth::sessions::authjs::{Csrf, CsrfCookie, CsrfTokens};
 /// use secretwell::auth::sessions::Scheme;
 ///
-/// # fn main() -> Result<(), secretwell::auth::sessions::TokenError> {
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let cookie = CsrfCookie::v5(Scheme::Https);
-/// let tokens = CsrfTokens::new(&KeyRing::new("a secret of thirty-two bytes or more"));
+/// let tokens = CsrfTokens::new(&KeyRing::new("a secret of thirty-two bytes or more")?);
 ///
 /// let (token, value) = tokens.generate()?;
 /// let set_cookie = cookie.set(&value);

@@ -17,7 +17,7 @@
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let ring = KeyRing::new("a secret of thirty-two bytes or more");
+//! let ring = KeyRing::new("a secret of thirty-two bytes or more")?;
 //! let tokens = SessionTokens::v5("authjs.session-token", &ring)?;
 //! let ada = User { name: "Ada".into() };
 //! let token = tokens.encode(&ada, Duration::from_secs(30 * 24 * 60 * 60))?;

@@ -67,7 +67,8 @@ pub struct SessionTokens {
 /// let sessions = auth.get().await?;
 /// let set_cookie = sessions.start(&serde_json::json!({"name": "Ada"}), "")?;
 /// let cookies = set_cookie[0].split(';').next().unwrap_or_default();
-/// assert_eq!(sessions.find::<User>(cookies).unwrap().claims.name, "Ada");
+/// let session = sessions.find::<User>(cookies)?;
+/// assert_eq!(session.unwrap().claims.name, "Ada");
 /// # Ok(())
 /// # }
 /// ```

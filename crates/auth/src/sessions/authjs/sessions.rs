@@ -11,11 +11,12 @@ use serde::de::DeserializeOwned;
 use super::SessionCookie;
 use super::session::{Session, SessionTokens, Sessions};
 use crate::KeyRing;
-use crate::sessions::TokenError;
 #[cfg(feature = "tower")]
 use crate::sessions::cookie::cookies;
+use crate::sessions::error::{Rejected, first_valid};
 use crate::sessions::format::{HasSessions, Sealed, SessionFormat};
 use crate::sessions::keys::Format;
+use crate::sessions::{ClaimsError, TokenError};
 
 /// Default lifetime of a session: 30 days, the default of the packages.
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -26,7 +27,7 @@ impl Sessions {
     /// The cookie also selects the version of the token format.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn new(cookie: SessionCookie, secrets: &KeyRing) -> Result<Self, Error> {
         let tokens = match cookie.format() {
             Format::V4 => SessionTokens::v4(secrets),
@@ -49,14 +50,31 @@ impl Sessions {
     /// Returns the session in a `Cookie` header, or `None` if the header has no valid session.
     ///
     /// The reason for rejecting a session cookie is logged at the level `debug`.
-    pub fn find<C: DeserializeOwned>(&self, cookies: &str) -> Option<Session<C>> {
-        let mut tokens = self.cookie.candidates(cookies);
-        tokens.find_map(|token| match self.tokens.decode(&token) {
-            Ok(session) => Some(session),
-            Err(error) => {
+    ///
+    /// # Errors
+    /// Returns [`ClaimsError`] if the session is valid, but its claims do not deserialize into `C`. The user
+    /// is logged in, so this must not be treated like a missing session.
+    pub fn find<C: DeserializeOwned>(
+        &self,
+        cookies: &str,
+    ) -> Result<Option<Session<C>>, ClaimsError> {
+        match self.read(cookies) {
+            Ok(session) => Ok(session),
+            Err(rejected) => {
+                let error = rejected.error;
                 tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session cookie was rejected");
-                None
+                match error {
+                    TokenError::Claims(error) => Err(error),
+                    _ => Ok(None),
+                }
             }
+        }
+    }
+
+    /// Returns the session in a `Cookie` header, or `None` if the header has no session cookie.
+    fn read<C: DeserializeOwned>(&self, cookies: &str) -> Result<Option<Session<C>>, Rejected> {
+        first_valid(self.cookie.candidates(cookies), |token| {
+            self.tokens.decode(token)
         })
     }
 
@@ -84,10 +102,10 @@ impl Sessions {
     /// # Errors
     /// The same as [`start`](Self::start).
     pub fn renew(&self, cookies: &str, remaining: Duration) -> Result<Vec<String>, TokenError> {
-        let session = self.find::<serde_json::Map<String, serde_json::Value>>(cookies);
+        let session = self.read::<serde_json::Map<String, serde_json::Value>>(cookies);
         let threshold = SystemTime::now().checked_add(remaining);
         match session {
-            Some(session)
+            Ok(Some(session))
                 if session
                     .expires
                     .is_some_and(|end| threshold.is_none_or(|threshold| end < threshold)) =>
@@ -122,6 +140,10 @@ impl SessionFormat for Sessions {
     fn is_session_cookie(&self, name: &str) -> bool {
         self.cookie.is_session_cookie(name)
     }
+
+    fn accepts_bearer(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(feature = "tower")]
@@ -136,13 +158,15 @@ where
         auth: &A,
         request: &http::request::Parts,
     ) -> Result<Self, crate::Rejection> {
-        let session: Option<Session<C>> = auth.sessions().find(&cookies(&request.headers));
-        let session = session.ok_or_else(crate::Rejection::unauthorized)?;
-        Ok(Self {
-            claims: session.claims,
-            expires: session.expires,
-            auth: PhantomData,
-        })
+        match auth.sessions().find::<C>(&cookies(&request.headers)) {
+            Ok(Some(session)) => Ok(Self {
+                claims: session.claims,
+                expires: session.expires,
+                auth: PhantomData,
+            }),
+            Ok(None) => Err(crate::Rejection::unauthorized()),
+            Err(_) => Err(crate::Rejection::misconfigured()),
+        }
     }
 }
 
@@ -172,8 +196,8 @@ mod tests {
 
     #[test]
     fn session_is_started_found_renewed_and_ended() {
-        let old = KeyRing::new("the old secret, thirty-two bytes or more");
-        let new = KeyRing::new("the new secret, thirty-two bytes or more");
+        let old = KeyRing::new("the old secret, thirty-two bytes or more").unwrap();
+        let new = KeyRing::new("the new secret, thirty-two bytes or more").unwrap();
         let both = KeyRing::merge([new.clone(), old.clone()]).unwrap();
         for ((before, during), after) in sessions(&old)
             .into_iter()
@@ -182,11 +206,8 @@ mod tests {
         {
             let claims = json!({"name": "Ada", "long": "x".repeat(8_000)});
             let cookies = cookie_header(&before.start(&claims, "").unwrap());
-            assert_eq!(
-                during.find::<Value>(&cookies).unwrap().claims["name"],
-                "Ada"
-            );
-            assert!(after.find::<Value>(&cookies).is_none());
+            assert_eq!(found::<Value>(&during, &cookies).claims["name"], "Ada");
+            assert!(after.find::<Value>(&cookies).unwrap().is_none());
             assert!(during.renew(&cookies, HOUR / 2).unwrap().is_empty());
             assert!(
                 after.renew(&cookies, HOUR * 2).unwrap().is_empty(),
@@ -195,7 +216,7 @@ mod tests {
 
             let renewed = cookie_header(&during.renew(&cookies, HOUR * 2).unwrap());
             assert_eq!(
-                after.find::<Value>(&renewed).unwrap().claims["long"],
+                found::<Value>(&after, &renewed).claims["long"],
                 claims["long"]
             );
             let ended = after.end(&renewed);
@@ -206,15 +227,27 @@ mod tests {
         }
     }
 
+    fn found<C: DeserializeOwned>(sessions: &Sessions, cookies: &str) -> Session<C> {
+        sessions.find(cookies).unwrap().unwrap()
+    }
+
     #[test]
-    fn claims_of_another_type_are_rejected() {
-        #[derive(serde::Deserialize)]
+    fn claims_of_another_type_are_an_error_and_the_session_is_renewed_and_ended() {
+        #[derive(Debug, serde::Deserialize)]
         struct User {
             #[expect(dead_code, reason = "only the type of the claim matters")]
             id: u32,
         }
-        let [sessions, _] = sessions(&KeyRing::new("a secret of thirty-two bytes or more"));
-        let cookies = cookie_header(&sessions.start(&json!({"id": "none"}), "").unwrap());
-        assert!(sessions.find::<User>(&cookies).is_none());
+        let ring = KeyRing::new("a secret of thirty-two bytes or more").unwrap();
+        for sessions in sessions(&ring) {
+            let cookies = cookie_header(&sessions.start(&json!({"id": "none"}), "").unwrap());
+            let error = sessions.find::<User>(&cookies).unwrap_err();
+            assert_eq!(error.field.as_deref(), Some("id"));
+            assert_eq!(error.problem, "expected u32, found a string");
+
+            let renewed = cookie_header(&sessions.renew(&cookies, HOUR * 2).unwrap());
+            assert_eq!(found::<Value>(&sessions, &renewed).claims["id"], "none");
+            assert!(sessions.end(&renewed)[0].contains("Max-Age=0"));
+        }
     }
 }

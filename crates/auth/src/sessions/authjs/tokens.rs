@@ -16,6 +16,7 @@ use crate::sessions::TokenError;
 use crate::sessions::claims::{TimeClaims, random_uuid, whole_seconds};
 use crate::sessions::jwe;
 use crate::sessions::keys::{Format, Keys};
+use crate::sessions::mismatch::mismatch;
 use crate::sessions::text;
 
 impl SessionTokens {
@@ -25,7 +26,7 @@ impl SessionTokens {
     /// cookie has it.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn v5(cookie_name: &str, secrets: &KeyRing) -> Result<Self, Error> {
         Self::new(Format::V5, cookie_name, secrets)
     }
@@ -33,7 +34,7 @@ impl SessionTokens {
     /// Creates the session tokens of next-auth 4.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn v4(secrets: &KeyRing) -> Result<Self, Error> {
         Self::new(Format::V4, "", secrets)
     }
@@ -44,7 +45,7 @@ impl SessionTokens {
     /// The encryption key depends on the name of the cookie, as in version 5.
     ///
     /// # Errors
-    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret is empty.
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if the keys cannot be derived.
     pub fn v4_with_cookie_name(cookie_name: &str, secrets: &KeyRing) -> Result<Self, Error> {
         Self::new(Format::V4, cookie_name, secrets)
     }
@@ -60,10 +61,12 @@ impl SessionTokens {
     /// tolerance of 15 seconds.
     ///
     /// # Errors
-    /// - [`TokenError::Malformed`] if `token` is not a session token, its claims do not deserialize
-    ///   into `C`, or its `nbf` time is in the future
-    /// - [`TokenError::Forged`] if it matches no secret of the key ring
+    /// - [`TokenError::Malformed`] if `token` is not a session token
+    /// - [`TokenError::UnknownKey`] if no secret of the key ring created it
+    /// - [`TokenError::Forged`] if it was modified
     /// - [`TokenError::Expired`] if its `exp` time has passed
+    /// - [`TokenError::NotYetValid`] if its `nbf` time is in the future
+    /// - [`TokenError::Claims`] if it is valid and its claims do not deserialize into `C`
     pub fn decode<C: DeserializeOwned>(&self, token: &str) -> Result<Session<C>, TokenError> {
         self.decode_at(token, SystemTime::now())
     }
@@ -86,7 +89,10 @@ impl SessionTokens {
         {
             return Err(TokenError::Malformed);
         }
-        let claims = serde_json::from_str(&text).map_err(|_| TokenError::Malformed)?;
+        let claims = serde_json::from_str(&text).map_err(|error| match error.is_data() {
+            true => TokenError::Claims(mismatch::<C>(&text)),
+            false => TokenError::Malformed,
+        })?;
         Ok(Session {
             claims,
             expires,
