@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use reqwest::{Client, Response, redirect};
-use secretwell::auth::sessions::Scheme;
+use secretwell::auth::sessions::{Scheme, SignIn};
 use secretwell::auth::sessions::authjs::{SecretOrder, Session, SessionCookie, Sessions};
 use secretwell::auth::{Auth, BuildContext, BuildError, KeyRing, LazyAuth, State};
 use secretwell::{MemoryProvider, Resolver, SecretString};
@@ -64,7 +64,7 @@ impl Service {
         );
         let layer = auth.session_layer();
         let layer = layer
-            .sign_in("/api/auth/signin")
+            .sign_in(SignIn::page("/api/auth/signin").unwrap())
             .renew_when_remaining(HOUR / 2);
         let guarded = get("for users").route_layer(auth.require::<Session<User>>());
         let app = Router::new()

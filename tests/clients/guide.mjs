@@ -15,6 +15,7 @@ const apps = {
   "next-auth-5-await": ["next-auth 5", "environment", "await"],
   "next-auth-5-eager": ["next-auth 5, eager"],
   "next-auth-5-once": ["next-auth 5, eager", "without Effect", "once"],
+  "next-auth-5-subdomains": ["next-auth 5", "environment", "subdomains"],
   "next-auth-5-promise": ["next-auth 5", "environment", "promise"],
 };
 

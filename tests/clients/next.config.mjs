@@ -1,5 +1,5 @@
-// Short builds: no minification, and the AWS packages that the client of Infisical uses are not bundled.
+// Short builds: no minification, no cache, and the AWS packages that the client of Infisical uses are not bundled.
 export default {
-  experimental: { turbopackMinify: false, turbopackSourceMaps: false },
+  experimental: { turbopackFileSystemCacheForBuild: false, turbopackMinify: false, turbopackSourceMaps: false },
   serverExternalPackages: ["@infisical/sdk"],
 };
