@@ -124,6 +124,12 @@ impl KeyRing {
         self.all.iter()
     }
 
+    /// Returns the newest secret. It differs from the primary secret during the activation delay.
+    #[cfg(feature = "betterauth")]
+    pub(crate) fn newest(&self) -> &SecretValue {
+        self.all.first().unwrap_or(&self.primary)
+    }
+
     /// Returns the primary secret, followed by the other secrets in their order.
     #[cfg(any(feature = "authjs", feature = "cookies"))]
     pub(crate) fn primary_first(&self) -> impl Iterator<Item = &SecretValue> {

@@ -15,10 +15,12 @@ use crate::built::{Current, Guard, ThreadViews};
 use crate::progress::{Progress, StateWatch};
 use crate::reader::Reader;
 use crate::rebuilder::{ensure, restart};
-use crate::runtime::{Expired, require_runtime, timeout};
+use crate::refresh::has_changed;
+use crate::runtime::{Expired, has_timer, require_runtime, timeout};
 use crate::shared::{RESPONSE_TIME, Settings, Shared, first_build_in_progress};
+use crate::source::Results;
 use crate::spec::BuildSpec;
-use crate::state::{NotReady, State};
+use crate::state::{Generation, NotReady, State};
 
 /// A reader with a build waits for at most this long for a rebuild task that was late.
 const MAX_WAIT_FOR_TASK: Duration = Duration::from_secs(1);
@@ -288,6 +290,54 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         .inspect_err(NotReady::print_without_subscriber)
     }
 
+    /// Returns a build that is newer than the generation `used`. If there is none, reads the secrets again
+    /// and waits for the build from them. Returns `None` if the secrets are unchanged.
+    ///
+    /// Call it when a request has presented a credential that names an unknown key. The secret might have
+    /// been rotated before its ttl has ended. [`Rejection::unknown_key`](crate::Rejection::unknown_key) does
+    /// this for a [`Principal`](crate::Principal).
+    ///
+    /// The credential might be forged, so this costs at most one read of the source in 10 s, whatever the
+    /// number of calls. Concurrent callers share it, each for at most the configured deadline. Calls within
+    /// 10 s of the last read return at once. A source that fails is not read more often than the resolver
+    /// retries it, and leases are kept. Requests that use the current build do not wait.
+    ///
+    /// Returns `None` as well if the source cannot be read, if the build fails, if the deadline passes, or if
+    /// this is called outside of a tokio runtime, or in one without a timer. The credential is unknown then,
+    /// so treat it as invalid. Cancelling this call does not cancel the read.
+    pub async fn refresh_if_used(&self, used: Generation) -> Option<Guard<A>> {
+        let newer = || {
+            self.loaded()
+                .filter(|guard| Guard::generation(guard) > used)
+        };
+        let shared = self.shared();
+        if let Some(guard) = newer() {
+            return Some(guard);
+        }
+        if !has_timer() {
+            return None;
+        }
+        let mut progress = shared.progress.subscribe();
+        let deadline = shared.settings.deadline;
+        let attempts = progress.borrow().attempts;
+        let (mut refresh, sender) = shared.refreshes.join(Instant::now(), deadline, attempts);
+        if let Some(sender) = sender {
+            // The task outlives this call, so that its cancellation does not affect the other callers.
+            tokio::spawn(revalidate(shared.clone(), sender));
+        }
+        let started = Instant::now();
+        let results = timeout(deadline, refresh.ended()).await.ok()?;
+        let is_built = |progress: &Progress| {
+            // The rebuild task has decided about the results, or it has failed.
+            let is_unchanged = !has_changed(&shared.memory().results, &results);
+            let has_failed = progress.attempts > refresh.attempts && progress.failure.is_some();
+            (is_unchanged || has_failed || newer().is_some()).then_some(())
+        };
+        let rest = deadline.saturating_sub(started.elapsed());
+        let _ = self.wait_for(&mut progress, rest, is_built).await;
+        newer()
+    }
+
     fn loaded(&self) -> Option<Guard<A>> {
         Guard::new(&self.current)
     }
@@ -426,6 +476,26 @@ impl<A> fmt::Debug for LazyAuth<A> {
             .field("mode", &self.shared().settings.mode)
             .field("state", &state)
             .finish_non_exhaustive()
+    }
+}
+
+/// Reads the secrets because of a request with an unknown key. Changes reach the rebuild task as usual.
+async fn revalidate<A>(shared: Arc<Shared<A>>, results: watch::Sender<Results>) {
+    tracing::debug!(
+        target: "secretwell::auth",
+        event = "unknown_key",
+        name = shared.settings.name.as_deref(),
+        "a request names an unknown key, so the secrets are read again",
+    );
+    let mut progress = shared.progress.subscribe();
+    let closed = progress.wait_for(|progress| progress.is_closed);
+    let read = timeout(shared.settings.deadline, shared.source.revalidate());
+    let read = tokio::select! {
+        _ = closed => return,
+        read = read => read,
+    };
+    if let Ok(read) = read {
+        results.send_replace(read);
     }
 }
 

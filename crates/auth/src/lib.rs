@@ -99,15 +99,17 @@ mod progress;
 mod pulse;
 mod reader;
 mod rebuilder;
+mod refresh;
 #[cfg(feature = "tower")]
 mod rejection;
 mod revocation;
 mod ring;
 mod runtime;
 mod scrub;
+mod secret_list;
 #[cfg(feature = "tower")]
 mod session_use;
-#[cfg(feature = "authjs")]
+#[cfg(any(feature = "authjs", feature = "betterauth"))]
 pub mod sessions;
 mod shared;
 mod source;

@@ -10,10 +10,15 @@ use secretwell_resolver::load::PlannedField;
 use serde::{Deserialize, Serialize};
 
 use crate::mode::Mode;
-use crate::strength::{Assessment, Refused, Weakness, assess};
+use crate::secret_list;
+use crate::strength::{Assessment, Refused, Suspicion, Weakness, assess};
 
-/// The names of the secrets that Auth.js, NextAuth and Better Auth sign and encrypt with.
-const PRESET: [&str; 8] = [
+/// The list of secrets of Better Auth.
+const LIST: &str = "BETTER_AUTH_SECRETS";
+
+/// The names of the secrets that Auth.js, NextAuth and Better Auth sign and encrypt with, and of their
+/// previous secrets.
+const PRESET: [&str; 9] = [
     "AUTH_SECRET",
     "AUTH_SECRET_PREVIOUS",
     "AUTH_SECRET_1",
@@ -22,6 +27,7 @@ const PRESET: [&str; 8] = [
     "NEXTAUTH_SECRET",
     "NEXTAUTH_SECRET_PREVIOUS",
     "BETTER_AUTH_SECRET",
+    "BETTER_AUTH_SECRET_PREVIOUS",
 ];
 
 /// Requirements for a secret, in addition to being present and not empty.
@@ -41,6 +47,10 @@ pub enum SecretPolicy {
     /// Suitable for signing and encryption: at least 32 bytes, and none of the forms of [`Weakness`], such
     /// as an example text or a variable that was not expanded. The default for signing secrets.
     SigningKey,
+    /// A list of signing secrets with versions, in the form `2:newer,1:older` of `BETTER_AUTH_SECRETS`.
+    /// Each secret of the list must be suitable as [`SigningKey`](Self::SigningKey). A text that is not a
+    /// list is refused in every mode. The default for `BETTER_AUTH_SECRETS`.
+    SigningKeyList,
     /// No further requirements. The default for all other secrets, such as a database password,
     /// because somebody else might have chosen them.
     Unchecked,
@@ -48,20 +58,32 @@ pub enum SecretPolicy {
 
 impl SecretPolicy {
     /// Returns the default policy of `key`: `SigningKey` for the names of Auth.js, NextAuth and Better
-    /// Auth (`AUTH_SECRET`, `AUTH_SECRET_1` to `AUTH_SECRET_3`, `NEXTAUTH_SECRET` and
-    /// `BETTER_AUTH_SECRET`) and for `AUTH_SECRET_PREVIOUS` and `NEXTAUTH_SECRET_PREVIOUS`, and `Unchecked`
-    /// for other names.
-    ///
-    /// `BETTER_AUTH_SECRETS` is a list of several secrets, so it is `Unchecked`.
+    /// Auth (`AUTH_SECRET`, `AUTH_SECRET_1` to `AUTH_SECRET_3`, `NEXTAUTH_SECRET` and `BETTER_AUTH_SECRET`) and
+    /// of their previous secrets (`AUTH_SECRET_PREVIOUS`, `NEXTAUTH_SECRET_PREVIOUS` and
+    /// `BETTER_AUTH_SECRET_PREVIOUS`), `SigningKeyList` for `BETTER_AUTH_SECRETS`, and `Unchecked` for other
+    /// names.
     pub fn of_key(key: &SecretKey) -> Self {
-        match PRESET.contains(&key.name()) {
-            true => Self::SigningKey,
-            false => Self::Unchecked,
+        match key.name() {
+            LIST => Self::SigningKeyList,
+            name if PRESET.contains(&name) => Self::SigningKey,
+            _ => Self::Unchecked,
+        }
+    }
+
+    /// Returns the policy of a `key` that is named as a signing secret: that of
+    /// [`of_key`](Self::of_key), or `SigningKey` if that is `Unchecked`.
+    pub fn of_signing_key(key: &SecretKey) -> Self {
+        match Self::of_key(key) {
+            Self::Unchecked => Self::SigningKey,
+            policy => policy,
         }
     }
 
     /// Returns why `value` does not meet this policy, or `None` if it does. Uses the same rules as a build,
     /// without a refuse list.
+    ///
+    /// For a list, this is the weakness of its first weak secret. A text that is not a list is assessed as
+    /// one secret.
     ///
     /// ```
     /// use secretwell::auth::{SecretPolicy, Weakness};
@@ -78,10 +100,23 @@ impl SecretPolicy {
         if encrypted_by(value).is_some() {
             return Some(Weakness::Encrypted);
         }
-        match assess(value, &Refused::default()) {
-            Assessment::Weak(weakness) => Some(weakness),
-            Assessment::Strong | Assessment::Suspicious(_) => None,
-        }
+        let secrets = match self {
+            Self::SigningKeyList => secret_list::parse(value).ok(),
+            Self::SigningKey | Self::Unchecked => None,
+        };
+        let secrets = secrets.map(|entries| {
+            entries
+                .iter()
+                .map(|entry| entry.secret.as_bytes())
+                .collect()
+        });
+        let secrets: Vec<&[u8]> = secrets.unwrap_or_else(|| vec![value]);
+        secrets
+            .into_iter()
+            .find_map(|secret| match assess(secret, &Refused::default()) {
+                Assessment::Weak(weakness) => Some(weakness),
+                Assessment::Strong | Assessment::Suspicious(_) => None,
+            })
     }
 }
 
@@ -110,7 +145,7 @@ impl Policies {
     pub(crate) fn of(&self, key: &SecretKey, signs: bool) -> SecretPolicy {
         match self.explicit.get(key) {
             Some(policy) => *policy,
-            None if signs || self.signing.contains(key) => SecretPolicy::SigningKey,
+            None if signs || self.signing.contains(key) => SecretPolicy::of_signing_key(key),
             None => SecretPolicy::of_key(key),
         }
     }
@@ -133,12 +168,20 @@ impl Policies {
         value: &SecretValue,
         mode: Mode,
     ) -> Option<Cow<'static, str>> {
-        let is_checked = self.of(key, true) == SecretPolicy::SigningKey && mode == Mode::Production;
-        let value = value.expose_bytes();
-        match is_checked.then(|| assess(value, &self.refused))? {
-            Assessment::Weak(weakness) => Some(weakness.describe(value)),
-            Assessment::Strong | Assessment::Suspicious(_) => None,
+        if mode != Mode::Production {
+            return None;
         }
+        let complaints = complaints(value.expose_bytes(), self.of(key, true), &self.refused);
+        complaints
+            .into_iter()
+            .find_map(|complaint| match complaint {
+                Complaint::NotAList(error) => Some(error.to_string().into()),
+                Complaint::Weak(None, weakness) => Some(weakness),
+                Complaint::Weak(Some(version), weakness) => {
+                    Some(format!("the secret of version {version}: {weakness}").into())
+                }
+                Complaint::Suspicious(..) => None,
+            })
     }
 }
 
@@ -179,18 +222,67 @@ pub(crate) fn check(
                  this key if its secret does not sign",
             )
     };
-    let value = secret.value.expose_bytes();
-    match assess(value, refused) {
+    let of_mode = |error| match mode {
+        Mode::Production => Finding::Problem(error),
+        Mode::Development => Finding::Warning(error),
+    };
+    let mut complaints = complaints(secret.value.expose_bytes(), policy, refused);
+    complaints.sort_by_key(Complaint::order);
+    let subject = |version: Option<u64>| {
+        version.map_or(String::new(), |version| {
+            format!("the secret of version {version} ")
+        })
+    };
+    Some(match complaints.into_iter().next()? {
+        Complaint::NotAList(not_a_list) => Finding::Problem(
+            error(not_a_list.to_string()).with_hint("write the list in the form `2:newer,1:older`"),
+        ),
+        Complaint::Weak(None, weakness) => of_mode(error(format!("too weak: {weakness}"))),
+        Complaint::Weak(version, weakness) => of_mode(error(format!(
+            "{}is too weak: {weakness}",
+            subject(version)
+        ))),
+        Complaint::Suspicious(version, suspicion) => Finding::Warning(error(format!(
+            "{}looks weak: {suspicion}",
+            subject(version)
+        ))),
+    })
+}
+
+/// A reason against a value as a signing secret, or against a secret of a list, with its version.
+enum Complaint {
+    NotAList(secret_list::ListError),
+    Weak(Option<u64>, Cow<'static, str>),
+    Suspicious(Option<u64>, Suspicion),
+}
+
+impl Complaint {
+    /// The most severe complaint is the first.
+    fn order(&self) -> u8 {
+        match self {
+            Self::NotAList(_) => 0,
+            Self::Weak(..) => 1,
+            Self::Suspicious(..) => 2,
+        }
+    }
+}
+
+/// Returns the complaints about each secret of a value that is held to `policy`.
+fn complaints(value: &[u8], policy: SecretPolicy, refused: &Refused) -> Vec<Complaint> {
+    let assess = |version, secret: &[u8]| match assess(secret, refused) {
         Assessment::Strong => None,
-        Assessment::Suspicious(suspicion) => {
-            Some(Finding::Warning(error(format!("looks weak: {suspicion}"))))
-        }
-        Assessment::Weak(weakness) => {
-            let error = error(format!("too weak: {}", weakness.describe(value)));
-            Some(match mode {
-                Mode::Production => Finding::Problem(error),
-                Mode::Development => Finding::Warning(error),
-            })
-        }
+        Assessment::Suspicious(suspicion) => Some(Complaint::Suspicious(version, suspicion)),
+        Assessment::Weak(weakness) => Some(Complaint::Weak(version, weakness.describe(secret))),
+    };
+    match policy {
+        SecretPolicy::Unchecked => Vec::new(),
+        SecretPolicy::SigningKey => assess(None, value).into_iter().collect(),
+        SecretPolicy::SigningKeyList => match secret_list::parse(value) {
+            Ok(entries) => entries
+                .iter()
+                .filter_map(|entry| assess(Some(entry.version), entry.secret.as_bytes()))
+                .collect(),
+            Err(error) => vec![Complaint::NotAList(error)],
+        },
     }
 }

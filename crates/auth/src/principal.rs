@@ -8,6 +8,7 @@ use std::task::Poll;
 use http::Extensions;
 use http::request::Parts;
 
+use crate::built::Guard;
 use crate::lazy::LazyAuth;
 use crate::panics::{Panicked, catch};
 use crate::rejection::Rejection;
@@ -83,6 +84,8 @@ pub trait Principal: Sized + Send + 'static {
     /// # Errors
     /// - [`Rejection::unauthorized`] if the credentials are missing or invalid. A handler that takes
     ///   `Option<Auth<T>>` receives `None`.
+    /// - [`Rejection::unknown_key`] if the credentials name a key that the build does not have. The
+    ///   secrets are read again, and the request is authenticated once more with the build that follows.
     /// - [`Rejection::unavailable`] if the credentials cannot be checked now, for example because the
     ///   session store is down. Such a failure must not be reported as `unauthorized`, which would
     ///   turn a logged-in user into an anonymous one.
@@ -139,7 +142,23 @@ pub(crate) async fn authenticate<T: Principal>(
         return Ok(principal);
     }
     let authenticator = auth.get().await.map_err(Rejection::log_not_ready)?;
-    let result = catch_panic(async { T::authenticate(&authenticator, request).await }).await;
+    let used = Guard::generation(&authenticator);
+    let mut result = authenticate_with::<T>(&authenticator, request).await;
+    // The guard keeps its build in memory.
+    drop(authenticator);
+    if result.as_ref().is_err_and(Rejection::is_unknown_key)
+        && let Some(newer) = auth.refresh_if_used(used).await
+    {
+        result = authenticate_with::<T>(&newer, request).await;
+    }
+    result.map_err(Rejection::concluded)
+}
+
+async fn authenticate_with<T: Principal>(
+    authenticator: &T::Authenticator,
+    request: &Parts,
+) -> Result<T, Rejection> {
+    let result = catch_panic(async { T::authenticate(authenticator, request).await }).await;
     result.unwrap_or_else(|Panicked| {
         tracing::error!(
             target: "secretwell::auth",

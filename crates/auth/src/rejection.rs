@@ -1,6 +1,7 @@
 //! [`Rejection`], the HTTP response for a request that cannot be authenticated.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -13,11 +14,21 @@ use crate::NotReady;
 /// The body is a short JSON object that depends on the status only. It contains no reason; the
 /// reason is in the log. A handler that returns `Result<_, Rejection>` can use `?` on the result of
 /// [`LazyAuth::get`](crate::LazyAuth::get).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Rejection {
     status: StatusCode,
     retry_after: Option<u64>,
     challenge: Option<HeaderValue>,
+    cause: Cause,
+}
+
+/// Why a request is rejected, for the code that authenticates it. It is not part of the response.
+#[derive(Clone, Default)]
+enum Cause {
+    #[default]
+    Credentials,
+    /// The credentials name an unknown key. The function is called if this remains so.
+    UnknownKey(Option<Arc<dyn Fn() + Send + Sync>>),
 }
 
 /// The challenge of [`Rejection::unauthorized`].
@@ -35,7 +46,63 @@ impl Rejection {
             status: StatusCode::UNAUTHORIZED,
             retry_after: None,
             challenge: Some(CHALLENGE),
+            cause: Cause::default(),
         }
+    }
+
+    /// Creates the response 401, for a client whose credentials name a key that the authenticator does not
+    /// have, or that no key verifies.
+    ///
+    /// A [`Principal`](crate::Principal) returns it if the secrets might have been rotated since the last
+    /// build. They are then read again, and the request is authenticated once more if a new build has come
+    /// of it. See [`LazyAuth::refresh_if_used`](crate::LazyAuth::refresh_if_used) for the limits. Otherwise,
+    /// this is the same as [`unauthorized`](Self::unauthorized), and equal to it.
+    ///
+    /// ```
+    /// use http::request::Parts;
+    /// use secretwell::auth::{KeyRing, Principal, Rejection};
+    /// # fn verify(_: &[u8], _: &[u8]) -> Option<Caller> { None }
+    ///
+    /// struct Caller;
+    ///
+    /// impl Principal for Caller {
+    ///     type Authenticator = KeyRing;
+    ///
+    ///     async fn authenticate(keys: &KeyRing, request: &Parts) -> Result<Self, Rejection> {
+    ///         let token = request.headers.get("x-token").ok_or(Rejection::unauthorized())?;
+    ///         // The token names no key, so each is tried.
+    ///         let caller = keys.iter().find_map(|key| verify(key.expose_bytes(), token.as_bytes()));
+    ///         caller.ok_or(Rejection::unknown_key())
+    ///     }
+    /// }
+    /// ```
+    pub fn unknown_key() -> Self {
+        Self {
+            cause: Cause::UnknownKey(None),
+            ..Self::unauthorized()
+        }
+    }
+
+    /// Like [`unknown_key`](Self::unknown_key). Calls `report` if the key remains unknown.
+    #[expect(dead_code, reason = "for the diagnosis of wrong set-ups")]
+    pub(crate) fn unknown_key_with(report: impl Fn() + Send + Sync + 'static) -> Self {
+        Self {
+            cause: Cause::UnknownKey(Some(Arc::new(report))),
+            ..Self::unauthorized()
+        }
+    }
+
+    /// Returns whether the credentials name an unknown key.
+    pub(crate) fn is_unknown_key(&self) -> bool {
+        matches!(self.cause, Cause::UnknownKey(_))
+    }
+
+    /// Returns the final rejection. An unknown key is reported.
+    pub(crate) fn concluded(mut self) -> Self {
+        if let Cause::UnknownKey(Some(report)) = std::mem::take(&mut self.cause) {
+            report();
+        }
+        self
     }
 
     /// Creates the response 503, for a service that cannot authenticate requests now.
@@ -47,6 +114,7 @@ impl Rejection {
             status: StatusCode::SERVICE_UNAVAILABLE,
             retry_after: Some(retry_after.as_secs().saturating_add(started_second)),
             challenge: None,
+            cause: Cause::default(),
         }
     }
 
@@ -56,6 +124,7 @@ impl Rejection {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             retry_after: None,
             challenge: None,
+            cause: Cause::default(),
         }
     }
 
@@ -98,7 +167,8 @@ impl Rejection {
 
     /// Converts this into a response. Its body can be of any type that implements
     /// `From<&'static str>`. The extensions of the response contain the rejection.
-    pub fn into_http<B: From<&'static str>>(self) -> Response<B> {
+    pub fn into_http<B: From<&'static str>>(mut self) -> Response<B> {
+        self.cause = Cause::default();
         let mut response = Response::new(B::from(self.body()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -112,6 +182,25 @@ impl Rejection {
         }
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+/// Two rejections are equal if their responses are.
+impl PartialEq for Rejection {
+    fn eq(&self, other: &Self) -> bool {
+        (self.status, self.retry_after, &self.challenge)
+            == (other.status, other.retry_after, &other.challenge)
+    }
+}
+
+impl Eq for Rejection {}
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Credentials => "Credentials",
+            Self::UnknownKey(_) => "UnknownKey",
+        })
     }
 }
 

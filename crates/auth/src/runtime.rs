@@ -26,6 +26,11 @@ pub(crate) fn require_runtime() -> Result<(), NotReady> {
     Err(failure)
 }
 
+/// Returns whether the caller is in a tokio runtime that has a timer.
+pub(crate) fn has_timer() -> bool {
+    is_in_runtime() && clock::require_runtime().is_ok()
+}
+
 /// Returns whether the caller is in a tokio runtime.
 pub(crate) fn is_in_runtime() -> bool {
     tokio::runtime::Handle::try_current().is_ok()

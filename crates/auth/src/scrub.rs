@@ -4,6 +4,8 @@ use secretwell_core::{SecretKey, SecretValue};
 use zeroize::Zeroizing;
 
 use crate::hex::hex;
+use crate::policy::SecretPolicy;
+use crate::secret_list;
 
 /// Secrets with fewer bytes are not searched for in base64 and hex, because such short texts occur
 /// by chance.
@@ -36,7 +38,13 @@ pub(crate) fn scrub<'a>(
     let text = Zeroizing::new(text);
     let mut forms = Vec::new();
     for (key, value) in secrets {
-        add_forms(key, value.expose_bytes(), &mut forms);
+        let value = value.expose_bytes();
+        add_forms(key, value, &mut forms);
+        if SecretPolicy::of_key(key) == SecretPolicy::SigningKeyList {
+            for entry in secret_list::parse(value).unwrap_or_default() {
+                add_forms(key, entry.secret.as_bytes(), &mut forms);
+            }
+        }
     }
     let (mut rest, mut scrubbed) = (text.as_str(), String::new());
     while let Some(next) = rest.chars().next() {

@@ -17,6 +17,7 @@ use crate::mode::Mode;
 use crate::panics::catch;
 use crate::policy::{Policies, SecretPolicy, is_secret};
 use crate::progress::Progress;
+use crate::refresh::Refreshes;
 use crate::ring::Timing;
 use crate::source::{Results, Source};
 use crate::spec::{BuildSpec, Checks, keys};
@@ -47,6 +48,7 @@ pub(crate) struct Shared<A> {
     pub(crate) progress: watch::Sender<Progress>,
     /// Number of calls of [`LazyAuth::rebuild`](crate::LazyAuth::rebuild).
     pub(crate) requested_rebuilds: AtomicU64,
+    pub(crate) refreshes: Refreshes,
     memory: Mutex<Memory>,
     task: Mutex<Task>,
 }
@@ -164,7 +166,7 @@ impl<A> Shared<A> {
         let fields = spec.fields().unwrap_or_default().iter();
         // Before the first build, it is not known which rings the builder takes.
         let might_sign = |field: &&PlannedField| {
-            SecretPolicy::of_key(&field.key) == SecretPolicy::SigningKey
+            SecretPolicy::of_key(&field.key) != SecretPolicy::Unchecked
                 || named.is_empty() && is_secret(field)
         };
         let candidates = fields.filter(might_sign).map(|field| field.key.clone());
@@ -180,6 +182,7 @@ impl<A> Shared<A> {
             current: Current::default(),
             progress: watch::channel(Progress::idle()).0,
             requested_rebuilds: AtomicU64::new(0),
+            refreshes: Refreshes::default(),
             memory: Mutex::default(),
             task: Mutex::default(),
         }

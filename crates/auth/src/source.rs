@@ -52,6 +52,11 @@ impl Source {
         }
     }
 
+    /// Reads all keys before their ttl ends, as far as the source responds.
+    pub(crate) async fn revalidate(&self) -> Results {
+        self.resolver.revalidate(&self.keys).await
+    }
+
     /// Separates the results of the fields from the revocation time.
     pub(crate) fn split(&self, mut results: Results) -> (Results, Result<Option<Epoch>, Error>) {
         let epoch = match &self.revocation {

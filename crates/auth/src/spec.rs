@@ -54,7 +54,7 @@ impl Checks<'_> {
     /// Returns whether the field might contain a secret. The type does not show it if it is a type of the
     /// user, but signing secrets are known by their keys.
     fn is_secret(&self, field: &PlannedField) -> bool {
-        is_secret(field) || self.policy(&field.key) == SecretPolicy::SigningKey
+        is_secret(field) || self.policy(&field.key) != SecretPolicy::Unchecked
     }
 }
 

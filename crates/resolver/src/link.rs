@@ -209,6 +209,28 @@ impl LinkState {
         Ok(self.in_flight.add(keys, self.settings.batch, now))
     }
 
+    /// Returns whether the last fetch of `key` has failed, and its retry is not due yet.
+    pub(crate) fn is_backing_off(&self, key: &SecretKey, now: Time) -> bool {
+        let failure = self.failures.get(key);
+        failure.is_some_and(|failure| now < failure.retry_at)
+    }
+
+    /// Prepares a fetch of `keys` regardless of fetches that have started, as far as the breaker and the retry
+    /// budget allow it.
+    ///
+    /// # Errors
+    /// The same as for [`prepare_fetch`](Self::prepare_fetch).
+    pub(crate) fn prepare_revalidation(
+        &mut self,
+        cache: &Cache,
+        keys: &[SecretKey],
+        now: Time,
+    ) -> Result<Option<NewFetch>, Error> {
+        let has_failed = |key: &SecretKey| self.failures.get(key).is_some();
+        let (retries, keys) = keys.iter().cloned().partition(has_failed);
+        self.prepare_fetch(cache, keys, retries, now)
+    }
+
     /// Adds or replaces the entry of `key`. Then evicts entries above the maximum.
     pub(crate) fn insert(&mut self, cache: &Cache, key: &SecretKey, answer: Answer, times: Times) {
         let is_value = matches!(answer, Answer::Value(_));

@@ -38,7 +38,7 @@ impl Shared {
         let mode = match mode {
             // A cached answer can be from before the write.
             Mode::ForcedAfter(_) => mode,
-            Mode::Cached | Mode::Forced | Mode::Rejected => Mode::Cached,
+            Mode::Cached | Mode::Forced | Mode::Rejected | Mode::Revalidated => Mode::Cached,
         };
         let late = self.overtaken(keys, trails, before).await;
         if late.is_empty() {
@@ -134,7 +134,7 @@ impl Shared {
         let requested = collect(open.iter().map(|&index| keys[index].clone())).await;
         let replies = match request.mode {
             Mode::Cached => self.read(request, &requested).await,
-            Mode::Forced | Mode::ForcedAfter(_) | Mode::Rejected => {
+            Mode::Forced | Mode::ForcedAfter(_) | Mode::Rejected | Mode::Revalidated => {
                 self.force(request, &requested).await
             }
         };

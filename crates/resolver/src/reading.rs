@@ -33,6 +33,8 @@ pub(crate) enum Mode {
     ForcedAfter(Time),
     /// Every source is read. The providers know already which value was rejected.
     Rejected,
+    /// Every source is read that responds. The providers keep their leases.
+    Revalidated,
 }
 
 /// How a source is read.
@@ -356,7 +358,7 @@ impl<'a> Reading<'a> {
         let keys: Vec<SecretKey> = keys.collect();
         // The provider must drop what it keeps before the fetch starts. A lease is kept if the source cannot be
         // called for another one.
-        if mode != Mode::Rejected {
+        if !matches!(mode, Mode::Rejected | Mode::Revalidated) {
             let state = source.state();
             let is_admitted = state.breaker.is_admitted(now);
             let due = state.due_for_force(&keys, joins, now);
@@ -367,8 +369,14 @@ impl<'a> Reading<'a> {
         }
         let (prepared, fetches) = {
             let mut state = source.state();
-            let due = state.due_for_force(&keys, joins, now);
-            let prepared = state.prepare_forced_fetch(due.clone(), now);
+            let mut due = state.due_for_force(&keys, joins, now);
+            let prepared = match mode {
+                Mode::Revalidated => {
+                    due.retain(|key| !state.is_backing_off(key, now));
+                    state.prepare_revalidation(&source.cache, &due, now)
+                }
+                _ => state.prepare_forced_fetch(due.clone(), now),
+            };
             // A forced refresh that did not start does not limit the next one.
             if prepared.is_ok() {
                 state.force(&due, now);

@@ -263,6 +263,22 @@ impl Resolver {
         self.read_many(keys, Mode::ForcedAfter(called)).await
     }
 
+    /// Fetches `keys` before their ttl ends, because they might have changed. For example, a request has
+    /// presented a token that an unknown key has signed.
+    ///
+    /// Unlike [`refresh`](Self::refresh), this respects backoff, and dynamic credentials are kept: a key that
+    /// has failed is fetched when its retry is due. It is therefore safe to call this because of a request
+    /// that might be forged. Calls are limited to one per second and key, like forced refreshes.
+    ///
+    /// # Errors
+    /// The errors are those of [`get`](Self::get).
+    pub async fn revalidate<K: AsRef<str>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Vec<Result<Resolved, Error>> {
+        self.read_many(keys, Mode::Revalidated).await
+    }
+
     /// Reports that the value `rejected` of `key` was rejected by its consumer, for example by a database.
     /// Returns the secret to use instead.
     ///

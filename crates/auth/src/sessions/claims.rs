@@ -10,7 +10,7 @@ use super::error::TokenError;
 use crate::hex::hex;
 
 /// Accepted clock difference between the creator of a token and this host, in seconds.
-const CLOCK_TOLERANCE: f64 = 15.0;
+pub(super) const CLOCK_TOLERANCE: f64 = 15.0;
 
 /// The time claims of a token, in seconds since 1970.
 #[derive(Default)]
@@ -40,18 +40,27 @@ impl TimeClaims {
     /// Checks that the token is valid at `now`, and returns its expiry.
     ///
     /// A token without `exp` is valid, as in the packages.
+    #[cfg(feature = "authjs")]
     pub(super) fn check(&self, now: f64) -> Result<Option<SystemTime>, TokenError> {
+        let end = self.check_with(now + CLOCK_TOLERANCE, |end| end <= now - CLOCK_TOLERANCE)?;
+        Ok(end.and_then(system_time))
+    }
+
+    /// Checks that the token starts at `latest_start` or earlier and that it has not expired according to
+    /// `is_expired`. Returns its expiry in seconds since 1970.
+    pub(super) fn check_with(
+        &self,
+        latest_start: f64,
+        is_expired: impl FnOnce(f64) -> bool,
+    ) -> Result<Option<f64>, TokenError> {
         let seconds = |time: Option<TimeClaim>| time.map(TimeClaim::seconds).transpose();
         seconds(self.issued_at)?;
-        if seconds(self.not_before)?.is_some_and(|start| start > now + CLOCK_TOLERANCE) {
+        if seconds(self.not_before)?.is_some_and(|start| start > latest_start) {
             return Err(TokenError::NotYetValid);
         }
         match seconds(self.expires)? {
-            Some(end) if end <= now - CLOCK_TOLERANCE => Err(TokenError::Expired),
-            Some(end) => Ok(Duration::try_from_secs_f64(end)
-                .ok()
-                .and_then(|end| UNIX_EPOCH.checked_add(end))),
-            None => Ok(None),
+            Some(end) if is_expired(end) => Err(TokenError::Expired),
+            end => Ok(end),
         }
     }
 }
@@ -94,6 +103,12 @@ impl<'de> Deserialize<'de> for TimeClaims {
 
         deserializer.deserialize_map(ClaimsVisitor)
     }
+}
+
+/// Returns the time `seconds` after 1970, or `None` if it is before 1970 or too late.
+pub(super) fn system_time(seconds: f64) -> Option<SystemTime> {
+    let since = Duration::try_from_secs_f64(seconds).ok()?;
+    UNIX_EPOCH.checked_add(since)
 }
 
 /// Returns the seconds since 1970 without their fraction, as the packages do.

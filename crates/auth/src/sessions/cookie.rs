@@ -198,6 +198,7 @@ impl Cookie {
     }
 
     /// Returns the `Set-Cookie` header that sets `value` in one cookie.
+    #[cfg(feature = "authjs")]
     pub(super) fn header(&self, value: &str, max_age: Option<Duration>) -> String {
         let value = text::percent_encode(value);
         self.attributes.header(&self.name, &value, max_age)

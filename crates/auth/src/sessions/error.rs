@@ -21,6 +21,13 @@ pub enum TokenError {
     /// The `exp` time of the token has passed.
     #[error("the session token has expired")]
     Expired,
+    /// The cache has another version than the service expects. The application raises the version to end
+    /// all caches.
+    #[error("the session cache has another version")]
+    OtherVersion,
+    /// The cache belongs to another session than the token beside it.
+    #[error("the session cache belongs to another session token")]
+    OtherToken,
     /// The session does not fit into its cookies, or servers would reject a request with these cookies.
     #[error(
         "the session is too large for its cookies; reduce the claims, or raise the maximum size of the cookie"
@@ -40,9 +47,7 @@ impl TokenError {
         match self {
             Self::Claims(_) => 2,
             Self::UnknownKey => 1,
-            Self::Malformed | Self::Forged | Self::Expired | Self::NotYetValid | Self::TooLarge => {
-                0
-            }
+            _ => 0,
         }
     }
 }

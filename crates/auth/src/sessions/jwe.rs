@@ -1,7 +1,7 @@
-//! Compact JWE with a shared key, in the two formats of Auth.js.
+//! Compact JWE with a shared key, in the two formats of Auth.js and the one of Better Auth.
 //!
 //! A general JWE library accepts more algorithms from a token's header than is safe, so this module
-//! supports these two formats only. Errors distinguish the same cases as the packages do.
+//! supports these formats only. Errors distinguish the same cases as the packages do.
 
 use aes::cipher::block_padding::Pkcs7;
 use aes::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
@@ -122,7 +122,7 @@ impl<'a> Header<'a> {
                 encryption: Encryption::of_new_tokens(format),
                 candidates: known,
                 // New tokens of version 4 have no `kid`.
-                names_key: format == Format::V5,
+                names_key: format != Format::V4,
                 fields: None,
                 is_canonical: true,
             });
@@ -136,13 +136,13 @@ impl<'a> Header<'a> {
             return Err(TokenError::Malformed);
         }
         let encryption = match (text("enc"), format) {
-            (Some("A256CBC-HS512"), Format::V5) => Encryption::Cbc,
-            (Some("A256GCM"), _) => Encryption::Gcm,
+            (Some("A256CBC-HS512"), Format::V5 | Format::BetterAuth) => Encryption::Cbc,
+            (Some("A256GCM"), Format::V4 | Format::V5) => Encryption::Gcm,
             _ => return Err(TokenError::Malformed),
         };
         let candidates = match (fields.get("kid"), format) {
-            (_, Format::V4) => keys.iter().collect(),
-            (Some(id), Format::V5) => keys
+            (_, Format::V4) | (None, Format::BetterAuth) => keys.iter().collect(),
+            (Some(id), Format::V5 | Format::BetterAuth) => keys
                 .iter()
                 .filter(|keys| match encryption {
                     Encryption::Cbc => *id == keys.cbc_id,
@@ -156,7 +156,7 @@ impl<'a> Header<'a> {
         Ok(Self {
             encryption,
             candidates,
-            names_key: format == Format::V5 && fields.contains_key("kid"),
+            names_key: format != Format::V4 && fields.contains_key("kid"),
             fields: Some(fields),
             is_canonical,
         })
@@ -167,7 +167,7 @@ impl Encryption {
     fn of_new_tokens(format: Format) -> Self {
         match format {
             Format::V4 => Self::Gcm,
-            Format::V5 => Self::Cbc,
+            Format::V5 | Format::BetterAuth => Self::Cbc,
         }
     }
 }
@@ -237,14 +237,14 @@ fn decode_part(part: &str, format: Format) -> Result<(Vec<u8>, bool), TokenError
             })
             .collect(),
         // `atob` accepts white space, and padding of the correct length.
-        Format::V5 => part
+        Format::V5 | Format::BetterAuth => part
             .bytes()
             .filter(|byte| !byte.is_ascii_whitespace())
             .collect(),
     };
     match (format, text.len() % 4) {
         (Format::V4, 1) => drop(text.pop()),
-        (Format::V5, 0) => {
+        (Format::V5 | Format::BetterAuth, 0) => {
             for _ in 0..2 {
                 text.pop_if(|last| *last == b'=');
             }
@@ -317,7 +317,7 @@ pub(super) fn encrypt(text: &[u8], keys: &Keys, format: Format) -> Result<String
                 .map_err(|_| failed())?;
             (iv, text, tag.to_vec())
         }
-        Format::V5 => {
+        Format::V5 | Format::BetterAuth => {
             let cipher = cbc::Encryptor::<aes::Aes256>::new_from_slices(&*keys.cbc_cipher, &random)
                 .map_err(|_| failed())?;
             let text = cipher.encrypt_padded_vec::<Pkcs7>(text);

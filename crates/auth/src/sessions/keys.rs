@@ -1,4 +1,4 @@
-//! The keys that Auth.js derives from a secret.
+//! The keys that Auth.js and Better Auth derive from a secret.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,6 +8,7 @@ use secretwell_core::{Error, ErrorKind, SecretValue};
 use sha2::{Digest, Sha256, Sha512};
 use zeroize::Zeroizing;
 
+#[cfg(feature = "authjs")]
 use crate::KeyRing;
 
 /// Length of the keys in bytes. A CBC key consists of two halves.
@@ -21,6 +22,8 @@ pub(super) enum Format {
     V4,
     /// `@auth/core` and next-auth 5.
     V5,
+    /// Better Auth.
+    BetterAuth,
 }
 
 /// The keys that are derived from one secret and one salt.
@@ -43,11 +46,12 @@ impl Keys {
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] if the lengths of the keys are not supported, which does not happen.
-    fn derive(secret: &SecretValue, format: Format, salt: &str) -> Result<Self, Error> {
+    pub(super) fn derive(secret: &SecretValue, format: Format, salt: &str) -> Result<Self, Error> {
         let info = match (format, salt) {
             (Format::V4, "") => "NextAuth.js Generated Encryption Key".to_owned(),
             (Format::V4, salt) => format!("NextAuth.js Generated Encryption Key ({salt})"),
             (Format::V5, salt) => format!("Auth.js Generated Encryption Key ({salt})"),
+            (Format::BetterAuth, _) => "BetterAuth.js Generated Encryption Key".to_owned(),
         };
         let hkdf = Hkdf::<Sha256>::new(Some(salt.as_bytes()), secret.expose_bytes());
         let derivation_error = || {
@@ -62,11 +66,17 @@ impl Keys {
         let mut gcm = Zeroizing::new([0; GCM_KEY]);
         hkdf.expand(info.as_bytes(), &mut *gcm)
             .map_err(|_| derivation_error())?;
-        let cbc_id = URL_SAFE_NO_PAD.encode(Sha512::digest(&*thumbprint_input(&*cbc)));
+        let cbc_thumbprint = thumbprint_input(&*cbc);
+        let cbc_id = match format {
+            Format::V4 | Format::V5 => URL_SAFE_NO_PAD.encode(Sha512::digest(&*cbc_thumbprint)),
+            Format::BetterAuth => URL_SAFE_NO_PAD.encode(Sha256::digest(&*cbc_thumbprint)),
+        };
         let gcm_id = URL_SAFE_NO_PAD.encode(Sha256::digest(&*thumbprint_input(&*gcm)));
         let header = match format {
             Format::V4 => r#"{"alg":"dir","enc":"A256GCM"}"#.to_owned(),
-            Format::V5 => format!(r#"{{"alg":"dir","enc":"A256CBC-HS512","kid":"{cbc_id}"}}"#),
+            Format::V5 | Format::BetterAuth => {
+                format!(r#"{{"alg":"dir","enc":"A256CBC-HS512","kid":"{cbc_id}"}}"#)
+            }
         };
         let (mac_key, cipher_key) = cbc.split_at(CBC_KEY / 2);
         let mut cbc_cipher = Zeroizing::new([0; CBC_KEY / 2]);
@@ -85,6 +95,7 @@ impl Keys {
     ///
     /// # Errors
     /// The same as [`derive`](Self::derive).
+    #[cfg(feature = "authjs")]
     pub(super) fn derive_all(
         ring: &KeyRing,
         format: Format,

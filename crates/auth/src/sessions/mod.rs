@@ -3,11 +3,14 @@
 //! | library of the application | module | feature |
 //! | --- | --- | --- |
 //! | Auth.js: next-auth 4, next-auth 5, `@auth/core` | [`authjs`] | `authjs` |
+//! | Better Auth | [`betterauth`] | `betterauth` |
 //!
 //! Each module reads and writes the tokens and cookies of its library. What they share is in this module.
 
 #[cfg(feature = "authjs")]
 pub mod authjs;
+#[cfg(feature = "betterauth")]
+pub mod betterauth;
 
 mod claims;
 mod cookie;

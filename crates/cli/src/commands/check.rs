@@ -138,7 +138,7 @@ async fn reports(
         |key: &SecretKey| args.signing.contains(key) || sources.profile.signing.contains(key);
     let with_policy = |key: &SecretKey| {
         let policy = match is_signing_key(key) {
-            true => SecretPolicy::SigningKey,
+            true => SecretPolicy::of_signing_key(key),
             false => SecretPolicy::of_key(key),
         };
         (key.clone(), policy)

@@ -84,7 +84,7 @@ impl SessionCookie {
         let limits = Limits {
             value: match format {
                 Format::V4 => V4_CHUNK,
-                Format::V5 => V5_CHUNK,
+                Format::V5 | Format::BetterAuth => V5_CHUNK,
             },
             line: MAX_LINE,
             chunks: MAX_CHUNKS,

@@ -12,6 +12,8 @@ use super::SessionCookie;
 use super::session::{Session, SessionTokens, Sessions};
 use crate::KeyRing;
 #[cfg(feature = "tower")]
+use crate::Rejection;
+#[cfg(feature = "tower")]
 use crate::sessions::cookie::cookies;
 use crate::sessions::error::{Rejected, first_valid};
 use crate::sessions::format::{HasSessions, Sealed, SessionFormat};
@@ -31,7 +33,7 @@ impl Sessions {
     pub fn new(cookie: SessionCookie, secrets: &KeyRing) -> Result<Self, Error> {
         let tokens = match cookie.format() {
             Format::V4 => SessionTokens::v4(secrets),
-            Format::V5 => SessionTokens::v5(cookie.name(), secrets),
+            Format::V5 | Format::BetterAuth => SessionTokens::v5(cookie.name(), secrets),
         }?;
         Ok(Self {
             cookie,
@@ -60,21 +62,20 @@ impl Sessions {
     ) -> Result<Option<Session<C>>, ClaimsError> {
         match self.read(cookies) {
             Ok(session) => Ok(session),
-            Err(rejected) => {
-                let error = rejected.error;
-                tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session cookie was rejected");
-                match error {
-                    TokenError::Claims(error) => Err(error),
-                    _ => Ok(None),
-                }
-            }
+            Err(rejected) => match rejected.error {
+                TokenError::Claims(error) => Err(error),
+                _ => Ok(None),
+            },
         }
     }
 
     /// Returns the session in a `Cookie` header, or `None` if the header has no session cookie.
     fn read<C: DeserializeOwned>(&self, cookies: &str) -> Result<Option<Session<C>>, Rejected> {
-        first_valid(self.cookie.candidates(cookies), |token| {
-            self.tokens.decode(token)
+        let tokens = self.cookie.candidates(cookies);
+        let session = first_valid(tokens, |token| self.tokens.decode(token));
+        session.inspect_err(|rejected| {
+            let error = &rejected.error;
+            tracing::debug!(target: "secretwell::auth", event = "session_rejected", cookie = self.cookie.name(), %error, "the session cookie was rejected");
         })
     }
 
@@ -154,18 +155,20 @@ where
 {
     type Authenticator = A;
 
-    async fn authenticate(
-        auth: &A,
-        request: &http::request::Parts,
-    ) -> Result<Self, crate::Rejection> {
-        match auth.sessions().find::<C>(&cookies(&request.headers)) {
+    async fn authenticate(auth: &A, request: &http::request::Parts) -> Result<Self, Rejection> {
+        match auth.sessions().read::<C>(&cookies(&request.headers)) {
             Ok(Some(session)) => Ok(Self {
                 claims: session.claims,
                 expires: session.expires,
                 auth: PhantomData,
             }),
-            Ok(None) => Err(crate::Rejection::unauthorized()),
-            Err(_) => Err(crate::Rejection::misconfigured()),
+            Ok(None) => Err(Rejection::unauthorized()),
+            Err(rejected) => Err(match rejected.error {
+                TokenError::Claims(_) => Rejection::misconfigured(),
+                // The application might have a new secret.
+                TokenError::UnknownKey => Rejection::unknown_key(),
+                _ => Rejection::unauthorized(),
+            }),
         }
     }
 }

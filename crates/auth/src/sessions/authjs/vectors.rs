@@ -81,6 +81,8 @@ fn expected_names(
             "claim_invalid",
             "payload_not_object",
         ],
+        // Only caches of Better Auth.
+        Err(TokenError::OtherVersion | TokenError::OtherToken) => &[],
     }
 }
 
@@ -113,9 +115,9 @@ impl Vector {
 
     fn tokens(&self) -> Result<SessionTokens, Error> {
         match (self.format(), self.salt.as_str()) {
-            (Format::V5, salt) => SessionTokens::v5(salt, &self.ring()?),
             (Format::V4, "") => SessionTokens::v4(&self.ring()?),
             (Format::V4, salt) => SessionTokens::v4_with_cookie_name(salt, &self.ring()?),
+            (_, salt) => SessionTokens::v5(salt, &self.ring()?),
         }
     }
 

@@ -1,0 +1,332 @@
+//! [`SessionCache`]: the cookie cache `session_data` in its three strategies.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use secretwell_core::Error;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Number, Value};
+use zeroize::Zeroizing;
+
+use super::date::{time_of_milliseconds, to_milliseconds};
+use super::mac::{Accept, MacKeys};
+use super::payload::{CachedSession, DEFAULT_VERSION, Payload, SessionRow};
+use super::secrets::BetterAuthSecrets;
+use super::signed::VerifiedToken;
+use super::{compact, json, jwt};
+use crate::sessions::TokenError;
+use crate::sessions::claims::{
+    CLOCK_TOLERANCE, TimeClaims, random_uuid, system_time, whole_seconds,
+};
+use crate::sessions::jwe;
+use crate::sessions::keys::{Format, Keys};
+use crate::sessions::text::decode_json;
+
+/// Salt of the key of the strategy `jwe`.
+const SALT: &str = "better-auth-session";
+/// Maximum length of a cache in bytes: about a hundred cookies.
+const MAX_CACHE: usize = 400_000;
+
+/// The strategy of the cookie cache, `session.cookieCache.strategy` in the options of the application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum CacheStrategy {
+    /// Signed JSON. The default of an application with a database.
+    Compact,
+    /// A JWT with HS256.
+    Jwt,
+    /// An encrypted JWT. The default of an application without a database.
+    Jwe,
+}
+
+/// Reads and writes the cookie cache `session_data`.
+///
+/// A cache is accepted only beside the [`VerifiedToken`] of the same session. Otherwise the cache of one
+/// person beside the token of another would be accepted as that person.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+///
+/// use secretwell::auth::sessions::betterauth::{
+///     BetterAuthSecrets, CacheStrategy, SessionCache, SessionRow, TokenSigner,
+/// };
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct User {
+///     id: String,
+///     email: String,
+///     name: String,
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let secrets = BetterAuthSecrets::new("a secret of thirty-two bytes or more")?;
+/// let cache = SessionCache::new(CacheStrategy::Compact, &secrets)?;
+/// let week = Duration::from_secs(7 * 24 * 60 * 60);
+/// let session = SessionRow::new("session-1", "user-1", "a-token", SystemTime::now() + week);
+/// let ada = User { id: "user-1".into(), email: "ada@example.test".into(), name: "Ada".into() };
+/// let session_data = cache.encode(&session, &ada, Duration::from_secs(300))?;
+///
+/// let signer = TokenSigner::new(&secrets)?;
+/// let token = signer.verify(signer.sign("a-token")?.expose())?;
+/// let cached = cache.decode::<User>(&session_data, &token)?;
+/// assert_eq!(cached.user.name, "Ada");
+/// # Ok(())
+/// # }
+/// ```
+pub struct SessionCache {
+    strategy: CacheStrategy,
+    version: String,
+    macs: MacKeys,
+    /// Empty for other strategies than `jwe`.
+    keys: Vec<Keys>,
+    accept: Accept,
+}
+
+impl SessionCache {
+    /// Creates a reader and writer of caches in `strategy`.
+    ///
+    /// As in the package, the strategy `jwe` accepts the caches of all secrets, and the others accept those
+    /// of the current secret.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Invalid`](secretwell_core::ErrorKind::Invalid) if a secret cannot be used as a
+    /// key.
+    pub fn new(strategy: CacheStrategy, secrets: &BetterAuthSecrets) -> Result<Self, Error> {
+        let derive = |secret| Keys::derive(secret, Format::BetterAuth, SALT);
+        let keys = match strategy {
+            CacheStrategy::Jwe => secrets.iter().map(derive).collect::<Result<_, _>>()?,
+            CacheStrategy::Compact | CacheStrategy::Jwt => Vec::new(),
+        };
+        Ok(Self {
+            strategy,
+            version: DEFAULT_VERSION.to_owned(),
+            macs: MacKeys::new(secrets)?,
+            keys,
+            accept: Accept::Current,
+        })
+    }
+
+    /// Sets the version, `session.cookieCache.version` in the options of the application. Caches of another
+    /// version are refused. Default: `1`.
+    #[must_use]
+    pub fn with_version(mut self, version: impl Into<String>) -> Self {
+        self.version = version.into();
+        self
+    }
+
+    /// Accepts the caches of all secrets in the strategies `compact` and `jwt` as well. Default: those of
+    /// the current secret.
+    ///
+    /// The application does not read such a cache. It reads its database instead.
+    #[must_use]
+    pub fn accept_previous_caches(mut self) -> Self {
+        self.accept = Accept::All;
+        self
+    }
+
+    /// Returns the strategy.
+    pub fn strategy(&self) -> CacheStrategy {
+        self.strategy
+    }
+
+    /// Decodes the cache of the session that `token` belongs to.
+    ///
+    /// The signature or the tag is checked first, in constant time. Then follow the end of the cache, the end
+    /// of the session, the version, the token and the types of the columns.
+    ///
+    /// # Errors
+    /// - [`TokenError::Malformed`] if the text is not a cache, or the package would refuse its columns
+    /// - [`TokenError::Forged`] if no accepted secret has made it
+    /// - [`TokenError::Expired`] if the cache or the session has ended
+    /// - [`TokenError::OtherVersion`] if it has another version
+    /// - [`TokenError::OtherToken`] if it belongs to another session than `token`
+    pub fn decode<U: DeserializeOwned>(
+        &self,
+        cache: &str,
+        token: &VerifiedToken,
+    ) -> Result<CachedSession<U>, TokenError> {
+        self.decode_at(cache, token, SystemTime::now())
+    }
+
+    /// Like [`decode`](Self::decode), but checks the times against `now`.
+    ///
+    /// # Errors
+    /// The same as [`decode`](Self::decode).
+    pub fn decode_at<U: DeserializeOwned>(
+        &self,
+        cache: &str,
+        token: &VerifiedToken,
+        now: SystemTime,
+    ) -> Result<CachedSession<U>, TokenError> {
+        let (payload, expires) = self.open(cache, token, now)?;
+        payload.into_session(expires)
+    }
+
+    /// Verifies a cache and returns its content and its end.
+    pub(super) fn open(
+        &self,
+        cache: &str,
+        token: &VerifiedToken,
+        now: SystemTime,
+    ) -> Result<(Payload, SystemTime), TokenError> {
+        if cache.len() > MAX_CACHE {
+            return Err(TokenError::Malformed);
+        }
+        let (mut claims, expires) = match self.strategy {
+            CacheStrategy::Compact => {
+                let (text, expires) = compact::open(cache, &self.macs, self.accept)?;
+                if expires < milliseconds(now) {
+                    return Err(TokenError::Expired);
+                }
+                (parse_claims(text)?.0, time_of_milliseconds(expires))
+            }
+            CacheStrategy::Jwt => {
+                let text = jwt::open(cache, &self.macs, self.accept)?;
+                let (claims, times) = parse_claims(text)?;
+                let seconds = whole_seconds(now);
+                let expires = times.check_with(seconds, |end| end <= seconds)?;
+                (claims, expires.and_then(system_time))
+            }
+            CacheStrategy::Jwe => {
+                let decrypted = jwe::decrypt(cache, &self.keys, Format::BetterAuth)?;
+                // The package compares these members with claims that it never writes.
+                let repeated = ["iss", "sub", "aud"];
+                if let Some(header) = decrypted.header
+                    && repeated.iter().any(|name| header.contains_key(*name))
+                {
+                    return Err(TokenError::Malformed);
+                }
+                let (claims, times) = parse_claims(decrypted.text)?;
+                let start = whole_seconds(now) + CLOCK_TOLERANCE;
+                let milliseconds = milliseconds(now);
+                let expires = times.check_with(start, |end| end * 1000.0 < milliseconds)?;
+                (claims, expires.and_then(system_time))
+            }
+        };
+        // The package accepts a cache without an end for the rest of the millisecond.
+        let expires = expires.ok_or(TokenError::Malformed)?;
+        let payload = Payload::from_claims(&mut claims)?;
+        payload.check(token, &self.version, now)?;
+        Ok((payload, expires))
+    }
+
+    /// Creates a cache of `session` and `user` that ends after `max_age`.
+    ///
+    /// `user` must serialize to an object with the texts `id`, `email` and `name`, because the package refuses
+    /// a cache without them.
+    ///
+    /// # Errors
+    /// Returns [`TokenError::Malformed`] if the package would refuse the cache, or if the system's random
+    /// number generator fails.
+    pub fn encode(
+        &self,
+        session: &SessionRow,
+        user: &impl Serialize,
+        max_age: Duration,
+    ) -> Result<String, TokenError> {
+        self.encode_at(session, user, max_age, SystemTime::now())
+    }
+
+    /// Like [`encode`](Self::encode), but takes `now` as the time of creation.
+    ///
+    /// # Errors
+    /// The same as [`encode`](Self::encode).
+    pub fn encode_at(
+        &self,
+        session: &SessionRow,
+        user: &impl Serialize,
+        max_age: Duration,
+        now: SystemTime,
+    ) -> Result<String, TokenError> {
+        let payload = Payload::new(session, user, &self.version, now)?;
+        self.seal(payload, max_age, now)
+    }
+
+    /// Returns a cache with the content of `cache` that ends after `max_age`. The session keeps its own end.
+    ///
+    /// # Errors
+    /// The same as [`decode`](Self::decode). Returns [`TokenError::Malformed`] as well if the system's
+    /// random number generator fails.
+    pub fn refresh(
+        &self,
+        cache: &str,
+        token: &VerifiedToken,
+        max_age: Duration,
+    ) -> Result<String, TokenError> {
+        let now = SystemTime::now();
+        let (payload, _) = self.open(cache, token, now)?;
+        self.seal_renewed(payload, max_age, now)
+    }
+
+    /// Creates a cache with the content of another one that ends after `max_age`.
+    pub(super) fn seal_renewed(
+        &self,
+        payload: Payload,
+        max_age: Duration,
+        now: SystemTime,
+    ) -> Result<String, TokenError> {
+        self.seal(payload.renewed(&self.version, now), max_age, now)
+    }
+
+    fn seal(
+        &self,
+        payload: Payload,
+        max_age: Duration,
+        now: SystemTime,
+    ) -> Result<String, TokenError> {
+        let mut claims: Map<String, Value> = payload
+            .into_claims()
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        if self.strategy == CacheStrategy::Compact {
+            let max_age = i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX);
+            let expires = to_milliseconds(now).saturating_add(max_age);
+            let expires = json::stringify(&expires.into());
+            let session = Zeroizing::new(json::stringify(&Value::Object(claims)));
+            return compact::seal(&session, &expires, &self.macs).ok_or(TokenError::Malformed);
+        }
+        let since = now.duration_since(SystemTime::UNIX_EPOCH);
+        let issued = since.unwrap_or_default().as_secs();
+        let expires = issued.saturating_add(max_age.as_secs());
+        claims.insert("iat".into(), Number::from(issued).into());
+        claims.insert("exp".into(), Number::from(expires).into());
+        if self.strategy == CacheStrategy::Jwt {
+            let claims = Zeroizing::new(json::stringify(&Value::Object(claims)));
+            return Ok(jwt::seal(&claims, &self.macs));
+        }
+        claims.insert("jti".into(), random_uuid()?.into());
+        let claims = Zeroizing::new(json::stringify(&Value::Object(claims)));
+        let keys = self.keys.first().ok_or(TokenError::Malformed)?;
+        jwe::encrypt(claims.as_bytes(), keys, Format::BetterAuth)
+    }
+}
+
+/// Parses the text of verified claims.
+fn parse_claims(text: Zeroizing<Vec<u8>>) -> Result<(Map<String, Value>, TimeClaims), TokenError> {
+    let text = decode_json(text, Format::BetterAuth).ok_or(TokenError::Malformed)?;
+    let malformed = |_| TokenError::Malformed;
+    let claims = serde_json::from_str(&text).map_err(malformed)?;
+    let times = serde_json::from_str(&text).map_err(malformed)?;
+    Ok((claims, times))
+}
+
+/// Returns the milliseconds from 1970 to `time`, without their fraction.
+#[allow(clippy::cast_precision_loss)]
+fn milliseconds(time: SystemTime) -> f64 {
+    to_milliseconds(time) as f64
+}
+
+/// Omits the keys.
+impl fmt::Debug for SessionCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionCache")
+            .field("strategy", &self.strategy)
+            .field("version", &self.version)
+            .field("accept", &self.accept)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,88 @@
+//! The strategy `compact`: `{"session":S,"expiresAt":MS,"signature":G}` in base64.
+//!
+//! G signs the text of S with `,"expiresAt":MS` before its last brace. This module cuts the texts of S and MS
+//! out of the JSON as they were written, and verifies them before anything is parsed. The package parses
+//! the JSON first and writes it again.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use zeroize::Zeroizing;
+
+use super::mac::{Accept, MacKeys};
+use crate::sessions::TokenError;
+
+const SESSION: &[u8] = br#"{"session":"#;
+const EXPIRES: &[u8] = br#","expiresAt":"#;
+const SIGNATURE: &[u8] = br#","signature":""#;
+const END: &[u8] = br#""}"#;
+/// Number of characters of a signature in base64.
+const SIGNATURE_LENGTH: usize = 43;
+
+/// Verifies a cache. Returns the text of S and the end of the cache in milliseconds since 1970.
+pub(super) fn open(
+    cache: &str,
+    keys: &MacKeys,
+    accept: Accept,
+) -> Result<(Zeroizing<Vec<u8>>, f64), TokenError> {
+    let decoded = URL_SAFE_NO_PAD.decode(cache);
+    let mut json = Zeroizing::new(decoded.map_err(|_| TokenError::Malformed)?);
+    let parts = Parts::cut(&json).ok_or(TokenError::Malformed)?;
+    let signature = URL_SAFE_NO_PAD.decode(parts.signature);
+    let signature = signature.map_err(|_| TokenError::Malformed)?;
+    let text = [parts.session, EXPIRES, parts.expires, b"}"];
+    keys.verify(&text, &signature, accept)
+        .ok_or(TokenError::UnknownKey)?;
+    let expires = std::str::from_utf8(parts.expires).ok();
+    let expires = expires.and_then(|expires| expires.parse().ok());
+    let expires = expires.ok_or(TokenError::Malformed)?;
+    // S with its last brace, which is part of no other text.
+    let range = SESSION.len()..SESSION.len() + parts.session.len() + 1;
+    json.truncate(range.end);
+    json.drain(..range.start);
+    Ok((json, expires))
+}
+
+/// The texts in the JSON of a cache.
+struct Parts<'a> {
+    /// S without its last brace.
+    session: &'a [u8],
+    expires: &'a [u8],
+    signature: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    fn cut(json: &'a [u8]) -> Option<Self> {
+        let rest = json.strip_prefix(SESSION)?.strip_suffix(END)?;
+        let (rest, signature) = rest.split_at_checked(rest.len().checked_sub(SIGNATURE_LENGTH)?)?;
+        let rest = rest.strip_suffix(SIGNATURE)?;
+        // A number has no comma, so this is the start of the last member.
+        let comma = rest.iter().rposition(|byte| *byte == b',')?;
+        let (session, expires) = rest.split_at(comma);
+        let expires = expires.strip_prefix(EXPIRES)?;
+        let is_number = expires
+            .iter()
+            .all(|byte| byte.is_ascii_digit() || *byte == b'.');
+        is_number.then_some(Self {
+            session: session.strip_suffix(b"}")?,
+            expires,
+            signature,
+        })
+    }
+}
+
+/// Signs the text of S and returns the cache.
+pub(super) fn seal(session: &str, expires: &str, keys: &MacKeys) -> Option<String> {
+    let open = session.strip_suffix('}')?.as_bytes();
+    let signature = keys.sign(&[open, EXPIRES, expires.as_bytes(), b"}"]);
+    let signature = URL_SAFE_NO_PAD.encode(signature);
+    let json = [
+        SESSION,
+        session.as_bytes(),
+        EXPIRES,
+        expires.as_bytes(),
+        SIGNATURE,
+        signature.as_bytes(),
+        END,
+    ];
+    Some(URL_SAFE_NO_PAD.encode(json.concat()))
+}

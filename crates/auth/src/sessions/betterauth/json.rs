@@ -1,0 +1,166 @@
+//! JSON as JavaScript writes it.
+//!
+//! The package verifies a compact cache over the text that `JSON.stringify` returns for the parsed cookie.
+//! A text that differs from it in any character would not verify.
+
+use serde_json::{Number, Value};
+
+use super::date::{format_date, parse_date};
+
+/// The largest whole number up to which JavaScript is exact.
+const MAX_SAFE: u64 = (1 << 53) - 1;
+
+/// Returns `value` in the form of `JSON.stringify`.
+///
+/// Texts that the package reads as dates are written as it writes dates, because it converts them.
+pub(super) fn stringify(value: &Value) -> String {
+    let mut text = String::new();
+    write(value, &mut text);
+    text
+}
+
+fn write(value: &Value, text: &mut String) {
+    match value {
+        Value::Null => *text += "null",
+        Value::Bool(true) => *text += "true",
+        Value::Bool(false) => *text += "false",
+        Value::Number(number) => *text += &number_text(number),
+        Value::String(string) => match parse_date(string).and_then(format_date) {
+            Some(date) => write_string(&date, text),
+            None => write_string(string, text),
+        },
+        Value::Array(items) => {
+            text.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                write(item, text);
+            }
+            text.push(']');
+        }
+        Value::Object(members) => {
+            // JavaScript moves names that are array indexes to the front, in numerical order.
+            let mut members: Vec<_> = members.iter().collect();
+            members.sort_by_key(|(name, _)| array_index(name).unwrap_or(u32::MAX));
+            text.push('{');
+            for (index, (name, member)) in members.into_iter().enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                write_string(name, text);
+                text.push(':');
+                write(member, text);
+            }
+            text.push('}');
+        }
+    }
+}
+
+/// Writes a string with the escapes of JSON, which are the same in `serde_json` and JavaScript.
+fn write_string(string: &str, text: &mut String) {
+    *text += &Value::from(string).to_string();
+}
+
+/// Parses a name that is an array index in JavaScript.
+fn array_index(name: &str) -> Option<u32> {
+    let index: u32 = name.parse().ok()?;
+    (index < u32::MAX && index.to_string() == name).then_some(index)
+}
+
+/// Returns a number in the form of `Number.prototype.toString`.
+fn number_text(number: &Number) -> String {
+    let is_safe = match (number.as_u64(), number.as_i64()) {
+        (Some(number), _) => number <= MAX_SAFE,
+        (None, Some(number)) => number.unsigned_abs() <= MAX_SAFE,
+        (None, None) => false,
+    };
+    match number.as_f64() {
+        Some(float) if !is_safe => float_text(float),
+        _ => number.to_string(),
+    }
+}
+
+/// Returns a float in the form of `Number.prototype.toString`.
+fn float_text(number: f64) -> String {
+    // Rust writes the shortest digits that identify the number, as JavaScript does.
+    let scientific = format!("{:e}", number.abs());
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let digits = mantissa.replace('.', "");
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    let sign = if number < 0.0 { "-" } else { "" };
+    let zeros = |count: i32| "0".repeat(usize::try_from(count).unwrap_or_default());
+    let count = i32::try_from(digits.len()).unwrap_or(i32::MAX);
+    // The number of digits before the decimal point.
+    let whole = exponent + 1;
+    let text = if (count..=21).contains(&whole) {
+        format!("{digits}{}", zeros(whole - count))
+    } else if (1..=21).contains(&whole) {
+        let (before, after) = digits.split_at(usize::try_from(whole).unwrap_or_default());
+        format!("{before}.{after}")
+    } else if (-5..=0).contains(&whole) {
+        format!("0.{}{digits}", zeros(-whole))
+    } else {
+        let (first, others) = digits.split_at(1);
+        let point = if others.is_empty() { "" } else { "." };
+        let plus = if exponent < 0 { "" } else { "+" };
+        format!("{first}{point}{others}e{plus}{exponent}")
+    };
+    format!("{sign}{text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The expected texts are those of Node.
+    #[test]
+    fn numbers_are_written_as_in_javascript() {
+        for (json, expected) in [
+            ("0", "0"),
+            ("-0.0", "0"),
+            ("1.0", "1"),
+            ("-1.5", "-1.5"),
+            ("0.1", "0.1"),
+            ("1e21", "1e+21"),
+            ("123456789012345680000", "123456789012345680000"),
+            ("1e20", "100000000000000000000"),
+            ("1.5e300", "1.5e+300"),
+            ("0.000001", "0.000001"),
+            ("0.0000012", "0.0000012"),
+            ("1e-7", "1e-7"),
+            ("1.25e-9", "1.25e-9"),
+            ("9007199254740991", "9007199254740991"),
+            ("9007199254740993", "9007199254740992"),
+            ("-9007199254740993", "-9007199254740992"),
+            ("18446744073709551615", "18446744073709552000"),
+            ("1800000300250.5", "1800000300250.5"),
+            ("5e-324", "5e-324"),
+        ] {
+            let value: Value = serde_json::from_str(json).unwrap();
+            assert_eq!(stringify(&value), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn members_strings_and_dates_are_written_as_in_javascript() {
+        for (json, expected) in [
+            (
+                r#"{"b":1,"10":2,"2":3,"01":4,"a":[1.0,null,true]}"#,
+                r#"{"2":3,"10":2,"01":4,"a":[1,null,true],"b":1}"#,
+            ),
+            (
+                r#""\u0001\b\f\n\r\t\u007f\u2028é/\"\\""#,
+                "\"\\u0001\\b\\f\\n\\r\\t\u{7f}\u{2028}é/\\\"\\\\\"",
+            ),
+            (
+                r#"{"born":"1815-12-10T00:00:00Z"}"#,
+                r#"{"born":"1815-12-10T00:00:00.000Z"}"#,
+            ),
+            (r#"["2026-13-01T00:00:00Z"]"#, r#"["2026-13-01T00:00:00Z"]"#),
+        ] {
+            let value: Value = serde_json::from_str(json).unwrap();
+            assert_eq!(stringify(&value), expected, "{json}");
+        }
+    }
+}
