@@ -251,7 +251,7 @@ enum Step {
 impl Step {
     fn random(random: &mut fastrand::Rng) -> Self {
         // A name of several thousand characters needs several cookies.
-        let length = *random.choice(&[0, 0, 5_000, 9_000]).unwrap();
+        let length = *random.choice(&[0, 0, 4_000, 7_000]).unwrap();
         let name = format!("{}{}", random.u32(..), "x".repeat(length));
         let from = *random.choice(&[From::Service, From::Application]).unwrap();
         match random.u8(..10) {

@@ -2,16 +2,15 @@
 //! its blocks as files.
 
 use reqwest::{Client, redirect};
+use secretwell::Resolver;
 use secretwell::auth::sessions::Scheme;
 use secretwell::auth::sessions::authjs::{SessionCookie, Sessions};
 use secretwell::auth::{KeyRing, LazyAuth};
 use secretwell::infisical::ApiVersion;
-use secretwell::{Resolver, SecretString};
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::site::{Application, Browser, NextMode, Packages, Site};
+use super::site::{Application, Browser, NextMode, Site};
 use crate::infisical::place::Place;
 use crate::support::tool;
 
@@ -104,13 +103,6 @@ fn environment(secret: &str, previous: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-struct Secrets {
-    #[expect(dead_code, reason = "read through the key ring")]
-    auth_secret: SecretString,
-}
-
 /// The service of the guide, which reads the secrets of the application.
 fn service(place: &Place, cookie: SessionCookie) -> LazyAuth<Sessions> {
     let resolver = Resolver::new(place.provider().build().unwrap());
@@ -146,7 +138,10 @@ async fn application_of_the_guide_starts_without_a_secret_and_follows_a_rotation
             let ada = app.site().log_in("Ada").await;
             app.assert_logged_in(&ada, "Ada").await;
             app.assert_guarded().await;
-            assert_eq!(name_in_service(&service, &ada).await.as_deref(), Some("Ada"));
+            assert_eq!(
+                name_in_service(&service, &ada).await.as_deref(),
+                Some("Ada")
+            );
 
             // Both sides know the new secret, but nobody encrypts with it.
             place.write(None, "AUTH_SECRET_PREVIOUS", NEW).await;
@@ -160,7 +155,10 @@ async fn application_of_the_guide_starts_without_a_secret_and_follows_a_rotation
             assert!(is_encrypted_with(NEW, &cookie, &cleo));
             for (browser, name) in [(&ada, "Ada"), (&bob, "Bob"), (&cleo, "Cleo")] {
                 app.assert_logged_in(browser, name).await;
-                assert_eq!(name_in_service(&service, browser).await.as_deref(), Some(name));
+                assert_eq!(
+                    name_in_service(&service, browser).await.as_deref(),
+                    Some(name)
+                );
             }
 
             let fake = place.as_fake();
@@ -193,7 +191,11 @@ fn is_encrypted_with(secret: &str, cookie: &SessionCookie, browser: &Browser) ->
 async fn proxy_that_is_a_promise_fails_each_request_and_the_form_with_await_works() {
     for mode in MODES {
         let app = GuideApp::start(mode, "next-auth-5-promise", &environment(NEW, OLD)).await;
-        for path in ["/", "/private", "/private/api"] {
+        let paths: &[&str] = match mode {
+            NextMode::Production => &["/", "/api/auth/session", "/private", "/private/api"],
+            NextMode::Development => &["/private", "/private/api"],
+        };
+        for path in paths {
             let (status, _, body) = app.get(&Browser::default(), path).await;
             assert_eq!(status, 500, "{mode:?} {path} {body}");
         }
@@ -204,7 +206,8 @@ async fn proxy_that_is_a_promise_fails_each_request_and_the_form_with_await_work
         let app = GuideApp::start(mode, "next-auth-5-await", &environment(NEW, OLD)).await;
         app.assert_guarded().await;
         let ada = app.site().log_in("Ada").await;
-        app.assert_logged_in(&ada, "Ada").await;
+        let (status, _, body) = app.get(&ada, "/private/api").await;
+        assert_eq!((status, body.as_str()), (200, "{\"user\":\"Ada\"}"));
     }
 }
 
@@ -222,24 +225,24 @@ async fn eager_application_without_a_secret_fails_in_the_modes_that_the_guide_na
 /// The file `instrumentation.js` of the guide delays the first request until the secret exists.
 #[tokio::test]
 async fn eager_application_waits_for_a_late_secret_in_its_instrumentation() {
-    for name in ["next-auth-4-once", "next-auth-5-once"] {
-        for mode in MODES {
-            let place = Place::fake(ApiVersion::V4).await;
-            let variables = infisical_variables(&place);
-            let start = async {
-                let app = GuideApp::start(mode, name, &variables).await;
-                let ada = app.site().log_in("Ada").await;
-                assert_eq!(app.site().name(&ada).await.as_deref(), Some("Ada"));
-            };
-            let write = async {
-                // The application has read the secret once before it exists.
-                while place.as_fake().count("GET /api/v4/secrets", 200) == 0 {
-                    tokio::task::yield_now().await;
-                }
-                place.write(None, "AUTH_SECRET", OLD).await;
-            };
-            tokio::join!(start, write);
-        }
+    for (name, mode) in [
+        ("next-auth-4-once", NextMode::Production),
+        ("next-auth-5-once", NextMode::Production),
+        ("next-auth-5-once", NextMode::Development),
+    ] {
+        let place = Place::fake(ApiVersion::V4).await;
+        let app = GuideApp::start(mode, name, &infisical_variables(&place)).await;
+        let site = app.site();
+        let log_in = site.log_in("Ada");
+        let write = async {
+            // The application has read its folder before the secret exists.
+            while place.as_fake().count("GET ", 200) == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            place.write(None, "AUTH_SECRET", OLD).await;
+        };
+        let (ada, ()) = tokio::join!(log_in, write);
+        assert_eq!(site.name(&ada).await.as_deref(), Some("Ada"));
     }
 }
 

@@ -5,12 +5,14 @@
 use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex as StdMutex};
+use std::time::Duration;
 
 use reqwest::{Client, redirect};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time;
 
 use crate::support::tool;
 
@@ -145,6 +147,23 @@ impl Application {
     /// Returns one of its routes, such as `eager/v5`.
     pub(crate) fn site(&self, route: &str) -> Site<'static> {
         Site::Served(format!("{}/{route}", self.address))
+    }
+
+    /// Waits until the command that runs the application has started it again, and follows it to its new address.
+    pub(crate) async fn wait_for_restart(&mut self) {
+        self.address = loop {
+            {
+                let mut log = self.log.lock().unwrap();
+                if let Some((_, rest)) = log.split_once("Local:")
+                    && rest.contains("Ready")
+                {
+                    let address = rest.lines().next().unwrap().trim().to_owned();
+                    log.clear();
+                    break address;
+                }
+            }
+            time::sleep(Duration::from_millis(20)).await;
+        };
     }
 
     /// Returns its log output until now.

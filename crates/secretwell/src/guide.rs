@@ -11,6 +11,7 @@
 //! | [`migration`] | from `dotenvy`, secret-vault, vaultrs and the Infisical SDK |
 //! | [`writing_a_backend`] | a backend for another source, and its conformance tests |
 //! | [`notifications`] | webhooks of Infisical and signed requests of other senders |
+//! | [`nextjs`] | a Next.js application with a late and rotating secret, alone or with a Rust service |
 //! | [`faq`] | answers to common questions |
 //! | [`resolver`] | keys, watches, rejected values, restored backups, chains and runtimes |
 //! | [`recipes`] | encrypted cookies, JSON Web Tokens, sessions, a PostgreSQL pool |
@@ -41,6 +42,9 @@ pub mod migration {}
 
 #[doc = include_str!("../docs/guides/notifications.md")]
 pub mod notifications {}
+
+#[doc = include_str!("../docs/guides/nextjs.md")]
+pub mod nextjs {}
 
 #[doc = include_str!("../docs/guides/faq.md")]
 pub mod faq {}
