@@ -151,7 +151,7 @@ impl Sites {
         assert!(page.status < 400 && !page.url.contains("error"), "{page:?}");
     }
 
-    /// Sends a request to the service by a script of the service, or of the application if `cross_origin`.
+    /// Sends a request to the service by a script of this page.
     async fn service(&self, user: &User<'_>, from: From, method: &str, path: &str) -> String {
         let url = format!("{}{path}", self.api);
         let page = match from {
