@@ -10,7 +10,8 @@ const NEW: &str = "the new secret, thirty-two bytes or more";
 
 #[tokio::test]
 async fn rotation_by_the_command_logs_nobody_out_of_the_application_of_the_guide() {
-    let secrets = Secrets::new(&[("AUTH_SECRET", OLD)]);
+    // A secret that appears later would not restart the application.
+    let secrets = Secrets::new(&[("AUTH_SECRET", OLD), ("AUTH_SECRET_PREVIOUS", OLD)]);
     let command = Command::from(secrets.run(&["--watch"], &["node"]));
     let variables = [("GUIDE", "next-auth-5-await".to_owned())];
     let mut application = Application::start_by(command, &variables).await;
