@@ -26,15 +26,17 @@ impl<T: Principal, S: Sync> FromRequestParts<S> for Auth<T> {
     }
 }
 
-/// Returns `None` only for a request without valid credentials.
+/// Returns `None` only for a request without valid credentials, or whose client is not allowed.
 impl<T: Principal, S: Sync> OptionalFromRequestParts<S> for Auth<T> {
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Self>, Rejection> {
         match <Self as FromRequestParts<S>>::from_request_parts(parts, state).await {
             Ok(auth) => Ok(Some(auth)),
-            Err(rejection) if rejection.status() == StatusCode::UNAUTHORIZED => Ok(None),
-            Err(rejection) => Err(rejection),
+            Err(rejection) => match rejection.status() {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(None),
+                _ => Err(rejection),
+            },
         }
     }
 }
