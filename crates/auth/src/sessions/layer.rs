@@ -3,7 +3,8 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ impl<A: HasSessions> LazyAuth<A> {
             auth: self.clone(),
             renew_when_remaining: None,
             sign_in: None,
-            warned: Arc::new(Once::new()),
+            warned: Arc::default(),
         }
     }
 
@@ -99,7 +100,7 @@ pub struct SessionLayer<A> {
     renew_when_remaining: Option<Duration>,
     sign_in: Option<Arc<SignIn>>,
     /// Whether this layer has reported that it shadows another one.
-    warned: Arc<Once>,
+    warned: Arc<AtomicBool>,
 }
 
 impl<A: HasSessions> SessionLayer<A> {
@@ -180,10 +181,8 @@ impl<A: HasSessions> SessionLayer<A> {
         let Some(outer) = SessionUse::<A>::auth(request) else {
             return;
         };
-        if Arc::ptr_eq(&outer.inner, &self.auth.inner) {
-            return;
-        }
-        self.warned.call_once(|| {
+        let is_same = Arc::ptr_eq(&outer.inner, &self.auth.inner);
+        if !is_same && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 target: "secretwell::auth",
                 event = "session_layer_shadowed",
@@ -193,7 +192,7 @@ impl<A: HasSessions> SessionLayer<A> {
                 "two session layers have the same type, so the routes inside of both use the inner one; \
                  implement `HasSessions` for an own type for each application, or remove one layer",
             );
-        });
+        }
     }
 }
 
