@@ -12,7 +12,7 @@ use crate::built::Guard;
 use crate::lazy::LazyAuth;
 use crate::panics::{Panicked, catch};
 use crate::rejection::Rejection;
-use crate::session_use::{mark_required, mark_result, mark_session_used};
+use crate::session_use::{mark_result, mark_result_outside, mark_session_used};
 
 /// The authenticated identity behind a request: a session, a user or a tenant.
 ///
@@ -178,7 +178,7 @@ pub(crate) fn insert<T>(extensions: &mut Extensions, auth: LazyAuth<T::Authentic
 where
     T: Principal + Clone + Sync,
 {
-    mark_required::<T::Authenticator>(extensions);
+    mark_result_outside::<T::Authenticator, T>(extensions, Ok(&principal));
     extensions.insert(auth.clone());
     extensions.insert(Authenticated {
         auth,

@@ -33,10 +33,8 @@ pub(crate) struct SessionUse<A> {
 impl<A: Send + Sync + 'static> SessionUse<A> {
     /// Inserts the extension for a layer with `auth`.
     pub(crate) fn insert(auth: &LazyAuth<A>, extensions: &mut Extensions) -> Self {
-        let state = match extensions.get::<Required<A>>() {
-            Some(_) => USED | ACCEPTED,
-            None => 0,
-        };
+        let outside = extensions.get::<UsedOutside<A>>();
+        let state = outside.map_or(0, |outside| outside.state);
         let session_use = Self {
             auth: auth.clone(),
             state: Arc::new(AtomicU8::new(state)),
@@ -77,13 +75,30 @@ impl<A> SessionUse<A> {
     }
 }
 
-/// Request extension of a layer that has authenticated the request with an auth for `A`. A session layer
-/// inside of that layer starts with it.
-struct Required<A>(PhantomData<fn() -> A>);
+/// Request extension that records an authentication by an auth for `A` outside of each session layer. A
+/// session layer inside starts with its state, because the response depends on it.
+struct UsedOutside<A> {
+    state: u8,
+    auth: PhantomData<fn() -> A>,
+}
 
-/// Records in a request for inner layers that a layer has authenticated it.
-pub(crate) fn mark_required<A: Send + Sync + 'static>(extensions: &mut Extensions) {
-    extensions.insert(Required::<A>(PhantomData));
+/// Records the result of an authentication for session layers that follow.
+pub(crate) fn mark_result_outside<A: Send + Sync + 'static, T>(
+    extensions: &mut Extensions,
+    result: Result<&T, &Rejection>,
+) {
+    let has_sessions = cfg!(any(feature = "authjs", feature = "betterauth"));
+    if !has_sessions || extensions.get::<SessionUse<A>>().is_some() {
+        return;
+    }
+    let state = USED | state_of(result);
+    match extensions.get_mut::<UsedOutside<A>>() {
+        Some(outside) => outside.state |= state,
+        None => {
+            let auth = PhantomData;
+            extensions.insert(UsedOutside::<A> { state, auth });
+        }
+    }
 }
 
 /// Marks the session of a request as used. Does nothing without a session layer.
@@ -96,12 +111,15 @@ pub(crate) fn mark_result<A: Send + Sync + 'static, T>(
     extensions: &Extensions,
     result: &Result<T, Rejection>,
 ) {
-    let state = match result.as_ref().map_err(Rejection::status) {
+    mark::<A>(extensions, state_of(result.as_ref()));
+}
+
+fn state_of<T>(result: Result<&T, &Rejection>) -> u8 {
+    match result.map_err(Rejection::status) {
         Ok(_) | Err(StatusCode::FORBIDDEN) => ACCEPTED,
         Err(StatusCode::UNAUTHORIZED) => REJECTED,
         Err(_) => 0,
-    };
-    mark::<A>(extensions, state);
+    }
 }
 
 fn mark<A: Send + Sync + 'static>(extensions: &Extensions, state: u8) {
@@ -119,8 +137,11 @@ impl<A> Clone for SessionUse<A> {
     }
 }
 
-impl<A> Clone for Required<A> {
+impl<A> Clone for UsedOutside<A> {
     fn clone(&self) -> Self {
-        Self(PhantomData)
+        Self {
+            state: self.state,
+            auth: PhantomData,
+        }
     }
 }

@@ -85,8 +85,8 @@ impl<A: HasSessions> LazyAuth<A> {
 /// A session is used if a handler has the argument `Auth<Session<_>>`, `Option` or `Result` of it, if
 /// [`LazyAuth::require`] or [`LazyAuth::authenticate`] authenticates the request, or after
 /// [`LazyAuth::mark_session_used`]. They must be inside of this layer: in axum, the layer is added after
-/// them. If [`LazyAuth::require`] is outside, all requests count as those that used the session, but
-/// browsers are not redirected. If the sessions accept bearer tokens, `Vary` also contains `authorization`.
+/// them. If [`LazyAuth::require`] or a middleware with the argument is outside, the session counts as used,
+/// but the layer does not redirect browsers. If the sessions accept bearer tokens, `Vary` also contains `authorization`.
 ///
 /// The layer never clears a session cookie: a cookie that cannot be decoded now might become valid when
 /// more secrets are loaded.

@@ -135,20 +135,37 @@ async fn session_of_a_rejected_principal_is_not_renewed() {
 }
 
 #[tokio::test]
-async fn response_behind_an_outer_require_depends_on_the_session() {
+async fn response_behind_an_outer_layer_that_authenticates_depends_on_the_session() {
+    async fn only_users(_: Auth<Me>, request: Request, next: Next) -> Response {
+        next.run(request).await
+    }
+    async fn for_all(_: Option<Auth<Me>>, request: Request, next: Next) -> Response {
+        next.run(request).await
+    }
     let auth = lazy(sessions);
     let files = [("cache-control", "public"), ("last-modified", "long ago")];
-    let app = Router::new()
+    let routes = Router::new()
         .route("/page", get("for users"))
         .route("/file", get((files, "for users")))
-        .layer(renewing(&auth))
-        .layer(auth.require::<Me>());
-    for path in ["/page", "/file"] {
-        let response = send(&app, as_ada(path)).await;
-        assert_eq!(all(response.headers(), "vary"), ["cookie"]);
-        assert_eq!(response.headers()[CACHE_CONTROL], "private, no-store");
-        assert_eq!(all(response.headers(), "set-cookie").len(), 1);
+        .layer(renewing(&auth));
+    let optional = routes.clone().layer(from_fn(for_all)).layer(auth.provide());
+    for app in [
+        routes.clone().layer(auth.require::<Me>()),
+        routes
+            .clone()
+            .layer(from_fn(only_users))
+            .layer(auth.provide()),
+        optional.clone(),
+    ] {
+        for path in ["/page", "/file"] {
+            let response = send(&app, as_ada(path)).await;
+            assert_eq!(all(response.headers(), "vary"), ["cookie"]);
+            assert_eq!(response.headers()[CACHE_CONTROL], "private, no-store");
+            assert_eq!(all(response.headers(), "set-cookie").len(), 1);
+        }
     }
+    let anonymous = send(&optional, Request::get("/page")).await;
+    assert_eq!(all(anonymous.headers(), "vary"), ["cookie"]);
     // An outer `require` for another type does not count.
     let app = Router::new()
         .route("/page", get("for users"))
