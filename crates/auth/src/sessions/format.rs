@@ -12,7 +12,8 @@ use super::TokenError;
 ///
 /// - One [`LazyAuth`](crate::LazyAuth) builds the sessions together with other values.
 /// - One router serves the sessions of several applications. Each has its own type, and the argument of
-///   a handler selects the application by this type.
+///   a handler selects the application by this type. Each must have its own secret. With the same secret, a
+///   session of one application can be valid in the others.
 ///
 /// ```
 /// use axum::Router;

@@ -28,6 +28,8 @@ mod mismatch;
 mod sign_in;
 mod text;
 
+#[cfg(feature = "tower")]
+pub use cookie::cookies;
 pub use cookie::{SameSite, Scheme};
 pub use error::{ClaimsError, TokenError};
 pub use format::{HasSessions, SessionFormat};
