@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::source::Results;
+use crate::state::Generation;
 
 /// The minimum time between the starts of two refreshes. Forged requests cause at most one read of the
 /// source in this time.
@@ -22,8 +23,16 @@ pub(crate) struct Refresh {
     started: Instant,
     /// The number of attempts of the rebuild task before this refresh.
     pub(crate) attempts: u64,
-    /// The results. The sender is dropped when the refresh ends, also if its runtime is shut down.
-    results: watch::Receiver<Results>,
+    /// The sender is dropped when the refresh ends, also if its runtime is shut down.
+    ended: watch::Receiver<Ended>,
+}
+
+/// What a refresh has found. The results are empty if it was not completed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ended {
+    pub(crate) results: Results,
+    /// The generation of the build when the results were there. Later builds consider these or newer results.
+    pub(crate) generation: Generation,
 }
 
 impl Refreshes {
@@ -36,7 +45,7 @@ impl Refreshes {
         now: Instant,
         deadline: Duration,
         attempts: u64,
-    ) -> (Refresh, Option<watch::Sender<Results>>) {
+    ) -> (Refresh, Option<watch::Sender<Ended>>) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(refresh) = last
             .as_ref()
@@ -44,11 +53,11 @@ impl Refreshes {
         {
             return (refresh.clone(), None);
         }
-        let (sender, results) = watch::channel(Results::new());
+        let (sender, ended) = watch::channel(Ended::default());
         let refresh = Refresh {
             started: now,
             attempts,
-            results,
+            ended,
         };
         let before = last.replace(refresh.clone());
         drop(last);
@@ -62,15 +71,15 @@ impl Refresh {
     /// Returns whether another refresh must not start at `now`.
     fn is_recent(&self, now: Instant, deadline: Duration) -> bool {
         let age = now.saturating_duration_since(self.started);
-        let is_running = self.results.has_changed().is_ok();
+        let is_running = self.ended.has_changed().is_ok();
         // The task might belong to a runtime that does not run it.
         age < REFRESH_INTERVAL || is_running && age < deadline.saturating_add(REFRESH_INTERVAL)
     }
 
-    /// Waits for the end of the refresh. Returns its results, which are empty if it was not completed.
-    pub(crate) async fn ended(&mut self) -> Results {
-        while self.results.changed().await.is_ok() {}
-        self.results.borrow().clone()
+    /// Waits for the end of the refresh.
+    pub(crate) async fn ended(&mut self) -> Ended {
+        while self.ended.changed().await.is_ok() {}
+        self.ended.borrow().clone()
     }
 }
 
