@@ -201,7 +201,11 @@ async fn secret_that_remains_unusable_delays_no_later_request() {
         for _ in 0..20 {
             let start = Instant::now();
             assert_eq!(refresh(&fixture).await, None);
-            assert!(start.elapsed() < secs(2), "{invalid}: {:?}", start.elapsed());
+            assert!(
+                start.elapsed() < secs(2),
+                "{invalid}: {:?}",
+                start.elapsed()
+            );
             pass(INTERVAL).await;
         }
         assert_eq!(fixture.secret(), FIRST);

@@ -454,6 +454,68 @@ async fn secret_that_differs_by_white_space_is_explained() {
     }
 }
 
+/// Anybody can send such cookies, so the log must not advise to change a service that works.
+#[tokio::test(start_paused = true)]
+async fn cookies_beside_accepted_sessions_are_no_reason_to_change_the_service() {
+    for (event, header) in [
+        (
+            "session_in_database",
+            format!("{V5}=3f2504e0-4f89-41d3-9a0c-0305e82c3301"),
+        ),
+        ("session_not_a_token", format!("{V5}=nonsense")),
+        (
+            "session_cookie_mismatch",
+            "__Secure-authjs.session-token=a".to_owned(),
+        ),
+        (
+            "session_cookie_mismatch",
+            "better-auth.session_token=a".to_owned(),
+        ),
+    ] {
+        let service = Polled::new().await;
+        assert_eq!(service.status(&cookie(OLD)).await, 200);
+        assert_eq!(service.status(&header).await, 303);
+        let warnings = service.warnings(event);
+        assert_eq!(warnings.len(), 1);
+        for text in [
+            "accepted_others=true",
+            "change nothing while new logins are accepted",
+        ] {
+            assert!(warnings[0].contains(text), "{warnings:?}");
+        }
+        let alone = Polled::new().await;
+        assert_eq!(alone.status(&header).await, 303);
+        assert!(!alone.warnings(event)[0].contains("change nothing"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_prefix_is_explained_and_a_request_counts_once() {
+    let service = Polled::new().await;
+    let chunks: Vec<String> = (0..3)
+        .map(|index| format!("__Secure-{V5}.{index}=a"))
+        .collect();
+    let header = format!("__Host-{V5}=a; {}", chunks.join("; "));
+    for _ in 0..3 {
+        assert_eq!(service.status(&header).await, 303);
+    }
+    pass(5 * MINUTES).await;
+    assert_eq!(service.status(&header).await, 303);
+    let warnings = service.warnings("session_cookie_mismatch");
+    assert_eq!(warnings.len(), 4, "{warnings:?}");
+    for warning in &warnings[2..] {
+        assert!(warning.contains("requests=3"), "{warnings:?}");
+    }
+    let advises = |text: &str| warnings.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(
+        (
+            advises("`Scheme::Https`"),
+            advises(&format!("`__Host-{V5}`"))
+        ),
+        (2, 2)
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn flood_of_forged_cookies_costs_few_lines_and_hides_no_other_kind() {
     let service = Polled::new().await;

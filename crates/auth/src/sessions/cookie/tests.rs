@@ -336,8 +336,8 @@ fn cookie_whose_name_begins_with_other_white_space_is_another_cookie() {
     for name in ["__Host-session", "__Secure-session", "session"] {
         let cookie = session(Scheme::Https).with_name(name).unwrap();
         let forged = [
-            "\u{b}", "\u{c}", "\u{1c}", "\u{85}", "\u{a0}", "\u{1680}", "\u{2000}", "\u{2028}", "\u{3000}",
-            "\u{feff}",
+            "\u{b}", "\u{c}", "\u{1c}", "\u{85}", "\u{a0}", "\u{1680}", "\u{2000}", "\u{2028}",
+            "\u{3000}", "\u{feff}",
         ];
         for space in forged {
             for header in [
