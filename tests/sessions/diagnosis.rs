@@ -427,6 +427,26 @@ async fn clock_that_is_behind_is_explained() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn clock_that_is_ahead_is_explained() {
+    let tokens = SessionTokens::v5(V5, &KeyRing::new(OLD).unwrap()).unwrap();
+    let past = SystemTime::now() - 2 * HOUR;
+    let expired = tokens
+        .encode_at(&json!({"name": "Ada"}), HOUR, past)
+        .unwrap();
+    let cookies = format!("{V5}={expired}");
+    let service = Polled::new().await;
+    let texts = ["clock of this host is ahead", "synchronize"];
+    service
+        .assert_warned("session_expired", &cookies, 303, &texts)
+        .await;
+    // An old cookie beside sessions that are accepted is normal.
+    let service = Polled::new().await;
+    assert_eq!(service.status(&cookie(OLD)).await, 200);
+    assert_eq!(service.status(&cookies).await, 303);
+    assert_eq!(service.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn secret_that_differs_by_white_space_is_explained() {
     for (service_ends, application_ends, text) in [
         ("", "\n", "ends with a line feed"),

@@ -47,6 +47,7 @@ pub(super) struct Warnings {
     database: Limit,
     not_a_token: Limit,
     clock: Limit,
+    expired: Limit,
     /// By the type that the claims do not fit. A program has few of them.
     claims: Mutex<HashMap<&'static str, Limit>>,
 }
@@ -78,6 +79,7 @@ impl Warnings {
             database: Limit::default(),
             not_a_token: Limit::default(),
             clock: Limit::default(),
+            expired: Limit::default(),
             claims: Mutex::default(),
         }
     }
@@ -110,6 +112,7 @@ impl Warnings {
         match error {
             TokenError::UnknownKey => self.unknown_key(),
             TokenError::NotYetValid => self.clock(),
+            TokenError::Expired => self.expired(),
             _ => {}
         }
         self.other_cookies(header);
@@ -186,6 +189,22 @@ impl Warnings {
                 requests,
                 "authentic session tokens are from the future, so the clock of this host is behind that of the application; \
                  synchronize both clocks",
+            );
+        }
+    }
+
+    /// An authentic token has expired. A browser does not send the cookie of one, unless the clocks differ.
+    fn expired(&self) {
+        if self.has_accepted() {
+            return;
+        }
+        if let Some(requests) = self.expired.count() {
+            warning!(
+                self,
+                "session_expired",
+                requests,
+                "session tokens have expired, and no session was accepted since the secrets were loaded; if users who have just \
+                 signed in are refused, the clock of this host is ahead of that of the application: synchronize both clocks",
             );
         }
     }
