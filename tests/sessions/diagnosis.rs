@@ -427,6 +427,26 @@ async fn clock_that_is_behind_is_explained() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn clock_that_is_ahead_is_explained() {
+    let tokens = SessionTokens::v5(V5, &KeyRing::new(OLD).unwrap()).unwrap();
+    let past = SystemTime::now() - 2 * HOUR;
+    let expired = tokens
+        .encode_at(&json!({"name": "Ada"}), HOUR, past)
+        .unwrap();
+    let cookies = format!("{V5}={expired}");
+    let service = Polled::new().await;
+    let texts = ["clock of this host is ahead", "synchronize"];
+    service
+        .assert_warned("session_expired", &cookies, 303, &texts)
+        .await;
+    // An old cookie beside sessions that are accepted is normal.
+    let service = Polled::new().await;
+    assert_eq!(service.status(&cookie(OLD)).await, 200);
+    assert_eq!(service.status(&cookies).await, 303);
+    assert_eq!(service.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn secret_that_differs_by_white_space_is_explained() {
     for (service_ends, application_ends, text) in [
         ("", "\n", "ends with a line feed"),
@@ -452,6 +472,68 @@ async fn secret_that_differs_by_white_space_is_explained() {
             .assert_warned("session_secret_white_space", &header, 303, &[text])
             .await;
     }
+}
+
+/// Anybody can send such cookies, so the log must not advise to change a service that works.
+#[tokio::test(start_paused = true)]
+async fn cookies_beside_accepted_sessions_are_no_reason_to_change_the_service() {
+    for (event, header) in [
+        (
+            "session_in_database",
+            format!("{V5}=3f2504e0-4f89-41d3-9a0c-0305e82c3301"),
+        ),
+        ("session_not_a_token", format!("{V5}=nonsense")),
+        (
+            "session_cookie_mismatch",
+            "__Secure-authjs.session-token=a".to_owned(),
+        ),
+        (
+            "session_cookie_mismatch",
+            "better-auth.session_token=a".to_owned(),
+        ),
+    ] {
+        let service = Polled::new().await;
+        assert_eq!(service.status(&cookie(OLD)).await, 200);
+        assert_eq!(service.status(&header).await, 303);
+        let warnings = service.warnings(event);
+        assert_eq!(warnings.len(), 1);
+        for text in [
+            "accepted_others=true",
+            "change nothing while new logins are accepted",
+        ] {
+            assert!(warnings[0].contains(text), "{warnings:?}");
+        }
+        let alone = Polled::new().await;
+        assert_eq!(alone.status(&header).await, 303);
+        assert!(!alone.warnings(event)[0].contains("change nothing"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_prefix_is_explained_and_a_request_counts_once() {
+    let service = Polled::new().await;
+    let chunks: Vec<String> = (0..3)
+        .map(|index| format!("__Secure-{V5}.{index}=a"))
+        .collect();
+    let header = format!("__Host-{V5}=a; {}", chunks.join("; "));
+    for _ in 0..3 {
+        assert_eq!(service.status(&header).await, 303);
+    }
+    pass(5 * MINUTES).await;
+    assert_eq!(service.status(&header).await, 303);
+    let warnings = service.warnings("session_cookie_mismatch");
+    assert_eq!(warnings.len(), 4, "{warnings:?}");
+    for warning in &warnings[2..] {
+        assert!(warning.contains("requests=3"), "{warnings:?}");
+    }
+    let advises = |text: &str| warnings.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(
+        (
+            advises("`Scheme::Https`"),
+            advises(&format!("`__Host-{V5}`"))
+        ),
+        (2, 2)
+    );
 }
 
 #[tokio::test(start_paused = true)]

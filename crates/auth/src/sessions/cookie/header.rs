@@ -1,15 +1,21 @@
 //! The `Cookie` header of a request.
 
+/// The white space that can surround a name or a value (RFC 6265, section 5.4).
+///
+/// Other white space is part of a name. A browser does not recognize a prefix such as `__Host-` after it, so
+/// another host of the domain can set such a cookie.
+const WHITE_SPACE: [char; 2] = [' ', '\t'];
+
 /// Returns the names and values in a `Cookie` header. Double quotes around a value are removed.
 pub(in crate::sessions) fn pairs(header: &str) -> impl Iterator<Item = (&str, &str)> {
     let cookies = header.split(';');
     cookies.filter_map(|cookie| {
         let (name, value) = cookie.split_once('=')?;
-        let value = value.trim();
+        let value = value.trim_matches(WHITE_SPACE);
         let unquoted = value
             .strip_prefix('"')
             .and_then(|value| value.strip_suffix('"'));
-        Some((name.trim(), unquoted.unwrap_or(value)))
+        Some((name.trim_matches(WHITE_SPACE), unquoted.unwrap_or(value)))
     })
 }
 

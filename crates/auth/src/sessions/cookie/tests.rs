@@ -329,6 +329,33 @@ fn stale_cookie_does_not_hide_the_valid_one() {
     }
 }
 
+/// A browser ignores a prefix after white space that it does not know, so another host of the domain can set
+/// such a cookie without its rules. It must not become the cookie with the prefix.
+#[test]
+fn cookie_whose_name_begins_with_other_white_space_is_another_cookie() {
+    for name in ["__Host-session", "__Secure-session", "session"] {
+        let cookie = session(Scheme::Https).with_name(name).unwrap();
+        let forged = [
+            "\u{b}", "\u{c}", "\u{1c}", "\u{85}", "\u{a0}", "\u{1680}", "\u{2000}", "\u{2028}",
+            "\u{3000}", "\u{feff}",
+        ];
+        for space in forged {
+            for header in [
+                format!("{space}{name}=forged"),
+                format!("{name}{space}=forged"),
+                format!("{space}{name}.0=forged"),
+                format!("a=b; {space}{name}=forged"),
+            ] {
+                assert!(candidates(&cookie, &header).is_empty(), "{header:?}");
+                let renewed = set(&cookie, "own", &header);
+                assert_eq!((renewed.len(), cookie.clear(&header)), (1, vec![]));
+            }
+        }
+        let header = format!("a=b;\t {name}\t = \tvalue ");
+        assert_eq!(candidates(&cookie, &header), ["value"]);
+    }
+}
+
 #[test]
 fn quotes_around_a_value_are_removed() {
     for (header, expected) in [
