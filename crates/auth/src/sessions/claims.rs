@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
 
 use super::error::TokenError;
 use crate::hex::hex;
@@ -20,18 +21,26 @@ pub(super) struct TimeClaims {
     expires: Option<TimeClaim>,
 }
 
-#[derive(Clone, Copy, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Copy)]
 enum TimeClaim {
     Seconds(f64),
-    NotANumber(IgnoredAny),
+    NotANumber,
+}
+
+/// Implemented by hand, because a derived implementation does not recognize fractions if another crate enables
+/// the feature `arbitrary_precision` of `serde_json`.
+impl<'de> Deserialize<'de> for TimeClaim {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let seconds = Value::deserialize(deserializer)?.as_f64();
+        Ok(seconds.map_or(Self::NotANumber, Self::Seconds))
+    }
 }
 
 impl TimeClaim {
     fn seconds(self) -> Result<f64, TokenError> {
         match self {
             Self::Seconds(seconds) => Ok(seconds),
-            Self::NotANumber(_) => Err(TokenError::Malformed),
+            Self::NotANumber => Err(TokenError::Malformed),
         }
     }
 }
