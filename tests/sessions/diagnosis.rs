@@ -556,3 +556,66 @@ async fn wrong_set_ups_of_better_auth_are_explained_as_well() {
     assert_eq!(warnings.len(), 4, "{warnings:?}");
     assert!(!log.contains("canary"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn handler_that_needs_a_session_cache_explains_why_nobody_has_one() {
+    use secretwell::auth::sessions::betterauth::{
+        BetterAuthSecrets, CacheStrategy, Remember, Session, SessionCookies, SessionRow, Sessions,
+    };
+
+    let secrets = || BetterAuthSecrets::new(OLD).unwrap();
+    let cookies = || SessionCookies::new(Scheme::Http);
+    let with_cache = |strategy| Sessions::with_cache(cookies(), &secrets(), strategy).unwrap();
+    let end = SystemTime::now() + HOUR;
+    let row = SessionRow::new("session-1", "user-1", "a-token", end);
+    let user = json!({"id": "user-1", "email": MAIL, "name": "Ada"});
+    let set = with_cache(CacheStrategy::Compact)
+        .start(&row, &user, Remember::UntilExpiry, "")
+        .unwrap();
+    let pairs: Vec<&str> = set.iter().filter_map(|set| set.split(';').next()).collect();
+    let (token, both) = (pairs[0], pairs.join("; "));
+
+    let no_cache = Sessions::new(cookies(), &secrets()).unwrap();
+    let compact = || with_cache(CacheStrategy::Compact);
+    for (sessions, header, advice) in [
+        (no_cache, &*both, Some("`with_cache` or `stateless`")),
+        (compact(), token, Some("`session.cookieCache.enabled`")),
+        (
+            with_cache(CacheStrategy::Jwe),
+            &both,
+            Some("`CacheStrategy`"),
+        ),
+        (compact(), "theme=dark", None),
+    ] {
+        let log = CanaryLog::install();
+        let secrets = Resolver::new(MemoryProvider::from_iter([("AUTH_SECRET", OLD)]));
+        let sessions = std::sync::Mutex::new(Some(sessions));
+        let auth = LazyAuth::infallible(secrets, move |_: Secrets, _| {
+            sessions.lock().unwrap().take().unwrap()
+        });
+        let app = Router::new()
+            .route("/me", get(async |_: Auth<Session<Value>>| "me"))
+            .layer(auth.session_layer());
+        for _ in 0..10 {
+            assert_eq!(send(&app, "/me", header).await.status(), 401);
+        }
+        let lines = log.lines_with("event=session_cache_missing");
+        assert_eq!(lines.len(), usize::from(advice.is_some()), "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains(advice.unwrap())));
+        assert!(!log.contains("canary"));
+    }
+
+    // A cache that has ended is normal in a service that has accepted one.
+    let log = CanaryLog::install();
+    let sessions = std::sync::Mutex::new(Some(compact()));
+    let secrets = Resolver::new(MemoryProvider::from_iter([("AUTH_SECRET", OLD)]));
+    let auth = LazyAuth::infallible(secrets, move |_: Secrets, _| {
+        sessions.lock().unwrap().take().unwrap()
+    });
+    let app = Router::new()
+        .route("/me", get(async |_: Auth<Session<Value>>| "me"))
+        .layer(auth.session_layer());
+    assert_eq!(send(&app, "/me", &both).await.status(), 200);
+    assert_eq!(send(&app, "/me", token).await.status(), 401);
+    assert!(log.lines_with("session_cache_missing").is_empty());
+}
