@@ -559,43 +559,43 @@ async fn wrong_set_ups_of_better_auth_are_explained_as_well() {
 
 #[tokio::test(start_paused = true)]
 async fn handler_that_needs_a_session_cache_explains_why_nobody_has_one() {
+    use secretwell::auth::sessions::betterauth::CacheStrategy::{Compact, Jwe};
     use secretwell::auth::sessions::betterauth::{
         BetterAuthSecrets, CacheStrategy, Remember, Session, SessionCookies, SessionRow, Sessions,
     };
 
-    let secrets = || BetterAuthSecrets::new(OLD).unwrap();
-    let cookies = || SessionCookies::new(Scheme::Http);
-    let with_cache = |strategy| Sessions::with_cache(cookies(), &secrets(), strategy).unwrap();
-    let end = SystemTime::now() + HOUR;
-    let row = SessionRow::new("session-1", "user-1", "a-token", end);
+    fn sessions(strategy: Option<CacheStrategy>) -> Sessions {
+        let secrets = BetterAuthSecrets::new(OLD).unwrap();
+        let cookies = SessionCookies::new(Scheme::Http);
+        match strategy {
+            Some(strategy) => Sessions::with_cache(cookies, &secrets, strategy).unwrap(),
+            None => Sessions::new(cookies, &secrets).unwrap(),
+        }
+    }
+
+    fn app(strategy: Option<CacheStrategy>) -> Router {
+        let secrets = Resolver::new(MemoryProvider::from_iter([("AUTH_SECRET", OLD)]));
+        let auth = LazyAuth::infallible(secrets, move |_: Secrets, _| sessions(strategy));
+        Router::new()
+            .route("/me", get(async |_: Auth<Session<Value>>| "me"))
+            .layer(auth.session_layer())
+    }
+
+    let row = SessionRow::new("session-1", "user-1", "a-token", SystemTime::now() + HOUR);
     let user = json!({"id": "user-1", "email": MAIL, "name": "Ada"});
-    let set = with_cache(CacheStrategy::Compact)
-        .start(&row, &user, Remember::UntilExpiry, "")
+    let remember = Remember::UntilExpiry;
+    let set = sessions(Some(Compact))
+        .start(&row, &user, remember, "")
         .unwrap();
     let pairs: Vec<&str> = set.iter().filter_map(|set| set.split(';').next()).collect();
     let (token, both) = (pairs[0], pairs.join("; "));
-
-    let no_cache = Sessions::new(cookies(), &secrets()).unwrap();
-    let compact = || with_cache(CacheStrategy::Compact);
-    for (sessions, header, advice) in [
-        (no_cache, &*both, Some("`with_cache` or `stateless`")),
-        (compact(), token, Some("`session.cookieCache.enabled`")),
-        (
-            with_cache(CacheStrategy::Jwe),
-            &both,
-            Some("`CacheStrategy`"),
-        ),
-        (compact(), "theme=dark", None),
+    for (strategy, header, advice) in [
+        (None, &*both, Some("`with_cache` or `stateless`")),
+        (Some(Compact), token, Some("`session.cookieCache.enabled`")),
+        (Some(Jwe), &*both, Some("`CacheStrategy`")),
+        (Some(Compact), "theme=dark", None),
     ] {
-        let log = CanaryLog::install();
-        let secrets = Resolver::new(MemoryProvider::from_iter([("AUTH_SECRET", OLD)]));
-        let sessions = std::sync::Mutex::new(Some(sessions));
-        let auth = LazyAuth::infallible(secrets, move |_: Secrets, _| {
-            sessions.lock().unwrap().take().unwrap()
-        });
-        let app = Router::new()
-            .route("/me", get(async |_: Auth<Session<Value>>| "me"))
-            .layer(auth.session_layer());
+        let (log, app) = (CanaryLog::install(), app(strategy));
         for _ in 0..10 {
             assert_eq!(send(&app, "/me", header).await.status(), 401);
         }
@@ -605,16 +605,8 @@ async fn handler_that_needs_a_session_cache_explains_why_nobody_has_one() {
         assert!(!log.contains("canary"));
     }
 
-    // A cache that has ended is normal in a service that has accepted one.
-    let log = CanaryLog::install();
-    let sessions = std::sync::Mutex::new(Some(compact()));
-    let secrets = Resolver::new(MemoryProvider::from_iter([("AUTH_SECRET", OLD)]));
-    let auth = LazyAuth::infallible(secrets, move |_: Secrets, _| {
-        sessions.lock().unwrap().take().unwrap()
-    });
-    let app = Router::new()
-        .route("/me", get(async |_: Auth<Session<Value>>| "me"))
-        .layer(auth.session_layer());
+    // In a service that has accepted a cache, one that has ended is normal.
+    let (log, app) = (CanaryLog::install(), app(Some(Compact)));
     assert_eq!(send(&app, "/me", &both).await.status(), 200);
     assert_eq!(send(&app, "/me", token).await.status(), 401);
     assert!(log.lines_with("session_cache_missing").is_empty());

@@ -11,9 +11,9 @@
 //! | [`migration`] | from `dotenvy`, secret-vault, vaultrs and the Infisical SDK |
 //! | [`writing_a_backend`] | a backend for another source, and its conformance tests |
 //! | [`notifications`] | webhooks of Infisical and signed requests of other senders |
-//! | [`better_auth_application`] | an application with Better Auth whose secret is late or rotates |
 //! | [`frameworks`] | sessions in actix-web, poem, tonic and plain tower |
 //! | [`faq`] | answers to common questions |
+//! | [`better_auth_application`] | an application with Better Auth whose secret is late or rotates |
 //! | [`resolver`] | keys, watches, rejected values, restored backups, chains and runtimes |
 //! | [`recipes`] | encrypted and signed cookies, JSON Web Tokens, tower-sessions, a PostgreSQL pool |
 //! | [`authjs`] | sessions that a Rust service shares with Auth.js and NextAuth |
