@@ -12,6 +12,7 @@
 //! | [`writing_a_backend`] | a backend for another source, and its conformance tests |
 //! | [`notifications`] | webhooks of Infisical and signed requests of other senders |
 //! | [`frameworks`] | sessions in actix-web, poem, tonic and plain tower |
+//! | [`nextjs`] | a Next.js application with a late and rotating secret, alone or with a Rust service |
 //! | [`faq`] | answers to common questions |
 //! | [`better_auth_application`] | an application with Better Auth whose secret is late or rotates |
 //! | [`resolver`] | keys, watches, rejected values, restored backups, chains and runtimes |
@@ -50,6 +51,9 @@ pub mod better_auth_application {}
 
 #[doc = include_str!("../docs/guides/frameworks.md")]
 pub mod frameworks {}
+
+#[doc = include_str!("../docs/guides/nextjs.md")]
+pub mod nextjs {}
 
 #[doc = include_str!("../docs/guides/faq.md")]
 pub mod faq {}
