@@ -13,8 +13,8 @@
 //! | [`notifications`] | webhooks of Infisical and signed requests of other senders |
 //! | [`frameworks`] | sessions in actix-web, poem, tonic and plain tower |
 //! | [`nextjs`] | a Next.js application with a late and rotating secret, alone or with a Rust service |
-//! | [`faq`] | answers to common questions |
 //! | [`better_auth_application`] | an application with Better Auth whose secret is late or rotates |
+//! | [`faq`] | answers to common questions |
 //! | [`resolver`] | keys, watches, rejected values, restored backups, chains and runtimes |
 //! | [`recipes`] | encrypted and signed cookies, JSON Web Tokens, tower-sessions, a PostgreSQL pool |
 //! | [`authjs`] | sessions that a Rust service shares with Auth.js and NextAuth |
