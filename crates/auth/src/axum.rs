@@ -63,13 +63,14 @@ pub(crate) fn layer_missing(extractor: &str, authenticator: &str) -> Rejection {
         event = "layer_missing",
         extractor,
         authenticator,
-        "no layer provides auth for this route; add `.layer(auth.provide())` after the routes",
+        "no layer provides auth for this route; add `.layer(auth.provide())` after the routes, or \
+         `.layer(auth.session_layer())` for sessions",
     );
     print_without_subscriber(
         &PRINTED,
         format_args!(
             "no layer provides `LazyAuth<{authenticator}>` for a handler with `{extractor}`; \
-             add `.layer(auth.provide())` after the routes"
+             add `.layer(auth.provide())` after the routes, or `.layer(auth.session_layer())` for sessions"
         ),
     );
     Rejection::misconfigured()

@@ -308,7 +308,7 @@ impl Warnings {
 
 /// The limit of one kind of warning.
 #[derive(Debug, Default)]
-struct Limit(Mutex<Counted>);
+pub(super) struct Limit(Mutex<Counted>);
 
 #[derive(Debug, Default)]
 struct Counted {
@@ -319,7 +319,7 @@ struct Counted {
 
 impl Limit {
     /// Counts a request. If a warning is due, returns the number of requests since the last one.
-    fn count(&self) -> Option<u64> {
+    pub(super) fn count(&self) -> Option<u64> {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counted.requests += 1;
         let now = Instant::now();
