@@ -28,11 +28,11 @@ late | production | vault, infisical
 
 # Sessions that were signed with the placeholder stay valid.
 late | development | memory, file
-                       | good 401, own 200    | ready 1             | starting, absent, placeholder, random 1
+                       | good 401, own 200    | ready 1             | starting, absent, placeholder, random 1, unknown session
   write good           | good 200, own 200    | ready 2             | recovered?, rotating, ready 2
 
 late | development | vault, infisical
-                       | good 401, own 200    | ready 1             | starting, absent, placeholder, random 1
+                       | good 401, own 200    | ready 1             | starting, absent, placeholder, random 1, unknown session
   write good           | good 200, own 200    | ready 2             | recovered, rotating, ready 2
 
 # An absence is logged once, also if a rebuild reads the source again.
@@ -41,8 +41,8 @@ absent | production | memory, file, vault, infisical
   rebuild              | good 500             | failed: {absent}    |
 
 absent | development | memory, file, vault, infisical
-                       | good 401, own 200    | ready 1             | starting, absent, placeholder, random 1
-  rebuild              | good 401, own 200    | ready 2             | rotating, random 2
+                       | good 401, own 200    | ready 1             | starting, absent, placeholder, random 1, unknown session
+  rebuild              | good 401, own 200    | ready 2             | rotating, random 2, unknown session
 
 # An empty secret is not absent, so no placeholder replaces it. One of white space is a value, but
 # a server of Infisical stores it as an empty one.
@@ -53,26 +53,26 @@ blank | production | memory, file, vault
   write blank          | good 500             | failed: {blank}     | starting, failed: blank
 
 blank | development | memory, file, vault
-  write blank          | good 401             | ready 1             | starting, accepted: blank, ready 1
+  write blank          | good 401             | ready 1             | starting, accepted: blank, ready 1, unknown session
 
 weak | production | memory, file, vault, infisical
   write weak           | weak 500, good 500   | failed: {weak}      | starting, failed: weak
 
 weak | development | memory, file, vault, infisical
-  write weak           | weak 200, good 401   | ready 1             | starting, weak, ready 1
+  write weak           | weak 200, good 401   | ready 1             | starting, weak, ready 1, unknown session
 
 rotated | production, development | memory, file, vault, infisical
-  write good           | good 200, next 401   | ready 1             | starting, ready 1
+  write good           | good 200, next 401   | ready 1             | starting, ready 1, unknown session
   write next           | good 200, next 200   | ready 2             | rotating, ready 2
 
 rotated to invalid | production | memory, file, vault, infisical
-  write good           | good 200, weak 401   | ready 1             | starting, ready 1
+  write good           | good 200, weak 401   | ready 1             | starting, ready 1, unknown session
   write weak           | good 200, weak 401   | degraded 1: {weak}  | degraded: weak
   write empty          | good 200             | degraded 1: {empty} | degraded: empty 1
 
 # Development accepts a weak secret, but no empty one. Previous secrets have a grace period.
 rotated to invalid | development | memory, file, vault, infisical
-  write good           | good 200, weak 401   | ready 1             | starting, ready 1
+  write good           | good 200, weak 401   | ready 1             | starting, ready 1, unknown session
   write weak           | good 200, weak 200   | ready 2             | rotating, weak, ready 2
   write empty          | good 200, weak 200   | degraded 2: {empty} | degraded: empty 2
 
@@ -87,7 +87,7 @@ down at start | production | file
   restore              | good 200             | ready 1             | recovered?, ready 1
 
 down at start | development | file
-  write good, break    | good 401, own 200    | ready 1             | starting, gone, placeholder, random 1
+  write good, break    | good 401, own 200    | ready 1             | starting, gone, placeholder, random 1, unknown session
   restore              | good 200, own 200    | ready 2             | recovered?, rotating, ready 2
 
 down later | production, development | memory, vault, infisical
@@ -131,6 +131,7 @@ fn line(name: &str) -> &'static str {
         "placeholder" => {
             "WARN development mode: the secret is absent; a random placeholder is used"
         }
+        "unknown session" => "WARN no secret of this service verifies … session_key_unknown",
         "weak" => "WARN a weak secret is accepted … {weak}",
         "accepted: blank" => "WARN a weak secret is accepted … {blank}",
         _ => panic!("the table has no log line with the name `{name}`"),
