@@ -17,6 +17,7 @@ use secretwell::auth::{Auth, BuildContext, BuildError, KeyRing, LazyAuth, Mode};
 use secretwell::env::{EnvProvider, Environment};
 use secretwell::file::FileProvider;
 use secretwell::{Resolver, SecretProvider, SecretString};
+use secretwell_testkit::CanaryLog;
 use serde::Deserialize;
 use serde_json::json;
 use tower_service::Service as _;
@@ -95,7 +96,7 @@ impl Process {
 
     /// The cookie of a session that this process starts.
     async fn log_in(&self) -> String {
-        start_session(&*self.auth.get().await.unwrap())
+        start_session(&self.auth.get().await.unwrap())
     }
 }
 
@@ -272,6 +273,50 @@ async fn revoked_secret_does_not_verify_although_it_is_stored_as_previous() {
     assert!(files.start().accepts(&leaked).await);
     files.remove(PREVIOUS);
     assert!(!files.start().accepts(&leaked).await);
+}
+
+/// Without a creation time, nobody knows that the previous secret is newer than an old revocation time.
+#[tokio::test]
+async fn previous_secret_that_an_old_revocation_time_revokes_is_reported() {
+    let (unused, name) = ("previous_secret_unused", "AUTH_SECRET_PREVIOUS");
+    let files = Files::new(&[(CURRENT, NEW), (PREVIOUS, OLD), ("REVOKED_AT", "1000")]);
+    let log = CanaryLog::install();
+    let process = files.start();
+    assert!(!process.accepts(&session_of(OLD)).await);
+    let lines = log.lines_with(unused);
+    assert!(lines.len() == 1 && lines[0].contains(name), "{lines:?}");
+    // Not if it verifies, or is absent.
+    files.remove("REVOKED_AT");
+    assert!(files.start().accepts(&session_of(OLD)).await);
+    files.write("REVOKED_AT", "1000");
+    files.write(PREVIOUS, NEW);
+    assert!(files.start().accepts(&session_of(NEW)).await);
+    files.remove(PREVIOUS);
+    assert!(files.start().accepts(&session_of(NEW)).await);
+    assert_eq!(log.lines_with(unused).len(), 1);
+}
+
+#[tokio::test]
+async fn previous_secret_that_was_revoked_is_reported_and_no_problem() {
+    let files = Files::new(&[(CURRENT, OLD)]);
+    let log = CanaryLog::install();
+    let process = files.start();
+    process.read_again().await;
+    files.write(CURRENT, NEW);
+    process.read_again().await;
+    process.auth.revoke_previous().await.unwrap();
+    files.write(PREVIOUS, OLD);
+    process.read_again().await;
+    assert!(!process.accepts(&session_of(OLD)).await);
+    assert!(process.accepts(&session_of(NEW)).await);
+    assert_eq!(process.auth.state().name(), "ready");
+    assert!(!log.lines_with("previous_secret_unused").is_empty());
+    // As the current one, it is refused, and the last build stays.
+    files.write(CURRENT, OLD);
+    let failure = process.auth.rebuild().await.unwrap_err();
+    assert!(failure.to_string().contains("revoked"), "{failure}");
+    assert!(!process.accepts(&session_of(OLD)).await);
+    assert!(process.accepts(&session_of(NEW)).await);
 }
 
 /// The environment of one process.

@@ -218,6 +218,26 @@ async fn secret_that_remains_unusable_delays_no_later_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn requests_to_a_build_that_is_newer_than_the_last_refresh_do_not_wait() {
+    let fixture = polled(secs(600));
+    fixture.auth.get().await.unwrap();
+    assert_eq!(refresh(&fixture).await, None);
+    fixture.memory.set("AUTH_SECRET", SECOND).unwrap();
+    fixture.auth.rebuild().await.unwrap();
+    let (start, reads_before) = (Instant::now(), reads(&fixture));
+    assert!(
+        refresh_many(&fixture, 100)
+            .await
+            .iter()
+            .all(Option::is_none)
+    );
+    assert_eq!(
+        (start.elapsed(), reads(&fixture)),
+        (Duration::ZERO, reads_before)
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn removed_secret_keeps_the_build_and_ends_the_wait() {
     let fixture = polled(secs(600));
     fixture.auth.get().await.unwrap();

@@ -638,3 +638,58 @@ async fn wrong_set_ups_of_better_auth_are_explained_as_well() {
     assert_eq!(warnings.len(), 4, "{warnings:?}");
     assert!(!log.contains("canary"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn handler_that_needs_a_session_cache_explains_why_nobody_has_one() {
+    use secretwell::auth::sessions::betterauth::CacheStrategy::{Compact, Jwe};
+    use secretwell::auth::sessions::betterauth::{
+        BetterAuthSecrets, CacheStrategy, Remember, Session, SessionCookies, SessionRow, Sessions,
+    };
+
+    fn sessions(strategy: Option<CacheStrategy>) -> Sessions {
+        let secrets = BetterAuthSecrets::new(OLD).unwrap();
+        let cookies = SessionCookies::new(Scheme::Http);
+        match strategy {
+            Some(strategy) => Sessions::with_cache(cookies, &secrets, strategy).unwrap(),
+            None => Sessions::new(cookies, &secrets).unwrap(),
+        }
+    }
+
+    fn app(strategy: Option<CacheStrategy>) -> Router {
+        let secrets = Resolver::new(MemoryProvider::from_iter([("AUTH_SECRET", OLD)]));
+        let auth = LazyAuth::infallible(secrets, move |_: Secrets, _| sessions(strategy));
+        Router::new()
+            .route("/me", get(async |_: Auth<Session<Value>>| "me"))
+            .layer(auth.session_layer())
+    }
+
+    let row = SessionRow::new("session-1", "user-1", "a-token", SystemTime::now() + HOUR);
+    let user = json!({"id": "user-1", "email": MAIL, "name": "Ada"});
+    let remember = Remember::UntilExpiry;
+    let set = sessions(Some(Compact))
+        .start(&row, &user, remember, "")
+        .unwrap();
+    let pairs: Vec<&str> = set.iter().filter_map(|set| set.split(';').next()).collect();
+    let (token, both) = (pairs[0], pairs.join("; "));
+    for (strategy, header, advice) in [
+        (None, &*both, Some("`with_cache` or `stateless`")),
+        (Some(Compact), token, Some("`session.cookieCache.enabled`")),
+        (Some(Jwe), &*both, Some("`CacheStrategy`")),
+        (Some(Compact), "theme=dark", None),
+    ] {
+        let (log, app) = (CanaryLog::install(), app(strategy));
+        for _ in 0..10 {
+            assert_eq!(send(&app, "/me", header).await.status(), 401);
+        }
+        let lines = log.lines_with("event=session_cache_missing");
+        assert_eq!(lines.len(), usize::from(advice.is_some()), "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains(advice.unwrap())));
+        assert!(!log.contains("canary"));
+    }
+
+    // In a service that has accepted a cache, one that has ended is normal.
+    let (log, app) = (CanaryLog::install(), app(Some(Compact)));
+    assert_eq!(send(&app, "/me", &both).await.status(), 200);
+    assert_eq!(send(&app, "/me", token).await.status(), 401);
+    assert!(log.lines_with("session_cache_missing").is_empty());
+}

@@ -1,8 +1,8 @@
 //! Checks secrets and calls the builder closure. Both are user code.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use secretwell_core::{Error, ErrorKind, SecretKey};
+use secretwell_core::{Error, ErrorKind, SecretKey, SecretValue};
 use secretwell_resolver::Resolved;
 use tokio::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::panics::{Panicked, catch, catch_future};
 use crate::policy::Finding;
 use crate::shared::Shared;
 use crate::source::Results;
-use crate::spec::BuildInput;
+use crate::spec::{BuildInput, keys};
 use crate::state::State;
 
 /// Checks the results of the fields in the rebuild task `task`, and assembles the input of a build.
@@ -52,18 +52,19 @@ pub(crate) async fn build<A: Send + Sync + 'static>(
         mode: shared.settings.mode,
         generation: generation + 1,
         secrets: input.secrets.clone(),
+        fields: keys(shared.spec.as_ref()),
         rings: next.rotation.rings.snapshots(now),
         stored_previous: next.rotation.stored_previous(now),
         policies: shared.settings.policies.clone(),
         requests: requests.clone(),
     };
-    let rings = context.rings.clone();
+    let (rings, stored) = (context.rings.clone(), context.stored_previous.clone());
     let building = catch_future(move || (input.build)(context));
     let user_code = shared.user_code(task, shared.settings.build_deadline);
     let built = tokio::time::timeout(shared.settings.build_deadline, building).await;
     drop(user_code);
     let Requested {
-        keys,
+        keys: requested,
         previous_keys,
         findings,
     } = requests.take();
@@ -87,8 +88,11 @@ pub(crate) async fn build<A: Send + Sync + 'static>(
             for weakness in warnings.into_values() {
                 tracing::warn!(target: "secretwell::auth", event = "weak_secret_accepted", name = shared.settings.name.as_deref(), %weakness, "a weak secret is accepted");
             }
+            for key in unused_previous(&input.secrets, &previous_keys, &stored) {
+                tracing::warn!(target: "secretwell::auth", event = "previous_secret_unused", name = shared.settings.name.as_deref(), %key, "a stored previous secret does not verify, because it is revoked or the revocation time is not known; remove it from the source, and the revocation time before the next rotation");
+            }
             let rotation = &mut next.rotation;
-            rotation.built(&input.secrets, keys, previous_keys, &shared.rules, now);
+            rotation.built(&input.secrets, requested, previous_keys, &shared.rules, now);
             return Ok((next, build));
         }
         Ok(Ok(Err(error))) => builder_failed(&error, &input.secrets, &rings),
@@ -101,6 +105,25 @@ pub(crate) async fn build<A: Send + Sync + 'static>(
         .with_hint("check what the builder waits for, or raise the build deadline"),
     };
     Err(vec![problem])
+}
+
+/// Returns the keys in `previous_keys` whose secret does not verify. `stored` are the secrets that do. A secret
+/// that is also the one of another key does.
+fn unused_previous<'a>(
+    secrets: &'a [(SecretKey, Resolved)],
+    previous_keys: &'a BTreeSet<SecretKey>,
+    stored: &'a HashMap<SecretKey, Vec<SecretValue>>,
+) -> impl Iterator<Item = &'a SecretKey> {
+    let is_unused = move |(key, secret): &&(SecretKey, Resolved)| {
+        let value = &secret.value;
+        let mut current = secrets
+            .iter()
+            .filter(|(key, _)| !previous_keys.contains(key));
+        previous_keys.contains(key)
+            && !stored.get(key).is_some_and(|it| it.contains(value))
+            && !current.any(|(_, it)| it.value == *value)
+    };
+    secrets.iter().filter(is_unused).map(|(key, _)| key)
 }
 
 /// The problem that the builder closure returned `error`, without the secret values in its text.

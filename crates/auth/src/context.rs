@@ -22,6 +22,8 @@ pub struct BuildContext {
     pub(crate) mode: Mode,
     pub(crate) generation: Generation,
     pub(crate) secrets: Vec<(SecretKey, Resolved)>,
+    /// The keys of all fields, including those without a secret.
+    pub(crate) fields: Vec<SecretKey>,
     pub(crate) rings: HashMap<SecretKey, KeyRing>,
     /// The secrets of each key that can verify if the key stores previous secrets.
     pub(crate) stored_previous: HashMap<SecretKey, Vec<SecretValue>>,
@@ -130,9 +132,20 @@ impl BuildContext {
     ///
     /// # Errors
     /// The same as [`key_ring`](Self::key_ring). An absent secret of `previous_key` is not an error, a weak
-    /// one is.
+    /// one is. Also returns [`ErrorKind::InvalidConfig`] if no field has the key `previous_key`.
     pub fn key_ring_with_previous(&self, key: &str, previous_key: &str) -> Result<KeyRing, Error> {
         let ring = self.key_ring(key);
+        if !self
+            .fields
+            .iter()
+            .any(|field| field.as_str() == previous_key)
+        {
+            let message = format!(
+                "the loaded type has no field with the key `{previous_key}` of the previous secrets"
+            );
+            return Err(Error::new(ErrorKind::InvalidConfig, message)
+                .with_hint("add it as an `Option`, or use the key of a field"));
+        }
         let previous = self.stored_previous(previous_key)?;
         previous.into_iter().try_fold(ring?, KeyRing::with_previous)
     }
@@ -296,5 +309,101 @@ impl fmt::Debug for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The text might contain a secret, because it is not scrubbed yet.
         f.debug_struct("BuildError").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secretwell_core::MemoryProvider;
+    use secretwell_resolver::Resolver;
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::{LazyAuth, NotReady};
+
+    const SECRETS: [&str; 3] = [
+        "K7gNU3sdo+OL0wNhqoVWhr3g6s1xYv72ol/pe/Unols=",
+        "3g6s1xYv72ol/pe/Unols+K7gNU3sdo+OL0wNhqoVWhr=",
+        "qoVWhr3g6s1xYv72ol/pe/UnolsK7gNU3sdo+OL0wNh=",
+    ];
+
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "the builds use the key rings")]
+    struct Secrets {
+        one: String,
+        two: Option<String>,
+    }
+
+    type TwoRings = (KeyRing, Option<KeyRing>);
+
+    /// Takes the ring of `one` with the secrets of `previous_key`, and the ring of `own`.
+    fn lazy(
+        memory: &MemoryProvider,
+        previous_key: &'static str,
+        own: Option<&'static str>,
+    ) -> LazyAuth<TwoRings> {
+        let resolver = Resolver::new(memory.clone());
+        LazyAuth::new(
+            resolver,
+            move |_: Secrets, context: BuildContext| async move {
+                let ring = context.key_ring_with_previous("one", previous_key)?;
+                Ok((ring, own.map(|own| context.key_ring(own)).transpose()?))
+            },
+        )
+    }
+
+    fn names_revocation(failure: &NotReady) -> bool {
+        failure.to_string().contains("revoked")
+    }
+
+    #[tokio::test]
+    async fn key_of_previous_secrets_without_a_field_is_an_error_and_not_an_absent_secret() {
+        let memory = MemoryProvider::from_iter([("one", SECRETS[0]), ("tow", SECRETS[1])]);
+        for wrong in ["tow", "TWO", "", "/"] {
+            let failure = lazy(&memory, wrong, None).get().await.unwrap_err();
+            let text = failure.to_string();
+            assert!(
+                text.contains(&format!("no field with the key `{wrong}`")),
+                "{text}"
+            );
+        }
+        let ring = lazy(&memory, "two", None).get().await.unwrap();
+        assert_eq!(ring.0.iter().count(), 1, "an absent one is not an error");
+    }
+
+    #[tokio::test]
+    async fn revoked_secret_is_refused_for_a_key_that_also_signs() {
+        for (key, previous_key, own) in [("two", "two", Some("two")), ("one", "one", None)] {
+            let memory = MemoryProvider::from_iter([("one", SECRETS[2]), ("two", SECRETS[0])]);
+            memory.set(key, SECRETS[0]).unwrap();
+            let auth = lazy(&memory, previous_key, own);
+            auth.get().await.unwrap();
+            memory.set(key, SECRETS[1]).unwrap();
+            auth.rebuild().await.unwrap();
+            auth.revoke_previous().await.unwrap();
+            // The secret that signs is not revoked.
+            auth.rebuild().await.unwrap();
+            memory.set(key, SECRETS[0]).unwrap();
+            let failure = auth.rebuild().await.unwrap_err();
+            assert!(names_revocation(&failure), "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn revoked_secret_of_a_key_that_only_stores_previous_ones_is_not_a_problem() {
+        let memory = MemoryProvider::from_iter([("one", SECRETS[0]), ("two", SECRETS[1])]);
+        let auth = lazy(&memory, "two", None);
+        assert_eq!(auth.get().await.unwrap().0.iter().count(), 2);
+        auth.revoke_previous().await.unwrap();
+        memory.set("two", SECRETS[2]).unwrap();
+        assert_eq!(auth.rebuild().await.unwrap().0.iter().count(), 2);
+        memory.set("two", SECRETS[1]).unwrap();
+        let rings = auth.rebuild().await.unwrap();
+        assert!(
+            rings
+                .0
+                .iter()
+                .all(|secret| secret.expose_text().unwrap() != SECRETS[1])
+        );
     }
 }

@@ -129,6 +129,8 @@ pub(crate) struct Rotation {
     requested: BTreeSet<SecretKey>,
     /// The keys that store previous secrets, according to the current build.
     previous_keys: BTreeSet<SecretKey>,
+    /// The keys in `previous_keys` whose own ring the current build has not requested.
+    only_previous: BTreeSet<SecretKey>,
     /// The keys whose version history is not needed any more.
     history_read: BTreeSet<SecretKey>,
     /// The keys with previous secrets that are left out, and the time when all of those have expired. The
@@ -211,12 +213,12 @@ impl Rotation {
 
     /// Returns the problem that the source has returned a revoked secret. A secret that was revoked as
     /// the previous one of another key stays valid for `key` until it is replaced there. One that is stored
-    /// as a previous secret is not a problem, because no build uses it.
+    /// only as a previous secret is not a problem, because no build uses it.
     pub(crate) fn check_revoked(&self, key: &SecretKey, secret: &Resolved) -> Option<Error> {
         let value = &secret.value;
         let is_revoked = self.revocations.contains(value)
             && !self.rings.is_newest(key, value)
-            && !self.previous_keys.contains(key);
+            && !self.only_previous.contains(key);
         is_revoked.then(|| returned(key, secret))
     }
 
@@ -239,15 +241,15 @@ impl Rotation {
         removed
     }
 
-    /// Returns the newest secret of each key that stores previous secrets, unless it is revoked or the
+    /// Returns the newest secret of each key that only stores previous secrets, unless it is revoked or the
     /// current secret of another key.
     fn unrevoked_stored_previous(&self) -> Vec<(SecretKey, SecretValue)> {
         let newest = |key: &SecretKey| Some((key.clone(), self.rings.newest(key)?.0.clone()));
         let is_current = |value: &SecretValue| {
             let mut keys = self.rings.keys();
-            keys.any(|key| !self.previous_keys.contains(key) && self.rings.is_newest(key, value))
+            keys.any(|key| !self.only_previous.contains(key) && self.rings.is_newest(key, value))
         };
-        let stored = self.previous_keys.iter().filter_map(newest);
+        let stored = self.only_previous.iter().filter_map(newest);
         stored
             .filter(|(_, value)| !self.revocations.contains(value) && !is_current(value))
             .collect()
@@ -289,6 +291,7 @@ impl Rotation {
         rules: &Rules,
         now: Instant,
     ) {
+        self.only_previous = &previous_keys - &requested;
         self.requested = &requested | &previous_keys;
         self.previous_keys = previous_keys;
         if self.built_from.is_none() && self.revision > 0 {

@@ -289,12 +289,12 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         .inspect_err(NotReady::print_without_subscriber)
     }
 
-    /// Returns a build that is newer than the generation `used`. If there is none, reads the secrets again
+    /// Returns a build that is newer than the generation `used`. Without one, reads the secrets again
     /// and waits for the build from them. Returns `None` if the secrets are unchanged.
     ///
     /// Call it when a request has presented a credential that names an unknown key. The secret might have
-    /// been rotated before its ttl has ended. [`Rejection::unknown_key`](crate::Rejection::unknown_key) does
-    /// this for a [`Principal`](crate::Principal).
+    /// been rotated before its ttl has ended. `Rejection::unknown_key` does this for a `Principal` (feature
+    /// `tower`).
     ///
     /// The credential might be forged, so this costs at most one read of the source in 10 s, whatever the
     /// number of calls. Concurrent callers share it, each for at most the configured deadline. Calls within

@@ -9,6 +9,9 @@ use std::borrow::Cow;
 use http::header::{COOKIE, HeaderMap, HeaderValue};
 use percent_encoding::percent_decode;
 
+/// Maximum number of cookies of one name that are tried. It limits the work for an arbitrary header.
+pub(super) const MAX_TRIED: usize = 16;
+
 /// Returns the parts of all `Cookie` headers, such as ` name=value`. A cookie that is not UTF-8 does not hide
 /// the others.
 #[cfg(feature = "axum")]
@@ -20,9 +23,13 @@ pub(super) fn parts(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 /// Returns the name of the cookie in `part`: trimmed and percent-decoded. Returns `None` without a `=`.
 pub(super) fn name(part: &[u8]) -> Option<String> {
     let (name, _) = split(part)?;
-    let name = String::from_utf8_lossy(name);
+    Some(decoded(&String::from_utf8_lossy(name)))
+}
+
+/// Returns a name as a parser reads it: trimmed and percent-decoded.
+pub(super) fn decoded(name: &str) -> String {
     let decoded = percent_decode(name.trim().as_bytes());
-    Some(decoded.decode_utf8_lossy().trim().to_owned())
+    decoded.decode_utf8_lossy().trim().to_owned()
 }
 
 /// Returns the values that the cookie in `part` might have, in the order of preference: percent-decoded, and
@@ -40,7 +47,8 @@ pub(super) fn values(part: &[u8]) -> Vec<String> {
 }
 
 /// Rewrites the `Cookie` headers. The cookies with one of `names` are removed, except the first of each name
-/// for which `open` returns a value. It gets that value. The bytes of all other cookies stay the same.
+/// for which `open` returns a value. It gets that value. `open` is called for at most [`MAX_TRIED`] cookies of
+/// each name that have a value. The bytes of all other cookies stay the same.
 pub(super) fn rewrite(
     headers: &mut HeaderMap,
     names: &[String],
@@ -57,7 +65,7 @@ pub(super) fn rewrite(
     if !headers.get_all(COOKIE).iter().any(is_protected) {
         return;
     }
-    let mut is_open = vec![false; names.len()];
+    let mut left = vec![MAX_TRIED; names.len()];
     let mut rewritten = Vec::new();
     for header in headers.get_all(COOKIE) {
         // A parser might reject a header that is not UTF-8 as a whole, so the opened cookie gets its own.
@@ -68,13 +76,14 @@ pub(super) fn rewrite(
                 parts.push(part.into());
                 continue;
             };
-            if is_open[index] {
+            let values = values(part);
+            if left[index] == 0 || values.iter().all(String::is_empty) {
                 continue;
             }
+            left[index] -= 1;
             let name = &names[index];
-            let value = values(part).iter().find_map(|value| open(name, value));
-            if let Some(value) = value {
-                is_open[index] = true;
+            if let Some(value) = values.iter().find_map(|value| open(name, value)) {
+                left[index] = 0;
                 let pair = pair(name, &value);
                 match is_text {
                     true if parts.is_empty() => parts.push(pair.into_bytes().into()),

@@ -1,6 +1,6 @@
 //! [`RingJar`], the cookies of a request in a handler of axum.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,7 +13,7 @@ use http::request::Parts;
 
 use super::header;
 use super::keys::CookieKeys;
-use super::protection::{Functions, Protection};
+use super::protection::{Functions, Opened, Protection};
 use crate::axum::layer_missing;
 use crate::lazy::LazyAuth;
 use crate::rejection::Rejection;
@@ -61,19 +61,27 @@ use crate::rejection::Rejection;
 /// ```
 ///
 /// # Differences from axum-extra
-/// - If a request has several cookies of one name, the first valid one is used.
+/// - If a request has several cookies of one name, the first valid one is used. At most 16 values are tried.
 /// - A value in quotes is accepted.
 /// - [`remove`](Self::remove) also removes a cookie of the request that is not valid.
 #[must_use = "a handler must return the jar, or the changes are lost"]
 pub struct RingJar<P, A = CookieKeys> {
     keys: CookieKeys,
-    /// The plain cookies.
-    cookies: BTreeMap<String, Cookie<'static>>,
-    /// The names of the cookies whose key is a previous one.
-    outdated: BTreeSet<String>,
+    /// The cookies of the request that a handler has not changed, and those that it has added.
+    cookies: BTreeMap<String, Known>,
     /// The names of the cookies of the request, and the protected cookies of the response.
     changes: CookieJar,
     marker: PhantomData<fn() -> (P, A)>,
+}
+
+/// A cookie in a jar.
+#[derive(Clone)]
+enum Known {
+    /// The values of the cookies of one name in the request. They are verified on each use, because a request
+    /// can have many cookies that no handler uses.
+    Received(Vec<String>),
+    /// A plain cookie of the response.
+    Added(Cookie<'static>),
 }
 
 impl<P: Protection, A> RingJar<P, A> {
@@ -82,7 +90,6 @@ impl<P: Protection, A> RingJar<P, A> {
         Self {
             keys: keys.clone(),
             cookies: BTreeMap::new(),
-            outdated: BTreeSet::new(),
             changes: CookieJar::new(),
             marker: PhantomData,
         }
@@ -91,26 +98,19 @@ impl<P: Protection, A> RingJar<P, A> {
     /// Creates a jar with the valid cookies in the `Cookie` headers of a request, for code that is not a
     /// handler.
     pub fn from_headers(headers: &HeaderMap, keys: &CookieKeys) -> Self {
-        let functions = Functions::of::<P>();
         let mut jar = Self::new(keys);
         for part in header::parts(headers) {
             let Some(name) = header::name(part).filter(|name| !name.is_empty()) else {
                 continue;
             };
             jar.changes.add_original(Cookie::new(name.clone(), ""));
-            if jar.cookies.contains_key(&name) {
-                continue;
-            }
-            let values = header::values(part);
-            let mut opened = values
-                .iter()
-                .map(|value| functions.open(keys, &name, value));
-            if let Some(opened) = opened.find_map(|opened| opened) {
-                if opened.is_outdated {
-                    jar.outdated.insert(name.clone());
-                }
-                let cookie = Cookie::new(name.clone(), opened.value);
-                jar.cookies.insert(name, cookie);
+            let known = jar.cookies.entry(name);
+            let known = known.or_insert_with(|| Known::Received(Vec::new()));
+            if let Known::Received(values) = known
+                && values.len() < header::MAX_TRIED
+            {
+                let present = header::values(part).into_iter();
+                values.extend(present.filter(|value| !value.is_empty()));
             }
         }
         jar
@@ -121,12 +121,18 @@ impl<P: Protection, A> RingJar<P, A> {
     /// A cookie of the request only has a name and a value.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Cookie<'static>> {
-        self.cookies.get(name).cloned()
+        match self.cookies.get(name)? {
+            Known::Received(values) => {
+                let value = self.open(name, values)?.value;
+                Some(Cookie::new(name.to_owned(), value))
+            }
+            Known::Added(cookie) => Some(cookie.clone()),
+        }
     }
 
     /// Returns the plain cookies, ordered by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Cookie<'static>> {
-        self.cookies.values()
+    pub fn iter(&self) -> impl Iterator<Item = Cookie<'static>> {
+        self.cookies.keys().filter_map(|name| self.get(name))
     }
 
     /// Returns whether the cookie `name` of the request is protected with a previous key, which is accepted
@@ -136,7 +142,19 @@ impl<P: Protection, A> RingJar<P, A> {
     /// the attributes, so the jar cannot do that.
     #[must_use]
     pub fn is_outdated(&self, name: &str) -> bool {
-        self.outdated.contains(name)
+        let Some(Known::Received(values)) = self.cookies.get(name) else {
+            return false;
+        };
+        let opened = self.open(name, values);
+        opened.is_some_and(|opened| self.keys.is_outdated(opened.position))
+    }
+
+    fn open(&self, name: &str, values: &[String]) -> Option<Opened> {
+        let functions = Functions::of::<P>();
+        let mut opened = values
+            .iter()
+            .map(|value| functions.open(&self.keys, name, value));
+        opened.find_map(|opened| opened)
     }
 
     /// Adds a plain cookie. The response contains it, protected with the primary key and percent-encoded.
@@ -147,8 +165,7 @@ impl<P: Protection, A> RingJar<P, A> {
         if let Some(sealed) = Functions::of::<P>().seal(&self.keys, cookie.clone()) {
             self.changes.add(sealed);
         }
-        self.outdated.remove(&name);
-        self.cookies.insert(name, cookie);
+        self.cookies.insert(name, Known::Added(cookie));
         self
     }
 
@@ -157,7 +174,6 @@ impl<P: Protection, A> RingJar<P, A> {
     /// `cookie` must have the path and the domain that the cookie was set with.
     pub fn remove(mut self, cookie: impl Into<Cookie<'static>>) -> Self {
         let cookie = cookie.into();
-        self.outdated.remove(cookie.name());
         self.cookies.remove(cookie.name());
         self.changes.remove(cookie);
         self
@@ -209,18 +225,17 @@ impl<P, A> Clone for RingJar<P, A> {
         Self {
             keys: self.keys.clone(),
             cookies: self.cookies.clone(),
-            outdated: self.outdated.clone(),
             changes: self.changes.clone(),
             marker: PhantomData,
         }
     }
 }
 
-/// Contains only the names of the cookies.
+/// Contains no names and values, because most cookies of a request are of other applications.
 impl<P, A> fmt::Debug for RingJar<P, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RingJar")
-            .field("cookies", &self.cookies.keys().collect::<Vec<_>>())
+            .field("cookies", &self.cookies.len())
             .finish_non_exhaustive()
     }
 }

@@ -52,7 +52,10 @@ pub struct CookieKeys(Arc<Keys>);
 
 struct Keys {
     primary: Key,
-    previous: Vec<Key>,
+    /// The keys of the other secrets, newest first.
+    others: Vec<Key>,
+    /// How many of the others are newer than the primary key. They are not active yet.
+    newer: usize,
 }
 
 impl CookieKeys {
@@ -63,19 +66,24 @@ impl CookieKeys {
     pub fn derive(secrets: &KeyRing) -> Result<Self, Error> {
         Self::with(secrets, |secret| match secret.len() {
             MIN_DERIVED.. => Ok(Key::derive_from(secret.expose_bytes())),
-            _ => Err(too_short(MIN_DERIVED)),
+            _ => Err(too_short(MIN_DERIVED, "openssl rand -base64 32")),
         })
     }
 
-    /// Uses the first 64 bytes of each secret as a key, as [`Key::from`] does.
+    /// Uses the first 64 bytes of each secret as a key, as [`Key::from`] does. The first half signs, the
+    /// second half encrypts.
     ///
-    /// The secrets must be random bytes. The key of a text in Base64 is weaker than its length suggests.
+    /// The secrets must be random bytes, because each half is used as it is. A text in Base64 has 24 random
+    /// bytes in each half. All further bytes are ignored: two secrets that begin with the same 64 bytes are
+    /// one key, and a rotation from one to the other changes nothing.
     ///
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] if a secret is shorter than 64 bytes.
     pub fn from_master(secrets: &KeyRing) -> Result<Self, Error> {
         Self::with(secrets, |secret| {
-            Key::try_from(secret.expose_bytes()).map_err(|_| too_short(64))
+            let key = Key::try_from(secret.expose_bytes());
+            // One line of 64 characters.
+            key.map_err(|_| too_short(64, "openssl rand -base64 48"))
         })
     }
 
@@ -88,9 +96,17 @@ impl CookieKeys {
         mut derive: impl FnMut(&SecretValue) -> Result<Key, E>,
     ) -> Result<Self, E> {
         let primary = derive(secrets.primary())?;
-        let previous = secrets.primary_first().skip(1).map(derive);
-        let previous = previous.collect::<Result<_, E>>()?;
-        Ok(Self(Arc::new(Keys { primary, previous })))
+        let others = secrets.primary_first().skip(1).map(derive);
+        let others = others.collect::<Result<_, E>>()?;
+        let newer = secrets
+            .iter()
+            .take_while(|it| *it != secrets.primary())
+            .count();
+        Ok(Self(Arc::new(Keys {
+            primary,
+            others,
+            newer,
+        })))
     }
 
     /// Returns the key of new cookies.
@@ -100,7 +116,14 @@ impl CookieKeys {
 
     /// Returns all keys that cookies are accepted with. The primary key is the first.
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
-        std::iter::once(&self.0.primary).chain(&self.0.previous)
+        std::iter::once(&self.0.primary).chain(&self.0.others)
+    }
+
+    /// Returns whether the key at `position` of [`iter`](Self::iter) was replaced by the primary key. A newer
+    /// one will replace the primary key.
+    #[cfg(feature = "axum")]
+    pub(super) fn is_outdated(&self, position: usize) -> bool {
+        position > self.0.newer
     }
 }
 
@@ -115,17 +138,15 @@ impl AsRef<Self> for CookieKeys {
 impl fmt::Debug for CookieKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CookieKeys")
-            .field("previous", &self.0.previous.len())
+            .field("others", &self.0.others.len())
             .finish_non_exhaustive()
     }
 }
 
-fn too_short(minimum: usize) -> Error {
+fn too_short(minimum: usize, generator: &str) -> Error {
     Error::new(
         ErrorKind::Invalid,
         format!("a secret of cookie keys is shorter than {minimum} bytes"),
     )
-    .with_hint(format!(
-        "generate one with `openssl rand -base64 {minimum}`"
-    ))
+    .with_hint(format!("generate one with `{generator}`"))
 }

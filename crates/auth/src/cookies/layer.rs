@@ -20,13 +20,14 @@ use crate::rejection::Rejection;
 
 /// Layer that signs or encrypts cookies of an inner service with the keys of a [`LazyAuth`].
 ///
-/// The inner service reads and writes plain cookies. The browser has protected ones. It is for a service that
+/// The inner service reads and writes plain cookies. The browser has protected ones. A layer that is not outside
+/// of the code that reads and writes the cookies protects nothing. It is for a service that
 /// cannot use several keys itself, such as tower-sessions. `A` is the type that the [`LazyAuth`] builds:
 /// [`CookieKeys`], or a type that contains them and implements `AsRef<CookieKeys>`.
 ///
 /// - **Request**: the layer verifies or decrypts the named cookies with each key. The first valid one of each
-///   name is passed on with its plain value. All others of that name are removed. Other cookies are not
-///   changed.
+///   name is passed on with its plain value, percent-encoded as by the cookie crate. All others of that name
+///   are removed. Other cookies are not changed. At most 16 cookies of each name are tried.
 /// - **Response**: the layer signs or encrypts the named cookies in the `Set-Cookie` headers with the
 ///   primary key. Attributes are not changed. A cookie with an empty value, which removes the cookie in the
 ///   browser, passes.
@@ -102,7 +103,11 @@ impl<A> CookieLayer<A> {
         Self {
             auth: auth.clone(),
             protected: Protected {
-                names: names.into_iter().map(Into::into).collect(),
+                // A name that no parser returns would protect no cookie.
+                names: names
+                    .into_iter()
+                    .map(|name| header::decoded(&name.into()))
+                    .collect(),
                 functions: Functions::of::<P>(),
             },
         }

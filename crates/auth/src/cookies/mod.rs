@@ -14,8 +14,10 @@
 //!
 //! # Signed or private
 //! - A [`Signed`] cookie can be read by the browser, but not changed. The signature covers the value and
-//!   not the name. A user can therefore copy the signed value of one cookie to another cookie that is signed
-//!   with the same key. Use one secret, or one derivation, for each kind of cookie.
+//!   not the name, in the cookie crate and in everything that is compatible with it. A user can therefore copy
+//!   the signed value of one cookie to another cookie that is signed with the same key. If one cookie
+//!   contains a text that the user chooses, such as a search term, and another one the id of the user, then
+//!   the user can take any id. Use `Private`, or one secret for each kind of cookie.
 //! - A [`Private`] cookie cannot be read either, and its name is part of what is authenticated.
 //!
 //! A signature does not expire. A cookie is valid as long as its key is in the ring, whatever its `Max-Age`

@@ -8,6 +8,10 @@ use super::keys::CookieKeys;
 pub trait Protection: sealed::Cipher + Send + Sync + 'static {}
 
 /// Signs cookies with HMAC-SHA256. The browser can read them.
+///
+/// The signature does not cover the name. A value that a user can choose in one cookie is therefore valid in
+/// every other cookie that is signed with the same key. See
+/// [the module documentation](super#signed-or-private).
 #[derive(Debug, Clone, Copy)]
 #[expect(clippy::exhaustive_enums, reason = "it has no values")]
 pub enum Signed {}
@@ -30,12 +34,12 @@ pub(super) struct Functions {
 /// A cookie that was signed or encrypted with a key of the ring.
 pub(super) struct Opened {
     pub(super) value: String,
-    /// Whether the key is a previous one.
+    /// The position of the key in [`CookieKeys::iter`].
     #[cfg_attr(
         not(feature = "axum"),
         expect(dead_code, reason = "`RingJar` reads it")
     )]
-    pub(super) is_outdated: bool,
+    pub(super) position: usize,
 }
 
 impl Functions {
@@ -54,7 +58,7 @@ impl Functions {
         });
         opened.map(|(position, cookie)| Opened {
             value: cookie.value().to_owned(),
-            is_outdated: position > 0,
+            position,
         })
     }
 

@@ -6,8 +6,10 @@ mod jar;
 #[cfg(feature = "axum")]
 mod layer;
 
+use secretwell_core::{Error, ErrorKind, Origin, Secret, SecretKey, SecretProvider};
+
 use super::*;
-use crate::{BuildContext, BuildError, KeyRing, LazyAuth};
+use crate::{BuildContext, BuildError, KeyRing, LazyAuth, Mode};
 
 /// Of 64 bytes, so that it can also be a master key.
 const OLD: &str = "the old secret: K7gNU3sdo+OL0wNhqoVWhr3g6s1xYv72ol/pe/Unols=+OL0";
@@ -26,13 +28,39 @@ fn keys(secrets: &[&str]) -> CookieKeys {
 #[derive(serde::Deserialize)]
 #[expect(dead_code, reason = "the builds use its key ring")]
 struct Secrets {
-    cookie_secret: String,
+    cookie_secret: secrecy::SecretString,
 }
 
-/// An auth whose previous secrets verify for an hour, and whose new secrets sign at once.
-fn lazy_keys(memory: &secretwell_core::MemoryProvider) -> LazyAuth<CookieKeys> {
-    let resolver = secretwell_resolver::Resolver::new(memory.clone());
+/// A source that cannot be reached.
+#[derive(Debug, Clone)]
+struct Down(Origin);
+
+impl Down {
+    fn new() -> Self {
+        Self(Origin::new("down", ""))
+    }
+}
+
+#[async_trait::async_trait]
+impl SecretProvider for Down {
+    fn origin(&self) -> &Origin {
+        &self.0
+    }
+
+    async fn get(&self, _: &SecretKey) -> Result<Secret, Error> {
+        Err(Error::new(ErrorKind::Unavailable, "it is down"))
+    }
+}
+
+/// An auth whose new secrets sign at once.
+fn lazy_keys(source: &(impl SecretProvider + Clone)) -> LazyAuth<CookieKeys> {
+    lazy_keys_in(Mode::Production, source)
+}
+
+fn lazy_keys_in(mode: Mode, source: &(impl SecretProvider + Clone)) -> LazyAuth<CookieKeys> {
+    let resolver = secretwell_resolver::Resolver::new(source.clone());
     LazyAuth::builder(resolver)
+        .mode(mode)
         .activation_delay(std::time::Duration::ZERO)
         .build(|_: Secrets, context: BuildContext| async move {
             Ok::<_, BuildError>(CookieKeys::derive(&context.key_ring("cookie_secret")?)?)
@@ -52,7 +80,23 @@ fn secret_that_is_too_short_is_an_error_and_not_a_panic() {
 }
 
 #[test]
+fn error_of_a_short_secret_has_a_command_whose_output_is_long_enough() {
+    let short = KeyRing::new("x".repeat(31)).unwrap();
+    for (error, length) in [
+        (CookieKeys::derive(&short).unwrap_err(), 32),
+        (CookieKeys::from_master(&short).unwrap_err(), 64),
+    ] {
+        let text = error.to_string();
+        let (_, bytes) = text.rsplit_once(' ').unwrap();
+        let bytes: usize = bytes.trim_end_matches('`').parse().unwrap();
+        let characters = bytes.div_ceil(3) * 4;
+        // OpenSSL adds a line end after 64 characters.
+        assert!((length..=64).contains(&characters), "{text}");
+    }
+}
+
+#[test]
 fn debug_output_contains_no_key() {
     let keys = keys(&[NEW, OLD]);
-    assert_eq!(format!("{keys:?}"), "CookieKeys { previous: 1, .. }");
+    assert_eq!(format!("{keys:?}"), "CookieKeys { others: 1, .. }");
 }

@@ -35,6 +35,10 @@ const KNOWN_COOKIES: [(&str, &str); 3] = [
 const PREFIXES: [&str; 3] = ["__Secure-", "__Host-", ""];
 
 /// The warnings about the sessions in one cookie.
+#[cfg_attr(
+    not(feature = "authjs"),
+    allow(dead_code, reason = "kinds of problems that only Auth.js has")
+)]
 #[derive(Debug)]
 pub(super) struct Warnings {
     cookie: String,
@@ -156,6 +160,10 @@ impl Warnings {
     }
 
     /// The value of the cookie is not a token. It might identify a session in a database.
+    #[cfg_attr(
+        not(feature = "authjs"),
+        allow(dead_code, reason = "kinds of problems that only Auth.js has")
+    )]
     pub(super) fn not_a_token(&self, value: &str) {
         if is_uuid(value) {
             if let Some(requests) = self.database.count() {
@@ -181,6 +189,10 @@ impl Warnings {
     }
 
     /// An authentic token has a time in the future.
+    #[cfg_attr(
+        not(feature = "authjs"),
+        allow(dead_code, reason = "kinds of problems that only Auth.js has")
+    )]
     pub(super) fn clock(&self) {
         if let Some(requests) = self.clock.count() {
             warning!(
@@ -296,7 +308,7 @@ impl Warnings {
 
 /// The limit of one kind of warning.
 #[derive(Debug, Default)]
-struct Limit(Mutex<Counted>);
+pub(super) struct Limit(Mutex<Counted>);
 
 #[derive(Debug, Default)]
 struct Counted {
@@ -307,7 +319,7 @@ struct Counted {
 
 impl Limit {
     /// Counts a request. If a warning is due, returns the number of requests since the last one.
-    fn count(&self) -> Option<u64> {
+    pub(super) fn count(&self) -> Option<u64> {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counted.requests += 1;
         let now = Instant::now();

@@ -78,7 +78,6 @@ impl ClaimsError {
 
 /// A token that was rejected. It has no `Debug`, because the token might be valid elsewhere.
 pub(super) struct Rejected {
-    #[cfg_attr(not(feature = "authjs"), allow(dead_code))]
     pub(super) token: String,
     pub(super) error: TokenError,
 }

@@ -6,14 +6,16 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum_extra::extract::cookie::{PrivateCookieJar, SignedCookieJar};
 use cookie::{Cookie, Key};
-use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
+use http::header::{COOKIE, HeaderMap, HeaderValue, RETRY_AFTER, SET_COOKIE};
 use http::{Request, Response, StatusCode};
 use secretwell_core::MemoryProvider;
 use tower_service::Service;
 
-use super::{NEW, OLD, keys, lazy_keys, ring};
+use super::{Down, NEW, OLD, keys, lazy_keys, lazy_keys_in, ring};
 use crate::cookies::{CookieKeys, Private, Protection, RingJar, Signed};
+use crate::{KeyRing, Mode};
 
+const OLDER: &str = "the older secret: ol/pe/Unols=3g6s1xYv72K7gNU3sdo+OL0wNhqoVWhr";
 const VALUE: &str = "ä value; with = \"all\" % of it";
 
 /// Returns the `Cookie` header of a browser that has received this response, without its other cookies.
@@ -160,7 +162,7 @@ fn unchanged_jar_sets_no_cookie() {
 #[test]
 fn debug_output_contains_no_value() {
     let jar = RingJar::<Signed>::new(&keys(&[NEW])).add(("a", VALUE));
-    assert_eq!(format!("{jar:?}"), r#"RingJar { cookies: ["a"], .. }"#);
+    assert_eq!(format!("{jar:?}"), "RingJar { cookies: 1, .. }");
 }
 
 async fn count(jar: RingJar<Private>) -> (RingJar<Private>, String) {
@@ -211,6 +213,59 @@ async fn late_and_rotated_secret_gives_no_empty_jar() {
     keys.revoke_previous().await.unwrap();
     let revoked = call(&router, cookies).await;
     assert_eq!(body(revoked).await, "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn unreachable_source_is_503_in_each_mode_and_not_an_empty_jar() {
+    for mode in [Mode::Production, Mode::Development] {
+        let keys = lazy_keys_in(mode, &Down::new());
+        let router = Router::new().route("/", get(count)).layer(keys.provide());
+        let response = call(&router, HeaderMap::new()).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(response.headers().contains_key(RETRY_AFTER));
+        assert!(!response.headers().contains_key(SET_COOKIE));
+    }
+}
+
+#[tokio::test]
+async fn absent_secret_in_development_is_a_placeholder() {
+    let keys = lazy_keys_in(Mode::Development, &MemoryProvider::new());
+    let router = Router::new().route("/", get(count)).layer(keys.provide());
+    let first = call(&router, HeaderMap::new()).await;
+    let cookies = received(&first);
+    assert_eq!(body(first).await, "1");
+    assert_eq!(body(call(&router, cookies).await).await, "2");
+}
+
+/// During the activation delay, another instance might already sign with the new secret.
+#[test]
+fn cookie_of_a_newer_key_is_not_outdated() {
+    let newer = KeyRing {
+        primary: OLD.into(),
+        ..ring(&[NEW, OLD, OLDER])
+    };
+    let newer = CookieKeys::derive(&newer).unwrap();
+    for (secret, outdated) in [(NEW, false), (OLD, false), (OLDER, true)] {
+        let cookie = protected::<Signed>(&keys(&[secret]));
+        let jar = RingJar::<Signed>::from_headers(&cookie, &newer);
+        assert_eq!(jar.get("a").unwrap().value(), VALUE);
+        assert_eq!(jar.is_outdated("a"), outdated, "{secret}");
+    }
+}
+
+#[test]
+fn good_cookie_is_found_beside_some_others_but_not_beside_thousands() {
+    let keys = keys(&[NEW, OLD]);
+    let good = protected::<Signed>(&keys)[COOKIE]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let found = |count: usize| {
+        let cookies = "a=bad; ".repeat(count) + &good;
+        value::<Signed>(&sent(&cookies), &keys)
+    };
+    assert_eq!(found(15).as_deref(), Some(VALUE));
+    assert_eq!(found(5000), None);
 }
 
 #[tokio::test]

@@ -5,15 +5,16 @@ use axum::body::Body;
 use axum::response::AppendHeaders;
 use axum::routing::get;
 use cookie::Key;
-use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
+use http::header::{COOKIE, HeaderMap, HeaderValue, RETRY_AFTER, SET_COOKIE};
 use http::{Request, Response, StatusCode};
 use secretwell_core::MemoryProvider;
 use tower_service::Service;
-use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
+use tower_sessions::session::{Id, Record};
+use tower_sessions::{MemoryStore, Session, SessionManagerLayer, SessionStore, session_store};
 
-use super::{NEW, OLD, lazy_keys};
-use crate::LazyAuth;
+use super::{Down, NEW, OLD, lazy_keys, lazy_keys_in};
 use crate::cookies::{CookieKeys, CookieLayer};
+use crate::{LazyAuth, Mode};
 
 async fn visits(session: Session) -> String {
     let visits: u32 = session.get("visits").await.unwrap().unwrap_or(0) + 1;
@@ -249,6 +250,134 @@ async fn without_keys_the_inner_service_is_not_called() {
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert!(!response.headers().contains_key(SET_COOKIE));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn unreachable_source_is_503_in_each_mode_and_not_an_unprotected_session() {
+    for mode in [Mode::Production, Mode::Development] {
+        let keys = lazy_keys_in(mode, &Down::new());
+        let sessions = SessionManagerLayer::new(MemoryStore::default());
+        let router = routes()
+            .layer(sessions)
+            .layer(CookieLayer::signed(&keys, ["id"]));
+        for path in ["/", "/unknown"] {
+            let response = send(&router, path, &[b"id=1"]).await;
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert!(response.headers().contains_key(RETRY_AFTER));
+            assert!(!response.headers().contains_key(SET_COOKIE));
+        }
+    }
+}
+
+#[tokio::test]
+async fn absent_secret_in_development_gives_protected_sessions() {
+    let keys = lazy_keys_in(Mode::Development, &MemoryProvider::new());
+    let sessions = SessionManagerLayer::new(MemoryStore::default());
+    let router = routes()
+        .layer(sessions)
+        .layer(CookieLayer::signed(&keys, ["id"]));
+    let cookie = start(&router).await;
+    assert_eq!(get_body(&router, "/peek", &cookie).await, "1");
+    let plain = format!("id={}", plain_id(&cookie));
+    assert_eq!(get_body(&router, "/peek", &plain).await, "none");
+}
+
+/// A store that cannot be reached.
+#[derive(Debug, Clone)]
+struct BrokenStore;
+
+#[async_trait::async_trait]
+impl SessionStore for BrokenStore {
+    async fn save(&self, _: &Record) -> session_store::Result<()> {
+        Err(session_store::Error::Backend("down".to_owned()))
+    }
+
+    async fn load(&self, _: &Id) -> session_store::Result<Option<Record>> {
+        Err(session_store::Error::Backend("down".to_owned()))
+    }
+
+    async fn delete(&self, _: &Id) -> session_store::Result<()> {
+        Err(session_store::Error::Backend("down".to_owned()))
+    }
+}
+
+#[tokio::test]
+async fn failure_of_the_session_store_clears_no_cookie() {
+    let service = signed();
+    let cookie = start(&service.router).await;
+    let write = |session: Session| async move {
+        let inserted = session.insert("a", 1).await;
+        inserted.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+    };
+    let router = Router::new()
+        .route("/", get(write))
+        .layer(SessionManagerLayer::new(BrokenStore))
+        .layer(CookieLayer::signed(&service.keys, ["id"]));
+    let response = send(&router, "/", &[cookie.as_bytes()]).await;
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(!response.headers().contains_key(SET_COOKIE));
+    assert_eq!(get_body(&service.router, "/peek", &cookie).await, "1");
+}
+
+#[tokio::test]
+async fn name_is_protected_in_every_form_that_a_parser_reads_as_it() {
+    for name in [" id", "%69d", "id\t"] {
+        let memory = MemoryProvider::from_iter([("cookie_secret", OLD)]);
+        let keys = lazy_keys(&memory);
+        let sessions = SessionManagerLayer::new(MemoryStore::default());
+        let router = routes()
+            .layer(sessions)
+            .layer(CookieLayer::signed(&keys, [name]));
+        let cookie = start(&router).await;
+        assert_eq!(get_body(&router, "/peek", &cookie).await, "1");
+        let plain = format!("id={}", plain_id(&cookie));
+        assert_eq!(get_body(&router, "/peek", &plain).await, "none", "{name:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn response_to_a_request_that_began_before_a_revocation_has_the_new_key() {
+    let service = signed();
+    let (memory, keys) = (service.memory.clone(), service.keys.clone());
+    let rotate = get(move || async move {
+        memory.set("cookie_secret", NEW).unwrap();
+        keys.rebuild().await.unwrap();
+        keys.revoke_previous().await.unwrap();
+        [(SET_COOKIE, "id=plain; Path=/")]
+    });
+    let router = Router::new()
+        .route("/", rotate)
+        .layer(CookieLayer::signed(&service.keys, ["id"]));
+    let response = send(&router, "/", &[]).await;
+    let cookie = set_cookie(&response).split(';').next().unwrap().to_owned();
+    assert_eq!(
+        get_body(&service.router, "/cookies", &cookie).await,
+        "id=plain"
+    );
+}
+
+#[tokio::test]
+async fn two_layers_protect_two_cookies_with_two_secrets() {
+    let one = lazy_keys(&MemoryProvider::from_iter([("cookie_secret", OLD)]));
+    let two = lazy_keys(&MemoryProvider::from_iter([("cookie_secret", NEW)]));
+    let set = get(|| async { AppendHeaders([(SET_COOKIE, "a=1"), (SET_COOKIE, "b=2")]) });
+    let router = Router::new()
+        .route("/", set)
+        .route("/cookies", get(cookies))
+        .layer(CookieLayer::signed(&one, ["a"]))
+        .layer(CookieLayer::signed(&two, ["b"]));
+    let response = send(&router, "/", &[]).await;
+    let values = response.headers().get_all(SET_COOKIE).iter();
+    let [a, b] = &values.map(|it| it.to_str().unwrap()).collect::<Vec<_>>()[..] else {
+        panic!("two cookies")
+    };
+    assert_eq!(
+        get_body(&router, "/cookies", &format!("{b}; {a}")).await,
+        "b=2; a=1"
+    );
+    // The signed value of one is not valid as the other.
+    let swapped = format!("a={}; b={}", &b[2..], &a[2..]);
+    assert_eq!(get_body(&router, "/cookies", &swapped).await, "");
 }
 
 #[tokio::test]

@@ -164,7 +164,7 @@ proptest! {
     }
 }
 
-/// An earlier version of this library has renewed the session in a cookie of its own host.
+/// The service has renewed the session in a cookie of its own host, before its domain was configured.
 fn with_leftover_cookie(name: &str, order: Order) -> Browser {
     let mut browser = Browser::new(order);
     let earlier = sessions(SessionCookie::v5(Scheme::Https));

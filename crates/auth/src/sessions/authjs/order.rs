@@ -28,7 +28,9 @@ use crate::{BuildContext, KeyRing};
 /// #[derive(Deserialize)]
 /// #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 /// struct Secrets {
+///     #[expect(dead_code, reason = "the build uses its key ring")]
 ///     auth_secret: SecretString,
+///     #[expect(dead_code, reason = "the build uses its key ring")]
 ///     auth_secret_1: Option<SecretString>,
 /// }
 ///
@@ -67,8 +69,11 @@ pub enum SecretOrder {
 const NUMBERED: [&str; 3] = ["AUTH_SECRET_3", "AUTH_SECRET_2", "AUTH_SECRET_1"];
 
 impl SecretOrder {
-    /// Returns the keys of the secrets that the package might use, for
-    /// [`LazyAuthBuilder::signing`](crate::LazyAuthBuilder::signing).
+    /// Returns the keys of the secrets that the package might use, in its order.
+    ///
+    /// They need not be named with [`LazyAuthBuilder::signing`](crate::LazyAuthBuilder::signing), because they
+    /// have [names of signing secrets](crate::SecretPolicy::of_key). A key that is named there must be the key
+    /// of a field.
     pub fn keys(self) -> &'static [&'static str] {
         match self {
             Self::AuthCore => &[
@@ -155,7 +160,7 @@ impl SecretOrder {
 
 #[cfg(test)]
 mod tests {
-    use secretwell_core::MemoryProvider;
+    use secretwell_core::{MemoryProvider, Origin, Secret, SecretKey, SecretProvider};
     use secretwell_resolver::Resolver;
     use serde::Deserialize;
 
@@ -276,6 +281,83 @@ mod tests {
             };
             assert_eq!(problem.key().map(|key| key.as_str()), Some(name));
             assert!(problem.message().contains("too weak"), "{problem}");
+        }
+    }
+
+    #[tokio::test]
+    async fn failed_read_of_a_previous_secret_is_not_an_absent_one() {
+        for kind in [
+            ErrorKind::Unavailable,
+            ErrorKind::Denied,
+            ErrorKind::Malformed,
+        ] {
+            for name in ["AUTH_SECRET_PREVIOUS", "NEXTAUTH_SECRET_PREVIOUS"] {
+                for mode in [Mode::Production, Mode::Development] {
+                    let memory = MemoryProvider::from_iter([("AUTH_SECRET", NEW)]);
+                    let source = Failing { memory, name, kind };
+                    let auth = LazyAuth::builder(Resolver::new(source)).mode(mode).build(
+                        |_: Secrets, context: BuildContext| async move {
+                            Ok(NextAuth5.key_ring(&context)?)
+                        },
+                    );
+                    let failure = auth.get().await.unwrap_err();
+                    let [problem] = failure.problems() else {
+                        panic!("{failure}")
+                    };
+                    assert_eq!(problem.key().unwrap().as_str(), name);
+                    assert_eq!(problem.kind(), kind);
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn encrypted_previous_secret_is_an_error() {
+        for name in ["AUTH_SECRET_PREVIOUS", "NEXTAUTH_SECRET_PREVIOUS"] {
+            let encrypted = "ENC[AES256_GCM,data:p673w==,iv:YY=,aad:UQ=,tag:A=]";
+            let secrets = [("AUTH_SECRET", NEW), (name, encrypted)];
+            let failure = ring(NextAuth5, &secrets).await.unwrap_err();
+            assert_eq!(failure.problems()[0].key().unwrap().as_str(), name);
+        }
+    }
+
+    #[tokio::test]
+    async fn setting_that_names_a_key_without_a_field_is_an_error_that_says_so() {
+        let memory = MemoryProvider::from_iter([("AUTH_SECRET", NEW)]);
+        let auth =
+            LazyAuth::builder(Resolver::new(memory))
+                .signing(NextAuth5.keys())
+                .unwrap()
+                .build(|_: Secrets, context: BuildContext| async move {
+                    Ok(NextAuth5.key_ring(&context)?)
+                });
+        let failure = auth.get().await.unwrap_err();
+        let named = failure.problems().iter().map(|it| it.key().unwrap());
+        let named: Vec<&str> = named.map(SecretKey::as_str).collect();
+        assert_eq!(named, ["AUTH_SECRET_2", "AUTH_SECRET_3"]);
+        let text = failure.to_string();
+        assert!(text.contains("has no such field"), "{text}");
+    }
+
+    /// Fails for one key.
+    #[derive(Debug)]
+    struct Failing {
+        memory: MemoryProvider,
+        name: &'static str,
+        kind: ErrorKind,
+    }
+
+    #[async_trait::async_trait]
+    impl SecretProvider for Failing {
+        fn origin(&self) -> &Origin {
+            self.memory.origin()
+        }
+
+        async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
+            match key.as_str() == self.name {
+                true => Err(Error::new(self.kind, "it fails").with_key(key)),
+                false => self.memory.get(key).await,
+            }
         }
     }
 

@@ -19,11 +19,23 @@ pub(in crate::sessions) fn pairs(header: &str) -> impl Iterator<Item = (&str, &s
     })
 }
 
-/// Returns all cookies of a request in one text, because HTTP/2 can send each in a separate header.
+/// Returns all cookies of a request in one text, for the methods of the types `Sessions`.
 ///
-/// A cookie that is not UTF-8 does not affect the others.
+/// With HTTP/2, browsers can send each cookie in a separate `Cookie` header. A handler that reads only one of
+/// them does not find each session, and does not end each session. A cookie that is not UTF-8 does not affect
+/// the others.
+///
+/// ```
+/// use http::HeaderMap;
+/// use secretwell::auth::sessions::cookies;
+///
+/// let mut headers = HeaderMap::new();
+/// headers.append("cookie", "theme=dark".parse().unwrap());
+/// headers.append("cookie", "authjs.session-token=x".parse().unwrap());
+/// assert!(cookies(&headers).contains("authjs.session-token="));
+/// ```
 #[cfg(feature = "tower")]
-pub(in crate::sessions) fn cookies(headers: &http::HeaderMap) -> String {
+pub fn cookies(headers: &http::HeaderMap) -> String {
     let all = headers.get_all(http::header::COOKIE).iter();
     let texts: Vec<_> = all
         .map(|value| String::from_utf8_lossy(value.as_bytes()))

@@ -119,8 +119,8 @@ proptest! {
         prop_assert_eq!(browser.header(HOST, &path), "other=x");
     }
 
-    /// The cookies of this host and those of its domain, which the application or an earlier version of
-    /// this library set, are in one header.
+    /// The cookies of this host and those of its domain, which the application or a service without a
+    /// configured domain set, are in one header.
     ///
     /// Two rare cases have no solution and are not tested: a last chunk that is as long as the others does
     /// not show where its value ends. And in Firefox, new chunks of a value that became longer are not next
