@@ -348,15 +348,15 @@ impl Budget {
     pub(super) fn try_spend(&self, token: &str) -> bool {
         let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let is_over = |second: &mut Second| {
-            now.saturating_duration_since(second.start) >= Duration::from_secs(1)
-        };
-        let start = Second {
+        let is_over =
+            |second: &Second| now.saturating_duration_since(second.start) >= Duration::from_secs(1);
+        if second.as_ref().is_some_and(is_over) {
+            *second = None;
+        }
+        let second = second.get_or_insert(Second {
             start: now,
             checked: 0,
-        };
-        drop(second.take_if(is_over));
-        let second = second.get_or_insert(start);
+        });
         let checked = second.checked.saturating_add(token.len().max(SHORT_TOKEN));
         let is_allowed = checked <= MAX_CHECKS * SHORT_TOKEN;
         if is_allowed {
