@@ -147,7 +147,7 @@ impl<P: Protection, A> RingJar<P, A> {
             return false;
         };
         let opened = self.open(name, values);
-        opened.is_some_and(|opened| self.keys.is_outdated(opened.position))
+        opened.is_some_and(|opened| opened.is_outdated)
     }
 
     fn open(&self, name: &str, values: &[String]) -> Option<Opened> {
