@@ -11,6 +11,7 @@
 //! | `chains` | chains of sources: ttl, failures, versions and waits of each source, with every adapter |
 //! | `changes` | change notifications and watches, in every state of a key and every order of use |
 //! | `notify` | change notifications over the network: signed requests, replays, floods, several resolvers |
+//! | `chromium` | a real browser, for tests of sessions on several subdomains |
 //! | `hostile` | panics, wrong counts, code of others that uses the resolver, many callers at once |
 //! | `freshness` | no value is stale, reverted or of another key without a sign |
 //! | `lazy` | `LazyAuth`: start, rotation, failures and its log |
@@ -44,6 +45,7 @@ mod aws;
 mod betterauth;
 mod chains;
 mod changes;
+mod chromium;
 mod cli;
 mod conformance;
 mod e2e;

@@ -1,5 +1,7 @@
 //! Tests with the real Auth.js packages, and a service that shares their sessions.
 
+mod browser;
+mod guide;
 mod late_secret;
 mod rotation;
 pub(crate) mod site;

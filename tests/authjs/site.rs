@@ -5,12 +5,14 @@
 use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex as StdMutex};
+use std::time::Duration;
 
 use reqwest::{Client, redirect};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time;
 
 use crate::support::tool;
 
@@ -57,29 +59,58 @@ impl Packages {
     }
 }
 
-/// A Next.js application in production mode, `tests/clients/app`.
+/// A Next.js application, `tests/clients/app`.
 pub(crate) struct Application {
-    _process: Child,
-    address: String,
+    process: Child,
+    pub(crate) address: String,
     log: Arc<StdMutex<String>>,
+    /// Development mode: only one process at a time can use the directory.
+    development: Option<MutexGuard<'static, ()>>,
+}
+
+/// A mode of Next.js.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum NextMode {
+    /// `next start`
+    Production,
+    /// `next dev`
+    Development,
 }
 
 impl Application {
-    /// Starts the application with these environment variables, and waits until it listens.
+    /// Starts the application in production mode with these environment variables, and waits until it listens.
     pub(super) async fn start<N: AsRef<str>>(variables: &[(N, String)]) -> Self {
         Self::start_by(Command::new("node"), variables).await
     }
 
     /// Like [`start`](Self::start), with a command that runs node.
     pub(crate) async fn start_by<N: AsRef<str>>(
-        mut command: Command,
+        command: Command,
         variables: &[(N, String)],
     ) -> Self {
+        Self::start_with(command, NextMode::Production, variables).await
+    }
+
+    /// Like [`start_by`](Self::start_by), in this mode.
+    pub(crate) async fn start_with<N: AsRef<str>>(
+        mut command: Command,
+        mode: NextMode,
+        variables: &[(N, String)],
+    ) -> Self {
+        static DEVELOPMENT: Mutex<()> = Mutex::const_new(());
         let home = tool("clients");
+        let (action, development) = match mode {
+            NextMode::Production => ("start", None),
+            NextMode::Development => ("dev", Some(DEVELOPMENT.lock().await)),
+        };
+        if development.is_some() {
+            // The server is a child of the process, and must be killed with it.
+            command.process_group(0);
+        }
         command
             .arg("--max-http-header-size=100000")
             .arg(home.join("node_modules/next/dist/bin/next"))
-            .args(["start", "--hostname", "127.0.0.1", "--port", "0"])
+            .args([action, "--hostname", "127.0.0.1", "--port", "0"])
             .arg(home)
             .env_remove("AUTH_SECRET")
             .env("NEXT_TELEMETRY_DISABLED", "1")
@@ -106,9 +137,10 @@ impl Application {
         {}
         tokio::spawn(collect(lines, log.clone()));
         Self {
-            _process: process,
+            process,
             address,
             log,
+            development,
         }
     }
 
@@ -117,9 +149,37 @@ impl Application {
         Site::Served(format!("{}/{route}", self.address))
     }
 
+    /// Waits until the command that runs the application has started it again, and follows it to its new address.
+    pub(crate) async fn wait_for_restart(&mut self) {
+        self.address = loop {
+            {
+                let mut log = self.log.lock().unwrap();
+                if let Some((_, rest)) = log.split_once("Local:")
+                    && rest.contains("Ready")
+                {
+                    let address = rest.lines().next().unwrap().trim().to_owned();
+                    log.clear();
+                    break address;
+                }
+            }
+            time::sleep(Duration::from_millis(20)).await;
+        };
+    }
+
     /// Returns its log output until now.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        if let (Some(_), Some(id)) = (&self.development, self.process.id()) {
+            let group = format!("-{id}");
+            let _ = std::process::Command::new("kill")
+                .args(["-KILL", "--", &group])
+                .status();
+        }
     }
 }
 

@@ -82,7 +82,8 @@ async fn chunked_cookies_are_read_by_the_packages_and_vice_versa() {
         ),
     ] {
         let name = cookie.name().to_owned();
-        let sessions = Sessions::new(cookie, &KeyRing::new(SECRET).unwrap()).unwrap();
+        let sessions =
+            Sessions::new(cookie.max_size(64 * 1024), &KeyRing::new(SECRET).unwrap()).unwrap();
         for (length, cookies) in [(3, 1), (4_000, 2), (34_000, 12)] {
             let long = "x".repeat(length);
             let browser = site.log_in(&long).await;

@@ -4,24 +4,19 @@ use std::fs;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::time::Instant;
 
 use crate::authjs::site::{Browser, collect};
 use crate::support::tool;
 
 const GUIDE: &str = include_str!("../../docs/guides/better-auth.md");
-
-/// Replaces the source of the guide by the environment of the process.
-pub(super) const ENVIRONMENT: [(&str, &str); 1] = [(
-    "environment.js",
-    "// environment.js\nexport const load = () => process.env;\n",
-)];
 
 /// A project with the files of the guide, beside the installed packages.
 pub(super) struct Project(TempDir);
@@ -44,9 +39,6 @@ impl Project {
     /// Creates a project that loads its secrets from this file instead of `infisical.js`.
     pub(super) fn with_source(file: &str) -> Self {
         let project = Self::new();
-        for (name, text) in ENVIRONMENT {
-            project.write(name, text);
-        }
         project.replace("secret.js", "./infisical.js", &format!("./{file}"));
         project
     }

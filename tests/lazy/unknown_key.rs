@@ -174,6 +174,49 @@ async fn secret_that_cannot_be_used_ends_the_wait() {
     }
 }
 
+/// The results of a read are compared for a while after it, also with a build from a later read.
+#[tokio::test(start_paused = true)]
+async fn secret_that_was_rotated_after_the_read_delays_no_request() {
+    let fixture = polled(secs(600));
+    fixture.auth.get().await.unwrap();
+    fixture.memory.set("AUTH_SECRET", SECOND).unwrap();
+    assert_eq!(refresh(&fixture).await.as_deref(), Some(SECOND));
+    pass(secs(2)).await;
+    let third = "the third secret, thirty-two bytes or more";
+    fixture.memory.set("AUTH_SECRET", third).unwrap();
+    fixture.auth.rebuild().await.unwrap();
+
+    let start = Instant::now();
+    assert_eq!(refresh(&fixture).await, None);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(fixture.secret(), third);
+}
+
+#[tokio::test(start_paused = true)]
+async fn secret_that_remains_unusable_delays_no_later_request() {
+    for invalid in ["short", "reject, thirty-two bytes or more of it"] {
+        let fixture = polled(secs(600));
+        fixture.auth.get().await.unwrap();
+        fixture.memory.set("AUTH_SECRET", invalid).unwrap();
+        for _ in 0..20 {
+            let start = Instant::now();
+            assert_eq!(refresh(&fixture).await, None);
+            assert!(
+                start.elapsed() < secs(2),
+                "{invalid}: {:?}",
+                start.elapsed()
+            );
+            pass(INTERVAL).await;
+        }
+        assert_eq!(fixture.secret(), FIRST);
+        // The corrected secret is still found by a request.
+        fixture.memory.set("AUTH_SECRET", SECOND).unwrap();
+        pass(INTERVAL).await;
+        let _ = refresh(&fixture).await;
+        assert_eq!(fixture.secret(), SECOND);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn requests_to_a_build_that_is_newer_than_the_last_refresh_do_not_wait() {
     let fixture = polled(secs(600));

@@ -427,6 +427,26 @@ async fn clock_that_is_behind_is_explained() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn clock_that_is_ahead_is_explained() {
+    let tokens = SessionTokens::v5(V5, &KeyRing::new(OLD).unwrap()).unwrap();
+    let past = SystemTime::now() - 2 * HOUR;
+    let expired = tokens
+        .encode_at(&json!({"name": "Ada"}), HOUR, past)
+        .unwrap();
+    let cookies = format!("{V5}={expired}");
+    let service = Polled::new().await;
+    let texts = ["clock of this host is ahead", "synchronize"];
+    service
+        .assert_warned("session_expired", &cookies, 303, &texts)
+        .await;
+    // An old cookie beside sessions that are accepted is normal.
+    let service = Polled::new().await;
+    assert_eq!(service.status(&cookie(OLD)).await, 200);
+    assert_eq!(service.status(&cookies).await, 303);
+    assert_eq!(service.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn secret_that_differs_by_white_space_is_explained() {
     for (service_ends, application_ends, text) in [
         ("", "\n", "ends with a line feed"),
@@ -452,6 +472,68 @@ async fn secret_that_differs_by_white_space_is_explained() {
             .assert_warned("session_secret_white_space", &header, 303, &[text])
             .await;
     }
+}
+
+/// Anybody can send such cookies, so the log must not advise to change a service that works.
+#[tokio::test(start_paused = true)]
+async fn cookies_beside_accepted_sessions_are_no_reason_to_change_the_service() {
+    for (event, header) in [
+        (
+            "session_in_database",
+            format!("{V5}=3f2504e0-4f89-41d3-9a0c-0305e82c3301"),
+        ),
+        ("session_not_a_token", format!("{V5}=nonsense")),
+        (
+            "session_cookie_mismatch",
+            "__Secure-authjs.session-token=a".to_owned(),
+        ),
+        (
+            "session_cookie_mismatch",
+            "better-auth.session_token=a".to_owned(),
+        ),
+    ] {
+        let service = Polled::new().await;
+        assert_eq!(service.status(&cookie(OLD)).await, 200);
+        assert_eq!(service.status(&header).await, 303);
+        let warnings = service.warnings(event);
+        assert_eq!(warnings.len(), 1);
+        for text in [
+            "accepted_others=true",
+            "change nothing while new logins are accepted",
+        ] {
+            assert!(warnings[0].contains(text), "{warnings:?}");
+        }
+        let alone = Polled::new().await;
+        assert_eq!(alone.status(&header).await, 303);
+        assert!(!alone.warnings(event)[0].contains("change nothing"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_prefix_is_explained_and_a_request_counts_once() {
+    let service = Polled::new().await;
+    let chunks: Vec<String> = (0..3)
+        .map(|index| format!("__Secure-{V5}.{index}=a"))
+        .collect();
+    let header = format!("__Host-{V5}=a; {}", chunks.join("; "));
+    for _ in 0..3 {
+        assert_eq!(service.status(&header).await, 303);
+    }
+    pass(5 * MINUTES).await;
+    assert_eq!(service.status(&header).await, 303);
+    let warnings = service.warnings("session_cookie_mismatch");
+    assert_eq!(warnings.len(), 4, "{warnings:?}");
+    for warning in &warnings[2..] {
+        assert!(warning.contains("requests=3"), "{warnings:?}");
+    }
+    let advises = |text: &str| warnings.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(
+        (
+            advises("`Scheme::Https`"),
+            advises(&format!("`__Host-{V5}`"))
+        ),
+        (2, 2)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -555,4 +637,59 @@ async fn wrong_set_ups_of_better_auth_are_explained_as_well() {
     }
     assert_eq!(warnings.len(), 4, "{warnings:?}");
     assert!(!log.contains("canary"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn handler_that_needs_a_session_cache_explains_why_nobody_has_one() {
+    use secretwell::auth::sessions::betterauth::CacheStrategy::{Compact, Jwe};
+    use secretwell::auth::sessions::betterauth::{
+        BetterAuthSecrets, CacheStrategy, Remember, Session, SessionCookies, SessionRow, Sessions,
+    };
+
+    fn sessions(strategy: Option<CacheStrategy>) -> Sessions {
+        let secrets = BetterAuthSecrets::new(OLD).unwrap();
+        let cookies = SessionCookies::new(Scheme::Http);
+        match strategy {
+            Some(strategy) => Sessions::with_cache(cookies, &secrets, strategy).unwrap(),
+            None => Sessions::new(cookies, &secrets).unwrap(),
+        }
+    }
+
+    fn app(strategy: Option<CacheStrategy>) -> Router {
+        let secrets = Resolver::new(MemoryProvider::from_iter([("AUTH_SECRET", OLD)]));
+        let auth = LazyAuth::infallible(secrets, move |_: Secrets, _| sessions(strategy));
+        Router::new()
+            .route("/me", get(async |_: Auth<Session<Value>>| "me"))
+            .layer(auth.session_layer())
+    }
+
+    let row = SessionRow::new("session-1", "user-1", "a-token", SystemTime::now() + HOUR);
+    let user = json!({"id": "user-1", "email": MAIL, "name": "Ada"});
+    let remember = Remember::UntilExpiry;
+    let set = sessions(Some(Compact))
+        .start(&row, &user, remember, "")
+        .unwrap();
+    let pairs: Vec<&str> = set.iter().filter_map(|set| set.split(';').next()).collect();
+    let (token, both) = (pairs[0], pairs.join("; "));
+    for (strategy, header, advice) in [
+        (None, &*both, Some("`with_cache` or `stateless`")),
+        (Some(Compact), token, Some("`session.cookieCache.enabled`")),
+        (Some(Jwe), &*both, Some("`CacheStrategy`")),
+        (Some(Compact), "theme=dark", None),
+    ] {
+        let (log, app) = (CanaryLog::install(), app(strategy));
+        for _ in 0..10 {
+            assert_eq!(send(&app, "/me", header).await.status(), 401);
+        }
+        let lines = log.lines_with("event=session_cache_missing");
+        assert_eq!(lines.len(), usize::from(advice.is_some()), "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains(advice.unwrap())));
+        assert!(!log.contains("canary"));
+    }
+
+    // In a service that has accepted a cache, one that has ended is normal.
+    let (log, app) = (CanaryLog::install(), app(Some(Compact)));
+    assert_eq!(send(&app, "/me", &both).await.status(), 200);
+    assert_eq!(send(&app, "/me", token).await.status(), 401);
+    assert!(log.lines_with("session_cache_missing").is_empty());
 }

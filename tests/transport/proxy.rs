@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use std::process::Output;
 use std::sync::{Arc, Mutex};
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secretwell::vault::{ClientConfig, Credential, VaultAuth, VaultProvider};
 use secretwell::{Error, ErrorKind, SecretProvider};
 use secretwell_testkit::{Canary, CanaryLog};
@@ -22,7 +20,7 @@ use crate::cli::{secretwell, text};
 use crate::process::{CHILD, assert_passed, run_child};
 use crate::support::{key, secs};
 use crate::vault::server::Bao;
-use crate::vault::tls::{Authority, Identity, file};
+use crate::vault::tls::{Authority, Identity, acceptor, file};
 
 /// The server's address for the client.
 const TARGET: &str = "vault.example.invalid:8200";
@@ -41,7 +39,8 @@ impl Proxy {
 
     /// Starts a proxy that requires TLS.
     async fn with_tls(server: SocketAddr, identity: &Identity) -> Self {
-        Self::serve(server, Some(acceptor(identity))).await
+        // A tunnel needs HTTP/1.1, even if the proxy knows HTTP/2 as well.
+        Self::serve(server, Some(acceptor(identity, &[b"h2", b"http/1.1"]))).await
     }
 
     async fn serve(server: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
@@ -99,22 +98,6 @@ async fn tunnel(
     client.flush().await.unwrap();
     let mut server = TcpStream::connect(server).await.unwrap();
     let _ = copy_bidirectional(&mut client, &mut server).await;
-}
-
-fn acceptor(identity: &Identity) -> TlsAcceptor {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let chain = CertificateDer::pem_slice_iter(identity.chain.as_bytes());
-    let chain = chain.collect::<Result<_, _>>().unwrap();
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    // A tunnel needs HTTP/1.1, even if the proxy knows HTTP/2 as well.
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Arc::new(config).into()
 }
 
 /// OpenBao with TLS at the name of [`TARGET`], and with the secret `A` at `secret/app`.

@@ -1,15 +1,19 @@
 //! Server and client certificates, and a sealed server, with OpenBao over TLS.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, date_time_ymd,
 };
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secretwell::vault::{ClientConfig, Credential, VaultAuth, VaultProvider};
 use secretwell::{ErrorKind, SecretProvider};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
+use tokio_rustls::TlsAcceptor;
 
 use super::expiry::read_for;
 use super::server::{Bao, free_address};
@@ -55,6 +59,22 @@ impl Authority {
             key: key.serialize_pem(),
         }
     }
+}
+
+/// Returns a TLS server with this certificate and these protocols (ALPN).
+pub(crate) fn acceptor(identity: &Identity, protocols: &[&[u8]]) -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let chain = CertificateDer::pem_slice_iter(identity.chain.as_bytes());
+    let chain = chain.collect::<Result<_, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    Arc::new(config).into()
 }
 
 pub(crate) fn file(text: &str) -> NamedTempFile {

@@ -15,10 +15,9 @@ use crate::built::{Current, Guard, ThreadViews};
 use crate::progress::{Progress, StateWatch};
 use crate::reader::Reader;
 use crate::rebuilder::{ensure, restart};
-use crate::refresh::{Before, has_changed};
+use crate::refresh::Ended;
 use crate::runtime::{Expired, has_timer, require_runtime, timeout};
 use crate::shared::{RESPONSE_TIME, Settings, Shared, first_build_in_progress};
-use crate::source::Results;
 use crate::spec::BuildSpec;
 use crate::state::{Generation, NotReady, State};
 
@@ -320,27 +319,21 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         let mut progress = shared.progress.subscribe();
         let deadline = shared.settings.deadline;
         let attempts = progress.borrow().attempts;
-        let before = Before {
-            attempts,
-            generation: used,
-        };
-        let (mut refresh, sender) = shared.refreshes.join(Instant::now(), deadline, before);
-        if refresh.before.generation < used {
-            // The build is newer than the last refresh, and the next one is not due.
-            return None;
-        }
+        let (mut refresh, sender) = shared.refreshes.join(Instant::now(), deadline, attempts);
         if let Some(sender) = sender {
             // The task outlives this call, so that its cancellation does not affect the other callers.
             tokio::spawn(revalidate(shared.clone(), sender));
         }
         let started = Instant::now();
-        let results = timeout(deadline, refresh.ended()).await.ok()?;
+        let ended = timeout(deadline, refresh.ended()).await.ok()?;
+        if used > ended.generation {
+            return newer();
+        }
         let is_built = |progress: &Progress| {
             // The rebuild task has decided about the results, or it has failed.
-            let is_unchanged = !has_changed(&shared.memory().results, &results);
-            let has_failed =
-                progress.attempts > refresh.before.attempts && progress.failure.is_some();
-            (is_unchanged || has_failed || newer().is_some()).then_some(())
+            let is_known = shared.memory().knows(&ended.results);
+            let has_failed = progress.attempts > refresh.attempts && progress.failure.is_some();
+            (is_known || has_failed || newer().is_some()).then_some(())
         };
         let rest = deadline.saturating_sub(started.elapsed());
         let _ = self.wait_for(&mut progress, rest, is_built).await;
@@ -489,7 +482,7 @@ impl<A> fmt::Debug for LazyAuth<A> {
 }
 
 /// Reads the secrets because of a request with an unknown key. Changes reach the rebuild task as usual.
-async fn revalidate<A>(shared: Arc<Shared<A>>, results: watch::Sender<Results>) {
+async fn revalidate<A>(shared: Arc<Shared<A>>, ended: watch::Sender<Ended>) {
     tracing::debug!(
         target: "secretwell::auth",
         event = "unknown_key",
@@ -503,8 +496,12 @@ async fn revalidate<A>(shared: Arc<Shared<A>>, results: watch::Sender<Results>) 
         _ = closed => return,
         read = read => read,
     };
-    if let Ok(read) = read {
-        results.send_replace(read);
+    if let Ok(results) = read {
+        let generation = shared.current.generation();
+        ended.send_replace(Ended {
+            results,
+            generation,
+        });
     }
 }
 

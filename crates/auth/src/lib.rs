@@ -64,6 +64,7 @@
 //! | revoke secrets after a leak | [`LazyAuth::revoke_previous`], [`LazyAuthBuilder::revocation_key`] |
 //! | observe the state | [`LazyAuth::state`], [`LazyAuth::watch_state`] |
 //! | check the secrets in advance | [`LazyAuth::preflight`] |
+//! | share the sessions of a JavaScript application | `sessions`, features `authjs` and `betterauth` |
 //! | cookies with several keys | `cookies`, feature `cookies` |
 //! | refuse known secrets | `LazyAuthBuilder::refuse_list`, feature `refuse-list` |
 //!

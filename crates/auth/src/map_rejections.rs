@@ -142,7 +142,8 @@ where
 #[derive(Debug, Clone, Copy)]
 struct Mapped;
 
-/// Returns `mapped` with the headers of `rejected` that it does not set, and with its extensions.
+/// Returns `mapped` with the headers of `rejected` that it does not set, and with its extensions. The
+/// rejection remains the original one, also if `mapped` is the response of another.
 fn replace<R>(rejected: Response<R>, mut mapped: Response<R>) -> Response<R> {
     let (rejected, _) = rejected.into_parts();
     let headers = mapped.headers_mut();
@@ -153,11 +154,12 @@ fn replace<R>(rejected: Response<R>, mut mapped: Response<R>) -> Response<R> {
         }
         append_missing(headers, name, &rejected.headers);
     }
-    let mut extensions = rejected.extensions;
-    extensions.extend(std::mem::take(mapped.extensions_mut()));
-    // Stays in the response, so that a session layer can redirect it to the sign-in page.
+    // An outer session layer can still redirect the response to the sign-in page.
+    let extensions = mapped.extensions_mut();
+    extensions.remove::<Rejection>();
+    let own = std::mem::replace(extensions, rejected.extensions);
+    extensions.extend(own);
     extensions.insert(Mapped);
-    *mapped.extensions_mut() = extensions;
     mapped
 }
 

@@ -12,7 +12,7 @@ use crate::built::Guard;
 use crate::lazy::LazyAuth;
 use crate::panics::{Panicked, catch};
 use crate::rejection::Rejection;
-use crate::session_use::mark_session_used;
+use crate::session_use::{mark_result, mark_result_outside, mark_session_used};
 
 /// The authenticated identity behind a request: a session, a user or a tenant.
 ///
@@ -84,6 +84,8 @@ pub trait Principal: Sized + Send + 'static {
     /// # Errors
     /// - [`Rejection::unauthorized`] if the credentials are missing or invalid. A handler that takes
     ///   `Option<Auth<T>>` receives `None`.
+    /// - [`Rejection::forbidden`] if the credentials are valid, but this client may not act as `T`. A
+    ///   handler that takes `Option<Auth<T>>` receives `None`.
     /// - [`Rejection::unknown_key`] if the credentials name a key that the build does not have. The
     ///   secrets are read again, and the request is authenticated once more with the build that follows.
     /// - [`Rejection::unavailable`] if the credentials cannot be checked now, for example because the
@@ -102,11 +104,11 @@ pub trait Principal: Sized + Send + 'static {
 
 /// The [`Principal`] of a request. With the feature `axum`, it is an extractor.
 ///
-/// | argument of the handler | without valid credentials | while authentication is not possible |
-/// | --- | --- | --- |
-/// | `Auth<T>` | 401 | 503 or 500 |
-/// | `Option<Auth<T>>` | `None` | 503 or 500 |
-/// | `Result<Auth<T>, Rejection>` | `Err` with status 401 | `Err` with status 503 or 500 |
+/// | argument of the handler | without valid credentials | not allowed | while authentication is not possible |
+/// | --- | --- | --- | --- |
+/// | `Auth<T>` | 401 | 403 | 503 or 500 |
+/// | `Option<Auth<T>>` | `None` | `None` | 503 or 500 |
+/// | `Result<Auth<T>, Rejection>` | `Err` with status 401 | `Err` with status 403 | `Err` with status 503 or 500 |
 ///
 /// `Option<Auth<T>>` is never `None` because of an outage, so an outage does not turn a logged-in
 /// user into an anonymous one.
@@ -151,6 +153,7 @@ pub(crate) async fn authenticate<T: Principal>(
     {
         result = authenticate_with::<T>(&newer, request).await;
     }
+    mark_result::<T::Authenticator, T>(&request.extensions, &result);
     result.map_err(Rejection::concluded)
 }
 
@@ -175,6 +178,7 @@ pub(crate) fn insert<T>(extensions: &mut Extensions, auth: LazyAuth<T::Authentic
 where
     T: Principal + Clone + Sync,
 {
+    mark_result_outside::<T::Authenticator, T>(extensions, Ok(&principal));
     extensions.insert(auth.clone());
     extensions.insert(Authenticated {
         auth,

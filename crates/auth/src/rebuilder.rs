@@ -273,6 +273,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         let Err(Stopped::Failed(mut problems, mut retry_at)) = applied else {
             return applied;
         };
+        shared.memory().set_unusable(results.clone());
         let (_, epoch) = shared.source.split(results);
         match self.advance(Some(epoch), outcome).await {
             Err(Stopped::Failed(more, later)) => {

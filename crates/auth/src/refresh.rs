@@ -21,17 +21,17 @@ pub(crate) struct Refreshes(Mutex<Option<Refresh>>);
 #[derive(Debug, Clone)]
 pub(crate) struct Refresh {
     started: Instant,
-    pub(crate) before: Before,
-    /// The results. The sender is dropped when the refresh ends, also if its runtime is shut down.
-    results: watch::Receiver<Results>,
+    /// The number of attempts of the rebuild task before this refresh.
+    pub(crate) attempts: u64,
+    /// The sender is dropped when the refresh ends, also if its runtime is shut down.
+    ended: watch::Receiver<Ended>,
 }
 
-/// The state of the auth before a refresh.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Before {
-    /// The number of attempts of the rebuild task.
-    pub(crate) attempts: u64,
-    /// The generation of the build that does not know the key.
+/// What a refresh has found. The results are empty if it was not completed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ended {
+    pub(crate) results: Results,
+    /// The generation of the build when the results were there. Later builds consider these or newer results.
     pub(crate) generation: Generation,
 }
 
@@ -39,13 +39,13 @@ impl Refreshes {
     /// Returns the last refresh. If none has started within [`REFRESH_INTERVAL`], also returns the sender of
     /// a new one, which the caller must start.
     ///
-    /// `deadline` is the maximum duration of a refresh. `before` is the state now.
+    /// `deadline` is the maximum duration of a refresh. `attempts` is the number of attempts so far.
     pub(crate) fn join(
         &self,
         now: Instant,
         deadline: Duration,
-        before: Before,
-    ) -> (Refresh, Option<watch::Sender<Results>>) {
+        attempts: u64,
+    ) -> (Refresh, Option<watch::Sender<Ended>>) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(refresh) = last
             .as_ref()
@@ -53,16 +53,16 @@ impl Refreshes {
         {
             return (refresh.clone(), None);
         }
-        let (sender, results) = watch::channel(Results::new());
+        let (sender, ended) = watch::channel(Ended::default());
         let refresh = Refresh {
             started: now,
-            before,
-            results,
+            attempts,
+            ended,
         };
-        let replaced = last.replace(refresh.clone());
+        let before = last.replace(refresh.clone());
         drop(last);
         // The errors of a source are foreign code.
-        drop(replaced);
+        drop(before);
         (refresh, Some(sender))
     }
 }
@@ -71,15 +71,15 @@ impl Refresh {
     /// Returns whether another refresh must not start at `now`.
     fn is_recent(&self, now: Instant, deadline: Duration) -> bool {
         let age = now.saturating_duration_since(self.started);
-        let is_running = self.results.has_changed().is_ok();
+        let is_running = self.ended.has_changed().is_ok();
         // The task might belong to a runtime that does not run it.
         age < REFRESH_INTERVAL || is_running && age < deadline.saturating_add(REFRESH_INTERVAL)
     }
 
-    /// Waits for the end of the refresh. Returns its results, which are empty if it was not completed.
-    pub(crate) async fn ended(&mut self) -> Results {
-        while self.results.changed().await.is_ok() {}
-        self.results.borrow().clone()
+    /// Waits for the end of the refresh.
+    pub(crate) async fn ended(&mut self) -> Ended {
+        while self.ended.changed().await.is_ok() {}
+        self.ended.borrow().clone()
     }
 }
 

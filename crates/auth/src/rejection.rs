@@ -105,6 +105,46 @@ impl Rejection {
         self
     }
 
+    /// Creates the response 403, for a client with valid credentials that is not allowed to do this.
+    ///
+    /// A [`Principal`](crate::Principal) returns it for a user who is logged in. With
+    /// [`unauthorized`](Self::unauthorized), the session layer would redirect the browser to the sign-in
+    /// page, which returns a logged-in user at once, without an end.
+    ///
+    /// ```
+    /// use http::request::Parts;
+    /// use secretwell::auth::sessions::authjs::{Session, Sessions};
+    /// use secretwell::auth::{Principal, Rejection};
+    /// use serde::Deserialize;
+    ///
+    /// #[derive(Deserialize)]
+    /// struct User {
+    ///     role: Option<String>,
+    /// }
+    ///
+    /// struct Admin(User);
+    ///
+    /// impl Principal for Admin {
+    ///     type Authenticator = Sessions;
+    ///
+    ///     async fn authenticate(sessions: &Sessions, request: &Parts) -> Result<Self, Rejection> {
+    ///         let session = Session::<User>::authenticate(sessions, request).await?;
+    ///         match session.claims.role.as_deref() {
+    ///             Some("admin") => Ok(Self(session.claims)),
+    ///             _ => Err(Rejection::forbidden()),
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub fn forbidden() -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            retry_after: None,
+            challenge: None,
+            cause: Cause::default(),
+        }
+    }
+
     /// Creates the response 503, for a service that cannot authenticate requests now.
     ///
     /// `retry_after` is rounded up to whole seconds.
@@ -160,6 +200,7 @@ impl Rejection {
     fn body(&self) -> &'static str {
         match self.status {
             StatusCode::UNAUTHORIZED => r#"{"error":"unauthorized"}"#,
+            StatusCode::FORBIDDEN => r#"{"error":"forbidden"}"#,
             StatusCode::SERVICE_UNAVAILABLE => r#"{"error":"temporarily unavailable"}"#,
             _ => r#"{"error":"server configuration"}"#,
         }
@@ -219,6 +260,7 @@ impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.status {
             StatusCode::UNAUTHORIZED => f.write_str("the request has no valid credentials"),
+            StatusCode::FORBIDDEN => f.write_str("the request is not allowed"),
             StatusCode::SERVICE_UNAVAILABLE => {
                 f.write_str("requests cannot be authenticated now; retry later")
             }

@@ -24,7 +24,9 @@ pub(crate) enum ListError {
 /// Returns the entries of a list in their order.
 ///
 /// The rules are those of Better Auth: commas separate the entries, and the first colon of an entry
-/// separates its version from its secret. Both are trimmed. The version consists of the leading digits.
+/// separates its version from its secret. Both are trimmed. The version consists of the leading digits, also
+/// after a sign. As in JavaScript, it is exact up to 2^53: a larger one is rounded, and the rounded number is
+/// the version in the application's own data.
 pub(crate) fn parse(list: &[u8]) -> Result<Vec<ListEntry<'_>>, ListError> {
     let list = std::str::from_utf8(list).map_err(|_| ListError::NotUtf8)?;
     let mut entries: Vec<ListEntry<'_>> = Vec::new();
@@ -32,11 +34,7 @@ pub(crate) fn parse(list: &[u8]) -> Result<Vec<ListEntry<'_>>, ListError> {
         let (version, secret) = entry
             .split_once(':')
             .ok_or(ListError::NoVersion { position })?;
-        let version = version.trim_matches(is_javascript_space);
-        let digits = version.bytes().take_while(u8::is_ascii_digit).count();
-        let version: u64 = version[..digits]
-            .parse()
-            .map_err(|_| ListError::InvalidVersion { position })?;
+        let version = parse_version(version).ok_or(ListError::InvalidVersion { position })?;
         let secret = secret.trim_matches(is_javascript_space);
         if secret.is_empty() {
             return Err(ListError::NoSecret { version });
@@ -47,6 +45,19 @@ pub(crate) fn parse(list: &[u8]) -> Result<Vec<ListEntry<'_>>, ListError> {
         entries.push(ListEntry { version, secret });
     }
     Ok(entries)
+}
+
+fn parse_version(text: &str) -> Option<u64> {
+    /// 2^64, the first number that is too large.
+    const LIMIT: f64 = 18_446_744_073_709_551_616.0;
+    let text = text.trim_matches(is_javascript_space);
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let digits = unsigned.bytes().take_while(u8::is_ascii_digit).count();
+    let version: f64 = unsigned[..digits].parse().ok()?;
+    // `-0` is not negative.
+    let is_valid = version < LIMIT && (version == 0.0 || !text.starts_with('-'));
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    is_valid.then_some(version as u64)
 }
 
 /// Returns whether `trim()` of JavaScript removes the character. The two programs must read the same secret.
@@ -84,6 +95,24 @@ mod tests {
             (" 2 : b ,\t1:a\n", Ok(vec![(2, "b"), (1, "a")])),
             ("1:left:right", Ok(vec![(1, "left:right")])),
             ("1.9:a,02:b,3abc:c", Ok(vec![(1, "a"), (2, "b"), (3, "c")])),
+            ("+2:b,-0:a", Ok(vec![(2, "b"), (0, "a")])),
+            ("9007199254740993:a", Ok(vec![(9_007_199_254_740_992, "a")])),
+            (
+                "18446744073709549568:a",
+                Ok(vec![(18_446_744_073_709_549_568, "a")]),
+            ),
+            (
+                "9007199254740993:b,9007199254740992:a",
+                Err(ListError::Duplicate {
+                    version: 9_007_199_254_740_992,
+                }),
+            ),
+            (
+                "18446744073709551615:a",
+                Err(ListError::InvalidVersion { position: 1 }),
+            ),
+            ("+-1:a", Err(ListError::InvalidVersion { position: 1 })),
+            ("+:a", Err(ListError::InvalidVersion { position: 1 })),
             ("1:\u{feff}a\u{a0}", Ok(vec![(1, "a")])),
             ("1:\u{85}a", Ok(vec![(1, "\u{85}a")])),
             ("1:a,", Err(ListError::NoVersion { position: 2 })),

@@ -17,7 +17,7 @@ use crate::mode::Mode;
 use crate::panics::catch;
 use crate::policy::{Policies, SecretPolicy, is_secret};
 use crate::progress::Progress;
-use crate::refresh::Refreshes;
+use crate::refresh::{Refreshes, has_changed};
 use crate::ring::Timing;
 use crate::source::{Results, Source};
 use crate::spec::{BuildSpec, Checks, keys};
@@ -87,6 +87,8 @@ pub(crate) struct Memory {
     pub(crate) rotation: Rotation,
     /// The results that the current build was checked against last.
     pub(crate) results: Results,
+    /// The results of the last attempt, if it could not use them.
+    unusable: Option<Results>,
     pub(crate) history: VersionHistory,
     /// The time and the revocation that the rings were advanced to, or `None` before the first build.
     advanced_to: Option<(Instant, u64)>,
@@ -111,6 +113,17 @@ impl Memory {
             history,
             ..Self::default()
         }
+    }
+
+    /// Records that an attempt could not use `results`.
+    pub(crate) fn set_unusable(&mut self, results: Results) {
+        self.unusable = Some(results);
+    }
+
+    /// Returns whether an attempt has used these results, or has found that it cannot use them.
+    pub(crate) fn knows(&self, results: &Results) -> bool {
+        let known = std::iter::once(&self.results).chain(&self.unusable);
+        known.into_iter().any(|known| !has_changed(known, results))
     }
 
     /// Returns the time of the next transition of the rings that was not applied yet.

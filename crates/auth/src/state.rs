@@ -2,6 +2,7 @@
 //! or an outdated one.
 
 use std::fmt;
+use std::io::Write as _;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -190,11 +191,12 @@ impl NotReady {
 
 /// Prints a problem to standard error if no `tracing` subscriber was ever set, once per `printed`.
 /// Without a subscriber, the reason of a 500 response would not appear anywhere.
-#[expect(clippy::print_stderr, reason = "there is no log to write to")]
 pub(crate) fn print_without_subscriber(printed: &Once, problem: impl fmt::Display) {
     if !tracing::dispatcher::has_been_set() {
         printed.call_once(|| {
-            eprintln!(
+            // `eprintln` panics if nobody reads standard error any more.
+            let _ = writeln!(
+                std::io::stderr(),
                 "secretwell: {problem}\nsecretwell: set a `tracing` subscriber to see all events"
             );
         });

@@ -37,6 +37,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// | request | response |
     /// | --- | --- |
     /// | without valid credentials | 401 |
+    /// | of a client that is not allowed ([`Rejection::forbidden`]) | 403 |
     /// | while the source of the secrets is unreachable | 503 with `Retry-After` |
     /// | while a secret is absent or invalid | 500 |
     /// | with valid credentials | response of the inner service |

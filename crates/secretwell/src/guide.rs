@@ -12,12 +12,13 @@
 //! | [`writing_a_backend`] | a backend for another source, and its conformance tests |
 //! | [`notifications`] | webhooks of Infisical and signed requests of other senders |
 //! | [`frameworks`] | sessions in actix-web, poem, tonic and plain tower |
+//! | [`nextjs`] | a Next.js application with a late and rotating secret, alone or with a Rust service |
+//! | [`better_auth_application`] | an application with Better Auth whose secret is late or rotates |
 //! | [`faq`] | answers to common questions |
 //! | [`resolver`] | keys, watches, rejected values, restored backups, chains and runtimes |
-//! | [`recipes`] | encrypted cookies, JSON Web Tokens, sessions, a PostgreSQL pool |
-//! | [`authjs`] | sessions that a Rust service shares with Auth.js |
+//! | [`recipes`] | encrypted and signed cookies, JSON Web Tokens, tower-sessions, a PostgreSQL pool |
+//! | [`authjs`] | sessions that a Rust service shares with Auth.js and NextAuth |
 //! | [`better_auth`] | sessions that a Rust service shares with Better Auth |
-//! | [`better_auth_application`] | an application with Better Auth whose secret is late or rotates |
 //! | [`backends`] | environment variables, files, Infisical, Vault |
 //! | [`cli`] | the command for programs in any language |
 //! | [`architecture`], [`contract`], [`features`] | how the library is built |
@@ -50,6 +51,9 @@ pub mod better_auth_application {}
 
 #[doc = include_str!("../docs/guides/frameworks.md")]
 pub mod frameworks {}
+
+#[doc = include_str!("../docs/guides/nextjs.md")]
+pub mod nextjs {}
 
 #[doc = include_str!("../docs/guides/faq.md")]
 pub mod faq {}
@@ -180,4 +184,13 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0019-dialects.md")]
     pub mod dialects {}
+
+    #[doc = include_str!("../docs/decisions/0020-rewritten-files.md")]
+    pub mod rewritten_files {}
+
+    #[doc = include_str!("../docs/decisions/0021-strength.md")]
+    pub mod strength {}
+
+    #[doc = include_str!("../docs/decisions/0022-sessions.md")]
+    pub mod sessions {}
 }

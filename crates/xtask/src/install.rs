@@ -53,12 +53,35 @@ pub(crate) fn install_for_infisical() -> Result<(), String> {
     install_python_package("moto", MOTO).map(drop)
 }
 
-/// Installs the Auth.js packages and builds the Next.js application that uses them.
+/// Installs the Auth.js packages, and builds the Next.js application that uses them and contains the programs of the
+/// guide. Installs a browser, if that is possible.
 pub(crate) fn install_for_authjs() -> Result<(), String> {
     let directory = install_node_packages()?;
+    install_chromium();
     println!("building the Next.js application");
+    let script = text(&directory.join("guide.mjs"));
+    let guide = text(&root().join("docs/guides/nextjs.md"));
+    run("node", &[&script, &guide])?;
     let next = text(&directory.join("node_modules/next/dist/bin/next"));
-    run("node", &[&next, "build", &text(&directory)]).map(drop)
+    // A page of the selected application is rendered if it does not wait for a request. It has no secret then.
+    let selected = "GUIDE=next-auth-4";
+    let build = [selected, "node", &next, "build", &text(&directory)];
+    run("env", &build).map(drop)
+}
+
+/// Installs Chromium from the packages of the system, which only root can do. Without it, the tests that need a
+/// browser are skipped.
+fn install_chromium() {
+    if run("chromium", &["--version"]).is_ok() {
+        return;
+    }
+    println!("installing chromium");
+    let install = ["install", "--yes", "--no-install-recommends", "chromium"];
+    let installed = run("apt-get", &install)
+        .or_else(|_| run("apt-get", &["update"]).and_then(|_| run("apt-get", &install)));
+    if let Err(reason) = installed {
+        println!("tests with a real browser are skipped: {reason}");
+    }
 }
 
 /// Installs Better Auth.

@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn each_module_with_tests_belongs_to_a_part() {
-        const HELPERS: [&str; 3] = ["aws", "schedules", "support"];
+        const HELPERS: [&str; 4] = ["aws", "chromium", "schedules", "support"];
         let modules = include_str!("../../../tests/main.rs")
             .lines()
             .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'))

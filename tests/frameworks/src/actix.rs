@@ -6,14 +6,15 @@ use std::fmt;
 use std::pin::Pin;
 
 use actix_web::body::MessageBody;
-use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::dev::{Payload, ResponseHead, ServiceRequest, ServiceResponse};
+use actix_web::error::InternalError;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
 use http::StatusCode;
 use http::request::Parts;
-use secretwell::auth::sessions::SessionLayer;
 use secretwell::auth::sessions::authjs::{Session, Sessions};
+use secretwell::auth::sessions::{SessionExchange, SessionLayer};
 use secretwell::auth::{LazyAuth, Rejection};
 
 use crate::User;
@@ -21,7 +22,8 @@ use crate::User;
 /// The middleware: `App::new().app_data(web::Data::new(layer)).wrap(from_fn(sessions))`.
 ///
 /// # Errors
-/// Returns the error of the inner service, and an error if the request has an invalid head.
+/// Returns the error of the inner service with a changed response, and an error if the request has an
+/// invalid head.
 pub async fn sessions(
     layer: web::Data<SessionLayer<Sessions>>,
     request: ServiceRequest,
@@ -30,38 +32,59 @@ pub async fn sessions(
     let mut head = head(request.request())?;
     let exchange = layer.start(&mut head);
     request.extensions_mut().insert(head);
+    match next.call(request).await {
+        Ok(mut response) => {
+            let rejection = response.response().error().and_then(rejection);
+            finish(exchange, response.response_mut().head_mut(), rejection);
+            Ok(response)
+        }
+        // Inner middleware returns its rejections as errors.
+        Err(error) => {
+            let mut response = error.error_response();
+            finish(exchange, response.head_mut(), rejection(&error));
+            Err(InternalError::from_response(error, response).into())
+        }
+    }
+}
 
-    let mut response = next.call(request).await?;
+/// Returns the rejection in an error.
+fn rejection(error: &Error) -> Option<Rejection> {
+    let rejected: Option<&Rejected> = error.as_error();
+    rejected.map(|Rejected(rejection)| rejection.clone())
+}
 
+/// Changes the head of a response.
+fn finish(
+    exchange: SessionExchange<Sessions>,
+    response: &mut ResponseHead,
+    rejection: Option<Rejection>,
+) {
     let mut changed = http::Response::new(());
-    if let Ok(status) = StatusCode::from_u16(response.status().as_u16()) {
+    if let Ok(status) = StatusCode::from_u16(response.status.as_u16()) {
         *changed.status_mut() = status;
     }
-    for (name, value) in response.headers() {
+    for (name, value) in &response.headers {
         let name = http::HeaderName::from_bytes(name.as_str().as_bytes());
         let value = http::HeaderValue::from_bytes(value.as_bytes());
         if let (Ok(name), Ok(value)) = (name, value) {
             changed.headers_mut().append(name, value);
         }
     }
-    let error = response.response().error();
-    if let Some(Rejected(rejection)) = error.and_then(Error::as_error) {
-        changed.extensions_mut().insert(rejection.clone());
+    if let Some(rejection) = rejection {
+        changed.extensions_mut().insert(rejection);
     }
     exchange.finish(&mut changed);
-    let response_head = response.response_mut().head_mut();
     if let Ok(status) = actix_web::http::StatusCode::from_u16(changed.status().as_u16()) {
-        response_head.status = status;
+        response.status = status;
     }
-    response_head.headers.clear();
+    response.headers.clear();
     for (name, value) in changed.headers() {
         let name = HeaderName::try_from(name.as_str());
         let value = HeaderValue::from_bytes(value.as_bytes());
         if let (Ok(name), Ok(value)) = (name, value) {
-            response_head.headers.append(name, value);
+            response.headers.append(name, value);
         }
     }
-    Ok(response)
 }
 
 /// Converts the head of a request.

@@ -213,6 +213,64 @@ async fn actix_web_shares_sessions() {
     setup.check(send).await;
 }
 
+#[actix_web::test]
+async fn rejection_of_inner_middleware_in_actix_web_is_redirected() {
+    use actix_web::body::MessageBody;
+    use actix_web::dev::{Service as _, ServiceRequest, ServiceResponse};
+    use actix_web::middleware::{Next, from_fn};
+    use actix_web::{App, Error, test, web};
+
+    use crate::actix::{Login, sessions};
+
+    async fn only_users(
+        mut request: ServiceRequest,
+        next: Next<impl MessageBody>,
+    ) -> Result<ServiceResponse<impl MessageBody>, Error> {
+        request.extract::<Login>().await?;
+        next.call(request).await
+    }
+    let setup = Setup::new();
+    setup.publish_secret().await;
+    let app = App::new()
+        .app_data(web::Data::new(setup.layer.clone()))
+        .service(web::scope("/app").route("/me", web::get().to(async || "for users")))
+        .wrap(from_fn(only_users))
+        .wrap(from_fn(sessions));
+    let app = test::init_service(app).await;
+    let request = |name: &'static str, value: &str| {
+        let request = test::TestRequest::with_uri("/app/me").insert_header((name, value));
+        app.call(request.to_request())
+    };
+    let response = request("cookie", &setup.ada).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(response.headers().contains_key("set-cookie"));
+
+    let redirected = request("accept", "text/html")
+        .await
+        .err()
+        .unwrap()
+        .error_response();
+    assert_eq!(redirected.status(), 303);
+    assert_eq!(
+        redirected.headers().get("location").unwrap(),
+        "/signin?callbackUrl=%2Fapp%2Fme"
+    );
+    let rejected = request("accept", "*/*")
+        .await
+        .err()
+        .unwrap()
+        .error_response();
+    assert_eq!(rejected.status(), 401);
+    assert_eq!(
+        rejected.headers().get("vary").unwrap(),
+        "cookie, authorization"
+    );
+    assert_eq!(
+        rejected.headers().get("www-authenticate").unwrap(),
+        "Bearer"
+    );
+}
+
 /// A gRPC service as it is generated, with one method that returns the name in a header.
 #[derive(Clone)]
 struct Greeter;

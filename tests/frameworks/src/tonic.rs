@@ -16,6 +16,7 @@ use crate::User;
 fn status(rejection: &Rejection, _: &Parts) -> Response<Body> {
     let code = match rejection.status().as_u16() {
         401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
         503 => Code::Unavailable,
         _ => Code::Internal,
     };

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::error::TokenError;
 use crate::hex::hex;
@@ -20,19 +21,19 @@ pub(super) struct TimeClaims {
     expires: Option<TimeClaim>,
 }
 
-#[derive(Clone, Copy, Deserialize)]
-#[serde(untagged)]
-enum TimeClaim {
-    Seconds(f64),
-    NotANumber(IgnoredAny),
-}
+/// A time, or `None` if the claim is not a number.
+#[derive(Clone, Copy)]
+struct TimeClaim(Option<f64>);
 
 impl TimeClaim {
+    /// `claim` is the text of the claim. `serde_json` can represent numbers in several ways, depending on the
+    /// features that other crates enable, so a number is not deserialized from another type.
+    fn parse(claim: &RawValue) -> Self {
+        Self(serde_json::from_str(claim.get()).ok())
+    }
+
     fn seconds(self) -> Result<f64, TokenError> {
-        match self {
-            Self::Seconds(seconds) => Ok(seconds),
-            Self::NotANumber(_) => Err(TokenError::Malformed),
-        }
+        self.0.ok_or(TokenError::Malformed)
     }
 }
 
@@ -82,7 +83,7 @@ impl TimeClaims {
 }
 
 /// Implemented by hand, because a derived implementation rejects duplicate names. As in JavaScript, the
-/// last of them is used.
+/// last of them is used. Only JSON text can be deserialized.
 impl<'de> Deserialize<'de> for TimeClaims {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -107,9 +108,9 @@ impl<'de> Deserialize<'de> for TimeClaims {
                 let mut times = TimeClaims::default();
                 while let Some(name) = map.next_key()? {
                     match name {
-                        Name::Exp => times.expires = Some(map.next_value()?),
-                        Name::Nbf => times.not_before = Some(map.next_value()?),
-                        Name::Iat => times.issued_at = Some(map.next_value()?),
+                        Name::Exp => times.expires = Some(TimeClaim::parse(map.next_value()?)),
+                        Name::Nbf => times.not_before = Some(TimeClaim::parse(map.next_value()?)),
+                        Name::Iat => times.issued_at = Some(TimeClaim::parse(map.next_value()?)),
                         Name::Other(_) => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }

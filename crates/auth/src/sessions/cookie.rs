@@ -18,7 +18,7 @@ use super::text;
 use attributes::Attributes;
 pub use attributes::{SameSite, Scheme};
 #[cfg(feature = "tower")]
-pub(super) use header::cookies;
+pub use header::cookies;
 pub(super) use header::pairs;
 
 /// Maximum length of a `Set-Cookie` header. Browsers ignore a cookie whose name and value are longer than

@@ -18,8 +18,11 @@ use super::error::{ClaimsError, TokenError};
 /// The minimum time between two warnings of one kind.
 const WARNING_INTERVAL: Duration = Duration::from_secs(300);
 
-/// The maximum number of checks in a second that [`Budget`] allows.
-const MAX_CHECKS: u32 = 200;
+/// The maximum number of checks of short tokens in a second that [`Budget`] allows.
+const MAX_CHECKS: usize = 200;
+
+/// Tokens up to this length in bytes are short. The check of a longer one costs in proportion to its length.
+const SHORT_TOKEN: usize = 4096;
 
 /// The names of the session cookies of all libraries, without a prefix.
 const KNOWN_COOKIES: [(&str, &str); 3] = [
@@ -43,11 +46,12 @@ pub(super) struct Warnings {
     has_accepted: AtomicBool,
     unknown_key: Limit,
     white_space: Limit,
-    prefix: Limit,
+    prefixes: [Limit; PREFIXES.len()],
     known_cookies: [Limit; KNOWN_COOKIES.len()],
     database: Limit,
     not_a_token: Limit,
     clock: Limit,
+    expired: Limit,
     /// By the type that the claims do not fit. A program has few of them.
     claims: Mutex<HashMap<&'static str, Limit>>,
 }
@@ -74,11 +78,12 @@ impl Warnings {
             has_accepted: AtomicBool::new(false),
             unknown_key: Limit::default(),
             white_space: Limit::default(),
-            prefix: Limit::default(),
+            prefixes: Default::default(),
             known_cookies: Default::default(),
             database: Limit::default(),
             not_a_token: Limit::default(),
             clock: Limit::default(),
+            expired: Limit::default(),
             claims: Mutex::default(),
         }
     }
@@ -95,11 +100,23 @@ impl Warnings {
         self.has_accepted.load(Ordering::Relaxed)
     }
 
+    /// Returns what follows the advice of a warning that anybody can cause with a cookie of their own.
+    fn reservation(&self) -> &'static str {
+        match self.has_accepted() {
+            false => "",
+            true => {
+                "; but other sessions were accepted since the secrets were loaded, so these cookies might be old, forged or \
+                 of another application: change nothing while new logins are accepted"
+            }
+        }
+    }
+
     /// A request with this `Cookie` header has no valid token.
     pub(super) fn rejected(&self, error: &TokenError, header: &str) {
         match error {
             TokenError::UnknownKey => self.unknown_key(),
             TokenError::NotYetValid => self.clock(),
+            TokenError::Expired => self.expired(),
             _ => {}
         }
         self.other_cookies(header);
@@ -155,7 +172,8 @@ impl Warnings {
                     "session_in_database",
                     requests,
                     "the session cookie has a UUID instead of a token, so the application keeps its sessions in its database, \
-                     where this service cannot read them; set `session: {{ strategy: \"jwt\" }}` in the application",
+                     where this service cannot read them; set `session: {{ strategy: \"jwt\" }}` in the application{}",
+                    self.reservation(),
                 );
             }
         } else if let Some(requests) = self.not_a_token.count() {
@@ -164,7 +182,8 @@ impl Warnings {
                 "session_not_a_token",
                 requests,
                 "the session cookie has no encrypted token: the application keeps its sessions in its database, or encodes them \
-                 with a function of its own; set `session: {{ strategy: \"jwt\" }}` in the application, without `jwt.encode`",
+                 with a function of its own; set `session: {{ strategy: \"jwt\" }}` in the application, without `jwt.encode`{}",
+                self.reservation(),
             );
         }
     }
@@ -182,6 +201,22 @@ impl Warnings {
                 requests,
                 "authentic session tokens are from the future, so the clock of this host is behind that of the application; \
                  synchronize both clocks",
+            );
+        }
+    }
+
+    /// An authentic token has expired. A browser does not send the cookie of one, unless the clocks differ.
+    fn expired(&self) {
+        if self.has_accepted() {
+            return;
+        }
+        if let Some(requests) = self.expired.count() {
+            warning!(
+                self,
+                "session_expired",
+                requests,
+                "session tokens have expired, and no session was accepted since the secrets were loaded; if users who have just \
+                 signed in are refused, the clock of this host is ahead of that of the application: synchronize both clocks",
             );
         }
     }
@@ -206,36 +241,48 @@ impl Warnings {
     /// name.
     pub(super) fn other_cookies(&self, header: &str) {
         let own = without_prefix(&self.cookie);
+        let mut prefixes: [Option<&str>; PREFIXES.len()] = [None; PREFIXES.len()];
+        let mut libraries = [false; KNOWN_COOKIES.len()];
         for (name, _) in pairs(header) {
             let name = without_chunk(name);
-            let bare = without_prefix(name);
             if name == self.cookie {
                 continue;
             }
+            let bare = without_prefix(name);
             if bare == own {
-                self.other_prefix(name);
+                prefixes[prefix_index(name)] = Some(name);
             } else if let Some(index) = KNOWN_COOKIES.iter().position(|(known, _)| *known == bare) {
-                self.other_library(index);
+                libraries[index] = true;
             }
+        }
+        for (index, name) in prefixes.into_iter().enumerate() {
+            if let Some(name) = name {
+                self.other_prefix(index, name);
+            }
+        }
+        for index in (0..KNOWN_COOKIES.len()).filter(|index| libraries[*index]) {
+            self.other_library(index);
         }
     }
 
-    /// `found` differs from the name of this cookie only by its prefix.
-    fn other_prefix(&self, found: &str) {
-        let Some(requests) = self.prefix.count() else {
+    /// `found` differs from the name of this cookie only by its prefix, which has this index.
+    fn other_prefix(&self, index: usize, found: &str) {
+        let Some(requests) = self.prefixes[index].count() else {
             return;
         };
-        let scheme = match without_prefix(found) == found {
-            true => "Http",
-            false => "Https",
+        let fix = match PREFIXES[index] {
+            "" => "use `Scheme::Http`, or the name",
+            "__Secure-" => "use `Scheme::Https`, or the name",
+            _ => "use the name",
         };
         warning!(
             self,
             "session_cookie_mismatch",
             requests,
-            "the session cookie of the application is `{found}`, and this service reads `{}`; use \
-             `Scheme::{scheme}`, or the name of the application's cookie",
+            "requests have the session cookie `{found}`, and this service reads `{}`; if it is the cookie of the application, \
+             {fix} of the application's cookie{}",
             self.cookie,
+            self.reservation(),
         );
     }
 
@@ -247,8 +294,9 @@ impl Warnings {
                 "session_cookie_mismatch",
                 requests,
                 "requests have the session cookie `{found}` of {library}, and this service reads `{}`; if it belongs to \
-                 the application, read its sessions with the cookie of {library}",
+                 the application, read its sessions with the cookie of {library}{}",
                 self.cookie,
+                self.reservation(),
             );
         }
     }
@@ -260,7 +308,7 @@ impl Warnings {
 
 /// The limit of one kind of warning.
 #[derive(Debug, Default)]
-struct Limit(Mutex<Counted>);
+pub(super) struct Limit(Mutex<Counted>);
 
 #[derive(Debug, Default)]
 struct Counted {
@@ -271,7 +319,7 @@ struct Counted {
 
 impl Limit {
     /// Counts a request. If a warning is due, returns the number of requests since the last one.
-    fn count(&self) -> Option<u64> {
+    pub(super) fn count(&self) -> Option<u64> {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counted.requests += 1;
         let now = Instant::now();
@@ -284,27 +332,37 @@ impl Limit {
     }
 }
 
-/// A number of expensive checks in each second.
+/// The expensive checks of tokens that are allowed in each second. It limits the work for forged tokens.
 #[derive(Debug, Default)]
-pub(super) struct Budget(Mutex<Option<(Instant, u32)>>);
+pub(super) struct Budget(Mutex<Option<Second>>);
+
+/// A second, and the bytes that were checked in it.
+#[derive(Debug)]
+struct Second {
+    start: Instant,
+    checked: usize,
+}
 
 impl Budget {
-    /// Returns whether another check is allowed, and counts it.
-    pub(super) fn try_spend(&self) -> bool {
+    /// Returns whether a check of `token` is allowed, and counts it.
+    pub(super) fn try_spend(&self, token: &str) -> bool {
         let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        match &mut *second {
-            Some((start, count))
-                if now.saturating_duration_since(*start) < Duration::from_secs(1) =>
-            {
-                *count += 1;
-                *count <= MAX_CHECKS
-            }
-            _ => {
-                *second = Some((now, 1));
-                true
-            }
+        let is_over = |second: &mut Second| {
+            now.saturating_duration_since(second.start) >= Duration::from_secs(1)
+        };
+        let start = Second {
+            start: now,
+            checked: 0,
+        };
+        drop(second.take_if(is_over));
+        let second = second.get_or_insert(start);
+        let checked = second.checked.saturating_add(token.len().max(SHORT_TOKEN));
+        let is_allowed = checked <= MAX_CHECKS * SHORT_TOKEN;
+        if is_allowed {
+            second.checked = checked;
         }
+        is_allowed
     }
 }
 
@@ -330,8 +388,14 @@ pub(super) fn white_space_variants(secret: &SecretValue) -> Vec<(&'static str, S
 }
 
 fn without_prefix(name: &str) -> &str {
-    let prefix = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix));
-    prefix.unwrap_or(name)
+    name.strip_prefix(PREFIXES[prefix_index(name)])
+        .unwrap_or(name)
+}
+
+/// Returns the index of the prefix of a name. The last prefix is none.
+fn prefix_index(name: &str) -> usize {
+    let found = PREFIXES.iter().position(|prefix| name.starts_with(prefix));
+    found.unwrap_or(PREFIXES.len() - 1)
 }
 
 /// Returns the name of a cookie without the number of a chunk.

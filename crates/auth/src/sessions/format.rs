@@ -7,12 +7,13 @@ use super::TokenError;
 
 /// A type that contains the sessions of one application.
 ///
-/// It is the type that a [`LazyAuth`](crate::LazyAuth) builds. [`authjs::Sessions`](super::authjs::Sessions)
-/// implements it. A service implements it for its own type in two cases:
+/// It is the type that a [`LazyAuth`](crate::LazyAuth) builds. The types `Sessions` of both libraries
+/// implement it. A service implements it for its own type in two cases:
 ///
 /// - One [`LazyAuth`](crate::LazyAuth) builds the sessions together with other values.
 /// - One router serves the sessions of several applications. Each has its own type, and the argument of
-///   a handler selects the application by this type.
+///   a handler selects the application by this type. Each must have its own secret. With the same secret, a
+///   session of one application can be valid in the others.
 ///
 /// ```
 /// use axum::Router;

@@ -3,13 +3,14 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{CACHE_CONTROL, LOCATION, SET_COOKIE, VARY, WWW_AUTHENTICATE};
 use http::request::Parts;
-use http::{Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -20,6 +21,8 @@ use crate::LazyAuth;
 use crate::rejection::Rejection;
 use crate::session_use::{SessionUse, mark_session_used};
 
+/// A browser that receives it deletes its cookies, possibly before it stores those of the response.
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 /// `Cache-Control` of a response that does not set its own.
 const NO_STORE: HeaderValue = HeaderValue::from_static("private, no-store");
 
@@ -34,7 +37,7 @@ impl<A: HasSessions> LazyAuth<A> {
             auth: self.clone(),
             renew_when_remaining: None,
             sign_in: None,
-            warned: Arc::new(Once::new()),
+            warned: Arc::default(),
         }
     }
 
@@ -48,14 +51,18 @@ impl<A: HasSessions> LazyAuth<A> {
     ///
     /// ```
     /// use axum::extract::{Request, State};
-    /// use secretwell::auth::LazyAuth;
-    /// use secretwell::auth::sessions::authjs::Sessions;
+    /// use secretwell::auth::sessions::{authjs::Sessions, cookies};
+    /// use secretwell::auth::{LazyAuth, Rejection};
+    /// use serde_json::Value;
     ///
-    /// async fn end(State(auth): State<LazyAuth<Sessions>>, request: Request) -> String {
+    /// async fn name(State(auth): State<LazyAuth<Sessions>>, request: Request) -> Result<String, Rejection> {
     ///     auth.mark_session_used(request.extensions());
-    ///     let cookies = request.headers().get("cookie").and_then(|value| value.to_str().ok());
-    ///     let ended = auth.with(|sessions| sessions.end(cookies.unwrap_or_default()));
-    ///     format!("{} cookies", ended.unwrap_or_default().len())
+    ///     let sessions = auth.get().await?;
+    ///     match sessions.find::<Value>(&cookies(request.headers())) {
+    ///         Ok(Some(session)) => Ok(session.claims["name"].to_string()),
+    ///         Ok(None) => Ok("nobody".to_owned()),
+    ///         Err(_) => Err(Rejection::misconfigured()),
+    ///     }
     /// }
     /// ```
     pub fn mark_session_used(&self, extensions: &Extensions) {
@@ -70,12 +77,16 @@ impl<A: HasSessions> LazyAuth<A> {
 /// | whose session was not used: static files, public pages, unknown paths | unchanged |
 /// | whose session was used | `Vary: cookie`, and `Cache-Control: private, no-store` unless the handler sets its own |
 /// | with a session that is renewed | also `Set-Cookie`, and always `Cache-Control: private, no-store` |
+/// | whose response sets or clears the session cookie itself | always `Cache-Control: private, no-store` |
 /// | of a browser for a page, rejected with 401 | redirect to the sign-in page, if one is set |
+///
+/// Where `Cache-Control` is always set, headers for single caches such as `CDN-Cache-Control` are removed.
 ///
 /// A session is used if a handler has the argument `Auth<Session<_>>`, `Option` or `Result` of it, if
 /// [`LazyAuth::require`] or [`LazyAuth::authenticate`] authenticates the request, or after
 /// [`LazyAuth::mark_session_used`]. They must be inside of this layer: in axum, the layer is added after
-/// them. If the sessions accept bearer tokens, `Vary` also contains `authorization`.
+/// them. If [`LazyAuth::require`] or a middleware with the argument is outside, the session counts as used,
+/// but the layer does not redirect browsers. If the sessions accept bearer tokens, `Vary` also contains `authorization`.
 ///
 /// The layer never clears a session cookie: a cookie that cannot be decoded now might become valid when
 /// more secrets are loaded.
@@ -89,15 +100,17 @@ pub struct SessionLayer<A> {
     renew_when_remaining: Option<Duration>,
     sign_in: Option<Arc<SignIn>>,
     /// Whether this layer has reported that it shadows another one.
-    warned: Arc<Once>,
+    warned: Arc<AtomicBool>,
 }
 
 impl<A: HasSessions> SessionLayer<A> {
     /// Sets the remaining lifetime below which a response renews the session of its request.
     ///
     /// Only successful responses that used the session renew it: those with a status of 2xx or 3xx,
-    /// except 304. A WebSocket handshake (101) does not renew it. A response that sets the session cookie
-    /// itself is left unchanged. Default: sessions are not renewed.
+    /// except 304. A WebSocket handshake (101) does not renew it. A response that sets or clears the session
+    /// cookie itself, or has the header `Clear-Site-Data`, does not renew it. If each
+    /// [`Principal`](crate::Principal) of the request is rejected with 401, it is not renewed either, for
+    /// example if `Option<Auth<_>>` is `None` for a blocked user. Default: sessions are not renewed.
     #[must_use]
     pub fn renew_when_remaining(mut self, remaining: Duration) -> Self {
         self.renew_when_remaining = Some(remaining);
@@ -113,7 +126,9 @@ impl<A: HasSessions> SessionLayer<A> {
     /// A request is redirected if it is a `GET` or `HEAD` and its `Accept` header prefers `text/html`.
     /// Requests of scripts and frames are not redirected if the browser marks them with `Sec-Fetch-Mode`
     /// and `Sec-Fetch-Dest`. The redirect replaces only a [`Rejection`] with the status 401. Another 401
-    /// of a handler is kept.
+    /// of a handler is kept. A user who is logged in is not redirected if another auth or the handler rejects
+    /// the request, because the sign-in page would return the browser at once. Neither is a request for the
+    /// sign-in page itself.
     #[must_use]
     pub fn sign_in(mut self, sign_in: SignIn) -> Self {
         self.sign_in = Some(Arc::new(sign_in));
@@ -166,10 +181,8 @@ impl<A: HasSessions> SessionLayer<A> {
         let Some(outer) = SessionUse::<A>::auth(request) else {
             return;
         };
-        if Arc::ptr_eq(&outer.inner, &self.auth.inner) {
-            return;
-        }
-        self.warned.call_once(|| {
+        let is_same = Arc::ptr_eq(&outer.inner, &self.auth.inner);
+        if !is_same && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 target: "secretwell::auth",
                 event = "session_layer_shadowed",
@@ -179,7 +192,7 @@ impl<A: HasSessions> SessionLayer<A> {
                 "two session layers have the same type, so the routes inside of both use the inner one; \
                  implement `HasSessions` for an own type for each application, or remove one layer",
             );
-        });
+        }
     }
 }
 
@@ -195,27 +208,33 @@ pub struct SessionExchange<A> {
 }
 
 impl<A: HasSessions> SessionExchange<A> {
-    /// Changes the response if the request used the session.
+    /// Changes the response if the request used the session, or if the response sets its cookie.
     ///
     /// A rejection is recognized by the [`Rejection`] in the extensions of `response`.
     pub fn finish<B>(self, response: &mut Response<B>) {
-        if !self.session.is_used() {
+        let is_used = self.session.is_used();
+        if !is_used && !response.headers().contains_key(SET_COOKIE) {
             return;
-        }
-        let rejection = response.extensions().get::<Rejection>();
-        let may_renew = rejection.is_none() && is_success(response.status());
-        if rejection.is_some_and(|rejection| rejection.status() == StatusCode::UNAUTHORIZED)
-            && let (Some(page), Some(sign_in)) = (&self.page, &self.layer.sign_in)
-            && let Some(location) = sign_in.redirect_from(page)
-        {
-            *response.status_mut() = StatusCode::SEE_OTHER;
-            response.headers_mut().insert(LOCATION, location);
-            response.headers_mut().remove(WWW_AUTHENTICATE);
-            // An outer layer must not replace the redirect.
-            response.extensions_mut().remove::<Rejection>();
         }
         let auth = self.layer.auth.peek();
         let sessions = auth.as_ref().map(|auth| auth.sessions());
+        let sets_session =
+            sessions.is_some_and(|sessions| sets_session(response.headers(), sessions));
+        if sets_session {
+            forbid_storing(response.headers_mut());
+        }
+        if !is_used {
+            return;
+        }
+        let rejection = response.extensions().get::<Rejection>();
+        let may_renew = rejection.is_none()
+            && is_success(response.status())
+            && self.session.is_renewable()
+            && !sets_session
+            && !response.headers().contains_key(CLEAR_SITE_DATA);
+        if rejection.is_some_and(|rejection| rejection.status() == StatusCode::UNAUTHORIZED) {
+            self.redirect(response);
+        }
         let headers = response.headers_mut();
         add_vary(headers, "cookie");
         if sessions.is_some_and(SessionFormat::accepts_bearer) {
@@ -227,6 +246,23 @@ impl<A: HasSessions> SessionExchange<A> {
             && may_renew
         {
             renew(sessions, cookies, remaining, headers);
+        }
+    }
+
+    /// Redirects a rejected request to the sign-in page, if it is of a browser for a page.
+    fn redirect<B>(&self, response: &mut Response<B>) {
+        if self.session.needs_sign_in()
+            && let (Some(page), Some(sign_in)) = (&self.page, &self.layer.sign_in)
+            && let Some(location) = sign_in.redirect_from(page)
+        {
+            *response.status_mut() = StatusCode::SEE_OTHER;
+            let headers = response.headers_mut();
+            headers.insert(LOCATION, location);
+            headers.remove(WWW_AUTHENTICATE);
+            // The redirect depends on more headers of the request than those in `Vary`.
+            forbid_storing(headers);
+            // An outer layer must not replace the redirect.
+            response.extensions_mut().remove::<Rejection>();
         }
     }
 }
@@ -269,16 +305,13 @@ fn add_vary(headers: &mut HeaderMap, name: &'static str) {
     }
 }
 
-/// Renews the session of a request, unless the response sets or clears it.
+/// Renews the session of a request.
 fn renew(
     sessions: &impl SessionFormat,
     cookies: &str,
     remaining: Duration,
     headers: &mut HeaderMap,
 ) {
-    if sets_session(headers, sessions) {
-        return;
-    }
     let renewed = sessions.renew(cookies, remaining).unwrap_or_else(|error| {
         tracing::debug!(target: "secretwell::auth", event = "session_not_renewed", %error, "the session cannot be renewed");
         Vec::new()
@@ -286,9 +319,21 @@ fn renew(
     let values = renewed.into_iter().map(HeaderValue::try_from);
     for value in values.filter_map(Result::ok) {
         headers.append(SET_COOKIE, value);
-        // Overrides the handler's value: a shared cache would give this session to other users.
-        headers.insert(CACHE_CONTROL, NO_STORE);
+        forbid_storing(headers);
     }
+}
+
+/// Overrides the handler's values: a shared cache would give the session in this response to other users.
+fn forbid_storing(headers: &mut HeaderMap) {
+    // Headers such as `CDN-Cache-Control` (RFC 9213) take precedence over `Cache-Control`.
+    let names = headers.keys().filter(|name| {
+        let name = name.as_str();
+        name.ends_with("-cache-control") || name == "surrogate-control"
+    });
+    for name in names.cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+    }
+    headers.insert(CACHE_CONTROL, NO_STORE);
 }
 
 /// Returns whether a response sets or clears the session cookie itself.

@@ -18,6 +18,9 @@ use super::error::ClaimsError;
 /// Texts of this length and longer are never part of an error.
 const MIN_QUOTED: usize = 3;
 
+/// The name by which [`serde_json::value::RawValue`] recognizes its own deserializers.
+const RAW_VALUE: &str = "$serde_json::private::RawValue";
+
 /// Returns why `claims`, the JSON text of an object, cannot be deserialized into `C`.
 #[cold]
 pub(super) fn mismatch<C: DeserializeOwned>(claims: &str) -> ClaimsError {
@@ -26,7 +29,10 @@ pub(super) fn mismatch<C: DeserializeOwned>(claims: &str) -> ClaimsError {
         problem: "the type refuses them".to_owned(),
     };
     let Ok(claims) = serde_json::from_str::<Value>(claims) else {
-        return unknown();
+        return ClaimsError {
+            field: None,
+            problem: "a number is too large, or they are nested too deeply".to_owned(),
+        };
     };
     let root = Claim {
         value: &claims,
@@ -282,10 +288,17 @@ impl<'de> Deserializer<'de> for Claim<'de> {
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Mismatch> {
-        visitor.visit_newtype_struct(self)
+        match name {
+            // Only a deserializer of `serde_json` knows how to create a `RawValue`.
+            RAW_VALUE => {
+                let raw = self.value.deserialize_newtype_struct(name, visitor);
+                raw.map_err(de::Error::custom)
+            }
+            _ => visitor.visit_newtype_struct(self),
+        }
     }
 
     fn deserialize_enum<V: Visitor<'de>>(

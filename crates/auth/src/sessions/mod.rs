@@ -5,7 +5,16 @@
 //! | Auth.js: next-auth 4, next-auth 5, `@auth/core` | [`authjs`] | `authjs` |
 //! | Better Auth | [`betterauth`] | `betterauth` |
 //!
-//! Each module reads and writes the tokens and cookies of its library. What they share is in this module.
+//! Each module reads and writes the tokens and cookies of its library. A [`LazyAuth`](crate::LazyAuth) builds
+//! its type `Sessions` from the secrets. What the libraries share is in this module:
+//!
+//! | task | API |
+//! | --- | --- |
+//! | take the session in a handler | the type `Session` of the library, in `Auth<Session<_>>` |
+//! | response headers, renewal, redirect to the sign-in page | `LazyAuth::session_layer`, `SignIn`, feature `tower` |
+//! | middleware of a framework without tower | `SessionLayer::start`, `SessionExchange::finish`, feature `tower` |
+//! | several applications, or sessions beside other values | [`HasSessions`] |
+//! | the scheme and attributes of the cookie | [`Scheme`], [`SameSite`] |
 
 #[cfg(feature = "authjs")]
 pub mod authjs;
@@ -28,6 +37,8 @@ mod mismatch;
 mod sign_in;
 mod text;
 
+#[cfg(feature = "tower")]
+pub use cookie::cookies;
 pub use cookie::{SameSite, Scheme};
 pub use error::{ClaimsError, TokenError};
 pub use format::{HasSessions, SessionFormat};

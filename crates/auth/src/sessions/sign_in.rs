@@ -135,8 +135,11 @@ impl SignIn {
         Ok(self)
     }
 
-    /// Returns the target of a redirect from `page`.
+    /// Returns the target of a redirect from `page`, or `None` if `page` is the sign-in page.
     pub(super) fn redirect_from(&self, page: &Uri) -> Option<HeaderValue> {
+        if self.is_at(page.path()) {
+            return None;
+        }
         let path = page.path_and_query()?.as_str();
         // Browsers read `//host` and `/\host` as another origin.
         let path = format!("/{}", path.trim_start_matches(['/', '\\']));
@@ -151,6 +154,16 @@ impl SignIn {
         };
         let (location, parameter) = (&self.location, &self.parameter);
         HeaderValue::try_from(format!("{location}{separator}{parameter}={page}")).ok()
+    }
+
+    /// Returns whether this service receives requests for the sign-in page at `path`.
+    fn is_at(&self, path: &str) -> bool {
+        let public = self.base.clone() + path;
+        let location = self.location.split('?').next().unwrap_or_default();
+        match location.starts_with('/') {
+            true => public.parse().is_ok_and(|uri: Uri| uri.path() == location),
+            false => public == location,
+        }
     }
 }
 

@@ -164,7 +164,7 @@ proptest! {
     }
 }
 
-/// An earlier version of this library has renewed the session in a cookie of its own host.
+/// The service has renewed the session in a cookie of its own host, before its domain was configured.
 fn with_leftover_cookie(name: &str, order: Order) -> Browser {
     let mut browser = Browser::new(order);
     let earlier = sessions(SessionCookie::v5(Scheme::Https));
@@ -456,6 +456,27 @@ fn renewing_keeps_the_text_of_all_other_claims() {
                 "one of them is in `__proto__`"
             );
             assert!(!renewed.contains("before") && !renewed.contains(r"\u0065xp"));
+        }
+    }
+}
+
+/// The token is authentic, so the user is logged in. A redirect to the sign-in page would be endless.
+#[test]
+fn claims_that_no_type_can_hold_are_not_a_missing_session() {
+    #[derive(Debug, serde::Deserialize)]
+    struct User {
+        name: String,
+    }
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    for texts in Texts::both_versions() {
+        for claim in ["1e400", &deep] {
+            let times = format!(r#""iat":{},"exp":{}"#, now() - 60, now() + 60);
+            let header = texts.header(&format!(r#"{{"name":"Ada","large":{claim},{times}}}"#));
+            let session = texts.sessions.find::<User>(&header).unwrap().unwrap();
+            assert_eq!(session.claims.name, "Ada");
+            let found = texts.sessions.find::<Value>(&header);
+            // With the feature `arbitrary_precision` of another crate, the number can be represented.
+            assert!(!found.is_ok_and(|found| found.is_none()), "{claim}");
         }
     }
 }

@@ -69,7 +69,7 @@ impl Diagnosis {
     /// Returns how the secret that has created `token` differs from one of this service, if only by white
     /// space.
     fn white_space(&self, token: &str) -> Option<&'static str> {
-        if !self.checks.try_spend() {
+        if !self.checks.try_spend(token) {
             return None;
         }
         let variants = self.variants.get_or_init(|| self.variants());

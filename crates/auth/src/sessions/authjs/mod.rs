@@ -37,7 +37,8 @@
 //!   at once.
 //! - Compressed tokens are rejected. The packages decode them, but do not create them.
 //! - Base64 must be canonical: without padding, other alphabets or unused trailing bits.
-//! - Claims must not nest deeper than 128 levels, and each number must fit into a 64-bit float.
+//! - Claims must not nest deeper than 128 levels, and each number must fit into a 64-bit float, as far as
+//!   the type of the claims contains them.
 //! - An unpaired surrogate in a claim is decoded as U+FFFD.
 
 #[cfg(test)]

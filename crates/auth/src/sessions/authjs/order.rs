@@ -28,7 +28,9 @@ use crate::{BuildContext, KeyRing};
 /// #[derive(Deserialize)]
 /// #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 /// struct Secrets {
+///     #[expect(dead_code, reason = "the build uses its key ring")]
 ///     auth_secret: SecretString,
+///     #[expect(dead_code, reason = "the build uses its key ring")]
 ///     auth_secret_1: Option<SecretString>,
 /// }
 ///

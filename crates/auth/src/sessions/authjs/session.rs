@@ -52,6 +52,7 @@ pub struct SessionTokens {
 /// #[derive(Deserialize)]
 /// #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 /// struct Secrets {
+///     #[expect(dead_code, reason = "the build uses its key ring")]
 ///     auth_secret: SecretString,
 /// }
 ///

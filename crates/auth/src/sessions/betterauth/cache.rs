@@ -139,7 +139,8 @@ impl SessionCache {
     ///
     /// # Errors
     /// - [`TokenError::Malformed`] if the text is not a cache, or the package would refuse its columns
-    /// - [`TokenError::Forged`] if no accepted secret has made it
+    /// - [`TokenError::UnknownKey`] if it was not created with an accepted secret
+    /// - [`TokenError::Forged`] if a cache of the strategy `jwe` was modified
     /// - [`TokenError::Expired`] if the cache or the session has ended
     /// - [`TokenError::OtherVersion`] if it has another version
     /// - [`TokenError::OtherToken`] if it belongs to another session than `token`

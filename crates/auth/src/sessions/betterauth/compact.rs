@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
+use super::json::float_text;
 use super::mac::{Accept, MacKeys};
 use crate::sessions::TokenError;
 
@@ -32,9 +33,7 @@ pub(super) fn open(
     let text = [parts.session, EXPIRES, parts.expires, b"}"];
     keys.verify(&text, &signature, accept)
         .ok_or(TokenError::UnknownKey)?;
-    let expires = std::str::from_utf8(parts.expires).ok();
-    let expires = expires.and_then(|expires| expires.parse().ok());
-    let expires = expires.ok_or(TokenError::Malformed)?;
+    let expires = parse_number(parts.expires).ok_or(TokenError::Malformed)?;
     // S with its last brace, which is part of no other text.
     let range = SESSION.len()..SESSION.len() + parts.session.len() + 1;
     json.truncate(range.end);
@@ -68,6 +67,13 @@ impl<'a> Parts<'a> {
             signature,
         })
     }
+}
+
+/// Parses a number that is written as in JavaScript. Another form of it does not verify in the package.
+fn parse_number(text: &[u8]) -> Option<f64> {
+    let text = std::str::from_utf8(text).ok()?;
+    let number: f64 = text.parse().ok()?;
+    (float_text(number) == text).then_some(number)
 }
 
 /// Signs the text of S and returns the cache.

@@ -2,11 +2,15 @@
 
 use std::fmt;
 use std::sync::OnceLock;
+#[cfg(feature = "tower")]
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::cookies::{CookieKey, SessionCookies};
 use super::secrets::BetterAuthSecrets;
 use super::signed::TokenSigner;
 use crate::sessions::TokenError;
+#[cfg(feature = "tower")]
+use crate::sessions::diagnosis::Limit;
 use crate::sessions::diagnosis::{Budget, Warnings, white_space_variants};
 use crate::sessions::error::Rejected;
 
@@ -18,6 +22,49 @@ pub(super) struct Diagnosis {
     variants: OnceLock<Vec<(&'static str, TokenSigner)>>,
     /// Limits how often tokens are compared with the variants.
     checks: Budget,
+    #[cfg(feature = "tower")]
+    pub(super) caches: CacheWarnings,
+}
+
+/// The warnings about valid tokens without a valid cache.
+#[cfg(feature = "tower")]
+#[derive(Debug, Default)]
+pub(super) struct CacheWarnings {
+    /// Whether a cache was accepted since the secrets were loaded.
+    has_accepted: AtomicBool,
+    limit: Limit,
+}
+
+#[cfg(feature = "tower")]
+impl CacheWarnings {
+    /// Records that a request had a valid cache.
+    pub(super) fn accepted(&self) {
+        // Most requests only read, so that threads do not share a write.
+        if !self.has_accepted.load(Ordering::Relaxed) {
+            self.has_accepted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A handler needs a cache, and a request with a valid token has none. `cookie` is the name of the cache,
+    /// and `advice` the next step.
+    ///
+    /// A cache that has ended is normal, so this warns only while no cache was ever accepted.
+    pub(super) fn missing(&self, cookie: &str, advice: &str) {
+        if self.has_accepted.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some(requests) = self.limit.count() {
+            tracing::warn!(
+                target: "secretwell::auth",
+                event = "session_cache_missing",
+                cookie,
+                requests,
+                accepted_others = false,
+                "requests with a valid session token are rejected, because a handler needs the session cache, and no cache was \
+                 accepted since the secrets were loaded; {advice}",
+            );
+        }
+    }
 }
 
 impl Diagnosis {
@@ -27,6 +74,8 @@ impl Diagnosis {
             secrets: secrets.clone(),
             variants: OnceLock::new(),
             checks: Budget::default(),
+            #[cfg(feature = "tower")]
+            caches: CacheWarnings::default(),
         }
     }
 
@@ -43,7 +92,7 @@ impl Diagnosis {
     /// Returns how the secret that has signed `token` differs from one of this service, if only by white
     /// space.
     fn white_space(&self, token: &str) -> Option<&'static str> {
-        if !self.checks.try_spend() {
+        if !self.checks.try_spend(token) {
             return None;
         }
         let variants = self.variants.get_or_init(|| {

@@ -82,7 +82,7 @@ fn number_text(number: &Number) -> String {
 }
 
 /// Returns a float in the form of `Number.prototype.toString`.
-fn float_text(number: f64) -> String {
+pub(super) fn float_text(number: f64) -> String {
     // Rust writes the shortest digits that identify the number, as JavaScript does.
     let scientific = format!("{:e}", number.abs());
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));

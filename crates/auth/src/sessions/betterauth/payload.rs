@@ -135,8 +135,8 @@ impl fmt::Debug for SessionRow {
     }
 }
 
-/// The content of a cache that was verified.
-#[derive(Debug, Clone)]
+/// The content of a cache that was verified. It has no `Debug`, because it contains the token of the session.
+#[derive(Clone)]
 pub(super) struct Payload {
     session: Map<String, Value>,
     user: Map<String, Value>,
@@ -159,7 +159,7 @@ impl Payload {
         check_user(&user).ok_or(TokenError::Malformed)?;
         let updated_at = claims.get("updatedAt").and_then(Value::as_f64);
         let version = match claims.get("version") {
-            Some(Value::String(version)) => Some(version.clone()),
+            Some(Value::String(text)) if parse_date(text).is_none() => Some(text.clone()),
             Some(_) => return Err(TokenError::Malformed),
             None => None,
         };

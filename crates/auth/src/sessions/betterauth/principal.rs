@@ -84,9 +84,13 @@ where
     type Authenticator = A;
 
     async fn authenticate(auth: &A, request: &Parts) -> Result<Self, Rejection> {
-        let (_, cached) = read(auth.sessions(), request)?;
-        let rejection = || challenged(auth.sessions(), Rejection::unauthorized());
-        let cached = cached.ok_or_else(rejection)?;
+        let sessions = auth.sessions();
+        let (_, cached) = read(sessions, request)?;
+        let cached = cached.ok_or_else(|| {
+            sessions.warn_without_cache(&cookies(&request.headers));
+            challenged(sessions, Rejection::unauthorized())
+        })?;
+        sessions.diagnosis.caches.accepted();
         Ok(Self {
             cached,
             auth: PhantomData,

@@ -295,6 +295,26 @@ impl Sessions {
         }
     }
 
+    /// Warns about a handler that needs the cache. The request has a valid token and no valid cache.
+    #[cfg(feature = "tower")]
+    pub(super) fn warn_without_cache(&self, cookies: &str) {
+        let key = CookieKey::SessionData;
+        let advice = match &self.cache {
+            None => {
+                "create the `Sessions` by `with_cache` or `stateless`, or take `Auth<VerifiedToken>`"
+            }
+            Some(_) if self.cookies.candidates(key, cookies).next().is_none() => {
+                "set `session.cookieCache.enabled` in the application, or take `Auth<TokenWithCache<_>>`"
+            }
+            Some(_) => {
+                "check that `CacheStrategy` and `cache_version` are those of the application"
+            }
+        };
+        self.diagnosis
+            .caches
+            .missing(self.cookies.name(key), advice);
+    }
+
     /// Returns the verified token in a `Cookie` header, or `None` if it has no token. The caller must report a
     /// rejection to the diagnosis.
     pub(super) fn token_or_rejected(

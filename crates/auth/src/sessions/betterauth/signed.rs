@@ -52,8 +52,8 @@ impl TokenSigner {
 
     /// Accepts the tokens of all secrets. Default: those of the current secret.
     ///
-    /// After a rotation, the package knows nobody whose token has the previous secret. With this option, the
-    /// service still accepts those users, although they are logged out in the application. Use it if the
+    /// After a rotation, the package rejects the tokens of the previous secret. With this option, the service
+    /// still accepts those users, although they are logged out in the application. Use it if the
     /// application signs the tokens of previous secrets again.
     #[must_use]
     pub fn accept_previous_tokens(mut self) -> Self {
@@ -79,7 +79,7 @@ impl TokenSigner {
     ///
     /// # Errors
     /// - [`TokenError::Malformed`] if the text has no signature, or one of a wrong length
-    /// - [`TokenError::Forged`] if no accepted secret has made the signature
+    /// - [`TokenError::UnknownKey`] if the signature is not that of an accepted secret
     pub fn verify(&self, signed: &str) -> Result<VerifiedToken, TokenError> {
         let (token, signature) = signed.rsplit_once('.').ok_or(TokenError::Malformed)?;
         let length = signature.encode_utf16().count();

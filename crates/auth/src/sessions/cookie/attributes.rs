@@ -69,8 +69,8 @@ impl Attributes {
         }
     }
 
-    /// Returns the attributes of the cookie for this host only that earlier versions set. `None` if these
-    /// are the attributes of the cookie itself.
+    /// Returns the attributes of the cookie that a service without a domain sets, for this host only. `None`
+    /// if these are the attributes of the cookie itself.
     pub(super) fn host_only(&self) -> Option<Self> {
         self.domain.is_some().then(|| Self {
             domain: None,

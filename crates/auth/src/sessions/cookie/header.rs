@@ -1,23 +1,41 @@
 //! The `Cookie` header of a request.
 
+/// The white space that can surround a name or a value (RFC 6265, section 5.4).
+///
+/// Other white space is part of a name. A browser does not recognize a prefix such as `__Host-` after it, so
+/// another host of the domain can set such a cookie.
+const WHITE_SPACE: [char; 2] = [' ', '\t'];
+
 /// Returns the names and values in a `Cookie` header. Double quotes around a value are removed.
 pub(in crate::sessions) fn pairs(header: &str) -> impl Iterator<Item = (&str, &str)> {
     let cookies = header.split(';');
     cookies.filter_map(|cookie| {
         let (name, value) = cookie.split_once('=')?;
-        let value = value.trim();
+        let value = value.trim_matches(WHITE_SPACE);
         let unquoted = value
             .strip_prefix('"')
             .and_then(|value| value.strip_suffix('"'));
-        Some((name.trim(), unquoted.unwrap_or(value)))
+        Some((name.trim_matches(WHITE_SPACE), unquoted.unwrap_or(value)))
     })
 }
 
-/// Returns all cookies of a request in one text, because HTTP/2 can send each in a separate header.
+/// Returns all cookies of a request in one text, for the methods of the types `Sessions`.
 ///
-/// A cookie that is not UTF-8 does not affect the others.
+/// With HTTP/2, browsers can send each cookie in a separate `Cookie` header. A handler that reads only one of
+/// them does not find each session, and does not end each session. A cookie that is not UTF-8 does not affect
+/// the others.
+///
+/// ```
+/// use http::HeaderMap;
+/// use secretwell::auth::sessions::cookies;
+///
+/// let mut headers = HeaderMap::new();
+/// headers.append("cookie", "theme=dark".parse().unwrap());
+/// headers.append("cookie", "authjs.session-token=x".parse().unwrap());
+/// assert!(cookies(&headers).contains("authjs.session-token="));
+/// ```
 #[cfg(feature = "tower")]
-pub(in crate::sessions) fn cookies(headers: &http::HeaderMap) -> String {
+pub fn cookies(headers: &http::HeaderMap) -> String {
     let all = headers.get_all(http::header::COOKIE).iter();
     let texts: Vec<_> = all
         .map(|value| String::from_utf8_lossy(value.as_bytes()))

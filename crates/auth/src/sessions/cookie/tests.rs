@@ -119,8 +119,8 @@ proptest! {
         prop_assert_eq!(browser.header(HOST, &path), "other=x");
     }
 
-    /// The cookies of this host and those of its domain, which the application or an earlier version of
-    /// this library set, are in one header.
+    /// The cookies of this host and those of its domain, which the application or a service without a
+    /// configured domain set, are in one header.
     ///
     /// Two rare cases have no solution and are not tested: a last chunk that is as long as the others does
     /// not show where its value ends. And in Firefox, new chunks of a value that became longer are not next
@@ -326,6 +326,33 @@ fn stale_cookie_does_not_hide_the_valid_one() {
             );
             assert!(index > 0 || found[0] == *expected, "{header}: {found:?}");
         }
+    }
+}
+
+/// A browser ignores a prefix after white space that it does not know, so another host of the domain can set
+/// such a cookie without its rules. It must not become the cookie with the prefix.
+#[test]
+fn cookie_whose_name_begins_with_other_white_space_is_another_cookie() {
+    for name in ["__Host-session", "__Secure-session", "session"] {
+        let cookie = session(Scheme::Https).with_name(name).unwrap();
+        let forged = [
+            "\u{b}", "\u{c}", "\u{1c}", "\u{85}", "\u{a0}", "\u{1680}", "\u{2000}", "\u{2028}",
+            "\u{3000}", "\u{feff}",
+        ];
+        for space in forged {
+            for header in [
+                format!("{space}{name}=forged"),
+                format!("{name}{space}=forged"),
+                format!("{space}{name}.0=forged"),
+                format!("a=b; {space}{name}=forged"),
+            ] {
+                assert!(candidates(&cookie, &header).is_empty(), "{header:?}");
+                let renewed = set(&cookie, "own", &header);
+                assert_eq!((renewed.len(), cookie.clear(&header)), (1, vec![]));
+            }
+        }
+        let header = format!("a=b;\t {name}\t = \tvalue ");
+        assert_eq!(candidates(&cookie, &header), ["value"]);
     }
 }
 

@@ -17,11 +17,23 @@ async fn limit_counts_requests_and_is_due_once_in_five_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn budget_limits_the_checks_in_each_second() {
+async fn budget_limits_the_checked_bytes_in_each_second() {
     let budget = Budget::default();
+    let allowed = |length| {
+        let token = "t".repeat(length);
+        (0..1000).filter(|_| budget.try_spend(&token)).count()
+    };
     for _ in 0..3 {
-        let allowed = (0..1000).filter(|_| budget.try_spend()).count();
-        assert_eq!(allowed, MAX_CHECKS as usize);
+        assert_eq!(allowed(1), MAX_CHECKS);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(allowed(SHORT_TOKEN * 10), MAX_CHECKS / 10);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(allowed(400_000), 2);
+        // A token that is too long does not use up what is left.
+        assert_eq!(
+            allowed(1),
+            (MAX_CHECKS * SHORT_TOKEN - 800_000) / SHORT_TOKEN
+        );
         tokio::time::advance(Duration::from_secs(1)).await;
     }
 }

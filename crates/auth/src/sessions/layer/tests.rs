@@ -1,6 +1,7 @@
 //! Which responses the layer changes, and how.
 
 mod bearer;
+mod outcomes;
 mod rejections;
 mod sign_in;
 
@@ -10,7 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse, Response};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use axum::routing::{any, get};
 use http::header::{ACCEPT, COOKIE};
 use secretwell_core::MemoryProvider;
@@ -420,7 +421,7 @@ async fn location(app: &Router, request: http::request::Builder) -> String {
     match response.headers().get(LOCATION) {
         Some(location) => {
             assert_eq!(response.status(), 303);
-            assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+            assert_eq!(response.headers()[CACHE_CONTROL], "private, no-store");
             assert!(!response.headers().contains_key(WWW_AUTHENTICATE));
             location.to_str().unwrap().to_owned()
         }

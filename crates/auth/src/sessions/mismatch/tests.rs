@@ -327,3 +327,30 @@ fn unknown_repeated_and_unsuitable_claims_as_a_whole() {
         (None, "the type refuses them")
     );
 }
+
+#[test]
+fn raw_claim_is_not_named_instead_of_the_one_that_does_not_fit() {
+    use serde_json::value::RawValue;
+    check(
+        claims! { extra: Box<RawValue>, number: serde_json::Number, role: Role }(
+            &json!({"extra": {"mail": CANARY}, "number": 1.5, "role": CANARY}),
+        ),
+        "role",
+        "expected one of `reader`, `writer`",
+    );
+}
+
+/// The text is valid JSON, so the token is authentic, and the user is logged in.
+#[test]
+fn claims_that_cannot_be_represented_are_described() {
+    let nested = format!("{{\"a\":{}1{}}}", "[".repeat(200), "]".repeat(200));
+    for claims in [nested.as_str(), r#"{"a":1e400}"#] {
+        if serde_json::from_str::<Value>(claims).is_ok() {
+            // Another crate has enabled `arbitrary_precision`.
+            continue;
+        }
+        let error = mismatch::<Value>(claims);
+        assert_eq!(error.field, None);
+        assert!(error.problem.contains("too large"), "{error}");
+    }
+}

@@ -121,6 +121,38 @@ async fn own_responses_replace_rejections_in_each_order_of_the_layers() {
 }
 
 #[tokio::test]
+async fn rejection_mapped_to_another_one_is_redirected_in_each_order_of_the_layers() {
+    let auth = lazy(sessions);
+    let session = || {
+        let layer = auth.session_layer();
+        layer.sign_in(SignIn::page("/signin").unwrap())
+    };
+    let map = map_rejections(|rejection: &Rejection, _: &_| match rejection.status() {
+        StatusCode::UNAUTHORIZED => Rejection::forbidden().into_response(),
+        _ => Rejection::unauthorized().into_response(),
+    });
+    let routes = Router::new().route("/me", get(me));
+    let late = absent().session_layer();
+    let late = late.sign_in(SignIn::page("/signin").unwrap());
+    for (app, late) in [
+        (
+            routes.clone().layer(session()).layer(map.clone()),
+            routes.clone().layer(late.clone()).layer(map.clone()),
+        ),
+        (
+            routes.clone().layer(map.clone()).layer(session()),
+            routes.clone().layer(map.clone()).layer(late),
+        ),
+    ] {
+        let expected = "/signin?callbackUrl=%2Fme";
+        assert_eq!(location(&app, Request::get("/me")).await, expected);
+        assert_eq!(send(&app, Request::get("/me")).await.status(), 403);
+        // An outage is never a reason to sign in.
+        assert_eq!(location(&late, Request::get("/me")).await, "401");
+    }
+}
+
+#[tokio::test]
 async fn mapped_rejection_that_looks_successful_does_not_renew_a_session() {
     struct Admin;
 

@@ -1,0 +1,1 @@
+export { default } from "../guides/next-auth-5/app/layout.js";

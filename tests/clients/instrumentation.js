@@ -1,0 +1,4 @@
+export async function register() {
+  const { load } = await import("./guides/instrumentation.mjs");
+  if (load) await (await load()).register();
+}
