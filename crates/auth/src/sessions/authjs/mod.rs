@@ -2,7 +2,7 @@
 //! and `@auth/core`.
 //!
 //! This module is for a Rust service that shares its login with a Next.js application. The encryption
-//! keys are derived once for each [`KeyRing`], so a request costs one decryption.
+//! keys are derived once for each [`KeyRing`](crate::KeyRing), so a request costs one decryption.
 //!
 //! ```
 //! use std::time::Duration;
