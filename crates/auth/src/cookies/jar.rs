@@ -26,7 +26,8 @@ use crate::rejection::Rejection;
 /// are lost.
 ///
 /// `A` is the type that the [`LazyAuth`] builds: [`CookieKeys`], or a type that contains them and implements
-/// `AsRef<CookieKeys>`. The router needs [`LazyAuth::provide`] as a layer, added after the routes.
+/// `AsRef<CookieKeys>`. The router needs [`LazyAuth::provide`] as a layer, added after the routes. Two secrets on
+/// one router need two types. With one type, the inner layer counts.
 ///
 /// Without a build, the handler is not called: the response is 503 while the source is unreachable and 500
 /// while a secret is absent or invalid. A jar is never empty because of an outage.
@@ -146,7 +147,7 @@ impl<P: Protection, A> RingJar<P, A> {
             return false;
         };
         let opened = self.open(name, values);
-        opened.is_some_and(|opened| self.keys.is_outdated(opened.position))
+        opened.is_some_and(|opened| opened.is_outdated)
     }
 
     fn open(&self, name: &str, values: &[String]) -> Option<Opened> {

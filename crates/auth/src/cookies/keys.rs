@@ -121,7 +121,6 @@ impl CookieKeys {
 
     /// Returns whether the key at `position` of [`iter`](Self::iter) was replaced by the primary key. A newer
     /// one will replace the primary key.
-    #[cfg(feature = "axum")]
     pub(super) fn is_outdated(&self, position: usize) -> bool {
         position > self.0.newer
     }

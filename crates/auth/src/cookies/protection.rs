@@ -34,12 +34,12 @@ pub(super) struct Functions {
 /// A cookie that was signed or encrypted with a key of the ring.
 pub(super) struct Opened {
     pub(super) value: String,
-    /// The position of the key in [`CookieKeys::iter`].
+    /// Whether the primary key has replaced the key.
     #[cfg_attr(
         not(feature = "axum"),
         expect(dead_code, reason = "`RingJar` reads it")
     )]
-    pub(super) position: usize,
+    pub(super) is_outdated: bool,
 }
 
 impl Functions {
@@ -58,7 +58,7 @@ impl Functions {
         });
         opened.map(|(position, cookie)| Opened {
             value: cookie.value().to_owned(),
-            position,
+            is_outdated: keys.is_outdated(position),
         })
     }
 

@@ -303,3 +303,42 @@ async fn keys_can_be_part_of_the_build() {
     let found = value::<Signed>(&received(&response), &keys(&[NEW]));
     assert_eq!(found.as_deref(), Some(VALUE));
 }
+
+struct Preferences(CookieKeys);
+
+impl AsRef<CookieKeys> for Preferences {
+    fn as_ref(&self) -> &CookieKeys {
+        &self.0
+    }
+}
+
+/// The signature does not cover the name, so each kind of cookie has a secret of its own.
+#[tokio::test]
+async fn value_that_is_signed_in_one_jar_is_not_valid_in_another() {
+    async fn choose(jar: RingJar<Signed, Preferences>) -> RingJar<Signed, Preferences> {
+        jar.add(("theme", "admin"))
+    }
+    async fn user(jar: RingJar<Signed>) -> String {
+        let user = jar.get("user");
+        user.map_or("nobody".to_owned(), |it| it.value().to_owned())
+    }
+    let users = lazy_keys(&MemoryProvider::from_iter([("cookie_secret", NEW)]));
+    let memory = MemoryProvider::from_iter([("cookie_secret", OLD)]);
+    let preferences = crate::LazyAuth::new(
+        secretwell_resolver::Resolver::new(memory),
+        |_: super::Secrets, context: crate::BuildContext| async move {
+            let ring = context.key_ring("cookie_secret")?;
+            Ok(Preferences(CookieKeys::derive(&ring)?))
+        },
+    );
+    let theme = Router::new()
+        .route("/", get(choose))
+        .layer(preferences.provide());
+    let cookies = received(&call(&theme, HeaderMap::new()).await);
+    let renamed = cookies[COOKIE].to_str().unwrap().replace("theme=", "user=");
+    let router = Router::new()
+        .route("/", get(user))
+        .layer(users.provide())
+        .layer(preferences.provide());
+    assert_eq!(body(call(&router, sent(&renamed)).await).await, "nobody");
+}

@@ -284,6 +284,35 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn previous_secret_never_signs_during_the_activation_delay_of_a_numbered_one() {
+        let delay = std::time::Duration::from_secs(60);
+        let memory =
+            MemoryProvider::from_iter([("AUTH_SECRET", OLD), ("AUTH_SECRET_PREVIOUS", OLDER)]);
+        let auth = LazyAuth::builder(Resolver::new(memory.clone()))
+            .activation_delay(delay)
+            .build(
+                |_: Secrets, context: BuildContext| async move { Ok(AuthCore.key_ring(&context)?) },
+            );
+        let texts = |ring: &KeyRing| {
+            let all = ring.iter().map(|it| it.expose_text().unwrap().to_owned());
+            let primary = ring.primary().expose_text().unwrap().to_owned();
+            (primary, all.collect::<Vec<_>>())
+        };
+        let first = auth.get().await.unwrap();
+        assert_eq!(
+            texts(&first),
+            (OLD.to_owned(), vec![OLD.to_owned(), OLDER.to_owned()])
+        );
+        memory.set("AUTH_SECRET_1", NEW).unwrap();
+        let all = [NEW, OLD, OLDER].map(str::to_owned).to_vec();
+        let staged = auth.rebuild().await.unwrap();
+        assert_eq!(texts(&staged), (OLD.to_owned(), all.clone()));
+        tokio::time::sleep(delay * 2).await;
+        let active = auth.rebuild().await.unwrap();
+        assert_eq!(texts(&active), (NEW.to_owned(), all));
+    }
+
     #[tokio::test]
     async fn failed_read_of_a_previous_secret_is_not_an_absent_one() {
         for kind in [
