@@ -24,21 +24,33 @@ pub enum CookieKey {
     SessionData,
     /// Its presence shows that the session ends with the browser.
     DontRemember,
+    /// The tokens of the provider that the user signed in with. Only an application without a database has it. It
+    /// is encrypted and can be split. The service never reads it, and clears it with the session.
+    AccountData,
 }
 
 impl CookieKey {
+    /// All cookies that end with the session.
+    pub(super) const ALL: [Self; 4] = [
+        Self::SessionToken,
+        Self::SessionData,
+        Self::DontRemember,
+        Self::AccountData,
+    ];
+
     fn name(self) -> &'static str {
         match self {
             Self::SessionToken => "session_token",
             Self::SessionData => "session_data",
             Self::DontRemember => "dont_remember",
+            Self::AccountData => "account_data",
         }
     }
 
     fn limits(self) -> Limits {
         match self {
             Self::SessionToken | Self::DontRemember => Limits::WHOLE,
-            Self::SessionData => Limits {
+            Self::SessionData | Self::AccountData => Limits {
                 value: MAX_LINE,
                 line: MAX_PACKAGE_LINE,
                 chunks: MAX_CHUNKS,
@@ -81,6 +93,7 @@ pub struct SessionCookies {
     token: Cookie,
     data: Cookie,
     dont_remember: Cookie,
+    account_data: Cookie,
 }
 
 impl SessionCookies {
@@ -95,6 +108,7 @@ impl SessionCookies {
             token: cookie(CookieKey::SessionToken),
             data: cookie(CookieKey::SessionData),
             dont_remember: cookie(CookieKey::DontRemember),
+            account_data: cookie(CookieKey::AccountData),
         }
     }
 
@@ -104,12 +118,8 @@ impl SessionCookies {
     /// Returns [`ErrorKind::InvalidConfig`](secretwell_core::ErrorKind::InvalidConfig) if browsers do not
     /// accept cookies of these names.
     pub fn with_prefix(scheme: Scheme, prefix: &str) -> Result<Self, Error> {
-        let keys = [
-            CookieKey::SessionToken,
-            CookieKey::SessionData,
-            CookieKey::DontRemember,
-        ];
-        keys.into_iter()
+        CookieKey::ALL
+            .into_iter()
             .try_fold(Self::new(scheme), |cookies, key| {
                 cookies.with_name(key, &format!("{prefix}.{}", key.name()))
             })
@@ -183,7 +193,7 @@ impl SessionCookies {
         self.cookie(key).name()
     }
 
-    /// Returns whether a cookie of this name belongs to the session.
+    /// Returns whether a cookie of this name contains the session, a part of it, or its lifetime.
     pub(super) fn owns(&self, name: &str) -> bool {
         [&self.token, &self.data, &self.dont_remember]
             .iter()
@@ -225,6 +235,7 @@ impl SessionCookies {
             CookieKey::SessionToken => &self.token,
             CookieKey::SessionData => &self.data,
             CookieKey::DontRemember => &self.dont_remember,
+            CookieKey::AccountData => &self.account_data,
         }
     }
 
@@ -237,6 +248,7 @@ impl SessionCookies {
             CookieKey::SessionToken => &mut self.token,
             CookieKey::SessionData => &mut self.data,
             CookieKey::DontRemember => &mut self.dont_remember,
+            CookieKey::AccountData => &mut self.account_data,
         };
         *cookie = change(cookie.clone())?;
         Ok(self)
@@ -248,6 +260,7 @@ impl SessionCookies {
             token: change(self.token)?,
             data: change(self.data)?,
             dont_remember: change(self.dont_remember)?,
+            account_data: change(self.account_data)?,
         })
     }
 }

@@ -85,6 +85,7 @@ fn number_text(number: &Number) -> String {
 pub(super) fn float_text(number: f64) -> String {
     // Rust writes the shortest digits that identify the number, as JavaScript does.
     let scientific = format!("{:e}", number.abs());
+    let scientific = even_digits(&scientific, number.abs()).unwrap_or(scientific);
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let digits = mantissa.replace('.', "");
     let exponent: i32 = exponent.parse().unwrap_or_default();
@@ -107,6 +108,24 @@ pub(super) fn float_text(number: f64) -> String {
         format!("{first}{point}{others}e{plus}{exponent}")
     };
     format!("{sign}{text}")
+}
+
+/// Returns the digits that JavaScript writes if the number is exactly between two texts of this length. Both
+/// identify the number. JavaScript takes the one whose last digit is even, and Rust the larger one.
+fn even_digits(larger: &str, number: f64) -> Option<String> {
+    /// No number has more digits.
+    const ALL: usize = 800;
+    let (mantissa, exponent) = larger.split_once('e')?;
+    let (others, last) = mantissa.split_at_checked(mantissa.len().checked_sub(1)?)?;
+    let even = last.parse::<u8>().ok().filter(|last| last % 2 == 1)? - 1;
+    let text = format!("{others}{even}e{exponent}");
+    if text.parse() != Ok(number) {
+        return None;
+    }
+    let exact = format!("{number:.ALL$e}");
+    let rest = exact.strip_prefix(&format!("{others}{even}5"))?;
+    let (zeros, _) = rest.split_once('e')?;
+    zeros.bytes().all(|digit| digit == b'0').then_some(text)
 }
 
 #[cfg(test)]
@@ -136,6 +155,11 @@ mod tests {
             ("18446744073709551615", "18446744073709552000"),
             ("1800000300250.5", "1800000300250.5"),
             ("5e-324", "5e-324"),
+            ("93300722260028.125", "93300722260028.12"),
+            ("4258357009384.78125", "4258357009384.7812"),
+            ("949939955724403.25", "949939955724403.2"),
+            ("-949939955724403.75", "-949939955724403.8"),
+            ("0.1234567890123456712", "0.12345678901234568"),
         ] {
             let value: Value = serde_json::from_str(json).unwrap();
             assert_eq!(stringify(&value), expected, "{json}");

@@ -124,12 +124,10 @@ fn read_token(
     request: &Parts,
     cookies: &str,
 ) -> Result<VerifiedToken, Rejection> {
-    let mut headers = request.headers.get_all(AUTHORIZATION).iter();
-    let bearer = headers.find_map(|value| sessions.bearer_token(value.to_str().ok()?));
-    if let Some(token) = bearer {
-        return Ok(token);
-    }
-    match sessions.token_or_rejected(cookies) {
+    let authorization = request.headers.get(AUTHORIZATION);
+    let authorization = authorization.and_then(|value| value.to_str().ok());
+    let bearer = authorization.and_then(|value| sessions.bearer_text(value));
+    match sessions.token_or_rejected(bearer, cookies) {
         Ok(Some(token)) => Ok(token),
         Ok(None) => Err(challenged(sessions, Rejection::unauthorized())),
         // The application might have a new secret, so a warning is due only if a refresh does not help.

@@ -138,6 +138,24 @@ fn session_is_started_found_and_ended() {
 }
 
 #[test]
+fn tokens_of_the_provider_do_not_remain_in_the_browser_after_the_end() {
+    for cookies in [cookies(), cookies().domain("example.test").unwrap()] {
+        let name = cookies.name(CookieKey::AccountData).to_owned();
+        assert_eq!(name, "__Secure-better-auth.account_data");
+        let sessions = Sessions::stateless(cookies, &secrets()).unwrap();
+        let header = start(&sessions, "Ada", TOKEN);
+        for account in [format!("{name}=a"), format!("{name}.0=a; {name}.1=b")] {
+            let header = format!("{account}; {header}; {name}_2=kept");
+            let ended = updated(&header, &sessions.end(&header));
+            assert_eq!(ended, format!("{name}_2=kept"));
+        }
+        // It belongs to the application otherwise.
+        let renewed = sessions.renew(&header, 100 * DAY).unwrap().concat();
+        assert!(!renewed.contains("account_data"), "{renewed}");
+    }
+}
+
+#[test]
 fn cookies_have_the_lifetimes_of_the_package() {
     let token = "__Secure-better-auth.session_token".to_owned();
     let data = "__Secure-better-auth.session_data".to_owned();
@@ -488,11 +506,14 @@ mod requests {
         let signed = signer.sign(TOKEN).unwrap();
         let encoded = crate::sessions::text::percent_encode(signed.expose());
         let forged = TokenSigner::new(&before()).unwrap().sign(TOKEN).unwrap();
+        // The plugin of the package refuses it.
+        let dotted = signer.sign("header.claims").unwrap();
         for (value, is_accepted) in [
             (format!("Bearer {}", signed.expose()), true),
             (format!("bearer  {encoded}"), true),
             (format!("Bearer {TOKEN}"), false),
             (format!("Bearer {TOKEN}."), false),
+            (format!("Bearer {}", dotted.expose()), false),
             (format!("Bearer {}", forged.expose()), false),
             (format!("Basic {}", signed.expose()), false),
             (signed.expose().to_owned(), false),
@@ -508,6 +529,31 @@ mod requests {
                 expected,
                 "{value}"
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn bearer_token_of_an_unknown_key_is_a_reason_to_read_the_secrets_again() {
+        let sessions = Sessions::new(cookies(), &secrets())
+            .unwrap()
+            .accept_bearer();
+        let unknown = TokenSigner::new(&before()).unwrap().sign(TOKEN).unwrap();
+        let known = TokenSigner::new(&secrets()).unwrap().sign(TOKEN).unwrap();
+        let cookie = format!(
+            "{}={}",
+            cookies().name(CookieKey::SessionToken),
+            known.expose()
+        );
+        for (bearer, cookie, expected) in [
+            (unknown.expose(), "", Some(true)),
+            ("header.claims.signature", "", Some(false)),
+            (unknown.expose(), &*cookie, None),
+        ] {
+            let bearer = format!("Bearer {bearer}");
+            let parts = parts(&[(AUTHORIZATION, &bearer), (COOKIE, cookie)]);
+            let rejection = VerifiedToken::authenticate(&sessions, &parts).await.err();
+            let is_unknown = rejection.map(|rejection| rejection.is_unknown_key());
+            assert_eq!(is_unknown, expected, "{bearer}");
         }
     }
 

@@ -222,10 +222,11 @@ impl Sessions {
     /// `debug`. If it might be a wrong set-up, a warning explains it, at most once in 5 minutes for each
     /// kind.
     pub fn token(&self, cookies: &str) -> Option<VerifiedToken> {
-        self.token_or_rejected(cookies).unwrap_or_else(|rejected| {
-            self.diagnosis.rejected(&rejected, cookies);
-            None
-        })
+        self.token_or_rejected(None, cookies)
+            .unwrap_or_else(|rejected| {
+                self.diagnosis.rejected(&rejected, cookies);
+                None
+            })
     }
 
     /// Returns the cached session in a `Cookie` header, or `None` if the header has no valid token or no valid
@@ -315,13 +316,14 @@ impl Sessions {
             .missing(self.cookies.name(key), advice);
     }
 
-    /// Returns the verified token in a `Cookie` header, or `None` if it has no token. The caller must report a
-    /// rejection to the diagnosis.
+    /// Returns the verified token of a request, or `None` if it has no token. `bearer` is tried before the
+    /// cookies. The caller must report a rejection to the diagnosis.
     pub(super) fn token_or_rejected(
         &self,
+        bearer: Option<String>,
         cookies: &str,
     ) -> Result<Option<VerifiedToken>, Rejected> {
-        let token = self.read_token(cookies);
+        let token = self.read_token(bearer, cookies);
         match &token {
             Ok(Some(_)) => self.diagnosis.warnings.accepted(),
             Ok(None) => self.diagnosis.warnings.other_cookies(cookies),
@@ -330,8 +332,13 @@ impl Sessions {
         token
     }
 
-    fn read_token(&self, cookies: &str) -> Result<Option<VerifiedToken>, Rejected> {
+    fn read_token(
+        &self,
+        bearer: Option<String>,
+        cookies: &str,
+    ) -> Result<Option<VerifiedToken>, Rejected> {
         let candidates = self.cookies.candidates(CookieKey::SessionToken, cookies);
+        let candidates = bearer.into_iter().chain(candidates);
         first_valid(candidates, |text| self.signer.verify(text))
     }
 
@@ -341,15 +348,17 @@ impl Sessions {
         self.bearer
     }
 
-    /// Returns the token in an `Authorization` header, if the option is set and its signature is valid.
+    /// Returns the text in an `Authorization` header that can be a signed token, if the option is set.
+    ///
+    /// As in the plugin, the token has no dot. Tokens of other kinds can be in this header, such as JWTs.
     #[cfg(feature = "tower")]
-    pub(super) fn bearer_token(&self, authorization: &str) -> Option<VerifiedToken> {
+    pub(super) fn bearer_text(&self, authorization: &str) -> Option<String> {
         let (scheme, token) = authorization.split_once(' ')?;
         if !self.bearer || !scheme.eq_ignore_ascii_case("bearer") {
             return None;
         }
-        let token = crate::sessions::text::percent_decode(token.trim());
-        self.signer.verify(&token).ok()
+        let text = crate::sessions::text::percent_decode(token.trim());
+        (text.matches('.').count() == 1).then_some(text)
     }
 
     fn log_rejected(&self, key: CookieKey, error: &TokenError) {
@@ -445,7 +454,7 @@ impl Sessions {
     /// The same as [`start`](Self::start).
     pub fn renew(&self, cookies: &str, remaining: Duration) -> Result<Vec<String>, TokenError> {
         let now = SystemTime::now();
-        let Ok(Some(token)) = self.read_token(cookies) else {
+        let Ok(Some(token)) = self.read_token(None, cookies) else {
             return Ok(Vec::new());
         };
         let found = self.find_with(cookies, |cache, text| cache.open(text, &token, now));
@@ -485,19 +494,14 @@ impl Sessions {
         }
     }
 
-    /// Returns the `Set-Cookie` headers that clear the token, the cache with its chunks, and `dont_remember`, as
-    /// far as the request has them.
+    /// Returns the `Set-Cookie` headers that clear the token, the cache with its chunks, `dont_remember`, and
+    /// `account_data` with its chunks, as far as the request has them.
     ///
     /// With a database, the service must delete the row of the session as well. A copy of the cookies would
     /// remain valid otherwise. A copy of the cache remains valid until its end in any case.
     pub fn end(&self, cookies: &str) -> Vec<String> {
-        let keys = [
-            CookieKey::SessionToken,
-            CookieKey::SessionData,
-            CookieKey::DontRemember,
-        ];
-        let cleared = keys.into_iter().map(|key| self.cookies.clear(key, cookies));
-        cleared.flatten().collect()
+        let cleared = CookieKey::ALL.map(|key| self.cookies.clear(key, cookies));
+        cleared.concat()
     }
 }
 
