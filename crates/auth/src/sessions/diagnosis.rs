@@ -392,7 +392,7 @@ fn without_prefix(name: &str) -> &str {
         .unwrap_or(name)
 }
 
-/// Returns the index of the prefix of a name. The last prefix is empty.
+/// Returns the index of the prefix of a name. Without a prefix, it is the last one, which is empty.
 fn prefix_index(name: &str) -> usize {
     let found = PREFIXES.iter().position(|prefix| name.starts_with(prefix));
     found.unwrap_or(PREFIXES.len() - 1)
