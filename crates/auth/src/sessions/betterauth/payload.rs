@@ -268,10 +268,10 @@ impl Payload {
 /// Checks the columns of the session that every application has.
 fn check_session(session: &Map<String, Value>) -> Option<()> {
     let user_id = session.get("userId")?;
-    let is_user_id = user_id.is_number() || is_text(user_id);
-    let is_valid = is_text(session.get("id")?)
+    let is_user_id = user_id.is_number() || is_id(user_id);
+    let is_valid = is_id(session.get("id")?)
         && is_user_id
-        && is_text(session.get("token")?)
+        && is_id(session.get("token")?)
         && date(session.get("expiresAt")?).is_some()
         && has_valid_dates(session)
         && has_optional_text(session, "ipAddress")
@@ -281,7 +281,7 @@ fn check_session(session: &Map<String, Value>) -> Option<()> {
 
 /// Checks the columns of the user that every application has.
 fn check_user(user: &Map<String, Value>) -> Option<()> {
-    let is_valid = is_text(user.get("id")?)
+    let is_valid = is_id(user.get("id")?)
         && is_text(user.get("email")?)
         && is_text(user.get("name")?)
         && user.get("emailVerified").is_none_or(Value::is_boolean)
@@ -298,6 +298,14 @@ fn has_valid_dates(row: &Map<String, Value>) -> bool {
 fn has_optional_text(row: &Map<String, Value>, name: &str) -> bool {
     row.get(name)
         .is_none_or(|value| value.is_null() || is_text(value))
+}
+
+/// Returns whether `value` can identify a row. Two texts with different unpaired surrogates must not become one.
+fn is_id(value: &Value) -> bool {
+    is_text(value)
+        && value
+            .as_str()
+            .is_some_and(|text| !text.contains('\u{fffd}'))
 }
 
 /// Returns whether the package reads `value` as a text. It converts a text that looks like a date.

@@ -278,6 +278,34 @@ fn cache_of_another_session_is_refused_beside_a_valid_token() {
 }
 
 #[test]
+fn ids_that_differ_in_unpaired_surrogates_never_become_one() {
+    let now = SystemTime::now();
+    let token = verified(TOKEN);
+    for cache in caches(&secrets()) {
+        for (column, is_accepted) in [("name", true), ("id", false)] {
+            let mut user = ada();
+            user[column] = "x\u{fffd}".into();
+            let text = cache.encode_at(&row(now), &user, MINUTES, now);
+            assert_eq!(text.is_ok(), is_accepted, "{column}");
+        }
+        let session = SessionRow::new("s", "u\u{fffd}", TOKEN, now + WEEK);
+        assert!(cache.encode_at(&session, &ada(), MINUTES, now).is_err());
+    }
+    // The package writes an unpaired surrogate as an escape, which is read as U+FFFD.
+    let [_, jwt, _] = caches(&secrets());
+    let text = jwt.encode_at(&row(now), &ada(), MINUTES, now).unwrap();
+    let claims = URL_SAFE_NO_PAD.decode(text.split('.').nth(1).unwrap());
+    let claims = String::from_utf8(claims.unwrap()).unwrap();
+    let id = ada()["id"].to_string();
+    let with = |id: &str| super::jwt::seal(id, &super::mac::MacKeys::new(&secrets()).unwrap());
+    let decode = |text: &str| jwt.decode_at::<Value>(text, &token, now).is_ok();
+    assert!(decode(&with(&claims)));
+    let other = claims.replace(&format!(r#""id":{id}"#), r#""id":"\ud83d""#);
+    assert_ne!(other, claims);
+    assert!(!decode(&with(&other)));
+}
+
+#[test]
 fn cache_of_another_strategy_is_refused() {
     let now = SystemTime::now();
     let token = verified(TOKEN);
