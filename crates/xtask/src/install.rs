@@ -1,6 +1,7 @@
 //! Installation of the tools that the tests need besides cargo. All of them are installed in `target/tools`.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::{env, fs};
 
 use crate::shell::{root, run, text};
@@ -54,8 +55,13 @@ pub(crate) fn install_for_infisical() -> Result<(), String> {
 }
 
 /// Installs the Auth.js packages, and builds the Next.js application that uses them and contains the programs of the
-/// guide. Installs a browser, if that is possible.
+/// guide. Installs a browser, if that is possible. Several parts of the tests need it, so it is done once.
 pub(crate) fn install_for_authjs() -> Result<(), String> {
+    static RESULT: OnceLock<Result<(), String>> = OnceLock::new();
+    RESULT.get_or_init(build_next_application).clone()
+}
+
+fn build_next_application() -> Result<(), String> {
     let directory = install_node_packages()?;
     install_chromium();
     println!("building the Next.js application");

@@ -32,7 +32,7 @@ struct Part {
     description: &'static str,
     /// Installs the tools that the tests of this part need.
     install: Option<fn() -> Result<(), String>>,
-    /// The arguments of cargo, one string for each call.
+    /// The arguments of cargo, one string for each call. Tests that mostly wait for servers run in four threads.
     cargo_calls: &'static [&'static str],
 }
 
@@ -76,14 +76,14 @@ const PARTS: &[Part] = &[
         install: Some(install_for_values),
         cargo_calls: &[
             "build --package secretwell-cli",
-            "test --package secretwell-tests -- values::",
+            "test --package secretwell-tests -- --test-threads 4 values::",
         ],
     },
     Part {
         name: "infisical",
         description: "the Infisical backend, with a fake server that is also tested with the official clients",
         install: Some(install_for_infisical),
-        cargo_calls: &["test --package secretwell-tests -- infisical::"],
+        cargo_calls: &["test --package secretwell-tests -- --test-threads 4 infisical::"],
     },
     Part {
         name: "vault",
@@ -91,14 +91,14 @@ const PARTS: &[Part] = &[
         install: Some(install_for_vault),
         cargo_calls: &[
             "build --package secretwell-cli",
-            "test --package secretwell-tests -- vault:: transport:: restart:: matrix:: gateways::",
+            "test --package secretwell-tests -- --test-threads 4 vault:: transport:: restart:: matrix:: gateways::",
         ],
     },
     Part {
         name: "authjs",
         description: "sessions that are shared with the Auth.js packages, in a Next.js application",
         install: Some(install_for_authjs),
-        cargo_calls: &["test --package secretwell-tests -- authjs::"],
+        cargo_calls: &["test --package secretwell-tests -- --test-threads 4 authjs::"],
     },
     Part {
         name: "betterauth",
@@ -106,7 +106,7 @@ const PARTS: &[Part] = &[
         install: Some(install_for_betterauth),
         cargo_calls: &[
             "build --package secretwell-cli",
-            "test --package secretwell-tests -- betterauth::",
+            "test --package secretwell-tests -- --test-threads 4 betterauth::",
         ],
     },
     Part {
@@ -115,7 +115,7 @@ const PARTS: &[Part] = &[
         install: Some(install_for_cli),
         cargo_calls: &[
             "build --package secretwell-cli",
-            "test --package secretwell-tests -- cli::",
+            "test --package secretwell-tests -- --test-threads 4 cli::",
         ],
     },
     Part {
