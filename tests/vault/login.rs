@@ -50,10 +50,15 @@ impl Fixture {
             .path("app")
             .build()
             .unwrap();
-        // Until the proxy has started, reads fail with a temporary error.
-        while let Err(error) = provider.get(&key("A")).await {
-            assert!(error.is_temporary(), "{error}");
-        }
+        // Until the proxy has started, reads fail with a temporary error. Until it has logged in, it forwards
+        // requests without a token.
+        let started = async {
+            while let Err(error) = provider.get(&key("A")).await {
+                let is_expected = error.is_temporary() || error.kind() == ErrorKind::Denied;
+                assert!(is_expected, "{error}");
+            }
+        };
+        tokio::time::timeout(secs(30), started).await.unwrap();
         (proxy, provider)
     }
 
