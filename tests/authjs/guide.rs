@@ -82,20 +82,6 @@ impl GuideApp {
     }
 }
 
-/// Returns the variables of the guide for a folder of Infisical.
-fn infisical_variables(place: &Place) -> Vec<(&'static str, String)> {
-    let names = [
-        "INFISICAL_URL",
-        "INFISICAL_PROJECT",
-        "INFISICAL_ENVIRONMENT",
-        "INFISICAL_FOLDER",
-        "INFISICAL_CLIENT_ID",
-        "INFISICAL_CLIENT_SECRET",
-    ];
-    let values = place.for_clients().map(|(_, value)| value);
-    names.into_iter().zip(values).collect()
-}
-
 fn environment(secret: &str, previous: &str) -> Vec<(&'static str, String)> {
     vec![
         ("AUTH_SECRET", secret.to_owned()),
@@ -124,7 +110,7 @@ async fn application_of_the_guide_starts_without_a_secret_and_follows_a_rotation
     ] {
         for mode in MODES {
             let place = Place::fake(ApiVersion::V4).await;
-            let mut variables = infisical_variables(&place);
+            let mut variables = place.for_guides();
             // Each request reads the secret, and the next one uses it.
             variables.push(("AUTH_SECRET_TTL", "0".to_owned()));
             let app = GuideApp::start(mode, name, &variables).await;
@@ -231,7 +217,7 @@ async fn eager_application_waits_for_a_late_secret_in_its_instrumentation() {
         ("next-auth-5-once", NextMode::Development),
     ] {
         let place = Place::fake(ApiVersion::V4).await;
-        let app = GuideApp::start(mode, name, &infisical_variables(&place)).await;
+        let app = GuideApp::start(mode, name, &place.for_guides()).await;
         let site = app.site();
         let log_in = site.log_in("Ada");
         let write = async {

@@ -282,11 +282,7 @@ impl Site<'_> {
                     }))
                     .await
                     .unwrap();
-                for header in response["headers"].as_array().unwrap() {
-                    if header[0] == "set-cookie" {
-                        browser.receive(header[1].as_str().unwrap());
-                    }
-                }
+                browser.receive_from(&response);
                 let body = response["body"].as_str().unwrap().to_owned();
                 (response["status"].as_u64().unwrap(), body)
             }
@@ -321,6 +317,15 @@ impl Browser {
             self.cookies.remove(name);
         } else {
             self.cookies.insert(name.to_owned(), value.to_owned());
+        }
+    }
+
+    /// Stores the cookies of a response that a script has printed.
+    pub(crate) fn receive_from(&mut self, response: &Value) {
+        for header in response["headers"].as_array().unwrap() {
+            if header[0] == "set-cookie" {
+                self.receive(header[1].as_str().unwrap());
+            }
         }
     }
 

@@ -14,20 +14,6 @@ use secretwell::infisical::ApiVersion;
 
 const NOTHING: [(&str, &str); 0] = [];
 
-/// Returns the variables of `infisical.js` for a folder.
-fn infisical(place: &Place) -> Vec<(&'static str, String)> {
-    let names = [
-        "INFISICAL_URL",
-        "INFISICAL_PROJECT",
-        "INFISICAL_ENVIRONMENT",
-        "INFISICAL_FOLDER",
-        "INFISICAL_CLIENT_ID",
-        "INFISICAL_CLIENT_SECRET",
-    ];
-    let values = place.for_clients().map(|(_, value)| value);
-    names.into_iter().zip(values).collect()
-}
-
 /// Returns a project with a server for the eager form.
 fn eager() -> Project {
     let project = Project::new();
@@ -73,7 +59,7 @@ async fn application_of_the_guide_starts_without_the_secret_and_works_once_it_ex
             if source == "effect4.js" {
                 project.alias("effect", "effect-4");
             }
-            let server = Server::start(&project, "server.js", mode, &infisical(&place)).await;
+            let server = Server::start(&project, "server.js", mode, &place.for_guides()).await;
             let mut early = Browser::default();
             early.receive("better-auth.session_token=early.signature; Path=/");
             let (status, _) = server.send(&mut early, "get-session", None).await;

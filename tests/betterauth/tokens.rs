@@ -49,11 +49,7 @@ impl Instance<'_> {
         });
         let response = self.packages.run(request).await.unwrap();
         assert_eq!(response["status"], 200, "{route}: {response}");
-        for header in response["headers"].as_array().unwrap() {
-            if header[0] == "set-cookie" {
-                browser.receive(header[1].as_str().unwrap());
-            }
-        }
+        browser.receive_from(&response);
         serde_json::from_str(response["body"].as_str().unwrap()).unwrap()
     }
 

@@ -223,6 +223,20 @@ impl Place {
         ]
     }
 
+    /// Returns the environment variables for the programs of the guides.
+    pub(crate) fn for_guides(&self) -> Vec<(&'static str, String)> {
+        let names = [
+            "INFISICAL_URL",
+            "INFISICAL_PROJECT",
+            "INFISICAL_ENVIRONMENT",
+            "INFISICAL_FOLDER",
+            "INFISICAL_CLIENT_ID",
+            "INFISICAL_CLIENT_SECRET",
+        ];
+        let values = self.for_clients().map(|(_, value)| value);
+        names.into_iter().zip(values).collect()
+    }
+
     /// Returns the path of the test folder, or of the folder `subfolder` below it.
     pub(crate) fn folder_path(&self, subfolder: Option<&str>) -> String {
         match subfolder {

@@ -18,6 +18,8 @@ use super::text;
 use attributes::Attributes;
 pub use attributes::{SameSite, Scheme};
 #[cfg(feature = "tower")]
+pub(super) use header::bearer_token;
+#[cfg(feature = "tower")]
 pub use header::cookies;
 pub(super) use header::pairs;
 

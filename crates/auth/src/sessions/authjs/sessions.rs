@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 #[cfg(feature = "tower")]
-use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use http::HeaderValue;
 use secretwell_core::Error;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,12 +19,10 @@ use crate::KeyRing;
 #[cfg(feature = "tower")]
 use crate::Rejection;
 #[cfg(feature = "tower")]
-use crate::sessions::cookie::cookies;
+use crate::sessions::cookie::{bearer_token, cookies};
 use crate::sessions::error::{Rejected, first_valid};
 use crate::sessions::format::{HasSessions, Sealed, SessionFormat};
 use crate::sessions::keys::Format;
-#[cfg(feature = "tower")]
-use crate::sessions::text::percent_decode;
 use crate::sessions::{ClaimsError, TokenError};
 
 /// Default lifetime of a session: 30 days, the default of the packages.
@@ -333,16 +331,6 @@ where
             }
         }
     }
-}
-
-/// Returns the token in the `Authorization` header. Its text can be percent-encoded.
-#[cfg(feature = "tower")]
-fn bearer_token(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    let is_bearer = scheme.eq_ignore_ascii_case("bearer");
-    let token = token.trim();
-    (is_bearer && !token.is_empty()).then(|| percent_decode(token))
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ use std::ops::Deref;
 use std::time::SystemTime;
 
 use http::HeaderValue;
-use http::header::AUTHORIZATION;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 
@@ -124,9 +123,7 @@ fn read_token(
     request: &Parts,
     cookies: &str,
 ) -> Result<VerifiedToken, Rejection> {
-    let authorization = request.headers.get(AUTHORIZATION);
-    let authorization = authorization.and_then(|value| value.to_str().ok());
-    let bearer = authorization.and_then(|value| sessions.bearer_text(value));
+    let bearer = sessions.bearer_text(&request.headers);
     match sessions.token_or_rejected(bearer, cookies) {
         Ok(Some(token)) => Ok(token),
         Ok(None) => Err(challenged(sessions, Rejection::unauthorized())),

@@ -13,6 +13,8 @@ use super::diagnosis::Diagnosis;
 use super::payload::{CachedSession, SessionRow};
 use super::secrets::BetterAuthSecrets;
 use super::signed::{TokenSigner, VerifiedToken};
+#[cfg(feature = "tower")]
+use crate::sessions::cookie::bearer_token;
 use crate::sessions::error::{Rejected, first_valid};
 use crate::sessions::format::{HasSessions, Sealed, SessionFormat};
 use crate::sessions::{ClaimsError, TokenError};
@@ -348,16 +350,12 @@ impl Sessions {
         self.bearer
     }
 
-    /// Returns the text in an `Authorization` header that can be a signed token, if the option is set.
+    /// Returns the text in the `Authorization` header that can be a signed token, if the option is set.
     ///
     /// As in the plugin, the token has no dot. Tokens of other kinds can be in this header, such as JWTs.
     #[cfg(feature = "tower")]
-    pub(super) fn bearer_text(&self, authorization: &str) -> Option<String> {
-        let (scheme, token) = authorization.split_once(' ')?;
-        if !self.bearer || !scheme.eq_ignore_ascii_case("bearer") {
-            return None;
-        }
-        let text = crate::sessions::text::percent_decode(token.trim());
+    pub(super) fn bearer_text(&self, headers: &http::HeaderMap) -> Option<String> {
+        let text = bearer_token(headers).filter(|_| self.bearer)?;
         (text.matches('.').count() == 1).then_some(text)
     }
 

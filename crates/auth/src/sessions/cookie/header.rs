@@ -1,4 +1,7 @@
-//! The `Cookie` header of a request.
+//! The headers of a request that can contain a session.
+
+#[cfg(feature = "tower")]
+use crate::sessions::text::percent_decode;
 
 /// The white space that can surround a name or a value (RFC 6265, section 5.4).
 ///
@@ -41,4 +44,15 @@ pub fn cookies(headers: &http::HeaderMap) -> String {
         .map(|value| String::from_utf8_lossy(value.as_bytes()))
         .collect();
     texts.join("; ")
+}
+
+/// Returns the token in the header `Authorization: Bearer`, percent-decoded, or `None` if there is no token. Only the
+/// first header is read.
+#[cfg(feature = "tower")]
+pub(in crate::sessions) fn bearer_token(headers: &http::HeaderMap) -> Option<String> {
+    let value = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    let is_token = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty();
+    is_token.then(|| percent_decode(token))
 }
