@@ -58,7 +58,7 @@ const PARTS: &[Part] = &[
         description: "resolver, LazyAuth and cargo features: outages, load, expiry with a paused clock",
         install: None,
         cargo_calls: &[
-            "test --package secretwell-tests -- resolver:: chains:: changes:: notify:: hostile:: model:: freshness:: outages:: lazy:: auth_model:: web:: previous:: rotation:: ready:: reporting:: packaging:: --skip authjs::",
+            "test --package secretwell-tests -- resolver:: chains:: changes:: notify:: hostile:: model:: freshness:: outages:: lazy:: auth_model:: web:: previous:: rotation:: ready:: reporting:: packaging:: --skip authjs:: --skip betterauth::",
         ],
     },
     Part {
