@@ -90,8 +90,9 @@ fn install_chromium() {
     }
 }
 
-/// Installs Better Auth.
+/// Installs Better Auth, and a browser, if that is possible.
 pub(crate) fn install_for_betterauth() -> Result<(), String> {
+    install_chromium();
     install_node_packages().map(drop)
 }
 
