@@ -66,7 +66,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "package",
-        about: "all crates can be packaged, and the tests of the packaged facade pass",
+        about: "all crates can be packaged, each package compiles, and the tests of the packaged facade pass",
         run: package::check,
     },
 ];
