@@ -3,9 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command as StdCommand, Stdio};
+use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::process::Command;
 
 use super::super::{Secrets, binary, text};
 use super::{
@@ -236,6 +238,40 @@ fn static_binary_is_the_first_process_in_an_empty_root() {
         assert_eq!(text(&output.stdout), STRONG, "{entry_point:?}: {stderr}");
         assert_eq!(output.status.code(), Some(0), "{stderr}");
     }
+}
+
+/// As in the image, with the root directory of this machine, because Node is not a static binary.
+#[tokio::test]
+async fn first_process_restarts_the_server_and_exits_on_term() {
+    if EmptyRoot::new().is_none() {
+        return;
+    }
+    let secrets = Secrets::new(&[("AUTH_SECRET", STRONG)]);
+    let (entry_point, program) = entry_point();
+    let run = command(&[entry_point, program].concat());
+    let mut container = Command::new("unshare");
+    container
+        .args([
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--",
+        ])
+        .arg(run.as_std().get_program())
+        .args(run.as_std().get_args())
+        .current_dir(path("docker"))
+        .env("SECRETWELL_FROM", secrets.url());
+    let mut server = Server::start(container);
+    server.assert_signs_with(STRONG).await;
+    secrets.write("AUTH_SECRET", ROTATED.as_bytes());
+    server.assert_signs_with(ROTATED).await;
+    let unshare = server.process.id().unwrap();
+    let children = format!("/proc/{unshare}/task/{unshare}/children");
+    terminate(std::fs::read_to_string(children).unwrap().trim());
+    let exit = tokio::time::timeout(Duration::from_secs(60), server.process.wait()).await;
+    assert_eq!(exit.unwrap().unwrap().code(), Some(0));
 }
 
 /// The kernel discards TERM for the first process of a container, unless that process handles it.
