@@ -371,6 +371,23 @@ fn shell_scripts_of_the_guides_are_valid() {
     }
 }
 
+/// Parses the shell commands of each page, without running them.
+#[test]
+fn shell_commands_of_the_pages_are_valid() {
+    let mut count = 0;
+    for page in files().iter().filter(|file| file.ends_with(".md")) {
+        let content = read(page);
+        for block in content.split("```sh\n").skip(1) {
+            let (script, _) = block.split_once("```").unwrap();
+            let output = StdCommand::new("sh").args(["-n", "-c", script]).output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "{page}: {}", text(&output.stderr));
+            count += 1;
+        }
+    }
+    assert!(count >= 4, "only {count} blocks were found");
+}
+
 /// Each version in the guides is the one of this workspace.
 #[test]
 fn guides_install_the_version_of_the_workspace() {
