@@ -1,5 +1,6 @@
 //! Tests of the command `secretwell` as a user runs it.
 
+mod deploy;
 mod end_to_end;
 mod exec;
 mod nextjs;
