@@ -2,6 +2,7 @@
 
 mod end_to_end;
 mod exec;
+mod files;
 mod nextjs;
 mod terminal;
 mod transcripts;
