@@ -314,6 +314,12 @@ pub(crate) struct ExportArgs {
 pub(crate) enum Format {
     /// A `.env` document that shells can also read
     Env,
+    /// Commands that set and export the variables, for `eval` in a POSIX shell
+    Shell,
+    /// Lines for `docker run --env-file`, without quotes
+    Docker,
+    /// Masks for the log of GitHub Actions; the variables are appended to the file $GITHUB_ENV
+    Github,
     /// One JSON object
     Json,
     /// The manifest of a Kubernetes Secret
