@@ -46,11 +46,27 @@ impl Running {
         let mut command = command
             .env("XDG_RUNTIME_DIR", runtime)
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
         let stdout = BufReader::new(command.stdout.take().unwrap()).lines();
         Self { command, stdout }
+    }
+
+    /// Waits until a line of the log contains `text`.
+    async fn wait_for_log(&mut self, text: &str) {
+        let log = self.command.stderr.as_mut().unwrap();
+        let mut lines = BufReader::new(log).lines();
+        let found = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.contains(text) {
+                    return;
+                }
+            }
+            panic!("the command exited without the log message {text:?}");
+        };
+        timeout(Duration::from_secs(60), found).await.unwrap();
     }
 
     async fn next_line(&mut self) -> String {
@@ -132,6 +148,23 @@ async fn rotation_replaces_the_file_before_the_restart() {
     assert_eq!(running.next_line().await, "TERM second");
     assert_eq!(running.next_line().await, path);
     assert_eq!(running.next_line().await, "second");
+}
+
+/// The new file cannot be created, because another program has created a directory in its place.
+#[tokio::test]
+async fn file_that_cannot_be_written_is_written_later() {
+    let secrets = Secrets::new(&[("db/CA", "first")]);
+    let (_guard, runtime) = runtime_directory();
+    let mut running = Running::start(&secrets, &runtime, &["--watch=signal:HUP"]);
+    let path = PathBuf::from(running.next_line().await);
+    assert_eq!(running.next_line().await, "first");
+    let obstacle = path.parent().unwrap().join(".new-CA_PATH");
+    fs::create_dir(&obstacle).unwrap();
+    secrets.write("db/CA", b"second");
+    running.wait_for_log("files_not_written").await;
+    assert_eq!(fs::read_to_string(&path).unwrap(), "first");
+    fs::remove_dir(&obstacle).unwrap();
+    assert_eq!(running.next_line().await, "HUP second");
 }
 
 #[tokio::test]

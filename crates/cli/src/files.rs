@@ -262,7 +262,26 @@ fn open_base(path: &Path) -> Result<OwnedFd, Failure> {
             "other users can replace files in the directory".into(),
         ));
     }
+    if !is_in_memory(&base) {
+        let path = path.display();
+        tracing::warn!(target: "secretwell::command", event = "files_on_disk", %path, "the secret files are written to a disk, because the directory is not in memory; set XDG_RUNTIME_DIR to a directory in memory");
+    }
     Ok(base)
+}
+
+#[cfg(target_os = "linux")]
+fn is_in_memory(directory: &OwnedFd) -> bool {
+    /// `TMPFS_MAGIC` of statfs(2).
+    const TMPFS: i64 = 0x0102_1994;
+    let stat = rustix::fs::fstatfs(directory);
+    // The type of the field depends on the architecture.
+    stat.is_ok_and(|stat| TryInto::<i64>::try_into(stat.f_type) == Ok(TMPFS))
+}
+
+/// Other systems do not report this in the same way.
+#[cfg(not(target_os = "linux"))]
+fn is_in_memory(_: &OwnedFd) -> bool {
+    true
 }
 
 fn create_file(directory: &OwnedFd, name: &str) -> io::Result<File> {
