@@ -3,6 +3,7 @@
 mod deploy;
 mod end_to_end;
 mod exec;
+mod files;
 mod nextjs;
 mod terminal;
 mod transcripts;
