@@ -237,7 +237,7 @@ async fn lease_that_could_not_be_revoked_is_revoked_by_the_next_call() {
     fixture.proxy.set(Fault::None);
     provider.revoke_leases().await.unwrap();
     assert_eq!(fixture.revocations(), 4);
-    for _ in 0..200 {
+    for _ in 0..1_200 {
         if fixture.leases().await == 0 {
             break;
         }

@@ -438,7 +438,7 @@ async fn concurrent_reads_share_one_lease_and_it_can_be_revoked() {
         .unwrap();
 
     provider.revoke_leases().await.unwrap();
-    for _ in 0..100 {
+    for _ in 0..1_200 {
         if fixture.leases().await == 0 {
             break;
         }

@@ -319,7 +319,7 @@ impl Bao {
     pub(crate) async fn unseal(&self) {
         let key = json!({"key": self.unseal_key});
         self.root("POST", "sys/unseal", key).await;
-        for _ in 0..100 {
+        for _ in 0..3_000 {
             let (status, _) = self.request("", "GET", "sys/health", Value::Null).await;
             if status == 200 {
                 return;
@@ -397,7 +397,7 @@ impl Bao {
             2 => format!("{name}/data/probe"),
             _ => format!("{name}/probe"),
         };
-        for _ in 0..100 {
+        for _ in 0..3_000 {
             let (status, _) = self
                 .request(&self.root, "POST", &probe, json!({"data": {"a": "b"}}))
                 .await;
