@@ -182,11 +182,13 @@ impl SessionCache {
                 if expires < milliseconds(now) {
                     return Err(TokenError::Expired);
                 }
-                (parse_claims(text)?.0, time_of_milliseconds(expires))
+                let text = claims_text(text)?;
+                (parse(&text)?, time_of_milliseconds(expires))
             }
             CacheStrategy::Jwt => {
                 let text = jwt::open(cache, &self.macs, self.accept)?;
-                let (claims, times) = parse_claims(text)?;
+                let text = claims_text(text)?;
+                let (claims, times): (_, TimeClaims) = (parse(&text)?, parse(&text)?);
                 let seconds = whole_seconds(now);
                 let expires = times.check_with(seconds, |end| end <= seconds)?;
                 (claims, expires.and_then(system_time))
@@ -200,7 +202,8 @@ impl SessionCache {
                 {
                     return Err(TokenError::Malformed);
                 }
-                let (claims, times) = parse_claims(decrypted.text)?;
+                let text = claims_text(decrypted.text)?;
+                let (claims, times): (_, TimeClaims) = (parse(&text)?, parse(&text)?);
                 let start = whole_seconds(now) + CLOCK_TOLERANCE;
                 let milliseconds = milliseconds(now);
                 let expires = times.check_with(start, |end| end * 1000.0 < milliseconds)?;
@@ -306,13 +309,13 @@ impl SessionCache {
     }
 }
 
-/// Parses the text of verified claims.
-fn parse_claims(text: Zeroizing<Vec<u8>>) -> Result<(Map<String, Value>, TimeClaims), TokenError> {
-    let text = decode_json(text, Format::BetterAuth).ok_or(TokenError::Malformed)?;
-    let malformed = |_| TokenError::Malformed;
-    let claims = serde_json::from_str(&text).map_err(malformed)?;
-    let times = serde_json::from_str(&text).map_err(malformed)?;
-    Ok((claims, times))
+/// Returns the text of verified claims.
+fn claims_text(text: Zeroizing<Vec<u8>>) -> Result<Zeroizing<String>, TokenError> {
+    decode_json(text, Format::BetterAuth).ok_or(TokenError::Malformed)
+}
+
+fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, TokenError> {
+    serde_json::from_str(text).map_err(|_| TokenError::Malformed)
 }
 
 /// Returns the milliseconds from 1970 to `time`, without their fraction.

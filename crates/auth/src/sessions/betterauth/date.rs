@@ -16,8 +16,8 @@ pub(super) fn parse_date(text: &str) -> Option<i64> {
     let milliseconds = match fraction {
         None => 0,
         Some(fraction) if !fraction.is_empty() && is_digits(fraction) => {
-            let digits: String = fraction.chars().chain("00".chars()).take(3).collect();
-            digits.parse().ok()?
+            let digits = fraction.bytes().chain(*b"00").take(3);
+            digits.fold(0, |number, digit| number * 10 + i64::from(digit - b'0'))
         }
         Some(_) => return None,
     };
@@ -31,8 +31,11 @@ pub(super) fn parse_date(text: &str) -> Option<i64> {
         return None;
     }
     let number = |start: usize, end: usize| {
-        let digits = seconds.get(start..end).filter(|digits| is_digits(digits))?;
-        digits.parse::<i64>().ok()
+        let digits = bytes.get(start..end)?;
+        digits.iter().try_fold(0, |number, digit| {
+            let value = digit.is_ascii_digit().then(|| i64::from(digit - b'0'))?;
+            Some(number * 10 + value)
+        })
     };
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
@@ -55,9 +58,29 @@ pub(super) fn format_date(milliseconds: i64) -> Option<String> {
     let (year, month, day) = date(day);
     let (seconds, fraction) = (time / 1000, time % 1000);
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    (0..=9999).contains(&year).then(|| {
-        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:03}Z")
-    })
+    if !(0..=9999).contains(&year) {
+        return None;
+    }
+    // Without the machinery of `format!`, which takes longer than the rest of a signature.
+    let mut text = String::with_capacity("2027-01-22T08:00:00.000Z".len());
+    for (number, width, end) in [
+        (year, 1000, '-'),
+        (month, 10, '-'),
+        (day, 10, 'T'),
+        (hour, 10, ':'),
+        (minute, 10, ':'),
+        (second, 10, '.'),
+        (fraction, 100, 'Z'),
+    ] {
+        let mut place = width;
+        while place > 0 {
+            let digit = u8::try_from(number / place % 10).unwrap_or_default();
+            text.push(char::from(b'0' + digit));
+            place /= 10;
+        }
+        text.push(end);
+    }
+    Some(text)
 }
 
 /// Milliseconds of a day.

@@ -41,29 +41,48 @@ fn write(value: &Value, text: &mut String) {
         }
         Value::Object(members) => {
             // JavaScript moves names that are array indexes to the front, in numerical order.
-            let mut members: Vec<_> = members.iter().collect();
-            members.sort_by_key(|(name, _)| array_index(name).unwrap_or(u32::MAX));
-            text.push('{');
-            for (index, (name, member)) in members.into_iter().enumerate() {
-                if index > 0 {
-                    text.push(',');
-                }
-                write_string(name, text);
-                text.push(':');
-                write(member, text);
+            if members.keys().any(|name| array_index(name).is_some()) {
+                let mut members: Vec<_> = members.iter().collect();
+                members.sort_by_key(|(name, _)| array_index(name).unwrap_or(u32::MAX));
+                write_members(members.into_iter(), text);
+            } else {
+                write_members(members.iter(), text);
             }
-            text.push('}');
         }
     }
 }
 
+fn write_members<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>, text: &mut String) {
+    text.push('{');
+    for (index, (name, member)) in members.enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        write_string(name, text);
+        text.push(':');
+        write(member, text);
+    }
+    text.push('}');
+}
+
 /// Writes a string with the escapes of JSON, which are the same in `serde_json` and JavaScript.
 fn write_string(string: &str, text: &mut String) {
-    *text += &Value::from(string).to_string();
+    let is_escaped = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
+    if string.bytes().any(is_escaped) {
+        *text += &Value::from(string).to_string();
+    } else {
+        text.push('"');
+        text.push_str(string);
+        text.push('"');
+    }
 }
 
 /// Parses a name that is an array index in JavaScript.
 fn array_index(name: &str) -> Option<u32> {
+    // Most names are no numbers, which the first byte shows.
+    if !name.as_bytes().first()?.is_ascii_digit() {
+        return None;
+    }
     let index: u32 = name.parse().ok()?;
     (index < u32::MAX && index.to_string() == name).then_some(index)
 }
@@ -83,6 +102,13 @@ fn number_text(number: &Number) -> String {
 
 /// Returns a float in the form of `Number.prototype.toString`.
 pub(super) fn float_text(number: f64) -> String {
+    // A whole number that is exact in both types, such as a time. Zero has no sign in JavaScript.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+    let whole = number as i64;
+    #[allow(clippy::cast_precision_loss, clippy::float_cmp)]
+    if whole.unsigned_abs() <= MAX_SAFE && whole as f64 == number {
+        return whole.to_string();
+    }
     // Rust writes the shortest digits that identify the number, as JavaScript does.
     let scientific = format!("{:e}", number.abs());
     let scientific = even_digits(&scientific, number.abs()).unwrap_or(scientific);
