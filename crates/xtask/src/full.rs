@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::install::install_cargo_tools;
+use crate::install::{build_static_command, install_cargo_tools, install_for_cli};
 use crate::shell::{cargo_with_env, root, run as output_of, text};
 use crate::{api, links, msrv, package};
 
@@ -43,6 +43,11 @@ const STEPS: &[Step] = &[
         name: "minimal-versions",
         about: "the declared minimum versions of all dependencies compile",
         run: msrv::check_minimal_versions,
+    },
+    Step {
+        name: "static",
+        about: "the static binary of the command works in an empty root directory",
+        run: static_command,
     },
     Step {
         name: "platforms",
@@ -161,6 +166,15 @@ fn powerset() -> Result<(), String> {
         )?;
     }
     Ok(())
+}
+
+/// Builds the static binary, which takes minutes, and runs the tests that are skipped without it.
+fn static_command() -> Result<(), String> {
+    install_for_cli()?;
+    build_static_command()?;
+    let suite = ["--workspace", "--all-features", "--test", "suite"];
+    let filter = ["--", "cli::deploy::docker"];
+    cargo_with_env(&[&["test"], &suite[..], &filter[..]].concat(), &[])
 }
 
 /// Runs the concurrency test of the resolver with shuttle, which controls the order of the threads.

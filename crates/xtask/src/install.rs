@@ -111,13 +111,12 @@ pub(crate) fn install_for_cli() -> Result<(), String> {
     install_for_vault()?;
     install_python_package("compose", COMPOSE)?;
     install_python_package("yaml", PYYAML)?;
-    build_static_command()?;
     install_for_authjs()
 }
 
 /// Builds the command without shared libraries, as `docs/deploy/docker/Dockerfile` does it. The result is
 /// `target/static/secretwell`.
-fn build_static_command() -> Result<(), String> {
+pub(crate) fn build_static_command() -> Result<(), String> {
     println!("building the static command");
     let host = run("rustc", &["--print", "host-tuple"])?;
     let directory = root().join("target/static");
