@@ -112,7 +112,7 @@ impl Supervisor {
                     }
                     while let Ok(newer) = changes.try_recv() {
                         match self.write_files(&newer) {
-                            true => variables = newer,
+                            true => (variables, unwritten) = (newer, None),
                             false => unwritten = Some(newer),
                         }
                     }

@@ -79,7 +79,7 @@ fn write_string(string: &str, text: &mut String) {
 
 /// Parses a name that is an array index in JavaScript.
 fn array_index(name: &str) -> Option<u32> {
-    // Most names are no numbers, which the first byte shows.
+    // The first byte shows that most names are not numbers.
     if !name.as_bytes().first()?.is_ascii_digit() {
         return None;
     }
