@@ -1,7 +1,7 @@
 //! Command-line arguments. The doc comments of this module are the text of `--help` and of the manual.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -35,30 +35,28 @@ pub(crate) struct Arguments {
 #[command(next_help_heading = "Sources")]
 pub(crate) struct SourceArgs {
     /// A source of secrets; if this option is repeated, a missing key is read from the next source
+    /// [env: SECRETWELL_FROM]
     ///
-    /// Examples: `env://`, `file:///run/secrets`, `infisical://host/project/environment/folder`,
-    /// `vault://host:8200/mount/path?auth=approle`. Credentials are read from the variables and files of
-    /// each backend, never from the URL. Without this option, the first of these settings is used: the
-    /// profile selected by --profile or --config, the variable SECRETWELL_FROM, the profile of the current
-    /// mode.
+    /// Examples: `env://`, `file:.env`, `file:///run/secrets`, `infisical://host/project/environment/folder`,
+    /// `vault://host:8200/mount/path?auth=approle`. A path without a slash at its start is relative to the working
+    /// directory. Credentials are read from the variables and files of each backend, never from the URL. Without this
+    /// option, the first of these settings is used: the profile selected by --profile or --config, the variable
+    /// SECRETWELL_FROM, the profile of SECRETWELL_PROFILE or of the current mode.
     #[arg(long, value_name = "URL", global = true)]
     pub(crate) from: Vec<String>,
 
-    /// The profile of the configuration file [default: the value of SECRETWELL_MODE, or `production`]
+    /// The profile of the configuration file [env: SECRETWELL_PROFILE] [default: the value of SECRETWELL_MODE, or
+    /// `production`]
     #[arg(long, value_name = "NAME", global = true)]
     pub(crate) profile: Option<String>,
 
-    /// The configuration file [default: `secretwell.toml` in the current directory, if it exists]
+    /// The configuration file [default: the nearest `secretwell.toml` in the current directory or in the repository
+    /// above it]
+    ///
+    /// Parent folders are searched up to the one that contains `.git`. A file that is found in this way must be owned
+    /// by you or root. Relative paths in the file are relative to its folder.
     #[arg(long, value_name = "FILE", global = true, value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
-}
-
-impl SourceArgs {
-    /// Returns the path of the configuration file. The file might not exist.
-    pub(crate) fn config_path(&self) -> &Path {
-        let path = self.config.as_deref();
-        path.unwrap_or(Path::new("secretwell.toml"))
-    }
 }
 
 #[derive(Debug, Args)]

@@ -29,6 +29,7 @@ compile_error!("the secretwell command requires Unix processes, signals and `exe
 
 mod args;
 mod commands;
+mod config_file;
 mod exit;
 mod fetch;
 mod logging;
@@ -39,7 +40,9 @@ mod reaper;
 mod run;
 mod signals;
 mod sources;
+mod suggest;
 mod supervisor;
+mod urls;
 mod variables;
 mod watch;
 
