@@ -108,7 +108,7 @@ pub(crate) enum SecretsCommand {
     /// Write the exact bytes of one secret to standard output
     Get(GetArgs),
     /// List the names, versions and sources of all secrets, without their values
-    List,
+    List(ListArgs),
     /// Check for each key whether a service could use its secret
     ///
     /// Secrets must exist and must not be empty. Signing secrets must also be strong: at least 32 bytes, and no
@@ -239,6 +239,10 @@ pub(crate) struct CheckArgs {
     #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
     pub(crate) signing: Vec<SecretKey>,
 
+    /// Keys whose secrets do not sign or encrypt, although their names suggest it
+    #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
+    pub(crate) unchecked: Vec<SecretKey>,
+
     /// A file of known secrets that are not accepted for signing or encryption
     ///
     /// Each line is a secret, or its SHA-256 hash, of which the first 16 hexadecimal digits are sufficient.
@@ -249,13 +253,37 @@ pub(crate) struct CheckArgs {
     /// Check for this mode only [default: both modes]
     #[arg(long, value_name = "production|development", value_parser = Mode::from_str)]
     pub(crate) mode: Option<Mode>,
+
+    /// The format of the result
+    #[arg(long, default_value = "text")]
+    pub(crate) format: ReportFormat,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Keys to read in addition to those of the profile and those that the sources list
+    /// Keys that must be readable, in addition to those of the profile and those that the sources list
     #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
     pub(crate) require: Vec<SecretKey>,
+
+    /// The format of the result
+    #[arg(long, default_value = "text")]
+    pub(crate) format: ReportFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// The format of the result
+    #[arg(long, default_value = "text")]
+    pub(crate) format: ReportFormat,
+}
+
+/// The format of the result of `check`, `list` and `doctor`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// Plain text
+    Text,
+    /// One JSON document
+    Json,
 }
 
 #[derive(Debug, Args)]

@@ -52,7 +52,11 @@ impl Reason {
     }
 
     pub(crate) fn status(self) -> ExitCode {
-        ExitCode::from(match self {
+        ExitCode::from(self.code())
+    }
+
+    pub(crate) fn code(self) -> u8 {
+        match self {
             Self::Usage => 64,
             Self::Invalid => 65,
             Self::Missing => 66,
@@ -62,7 +66,7 @@ impl Reason {
             Self::Configuration => 78,
             Self::NotExecutable => 126,
             Self::ProgramNotFound => 127,
-        })
+        }
     }
 }
 

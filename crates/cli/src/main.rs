@@ -34,6 +34,7 @@ mod exit;
 mod fetch;
 mod logging;
 mod notices;
+mod policies;
 mod profile;
 mod program;
 mod reaper;
@@ -110,7 +111,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         match command {
             SecretsCommand::Run(args) => run::run(sources, args, &log).await,
             SecretsCommand::Get(args) => commands::get(&sources, &args, &log).await,
-            SecretsCommand::List => commands::list(&sources, &log).await,
+            SecretsCommand::List(args) => commands::list(&sources, &args, &log).await,
             SecretsCommand::Check(args) => commands::check(sources, &args, &log).await,
             SecretsCommand::Doctor(args) => commands::doctor(&sources, &args, &log).await,
             SecretsCommand::Export(args) => commands::export(&sources, &args, &log).await,

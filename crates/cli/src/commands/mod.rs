@@ -5,6 +5,7 @@ mod doctor;
 mod export;
 mod get;
 mod list;
+mod output;
 mod table;
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
