@@ -2,6 +2,7 @@
 
 mod end_to_end;
 mod exec;
+mod json;
 mod nextjs;
 mod terminal;
 mod transcripts;
