@@ -175,13 +175,6 @@ impl RawProfile {
     }
 }
 
-/// Returns the names of the profiles of `file`.
-pub(crate) fn profile_names(file: &ConfigFile) -> Result<Vec<String>, Failure> {
-    let document = Document::parse(&file.text);
-    let document = document.map_err(|errors| errors.into_failure(&file.path))?;
-    Ok(document.profile.into_keys().collect())
-}
-
 /// The line and the column of a character. The first ones are 1.
 type Position = (usize, usize);
 
