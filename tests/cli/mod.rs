@@ -1,8 +1,10 @@
 //! Tests of the command `secretwell` as a user runs it.
 
+mod deploy;
 mod end_to_end;
 mod exec;
 mod json;
+mod files;
 mod nextjs;
 mod terminal;
 mod transcripts;

@@ -19,6 +19,7 @@
 //! | usage | `docs/cli.md`, or `secretwell --help` |
 //! | options and help texts | `args.rs` |
 //! | `run` | `run.rs`, then `program.rs`; for `--watch` also `watch.rs` and `supervisor.rs` |
+//! | names and files of secrets | `variables.rs`, `files.rs` |
 //! | other commands | `commands/` |
 
 // The purpose of a command is its output.
@@ -30,8 +31,10 @@ compile_error!("the secretwell command requires Unix processes, signals and `exe
 mod args;
 mod commands;
 mod config_file;
+mod credentials;
 mod exit;
 mod fetch;
+mod files;
 mod logging;
 mod notices;
 mod policies;

@@ -33,6 +33,12 @@ pub(crate) struct Profile {
     /// The names of the variables that hold the secrets before the last rotation.
     #[allow(dead_code, reason = "read by `run --watch`")]
     pub(crate) previous: Vec<(SecretKey, String)>,
+    /// Whether the other variable names are in upper case.
+    pub(crate) upcase: bool,
+    /// Whether `_` replaces the characters that shells do not accept in the other variable names.
+    pub(crate) shell_names: bool,
+    /// Whether variables that are already set are kept.
+    pub(crate) keep_env: bool,
 }
 
 #[derive(Deserialize)]
@@ -54,6 +60,9 @@ struct RawProfile {
     map: BTreeMap<String, Spanned<String>>,
     prefix: Option<String>,
     previous: BTreeMap<String, Spanned<String>>,
+    upcase: bool,
+    shell_names: bool,
+    keep_env: bool,
 }
 
 impl Profile {
@@ -122,6 +131,9 @@ impl Profile {
             map,
             prefix: raw.prefix.clone(),
             previous,
+            upcase: raw.upcase,
+            shell_names: raw.shell_names,
+            keep_env: raw.keep_env,
         })
     }
 }
@@ -257,6 +269,9 @@ mod tests {
             signing = ["AUTH_SECRET"]
             unchecked = ["NEXTAUTH_SECRET"]
             prefix = "APP_"
+            upcase = true
+            shell_names = true
+            keep_env = true
             map = { "db/PASSWORD" = "PGPASSWORD" }
 
             [profile.production.previous]
@@ -279,6 +294,7 @@ mod tests {
             (key.as_str(), &name[..]),
             ("AUTH_SECRET", "AUTH_SECRET_PREVIOUS")
         );
+        assert!(profile.upcase && profile.shell_names && profile.keep_env);
     }
 
     #[test]

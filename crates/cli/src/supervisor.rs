@@ -6,19 +6,26 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{self, Pid, WaitStatus};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::args::{LogFormat, OnChange};
 use crate::exit::{Failure, Reason};
+use crate::files::SecretFiles;
 use crate::program::{Program, start_failure};
 use crate::reaper::{self, OrphanReaper};
 use crate::signals::{Signal, SignalEvent, listen};
-use crate::variables::Variable;
+use crate::variables::{ShellNameWarning, Variable};
+
+/// The time after which files that could not be written are written again.
+const FILES_RETRY: Duration = Duration::from_secs(10);
 
 /// A program and the settings of its supervision.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     pub(crate) program: Program,
+    /// The secrets that the program reads from files.
+    pub(crate) files: SecretFiles,
+    pub(crate) names: ShellNameWarning,
     /// The format in which the launcher reports that the program cannot be started.
     pub(crate) format: LogFormat,
     pub(crate) on_change: OnChange,
@@ -43,15 +50,27 @@ impl Supervisor {
     /// Runs the program until it exits by itself. Returns its exit status, or ends this process by the same
     /// signal.
     pub(crate) async fn run(
-        self,
+        mut self,
+        variables: Vec<Variable>,
+        changes: UnboundedReceiver<Vec<Variable>>,
+    ) -> Result<ExitCode, Failure> {
+        let status = self.supervise(variables, changes).await;
+        // The files are removed before this process ends by the signal of the program.
+        drop(self);
+        Ok(exit_like(status?))
+    }
+
+    async fn supervise(
+        &mut self,
         mut variables: Vec<Variable>,
         mut changes: UnboundedReceiver<Vec<Variable>>,
-    ) -> Result<ExitCode, Failure> {
+    ) -> Result<WaitStatus, Failure> {
         let orphans = OrphanReaper::new();
         let events = listen().map_err(|error| {
             let message = format!("signal handlers cannot be installed: {error}");
             Failure::new(Reason::NotExecutable, message)
         })?;
+        self.files.write(&variables)?;
         let mut running = Running {
             pid: Some(self.start(&variables)?),
             events,
@@ -59,15 +78,24 @@ impl Supervisor {
             stopping: false,
             exit_requested: false,
         };
+        let mut unwritten: Option<Vec<Variable>> = None;
         loop {
             let changed = tokio::select! {
                 biased;
                 status = running.wait_for_exit() => {
                     running.stop_orphans(self.stop_signal, Instant::now() + self.stop_timeout).await;
-                    return Ok(exit_like(status));
+                    return Ok(status);
                 }
                 Some(changed) = changes.recv(), if !running.exit_requested => changed,
+                () = sleep(FILES_RETRY), if unwritten.is_some() && !running.exit_requested => {
+                    unwritten.take().unwrap_or_default()
+                }
             };
+            if !self.write_files(&changed) {
+                unwritten = Some(changed);
+                continue;
+            }
+            unwritten = None;
             variables = changed;
             match self.on_change {
                 OnChange::Signal(signal) => {
@@ -80,10 +108,13 @@ impl Supervisor {
                         continue;
                     };
                     if running.exit_requested {
-                        return Ok(exit_like(status));
+                        return Ok(status);
                     }
                     while let Ok(newer) = changes.try_recv() {
-                        variables = newer;
+                        match self.write_files(&newer) {
+                            true => variables = newer,
+                            false => unwritten = Some(newer),
+                        }
                     }
                     running.pid = Some(self.start(&variables)?);
                 }
@@ -91,11 +122,23 @@ impl Supervisor {
         }
     }
 
-    fn start(&self, variables: &[Variable]) -> Result<Pid, Failure> {
+    /// Replaces the files of the program. Returns `false` if this failed, and logs why.
+    fn write_files(&mut self, variables: &[Variable]) -> bool {
+        let Err(failure) = self.files.write(variables) else {
+            return true;
+        };
+        for problem in failure.problems() {
+            tracing::warn!(target: "secretwell::command", event = "files_not_written", "the program keeps its current secrets: {problem}");
+        }
+        false
+    }
+
+    fn start(&mut self, variables: &[Variable]) -> Result<Pid, Failure> {
+        self.names.warn(variables);
         let child = self
             .program
             .via_launcher(self.format)
-            .command(variables)
+            .command(&self.files.with_paths(variables))
             .spawn();
         let child = child.map_err(|error| start_failure(self.program.name(), &error))?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
