@@ -3,8 +3,8 @@
 mod deploy;
 mod end_to_end;
 mod exec;
-mod json;
 mod files;
+mod json;
 mod nextjs;
 mod terminal;
 mod transcripts;

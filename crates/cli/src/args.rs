@@ -10,7 +10,6 @@ use clap_complete::Shell;
 use secretwell::SecretKey;
 use secretwell::auth::Mode;
 
-use crate::exit::EXIT_STATUS;
 use crate::signals::Signal;
 use crate::variables::is_shell_name;
 
@@ -20,7 +19,7 @@ use crate::variables::is_shell_name;
 /// The secrets are passed to the program in its environment. They are never written to a command
 /// line or a log, and to a file only with --file or `export`.
 #[derive(Debug, Parser)]
-#[command(name = "secretwell", version, after_long_help = EXIT_STATUS, max_term_width = 100)]
+#[command(name = "secretwell", version, max_term_width = 100)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) sources: SourceArgs,
@@ -48,7 +47,8 @@ pub(crate) struct SourceArgs {
 
     /// The profile of the configuration file [env: SECRETWELL_PROFILE] [default: the value of SECRETWELL_MODE, or
     /// `production`]
-    #[arg(long, value_name = "NAME", global = true)]
+    // The hint is replaced in completion scripts.
+    #[arg(long, value_name = "NAME", global = true, value_hint = ValueHint::Username)]
     pub(crate) profile: Option<String>,
 
     /// The configuration file [default: the nearest `secretwell.toml` in the current directory or in the repository
@@ -94,6 +94,9 @@ pub(crate) enum Command {
         /// The command to print the manual page of [default: the manual page of `secretwell`]
         command: Option<String>,
     },
+    /// Print the names of the profiles, for completion scripts
+    #[command(hide = true)]
+    ProfileNames,
 }
 
 /// Commands that read secrets and therefore need at least one source.
@@ -105,6 +108,7 @@ pub(crate) enum SecretsCommand {
     /// and all problems are reported together. Otherwise this process executes the program (`exec`), so
     /// process ID, signals, exit status and terminal are those of the program. With --watch, this process
     /// stays and supervises the program.
+    #[command(visible_alias = "exec")]
     Run(RunArgs),
     /// Write the exact bytes of one secret to standard output
     Get(GetArgs),

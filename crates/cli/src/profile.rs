@@ -138,6 +138,13 @@ impl Profile {
     }
 }
 
+/// Returns the names of the profiles of `file`.
+pub(crate) fn profile_names(file: &ConfigFile) -> Result<Vec<String>, Failure> {
+    let document = Document::parse(&file.text);
+    let document = document.map_err(|errors| errors.into_failure(&file.path))?;
+    Ok(document.profile.into_keys().collect())
+}
+
 impl Document {
     fn parse(text: &str) -> Result<Self, FileErrors> {
         toml::from_str(text).map_err(|error| {
