@@ -232,6 +232,52 @@ async fn policy_that_grants_single_paths_is_sufficient_for_only_and_get() {
     }
 }
 
+/// The provider reads whole folders, so an identity needs the permission to read the folders of the keys only.
+#[tokio::test]
+async fn identity_that_reads_some_folders_is_sufficient_for_only_and_get() {
+    for api in [ApiVersion::V3, ApiVersion::V4] {
+        let place = Place::fake(api).await;
+        place.write(None, "B", "two").await;
+        for folder in ["db", "hidden"] {
+            place.write(Some(folder), "PASSWORD", "pw").await;
+        }
+        let fake = place.as_fake();
+        let hidden = place.folder_path(Some("hidden"));
+        fake.deny(&place.identity, "dev", &hidden);
+        let (url, (name, secret)) = infisical_source(&place);
+        let run = async |arguments: &[&str]| {
+            let mut command = Command::from(secretwell(arguments));
+            let output = command.env(name, &secret).output().await.unwrap();
+            let status = output.status.code();
+            (status, text(&output.stdout), text(&output.stderr))
+        };
+        let program = ["--", "sh", "-c", "echo $B,$db_PASSWORD"];
+        let only = ["run", "--from", &url, "--only", "B,db/PASSWORD"];
+        let expected = (Some(0), "two,pw\n".into(), String::new());
+        assert_eq!(run(&[&only[..], &program].concat()).await, expected);
+        let expected = (Some(0), "pw".into(), String::new());
+        let arguments = ["get", "db/PASSWORD", "--from", &url];
+        assert_eq!(run(&arguments).await, expected);
+        // The denied secret is named.
+        let only = ["run", "--from", &url, "--only", "B,hidden/PASSWORD"];
+        for arguments in [
+            [&only[..], &program].concat(),
+            vec!["get", "hidden/PASSWORD", "--from", &url],
+            vec!["check", "--require", "B,hidden/PASSWORD", "--from", &url],
+            vec!["doctor", "--require", "B,hidden/PASSWORD", "--from", &url],
+        ] {
+            let (status, stdout, stderr) = run(&arguments).await;
+            let output = format!("{stdout}{stderr}");
+            assert_eq!(status, Some(77), "{arguments:?}: {output}");
+            assert!(
+                output.contains("hidden/PASSWORD"),
+                "{arguments:?}: {output}"
+            );
+            assert!(output.contains("denied"), "{arguments:?}: {output}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn transcripts_of_remote_sources() {
     let canary = Canary::new("AUTH_SECRET");
