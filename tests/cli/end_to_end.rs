@@ -177,6 +177,107 @@ async fn application_starts_with_the_late_secret_and_restarts_on_rotation() {
     assert_eq!(lines.next_line().await.unwrap().unwrap(), "second");
 }
 
+#[tokio::test]
+async fn policy_that_grants_single_paths_is_sufficient_for_only_and_get() {
+    let vault = Vault::new().await;
+    vault.write(json!({"A": "one", "B": "two"})).await;
+    for path in ["app/db", "app/hidden"] {
+        let path = format!("{}/data/{path}", vault.name);
+        let body = json!({"data": {"PASSWORD": "pw"}});
+        vault.bao.root("POST", &path, body).await;
+    }
+    let policy = format!("{}-least", vault.name);
+    let rules = ["app", "app/db"].map(|path| {
+        let path = format!("{}/data/{path}", vault.name);
+        format!("path \"{path}\" {{ capabilities = [\"read\"] }}")
+    });
+    vault.bao.policy(&policy, &rules.join("\n")).await;
+    let body = json!({"policies": [policy], "no_default_policy": true});
+    let token = vault.bao.root("POST", "auth/token/create", body).await;
+    let token = token["auth"]["client_token"].as_str().unwrap();
+    let url = format!("vault+http://{}/{}/app", vault.bao.address, vault.name);
+    let run = async |arguments: &[&str]| {
+        let mut command = Command::from(secretwell(arguments));
+        command.env("VAULT_TOKEN", token);
+        let output = command.output().await.unwrap();
+        let status = output.status.code();
+        (status, text(&output.stdout), text(&output.stderr))
+    };
+    let script = "echo $B,$db_PASSWORD";
+    let program = ["--", "sh", "-c", script];
+    let only = ["run", "--from", &url, "--only", "B,db/PASSWORD"];
+    let expected = (Some(0), "two,pw\n".into(), String::new());
+    assert_eq!(run(&[&only[..], &program].concat()).await, expected);
+    let expected = (Some(0), "pw".into(), String::new());
+    let arguments = ["get", "db/PASSWORD", "--from", &url];
+    assert_eq!(run(&arguments).await, expected);
+    // A denied path is named.
+    let denied = format!(
+        "denied: the policy does not allow reading `{}/data/app/hidden`",
+        vault.name
+    );
+    let only = ["run", "--from", &url, "--only", "B,hidden/PASSWORD"];
+    for arguments in [
+        [&only[..], &program].concat(),
+        vec!["get", "hidden/PASSWORD", "--from", &url],
+        vec!["check", "--require", "B,hidden/PASSWORD", "--from", &url],
+        vec!["doctor", "--require", "B,hidden/PASSWORD", "--from", &url],
+    ] {
+        let (status, stdout, stderr) = run(&arguments).await;
+        assert_eq!(status, Some(77), "{arguments:?}: {stdout}{stderr}");
+        assert!(
+            format!("{stdout}{stderr}").contains(&denied),
+            "{stdout}{stderr}"
+        );
+    }
+}
+
+/// The provider reads whole folders, so an identity needs the permission to read the folders of the keys only.
+#[tokio::test]
+async fn identity_that_reads_some_folders_is_sufficient_for_only_and_get() {
+    for api in [ApiVersion::V3, ApiVersion::V4] {
+        let place = Place::fake(api).await;
+        place.write(None, "B", "two").await;
+        for folder in ["db", "hidden"] {
+            place.write(Some(folder), "PASSWORD", "pw").await;
+        }
+        let fake = place.as_fake();
+        let hidden = place.folder_path(Some("hidden"));
+        fake.deny(&place.identity, "dev", &hidden);
+        let (url, (name, secret)) = infisical_source(&place);
+        let run = async |arguments: &[&str]| {
+            let mut command = Command::from(secretwell(arguments));
+            let output = command.env(name, &secret).output().await.unwrap();
+            let status = output.status.code();
+            (status, text(&output.stdout), text(&output.stderr))
+        };
+        let program = ["--", "sh", "-c", "echo $B,$db_PASSWORD"];
+        let only = ["run", "--from", &url, "--only", "B,db/PASSWORD"];
+        let expected = (Some(0), "two,pw\n".into(), String::new());
+        assert_eq!(run(&[&only[..], &program].concat()).await, expected);
+        let expected = (Some(0), "pw".into(), String::new());
+        let arguments = ["get", "db/PASSWORD", "--from", &url];
+        assert_eq!(run(&arguments).await, expected);
+        // The denied secret is named.
+        let only = ["run", "--from", &url, "--only", "B,hidden/PASSWORD"];
+        for arguments in [
+            [&only[..], &program].concat(),
+            vec!["get", "hidden/PASSWORD", "--from", &url],
+            vec!["check", "--require", "B,hidden/PASSWORD", "--from", &url],
+            vec!["doctor", "--require", "B,hidden/PASSWORD", "--from", &url],
+        ] {
+            let (status, stdout, stderr) = run(&arguments).await;
+            let output = format!("{stdout}{stderr}");
+            assert_eq!(status, Some(77), "{arguments:?}: {output}");
+            assert!(
+                output.contains("hidden/PASSWORD"),
+                "{arguments:?}: {output}"
+            );
+            assert!(output.contains("denied"), "{arguments:?}: {output}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn transcripts_of_remote_sources() {
     let canary = Canary::new("AUTH_SECRET");
@@ -207,9 +308,11 @@ async fn transcripts_of_remote_sources() {
     place.write(None, "AUTH_SECRET", canary.text()).await;
     let (url, (name, secret)) = infisical_source(&place);
     let wrong_path = url.replace("?", "/nowhere?");
+    let wrong_environment = url.replace("/dev/", "/qa/");
     let address = place.address().unwrap().to_string();
     let variables = [
         ("WRONG_PATH", wrong_path.as_str()),
+        ("WRONG_ENVIRONMENT", &wrong_environment),
         ("INFISICAL", &url),
         (name, &secret),
         ("FOLDER", &place.folder),

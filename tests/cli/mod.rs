@@ -4,6 +4,7 @@ mod deploy;
 mod end_to_end;
 mod exec;
 mod files;
+mod json;
 mod nextjs;
 mod terminal;
 mod transcripts;

@@ -68,11 +68,11 @@ async fn report_lists_every_key_and_no_value() {
         [
             "production from memory://: NOT READY",
             "  good      ok        from memory://, version 1",
-            "  weak      PROBLEM   weak from memory://: invalid: too weak: 4 bytes, at least 32 are required; \
+            "  weak      PROBLEM   from memory://: invalid: too weak: 4 bytes, at least 32 are required; \
              generate a secret with `openssl rand -base64 32`, or set `SecretPolicy::Unchecked` for this key if its secret does not sign",
-            "  absent    PROBLEM   absent from memory://: not found: it was never set",
+            "  absent    PROBLEM   from memory://: not found: it was never set",
             "  password  ok        from memory://, version 1, strength not checked",
-            "  port      PROBLEM   port from memory://: invalid: the value is not a valid `u16`",
+            "  port      PROBLEM   from memory://: invalid: the value is not a valid `u16`",
             "  spare     absent    optional",
             "  PROBLEM   pasword: invalid configuration: a setting names this key, but the loaded type has no such field; \
              use the key of a field, after serde renames it: good, weak, absent, password, port, spare",

@@ -327,7 +327,7 @@ async fn warning_in_production_names_the_key_and_the_reason() {
     assert_eq!(
         report.to_string(),
         "production from memory://: ready\n  \
-         AUTH_SECRET  warning   AUTH_SECRET from memory://: invalid: looks weak: words in place of random bytes; \
+         AUTH_SECRET  warning   from memory://: invalid: looks weak: words in place of random bytes; \
          generate a secret with `openssl rand -base64 32`, or set `SecretPolicy::Unchecked` for this key if its secret does not sign\n",
     );
     let json = serde_json::to_value(&report).unwrap();

@@ -230,6 +230,23 @@ impl PreflightReport {
     }
 }
 
+/// Displays an error of a key that the line begins with.
+struct WithoutKey<'a>(&'a Error);
+
+impl fmt::Display for WithoutKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(error) = self;
+        if let Some(origin) = error.origin() {
+            write!(f, "from {origin}: ")?;
+        }
+        write!(f, "{}: {}", error.kind(), error.message())?;
+        match error.hint() {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for PreflightReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = if self.is_ready() {
@@ -254,7 +271,9 @@ impl fmt::Display for PreflightReport {
             match status {
                 Status::Passed(secret) => {
                     write!(f, "ok        from {}", secret.origin)?;
-                    if let Some(version) = &secret.version {
+                    // A version without a number is only meaningful inside of this process.
+                    let version = secret.version.as_ref();
+                    if let Some(version) = version.filter(|version| version.number().is_some()) {
                         write!(f, ", version {version}")?;
                     }
                     if *policy == SecretPolicy::Unchecked {
@@ -265,9 +284,9 @@ impl fmt::Display for PreflightReport {
                     }
                     writeln!(f)?;
                 }
-                Status::Warning(error) => writeln!(f, "warning   {error}")?,
+                Status::Warning(error) => writeln!(f, "warning   {}", WithoutKey(error))?,
                 Status::Absent => writeln!(f, "absent    optional")?,
-                Status::Failed(error) => writeln!(f, "PROBLEM   {error}")?,
+                Status::Failed(error) => writeln!(f, "PROBLEM   {}", WithoutKey(error))?,
             }
         }
         let has_no_check = |problem: &&Error| {

@@ -1,7 +1,7 @@
 //! Command-line arguments. The doc comments of this module are the text of `--help` and of the manual.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -10,7 +10,6 @@ use clap_complete::Shell;
 use secretwell::SecretKey;
 use secretwell::auth::Mode;
 
-use crate::exit::EXIT_STATUS;
 use crate::signals::Signal;
 use crate::variables::is_shell_name;
 
@@ -20,7 +19,7 @@ use crate::variables::is_shell_name;
 /// The secrets are passed to the program in its environment. They are never written to a command
 /// line or a log, and to a file only with --file or `export`.
 #[derive(Debug, Parser)]
-#[command(name = "secretwell", version, after_long_help = EXIT_STATUS, max_term_width = 100)]
+#[command(name = "secretwell", version, max_term_width = 100)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) sources: SourceArgs,
@@ -36,30 +35,29 @@ pub(crate) struct Arguments {
 #[command(next_help_heading = "Sources")]
 pub(crate) struct SourceArgs {
     /// A source of secrets; if this option is repeated, a missing key is read from the next source
+    /// [env: SECRETWELL_FROM]
     ///
-    /// Examples: `env://`, `file:///run/secrets`, `infisical://host/project/environment/folder`,
-    /// `vault://host:8200/mount/path?auth=approle`. Credentials are read from the variables and files of
-    /// each backend, never from the URL. Without this option, the first of these settings is used: the
-    /// profile selected by --profile or --config, the variable SECRETWELL_FROM, the profile of the current
-    /// mode.
+    /// Examples: `env://`, `file:.env`, `file:///run/secrets`, `infisical://host/project/environment/folder`,
+    /// `vault://host:8200/mount/path?auth=approle`. A path without a slash at its start is relative to the working
+    /// directory. Credentials are read from the variables and files of each backend, never from the URL. Without this
+    /// option, the first of these settings is used: the profile selected by --profile or --config, the variable
+    /// SECRETWELL_FROM, the profile of SECRETWELL_PROFILE or of the current mode.
     #[arg(long, value_name = "URL", global = true)]
     pub(crate) from: Vec<String>,
 
-    /// The profile of the configuration file [default: the value of SECRETWELL_MODE, or `production`]
-    #[arg(long, value_name = "NAME", global = true)]
+    /// The profile of the configuration file [env: SECRETWELL_PROFILE] [default: the value of SECRETWELL_MODE, or
+    /// `production`]
+    // The hint is replaced in completion scripts.
+    #[arg(long, value_name = "NAME", global = true, value_hint = ValueHint::Username)]
     pub(crate) profile: Option<String>,
 
-    /// The configuration file [default: `secretwell.toml` in the current directory, if it exists]
+    /// The configuration file [default: the nearest `secretwell.toml` in the current directory or in the repository
+    /// above it]
+    ///
+    /// Parent folders are searched up to the one that contains `.git`. A file that is found in this way must be owned
+    /// by you or root. Relative paths in the file are relative to its folder.
     #[arg(long, value_name = "FILE", global = true, value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
-}
-
-impl SourceArgs {
-    /// Returns the path of the configuration file. The file might not exist.
-    pub(crate) fn config_path(&self) -> &Path {
-        let path = self.config.as_deref();
-        path.unwrap_or(Path::new("secretwell.toml"))
-    }
 }
 
 #[derive(Debug, Args)]
@@ -96,6 +94,9 @@ pub(crate) enum Command {
         /// The command to print the manual page of [default: the manual page of `secretwell`]
         command: Option<String>,
     },
+    /// Print the names of the profiles, for completion scripts
+    #[command(hide = true)]
+    ProfileNames,
 }
 
 /// Commands that read secrets and therefore need at least one source.
@@ -107,11 +108,12 @@ pub(crate) enum SecretsCommand {
     /// and all problems are reported together. Otherwise this process executes the program (`exec`), so
     /// process ID, signals, exit status and terminal are those of the program. With --watch, this process
     /// stays and supervises the program.
+    #[command(visible_alias = "exec")]
     Run(RunArgs),
     /// Write the exact bytes of one secret to standard output
     Get(GetArgs),
     /// List the names, versions and sources of all secrets, without their values
-    List,
+    List(ListArgs),
     /// Check for each key whether a service could use its secret
     ///
     /// Secrets must exist and must not be empty. Signing secrets must also be strong: at least 32 bytes, and no
@@ -274,6 +276,10 @@ pub(crate) struct CheckArgs {
     #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
     pub(crate) signing: Vec<SecretKey>,
 
+    /// Keys whose secrets do not sign or encrypt, although their names suggest it
+    #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
+    pub(crate) unchecked: Vec<SecretKey>,
+
     /// A file of known secrets that are not accepted for signing or encryption
     ///
     /// Each line is a secret, or its SHA-256 hash, of which the first 16 hexadecimal digits are sufficient.
@@ -284,13 +290,37 @@ pub(crate) struct CheckArgs {
     /// Check for this mode only [default: both modes]
     #[arg(long, value_name = "production|development", value_parser = Mode::from_str)]
     pub(crate) mode: Option<Mode>,
+
+    /// The format of the result
+    #[arg(long, default_value = "text")]
+    pub(crate) format: ReportFormat,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Keys to read in addition to those of the profile and those that the sources list
+    /// Keys that must be readable, in addition to those of the profile and those that the sources list
     #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
     pub(crate) require: Vec<SecretKey>,
+
+    /// The format of the result
+    #[arg(long, default_value = "text")]
+    pub(crate) format: ReportFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// The format of the result
+    #[arg(long, default_value = "text")]
+    pub(crate) format: ReportFormat,
+}
+
+/// The format of the result of `check`, `list` and `doctor`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// Plain text
+    Text,
+    /// One JSON document
+    Json,
 }
 
 #[derive(Debug, Args)]

@@ -6,8 +6,7 @@ use secretwell::{Error, ErrorKind};
 
 /// The section about exit statuses in `--help` and in the manual. 64 to 78 are those of `sysexits.h`. 126
 /// and 127 are those of shells.
-pub(crate) const EXIT_STATUS: &str = "Exit status:
-  0    success
+pub(crate) const EXIT_STATUS: &str = "  0    success
   64   usage: invalid command line
   65   invalid: a secret is not acceptable, or a source returned an invalid response
   66   missing: a required secret is in no source
@@ -19,7 +18,7 @@ pub(crate) const EXIT_STATUS: &str = "Exit status:
   127  run: the program was not found
   else run: the exit status of the program; if a signal ends the program, it also ends `run`
 
-If there are several problems, the status is the first that applies in the order 78, 77, 69, 66, 65.";
+  If there are several problems, the status is the first that applies in the order 78, 77, 69, 66, 65.";
 
 /// The reason of a failure. The variants are in ascending order of precedence: of several problems, the
 /// greatest reason determines the exit status.
@@ -52,7 +51,11 @@ impl Reason {
     }
 
     pub(crate) fn status(self) -> ExitCode {
-        ExitCode::from(match self {
+        ExitCode::from(self.code())
+    }
+
+    pub(crate) fn code(self) -> u8 {
+        match self {
             Self::Usage => 64,
             Self::Invalid => 65,
             Self::Missing => 66,
@@ -62,7 +65,7 @@ impl Reason {
             Self::Configuration => 78,
             Self::NotExecutable => 126,
             Self::ProgramNotFound => 127,
-        })
+        }
     }
 }
 

@@ -174,6 +174,8 @@ pub(crate) async fn list_keys(
         }
     }
     if all.is_empty() {
+        // For example, the file does not exist.
+        provider.health().await?;
         return Err(
             Error::new(ErrorKind::NotFound, "the source contains no secrets")
                 .with_origin(provider.origin())

@@ -17,7 +17,7 @@
 //! | topic | file |
 //! | --- | --- |
 //! | usage | `docs/cli.md`, or `secretwell --help` |
-//! | options and help texts | `args.rs` |
+//! | options and help texts | `args.rs`, `help.rs`, `completions.rs` |
 //! | `run` | `run.rs`, then `program.rs`; for `--watch` also `watch.rs` and `supervisor.rs` |
 //! | names and files of secrets | `variables.rs`, `files.rs` |
 //! | other commands | `commands/` |
@@ -30,25 +30,33 @@ compile_error!("the secretwell command requires Unix processes, signals and `exe
 
 mod args;
 mod commands;
+mod completions;
+mod config_file;
 mod credentials;
 mod exit;
 mod fetch;
 mod files;
+mod help;
 mod logging;
 mod notices;
+mod policies;
 mod profile;
 mod program;
 mod reaper;
 mod run;
 mod signals;
 mod sources;
+mod suggest;
 mod supervisor;
+mod urls;
 mod variables;
 mod watch;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
 
 use args::{Arguments, Command, SecretsCommand};
 use exit::{Failure, Reason};
@@ -63,7 +71,7 @@ fn main() -> ExitCode {
         logging::report_failure(&failure, format);
         return failure.reason().status();
     }
-    let arguments = match Arguments::try_parse() {
+    let arguments = match parse(std::env::args_os().collect()) {
         Ok(arguments) => arguments,
         Err(error) => {
             // clap returns `--help` and `--version` as errors, too.
@@ -83,6 +91,38 @@ fn main() -> ExitCode {
     })
 }
 
+fn command() -> clap::Command {
+    help::with_sections(Arguments::command())
+}
+
+fn parse(line: Vec<OsString>) -> Result<Arguments, clap::Error> {
+    let arguments = Arguments::from_arg_matches(&command().try_get_matches_from(&line)?)?;
+    match misplaced_action(&arguments, &line) {
+        None => Ok(arguments),
+        Some(action) => Err(command().error(
+            ErrorKind::ArgumentConflict,
+            format!(
+                "'--watch {action}' has no equals sign, so '{action}' would be the program; use '--watch={action}'"
+            ),
+        )),
+    }
+}
+
+/// Returns the action of `--watch ACTION`, which clap takes for the program, because an action needs an equals sign.
+fn misplaced_action<'a>(arguments: &'a Arguments, line: &[OsString]) -> Option<&'a str> {
+    let Command::Secrets(SecretsCommand::Run(args)) = &arguments.command else {
+        return None;
+    };
+    let program = args.program.first()?;
+    let options = line.split(|word| word == "--").next().unwrap_or_default();
+    let follows_watch = options
+        .windows(2)
+        .any(|words| words[0] == "--watch" && words[1] == *program);
+    let action = program.to_str()?;
+    let is_action = action == "restart" || action.starts_with("signal:");
+    (follows_watch && is_action).then_some(action)
+}
+
 fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments {
         sources,
@@ -90,7 +130,15 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         command,
     } = arguments;
     let command = match command {
-        Command::Completions { shell } => return completions(shell),
+        Command::Completions { shell } => {
+            commands::write_stdout(&completions::script(shell, &mut Arguments::command()))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::ProfileNames => {
+            let names = completions::profile_names(sources.config.as_deref())?;
+            commands::write_stdout(names.as_bytes())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Man { command } => return manual(command.as_deref()),
         Command::Secrets(command) => command,
     };
@@ -110,7 +158,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         match command {
             SecretsCommand::Run(args) => run::run(sources, args, &log).await,
             SecretsCommand::Get(args) => commands::get(&sources, &args, &log).await,
-            SecretsCommand::List => commands::list(&sources, &log).await,
+            SecretsCommand::List(args) => commands::list(&sources, &args, &log).await,
             SecretsCommand::Check(args) => commands::check(sources, &args, &log).await,
             SecretsCommand::Doctor(args) => commands::doctor(&sources, &args, &log).await,
             SecretsCommand::Export(args) => commands::export(&sources, &args, &log).await,
@@ -118,19 +166,12 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
     })
 }
 
-fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "secretwell", &mut script);
-    commands::write_stdout(&script)?;
-    Ok(ExitCode::SUCCESS)
-}
-
 /// Prints the manual page of `secretwell`, or of the command `name`.
 fn manual(name: Option<&str>) -> Result<ExitCode, Failure> {
     let mut root = Arguments::command();
     root.build();
-    let page = match name {
-        None => root,
+    let (page, sections) = match name {
+        None => (root, help::manual_sections("secretwell")),
         Some(name) => {
             let command = root.find_subcommand(name).cloned();
             let command = command.ok_or_else(|| {
@@ -142,17 +183,19 @@ fn manual(name: Option<&str>) -> Result<ExitCode, Failure> {
                     ),
                 )
             })?;
+            // The name might be an alias.
+            let name = command.get_name().to_owned();
             // clap requires static names. The leak is harmless, because this process prints one page only.
             let title: &'static str = format!("secretwell-{name}").leak();
-            command.name(title)
+            (command.name(title), help::manual_sections(&name))
         }
     };
+    // A manual page has one section of options.
+    let page = page.mut_args(|argument| argument.help_heading(None::<&str>));
     let mut text = Vec::new();
     // A write to memory cannot fail.
     let _ = clap_mangen::Man::new(page).render(&mut text);
-    // clap_mangen has a fixed title for the section of additional text.
-    let text = String::from_utf8_lossy(&text);
-    let text = text.replace(".SH EXTRA\nExit status:\n", ".SH \"EXIT STATUS\"\n");
-    commands::write_stdout(text.as_bytes())?;
+    text.extend_from_slice(sections.as_bytes());
+    commands::write_stdout(&text)?;
     Ok(ExitCode::SUCCESS)
 }

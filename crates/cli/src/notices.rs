@@ -87,7 +87,7 @@ pub(crate) fn describe(notice: &Notice, provider: &dyn SecretProvider) -> String
     format!("{subject}: {}{hint}", notice.message)
 }
 
-fn origin<'a>(notice: &'a Notice, provider: &'a dyn SecretProvider) -> &'a Origin {
+pub(crate) fn origin<'a>(notice: &'a Notice, provider: &'a dyn SecretProvider) -> &'a Origin {
     notice.origin.as_ref().unwrap_or(provider.origin())
 }
 

@@ -1,8 +1,6 @@
-//! The configuration file `secretwell.toml`, which contains named profiles.
+//! The profiles of a configuration file.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::ErrorKind;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -10,12 +8,15 @@ use secretwell::SecretKey;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::config_file::ConfigFile;
 use crate::exit::{Failure, Reason};
+use crate::suggest::closest;
+use crate::urls::absolute_urls;
 
 /// A profile of the configuration file: sources, required keys and variable names.
 #[derive(Debug, Default)]
 pub(crate) struct Profile {
-    /// The URLs of the sources. A key that one source lacks is read from the next source.
+    /// The URLs of the sources, with absolute paths. A key that one source lacks is read from the next source.
     pub(crate) from: Vec<String>,
     /// Keys that must exist, in addition to all keys that the sources list.
     pub(crate) require: Vec<SecretKey>,
@@ -23,10 +24,15 @@ pub(crate) struct Profile {
     pub(crate) only: Vec<SecretKey>,
     /// Keys whose secrets are used for signing or encryption.
     pub(crate) signing: Vec<SecretKey>,
+    /// Keys whose secrets are not used for signing or encryption, although their names suggest it.
+    pub(crate) unchecked: Vec<SecretKey>,
     /// The variable names of single keys.
     pub(crate) map: Vec<(SecretKey, String)>,
     /// The prefix of all variable names that `map` does not set.
     pub(crate) prefix: Option<String>,
+    /// The names of the variables that hold the secrets before the last rotation.
+    #[allow(dead_code, reason = "read by `run --watch`")]
+    pub(crate) previous: Vec<(SecretKey, String)>,
     /// Whether the other variable names are in upper case.
     pub(crate) upcase: bool,
     /// Whether `_` replaces the characters that shells do not accept in the other variable names.
@@ -50,37 +56,27 @@ struct RawProfile {
     require: Vec<Spanned<String>>,
     only: Vec<Spanned<String>>,
     signing: Vec<Spanned<String>>,
+    unchecked: Vec<Spanned<String>>,
     map: BTreeMap<String, Spanned<String>>,
     prefix: Option<String>,
+    previous: BTreeMap<String, Spanned<String>>,
     upcase: bool,
     shell_names: bool,
     keep_env: bool,
 }
 
 impl Profile {
-    /// Reads the profile `name` of the file at `path`.
-    pub(crate) fn read(path: &Path, name: &str) -> Result<Self, Failure> {
-        let text = fs::read_to_string(path).map_err(|error| {
-            let message = match error.kind() {
-                ErrorKind::NotFound => {
-                    "the configuration file does not exist; set its path with --config".into()
-                }
-                kind => format!("the configuration file cannot be read: {kind}"),
-            };
-            Failure::new(
-                Reason::Configuration,
-                format!("{}: {message}", path.display()),
-            )
-        })?;
-        Self::parse(&text, name).map_err(|errors| errors.into_failure(path))
+    /// Reads the profile `name` of `file`.
+    pub(crate) fn read(file: &ConfigFile, name: &str) -> Result<Self, Failure> {
+        let folder = file.path.parent().filter(|it| !it.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        Self::parse(&file.text, name, folder).map_err(|errors| errors.into_failure(&file.path))
     }
 
-    fn parse(text: &str, name: &str) -> Result<Self, FileErrors> {
+    /// Parses the profile `name`. Relative paths are those of `folder`.
+    fn parse(text: &str, name: &str, folder: &Path) -> Result<Self, FileErrors> {
         let mut errors = FileErrors(Vec::new());
-        let document: Document = toml::from_str(text).map_err(|error| {
-            let line = error.span().map(|span| line_number(text, &span));
-            FileErrors(vec![(line, without_quoted_text(error.message()))])
-        })?;
+        let document = Document::parse(text)?;
         let Some(raw) = document.profile.get(name) else {
             let known: Vec<_> = document.profile.keys().map(String::as_str).collect();
             let known = match known[..] {
@@ -96,11 +92,15 @@ impl Profile {
             let keys = raw.iter().filter_map(|key| errors.parse_key(text, key));
             keys.collect::<Vec<_>>()
         };
-        let (require, only, signing) = (
-            parse_keys(&raw.require),
-            parse_keys(&raw.only),
-            parse_keys(&raw.signing),
-        );
+        let (require, only) = (parse_keys(&raw.require), parse_keys(&raw.only));
+        let (signing, unchecked) = (parse_keys(&raw.signing), parse_keys(&raw.unchecked));
+        for key in raw.unchecked.iter().filter(|key| {
+            let is_same = |other: &Spanned<String>| other.as_ref() == key.as_ref();
+            raw.signing.iter().any(is_same)
+        }) {
+            let message = format!("`{}` is in `signing` too; remove one of them", key.as_ref());
+            errors.push(text, &key.span(), message);
+        }
         let mut map = Vec::new();
         for (key, variable) in &raw.map {
             let key = Spanned::new(variable.span(), key.clone());
@@ -108,12 +108,17 @@ impl Profile {
             map.extend(key.map(|key| (key, variable.as_ref().clone())));
         }
         let mut from = Vec::new();
-        for url in &raw.from {
-            match secretwell::from_url(url.as_ref()) {
-                Ok(_) => from.push(url.as_ref().clone()),
-                Err(error) => errors.push(text, &url.span(), error.to_string()),
+        for raw in &raw.from {
+            let url = absolute_urls(raw.as_ref(), folder).and_then(|url| {
+                secretwell::from_url(&url)?;
+                Ok(url)
+            });
+            match url {
+                Ok(url) => from.push(url),
+                Err(failure) => errors.push(text, &raw.span(), failure.problems().join("; ")),
             }
         }
+        let previous = raw.parse_previous(text, &mut errors);
         if !errors.0.is_empty() {
             return Err(errors);
         }
@@ -122,8 +127,10 @@ impl Profile {
             require,
             only,
             signing,
+            unchecked,
             map,
             prefix: raw.prefix.clone(),
+            previous,
             upcase: raw.upcase,
             shell_names: raw.shell_names,
             keep_env: raw.keep_env,
@@ -131,13 +138,72 @@ impl Profile {
     }
 }
 
-/// The errors in a configuration file, with their line numbers if known.
+/// Returns the names of the profiles of `file`.
+pub(crate) fn profile_names(file: &ConfigFile) -> Result<Vec<String>, Failure> {
+    let document = Document::parse(&file.text);
+    let document = document.map_err(|errors| errors.into_failure(&file.path))?;
+    Ok(document.profile.into_keys().collect())
+}
+
+impl Document {
+    fn parse(text: &str) -> Result<Self, FileErrors> {
+        toml::from_str(text).map_err(|error| {
+            let position = error.span().map(|span| position(text, &span));
+            let mut message = without_quoted_text(error.message());
+            if let Some(field) = closest_field(&message) {
+                message = format!("{message}; did you mean `{field}`?");
+            }
+            FileErrors(vec![(position, message)])
+        })
+    }
+}
+
+impl RawProfile {
+    /// Returns the keys of the table `previous`, with the names of their variables.
+    fn parse_previous(&self, text: &str, errors: &mut FileErrors) -> Vec<(SecretKey, String)> {
+        let mut previous = Vec::new();
+        let mut names = BTreeSet::new();
+        for (key, raw) in &self.previous {
+            let name = raw.as_ref();
+            let Some(key) = errors.parse_key(text, &Spanned::new(raw.span(), key.clone())) else {
+                continue;
+            };
+            let problem = if name.is_empty() || name.contains(['=', '\0']) {
+                "a variable name must not be empty and must not contain `=` or NUL".to_owned()
+            } else if *name == self.variable_name(&key) {
+                format!("the variable `{name}` holds the current secret; set another name")
+            } else if !names.insert(name) {
+                format!("the variable `{name}` is used for another key too; set another name")
+            } else {
+                previous.push((key, name.clone()));
+                continue;
+            };
+            errors.push(text, &raw.span(), problem);
+        }
+        previous
+    }
+
+    fn variable_name(&self, key: &SecretKey) -> String {
+        match self.map.get(key.as_str()) {
+            Some(name) => name.as_ref().clone(),
+            None => {
+                let prefix = self.prefix.as_deref().unwrap_or_default();
+                format!("{prefix}{}", key.as_str().replace('/', "_"))
+            }
+        }
+    }
+}
+
+/// The line and the column of a character. The first ones are 1.
+type Position = (usize, usize);
+
+/// The errors in a configuration file, with their positions if known.
 #[derive(Debug)]
-struct FileErrors(Vec<(Option<usize>, String)>);
+struct FileErrors(Vec<(Option<Position>, String)>);
 
 impl FileErrors {
     fn push(&mut self, text: &str, span: &Range<usize>, message: String) {
-        self.0.push((Some(line_number(text, span)), message));
+        self.0.push((Some(position(text, span)), message));
     }
 
     /// Parses a key. On failure, records the error and returns `None`.
@@ -147,12 +213,16 @@ impl FileErrors {
             .ok()
     }
 
-    fn into_failure(self, path: &Path) -> Failure {
+    fn into_failure(mut self, path: &Path) -> Failure {
         let path = path.display();
-        let problems = self.0.into_iter().map(|(line, message)| match line {
-            Some(line) => format!("{path}:{line}: {message}"),
-            None => format!("{path}: {message}"),
-        });
+        self.0.sort_by_key(|(position, _)| *position);
+        let problems = self
+            .0
+            .into_iter()
+            .map(|(position, message)| match position {
+                Some((line, column)) => format!("{path}:{line}:{column}: {message}"),
+                None => format!("{path}: {message}"),
+            });
         Failure::with_problems(Reason::Configuration, problems.collect())
     }
 }
@@ -169,74 +239,139 @@ fn without_quoted_text(message: &str) -> String {
     }
 }
 
-/// Returns the line number of the start of `span`. The first line is 1.
-fn line_number(text: &str, span: &Range<usize>) -> usize {
-    let before = text.as_bytes().iter().take(span.start);
-    1 + before.filter(|byte| **byte == b'\n').count()
+/// Returns the field that a message about an unknown field might mean.
+fn closest_field(message: &str) -> Option<&str> {
+    let rest = message.strip_prefix("unknown field `")?;
+    let mut quoted = rest.split('`').step_by(2);
+    closest(quoted.next()?, quoted)
+}
+
+/// Returns the position of the start of `span`.
+fn position(text: &str, span: &Range<usize>) -> Position {
+    let before = text.get(..span.start).unwrap_or(text);
+    let line = 1 + before.matches('\n').count();
+    let last_line = before.rsplit('\n').next().unwrap_or_default();
+    (line, 1 + last_line.chars().count())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse_errors(text: &str) -> Vec<(Option<usize>, String)> {
-        Profile::parse(text, "production").unwrap_err().0
+    fn parse(text: &str) -> Result<Profile, FileErrors> {
+        Profile::parse(text, "production", Path::new("/app"))
+    }
+
+    fn parse_errors(text: &str) -> Vec<(Option<Position>, String)> {
+        parse(text).unwrap_err().0
     }
 
     #[test]
     fn all_settings_of_a_profile_are_parsed() {
-        let profile = Profile::parse(
+        let profile = parse(
             r#"
             [profile.production]
-            from = ["env://", "memory://"]
+            from = ["env://", "file:.env"]
             require = ["AUTH_SECRET"]
             signing = ["AUTH_SECRET"]
+            unchecked = ["NEXTAUTH_SECRET"]
             prefix = "APP_"
             upcase = true
             shell_names = true
             keep_env = true
             map = { "db/PASSWORD" = "PGPASSWORD" }
 
+            [profile.production.previous]
+            AUTH_SECRET = "AUTH_SECRET_PREVIOUS"
+
             [profile.development]
             "#,
-            "production",
         )
         .unwrap();
-        assert_eq!(profile.from, ["env://", "memory://"]);
+        assert_eq!(profile.from, ["env://", "file:///app/.env"]);
         assert_eq!(profile.require[0].as_str(), "AUTH_SECRET");
         assert_eq!(profile.require, profile.signing);
+        assert_eq!(profile.unchecked[0].as_str(), "NEXTAUTH_SECRET");
         assert_eq!(profile.map[0].0.as_str(), "db/PASSWORD");
         assert_eq!(profile.prefix.as_deref(), Some("APP_"));
+        let [(key, name)] = &profile.previous[..] else {
+            panic!("{:?}", profile.previous);
+        };
+        assert_eq!(
+            (key.as_str(), &name[..]),
+            ("AUTH_SECRET", "AUTH_SECRET_PREVIOUS")
+        );
         assert!(profile.upcase && profile.shell_names && profile.keep_env);
     }
 
     #[test]
-    fn all_invalid_values_are_reported_with_line_numbers() {
+    fn all_invalid_values_are_reported_with_their_positions() {
         let errors = parse_errors(
-            "[profile.production]\nfrom = [\n  \"env://\",\n  \"ftp://user:c4n4ry@host\",\n]\n\
-             require = [\"a//b\"]\nmap = { \"..\" = \"X\" }\n",
+            "[profile.production]\nfrom = [\n  \"env://\", # ä\n  \"ftp://user:c4n4ry@host\", \"file://.env\",\n]\n\
+             require = [\"a//b\"]\nmap = { \"..\" = \"X\" }\nsigning = [\"A\"]\nunchecked = [\"B\", \"A\"]\n",
         );
-        let lines: Vec<_> = errors.iter().filter_map(|(line, _)| *line).collect();
-        assert_eq!(lines, [6, 7, 4]);
+        let mut positions: Vec<_> = errors
+            .iter()
+            .filter_map(|(position, _)| *position)
+            .collect();
+        positions.sort_unstable();
+        assert_eq!(positions, [(4, 3), (4, 29), (6, 12), (7, 16), (9, 19)]);
         assert!(!format!("{errors:?}").contains("c4n4ry"));
     }
 
     #[test]
+    fn names_of_previous_secrets_are_checked() {
+        let errors = parse_errors(
+            "[profile.production]\nprefix = \"P_\"\nmap = { B = \"MAPPED\" }\n[profile.production.previous]\n\
+             A = \"P_A\"\nB = \"MAPPED\"\nC = \"\"\nD = \"X=Y\"\nE = \"OLD\"\nF = \"OLD\"\n\"g//h\" = \"G\"\nI = \"I\"\n",
+        );
+        let found: Vec<_> = errors
+            .iter()
+            .map(|(position, message)| (position.unwrap().0, &message[..20]))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (5, "the variable `P_A` h"),
+                (6, "the variable `MAPPED"),
+                (7, "a variable name must"),
+                (8, "a variable name must"),
+                (10, "the variable `OLD` i"),
+                (11, "invalid key: `g//h` "),
+            ]
+        );
+    }
+
+    #[test]
     fn invalid_files_and_missing_profiles_are_reported() {
-        for (text, line, message) in [
-            ("[profile.production]\nform = []", Some(2), "unknown field"),
-            ("x = 1", Some(1), "unknown field"),
-            ("[profile.production", Some(1), "unclosed table"),
+        for (text, position, message) in [
+            (
+                "[profile.production]\nform = []",
+                Some((2, 1)),
+                "did you mean `from`?",
+            ),
+            ("prfile = 1", Some((1, 1)), "did you mean `profile`?"),
+            (
+                "x = 1",
+                Some((1, 1)),
+                "unknown field `x`, expected `profile`",
+            ),
+            ("[profile.production", Some((1, 20)), "unclosed table"),
             (
                 "[profile.production]\nfrom = \"vault://user:c4n4ry@host\"",
-                Some(2),
+                Some((2, 8)),
                 "string …, expected a sequence",
+            ),
+            (
+                "[profile.production.previous]\nA = 1",
+                Some((2, 5)),
+                "invalid type: integer",
             ),
             ("[profile.staging]", None, "available profiles: staging"),
             ("", None, "the file has no profiles"),
         ] {
             let errors = parse_errors(text);
-            assert_eq!(errors[0].0, line, "{errors:?}");
+            assert_eq!(errors[0].0, position, "{errors:?}");
             assert!(errors[0].1.contains(message), "{errors:?}");
         }
     }

@@ -14,6 +14,7 @@ use crate::fetch::FetchedSecret;
 use crate::files::SecretFiles;
 use crate::logging::with_progress;
 use crate::notices::fetch_and_warn;
+use crate::policies::Policies;
 use crate::program::{Program, exec};
 use crate::signals::exit_on_signal_as_init;
 use crate::sources::Sources;
@@ -46,9 +47,12 @@ pub(crate) async fn run(
     log_removed(&removed, &variables);
     for FetchedSecret { key, secret } in &secrets {
         let origin = secret.origin.as_ref().unwrap_or(sources.provider.origin());
-        let version = secret.version.as_ref().map(tracing::field::display);
+        // A version without a number is only meaningful inside of this process.
+        let version = secret.version.as_ref().filter(|it| it.number().is_some());
+        let version = version.map(tracing::field::display);
         tracing::info!(target: "secretwell::command", event = "secret_read", %key, version, %origin, "secret read");
     }
+    Policies::of_profile(&sources.profile).warn(&secrets, &sources.provider);
     let program = Program {
         argv: args.program,
         pristine: args.pristine,

@@ -1,75 +1,79 @@
 //! The sources of secrets, from the command line, the environment and the configuration file.
 
 use std::env::{self, VarError};
+use std::path::Path;
 use std::sync::Arc;
 
 use secretwell::auth::Mode;
 use secretwell::{SecretKey, SecretProvider};
 
 use crate::args::{SelectionArgs, SourceArgs};
+use crate::config_file::ConfigFile;
 use crate::exit::{Failure, Reason};
 use crate::fetch::KeySelection;
 use crate::profile::Profile;
+use crate::urls::absolute_urls;
 use crate::variables::Naming;
 
 /// The variable that holds the source URLs if neither `--from` nor a profile is given.
 const FROM: &str = "SECRETWELL_FROM";
+/// The variable that holds the name of the profile if `--profile` is not given.
+const PROFILE: &str = "SECRETWELL_PROFILE";
 
 /// The sources of secrets, and the profile with further settings.
 #[derive(Debug)]
 pub(crate) struct Sources {
     pub(crate) provider: Arc<dyn SecretProvider>,
-    /// The URLs that `provider` was created from. One of them can name several sources, separated by commas.
+    /// The URLs that `provider` was created from, with absolute paths. One of them can name several sources, separated
+    /// by commas.
     pub(crate) urls: Vec<String>,
     pub(crate) profile: Profile,
 }
 
 impl Sources {
-    /// Determines the sources. Options take precedence over the variable, and the variable takes precedence
-    /// over the default profile.
+    /// Determines the sources. Options take precedence over variables, and variables over the default profile.
     pub(crate) fn from_args(args: &SourceArgs) -> Result<Self, Failure> {
-        let profile_requested = args.profile.is_some() || args.config.is_some();
-        let variable = match env::var(FROM) {
-            Err(VarError::NotUnicode(_)) => {
-                let message =
-                    format!("{FROM} is not valid UTF-8; set it to a URL such as `env://`");
+        let (from, name) = (variable(FROM)?, variable(PROFILE)?);
+        let has_profile_option = args.profile.is_some() || args.config.is_some();
+        let given = match &args.from[..] {
+            [] if has_profile_option => None,
+            [] => from,
+            from => Some(from.join(",")),
+        };
+        let profile_requested = has_profile_option || name.is_some();
+        let file = match &args.config {
+            Some(path) => Some(ConfigFile::read(path)?),
+            None if profile_requested || given.is_none() => ConfigFile::search()?,
+            None => None,
+        };
+        let mut profile = match &file {
+            Some(file) => read_profile(file, args.profile.clone().or(name))?,
+            None if profile_requested => return Err(ConfigFile::not_found()),
+            None => Profile::default(),
+        };
+        let urls = match (given, &file) {
+            // The working directory is the directory of options and variables.
+            (Some(from), _) => vec![absolute_urls(&from, Path::new("."))?],
+            (None, Some(file)) if profile.from.is_empty() => {
+                let message = format!(
+                    "{}: the profile has no source; add `from = [\"…\"]`, or use --from",
+                    file.path.display()
+                );
                 return Err(Failure::new(Reason::Configuration, message));
             }
-            variable => variable.unwrap_or_default(),
-        };
-        let mut profile = Profile::default();
-        let urls = match (&args.from[..], variable.trim()) {
-            (from @ [_, ..], _) => {
-                if profile_requested {
-                    profile = read_profile(args)?;
-                }
-                from.to_vec()
+            (None, Some(_)) => std::mem::take(&mut profile.from),
+            (None, None) => {
+                let message = format!(
+                    "no source is configured; use --from URL, set {FROM}, or add a profile to secretwell.toml"
+                );
+                return Err(Failure::new(Reason::Usage, message));
             }
-            ([], from) if !profile_requested && !from.is_empty() => vec![from.to_owned()],
-            ([], _) if profile_requested || args.config_path().exists() => {
-                profile = read_profile(args)?;
-                if profile.from.is_empty() {
-                    let file = args.config_path().display();
-                    let message = format!(
-                        "{file}: the profile has no source; add `from = [\"…\"]`, or use --from"
-                    );
-                    return Err(Failure::new(Reason::Configuration, message));
-                }
-                std::mem::take(&mut profile.from)
-            }
-            ([], _) => Vec::new(),
         };
-        if urls.is_empty() {
-            return Err(Failure::new(
-                Reason::Usage,
-                format!(
-                    "no source is configured; use --from URL, set {FROM}, or add a profile to {}",
-                    args.config_path().display()
-                ),
-            ));
-        }
+        let provider = secretwell::from_url(&urls.join(","))?;
+        let config = file.map(|file| file.path.display().to_string());
+        tracing::info!(target: "secretwell::command", event = "sources_selected", origin = %provider.origin(), config, "secrets are read from these sources");
         Ok(Self {
-            provider: secretwell::from_url(&urls.join(","))?,
+            provider,
             urls,
             profile,
         })
@@ -103,12 +107,32 @@ impl Sources {
     }
 }
 
-fn read_profile(args: &SourceArgs) -> Result<Profile, Failure> {
-    let name = match &args.profile {
-        Some(name) => name.clone(),
-        None => Mode::from_env()?.to_string(),
+/// Reads the profile `name` of `file`. The default is the profile of the mode.
+fn read_profile(file: &ConfigFile, name: Option<String>) -> Result<Profile, Failure> {
+    let name = match name {
+        Some(name) => name,
+        None => {
+            let mode = Mode::from_env().map_err(|error| {
+                let hint = error.hint().unwrap_or_default();
+                let hint = format!("{hint}; a profile of another name is set with {PROFILE}");
+                error.with_hint(hint)
+            });
+            mode?.to_string()
+        }
     };
-    Profile::read(args.config_path(), &name)
+    Profile::read(file, &name)
+}
+
+/// Returns the value of a variable. A blank variable counts as not set.
+fn variable(name: &str) -> Result<Option<String>, Failure> {
+    match env::var(name) {
+        Ok(value) => Ok(Some(value.trim().to_owned()).filter(|value| !value.is_empty())),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => {
+            let message = format!("{name} is not valid UTF-8; correct it, or unset it");
+            Err(Failure::new(Reason::Configuration, message))
+        }
+    }
 }
 
 /// Removes duplicates and keeps the order.

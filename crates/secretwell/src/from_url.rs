@@ -30,6 +30,8 @@ use secretwell_core::{Chain, Error, ErrorKind, MemoryProvider, SecretProvider};
 /// - `max_bytes=4096` sets the size limit of a file.
 /// - `rewrite_grace=30s` sets the time after which an emptied file counts as empty.
 ///
+/// Paths must be absolute. Only the command accepts a relative path, in the form `file:.env`.
+///
 /// This function does no I/O. A missing secret or file is therefore not an error here.
 ///
 /// # Errors
@@ -102,7 +104,7 @@ fn credential_variables_of_one(url: &str) -> Result<Vec<String>, Error> {
 
 /// Splits a comma-separated list of URLs in the same way as [`from_url`].
 ///
-/// A comma separates two URLs only if a scheme and `://` follow it, because paths can contain commas too.
+/// A comma separates two URLs only if a scheme and `://`, or `file:`, follow it, because paths can contain commas too.
 ///
 /// ```
 /// use secretwell::split_urls;
@@ -116,7 +118,8 @@ pub fn split_urls(urls: &str) -> Vec<&str> {
     for (comma, _) in urls.match_indices(',') {
         let next = &urls[comma + 1..];
         let scheme = next.split("://").next().unwrap_or_default();
-        if next.contains("://") && is_scheme(scheme.trim_start()) {
+        let is_url = next.contains("://") && is_scheme(scheme.trim_start());
+        if is_url || next.trim_start().starts_with("file:") {
             parts.push(urls[start..comma].trim());
             start = comma + 1;
         }
@@ -132,6 +135,10 @@ fn is_scheme(text: &str) -> bool {
 
 /// Creates the provider of one URL.
 fn single(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
+    if url.starts_with("file:") && !url.starts_with("file://") {
+        return Err(invalid("the path is not absolute")
+            .with_hint("write a URL with three slashes, like `file:///run/secrets`"));
+    }
     let (scheme, rest) = url.split_once("://").ok_or_else(|| {
         invalid("a source URL must start with a scheme")
             .with_hint("use a URL such as `env://` or `file:///run/secrets`")
@@ -151,11 +158,10 @@ fn single(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
         "vault" | "vault+http" => vault(url),
         "memory" if location.is_empty() && query.is_none() => Ok(Arc::new(MemoryProvider::new())),
         "memory" => Err(invalid("`memory://` accepts no path and no options")),
-        _ if is_scheme(scheme) => Err(invalid(format!("unknown scheme `{scheme}://`"))
-            .with_hint(
-                "use `env://`, `file://`, `infisical://`, `vault://` or `memory://`; for a server with plain HTTP, \
+        _ if is_scheme(scheme) => Err(invalid(format!("unknown scheme `{scheme}://`")).with_hint(
+            "use `env://`, `file://`, `infisical://` or `vault://`; for a server with plain HTTP, \
                  `infisical+http://` or `vault+http://`",
-            )),
+        )),
         _ => Err(invalid("the text before `://` is not a valid scheme")
             .with_hint("use a URL such as `env://` or `file:///run/secrets`")),
     }
@@ -260,6 +266,8 @@ mod tests {
             ("env://A/B", "prefix"),
             ("env://A?b", "prefix"),
             ("file://run/secrets", "absolute"),
+            ("file:.env", "absolute"),
+            ("env://,file:.env", "absolute"),
             ("file:///a%zz", "hexadecimal"),
             ("file:///a%00", "NUL"),
             ("file:///a?mode=x", "option `mode`"),

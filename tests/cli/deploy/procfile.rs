@@ -1,9 +1,11 @@
 //! `docs/deploy/procfile`: its lines, run by a shell as Procfile runners do.
 
+use std::os::unix::fs::PermissionsExt;
+
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::super::text;
+use super::super::{secretwell, text};
 use super::{AppRole, ROTATED, STRONG, Server, binary, path, read};
 use crate::vault::server::shared;
 
@@ -68,6 +70,18 @@ async fn processes_run_with_variables_in_development() {
     let mut server = Server::start(run(&application, "web", &variables));
     server.assert_signs_with(STRONG).await;
     assert_eq!(server.terminate().await.code(), Some(0));
+
+    // The file beside the configuration file is read from another directory too.
+    let file = application.path().join(".env");
+    std::fs::write(&file, format!("AUTH_SECRET={STRONG}\n")).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let config = application.path().join("secretwell.toml");
+    let mut release = run(&application, "release", &[development]);
+    let output = release.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let mut check = Command::from(secretwell(["check", "--config", config.to_str().unwrap()]));
+    let output = check.env("SECRETWELL_MODE", "development").output().await;
+    assert_eq!(output.unwrap().status.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -123,7 +123,8 @@ impl Weakness {
         let text = match self {
             Self::TooShort => {
                 let bytes = value.len();
-                return format!("{bytes} bytes, at least {MIN_BYTES} are required").into();
+                let unit = if bytes == 1 { "byte" } else { "bytes" };
+                return format!("{bytes} {unit}, at least {MIN_BYTES} are required").into();
             }
             Self::Encrypted => "the value is encrypted",
             Self::Template => "the value has a template or a command that was not expanded",

@@ -2,17 +2,22 @@
 
 use std::process::ExitCode;
 
-use secretwell::auth::{Mode, PreflightOptions, PreflightReport, RefuseList, SecretPolicy};
+use secretwell::auth::{
+    Check, Mode, PreflightOptions, PreflightReport, RefuseList, SecretPolicy, Status,
+};
 use secretwell::backend::{Notice, NoticeKind};
-use secretwell::{Resolver, SecretKey};
+use secretwell::{Error, SecretKey};
+use serde::Serialize;
 
+use super::output::{Noticed, Problem, shown_version, write_json};
 use super::table::format_table;
 use super::write_stdout;
-use crate::args::{CheckArgs, LogArgs, SelectionArgs};
+use crate::args::{CheckArgs, LogArgs, ReportFormat, SelectionArgs};
 use crate::exit::{Failure, Reason};
 use crate::fetch::{KeySelection, list_keys};
 use crate::logging::with_progress;
 use crate::notices;
+use crate::policies::{Policies, with_advice_of_command};
 use crate::sources::Sources;
 
 pub(crate) async fn check(
@@ -20,6 +25,10 @@ pub(crate) async fn check(
     args: &CheckArgs,
     log: &LogArgs,
 ) -> Result<ExitCode, Failure> {
+    if let Some(key) = args.unchecked.iter().find(|key| args.signing.contains(key)) {
+        let message = format!("{key} is named with --signing and with --unchecked; remove one");
+        return Err(Failure::new(Reason::Usage, message));
+    }
     let modes = match args.mode {
         Some(mode) => vec![mode],
         None => vec![Mode::Production, Mode::Development],
@@ -28,10 +37,16 @@ pub(crate) async fn check(
         Some(file) => RefuseList::read(file)?,
         None => RefuseList::default(),
     };
+    let options = |mode: Mode| PreflightOptions::new(mode).refuse_list(refused.clone());
+    let options: Vec<_> = modes.into_iter().map(options).collect();
+    let policies = Policies::of_profile(&sources.profile);
+    let policies = policies.with_options(&args.signing, &args.unchecked);
     let message = || format!("reading secrets from {}", sources.provider.origin());
     let read = async {
         let required = Required::select(&sources, args).await?;
-        let reports = reports(&sources, args, &modes, &refused, &required.keys).await;
+        let reports = policies
+            .check(&sources.provider, &required.keys, &options)
+            .await;
         // If all keys are checked, a secret that is left out is a problem. Otherwise, the sources need not be
         // listed.
         let notices = match required.is_all {
@@ -41,12 +56,27 @@ pub(crate) async fn check(
         Ok::<_, Failure>((reports, notices, required))
     };
     let (reports, notices, required) = with_progress(log, message, read).await?;
-    let mut text: Vec<_> = reports.iter().map(PreflightReport::to_string).collect();
     let (mut notices, not_listed) = match notices {
         Ok(notices) => (notices, None),
         Err(error) => (Vec::new(), Some(error)),
     };
     notices.retain(|notice| required.concerns(notice));
+    let problems = reports.iter().flat_map(PreflightReport::problems);
+    let reasons = problems.map(|problem| Reason::from_kind(problem.kind()));
+    let is_problem = |notice: &Notice| required.status(notice) == PROBLEM;
+    let unreadable = notices.iter().any(is_problem).then_some(Reason::Invalid);
+    let list_reason = not_listed
+        .as_ref()
+        .map(|error| Reason::from_kind(error.kind()));
+    let worst = reasons.chain(unreadable).chain(list_reason).max();
+    if args.format == ReportFormat::Json {
+        let result = CheckResult::new(&sources, &required, &reports, &notices, not_listed.as_ref());
+        return write_json(&result, worst);
+    }
+    let mut text: Vec<_> = reports
+        .iter()
+        .map(|report| with_advice_of_command(&report.to_string()))
+        .collect();
     if !notices.is_empty() {
         text.push(notice_table(&sources, &required, &notices));
     }
@@ -55,13 +85,85 @@ pub(crate) async fn check(
         text.push(format!("notices:\n{}", format_table(&[row])));
     }
     write_stdout(text.join("\n").as_bytes())?;
-    let problems = reports.iter().flat_map(PreflightReport::problems);
-    let reasons = problems.map(|problem| Reason::from_kind(problem.kind()));
-    let is_problem = |notice: &Notice| required.status(notice) == PROBLEM;
-    let unreadable = notices.iter().any(is_problem).then_some(Reason::Invalid);
-    let not_listed = not_listed.map(|error| Reason::from_kind(error.kind()));
-    let worst = reasons.chain(unreadable).chain(not_listed).max();
     Ok(worst.map_or(ExitCode::SUCCESS, Reason::status))
+}
+
+/// The JSON document of the command.
+#[derive(Serialize)]
+struct CheckResult {
+    origin: String,
+    modes: Vec<ModeResult>,
+    notices: Vec<Noticed>,
+    /// The reason if the sources cannot be listed.
+    problems: Vec<Problem>,
+}
+
+#[derive(Serialize)]
+struct ModeResult {
+    mode: Mode,
+    ready: bool,
+    checks: Vec<KeyResult>,
+}
+
+/// The result of one key.
+#[derive(Serialize)]
+pub(super) struct KeyResult {
+    key: String,
+    status: &'static str,
+    policy: SecretPolicy,
+    version: Option<String>,
+    origin: Option<String>,
+    problem: Option<Problem>,
+}
+
+impl CheckResult {
+    fn new(
+        sources: &Sources,
+        required: &Required,
+        reports: &[PreflightReport],
+        notices: &[Notice],
+        not_listed: Option<&Error>,
+    ) -> Self {
+        let mode = |report: &PreflightReport| ModeResult {
+            mode: report.mode(),
+            ready: report.is_ready(),
+            checks: report.checks().iter().map(KeyResult::from).collect(),
+        };
+        let notice = |notice: &Notice| {
+            let status = match required.status(notice) {
+                PROBLEM => "problem",
+                status => status,
+            };
+            Noticed::new(notice, status, &sources.provider)
+        };
+        Self {
+            origin: sources.provider.origin().to_string(),
+            modes: reports.iter().map(mode).collect(),
+            notices: notices.iter().map(notice).collect(),
+            problems: not_listed.map(Problem::from).into_iter().collect(),
+        }
+    }
+}
+
+impl From<&Check> for KeyResult {
+    fn from(check: &Check) -> Self {
+        let (status, secret, error) = match &check.status {
+            Status::Passed(secret) => ("ok", Some(secret), None),
+            Status::Warning(error) => ("warning", None, Some(error)),
+            Status::Failed(error) => ("problem", None, Some(error)),
+            _ => ("absent", None, None),
+        };
+        let origin = secret.map(|secret| &secret.origin);
+        let origin = origin.or(error.and_then(Error::origin));
+        Self {
+            key: check.key.to_string(),
+            status,
+            policy: check.policy,
+            version: shown_version(secret.and_then(|secret| secret.version.as_ref())),
+            origin: origin.map(ToString::to_string),
+            problem: error.map(Problem::from),
+        }
+    }
 }
 
 /// The keys that are checked.
@@ -124,33 +226,6 @@ fn notice_table(sources: &Sources, required: &Required, notices: &[Notice]) -> S
     };
     let rows: Vec<_> = notices.iter().map(row).collect();
     format!("notices:\n{}", format_table(&rows))
-}
-
-/// Returns one report for each mode.
-async fn reports(
-    sources: &Sources,
-    args: &CheckArgs,
-    modes: &[Mode],
-    refused: &RefuseList,
-    required: &[SecretKey],
-) -> Vec<PreflightReport> {
-    let is_signing_key =
-        |key: &SecretKey| args.signing.contains(key) || sources.profile.signing.contains(key);
-    let with_policy = |key: &SecretKey| {
-        let policy = match is_signing_key(key) {
-            true => SecretPolicy::of_signing_key(key),
-            false => SecretPolicy::of_key(key),
-        };
-        (key.clone(), policy)
-    };
-    let keys: Vec<_> = required.iter().map(with_policy).collect();
-    let resolver = Resolver::new(sources.provider.clone());
-    let mut reports = Vec::new();
-    for mode in modes {
-        let options = PreflightOptions::new(*mode).refuse_list(refused.clone());
-        reports.push(PreflightReport::for_keys(&resolver, &keys, &options).await);
-    }
-    reports
 }
 
 #[cfg(test)]

@@ -1,29 +1,64 @@
 //! `secretwell doctor`
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+use secretwell::auth::{Mode, PreflightOptions, PreflightReport};
 use secretwell::infisical::InfisicalProvider;
 use secretwell::vault::VaultProvider;
 use secretwell::{Error, ErrorKind, KeyPrefix, SecretKey, SecretProvider};
+use serde::Serialize;
 use tokio::time::Instant;
 
+use super::check::KeyResult;
+use super::output::{Problem, write_json};
 use super::write_stdout;
-use crate::args::{DoctorArgs, LogArgs};
+use crate::args::{DoctorArgs, LogArgs, ReportFormat};
 use crate::exit::{Failure, Reason};
 use crate::fetch::{read, with_alternative};
 use crate::logging::with_progress;
 use crate::notices;
+use crate::policies::{Policies, with_advice_of_command};
 use crate::sources::Sources;
 
 /// The maximum difference of two clocks. Checks of certificates and tokens commonly tolerate this much.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// The results of all diagnostic steps.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 struct Diagnosis {
-    text: String,
+    sources: Vec<SourceSteps>,
+    #[serde(skip)]
     worst: Option<Reason>,
+    /// Whether a source cannot be reached or opened.
+    #[serde(skip)]
+    has_unusable_source: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct SourceSteps {
+    origin: String,
+    steps: Vec<Step>,
+}
+
+#[derive(Debug, Serialize)]
+struct Step {
+    step: &'static str,
+    status: &'static str,
+    /// One line of text.
+    message: String,
+    problem: Option<Problem>,
+}
+
+/// The JSON document of the command.
+#[derive(Serialize)]
+struct DoctorResult {
+    #[serde(flatten)]
+    diagnosis: Diagnosis,
+    /// The results of the required keys. It is empty if a source cannot be read.
+    required: Vec<KeyResult>,
 }
 
 pub(crate) async fn doctor(
@@ -34,35 +69,82 @@ pub(crate) async fn doctor(
     let mut diagnosis = Diagnosis::default();
     let profile = &sources.profile;
     let required = [&args.require, &profile.require, &profile.only];
-    let required: Vec<SecretKey> = required.into_iter().flatten().cloned().collect();
-    for url in sources
-        .urls
-        .iter()
-        .flat_map(|urls| secretwell::split_urls(urls))
-    {
+    let required: BTreeSet<SecretKey> = required.into_iter().flatten().cloned().collect();
+    let required: Vec<SecretKey> = required.into_iter().collect();
+    let urls = sources.urls.iter();
+    let urls: Vec<_> = urls.flat_map(|urls| secretwell::split_urls(urls)).collect();
+    for url in &urls {
         let provider = secretwell::from_url(url)?;
         let message = || format!("checking {}", provider.origin());
-        let diagnose = diagnose(url, &provider, &required, &mut diagnosis);
+        let diagnose = async {
+            if diagnose_access(url, &provider, &mut diagnosis).await? {
+                let is_only_source = urls.len() == 1;
+                diagnose_reads(&provider, &required, is_only_source, &mut diagnosis).await;
+            } else {
+                diagnosis.has_unusable_source = true;
+            }
+            Ok::<_, Failure>(())
+        };
         with_progress(log, message, diagnose).await?;
     }
-    write_stdout(diagnosis.text.as_bytes())?;
-    Ok(diagnosis.worst.map_or(ExitCode::SUCCESS, Reason::status))
+    // The problem of an unusable source is the reason for missing keys.
+    let report = match required.is_empty() || diagnosis.has_unusable_source {
+        true => None,
+        false => {
+            let message = || format!("reading secrets from {}", sources.provider.origin());
+            let report = check_required(sources, &required);
+            Some(with_progress(log, message, report).await?)
+        }
+    };
+    let problems = report.iter().flat_map(PreflightReport::problems);
+    let reasons = problems.map(|problem| Reason::from_kind(problem.kind()));
+    let worst = diagnosis.worst.into_iter().chain(reasons).max();
+    if args.format == ReportFormat::Json {
+        let checks = report.iter().flat_map(PreflightReport::checks);
+        let required = checks.map(KeyResult::from).collect();
+        let result = DoctorResult {
+            diagnosis,
+            required,
+        };
+        return write_json(&result, worst);
+    }
+    let report = report.map(|report| with_advice_of_command(&report.to_string()));
+    let report = report
+        .map(|report| format!("\n{report}"))
+        .unwrap_or_default();
+    write_stdout(format!("{diagnosis}{report}").as_bytes())?;
+    Ok(worst.map_or(ExitCode::SUCCESS, Reason::status))
 }
 
-/// Runs the steps for one source, and stops after a step without which the following cannot succeed.
-async fn diagnose(
+/// Checks the required keys in the current mode, as a service would.
+async fn check_required(
+    sources: &Sources,
+    required: &[SecretKey],
+) -> Result<PreflightReport, Failure> {
+    let options = [PreflightOptions::new(Mode::from_env()?)];
+    let policies = Policies::of_profile(&sources.profile);
+    let reports = policies.check(&sources.provider, required, &options).await;
+    reports.into_iter().next().ok_or_else(|| {
+        Failure::new(
+            Reason::Invalid,
+            "the required keys were not checked; report this as an error",
+        )
+    })
+}
+
+/// Runs the steps up to the login. Returns whether secrets can be read.
+async fn diagnose_access(
     url: &str,
     provider: &dyn SecretProvider,
-    required: &[SecretKey],
     diagnosis: &mut Diagnosis,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     diagnosis.title(provider);
     let start = Instant::now();
     let (step, success) = match server_time(url).await? {
         None => ("open", "the source is readable"),
         Some(Err(error)) => {
             diagnosis.problem("reach", &error);
-            return Ok(());
+            return Ok(false);
         }
         Some(Ok(server_time)) => {
             let millis = start.elapsed().as_millis();
@@ -76,11 +158,22 @@ async fn diagnose(
         Err(error) if step == "login" && error.kind() == ErrorKind::Denied => {}
         Err(error) => {
             diagnosis.problem(failed_step(step, error.kind()), &error);
-            return Ok(());
+            return Ok(false);
         }
         Ok(()) => {}
     }
     diagnosis.ok(step, success);
+    Ok(true)
+}
+
+/// Lists the keys of one source, and reads them and the required keys. The required keys are checked later, so an error
+/// of one is only noted, and only if another source might have the key.
+async fn diagnose_reads(
+    provider: &dyn SecretProvider,
+    required: &[SecretKey],
+    is_only_source: bool,
+    diagnosis: &mut Diagnosis,
+) {
     let mut keys = required.to_vec();
     let listed = provider.list(&KeyPrefix::root()).await;
     if listed.is_ok() {
@@ -111,18 +204,19 @@ async fn diagnose(
     keys.dedup();
     let results = read(provider, &keys).await;
     let mut count = 0;
-    for result in &results {
+    for (key, result) in keys.iter().zip(&results) {
         match result {
             Ok(_) => count += 1,
-            // Another source might contain the key.
-            Err(error) if error.is_not_found() => diagnosis.warning("read", error),
+            Err(_) if is_only_source && required.contains(key) => {}
+            Err(error) if required.contains(key) => diagnosis.note("read", error),
+            // The secret was deleted after it was listed.
+            Err(error) if error.is_not_found() => diagnosis.note("read", error),
             Err(error) => diagnosis.problem("read", error),
         }
     }
     if count > 0 {
         diagnosis.ok("read", &format!("secrets: {count}"));
     }
-    Ok(())
 }
 
 /// Returns the name of the step that an error of the health check belongs to. `step` is the name of its success.
@@ -152,24 +246,48 @@ async fn server_time(url: &str) -> Result<Option<Result<SystemTime, Error>>, Fai
 
 impl Diagnosis {
     fn title(&mut self, provider: &dyn SecretProvider) {
-        self.text += &format!("{}\n", provider.origin());
+        self.sources.push(SourceSteps {
+            origin: provider.origin().to_string(),
+            steps: Vec::new(),
+        });
     }
 
-    fn line(&mut self, status: &str, step: &str, message: &str) {
-        self.text += &format!("  {status:<8} {step:<6} {message}\n");
+    fn push(
+        &mut self,
+        status: &'static str,
+        step: &'static str,
+        message: String,
+        problem: Option<Problem>,
+    ) {
+        if let Some(source) = self.sources.last_mut() {
+            source.steps.push(Step {
+                step,
+                status,
+                message,
+                problem,
+            });
+        }
     }
 
-    fn ok(&mut self, step: &str, message: &str) {
+    fn line(&mut self, status: &'static str, step: &'static str, message: &str) {
+        self.push(status, step, message.to_owned(), None);
+    }
+
+    fn ok(&mut self, step: &'static str, message: &str) {
         self.line("ok", step, message);
     }
 
-    fn warning(&mut self, step: &str, error: &Error) {
-        self.line("warning", step, &error.to_string());
+    fn note(&mut self, step: &'static str, error: &Error) {
+        self.push("note", step, error.to_string(), Some(error.into()));
     }
 
-    fn problem(&mut self, step: &str, error: &Error) {
+    fn warning(&mut self, step: &'static str, error: &Error) {
+        self.push("warning", step, error.to_string(), Some(error.into()));
+    }
+
+    fn problem(&mut self, step: &'static str, error: &Error) {
         self.worst = self.worst.max(Some(Reason::from_kind(error.kind())));
-        self.line("PROBLEM", step, &error.to_string());
+        self.push("problem", step, error.to_string(), Some(error.into()));
     }
 
     fn clock(&mut self, server_time: SystemTime) {
@@ -190,6 +308,28 @@ impl Diagnosis {
                 ),
             ),
         }
+    }
+}
+
+impl fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for SourceSteps { origin, steps } in &self.sources {
+            writeln!(f, "{origin}")?;
+            for Step {
+                step,
+                status,
+                message,
+                ..
+            } in steps
+            {
+                let status = match *status {
+                    "problem" => "PROBLEM",
+                    status => status,
+                };
+                writeln!(f, "  {status:<8} {step:<6} {message}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -218,8 +358,10 @@ mod tests {
                 SystemTime::now() - difference,
             ] {
                 let mut diagnosis = Diagnosis::default();
+                diagnosis.title(&secretwell::MemoryProvider::new());
                 diagnosis.clock(server_time);
-                assert!(diagnosis.text.contains(message), "{}", diagnosis.text);
+                let text = diagnosis.to_string();
+                assert!(text.contains(message), "{text}");
             }
         }
     }

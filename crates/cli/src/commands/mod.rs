@@ -6,6 +6,7 @@ mod export;
 mod formats;
 mod get;
 mod list;
+mod output;
 mod table;
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
