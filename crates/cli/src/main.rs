@@ -29,10 +29,13 @@ compile_error!("the secretwell command requires Unix processes, signals and `exe
 
 mod args;
 mod commands;
+mod decide;
 mod exit;
 mod fetch;
+mod listing;
 mod logging;
 mod notices;
+mod previous;
 mod profile;
 mod program;
 mod reaper;

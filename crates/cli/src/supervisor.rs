@@ -1,5 +1,6 @@
 //! The supervisor of `run --watch`. It runs the program and restarts or signals it when its secrets change.
 
+use std::hash::{BuildHasher, RandomState};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,7 +10,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until};
 
 use crate::args::{LogFormat, OnChange};
+use crate::decide::{Action, ProgramSecrets};
 use crate::exit::{Failure, Reason};
+use crate::previous::Previous;
 use crate::program::{Program, start_failure};
 use crate::reaper::{self, OrphanReaper};
 use crate::signals::{Signal, SignalEvent, listen};
@@ -25,6 +28,9 @@ pub(crate) struct Supervisor {
     pub(crate) stop_signal: Signal,
     /// How long the program and its orphans have to exit before they are killed.
     pub(crate) stop_timeout: Duration,
+    /// The maximum of the random delay of a restart or a signal.
+    pub(crate) splay: Duration,
+    pub(crate) previous: Previous,
 }
 
 /// The state of the running program.
@@ -42,16 +48,20 @@ struct Running {
 impl Supervisor {
     /// Runs the program until it exits by itself. Returns its exit status, or ends this process by the same
     /// signal.
+    ///
+    /// # Errors
+    /// Fails if the program cannot be started, or if a missing secret stopped it.
     pub(crate) async fn run(
-        self,
-        mut variables: Vec<Variable>,
-        mut changes: UnboundedReceiver<Vec<Variable>>,
+        mut self,
+        mut secrets: ProgramSecrets,
+        mut actions: UnboundedReceiver<Action>,
     ) -> Result<ExitCode, Failure> {
         let orphans = OrphanReaper::new();
         let events = listen().map_err(|error| {
             let message = format!("signal handlers cannot be installed: {error}");
             Failure::new(Reason::NotExecutable, message)
         })?;
+        let mut variables = self.variables(&self.previous, &secrets);
         let mut running = Running {
             pid: Some(self.start(&variables)?),
             events,
@@ -60,19 +70,41 @@ impl Supervisor {
             exit_requested: false,
         };
         loop {
-            let changed = tokio::select! {
+            let action = tokio::select! {
                 biased;
-                status = running.wait_for_exit() => {
-                    running.stop_orphans(self.stop_signal, Instant::now() + self.stop_timeout).await;
+                status = running.wait_for_exit() => Err(status),
+                Some(action) = actions.recv(), if !running.exit_requested => Ok(action),
+            };
+            let action = match action {
+                Ok(action) => self.delay(&mut running, &mut actions, action).await,
+                exited => exited,
+            };
+            let mut next = match action {
+                Err(status) => {
+                    let deadline = Instant::now() + self.stop_timeout;
+                    running.stop_orphans(self.stop_signal, deadline).await;
                     return Ok(exit_like(status));
                 }
-                Some(changed) = changes.recv(), if !running.exit_requested => changed,
+                Ok(_) if running.exit_requested => continue,
+                Ok(Action::Stop(failure)) => {
+                    tracing::warn!(target: "secretwell::command", event = "program_stopped", "a secret is missing; the program is stopped");
+                    match self.stop(&mut running).await {
+                        Some(_) => return Err(failure),
+                        None => continue,
+                    }
+                }
+                Ok(Action::Change(next)) => next,
             };
-            variables = changed;
+            // The program keeps the secrets if they have changed back during the delay.
+            let (_, changed) = self.after_change(&secrets, &next);
+            if changed == variables {
+                continue;
+            }
             match self.on_change {
                 OnChange::Signal(signal) => {
                     tracing::info!(target: "secretwell::command", event = "program_signalled", "the secrets changed; the program is signalled");
                     let _ = running.send(signal.0);
+                    (secrets, variables) = (next, changed);
                 }
                 OnChange::Restart => {
                     tracing::info!(target: "secretwell::command", event = "program_restarted", "the secrets changed; the program is restarted");
@@ -82,13 +114,61 @@ impl Supervisor {
                     if running.exit_requested {
                         return Ok(exit_like(status));
                     }
-                    while let Ok(newer) = changes.try_recv() {
-                        variables = newer;
+                    while let Ok(newer) = actions.try_recv() {
+                        match newer {
+                            Action::Change(newer) => next = newer,
+                            Action::Stop(failure) => return Err(failure),
+                        }
                     }
+                    (self.previous, variables) = self.after_change(&secrets, &next);
+                    secrets = next;
                     running.pid = Some(self.start(&variables)?);
                 }
             }
         }
+    }
+
+    /// Waits for a random time up to the splay. Returns the newest action at its end, or the status of the program if it
+    /// exits before.
+    async fn delay(
+        &self,
+        running: &mut Running,
+        actions: &mut UnboundedReceiver<Action>,
+        mut newest: Action,
+    ) -> Result<Action, WaitStatus> {
+        let delay = self.splay.mul_f64(random());
+        let deadline = Instant::now() + delay;
+        if !delay.is_zero() {
+            let seconds = delay.as_secs_f32();
+            tracing::info!(target: "secretwell::command", event = "change_delayed", "the secrets changed; the program gets them in {seconds:.1} s");
+        }
+        while !matches!(newest, Action::Stop(_)) {
+            tokio::select! {
+                biased;
+                status = running.wait_for_exit() => return Err(status),
+                Some(newer) = actions.recv() => newest = newer,
+                () = sleep_until(deadline) => break,
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Returns the previous values and the variables of a program that changes from one state to another.
+    fn after_change(
+        &self,
+        before: &ProgramSecrets,
+        after: &ProgramSecrets,
+    ) -> (Previous, Vec<Variable>) {
+        let now = Instant::now();
+        let previous = self
+            .previous
+            .after_change(&before.secrets, &after.secrets, now);
+        let variables = self.variables(&previous, after);
+        (previous, variables)
+    }
+
+    fn variables(&self, previous: &Previous, secrets: &ProgramSecrets) -> Vec<Variable> {
+        previous.variables(&secrets.secrets, &secrets.variables, Instant::now())
     }
 
     fn start(&self, variables: &[Variable]) -> Result<Pid, Failure> {
@@ -190,6 +270,13 @@ impl Running {
             event.into_iter().for_each(|event| self.handle(event));
         }
     }
+}
+
+/// Returns a random number between 0 and 1.
+fn random() -> f64 {
+    // Each state is created with other random keys.
+    let random = RandomState::new().hash_one(()) >> 32;
+    random as f64 / f64::from(u32::MAX)
 }
 
 /// Ends this process like the program: returns the same exit status, or dies by the same signal.

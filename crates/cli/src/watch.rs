@@ -1,96 +1,137 @@
 //! Watching the secrets of a running program for changes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use secretwell::{Resolver, SecretKey};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::fetch::{FetchedSecret, KeySelection, fetch};
-use crate::variables::{Naming, Variable};
+use crate::args::OnMissing;
+use crate::decide::{Action, Decider, Note};
+use crate::fetch::{FetchedSecret, KeySelection};
+use crate::listing::Listing;
+use crate::variables::Naming;
 
 /// The time without further changes after which a change is reported. Changes in quick succession are thus
 /// reported together.
 const DEBOUNCE: Duration = Duration::from_millis(500);
 /// The maximum time that a change is held back for further changes.
 const MAX_DEBOUNCE: Duration = Duration::from_secs(5);
-/// The maximum pause between two attempts to read the changed secrets.
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
-/// Watches the secrets of the program in a background task, and sends all its variables when a value has
-/// changed.
+/// What is watched, and what follows from missing secrets.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) selection: KeySelection,
+    pub(crate) naming: Naming,
+    pub(crate) on_missing: OnMissing,
+    /// The maximum age of a list of keys, instead of the one that the source suggests.
+    pub(crate) ttl: Option<Duration>,
+}
+
+/// Watches the secrets of the program in a background task, and sends what the program must do.
 ///
-/// `fetched` and `current` are the secrets and variables that the program was started with. A new version
-/// with the same value is not sent. Secrets that are missing or cannot be read are logged and fetched again
-/// with backoff. The task ends when the receiver is dropped.
-pub(crate) fn watch_variables(
+/// `fetched` are the secrets that the program was started with. A new version with the same value is not
+/// sent. The task ends when the receiver is dropped.
+pub(crate) fn watch_secrets(
     resolver: Resolver,
-    selection: KeySelection,
-    naming: Naming,
-    fetched: Vec<FetchedSecret>,
-    mut current: Vec<Variable>,
-) -> mpsc::UnboundedReceiver<Vec<Variable>> {
+    watched: Watched,
+    fetched: &[FetchedSecret],
+) -> mpsc::UnboundedReceiver<Action> {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let keys: Vec<SecretKey> = fetched.iter().map(|fetched| fetched.key.clone()).collect();
-    // The program keeps a secret that is deleted or becomes empty. So the secrets that it has are required.
-    let mut required = non_empty_keys(&fetched);
+    let Watched {
+        selection,
+        naming,
+        on_missing,
+        ttl,
+    } = watched;
+    let mut decider = Decider::new(naming, on_missing, selection.required(), fetched);
     tokio::spawn(async move {
-        // The keys were read before, so they are valid.
-        let Ok(mut watch) = resolver.watch(&keys) else {
-            return;
+        let mut listing = match selection {
+            KeySelection::Only(_) => Listing::empty(),
+            KeySelection::All { .. } => Listing::start(resolver.provider(), ttl),
         };
-        let Some(current_results) = watch.next().await else {
-            return;
-        };
-        // A value might have changed between the first fetch and the start of the watch.
-        let mut has_changed = current_results
-            .iter()
-            .zip(&fetched)
-            .any(|(update, fetched)| {
-                let result = update.result.as_ref();
-                !result.is_ok_and(|resolved| resolved.value == fetched.secret.value)
-            });
-        while !sender.is_closed() {
-            if !std::mem::take(&mut has_changed) {
-                watch.next().await;
-            }
-            let deadline = Instant::now() + MAX_DEBOUNCE;
-            while Instant::now() < deadline && timeout(DEBOUNCE, watch.next()).await.is_ok() {}
-
-            let mut pause = DEBOUNCE;
-            let variables = loop {
-                let selection = selection.with_required(&required);
-                let result = fetch(resolver.provider(), &selection, Duration::ZERO).await;
-                let failure = match result {
-                    Ok(fetched) => match naming.variables(&fetched) {
-                        Ok(variables) => {
-                            required = non_empty_keys(&fetched);
-                            break variables;
-                        }
-                        Err(failure) => failure,
-                    },
-                    Err(failure) => failure,
-                };
-                for problem in failure.problems() {
-                    tracing::warn!(target: "secretwell::command", event = "rotation_skipped", "the program keeps its current secrets: {problem}");
-                }
-                let _ = timeout(pause, watch.next()).await;
-                pause = (pause * 2).min(MAX_BACKOFF);
+        loop {
+            let keys: BTreeSet<SecretKey> = decider.keys().chain(listing.keys()).cloned().collect();
+            let keys: Vec<SecretKey> = keys.into_iter().collect();
+            // The keys were read or listed before, so they are valid.
+            let Ok(mut watch) = resolver.watch(&keys) else {
+                return;
             };
-            if variables != current {
-                current.clone_from(&variables);
-                let _ = sender.send(variables);
+            // The first call returns all current results. A value might have changed since it was fetched.
+            if watch.next().await.is_none() {
+                return;
+            }
+            let mut is_first = true;
+            let mut due = None;
+            let mut lists_new_keys = false;
+            while !lists_new_keys {
+                let changed = async {
+                    tokio::select! {
+                        updates = watch.next() => updates.is_some(),
+                        () = listing.changed() => {
+                            lists_new_keys = listing.keys().any(|key| keys.binary_search(key).is_err());
+                            true
+                        }
+                    }
+                };
+                tokio::select! {
+                    // The first read is not a change, but it might differ from what the program has.
+                    () = std::future::ready(()), if is_first => {}
+                    is_open = changed => if !is_open { return },
+                    () = at(due) => {}
+                    () = sender.closed() => return,
+                }
+                if lists_new_keys {
+                    break;
+                }
+                is_first = false;
+                let deadline = Instant::now() + MAX_DEBOUNCE;
+                while Instant::now() < deadline && timeout(DEBOUNCE, watch.next()).await.is_ok() {}
+
+                let results = resolver.get_many(&keys).await;
+                let results = keys.iter().cloned().zip(results).collect();
+                let decision = decider.decide(results, Instant::now());
+                decision.notes.iter().for_each(log);
+                due = decision.due;
+                if let Some(action) = decision.action {
+                    let _ = sender.send(action);
+                }
             }
         }
     });
     receiver
 }
 
-fn non_empty_keys(fetched: &[FetchedSecret]) -> Vec<SecretKey> {
-    let non_empty = fetched
-        .iter()
-        .filter(|fetched| !fetched.secret.value.is_empty());
-    non_empty.map(|fetched| fetched.key.clone()).collect()
+/// Waits until `time`, or forever.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn log(note: &Note) {
+    match note {
+        Note::Added(key) => {
+            tracing::info!(target: "secretwell::command", event = "secret_added", %key, "a secret was added: {key}");
+        }
+        Note::Dropped(key, problem) => {
+            tracing::warn!(target: "secretwell::command", event = "secret_dropped", %key, "the program no longer gets a missing secret: {problem}");
+        }
+        Note::Kept(key, problem) => {
+            tracing::warn!(target: "secretwell::command", event = "secret_kept", %key, "the program keeps the last value: {problem}");
+        }
+        Note::LeftOut(key, problem) => {
+            tracing::warn!(target: "secretwell::command", event = "new_secret_left_out", %key, "a new secret is not passed to the program: {problem}");
+        }
+        Note::Recovered(key) => {
+            tracing::info!(target: "secretwell::command", event = "secret_recovered", %key, "the secret can be read again: {key}");
+        }
+        Note::Blocked(problem) => {
+            tracing::warn!(target: "secretwell::command", event = "rotation_skipped", "the program keeps its current secrets: {problem}");
+        }
+    }
 }
 
 #[cfg(test)]
