@@ -24,8 +24,14 @@ impl Fresh {
         for (name, path) in published_crates() {
             patches += &format!("{name} = {{ path = {path:?} }}\n");
         }
-        fresh.write(".cargo/config.toml", &patches);
-        let lock = std::fs::read_to_string(Path::new(ROOT).join("Cargo.lock")).unwrap();
+        // With the profile of the workspace, its compiled dependencies can be used.
+        let read = |file| std::fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+        let manifest = read("Cargo.toml");
+        let (_, profile) = manifest.split_once("[profile.dev]").unwrap();
+        let (profile, _) = profile.split_once("[profile.release]").unwrap();
+        let config = format!("{patches}\n[profile.dev]{profile}");
+        fresh.write(".cargo/config.toml", &config);
+        let lock = read("Cargo.lock");
         fresh.write("Cargo.lock", &lock);
         fresh
     }
@@ -45,13 +51,8 @@ impl Fresh {
         command
             .args(arguments)
             .current_dir(self.folder.path())
-            // Every fresh crate shares the compiled dependencies.
-            .env("CARGO_TARGET_DIR", Path::new(ROOT).join("target/examples"))
-            .envs([
-                ("CARGO_INCREMENTAL", "0"),
-                ("CARGO_PROFILE_DEV_DEBUG", "none"),
-                ("CARGO_PROFILE_TEST_DEBUG", "none"),
-            ]);
+            .env("CARGO_TARGET_DIR", Path::new(ROOT).join("target"))
+            .env("CARGO_INCREMENTAL", "0");
         command
     }
 
@@ -270,7 +271,7 @@ impl Readme {
         self.fresh.write("src/main.rs", program);
         self.fresh.expect_success(&["build", "--quiet"], "README");
         let copy = self.fresh.folder.path().join("program");
-        std::fs::copy(Path::new(ROOT).join("target/examples/debug/readme"), &copy).unwrap();
+        std::fs::copy(Path::new(ROOT).join("target/debug/readme"), &copy).unwrap();
         copy
     }
 }

@@ -69,6 +69,7 @@ mod restart;
 mod rotation;
 mod schedules;
 mod sessions;
+mod subdomains;
 mod support;
 mod transport;
 mod values;

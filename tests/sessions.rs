@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tower_service::Service as _;
 
+mod better_diagnosis;
 mod diagnosis;
 
 const OLD: &str = "the old secret, thirty-two bytes or more";

@@ -1,30 +1,24 @@
 //! Case S1 in a real browser: an application with next-auth 5 at `app.example.test` and a service at
 //! `api.example.test` share one session cookie. Both agree on who the user is after each sequence of steps.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{COOKIE, SET_COOKIE};
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::response::{AppendHeaders, IntoResponse};
+use axum::http::HeaderMap;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use axum::{Router, middleware};
 use secretwell::auth::sessions::Scheme;
 use secretwell::auth::sessions::authjs::{Session, SessionCookie, Sessions};
 use secretwell::auth::{Auth, LazyAuth};
 use secretwell::{MemoryProvider, Resolver};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
-use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
 use super::site::{Application, NextMode};
 use crate::chromium::{Chromium, Page, User};
-use crate::vault::tls::{Authority, acceptor};
+use crate::subdomains::{From, Subdomains, cookies, set};
 
 const SECRET: &str = "the secret of both, thirty-two bytes or more";
 
@@ -49,65 +43,27 @@ async fn end(State(auth): State<LazyAuth<Sessions>>, headers: HeaderMap) -> impl
     set(auth.get().await.unwrap().end(&cookies(&headers)))
 }
 
-fn cookies(headers: &HeaderMap) -> String {
-    let all = headers.get_all(COOKIE).into_iter();
-    let all: Vec<_> = all.map(|value| value.to_str().unwrap()).collect();
-    all.join("; ")
-}
-
-fn set(cookies: Vec<String>) -> AppendHeaders<Vec<(HeaderName, String)>> {
-    AppendHeaders(cookies.into_iter().map(|set| (SET_COOKIE, set)).collect())
-}
-
-/// Adds the headers with which scripts of `origin` can send requests with cookies.
-async fn allow(
-    State(origin): State<Arc<str>>,
-    request: Request,
-    next: middleware::Next,
-) -> impl IntoResponse {
-    let mut response = next.run(request).await;
-    let headers = response.headers_mut();
-    let origin = HeaderValue::from_str(&origin).unwrap();
-    headers.insert("access-control-allow-origin", origin);
-    let yes = HeaderValue::from_static("true");
-    headers.insert("access-control-allow-credentials", yes);
-    response
-}
+/// The page of the application whose scripts send requests.
+const PAGE: &str = "/api/auth/csrf";
 
 /// The application and the service on two subdomains.
 struct Sites {
     _application: Application,
-    /// The origin of the application, such as `http://app.example.test:1234`.
-    app: String,
-    api: String,
-    _tasks: JoinSet<()>,
+    origins: Subdomains,
 }
 
 impl Sites {
     /// Starts both. They use `cookie` for their sessions.
     async fn start(scheme: Scheme, cookie: SessionCookie) -> Self {
-        let mut tasks = JoinSet::new();
-        let [app_listener, api_listener] = [listen().await, listen().await];
-        let (prefix, tls) = match scheme {
-            Scheme::Https => ("https", true),
-            _ => ("http", false),
-        };
-        let origin = |name: &str, listener: &TcpListener| {
-            let port = listener.local_addr().unwrap().port();
-            format!("{prefix}://{name}.example.test:{port}")
-        };
-        let app = origin("app", &app_listener);
-        let api = origin("api", &api_listener);
-
+        let mut origins = Subdomains::new(scheme).await;
         let variables = [
             ("GUIDE", "next-auth-5-subdomains".to_owned()),
             ("AUTH_SECRET", SECRET.to_owned()),
-            ("AUTH_URL", app.clone()),
+            ("AUTH_URL", origins.app.clone()),
         ];
         let application =
             Application::start_with(Command::new("node"), NextMode::Production, &variables).await;
-        let to_application = application.address.trim_start_matches("http://").to_owned();
-        tasks.spawn(forward(app_listener, to_application, tls));
+        origins.set_application(&application.address);
 
         let memory = MemoryProvider::from_iter([("AUTH_SECRET", SECRET)]);
         let auth = super::sessions(LazyAuth::builder(Resolver::new(memory)), cookie);
@@ -117,29 +73,24 @@ impl Sites {
             .layer(layer)
             .route("/start", post(start))
             .route("/end", post(end))
-            .with_state(auth)
-            .layer(middleware::from_fn_with_state(app.clone().into(), allow));
-        let inner = listen().await;
-        let to_service = inner.local_addr().unwrap().to_string();
-        tasks.spawn(async { axum::serve(inner, service).await.unwrap() });
-        tasks.spawn(forward(api_listener, to_service, tls));
+            .with_state(auth);
+        origins.start_service(service).await;
         Self {
             _application: application,
-            app,
-            api,
-            _tasks: tasks,
+            origins,
         }
     }
 
     /// Sends a request to the routes of next-auth, by a script of the application.
     async fn next_auth(&self, user: &User<'_>, action: &str, form: Option<String>) -> Page {
-        let base = format!("{}/api/auth", self.app);
         let init = form.map_or(json!({}), |body| {
             let content_type = "application/x-www-form-urlencoded";
             json!({"method": "POST", "body": body, "headers": {"content-type": content_type}})
         });
-        let page = format!("{base}/csrf");
-        user.fetch(&page, &format!("{base}/{action}"), init).await
+        let path = format!("/api/auth/{action}");
+        self.origins
+            .send_to_application(user, PAGE, &path, init)
+            .await
     }
 
     /// Sends a form of next-auth, with its CSRF token.
@@ -153,14 +104,8 @@ impl Sites {
 
     /// Sends a request to the service by a script of this page.
     async fn service(&self, user: &User<'_>, from: From, method: &str, path: &str) -> String {
-        let url = format!("{}{path}", self.api);
-        let page = match from {
-            From::Service => format!("{}/me", self.api),
-            From::Application => format!("{}/api/auth/csrf", self.app),
-        };
-        let page = user.fetch(&page, &url, json!({"method": method})).await;
-        assert_eq!(page.status, 200, "{page:?}");
-        page.body
+        let from = (from, PAGE);
+        self.origins.send_to_service(user, from, method, path).await
     }
 
     async fn run(&self, user: &User<'_>, step: &Step) {
@@ -175,7 +120,7 @@ impl Sites {
             }
             Step::ReadAtNext => drop(self.next_auth(user, "session", None).await),
             Step::ReadAtRust(from) => drop(self.service(user, *from, "GET", "/me").await),
-            Step::VisitRust => drop(user.visit(&format!("{}/me", self.api)).await),
+            Step::VisitRust => drop(user.visit(&format!("{}/me", self.origins.api)).await),
             Step::SignOutAtNext => self.submit(user, "signout", "").await,
             Step::SignOutAtRust(from) => drop(self.service(user, *from, "POST", "/end").await),
         }
@@ -194,47 +139,10 @@ impl Sites {
         assert_eq!(session["user"]["name"].as_str(), name, "next: {steps}");
         let me = self.service(user, From::Service, "GET", "/me").await;
         assert_eq!(me, name.unwrap_or("nobody"), "rust: {steps}");
-        let page = user.visit(&format!("{}/", self.app)).await;
+        let page = user.visit(&format!("{}/", self.origins.app)).await;
         let expected = format!("user: {}", name.unwrap_or("nobody"));
         assert_eq!(page.body, expected, "page: {steps}");
     }
-}
-
-async fn listen() -> TcpListener {
-    TcpListener::bind("127.0.0.1:0").await.unwrap()
-}
-
-/// Forwards connections to `target`, and ends TLS before.
-async fn forward(listener: TcpListener, target: String, tls: bool) {
-    let authority = Authority::new("Test");
-    let identity = authority.sign(&["app.example.test", "api.example.test"], |_| ());
-    let tls: Option<TlsAcceptor> = tls.then(|| acceptor(&identity, &[b"http/1.1"]));
-    let mut connections = JoinSet::new();
-    loop {
-        let (client, _) = listener.accept().await.unwrap();
-        let (tls, target) = (tls.clone(), target.clone());
-        connections.spawn(async move {
-            let mut server = TcpStream::connect(target).await?;
-            match tls {
-                Some(tls) => {
-                    let mut client = tls.accept(client).await?;
-                    copy_bidirectional(&mut client, &mut server).await
-                }
-                None => {
-                    let mut client = client;
-                    copy_bidirectional(&mut client, &mut server).await
-                }
-            }
-        });
-        while connections.try_join_next().is_some() {}
-    }
-}
-
-/// The page whose script sends a request to the service.
-#[derive(Debug, Clone, Copy)]
-enum From {
-    Service,
-    Application,
 }
 
 #[derive(Debug, Clone)]

@@ -101,6 +101,12 @@ fn files() -> impl Iterator<Item = (&'static str, String)> {
     })
 }
 
+/// Returns the text of a file of the guide.
+pub(super) fn block(file: &str) -> String {
+    let found = files().find(|(name, _)| *name == file);
+    found.unwrap().1
+}
+
 /// Repeats a check of another process until it holds, for at most a minute.
 pub(super) async fn until(mut check: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);

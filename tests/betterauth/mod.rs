@@ -1,6 +1,7 @@
 //! Tests with the real Better Auth: the programs of `docs/guides/better-auth.md`, and a service that shares their
 //! sessions.
 
+mod browser;
 mod guide;
 mod jwks;
 mod late_secret;

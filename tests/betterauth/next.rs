@@ -65,7 +65,7 @@ impl Application {
         ] {
             project.write(file, text);
         }
-        project.replace("cached.js", "ttl = 60_000", "ttl = 0");
+        project.replace("cached-secret.js", "ttl = 60_000", "ttl = 0");
         project.replace(
             "options.js",
             "options = {\n",

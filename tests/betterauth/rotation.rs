@@ -51,7 +51,7 @@ impl Application {
         project.write("source.js", &source);
         project.write("unwrapped.js", UNWRAPPED);
         project.add_server("unwrapped-server.js", "./unwrapped.js");
-        project.replace("cached.js", "ttl = 60_000", "ttl = 0");
+        project.replace("cached-secret.js", "ttl = 60_000", "ttl = 0");
         project.replace(
             "options.js",
             "options = {",

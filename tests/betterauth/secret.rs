@@ -1,20 +1,20 @@
-//! The cached secret of the guide, and its parser. The checks are JavaScript programs beside this file.
+//! The cached secret of the guide, and its parser.
 
-use super::guide::Project;
+use super::guide::{Project, block};
 
-async fn check(name: &str, text: &str) {
-    let project = Project::with_source("environment.js");
-    project.write(name, text);
-    let (status, output) = project.run(name, &[("NODE_ENV", "production")]).await;
-    assert!(status.success(), "{output}");
-}
-
-#[tokio::test]
-async fn cached_secret_queries_the_source_once_and_outlives_an_outage() {
-    check("check.mjs", include_str!("cached.mjs")).await;
+/// `tests/clients/cached-secret.mjs` checks the function.
+#[test]
+fn cached_secret_is_the_one_of_the_guide_to_next_js() {
+    let next = include_str!("../../docs/guides/nextjs.md");
+    let ours = block("cached-secret.js");
+    assert!(next.contains(&format!("```js\n{ours}```\n")), "{ours}");
 }
 
 #[tokio::test]
 async fn secrets_are_parsed_as_strictly_as_by_the_package() {
-    check("check.mjs", include_str!("parsed.mjs")).await;
+    let project = Project::with_source("environment.js");
+    project.write("check.mjs", include_str!("parsed.mjs"));
+    let production = [("NODE_ENV", "production")];
+    let (status, output) = project.run("check.mjs", &production).await;
+    assert!(status.success(), "{output}");
 }

@@ -218,3 +218,21 @@ async fn transcripts_of_remote_sources() {
     ];
     tokio::task::block_in_place(|| check_transcript("infisical", &variables));
 }
+
+/// Each field whose name cannot be a key is reported by all commands that list secrets.
+#[tokio::test(flavor = "multi_thread")]
+async fn transcript_of_field_names_that_are_not_keys() {
+    let vault = Vault::new().await;
+    let fields = json!({
+        "ok": "1", "DOM\\user": "c4n4ry", "with/slash": "c4n4ry", " lead": "c4n4ry", "tab\tx": "c4n4ry",
+        "tls.crt": "2",
+    });
+    vault.write(fields).await;
+    let address = vault.bao.address.to_string();
+    let variables = [
+        ("VAULT", vault.url.as_str()),
+        ("MOUNT", &vault.name),
+        ("ADDRESS", &address),
+    ];
+    tokio::task::block_in_place(|| check_transcript("vault_names", &variables));
+}

@@ -1,7 +1,9 @@
 //! Tests of the command `secretwell` as a user runs it.
 
+mod deploy;
 mod end_to_end;
 mod exec;
+mod files;
 mod nextjs;
 mod terminal;
 mod transcripts;

@@ -18,15 +18,15 @@ use tower_service::Service as _;
 use super::*;
 use crate::support::{down, pass, secs, settle};
 
-const OTHER: &str = "the secret of another app, long enough";
+pub(super) const OTHER: &str = "the secret of another app, long enough";
 /// A value that must not be part of the log.
-const MAIL: &str = "ada.canary@example.com";
+pub(super) const MAIL: &str = "ada.canary@example.com";
 const V5: &str = "authjs.session-token";
 const MINUTES: Duration = secs(60);
 
 /// A session whose role is required.
 #[derive(Debug, Clone, Deserialize)]
-struct Member {
+pub(super) struct Member {
     #[expect(dead_code, reason = "only the type of the claim matters")]
     role: u8,
 }
@@ -139,7 +139,7 @@ impl Polled {
     }
 }
 
-async fn send(app: &Router, path: &str, cookies: &str) -> axum::response::Response {
+pub(super) async fn send(app: &Router, path: &str, cookies: &str) -> axum::response::Response {
     let request = Request::get(path)
         .header(COOKIE, cookies)
         .header(ACCEPT, "text/html");
@@ -151,7 +151,7 @@ async fn send(app: &Router, path: &str, cookies: &str) -> axum::response::Respon
 }
 
 /// Returns a cookie of next-auth 5 with a token of this secret.
-fn cookie(secret: &str) -> String {
+pub(super) fn cookie(secret: &str) -> String {
     format!("{V5}={}", token(V5, secret))
 }
 
@@ -589,107 +589,4 @@ async fn direct_use_of_the_sessions_is_explained_as_well() {
     let lines = log.lines_with("event=session_");
     let warnings = lines.iter().filter(|line| line.contains("WARN"));
     assert_eq!(warnings.count(), 4, "{lines:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn wrong_set_ups_of_better_auth_are_explained_as_well() {
-    use secretwell::auth::sessions::betterauth;
-
-    let log = CanaryLog::install();
-    let sessions = |secret: &str| {
-        let secrets = betterauth::BetterAuthSecrets::new(secret).unwrap();
-        let cookies = betterauth::SessionCookies::new(Scheme::Http);
-        betterauth::Sessions::stateless(cookies, &secrets).unwrap()
-    };
-    let start = |secret: &str| {
-        let end = SystemTime::now() + HOUR;
-        let row = betterauth::SessionRow::new("session-1", "user-1", "a-token", end);
-        let user = json!({"id": "user-1", "email": MAIL, "name": "Ada"});
-        let remember = betterauth::Remember::UntilExpiry;
-        let set = sessions(secret).start(&row, &user, remember, "").unwrap();
-        let pairs = set.iter().filter_map(|set| set.split(';').next());
-        pairs.collect::<Vec<&str>>().join("; ")
-    };
-    let (own, other) = (start(OLD), start(OTHER));
-    let secure = other.replace("better-auth", "__Secure-better-auth");
-    let service = sessions(OLD);
-    for _ in 0..100 {
-        for header in [&other, &secure, &cookie(OLD)] {
-            assert!(service.find::<Value>(header).unwrap().is_none());
-        }
-        let error = service.find::<Member>(&own).unwrap_err();
-        assert!(error.field.is_some_and(|field| field.ends_with("role")));
-    }
-    let lines = log.lines_with("event=session_");
-    let warnings: Vec<&String> = lines.iter().filter(|line| line.contains("WARN")).collect();
-    for (event, text) in [
-        ("session_key_unknown", "no session was accepted"),
-        (
-            "session_cookie_mismatch",
-            "`__Secure-better-auth.session_token`",
-        ),
-        ("session_cookie_mismatch", "next-auth 5"),
-        ("session_claims_mismatch", "it is missing"),
-    ] {
-        let event = format!("event={event} cookie=better-auth.session_token");
-        let found = |line: &&&String| line.contains(&event) && line.contains(text);
-        assert_eq!(warnings.iter().filter(found).count(), 1, "{warnings:?}");
-    }
-    assert_eq!(warnings.len(), 4, "{warnings:?}");
-    assert!(!log.contains("canary"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn handler_that_needs_a_session_cache_explains_why_nobody_has_one() {
-    use secretwell::auth::sessions::betterauth::CacheStrategy::{Compact, Jwe};
-    use secretwell::auth::sessions::betterauth::{
-        BetterAuthSecrets, CacheStrategy, Remember, Session, SessionCookies, SessionRow, Sessions,
-    };
-
-    fn sessions(strategy: Option<CacheStrategy>) -> Sessions {
-        let secrets = BetterAuthSecrets::new(OLD).unwrap();
-        let cookies = SessionCookies::new(Scheme::Http);
-        match strategy {
-            Some(strategy) => Sessions::with_cache(cookies, &secrets, strategy).unwrap(),
-            None => Sessions::new(cookies, &secrets).unwrap(),
-        }
-    }
-
-    fn app(strategy: Option<CacheStrategy>) -> Router {
-        let secrets = Resolver::new(MemoryProvider::from_iter([("AUTH_SECRET", OLD)]));
-        let auth = LazyAuth::infallible(secrets, move |_: Secrets, _| sessions(strategy));
-        Router::new()
-            .route("/me", get(async |_: Auth<Session<Value>>| "me"))
-            .layer(auth.session_layer())
-    }
-
-    let row = SessionRow::new("session-1", "user-1", "a-token", SystemTime::now() + HOUR);
-    let user = json!({"id": "user-1", "email": MAIL, "name": "Ada"});
-    let remember = Remember::UntilExpiry;
-    let set = sessions(Some(Compact))
-        .start(&row, &user, remember, "")
-        .unwrap();
-    let pairs: Vec<&str> = set.iter().filter_map(|set| set.split(';').next()).collect();
-    let (token, both) = (pairs[0], pairs.join("; "));
-    for (strategy, header, advice) in [
-        (None, &*both, Some("`with_cache` or `stateless`")),
-        (Some(Compact), token, Some("`session.cookieCache.enabled`")),
-        (Some(Jwe), &*both, Some("`CacheStrategy`")),
-        (Some(Compact), "theme=dark", None),
-    ] {
-        let (log, app) = (CanaryLog::install(), app(strategy));
-        for _ in 0..10 {
-            assert_eq!(send(&app, "/me", header).await.status(), 401);
-        }
-        let lines = log.lines_with("event=session_cache_missing");
-        assert_eq!(lines.len(), usize::from(advice.is_some()), "{lines:?}");
-        assert!(lines.iter().all(|line| line.contains(advice.unwrap())));
-        assert!(!log.contains("canary"));
-    }
-
-    // In a service that has accepted a cache, one that has ended is normal.
-    let (log, app) = (CanaryLog::install(), app(Some(Compact)));
-    assert_eq!(send(&app, "/me", &both).await.status(), 200);
-    assert_eq!(send(&app, "/me", token).await.status(), 401);
-    assert!(log.lines_with("session_cache_missing").is_empty());
 }

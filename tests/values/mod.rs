@@ -5,6 +5,7 @@ mod documents;
 mod dotenv;
 mod encrypted;
 mod env;
+mod exports;
 mod field_types;
 mod notices;
 mod places;

@@ -237,7 +237,7 @@ async fn userpass_login() {
 const SIGNING_KEY: &[u8] = include_bytes!("../fixtures/es256.pem");
 const VERIFYING_KEY: &str = include_str!("../fixtures/es256.pub.pem");
 
-pub(super) fn signed(claims: Value) -> String {
+pub(crate) fn signed(claims: Value) -> String {
     let key = jsonwebtoken::EncodingKey::from_ec_pem(SIGNING_KEY).unwrap();
     let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
     jsonwebtoken::encode(&header, &claims, &key).unwrap()

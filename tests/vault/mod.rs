@@ -11,7 +11,7 @@ mod expiry;
 mod hints;
 mod lease;
 mod location;
-mod login;
+pub(crate) mod login;
 mod outage;
 mod permissions;
 mod place;

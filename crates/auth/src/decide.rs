@@ -257,7 +257,7 @@ impl Rotation {
 
     /// Returns the secrets of each key that can verify at `now` if the key stores previous secrets.
     ///
-    /// There are none before the first build if `revoke_previous` was called, because the keys that store
+    /// The result is empty before the first build if `revoke_previous` was called, because the keys that store
     /// previous secrets are not known until then.
     pub(crate) fn stored_previous(&self, now: Instant) -> HashMap<SecretKey, Vec<SecretValue>> {
         let is_revoked_unseen = self.built_from.is_none() && self.revision > 0;

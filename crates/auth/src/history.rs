@@ -31,7 +31,7 @@ pub(crate) struct PreviousRules {
 
 /// Returns whether there are previous secrets to read.
 ///
-/// There are none in these cases:
+/// The result is `false` in these cases:
 /// - The source keeps no old versions.
 /// - The source does not report the age of the current version.
 /// - The current version is the first one, or so old that all grace periods have ended.

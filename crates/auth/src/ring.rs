@@ -179,8 +179,8 @@ impl Rings {
     }
 
     /// Removes the oldest previous secrets of each key until at most `limit` of them are left. Returns the
-    /// key of each removed secret and the end of its grace period. There are none with the limit 0, which
-    /// asks for no previous secrets.
+    /// key of each removed secret and the end of its grace period. The result is empty
+    /// if `limit` is 0, because the removal is wanted then.
     pub(crate) fn limit_previous(
         &mut self,
         limit: usize,

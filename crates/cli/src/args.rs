@@ -12,12 +12,13 @@ use secretwell::auth::Mode;
 
 use crate::exit::EXIT_STATUS;
 use crate::signals::Signal;
+use crate::variables::is_shell_name;
 
 /// Run a program with its secrets, and inspect the secrets that a service would read
 ///
 /// Secrets are read from environment variables, files, Infisical or Vault. A URL names each source.
-/// The secrets are passed to the program in its environment. They are never written to a file, a command
-/// line or a log.
+/// The secrets are passed to the program in its environment. They are never written to a command
+/// line or a log, and to a file only with --file or `export`.
 #[derive(Debug, Parser)]
 #[command(name = "secretwell", version, after_long_help = EXIT_STATUS, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -84,7 +85,7 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     #[command(flatten)]
-    Secrets(SecretsCommand),
+    Secrets(Box<SecretsCommand>),
     /// Print a completion script for a shell
     Completions {
         /// The shell to generate the script for
@@ -132,6 +133,27 @@ pub(crate) struct RunArgs {
     /// Start the program with an environment that contains only the secrets
     #[arg(long)]
     pub(crate) pristine: bool,
+
+    /// Keep variables that are already set, also if a secret has the same variable name
+    ///
+    /// An empty variable counts as not set. By default, the secret replaces the variable.
+    #[arg(long, conflicts_with = "pristine")]
+    pub(crate) keep_env: bool,
+
+    /// Pass the credentials of this command to the program too, such as VAULT_TOKEN
+    ///
+    /// By default, the variables from which the sources read their credentials are removed from the environment
+    /// of the program. Each one is logged with -v.
+    #[arg(long)]
+    pub(crate) keep_credentials: bool,
+
+    /// Write a secret to a file in memory, and set a variable to the path of the file
+    ///
+    /// The file is in a new directory below $XDG_RUNTIME_DIR, or else below /dev/shm. Only this user can read it.
+    /// With --watch, a changed file is replaced before the program is restarted or signalled. This process stays
+    /// while the program runs, also without --watch, and removes the files at the end.
+    #[arg(long, value_name = "KEY=NAME", value_delimiter = ',', value_parser = file_mapping)]
+    pub(crate) file: Vec<(SecretKey, String)>,
 
     /// On changed secrets, restart the program (`restart`) or send it a signal (`signal:HUP`)
     ///
@@ -251,6 +273,17 @@ pub(crate) struct SelectionArgs {
     /// Add a prefix to all variable names that --map does not set
     #[arg(long, value_name = "TEXT")]
     pub(crate) prefix: Option<String>,
+
+    /// Use upper case for all variable names that --map does not set
+    #[arg(long)]
+    pub(crate) upcase: bool,
+
+    /// Replace the characters that shells do not accept in variable names by `_`, except in the names of --map
+    ///
+    /// Shells accept letters, digits and `_`, and no digit at the start. Shells such as dash remove other variables,
+    /// and programs such as npm start their scripts by a shell.
+    #[arg(long)]
+    pub(crate) shell_names: bool,
 }
 
 #[derive(Debug, Args)]
@@ -322,6 +355,12 @@ pub(crate) struct ExportArgs {
 pub(crate) enum Format {
     /// A `.env` document that shells can also read
     Env,
+    /// Commands that set and export the variables, for `eval` in a POSIX shell
+    Shell,
+    /// Lines for `docker run --env-file`, without quotes
+    Docker,
+    /// Masks for the log of GitHub Actions; the variables are appended to the file $GITHUB_ENV
+    Github,
     /// One JSON object
     Json,
     /// The manifest of a Kubernetes Secret
@@ -345,4 +384,18 @@ fn mapping(text: &str) -> Result<(SecretKey, String), String> {
         .ok_or("expected KEY=NAME, such as `db/PASSWORD=DB_PASSWORD`")?;
     let key = SecretKey::parse(key).map_err(|error| error.to_string())?;
     Ok((key, name.to_owned()))
+}
+
+/// Parses an argument of `--file`. The name of the variable is also the name of the file.
+fn file_mapping(text: &str) -> Result<(SecretKey, String), String> {
+    let (key, name) = mapping(text)?;
+    // Longer names are not valid names of files.
+    match is_shell_name(&name) && name.len() <= 200 {
+        true => Ok((key, name)),
+        false => Err(
+            "the name after the last `=` must consist of at most 200 letters, digits and `_`, without a digit at the \
+             start"
+                .into(),
+        ),
+    }
 }

@@ -302,7 +302,7 @@ impl Decider {
         if values(&next) == values(&self.program) {
             return;
         }
-        let added = next.keys().filter(|key| !self.program.contains_key(key));
+        let added = next.keys().filter(|key| !self.program.contains_key(*key));
         decision.notes.extend(added.cloned().map(Note::Added));
         self.problems
             .retain(|key, problem| next.contains_key(key) || problem.missing_since.is_none());

@@ -12,7 +12,7 @@ pub(crate) const EXIT_STATUS: &str = "Exit status:
   65   invalid: a secret is not acceptable, or a source returned an invalid response
   66   missing: a required secret is in no source
   69   unavailable: a source cannot be reached at the moment; retry later
-  74   output: standard output cannot be written
+  74   output: standard output or a file cannot be written
   77   denied: a source denied the login or the read
   78   configuration: a source, a profile or a name is invalid
   126  run: the program cannot be executed

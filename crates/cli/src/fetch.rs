@@ -22,21 +22,20 @@ pub(crate) enum KeySelection {
 }
 
 impl KeySelection {
-    /// Returns the same selection with `keys` as further required keys.
-    pub(crate) fn with_required<'a>(self, keys: impl IntoIterator<Item = &'a SecretKey>) -> Self {
-        let add = |mut required: Vec<SecretKey>| {
-            for key in keys {
-                if !required.contains(key) {
-                    required.push(key.clone());
-                }
-            }
-            required
+    /// Returns the same selection with `keys` as further keys to read, all of which are required.
+    pub(crate) fn including<'a>(self, keys: impl IntoIterator<Item = &'a SecretKey>) -> Self {
+        let (mut selected, is_only) = match self {
+            Self::Only(selected) => (selected, true),
+            Self::All { require } => (require, false),
         };
-        match self {
-            Self::Only(keys) => Self::Only(add(keys)),
-            Self::All { require } => Self::All {
-                require: add(require),
-            },
+        for key in keys {
+            if !selected.contains(key) {
+                selected.push(key.clone());
+            }
+        }
+        match is_only {
+            true => Self::Only(selected),
+            false => Self::All { require: selected },
         }
     }
 

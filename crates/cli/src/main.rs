@@ -19,6 +19,7 @@
 //! | usage | `docs/cli.md`, or `secretwell --help` |
 //! | options and help texts | `args.rs` |
 //! | `run` | `run.rs`, then `program.rs`; for `--watch` also `watch.rs` and `supervisor.rs` |
+//! | names and files of secrets | `variables.rs`, `files.rs` |
 //! | other commands | `commands/` |
 
 // The purpose of a command is its output.
@@ -29,9 +30,11 @@ compile_error!("the secretwell command requires Unix processes, signals and `exe
 
 mod args;
 mod commands;
+mod credentials;
 mod decide;
 mod exit;
 mod fetch;
+mod files;
 mod listing;
 mod logging;
 mod notices;
@@ -107,7 +110,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         )
     })?;
     runtime.block_on(async {
-        match command {
+        match *command {
             SecretsCommand::Run(args) => run::run(sources, args, &log).await,
             SecretsCommand::Get(args) => commands::get(&sources, &args, &log).await,
             SecretsCommand::List => commands::list(&sources, &log).await,

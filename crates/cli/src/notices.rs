@@ -78,6 +78,8 @@ pub(crate) fn describe(notice: &Notice, provider: &dyn SecretProvider) -> String
     let origin = origin(notice, provider);
     let subject = match notice.name.as_str() {
         "" => origin.to_string(),
+        // White space at the ends would not be visible.
+        name if name.contains(char::is_whitespace) => format!("`{name}` from {origin}"),
         name => format!("{name} from {origin}"),
     };
     let hint = notice.hint.as_deref();

@@ -27,6 +27,12 @@ pub(crate) struct Profile {
     pub(crate) map: Vec<(SecretKey, String)>,
     /// The prefix of all variable names that `map` does not set.
     pub(crate) prefix: Option<String>,
+    /// Whether the other variable names are in upper case.
+    pub(crate) upcase: bool,
+    /// Whether `_` replaces the characters that shells do not accept in the other variable names.
+    pub(crate) shell_names: bool,
+    /// Whether variables that are already set are kept.
+    pub(crate) keep_env: bool,
 }
 
 #[derive(Deserialize)]
@@ -46,6 +52,9 @@ struct RawProfile {
     signing: Vec<Spanned<String>>,
     map: BTreeMap<String, Spanned<String>>,
     prefix: Option<String>,
+    upcase: bool,
+    shell_names: bool,
+    keep_env: bool,
 }
 
 impl Profile {
@@ -115,6 +124,9 @@ impl Profile {
             signing,
             map,
             prefix: raw.prefix.clone(),
+            upcase: raw.upcase,
+            shell_names: raw.shell_names,
+            keep_env: raw.keep_env,
         })
     }
 }
@@ -180,6 +192,9 @@ mod tests {
             require = ["AUTH_SECRET"]
             signing = ["AUTH_SECRET"]
             prefix = "APP_"
+            upcase = true
+            shell_names = true
+            keep_env = true
             map = { "db/PASSWORD" = "PGPASSWORD" }
 
             [profile.development]
@@ -192,6 +207,7 @@ mod tests {
         assert_eq!(profile.require, profile.signing);
         assert_eq!(profile.map[0].0.as_str(), "db/PASSWORD");
         assert_eq!(profile.prefix.as_deref(), Some("APP_"));
+        assert!(profile.upcase && profile.shell_names && profile.keep_env);
     }
 
     #[test]

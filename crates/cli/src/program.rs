@@ -24,6 +24,8 @@ pub(crate) struct Program {
     pub(crate) argv: Vec<OsString>,
     /// Whether the environment of the program contains only the secrets.
     pub(crate) pristine: bool,
+    /// The variables that are removed from the environment.
+    pub(crate) removed: Vec<String>,
 }
 
 impl Program {
@@ -34,6 +36,9 @@ impl Program {
         command.args(argv);
         if self.pristine {
             command.env_clear();
+        }
+        for name in &self.removed {
+            command.env_remove(name);
         }
         for variable in variables {
             command.env(&variable.name, variable.os_value());
@@ -73,7 +78,7 @@ impl Program {
         let launcher = launcher.into_iter().map(OsString::from);
         Self {
             argv: launcher.chain(self.resolved_argv()).collect(),
-            pristine: self.pristine,
+            ..self.clone()
         }
     }
 
@@ -153,6 +158,7 @@ impl Launcher {
             program: Program {
                 argv: arguments.collect(),
                 pristine: false,
+                removed: Vec::new(),
             },
         })
     }

@@ -1,15 +1,20 @@
 //! `secretwell run`
 
+use std::collections::BTreeSet;
+use std::env;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use secretwell::Resolver;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::args::{LogArgs, RunArgs};
+use crate::args::{LogArgs, OnChange, RunArgs};
+use crate::credentials::{credentials_in_use, log_removed};
 use crate::decide::ProgramSecrets;
-use crate::exit::Failure;
+use crate::exit::{Failure, Reason};
 use crate::fetch::FetchedSecret;
+use crate::files::SecretFiles;
 use crate::logging::with_progress;
 use crate::notices::fetch_and_warn;
 use crate::previous::Previous;
@@ -17,32 +22,44 @@ use crate::program::{Program, exec};
 use crate::signals::exit_on_signal_as_init;
 use crate::sources::Sources;
 use crate::supervisor::Supervisor;
+use crate::variables::{Naming, ShellNameWarning};
 use crate::watch::{Watched, watch_secrets};
 
 /// The maximum pause between two attempts of a supervisor to read a secret.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
-/// Fetches the secrets. Then replaces this process with the program, or with `--watch` supervises it.
+/// Fetches the secrets. Then replaces this process with the program, or with `--watch` or `--file` supervises it.
 pub(crate) async fn run(
     sources: Sources,
     args: RunArgs,
     log: &LogArgs,
 ) -> Result<ExitCode, Failure> {
-    let mut previous = Previous::new(args.previous, args.previous_grace);
     let selection = sources.key_selection(&args.selection);
-    let selection = selection.with_required(previous.keys());
-    let naming = sources.naming(&args.selection);
+    let files = args.file.iter().map(|(key, _)| key);
+    let selection = selection.including(files.chain(args.previous.iter().map(|(key, _)| key)));
+    let removed = match args.keep_credentials || args.pristine {
+        true => Vec::new(),
+        false => credentials_in_use(&sources.urls)?,
+    };
+    let naming = naming(&sources, &args, &removed)?;
+    let kept = |(_, name): &(_, String)| naming.kept.contains(name);
+    let passed = args.previous.into_iter().filter(|pair| !kept(pair));
+    let mut previous = Previous::new(passed.collect(), args.previous_grace);
     let message = || format!("reading secrets from {}", sources.provider.origin());
     let signal_guard = exit_on_signal_as_init();
     let fetch = async {
         let secrets = fetch_and_warn(&sources.provider, &selection, args.wait).await?;
         previous.check(&naming, &secrets)?;
         previous.read(&sources.provider, &naming, &secrets).await;
-        Ok(secrets)
+        Ok::<_, Failure>(secrets)
     };
     let secrets = with_progress(log, message, fetch).await?;
     drop(signal_guard);
     let variables = naming.variables(&secrets)?;
+    for name in naming.kept_names(&secrets) {
+        tracing::info!(target: "secretwell::command", event = "variable_kept", name, "the variable `{name}` is already set and keeps its value");
+    }
+    log_removed(&removed, &variables);
     for FetchedSecret { key, secret } in &secrets {
         let origin = secret.origin.as_ref().unwrap_or(sources.provider.origin());
         let version = secret.version.as_ref().map(tracing::field::display);
@@ -51,32 +68,64 @@ pub(crate) async fn run(
     let program = Program {
         argv: args.program,
         pristine: args.pristine,
+        removed,
     };
-    let Some(on_change) = args.watch else {
+    let files = SecretFiles::new(args.file.into_iter().map(|(_, name)| name));
+    if args.watch.is_none() && files.is_empty() {
         let variables = previous.variables(&secrets, &variables, Instant::now());
+        ShellNameWarning::default().warn(&variables);
         return Err(exec(program.command(&variables)));
-    };
-    let mut resolver = Resolver::builder(sources.provider).max_backoff(MAX_BACKOFF);
-    if let Some(ttl) = args.ttl {
-        resolver = resolver.ttl(ttl);
     }
-    let watched = Watched {
-        selection,
-        naming,
-        on_missing: args.on_missing,
-        ttl: args.ttl,
+    let actions = match args.watch {
+        // Nothing is read again.
+        None => mpsc::unbounded_channel().1,
+        Some(_) => {
+            let mut resolver = Resolver::builder(sources.provider).max_backoff(MAX_BACKOFF);
+            if let Some(ttl) = args.ttl {
+                resolver = resolver.ttl(ttl);
+            }
+            let watched = Watched {
+                selection,
+                naming,
+                on_missing: args.on_missing,
+                ttl: args.ttl,
+            };
+            watch_secrets(resolver.build(), watched, &secrets)
+        }
     };
-    let actions = watch_secrets(resolver.build(), watched, &secrets);
     let supervisor = Supervisor {
         program,
+        files,
+        names: ShellNameWarning::default(),
         format: log.log_format,
-        on_change,
+        on_change: args.watch.unwrap_or(OnChange::Restart),
         stop_signal: args.stop_signal,
         stop_timeout: args.stop_timeout,
         splay: args.splay,
         previous,
     };
-    supervisor
-        .run(ProgramSecrets { secrets, variables }, actions)
-        .await
+    let secrets = ProgramSecrets { secrets, variables };
+    supervisor.run(secrets, actions).await
+}
+
+/// Returns the rules for the variables of the program. `removed` are the variables that it does not inherit.
+fn naming(sources: &Sources, args: &RunArgs, removed: &[String]) -> Result<Naming, Failure> {
+    let mapped = |key| args.selection.map.iter().any(|(mapped, _)| mapped == key);
+    if let Some((key, _)) = args.file.iter().find(|(key, _)| mapped(key)) {
+        let message = format!("{key} is in both --map and --file; remove it from one of them");
+        return Err(Failure::new(Reason::Usage, message));
+    }
+    let mut naming = sources.naming(&args.selection);
+    naming.files = args.file.iter().cloned().collect();
+    if (args.keep_env || sources.profile.keep_env) && !args.pristine {
+        let set = env::vars_os().filter(|(_, value)| !value.is_empty());
+        let names: BTreeSet<String> = set
+            .filter_map(|(name, _)| name.into_string().ok())
+            .collect();
+        naming.kept = names
+            .into_iter()
+            .filter(|name| !removed.contains(name))
+            .collect();
+    }
+    Ok(naming)
 }

@@ -96,7 +96,10 @@ impl Sources {
     pub(crate) fn naming(&self, args: &SelectionArgs) -> Naming {
         let prefix = args.prefix.as_ref().or(self.profile.prefix.as_ref());
         let maps = self.profile.map.iter().chain(&args.map);
-        Naming::new(prefix.map_or("", String::as_str), maps.cloned())
+        let mut naming = Naming::new(prefix.map_or("", String::as_str), maps.cloned());
+        naming.upcase = args.upcase || self.profile.upcase;
+        naming.shell_names = args.shell_names || self.profile.shell_names;
+        naming
     }
 }
 

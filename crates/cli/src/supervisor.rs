@@ -7,21 +7,28 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{self, Pid, WaitStatus};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::args::{LogFormat, OnChange};
 use crate::decide::{Action, ProgramSecrets};
 use crate::exit::{Failure, Reason};
+use crate::files::SecretFiles;
 use crate::previous::Previous;
 use crate::program::{Program, start_failure};
 use crate::reaper::{self, OrphanReaper};
 use crate::signals::{Signal, SignalEvent, listen};
-use crate::variables::Variable;
+use crate::variables::{ShellNameWarning, Variable};
+
+/// The time after which files that could not be written are written again.
+const FILES_RETRY: Duration = Duration::from_secs(10);
 
 /// A program and the settings of its supervision.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     pub(crate) program: Program,
+    /// The secrets that the program reads from files.
+    pub(crate) files: SecretFiles,
+    pub(crate) names: ShellNameWarning,
     /// The format in which the launcher reports that the program cannot be started.
     pub(crate) format: LogFormat,
     pub(crate) on_change: OnChange,
@@ -53,15 +60,27 @@ impl Supervisor {
     /// Fails if the program cannot be started, or if a missing secret stopped it.
     pub(crate) async fn run(
         mut self,
+        secrets: ProgramSecrets,
+        actions: UnboundedReceiver<Action>,
+    ) -> Result<ExitCode, Failure> {
+        let status = self.supervise(secrets, actions).await;
+        // The files are removed before this process ends by the signal of the program.
+        drop(self);
+        Ok(exit_like(status?))
+    }
+
+    async fn supervise(
+        &mut self,
         mut secrets: ProgramSecrets,
         mut actions: UnboundedReceiver<Action>,
-    ) -> Result<ExitCode, Failure> {
+    ) -> Result<WaitStatus, Failure> {
         let orphans = OrphanReaper::new();
         let events = listen().map_err(|error| {
             let message = format!("signal handlers cannot be installed: {error}");
             Failure::new(Reason::NotExecutable, message)
         })?;
-        let mut variables = self.variables(&self.previous, &secrets);
+        let variables = self.variables(&self.previous, &secrets);
+        self.files.write(&variables)?;
         let mut running = Running {
             pid: Some(self.start(&variables)?),
             events,
@@ -69,11 +88,18 @@ impl Supervisor {
             stopping: false,
             exit_requested: false,
         };
+        let mut unwritten: Option<ProgramSecrets> = None;
         loop {
             let action = tokio::select! {
                 biased;
                 status = running.wait_for_exit() => Err(status),
                 Some(action) = actions.recv(), if !running.exit_requested => Ok(action),
+                () = sleep(FILES_RETRY), if unwritten.is_some() && !running.exit_requested => {
+                    match unwritten.take() {
+                        Some(secrets) => Ok(Action::Change(secrets)),
+                        None => continue,
+                    }
+                }
             };
             let action = match action {
                 Ok(action) => self.delay(&mut running, &mut actions, action).await,
@@ -83,28 +109,34 @@ impl Supervisor {
                 Err(status) => {
                     let deadline = Instant::now() + self.stop_timeout;
                     running.stop_orphans(self.stop_signal, deadline).await;
-                    return Ok(exit_like(status));
+                    return Ok(status);
                 }
                 Ok(_) if running.exit_requested => continue,
                 Ok(Action::Stop(failure)) => {
                     tracing::warn!(target: "secretwell::command", event = "program_stopped", "a secret is missing; the program is stopped");
                     match self.stop(&mut running).await {
+                        Some(status) if running.exit_requested => return Ok(status),
                         Some(_) => return Err(failure),
                         None => continue,
                     }
                 }
                 Ok(Action::Change(next)) => next,
             };
-            // The program keeps the secrets if they have changed back during the delay.
-            let (_, changed) = self.after_change(&secrets, &next);
-            if changed == variables {
+            if !self.write_files(&secrets, &next) {
+                unwritten = Some(next);
+                continue;
+            }
+            unwritten = None;
+            // The secrets have changed back during the delay.
+            if next.variables == secrets.variables {
                 continue;
             }
             match self.on_change {
                 OnChange::Signal(signal) => {
                     tracing::info!(target: "secretwell::command", event = "program_signalled", "the secrets changed; the program is signalled");
                     let _ = running.send(signal.0);
-                    (secrets, variables) = (next, changed);
+                    (self.previous, _) = self.after_change(&secrets, &next);
+                    secrets = next;
                 }
                 OnChange::Restart => {
                     tracing::info!(target: "secretwell::command", event = "program_restarted", "the secrets changed; the program is restarted");
@@ -112,16 +144,19 @@ impl Supervisor {
                         continue;
                     };
                     if running.exit_requested {
-                        return Ok(exit_like(status));
+                        return Ok(status);
                     }
                     while let Ok(newer) = actions.try_recv() {
                         match newer {
-                            Action::Change(newer) => next = newer,
                             Action::Stop(failure) => return Err(failure),
+                            Action::Change(newer) if self.write_files(&secrets, &newer) => {
+                                (next, unwritten) = (newer, None);
+                            }
+                            Action::Change(newer) => unwritten = Some(newer),
                         }
                     }
-                    (self.previous, variables) = self.after_change(&secrets, &next);
-                    secrets = next;
+                    let (previous, variables) = self.after_change(&secrets, &next);
+                    (self.previous, secrets) = (previous, next);
                     running.pid = Some(self.start(&variables)?);
                 }
             }
@@ -138,7 +173,7 @@ impl Supervisor {
     ) -> Result<Action, WaitStatus> {
         let delay = self.splay.mul_f64(random());
         let deadline = Instant::now() + delay;
-        if !delay.is_zero() {
+        if !delay.is_zero() && matches!(newest, Action::Change(_)) {
             let seconds = delay.as_secs_f32();
             tracing::info!(target: "secretwell::command", event = "change_delayed", "the secrets changed; the program gets them in {seconds:.1} s");
         }
@@ -171,11 +206,24 @@ impl Supervisor {
         previous.variables(&secrets.secrets, &secrets.variables, Instant::now())
     }
 
-    fn start(&self, variables: &[Variable]) -> Result<Pid, Failure> {
+    /// Replaces the files of the program for a change of its secrets. Returns `false` if this failed, and logs why.
+    fn write_files(&mut self, before: &ProgramSecrets, after: &ProgramSecrets) -> bool {
+        let (_, variables) = self.after_change(before, after);
+        let Err(failure) = self.files.write(&variables) else {
+            return true;
+        };
+        for problem in failure.problems() {
+            tracing::warn!(target: "secretwell::command", event = "files_not_written", "the program keeps its current secrets: {problem}");
+        }
+        false
+    }
+
+    fn start(&mut self, variables: &[Variable]) -> Result<Pid, Failure> {
+        self.names.warn(variables);
         let child = self
             .program
             .via_launcher(self.format)
-            .command(variables)
+            .command(&self.files.with_paths(variables))
             .spawn();
         let child = child.map_err(|error| start_failure(self.program.name(), &error))?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);

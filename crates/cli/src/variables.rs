@@ -1,7 +1,7 @@
 //! Conversion of secrets to environment variables: names, values and their limits.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
@@ -15,11 +15,19 @@ use crate::fetch::FetchedSecret;
 /// the total size of all variables.
 const MAX_LENGTH: usize = 32 * 4096 - 2;
 
-/// The rules that name the variable of each key.
-#[derive(Debug, Clone)]
+/// The rules that name the variable of each key, and select the variables that are passed to the program.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Naming {
     prefix: String,
     names: BTreeMap<SecretKey, String>,
+    /// Whether names that are not set for single keys are in upper case.
+    pub(crate) upcase: bool,
+    /// Whether `_` replaces the characters that shells do not accept, in names that are not set for single keys.
+    pub(crate) shell_names: bool,
+    /// The variables with the paths of the secrets that are passed in files.
+    pub(crate) files: BTreeMap<SecretKey, String>,
+    /// The variables of the environment that no secret replaces.
+    pub(crate) kept: BTreeSet<String>,
 }
 
 /// An environment variable with a secret value. Values are compared in constant time.
@@ -41,6 +49,7 @@ impl Naming {
         Self {
             prefix: prefix.to_owned(),
             names: names.into_iter().collect(),
+            ..Self::default()
         }
     }
 
@@ -61,8 +70,18 @@ impl Naming {
                     "a variable name must not be empty and must not contain `=` or NUL",
                 ));
             } else if let Some(owner) = owners.insert(name.clone(), key) {
+                let name = name.escape_debug();
                 let message = format!("the variable name `{name}` is already used for key {owner}");
                 problems.push(invalid_name(key, message));
+            }
+            if self.kept.contains(&name) {
+                continue;
+            }
+            let value = secret.value.clone();
+            if self.files.contains_key(key) {
+                // A file can contain every value.
+                variables.push(Variable { name, value });
+                continue;
             }
             if secret.value.expose_bytes().contains(&0) {
                 problems.push(
@@ -85,16 +104,64 @@ impl Naming {
                         ),
                 );
             }
-            let value = secret.value.clone();
             variables.push(Variable { name, value });
         }
         Failure::from_errors(&problems).map_or(Ok(variables), Err)
     }
 
+    /// Returns the names of the secrets that the variables of the environment take precedence over.
+    pub(crate) fn kept_names(&self, secrets: &[FetchedSecret]) -> Vec<String> {
+        let names = secrets.iter().map(|fetched| self.name(&fetched.key));
+        names.filter(|name| self.kept.contains(name)).collect()
+    }
+
     fn name(&self, key: &SecretKey) -> String {
-        match self.names.get(key) {
-            Some(name) => name.clone(),
-            None => format!("{}{}", self.prefix, key.as_str().replace('/', "_")),
+        if let Some(name) = self.files.get(key).or_else(|| self.names.get(key)) {
+            return name.clone();
+        }
+        let mut name = format!("{}{}", self.prefix, key.as_str().replace('/', "_"));
+        if self.upcase {
+            name = name.to_uppercase();
+        }
+        if self.shell_names {
+            name = name.replace(|c: char| !is_shell_char(c), "_");
+            if name.starts_with(|c: char| c.is_ascii_digit()) {
+                name.insert(0, '_');
+            }
+        }
+        name
+    }
+}
+
+/// Returns whether all shells accept `name` as the name of a variable.
+pub(crate) fn is_shell_name(name: &str) -> bool {
+    let starts_with_digit = name.starts_with(|c: char| c.is_ascii_digit());
+    !name.is_empty() && !starts_with_digit && name.chars().all(is_shell_char)
+}
+
+fn is_shell_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// Warns about variables that some shells remove from the environment. Each name is reported once.
+#[derive(Debug, Default)]
+pub(crate) struct ShellNameWarning {
+    reported: BTreeSet<String>,
+}
+
+impl ShellNameWarning {
+    pub(crate) fn warn(&mut self, variables: &[Variable]) {
+        let mut new = Vec::new();
+        for Variable { name, .. } in variables {
+            // Functions that bash exports are only for bash.
+            let is_for_shells = is_shell_name(name) || name.starts_with("BASH_FUNC_");
+            if !is_for_shells && self.reported.insert(name.clone()) {
+                new.push(format!("`{}`", name.escape_debug()));
+            }
+        }
+        if !new.is_empty() {
+            let names = new.join(", ");
+            tracing::warn!(target: "secretwell::command", event = "name_not_for_shells", names, "shells such as dash remove these variables, so programs that a shell starts do not get them: {names}; add --shell-names, or set other names with --map");
         }
     }
 }
@@ -134,6 +201,82 @@ mod tests {
         let map = [(secrets[0].key.clone(), "PGPASSWORD".to_owned())];
         let naming = Naming::new("APP_", map);
         assert_eq!(names(&naming, &secrets), ["PGPASSWORD", "APP_PORT"]);
+    }
+
+    #[test]
+    fn names_are_in_upper_case_and_accepted_by_shells() {
+        let secrets = [
+            "db/api_key",
+            "tls.crt",
+            "my-key",
+            "3d",
+            "größe ß",
+            "a=b",
+            "exact-key",
+        ];
+        let secrets = secrets.map(|key| fetched(key, b"x"));
+        let map = (secrets[6].key.clone(), "exact-key".to_owned());
+        let mut naming = Naming::new("", [map.clone()]);
+        naming.shell_names = true;
+        let expected = [
+            "db_api_key",
+            "tls_crt",
+            "my_key",
+            "_3d",
+            "gr__e__",
+            "a_b",
+            "exact-key",
+        ];
+        assert_eq!(names(&naming, &secrets), expected);
+        naming.upcase = true;
+        let expected = [
+            "DB_API_KEY",
+            "TLS_CRT",
+            "MY_KEY",
+            "_3D",
+            "GR_SSE_SS",
+            "A_B",
+            "exact-key",
+        ];
+        assert_eq!(names(&naming, &secrets), expected);
+        let mut naming = Naming::new("9-app.", [map]);
+        (naming.upcase, naming.shell_names) = (true, true);
+        assert_eq!(names(&naming, &secrets[..1]), ["_9_APP_DB_API_KEY"]);
+    }
+
+    #[test]
+    fn collision_of_changed_names_names_both_keys() {
+        for (first, second) in [("api_key", "API_KEY"), ("a.b", "A-B"), ("3", "_3")] {
+            let mut naming = Naming::new("", []);
+            (naming.upcase, naming.shell_names) = (true, true);
+            let secrets = [fetched(first, b"x"), fetched(second, b"y")];
+            let failure = naming.variables(&secrets).unwrap_err();
+            let problem = failure.problems().concat();
+            assert!(
+                problem.starts_with(&format!("{second}: invalid key")),
+                "{problem}"
+            );
+            assert!(
+                problem.contains(&format!("used for key {first}")),
+                "{problem}"
+            );
+        }
+    }
+
+    #[test]
+    fn kept_variables_are_left_out_and_files_contain_every_value() {
+        let secrets = [
+            fetched("A", b"x"),
+            fetched("B", b"y"),
+            fetched("C", b"a\0b"),
+        ];
+        let mut naming = Naming::new("", []);
+        naming.kept = BTreeSet::from(["A".to_owned(), "OTHER".to_owned()]);
+        naming.files = BTreeMap::from([(secrets[2].key.clone(), "C_PATH".to_owned())]);
+        assert_eq!(names(&naming, &secrets), ["B", "C_PATH"]);
+        assert_eq!(naming.kept_names(&secrets), ["A"]);
+        let large = [fetched("C", &vec![b'x'; MAX_LENGTH + 1])];
+        assert_eq!(names(&naming, &large), ["C_PATH"]);
     }
 
     #[test]

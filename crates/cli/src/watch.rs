@@ -87,7 +87,9 @@ pub(crate) fn watch_secrets(
                 }
                 is_first = false;
                 let deadline = Instant::now() + MAX_DEBOUNCE;
-                while Instant::now() < deadline && timeout(DEBOUNCE, watch.next()).await.is_ok() {}
+                while Instant::now() < deadline
+                    && let Ok(Some(_)) = timeout(DEBOUNCE, watch.next()).await
+                {}
 
                 let results = resolver.get_many(&keys).await;
                 let results = keys.iter().cloned().zip(results).collect();
@@ -130,88 +132,6 @@ fn log(note: &Note) {
         }
         Note::Blocked(problem) => {
             tracing::warn!(target: "secretwell::command", event = "rotation_skipped", "the program keeps its current secrets: {problem}");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use secretwell::{MemoryProvider, SecretProvider};
-
-    use super::*;
-
-    async fn start_watch(
-        memory: &MemoryProvider,
-        selection: KeySelection,
-    ) -> mpsc::UnboundedReceiver<Vec<Variable>> {
-        let fetched = fetch(memory, &selection, Duration::ZERO).await.unwrap();
-        let naming = Naming::new("", []);
-        let current = naming.variables(&fetched).unwrap();
-        let resolver = Resolver::new(memory.clone());
-        assert!(resolver.provider().watch().is_some());
-        watch_variables(resolver, selection, naming, fetched, current)
-    }
-
-    fn values(variables: &[Variable]) -> Vec<&str> {
-        let values = variables
-            .iter()
-            .map(|variable| variable.value.expose_text());
-        values.map(Result::unwrap).collect()
-    }
-
-    fn only_a() -> KeySelection {
-        KeySelection::Only(vec![SecretKey::parse("A").unwrap()])
-    }
-
-    async fn assert_no_change(changes: &mut mpsc::UnboundedReceiver<Vec<Variable>>) {
-        let change = timeout(Duration::from_secs(60), changes.recv()).await;
-        change.unwrap_err();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn only_a_new_value_is_reported_and_a_burst_is_reported_once() {
-        let memory = MemoryProvider::from_iter([("A", "1")]);
-        let mut changes = start_watch(&memory, only_a()).await;
-        memory.set("A", "1").unwrap();
-        assert_no_change(&mut changes).await;
-
-        for value in ["2", "3", "4"] {
-            memory.set("A", value).unwrap();
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        assert_eq!(values(&changes.recv().await.unwrap()), ["4"]);
-        assert_no_change(&mut changes).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn change_before_the_watch_starts_is_reported() {
-        let memory = MemoryProvider::from_iter([("A", "1")]);
-        let fetched = fetch(&memory, &only_a(), Duration::ZERO).await.unwrap();
-        let naming = Naming::new("", []);
-        let current = naming.variables(&fetched).unwrap();
-        memory.set("A", "2").unwrap();
-        let resolver = Resolver::new(memory);
-        let mut changes = watch_variables(resolver, only_a(), naming, fetched, current);
-        assert_eq!(values(&changes.recv().await.unwrap()), ["2"]);
-        assert_no_change(&mut changes).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn missing_or_empty_value_is_not_reported() {
-        let all = KeySelection::All { require: vec![] };
-        for selection in [only_a(), all] {
-            let memory = MemoryProvider::from_iter([("A", "1"), ("EMPTY", "")]);
-            let mut changes = start_watch(&memory, selection.clone()).await;
-            memory.set("A", "").unwrap();
-            assert_no_change(&mut changes).await;
-            memory.remove("A").unwrap();
-            assert_no_change(&mut changes).await;
-            memory.set("A", "2").unwrap();
-            let expected = match selection {
-                KeySelection::Only(_) => vec!["2"],
-                KeySelection::All { .. } => vec!["2", ""],
-            };
-            assert_eq!(values(&changes.recv().await.unwrap()), expected);
         }
     }
 }

@@ -26,6 +26,10 @@ pub(crate) enum OpenError {
     #[error("a symbolic link points out of the directory")]
     Outside,
     #[error("its symbolic links form a loop")]
+    #[cfg_attr(
+        not(unix),
+        allow(dead_code, reason = "other systems report it as another error")
+    )]
     LinkLoop,
     #[error("this process has no permission to read it")]
     Forbidden(#[source] io::Error),
@@ -122,6 +126,7 @@ pub(crate) struct Contents {
     pub(crate) bytes: Zeroizing<Vec<u8>>,
     pub(crate) metadata: Metadata,
     /// The open file, for questions about its file system.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "only Unix answers them"))]
     pub(crate) file: File,
     /// The name of the generation of a volume, if the file belongs to one.
     pub(crate) generation: Option<PathBuf>,

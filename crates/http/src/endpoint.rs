@@ -50,6 +50,10 @@ pub(crate) struct Settings {
 pub(crate) enum Route {
     Direct(SocketAddr),
     Proxy(Proxy),
+    #[cfg_attr(
+        not(unix),
+        allow(dead_code, reason = "the configuration refuses local sockets")
+    )]
     Socket(PathBuf),
     /// Not at all, because the name service has not returned an address yet.
     Unresolved,

@@ -143,8 +143,13 @@ fn verifier(
             }
         }
     }
-    let verifier = Verifier::new_with_extra_roots(authorities, crypto.clone())
-        .map_err(|error| invalid("the trusted authorities cannot be loaded").with_source(error))?;
+    let verifier =
+        Verifier::new_with_extra_roots(authorities, crypto.clone()).map_err(|error| {
+            // An image of a container often has none.
+            invalid("the certificate authorities of the system cannot be loaded")
+                .with_hint("install them, such as by the package `ca-certificates`")
+                .with_source(error)
+        })?;
     let name = config.server_name.clone().map(ServerName::try_from);
     let name = name.transpose().map_err(|_| {
         invalid("the expected server name is neither a host name nor an IP address")

@@ -55,6 +55,51 @@ pub fn from_url(url: &str) -> Result<Arc<dyn SecretProvider>, Error> {
     Ok(if links == 1 { first } else { Arc::new(chain) })
 }
 
+/// Returns the names of the environment variables that [`from_url`] searches for the credentials of logins, for one
+/// URL or several URLs separated by commas.
+///
+/// A program that starts other programs can remove these variables from their environment. A variable in the list
+/// might not be set. Variables that contain an address, an id or the path of a file are not in the list.
+///
+/// # Errors
+/// The same as those of [`from_url`], for the URLs of sources that log in.
+///
+/// ```
+/// # fn main() -> Result<(), secretwell::Error> {
+/// # #[cfg(feature = "vault")] {
+/// let names = secretwell::credential_variables("env://,vault://host/secret/app?auth=token")?;
+/// assert_eq!(names, ["BAO_TOKEN", "VAULT_TOKEN"]);
+/// # }
+/// # Ok(())
+/// # }
+/// ```
+pub fn credential_variables(urls: &str) -> Result<Vec<String>, Error> {
+    let mut names = Vec::new();
+    for url in split_urls(urls) {
+        for name in credential_variables_of_one(url)? {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    Ok(names)
+}
+
+fn credential_variables_of_one(url: &str) -> Result<Vec<String>, Error> {
+    let (scheme, _) = url.split_once("://").unwrap_or_default();
+    Ok(match scheme {
+        #[cfg(feature = "infisical")]
+        "infisical" | "infisical+http" => secretwell_infisical::InfisicalBuilder::from_url(url)?
+            .credential_variables()
+            .to_vec(),
+        #[cfg(feature = "vault")]
+        "vault" | "vault+http" => secretwell_vault::VaultBuilder::from_url(url)?
+            .credential_variables()
+            .to_vec(),
+        _ => Vec::new(),
+    })
+}
+
 /// Splits a comma-separated list of URLs in the same way as [`from_url`].
 ///
 /// A comma separates two URLs only if a scheme and `://` follow it, because paths can contain commas too.

@@ -21,6 +21,7 @@
 //! | [`better_auth`] | sessions that a Rust service shares with Better Auth |
 //! | [`backends`] | environment variables, files, Infisical, Vault |
 //! | [`cli`] | the command for programs in any language |
+//! | [`deploy`] | files for Docker, Kubernetes, systemd, GitHub Actions, Docker Compose and a Procfile |
 //! | [`architecture`], [`contract`], [`features`] | how the library is built |
 //! | [`security`], [`reliability`], [`performance`], [`logging`] | operation |
 //! | [`versioning`], [`changelog`], [`contributing`], [`security_policy`], [`decisions`] | the project |
@@ -78,6 +79,75 @@ pub mod recipes {}
 
 #[doc = include_str!("../docs/cli.md")]
 pub mod cli {}
+
+#[doc = include_str!("../docs/deploy/README.md")]
+pub mod deploy {
+    #[doc = include_str!("../docs/deploy/docker/README.md")]
+    #[doc = "\n## Dockerfile\n```text"]
+    #[doc = include_str!("../docs/deploy/docker/Dockerfile")]
+    #[doc = "```"]
+    #[doc = "\n## .dockerignore\n```text"]
+    #[doc = include_str!("../docs/deploy/docker/.dockerignore")]
+    #[doc = "```"]
+    #[doc = "\n## server.js\n```text"]
+    #[doc = include_str!("../docs/deploy/docker/server.js")]
+    #[doc = "```"]
+    pub mod docker {}
+
+    #[doc = include_str!("../docs/deploy/docker-compose/README.md")]
+    #[doc = "\n## compose.yaml\n```text"]
+    #[doc = include_str!("../docs/deploy/docker-compose/compose.yaml")]
+    #[doc = "```"]
+    #[doc = "\n## .gitignore\n```text"]
+    #[doc = include_str!("../docs/deploy/docker-compose/.gitignore")]
+    #[doc = "```"]
+    pub mod docker_compose {}
+
+    #[doc = include_str!("../docs/deploy/github-actions/README.md")]
+    #[doc = "\n## deploy.yml\n```text"]
+    #[doc = include_str!("../docs/deploy/github-actions/deploy.yml")]
+    #[doc = "```"]
+    #[doc = "\n## vault-setup.sh\n```text"]
+    #[doc = include_str!("../docs/deploy/github-actions/vault-setup.sh")]
+    #[doc = "```"]
+    #[doc = "\n## policy.hcl\n```text"]
+    #[doc = include_str!("../docs/deploy/github-actions/policy.hcl")]
+    #[doc = "```"]
+    pub mod github_actions {}
+
+    #[doc = include_str!("../docs/deploy/kubernetes/README.md")]
+    #[doc = "\n## vault.yaml\n```text"]
+    #[doc = include_str!("../docs/deploy/kubernetes/vault.yaml")]
+    #[doc = "```"]
+    #[doc = "\n## vault-setup.sh\n```text"]
+    #[doc = include_str!("../docs/deploy/kubernetes/vault-setup.sh")]
+    #[doc = "```"]
+    #[doc = "\n## policy.hcl\n```text"]
+    #[doc = include_str!("../docs/deploy/kubernetes/policy.hcl")]
+    #[doc = "```"]
+    #[doc = "\n## infisical.yaml\n```text"]
+    #[doc = include_str!("../docs/deploy/kubernetes/infisical.yaml")]
+    #[doc = "```"]
+    pub mod kubernetes {}
+
+    #[doc = include_str!("../docs/deploy/procfile/README.md")]
+    #[doc = "\n## Procfile\n```text"]
+    #[doc = include_str!("../docs/deploy/procfile/Procfile")]
+    #[doc = "```"]
+    #[doc = "\n## secretwell.toml\n```text"]
+    #[doc = include_str!("../docs/deploy/procfile/secretwell.toml")]
+    #[doc = "```"]
+    pub mod procfile {}
+
+    #[doc = include_str!("../docs/deploy/systemd/README.md")]
+    #[doc = "\n## app.service\n```text"]
+    #[doc = include_str!("../docs/deploy/systemd/app.service")]
+    #[doc = "```"]
+    #[doc = "\n## app-vault.service\n```text"]
+    #[doc = include_str!("../docs/deploy/systemd/app-vault.service")]
+    #[doc = "```"]
+    pub mod systemd {}
+}
 
 #[doc = include_str!("../docs/features.md")]
 pub mod features {}

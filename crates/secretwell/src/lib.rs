@@ -6,7 +6,7 @@ mod from_url;
 #[cfg(any(doc, all(doctest, feature = "full")))]
 pub mod guide;
 
-pub use from_url::{from_url, split_urls};
+pub use from_url::{credential_variables, from_url, split_urls};
 pub use secrecy::{ExposeSecret, SecretString};
 #[cfg(feature = "auth")]
 #[doc(inline)]

@@ -45,6 +45,11 @@ const STEPS: &[Step] = &[
         run: msrv::check_minimal_versions,
     },
     Step {
+        name: "platforms",
+        about: "all features without C code compile for macOS and Windows without warnings",
+        run: platforms,
+    },
+    Step {
         name: "model",
         about: "the resolver and LazyAuth conform to their reference models in 10,000 random schedules each",
         run: model,
@@ -66,7 +71,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "package",
-        about: "all crates can be packaged, and the tests of the packaged facade pass",
+        about: "all crates can be packaged, each package compiles, and the tests of the packaged facade pass",
         run: package::check,
     },
 ];
@@ -78,6 +83,13 @@ const FUZZ_FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
      -Cllvm-args=-sanitizer-coverage-pc-table \
      -Cllvm-args=-sanitizer-coverage-trace-compares \
      -Cdebug-assertions -Ccodegen-units=1";
+
+/// The compiler does not need a linker or a C compiler of these systems.
+const PLATFORMS: [&str; 2] = ["x86_64-apple-darwin", "x86_64-pc-windows-gnu"];
+
+/// All features of the facade whose dependencies contain no C code.
+const FEATURES_WITHOUT_C: &str =
+    "env,file,auth,authjs,betterauth,refuse-list,tower,axum,cookies,notify";
 
 /// Runs all checks, or the one with this name, and returns how many passed and failed. `None` if no
 /// check has this name.
@@ -113,6 +125,18 @@ pub(crate) fn print_names() {
     for step in STEPS {
         eprintln!("  {:16} {}", step.name, step.about);
     }
+}
+
+fn platforms() -> Result<(), String> {
+    for platform in PLATFORMS {
+        output_of("rustup", &["target", "add", platform])?;
+        let features = ["--no-default-features", "--features", FEATURES_WITHOUT_C];
+        let target = ["--target", platform, "--target-dir", "target/platforms"];
+        let check = ["check", "--quiet", "--package", "secretwell"];
+        let arguments = [&check[..], &features, &target].concat();
+        cargo_with_env(&arguments, &[("RUSTFLAGS", "-D warnings")])?;
+    }
+    Ok(())
 }
 
 fn powerset() -> Result<(), String> {

@@ -90,8 +90,9 @@ fn install_chromium() {
     }
 }
 
-/// Installs Better Auth.
+/// Installs Better Auth, and a browser, if that is possible.
 pub(crate) fn install_for_betterauth() -> Result<(), String> {
+    install_chromium();
     install_node_packages().map(drop)
 }
 
@@ -105,10 +106,37 @@ pub(crate) fn install_for_values() -> Result<(), String> {
     install_python_package("yaml", PYYAML).map(drop)
 }
 
-/// Installs the servers and programs for the tests of the command.
+/// Installs the servers and programs for the tests of the command, and of the files in `docs/deploy`.
 pub(crate) fn install_for_cli() -> Result<(), String> {
     install_for_vault()?;
+    install_python_package("compose", COMPOSE)?;
+    install_python_package("yaml", PYYAML)?;
+    build_static_command()?;
     install_for_authjs()
+}
+
+/// Builds the command without shared libraries, as `docs/deploy/docker/Dockerfile` does it. The result is
+/// `target/static/secretwell`.
+fn build_static_command() -> Result<(), String> {
+    println!("building the static command");
+    let host = run("rustc", &["--print", "host-tuple"])?;
+    let directory = root().join("target/static");
+    // With --target, the flag does not apply to build scripts and procedural macros, which cannot be static.
+    let flags = "RUSTFLAGS=-C target-feature=+crt-static";
+    let target = ["--target", host.trim(), "--target-dir", &text(&directory)];
+    let build = [
+        flags,
+        "cargo",
+        "build",
+        "--quiet",
+        "--package",
+        "secretwell-cli",
+    ];
+    run("env", &[&build[..], &target].concat())?;
+    let built = directory.join(host.trim()).join("debug/secretwell");
+    let explain = |error| format!("cannot copy {}: {error}", text(&built));
+    let installed = directory.join("secretwell");
+    fs::copy(&built, &installed).map(drop).map_err(explain)
 }
 
 /// Installs the Node packages of `tests/clients`. Returns the directory of the installation.

@@ -26,15 +26,38 @@ use install::{
     install_for_values, install_for_vault,
 };
 
-/// A part of the test suite that can be run on its own.
+/// A part of the tests that can be run on its own.
 struct Part {
     name: &'static str,
     description: &'static str,
     /// Installs the tools that the tests of this part need.
     install: Option<fn() -> Result<(), String>>,
-    /// The arguments of cargo, one string for each call. Tests that mostly wait for servers run in four threads.
+    /// The arguments of cargo, one string for each call.
     cargo_calls: &'static [&'static str],
+    suite: Option<Suite>,
 }
+
+/// The tests of some modules of `tests/main.rs`.
+struct Suite {
+    modules: &'static [&'static str],
+    /// Other modules, in which a name of `modules` occurs as well.
+    skip: &'static [&'static str],
+    threads: Threads,
+}
+
+/// The number of tests that run at a time.
+#[derive(Clone, Copy)]
+enum Threads {
+    /// One for each core, for tests that compute.
+    Cores,
+    /// More than that, for tests that mostly wait for servers and programs.
+    Waiting(usize),
+}
+
+/// Builds the command with its own features, so without `test-util` of the resolver, which reads another clock. The
+/// resolver is tested in this way as well. Both share the compiled dependencies.
+const BUILD_COMMAND: &str =
+    "build --package secretwell-cli --package secretwell-resolver --bins --tests";
 
 const PARTS: &[Part] = &[
     Part {
@@ -43,94 +66,163 @@ const PARTS: &[Part] = &[
         install: None,
         cargo_calls: &[
             "test --workspace --all-features --lib --bins",
-            // Without the feature `test-util`, which reads another clock.
-            "test --package secretwell-resolver --lib",
+            "test --package secretwell-cli --package secretwell-resolver --lib --bins",
         ],
+        suite: None,
     },
     Part {
         name: "conformance",
         description: "the provider contract, for every provider",
         install: None,
-        cargo_calls: &["test --package secretwell-tests -- conformance::"],
+        cargo_calls: &[],
+        suite: Some(Suite {
+            modules: &["conformance"],
+            skip: &[],
+            threads: Threads::Waiting(16),
+        }),
     },
     Part {
         name: "behaviour",
         description: "resolver, LazyAuth and cargo features: outages, load, expiry with a paused clock",
         install: None,
-        cargo_calls: &[
-            "test --package secretwell-tests -- resolver:: chains:: changes:: notify:: hostile:: model:: freshness:: outages:: lazy:: auth_model:: web:: previous:: rotation:: ready:: reporting:: packaging:: --skip authjs:: --skip betterauth::",
-        ],
+        cargo_calls: &[],
+        suite: Some(Suite {
+            modules: &[
+                "auth_model",
+                "chains",
+                "changes",
+                "freshness",
+                "hostile",
+                "lazy",
+                "model",
+                "notify",
+                "outages",
+                "packaging",
+                "previous",
+                "ready",
+                "reporting",
+                "resolver",
+                "rotation",
+                "web",
+            ],
+            skip: &["authjs", "betterauth", "infisical"],
+            threads: Threads::Cores,
+        }),
     },
     Part {
         name: "e2e",
         description: "complete services on real sockets, and the example late_secret",
         install: None,
-        cargo_calls: &[
-            "test --package secretwell-tests -- e2e:: sessions:: process::",
-            "run --quiet --package secretwell --example late_secret",
-        ],
+        cargo_calls: &["test --workspace --all-features --example late_secret"],
+        suite: Some(Suite {
+            modules: &["e2e", "process", "sessions"],
+            skip: &[],
+            threads: Threads::Cores,
+        }),
     },
     Part {
         name: "values",
         description: "values to the letter, compared with other readers of the same documents",
         install: Some(install_for_values),
-        cargo_calls: &[
-            "build --package secretwell-cli",
-            "test --package secretwell-tests -- --test-threads 4 values::",
-        ],
+        cargo_calls: &[BUILD_COMMAND],
+        suite: Some(Suite {
+            modules: &["values"],
+            skip: &["conformance"],
+            threads: Threads::Waiting(8),
+        }),
     },
     Part {
         name: "infisical",
         description: "the Infisical backend, with a fake server that is also tested with the official clients",
         install: Some(install_for_infisical),
-        cargo_calls: &["test --package secretwell-tests -- --test-threads 4 infisical::"],
+        cargo_calls: &[],
+        suite: Some(Suite {
+            modules: &["infisical"],
+            skip: &[],
+            threads: Threads::Waiting(8),
+        }),
     },
     Part {
         name: "vault",
         description: "the Vault backend, with real OpenBao and PostgreSQL servers, and tests of all backends together",
         install: Some(install_for_vault),
-        cargo_calls: &[
-            "build --package secretwell-cli",
-            "test --package secretwell-tests -- --test-threads 4 vault:: transport:: restart:: matrix:: gateways::",
-        ],
+        cargo_calls: &[BUILD_COMMAND],
+        suite: Some(Suite {
+            modules: &["gateways", "matrix", "restart", "transport", "vault"],
+            skip: &[],
+            threads: Threads::Waiting(4),
+        }),
     },
     Part {
         name: "authjs",
         description: "sessions that are shared with the Auth.js packages, in a Next.js application",
         install: Some(install_for_authjs),
-        cargo_calls: &["test --package secretwell-tests -- --test-threads 4 authjs::"],
+        cargo_calls: &[],
+        suite: Some(Suite {
+            modules: &["authjs"],
+            skip: &[],
+            threads: Threads::Waiting(4),
+        }),
     },
     Part {
         name: "betterauth",
         description: "sessions that are shared with Better Auth, and the programs of its guide",
         install: Some(install_for_betterauth),
-        cargo_calls: &[
-            "build --package secretwell-cli",
-            "test --package secretwell-tests -- --test-threads 4 betterauth::",
-        ],
+        cargo_calls: &[BUILD_COMMAND],
+        suite: Some(Suite {
+            modules: &["betterauth"],
+            skip: &[],
+            threads: Threads::Waiting(4),
+        }),
     },
     Part {
         name: "cli",
         description: "the command: transcripts, signals, terminals, real servers and programs",
         install: Some(install_for_cli),
-        cargo_calls: &[
-            "build --package secretwell-cli",
-            "test --package secretwell-tests -- --test-threads 4 cli::",
-        ],
+        cargo_calls: &[BUILD_COMMAND],
+        suite: Some(Suite {
+            modules: &["cli"],
+            skip: &[],
+            threads: Threads::Waiting(4),
+        }),
     },
     Part {
         name: "examples",
         description: "the programs of the README and the guides, in fresh crates",
         install: None,
-        cargo_calls: &["test --package secretwell-tests -- examples::"],
+        cargo_calls: &[],
+        suite: Some(Suite {
+            modules: &["examples"],
+            skip: &[],
+            threads: Threads::Cores,
+        }),
     },
     Part {
         name: "docs",
         description: "the examples in the documentation",
         install: None,
         cargo_calls: &["test --workspace --all-features --doc"],
+        suite: None,
     },
 ];
+
+impl Suite {
+    /// Returns the arguments of cargo that run these tests. The features are those of the unit tests, so that both share
+    /// the compiled dependencies.
+    fn cargo_call(&self) -> String {
+        let mut call = "test --workspace --all-features --test suite --".to_owned();
+        if let Threads::Waiting(threads) = self.threads {
+            call += &format!(" --test-threads {threads}");
+        }
+        for module in self.modules {
+            call += &format!(" {module}::");
+        }
+        for module in self.skip {
+            call += &format!(" --skip {module}::");
+        }
+        call
+    }
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -216,6 +308,9 @@ fn test(name: Option<&str>) -> ExitCode {
         for call in part.cargo_calls {
             total += cargo(call);
         }
+        if let Some(suite) = &part.suite {
+            total += cargo(&suite.cargo_call());
+        }
     }
     println!(
         "\n{} passed, {} failed, {} skipped",
@@ -246,7 +341,7 @@ impl std::ops::AddAssign for TestCounts {
 
 /// Runs cargo, prints its output and counts the results of its tests.
 ///
-/// A successful `cargo run` counts as one passed test. A failure without failed tests, such as a compile
+/// An example that succeeds counts as one passed test. A failure without failed tests, such as a compile
 /// error, counts as one failed test.
 fn cargo(arguments: &str) -> TestCounts {
     println!("$ cargo {arguments}");
@@ -273,7 +368,7 @@ fn cargo(arguments: &str) -> TestCounts {
         }
     }
     let succeeded = child.wait().is_ok_and(|status| status.success());
-    if arguments.starts_with("run ") && succeeded {
+    if arguments.contains(" --example ") && succeeded {
         counts.passed += 1;
     }
     if !succeeded && counts.failed == 0 {
@@ -315,16 +410,37 @@ mod tests {
     }
 
     #[test]
-    fn each_module_with_tests_belongs_to_a_part() {
-        const HELPERS: [&str; 4] = ["aws", "chromium", "schedules", "support"];
-        let modules = include_str!("../../../tests/main.rs")
+    fn each_module_with_tests_belongs_to_one_part() {
+        const HELPERS: [&str; 5] = ["aws", "chromium", "schedules", "subdomains", "support"];
+        let suites = || PARTS.iter().filter_map(|part| part.suite.as_ref());
+        let tested: Vec<&str> = suites().flat_map(|suite| suite.modules).copied().collect();
+        for module in modules() {
+            let parts = tested.iter().filter(|tested| **tested == module);
+            let expected = usize::from(!HELPERS.contains(&module));
+            assert_eq!(parts.count(), expected, "{module}");
+        }
+    }
+
+    /// The test runner compares names by their parts, so that `rotation::` selects `authjs::rotation::` as well.
+    #[test]
+    fn part_does_not_run_a_module_of_another_part_because_of_its_name() {
+        for suite in PARTS.iter().filter_map(|part| part.suite.as_ref()) {
+            let others = modules()
+                .filter(|module| !suite.modules.contains(module) && !suite.skip.contains(module));
+            for other in others {
+                let directory = shell::root().join("tests").join(other);
+                for module in suite.modules {
+                    let file = directory.join(format!("{module}.rs"));
+                    assert!(!file.exists(), "{} needs `skip`", file.display());
+                    assert!(!directory.join(module).exists(), "{other}::{module}");
+                }
+            }
+        }
+    }
+
+    fn modules() -> impl Iterator<Item = &'static str> {
+        include_str!("../../../tests/main.rs")
             .lines()
             .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'))
-            .filter(|module| !HELPERS.contains(module));
-        let calls = PARTS.iter().flat_map(|part| part.cargo_calls);
-        let calls: Vec<&str> = calls.flat_map(|call| call.split(' ')).collect();
-        for module in modules {
-            assert!(calls.contains(&&*format!("{module}::")), "{module}");
-        }
     }
 }

@@ -199,7 +199,7 @@ impl Warnings {
                 self,
                 "session_from_future",
                 requests,
-                "authentic session tokens are from the future, so the clock of this host is behind that of the application; \
+                "the application creates session tokens at times that this host has not reached, so the clock of this host is behind; \
                  synchronize both clocks",
             );
         }

@@ -21,6 +21,12 @@ const PUBLIC: &[&str] = &[
     "550e8400-e29b-41d4-a716-446655440000",
 ];
 
+/// The default secrets of Better Auth 1.7 and 1.4. Everybody knows them.
+const BETTER_AUTH: [&str; 2] = [
+    "better-auth-secret-12345678901234567890",
+    "better-auth-secret-123456789",
+];
+
 /// The mark of secrets that Django generates for development.
 const DJANGO: &[u8] = b"django-insecure-";
 
@@ -59,7 +65,16 @@ const MIN_RANDOM: usize = 16;
 /// `your-super-secret-jwt-key-min-32-chars`.
 pub(super) fn is_example(value: &[u8]) -> bool {
     let is_public = |example: &&str| example.as_bytes().eq_ignore_ascii_case(value);
-    value.starts_with(DJANGO) || PUBLIC.iter().any(is_public) || has_example_words(value)
+    value.starts_with(DJANGO)
+        || is_default_of_better_auth(value)
+        || PUBLIC.iter().any(is_public)
+        || has_example_words(value)
+}
+
+/// Returns whether the value is a default secret that Better Auth has published.
+pub(crate) fn is_default_of_better_auth(value: &[u8]) -> bool {
+    let value = value.trim_ascii();
+    BETTER_AUTH.iter().any(|known| known.as_bytes() == value)
 }
 
 /// Returns whether at least 80 percent of the words are those of examples, and these have at least a fifth of the

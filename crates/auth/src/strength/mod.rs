@@ -17,6 +17,7 @@ mod words;
 
 use std::borrow::Cow;
 
+pub(crate) use example::is_default_of_better_auth;
 use secretwell_core::backend::encrypted_by;
 use serde::Serialize;
 
@@ -127,6 +128,9 @@ impl Weakness {
             Self::Encrypted => "the value is encrypted",
             Self::Template => "the value has a template or a command that was not expanded",
             Self::Reference => "the value refers to a secret and was not resolved",
+            Self::Example if is_default_of_better_auth(value) => {
+                "the value is the published default secret of Better Auth"
+            }
             Self::Example => "the value is an example text",
             Self::Pattern => "the value repeats a short pattern",
             Self::KeyboardWalk => "the value follows the keys of a keyboard",

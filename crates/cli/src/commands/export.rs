@@ -6,13 +6,16 @@ use std::time::Duration;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use secretwell::{Error, SecretKey};
 
+use super::formats::{
+    GitHubFile, GitHubOutput, VARIABLE_HINT, docker_lines, invalid_name, shell_commands,
+};
 use super::{check_output_is_private, write_stdout};
 use crate::args::{ExportArgs, Format, LogArgs};
 use crate::exit::{Failure, Reason};
 use crate::logging::with_progress;
 use crate::notices::fetch_and_warn;
 use crate::sources::Sources;
-use crate::variables::Variable;
+use crate::variables::{Variable, is_shell_name};
 
 pub(crate) async fn export(
     sources: &Sources,
@@ -29,6 +32,16 @@ pub(crate) async fn export(
         Format::Env => env_document(&variables)?,
         Format::Json => json_document(&variables)?,
         Format::K8s => kubernetes_secret(&args.name, &variables)?,
+        Format::Shell => shell_commands(&text_variables(&variables)?)?,
+        Format::Docker => docker_lines(&text_variables(&variables)?)?,
+        Format::Github => {
+            let output = GitHubOutput::new(&text_variables(&variables)?)?;
+            let file = GitHubFile::open()?;
+            // The values are masked before a step can print them.
+            write_stdout(output.masks.as_bytes())?;
+            file.append(&output)?;
+            return Ok(ExitCode::SUCCESS);
+        }
     };
     write_stdout(document.as_bytes())?;
     Ok(ExitCode::SUCCESS)
@@ -38,8 +51,7 @@ pub(crate) async fn export(
 fn env_document(variables: &[Variable]) -> Result<String, Failure> {
     let mut document = String::new();
     for (name, value) in text_variables(variables)? {
-        let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(is_allowed) {
+        if !is_shell_name(name) {
             return Err(invalid_name(
                 name,
                 "a name in a `.env` document consists of letters, digits and `_`, and does not start with a digit",
@@ -149,16 +161,6 @@ fn text_variables(variables: &[Variable]) -> Result<Vec<(&str, &str)>, Failure> 
     Failure::from_errors(&problems).map_or(Ok(texts), Err)
 }
 
-const VARIABLE_HINT: &str = "set another name with --map";
-
-fn invalid_name(name: &str, rule: &str, hint: &str) -> Failure {
-    let name = name.escape_debug();
-    Failure::new(
-        Reason::Configuration,
-        format!("`{name}` cannot be exported: {rule}; {hint}"),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::Command;
@@ -209,8 +211,23 @@ mod tests {
             let read = provider.get(&key).await.unwrap().value;
             assert_eq!(read.expose_text().unwrap(), value);
             let script = format!(". {}; printf %s \"$V{index}\"", file.display());
-            let shell = Command::new("sh").args(["-c", &script]).output().unwrap();
-            assert_eq!(String::from_utf8(shell.stdout).unwrap(), value);
+            for shell in [
+                &["sh"][..],
+                &["bash"],
+                &["dash"],
+                &["zsh", "-f"],
+                &["busybox", "ash"],
+            ] {
+                let mut command = Command::new(shell[0]);
+                // Shells that are not installed are skipped.
+                if let Ok(output) = command.args(&shell[1..]).args(["-c", &script]).output() {
+                    assert_eq!(
+                        String::from_utf8(output.stdout).unwrap(),
+                        value,
+                        "{shell:?}"
+                    );
+                }
+            }
         }
         std::fs::remove_file(&file).unwrap();
     }

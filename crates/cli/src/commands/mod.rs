@@ -3,6 +3,7 @@
 mod check;
 mod doctor;
 mod export;
+mod formats;
 mod get;
 mod list;
 mod table;

@@ -80,6 +80,13 @@ type ReadFn =
     dyn Fn() -> Pin<Box<dyn Future<Output = Result<AwsKeys, Error>> + Send>> + Send + Sync;
 
 impl AwsCredentials {
+    /// The variables that [`from_env`](Self::from_env) reads.
+    pub const VARIABLES: [&str; 3] = [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+    ];
+
     /// Creates credentials with fixed keys.
     pub fn keys(keys: AwsKeys) -> Self {
         Self(Source::Keys(keys))
@@ -137,11 +144,9 @@ fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<AwsKeys, 
                 .with_hint("set it, or pass other AWS credentials to the login")
         })
     };
-    let keys = AwsKeys::new(
-        &required("AWS_ACCESS_KEY_ID")?,
-        required("AWS_SECRET_ACCESS_KEY")?,
-    );
-    Ok(match get("AWS_SESSION_TOKEN") {
+    let [id, secret, token] = AwsCredentials::VARIABLES;
+    let keys = AwsKeys::new(&required(id)?, required(secret)?);
+    Ok(match get(token) {
         Some(token) => keys.with_session_token(token),
         None => keys,
     })

@@ -158,6 +158,7 @@ fn method(options: &UrlOptions, variables: &Variables<'_>) -> Result<InfisicalAu
             Ok(InfisicalAuth::ldap(identity()?, user, password))
         }
         "aws" => {
+            variables.add_credentials(AwsCredentials::VARIABLES.map(str::to_owned));
             let aws = AwsIdentity::new(AwsCredentials::from_env());
             let aws = match options.get("aws_region") {
                 Some(region) => aws.region(region),

@@ -27,6 +27,7 @@ pub struct InfisicalBuilder {
     client: ClientConfig,
     auth: InfisicalAuth,
     settings: Settings,
+    credential_variables: Vec<String>,
 }
 
 impl InfisicalProvider {
@@ -68,6 +69,7 @@ impl InfisicalBuilder {
             client: ClientConfig::new([address])?,
             auth,
             settings: Settings::new(),
+            credential_variables: Vec::new(),
         })
     }
 
@@ -135,7 +137,17 @@ impl InfisicalBuilder {
     #[must_use]
     pub fn auth(mut self, auth: InfisicalAuth) -> Self {
         self.auth = auth;
+        self.credential_variables.clear();
         self
+    }
+
+    /// Returns the names of the variables that [`from_env`](Self::from_env) or [`from_url`](Self::from_url)
+    /// searched for the credentials of the login, such as `INFISICAL_TOKEN`. A variable in the list might not be
+    /// set. Variables that contain an id or the path of a file are not in the list.
+    ///
+    /// A program that starts other programs can remove these variables from their environment.
+    pub fn credential_variables(&self) -> &[String] {
+        &self.credential_variables
     }
 
     /// Changes the HTTP client's settings, such as deadlines, certificates and further addresses.
@@ -231,9 +243,11 @@ impl InfisicalBuilder {
 
     /// Like [`from_env`](Self::from_env), with `variable` in place of the process environment.
     pub(crate) fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Error> {
-        let variables = Variables(variable);
+        let variables = Variables::new(variable);
         let auth = login(&UrlOptions::parse("", OPTIONS, CREDENTIALS)?, &variables)?;
-        Self::with_location_from(&variables, auth)
+        let mut builder = Self::with_location_from(&variables, auth)?;
+        builder.credential_variables = variables.into_credentials();
+        Ok(builder)
     }
 
     /// Creates a builder with the address, project and environment from the variables.
@@ -243,7 +257,7 @@ impl InfisicalBuilder {
         let address = address.trim().trim_end_matches('/');
         // Both spellings are in use: with and without `/api` at the end.
         let mut builder = Self::new(address.strip_suffix("/api").unwrap_or(address), auth)?;
-        builder.client = builder.client.with_variables(variables.0)?;
+        builder.client = builder.client.with_variables(variables.variable)?;
         if let Some(project) = variables.first(&["PROJECT_ID"]) {
             builder = builder.project(project);
         }
@@ -277,8 +291,9 @@ impl InfisicalBuilder {
             }
         };
         let options = UrlOptions::parse(query, OPTIONS, CREDENTIALS)?;
-        let variables = Variables(variable);
+        let variables = Variables::new(variable);
         let mut builder = Self::with_location_from(&variables, login(&options, &variables)?)?;
+        builder.credential_variables = variables.into_credentials();
         if !host.is_empty() {
             let address = format!("{scheme}://{host}");
             builder.client = builder.client.with_addresses([address])?;

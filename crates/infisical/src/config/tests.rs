@@ -1,5 +1,5 @@
 use secretwell_core::{ErrorKind, SecretProvider};
-use secretwell_http::Credential;
+use secretwell_http::{AwsCredentials, Credential};
 
 use super::*;
 
@@ -51,6 +51,51 @@ fn url_and_variables_set_location_and_options() {
     assert_eq!(found, "infisical://eu.infisical.com/demo/staging");
     let builder = InfisicalBuilder::from_variables(&variables).unwrap();
     assert!(builder.build().is_ok());
+}
+
+#[test]
+fn credential_variables_are_those_of_the_login_method() {
+    let only = |set: &'static [&'static str]| {
+        move |name: &str| set.contains(&name).then(|| "c4n4ry".to_owned())
+    };
+    const UNIVERSAL: &[&str] = &["INFISICAL_CLIENT_ID", "INFISICAL_CLIENT_SECRET"];
+    let secrets = [
+        "INFISICAL_UNIVERSAL_AUTH_CLIENT_SECRET",
+        "INFISICAL_CLIENT_SECRET",
+    ];
+    for (options, set, expected) in [
+        ("auth=universal", UNIVERSAL, &secrets[..]),
+        ("client_id=me&client_secret_file=/x", UNIVERSAL, &[]),
+        ("auth=token", &["INFISICAL_TOKEN"], &["INFISICAL_TOKEN"]),
+        ("", &["INFISICAL_TOKEN"], &["INFISICAL_TOKEN"]),
+        ("token_file=/t", &["INFISICAL_TOKEN"], &[]),
+        (
+            "auth=oidc&identity=i",
+            &["INFISICAL_JWT"],
+            &["INFISICAL_JWT"],
+        ),
+        (
+            "auth=ldap&identity=i&user=u",
+            &["INFISICAL_LDAP_PASSWORD"],
+            &["INFISICAL_LDAP_PASSWORD"],
+        ),
+        ("auth=aws&identity=i", &[], &AwsCredentials::VARIABLES),
+    ] {
+        let url = format!("infisical://h/p/e?{options}");
+        let builder = InfisicalBuilder::from_url_with(&url, &only(set)).unwrap();
+        assert_eq!(builder.credential_variables(), expected, "{options}");
+    }
+    let builder = InfisicalBuilder::from_variables(&only(UNIVERSAL)).unwrap();
+    for secret in secrets {
+        assert!(
+            builder
+                .credential_variables()
+                .iter()
+                .any(|name| name == secret)
+        );
+    }
+    let builder = builder.auth(InfisicalAuth::token("t".into()));
+    assert!(builder.credential_variables().is_empty());
 }
 
 #[test]

@@ -14,7 +14,7 @@ pub(super) fn token(variables: &Variables<'_>) -> Result<Credential, Error> {
     const HINT: &str = "set `VAULT_TOKEN` or `VAULT_TOKEN_FILE`, log in with the `vault` command, or choose \
                         another login method with `auth`";
     let token_of_the_command = || {
-        let home = (variables.0)("HOME").filter(|home| !home.is_empty())?;
+        let home = (variables.variable)("HOME").filter(|home| !home.is_empty())?;
         let file = PathBuf::from(home).join(".vault-token");
         Some(Credential::file(file).with_hint(HINT))
     };
@@ -66,6 +66,7 @@ impl LoginOptions<'_> {
     }
 
     fn aws(&self) -> Result<VaultAuth, Error> {
+        self.variables.add_credentials(&AwsCredentials::VARIABLES);
         let mut identity = AwsIdentity::new(AwsCredentials::from_env());
         if let Some(region) = self.options.get("aws_region") {
             identity = identity.region(region);

@@ -41,6 +41,7 @@ mod variables;
 pub struct VaultBuilder {
     settings: Settings,
     skip_verify_requested: bool,
+    credential_variables: Vec<String>,
 }
 
 impl VaultProvider {
@@ -81,6 +82,7 @@ impl VaultBuilder {
         Self {
             settings: Settings::new(client, auth),
             skip_verify_requested: false,
+            credential_variables: Vec::new(),
         }
     }
 
@@ -111,7 +113,17 @@ impl VaultBuilder {
     #[must_use]
     pub fn auth(mut self, auth: VaultAuth) -> Self {
         self.settings.auth = auth;
+        self.credential_variables.clear();
         self
+    }
+
+    /// Returns the names of the variables that [`from_env`](Self::from_env) or [`from_url`](Self::from_url)
+    /// searched for the credentials of the login, such as `BAO_TOKEN` and `VAULT_TOKEN`. A variable in the list
+    /// might not be set. Variables that contain the path of a file are not in the list.
+    ///
+    /// A program that starts other programs can remove these variables from their environment.
+    pub fn credential_variables(&self) -> &[String] {
+        &self.credential_variables
     }
 
     /// Sets the namespace of the secrets. It is also the namespace of the login, unless
@@ -261,11 +273,12 @@ impl VaultBuilder {
 
     /// Creates settings from the conventional variables, with `variable` as the source of their values.
     pub(crate) fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Error> {
-        let variables = Variables(variable);
+        let variables = Variables::new(variable);
         let client = variables.client()?;
         let mut builder = Self::new(client, VaultAuth::token(token(&variables)?));
         builder.settings.namespace = variables.get("NAMESPACE");
         builder.skip_verify_requested = variables.flag("SKIP_VERIFY")?;
+        builder.credential_variables = variables.into_credentials();
         Ok(builder)
     }
 
@@ -336,9 +349,10 @@ impl VaultBuilder {
         settings.client = settings.client.clone().with_options(&options)?;
         let login = LoginOptions {
             options: &options,
-            variables: Variables(variable),
+            variables: Variables::new(variable),
         };
         settings.auth = login.auth()?;
+        builder.credential_variables = login.variables.into_credentials();
         Ok(builder)
     }
 }

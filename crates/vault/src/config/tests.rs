@@ -204,9 +204,62 @@ fn every_login_method_can_be_chosen_in_a_url() {
     }
 }
 
+#[test]
+fn credential_variables_are_those_of_the_login_method() {
+    let set = [
+        ("VAULT_TOKEN", "c4n4ry"),
+        ("VAULT_ROLE_ID", "r"),
+        ("VAULT_SECRET_ID", "c4n4ry"),
+        ("VAULT_PASSWORD", "c4n4ry"),
+        ("VAULT_JWT", "c4n4ry"),
+    ];
+    for (options, expected) in [
+        ("", &["BAO_TOKEN", "VAULT_TOKEN"][..]),
+        ("token_file=/t", &[]),
+        (
+            "auth=approle",
+            &[
+                "BAO_ROLE_ID",
+                "VAULT_ROLE_ID",
+                "BAO_SECRET_ID",
+                "VAULT_SECRET_ID",
+            ],
+        ),
+        (
+            "auth=approle&role_id=r",
+            &["BAO_SECRET_ID", "VAULT_SECRET_ID"],
+        ),
+        ("auth=approle&role_id=r&secret_id_file=/s", &[]),
+        ("auth=jwt&role=r", &["BAO_JWT", "VAULT_JWT"]),
+        ("auth=userpass&user=me", &["BAO_PASSWORD", "VAULT_PASSWORD"]),
+        (
+            "auth=aws&role=r",
+            &[
+                "AWS_ACCESS_KEY_ID",
+                "AWS_SECRET_ACCESS_KEY",
+                "AWS_SESSION_TOKEN",
+            ],
+        ),
+        ("auth=kubernetes&role=r", &[]),
+        ("auth=agent", &[]),
+    ] {
+        let url = format!("vault://v/kv?{options}");
+        let builder = VaultBuilder::from_url_with(&url, &variables(&set)).unwrap();
+        assert_eq!(builder.credential_variables(), expected, "{options}");
+    }
+    let builder = VaultBuilder::from_variables(&variables(&set)).unwrap();
+    assert_eq!(builder.credential_variables(), ["BAO_TOKEN", "VAULT_TOKEN"]);
+    assert!(
+        builder
+            .auth(VaultAuth::agent())
+            .credential_variables()
+            .is_empty()
+    );
+}
+
 #[tokio::test]
 async fn missing_token_names_what_to_set() {
-    let token = token(&Variables(&variables(&[("HOME", "/nonexistent")]))).unwrap();
+    let token = token(&Variables::new(&variables(&[("HOME", "/nonexistent")]))).unwrap();
     let error = token.read().await.unwrap_err().to_string();
     for expected in ["/nonexistent/.vault-token", "`VAULT_TOKEN`", "`auth`"] {
         assert!(error.contains(expected), "{error}");

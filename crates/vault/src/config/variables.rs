@@ -1,5 +1,6 @@
 //! The conventional variables.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::time::Duration;
 use std::{env, fs};
@@ -23,11 +24,35 @@ const UNSUPPORTED: &[&str] = &[
     "WRAP_TTL",
 ];
 
-/// The variables whose names start with `VAULT_` or `BAO_`.
-#[derive(Clone, Copy)]
-pub(super) struct Variables<'a>(pub(super) &'a dyn Fn(&str) -> Option<String>);
+/// The prefixes of the names of the variables. The first one has precedence.
+const PREFIXES: [&str; 2] = ["BAO_", "VAULT_"];
 
-impl Variables<'_> {
+/// The variables whose names start with `VAULT_` or `BAO_`.
+pub(super) struct Variables<'a> {
+    pub(super) variable: &'a dyn Fn(&str) -> Option<String>,
+    /// The names of the variables that were searched for a credential.
+    credentials: RefCell<Vec<String>>,
+}
+
+impl<'a> Variables<'a> {
+    pub(super) fn new(variable: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self {
+            variable,
+            credentials: RefCell::default(),
+        }
+    }
+
+    /// Adds variables that another reader searches for a credential.
+    pub(super) fn add_credentials(&self, names: &[&str]) {
+        let names = names.iter().map(|name| (*name).to_owned());
+        self.credentials.borrow_mut().extend(names);
+    }
+
+    /// Returns the names of the variables that were searched for a credential.
+    pub(super) fn into_credentials(self) -> Vec<String> {
+        self.credentials.into_inner()
+    }
+
     /// Returns the value of `BAO_…`, or else of `VAULT_…`, without white space and byte order marks at its ends.
     /// An empty variable counts as unset.
     pub(super) fn get(&self, name: &str) -> Option<String> {
@@ -36,11 +61,11 @@ impl Variables<'_> {
 
     /// Like [`get`](Self::get), with the name of the variable.
     fn get_named(&self, name: &str) -> Option<(String, String)> {
-        ["BAO_", "VAULT_"]
+        PREFIXES
             .into_iter()
             .map(|prefix| format!("{prefix}{name}"))
             .filter_map(|name| {
-                let value = (self.0)(&name)?;
+                let value = (self.variable)(&name)?;
                 Some((name, trim_setting(&value).to_owned()))
             })
             .find(|(_, value)| !value.is_empty())
@@ -49,6 +74,9 @@ impl Variables<'_> {
     /// Returns the credential in the variable `name`, or else in the file that the variable `name` + `_FILE`
     /// names.
     pub(super) fn credential(&self, name: &str) -> Option<Credential> {
+        for prefix in PREFIXES {
+            self.add_credentials(&[&format!("{prefix}{name}")]);
+        }
         let file = || self.get(&format!("{name}_FILE")).map(Credential::file);
         let value = |(name, value): (String, String)| Credential::value(value).from_setting(name);
         self.get_named(name).map(value).or_else(file)
@@ -95,7 +123,7 @@ impl Variables<'_> {
         if let Some(url) = self.get("PROXY_ADDR").or_else(|| self.get("HTTP_PROXY")) {
             client = client.proxy(url);
         }
-        client.with_variables(self.0)
+        client.with_variables(self.variable)
     }
 
     /// Adds the certificate authorities: those of a file, or else of a text, or else of all files of a

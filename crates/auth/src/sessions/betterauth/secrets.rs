@@ -5,18 +5,13 @@ use std::collections::HashMap;
 use secretwell_core::{Error, ErrorKind, SecretKey, SecretValue};
 
 use crate::secret_list::{ListEntry, parse};
+use crate::strength::is_default_of_better_auth;
 use crate::{BuildContext, KeyRing};
 
 const LIST: &str = "BETTER_AUTH_SECRETS";
 const SECRET: &str = "BETTER_AUTH_SECRET";
 const SHARED_SECRET: &str = "AUTH_SECRET";
 const PREVIOUS: &str = "BETTER_AUTH_SECRET_PREVIOUS";
-
-/// The default secrets of Better Auth 1.7 and 1.4. Everybody knows them.
-const PUBLISHED: [&str; 2] = [
-    "better-auth-secret-12345678901234567890",
-    "better-auth-secret-123456789",
-];
 
 /// The secrets of a Better Auth application: the current secret, which signs and encrypts, and the other
 /// secrets, which verify and decrypt.
@@ -235,7 +230,7 @@ impl BetterAuthSecrets {
     fn add_previous_of(&mut self, ring: &KeyRing) {
         for secret in ring.iter() {
             // Nobody can have signed in with a secret that was refused.
-            if !is_published(secret.expose_bytes()) {
+            if !is_default_of_better_auth(secret.expose_bytes()) {
                 self.add_older(secret.clone());
             }
         }
@@ -305,19 +300,13 @@ fn versioned(entry: &ListEntry<'_>) -> (u64, SecretValue) {
 fn check(key: &str, subject: &str, secret: &[u8]) -> Result<(), Error> {
     let problem = if secret.is_empty() {
         "is empty"
-    } else if is_published(secret) {
+    } else if is_default_of_better_auth(secret) {
         "is the published default secret of Better Auth"
     } else {
         return Ok(());
     };
     Err(invalid(key, format!("{subject} {problem}"))
         .with_hint("generate a secret with `openssl rand -base64 32`"))
-}
-
-fn is_published(secret: &[u8]) -> bool {
-    PUBLISHED
-        .iter()
-        .any(|known| known.as_bytes() == secret.trim_ascii())
 }
 
 fn invalid(key: &str, message: impl Into<String>) -> Error {
