@@ -30,6 +30,8 @@ pub(crate) struct Decider {
     required: BTreeSet<SecretKey>,
     program: BTreeMap<SecretKey, Secret>,
     problems: BTreeMap<SecretKey, Problem>,
+    /// The new keys whose variable names are those of other keys, with the text of the error.
+    left_out: BTreeMap<SecretKey, String>,
     /// The last readings that required keys held back.
     blocked: Option<Blocked>,
 }
@@ -105,6 +107,7 @@ impl Decider {
             required: required.iter().cloned().collect(),
             program: program.collect(),
             problems: BTreeMap::new(),
+            left_out: BTreeMap::new(),
             blocked: None,
         }
     }
@@ -259,6 +262,7 @@ impl Decider {
 
     /// Passes `next` to the program, if it differs from what the program has.
     fn apply(&mut self, mut next: BTreeMap<SecretKey, Secret>, decision: &mut Decision) {
+        let mut left_out = BTreeMap::new();
         let variables = match self.variables(&next) {
             Ok(variables) => variables,
             Err(_) => {
@@ -270,20 +274,7 @@ impl Decider {
                     accepted.insert(key.clone(), secret);
                     if let Err(failure) = self.variables(&accepted) {
                         accepted.remove(&key);
-                        let text = failure.problems().join("; ");
-                        let last = self.problems.insert(
-                            key.clone(),
-                            Problem {
-                                text: text.clone(),
-                                missing_since: None,
-                            },
-                        );
-                        decision
-                            .notes
-                            .retain(|note| *note != Note::Recovered(key.clone()));
-                        if last.is_none_or(|last| last.text != text) {
-                            decision.notes.push(Note::LeftOut(key, text));
-                        }
+                        left_out.insert(key, failure.problems().join("; "));
                     }
                 }
                 next = accepted;
@@ -297,6 +288,13 @@ impl Decider {
                 }
             }
         };
+        for (key, text) in &left_out {
+            if self.left_out.get(key) != Some(text) {
+                let note = Note::LeftOut(key.clone(), text.clone());
+                decision.notes.push(note);
+            }
+        }
+        self.left_out = left_out;
         let value = |(key, secret): (&SecretKey, &Secret)| (key.clone(), secret.value.clone());
         let values = |of: &BTreeMap<SecretKey, Secret>| of.iter().map(value).collect::<Vec<_>>();
         if values(&next) == values(&self.program) {
@@ -327,4 +325,148 @@ fn fetched(secrets: &BTreeMap<SecretKey, Secret>) -> Vec<FetchedSecret> {
 /// Removes times and counts, which differ between two errors of the same kind.
 fn without_digits(text: &str) -> String {
     text.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use secretwell::{MemoryProvider, Resolver};
+
+    use super::*;
+
+    /// Reads all keys of the decider and `added` from a new resolver, and decides.
+    async fn decide(decider: &mut Decider, memory: &MemoryProvider, added: &[&str]) -> Decision {
+        let added: Vec<SecretKey> = added.iter().map(|it| key(it)).collect();
+        let keys: BTreeSet<SecretKey> = decider.keys().chain(&added).cloned().collect();
+        let keys: Vec<SecretKey> = keys.into_iter().collect();
+        let results = Resolver::new(memory.clone()).get_many(&keys).await;
+        let results = keys.into_iter().zip(results).collect();
+        decider.decide(results, Instant::now())
+    }
+
+    fn decider(on_missing: OnMissing, required: &[&str], program: &[(&str, &str)]) -> Decider {
+        let required: Vec<SecretKey> = required.iter().map(|it| key(it)).collect();
+        let program = program.iter().map(|(name, value)| FetchedSecret {
+            key: key(name),
+            secret: Secret::new(*value),
+        });
+        let program: Vec<FetchedSecret> = program.collect();
+        let mut naming = Naming::new("", []);
+        naming.upcase = true;
+        Decider::new(naming, on_missing, &required, &program)
+    }
+
+    fn key(text: &str) -> SecretKey {
+        SecretKey::parse(text).unwrap()
+    }
+
+    /// The kinds and keys of the notes.
+    fn notes(decision: &Decision) -> Vec<String> {
+        let short = |note: &Note| match note {
+            Note::Added(key) => format!("added {key}"),
+            Note::Dropped(key, _) => format!("dropped {key}"),
+            Note::Kept(key, _) => format!("kept {key}"),
+            Note::LeftOut(key, _) => format!("left out {key}"),
+            Note::Recovered(key) => format!("recovered {key}"),
+            Note::Blocked(problem) => format!("blocked {}", &problem[..1]),
+        };
+        decision.notes.iter().map(short).collect()
+    }
+
+    const NONE: [&str; 0] = [];
+
+    #[tokio::test(start_paused = true)]
+    async fn problem_is_noted_when_it_changes_and_not_again() {
+        let memory = MemoryProvider::from_iter([("A", "1")]);
+        let mut decider = decider(OnMissing::Keep, &[], &[("A", "1"), ("B", "b")]);
+        for expected in [&["kept B"][..], &[]] {
+            assert_eq!(notes(&decide(&mut decider, &memory, &[]).await), expected);
+        }
+        memory.set("B", "").unwrap();
+        for expected in [&["kept B"][..], &[]] {
+            assert_eq!(notes(&decide(&mut decider, &memory, &[]).await), expected);
+        }
+        // A change of another key does not repeat the problem.
+        memory.set("A", "2").unwrap();
+        let decision = decide(&mut decider, &memory, &[]).await;
+        assert!(matches!(decision.action, Some(Action::Change(_))));
+        assert_eq!(notes(&decision), NONE);
+        memory.set("B", "b").unwrap();
+        let decision = decide(&mut decider, &memory, &[]).await;
+        assert_eq!(notes(&decision), ["recovered B"]);
+        assert!(decision.action.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn required_key_is_noted_at_each_change_that_it_holds_back() {
+        let memory = MemoryProvider::from_iter([("A", "1")]);
+        let mut decider = decider(OnMissing::Keep, &["B"], &[("A", "1"), ("B", "b")]);
+        for value in ["1", "2", "3"] {
+            memory.set("A", value).unwrap();
+            for expected in [&["blocked B"][..], &[]] {
+                let decision = decide(&mut decider, &memory, &[]).await;
+                assert_eq!(notes(&decision), expected);
+                assert!(decision.action.is_none());
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn required_key_also_holds_back_that_another_one_is_dropped() {
+        let memory = MemoryProvider::from_iter([("A", "1")]);
+        let program = [("A", "1"), ("B", "b"), ("C", "c")];
+        let mut decider = decider(OnMissing::Drop, &["B"], &program);
+        let decision = decide(&mut decider, &memory, &[]).await;
+        assert_eq!(notes(&decision), ["blocked B"]);
+        memory.set("B", "b").unwrap();
+        let decision = decide(&mut decider, &memory, &[]).await;
+        assert_eq!(notes(&decision), ["recovered B", "dropped C"]);
+        assert!(decision.action.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_key_with_the_name_of_another_one_is_left_out() {
+        let memory = MemoryProvider::from_iter([("A", "1"), ("a", "x"), ("b", "y")]);
+        let mut decider = decider(OnMissing::Keep, &[], &[("A", "1")]);
+        let decision = decide(&mut decider, &memory, &["a", "b"]).await;
+        assert_eq!(notes(&decision), ["left out a", "added b"]);
+        let Some(Action::Change(program)) = decision.action else {
+            panic!("b must be passed");
+        };
+        let names: Vec<&str> = program.variables.iter().map(|it| &*it.name).collect();
+        assert_eq!(names, ["A", "B"]);
+        // It is noted once.
+        memory.set("A", "2").unwrap();
+        let decision = decide(&mut decider, &memory, &["a", "b"]).await;
+        assert_eq!(notes(&decision), NONE);
+        assert!(decision.action.is_some());
+        // The name is free now.
+        let _ = decider_without(&mut decider, &memory, "A").await;
+        let decision = decide(&mut decider, &memory, &["a", "b"]).await;
+        assert_eq!(notes(&decision), ["added a"]);
+    }
+
+    /// Lets a day pass without the key `name`.
+    async fn decider_without(
+        decider: &mut Decider,
+        memory: &MemoryProvider,
+        name: &str,
+    ) -> Decision {
+        memory.remove(name).unwrap();
+        let first = decide(decider, memory, &[]).await;
+        assert_eq!(first.due, Some(Instant::now() + MAX_KEPT));
+        tokio::time::advance(MAX_KEPT).await;
+        let decision = decide(decider, memory, &[]).await;
+        assert_eq!(notes(&decision), [format!("dropped {name}")]);
+        decision
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_secret_is_in_a_note() {
+        let memory =
+            MemoryProvider::from_iter([("A", "c4n4ry\0"), ("B", "ENC[AES256_GCM,c4n4ry]")]);
+        let mut decider = decider(OnMissing::Keep, &[], &[("A", "c4n4ry"), ("B", "c4n4ry")]);
+        let decision = decide(&mut decider, &memory, &[]).await;
+        assert_eq!(notes(&decision), ["kept A", "kept B"]);
+        assert!(!format!("{decision:?} {decider:?}").contains("c4n4ry"));
+    }
 }

@@ -125,3 +125,48 @@ async fn wait(changes: &mut Option<ChangeStream>, pause: Duration) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use secretwell::{Chain, MemoryProvider};
+
+    use super::*;
+
+    async fn names(listing: &mut Listing) -> Vec<String> {
+        listing.changed().await;
+        let names: BTreeSet<String> = listing.keys().map(SecretKey::to_string).collect();
+        names.into_iter().collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_of_all_sources_are_listed_again_after_notifications() {
+        let first = MemoryProvider::from_iter([("A", "1")]);
+        let second = MemoryProvider::from_iter([("A", "2"), ("B", "2")]);
+        let provider: Arc<dyn SecretProvider> =
+            Arc::new(Chain::new(first.clone()).or_else(second.clone()));
+        let mut listing = Listing::start(&provider, Some(Duration::from_secs(3600)));
+        names(&mut listing).await;
+        assert_eq!(names(&mut listing).await, ["A", "B"]);
+        first.set("C", "1").unwrap();
+        assert_eq!(names(&mut listing).await, ["A", "B", "C"]);
+        // The other source still lists the key.
+        first.remove("A").unwrap();
+        assert_eq!(names(&mut listing).await, ["A", "B", "C"]);
+        second.remove("A").unwrap();
+        assert_eq!(names(&mut listing).await, ["B", "C"]);
+        // A new value is no new key.
+        second.set("B", "3").unwrap();
+        timeout(Duration::from_secs(60), listing.changed())
+            .await
+            .unwrap_err();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn empty_listing_never_changes() {
+        let mut listing = Listing::empty();
+        timeout(Duration::from_secs(60), listing.changed())
+            .await
+            .unwrap_err();
+        assert_eq!(listing.keys().count(), 0);
+    }
+}

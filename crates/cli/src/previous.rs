@@ -330,3 +330,207 @@ impl FindStored<'_> {
         Stored::Unknown(problem)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use secretwell::{MemoryProvider, Origin};
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+    const NAME: &str = "OLD_K";
+
+    /// A source with a version history of the key `K`, and other keys without versions.
+    #[derive(Debug)]
+    struct Dated {
+        /// The values, oldest first, and the hours since they were written. `None` is a deleted version.
+        versions: Vec<(Option<&'static str>, u32)>,
+        others: MemoryProvider,
+    }
+
+    impl Dated {
+        fn new(versions: &[(Option<&'static str>, u32)]) -> Self {
+            Self {
+                versions: versions.to_vec(),
+                others: MemoryProvider::new(),
+            }
+        }
+
+        fn version(&self, number: u64) -> Result<Secret, Error> {
+            let index = usize::try_from(number).unwrap() - 1;
+            let (value, hours) = self.versions[index];
+            let value = value.ok_or_else(|| Error::new(ErrorKind::NotFound, "deleted"))?;
+            let created = SystemTime::now() - HOUR * hours;
+            let version = Version::numbered(number).with_created_at(created);
+            Ok(Secret::new(value).with_version(version))
+        }
+    }
+
+    #[async_trait]
+    impl SecretProvider for Dated {
+        fn origin(&self) -> &Origin {
+            self.others.origin()
+        }
+
+        async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
+            match key.as_str() {
+                "K" => self.version(self.versions.len() as u64),
+                _ => self.others.get(key).await,
+            }
+        }
+
+        async fn get_version(&self, _: &SecretKey, version: &Version) -> Result<Secret, Error> {
+            self.version(version.number().unwrap())
+        }
+    }
+
+    fn fetched(name: &str, secret: Secret) -> FetchedSecret {
+        let key = SecretKey::parse(name).unwrap();
+        FetchedSecret { key, secret }
+    }
+
+    fn with(value: &str) -> Vec<FetchedSecret> {
+        vec![fetched("K", Secret::new(value))]
+    }
+
+    fn rules(grace: Duration) -> Previous {
+        let pair = (SecretKey::parse("K").unwrap(), NAME.to_owned());
+        Previous::new(vec![pair], grace)
+    }
+
+    /// Returns the previous value that the program gets.
+    fn passed(previous: &Previous, secrets: &[FetchedSecret]) -> Option<String> {
+        let variables = Naming::new("", []).variables(secrets).unwrap();
+        let all = previous.variables(secrets, &variables, Instant::now());
+        let mut found = all.iter().filter(|variable| variable.name == NAME);
+        let value = found
+            .next()
+            .map(|it| it.value.expose_text().unwrap().to_owned());
+        assert!(found.next().is_none());
+        value
+    }
+
+    /// Returns the previous value that the program gets when the command starts.
+    async fn at_start(source: &Dated, grace: Duration) -> Option<String> {
+        let secrets = [fetched(
+            "K",
+            source.version(source.versions.len() as u64).unwrap(),
+        )];
+        let mut previous = rules(grace);
+        previous.read(source, &Naming::new("", []), &secrets).await;
+        passed(&previous, &secrets)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn version_history_is_read_within_the_grace_period() {
+        let (old, new) = (Some("old"), Some("new"));
+        for (versions, expected) in [
+            (&[(old, 48), (new, 1)][..], Some("old")),
+            (&[(old, 48), (new, 25)], None),
+            (&[(new, 1)], None),
+            // Versions with the same value are one value.
+            (&[(old, 48), (new, 23), (new, 1)], Some("old")),
+            (&[(old, 48), (new, 25), (new, 1)], None),
+            // An empty version is no value.
+            (&[(old, 48), (Some(""), 3), (new, 1)], Some("old")),
+            // A deleted version must not be used, nor those before it.
+            (&[(None, 48), (new, 1)], None),
+            (&[(old, 48), (None, 3), (new, 1)], None),
+            (&[(Some("ENC[AES256_GCM,data:x]"), 48), (new, 1)], None),
+        ] {
+            let value = at_start(&Dated::new(versions), GRACE).await;
+            assert_eq!(value.as_deref(), expected, "{versions:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn previous_value_of_the_history_ends_with_the_rest_of_its_grace_period() {
+        let source = Dated::new(&[(Some("old"), 48), (Some("new"), 20)]);
+        let secrets = [fetched("K", source.version(2).unwrap())];
+        let mut previous = rules(GRACE);
+        previous.read(&source, &Naming::new("", []), &secrets).await;
+        tokio::time::advance(HOUR * 3).await;
+        assert_eq!(passed(&previous, &secrets).as_deref(), Some("old"));
+        tokio::time::advance(HOUR * 2).await;
+        assert_eq!(passed(&previous, &secrets), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stored_value_is_used_if_the_source_keeps_no_versions() {
+        for (stored, value, expected) in [
+            ("K_PREVIOUS", "old", Some("old")),
+            (NAME, "old", Some("old")),
+            // The value before is never the current one, empty, or unusable.
+            ("K_PREVIOUS", "now", None),
+            ("K_PREVIOUS", "", None),
+            ("K_PREVIOUS", "a\0b", None),
+            ("OTHER", "old", None),
+        ] {
+            let memory = MemoryProvider::from_iter([(stored, value)]);
+            let secrets = with("now");
+            let mut previous = rules(GRACE);
+            previous.read(&memory, &Naming::new("", []), &secrets).await;
+            assert_eq!(passed(&previous, &secrets).as_deref(), expected, "{stored}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn history_takes_precedence_over_a_stored_value() {
+        let source = Dated::new(&[(Some("old"), 48), (Some("new"), 1)]);
+        source.others.set("K_PREVIOUS", "stored").unwrap();
+        assert_eq!(at_start(&source, GRACE).await.as_deref(), Some("old"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn value_before_a_change_is_passed_for_the_grace_period() {
+        let first = rules(GRACE);
+        assert_eq!(passed(&first, &with("1")), None);
+        let second = first.after_change(&with("1"), &with("2"), Instant::now());
+        assert_eq!(passed(&second, &with("2")).as_deref(), Some("1"));
+        // A change of other secrets changes nothing.
+        let same = second.after_change(&with("2"), &with("2"), Instant::now());
+        assert_eq!(passed(&same, &with("2")).as_deref(), Some("1"));
+        // Back to the value before.
+        let back = second.after_change(&with("2"), &with("1"), Instant::now());
+        assert_eq!(passed(&back, &with("1")).as_deref(), Some("2"));
+        assert_eq!(passed(&back, &with("2")), None);
+        tokio::time::advance(GRACE).await;
+        assert_eq!(passed(&second, &with("2")), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn value_before_a_change_takes_precedence_over_a_stored_secret() {
+        let state = |value: &str| {
+            let stored = fetched(NAME, Secret::new("stored"));
+            vec![fetched("K", Secret::new(value)), stored]
+        };
+        let first = rules(GRACE);
+        assert_eq!(passed(&first, &state("1")).as_deref(), Some("stored"));
+        let second = first.after_change(&state("1"), &state("2"), Instant::now());
+        assert_eq!(passed(&second, &state("2")).as_deref(), Some("1"));
+        // The stored secret is the current value.
+        assert_eq!(passed(&first, &state("stored")), None);
+        tokio::time::advance(GRACE).await;
+        assert_eq!(passed(&second, &state("2")).as_deref(), Some("stored"));
+    }
+
+    #[test]
+    fn variable_of_another_secret_is_refused() {
+        let naming = Naming::new("", []);
+        let check = |name: &str, previous: &Previous| {
+            previous.check(&naming, &[fetched(name, Secret::new("x"))])
+        };
+        check("OTHER", &rules(GRACE)).unwrap();
+        check(NAME, &rules(GRACE)).unwrap();
+        let key = SecretKey::parse("K").unwrap();
+        for names in [&["db_X"][..], &["K"], &[""], &["a\0"], &[NAME, NAME]] {
+            let pairs = names.iter().map(|it| (key.clone(), (*it).to_owned()));
+            let previous = Previous::new(pairs.collect(), GRACE);
+            let name = if names == ["K"] { "K" } else { "db/X" };
+            let failure = check(name, &previous).unwrap_err();
+            assert_eq!(failure.reason(), Reason::Configuration, "{names:?}");
+        }
+    }
+}
