@@ -90,20 +90,20 @@ impl Supervisor {
         };
         let mut unwritten: Option<ProgramSecrets> = None;
         loop {
-            let action = tokio::select! {
+            let (action, is_retry) = tokio::select! {
                 biased;
-                status = running.wait_for_exit() => Err(status),
-                Some(action) = actions.recv(), if !running.exit_requested => Ok(action),
+                status = running.wait_for_exit() => (Err(status), false),
+                Some(action) = actions.recv(), if !running.exit_requested => (Ok(action), false),
                 () = sleep(FILES_RETRY), if unwritten.is_some() && !running.exit_requested => {
                     match unwritten.take() {
-                        Some(secrets) => Ok(Action::Change(secrets)),
+                        Some(secrets) => (Ok(Action::Change(secrets)), true),
                         None => continue,
                     }
                 }
             };
             let action = match action {
-                Ok(action) => self.delay(&mut running, &mut actions, action).await,
-                exited => exited,
+                Ok(action) if !is_retry => self.delay(&mut running, &mut actions, action).await,
+                exited_or_retried => exited_or_retried,
             };
             let mut next = match action {
                 Err(status) => {
