@@ -10,7 +10,7 @@ const NEW: &str = "the new secret, thirty-two bytes or more";
 
 #[tokio::test]
 async fn rotation_by_the_command_logs_nobody_out_of_the_application_of_the_guide() {
-    // A secret that appears later would not restart the application.
+    // Both secrets exist, so that each step is one restart.
     let secrets = Secrets::new(&[("AUTH_SECRET", OLD), ("AUTH_SECRET_PREVIOUS", OLD)]);
     let command = Command::from(secrets.run(&["--watch"], &["node"]));
     let variables = [("GUIDE", "next-auth-5-await".to_owned())];
@@ -33,7 +33,7 @@ async fn rotation_by_the_command_logs_nobody_out_of_the_application_of_the_guide
         assert_eq!(site.name(browser).await.as_deref(), Some(name));
     }
 
-    // The command does not pass on that a secret is missing, so the new secret replaces the old one.
+    // A deleted secret would be kept for one day, so the new secret replaces the old one.
     secrets.write("AUTH_SECRET_PREVIOUS", NEW.as_bytes());
     application.wait_for_restart().await;
     let site = application.site("api/auth");

@@ -326,3 +326,104 @@ async fn children_from_before_the_program_are_not_stopped() {
     assert!(is_alive(&sibling));
     kill("KILL", &sibling);
 }
+
+/// Prints all its secrets in one line at each start.
+const PRINTS_ALL: &str = "
+    trap 'exit 0' TERM
+    echo \"A=$A B=$B OLD=$OLD\"
+    while :; do sleep 0.02; done";
+
+#[tokio::test]
+async fn secret_that_is_deleted_does_not_hold_back_the_others() {
+    for (options, rest) in [(&[][..], "old"), (&["--on-missing", "drop"], "")] {
+        let secrets = Secrets::new(&[("A", "1"), ("B", "old")]);
+        let options = [&["--watch"], options].concat();
+        let mut supervised = Supervised::start(&secrets, &options, PRINTS_ALL);
+        assert_eq!(supervised.next_line().await, "A=1 B=old OLD=");
+        std::fs::remove_file(secrets.path().join("B")).unwrap();
+        match rest {
+            "" => assert_eq!(supervised.next_line().await, "A=1 B= OLD="),
+            _ => {
+                supervised
+                    .wait_for_log("the program keeps the last value: B")
+                    .await
+            }
+        }
+        for value in ["2", "3"] {
+            secrets.write("A", value.as_bytes());
+            let expected = format!("A={value} B={rest} OLD=");
+            assert_eq!(supervised.next_line().await, expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn secret_that_is_deleted_stops_the_program_on_request() {
+    let secrets = Secrets::new(&[("A", "1"), ("B", "2")]);
+    let options = ["--watch", "--on-missing", "stop"];
+    let mut supervised = Supervised::start(&secrets, &options, PROGRAM);
+    let (_, pid) = supervised.wait_for_start().await;
+    std::fs::remove_file(secrets.path().join("B")).unwrap();
+    assert_eq!(supervised.next_line().await, "stopped");
+    assert_eq!(supervised.wait().await.code(), Some(66));
+    assert!(!is_alive(&pid));
+}
+
+#[tokio::test]
+async fn secret_that_is_added_restarts_the_program() {
+    let secrets = Secrets::new(&[("A", "1")]);
+    let mut supervised = Supervised::start(&secrets, &["--watch"], PRINTS_ALL);
+    assert_eq!(supervised.next_line().await, "A=1 B= OLD=");
+    secrets.write("B", b"2");
+    supervised.wait_for_log("a secret was added: B").await;
+    assert_eq!(supervised.next_line().await, "A=1 B=2 OLD=");
+}
+
+#[tokio::test]
+async fn value_before_a_change_is_passed_in_its_variable() {
+    let secrets = Secrets::new(&[("A", "1")]);
+    let options = ["--watch", "--previous", "A=OLD"];
+    let mut supervised = Supervised::start(&secrets, &options, PRINTS_ALL);
+    supervised
+        .wait_for_log("the previous value of A is unknown")
+        .await;
+    assert_eq!(supervised.next_line().await, "A=1 B= OLD=");
+    for (before, value) in [("1", "2"), ("2", "3"), ("3", "1")] {
+        secrets.write("A", value.as_bytes());
+        let expected = format!("A={value} B= OLD={before}");
+        assert_eq!(supervised.next_line().await, expected);
+    }
+}
+
+#[tokio::test]
+async fn stored_value_before_is_passed_without_a_watch() {
+    let secrets = Secrets::new(&[("A", "2"), ("A_PREVIOUS", "1")]);
+    let output = secrets.script(&["--previous", "A=OLD"], "echo \"$A $OLD\"");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2 1\n");
+    assert!(output.stderr.is_empty());
+}
+
+#[tokio::test]
+async fn restart_is_delayed_and_gets_the_newest_secrets() {
+    let secrets = Secrets::new(&[("A", "1")]);
+    let options = ["--watch", "--splay", "100ms"];
+    let mut supervised = Supervised::start(&secrets, &options, PROGRAM);
+    supervised.wait_for_start().await;
+    secrets.write("A", b"2");
+    supervised.wait_for_log("the program gets them in").await;
+    assert_eq!(supervised.next_line().await, "stopped");
+    assert_eq!(supervised.wait_for_start().await.0, "2");
+}
+
+#[tokio::test]
+async fn stop_signal_ends_a_delay_at_once() {
+    let secrets = Secrets::new(&[("A", "1")]);
+    let options = ["--watch", "--splay", "300days"];
+    let mut supervised = Supervised::start(&secrets, &options, PROGRAM);
+    supervised.wait_for_start().await;
+    secrets.write("A", b"2");
+    supervised.wait_for_log("the program gets them in").await;
+    supervised.signal("TERM");
+    assert_eq!(supervised.next_line().await, "stopped");
+    assert_eq!(supervised.wait().await.code(), Some(0));
+}

@@ -83,7 +83,7 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     #[command(flatten)]
-    Secrets(SecretsCommand),
+    Secrets(Box<SecretsCommand>),
     /// Print a completion script for a shell
     Completions {
         /// The shell to generate the script for
@@ -167,6 +167,36 @@ pub(crate) struct RunArgs {
     )]
     pub(crate) watch: Option<OnChange>,
 
+    /// With --watch: what to do if a secret of the program is deleted or becomes empty
+    ///
+    /// A secret that cannot be read is not missing: the program keeps its value. Keys that are required, such
+    /// as those of --only, are kept by `drop` too, and hold back the changes of the other secrets.
+    #[arg(
+        long,
+        value_name = "ACTION",
+        default_value = "keep",
+        requires = "watch"
+    )]
+    pub(crate) on_missing: OnMissing,
+
+    /// With --watch: delay each restart or signal by a random time up to this one
+    ///
+    /// The instances of a program then do not restart in the same second. The program gets the newest
+    /// secrets at the end of the delay.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration, requires = "watch")]
+    pub(crate) splay: Duration,
+
+    /// Pass the value that a secret had before its last change in another variable
+    ///
+    /// Example: AUTH_SECRET=AUTH_SECRET_PREVIOUS. The previous value is known from the change itself (--watch),
+    /// from the version history of the source, or from a stored secret with the name of the variable.
+    #[arg(long, value_name = "KEY=NAME", value_delimiter = ',', value_parser = mapping)]
+    pub(crate) previous: Vec<(SecretKey, String)>,
+
+    /// How long after a change the previous value is passed
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub(crate) previous_grace: Duration,
+
     /// How long to wait for missing secrets and unavailable sources
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
     pub(crate) wait: Duration,
@@ -218,6 +248,17 @@ impl FromStr for OnChange {
             _ => Err("expected `restart` or a signal, such as `signal:HUP`".into()),
         }
     }
+}
+
+/// What to do if a secret of the running program is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnMissing {
+    /// Keep its last value for at most one day, then drop it
+    Keep,
+    /// Restart the program without it
+    Drop,
+    /// Stop the program, and exit with status 66
+    Stop,
 }
 
 /// Options that select secrets and name their variables.

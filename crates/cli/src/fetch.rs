@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secretwell::backend::refuse_encrypted;
 use secretwell::{Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::exit::Failure;
 
@@ -39,13 +39,10 @@ impl KeySelection {
         }
     }
 
-    /// Returns the same selection with `keys` as further required keys.
-    pub(crate) fn with_required(&self, keys: &[SecretKey]) -> Self {
+    /// Returns the keys that must exist.
+    pub(crate) fn required(&self) -> &[SecretKey] {
         match self {
-            Self::Only(_) => self.clone(),
-            Self::All { require } => Self::All {
-                require: require.iter().chain(keys).cloned().collect(),
-            },
+            Self::Only(required) | Self::All { require: required } => required,
         }
     }
 }
@@ -60,7 +57,8 @@ pub(crate) struct FetchedSecret {
 /// Fetches the selected secrets.
 ///
 /// If keys are missing or a source is temporarily unavailable, the fetch is retried with backoff until
-/// `wait` has passed. A change notification starts the next attempt immediately.
+/// `wait` has passed. A change notification starts the next attempt immediately, unless a source has
+/// requested a longer wait.
 ///
 /// # Errors
 /// Reports the problems of all keys in the last attempt.
@@ -72,19 +70,28 @@ pub(crate) async fn fetch(
     let deadline = Instant::now() + wait;
     let mut changes = (!wait.is_zero()).then(|| provider.watch()).flatten();
     let mut pause = FIRST_BACKOFF;
+    let mut attempt = 0_u64;
     loop {
+        attempt += 1;
         let problems = match fetch_once(provider, selection).await {
             Ok(fetched) => return Ok(fetched),
             Err(problems) => problems,
         };
         let is_retryable = |error: &Error| error.is_not_found() || error.is_temporary();
         let remaining = deadline.saturating_duration_since(Instant::now());
-        if remaining.is_zero() || !problems.iter().all(is_retryable) {
+        let requested = problems.iter().filter_map(Error::retry_after).max();
+        let requested = requested.unwrap_or_default();
+        // All problems must be solved, and one of them cannot be before the deadline.
+        let is_too_late = requested > remaining;
+        if remaining.is_zero() || is_too_late || !problems.iter().all(is_retryable) {
             return Failure::from_errors(&problems).map_or(Ok(Vec::new()), Err);
         }
+        let limit = problems.iter().filter_map(Error::backoff_limit).min();
+        let pause_now = pause.min(limit.unwrap_or(MAX_BACKOFF)).min(remaining);
         for problem in &problems {
-            tracing::info!(target: "secretwell::command", event = "waiting", "waiting: {problem}");
+            tracing::info!(target: "secretwell::command", event = "waiting", attempt, "waiting: {problem}");
         }
+        sleep(requested).await;
         let notified = async {
             match &mut changes {
                 Some(changes) => changes.next().await,
@@ -92,7 +99,7 @@ pub(crate) async fn fetch(
             }
         };
         // The next attempt starts after a notification or after the pause, whichever is first.
-        if let Ok(None) = timeout(pause.min(remaining), notified).await {
+        if let Ok(None) = timeout(pause_now.saturating_sub(requested), notified).await {
             changes = None;
         }
         pause = (pause * 3 / 2).min(MAX_BACKOFF);
@@ -194,7 +201,11 @@ pub(crate) fn with_alternative(error: Error, step: &str) -> Error {
     error.with_hint(hint)
 }
 
-fn empty_value(provider: &dyn SecretProvider, key: &SecretKey, secret: &Secret) -> Error {
+pub(crate) fn empty_value(
+    provider: &dyn SecretProvider,
+    key: &SecretKey,
+    secret: &Secret,
+) -> Error {
     let origin = secret.origin.as_ref().unwrap_or(provider.origin());
     // A secret that is late can be empty at first.
     let error = Error::empty_value().temporary();

@@ -33,13 +33,16 @@ mod commands;
 mod completions;
 mod config_file;
 mod credentials;
+mod decide;
 mod exit;
 mod fetch;
 mod files;
 mod help;
+mod listing;
 mod logging;
 mod notices;
 mod policies;
+mod previous;
 mod profile;
 mod program;
 mod reaper;
@@ -110,7 +113,10 @@ fn parse(line: Vec<OsString>) -> Result<Arguments, clap::Error> {
 
 /// Returns the action of `--watch ACTION`, which clap takes for the program, because an action needs an equals sign.
 fn misplaced_action<'a>(arguments: &'a Arguments, line: &[OsString]) -> Option<&'a str> {
-    let Command::Secrets(SecretsCommand::Run(args)) = &arguments.command else {
+    let Command::Secrets(command) = &arguments.command else {
+        return None;
+    };
+    let SecretsCommand::Run(args) = &**command else {
         return None;
     };
     let program = args.program.first()?;
@@ -155,7 +161,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         )
     })?;
     runtime.block_on(async {
-        match command {
+        match *command {
             SecretsCommand::Run(args) => run::run(sources, args, &log).await,
             SecretsCommand::Get(args) => commands::get(&sources, &args, &log).await,
             SecretsCommand::List(args) => commands::list(&sources, &args, &log).await,

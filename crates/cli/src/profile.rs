@@ -31,7 +31,6 @@ pub(crate) struct Profile {
     /// The prefix of all variable names that `map` does not set.
     pub(crate) prefix: Option<String>,
     /// The names of the variables that hold the secrets before the last rotation.
-    #[allow(dead_code, reason = "read by `run --watch`")]
     pub(crate) previous: Vec<(SecretKey, String)>,
     /// Whether the other variable names are in upper case.
     pub(crate) upcase: bool,

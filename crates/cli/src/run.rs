@@ -3,24 +3,31 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use secretwell::Resolver;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::args::{LogArgs, OnChange, RunArgs};
 use crate::credentials::{credentials_in_use, log_removed};
+use crate::decide::ProgramSecrets;
 use crate::exit::{Failure, Reason};
 use crate::fetch::FetchedSecret;
 use crate::files::SecretFiles;
 use crate::logging::with_progress;
 use crate::notices::fetch_and_warn;
 use crate::policies::Policies;
+use crate::previous::Previous;
 use crate::program::{Program, exec};
 use crate::signals::exit_on_signal_as_init;
 use crate::sources::Sources;
 use crate::supervisor::Supervisor;
 use crate::variables::{Naming, ShellNameWarning};
-use crate::watch::watch_variables;
+use crate::watch::{Watched, watch_secrets};
+
+/// The maximum pause between two attempts of a supervisor to read a secret.
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 /// Fetches the secrets. Then replaces this process with the program, or with `--watch` or `--file` supervises it.
 pub(crate) async fn run(
@@ -28,16 +35,25 @@ pub(crate) async fn run(
     args: RunArgs,
     log: &LogArgs,
 ) -> Result<ExitCode, Failure> {
-    let selection = sources.key_selection(&args.selection);
-    let selection = selection.including(args.file.iter().map(|(key, _)| key));
+    let previous = sources.previous(&args);
+    let additional = args.file.iter().chain(&previous).map(|(key, _)| key);
+    let selection = sources.key_selection(&args.selection).including(additional);
     let removed = match args.keep_credentials || args.pristine {
         true => Vec::new(),
         false => credentials_in_use(&sources.urls)?,
     };
     let naming = naming(&sources, &args, &removed)?;
+    let kept = |(_, name): &(_, String)| naming.kept.contains(name);
+    let passed = previous.into_iter().filter(|pair| !kept(pair));
+    let mut previous = Previous::new(passed.collect(), args.previous_grace);
     let message = || format!("reading secrets from {}", sources.provider.origin());
     let signal_guard = exit_on_signal_as_init();
-    let fetch = fetch_and_warn(&sources.provider, &selection, args.wait);
+    let fetch = async {
+        let secrets = fetch_and_warn(&sources.provider, &selection, args.wait).await?;
+        previous.check(&naming, &secrets)?;
+        previous.read(&sources.provider, &naming, &secrets).await;
+        Ok::<_, Failure>(secrets)
+    };
     let secrets = with_progress(log, message, fetch).await?;
     drop(signal_guard);
     let variables = naming.variables(&secrets)?;
@@ -60,19 +76,25 @@ pub(crate) async fn run(
     };
     let files = SecretFiles::new(args.file.into_iter().map(|(_, name)| name));
     if args.watch.is_none() && files.is_empty() {
+        let variables = previous.variables(&secrets, &variables, Instant::now());
         ShellNameWarning::default().warn(&variables);
         return Err(exec(program.command(&variables)));
     }
-    let changes = match args.watch {
+    let actions = match args.watch {
         // Nothing is read again.
         None => mpsc::unbounded_channel().1,
         Some(_) => {
-            let mut resolver = Resolver::builder(sources.provider);
+            let mut resolver = Resolver::builder(sources.provider).max_backoff(MAX_BACKOFF);
             if let Some(ttl) = args.ttl {
                 resolver = resolver.ttl(ttl);
             }
-            let current = variables.clone();
-            watch_variables(resolver.build(), selection, naming, secrets, current)
+            let watched = Watched {
+                selection,
+                naming,
+                on_missing: args.on_missing,
+                ttl: args.ttl,
+            };
+            watch_secrets(resolver.build(), watched, &secrets)
         }
     };
     let supervisor = Supervisor {
@@ -83,8 +105,11 @@ pub(crate) async fn run(
         on_change: args.watch.unwrap_or(OnChange::Restart),
         stop_signal: args.stop_signal,
         stop_timeout: args.stop_timeout,
+        splay: args.splay,
+        previous,
     };
-    supervisor.run(variables, changes).await
+    let secrets = ProgramSecrets { secrets, variables };
+    supervisor.run(secrets, actions).await
 }
 
 /// Returns the rules for the variables of the program. `removed` are the variables that it does not inherit.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use secretwell::auth::Mode;
 use secretwell::{SecretKey, SecretProvider};
 
-use crate::args::{SelectionArgs, SourceArgs};
+use crate::args::{RunArgs, SelectionArgs, SourceArgs};
 use crate::config_file::ConfigFile;
 use crate::exit::{Failure, Reason};
 use crate::fetch::KeySelection;
@@ -104,6 +104,17 @@ impl Sources {
         naming.upcase = args.upcase || self.profile.upcase;
         naming.shell_names = args.shell_names || self.profile.shell_names;
         naming
+    }
+
+    /// Returns the keys whose previous values are passed, and the variables. Options take precedence over the profile,
+    /// and `--only` leaves out the other keys of the profile.
+    pub(crate) fn previous(&self, args: &RunArgs) -> Vec<(SecretKey, String)> {
+        let selected = self.key_selection(&args.selection);
+        let of_profile = self.profile.previous.iter().filter(|(key, _)| {
+            let is_selected = args.selection.only.is_empty() || selected.required().contains(key);
+            is_selected && args.previous.iter().all(|(other, _)| other != key)
+        });
+        of_profile.chain(&args.previous).cloned().collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The supervisor of `run --watch`. It runs the program and restarts or signals it when its secrets change.
 
+use std::hash::{BuildHasher, RandomState};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,8 +10,10 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::args::{LogFormat, OnChange};
+use crate::decide::{Action, ProgramSecrets};
 use crate::exit::{Failure, Reason};
 use crate::files::SecretFiles;
+use crate::previous::Previous;
 use crate::program::{Program, start_failure};
 use crate::reaper::{self, OrphanReaper};
 use crate::signals::{Signal, SignalEvent, listen};
@@ -32,6 +35,9 @@ pub(crate) struct Supervisor {
     pub(crate) stop_signal: Signal,
     /// How long the program and its orphans have to exit before they are killed.
     pub(crate) stop_timeout: Duration,
+    /// The maximum of the random delay of a restart or a signal.
+    pub(crate) splay: Duration,
+    pub(crate) previous: Previous,
 }
 
 /// The state of the running program.
@@ -49,12 +55,15 @@ struct Running {
 impl Supervisor {
     /// Runs the program until it exits by itself. Returns its exit status, or ends this process by the same
     /// signal.
+    ///
+    /// # Errors
+    /// Fails if the program cannot be started, or if a missing secret stopped it.
     pub(crate) async fn run(
         mut self,
-        variables: Vec<Variable>,
-        changes: UnboundedReceiver<Vec<Variable>>,
+        secrets: ProgramSecrets,
+        actions: UnboundedReceiver<Action>,
     ) -> Result<ExitCode, Failure> {
-        let status = self.supervise(variables, changes).await;
+        let status = self.supervise(secrets, actions).await;
         // The files are removed before this process ends by the signal of the program.
         drop(self);
         Ok(exit_like(status?))
@@ -62,14 +71,15 @@ impl Supervisor {
 
     async fn supervise(
         &mut self,
-        mut variables: Vec<Variable>,
-        mut changes: UnboundedReceiver<Vec<Variable>>,
+        mut secrets: ProgramSecrets,
+        mut actions: UnboundedReceiver<Action>,
     ) -> Result<WaitStatus, Failure> {
         let orphans = OrphanReaper::new();
         let events = listen().map_err(|error| {
             let message = format!("signal handlers cannot be installed: {error}");
             Failure::new(Reason::NotExecutable, message)
         })?;
+        let variables = self.variables(&self.previous, &secrets);
         self.files.write(&variables)?;
         let mut running = Running {
             pid: Some(self.start(&variables)?),
@@ -78,29 +88,55 @@ impl Supervisor {
             stopping: false,
             exit_requested: false,
         };
-        let mut unwritten: Option<Vec<Variable>> = None;
+        let mut unwritten: Option<ProgramSecrets> = None;
         loop {
-            let changed = tokio::select! {
+            let (action, is_retry) = tokio::select! {
                 biased;
-                status = running.wait_for_exit() => {
-                    running.stop_orphans(self.stop_signal, Instant::now() + self.stop_timeout).await;
-                    return Ok(status);
-                }
-                Some(changed) = changes.recv(), if !running.exit_requested => changed,
+                status = running.wait_for_exit() => (Err(status), false),
+                Some(action) = actions.recv(), if !running.exit_requested => (Ok(action), false),
                 () = sleep(FILES_RETRY), if unwritten.is_some() && !running.exit_requested => {
-                    unwritten.take().unwrap_or_default()
+                    match unwritten.take() {
+                        Some(secrets) => (Ok(Action::Change(secrets)), true),
+                        None => continue,
+                    }
                 }
             };
-            if !self.write_files(&changed) {
-                unwritten = Some(changed);
+            let action = match action {
+                Ok(action) if !is_retry => self.delay(&mut running, &mut actions, action).await,
+                exited_or_retried => exited_or_retried,
+            };
+            let mut next = match action {
+                Err(status) => {
+                    let deadline = Instant::now() + self.stop_timeout;
+                    running.stop_orphans(self.stop_signal, deadline).await;
+                    return Ok(status);
+                }
+                Ok(_) if running.exit_requested => continue,
+                Ok(Action::Stop(failure)) => {
+                    tracing::warn!(target: "secretwell::command", event = "program_stopped", "a secret is missing; the program is stopped");
+                    match self.stop(&mut running).await {
+                        Some(status) if running.exit_requested => return Ok(status),
+                        Some(_) => return Err(failure),
+                        None => continue,
+                    }
+                }
+                Ok(Action::Change(next)) => next,
+            };
+            if !self.write_files(&secrets, &next) {
+                unwritten = Some(next);
                 continue;
             }
             unwritten = None;
-            variables = changed;
+            // The secrets have changed back during the delay.
+            if next.variables == secrets.variables {
+                continue;
+            }
             match self.on_change {
                 OnChange::Signal(signal) => {
                     tracing::info!(target: "secretwell::command", event = "program_signalled", "the secrets changed; the program is signalled");
                     let _ = running.send(signal.0);
+                    (self.previous, _) = self.after_change(&secrets, &next);
+                    secrets = next;
                 }
                 OnChange::Restart => {
                     tracing::info!(target: "secretwell::command", event = "program_restarted", "the secrets changed; the program is restarted");
@@ -110,21 +146,70 @@ impl Supervisor {
                     if running.exit_requested {
                         return Ok(status);
                     }
-                    while let Ok(newer) = changes.try_recv() {
-                        match self.write_files(&newer) {
-                            true => (variables, unwritten) = (newer, None),
-                            false => unwritten = Some(newer),
+                    while let Ok(newer) = actions.try_recv() {
+                        match newer {
+                            Action::Stop(failure) => return Err(failure),
+                            Action::Change(newer) if self.write_files(&secrets, &newer) => {
+                                (next, unwritten) = (newer, None);
+                            }
+                            Action::Change(newer) => unwritten = Some(newer),
                         }
                     }
+                    let (previous, variables) = self.after_change(&secrets, &next);
+                    (self.previous, secrets) = (previous, next);
                     running.pid = Some(self.start(&variables)?);
                 }
             }
         }
     }
 
-    /// Replaces the files of the program. Returns `false` if this failed, and logs why.
-    fn write_files(&mut self, variables: &[Variable]) -> bool {
-        let Err(failure) = self.files.write(variables) else {
+    /// Waits for a random time up to the splay. Returns the newest action at its end, or the status of the program if it
+    /// exits before.
+    async fn delay(
+        &self,
+        running: &mut Running,
+        actions: &mut UnboundedReceiver<Action>,
+        mut newest: Action,
+    ) -> Result<Action, WaitStatus> {
+        let delay = self.splay.mul_f64(random());
+        let deadline = Instant::now() + delay;
+        if !delay.is_zero() && matches!(newest, Action::Change(_)) {
+            let seconds = delay.as_secs_f32();
+            tracing::info!(target: "secretwell::command", event = "change_delayed", "the secrets changed; the program gets them in {seconds:.1} s");
+        }
+        while !matches!(newest, Action::Stop(_)) {
+            tokio::select! {
+                biased;
+                status = running.wait_for_exit() => return Err(status),
+                Some(newer) = actions.recv() => newest = newer,
+                () = sleep_until(deadline) => break,
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Returns the previous values and the variables of a program that changes from one state to another.
+    fn after_change(
+        &self,
+        before: &ProgramSecrets,
+        after: &ProgramSecrets,
+    ) -> (Previous, Vec<Variable>) {
+        let now = Instant::now();
+        let previous = self
+            .previous
+            .after_change(&before.secrets, &after.secrets, now);
+        let variables = self.variables(&previous, after);
+        (previous, variables)
+    }
+
+    fn variables(&self, previous: &Previous, secrets: &ProgramSecrets) -> Vec<Variable> {
+        previous.variables(&secrets.secrets, &secrets.variables, Instant::now())
+    }
+
+    /// Replaces the files of the program for a change of its secrets. Returns `false` if this failed, and logs why.
+    fn write_files(&mut self, before: &ProgramSecrets, after: &ProgramSecrets) -> bool {
+        let (_, variables) = self.after_change(before, after);
+        let Err(failure) = self.files.write(&variables) else {
             return true;
         };
         for problem in failure.problems() {
@@ -233,6 +318,13 @@ impl Running {
             event.into_iter().for_each(|event| self.handle(event));
         }
     }
+}
+
+/// Returns a random number between 0 and 1.
+fn random() -> f64 {
+    // Each state is created with other random keys.
+    let random = RandomState::new().hash_one(()) >> 32;
+    random as f64 / f64::from(u32::MAX)
 }
 
 /// Ends this process like the program: returns the same exit status, or dies by the same signal.
