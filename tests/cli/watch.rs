@@ -273,7 +273,7 @@ async fn program_starts_when_a_late_secret_arrives() {
     let secrets = Secrets::new::<&str>(&[]);
     let options = ["--wait", "60s", "--only", "A", "--watch"];
     let mut supervised = Supervised::start(&secrets, &options, PROGRAM);
-    supervised.wait_for_log("waiting: A").await;
+    supervised.wait_for_log("waiting for at most 60 s: A").await;
     assert_eq!(supervised.children(), [] as [String; 0]);
     secrets.write("A", b"late");
     assert_eq!(supervised.wait_for_start().await.0, "late");

@@ -11,6 +11,8 @@ use crate::exit::Failure;
 /// The pause before the first retry. Each further pause is 1.5 times as long, up to [`MAX_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// The time between two warnings that the command is still waiting.
+const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Which keys to read, and which of them must exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +73,7 @@ pub(crate) async fn fetch(
     let mut changes = (!wait.is_zero()).then(|| provider.watch()).flatten();
     let mut pause = FIRST_BACKOFF;
     let mut attempt = 0_u64;
+    let mut next_report = Instant::now();
     loop {
         attempt += 1;
         let problems = match fetch_once(provider, selection).await {
@@ -88,8 +91,16 @@ pub(crate) async fn fetch(
         }
         let limit = problems.iter().filter_map(Error::backoff_limit).min();
         let pause_now = pause.min(limit.unwrap_or(MAX_BACKOFF)).min(remaining);
-        for problem in &problems {
-            tracing::info!(target: "secretwell::command", event = "waiting", attempt, "waiting: {problem}");
+        match Instant::now() >= next_report {
+            true => {
+                next_report = Instant::now() + REPORT_INTERVAL;
+                warn_waiting(&problems, attempt, remaining);
+            }
+            false => {
+                for problem in &problems {
+                    tracing::info!(target: "secretwell::command", event = "waiting", attempt, "waiting: {problem}");
+                }
+            }
         }
         sleep(requested).await;
         let notified = async {
@@ -104,6 +115,20 @@ pub(crate) async fn fetch(
         }
         pause = (pause * 3 / 2).min(MAX_BACKOFF);
     }
+}
+
+/// Warns that the program is not started yet, with the first reason.
+fn warn_waiting(problems: &[Error], attempt: u64, remaining: Duration) {
+    let Some(first) = problems.first() else {
+        return;
+    };
+    let others = match problems.len() - 1 {
+        0 => String::new(),
+        1 => " (and 1 other problem)".into(),
+        others => format!(" (and {others} other problems)"),
+    };
+    let seconds = remaining.as_secs_f32();
+    tracing::warn!(target: "secretwell::command", event = "waiting", attempt, "waiting for at most {seconds:.0} s: {first}{others}");
 }
 
 /// Fetches the selected secrets without retries. If this fails, the list of errors is not empty.
@@ -217,7 +242,11 @@ pub(crate) fn empty_value(
 
 #[cfg(test)]
 mod tests {
-    use secretwell::MemoryProvider;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use async_trait::async_trait;
+    use secretwell::backend::ChangeStream;
+    use secretwell::{MemoryProvider, Origin};
 
     use super::*;
     use crate::exit::Reason;
@@ -253,6 +282,102 @@ mod tests {
         let fetch = fetch(&memory, &selection, Duration::from_secs(60));
         let (fetched, ()) = tokio::join!(fetch, write_later);
         assert_eq!(fetched.unwrap().len(), 2);
+    }
+
+    /// A source that fails with `error` until `ready`, and counts its reads.
+    #[derive(Debug)]
+    struct Late {
+        error: Error,
+        ready: Instant,
+        reads: AtomicU32,
+        secrets: MemoryProvider,
+    }
+
+    impl Late {
+        fn new(error: Error, delay: u64) -> Self {
+            Self {
+                error,
+                ready: Instant::now() + Duration::from_secs(delay),
+                reads: AtomicU32::new(0),
+                secrets: MemoryProvider::from_iter([("A", "1")]),
+            }
+        }
+    }
+
+    #[async_trait]
+    impl SecretProvider for Late {
+        fn origin(&self) -> &Origin {
+            self.secrets.origin()
+        }
+
+        async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            match Instant::now() < self.ready {
+                true => Err(self.error.clone()),
+                false => self.secrets.get(key).await,
+            }
+        }
+
+        fn watch(&self) -> Option<ChangeStream> {
+            self.secrets.watch()
+        }
+    }
+
+    /// Fetches the key `A` and returns the result and the seconds that it took.
+    async fn fetch_late(source: &Late, wait: u64) -> (Result<(), Failure>, u64) {
+        let start = Instant::now();
+        let selection = KeySelection::Only(vec![key("A")]);
+        let result = fetch(source, &selection, Duration::from_secs(wait)).await;
+        (result.map(drop), start.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_temporary_failure_is_retried_until_the_deadline() {
+        for kind in [
+            ErrorKind::Unavailable,
+            ErrorKind::Timeout,
+            ErrorKind::RateLimited { retry_after: None },
+        ] {
+            let error = Error::new(kind, "the gateway has responded with 502");
+            let source = Late::new(error.clone(), 45);
+            let (result, seconds) = fetch_late(&source, 60).await;
+            result.unwrap();
+            assert!((45..=55).contains(&seconds), "{kind:?}: {seconds} s");
+            // The last reason is reported.
+            let (result, seconds) = fetch_late(&Late::new(error, 45), 30).await;
+            assert!(result.unwrap_err().problems().concat().contains("502"));
+            assert_eq!(seconds, 30, "{kind:?}");
+        }
+        // For example, the file of the login is not there yet.
+        let login = Error::new(ErrorKind::Unauthenticated, "no credential file");
+        let (result, _) = fetch_late(&Late::new(login.clone().temporary(), 45), 60).await;
+        result.unwrap();
+        // A failure that is permanent is reported at once.
+        let source = Late::new(login, 45);
+        let (result, seconds) = fetch_late(&source, 60).await;
+        result.unwrap_err();
+        assert_eq!((seconds, source.reads.into_inner()), (0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requested_pause_is_respected() {
+        let limited = |seconds| {
+            let retry_after = Some(Duration::from_secs(seconds));
+            Error::new(ErrorKind::RateLimited { retry_after }, "too many requests")
+        };
+        let source = Late::new(limited(40), 30);
+        let change = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            source.secrets.set("B", "1").unwrap();
+        };
+        let ((result, seconds), ()) = tokio::join!(fetch_late(&source, 60), change);
+        result.unwrap();
+        // A change during the pause does not start another attempt.
+        assert_eq!((seconds, source.reads.load(Ordering::Relaxed)), (40, 2));
+        // The pause ends after the deadline, so waiting would be useless.
+        let (result, seconds) = fetch_late(&Late::new(limited(40), 30), 20).await;
+        result.unwrap_err();
+        assert_eq!(seconds, 0);
     }
 
     #[tokio::test]

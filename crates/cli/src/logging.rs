@@ -1,6 +1,7 @@
 //! Output on standard error: the log, failures and a progress message.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, interval_at};
@@ -14,6 +15,8 @@ use crate::exit::Failure;
 /// The delay before the first progress message, and the interval of its updates.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 const CLEAR_LINE: &str = "\r\x1b[2K";
+/// Whether a progress message is in the last line of the terminal.
+static PROGRESS_SHOWN: AtomicBool = AtomicBool::new(false);
 
 /// Initializes logging. `verbose` is the number of `-v` options: 0 logs warnings, 1 info, 2 debug and 3 or
 /// more trace.
@@ -37,7 +40,10 @@ pub(crate) fn init(verbose: u8, format: LogFormat) {
         .with_target(verbose > 1)
         .with_ansi(std::io::stderr().is_terminal() && !no_color)
         .log_internal_errors(false)
-        .with_writer(std::io::stderr);
+        .with_writer(|| {
+            clear_progress();
+            std::io::stderr()
+        });
     let log = match format {
         LogFormat::Text => lines.without_time().boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -86,16 +92,22 @@ pub(crate) async fn with_progress<T>(
         tokio::select! {
             biased;
             output = &mut work => {
-                if text.is_some() {
-                    write_stderr(CLEAR_LINE);
-                }
+                clear_progress();
                 return output;
             }
             _ = ticks.tick() => {
                 let text = text.get_or_insert_with(|| message.take().map(|message| message()).unwrap_or_default());
                 let seconds = start.elapsed().as_secs();
                 write_stderr(&format!("{CLEAR_LINE}secretwell: {text} ({seconds} s)"));
+                PROGRESS_SHOWN.store(true, Ordering::Relaxed);
             }
         }
+    }
+}
+
+/// Removes the progress message, if there is one.
+fn clear_progress() {
+    if PROGRESS_SHOWN.swap(false, Ordering::Relaxed) {
+        write_stderr(CLEAR_LINE);
     }
 }
