@@ -78,7 +78,8 @@ pub(crate) enum NextMode {
 }
 
 impl Application {
-    /// Starts the application in production mode with these environment variables, and waits until it listens.
+    /// Starts the application in production mode with these environment variables, and waits until it listens. `PORT`
+    /// sets its port, which is free by default.
     pub(super) async fn start<N: AsRef<str>>(variables: &[(N, String)]) -> Self {
         Self::start_by(Command::new("node"), variables).await
     }
@@ -110,10 +111,11 @@ impl Application {
         command
             .arg("--max-http-header-size=100000")
             .arg(home.join("node_modules/next/dist/bin/next"))
-            .args([action, "--hostname", "127.0.0.1", "--port", "0"])
+            .args([action, "--hostname", "127.0.0.1"])
             .arg(home)
             .env_remove("AUTH_SECRET")
             .env("NEXT_TELEMETRY_DISABLED", "1")
+            .env("PORT", "0")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);

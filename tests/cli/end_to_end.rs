@@ -2,6 +2,7 @@
 //! application with next-auth in production mode, and for a program that uses Effect.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use secretwell::auth::KeyRing;
 use secretwell::auth::sessions::Scheme;
@@ -143,6 +144,44 @@ async fn programs_fail_without_the_command_and_work_with_it() {
             assert_eq!(session.unwrap().claims.name, "Ada");
         }
     }
+}
+
+/// At first, the file of the login does not exist. Then the server is sealed.
+#[tokio::test]
+async fn program_starts_as_soon_as_the_login_and_the_server_are_ready() {
+    let bao = Bao::on_disk().await;
+    bao.mount("secret", 2).await;
+    let data = json!({"data": {"AUTH_SECRET": SECRET}});
+    bao.root("POST", "secret/data/app", data).await;
+    bao.root("POST", "sys/seal", Value::Null).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let url = format!(
+        "vault+http://{}/secret/app?token_file={}",
+        bao.address,
+        file.display()
+    );
+    let options = ["--only", "AUTH_SECRET", "--wait", "5m", "-v"];
+    let arguments = [&["run", "--from", &url][..], &options, &["--", "env"]].concat();
+    let mut process = Command::from(secretwell(arguments))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let log = tokio::io::BufReader::new(process.stderr.take().unwrap());
+    let mut log = tokio::io::AsyncBufReadExt::lines(log);
+    let mut wait_for = async |text: &str| {
+        let found = async { while !log.next_line().await.unwrap().unwrap().contains(text) {} };
+        let found = tokio::time::timeout(Duration::from_secs(60), found).await;
+        found.unwrap_or_else(|_| panic!("no log line contains {text:?}"));
+    };
+    wait_for("cannot be read; check that the file exists").await;
+    std::fs::write(&file, bao.root_token()).unwrap();
+    wait_for("the server is sealed").await;
+    bao.unseal().await;
+    let output = process.wait_with_output().await.unwrap();
+    assert!(text(&output.stdout).contains(SECRET));
 }
 
 #[tokio::test]

@@ -403,6 +403,35 @@ async fn stored_value_before_is_passed_without_a_watch() {
     assert!(output.stderr.is_empty());
 }
 
+/// Options take precedence over the table `previous` of the profile, and the others of the table remain.
+#[test]
+fn profile_names_the_variables_of_previous_values() {
+    let secrets = Secrets::new(&[
+        ("A", "2"),
+        ("A_PREVIOUS", "1"),
+        ("B", "4"),
+        ("B_PREVIOUS", "3"),
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("secretwell.toml");
+    let table = "previous = { A = \"OLD_A\", B = \"OLD_B\" }";
+    let profile = format!("[profile.p]\nfrom = [{:?}]\n{table}\n", secrets.url());
+    std::fs::write(&config, profile).unwrap();
+    for (options, expected) in [
+        (&[][..], "1 3 -"),
+        (&["--previous", "A=OTHER"], "- 3 1"),
+        (&["--only", "B"], "- 3 -"),
+    ] {
+        let mut command = secretwell(["run", "--config"]);
+        command.arg(&config).args(["--profile", "p"]).args(options);
+        let script = "echo ${OLD_A:--} ${OLD_B:--} ${OTHER:--}";
+        let output = command.args(["--", "sh", "-c", script]).output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(stdout.trim_end(), expected, "{options:?}");
+        assert!(output.stderr.is_empty());
+    }
+}
+
 #[tokio::test]
 async fn restart_is_delayed_and_gets_the_newest_secrets() {
     let secrets = Secrets::new(&[("A", "1")]);

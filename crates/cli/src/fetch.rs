@@ -127,8 +127,8 @@ fn warn_waiting(problems: &[Error], attempt: u64, remaining: Duration) {
         1 => " (and 1 other problem)".into(),
         others => format!(" (and {others} other problems)"),
     };
-    let seconds = remaining.as_secs_f32();
-    tracing::warn!(target: "secretwell::command", event = "waiting", attempt, "waiting for at most {seconds:.0} s: {first}{others}");
+    let seconds = remaining.as_secs_f32().ceil();
+    tracing::warn!(target: "secretwell::command", event = "waiting", attempt, "waiting for at most {seconds} s: {first}{others}");
 }
 
 /// Fetches the selected secrets without retries. If this fails, the list of errors is not empty.
