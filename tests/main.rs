@@ -12,6 +12,7 @@
 //! | `changes` | change notifications and watches, in every state of a key and every order of use |
 //! | `notify` | change notifications over the network: signed requests, replays, floods, several resolvers |
 //! | `chromium` | a real browser, for tests of sessions on several subdomains |
+//! | `operations` | metrics, spans and callbacks: what is reported about a service, and never a value |
 //! | `hostile` | panics, wrong counts, code of others that uses the resolver, many callers at once |
 //! | `freshness` | no value is stale, reverted or of another key without a sign |
 //! | `lazy` | `LazyAuth`: start, rotation, failures and its log |
@@ -58,6 +59,7 @@ mod lazy;
 mod matrix;
 mod model;
 mod notify;
+mod operations;
 mod outages;
 mod packaging;
 mod previous;

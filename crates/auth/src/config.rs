@@ -90,7 +90,8 @@ impl LazyAuthBuilder {
         }
     }
 
-    /// Sets a name that distinguishes this auth from others in the log. Default: no name.
+    /// Sets a name that distinguishes this auth from others in the log, in metrics and in
+    /// [access events](secretwell_resolver::ResolverBuilder::on_access). Default: no name.
     ///
     /// Each event of this auth then has the field `name`. The messages use it too: `db is ready` in
     /// place of `auth is ready`.
@@ -246,6 +247,9 @@ impl LazyAuthBuilder {
         B: Future<Output = Result<A, BuildError>> + Send + 'static,
         A: Send + Sync + 'static,
     {
+        if let Some(name) = &self.settings.name {
+            self.resolver = self.resolver.for_consumer(name);
+        }
         self.settings.policies = Arc::new(self.policies);
         let timing = &mut self.settings.timing;
         let default = default_max_previous(timing.grace_period);

@@ -430,6 +430,8 @@ impl<A> LazyAuth<A> {
         settings: Settings,
     ) -> Self {
         let shared = Arc::new(Shared::new(resolver, spec, settings));
+        #[cfg(feature = "metrics")]
+        shared.report_state(Some(&State::Idle));
         Self {
             current: shared.current.clone(),
             inner: Arc::new(Inner {

@@ -73,6 +73,7 @@
 
 #![cfg_attr(secretwell_docs, feature(doc_cfg))]
 
+mod attempt_span;
 #[cfg(feature = "axum")]
 mod axum;
 mod backoff;
@@ -103,6 +104,8 @@ mod rebuilder;
 mod refresh;
 #[cfg(feature = "tower")]
 mod rejection;
+#[cfg(feature = "metrics")]
+mod report;
 mod revocation;
 mod ring;
 mod runtime;

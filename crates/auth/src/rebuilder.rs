@@ -9,6 +9,7 @@ use secretwell_resolver::{Freshness, Resolved, Watch};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::attempt_span::AttemptSpan;
 use crate::backoff::Backoff;
 use crate::build::{build, prepare};
 use crate::decide::{Decision, Next, Rotation, Snapshot, advance, advance_with_epoch, decide};
@@ -128,7 +129,8 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             let started = Instant::now();
             let (read, revision, confirms) = self.next_read(started);
             let pulse = self.pulse(revision, confirms);
-            let attempt = catch_future(|| self.attempt(read, started));
+            let span = AttemptSpan::new(&shared);
+            let attempt = catch_future(|| span.enter(self.attempt(read, started)));
             let outcome = match pulse.during(attempt).await {
                 None | Some(Ok(None)) => continue,
                 Some(Ok(Some(outcome))) => {
@@ -137,6 +139,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
                 }
                 Some(Err(Panicked)) => self.panicked(),
             };
+            span.end(&shared, outcome.failure.as_ref(), started.elapsed());
             self.publish(read, &outcome, revision);
             let retry_at = outcome.failure.as_ref().and_then(NotReady::retry_at);
             let _ = catch(|| drop(outcome));

@@ -368,6 +368,15 @@ impl<A> Shared<A> {
         }
         self.progress
             .send_modify(|progress| progress.is_closed = true);
+        #[cfg(feature = "metrics")]
+        self.report_state(None);
+    }
+
+    /// Reports the state in metrics. `None` is the one of an auth that was dropped.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn report_state(&self, state: Option<&State>) {
+        let (name, generation) = (self.settings.name.as_deref(), self.current.generation());
+        crate::report::state(name, state, generation);
     }
 
     /// Changes the progress, and logs the new state if it has changed.
@@ -387,6 +396,8 @@ impl<A> Shared<A> {
             progress.state = state.clone();
         });
         let _ = catch(|| drop(before));
+        #[cfg(feature = "metrics")]
+        self.report_state(Some(&state));
         if is_news {
             // A panic of a subscriber must not end the rebuild task.
             let _ = catch(|| self.log_state(&state, attempt));

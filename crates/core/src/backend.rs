@@ -14,5 +14,6 @@ pub use crate::encrypted::{
 };
 pub use crate::join::join_bounded;
 pub use crate::notice::{Notice, NoticeKind, collect_notices};
+pub use crate::origin::source_label;
 pub use crate::panics::catch_panic;
 pub use crate::provider::Link;

@@ -89,18 +89,9 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    const fn is_temporary(self) -> bool {
-        matches!(
-            self,
-            Self::Unavailable | Self::RateLimited { .. } | Self::Timeout
-        )
-    }
-}
-
-impl Serialize for ErrorKind {
-    /// Serializes the name of the variant in snake case, such as `not_found`.
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(match self {
+    /// Returns the name of the variant in snake case, such as `not_found`, for labels and fields.
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::NotFound => "not_found",
             Self::Denied => "denied",
             Self::Unauthenticated => "unauthenticated",
@@ -113,7 +104,21 @@ impl Serialize for ErrorKind {
             Self::InvalidKey => "invalid_key",
             Self::InvalidConfig => "invalid_config",
             Self::Unsupported => "unsupported",
-        })
+        }
+    }
+
+    const fn is_temporary(self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable | Self::RateLimited { .. } | Self::Timeout
+        )
+    }
+}
+
+impl Serialize for ErrorKind {
+    /// Serializes the [name](Self::name) of the variant.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 

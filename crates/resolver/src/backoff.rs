@@ -73,6 +73,13 @@ impl RetryBudget {
         now.after(wait.map_or(Duration::from_secs(60), |wait| wait.max(MIN_PAUSE)))
     }
 
+    /// Returns the part of the burst that is available.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn remaining(&mut self, now: Time) -> f64 {
+        self.refill(now);
+        self.tokens / self.burst
+    }
+
     fn refill(&mut self, now: Time) {
         let elapsed = now.since(self.refilled_at);
         self.tokens = (self.tokens + elapsed.as_secs_f64() * self.per_second).min(self.burst);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use secretwell_core::backend::Link;
 use secretwell_core::{SecretKey, SecretProvider};
 
+use crate::audit::{Audit, SecretEvent};
 use crate::clock;
 use crate::settings::{OnDenied, Settings};
 use crate::shared::Shared;
@@ -30,6 +31,9 @@ pub struct ResolverBuilder {
     retry_budget: Option<(u32, u32)>,
     on_denied: OnDenied,
     accept_encrypted: Arc<BTreeSet<SecretKey>>,
+    audit: Audit,
+    #[cfg(feature = "metrics")]
+    source_names: Vec<Arc<str>>,
 }
 
 impl ResolverBuilder {
@@ -45,6 +49,9 @@ impl ResolverBuilder {
             retry_budget: None,
             on_denied: OnDenied::default(),
             accept_encrypted: Arc::default(),
+            audit: Audit::default(),
+            #[cfg(feature = "metrics")]
+            source_names: Vec::new(),
         }
     }
 
@@ -141,6 +148,54 @@ impl ResolverBuilder {
         self
     }
 
+    /// Sets the names of the sources in metrics, in the order in which a chain reads them. Default: the scheme of each
+    /// source, such as `vault`.
+    ///
+    /// Use it to distinguish sources with the same scheme. A name must not contain a secret.
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn source_names<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        let names = names.into_iter().map(|name| name.into().into());
+        self.source_names = names.collect();
+        self
+    }
+
+    /// Sets a callback for each key that was fetched from a source, with the result. Default: none.
+    ///
+    /// An absent or failed key is reported with its error. A fetch that several readers share is reported once.
+    /// Previous versions, which [`LazyAuth`](https://docs.rs/secretwell/latest/secretwell/auth/struct.LazyAuth.html)
+    /// reads at its start, are not reported.
+    ///
+    /// Callbacks run before the readers get the result, so they must be quick and must not block. A panic of a
+    /// callback is logged and has no other effect.
+    #[must_use]
+    pub fn on_fetch(mut self, callback: impl Fn(SecretEvent) + Send + Sync + 'static) -> Self {
+        self.audit.on_fetch = Some(Arc::new(callback));
+        self
+    }
+
+    /// Sets a callback for each change of a cached answer by a fetch: a value was replaced by another one, removed
+    /// because the source refused it, or found although it was absent. Default: none.
+    ///
+    /// The first fetch of a key is no change, and neither is a new version with an equal value. The rules for
+    /// callbacks are those of [`on_fetch`](Self::on_fetch).
+    #[must_use]
+    pub fn on_change(mut self, callback: impl Fn(SecretEvent) + Send + Sync + 'static) -> Self {
+        self.audit.on_change = Some(Arc::new(callback));
+        self
+    }
+
+    /// Sets a callback for each key that a reader has requested, with the result and the name of the reader. Default:
+    /// none, because it slows down each cache hit.
+    ///
+    /// [`with_cached`](crate::Resolver::with_cached) reports only hits. The rules for callbacks are those of
+    /// [`on_fetch`](Self::on_fetch).
+    #[must_use]
+    pub fn on_access(mut self, callback: impl Fn(SecretEvent) + Send + Sync + 'static) -> Self {
+        self.audit.on_access = Some(Arc::new(callback));
+        self
+    }
+
     /// Returns the sources of the provider with their settings.
     pub(crate) fn shared(self) -> Shared {
         let mut links = self.provider.links();
@@ -153,12 +208,17 @@ impl ResolverBuilder {
             .filter(|link| link.tolerated().next().is_some());
         let shares = u32::try_from(fallbacks.count() + 1).unwrap_or(u32::MAX);
         let now = clock::now();
+        #[cfg(feature = "metrics")]
+        let mut names = self.source_names.iter();
         let sources = links.into_iter().map(|link| {
             let settings = self.settings(&link, self.deadline / shares);
-            Source::new(link, settings, now)
+            let source = Source::new(link, settings, now);
+            #[cfg(feature = "metrics")]
+            let source = source.with_label(names.next());
+            source
         });
         let sources = sources.collect();
-        Shared::new(self.provider.clone(), sources)
+        Shared::new(self.provider, sources, self.audit)
     }
 
     fn settings(&self, link: &Link, deadline: Duration) -> Settings {

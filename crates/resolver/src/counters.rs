@@ -1,8 +1,10 @@
-//! Counters of what a resolver does, cheap enough for a cache hit.
+//! Counters of what a resolver does with each source, cheap enough for a cache hit. Everything is counted here.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use secretwell_core::Error;
 
 /// The number of shards of the hit counter. All threads above this number share the last one.
 const SHARDS: usize = 64;
@@ -25,13 +27,89 @@ pub struct Counters {
     pub failures: u64,
 }
 
+/// What is counted for each source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Count {
+    /// Reads of keys: a fresh value from the cache, a stale one, one that the read has waited for, and no value.
+    Hit,
+    Stale,
+    Miss,
+    Absent,
+    Failed,
+    /// Calls to the provider.
+    Fetch,
+    /// Results of fetched keys.
+    FetchedValue,
+    FetchedAbsence,
+    FetchedRefusal,
+    FetchedInvalid,
+    FetchedUnavailable,
+    /// Cached values that were replaced by other ones.
+    Rotation,
+    /// Change notifications.
+    ChangedKeys,
+    ChangedAll,
+    LostChanges,
+}
+
+impl Count {
+    const NUMBER: usize = Self::LostChanges as usize + 1;
+
+    /// Returns what counts the result of a fetched key.
+    pub(crate) fn of_fetched<T>(result: &Result<T, Error>) -> Self {
+        match result {
+            Ok(_) => Self::FetchedValue,
+            Err(error) if error.is_not_found() => Self::FetchedAbsence,
+            Err(error) if error.is_temporary() => Self::FetchedUnavailable,
+            Err(error) if error.is_refusal() => Self::FetchedRefusal,
+            Err(_) => Self::FetchedInvalid,
+        }
+    }
+}
+
+/// The counts of one source at one time.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Totals([u64; Count::NUMBER]);
+
+impl Totals {
+    pub(crate) fn get(&self, count: Count) -> u64 {
+        self.0[count as usize]
+    }
+
+    /// Replaces these totals by `newer` ones. Returns what was counted in between.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn advance(&mut self, newer: Self) -> Self {
+        let mut difference = Self::default();
+        for ((difference, old), new) in difference.0.iter_mut().zip(&mut self.0).zip(newer.0) {
+            // Another thread might have reported newer totals already.
+            *difference = new.saturating_sub(*old);
+            *old = new.max(*old);
+        }
+        difference
+    }
+}
+
+impl Counters {
+    /// Returns these counters with those of another source.
+    pub(crate) fn plus(self, source: &Totals) -> Self {
+        let sum = |counts: &[Count]| counts.iter().map(|count| source.get(*count)).sum::<u64>();
+        use Count::{Absent, Failed, Miss};
+        use Count::{FetchedInvalid, FetchedRefusal, FetchedUnavailable};
+        Self {
+            hits: self.hits + source.get(Count::Hit),
+            misses: self.misses + sum(&[Miss, Absent, Failed]),
+            stale: self.stale + source.get(Count::Stale),
+            fetches: self.fetches + source.get(Count::Fetch),
+            failures: self.failures + sum(&[FetchedRefusal, FetchedInvalid, FetchedUnavailable]),
+        }
+    }
+}
+
+/// The counters of one source.
 #[derive(Debug)]
 pub(crate) struct Counts {
     hits: Box<[Shard]>,
-    misses: AtomicU64,
-    stale: AtomicU64,
-    pub(crate) fetches: AtomicU64,
-    pub(crate) failures: AtomicU64,
+    others: [AtomicU64; Count::NUMBER],
 }
 
 /// A counter on a cache line of its own, so that threads do not slow each other down.
@@ -43,10 +121,7 @@ impl Default for Counts {
     fn default() -> Self {
         Self {
             hits: (0..SHARDS).map(|_| Shard::default()).collect(),
-            misses: AtomicU64::default(),
-            stale: AtomicU64::default(),
-            fetches: AtomicU64::default(),
-            failures: AtomicU64::default(),
+            others: Default::default(),
         }
     }
 }
@@ -70,26 +145,22 @@ impl Counts {
         }
     }
 
-    pub(crate) fn add(&self, hits: u64, misses: u64, stale: u64) {
-        if let Some(Shard(shared)) = self.hits.last() {
-            shared.fetch_add(hits, Ordering::Relaxed);
+    /// Counts one event.
+    pub(crate) fn add(&self, count: Count) {
+        match count {
+            Count::Hit => self.hit(),
+            count => drop(self.others[count as usize].fetch_add(1, Ordering::Relaxed)),
         }
-        self.misses.fetch_add(misses, Ordering::Relaxed);
-        self.stale.fetch_add(stale, Ordering::Relaxed);
     }
 
-    pub(crate) fn read(&self) -> Counters {
-        let hits = self
-            .hits
-            .iter()
-            .map(|Shard(hits)| hits.load(Ordering::Relaxed));
-        Counters {
-            hits: hits.sum(),
-            misses: self.misses.load(Ordering::Relaxed),
-            stale: self.stale.load(Ordering::Relaxed),
-            fetches: self.fetches.load(Ordering::Relaxed),
-            failures: self.failures.load(Ordering::Relaxed),
+    pub(crate) fn read(&self) -> Totals {
+        let mut totals = Totals::default();
+        for (total, count) in totals.0.iter_mut().zip(&self.others) {
+            *total = count.load(Ordering::Relaxed);
         }
+        let hits = self.hits.iter();
+        totals.0[Count::Hit as usize] = hits.map(|Shard(hits)| hits.load(Ordering::Relaxed)).sum();
+        totals
     }
 }
 
@@ -154,6 +225,6 @@ mod tests {
                 }
             });
         }
-        assert_eq!(counts.read().hits, 300_000);
+        assert_eq!(counts.read().get(Count::Hit), 300_000);
     }
 }

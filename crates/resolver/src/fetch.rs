@@ -1,19 +1,22 @@
 //! The task that runs one fetch.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use secretwell_core::backend::{catch_panic, refuse_encrypted, require_one_result_per_key};
-use secretwell_core::{Error, Secret, SecretKey};
+use secretwell_core::{Error, Origin, Secret, SecretKey};
 use tokio::sync::watch;
+use tracing::{Instrument, Span, field};
 
+use crate::audit::{Audit, SecretEvent};
 use crate::clock::{self, Time, runtime_ended, timeout_at};
+use crate::counters::Count;
 use crate::entry::Times;
 use crate::event;
 use crate::in_flight::{Fetch, FetchResult, FetchResults, NewFetch, Progress};
 use crate::settle::{Jitter, Settled, Settling, update_breaker};
 use crate::shared::{CHUNK, PreparedFetch, Shared};
+use crate::source::Source;
 
 /// A batch lets other tasks run at most this often before it starts.
 const MAX_ROUNDS: usize = 64;
@@ -22,9 +25,48 @@ impl Shared {
     /// Runs a prepared fetch in the background. Must be called without the lock of a state.
     pub(crate) fn run(self: &Arc<Self>, prepared: Option<PreparedFetch>) {
         if let Some(PreparedFetch { link, fetch }) = prepared {
-            self.spawn(FetchTask::new(self, link, fetch).run());
+            let span = fetch_span(&self.sources[link].origin);
+            let task = FetchTask::new(self, link, fetch, span.clone());
+            self.spawn(task.run().instrument(span));
         }
     }
+
+    /// Calls the callbacks for settled results. Must be called without a lock.
+    fn audit_fetch(&self, source: &Source, results: &FetchResults, changed: &[SecretKey]) {
+        let event = |key: &SecretKey, fetched: &FetchResult| {
+            SecretEvent::new(key, &source.origin, &fetched.result)
+        };
+        if let Some(on_fetch) = &self.audit.on_fetch {
+            for (key, fetched) in results {
+                Audit::send(on_fetch, event(key, fetched));
+            }
+        }
+        if let Some(on_change) = &self.audit.on_change {
+            for key in changed {
+                if let Some(fetched) = results.get(key) {
+                    Audit::send(on_change, event(key, fetched));
+                }
+            }
+        }
+    }
+}
+
+/// Creates the span of a fetch. It is not a child of the caller's span, because callers share a fetch, and a child would
+/// keep the span of a caller open that does not wait for it.
+fn fetch_span(origin: &Origin) -> Span {
+    let span = tracing::info_span!(
+        target: "secretwell::resolver",
+        parent: None,
+        "secretwell.fetch",
+        %origin,
+        keys = field::Empty,
+        failed = field::Empty,
+        "error.type" = field::Empty,
+        "otel.kind" = "client",
+        "otel.status_code" = field::Empty,
+    );
+    span.follows_from(Span::current().id());
+    span
 }
 
 /// A task that calls the provider, stores the results and publishes them to the waiting callers. If
@@ -41,10 +83,11 @@ struct FetchTask {
     /// Whether keys join the fetch until it starts.
     waiting: bool,
     progress: watch::Sender<Progress>,
+    span: Span,
 }
 
 impl FetchTask {
-    fn new(shared: &Arc<Shared>, link: usize, fetch: NewFetch) -> Self {
+    fn new(shared: &Arc<Shared>, link: usize, fetch: NewFetch, span: Span) -> Self {
         Self {
             shared: Arc::downgrade(shared),
             link,
@@ -53,6 +96,7 @@ impl FetchTask {
             settled: 0,
             keys: fetch.keys.unwrap_or_default(),
             progress: fetch.progress,
+            span,
         }
     }
 
@@ -87,13 +131,7 @@ impl FetchTask {
         };
         drop(provider);
         let took = clock::now().since(started);
-        tracing::debug!(target: "secretwell::resolver", event = "fetched",
-            %origin,
-            keys = self.keys.len(),
-            failed = results.iter().filter(|result| result.is_err()).count(),
-            ?took,
-            "the fetch has completed",
-        );
+        self.log(&origin, &results, took);
         if let Some(shared) = self.shared.upgrade() {
             let results = match called {
                 true => self.settle(&shared, results, started, took).await,
@@ -102,6 +140,18 @@ impl FetchTask {
             self.progress
                 .send_replace(Progress::Ended(Arc::new(results)));
         }
+    }
+
+    fn log(&self, origin: &Origin, results: &[Result<Secret, Error>], took: Duration) {
+        let keys = self.keys.len();
+        let failed = results.iter().filter(|result| result.is_err()).count();
+        self.span.record("keys", keys).record("failed", failed);
+        let mut errors = results.iter().filter_map(|result| result.as_ref().err());
+        if let Some(error) = errors.find(|error| !error.is_not_found()) {
+            self.span.record("error.type", error.kind().name());
+            self.span.record("otel.status_code", "ERROR");
+        }
+        tracing::debug!(target: "secretwell::resolver", event = "fetched", %origin, keys, failed, ?took, "the fetch has completed");
     }
 
     /// Waits until the batch can start, and takes its keys. Callers that run at about the same time join it.
@@ -191,7 +241,13 @@ impl FetchTask {
         took: Duration,
     ) -> FetchResults {
         let source = &shared.sources[self.link];
-        shared.counts.fetches.fetch_add(1, Ordering::Relaxed);
+        source.counts.add(Count::Fetch);
+        #[cfg(feature = "metrics")]
+        {
+            let errors = results.iter().filter_map(|result| result.as_ref().err());
+            let failed = errors.filter(|error| !error.is_not_found()).count();
+            crate::report::fetched(source, took, results.len(), failed);
+        }
         update_breaker(&mut source.state(), &self.keys, &results, clock::now());
 
         let jitter = source.settings.batch.then(Jitter::new);
@@ -232,6 +288,7 @@ impl FetchTask {
             cache: &source.cache,
             jitter,
             is_passing: self.link + 1 < shared.sources.len(),
+            detects_changes: cfg!(feature = "metrics") || shared.audit.on_change.is_some(),
             found_later: &|key| shared.found_later(self.link, key, now),
         };
         let usable = |key: &SecretKey, secret| match source.settings.accept_encrypted.contains(key)
@@ -240,23 +297,23 @@ impl FetchTask {
             false => refuse_encrypted(secret),
         };
         let mut settled = Settled::default();
-        let mut failures = 0;
         {
             let mut state = source.state();
             for (key, result) in chunk {
                 let result = result.and_then(|secret| usable(&key, secret));
-                let error = result.as_ref().err();
-                failures += u64::from(error.is_some_and(|error| !error.is_not_found()));
+                source.counts.add(Count::of_fetched(&result));
                 settling.settle(&mut state, key, result, &mut settled);
             }
             if settled.has_removals {
                 shared.count_removal();
             }
         }
-        let counted = &shared.counts.failures;
-        counted.fetch_add(failures, Ordering::Relaxed);
+        for _ in 0..settled.rotations {
+            source.counts.add(Count::Rotation);
+        }
         shared.moved(self.link, &settled.moved, now);
         event::log(settled.events);
+        shared.audit_fetch(source, &settled.results, &settled.changed);
         Shared::send(settled.signals);
         settled.results
     }

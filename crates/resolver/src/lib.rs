@@ -39,12 +39,14 @@
 //! | read all secrets of a type | [`Resolver::load`] |
 //! | get the keys of a type before reading | [`load::Plan`] |
 //! | wait for changes | [`Resolver::watch`] |
+//! | write an audit log | [`ResolverBuilder::on_fetch`], [`ResolverBuilder::on_change`], [`ResolverBuilder::on_access`] |
 //!
 //! # Limits
 //! This crate contains no backend, no HTTP, no TLS and no global state.
 //!
 //! [`SecretProvider`]: secretwell_core::SecretProvider
 
+mod audit;
 mod backoff;
 mod breaker;
 mod builder;
@@ -64,6 +66,8 @@ pub mod load;
 mod read;
 mod reading;
 mod refresher;
+#[cfg(feature = "metrics")]
+mod report;
 mod resolved;
 mod resolver;
 mod settings;
@@ -79,6 +83,7 @@ mod watch;
 #[cfg(all(test, shuttle))]
 mod concurrency;
 
+pub use audit::SecretEvent;
 pub use builder::ResolverBuilder;
 pub use counters::Counters;
 pub use error::LoadError;
@@ -96,6 +101,7 @@ const _: () = {
     assert_send_sync::<Resolved>();
     assert_send_sync::<Resolver>();
     assert_send_sync::<ResolverBuilder>();
+    assert_send_sync::<SecretEvent>();
     assert_send_sync::<Watch>();
     assert_send_sync::<load::Plan<()>>();
 };

@@ -43,6 +43,9 @@ pub(crate) struct LinkState {
     /// value. The guard of a cached key is the version of its entry, until an older one was seen.
     pub(crate) guards: KeyMap<VersionGuard>,
     pub(crate) slots: Slots,
+    /// The end of the lease of each cached value that has one.
+    #[cfg(feature = "metrics")]
+    pub(crate) leases: HashMap<SecretKey, Time, foldhash::fast::RandomState>,
     /// The number of cached values.
     pub(crate) values: usize,
     /// Whether entries were replaced or removed.
@@ -81,6 +84,8 @@ impl LinkState {
             budget: RetryBudget::new(settings.retry_budget, now),
             guards: KeyMap::default(),
             slots: Slots::new(now),
+            #[cfg(feature = "metrics")]
+            leases: HashMap::default(),
             values: 0,
             retired: false,
             garbage: Vec::new(),
@@ -283,6 +288,8 @@ impl LinkState {
         }
         self.values -= usize::from(was_value);
         self.slots.remove(slot);
+        #[cfg(feature = "metrics")]
+        self.leases.remove(key);
         cache.remove(key);
         self.retired = true;
         was_value

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use secretwell_core::SecretKey;
 
 use crate::clock;
+use crate::counters::Count;
 use crate::decide::{Need, Overtaken, Reply};
 use crate::reading::{Mode, ReadRequest};
 use crate::shared::{Shared, collect, pause};
@@ -20,10 +21,14 @@ impl Shared {
         if missed.contains(&true) {
             self.repeat_overtaken(keys, &mut trails, mode, before).await;
         }
-        let trails = keys.iter().zip(trails);
-        let replies = collect(trails.map(|(key, trail)| trail.conclude(&self.origin, key))).await;
-        self.count(&replies, &missed);
-        replies
+        let replies = keys.iter().zip(trails).zip(missed);
+        let replies = replies.map(|((key, trail), missed)| {
+            let counts = &self.sources[trail.decided_by()].counts;
+            let reply = trail.conclude(&self.origin, key);
+            counts.add(counted(&reply, missed));
+            reply
+        });
+        collect(replies).await
     }
 
     /// Reads the keys once more whose answers have expired or changed while other keys were fetched. `before` is
@@ -144,16 +149,15 @@ impl Shared {
             trails[index].set(link, reply);
         }
     }
+}
 
-    fn count(&self, replies: &[Reply], missed: &[bool]) {
-        let (mut hits, mut misses, mut stale) = (0, 0, 0);
-        for (reply, missed) in replies.iter().zip(missed) {
-            match reply {
-                Reply::Value(value, _) if value.freshness.is_stale() => stale += 1,
-                Reply::Value(..) if !missed => hits += 1,
-                _ => misses += 1,
-            }
-        }
-        self.counts.add(hits, misses, stale);
+/// Returns what counts a read with this reply. `missed` is true if the read needed a fetch.
+fn counted(reply: &Reply, missed: bool) -> Count {
+    match reply {
+        Reply::Value(value, _) if value.freshness.is_stale() => Count::Stale,
+        Reply::Value(..) if missed => Count::Miss,
+        Reply::Value(..) => Count::Hit,
+        Reply::Absent(..) => Count::Absent,
+        Reply::Failed(_) => Count::Failed,
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::backoff::{MIN_PAUSE, MIN_WAIT};
 use crate::clock::{self, Time, require_runtime, sleep_until};
+use crate::counters::Count;
 use crate::decide::due_at;
 use crate::entry::{Failure, Mark};
 use crate::link::{FORCE_INTERVAL, LinkState};
@@ -26,6 +27,8 @@ const NOTIFICATION_INTERVAL: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_secs(3600);
 /// The longest time for one round of the refresher.
 const MAX_ROUND: Duration = Duration::from_secs(5);
+/// The time between two reports of metrics.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest wait before an ended stream of notifications is opened again.
 const MAX_REOPEN_WAIT: Duration = Duration::from_secs(300);
 
@@ -308,6 +311,8 @@ struct Refresher {
     generation: u64,
     wake: Arc<Notify>,
     subscriptions: Vec<Subscription>,
+    /// The time of the next report of metrics.
+    report_at: Time,
 }
 
 impl Refresher {
@@ -318,6 +323,7 @@ impl Refresher {
             shared: Arc::downgrade(shared),
             generation,
             wake,
+            report_at: clock::now().after(REPORT_INTERVAL),
             subscriptions: shared
                 .sources
                 .iter()
@@ -352,12 +358,31 @@ impl Refresher {
             tokio::select! {
                 () = sleep_until(next) => {}
                 () = self.wake.notified() => {}
+                () = report_due(self.report_at) => {
+                    self.report_at = clock::now().after(REPORT_INTERVAL);
+                    #[cfg(feature = "metrics")]
+                    if let Some(shared) = self.shared.upgrade() {
+                        shared.report().await;
+                    }
+                }
                 (link, notification) = next_notification(&mut self.subscriptions) => {
                     let Some(shared) = self.shared.upgrade() else {
                         return;
                     };
+                    let counts = &shared.sources[link].counts;
                     let change = match notification {
-                        Notification::Changed(change) => change,
+                        Notification::Changed(change @ Change::Keys(_)) => {
+                            counts.add(Count::ChangedKeys);
+                            change
+                        }
+                        Notification::Changed(change) => {
+                            counts.add(Count::ChangedAll);
+                            change
+                        }
+                        Notification::Lost => {
+                            counts.add(Count::LostChanges);
+                            Change::All
+                        }
                         Notification::Reopen if !shared.is_newest_refresher(self.generation) => {
                             return;
                         }
@@ -397,6 +422,8 @@ struct Subscription {
 
 enum Notification {
     Changed(Change),
+    /// Notifications were lost, or might have been.
+    Lost,
     Reopen,
 }
 
@@ -455,7 +482,7 @@ impl Subscription {
                 };
             };
             if std::mem::take(&mut self.missed) {
-                return Notification::Changed(Change::All);
+                return Notification::Lost;
             }
             sleep_until(self.listen_from).await;
             match stream.next().await {
@@ -467,11 +494,19 @@ impl Subscription {
                 Some(Err(error)) => {
                     tracing::warn!(target: "secretwell::resolver", event = "watch_failed", %error, "change notifications were lost; all secrets are read again");
                     self.listen_from = clock::now().after(NOTIFICATION_INTERVAL);
-                    return Notification::Changed(Change::All);
+                    return Notification::Lost;
                 }
                 None => self.reopen_later(),
             }
         }
+    }
+}
+
+/// Waits until `time`. Without the feature `metrics`, never returns, because nothing is reported.
+async fn report_due(time: Time) {
+    match cfg!(feature = "metrics") {
+        true => sleep_until(time).await,
+        false => std::future::pending().await,
     }
 }
 

@@ -62,6 +62,8 @@ use crate::watch::Watch;
 #[derive(Debug, Clone)]
 pub struct Resolver {
     shared: Arc<Shared>,
+    /// The name of the reader in access events.
+    consumer: Option<Arc<str>>,
 }
 
 impl Resolver {
@@ -78,6 +80,19 @@ impl Resolver {
     /// Returns the origin of the provider.
     pub fn origin(&self) -> &Origin {
         self.shared.provider.origin()
+    }
+
+    /// Returns a clone whose reads and watches have the name `consumer` in
+    /// [access events](ResolverBuilder::on_access).
+    ///
+    /// A [`LazyAuth`](https://docs.rs/secretwell/latest/secretwell/auth/struct.LazyAuth.html) with a name reads its
+    /// secrets under that name.
+    #[must_use]
+    pub fn for_consumer(&self, consumer: impl AsRef<str>) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            consumer: Some(consumer.as_ref().into()),
+        }
     }
 
     /// Returns the provider, for operations that are not cached: listing, previous versions, health.
@@ -131,10 +146,13 @@ impl Resolver {
 
     async fn get_one(&self, key: SecretKey, mode: Mode) -> Result<Resolved, Error> {
         let mut replies = self.shared.get_many(std::slice::from_ref(&key), mode).await;
-        replies.pop().map_or_else(
+        let result = replies.pop().map_or_else(
             || Err(Error::wrong_result_count().with_origin(self.origin())),
             Reply::into_result,
-        )
+        );
+        let consumer = self.consumer.as_ref();
+        self.shared.accessed(consumer, &key, &result);
+        result
     }
 
     /// Returns the secrets of `keys`: one result for each key, in order. Missing keys are fetched in
@@ -164,6 +182,9 @@ impl Resolver {
         }
         let replies = self.shared.get_many(&valid, mode).await;
         let mut results: Vec<_> = replies.into_iter().map(Reply::into_result).collect();
+        for (key, result) in valid.iter().zip(&results) {
+            self.shared.accessed(self.consumer.as_ref(), key, result);
+        }
         for (position, error) in invalid {
             results.insert(position, Err(error));
         }
@@ -185,15 +206,15 @@ impl Resolver {
         reader: impl FnOnce(&Resolved) -> R,
     ) -> Option<R> {
         let now = clock::coarse();
-        let (last, earlier) = self.shared.sources.split_last()?;
-        if !earlier.is_empty() {
+        if !self.shared.is_simple {
             return self.cached_in_chain(key, required, reader, now);
         }
-        let hit = last.cache.read(key, |entry| {
+        let source = self.shared.sources.first()?;
+        let hit = source.cache.read(key, |entry| {
             let resolved = entry.value().filter(|_| required.is_met(entry, now))?;
             Some(reader(resolved))
         });
-        hit.flatten().inspect(|_| self.shared.counts.hit())
+        hit.flatten().inspect(|_| source.counts.hit())
     }
 
     fn cached_in_chain<R>(
@@ -208,8 +229,15 @@ impl Resolver {
                 required.is_met(entry, now).then(|| entry.value().cloned())
             });
             if let Some(resolved) = found.flatten()? {
-                self.shared.counts.hit();
-                return Some(reader(&resolved));
+                source.counts.hit();
+                let read = reader(&resolved);
+                if self.shared.audit.on_access.is_some()
+                    && let Ok(key) = SecretKey::parse(key)
+                {
+                    let consumer = self.consumer.as_ref();
+                    self.shared.accessed(consumer, &key, &Ok(resolved));
+                }
+                return Some(read);
             }
             // This source does not have the key. The next one might.
         }
@@ -354,7 +382,11 @@ impl Resolver {
     /// valid key.
     pub fn watch<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Watch, Error> {
         let keys: Result<Vec<SecretKey>, Error> = keys.into_iter().map(SecretKey::parse).collect();
-        Ok(Watch::new(self.shared.clone(), keys?))
+        Ok(Watch::new(
+            self.shared.clone(),
+            keys?,
+            self.consumer.clone(),
+        ))
     }
 
     /// Returns the time until the next retry of a failed key in `keys`. Returns `None` if none of them has
@@ -368,7 +400,10 @@ impl Resolver {
 
     /// Returns what the resolver has done so far.
     pub fn counters(&self) -> Counters {
-        self.shared.counts.read()
+        let sources = self.shared.sources.iter();
+        sources.fold(Counters::default(), |counters, source| {
+            counters.plus(&source.counts.read())
+        })
     }
 
     /// Ends the background tasks and the fetches of this resolver and of its clones, and waits for their end,
@@ -417,6 +452,7 @@ impl ResolverBuilder {
     pub fn build(self) -> Resolver {
         Resolver {
             shared: Arc::new(self.shared()),
+            consumer: None,
         }
     }
 }

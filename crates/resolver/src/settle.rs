@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secretwell_core::{Error, ErrorKind, Origin, Secret, SecretKey, Version};
+use secretwell_core::{Error, ErrorKind, Origin, Secret, SecretKey, SecretValue, Version};
 
 use crate::Freshness;
 use crate::Resolved;
@@ -14,7 +14,7 @@ use crate::breaker::MAX_RETRY_AFTER;
 use crate::cache::Cache;
 use crate::clock::Time;
 use crate::decide::{Reply, peek};
-use crate::entry::{Answer, Failure, Mark, Times};
+use crate::entry::{Answer, Entry, Failure, Mark, Times};
 use crate::event::Event;
 use crate::in_flight::{FetchResult, FetchResults, Void};
 use crate::link::{LinkState, VersionGuard};
@@ -70,6 +70,8 @@ pub(crate) struct Settling<'a> {
     pub(crate) jitter: Option<Jitter>,
     /// Whether other sources are read if this one does not have a key.
     pub(crate) is_passing: bool,
+    /// Whether changes of cached values are recorded.
+    pub(crate) detects_changes: bool,
     /// Returns whether a later source has a key.
     pub(crate) found_later: &'a dyn Fn(&SecretKey) -> bool,
 }
@@ -83,6 +85,10 @@ pub(crate) struct Settled {
     pub(crate) signals: Vec<(Arc<Signal>, usize)>,
     /// The keys that became present or absent.
     pub(crate) moved: Vec<SecretKey>,
+    /// The keys whose cached value was replaced or removed, or that were known to be absent before.
+    pub(crate) changed: Vec<SecretKey>,
+    /// The number of cached values that were replaced by another value.
+    pub(crate) rotations: usize,
     /// Whether cached values were removed.
     pub(crate) has_removals: bool,
 }
@@ -115,6 +121,7 @@ impl Settling<'_> {
         settled: &mut Settled,
     ) {
         let before = self.observe(state, &key);
+        let cached = self.cached(&key);
         let jitter = self.jitter.unwrap_or_else(Jitter::new);
         let void = state.in_flight.void(&key, self.id);
         let superseded = !state.in_flight.finish(&key, self.id);
@@ -164,6 +171,14 @@ impl Settling<'_> {
         if before.map(|seen| seen.value.is_some()) != after.map(|seen| seen.value.is_some()) {
             settled.moved.push(key.clone());
         }
+        if let Some(cached) = cached {
+            let now_cached = self.cached(&key).flatten();
+            settled.rotations +=
+                usize::from(cached.is_some() && now_cached.is_some() && cached != now_cached);
+            if cached != now_cached {
+                settled.changed.push(key.clone());
+            }
+        }
         let result = FetchResult {
             result,
             times,
@@ -182,6 +197,13 @@ impl Settling<'_> {
             .cache
             .with(key, |entry| peek(&state.known(entry, key), self.now))?;
         Some(Seen::of(&reply))
+    }
+
+    /// Returns the cached value of `key`, if changes are recorded and an answer is cached.
+    fn cached(&self, key: &SecretKey) -> Option<Option<SecretValue>> {
+        let value = |entry: &Entry| entry.value().map(|resolved| resolved.value.clone());
+        let cached = self.detects_changes.then(|| self.cache.peek(key, value));
+        cached.flatten()
     }
 
     /// Returns a fetched secret with its origin, and with what is left of its lifetime.
@@ -324,6 +346,11 @@ impl Settling<'_> {
         }
         state.guards.remove(key);
         state.insert(self.cache, key, Answer::Value(resolved.clone()), times);
+        #[cfg(feature = "metrics")]
+        match lease {
+            Some(lease) => drop(state.leases.insert(key.clone(), self.now.after(lease))),
+            None => drop(state.leases.remove(key)),
+        }
         Ok(resolved)
     }
 

@@ -8,8 +8,9 @@ use secretwell_core::{Error, ErrorKind, Origin, SecretKey, SecretProvider};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use crate::Resolved;
+use crate::audit::{Audit, SecretEvent};
 use crate::clock::{self, Time};
-use crate::counters::Counts;
 use crate::decide::{Reply, peek};
 use crate::entry::Entry;
 use crate::in_flight::{NewFetch, Void};
@@ -34,7 +35,9 @@ pub(crate) struct Shared {
     pub(crate) origin: Origin,
     /// The sources in the order in which they are read. There is at least one.
     pub(crate) sources: Vec<Source>,
-    pub(crate) counts: Counts,
+    pub(crate) audit: Audit,
+    /// Whether a hit is one lookup: there is one source, and no callback for accesses.
+    pub(crate) is_simple: bool,
     /// The newest refresher.
     refresher: Mutex<RefresherState>,
     /// The time by which the refresher acts again. If it does not, its runtime is not running.
@@ -56,12 +59,17 @@ struct RefresherState {
 }
 
 impl Shared {
-    pub(crate) fn new(provider: Arc<dyn SecretProvider>, sources: Vec<Source>) -> Self {
+    pub(crate) fn new(
+        provider: Arc<dyn SecretProvider>,
+        sources: Vec<Source>,
+        audit: Audit,
+    ) -> Self {
         Self {
             origin: provider.origin().clone(),
             provider,
+            is_simple: sources.len() == 1 && audit.on_access.is_none(),
             sources,
-            counts: Counts::default(),
+            audit,
             refresher: Mutex::default(),
             refresher_due: AtomicI64::new(0),
             tasks: Mutex::default(),
@@ -218,6 +226,20 @@ impl Shared {
         }
     }
 
+    /// Calls the callback for the access of a reader with the name `consumer`. Must be called without a lock.
+    pub(crate) fn accessed(
+        &self,
+        consumer: Option<&Arc<str>>,
+        key: &SecretKey,
+        result: &Result<Resolved, Error>,
+    ) {
+        if let Some(on_access) = &self.audit.on_access {
+            let mut event = SecretEvent::new(key, &self.origin, result);
+            event.consumer = consumer.cloned();
+            Audit::send(on_access, event);
+        }
+    }
+
     /// Spawns a background task. Does nothing if there is no runtime or the resolver was closed.
     ///
     /// Must be called without the lock of a state. A runtime that is shutting down drops a new task
@@ -327,6 +349,8 @@ impl Shared {
         if clock::require_runtime().is_ok() {
             clock::timeout_at(clock::now().after(MAX_CLOSE), ended).await;
         }
+        #[cfg(feature = "metrics")]
+        self.report_end();
     }
 }
 

@@ -6,11 +6,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 
 use secretwell_core::backend::Link;
+#[cfg(feature = "metrics")]
+use secretwell_core::backend::source_label;
 use secretwell_core::{Error, Origin, SecretKey, SecretProvider, SecretValue};
 
 use crate::Resolved;
 use crate::cache::Cache;
 use crate::clock::Time;
+use crate::counters::Counts;
+#[cfg(feature = "metrics")]
+use crate::counters::Totals;
 use crate::decide::{Overtaken, Reply, changed, expired};
 use crate::entry::{Mark, Times};
 use crate::in_flight::Void;
@@ -26,6 +31,13 @@ pub(crate) struct Source {
     /// Whether the provider reports changes.
     pub(crate) notifies: bool,
     pub(crate) cache: Cache,
+    pub(crate) counts: Counts,
+    /// The value of the label `source` in metrics.
+    #[cfg(feature = "metrics")]
+    pub(crate) label: Arc<str>,
+    /// What was reported of `counts`.
+    #[cfg(feature = "metrics")]
+    pub(crate) reported: Mutex<Totals>,
     state: Mutex<LinkState>,
 }
 
@@ -36,9 +48,26 @@ impl Source {
             origin: provider.origin().clone(),
             notifies: provider.capabilities().watch,
             cache: Cache::new(settings.max_entries),
+            counts: Counts::default(),
+            #[cfg(feature = "metrics")]
+            label: source_label(provider.origin()).into(),
+            #[cfg(feature = "metrics")]
+            reported: Mutex::default(),
             state: Mutex::new(LinkState::new(settings.clone(), now)),
             settings,
             link,
+        }
+    }
+
+    /// Replaces the label by the configured name of the source, if there is one.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn with_label(self, name: Option<&Arc<str>>) -> Self {
+        match name {
+            Some(name) => Self {
+                label: name.clone(),
+                ..self
+            },
+            None => self,
         }
     }
 

@@ -53,6 +53,20 @@ impl Trail {
         Some((*link, value, times))
     }
 
+    /// Returns the position of the source that decides the answer: the one that has the value, the first one that
+    /// failed, or otherwise the last one that was read.
+    pub(crate) fn decided_by(&self) -> usize {
+        if let Some((link, ..)) = self.value {
+            return link;
+        }
+        let is_failure = |miss: &Option<Miss>| {
+            let miss = miss.as_ref();
+            miss.is_some_and(|miss| !miss.error.is_not_found())
+        };
+        let failed = self.misses.iter().position(is_failure);
+        failed.unwrap_or(self.misses.len().saturating_sub(1))
+    }
+
     /// Replaces the answers with those of a later read.
     pub(crate) fn replace(&mut self, later: Self) {
         let missed = self.missed;

@@ -47,6 +47,8 @@ pub struct Watch {
     shared: Arc<Shared>,
     keys: Arc<[SecretKey]>,
     signal: Arc<Signal>,
+    /// The name of the reader in access events.
+    consumer: Option<Arc<str>>,
     /// What was returned last for each key. `None` if nothing was returned yet.
     returned: Vec<Option<Seen>>,
     step: Step,
@@ -91,7 +93,11 @@ impl Update {
 }
 
 impl Watch {
-    pub(crate) fn new(shared: Arc<Shared>, keys: Vec<SecretKey>) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        keys: Vec<SecretKey>,
+        consumer: Option<Arc<str>>,
+    ) -> Self {
         let signal = Arc::new(Signal::default());
         let now = clock::now();
         for (link, source) in shared.sources.iter().enumerate() {
@@ -111,6 +117,7 @@ impl Watch {
             shared,
             keys: keys.into(),
             signal,
+            consumer,
         }
     }
 
@@ -130,7 +137,15 @@ impl Watch {
     /// Cancellation is safe: no change is lost. Outside of a tokio runtime, secrets are not refreshed,
     /// so no change is detected.
     pub async fn next(&mut self) -> Option<Vec<Update>> {
-        std::future::poll_fn(|context| self.poll_next_updates(context)).await
+        std::future::poll_fn(|context| self.poll_audited(context)).await
+    }
+
+    fn poll_audited(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<Update>>> {
+        let updates = ready!(self.poll_next_updates(context));
+        for Update { key, result } in updates.iter().flatten() {
+            self.shared.accessed(self.consumer.as_ref(), key, result);
+        }
+        Poll::Ready(updates)
     }
 
     fn poll_next_updates(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<Update>>> {
@@ -232,7 +247,7 @@ impl futures_core::Stream for Watch {
     type Item = Vec<Update>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Vec<Update>>> {
-        self.poll_next_updates(context)
+        self.poll_audited(context)
     }
 }
 

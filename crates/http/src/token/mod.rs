@@ -6,12 +6,16 @@ use std::time::Duration;
 use secretwell_core::{Error, ErrorKind, Origin, SecretValue};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::span::Id;
+use tracing::{Instrument, Span, field};
 
 use self::renewal::{Backoff, Schedule};
 use self::state::{InFlight, LoginResult, PausedCredential, Refusal, State};
 
 mod login;
 mod renewal;
+#[cfg(feature = "metrics")]
+mod report;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -106,11 +110,12 @@ impl TokenManager {
 
     /// Returns the cached token or the result of a login, and whether that login was already running.
     async fn token_or_login(&self) -> (bool, LoginResult) {
+        let cause = Span::current().id();
         let (mut in_flight, joined) = {
             let mut state = self.shared.state();
             match &state.token {
                 Some(token) if token.is_valid(Instant::now()) => return (false, Ok(token.clone())),
-                _ => self.shared.clone().start_or_join_login(&mut state),
+                _ => self.shared.clone().start_or_join_login(&mut state, cause),
             }
         };
         let result = in_flight.wait_for(Option::is_some).await;
@@ -204,8 +209,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the in-flight login, or starts one. The flag is whether it was already running.
-    fn start_or_join_login(self: Arc<Self>, state: &mut State) -> (InFlight, bool) {
+    /// Returns the in-flight login, or starts one. The flag is whether it was already running. `cause` is the span of
+    /// the caller.
+    fn start_or_join_login(
+        self: Arc<Self>,
+        state: &mut State,
+        cause: Option<Id>,
+    ) -> (InFlight, bool) {
         if let Some(in_flight) = &state.in_flight
             && in_flight.has_changed().is_ok()
             && in_flight.borrow().is_none()
@@ -220,7 +230,7 @@ impl Shared {
         let weak = Arc::downgrade(&self);
         state.tasks.spawn(async move {
             if let Some(shared) = weak.upgrade() {
-                let result = shared.log_in().await;
+                let result = shared.log_in(cause).await;
                 sender.send_replace(Some(result));
             }
         });
@@ -244,21 +254,21 @@ impl Shared {
         })
     }
 
-    async fn log_in(self: &Arc<Self>) -> LoginResult {
+    async fn log_in(self: &Arc<Self>, cause: Option<Id>) -> LoginResult {
         if self.login.is_credential_new_each_time()
             && let Some(result) = self.paused_login(None)
         {
             return result;
         }
         let credential = self.credential().await?;
-        let result = self.log_in_with(credential.clone()).await;
+        let result = self.log_in_with(credential.clone(), cause.clone()).await;
         let is_refused = |error: &Error| !error.is_temporary();
         if self.login.is_credential_new_each_time() || !result.as_ref().is_err_and(is_refused) {
             return result;
         }
         // It might have been replaced during the login, which then says nothing about the new one.
         match self.credential().await {
-            Ok(newer) if newer != credential => self.log_in_with(newer).await,
+            Ok(newer) if newer != credential => self.log_in_with(newer, cause).await,
             Err(error) if error.is_temporary() => Err(error),
             _ => result,
         }
@@ -271,16 +281,16 @@ impl Shared {
         credential.await.map_err(|_| credential_timed_out())?
     }
 
-    async fn log_in_with(self: &Arc<Self>, credential: SecretValue) -> LoginResult {
+    async fn log_in_with(
+        self: &Arc<Self>,
+        credential: SecretValue,
+        cause: Option<Id>,
+    ) -> LoginResult {
         if let Some(result) = self.paused_login(Some(&credential)) {
             return result;
         }
         let started = Instant::now();
-        let result = match self.login.login(&credential).await {
-            Ok(lease) if self.is_refused(&lease) => Err(self.login.refused_token().into()),
-            result => result,
-        };
-        match result {
+        match self.send_login(&credential, cause).await {
             Ok(lease) => {
                 if let Some(known) = self.known_token(&lease) {
                     return Ok(known);
@@ -321,6 +331,36 @@ impl Shared {
                 Err(error)
             }
         }
+    }
+
+    /// Logs in, in a span of its own. A configured token needs no login, so it has none.
+    async fn send_login(
+        &self,
+        credential: &SecretValue,
+        cause: Option<Id>,
+    ) -> Result<TokenLease, LoginFailure> {
+        let is_login = !self.login.is_configured_token();
+        let span = match is_login {
+            true => login_span(&self.origin, cause),
+            false => Span::none(),
+        };
+        #[cfg(feature = "metrics")]
+        let started = Instant::now();
+        let result = self.login.login(credential).instrument(span.clone()).await;
+        let result = match result {
+            Ok(lease) if self.is_refused(&lease) => Err(self.login.refused_token().into()),
+            result => result,
+        };
+        if let Err(LoginFailure { error, .. }) = &result {
+            span.record("error.type", error.kind().name());
+            span.record("otel.status_code", "ERROR");
+        }
+        #[cfg(feature = "metrics")]
+        if is_login {
+            let failure = result.as_ref().err().map(|failure| &failure.error);
+            report::logged_in(&self.origin, started.elapsed(), failure);
+        }
+        result
     }
 
     /// Returns the cached token if a login returned it again without its lifetime, which was described before. For
@@ -415,6 +455,21 @@ impl Shared {
         }
         state.renewer = Some(state.tasks.spawn(renewer.run()));
     }
+}
+
+/// Creates the span of a login. It is not a child of the caller's span, because callers share a login.
+fn login_span(origin: &Origin, cause: Option<Id>) -> Span {
+    let span = tracing::info_span!(
+        target: "secretwell::http",
+        parent: None,
+        "secretwell.login",
+        %origin,
+        "error.type" = field::Empty,
+        "otel.kind" = "client",
+        "otel.status_code" = field::Empty,
+    );
+    span.follows_from(cause);
+    span
 }
 
 fn asks_to_wait(error: &Error) -> bool {
@@ -529,7 +584,10 @@ impl Renewer {
 
 /// Logs in to get a new token. The current token stays in use until the login has succeeded.
 async fn replace(shared: Arc<Shared>) {
-    let (mut in_flight, _) = shared.clone().start_or_join_login(&mut shared.state());
+    let cause = Span::current().id();
+    let (mut in_flight, _) = shared
+        .clone()
+        .start_or_join_login(&mut shared.state(), cause);
     drop(shared);
     // Its failure is logged by the login.
     let _ = in_flight.wait_for(Option::is_some).await;
