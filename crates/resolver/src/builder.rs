@@ -167,7 +167,8 @@ impl ResolverBuilder {
     /// reads at its start, are not reported.
     ///
     /// Callbacks run before the readers get the result, so they must be quick and must not block. A panic of a
-    /// callback is logged and has no other effect.
+    /// callback is logged and has no other effect. A callback that keeps a clone of the resolver keeps it alive
+    /// forever.
     #[must_use]
     pub fn on_fetch(mut self, callback: impl Fn(SecretEvent) + Send + Sync + 'static) -> Self {
         self.audit.on_fetch = Some(Arc::new(callback));

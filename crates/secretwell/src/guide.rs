@@ -23,7 +23,7 @@
 //! | [`cli`] | the command for programs in any language |
 //! | [`deploy`] | files for Docker, Kubernetes, systemd, GitHub Actions, Docker Compose and a Procfile |
 //! | [`architecture`], [`contract`], [`features`] | how the library is built |
-//! | [`security`], [`reliability`], [`performance`], [`logging`] | operation |
+//! | [`security`], [`reliability`], [`performance`], [`logging`], [`metrics`], [`audit`] | operation |
 //! | [`versioning`], [`changelog`], [`contributing`], [`security_policy`], [`decisions`] | the project |
 
 #[doc = include_str!("../docs/guides/getting-started.md")]
@@ -155,6 +155,12 @@ pub mod features {}
 #[doc = include_str!("../docs/logging.md")]
 pub mod logging {}
 
+#[doc = include_str!("../docs/operations/metrics.md")]
+pub mod metrics {}
+
+#[doc = include_str!("../docs/operations/audit.md")]
+pub mod audit {}
+
 #[doc = include_str!("../docs/security.md")]
 pub mod security {}
 
@@ -263,4 +269,7 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0022-sessions.md")]
     pub mod sessions {}
+
+    #[doc = include_str!("../docs/decisions/0023-metrics.md")]
+    pub mod metrics {}
 }
