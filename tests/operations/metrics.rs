@@ -147,6 +147,15 @@ async fn exposition_of_a_service_has_exactly_the_documented_metrics_and_no_secre
         ],
     );
     resolver.close().await;
+    // The server refuses this login.
+    let client_secret = remote.client_secret();
+    let wrong = Canary::new("wrong client secret");
+    remote.place.write_client_secret(wrong.text());
+    let refused = Resolver::new(remote.provider());
+    refused.get("AUTH_SECRET").await.unwrap_err();
+    drop(refused);
+    let logins = r#"secretwell_login_duration_seconds_count{source="infisical",outcome="refused"}"#;
+    assert!(value(&recorder, logins) >= 1.0);
 
     let text = exposition(&recorder);
     assert_documented(&text);
@@ -167,7 +176,7 @@ async fn exposition_of_a_service_has_exactly_the_documented_metrics_and_no_secre
             ),
             (
                 r#"secretwell_cache_reads_total{source="infisical",outcome="failed"}"#,
-                1.0,
+                2.0,
             ),
             (
                 r#"secretwell_fetched_keys_total{source="memory",outcome="found"}"#,
@@ -181,11 +190,11 @@ async fn exposition_of_a_service_has_exactly_the_documented_metrics_and_no_secre
             ),
             (
                 r#"secretwell_fetch_duration_seconds_count{source="infisical",outcome="failure"}"#,
-                1.0,
+                2.0,
             ),
         ],
     );
-    for canary in [&remote.secret, &next, &local, &remote.client_secret()] {
+    for canary in [&remote.secret, &next, &local, &client_secret, &wrong] {
         canary.assert_not_in(&text, "the exposition");
     }
     let place = &remote.place;

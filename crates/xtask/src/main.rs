@@ -96,6 +96,7 @@ const PARTS: &[Part] = &[
                 "lazy",
                 "model",
                 "notify",
+                "operations",
                 "outages",
                 "packaging",
                 "previous",
