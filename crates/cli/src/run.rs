@@ -68,7 +68,8 @@ pub(crate) async fn run(
         let version = version.map(tracing::field::display);
         tracing::info!(target: "secretwell::command", event = "secret_read", %key, version, %origin, "secret read");
     }
-    Policies::of_profile(&sources.profile).warn(&secrets, &sources.provider);
+    let policies = Policies::of_profile(&sources.profile);
+    policies.warn(&secrets, &sources.provider);
     let program = Program {
         argv: args.program,
         pristine: args.pristine,
@@ -92,6 +93,8 @@ pub(crate) async fn run(
                 selection,
                 naming,
                 on_missing: args.on_missing,
+                policies,
+                previous: previous.keys().cloned().collect(),
                 ttl: args.ttl,
             };
             watch_secrets(resolver.build(), watched, &secrets)

@@ -157,6 +157,7 @@ impl Supervisor {
                     }
                     let (previous, variables) = self.after_change(&secrets, &next);
                     (self.previous, secrets) = (previous, next);
+                    self.previous.warn(Instant::now());
                     running.pid = Some(self.start(&variables)?);
                 }
             }
