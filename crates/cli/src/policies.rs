@@ -80,7 +80,7 @@ impl Policies {
     /// Logs a warning for each of `keys` that signs. The program has lost its value by a change.
     pub(crate) fn warn_replaced<'a>(&self, keys: impl IntoIterator<Item = &'a SecretKey>) {
         for key in keys.into_iter().filter(|key| self.signs(key)) {
-            tracing::warn!(target: "secretwell::command", event = "signing_secret_replaced", %key, "the program does not get the previous value of {key}, so sessions that it has signed are lost; add --previous '{key}={key}_PREVIOUS' if the program accepts two secrets");
+            tracing::warn!(target: "secretwell::command", event = "signing_secret_replaced", %key, "the program does not get the previous value of {key}, so sessions of that value are lost; add --previous '{key}={key}_PREVIOUS' if the program accepts two secrets");
         }
     }
 

@@ -240,10 +240,14 @@ async fn read_history(
         return History::Unknown("the source keeps no versions".into());
     };
     let links = provider.links();
-    let source = links.iter().map(Link::provider);
-    let mut source = source.filter(|it| Some(it.origin()) == secret.origin.as_ref());
+    let sources = links.iter().map(Link::provider);
+    let mut matching = sources.filter(|it| Some(it.origin()) == secret.origin.as_ref());
     // A version belongs to the source that returned it.
-    let provider = source.next().map_or(provider, |it| &**it);
+    let provider = match (matching.next(), matching.next()) {
+        (Some(source), None) => &**source,
+        _ if links.len() < 2 => provider,
+        _ => return History::Unknown("it is not clear which source it belongs to".into()),
+    };
     let Some(mut replaced_ago) = age(secret) else {
         return History::Unknown("the source does not report the age of a version".into());
     };
@@ -350,7 +354,7 @@ impl FindStored<'_> {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use secretwell::{MemoryProvider, Origin};
+    use secretwell::{Chain, MemoryProvider, Origin};
 
     use super::*;
 
@@ -459,6 +463,20 @@ mod tests {
             let value = at_start(&Dated::new(versions), GRACE).await;
             assert_eq!(value.as_deref(), expected, "{versions:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn version_of_another_source_is_never_used() {
+        let source = Dated::new(&[(Some("old"), 48), (Some("new"), 1)]);
+        let mut secret = source.version(2).unwrap();
+        let other = MemoryProvider::from_iter([("K", "other")]);
+        secret.origin = Some(other.origin().clone());
+        let chain = Chain::new(other).or_else(source);
+        let secrets = [fetched("K", secret)];
+        let mut previous = rules(GRACE);
+        previous.read(&chain, &Naming::new("", []), &secrets).await;
+        // Both sources have the same origin.
+        assert_eq!(passed(&previous, &secrets), None);
     }
 
     #[tokio::test(start_paused = true)]

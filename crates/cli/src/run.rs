@@ -55,7 +55,6 @@ pub(crate) async fn run(
         Ok::<_, Failure>(secrets)
     };
     let secrets = with_progress(log, message, fetch).await?;
-    drop(signal_guard);
     let variables = naming.variables(&secrets)?;
     for name in naming.kept_names(&secrets) {
         tracing::info!(target: "secretwell::command", event = "variable_kept", name, "the variable `{name}` is already set and keeps its value");
@@ -112,7 +111,7 @@ pub(crate) async fn run(
         previous,
     };
     let secrets = ProgramSecrets { secrets, variables };
-    supervisor.run(secrets, actions).await
+    supervisor.run(secrets, actions, signal_guard).await
 }
 
 /// Returns the rules for the variables of the program. `removed` are the variables that it does not inherit.
