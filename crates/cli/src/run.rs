@@ -55,7 +55,6 @@ pub(crate) async fn run(
         Ok::<_, Failure>(secrets)
     };
     let secrets = with_progress(log, message, fetch).await?;
-    drop(signal_guard);
     let variables = naming.variables(&secrets)?;
     for name in naming.kept_names(&secrets) {
         tracing::info!(target: "secretwell::command", event = "variable_kept", name, "the variable `{name}` is already set and keeps its value");
@@ -68,7 +67,8 @@ pub(crate) async fn run(
         let version = version.map(tracing::field::display);
         tracing::info!(target: "secretwell::command", event = "secret_read", %key, version, %origin, "secret read");
     }
-    Policies::of_profile(&sources.profile).warn(&secrets, &sources.provider);
+    let policies = Policies::of_profile(&sources.profile);
+    policies.warn(&secrets, &sources.provider);
     let program = Program {
         argv: args.program,
         pristine: args.pristine,
@@ -92,6 +92,8 @@ pub(crate) async fn run(
                 selection,
                 naming,
                 on_missing: args.on_missing,
+                policies,
+                previous: previous.keys().cloned().collect(),
                 ttl: args.ttl,
             };
             watch_secrets(resolver.build(), watched, &secrets)
@@ -109,7 +111,7 @@ pub(crate) async fn run(
         previous,
     };
     let secrets = ProgramSecrets { secrets, variables };
-    supervisor.run(secrets, actions).await
+    supervisor.run(secrets, actions, signal_guard).await
 }
 
 /// Returns the rules for the variables of the program. `removed` are the variables that it does not inherit.

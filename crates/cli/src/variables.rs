@@ -95,7 +95,7 @@ impl Naming {
                     ),
                 );
             }
-            if name.len() + secret.value.len() > MAX_LENGTH {
+            if !fits(&name, &secret.value) {
                 problems.push(
                     Error::new(ErrorKind::TooLarge, "the value does not fit in a variable")
                         .with_key(key)
@@ -131,6 +131,15 @@ impl Naming {
         }
         name
     }
+}
+
+/// Returns whether an environment can contain a variable with this name and this value.
+pub(crate) fn can_hold(name: &str, value: &SecretValue) -> bool {
+    fits(name, value) && !value.expose_bytes().contains(&0)
+}
+
+fn fits(name: &str, value: &SecretValue) -> bool {
+    name.len() + value.len() <= MAX_LENGTH
 }
 
 /// Returns whether all shells accept `name` as the name of a variable.
