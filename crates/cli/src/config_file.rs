@@ -73,6 +73,10 @@ impl ConfigFile {
                      its owner, or confirm the file with --config"
                 )));
             }
+            if target.mode() & 0o002 != 0 {
+                let path = path.display();
+                tracing::warn!(target: "secretwell::command", event = "open_permissions", %path, "other users can write the configuration file, and so replace the sources; run `chmod o-w` on it");
+            }
             let mut text = String::new();
             file.read_to_string(&mut text)?;
             Ok(Ok(text))
