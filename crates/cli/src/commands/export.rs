@@ -9,7 +9,7 @@ use secretwell::{Error, SecretKey};
 use super::formats::{
     GitHubFile, GitHubOutput, VARIABLE_HINT, docker_lines, invalid_name, shell_commands,
 };
-use super::{check_output_is_private, write_stdout};
+use super::{check_output_is_private, write_all_to_stdout, write_stdout};
 use crate::args::{ExportArgs, Format, LogArgs};
 use crate::exit::{Failure, Reason};
 use crate::logging::with_progress;
@@ -41,7 +41,7 @@ pub(crate) async fn export(
             let output = GitHubOutput::new(&text_variables(&variables)?)?;
             let file = GitHubFile::open()?;
             // The values are masked before a step can print them.
-            write_stdout(output.masks.as_bytes())?;
+            write_all_to_stdout(output.masks.as_bytes())?;
             file.append(&output)?;
             return Ok(ExitCode::SUCCESS);
         }
