@@ -37,7 +37,12 @@ impl Policies {
         self
     }
 
-    fn of(&self, key: &SecretKey) -> SecretPolicy {
+    /// Returns the keys that are named as signing keys.
+    pub(crate) fn signing(&self) -> &[SecretKey] {
+        &self.signing
+    }
+
+    pub(crate) fn of(&self, key: &SecretKey) -> SecretPolicy {
         match () {
             () if self.unchecked.contains(key) => SecretPolicy::Unchecked,
             () if self.signing.contains(key) => SecretPolicy::of_signing_key(key),
