@@ -29,8 +29,8 @@ const SECRET_PART: &str = "@db/app";
 const ROTATED: &str = "postgres://app:two@db/app";
 
 /// Commands are measured this many times, or less often if they are slow.
-const ROUNDS: usize = 2;
-const SLOW_ROUNDS: usize = 1;
+const ROUNDS: usize = 20;
+const SLOW_ROUNDS: usize = 3;
 const SLOW: Duration = Duration::from_secs(1);
 const VERY_SLOW: Duration = Duration::from_secs(4);
 
@@ -97,7 +97,7 @@ impl Row {
     }
 }
 
-/// Formats a time with two digits, because the machine is not quiet.
+/// Formats a time with two or three digits, because the machine is not quiet.
 fn in_milliseconds(time: Duration) -> String {
     let milliseconds = time.as_secs_f64() * 1000.0;
     match milliseconds {
@@ -501,4 +501,57 @@ fn now() -> Instant {
 #[expect(clippy::disallowed_methods, reason = "other programs run in real time")]
 fn pause(time: Duration) {
     std::thread::sleep(time);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document() -> String {
+        fs::read_to_string(root().join("docs/comparison.md")).unwrap()
+    }
+
+    /// The runs take minutes, so this finds a changed command earlier.
+    #[test]
+    fn each_command_is_in_the_document() {
+        let document = document();
+        for case in TASKS.iter().flat_map(|task| task.cases) {
+            let cells = [case.tool, &case.numbered_commands(), &case.configuration()];
+            let start = format!("| {} |", cells.join(" | "));
+            assert!(document.contains(&start), "{start}");
+        }
+    }
+
+    #[test]
+    fn changed_effect_is_reported_and_changed_time_is_not() {
+        let task = TASKS.last().unwrap();
+        let rows = |effect: &str| -> Vec<Row> {
+            let case = task.cases.last().unwrap();
+            let row = Row {
+                tool: case.tool,
+                commands: String::new(),
+                configuration: String::new(),
+                time: None,
+                status: "1".into(),
+                effect: effect.into(),
+            };
+            vec![row]
+        };
+        let document = format!(
+            "\n## {}\n\n| {} |  |  | 17 | 1 | stops |\n",
+            task.heading,
+            rows("")[0].tool
+        );
+        assert!(compare(task, &rows("stops"), &document).is_empty());
+        assert_eq!(compare(task, &rows("starts"), &document).len(), 2);
+    }
+
+    #[test]
+    fn time_is_rounded() {
+        let format = |microseconds| in_milliseconds(Duration::from_micros(microseconds));
+        assert_eq!(format(3_456), "3.5");
+        assert_eq!(format(45_600), "46");
+        assert_eq!(format(456_000), "460");
+        assert_eq!(format(2_346_000), "2,350");
+    }
 }

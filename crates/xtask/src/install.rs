@@ -229,14 +229,16 @@ pub(crate) fn install_for_comparison() -> Result<Vec<String>, String> {
         let npm = ["install", "--prefix", &directory, DOTENVX, DOTENV_CLI];
         run("npm", &[&npm[..], &quiet].concat())?;
         let features = ["--no-default-features", "--features", "cli,openbao"];
-        let cargo = ["install", "--quiet", "--locked", "--root", &directory];
+        let cargo = [
+            "install", "--quiet", "--locked", "--force", "--root", &directory,
+        ];
         run("cargo", &[&cargo[..], &features, &[SECRETSPEC]].concat())?;
         write(&installed, wanted.as_bytes())?;
     }
     for name in ["dotenvx", "dotenv"] {
         link(peers.join("node_modules/.bin").join(name), name)?;
     }
-    let mut missing = vec!["fnox: its dependencies need a library of the system".to_owned()];
+    let mut missing = Vec::new();
     for package in ["direnv", "age"] {
         if let Err(reason) = install_from_system(package) {
             missing.push(format!("{package}: {reason}"));
