@@ -228,7 +228,7 @@ pub(crate) fn install_for_comparison() -> Result<Vec<String>, String> {
         let quiet = ["--silent", "--no-audit", "--no-fund"];
         let npm = ["install", "--prefix", &directory, DOTENVX, DOTENV_CLI];
         run("npm", &[&npm[..], &quiet].concat())?;
-        let features = ["--no-default-features", "--features", "cli,openbao"];
+        let features = ["--no-default-features", "--features", "cli,vault,openbao"];
         let cargo = [
             "install", "--quiet", "--locked", "--force", "--root", &directory,
         ];
