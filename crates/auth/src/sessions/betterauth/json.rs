@@ -3,16 +3,64 @@
 //! The package verifies a compact cache over the text that `JSON.stringify` returns for the parsed cookie.
 //! A text that differs from it in any character would not verify.
 
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
 use serde_json::{Number, Value};
 
-use super::date::{format_date, parse_date};
+use super::date::{DateText, format_date, parse_date};
+use super::object::{Object, string};
 
 /// The largest whole number up to which JavaScript is exact.
 const MAX_SAFE: u64 = (1 << 53) - 1;
 
+/// The members of an object that is written.
+pub(super) type Members<'a> = Vec<(&'a str, Json<'a>)>;
+
+/// A value that is written.
+pub(super) enum Json<'a> {
+    /// A value that is already in the form of `JSON.stringify`.
+    Canonical(&'a str),
+    Text(Cow<'a, str>),
+    Date(DateText),
+    Value(Cow<'a, Value>),
+}
+
+impl<'a> Json<'a> {
+    /// Returns the value with this text, or `None` if it is nested too deeply. Most columns are simple values, which
+    /// need no tree.
+    pub(super) fn new(json: &'a RawValue) -> Option<Self> {
+        if let Some(text) = string(json) {
+            return Some(Self::Text(text));
+        }
+        let json = json.get();
+        let is_number = json.len() < 16 && json.bytes().all(|byte| byte.is_ascii_digit());
+        match is_number || ["null", "true", "false"].contains(&json) {
+            true => Some(Self::Canonical(json)),
+            false => serde_json::from_str(json).ok().map(Self::Value),
+        }
+    }
+
+    /// Returns the members of an object, or `None` if one of them is nested too deeply.
+    pub(super) fn members(object: &'a Object<'_>) -> Option<Members<'a>> {
+        let members = object.iter();
+        members
+            .map(|(name, json)| Some((name, Self::new(json)?)))
+            .collect()
+    }
+
+    fn write(&self, text: &mut String) {
+        match self {
+            Self::Canonical(json) => *text += json,
+            Self::Text(string) => write_text(string, text),
+            Self::Date(date) => write_string(date.as_str(), text),
+            Self::Value(value) => write(value, text),
+        }
+    }
+}
+
 /// Returns `value` in the form of `JSON.stringify`.
-///
-/// Texts that the package reads as dates are written as it writes dates, because it converts them.
+#[cfg(test)]
 pub(super) fn stringify(value: &Value) -> String {
     let mut text = String::new();
     write(value, &mut text);
@@ -25,10 +73,7 @@ fn write(value: &Value, text: &mut String) {
         Value::Bool(true) => *text += "true",
         Value::Bool(false) => *text += "false",
         Value::Number(number) => *text += &number_text(number),
-        Value::String(string) => match parse_date(string).and_then(format_date) {
-            Some(date) => write_string(&date, text),
-            None => write_string(string, text),
-        },
+        Value::String(string) => write_text(string, text),
         Value::Array(items) => {
             text.push('[');
             for (index, item) in items.iter().enumerate() {
@@ -40,35 +85,46 @@ fn write(value: &Value, text: &mut String) {
             text.push(']');
         }
         Value::Object(members) => {
-            // JavaScript moves names that are array indexes to the front, in numerical order.
-            if members.keys().any(|name| array_index(name).is_some()) {
-                let mut members: Vec<_> = members.iter().collect();
-                members.sort_by_key(|(name, _)| array_index(name).unwrap_or(u32::MAX));
-                write_members(members.into_iter(), text);
-            } else {
-                write_members(members.iter(), text);
-            }
+            let members = members.iter();
+            let members =
+                members.map(|(name, value)| (name.as_str(), Json::Value(Cow::Borrowed(value))));
+            write_object(members.collect(), text);
         }
     }
 }
 
-fn write_members<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>, text: &mut String) {
+/// Writes an object. JavaScript moves names that are array indexes to the front, in numerical order.
+pub(super) fn write_object(mut members: Members<'_>, text: &mut String) {
+    members.sort_by_key(|(name, _)| array_index(name).unwrap_or(u32::MAX));
     text.push('{');
-    for (index, (name, member)) in members.enumerate() {
+    for (index, (name, member)) in members.iter().enumerate() {
         if index > 0 {
             text.push(',');
         }
         write_string(name, text);
         text.push(':');
-        write(member, text);
+        member.write(text);
     }
     text.push('}');
 }
 
+/// Writes a text of the claims. A text that the package reads as a date is written as it writes dates, because it
+/// converts them.
+fn write_text(string: &str, text: &mut String) {
+    match parse_date(string).and_then(format_date) {
+        Some(date) => write_string(date.as_str(), text),
+        None => write_string(string, text),
+    }
+}
+
 /// Writes a string with the escapes of JSON, which are the same in `serde_json` and JavaScript.
-fn write_string(string: &str, text: &mut String) {
+pub(super) fn write_string(string: &str, text: &mut String) {
     let is_escaped = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
-    if string.bytes().any(is_escaped) {
+    // The whole text is checked, because this is faster than a loop that can end early.
+    if string
+        .bytes()
+        .fold(false, |any, byte| any | is_escaped(byte))
+    {
         *text += &Value::from(string).to_string();
     } else {
         text.push('"');
@@ -88,7 +144,7 @@ fn array_index(name: &str) -> Option<u32> {
 }
 
 /// Returns a number in the form of `Number.prototype.toString`.
-fn number_text(number: &Number) -> String {
+pub(super) fn number_text(number: &Number) -> String {
     let is_safe = match (number.as_u64(), number.as_i64()) {
         (Some(number), _) => number <= MAX_SAFE,
         (None, Some(number)) => number.unsigned_abs() <= MAX_SAFE,

@@ -71,6 +71,7 @@ mod diagnosis;
 mod json;
 mod jwt;
 mod mac;
+mod object;
 mod payload;
 #[cfg(feature = "tower")]
 mod principal;
@@ -81,6 +82,7 @@ mod sessions;
 mod signed;
 #[cfg(test)]
 mod tests;
+mod user;
 #[cfg(test)]
 mod vectors;
 
