@@ -6,12 +6,11 @@ use std::time::{Duration, SystemTime};
 use secretwell_core::Error;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use super::date::{time_of_milliseconds, to_milliseconds};
-use super::json::number_text;
+use super::json::write_number;
 use super::mac::{Accept, MacKeys};
-use super::object::Object;
+use super::object::{ClaimTexts, Object};
 use super::payload::{CachedSession, Claims, DEFAULT_VERSION, Payload, SessionRow, TYPICAL_LENGTH};
 use super::secrets::BetterAuthSecrets;
 use super::signed::VerifiedToken;
@@ -23,7 +22,7 @@ use crate::sessions::claims::{
 };
 use crate::sessions::jwe;
 use crate::sessions::keys::{Format, Keys};
-use crate::sessions::text::decode_json;
+use crate::sessions::text::{WipedText, decode_json};
 
 /// Salt of the key of the strategy `jwe`.
 const SALT: &str = "better-auth-session";
@@ -89,7 +88,7 @@ pub struct SessionCache {
 
 /// The content of a cache whose signature or tag is valid.
 pub(super) struct Verified {
-    claims: Zeroizing<String>,
+    claims: WipedText,
     /// The end of a compact cache. The caches of the other strategies have a claim.
     compact_expires: Option<SystemTime>,
 }
@@ -217,8 +216,9 @@ impl SessionCache {
         token: &VerifiedToken,
         now: SystemTime,
     ) -> Result<(Payload<'a>, SystemTime), TokenError> {
-        let claims = Object::parse(&verified.claims).ok_or(TokenError::Malformed)?;
-        let times = || TimeClaims::new(|name| claims.get(name));
+        let claims = serde_json::from_str(&verified.claims);
+        let claims: ClaimTexts<'a> = claims.map_err(|_| TokenError::Malformed)?;
+        let times = || TimeClaims::new(|name| claims.others.get(name));
         let expires = match self.strategy {
             CacheStrategy::Compact => verified.compact_expires,
             CacheStrategy::Jwt => {
@@ -235,7 +235,7 @@ impl SessionCache {
         };
         // The package accepts a cache without an end for the rest of the millisecond.
         let expires = expires.ok_or(TokenError::Malformed)?;
-        let payload = Payload::from_claims(&claims).ok_or(TokenError::Malformed)?;
+        let payload = Payload::from_claims(claims).ok_or(TokenError::Malformed)?;
         payload.check(token, &self.version, now)?;
         Ok((payload, expires))
     }
@@ -269,8 +269,9 @@ impl SessionCache {
         now: SystemTime,
     ) -> Result<String, TokenError> {
         let user = serde_json::to_string(user).map_err(|_| TokenError::Malformed)?;
-        let user = Zeroizing::new(user);
-        let user = User::parse(&user).ok_or(TokenError::Malformed)?;
+        let user = WipedText::from(user);
+        let user = Object::parse(&user).and_then(User::new);
+        let user = user.ok_or(TokenError::Malformed)?;
         let claims = Claims::new(session, &user, &self.version, now);
         self.seal(claims.ok_or(TokenError::Malformed)?, max_age, now)
     }
@@ -312,21 +313,18 @@ impl SessionCache {
         if self.strategy == CacheStrategy::Compact {
             let max_age = i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX);
             let expires = to_milliseconds(now).saturating_add(max_age);
-            return Ok(compact::seal(
-                claims,
-                &number_text(&expires.into()),
-                &self.macs,
-            ));
+            return Ok(compact::seal(claims, expires, &self.macs));
         }
         let since = now.duration_since(SystemTime::UNIX_EPOCH);
         let issued = since.unwrap_or_default().as_secs();
         let expires = issued.saturating_add(max_age.as_secs());
-        let mut json = Zeroizing::new(String::with_capacity(TYPICAL_LENGTH));
+        let mut json = WipedText::from(String::with_capacity(TYPICAL_LENGTH));
         claims.write(&mut json);
         for (name, time) in [("iat", issued), ("exp", expires)] {
-            for part in [",\"", name, "\":", &number_text(&time.into())] {
+            for part in [",\"", name, "\":"] {
                 *json += part;
             }
+            write_number(&time.into(), &mut json);
         }
         if self.strategy == CacheStrategy::Jwt {
             *json += "}";

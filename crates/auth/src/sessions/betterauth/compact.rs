@@ -5,13 +5,14 @@
 //! the JSON first and writes it again.
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-use super::json::float_text;
+use super::json::{float_text, write_number};
 use super::mac::{Accept, MacKeys};
 use super::payload::{Claims, TYPICAL_LENGTH};
 use crate::sessions::TokenError;
+use crate::sessions::encoding::URL_SAFE_NO_PAD;
+use crate::sessions::text::WipedText;
 
 const SESSION: &str = r#"{"session":"#;
 const EXPIRES: &str = r#","expiresAt":"#;
@@ -80,19 +81,17 @@ fn parse_number(text: &[u8]) -> Option<f64> {
 }
 
 /// Signs the claims and returns the cache.
-pub(super) fn seal(claims: Claims<'_>, expires: &str, keys: &MacKeys) -> String {
-    let mut json = Zeroizing::new(String::with_capacity(TYPICAL_LENGTH));
+pub(super) fn seal(claims: Claims<'_>, expires: i64, keys: &MacKeys) -> String {
+    let mut json = WipedText::from(String::with_capacity(TYPICAL_LENGTH));
     *json += SESSION;
     claims.write(&mut json);
-    let signature = keys.sign(&[
-        &json.as_bytes()[SESSION.len()..],
-        EXPIRES.as_bytes(),
-        expires.as_bytes(),
-        b"}",
-    ]);
-    for part in ["}", EXPIRES, expires, SIGNATURE] {
-        *json += part;
-    }
+    let brace = json.len();
+    *json += "}";
+    *json += EXPIRES;
+    write_number(&expires.into(), &mut json);
+    let signed = json.as_bytes();
+    let signature = keys.sign(&[&signed[SESSION.len()..brace], &signed[brace + 1..], b"}"]);
+    *json += SIGNATURE;
     URL_SAFE_NO_PAD.encode_string(signature, &mut json);
     *json += END;
     URL_SAFE_NO_PAD.encode(json.as_bytes())

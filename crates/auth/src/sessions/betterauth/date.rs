@@ -52,6 +52,7 @@ pub(super) fn parse_date(text: &str) -> Option<i64> {
 }
 
 /// A date in the form of `toISOString` of JavaScript.
+#[derive(Clone, Copy)]
 pub(super) struct DateText([u8; 24]);
 
 impl DateText {
@@ -72,7 +73,7 @@ pub(super) fn format_date(milliseconds: i64) -> Option<DateText> {
     }
     // Without the machinery of `format!`, which takes longer than the rest of a signature.
     let mut text = *b"0000-00-00T00:00:00.000Z";
-    for (mut number, places) in [
+    for (number, places) in [
         (year, 0..4),
         (month, 5..7),
         (day, 8..10),
@@ -81,6 +82,8 @@ pub(super) fn format_date(milliseconds: i64) -> Option<DateText> {
         (second, 17..19),
         (fraction, 20..23),
     ] {
+        // No number is negative.
+        let mut number = number.unsigned_abs();
         for digit in text[places].iter_mut().rev() {
             *digit += u8::try_from(number % 10).unwrap_or_default();
             number /= 10;

@@ -1,12 +1,12 @@
 //! The strategy `jwt`: a JWT with HS256.
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::mac::{Accept, MacKeys};
 use crate::sessions::TokenError;
+use crate::sessions::encoding::URL_SAFE_NO_PAD;
 
 const HEADER: &str = r#"{"alg":"HS256"}"#;
 /// Number of characters of a signature in base64, and of the two dots.

@@ -4,14 +4,18 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
+use serde::de::value::MapDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::date::parse_date;
 
+/// The number of members that most objects do not exceed.
+const TYPICAL_MEMBERS: usize = 10;
+
 /// The members of a JSON object, in their order. A value is parsed only if it is needed.
 ///
-/// As in JavaScript, the last value of a name counts.
+/// As in JavaScript, the last value of a name counts. Derived implementations of `Deserialize` reject duplicate names.
 pub(super) struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Object<'a> {
@@ -34,6 +38,19 @@ impl<'a> Object<'a> {
         parse_date(&self.text(name)?)
     }
 
+    /// Returns the object as the input of a type of the user.
+    pub(super) fn deserializer(&self) -> impl Deserializer<'_, Error = serde_json::Error> {
+        MapDeserializer::new(self.iter())
+    }
+
+    /// Sets a value. As in JavaScript, it has the place of the first value of this name.
+    fn set(&mut self, name: Cow<'a, str>, value: &'a RawValue) {
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = value,
+            None => self.0.push((name, value)),
+        }
+    }
+
     pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &'a RawValue)> {
         self.0.iter().map(|(name, value)| (&**name, *value))
     }
@@ -48,12 +65,18 @@ pub(super) fn string(json: &RawValue) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Implemented by hand, because derived implementations reject duplicate names.
+/// The claims of a cache: the rows of the session and the user, and the others.
+pub(super) struct ClaimTexts<'a> {
+    pub(super) session: Option<Object<'a>>,
+    pub(super) user: Option<Object<'a>>,
+    pub(super) others: Object<'a>,
+}
+
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
 impl<'de> Deserialize<'de> for Object<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
         struct ObjectVisitor;
 
         impl<'de> Visitor<'de> for ObjectVisitor {
@@ -64,19 +87,47 @@ impl<'de> Deserialize<'de> for Object<'de> {
             }
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Object<'de>, M::Error> {
-                // Rows of the tables have about this number of columns.
-                let mut members: Vec<(Cow<'de, str>, &RawValue)> = Vec::with_capacity(10);
+                let mut object = Object(Vec::with_capacity(TYPICAL_MEMBERS));
                 while let Some((Name(name), value)) = map.next_entry()? {
-                    match members.iter_mut().find(|(known, _)| *known == name) {
-                        Some((_, known)) => *known = value,
-                        None => members.push((name, value)),
-                    }
+                    object.set(name, value);
                 }
-                Ok(Object(members))
+                Ok(object)
             }
         }
 
         deserializer.deserialize_map(ObjectVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for ClaimTexts<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ClaimsVisitor;
+
+        impl<'de> Visitor<'de> for ClaimsVisitor {
+            type Value = ClaimTexts<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of claims")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<ClaimTexts<'de>, M::Error> {
+                let mut claims = ClaimTexts {
+                    session: None,
+                    user: None,
+                    others: Object(Vec::with_capacity(TYPICAL_MEMBERS)),
+                };
+                while let Some(Name(name)) = map.next_key()? {
+                    match &*name {
+                        "session" => claims.session = Some(map.next_value()?),
+                        "user" => claims.user = Some(map.next_value()?),
+                        _ => claims.others.set(name, map.next_value()?),
+                    }
+                }
+                Ok(claims)
+            }
+        }
+
+        deserializer.deserialize_map(ClaimsVisitor)
     }
 }
 

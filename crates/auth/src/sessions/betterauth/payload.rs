@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 
 use super::date::{format_date, parse_date, time_of_milliseconds, to_milliseconds, to_time};
-use super::json::{Json, Members, number_text, write_object, write_string};
-use super::object::{Object, string};
+use super::json::{Json, Members, write_number, write_object, write_string};
+use super::object::{ClaimTexts, Object, string};
 use super::signed::VerifiedToken;
 use super::user::User;
 use crate::sessions::TokenError;
@@ -97,21 +97,23 @@ impl SessionRow {
         &self.token
     }
 
+    /// Reads the columns as the package does, or returns `None` if it would refuse one.
     fn from_columns(columns: &Object<'_>) -> Option<Self> {
-        let text = |name| columns.text(name).map(Cow::into_owned);
-        let date = |name| to_time(columns.date(name)?);
+        let id = |name| columns.text(name).filter(|text| is_id(text));
         let further = columns.iter().filter(|(name, _)| !COLUMNS.contains(name));
-        let further = further
-            .map(|(name, json)| Some((name.to_owned(), serde_json::from_str(json.get()).ok()?)));
+        let further = further.map(|(name, json)| {
+            let value = serde_json::from_str(json.get()).ok()?;
+            Some((name.to_owned(), value))
+        });
         Some(Self {
-            id: text("id")?,
+            id: id("id")?.into_owned(),
             user_id: user_id(columns)?.into_owned(),
-            token: text("token")?,
-            expires: date("expiresAt")?,
-            created: date("createdAt"),
-            updated: date("updatedAt"),
-            ip_address: text("ipAddress"),
-            user_agent: text("userAgent"),
+            token: id("token")?.into_owned(),
+            expires: to_time(columns.date("expiresAt")?)?,
+            created: optional_date(columns, "createdAt")?.and_then(to_time),
+            updated: optional_date(columns, "updatedAt")?.and_then(to_time),
+            ip_address: optional_text(columns, "ipAddress")?.map(Cow::into_owned),
+            user_agent: optional_text(columns, "userAgent")?.map(Cow::into_owned),
             additional: further.collect::<Option<_>>()?,
         })
     }
@@ -124,16 +126,18 @@ impl SessionRow {
             return None;
         }
         let text = |text| Json::Text(Cow::Borrowed(text));
-        let date = |time| format_date(to_milliseconds(time)).map(Json::Date);
+        let date = |time| format_date(to_milliseconds(time));
+        let now = date(now)?;
+        let started = |time: Option<_>| time.map_or(Some(now), date).map(Json::Date);
         let optional = |value: Option<_>| value.map_or(Json::Canonical("null"), text);
         let mut members = Vec::with_capacity(COLUMNS.len() + self.additional.len());
         members.extend(COLUMNS.into_iter().zip([
             text(&self.id),
             text(&self.user_id),
             text(&self.token),
-            date(self.expires)?,
-            date(self.created.unwrap_or(now))?,
-            date(self.updated.unwrap_or(now))?,
+            Json::Date(date(self.expires)?),
+            started(self.created)?,
+            started(self.updated)?,
             optional(self.ip_address.as_deref()),
             optional(self.user_agent.as_deref()),
         ]));
@@ -159,29 +163,28 @@ impl fmt::Debug for SessionRow {
 
 /// The content of a cache that was verified. It has no `Debug`, because it contains the token of the session.
 pub(super) struct Payload<'a> {
-    session: Object<'a>,
+    pub(super) session: SessionRow,
+    /// The columns of the session, for a cache that is renewed.
+    columns: Object<'a>,
     user: User<'a>,
     /// Milliseconds since 1970.
     updated_at: f64,
     version: Option<Cow<'a, str>>,
-    /// The end of the session in milliseconds since 1970.
-    session_expires: i64,
 }
 
 impl<'a> Payload<'a> {
     /// Reads the claims of a cache as the package does, or returns `None` if it would refuse their types.
-    pub(super) fn from_claims(claims: &Object<'a>) -> Option<Self> {
-        let session = Object::parse(claims.get("session")?.get())?;
-        check_session(&session)?;
-        let version = match claims.get("version") {
+    pub(super) fn from_claims(claims: ClaimTexts<'a>) -> Option<Self> {
+        let columns = claims.session?;
+        let version = match claims.others.get("version") {
             Some(version) => Some(string(version).filter(|text| is_text(text))?),
             None => None,
         };
         Some(Self {
-            session_expires: session.date("expiresAt")?,
-            session,
-            user: User::parse(claims.get("user")?.get())?,
-            updated_at: serde_json::from_str(claims.get("updatedAt")?.get()).ok()?,
+            session: SessionRow::from_columns(&columns)?,
+            columns,
+            user: User::new(claims.user?)?,
+            updated_at: serde_json::from_str(claims.others.get("updatedAt")?.get()).ok()?,
             version,
         })
     }
@@ -193,22 +196,17 @@ impl<'a> Payload<'a> {
         version: &str,
         now: SystemTime,
     ) -> Result<(), TokenError> {
-        if self.session_expires < to_milliseconds(now) {
+        if to_milliseconds(self.session.expires) < to_milliseconds(now) {
             return Err(TokenError::Expired);
         }
         let own = self.version.as_deref().filter(|own| !own.is_empty());
         if own.unwrap_or(DEFAULT_VERSION) != version {
             return Err(TokenError::OtherVersion);
         }
-        if self.session.text("token").as_deref() != Some(token.expose()) {
+        if self.session.token != token.expose() {
             return Err(TokenError::OtherToken);
         }
         Ok(())
-    }
-
-    /// Returns the end of the session.
-    pub(super) fn session_expires(&self) -> Option<SystemTime> {
-        to_time(self.session_expires)
     }
 
     pub(super) fn into_session<U: DeserializeOwned>(
@@ -217,7 +215,7 @@ impl<'a> Payload<'a> {
     ) -> Result<CachedSession<U>, TokenError> {
         let cached_at = time_of_milliseconds(self.updated_at);
         Ok(CachedSession {
-            session: SessionRow::from_columns(&self.session).ok_or(TokenError::Malformed)?,
+            session: self.session,
             user: self.user.deserialize()?,
             cached_at: cached_at.ok_or(TokenError::Malformed)?,
             cache_expires,
@@ -257,10 +255,10 @@ impl<'a> Claims<'a> {
         version: &'a str,
         now: SystemTime,
     ) -> Option<Self> {
-        let mut session = Json::members(&payload.session)?;
+        let mut session = Json::members(&payload.columns)?;
         for (name, value) in &mut session {
             if *name == "userId" {
-                *value = Json::Text(user_id(&payload.session)?);
+                *value = Json::Text(user_id(&payload.columns)?);
             }
         }
         Some(Self {
@@ -278,43 +276,40 @@ impl<'a> Claims<'a> {
         *json += r#","user":"#;
         write_object(self.user, json);
         *json += r#","updatedAt":"#;
-        *json += &number_text(&self.updated_at.into());
+        write_number(&self.updated_at.into(), json);
         *json += r#","version":"#;
         write_string(self.version, json);
     }
 }
 
-/// Checks the columns of the session that every application has.
-fn check_session(session: &Object<'_>) -> Option<()> {
-    let is_valid = is_id(&session.text("id")?)
-        && is_id(&user_id(session)?)
-        && is_id(&session.text("token")?)
-        && session.date("expiresAt").is_some()
-        && has_valid_dates(session)
-        && has_optional_text(session, "ipAddress")
-        && has_optional_text(session, "userAgent");
-    is_valid.then_some(())
-}
-
 /// Returns the id of the user, which can be a number.
 fn user_id<'a>(session: &Object<'a>) -> Option<Cow<'a, str>> {
     let id = session.get("userId")?;
-    string(id).or_else(|| {
-        let number: Number = serde_json::from_str(id.get()).ok()?;
-        Some(number_text(&number).into())
-    })
+    match string(id) {
+        Some(text) => is_id(&text).then_some(text),
+        None => {
+            let number: Number = serde_json::from_str(id.get()).ok()?;
+            let mut text = String::new();
+            write_number(&number, &mut text);
+            Some(text.into())
+        }
+    }
 }
 
-pub(super) fn has_valid_dates(row: &Object<'_>) -> bool {
-    let is_valid = |name| row.get(name).is_none() || row.date(name).is_some();
-    is_valid("createdAt") && is_valid("updatedAt")
+/// Returns a date or `None` if the row has no such column. Without result if the package would refuse the column.
+pub(super) fn optional_date(row: &Object<'_>, name: &str) -> Option<Option<i64>> {
+    match row.get(name) {
+        Some(_) => row.date(name).map(Some),
+        None => Some(None),
+    }
 }
 
-pub(super) fn has_optional_text(row: &Object<'_>, name: &str) -> bool {
-    row.get(name).is_none_or(|json| match string(json) {
-        Some(text) => is_text(&text),
-        None => json.get() == "null",
-    })
+/// Returns a text or `None` if the row has no such column. Without result if the package would refuse the column.
+pub(super) fn optional_text<'a>(row: &Object<'a>, name: &str) -> Option<Option<Cow<'a, str>>> {
+    match row.get(name) {
+        Some(json) if json.get() != "null" => string(json).filter(|text| is_text(text)).map(Some),
+        _ => Some(None),
+    }
 }
 
 /// Returns whether `text` can identify a row. Two texts with different unpaired surrogates must not become one.

@@ -458,20 +458,19 @@ impl Sessions {
         let found = self.find_with(cookies, |cache, text| {
             let verified = cache.verify(text, now)?;
             let (payload, end) = cache.open(&verified, &token, now)?;
-            let session_end = payload.session_expires();
+            let session_end = payload.session.expires;
             Ok((verified, session_end, end))
         });
         let found = found.ok().flatten();
         let threshold = now.checked_add(remaining);
         let is_due = found.as_ref().is_some_and(|(_, session_end, end)| {
-            let ends_early = session_end.is_some_and(|session_end| *end + ROUNDING < session_end);
-            ends_early && threshold.is_none_or(|threshold| *end < threshold)
+            *end + ROUNDING < *session_end && threshold.is_none_or(|threshold| *end < threshold)
         });
         let renews_cache = !self.has_database && (is_due || token.has_previous_signature());
         if !renews_cache && !token.has_previous_signature() {
             return Ok(Vec::new());
         }
-        let session_end = found.as_ref().and_then(|(_, session_end, _)| *session_end);
+        let session_end = found.as_ref().map(|(_, session_end, _)| *session_end);
         let left = session_end.map_or(self.expires_in, |end| {
             end.duration_since(now).unwrap_or_default()
         });

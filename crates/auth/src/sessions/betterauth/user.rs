@@ -2,19 +2,19 @@
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::json::{Json, Members};
 use super::object::Object;
-use super::payload::{has_optional_text, has_valid_dates, is_id, is_text};
+use super::payload::{is_id, is_text, optional_date, optional_text};
 use crate::sessions::TokenError;
 use crate::sessions::mismatch::mismatch;
 
 /// A row that the package would accept. The package changes two columns when it reads a row: the e-mail address is in
 /// lower case, and `emailVerified` is present.
 pub(super) struct User<'a> {
-    json: &'a str,
     columns: Object<'a>,
     /// The address in lower case.
     email: Cow<'a, str>,
@@ -23,27 +23,27 @@ pub(super) struct User<'a> {
 }
 
 impl<'a> User<'a> {
-    /// Parses a row, or returns `None` if the package would refuse it.
-    pub(super) fn parse(json: &'a str) -> Option<Self> {
-        let columns = Object::parse(json)?;
+    /// Checks a row. Returns `None` if the package would refuse it.
+    pub(super) fn new(columns: Object<'a>) -> Option<Self> {
         let email = columns.text("email")?;
         let verified = columns.get("emailVerified");
         let is_valid = is_id(&columns.text("id")?)
             && is_text(&email)
             && is_text(&columns.text("name")?)
             && verified.is_none_or(|json| ["true", "false"].contains(&json.get()))
-            && has_valid_dates(&columns)
-            && has_optional_text(&columns, "image");
-        let is_lower = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
-        let is_unchanged = verified.is_some() && email.bytes().all(is_lower);
+            && optional_date(&columns, "createdAt").is_some()
+            && optional_date(&columns, "updatedAt").is_some()
+            && optional_text(&columns, "image").is_some();
+        let is_lower = email
+            .bytes()
+            .all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase());
         is_valid.then(|| Self {
-            json,
-            email: match is_unchanged {
+            is_unchanged: is_lower && verified.is_some(),
+            email: match is_lower {
                 true => email,
                 false => email.to_lowercase().into(),
             },
             columns,
-            is_unchanged,
         })
     }
 
@@ -63,13 +63,13 @@ impl<'a> User<'a> {
 
     pub(super) fn deserialize<U: DeserializeOwned>(&self) -> Result<U, TokenError> {
         if self.is_unchanged
-            && let Ok(user) = serde_json::from_str(self.json)
+            && let Ok(user) = U::deserialize(self.columns.deserializer())
         {
             return Ok(user);
         }
-        // A map has one value for each name, the last.
-        let mut columns: Map<String, Value> =
-            serde_json::from_str(self.json).map_err(|_| TokenError::Malformed)?;
+        // Some types cannot be deserialized from single members.
+        let columns = Map::deserialize(self.columns.deserializer());
+        let mut columns = columns.map_err(|_| TokenError::Malformed)?;
         columns.insert("email".to_owned(), self.email.as_ref().into());
         let verified = columns.entry("emailVerified");
         verified.or_insert(Value::Bool(false));
@@ -79,5 +79,49 @@ impl<'a> User<'a> {
             error.field = error.field.map(|field| format!("user.{field}"));
             TokenError::Claims(error)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Ada {
+        id: String,
+        email: String,
+        #[serde(flatten)]
+        further: HashMap<String, Value>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Wrapped(Ada);
+
+    /// With and without a column that the package changes, and with a name that occurs twice.
+    #[test]
+    fn user_is_read_into_types_of_all_kinds() {
+        for json in [
+            r#"{"id":"1","email":"ada@example.test","name":"Ada","emailVerified":false,"n":[1.5,{"a":null}]}"#,
+            r#"{"id":"1","email":"Ada@Example.Test","name":"Ada","emailVerified":false,"n":[1.5,{"a":null}]}"#,
+            r#"{"id":"1","email":"ada@example.test","name":"Ada","n":[1.5,{"a":null}]}"#,
+            r#"{"id":"0","email":"ada@example.test","name":"Ada","emailVerified":false,"n":[1.5,{"a":null}],"id":"1"}"#,
+        ] {
+            let user = User::new(Object::parse(json).unwrap()).unwrap();
+            let further = json!({"name": "Ada", "emailVerified": false, "n": [1.5, {"a": null}]});
+            let ada = || Ada {
+                id: "1".to_owned(),
+                email: "ada@example.test".to_owned(),
+                further: Map::deserialize(&further).unwrap().into_iter().collect(),
+            };
+            assert_eq!(user.deserialize(), Ok(ada()), "{json}");
+            assert_eq!(user.deserialize(), Ok(Wrapped(ada())), "{json}");
+            assert_eq!(user.deserialize(), Ok(Some(ada())), "{json}");
+            let value: Value = user.deserialize().unwrap();
+            assert_eq!(Ada::deserialize(value).unwrap(), ada(), "{json}");
+        }
     }
 }
