@@ -141,6 +141,7 @@ impl Cookie {
     /// Several cookies can have one name, if they differ in their domain or path. The header does not
     /// contain these. Single cookies come first, in the order of the header, then joined chunks. Each
     /// kind is limited to a few values, so an arbitrary header costs only a few attempts.
+    #[cfg(any(feature = "authjs", test))]
     pub(super) fn candidates<'a>(&'a self, header: &'a str) -> impl Iterator<Item = String> + 'a {
         self.whole(header)
             .chain(std::iter::once_with(|| self.joined(header)).flatten())
