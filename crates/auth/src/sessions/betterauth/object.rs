@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::value::MapDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::forward_to_deserialize_any;
 use serde_json::value::RawValue;
 
 use super::date::parse_date;
@@ -38,11 +39,6 @@ impl<'a> Object<'a> {
         parse_date(&self.text(name)?)
     }
 
-    /// Returns the object as the input of a type of the user.
-    pub(super) fn deserializer(&self) -> impl Deserializer<'_, Error = serde_json::Error> {
-        MapDeserializer::new(self.iter())
-    }
-
     /// Sets a value. As in JavaScript, it has the place of the first value of this name.
     fn set(&mut self, name: Cow<'a, str>, value: &'a RawValue) {
         match self.0.iter_mut().find(|(known, _)| *known == name) {
@@ -53,6 +49,21 @@ impl<'a> Object<'a> {
 
     pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &'a RawValue)> {
         self.0.iter().map(|(name, value)| (&**name, *value))
+    }
+}
+
+/// The object as the input of a type of the user. It is always a map. [`MapDeserializer`] alone is a sequence of pairs as
+/// well, which the JSON is not.
+impl<'de> Deserializer<'de> for &'de Object<'_> {
+    type Error = serde_json::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        MapDeserializer::new(self.iter()).deserialize_any(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+        unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
     }
 }
 

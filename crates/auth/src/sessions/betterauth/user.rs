@@ -63,12 +63,12 @@ impl<'a> User<'a> {
 
     pub(super) fn deserialize<U: DeserializeOwned>(&self) -> Result<U, TokenError> {
         if self.is_unchanged
-            && let Ok(user) = U::deserialize(self.columns.deserializer())
+            && let Ok(user) = U::deserialize(&self.columns)
         {
             return Ok(user);
         }
         // Some types cannot be deserialized from single members.
-        let columns = Map::deserialize(self.columns.deserializer());
+        let columns = Map::deserialize(&self.columns);
         let mut columns = columns.map_err(|_| TokenError::Malformed)?;
         columns.insert("email".to_owned(), self.email.as_ref().into());
         let verified = columns.entry("emailVerified");
@@ -122,6 +122,24 @@ mod tests {
             assert_eq!(user.deserialize(), Ok(Some(ada())), "{json}");
             let value: Value = user.deserialize().unwrap();
             assert_eq!(Ada::deserialize(value).unwrap(), ada(), "{json}");
+        }
+    }
+
+    #[test]
+    fn user_is_not_a_sequence() {
+        for json in [
+            r#"{"id":"1","email":"ada@example.test","name":"Ada","emailVerified":false}"#,
+            r#"{"id":"1","email":"Ada@Example.Test","name":"Ada","emailVerified":false}"#,
+        ] {
+            let user = User::new(Object::parse(json).unwrap()).unwrap();
+            assert!(
+                user.deserialize::<Vec<(String, Value)>>().is_err(),
+                "{json}"
+            );
+            assert!(
+                user.deserialize::<[(String, Value); 4]>().is_err(),
+                "{json}"
+            );
         }
     }
 }
