@@ -4,8 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::value::MapDeserializer;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
 use serde_json::value::RawValue;
 
@@ -52,18 +51,59 @@ impl<'a> Object<'a> {
     }
 }
 
-/// The object as the input of a type of the user. It is always a map. [`MapDeserializer`] alone is a sequence of pairs as
-/// well, which the JSON is not.
+/// The object as the input of a type of the user.
 impl<'de> Deserializer<'de> for &'de Object<'_> {
     type Error = serde_json::Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        MapDeserializer::new(self.iter()).deserialize_any(visitor)
+        let mut members = Members {
+            remaining: self.0.iter(),
+            value: None,
+        };
+        let value = visitor.visit_map(&mut members)?;
+        match members.remaining.len() {
+            0 => Ok(value),
+            _ => Err(Error::custom("a member was not read")),
+        }
     }
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
         unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+/// The members that are not yet read. The types of serde are not usable: their map of members is also a sequence of
+/// pairs, and a `RawValue` reads only the `1` of `1e+21` into a `u128`.
+struct Members<'de, 'a> {
+    remaining: std::slice::Iter<'de, (Cow<'a, str>, &'a RawValue)>,
+    value: Option<&'de RawValue>,
+}
+
+impl<'de> MapAccess<'de> for Members<'de, '_> {
+    type Error = serde_json::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Self::Error> {
+        let Some((name, value)) = self.remaining.next() else {
+            return Ok(None);
+        };
+        self.value = Some(value);
+        seed.deserialize((**name).into_deserializer()).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(
+        &mut self,
+        seed: V,
+    ) -> Result<V::Value, Self::Error> {
+        let value = self.value.take();
+        let value = value.ok_or_else(|| Error::custom("a value without a name was requested"))?;
+        let mut deserializer = serde_json::Deserializer::from_str(value.get());
+        let value = seed.deserialize(&mut deserializer)?;
+        deserializer.end()?;
+        Ok(value)
     }
 }
 

@@ -126,6 +126,28 @@ mod tests {
     }
 
     #[test]
+    fn number_with_an_exponent_or_a_fraction_is_not_truncated() {
+        #[derive(Debug, Deserialize)]
+        struct Balance {
+            balance: u128,
+        }
+
+        for (number, expected) in [
+            ("1e+21", None),
+            ("1.5", None),
+            ("1", Some(1)),
+            ("18446744073709552000", Some(18_446_744_073_709_552_000)),
+        ] {
+            let json = format!(
+                r#"{{"id":"1","email":"ada@example.test","name":"Ada","emailVerified":false,"balance":{number}}}"#
+            );
+            let user = User::new(Object::parse(&json).unwrap()).unwrap();
+            let balance = user.deserialize().map(|Balance { balance }| balance);
+            assert_eq!(balance.ok(), expected, "{number}");
+        }
+    }
+
+    #[test]
     fn user_is_not_a_sequence() {
         for json in [
             r#"{"id":"1","email":"ada@example.test","name":"Ada","emailVerified":false}"#,
