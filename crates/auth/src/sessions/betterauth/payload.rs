@@ -7,9 +7,9 @@ use std::time::SystemTime;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 
-use super::date::{format_date, parse_date, time_of_milliseconds, to_milliseconds, to_time};
+use super::date::{format_date, time_of_milliseconds, to_milliseconds, to_time};
 use super::json::{Json, Members, write_number, write_object, write_string};
-use super::object::{ClaimTexts, Object, string};
+use super::object::{ClaimTexts, Object, is_id, is_text, optional_date, optional_text, string};
 use super::signed::VerifiedToken;
 use super::user::User;
 use crate::sessions::TokenError;
@@ -294,30 +294,4 @@ fn user_id<'a>(session: &Object<'a>) -> Option<Cow<'a, str>> {
             Some(text.into())
         }
     }
-}
-
-/// Returns a date or `None` if the row has no such column. Without result if the package would refuse the column.
-pub(super) fn optional_date(row: &Object<'_>, name: &str) -> Option<Option<i64>> {
-    match row.get(name) {
-        Some(_) => row.date(name).map(Some),
-        None => Some(None),
-    }
-}
-
-/// Returns a text or `None` if the row has no such column. Without result if the package would refuse the column.
-pub(super) fn optional_text<'a>(row: &Object<'a>, name: &str) -> Option<Option<Cow<'a, str>>> {
-    match row.get(name) {
-        Some(json) if json.get() != "null" => string(json).filter(|text| is_text(text)).map(Some),
-        _ => Some(None),
-    }
-}
-
-/// Returns whether `text` can identify a row. Two texts with different unpaired surrogates must not become one.
-pub(super) fn is_id(text: &str) -> bool {
-    is_text(text) && !text.contains('\u{fffd}')
-}
-
-/// Returns whether the package reads `text` as a text. It converts a text that looks like a date.
-pub(super) fn is_text(text: &str) -> bool {
-    parse_date(text).is_none()
 }

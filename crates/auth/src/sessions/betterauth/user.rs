@@ -7,8 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::json::{Json, Members};
-use super::object::Object;
-use super::payload::{is_id, is_text, optional_date, optional_text};
+use super::object::{Object, is_id, is_text, optional_date, optional_text};
 use crate::sessions::TokenError;
 use crate::sessions::mismatch::mismatch;
 
