@@ -182,6 +182,32 @@ impl<'de> Deserialize<'de> for ClaimTexts<'de> {
     }
 }
 
+/// Returns a date or `None` if the row has no such column. Without result if the package would refuse the column.
+pub(super) fn optional_date(row: &Object<'_>, name: &str) -> Option<Option<i64>> {
+    match row.get(name) {
+        Some(_) => row.date(name).map(Some),
+        None => Some(None),
+    }
+}
+
+/// Returns a text or `None` if the row has no such column. Without result if the package would refuse the column.
+pub(super) fn optional_text<'a>(row: &Object<'a>, name: &str) -> Option<Option<Cow<'a, str>>> {
+    match row.get(name) {
+        Some(json) if json.get() != "null" => string(json).filter(|text| is_text(text)).map(Some),
+        _ => Some(None),
+    }
+}
+
+/// Returns whether `text` can identify a row. Two texts with different unpaired surrogates must not become one.
+pub(super) fn is_id(text: &str) -> bool {
+    is_text(text) && !text.contains('\u{fffd}')
+}
+
+/// Returns whether the package reads `text` as a text. It converts a text that looks like a date.
+pub(super) fn is_text(text: &str) -> bool {
+    parse_date(text).is_none()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,30 +240,4 @@ mod tests {
             assert!(Object::parse(json).is_none(), "{json}");
         }
     }
-}
-
-/// Returns a date or `None` if the row has no such column. Without result if the package would refuse the column.
-pub(super) fn optional_date(row: &Object<'_>, name: &str) -> Option<Option<i64>> {
-    match row.get(name) {
-        Some(_) => row.date(name).map(Some),
-        None => Some(None),
-    }
-}
-
-/// Returns a text or `None` if the row has no such column. Without result if the package would refuse the column.
-pub(super) fn optional_text<'a>(row: &Object<'a>, name: &str) -> Option<Option<Cow<'a, str>>> {
-    match row.get(name) {
-        Some(json) if json.get() != "null" => string(json).filter(|text| is_text(text)).map(Some),
-        _ => Some(None),
-    }
-}
-
-/// Returns whether `text` can identify a row. Two texts with different unpaired surrogates must not become one.
-pub(super) fn is_id(text: &str) -> bool {
-    is_text(text) && !text.contains('\u{fffd}')
-}
-
-/// Returns whether the package reads `text` as a text. It converts a text that looks like a date.
-pub(super) fn is_text(text: &str) -> bool {
-    parse_date(text).is_none()
 }
