@@ -44,25 +44,20 @@ pub(crate) async fn check(
     let message = || format!("reading secrets from {}", sources.provider.origin());
     let read = async {
         let (required, not_listed) = Required::select(&sources, args, &policies).await;
-        if let Some(error) = not_listed {
-            let reports = match required.keys.is_empty() {
-                true => Vec::new(),
-                false => {
-                    policies
-                        .check(&sources.provider, &required.keys, &options)
-                        .await
-                }
-            };
-            return (required, reports, Err(error));
-        }
-        let reports = policies
-            .check(&sources.provider, &required.keys, &options)
-            .await;
+        let reports = match not_listed.is_some() && required.keys.is_empty() {
+            true => Vec::new(),
+            false => {
+                policies
+                    .check(&sources.provider, &required.keys, &options)
+                    .await
+            }
+        };
         // If all keys are checked, a secret that is left out is a problem. Otherwise, the sources need not be
         // listed.
-        let notices = match required.is_all {
-            true => notices::read(&sources.provider).await,
-            false => Ok(notices::read_briefly(&sources.provider).await),
+        let notices = match not_listed {
+            Some(error) => Err(error),
+            None if required.is_all => notices::read(&sources.provider).await,
+            None => Ok(notices::read_briefly(&sources.provider).await),
         };
         (required, reports, notices)
     };
