@@ -65,6 +65,24 @@ const NAMES_LINE: &[(&str, &str)] = &[
     ("nterminated", "names the quote, but another line"),
 ];
 
+const DOTENVX: Case = Case {
+    tool: "`dotenvx`",
+    files: &[],
+    commands: &["dotenvx run --strict -- ./app"],
+};
+
+const DOTENV_CLI: Case = Case {
+    tool: "`dotenv-cli`",
+    files: &[],
+    commands: &["dotenv -- ./app"],
+};
+
+const SECRETSPEC: Case = Case {
+    tool: "`secretspec`",
+    files: &["secretspec.toml"],
+    commands: &["secretspec run --provider dotenv:.env -- ./app"],
+};
+
 /// The commands for a `.env` document, whatever is in it.
 const ENV_DOCUMENT: &[Case] = &[
     Case {
@@ -72,16 +90,8 @@ const ENV_DOCUMENT: &[Case] = &[
         files: &[],
         commands: &["secretwell run --from file:///srv/app/.env -- ./app"],
     },
-    Case {
-        tool: "`dotenvx`",
-        files: &[],
-        commands: &["dotenvx run --strict -- ./app"],
-    },
-    Case {
-        tool: "`dotenv-cli`",
-        files: &[],
-        commands: &["dotenv -- ./app"],
-    },
+    DOTENVX,
+    DOTENV_CLI,
     Case {
         tool: "`direnv`",
         files: &[],
@@ -91,11 +101,7 @@ const ENV_DOCUMENT: &[Case] = &[
             "direnv exec . ./app",
         ],
     },
-    Case {
-        tool: "`secretspec`",
-        files: &["secretspec.toml"],
-        commands: &["secretspec run --provider dotenv:.env -- ./app"],
-    },
+    SECRETSPEC,
     Case {
         tool: "shell",
         files: &[],
@@ -198,16 +204,8 @@ pub(super) const TASKS: &[Task] = &[
                     "secretwell run --from file:///srv/app/.env --only DATABASE_URL,AUTH_SECRET -- ./app",
                 ],
             },
-            Case {
-                tool: "`dotenvx`",
-                files: &[],
-                commands: &["dotenvx run --strict -- ./app"],
-            },
-            Case {
-                tool: "`dotenv-cli`",
-                files: &[],
-                commands: &["dotenv -- ./app"],
-            },
+            DOTENVX,
+            DOTENV_CLI,
             Case {
                 tool: "`direnv`",
                 files: &[],
@@ -226,11 +224,7 @@ pub(super) const TASKS: &[Task] = &[
                     "direnv exec . ./app",
                 ],
             },
-            Case {
-                tool: "`secretspec`",
-                files: &["secretspec.toml"],
-                commands: &["secretspec run --provider dotenv:.env -- ./app"],
-            },
+            SECRETSPEC,
             Case {
                 tool: "shell",
                 files: &[],
