@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(names(&mut listing).await, ["A", "B", "C"]);
         second.remove("A").unwrap();
         assert_eq!(names(&mut listing).await, ["B", "C"]);
-        // A new value is no new key.
+        // A new value is not a new key.
         second.set("B", "3").unwrap();
         timeout(Duration::from_secs(60), listing.changed())
             .await

@@ -453,7 +453,7 @@ mod tests {
             // Versions with the same value are one value.
             (&[(old, 48), (new, 23), (new, 1)], Some("old")),
             (&[(old, 48), (new, 25), (new, 1)], None),
-            // An empty version is no value.
+            // An empty version does not count as a value.
             (&[(old, 48), (Some(""), 3), (new, 1)], Some("old")),
             // A deleted version must not be used, nor those before it.
             (&[(None, 48), (new, 1)], None),
