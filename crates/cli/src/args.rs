@@ -309,11 +309,12 @@ pub(crate) struct RevealArgs {
 pub(crate) struct CheckArgs {
     /// The required keys [default: the keys of the profile, or else all keys that the sources list]
     ///
-    /// The value of a required key must not be empty.
+    /// The value of a required key must not be empty. By default, other listed secrets are reported too if they cannot
+    /// be read, or if they are weak signing secrets.
     #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
     pub(crate) require: Vec<SecretKey>,
 
-    /// Keys whose secrets are used for signing or encryption
+    /// Keys whose secrets are used for signing or encryption; they are required
     #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = SecretKey::from_str)]
     pub(crate) signing: Vec<SecretKey>,
 

@@ -32,9 +32,15 @@ _secretwell_profiles() {
 ";
 
 /// Returns the completion script of `command` for `shell`.
-pub(crate) fn script(shell: Shell, command: &mut Command) -> Vec<u8> {
+pub(crate) fn script(shell: Shell, command: &Command) -> Vec<u8> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, command, "secretwell", &mut script);
+    // The scripts of `clap_complete` would complete hidden commands too.
+    let visible = command.get_subcommands().filter(|it| !it.is_hide_set());
+    let mut visible = Command::new("secretwell")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(command.get_arguments().cloned())
+        .subcommands(visible.cloned());
+    clap_complete::generate(shell, &mut visible, "secretwell", &mut script);
     let script = String::from_utf8_lossy(&script);
     let script = match shell {
         Shell::Bash => script.replace(BASH.0, BASH.1),
@@ -85,10 +91,13 @@ mod tests {
             (Shell::Zsh, "_users"),
             (Shell::Fish, "_users"),
         ] {
-            let script = script(shell, &mut Arguments::command());
+            let script = script(shell, &Arguments::command());
             let script = String::from_utf8(script).unwrap();
             assert!(script.contains("(secretwell profile-names "), "{script}");
             assert!(!script.contains(removed), "{script}");
+            // The command is only for the scripts.
+            let uses = script.matches("secretwell profile-names ").count();
+            assert_eq!(script.matches("profile-names").count(), uses, "{script}");
         }
     }
 

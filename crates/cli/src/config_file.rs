@@ -1,7 +1,7 @@
 //! The configuration file: its text, and the search for it.
 
 use std::env;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,8 @@ use crate::exit::{Failure, Reason};
 const NAME: &str = "secretwell.toml";
 /// The user ID of root.
 const ROOT: u32 = 0;
+/// The maximum length of a configuration file in bytes.
+const MAX_LENGTH: u64 = 1024 * 1024;
 
 /// The text of a configuration file.
 #[derive(Debug)]
@@ -25,7 +27,8 @@ pub(crate) struct ConfigFile {
 impl ConfigFile {
     /// Reads the file at `path`, which the user has named.
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
-        let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+        let text = File::open(path).and_then(|mut file| read_text(&mut file));
+        let text = text.map_err(|error| unreadable(path, &error))?;
         let path = path.to_owned();
         Ok(Self { path, text })
     }
@@ -73,14 +76,26 @@ impl ConfigFile {
                      its owner, or confirm the file with --config"
                 )));
             }
-            let mut text = String::new();
-            file.read_to_string(&mut text)?;
-            Ok(Ok(text))
+            if target.mode() & 0o002 != 0 {
+                let path = path.display();
+                tracing::warn!(target: "secretwell::command", event = "open_permissions", %path, "other users can write the configuration file, and so replace the sources; run `chmod o-w` on it");
+            }
+            Ok(Ok(read_text(&mut file)?))
         };
         match read().map_err(|error: io::Error| unreadable(&path, &error))? {
             Ok(text) => Ok(Self { path, text }),
             Err(problem) => Err(failure(&path, &problem)),
         }
+    }
+}
+
+/// Reads at most [`MAX_LENGTH`] bytes, because a device such as `/dev/zero` has no end.
+fn read_text(file: &mut File) -> io::Result<String> {
+    let mut text = String::new();
+    let length = file.take(MAX_LENGTH + 1).read_to_string(&mut text)?;
+    match length as u64 > MAX_LENGTH {
+        true => Err(io::Error::new(ErrorKind::FileTooLarge, "larger than 1 MiB")),
+        false => Ok(text),
     }
 }
 
@@ -123,6 +138,7 @@ fn failure(path: &Path, problem: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -198,5 +214,11 @@ mod tests {
         );
         let own = folder.write("own");
         ConfigFile::read_own(own).unwrap();
+    }
+
+    #[test]
+    fn device_without_an_end_is_an_error() {
+        let failure = ConfigFile::read(Path::new("/dev/zero")).unwrap_err();
+        assert!(failure.problems().concat().contains("too large"));
     }
 }

@@ -1,8 +1,10 @@
 //! The credentials of the command itself, which the program does not need.
 
+use std::collections::BTreeMap;
 use std::env;
+use std::os::unix::ffi::OsStringExt;
 
-use secretwell::Error;
+use secretwell::{Error, SecretValue};
 
 use crate::variables::Variable;
 
@@ -14,6 +16,15 @@ pub(crate) fn credentials_in_use(urls: &[String]) -> Result<Vec<String>, Error> 
     let mut names = secretwell::credential_variables(&urls.join(","))?;
     names.retain(|name| env::var_os(name).is_some_and(|value| !value.is_empty()));
     Ok(names)
+}
+
+/// Returns the values of the variables `names` of this process.
+pub(crate) fn values_of(names: &[String]) -> BTreeMap<String, SecretValue> {
+    let value = |name: &String| {
+        let value = env::var_os(name)?.into_vec();
+        Some((name.clone(), SecretValue::from(value)))
+    };
+    names.iter().filter_map(value).collect()
 }
 
 /// Logs the names of `removed` that no secret replaces.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use secretwell::{Error, ErrorKind, Resolved, Secret, SecretKey, SecretValue};
+use secretwell::{Error, ErrorKind, Origin, Resolved, Secret, SecretKey, SecretValue};
 use tokio::time::Instant;
 
 use crate::args::OnMissing;
@@ -61,6 +61,10 @@ enum Reading {
 #[derive(Debug, Default)]
 pub(crate) struct Decision {
     pub(crate) action: Option<Action>,
+    /// The keys whose values the program does not have yet.
+    pub(crate) changed: Vec<SecretKey>,
+    /// The keys whose values the program has, but will not have in any variable.
+    pub(crate) lost: Vec<SecretKey>,
     /// What must be logged, in this order.
     pub(crate) notes: Vec<Note>,
     /// The time of the next decision, even if nothing changes.
@@ -90,6 +94,8 @@ pub(crate) enum Note {
     Recovered(SecretKey),
     /// A required key holds back all changes.
     Blocked(String),
+    /// A secret is read from another source than before.
+    Moved(SecretKey, Origin),
 }
 
 impl Decider {
@@ -300,6 +306,26 @@ impl Decider {
         if values(&next) == values(&self.program) {
             return;
         }
+        for (key, secret) in &next {
+            let old = self.program.get(key).map(|it| &it.value);
+            if old == Some(&secret.value) {
+                continue;
+            }
+            decision.changed.push(key.clone());
+            let origins = (self.program.get(key).map(|it| &it.origin), &secret.origin);
+            if let (Some(Some(before)), Some(origin)) = origins
+                && before != origin
+            {
+                let note = Note::Moved(key.clone(), origin.clone());
+                decision.notes.push(note);
+            }
+            let is_lost = |old: &SecretValue| {
+                !old.is_empty() && next.values().all(|secret| secret.value != *old)
+            };
+            if old.is_some_and(is_lost) {
+                decision.lost.push(key.clone());
+            }
+        }
         let added = next.keys().filter(|key| !self.program.contains_key(*key));
         decision.notes.extend(added.cloned().map(Note::Added));
         self.problems
@@ -329,7 +355,7 @@ fn without_digits(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use secretwell::{MemoryProvider, Resolver};
+    use secretwell::{MemoryProvider, Resolver, SecretProvider};
 
     use super::*;
 
@@ -368,6 +394,7 @@ mod tests {
             Note::LeftOut(key, _) => format!("left out {key}"),
             Note::Recovered(key) => format!("recovered {key}"),
             Note::Blocked(problem) => format!("blocked {}", &problem[..1]),
+            Note::Moved(key, origin) => format!("moved {key} to {origin}"),
         };
         decision.notes.iter().map(short).collect()
     }
@@ -458,6 +485,32 @@ mod tests {
         let decision = decide(decider, memory, &[]).await;
         assert_eq!(notes(&decision), [format!("dropped {name}")]);
         decision
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replaced_value_is_lost_unless_another_secret_has_it() {
+        let memory = MemoryProvider::from_iter([("A", "1"), ("B", "b"), ("C", "c")]);
+        let mut decider = decider(OnMissing::Keep, &[], &[("A", "1"), ("B", "b"), ("C", "")]);
+        for (name, value) in [("A", "2"), ("B", "b2"), ("B_PREVIOUS", "b")] {
+            memory.set(name, value).unwrap();
+        }
+        let decision = decide(&mut decider, &memory, &["B_PREVIOUS"]).await;
+        assert_eq!(decision.changed, ["A", "B", "B_PREVIOUS", "C"].map(key));
+        assert_eq!(decision.lost, [key("A")]);
+        assert!(decide(&mut decider, &memory, &[]).await.changed.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn change_to_the_value_of_another_source_is_noted() {
+        let memory = MemoryProvider::from_iter([("A", "2"), ("B", "b")]);
+        let mut decider = decider(OnMissing::Keep, &[], &[("A", "1"), ("B", "b")]);
+        for secret in decider.program.values_mut() {
+            secret.origin = Some(Origin::new("file", "/strong"));
+        }
+        let decision = decide(&mut decider, &memory, &[]).await;
+        let expected = format!("moved A to {}", memory.origin());
+        assert_eq!(notes(&decision), [expected]);
+        assert_eq!(notes(&decide(&mut decider, &memory, &[]).await), NONE);
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use secretwell::backend::refuse_encrypted;
 use secretwell::{Error, ErrorKind, KeyPrefix, Secret, SecretKey, SecretProvider};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::exit::Failure;
 
 /// The pause before the first retry. Each further pause is 1.5 times as long, up to [`MAX_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// How long an attempt can take after the end of the wait.
+const LAST_ATTEMPT: Duration = Duration::from_secs(2);
 /// The time between two warnings that the command is still waiting.
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -60,7 +62,8 @@ pub(crate) struct FetchedSecret {
 ///
 /// If keys are missing or a source is temporarily unavailable, the fetch is retried with backoff until
 /// `wait` has passed. A change notification starts the next attempt immediately, unless a source has
-/// requested a longer wait.
+/// requested a longer wait. The first attempt ends with the time limits of the sources. Each further attempt also ends
+/// with the wait, at most 2 s later.
 ///
 /// # Errors
 /// Reports the problems of all keys in the last attempt.
@@ -74,9 +77,19 @@ pub(crate) async fn fetch(
     let mut pause = FIRST_BACKOFF;
     let mut attempt = 0_u64;
     let mut next_report = Instant::now();
+    let mut last_problems = Vec::new();
     loop {
         attempt += 1;
-        let problems = match fetch_once(provider, selection).await {
+        let result = match last_problems.is_empty() {
+            true => fetch_once(provider, selection).await,
+            false => {
+                let limit = deadline.max(Instant::now() + LAST_ATTEMPT);
+                let fetch = timeout_at(limit, fetch_once(provider, selection)).await;
+                // The source hangs. The problems of the last attempt contain the reason.
+                fetch.unwrap_or(Err(last_problems))
+            }
+        };
+        let problems = match result {
             Ok(fetched) => return Ok(fetched),
             Err(problems) => problems,
         };
@@ -114,6 +127,7 @@ pub(crate) async fn fetch(
             changes = None;
         }
         pause = (pause * 3 / 2).min(MAX_BACKOFF);
+        last_problems = problems;
     }
 }
 
@@ -357,6 +371,38 @@ mod tests {
         let (result, seconds) = fetch_late(&source, 60).await;
         result.unwrap_err();
         assert_eq!((seconds, source.reads.into_inner()), (0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn source_that_hangs_does_not_extend_the_wait() {
+        /// A source that responds slowly to the first read, and never to the others.
+        #[derive(Debug)]
+        struct Hanging(Late);
+
+        #[async_trait]
+        impl SecretProvider for Hanging {
+            fn origin(&self) -> &Origin {
+                self.0.origin()
+            }
+
+            async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
+                if self.0.reads.load(Ordering::Relaxed) > 0 {
+                    return std::future::pending().await;
+                }
+                sleep(Duration::from_secs(20)).await;
+                self.0.get(key).await
+            }
+        }
+
+        for (wait, expected) in [(0, 20), (5, 20), (30, 30)] {
+            let error = Error::new(ErrorKind::Unavailable, "refused");
+            let source = Hanging(Late::new(error, 60));
+            let start = Instant::now();
+            let selection = KeySelection::Only(vec![key("A")]);
+            let result = fetch(&source, &selection, Duration::from_secs(wait)).await;
+            assert!(result.unwrap_err().problems().concat().contains("refused"));
+            assert_eq!(start.elapsed().as_secs(), expected);
+        }
     }
 
     #[tokio::test(start_paused = true)]

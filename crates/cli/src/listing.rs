@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secretwell::backend::ChangeStream;
-use secretwell::{KeyPrefix, SecretKey, SecretProvider};
-use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use secretwell::{ErrorKind, KeyPrefix, SecretKey, SecretProvider};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// The minimum pause between two lists of a source.
 const MIN_PAUSE: Duration = Duration::from_millis(250);
+/// How long a change waits for the lists that might belong to it.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause after a failed list. Each further pause is twice as long, up to the ttl.
 const FIRST_BACKOFF: Duration = Duration::from_secs(5);
 
@@ -22,7 +24,12 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(5);
 pub(crate) struct Listing {
     lists: Vec<BTreeSet<SecretKey>>,
     receiver: mpsc::UnboundedReceiver<(usize, BTreeSet<SecretKey>)>,
+    /// One for each source. A request ends when it is dropped.
+    requests: Vec<mpsc::UnboundedSender<Request>>,
 }
+
+/// A request to list a source now.
+type Request = oneshot::Sender<()>;
 
 impl Listing {
     /// Starts to list the sources of `provider` in the background. `ttl` replaces those of the sources.
@@ -37,11 +44,18 @@ impl Listing {
         }
         let lists = vec![BTreeSet::new(); sources.len()];
         let (sender, receiver) = mpsc::unbounded_channel();
+        let mut requests = Vec::new();
         for (index, source) in sources.into_iter().enumerate() {
-            let ttl = ttl.unwrap_or(source.capabilities().ttl);
-            tokio::spawn(list_source(source, ttl, index, sender.clone()));
+            let ttl = ttl.unwrap_or(source.capabilities().ttl).max(MIN_PAUSE);
+            let (request, requested) = mpsc::unbounded_channel();
+            requests.push(request);
+            tokio::spawn(list_source(source, ttl, index, sender.clone(), requested));
         }
-        Self { lists, receiver }
+        Self {
+            lists,
+            receiver,
+            requests,
+        }
     }
 
     /// Returns a listing of no keys, which never changes.
@@ -50,12 +64,29 @@ impl Listing {
         Self {
             lists: Vec::new(),
             receiver,
+            requests: Vec::new(),
         }
     }
 
     /// Returns the keys that at least one source has listed.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &SecretKey> {
         self.lists.iter().flatten()
+    }
+
+    /// Lists the sources now, because another change was detected that new keys might belong to. Waits at most 2 s.
+    pub(crate) async fn refresh(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        let send = |request: &mpsc::UnboundedSender<Request>| {
+            let (sender, ended) = oneshot::channel();
+            request.send(sender).ok().map(|()| ended)
+        };
+        let all: Vec<_> = self.requests.iter().filter_map(send).collect();
+        for ended in all {
+            let _ = timeout_at(deadline, ended).await;
+        }
+        while let Ok((index, keys)) = self.receiver.try_recv() {
+            self.lists[index] = keys;
+        }
     }
 
     /// Waits until a source lists other keys. Cancellation is safe.
@@ -73,11 +104,13 @@ async fn list_source(
     ttl: Duration,
     index: usize,
     sender: mpsc::UnboundedSender<(usize, BTreeSet<SecretKey>)>,
+    mut requests: mpsc::UnboundedReceiver<Request>,
 ) {
     // No change is missed, because the subscription starts before the first list.
     let mut changes = source.watch();
     let mut last = None;
     let mut last_error = None;
+    let mut requested = None;
     let mut backoff = FIRST_BACKOFF;
     loop {
         let pause = match source.list(&KeyPrefix::root()).await {
@@ -105,16 +138,24 @@ async fn list_source(
                 pause
             }
         };
-        tokio::select! {
-            () = wait(&mut changes, pause) => {}
-            () = sender.closed() => return,
+        drop(requested.take());
+        // A source that has failed is not listed before the end of its pause.
+        let has_failed = last_error.is_some_and(|kind| kind != ErrorKind::NotFound);
+        let waiting = wait(&mut changes, pause);
+        tokio::pin!(waiting);
+        while requested.is_none() {
+            tokio::select! {
+                () = &mut waiting => break,
+                Some(request) = requests.recv() => requested = Some(request).filter(|_| !has_failed),
+                () = sender.closed() => return,
+            }
         }
     }
 }
 
 /// Waits for a change notification, at least [`MIN_PAUSE`] and at most `pause`.
 async fn wait(changes: &mut Option<ChangeStream>, pause: Duration) {
-    sleep(MIN_PAUSE.min(pause)).await;
+    sleep(MIN_PAUSE).await;
     let rest = pause.saturating_sub(MIN_PAUSE);
     match changes {
         None => sleep(rest).await,
@@ -154,7 +195,7 @@ mod tests {
         assert_eq!(names(&mut listing).await, ["A", "B", "C"]);
         second.remove("A").unwrap();
         assert_eq!(names(&mut listing).await, ["B", "C"]);
-        // A new value is no new key.
+        // A new value is not a new key.
         second.set("B", "3").unwrap();
         timeout(Duration::from_secs(60), listing.changed())
             .await
@@ -162,8 +203,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn refreshed_listing_contains_new_keys() {
+        let memory = MemoryProvider::from_iter([("A", "1")]);
+        let provider: Arc<dyn SecretProvider> = Arc::new(memory.clone());
+        let mut listing = Listing::start(&provider, Some(Duration::from_secs(3600)));
+        names(&mut listing).await;
+        for name in ["B", "C"] {
+            memory.set(name, "1").unwrap();
+            listing.refresh().await;
+            assert!(listing.keys().any(|key| key.as_str() == name));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn empty_listing_never_changes() {
         let mut listing = Listing::empty();
+        listing.refresh().await;
         timeout(Duration::from_secs(60), listing.changed())
             .await
             .unwrap_err();

@@ -137,7 +137,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
     } = arguments;
     let command = match command {
         Command::Completions { shell } => {
-            commands::write_stdout(&completions::script(shell, &mut Arguments::command()))?;
+            commands::write_stdout(&completions::script(shell, &Arguments::command()))?;
             return Ok(ExitCode::SUCCESS);
         }
         Command::ProfileNames => {

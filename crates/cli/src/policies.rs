@@ -37,7 +37,12 @@ impl Policies {
         self
     }
 
-    fn of(&self, key: &SecretKey) -> SecretPolicy {
+    /// Returns the keys that are named as signing keys.
+    pub(crate) fn signing(&self) -> &[SecretKey] {
+        &self.signing
+    }
+
+    pub(crate) fn of(&self, key: &SecretKey) -> SecretPolicy {
         match () {
             () if self.unchecked.contains(key) => SecretPolicy::Unchecked,
             () if self.signing.contains(key) => SecretPolicy::of_signing_key(key),
@@ -62,7 +67,11 @@ impl Policies {
     }
 
     /// Logs a warning for each secret that a service would refuse. The program might accept it.
-    pub(crate) fn warn(&self, secrets: &[FetchedSecret], provider: &dyn SecretProvider) {
+    pub(crate) fn warn<'a>(
+        &self,
+        secrets: impl IntoIterator<Item = &'a FetchedSecret>,
+        provider: &dyn SecretProvider,
+    ) {
         for FetchedSecret { key, secret } in secrets {
             // An empty value is reported if its key is required.
             if secret.value.is_empty() || self.of(key).weakness(&secret.value).is_none() {
@@ -71,6 +80,18 @@ impl Policies {
             let origin = secret.origin.as_ref().unwrap_or(provider.origin());
             tracing::warn!(target: "secretwell::command", event = "weak_secret", %key, %origin, "{key} from {origin}: the secret is too weak to sign or encrypt with; run `secretwell check` for the reason");
         }
+    }
+
+    /// Logs a warning for each of `keys` that signs. The program has lost its value by a change.
+    pub(crate) fn warn_replaced<'a>(&self, keys: impl IntoIterator<Item = &'a SecretKey>) {
+        for key in keys.into_iter().filter(|key| self.signs(key)) {
+            tracing::warn!(target: "secretwell::command", event = "signing_secret_replaced", %key, "the program does not get the previous value of {key}, so sessions of that value are lost; add --previous '{key}={key}_PREVIOUS' if the program accepts two secrets");
+        }
+    }
+
+    /// Returns whether the secret of `key` signs. A previous secret only verifies.
+    fn signs(&self, key: &SecretKey) -> bool {
+        self.of(key) == SecretPolicy::SigningKey && !key.name().ends_with("_PREVIOUS")
     }
 }
 
@@ -109,6 +130,22 @@ mod tests {
         assert_eq!(of(&policies, "AUTH_SECRET"), SecretPolicy::SigningKey);
         assert_eq!(of(&policies, "NEXTAUTH_SECRET"), SecretPolicy::Unchecked);
         assert_eq!(of(&policies, "B"), SecretPolicy::Unchecked);
+    }
+
+    #[test]
+    fn previous_secrets_and_unchecked_secrets_do_not_sign() {
+        let profile = Profile {
+            signing: vec![key("A")],
+            unchecked: vec![key("NEXTAUTH_SECRET")],
+            ..Profile::default()
+        };
+        let policies = Policies::of_profile(&profile);
+        for name in ["A", "AUTH_SECRET", "AUTH_SECRET_1"] {
+            assert!(policies.signs(&key(name)), "{name}");
+        }
+        for name in ["B", "NEXTAUTH_SECRET", "AUTH_SECRET_PREVIOUS"] {
+            assert!(!policies.signs(&key(name)), "{name}");
+        }
     }
 
     #[tokio::test]

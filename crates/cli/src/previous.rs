@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::exit::{Failure, Reason};
 use crate::fetch::{FetchedSecret, usable};
-use crate::variables::{Naming, Variable};
+use crate::variables::{Naming, Variable, can_hold};
 
 /// The maximum number of versions that are read for one key.
 const MAX_VERSIONS: u64 = 50;
@@ -23,7 +23,8 @@ pub(crate) struct Previous {
     pairs: Vec<(SecretKey, String)>,
     /// How long after a change the previous value is passed.
     grace: Duration,
-    replaced: BTreeMap<SecretKey, Replaced>,
+    /// The values that were replaced, by the variables of their previous values.
+    replaced: BTreeMap<String, Replaced>,
 }
 
 /// A value that was replaced.
@@ -47,6 +48,16 @@ impl Previous {
     /// Returns the keys whose previous values are passed.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &SecretKey> {
         self.pairs.iter().map(|(key, _)| key)
+    }
+
+    /// Logs the previous values that [`variables`](Self::variables) leaves out, because no variable can hold them.
+    pub(crate) fn warn(&self, now: Instant) {
+        for (key, name) in &self.pairs {
+            let replaced = self.replaced.get(name).filter(|it| it.until > now);
+            if replaced.is_some_and(|it| !can_hold(name, &it.value)) {
+                tracing::warn!(target: "secretwell::command", event = "previous_not_passed", %key, name, "the program does not get the previous value of {key}: it contains a NUL byte or is too large for a variable");
+            }
+        }
     }
 
     /// Checks that no variable of a previous value is the variable of another secret.
@@ -101,11 +112,12 @@ impl Previous {
             let Some(current) = secrets.iter().find(|it| it.key == *key) else {
                 continue;
             };
-            let history = read_history(provider, current, self.grace, deadline).await;
+            let history = read_history(provider, current, name, self.grace, deadline).await;
             let reason = match history {
                 History::Previous(value, age) => {
                     let until = Instant::now() + self.grace.saturating_sub(age);
-                    self.replaced.insert(key.clone(), Replaced { value, until });
+                    self.replaced
+                        .insert(name.clone(), Replaced { value, until });
                     tracing::info!(target: "secretwell::command", event = "previous_read", %key, name, "the previous value was read from the version history: {key}");
                     continue;
                 }
@@ -122,7 +134,8 @@ impl Previous {
                 Stored::Passed => {}
                 Stored::Value(value) => {
                     let until = Instant::now() + self.grace;
-                    self.replaced.insert(key.clone(), Replaced { value, until });
+                    self.replaced
+                        .insert(name.clone(), Replaced { value, until });
                 }
                 Stored::Unknown(problem) => {
                     let reason = problem.map_or(reason, |problem| problem.to_string());
@@ -142,7 +155,7 @@ impl Previous {
         now: Instant,
     ) -> Self {
         let mut next = self.clone();
-        for key in self.keys() {
+        for (key, name) in &self.pairs {
             let (Some(old), Some(new)) = (value_of(before, key), value_of(after, key)) else {
                 continue;
             };
@@ -151,7 +164,7 @@ impl Previous {
                     value: old.clone(),
                     until: now + self.grace,
                 };
-                next.replaced.insert(key.clone(), replaced);
+                next.replaced.insert(name.clone(), replaced);
             }
         }
         next.replaced.retain(|_, replaced| replaced.until > now);
@@ -173,8 +186,8 @@ impl Previous {
             let stored = all.iter().position(|variable| variable.name == *name);
             let stored = stored.map(|index| all.remove(index).value);
             let current = value_of(secrets, key);
-            let replaced = self.replaced.get(key);
-            let replaced = replaced.filter(|replaced| replaced.until > now);
+            let replaced = self.replaced.get(name);
+            let replaced = replaced.filter(|it| it.until > now && can_hold(name, &it.value));
             let mut known = replaced
                 .map(|it| it.value.clone())
                 .into_iter()
@@ -195,9 +208,11 @@ fn value_of<'a>(secrets: &'a [FetchedSecret], key: &SecretKey) -> Option<&'a Sec
 }
 
 /// Returns the keys of secrets that can store the previous value of `key`: the one with the name of the variable, and
-/// the one with the name of the key and `_PREVIOUS`.
+/// the ones with the name of the key and `_PREVIOUS` or `_previous`.
 fn stored_keys(key: &SecretKey, name: &str) -> Vec<SecretKey> {
-    let names = [name.to_owned(), format!("{key}_PREVIOUS")];
+    let of_key = ["PREVIOUS", "previous"].map(|suffix| format!("{key}_{suffix}"));
+    let names = [name.to_owned()].into_iter().chain(of_key);
+    let names: Vec<String> = names.collect();
     let keys = names.iter().filter_map(|name| SecretKey::parse(name).ok());
     keys.filter(|stored| stored != key).collect()
 }
@@ -216,6 +231,7 @@ enum History {
 async fn read_history(
     provider: &dyn SecretProvider,
     current: &FetchedSecret,
+    name: &str,
     grace: Duration,
     deadline: Instant,
 ) -> History {
@@ -224,10 +240,14 @@ async fn read_history(
         return History::Unknown("the source keeps no versions".into());
     };
     let links = provider.links();
-    let source = links.iter().map(Link::provider);
-    let mut source = source.filter(|it| Some(it.origin()) == secret.origin.as_ref());
+    let sources = links.iter().map(Link::provider);
+    let mut matching = sources.filter(|it| Some(it.origin()) == secret.origin.as_ref());
     // A version belongs to the source that returned it.
-    let provider = source.next().map_or(provider, |it| &**it);
+    let provider = match (matching.next(), matching.next()) {
+        (Some(source), None) => &**source,
+        _ if links.len() < 2 => provider,
+        _ => return History::Unknown("it is not clear which source it belongs to".into()),
+    };
     let Some(mut replaced_ago) = age(secret) else {
         return History::Unknown("the source does not report the age of a version".into());
     };
@@ -239,8 +259,11 @@ async fn read_history(
         let read = timeout_at(deadline, provider.get_version(key, &version)).await;
         let read = match read {
             Ok(Ok(read)) => read,
-            // The version was deleted, so its value must not be used.
-            Ok(Err(error)) if error.is_not_found() => return History::NoneInGrace,
+            // A version that was deleted must not be used. But it might also be too old for the source.
+            Ok(Err(error)) if error.is_not_found() => {
+                let reason = format!("version {number} is deleted or does not contain it");
+                return History::Unknown(reason);
+            }
             Ok(Err(error)) if error.kind() == ErrorKind::Unsupported => {
                 return History::Unknown("the source keeps no versions".into());
             }
@@ -255,10 +278,8 @@ async fn read_history(
             continue;
         }
         return match usable(provider, key, read) {
-            Ok(read) if !read.value.expose_bytes().contains(&0) => {
-                History::Previous(read.value, replaced_ago)
-            }
-            Ok(_) => History::Unknown("the previous version contains a NUL byte".into()),
+            Ok(read) if can_hold(name, &read.value) => History::Previous(read.value, replaced_ago),
+            Ok(_) => History::Unknown("no variable can hold the previous version".into()),
             Err(error) => History::Unknown(error.to_string()),
         };
     }
@@ -315,8 +336,7 @@ impl FindStored<'_> {
                     }
                 }
             };
-            let is_storable = !value.is_empty() && !value.expose_bytes().contains(&0);
-            if !is_storable || value == current.secret.value {
+            if value.is_empty() || !can_hold(name, &value) || value == current.secret.value {
                 continue;
             }
             let variables = listed.map(|it| self.naming.variables(std::slice::from_ref(it)));
@@ -334,7 +354,7 @@ impl FindStored<'_> {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use secretwell::{MemoryProvider, Origin};
+    use secretwell::{Chain, MemoryProvider, Origin};
 
     use super::*;
 
@@ -433,7 +453,7 @@ mod tests {
             // Versions with the same value are one value.
             (&[(old, 48), (new, 23), (new, 1)], Some("old")),
             (&[(old, 48), (new, 25), (new, 1)], None),
-            // An empty version is no value.
+            // An empty version does not count as a value.
             (&[(old, 48), (Some(""), 3), (new, 1)], Some("old")),
             // A deleted version must not be used, nor those before it.
             (&[(None, 48), (new, 1)], None),
@@ -443,6 +463,20 @@ mod tests {
             let value = at_start(&Dated::new(versions), GRACE).await;
             assert_eq!(value.as_deref(), expected, "{versions:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn version_of_another_source_is_never_used() {
+        let source = Dated::new(&[(Some("old"), 48), (Some("new"), 1)]);
+        let mut secret = source.version(2).unwrap();
+        let other = MemoryProvider::from_iter([("K", "other")]);
+        secret.origin = Some(other.origin().clone());
+        let chain = Chain::new(other).or_else(source);
+        let secrets = [fetched("K", secret)];
+        let mut previous = rules(GRACE);
+        previous.read(&chain, &Naming::new("", []), &secrets).await;
+        // Both sources have the same origin.
+        assert_eq!(passed(&previous, &secrets), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -461,6 +495,7 @@ mod tests {
     async fn stored_value_is_used_if_the_source_keeps_no_versions() {
         for (stored, value, expected) in [
             ("K_PREVIOUS", "old", Some("old")),
+            ("K_previous", "old", Some("old")),
             (NAME, "old", Some("old")),
             // The value before is never the current one, empty, or unusable.
             ("K_PREVIOUS", "now", None),
@@ -514,6 +549,20 @@ mod tests {
         assert_eq!(passed(&first, &state("stored")), None);
         tokio::time::advance(GRACE).await;
         assert_eq!(passed(&second, &state("2")).as_deref(), Some("stored"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn value_that_no_variable_can_hold_is_not_passed() {
+        // The key is passed in a file, which can contain every value.
+        let large = "x".repeat(32 * 4096);
+        for value in ["a\0b", &large] {
+            let next = rules(GRACE).after_change(&with(value), &with("2"), Instant::now());
+            let current = fetched("K", Secret::new("2"));
+            let stored = fetched(NAME, Secret::new("stored"));
+            assert_eq!(passed(&next, std::slice::from_ref(&current)), None);
+            let value = passed(&next, &[current, stored]);
+            assert_eq!(value.as_deref(), Some("stored"));
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::config_file::ConfigFile;
 use crate::exit::{Failure, Reason};
 use crate::suggest::closest;
 use crate::urls::absolute_urls;
+use crate::variables::Naming;
 
 /// A profile of the configuration file: sources, required keys and variable names.
 #[derive(Debug, Default)]
@@ -49,7 +50,7 @@ struct Document {
 
 /// A profile before validation, with the position of each value.
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table of settings")]
 struct RawProfile {
     from: Vec<Spanned<String>>,
     require: Vec<Spanned<String>>,
@@ -57,7 +58,7 @@ struct RawProfile {
     signing: Vec<Spanned<String>>,
     unchecked: Vec<Spanned<String>>,
     map: BTreeMap<String, Spanned<String>>,
-    prefix: Option<String>,
+    prefix: Option<Spanned<String>>,
     previous: BTreeMap<String, Spanned<String>>,
     upcase: bool,
     shell_names: bool,
@@ -77,7 +78,9 @@ impl Profile {
         let mut errors = FileErrors(Vec::new());
         let document = Document::parse(text)?;
         let Some(raw) = document.profile.get(name) else {
-            let known: Vec<_> = document.profile.keys().map(String::as_str).collect();
+            let known = document.profile.keys();
+            let known: Vec<_> = known.map(|name| name.escape_debug().to_string()).collect();
+            let name = name.escape_debug();
             let known = match known[..] {
                 [] => "the file has no profiles".into(),
                 _ => format!("available profiles: {}", known.join(", ")),
@@ -104,7 +107,18 @@ impl Profile {
         for (key, variable) in &raw.map {
             let key = Spanned::new(variable.span(), key.clone());
             let key = errors.parse_key(text, &key);
+            if !is_variable_name(variable.as_ref()) {
+                errors.push(text, &variable.span(), VARIABLE_NAME.to_owned());
+            }
             map.extend(key.map(|key| (key, variable.as_ref().clone())));
+        }
+        if let Some(prefix) = raw
+            .prefix
+            .as_ref()
+            .filter(|it| it.as_ref().contains(['=', '\0']))
+        {
+            let message = "the prefix of variable names must not contain `=` or NUL";
+            errors.push(text, &prefix.span(), message.to_owned());
         }
         let mut from = Vec::new();
         for raw in &raw.from {
@@ -117,7 +131,10 @@ impl Profile {
                 Err(failure) => errors.push(text, &raw.span(), failure.problems().join("; ")),
             }
         }
-        let previous = raw.parse_previous(text, &mut errors);
+        let prefix = raw.prefix.as_ref().map(|it| it.as_ref().clone());
+        let mut naming = Naming::new(prefix.as_deref().unwrap_or_default(), map.clone());
+        (naming.upcase, naming.shell_names) = (raw.upcase, raw.shell_names);
+        let previous = raw.parse_previous(text, &naming, &mut errors);
         if !errors.0.is_empty() {
             return Err(errors);
         }
@@ -128,7 +145,7 @@ impl Profile {
             signing,
             unchecked,
             map,
-            prefix: raw.prefix.clone(),
+            prefix,
             previous,
             upcase: raw.upcase,
             shell_names: raw.shell_names,
@@ -159,7 +176,12 @@ impl Document {
 
 impl RawProfile {
     /// Returns the keys of the table `previous`, with the names of their variables.
-    fn parse_previous(&self, text: &str, errors: &mut FileErrors) -> Vec<(SecretKey, String)> {
+    fn parse_previous(
+        &self,
+        text: &str,
+        naming: &Naming,
+        errors: &mut FileErrors,
+    ) -> Vec<(SecretKey, String)> {
         let mut previous = Vec::new();
         let mut names = BTreeSet::new();
         for (key, raw) in &self.previous {
@@ -167,9 +189,9 @@ impl RawProfile {
             let Some(key) = errors.parse_key(text, &Spanned::new(raw.span(), key.clone())) else {
                 continue;
             };
-            let problem = if name.is_empty() || name.contains(['=', '\0']) {
-                "a variable name must not be empty and must not contain `=` or NUL".to_owned()
-            } else if *name == self.variable_name(&key) {
+            let problem = if !is_variable_name(name) {
+                VARIABLE_NAME.to_owned()
+            } else if *name == naming.name(&key) {
                 format!("the variable `{name}` holds the current secret; set another name")
             } else if !names.insert(name) {
                 format!("the variable `{name}` is used for another key too; set another name")
@@ -181,16 +203,12 @@ impl RawProfile {
         }
         previous
     }
+}
 
-    fn variable_name(&self, key: &SecretKey) -> String {
-        match self.map.get(key.as_str()) {
-            Some(name) => name.as_ref().clone(),
-            None => {
-                let prefix = self.prefix.as_deref().unwrap_or_default();
-                format!("{prefix}{}", key.as_str().replace('/', "_"))
-            }
-        }
-    }
+const VARIABLE_NAME: &str = "a variable name must not be empty and must not contain `=` or NUL";
+
+fn is_variable_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['=', '\0'])
 }
 
 /// The line and the column of a character. The first ones are 1.

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::args::{LogArgs, OnChange, RunArgs};
-use crate::credentials::{credentials_in_use, log_removed};
+use crate::credentials::{credentials_in_use, log_removed, values_of};
 use crate::decide::ProgramSecrets;
 use crate::exit::{Failure, Reason};
 use crate::fetch::FetchedSecret;
@@ -21,7 +21,7 @@ use crate::policies::Policies;
 use crate::previous::Previous;
 use crate::program::{Program, exec};
 use crate::signals::exit_on_signal_as_init;
-use crate::sources::Sources;
+use crate::sources::{Sources, check_single_names};
 use crate::supervisor::Supervisor;
 use crate::variables::{Naming, ShellNameWarning};
 use crate::watch::{Watched, watch_secrets};
@@ -38,11 +38,13 @@ pub(crate) async fn run(
     let previous = sources.previous(&args);
     let additional = args.file.iter().chain(&previous).map(|(key, _)| key);
     let selection = sources.key_selection(&args.selection).including(additional);
-    let removed = match args.keep_credentials || args.pristine {
+    let removed = match args.keep_credentials {
         true => Vec::new(),
         false => credentials_in_use(&sources.urls)?,
     };
-    let naming = naming(&sources, &args, &removed)?;
+    let mut naming = naming(&sources, &args, &removed)?;
+    naming.credentials = values_of(&removed);
+    naming.required = selection.required().iter().cloned().collect();
     let kept = |(_, name): &(_, String)| naming.kept.contains(name);
     let passed = previous.into_iter().filter(|pair| !kept(pair));
     let mut previous = Previous::new(passed.collect(), args.previous_grace);
@@ -55,7 +57,6 @@ pub(crate) async fn run(
         Ok::<_, Failure>(secrets)
     };
     let secrets = with_progress(log, message, fetch).await?;
-    drop(signal_guard);
     let variables = naming.variables(&secrets)?;
     for name in naming.kept_names(&secrets) {
         tracing::info!(target: "secretwell::command", event = "variable_kept", name, "the variable `{name}` is already set and keeps its value");
@@ -68,7 +69,8 @@ pub(crate) async fn run(
         let version = version.map(tracing::field::display);
         tracing::info!(target: "secretwell::command", event = "secret_read", %key, version, %origin, "secret read");
     }
-    Policies::of_profile(&sources.profile).warn(&secrets, &sources.provider);
+    let policies = Policies::of_profile(&sources.profile);
+    policies.warn(&secrets, &sources.provider);
     let program = Program {
         argv: args.program,
         pristine: args.pristine,
@@ -92,6 +94,8 @@ pub(crate) async fn run(
                 selection,
                 naming,
                 on_missing: args.on_missing,
+                policies,
+                previous: previous.keys().cloned().collect(),
                 ttl: args.ttl,
             };
             watch_secrets(resolver.build(), watched, &secrets)
@@ -109,7 +113,7 @@ pub(crate) async fn run(
         previous,
     };
     let secrets = ProgramSecrets { secrets, variables };
-    supervisor.run(secrets, actions).await
+    supervisor.run(secrets, actions, signal_guard).await
 }
 
 /// Returns the rules for the variables of the program. `removed` are the variables that it does not inherit.
@@ -119,7 +123,8 @@ fn naming(sources: &Sources, args: &RunArgs, removed: &[String]) -> Result<Namin
         let message = format!("{key} is in both --map and --file; remove it from one of them");
         return Err(Failure::new(Reason::Usage, message));
     }
-    let mut naming = sources.naming(&args.selection);
+    check_single_names("--file", &args.file)?;
+    let mut naming = sources.naming(&args.selection)?;
     naming.files = args.file.iter().cloned().collect();
     if (args.keep_env || sources.profile.keep_env) && !args.pristine {
         let set = env::vars_os().filter(|(_, value)| !value.is_empty());

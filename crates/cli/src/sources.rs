@@ -96,14 +96,25 @@ impl Sources {
         }
     }
 
+    /// Returns the keys that `run` reads without options, and the keys that it requires.
+    pub(crate) fn selection_of_profile(&self) -> KeySelection {
+        let previous = self.profile.previous.iter().map(|(key, _)| key);
+        self.key_selection(&SelectionArgs::default())
+            .including(previous)
+    }
+
     /// Returns the rules that name the variables. Options take precedence over the profile.
-    pub(crate) fn naming(&self, args: &SelectionArgs) -> Naming {
+    ///
+    /// # Errors
+    /// Fails if the command line sets several names for one key, because only one of them would be passed.
+    pub(crate) fn naming(&self, args: &SelectionArgs) -> Result<Naming, Failure> {
+        check_single_names("--map", &args.map)?;
         let prefix = args.prefix.as_ref().or(self.profile.prefix.as_ref());
         let maps = self.profile.map.iter().chain(&args.map);
         let mut naming = Naming::new(prefix.map_or("", String::as_str), maps.cloned());
         naming.upcase = args.upcase || self.profile.upcase;
         naming.shell_names = args.shell_names || self.profile.shell_names;
-        naming
+        Ok(naming)
     }
 
     /// Returns the keys whose previous values are passed, and the variables. Options take precedence over the profile,
@@ -116,6 +127,23 @@ impl Sources {
         });
         of_profile.chain(&args.previous).cloned().collect()
     }
+}
+
+/// Checks that `option` sets at most one name for each key.
+pub(crate) fn check_single_names(
+    option: &str,
+    names: &[(SecretKey, String)],
+) -> Result<(), Failure> {
+    for (index, (key, name)) in names.iter().enumerate() {
+        let earlier = names[..index].iter().find(|(other, _)| other == key);
+        if let Some((_, other)) = earlier.filter(|(_, other)| other != name) {
+            let (name, other) = (name.escape_debug(), other.escape_debug());
+            let message =
+                format!("{option} sets two names for {key}, `{other}` and `{name}`; remove one");
+            return Err(Failure::new(Reason::Usage, message));
+        }
+    }
+    Ok(())
 }
 
 /// Reads the profile `name` of `file`. The default is the profile of the mode.

@@ -16,7 +16,7 @@ use crate::files::SecretFiles;
 use crate::previous::Previous;
 use crate::program::{Program, start_failure};
 use crate::reaper::{self, OrphanReaper};
-use crate::signals::{Signal, SignalEvent, listen};
+use crate::signals::{InitSignalGuard, Signal, SignalEvent, listen};
 use crate::variables::{ShellNameWarning, Variable};
 
 /// The time after which files that could not be written are written again.
@@ -54,7 +54,7 @@ struct Running {
 
 impl Supervisor {
     /// Runs the program until it exits by itself. Returns its exit status, or ends this process by the same
-    /// signal.
+    /// signal. `until_handled` handles signals until they are forwarded to the program.
     ///
     /// # Errors
     /// Fails if the program cannot be started, or if a missing secret stopped it.
@@ -62,8 +62,9 @@ impl Supervisor {
         mut self,
         secrets: ProgramSecrets,
         actions: UnboundedReceiver<Action>,
+        until_handled: InitSignalGuard,
     ) -> Result<ExitCode, Failure> {
-        let status = self.supervise(secrets, actions).await;
+        let status = self.supervise(secrets, actions, until_handled).await;
         // The files are removed before this process ends by the signal of the program.
         drop(self);
         Ok(exit_like(status?))
@@ -73,12 +74,14 @@ impl Supervisor {
         &mut self,
         mut secrets: ProgramSecrets,
         mut actions: UnboundedReceiver<Action>,
+        until_handled: InitSignalGuard,
     ) -> Result<WaitStatus, Failure> {
         let orphans = OrphanReaper::new();
         let events = listen().map_err(|error| {
             let message = format!("signal handlers cannot be installed: {error}");
             Failure::new(Reason::NotExecutable, message)
         })?;
+        drop(until_handled);
         let variables = self.variables(&self.previous, &secrets);
         self.files.write(&variables)?;
         let mut running = Running {
@@ -157,6 +160,7 @@ impl Supervisor {
                     }
                     let (previous, variables) = self.after_change(&secrets, &next);
                     (self.previous, secrets) = (previous, next);
+                    self.previous.warn(Instant::now());
                     running.pid = Some(self.start(&variables)?);
                 }
             }

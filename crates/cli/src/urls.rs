@@ -41,6 +41,12 @@ fn absolute_url(url: &str, folder: &Path) -> Result<String, Failure> {
     if path.starts_with('/') {
         return Ok(format!("file://{path}"));
     }
+    if path == "~" || path.starts_with("~/") {
+        return Err(invalid(
+            "`~` in a URL is not replaced by the home directory; write an absolute path, or `file:./~` for a file with \
+             this name",
+        ));
+    }
     let folder = path::absolute(folder).map_err(|error| {
         invalid(format!(
             "the working directory cannot be determined: {}; change to a directory that exists, or use an absolute path",
@@ -146,6 +152,16 @@ mod tests {
         for url in ["file:", "file:?format=env"] {
             let error = absolute(url, "/app").unwrap_err();
             assert!(error.contains("is empty"), "{error}");
+        }
+        for url in ["file:~", "file:~/.env", "env://,file:~/.env"] {
+            let error = absolute(url, "/app").unwrap_err();
+            assert!(error.contains("home directory"), "{error}");
+        }
+        for (url, expected) in [("file:./~/a", "~/a"), ("file:~a", "~a")] {
+            assert_eq!(
+                absolute(url, "/app").unwrap(),
+                format!("file:///app/{expected}")
+            );
         }
         let url = "file://user:c4n4ry@host/x";
         assert_eq!(absolute(url, "/app").unwrap(), url);

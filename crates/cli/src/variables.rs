@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use secretwell::{Error, ErrorKind, SecretKey, SecretValue};
+use secretwell::{Error, ErrorKind, Secret, SecretKey, SecretValue};
 
 use crate::exit::Failure;
 use crate::fetch::FetchedSecret;
@@ -24,10 +24,17 @@ pub(crate) struct Naming {
     pub(crate) upcase: bool,
     /// Whether `_` replaces the characters that shells do not accept, in names that are not set for single keys.
     pub(crate) shell_names: bool,
+    /// Whether values that the operating system does not accept in a variable are allowed.
+    pub(crate) allows_any_value: bool,
     /// The variables with the paths of the secrets that are passed in files.
     pub(crate) files: BTreeMap<SecretKey, String>,
     /// The variables of the environment that no secret replaces.
     pub(crate) kept: BTreeSet<String>,
+    /// The variables with the credentials of this command. They are not passed, although a source such as `env://` lists
+    /// them as secrets.
+    pub(crate) credentials: BTreeMap<String, SecretValue>,
+    /// The keys that are passed, also if they are credentials of this command.
+    pub(crate) required: BTreeSet<SecretKey>,
 }
 
 /// An environment variable with a secret value. Values are compared in constant time.
@@ -74,11 +81,11 @@ impl Naming {
                 let message = format!("the variable name `{name}` is already used for key {owner}");
                 problems.push(invalid_name(key, message));
             }
-            if self.kept.contains(&name) {
+            if self.kept.contains(&name) || self.is_credential(key, secret) {
                 continue;
             }
             let value = secret.value.clone();
-            if self.files.contains_key(key) {
+            if self.files.contains_key(key) || self.allows_any_value {
                 // A file can contain every value.
                 variables.push(Variable { name, value });
                 continue;
@@ -95,7 +102,7 @@ impl Naming {
                     ),
                 );
             }
-            if name.len() + secret.value.len() > MAX_LENGTH {
+            if !fits(&name, &secret.value) {
                 problems.push(
                     Error::new(ErrorKind::TooLarge, "the value does not fit in a variable")
                         .with_key(key)
@@ -115,7 +122,18 @@ impl Naming {
         names.filter(|name| self.kept.contains(name)).collect()
     }
 
-    fn name(&self, key: &SecretKey) -> String {
+    /// Returns whether `secret` is a credential of this command that was read from its variable.
+    fn is_credential(&self, key: &SecretKey, secret: &Secret) -> bool {
+        let origin = secret.origin.as_ref();
+        let is_variable = origin.is_some_and(|origin| origin.as_str().starts_with("env://"));
+        let mut credentials = self.credentials.iter();
+        is_variable
+            && !self.required.contains(key)
+            && credentials
+                .any(|(name, value)| can_be_read_from(key, name) && *value == secret.value)
+    }
+
+    pub(crate) fn name(&self, key: &SecretKey) -> String {
         if let Some(name) = self.files.get(key).or_else(|| self.names.get(key)) {
             return name.clone();
         }
@@ -131,6 +149,20 @@ impl Naming {
         }
         name
     }
+}
+
+/// Returns whether an environment can contain a variable with this name and this value.
+pub(crate) fn can_hold(name: &str, value: &SecretValue) -> bool {
+    fits(name, value) && !value.expose_bytes().contains(&0)
+}
+
+fn fits(name: &str, value: &SecretValue) -> bool {
+    name.len() + value.len() <= MAX_LENGTH
+}
+
+/// Returns whether an `env://` URL exists that reads `key` from the variable `name`. The URL can have a prefix.
+fn can_be_read_from(key: &SecretKey, name: &str) -> bool {
+    name.ends_with(&key.as_str().replace('/', "_"))
 }
 
 /// Returns whether all shells accept `name` as the name of a variable.
@@ -174,8 +206,6 @@ fn invalid_name(key: &SecretKey, message: impl Into<Cow<'static, str>>) -> Error
 
 #[cfg(test)]
 mod tests {
-    use secretwell::Secret;
-
     use super::*;
 
     fn fetched(key: &str, value: &[u8]) -> FetchedSecret {
@@ -277,6 +307,44 @@ mod tests {
         assert_eq!(naming.kept_names(&secrets), ["A"]);
         let large = [fetched("C", &vec![b'x'; MAX_LENGTH + 1])];
         assert_eq!(names(&naming, &large), ["C_PATH"]);
+        let mut naming = Naming::new("", []);
+        naming.variables(&secrets).unwrap_err();
+        naming.variables(&large).unwrap_err();
+        naming.allows_any_value = true;
+        assert_eq!(names(&naming, &secrets), ["A", "B", "C"]);
+        assert_eq!(names(&naming, &large), ["C"]);
+    }
+
+    #[test]
+    fn credentials_that_env_lists_are_withheld_unless_they_are_required() {
+        let from = |key: &str, value: &[u8], origin: &str| {
+            let mut fetched = fetched(key, value);
+            fetched.secret.origin = origin
+                .split_once("://")
+                .map(|(scheme, place)| secretwell::Origin::new(scheme, place));
+            fetched
+        };
+        let secrets = [
+            from("VAULT_TOKEN", b"t", "env://"),
+            from("A", b"t", "env://"),
+            from("BAO_TOKEN", b"other", "file:///run/secrets"),
+        ];
+        let pair = |name: &str| (name.to_owned(), SecretValue::from("t"));
+        let mut naming = Naming::new("P_", []);
+        naming.credentials = BTreeMap::from(["VAULT_TOKEN", "BAO_TOKEN"].map(pair));
+        assert_eq!(names(&naming, &secrets), ["P_A", "P_BAO_TOKEN"]);
+        // The source can have a prefix.
+        let prefixed = [from("TOKEN", b"t", "env://VAULT_")];
+        assert_eq!(names(&naming, &prefixed), [""; 0]);
+        naming.required = BTreeSet::from([secrets[0].key.clone()]);
+        assert_eq!(names(&naming, &secrets).len(), 3);
+        // A secret of another source, or with another value, is not the credential.
+        naming.required.clear();
+        let stored = [
+            from("VAULT_TOKEN", b"t", "file:///run/secrets"),
+            from("BAO_TOKEN", b"new", "env://"),
+        ];
+        assert_eq!(names(&naming, &stored).len(), 2);
     }
 
     #[test]

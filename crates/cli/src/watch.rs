@@ -11,6 +11,7 @@ use crate::args::OnMissing;
 use crate::decide::{Action, Decider, Note};
 use crate::fetch::{FetchedSecret, KeySelection};
 use crate::listing::Listing;
+use crate::policies::Policies;
 use crate::variables::Naming;
 
 /// The time without further changes after which a change is reported. Changes in quick succession are thus
@@ -19,12 +20,18 @@ const DEBOUNCE: Duration = Duration::from_millis(500);
 /// The maximum time that a change is held back for further changes.
 const MAX_DEBOUNCE: Duration = Duration::from_secs(5);
 
+/// How long new keys wait for the values that might have been changed together with them.
+const MAX_REVALIDATION: Duration = Duration::from_secs(2);
+
 /// What is watched, and what follows from missing secrets.
 #[derive(Debug)]
 pub(crate) struct Watched {
     pub(crate) selection: KeySelection,
     pub(crate) naming: Naming,
     pub(crate) on_missing: OnMissing,
+    pub(crate) policies: Policies,
+    /// The keys whose previous values are passed.
+    pub(crate) previous: Vec<SecretKey>,
     /// The maximum age of a list of keys, instead of the one that the source suggests.
     pub(crate) ttl: Option<Duration>,
 }
@@ -43,6 +50,8 @@ pub(crate) fn watch_secrets(
         selection,
         naming,
         on_missing,
+        policies,
+        previous,
         ttl,
     } = watched;
     let mut decider = Decider::new(naming, on_missing, selection.required(), fetched);
@@ -51,6 +60,7 @@ pub(crate) fn watch_secrets(
             KeySelection::Only(_) => Listing::empty(),
             KeySelection::All { .. } => Listing::start(resolver.provider(), ttl),
         };
+        let mut has_new_keys = false;
         loop {
             let keys: BTreeSet<SecretKey> = decider.keys().chain(listing.keys()).cloned().collect();
             let keys: Vec<SecretKey> = keys.into_iter().collect();
@@ -62,40 +72,56 @@ pub(crate) fn watch_secrets(
             if watch.next().await.is_none() {
                 return;
             }
+            let is_new = |key: &SecretKey| keys.binary_search(key).is_err();
             let mut is_first = true;
             let mut due = None;
-            let mut lists_new_keys = false;
-            while !lists_new_keys {
-                let changed = async {
-                    tokio::select! {
-                        updates = watch.next() => updates.is_some(),
-                        () = listing.changed() => {
-                            lists_new_keys = listing.keys().any(|key| keys.binary_search(key).is_err());
-                            true
-                        }
-                    }
-                };
+            loop {
+                let mut has_changed = false;
                 tokio::select! {
                     // The first read is not a change, but it might differ from what the program has.
                     () = std::future::ready(()), if is_first => {}
-                    is_open = changed => if !is_open { return },
+                    updates = watch.next() => match updates {
+                        Some(_) => has_changed = true,
+                        None => return,
+                    },
+                    () = listing.changed() => {
+                        has_new_keys = listing.keys().any(is_new);
+                        if has_new_keys {
+                            break;
+                        }
+                    }
                     () = at(due) => {}
                     () = sender.closed() => return,
-                }
-                if lists_new_keys {
-                    break;
                 }
                 is_first = false;
                 let deadline = Instant::now() + MAX_DEBOUNCE;
                 while Instant::now() < deadline
                     && let Ok(Some(_)) = timeout(DEBOUNCE, watch.next()).await
                 {}
-
+                if has_changed {
+                    // Keys that were added together with this change are passed together with it.
+                    listing.refresh().await;
+                    has_new_keys = listing.keys().any(is_new);
+                    if has_new_keys {
+                        break;
+                    }
+                }
+                if std::mem::take(&mut has_new_keys) {
+                    // Values that were changed together with the new keys are passed together with them.
+                    let _ = timeout(MAX_REVALIDATION, resolver.revalidate(&keys)).await;
+                }
                 let results = resolver.get_many(&keys).await;
                 let results = keys.iter().cloned().zip(results).collect();
                 let decision = decider.decide(results, Instant::now());
                 decision.notes.iter().for_each(log);
                 due = decision.due;
+                if let Some(Action::Change(program)) = &decision.action {
+                    let changed = |it: &&FetchedSecret| decision.changed.contains(&it.key);
+                    let changed = program.secrets.iter().filter(changed);
+                    policies.warn(changed, resolver.provider());
+                    let lost = decision.lost.iter().filter(|key| !previous.contains(key));
+                    policies.warn_replaced(lost);
+                }
                 if let Some(action) = decision.action {
                     let _ = sender.send(action);
                 }
@@ -129,6 +155,9 @@ fn log(note: &Note) {
         }
         Note::Recovered(key) => {
             tracing::info!(target: "secretwell::command", event = "secret_recovered", %key, "the secret can be read again: {key}");
+        }
+        Note::Moved(key, origin) => {
+            tracing::warn!(target: "secretwell::command", event = "secret_source_changed", %key, %origin, "the program gets a secret from another source than before: {key} from {origin}");
         }
         Note::Blocked(problem) => {
             tracing::warn!(target: "secretwell::command", event = "rotation_skipped", "the program keeps its current secrets: {problem}");
@@ -233,6 +262,8 @@ mod tests {
             selection: selection.clone(),
             naming: Naming::new("", []),
             on_missing,
+            policies: Policies::default(),
+            previous: Vec::new(),
             ttl: None,
         };
         watch_secrets(Resolver::new(source.clone()), watched, &fetched)
@@ -440,6 +471,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn changed_and_added_keys_are_passed_together() {
+        for has_notifications in [true, false] {
+            let mut source = Source::new(&[("A", "0")]);
+            source.has_notifications = has_notifications;
+            let mut actions = start_watch(&source, &all(&[]), OnMissing::Keep).await;
+            assert_no_change(&mut actions).await;
+            for number in 1..5 {
+                source.set("A", &number.to_string());
+                source.set(&format!("B{number}"), "b");
+                let change = timeout(TTL * 2, actions.recv()).await;
+                let Ok(Some(Action::Change(program))) = change else {
+                    panic!("{change:?}");
+                };
+                assert_eq!(program.variables.len(), number + 1);
+                let value = program.variables[0].value.expose_text().unwrap();
+                assert_eq!(value, number.to_string());
+                let change = timeout(TTL * 3, actions.recv()).await;
+                assert!(change.is_err(), "{change:?}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn only_a_new_value_is_reported_and_a_burst_is_reported_once() {
         let source = Source::new(&[("A", "1")]);
         let mut actions = start_watch(&source, &only(&["A"]), OnMissing::Keep).await;
@@ -463,10 +517,13 @@ mod tests {
             selection: all(&[]),
             naming: Naming::new("", []),
             on_missing: OnMissing::Keep,
+            policies: Policies::default(),
+            previous: Vec::new(),
             ttl: None,
         };
         let mut actions = watch_secrets(Resolver::new(source), watched, &fetched);
         let mut change = next_change(&mut actions).await;
+        // The first list might end after the first read.
         if !change.contains("C=c") {
             change = next_change(&mut actions).await;
         }

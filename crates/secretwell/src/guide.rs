@@ -21,6 +21,7 @@
 //! | [`better_auth`] | sessions that a Rust service shares with Better Auth |
 //! | [`backends`] | environment variables, files, Infisical, Vault |
 //! | [`cli`] | the command for programs in any language |
+//! | [`comparison`] | the command and other tools on the same tasks |
 //! | [`deploy`] | files for Docker, Kubernetes, systemd, GitHub Actions, Docker Compose and a Procfile |
 //! | [`architecture`], [`contract`], [`features`] | how the library is built |
 //! | [`security`], [`reliability`], [`performance`], [`logging`], [`metrics`], [`audit`] | operation |
@@ -79,6 +80,27 @@ pub mod recipes {}
 
 #[doc = include_str!("../docs/cli.md")]
 pub mod cli {}
+
+#[doc = include_str!("../docs/comparison.md")]
+#[doc = "\n### agent.hcl\n```text"]
+#[doc = include_str!("../docs/comparison/agent.hcl")]
+#[doc = "```"]
+#[doc = "\n### agent-defaults.hcl\n```text"]
+#[doc = include_str!("../docs/comparison/agent-defaults.hcl")]
+#[doc = "```"]
+#[doc = "\n### agent-file.hcl\n```text"]
+#[doc = include_str!("../docs/comparison/agent-file.hcl")]
+#[doc = "```"]
+#[doc = "\n### secretspec.toml\n```text"]
+#[doc = include_str!("../docs/comparison/secretspec.toml")]
+#[doc = "```"]
+#[doc = "\n### secretspec-openbao.toml\n```text"]
+#[doc = include_str!("../docs/comparison/secretspec-openbao.toml")]
+#[doc = "```"]
+#[doc = "\n### secretspec-file.toml\n```text"]
+#[doc = include_str!("../docs/comparison/secretspec-file.toml")]
+#[doc = "```"]
+pub mod comparison {}
 
 #[doc = include_str!("../docs/deploy/README.md")]
 pub mod deploy {

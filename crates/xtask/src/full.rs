@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::install::{build_static_command, install_cargo_tools, install_for_cli};
 use crate::shell::{cargo_with_env, root, run as output_of, text};
-use crate::{api, links, msrv, package};
+use crate::{api, comparison, links, msrv, package};
 
 /// A check, with its name, its purpose and the function that runs it.
 struct Step {
@@ -73,6 +73,11 @@ const STEPS: &[Step] = &[
         name: "fuzz",
         about: "each fuzz target accepts its corpus and a minute of new input",
         run: fuzz,
+    },
+    Step {
+        name: "comparison",
+        about: "the command and other tools behave as docs/comparison.md describes",
+        run: comparison::check,
     },
     Step {
         name: "package",

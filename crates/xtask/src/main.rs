@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 mod api;
 mod bench;
+mod comparison;
 mod full;
 #[cfg(test)]
 mod imports;

@@ -38,6 +38,17 @@ impl TimeClaim {
 }
 
 impl TimeClaims {
+    /// Parses the claims with the texts that `claim` returns for their names.
+    #[cfg(feature = "betterauth")]
+    pub(super) fn new<'a>(claim: impl Fn(&str) -> Option<&'a RawValue>) -> Self {
+        let time = |name| claim(name).map(TimeClaim::parse);
+        Self {
+            issued_at: time("iat"),
+            not_before: time("nbf"),
+            expires: time("exp"),
+        }
+    }
+
     /// Returns whether the token was created after `now`. It is valid, as in the packages.
     #[cfg(feature = "authjs")]
     pub(super) fn is_from_future(&self, now: f64) -> bool {

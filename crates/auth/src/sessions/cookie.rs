@@ -141,15 +141,23 @@ impl Cookie {
     /// Several cookies can have one name, if they differ in their domain or path. The header does not
     /// contain these. Single cookies come first, in the order of the header, then joined chunks. Each
     /// kind is limited to a few values, so an arbitrary header costs only a few attempts.
+    #[cfg(any(feature = "authjs", test))]
     pub(super) fn candidates<'a>(&'a self, header: &'a str) -> impl Iterator<Item = String> + 'a {
+        self.whole(header)
+            .chain(std::iter::once_with(|| self.joined(header)).flatten())
+    }
+
+    /// Returns those of the [`candidates`](Self::candidates) that are not split.
+    pub(super) fn whole<'a>(&'a self, header: &'a str) -> impl Iterator<Item = String> + 'a {
         let whole = pairs(header).filter(|(name, _)| *name == self.name);
-        let chunks = || {
-            let chunks =
-                pairs(header).filter_map(|(name, value)| Some((self.chunk_index(name)?, value)));
-            candidates::of_chunks(chunks)
-        };
         candidates::of_cookies(whole.map(|(_, value)| value))
-            .chain(std::iter::once_with(chunks).flatten())
+    }
+
+    /// Returns those of the [`candidates`](Self::candidates) that are split.
+    pub(super) fn joined<'a>(&'a self, header: &'a str) -> impl Iterator<Item = String> + 'a {
+        let chunks =
+            pairs(header).filter_map(|(name, value)| Some((self.chunk_index(name)?, value)));
+        candidates::of_chunks(chunks)
     }
 
     /// Returns the `Set-Cookie` headers that set `value`.

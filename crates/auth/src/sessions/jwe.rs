@@ -9,12 +9,13 @@ use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce, Tag};
 use base64::Engine;
 use base64::alphabet::URL_SAFE;
-use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use hmac::Mac;
 use serde_json::{Map, Value};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::encoding::URL_SAFE_NO_PAD;
 use super::error::TokenError;
 use super::keys::{Format, GCM_KEY, Keys};
 use super::text;
@@ -25,6 +26,8 @@ const MAX_TOKEN: usize = 400_000;
 const CBC_IV: usize = 16;
 const GCM_IV: usize = 12;
 const GCM_TAG: usize = 16;
+/// Maximum length of the last parts of a token without the encrypted text, in base64 with the dots.
+const IV_AND_TAG: usize = 72;
 
 /// Base64 that accepts unused trailing bits in the last character.
 const LENIENT_BASE64: GeneralPurpose =
@@ -325,6 +328,12 @@ pub(super) fn encrypt(text: &[u8], keys: &Keys, format: Format) -> Result<String
             (&random[..], text, tag.to_vec())
         }
     };
-    let parts = [iv, &text, &tag].map(|part| URL_SAFE_NO_PAD.encode(part));
-    Ok(format!("{header}..{}", parts.join(".")))
+    let mut token = String::with_capacity(header.len() + text.len() * 4 / 3 + IV_AND_TAG);
+    token += header;
+    token.push('.');
+    for part in [iv, &text, &tag] {
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(part, &mut token);
+    }
+    Ok(token)
 }

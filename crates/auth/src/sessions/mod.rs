@@ -26,6 +26,7 @@ mod cookie;
 // Some of the warnings are about the tokens of Auth.js only.
 #[cfg_attr(not(feature = "authjs"), allow(dead_code))]
 mod diagnosis;
+mod encoding;
 mod error;
 mod format;
 mod jwe;

@@ -1,12 +1,45 @@
 //! JSON and percent-encoding as JavaScript reads and writes them.
 
+use std::ops::{Deref, DerefMut};
+
 use zeroize::Zeroizing;
 
 use super::keys::Format;
 
+/// A text that is wiped when it is dropped.
+pub(super) struct WipedText(Zeroizing<String>);
+
+impl From<String> for WipedText {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+impl Deref for WipedText {
+    type Target = String;
+
+    fn deref(&self) -> &String {
+        &self.0
+    }
+}
+
+impl DerefMut for WipedText {
+    fn deref_mut(&mut self) -> &mut String {
+        &mut self.0
+    }
+}
+
+/// Makes the wiping faster. `zeroize` wipes the elements of a text one by one, but its spare capacity at once. The
+/// spare capacity of an empty text is its whole buffer.
+impl Drop for WipedText {
+    fn drop(&mut self) {
+        self.0.clear();
+    }
+}
+
 /// Decodes bytes to JSON text as the packages do, or returns `None` if they are not UTF-8. Unpaired
 /// surrogates are replaced by U+FFFD.
-pub(super) fn decode_json(bytes: Zeroizing<Vec<u8>>, format: Format) -> Option<Zeroizing<String>> {
+pub(super) fn decode_json(bytes: Zeroizing<Vec<u8>>, format: Format) -> Option<WipedText> {
     let text = decode_text(bytes, format)?;
     Some(without_unpaired_surrogates(&text).unwrap_or(text))
 }
@@ -14,25 +47,23 @@ pub(super) fn decode_json(bytes: Zeroizing<Vec<u8>>, format: Format) -> Option<Z
 /// Decodes bytes to text as the packages do, or returns `None` if they are not UTF-8.
 ///
 /// A byte order mark is removed. In version 4, invalid UTF-8 is replaced by U+FFFD.
-pub(super) fn decode_text(
-    mut bytes: Zeroizing<Vec<u8>>,
-    format: Format,
-) -> Option<Zeroizing<String>> {
+pub(super) fn decode_text(mut bytes: Zeroizing<Vec<u8>>, format: Format) -> Option<WipedText> {
     if format == Format::V4 && std::str::from_utf8(&bytes).is_err() {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         bytes = Zeroizing::new(text.into_bytes());
     }
-    let mut text = Zeroizing::new(String::from_utf8(std::mem::take(&mut *bytes)).ok()?);
+    let mut text = WipedText::from(String::from_utf8(std::mem::take(&mut *bytes)).ok()?);
     if text.starts_with('\u{feff}') {
         text.remove(0);
     }
     Some(text)
 }
 
-/// Returns JSON with its unpaired surrogates replaced by U+FFFD, or `None` if it has no surrogates.
-pub(super) fn without_unpaired_surrogates(json: &str) -> Option<Zeroizing<String>> {
-    let may_have_surrogates = json.contains(r"\ud") || json.contains(r"\uD");
-    may_have_surrogates.then(|| Zeroizing::new(replace_unpaired_surrogates(json)))
+/// Returns JSON with its unpaired surrogates replaced by U+FFFD, or `None` if it has no escapes like
+/// those of surrogates.
+pub(super) fn without_unpaired_surrogates(json: &str) -> Option<WipedText> {
+    let may_have_surrogates = json.contains(r"\u");
+    may_have_surrogates.then(|| replace_unpaired_surrogates(json).into())
 }
 
 /// Replaces each unpaired surrogate escape in JSON by U+FFFD.

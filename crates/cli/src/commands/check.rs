@@ -14,7 +14,7 @@ use super::table::format_table;
 use super::write_stdout;
 use crate::args::{CheckArgs, LogArgs, ReportFormat, SelectionArgs};
 use crate::exit::{Failure, Reason};
-use crate::fetch::{KeySelection, list_keys};
+use crate::fetch::{KeySelection, list_keys, read};
 use crate::logging::with_progress;
 use crate::notices;
 use crate::policies::{Policies, with_advice_of_command};
@@ -43,21 +43,30 @@ pub(crate) async fn check(
     let policies = policies.with_options(&args.signing, &args.unchecked);
     let message = || format!("reading secrets from {}", sources.provider.origin());
     let read = async {
-        let required = Required::select(&sources, args).await?;
-        let reports = policies
-            .check(&sources.provider, &required.keys, &options)
-            .await;
+        let (required, not_listed) = Required::select(&sources, args, &policies).await;
+        let reports = match not_listed.is_some() && required.keys.is_empty() {
+            true => Vec::new(),
+            false => {
+                policies
+                    .check(&sources.provider, &required.keys, &options)
+                    .await
+            }
+        };
         // If all keys are checked, a secret that is left out is a problem. Otherwise, the sources need not be
         // listed.
-        let notices = match required.is_all {
-            true => notices::read(&sources.provider).await,
-            false => Ok(notices::read_briefly(&sources.provider).await),
+        let notices = match not_listed {
+            Some(error) => Err(error),
+            None if required.is_all => notices::read(&sources.provider).await,
+            None => Ok(notices::read_briefly(&sources.provider).await),
         };
-        Ok::<_, Failure>((reports, notices, required))
+        (required, reports, notices)
     };
-    let (reports, notices, required) = with_progress(log, message, read).await?;
+    let (required, reports, notices) = with_progress(log, message, read).await;
     let (mut notices, not_listed) = match notices {
         Ok(notices) => (notices, None),
+        Err(error) if reports.is_empty() && args.format == ReportFormat::Text => {
+            return Err(error.into());
+        }
         Err(error) => (Vec::new(), Some(error)),
     };
     notices.retain(|notice| required.concerns(notice));
@@ -176,26 +185,44 @@ struct Required {
 const PROBLEM: &str = "PROBLEM";
 
 impl Required {
-    async fn select(sources: &Sources, args: &CheckArgs) -> Result<Self, Failure> {
-        let selection = match &args.require[..] {
-            [] => sources.key_selection(&SelectionArgs::default()),
-            required => KeySelection::Only(required.to_vec()),
+    /// Selects the keys. Also returns the reason if the sources cannot be listed, although the program of the profile
+    /// needs their lists.
+    async fn select(
+        sources: &Sources,
+        args: &CheckArgs,
+        policies: &Policies,
+    ) -> (Self, Option<Error>) {
+        let (selection, is_all, signing) = match &args.require[..] {
+            [] => {
+                let of_profile = sources.key_selection(&SelectionArgs::default());
+                let is_all =
+                    matches!(&of_profile, KeySelection::All { require } if require.is_empty());
+                (sources.selection_of_profile(), is_all, policies.signing())
+            }
+            required => (
+                KeySelection::Only(required.to_vec()),
+                false,
+                &args.signing[..],
+            ),
         };
-        let (keys, is_all) = match selection {
-            KeySelection::Only(keys) => (keys, false),
-            KeySelection::All { require } if !require.is_empty() => (require, false),
+        let with_keys = |keys, is_all| Self { keys, is_all };
+        match selection.including(signing) {
+            KeySelection::Only(keys) => (with_keys(keys, false), None),
             KeySelection::All { require } => match list_keys(&sources.provider, &require).await {
+                Ok(listed) if is_all => (with_keys(listed, true), None),
+                Ok(listed) => {
+                    let others = others_to_check(sources, &require, &listed, policies).await;
+                    (with_keys([require, others].concat(), false), None)
+                }
                 Err(error) => {
                     // Perhaps there are secrets, and none of their names is a valid key.
                     if error.is_not_found() {
                         notices::warn(&sources.provider).await;
                     }
-                    return Err(error.into());
+                    (with_keys(require, is_all), Some(error))
                 }
-                Ok(keys) => (keys, true),
             },
-        };
-        Ok(Self { keys, is_all })
+        }
     }
 
     /// Returns whether `notice` is printed. One without a key might be about a key that is misspelled. The error of a
@@ -217,6 +244,29 @@ impl Required {
             _ => "warning",
         }
     }
+}
+
+/// Returns the keys of `listed` that are not required, but are a problem if the program of the profile reads them: those
+/// that cannot be read, and those of signing secrets.
+async fn others_to_check(
+    sources: &Sources,
+    require: &[SecretKey],
+    listed: &[SecretKey],
+    policies: &Policies,
+) -> Vec<SecretKey> {
+    let others = listed.iter().filter(|key| !require.contains(key));
+    let others: Vec<SecretKey> = others.cloned().collect();
+    let results = read(&sources.provider, &others).await;
+    let others = others
+        .into_iter()
+        .zip(results)
+        .filter(|(key, result)| match result {
+            // A program can start with an empty secret that is not required.
+            Ok(secret) => policies.of(key) != SecretPolicy::Unchecked && !secret.value.is_empty(),
+            // The secret was deleted after it was listed.
+            Err(error) => !error.is_not_found(),
+        });
+    others.map(|(key, _)| key).collect()
 }
 
 fn notice_table(sources: &Sources, required: &Required, notices: &[Notice]) -> String {

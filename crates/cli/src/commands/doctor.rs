@@ -68,20 +68,31 @@ pub(crate) async fn doctor(
 ) -> Result<ExitCode, Failure> {
     let mut diagnosis = Diagnosis::default();
     let profile = &sources.profile;
-    let required = [&args.require, &profile.require, &profile.only];
-    let required: BTreeSet<SecretKey> = required.into_iter().flatten().cloned().collect();
+    let required = sources.selection_of_profile().including(&profile.signing);
+    let required = required.required().iter().chain(&args.require);
+    let required: BTreeSet<SecretKey> = required.cloned().collect();
     let required: Vec<SecretKey> = required.into_iter().collect();
     let urls = sources.urls.iter();
     let urls: Vec<_> = urls.flat_map(|urls| secretwell::split_urls(urls)).collect();
+    let mut missing = 0;
     for url in &urls {
         let provider = secretwell::from_url(url)?;
         let message = || format!("checking {}", provider.origin());
+        let is_only_source = urls.len() == 1;
         let diagnose = async {
-            if diagnose_access(url, &provider, &mut diagnosis).await? {
-                let is_only_source = urls.len() == 1;
-                diagnose_reads(&provider, &required, is_only_source, &mut diagnosis).await;
-            } else {
-                diagnosis.has_unusable_source = true;
+            match diagnose_access(url, &provider, &mut diagnosis).await? {
+                Ok(()) => {
+                    diagnose_reads(&provider, &required, is_only_source, &mut diagnosis).await
+                }
+                // Another source might have the keys. If all sources are missing, the last one is the problem.
+                Err((step, error)) if error.is_not_found() && missing + 1 < urls.len() => {
+                    diagnosis.warning(step, &error);
+                    missing += 1;
+                }
+                Err((step, error)) => {
+                    diagnosis.problem(step, &error);
+                    diagnosis.has_unusable_source = true;
+                }
             }
             Ok::<_, Failure>(())
         };
@@ -132,19 +143,18 @@ async fn check_required(
     })
 }
 
-/// Runs the steps up to the login. Returns whether secrets can be read.
+/// Runs the steps up to the login. Returns the step that failed, if secrets cannot be read.
 async fn diagnose_access(
     url: &str,
     provider: &dyn SecretProvider,
     diagnosis: &mut Diagnosis,
-) -> Result<bool, Failure> {
+) -> Result<Result<(), (&'static str, Error)>, Failure> {
     diagnosis.title(provider);
     let start = Instant::now();
     let (step, success) = match server_time(url).await? {
         None => ("open", "the source is readable"),
         Some(Err(error)) => {
-            diagnosis.problem("reach", &error);
-            return Ok(false);
+            return Ok(Err(("reach", error)));
         }
         Some(Ok(server_time)) => {
             let millis = start.elapsed().as_millis();
@@ -157,13 +167,12 @@ async fn diagnose_access(
         // The login was accepted. The steps below show what it must not read.
         Err(error) if step == "login" && error.kind() == ErrorKind::Denied => {}
         Err(error) => {
-            diagnosis.problem(failed_step(step, error.kind()), &error);
-            return Ok(false);
+            return Ok(Err((failed_step(step, error.kind()), error)));
         }
         Ok(()) => {}
     }
     diagnosis.ok(step, success);
-    Ok(true)
+    Ok(Ok(()))
 }
 
 /// Lists the keys of one source, and reads them and the required keys. The required keys are checked later, so an error

@@ -9,7 +9,7 @@ use secretwell::{Error, SecretKey};
 use super::formats::{
     GitHubFile, GitHubOutput, VARIABLE_HINT, docker_lines, invalid_name, shell_commands,
 };
-use super::{check_output_is_private, write_stdout};
+use super::{check_output_is_private, write_all_to_stdout, write_stdout};
 use crate::args::{ExportArgs, Format, LogArgs};
 use crate::exit::{Failure, Reason};
 use crate::logging::with_progress;
@@ -27,7 +27,10 @@ pub(crate) async fn export(
     let message = || format!("reading secrets from {}", sources.provider.origin());
     let fetch = fetch_and_warn(&sources.provider, &selection, Duration::ZERO);
     let secrets = with_progress(log, message, fetch).await?;
-    let variables = sources.naming(&args.selection).variables(&secrets)?;
+    let mut naming = sources.naming(&args.selection)?;
+    // These documents contain values, not variables of a process.
+    naming.allows_any_value = matches!(args.format, Format::Json | Format::K8s);
+    let variables = naming.variables(&secrets)?;
     let document = match args.format {
         Format::Env => env_document(&variables)?,
         Format::Json => json_document(&variables)?,
@@ -38,7 +41,7 @@ pub(crate) async fn export(
             let output = GitHubOutput::new(&text_variables(&variables)?)?;
             let file = GitHubFile::open()?;
             // The values are masked before a step can print them.
-            write_stdout(output.masks.as_bytes())?;
+            write_all_to_stdout(output.masks.as_bytes())?;
             file.append(&output)?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -115,10 +118,13 @@ fn json_document(variables: &[Variable]) -> Result<String, Failure> {
 
 fn kubernetes_secret(name: &str, variables: &[Variable]) -> Result<String, Failure> {
     let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    if name.is_empty() || name.len() > 253 || !name.chars().all(is_allowed) {
+    let is_label =
+        |label: &str| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-');
+    if name.len() > 253 || !name.chars().all(is_allowed) || !name.split('.').all(is_label) {
         return Err(invalid_name(
             name,
-            "the name of a Kubernetes Secret consists of lower-case letters, digits, `-` and `.`",
+            "the name of a Kubernetes Secret consists of lower-case letters, digits, `-` and `.`, with a letter or digit \
+             at both ends and beside each `.`",
             "set it with --name",
         ));
     }
@@ -127,10 +133,15 @@ fn kubernetes_secret(name: &str, variables: &[Variable]) -> Result<String, Failu
     );
     for Variable { name, value } in variables {
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if !name.chars().all(is_allowed) {
+        if !name.chars().all(is_allowed)
+            || name == "."
+            || name.starts_with("..")
+            || name.len() > 253
+        {
             return Err(invalid_name(
                 name,
-                "a key of a Kubernetes Secret consists of letters, digits, `-`, `_` and `.`",
+                "a key of a Kubernetes Secret consists of at most 253 letters, digits, `-`, `_` and `.`, and does not \
+                 start with `..`",
                 VARIABLE_HINT,
             ));
         }
@@ -244,7 +255,13 @@ mod tests {
         env_document(&variable("1A")).unwrap_err();
         kubernetes_secret("secrets", &variable("a-b")).unwrap();
         kubernetes_secret("secrets", &variable("ä")).unwrap_err();
-        kubernetes_secret("My_Secrets", &variable("a")).unwrap_err();
+        for name in ["", "My_Secrets", "-a", "a-", ".a", "a.", "a..b", "a.-b"] {
+            kubernetes_secret(name, &variable("a")).unwrap_err();
+        }
+        for name in [".", "..", "..a", &"a".repeat(254)] {
+            kubernetes_secret("a.b-c", &variable(name)).unwrap_err();
+        }
+        kubernetes_secret("a.b-c", &variable(".a")).unwrap();
         assert_eq!(
             json_document(&variable("a-b")).unwrap(),
             "{\n  \"a-b\": \"x\"\n}\n"

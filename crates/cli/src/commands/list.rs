@@ -31,11 +31,14 @@ pub(crate) async fn list(
     let is_json = args.format == ReportFormat::Json;
     let read = async {
         let keys = match list_keys(provider, &[]).await {
-            Err(error) if !error.is_not_found() => return Err(error),
+            Err(error) if !error.is_not_found() && !is_json => return Err(error),
             listed => listed,
         };
         let notices = match is_json {
-            true => notices::read_briefly(provider).await,
+            true => match &keys {
+                Err(error) if !error.is_not_found() => Vec::new(),
+                _ => notices::read_briefly(provider).await,
+            },
             false => {
                 notices::warn(provider).await;
                 Vec::new()

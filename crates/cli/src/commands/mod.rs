@@ -22,14 +22,26 @@ use crate::exit::{Failure, Reason};
 
 /// Writes to standard output. A broken pipe is not an error, because the reader might close it early.
 pub(crate) fn write_stdout(bytes: &[u8]) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::new(
-            Reason::Output,
-            format!("standard output cannot be written: {}", error.kind()),
-        )),
+    match write(bytes) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(not_written(&error)),
         _ => Ok(()),
     }
+}
+
+/// Writes to standard output. A broken pipe is an error, because the next step relies on the reader.
+fn write_all_to_stdout(bytes: &[u8]) -> Result<(), Failure> {
+    write(bytes).map_err(|error| not_written(&error))
+}
+
+fn write(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}
+
+fn not_written(error: &io::Error) -> Failure {
+    let problem = format!("standard output cannot be written: {}", error.kind());
+    Failure::new(Reason::Output, problem)
 }
 
 /// Returns an error if standard output is a terminal and `--reveal` is not given. This protects secrets from

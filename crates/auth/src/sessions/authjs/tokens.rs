@@ -18,7 +18,7 @@ use crate::sessions::claims::{TimeClaims, random_uuid, whole_seconds};
 use crate::sessions::jwe;
 use crate::sessions::keys::{Format, Keys};
 use crate::sessions::mismatch::mismatch;
-use crate::sessions::text;
+use crate::sessions::text::{self, WipedText};
 
 /// A session, and what its token reveals about the clocks.
 pub(super) struct Decoded<C> {
@@ -188,9 +188,9 @@ impl SessionTokens {
 /// The claims of a token that was decrypted and whose times are valid.
 pub(super) struct Verified {
     /// The claims as they were encrypted.
-    json: Zeroizing<String>,
+    json: WipedText,
     /// The claims without unpaired surrogates. `None` if they have no surrogates.
-    replaced: Option<Zeroizing<String>>,
+    replaced: Option<WipedText>,
     pub(super) expires: Option<SystemTime>,
     /// The time between `iat` and `exp`, if the token has both.
     pub(super) lifetime: Option<Duration>,

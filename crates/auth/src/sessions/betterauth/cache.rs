@@ -6,22 +6,23 @@ use std::time::{Duration, SystemTime};
 use secretwell_core::Error;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Number, Value};
-use zeroize::Zeroizing;
 
 use super::date::{time_of_milliseconds, to_milliseconds};
+use super::json::write_number;
 use super::mac::{Accept, MacKeys};
-use super::payload::{CachedSession, DEFAULT_VERSION, Payload, SessionRow};
+use super::object::{ClaimTexts, Object};
+use super::payload::{CachedSession, Claims, DEFAULT_VERSION, Payload, SessionRow, TYPICAL_LENGTH};
 use super::secrets::BetterAuthSecrets;
 use super::signed::VerifiedToken;
-use super::{compact, json, jwt};
+use super::user::User;
+use super::{compact, jwt};
 use crate::sessions::TokenError;
 use crate::sessions::claims::{
     CLOCK_TOLERANCE, TimeClaims, random_uuid, system_time, whole_seconds,
 };
 use crate::sessions::jwe;
 use crate::sessions::keys::{Format, Keys};
-use crate::sessions::text::decode_json;
+use crate::sessions::text::{WipedText, decode_json};
 
 /// Salt of the key of the strategy `jwe`.
 const SALT: &str = "better-auth-session";
@@ -83,6 +84,13 @@ pub struct SessionCache {
     /// Empty for other strategies than `jwe`.
     keys: Vec<Keys>,
     accept: Accept,
+}
+
+/// The content of a cache whose signature or tag is valid.
+pub(super) struct Verified {
+    claims: WipedText,
+    /// The end of a compact cache. The caches of the other strategies have a claim.
+    compact_expires: Option<SystemTime>,
 }
 
 impl SessionCache {
@@ -162,37 +170,27 @@ impl SessionCache {
         token: &VerifiedToken,
         now: SystemTime,
     ) -> Result<CachedSession<U>, TokenError> {
-        let (payload, expires) = self.open(cache, token, now)?;
+        let verified = self.verify(cache, now)?;
+        let (payload, expires) = self.open(&verified, token, now)?;
         payload.into_session(expires)
     }
 
-    /// Verifies a cache and returns its content and its end.
-    pub(super) fn open(
-        &self,
-        cache: &str,
-        token: &VerifiedToken,
-        now: SystemTime,
-    ) -> Result<(Payload, SystemTime), TokenError> {
+    /// Checks the signature or the tag of a cache, and the end of a compact cache.
+    pub(super) fn verify(&self, cache: &str, now: SystemTime) -> Result<Verified, TokenError> {
         if cache.len() > MAX_CACHE {
             return Err(TokenError::Malformed);
         }
-        let (mut claims, expires) = match self.strategy {
+        let mut compact_expires = None;
+        let text = match self.strategy {
             CacheStrategy::Compact => {
                 let (text, expires) = compact::open(cache, &self.macs, self.accept)?;
                 if expires < milliseconds(now) {
                     return Err(TokenError::Expired);
                 }
-                let text = claims_text(text)?;
-                (parse(&text)?, time_of_milliseconds(expires))
+                compact_expires = time_of_milliseconds(expires);
+                text
             }
-            CacheStrategy::Jwt => {
-                let text = jwt::open(cache, &self.macs, self.accept)?;
-                let text = claims_text(text)?;
-                let (claims, times): (_, TimeClaims) = (parse(&text)?, parse(&text)?);
-                let seconds = whole_seconds(now);
-                let expires = times.check_with(seconds, |end| end <= seconds)?;
-                (claims, expires.and_then(system_time))
-            }
+            CacheStrategy::Jwt => jwt::open(cache, &self.macs, self.accept)?,
             CacheStrategy::Jwe => {
                 let decrypted = jwe::decrypt(cache, &self.keys, Format::BetterAuth)?;
                 // The package compares these members with claims that it never writes.
@@ -202,17 +200,42 @@ impl SessionCache {
                 {
                     return Err(TokenError::Malformed);
                 }
-                let text = claims_text(decrypted.text)?;
-                let (claims, times): (_, TimeClaims) = (parse(&text)?, parse(&text)?);
+                decrypted.text
+            }
+        };
+        Ok(Verified {
+            claims: decode_json(text, Format::BetterAuth).ok_or(TokenError::Malformed)?,
+            compact_expires,
+        })
+    }
+
+    /// Checks the claims of a cache, and returns its content and its end.
+    pub(super) fn open<'a>(
+        &self,
+        verified: &'a Verified,
+        token: &VerifiedToken,
+        now: SystemTime,
+    ) -> Result<(Payload<'a>, SystemTime), TokenError> {
+        let claims = serde_json::from_str(&verified.claims);
+        let claims: ClaimTexts<'a> = claims.map_err(|_| TokenError::Malformed)?;
+        let times = || TimeClaims::new(|name| claims.others.get(name));
+        let expires = match self.strategy {
+            CacheStrategy::Compact => verified.compact_expires,
+            CacheStrategy::Jwt => {
+                let seconds = whole_seconds(now);
+                let expires = times().check_with(seconds, |end| end <= seconds)?;
+                expires.and_then(system_time)
+            }
+            CacheStrategy::Jwe => {
                 let start = whole_seconds(now) + CLOCK_TOLERANCE;
                 let milliseconds = milliseconds(now);
-                let expires = times.check_with(start, |end| end * 1000.0 < milliseconds)?;
-                (claims, expires.and_then(system_time))
+                let expires = times().check_with(start, |end| end * 1000.0 < milliseconds)?;
+                expires.and_then(system_time)
             }
         };
         // The package accepts a cache without an end for the rest of the millisecond.
         let expires = expires.ok_or(TokenError::Malformed)?;
-        let payload = Payload::from_claims(&mut claims)?;
+        let payload = Payload::from_claims(claims).ok_or(TokenError::Malformed)?;
         payload.check(token, &self.version, now)?;
         Ok((payload, expires))
     }
@@ -245,8 +268,12 @@ impl SessionCache {
         max_age: Duration,
         now: SystemTime,
     ) -> Result<String, TokenError> {
-        let payload = Payload::new(session, user, &self.version, now)?;
-        self.seal(payload, max_age, now)
+        let user = serde_json::to_string(user).map_err(|_| TokenError::Malformed)?;
+        let user = WipedText::from(user);
+        let user = Object::parse(&user).and_then(User::new);
+        let user = user.ok_or(TokenError::Malformed)?;
+        let claims = Claims::new(session, &user, &self.version, now);
+        self.seal(claims.ok_or(TokenError::Malformed)?, max_age, now)
     }
 
     /// Returns a cache with the content of `cache` that ends after `max_age`. The session keeps its own end.
@@ -261,61 +288,54 @@ impl SessionCache {
         max_age: Duration,
     ) -> Result<String, TokenError> {
         let now = SystemTime::now();
-        let (payload, _) = self.open(cache, token, now)?;
-        self.seal_renewed(payload, max_age, now)
+        self.renew(&self.verify(cache, now)?, token, max_age, now)
     }
 
     /// Creates a cache with the content of another one that ends after `max_age`.
-    pub(super) fn seal_renewed(
+    pub(super) fn renew(
         &self,
-        payload: Payload,
+        verified: &Verified,
+        token: &VerifiedToken,
         max_age: Duration,
         now: SystemTime,
     ) -> Result<String, TokenError> {
-        self.seal(payload.renewed(&self.version, now), max_age, now)
+        let (payload, _) = self.open(verified, token, now)?;
+        let claims = Claims::renewed(&payload, &self.version, now);
+        self.seal(claims.ok_or(TokenError::Malformed)?, max_age, now)
     }
 
     fn seal(
         &self,
-        payload: Payload,
+        claims: Claims<'_>,
         max_age: Duration,
         now: SystemTime,
     ) -> Result<String, TokenError> {
-        let mut claims: Map<String, Value> = payload
-            .into_claims()
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect();
         if self.strategy == CacheStrategy::Compact {
             let max_age = i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX);
             let expires = to_milliseconds(now).saturating_add(max_age);
-            let expires = json::stringify(&expires.into());
-            let session = Zeroizing::new(json::stringify(&Value::Object(claims)));
-            return compact::seal(&session, &expires, &self.macs).ok_or(TokenError::Malformed);
+            return Ok(compact::seal(claims, expires, &self.macs));
         }
         let since = now.duration_since(SystemTime::UNIX_EPOCH);
         let issued = since.unwrap_or_default().as_secs();
         let expires = issued.saturating_add(max_age.as_secs());
-        claims.insert("iat".into(), Number::from(issued).into());
-        claims.insert("exp".into(), Number::from(expires).into());
-        if self.strategy == CacheStrategy::Jwt {
-            let claims = Zeroizing::new(json::stringify(&Value::Object(claims)));
-            return Ok(jwt::seal(&claims, &self.macs));
+        let mut json = WipedText::from(String::with_capacity(TYPICAL_LENGTH));
+        claims.write(&mut json);
+        for (name, time) in [("iat", issued), ("exp", expires)] {
+            for part in [",\"", name, "\":"] {
+                *json += part;
+            }
+            write_number(&time.into(), &mut json);
         }
-        claims.insert("jti".into(), random_uuid()?.into());
-        let claims = Zeroizing::new(json::stringify(&Value::Object(claims)));
+        if self.strategy == CacheStrategy::Jwt {
+            *json += "}";
+            return Ok(jwt::seal(&json, &self.macs));
+        }
+        for part in [r#","jti":""#, &random_uuid()?, "\"}"] {
+            *json += part;
+        }
         let keys = self.keys.first().ok_or(TokenError::Malformed)?;
-        jwe::encrypt(claims.as_bytes(), keys, Format::BetterAuth)
+        jwe::encrypt(json.as_bytes(), keys, Format::BetterAuth)
     }
-}
-
-/// Returns the text of verified claims.
-fn claims_text(text: Zeroizing<Vec<u8>>) -> Result<Zeroizing<String>, TokenError> {
-    decode_json(text, Format::BetterAuth).ok_or(TokenError::Malformed)
-}
-
-fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, TokenError> {
-    serde_json::from_str(text).map_err(|_| TokenError::Malformed)
 }
 
 /// Returns the milliseconds from 1970 to `time`, without their fraction.

@@ -5,17 +5,19 @@
 //! the JSON first and writes it again.
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-use super::json::float_text;
+use super::json::{float_text, write_number};
 use super::mac::{Accept, MacKeys};
+use super::payload::{Claims, TYPICAL_LENGTH};
 use crate::sessions::TokenError;
+use crate::sessions::encoding::URL_SAFE_NO_PAD;
+use crate::sessions::text::WipedText;
 
-const SESSION: &[u8] = br#"{"session":"#;
-const EXPIRES: &[u8] = br#","expiresAt":"#;
-const SIGNATURE: &[u8] = br#","signature":""#;
-const END: &[u8] = br#""}"#;
+const SESSION: &str = r#"{"session":"#;
+const EXPIRES: &str = r#","expiresAt":"#;
+const SIGNATURE: &str = r#","signature":""#;
+const END: &str = r#""}"#;
 /// Number of characters of a signature in base64.
 const SIGNATURE_LENGTH: usize = 43;
 
@@ -30,7 +32,7 @@ pub(super) fn open(
     let parts = Parts::cut(&json).ok_or(TokenError::Malformed)?;
     let signature = URL_SAFE_NO_PAD.decode(parts.signature);
     let signature = signature.map_err(|_| TokenError::Malformed)?;
-    let text = [parts.session, EXPIRES, parts.expires, b"}"];
+    let text = [parts.session, EXPIRES.as_bytes(), parts.expires, b"}"];
     keys.verify(&text, &signature, accept)
         .ok_or(TokenError::UnknownKey)?;
     let expires = parse_number(parts.expires).ok_or(TokenError::Malformed)?;
@@ -51,13 +53,15 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn cut(json: &'a [u8]) -> Option<Self> {
-        let rest = json.strip_prefix(SESSION)?.strip_suffix(END)?;
+        let rest = json
+            .strip_prefix(SESSION.as_bytes())?
+            .strip_suffix(END.as_bytes())?;
         let (rest, signature) = rest.split_at_checked(rest.len().checked_sub(SIGNATURE_LENGTH)?)?;
-        let rest = rest.strip_suffix(SIGNATURE)?;
+        let rest = rest.strip_suffix(SIGNATURE.as_bytes())?;
         // A number has no comma, so this is the start of the last member.
         let comma = rest.iter().rposition(|byte| *byte == b',')?;
         let (session, expires) = rest.split_at(comma);
-        let expires = expires.strip_prefix(EXPIRES)?;
+        let expires = expires.strip_prefix(EXPIRES.as_bytes())?;
         let is_number = expires
             .iter()
             .all(|byte| byte.is_ascii_digit() || *byte == b'.');
@@ -76,19 +80,19 @@ fn parse_number(text: &[u8]) -> Option<f64> {
     (float_text(number) == text).then_some(number)
 }
 
-/// Signs the text of S and returns the cache.
-pub(super) fn seal(session: &str, expires: &str, keys: &MacKeys) -> Option<String> {
-    let open = session.strip_suffix('}')?.as_bytes();
-    let signature = keys.sign(&[open, EXPIRES, expires.as_bytes(), b"}"]);
-    let signature = URL_SAFE_NO_PAD.encode(signature);
-    let json = [
-        SESSION,
-        session.as_bytes(),
-        EXPIRES,
-        expires.as_bytes(),
-        SIGNATURE,
-        signature.as_bytes(),
-        END,
-    ];
-    Some(URL_SAFE_NO_PAD.encode(json.concat()))
+/// Signs the claims and returns the cache.
+pub(super) fn seal(claims: Claims<'_>, expires: i64, keys: &MacKeys) -> String {
+    let mut json = WipedText::from(String::with_capacity(TYPICAL_LENGTH));
+    *json += SESSION;
+    claims.write(&mut json);
+    let brace = json.len();
+    *json += "}";
+    *json += EXPIRES;
+    write_number(&expires.into(), &mut json);
+    let signed = json.as_bytes();
+    let signature = keys.sign(&[&signed[SESSION.len()..brace], &signed[brace + 1..], b"}"]);
+    *json += SIGNATURE;
+    URL_SAFE_NO_PAD.encode_string(signature, &mut json);
+    *json += END;
+    URL_SAFE_NO_PAD.encode(json.as_bytes())
 }

@@ -208,10 +208,9 @@ impl SessionCookies {
         header: &'a str,
     ) -> impl Iterator<Item = String> + 'a {
         let cookie = self.cookie(key);
-        let whole = Cookie::new(cookie.name(), self.scheme, Limits::WHOLE);
-        let whole: Vec<String> = whole.candidates(header).collect();
-        let chunks = whole.is_empty().then(|| cookie.candidates(header));
-        whole.into_iter().chain(chunks.into_iter().flatten())
+        let mut whole = cookie.whole(header).peekable();
+        let chunks = whole.peek().is_none().then(|| cookie.joined(header));
+        whole.chain(chunks.into_iter().flatten())
     }
 
     /// Returns the `Set-Cookie` headers that set one of the cookies.

@@ -51,9 +51,19 @@ pub(super) fn parse_date(text: &str) -> Option<i64> {
     })
 }
 
-/// Formats milliseconds since 1970 like `toISOString` of JavaScript, or returns `None` if the year does not
-/// have four digits.
-pub(super) fn format_date(milliseconds: i64) -> Option<String> {
+/// A date in the form of `toISOString` of JavaScript.
+#[derive(Clone, Copy)]
+pub(super) struct DateText([u8; 24]);
+
+impl DateText {
+    pub(super) fn as_str(&self) -> &str {
+        // It consists of ASCII characters.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// Formats milliseconds since 1970, or returns `None` if the year does not have four digits.
+pub(super) fn format_date(milliseconds: i64) -> Option<DateText> {
     let (day, time) = (milliseconds.div_euclid(DAY), milliseconds.rem_euclid(DAY));
     let (year, month, day) = date(day);
     let (seconds, fraction) = (time / 1000, time % 1000);
@@ -62,25 +72,24 @@ pub(super) fn format_date(milliseconds: i64) -> Option<String> {
         return None;
     }
     // Without the machinery of `format!`, which takes longer than the rest of a signature.
-    let mut text = String::with_capacity("2027-01-22T08:00:00.000Z".len());
-    for (number, width, end) in [
-        (year, 1000, '-'),
-        (month, 10, '-'),
-        (day, 10, 'T'),
-        (hour, 10, ':'),
-        (minute, 10, ':'),
-        (second, 10, '.'),
-        (fraction, 100, 'Z'),
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    for (number, places) in [
+        (year, 0..4),
+        (month, 5..7),
+        (day, 8..10),
+        (hour, 11..13),
+        (minute, 14..16),
+        (second, 17..19),
+        (fraction, 20..23),
     ] {
-        let mut place = width;
-        while place > 0 {
-            let digit = u8::try_from(number / place % 10).unwrap_or_default();
-            text.push(char::from(b'0' + digit));
-            place /= 10;
+        // No number is negative.
+        let mut number = number.unsigned_abs();
+        for digit in text[places].iter_mut().rev() {
+            *digit += u8::try_from(number % 10).unwrap_or_default();
+            number /= 10;
         }
-        text.push(end);
     }
-    Some(text)
+    Some(DateText(text))
 }
 
 /// Milliseconds of a day.
@@ -184,11 +193,12 @@ mod tests {
         for day in (-719_528..2_932_897).step_by(13) {
             let milliseconds = day * DAY + 12_345_678;
             let text = format_date(milliseconds).unwrap();
-            assert_eq!(parse_date(&text), Some(milliseconds), "{text}");
+            let text = text.as_str();
+            assert_eq!(parse_date(text), Some(milliseconds), "{text}");
         }
-        assert_eq!(format_date(-719_529 * DAY), None);
-        assert_eq!(format_date(2_932_897 * DAY), None);
-        assert_eq!(format_date(i64::MAX), None);
+        assert!(format_date(-719_529 * DAY).is_none());
+        assert!(format_date(2_932_897 * DAY).is_none());
+        assert!(format_date(i64::MAX).is_none());
         assert_eq!(to_time(-1).map(to_milliseconds), Some(-1));
         assert_eq!(to_time(1).map(to_milliseconds), Some(1));
     }

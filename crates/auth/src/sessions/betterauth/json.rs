@@ -3,19 +3,83 @@
 //! The package verifies a compact cache over the text that `JSON.stringify` returns for the parsed cookie.
 //! A text that differs from it in any character would not verify.
 
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use serde_json::value::RawValue;
 use serde_json::{Number, Value};
 
-use super::date::{format_date, parse_date};
+use super::date::{DateText, format_date, parse_date};
+use super::object::{Object, string};
 
 /// The largest whole number up to which JavaScript is exact.
 const MAX_SAFE: u64 = (1 << 53) - 1;
 
+/// The members of an object that is written.
+pub(super) type Members<'a> = Vec<(&'a str, Json<'a>)>;
+
+/// A value that is written.
+pub(super) enum Json<'a> {
+    /// A value that is already in the form of `JSON.stringify`.
+    Canonical(&'a str),
+    Text(Cow<'a, str>),
+    Date(DateText),
+    Value(Cow<'a, Value>),
+}
+
+impl<'a> Json<'a> {
+    /// Returns the value with this text, or `None` if it is nested too deeply. Most columns are simple values, which
+    /// need no tree.
+    pub(super) fn new(json: &'a RawValue) -> Option<Self> {
+        let text = string(json);
+        let json = json.get();
+        match text {
+            Some(Cow::Borrowed(text)) if parse_date(text).is_none() => {
+                return Some(Self::Canonical(json));
+            }
+            Some(text) => return Some(Self::Text(text)),
+            None => {}
+        }
+        let is_number = json.len() < 16 && json.bytes().all(|byte| byte.is_ascii_digit());
+        match is_number || ["null", "true", "false"].contains(&json) {
+            true => Some(Self::Canonical(json)),
+            false => serde_json::from_str(json).ok().map(Self::Value),
+        }
+    }
+
+    /// Returns the members of an object, or `None` if one of them is nested too deeply.
+    pub(super) fn members(object: &'a Object<'_>) -> Option<Members<'a>> {
+        let mut members = Vec::with_capacity(object.iter().len() + 1);
+        for (name, json) in object.iter() {
+            members.push((name, Self::new(json)?));
+        }
+        Some(members)
+    }
+
+    fn write(&self, text: &mut String) {
+        match self {
+            Self::Canonical(json) => *text += json,
+            Self::Text(string) => write_text(string, text),
+            Self::Date(date) => write_string(date.as_str(), text),
+            Self::Value(value) => write(value, text),
+        }
+    }
+}
+
 /// Returns `value` in the form of `JSON.stringify`.
-///
-/// Texts that the package reads as dates are written as it writes dates, because it converts them.
+#[cfg(test)]
 pub(super) fn stringify(value: &Value) -> String {
     let mut text = String::new();
     write(value, &mut text);
+    text
+}
+
+/// Returns an object in the form of `JSON.stringify`, written from the texts of its members.
+#[cfg(test)]
+pub(super) fn from_members(json: &str) -> String {
+    let object = Object::parse(json).unwrap();
+    let mut text = String::new();
+    write_object(Json::members(&object).unwrap(), &mut text);
     text
 }
 
@@ -24,11 +88,8 @@ fn write(value: &Value, text: &mut String) {
         Value::Null => *text += "null",
         Value::Bool(true) => *text += "true",
         Value::Bool(false) => *text += "false",
-        Value::Number(number) => *text += &number_text(number),
-        Value::String(string) => match parse_date(string).and_then(format_date) {
-            Some(date) => write_string(&date, text),
-            None => write_string(string, text),
-        },
+        Value::Number(number) => write_number(number, text),
+        Value::String(string) => write_text(string, text),
         Value::Array(items) => {
             text.push('[');
             for (index, item) in items.iter().enumerate() {
@@ -40,35 +101,46 @@ fn write(value: &Value, text: &mut String) {
             text.push(']');
         }
         Value::Object(members) => {
-            // JavaScript moves names that are array indexes to the front, in numerical order.
-            if members.keys().any(|name| array_index(name).is_some()) {
-                let mut members: Vec<_> = members.iter().collect();
-                members.sort_by_key(|(name, _)| array_index(name).unwrap_or(u32::MAX));
-                write_members(members.into_iter(), text);
-            } else {
-                write_members(members.iter(), text);
-            }
+            let members = members.iter();
+            let members =
+                members.map(|(name, value)| (name.as_str(), Json::Value(Cow::Borrowed(value))));
+            write_object(members.collect(), text);
         }
     }
 }
 
-fn write_members<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>, text: &mut String) {
+/// Writes an object. JavaScript moves names that are array indexes to the front, in numerical order.
+pub(super) fn write_object(mut members: Members<'_>, text: &mut String) {
+    members.sort_by_key(|(name, _)| array_index(name).unwrap_or(u32::MAX));
     text.push('{');
-    for (index, (name, member)) in members.enumerate() {
+    for (index, (name, member)) in members.iter().enumerate() {
         if index > 0 {
             text.push(',');
         }
         write_string(name, text);
         text.push(':');
-        write(member, text);
+        member.write(text);
     }
     text.push('}');
 }
 
+/// Writes a text of the claims. A text that the package reads as a date is written as it writes dates, because it
+/// converts them.
+fn write_text(string: &str, text: &mut String) {
+    match parse_date(string).and_then(format_date) {
+        Some(date) => write_string(date.as_str(), text),
+        None => write_string(string, text),
+    }
+}
+
 /// Writes a string with the escapes of JSON, which are the same in `serde_json` and JavaScript.
-fn write_string(string: &str, text: &mut String) {
+pub(super) fn write_string(string: &str, text: &mut String) {
     let is_escaped = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
-    if string.bytes().any(is_escaped) {
+    // The whole text is checked, because this is faster than a loop that can end early.
+    if string
+        .bytes()
+        .fold(false, |any, byte| any | is_escaped(byte))
+    {
         *text += &Value::from(string).to_string();
     } else {
         text.push('"');
@@ -87,16 +159,17 @@ fn array_index(name: &str) -> Option<u32> {
     (index < u32::MAX && index.to_string() == name).then_some(index)
 }
 
-/// Returns a number in the form of `Number.prototype.toString`.
-fn number_text(number: &Number) -> String {
+/// Writes a number in the form of `Number.prototype.toString`.
+pub(super) fn write_number(number: &Number, text: &mut String) {
     let is_safe = match (number.as_u64(), number.as_i64()) {
         (Some(number), _) => number <= MAX_SAFE,
         (None, Some(number)) => number.unsigned_abs() <= MAX_SAFE,
         (None, None) => false,
     };
     match number.as_f64() {
-        Some(float) if !is_safe => float_text(float),
-        _ => number.to_string(),
+        Some(float) if !is_safe => *text += &float_text(float),
+        // Writing to a `String` cannot fail.
+        _ => drop(write!(text, "{number}")),
     }
 }
 
@@ -211,6 +284,39 @@ mod tests {
         ] {
             let value: Value = serde_json::from_str(json).unwrap();
             assert_eq!(stringify(&value), expected, "{json}");
+        }
+    }
+
+    /// The expected texts are those of Node, except for the dates, which the package converts.
+    #[test]
+    fn members_with_texts_are_written_as_in_javascript() {
+        for (json, expected) in [
+            (
+                r#"{"b":1,"10":2,"2":3,"01":4,"4294967295":5,"a":[1.0,null,true]}"#,
+                r#"{"2":3,"10":2,"b":1,"01":4,"4294967295":5,"a":[1,null,true]}"#,
+            ),
+            (
+                r#"{"n":-0,"m":-5,"l":1e2,"k":9007199254740993,"j":0.10,"i":123456789012345,"h":1234567890123456,"g":0}"#,
+                r#"{"n":0,"m":-5,"l":100,"k":9007199254740992,"j":0.1,"i":123456789012345,"h":1234567890123456,"g":0}"#,
+            ),
+            (
+                r#"{"a":"\u0041\/é\n\u2028","b":"\"","\u0063":"\u0001"}"#,
+                "{\"a\":\"A/é\\n\u{2028}\",\"b\":\"\\\"\",\"c\":\"\\u0001\"}",
+            ),
+            (
+                r#"{"a":1,"b":2,"a":[ 3 , {"y":1,"1":2,"y":3} ]}"#,
+                r#"{"a":[3,{"1":2,"y":3}],"b":2}"#,
+            ),
+            (
+                r#"{ "a" : { } , "b" : [ ] , "c":"  ","":false}"#,
+                r#"{"a":{},"b":[],"c":"  ","":false}"#,
+            ),
+            (
+                r#"{"a":"1815-12-10T00:00:00Z","b":"\u0031815-12-10T00:00:00Z","c":["1815-12-10T00:00:00Z"]}"#,
+                r#"{"a":"1815-12-10T00:00:00.000Z","b":"1815-12-10T00:00:00.000Z","c":["1815-12-10T00:00:00.000Z"]}"#,
+            ),
+        ] {
+            assert_eq!(from_members(json), expected, "{json}");
         }
     }
 }

@@ -1,14 +1,16 @@
 //! The strategy `jwt`: a JWT with HS256.
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::mac::{Accept, MacKeys};
 use crate::sessions::TokenError;
+use crate::sessions::encoding::URL_SAFE_NO_PAD;
 
 const HEADER: &str = r#"{"alg":"HS256"}"#;
+/// Number of characters of a signature in base64, and of the two dots.
+const SIGNATURE_LENGTH: usize = 43 + 2;
 
 /// Verifies a token and returns the text of its claims. The signature is verified before the header is parsed.
 pub(super) fn open(
@@ -40,7 +42,12 @@ pub(super) fn open(
 
 /// Signs the text of the claims and returns the token.
 pub(super) fn seal(claims: &str, keys: &MacKeys) -> String {
-    let [header, claims] = [HEADER, claims].map(|part| URL_SAFE_NO_PAD.encode(part));
-    let signature = keys.sign(&[header.as_bytes(), b".", claims.as_bytes()]);
-    format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode(signature))
+    let mut token = URL_SAFE_NO_PAD.encode(HEADER);
+    token.reserve(claims.len() * 4 / 3 + SIGNATURE_LENGTH);
+    token.push('.');
+    URL_SAFE_NO_PAD.encode_string(claims, &mut token);
+    let signature = keys.sign(&[token.as_bytes()]);
+    token.push('.');
+    URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+    token
 }

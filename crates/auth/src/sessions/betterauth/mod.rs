@@ -60,8 +60,8 @@
 //! - A compact cache is accepted if a column looks like a date without milliseconds. The package cannot read
 //!   such a cache, although it has written it.
 //! - Times have 64 bits. The package uses 32 bits for `jwe`, so its caches from 2038 on are expired at once.
-//! - Claims must not nest deeper than 128 levels. An unpaired surrogate in a claim is decoded as U+FFFD, and
-//!   refused in an id or a token.
+//! - Claims that the service reads must not nest deeper than 128 levels. An unpaired surrogate in a claim is
+//!   decoded as U+FFFD, and refused in an id or a token.
 
 mod cache;
 mod compact;
@@ -71,6 +71,7 @@ mod diagnosis;
 mod json;
 mod jwt;
 mod mac;
+mod object;
 mod payload;
 #[cfg(feature = "tower")]
 mod principal;
@@ -81,6 +82,7 @@ mod sessions;
 mod signed;
 #[cfg(test)]
 mod tests;
+mod user;
 #[cfg(test)]
 mod vectors;
 

@@ -1,20 +1,35 @@
 //! The content of the cookie cache, and the checks that follow its signature.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::SystemTime;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
-use super::date::{format_date, parse_date, time_of_milliseconds, to_milliseconds, to_time};
-use super::json::stringify;
+use super::date::{format_date, time_of_milliseconds, to_milliseconds, to_time};
+use super::json::{Json, Members, write_number, write_object, write_string};
+use super::object::{ClaimTexts, Object, is_id, is_text, optional_date, optional_text, string};
 use super::signed::VerifiedToken;
+use super::user::User;
 use crate::sessions::TokenError;
-use crate::sessions::mismatch::mismatch;
 
 /// The version of a cache if the application does not configure one.
 pub(super) const DEFAULT_VERSION: &str = "1";
+/// The length in bytes that the claims of most caches do not exceed. A buffer that grows leaves a copy behind.
+pub(super) const TYPICAL_LENGTH: usize = 1024;
+
+/// The columns of [`SessionRow`] that every application has.
+const COLUMNS: [&str; 8] = [
+    "id",
+    "userId",
+    "token",
+    "expiresAt",
+    "createdAt",
+    "updatedAt",
+    "ipAddress",
+    "userAgent",
+];
 
 /// The session of a request, as the application has cached it in the cookie `session_data`.
 ///
@@ -82,45 +97,56 @@ impl SessionRow {
         &self.token
     }
 
-    fn from_json(mut row: Map<String, Value>) -> Option<Self> {
-        let mut take = |name: &str| row.remove(name);
-        let date = |value: Option<Value>| to_time(parse_date(value?.as_str()?)?);
-        let text = |value: Option<Value>| match value {
-            Some(Value::String(text)) => Some(text),
-            Some(Value::Number(number)) => Some(number.to_string()),
-            _ => None,
-        };
+    /// Reads the columns as the package does, or returns `None` if it would refuse one.
+    fn from_columns(columns: &Object<'_>) -> Option<Self> {
+        let id = |name| columns.text(name).filter(|text| is_id(text));
+        let further = columns.iter().filter(|(name, _)| !COLUMNS.contains(name));
+        let further = further.map(|(name, json)| {
+            let value = serde_json::from_str(json.get()).ok()?;
+            Some((name.to_owned(), value))
+        });
         Some(Self {
-            id: text(take("id"))?,
-            user_id: text(take("userId"))?,
-            token: text(take("token"))?,
-            expires: date(take("expiresAt"))?,
-            created: date(take("createdAt")),
-            updated: date(take("updatedAt")),
-            ip_address: text(take("ipAddress")),
-            user_agent: text(take("userAgent")),
-            additional: row,
+            id: id("id")?.into_owned(),
+            user_id: user_id(columns)?.into_owned(),
+            token: id("token")?.into_owned(),
+            expires: to_time(columns.date("expiresAt")?)?,
+            created: optional_date(columns, "createdAt")?.and_then(to_time),
+            updated: optional_date(columns, "updatedAt")?.and_then(to_time),
+            ip_address: optional_text(columns, "ipAddress")?.map(Cow::into_owned),
+            user_agent: optional_text(columns, "userAgent")?.map(Cow::into_owned),
+            additional: further.collect::<Option<_>>()?,
         })
     }
 
-    /// Returns the row in JSON, or `None` if the package cannot read one of its dates.
-    fn to_json(&self, now: SystemTime) -> Option<Map<String, Value>> {
-        let date = |time: SystemTime| format_date(to_milliseconds(time));
-        let mut row = self.additional.clone();
-        let columns = [
-            ("id", Some(self.id.clone())),
-            ("userId", Some(self.user_id.clone())),
-            ("token", Some(self.token.clone())),
-            ("expiresAt", Some(date(self.expires)?)),
-            ("createdAt", Some(date(self.created.unwrap_or(now))?)),
-            ("updatedAt", Some(date(self.updated.unwrap_or(now))?)),
-            ("ipAddress", self.ip_address.clone()),
-            ("userAgent", self.user_agent.clone()),
-        ];
-        for (name, column) in columns {
-            row.insert(name.to_owned(), column.map_or(Value::Null, Value::from));
+    /// Returns the columns for a new cache, or `None` if the package would refuse the row.
+    fn members(&self, now: SystemTime) -> Option<Members<'_>> {
+        let ids = [&self.id, &self.user_id, &self.token];
+        let mut texts = [&self.ip_address, &self.user_agent].into_iter().flatten();
+        if !(ids.iter().all(|id| is_id(id)) && texts.all(|text| is_text(text))) {
+            return None;
         }
-        Some(row)
+        let text = |text| Json::Text(Cow::Borrowed(text));
+        let date = |time| format_date(to_milliseconds(time));
+        let now = date(now)?;
+        let started = |time: Option<_>| time.map_or(Some(now), date).map(Json::Date);
+        let optional = |value: Option<_>| value.map_or(Json::Canonical("null"), text);
+        let mut members = Vec::with_capacity(COLUMNS.len() + self.additional.len());
+        members.extend(COLUMNS.into_iter().zip([
+            text(&self.id),
+            text(&self.user_id),
+            text(&self.token),
+            Json::Date(date(self.expires)?),
+            started(self.created)?,
+            started(self.updated)?,
+            optional(self.ip_address.as_deref()),
+            optional(self.user_agent.as_deref()),
+        ]));
+        let further = self.additional.iter();
+        let further = further.filter(|(name, _)| !COLUMNS.contains(&name.as_str()));
+        members.extend(
+            further.map(|(name, value)| (name.as_str(), Json::Value(Cow::Borrowed(value)))),
+        );
+        Some(members)
     }
 }
 
@@ -136,69 +162,31 @@ impl fmt::Debug for SessionRow {
 }
 
 /// The content of a cache that was verified. It has no `Debug`, because it contains the token of the session.
-#[derive(Clone)]
-pub(super) struct Payload {
-    session: Map<String, Value>,
-    user: Map<String, Value>,
+pub(super) struct Payload<'a> {
+    pub(super) session: SessionRow,
+    /// The columns of the session, for a cache that is renewed.
+    columns: Object<'a>,
+    user: User<'a>,
     /// Milliseconds since 1970.
     updated_at: f64,
-    version: Option<String>,
-    /// The end of the session in milliseconds since 1970.
-    session_expires: i64,
+    version: Option<Cow<'a, str>>,
 }
 
-impl Payload {
-    /// Reads the claims of a cache as the package does, and checks that it would accept their types.
-    pub(super) fn from_claims(claims: &mut Map<String, Value>) -> Result<Self, TokenError> {
-        let mut object = |name: &str| match claims.remove(name) {
-            Some(Value::Object(object)) => Ok(object),
-            _ => Err(TokenError::Malformed),
-        };
-        let (mut session, mut user) = (object("session")?, object("user")?);
-        check_session(&session).ok_or(TokenError::Malformed)?;
-        check_user(&user).ok_or(TokenError::Malformed)?;
-        let updated_at = claims.get("updatedAt").and_then(Value::as_f64);
-        let version = match claims.get("version") {
-            Some(Value::String(text)) if parse_date(text).is_none() => Some(text.clone()),
-            Some(_) => return Err(TokenError::Malformed),
+impl<'a> Payload<'a> {
+    /// Reads the claims of a cache as the package does, or returns `None` if it would refuse their types.
+    pub(super) fn from_claims(claims: ClaimTexts<'a>) -> Option<Self> {
+        let columns = claims.session?;
+        let version = match claims.others.get("version") {
+            Some(version) => Some(string(version).filter(|text| is_text(text))?),
             None => None,
         };
-        let session_expires = session.get("expiresAt").and_then(date);
-        if let Some(user_id) = session.get_mut("userId")
-            && let Value::Number(number) = &user_id
-        {
-            *user_id = Value::from(stringify(&Value::Number(number.clone())));
-        }
-        if let Some(Value::String(email)) = user.get_mut("email") {
-            *email = email.to_lowercase();
-        }
-        user.entry("emailVerified").or_insert(Value::Bool(false));
-        Ok(Self {
-            session,
-            user,
-            updated_at: updated_at.ok_or(TokenError::Malformed)?,
+        Some(Self {
+            session: SessionRow::from_columns(&columns)?,
+            columns,
+            user: User::new(claims.user?)?,
+            updated_at: serde_json::from_str(claims.others.get("updatedAt")?.get()).ok()?,
             version,
-            session_expires: session_expires.ok_or(TokenError::Malformed)?,
         })
-    }
-
-    /// Creates the content of a new cache.
-    pub(super) fn new(
-        session: &SessionRow,
-        user: &impl Serialize,
-        version: &str,
-        now: SystemTime,
-    ) -> Result<Self, TokenError> {
-        let session = session.to_json(now).ok_or(TokenError::Malformed)?;
-        let user = serde_json::to_value(user).map_err(|_| TokenError::Malformed)?;
-        let mut claims = Map::from_iter([
-            ("session".to_owned(), Value::Object(session)),
-            ("user".to_owned(), user),
-            ("updatedAt".to_owned(), to_milliseconds(now).into()),
-            ("version".to_owned(), version.into()),
-        ]);
-        // A cache that the package would refuse is an error of the caller.
-        Self::from_claims(&mut claims)
     }
 
     /// Checks the end of the session, the version and the token, in the order of the package.
@@ -208,42 +196,17 @@ impl Payload {
         version: &str,
         now: SystemTime,
     ) -> Result<(), TokenError> {
-        if self.session_expires < to_milliseconds(now) {
+        if to_milliseconds(self.session.expires) < to_milliseconds(now) {
             return Err(TokenError::Expired);
         }
         let own = self.version.as_deref().filter(|own| !own.is_empty());
         if own.unwrap_or(DEFAULT_VERSION) != version {
             return Err(TokenError::OtherVersion);
         }
-        if self.session.get("token").and_then(Value::as_str) != Some(token.expose()) {
+        if self.session.token != token.expose() {
             return Err(TokenError::OtherToken);
         }
         Ok(())
-    }
-
-    /// Returns the end of the session.
-    pub(super) fn session_expires(&self) -> Option<SystemTime> {
-        to_time(self.session_expires)
-    }
-
-    /// Returns the content for a cache that is written at `now`.
-    pub(super) fn renewed(mut self, version: &str, now: SystemTime) -> Self {
-        #[allow(clippy::cast_precision_loss)]
-        {
-            self.updated_at = to_milliseconds(now) as f64;
-        }
-        self.version = Some(version.to_owned());
-        self
-    }
-
-    /// Returns the claims, in the order in which the package writes them.
-    pub(super) fn into_claims(self) -> [(&'static str, Value); 4] {
-        [
-            ("session", Value::Object(self.session)),
-            ("user", Value::Object(self.user)),
-            ("updatedAt", Value::from(self.updated_at)),
-            ("version", self.version.map_or(Value::Null, Value::from)),
-        ]
     }
 
     pub(super) fn into_session<U: DeserializeOwned>(
@@ -251,68 +214,84 @@ impl Payload {
         cache_expires: SystemTime,
     ) -> Result<CachedSession<U>, TokenError> {
         let cached_at = time_of_milliseconds(self.updated_at);
-        let user = Value::Object(self.user);
         Ok(CachedSession {
-            session: SessionRow::from_json(self.session).ok_or(TokenError::Malformed)?,
-            user: U::deserialize(&user).map_err(|_| {
-                let mut error = mismatch::<U>(&user.to_string());
-                error.field = error.field.map(|field| format!("user.{field}"));
-                TokenError::Claims(error)
-            })?,
+            session: self.session,
+            user: self.user.deserialize()?,
             cached_at: cached_at.ok_or(TokenError::Malformed)?,
             cache_expires,
         })
     }
 }
 
-/// Checks the columns of the session that every application has.
-fn check_session(session: &Map<String, Value>) -> Option<()> {
-    let user_id = session.get("userId")?;
-    let is_user_id = user_id.is_number() || is_id(user_id);
-    let is_valid = is_id(session.get("id")?)
-        && is_user_id
-        && is_id(session.get("token")?)
-        && date(session.get("expiresAt")?).is_some()
-        && has_valid_dates(session)
-        && has_optional_text(session, "ipAddress")
-        && has_optional_text(session, "userAgent");
-    is_valid.then_some(())
+/// The claims of a new cache, as the package would accept them.
+pub(super) struct Claims<'a> {
+    session: Members<'a>,
+    user: Members<'a>,
+    version: &'a str,
+    /// Milliseconds since 1970.
+    updated_at: i64,
 }
 
-/// Checks the columns of the user that every application has.
-fn check_user(user: &Map<String, Value>) -> Option<()> {
-    let is_valid = is_id(user.get("id")?)
-        && is_text(user.get("email")?)
-        && is_text(user.get("name")?)
-        && user.get("emailVerified").is_none_or(Value::is_boolean)
-        && has_valid_dates(user)
-        && has_optional_text(user, "image");
-    is_valid.then_some(())
+impl<'a> Claims<'a> {
+    /// Returns the claims of a session that starts, or `None` if the package would refuse them.
+    pub(super) fn new(
+        session: &'a SessionRow,
+        user: &'a User<'_>,
+        version: &'a str,
+        now: SystemTime,
+    ) -> Option<Self> {
+        is_text(version).then_some(())?;
+        Some(Self {
+            session: session.members(now)?,
+            user: user.members()?,
+            version,
+            updated_at: to_milliseconds(now),
+        })
+    }
+
+    /// Returns the claims with the content of another cache.
+    pub(super) fn renewed(
+        payload: &'a Payload<'_>,
+        version: &'a str,
+        now: SystemTime,
+    ) -> Option<Self> {
+        let mut session = Json::members(&payload.columns)?;
+        for (name, value) in &mut session {
+            if *name == "userId" {
+                *value = Json::Text(user_id(&payload.columns)?);
+            }
+        }
+        Some(Self {
+            session,
+            user: payload.user.members()?,
+            version,
+            updated_at: to_milliseconds(now),
+        })
+    }
+
+    /// Writes the object without its last brace, so that further claims can follow.
+    pub(super) fn write(self, json: &mut String) {
+        *json += r#"{"session":"#;
+        write_object(self.session, json);
+        *json += r#","user":"#;
+        write_object(self.user, json);
+        *json += r#","updatedAt":"#;
+        write_number(&self.updated_at.into(), json);
+        *json += r#","version":"#;
+        write_string(self.version, json);
+    }
 }
 
-fn has_valid_dates(row: &Map<String, Value>) -> bool {
-    let is_valid = |name| row.get(name).is_none_or(|value| date(value).is_some());
-    is_valid("createdAt") && is_valid("updatedAt")
-}
-
-fn has_optional_text(row: &Map<String, Value>, name: &str) -> bool {
-    row.get(name)
-        .is_none_or(|value| value.is_null() || is_text(value))
-}
-
-/// Returns whether `value` can identify a row. Two texts with different unpaired surrogates must not become one.
-fn is_id(value: &Value) -> bool {
-    is_text(value)
-        && value
-            .as_str()
-            .is_some_and(|text| !text.contains('\u{fffd}'))
-}
-
-/// Returns whether the package reads `value` as a text. It converts a text that looks like a date.
-fn is_text(value: &Value) -> bool {
-    value.is_string() && date(value).is_none()
-}
-
-fn date(value: &Value) -> Option<i64> {
-    value.as_str().and_then(parse_date)
+/// Returns the id of the user, which can be a number.
+fn user_id<'a>(session: &Object<'a>) -> Option<Cow<'a, str>> {
+    let id = session.get("userId")?;
+    match string(id) {
+        Some(text) => is_id(&text).then_some(text),
+        None => {
+            let number: Number = serde_json::from_str(id.get()).ok()?;
+            let mut text = String::new();
+            write_number(&number, &mut text);
+            Some(text.into())
+        }
+    }
 }

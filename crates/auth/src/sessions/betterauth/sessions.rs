@@ -455,29 +455,30 @@ impl Sessions {
         let Ok(Some(token)) = self.read_token(None, cookies) else {
             return Ok(Vec::new());
         };
-        let found = self.find_with(cookies, |cache, text| cache.open(text, &token, now));
+        let found = self.find_with(cookies, |cache, text| {
+            let verified = cache.verify(text, now)?;
+            let (payload, end) = cache.open(&verified, &token, now)?;
+            let session_end = payload.session.expires;
+            Ok((verified, session_end, end))
+        });
         let found = found.ok().flatten();
         let threshold = now.checked_add(remaining);
-        let is_due = found.as_ref().is_some_and(|(payload, end)| {
-            let session = payload.session_expires();
-            let ends_early = session.is_some_and(|session| *end + ROUNDING < session);
-            ends_early && threshold.is_none_or(|threshold| *end < threshold)
+        let is_due = found.as_ref().is_some_and(|(_, session_end, end)| {
+            *end + ROUNDING < *session_end && threshold.is_none_or(|threshold| *end < threshold)
         });
         let renews_cache = !self.has_database && (is_due || token.has_previous_signature());
         if !renews_cache && !token.has_previous_signature() {
             return Ok(Vec::new());
         }
-        let session_end = found
-            .as_ref()
-            .and_then(|(payload, _)| payload.session_expires());
+        let session_end = found.as_ref().map(|(_, session_end, _)| *session_end);
         let left = session_end.map_or(self.expires_in, |end| {
             end.duration_since(now).unwrap_or_default()
         });
         let remember = self.remember(cookies);
         let mut headers = self.set_token(token.expose(), remember, left, cookies)?;
-        if let (true, Some(cache), Some((payload, _))) = (renews_cache, &self.cache, found) {
+        if let (true, Some(cache), Some((verified, ..))) = (renews_cache, &self.cache, found) {
             let max_age = self.cache_lifetime(cache, Remember::UntilExpiry, left);
-            let data = cache.seal_renewed(payload, max_age, now)?;
+            let data = cache.renew(&verified, &token, max_age, now)?;
             headers.extend(self.set_data(&data, remember, max_age, cookies)?);
         }
         Ok(headers)

@@ -120,6 +120,7 @@ proptest! {
         for (name, value) in ada().as_object().unwrap() {
             expected[name] = value.clone();
         }
+        prop_assert_eq!(json::from_members(&expected.to_string()), json::stringify(&expected));
         for cache in caches(&secrets()) {
             let text = cache.encode_at(&written, &expected, MINUTES, now).unwrap();
             let read = cache.decode_at::<Value>(&text, &token, now).unwrap();

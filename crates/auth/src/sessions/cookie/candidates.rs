@@ -14,11 +14,12 @@ const MAX_CANDIDATES: usize = 8;
 pub(super) fn of_cookies<'a>(
     values: impl Iterator<Item = &'a str> + 'a,
 ) -> impl Iterator<Item = String> + 'a {
-    let mut known: Vec<&str> = Vec::new();
+    let (mut known, mut count) = ([""; MAX_CANDIDATES], 0);
     let distinct = values.filter(move |value| {
-        let is_new = !value.is_empty() && known.len() < MAX_CANDIDATES && !known.contains(value);
+        let is_new = !value.is_empty() && count < MAX_CANDIDATES && !known[..count].contains(value);
         if is_new {
-            known.push(value);
+            known[count] = value;
+            count += 1;
         }
         is_new
     });
