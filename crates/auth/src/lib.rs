@@ -56,6 +56,7 @@
 //! | --- | --- |
 //! | read the value in a request | [`LazyAuth::get`] |
 //! | read the value without waiting | [`LazyAuth::try_get`], [`LazyAuth::with`], [`Reader`] |
+//! | read the value without async code | `LazyAuth::blocking_get`, feature `blocking` |
 //! | wait for the first build | [`LazyAuth::ready`] |
 //! | authenticate in an axum handler | `Auth<T>` and `LazyAuth::provide`, feature `axum` |
 //! | reject requests before the handler | `LazyAuth::require`, feature `tower` |
@@ -76,6 +77,8 @@
 #[cfg(feature = "axum")]
 mod axum;
 mod backoff;
+#[cfg(feature = "blocking")]
+mod blocking;
 mod build;
 mod built;
 mod config;

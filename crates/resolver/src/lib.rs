@@ -39,6 +39,7 @@
 //! | read all secrets of a type | [`Resolver::load`] |
 //! | get the keys of a type before reading | [`load::Plan`] |
 //! | wait for changes | [`Resolver::watch`] |
+//! | read without async code | `blocking::Resolver`, feature `blocking` |
 //!
 //! # Limits
 //! This crate contains no backend, no HTTP, no TLS and no global state.
@@ -46,6 +47,8 @@
 //! [`SecretProvider`]: secretwell_core::SecretProvider
 
 mod backoff;
+#[cfg(feature = "blocking")]
+pub mod blocking;
 mod breaker;
 mod builder;
 mod cache;
@@ -97,5 +100,7 @@ const _: () = {
     assert_send_sync::<Resolver>();
     assert_send_sync::<ResolverBuilder>();
     assert_send_sync::<Watch>();
+    #[cfg(feature = "blocking")]
+    assert_send_sync::<blocking::Resolver>();
     assert_send_sync::<load::Plan<()>>();
 };

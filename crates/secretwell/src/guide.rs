@@ -263,4 +263,7 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0022-sessions.md")]
     pub mod sessions {}
+
+    #[doc = include_str!("../docs/decisions/0023-blocking.md")]
+    pub mod blocking {}
 }

@@ -94,7 +94,7 @@ const PLATFORMS: [&str; 2] = ["x86_64-apple-darwin", "x86_64-pc-windows-gnu"];
 
 /// All features of the facade whose dependencies contain no C code.
 const FEATURES_WITHOUT_C: &str =
-    "env,file,auth,authjs,betterauth,refuse-list,tower,axum,cookies,notify";
+    "env,file,auth,authjs,betterauth,refuse-list,tower,axum,cookies,blocking,notify";
 
 /// Runs all checks, or the one with this name, and returns how many passed and failed. `None` if no
 /// check has this name.
