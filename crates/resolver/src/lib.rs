@@ -42,9 +42,12 @@
 //! | read without async code | `blocking::Resolver`, feature `blocking` |
 //!
 //! # Limits
-//! This crate contains no backend, no HTTP, no TLS and no global state.
+//! This crate contains no backend, no HTTP, no TLS and no global state, except the
+//! runtime of the feature `blocking`.
 //!
 //! [`SecretProvider`]: secretwell_core::SecretProvider
+
+#![cfg_attr(secretwell_docs, feature(doc_cfg))]
 
 mod backoff;
 #[cfg(feature = "blocking")]

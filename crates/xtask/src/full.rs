@@ -146,7 +146,12 @@ fn platforms() -> Result<(), String> {
 
 fn powerset() -> Result<(), String> {
     let path = install_cargo_tools()?;
-    for package in ["secretwell", "secretwell-auth", "secretwell-testkit"] {
+    for package in [
+        "secretwell",
+        "secretwell-auth",
+        "secretwell-resolver",
+        "secretwell-testkit",
+    ] {
         cargo_with_env(
             &[
                 "hack",
