@@ -8,6 +8,7 @@
 //! | `auth_model` | `LazyAuth` in random schedules, compared with a reference model |
 //! | `aws` | an imitation of AWS that checks the signatures of logins |
 //! | `outages` | a resolver whose provider fails, hangs or refuses |
+//! | `blocking` | blocking reads of sockets and files |
 //! | `chains` | chains of sources: ttl, failures, versions and waits of each source, with every adapter |
 //! | `changes` | change notifications and watches, in every state of a key and every order of use |
 //! | `notify` | change notifications over the network: signed requests, replays, floods, several resolvers |
@@ -44,6 +45,7 @@ mod auth_model;
 mod authjs;
 mod aws;
 mod betterauth;
+mod blocking;
 mod chains;
 mod changes;
 mod chromium;

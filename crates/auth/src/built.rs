@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwapOption, Cache, Guard as SwapGuard};
 use secretwell_resolver::clock::{self, Time};
 use thread_local::ThreadLocal;
+use tokio::time::Instant;
 
 use crate::state::Generation;
 
@@ -18,6 +19,7 @@ use crate::state::Generation;
 pub(crate) struct Built<A> {
     pub(crate) value: A,
     pub(crate) generation: Generation,
+    built_at: Instant,
 }
 
 /// The slot of the current build, with the time by which the rebuild task acts.
@@ -41,9 +43,11 @@ impl<A> Current<A> {
     /// caller must not hold a lock.
     #[must_use = "the previous build must be dropped without a lock"]
     pub(crate) fn replace(&self, value: A, generation: Generation) -> Option<Arc<Built<A>>> {
-        self.0
-            .build
-            .swap(Some(Arc::new(Built { value, generation })))
+        self.0.build.swap(Some(Arc::new(Built {
+            value,
+            generation,
+            built_at: Instant::now(),
+        })))
     }
 
     /// Returns the generation of the current build, or 0 before the first build.
@@ -171,6 +175,11 @@ impl<A> Guard<A> {
     /// This is an associated function. Call it as `Guard::generation(&guard)`.
     pub fn generation(guard: &Self) -> Generation {
         expect_built(&guard.0).generation
+    }
+
+    /// Returns the time since the build of `guard` replaced the previous one.
+    pub(crate) fn age(guard: &Self) -> Duration {
+        expect_built(&guard.0).built_at.elapsed()
     }
 }
 

@@ -22,7 +22,7 @@ use crate::spec::BuildSpec;
 use crate::state::{Generation, NotReady, State};
 
 /// A reader with a build waits for at most this long for a rebuild task that was late.
-const MAX_WAIT_FOR_TASK: Duration = Duration::from_secs(1);
+pub(crate) const MAX_WAIT_FOR_TASK: Duration = Duration::from_secs(1);
 /// The coarse clock lags behind the timers by at most this time.
 const CLOCK_RESOLUTION: Duration = Duration::from_millis(10);
 
@@ -340,7 +340,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         newer()
     }
 
-    fn loaded(&self) -> Option<Guard<A>> {
+    pub(crate) fn loaded(&self) -> Option<Guard<A>> {
         Guard::new(&self.current)
     }
 

@@ -56,6 +56,7 @@
 //! | --- | --- |
 //! | read the value in a request | [`LazyAuth::get`] |
 //! | read the value without waiting | [`LazyAuth::try_get`], [`LazyAuth::with`], [`Reader`] |
+//! | read the value without async code | `LazyAuth::blocking_get`, feature `blocking` |
 //! | wait for the first build | [`LazyAuth::ready`] |
 //! | authenticate in an axum handler | `Auth<T>` and `LazyAuth::provide`, feature `axum` |
 //! | reject requests before the handler | `LazyAuth::require`, feature `tower` |
@@ -63,6 +64,7 @@
 //! | sign and verify during a rotation | [`BuildContext::key_ring`], [`LazyAuthBuilder::signing`] |
 //! | revoke secrets after a leak | [`LazyAuth::revoke_previous`], [`LazyAuthBuilder::revocation_key`] |
 //! | observe the state | [`LazyAuth::state`], [`LazyAuth::watch_state`] |
+//! | respond to the probes of an orchestrator | [`Probes`] |
 //! | check the secrets in advance | [`LazyAuth::preflight`] |
 //! | share the sessions of a JavaScript application | `sessions`, features `authjs` and `betterauth` |
 //! | cookies with several keys | `cookies`, feature `cookies` |
@@ -77,6 +79,8 @@ mod attempt_span;
 #[cfg(feature = "axum")]
 mod axum;
 mod backoff;
+#[cfg(feature = "blocking")]
+mod blocking;
 mod build;
 mod built;
 mod config;
@@ -97,9 +101,12 @@ mod policy;
 mod preflight;
 #[cfg(feature = "tower")]
 mod principal;
+#[cfg(feature = "tower")]
+mod probe_service;
 mod progress;
 mod pulse;
 mod reader;
+mod readiness;
 mod rebuilder;
 mod refresh;
 #[cfg(feature = "tower")]
@@ -135,8 +142,11 @@ pub use policy::SecretPolicy;
 pub use preflight::{Check, PreflightOptions, PreflightReport, Status};
 #[cfg(feature = "tower")]
 pub use principal::{Auth, Principal};
+#[cfg(feature = "tower")]
+pub use probe_service::ProbeService;
 pub use progress::StateWatch;
 pub use reader::Reader;
+pub use readiness::{AuthReadiness, Probes, Problem, Readiness};
 #[cfg(feature = "tower")]
 pub use rejection::Rejection;
 pub use state::{Generation, NotReady, State, VersionHistory};
@@ -158,7 +168,9 @@ const _: () = {
     assert_send_sync::<NotReady>();
     assert_send_sync::<PreflightOptions>();
     assert_send_sync::<PreflightReport>();
+    assert_send_sync::<Probes>();
     assert_send_sync::<Reader<()>>();
+    assert_send_sync::<Readiness>();
     assert_send_sync::<State>();
     assert_send_sync::<StateWatch>();
     #[cfg(feature = "refuse-list")]
@@ -166,6 +178,7 @@ const _: () = {
     #[cfg(feature = "tower")]
     {
         assert_send_sync::<LazyService<()>>();
+        assert_send_sync::<ProbeService>();
         assert_send_sync::<ProvideLayer<()>>();
         assert_send_sync::<ProvideService<(), ()>>();
         assert_send_sync::<Rejection>();

@@ -40,14 +40,20 @@
 //! | get the keys of a type before reading | [`load::Plan`] |
 //! | wait for changes | [`Resolver::watch`] |
 //! | write an audit log | [`ResolverBuilder::on_fetch`], [`ResolverBuilder::on_change`], [`ResolverBuilder::on_access`] |
+//! | read without async code | `blocking::Resolver`, feature `blocking` |
 //!
 //! # Limits
-//! This crate contains no backend, no HTTP, no TLS and no global state.
+//! This crate contains no backend, no HTTP, no TLS and no global state, except the
+//! runtime of the feature `blocking`.
 //!
 //! [`SecretProvider`]: secretwell_core::SecretProvider
 
+#![cfg_attr(secretwell_docs, feature(doc_cfg))]
+
 mod audit;
 mod backoff;
+#[cfg(feature = "blocking")]
+pub mod blocking;
 mod breaker;
 mod builder;
 mod cache;
@@ -103,5 +109,7 @@ const _: () = {
     assert_send_sync::<ResolverBuilder>();
     assert_send_sync::<SecretEvent>();
     assert_send_sync::<Watch>();
+    #[cfg(feature = "blocking")]
+    assert_send_sync::<blocking::Resolver>();
     assert_send_sync::<load::Plan<()>>();
 };

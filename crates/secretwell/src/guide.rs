@@ -8,6 +8,7 @@
 //! | [`which_type`] | which type of the library fits which task |
 //! | [`field_types`] | the types of fields and the texts that they accept |
 //! | [`testing`] | tests of a service: memory, outages, a fake Infisical, leaks |
+//! | [`configuration`] | the crates config and figment beside Secretwell |
 //! | [`migration`] | from `dotenvy`, secret-vault, vaultrs and the Infisical SDK |
 //! | [`writing_a_backend`] | a backend for another source, and its conformance tests |
 //! | [`notifications`] | webhooks of Infisical and signed requests of other senders |
@@ -41,6 +42,9 @@ pub mod which_type {}
 
 #[doc = include_str!("../docs/guides/field-types.md")]
 pub mod field_types {}
+
+#[doc = include_str!("../docs/guides/configuration.md")]
+pub mod configuration {}
 
 #[doc = include_str!("../docs/guides/migration.md")]
 pub mod migration {}
@@ -294,4 +298,7 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0023-metrics.md")]
     pub mod metrics {}
+
+    #[doc = include_str!("../docs/decisions/0024-blocking.md")]
+    pub mod blocking {}
 }

@@ -12,6 +12,7 @@
 //!
 //! | task | item |
 //! | --- | --- |
+//! | test a service with secrets that it sets, rotates and makes unreachable | [`Fixture`], [`await_ready`] |
 //! | check a provider against the whole contract | [`conformance_tests!`], [`conformance::run_all`] |
 //! | make a source fail, hang or respond slowly, and count its calls | [`FaultyProvider`] |
 //! | break the traffic between a client and an HTTP server | [`FaultProxy`] |
@@ -76,6 +77,7 @@
 mod canary;
 pub mod conformance;
 mod faulty;
+mod fixture;
 mod gateway;
 mod harness;
 #[cfg(feature = "infisical")]
@@ -87,6 +89,7 @@ mod proxy;
 
 pub use canary::Canary;
 pub use faulty::{Action, FaultyProvider};
+pub use fixture::{Fixture, await_ready};
 pub use gateway::{ForeignResponse, gateway_responses};
 pub use harness::{CORRUPT_MARKER, Calls, Harness, Supports};
 pub use log::CanaryLog;
@@ -97,8 +100,11 @@ const _: () = {
     const fn assert_send_sync<T: Send + Sync>() {}
     assert_send_sync::<Canary>();
     assert_send_sync::<CanaryLog>();
+    assert_send_sync::<Fixture>();
     assert_send_sync::<FaultProxy>();
     assert_send_sync::<FaultyProvider<secretwell_core::MemoryProvider>>();
     #[cfg(feature = "infisical")]
     assert_send_sync::<infisical::FakeInfisical>();
+    #[cfg(feature = "infisical")]
+    assert_send_sync::<infisical::FakeProject>();
 };

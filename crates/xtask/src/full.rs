@@ -99,7 +99,7 @@ const PLATFORMS: [&str; 2] = ["x86_64-apple-darwin", "x86_64-pc-windows-gnu"];
 
 /// All features of the facade whose dependencies contain no C code.
 const FEATURES_WITHOUT_C: &str =
-    "env,file,auth,authjs,betterauth,refuse-list,tower,axum,cookies,notify,metrics";
+    "env,file,auth,authjs,betterauth,refuse-list,tower,axum,cookies,blocking,notify,metrics";
 
 /// Runs all checks, or the one with this name, and returns how many passed and failed. `None` if no
 /// check has this name.
@@ -151,7 +151,12 @@ fn platforms() -> Result<(), String> {
 
 fn powerset() -> Result<(), String> {
     let path = install_cargo_tools()?;
-    for package in ["secretwell", "secretwell-auth", "secretwell-testkit"] {
+    for package in [
+        "secretwell",
+        "secretwell-auth",
+        "secretwell-resolver",
+        "secretwell-testkit",
+    ] {
         cargo_with_env(
             &[
                 "hack",

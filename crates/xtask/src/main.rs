@@ -117,7 +117,7 @@ const PARTS: &[Part] = &[
         install: None,
         cargo_calls: &["test --workspace --all-features --example late_secret"],
         suite: Some(Suite {
-            modules: &["e2e", "process", "sessions"],
+            modules: &["blocking", "e2e", "process", "sessions"],
             skip: &[],
             threads: Threads::Cores,
         }),

@@ -59,12 +59,31 @@ impl<L: Library> Instance<L> {
     }
 
     async fn me(&self, session: &str) -> Result<(StatusCode, String)> {
+        self.get("/me", session).await
+    }
+
+    async fn get(&self, path: &str, session: &str) -> Result<(StatusCode, String)> {
         let request = self
             .client
-            .get(format!("{}/me", self.url))
+            .get(format!("{}{path}", self.url))
             .header(COOKIE, session);
         let response = request.send().await?;
         Ok((response.status(), response.text().await?))
+    }
+
+    /// Requires that `/ready` has this status, and that `/live` succeeds.
+    async fn check_probes(&self, status: StatusCode) -> Result {
+        let (actual, body) = self.get("/ready", "").await?;
+        print(format!("GET /ready -> {actual} {body}"));
+        check(
+            actual == status,
+            "the service must be ready exactly if it has a build",
+        )?;
+        let (live, _) = self.get("/live", "").await?;
+        check(
+            live == StatusCode::OK,
+            "the liveness must not depend on secrets",
+        )
     }
 
     /// Logs in, and returns the session cookies.
@@ -119,6 +138,9 @@ pub(crate) async fn run<L: Library>() -> Result {
         !body.contains(L::KEY),
         "the reason must not reach the client",
     )?;
+    instance
+        .check_probes(StatusCode::SERVICE_UNAVAILABLE)
+        .await?;
 
     heading("2. The secret is written");
     secrets.write("the first secret, thirty-two bytes or more")?;
@@ -132,6 +154,7 @@ pub(crate) async fn run<L: Library>() -> Result {
         status == StatusCode::OK,
         "the service must accept the session",
     )?;
+    instance.check_probes(StatusCode::OK).await?;
 
     heading("3. Another instance starts and receives 1,000 requests at once");
     let second = Arc::new(Instance::<L>::start(&secrets.path).await?);
@@ -209,6 +232,7 @@ pub(crate) async fn run<L: Library>() -> Result {
         status == StatusCode::OK,
         "an invalid secret must not interrupt the service",
     )?;
+    instance.check_probes(StatusCode::OK).await?;
 
     heading("6. The rotation is repaired");
     secrets.write("the third secret, also thirty-two bytes or more")?;

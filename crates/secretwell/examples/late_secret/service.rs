@@ -9,7 +9,7 @@ use axum::response::AppendHeaders;
 use axum::routing::{MethodRouter, post};
 use http::header::{HeaderName, SET_COOKIE};
 use secretwell::auth::sessions::HasSessions;
-use secretwell::auth::{BuildContext, BuildError, LazyAuth, LazyAuthBuilder, Rejection};
+use secretwell::auth::{BuildContext, BuildError, LazyAuth, LazyAuthBuilder, Probes, Rejection};
 use serde::de::DeserializeOwned;
 
 /// A library whose sessions the service uses.
@@ -53,8 +53,11 @@ pub(crate) fn auth<L: Library>(
 }
 
 pub(crate) fn router<L: Library>(auth: &LazyAuth<L::Sessions>) -> Router {
+    let probes = Probes::new().auth(auth);
     Router::new()
         .route("/me", L::me())
         .route("/login", post(log_in::<L>))
         .layer(auth.session_layer())
+        .route_service("/ready", probes.ready())
+        .route_service("/live", probes.live())
 }

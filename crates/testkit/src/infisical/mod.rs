@@ -10,6 +10,11 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() {
+//! let project = FakeInfisical::with([("auth/AUTH_SECRET", "a secret for tests")]).await;
+//! // The service reads its secrets from `project.source_url()`.
+//! project.set("auth/AUTH_SECRET", "another secret");
+//!
+//! // The same, step by step.
 //! let fake = FakeInfisical::start().await;
 //! let project = fake.project("shop");
 //! fake.environment(&project, "prod");
@@ -28,6 +33,7 @@
 
 mod access;
 mod personality;
+mod project;
 mod response;
 mod routes;
 mod serve;
@@ -44,6 +50,7 @@ use access::{Access, RegisteredIdentity, random_hex};
 pub use access::{FakeIdentity, Identity, Role};
 use personality::Behaviour;
 pub use personality::Personality;
+pub use project::FakeProject;
 pub use response::FakeResponse;
 use store::{Folder, Location, Project, Store};
 
