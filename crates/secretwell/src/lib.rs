@@ -11,6 +11,9 @@ pub use secrecy::{ExposeSecret, SecretString};
 #[cfg(feature = "auth")]
 #[doc(inline)]
 pub use secretwell_auth as auth;
+#[cfg(feature = "clients")]
+#[doc(inline)]
+pub use secretwell_clients as clients;
 pub use secretwell_core::*;
 #[cfg(feature = "env")]
 #[doc(inline)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The crates that are published, in the order of their dependencies.
-pub(crate) const PUBLISHED: [&str; 12] = [
+pub(crate) const PUBLISHED: [&str; 13] = [
     "secretwell-core",
     "secretwell-resolver",
     "secretwell-http",
@@ -13,6 +13,7 @@ pub(crate) const PUBLISHED: [&str; 12] = [
     "secretwell-infisical",
     "secretwell-vault",
     "secretwell-auth",
+    "secretwell-clients",
     "secretwell-notify",
     "secretwell-testkit",
     "secretwell",

@@ -1,0 +1,10 @@
+//! Clients whose credentials follow a rotation, for [Secretwell](https://docs.rs/secretwell).
+//!
+//! The crate is for services that log in to another service with a secret: a database, Redis, an HTTP interface or
+//! a peer with TLS. Each client gets a [`LazyAuth`] of its credentials. A new connection uses the newest
+//! credentials, connections with replaced credentials are drained, and rejected credentials are reported to their
+//! source.
+//!
+//! [`LazyAuth`]: secretwell_auth::LazyAuth
+
+#![cfg_attr(secretwell_docs, feature(doc_cfg))]
