@@ -35,6 +35,7 @@ mod inputs;
 mod limits;
 mod preflight;
 mod rebuild;
+mod rejected;
 mod revocation;
 mod scripted;
 mod takeover;

@@ -15,11 +15,10 @@ use crate::built::{Current, Guard, ThreadViews};
 use crate::progress::{Progress, StateWatch};
 use crate::reader::Reader;
 use crate::rebuilder::{ensure, restart};
-use crate::refresh::Ended;
-use crate::runtime::{Expired, has_timer, require_runtime, timeout};
+use crate::runtime::{Expired, require_runtime, timeout};
 use crate::shared::{RESPONSE_TIME, Settings, Shared, first_build_in_progress};
 use crate::spec::BuildSpec;
-use crate::state::{Generation, NotReady, State};
+use crate::state::{NotReady, State};
 
 /// A reader with a build waits for at most this long for a rebuild task that was late.
 pub(crate) const MAX_WAIT_FOR_TASK: Duration = Duration::from_secs(1);
@@ -289,57 +288,6 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         .inspect_err(NotReady::print_without_subscriber)
     }
 
-    /// Returns a build that is newer than the generation `used`. Without one, reads the secrets again
-    /// and waits for the build from them. Returns `None` if the secrets are unchanged.
-    ///
-    /// Call it when a request has presented a credential that names an unknown key. The secret might have
-    /// been rotated before its ttl has ended. `Rejection::unknown_key` does this for a `Principal` (feature
-    /// `tower`).
-    ///
-    /// The credential might be forged, so this costs at most one read of the source in 10 s, whatever the
-    /// number of calls. Concurrent callers share it, each for at most the configured deadline. Calls within
-    /// 10 s of the last read return at once. A source that fails is not read more often than the resolver
-    /// retries it, and leases are kept. Requests that use the current build do not wait.
-    ///
-    /// Returns `None` as well if the source cannot be read, if the build fails, if the deadline passes, or if
-    /// this is called outside of a tokio runtime, or in one without a timer. The credential is unknown then,
-    /// so treat it as invalid. Cancelling this call does not cancel the read.
-    pub async fn refresh_if_used(&self, used: Generation) -> Option<Guard<A>> {
-        let newer = || {
-            self.loaded()
-                .filter(|guard| Guard::generation(guard) > used)
-        };
-        let shared = self.shared();
-        if let Some(guard) = newer() {
-            return Some(guard);
-        }
-        if !has_timer() {
-            return None;
-        }
-        let mut progress = shared.progress.subscribe();
-        let deadline = shared.settings.deadline;
-        let attempts = progress.borrow().attempts;
-        let (mut refresh, sender) = shared.refreshes.join(Instant::now(), deadline, attempts);
-        if let Some(sender) = sender {
-            // The task outlives this call, so that its cancellation does not affect the other callers.
-            tokio::spawn(revalidate(shared.clone(), sender));
-        }
-        let started = Instant::now();
-        let ended = timeout(deadline, refresh.ended()).await.ok()?;
-        if used > ended.generation {
-            return newer();
-        }
-        let is_built = |progress: &Progress| {
-            // The rebuild task has decided about the results, or it has failed.
-            let is_known = shared.memory().knows(&ended.results);
-            let has_failed = progress.attempts > refresh.attempts && progress.failure.is_some();
-            (is_known || has_failed || newer().is_some()).then_some(())
-        };
-        let rest = deadline.saturating_sub(started.elapsed());
-        let _ = self.wait_for(&mut progress, rest, is_built).await;
-        newer()
-    }
-
     pub(crate) fn loaded(&self) -> Option<Guard<A>> {
         Guard::new(&self.current)
     }
@@ -355,7 +303,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
 
     /// Waits until `condition` returns a value for the progress of the rebuild task, for at most
     /// `deadline`. Starts another task if that one does not respond.
-    async fn wait_for<R>(
+    pub(crate) async fn wait_for<R>(
         &self,
         progress: &mut watch::Receiver<Progress>,
         deadline: Duration,
@@ -480,30 +428,6 @@ impl<A> fmt::Debug for LazyAuth<A> {
             .field("mode", &self.shared().settings.mode)
             .field("state", &state)
             .finish_non_exhaustive()
-    }
-}
-
-/// Reads the secrets because of a request with an unknown key. Changes reach the rebuild task as usual.
-async fn revalidate<A>(shared: Arc<Shared<A>>, ended: watch::Sender<Ended>) {
-    tracing::debug!(
-        target: "secretwell::auth",
-        event = "unknown_key",
-        name = shared.settings.name.as_deref(),
-        "a request names an unknown key, so the secrets are read again",
-    );
-    let mut progress = shared.progress.subscribe();
-    let closed = progress.wait_for(|progress| progress.is_closed);
-    let read = timeout(shared.settings.deadline, shared.source.revalidate());
-    let read = tokio::select! {
-        _ = closed => return,
-        read = read => read,
-    };
-    if let Ok(results) = read {
-        let generation = shared.current.generation();
-        ended.send_replace(Ended {
-            results,
-            generation,
-        });
     }
 }
 

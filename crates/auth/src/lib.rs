@@ -96,6 +96,7 @@ mod lazy;
 #[cfg(feature = "tower")]
 mod map_rejections;
 mod mode;
+mod newer;
 mod panics;
 mod policy;
 mod preflight;

@@ -1,4 +1,4 @@
-//! [`Refreshes`]: when the secrets are read again because a request has named an unknown key.
+//! [`Refreshes`]: when the secrets are read again because they might have changed.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use crate::source::Results;
 use crate::state::Generation;
 
-/// The minimum time between the starts of two refreshes. Forged requests cause at most one read of the
-/// source in this time.
+/// The minimum time between the starts of two refreshes. Forged requests, and a service that rejects valid
+/// credentials, cause at most one read of the source in this time.
 pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The refreshes of one auth. Concurrent callers share one.
+/// The refreshes of one auth for one reason. Concurrent callers share one.
 #[derive(Debug, Default)]
 pub(crate) struct Refreshes(Mutex<Option<Refresh>>);
 

@@ -21,7 +21,7 @@ use crate::refresh::{Refreshes, has_changed};
 use crate::ring::Timing;
 use crate::source::{Results, Source};
 use crate::spec::{BuildSpec, Checks, keys};
-use crate::state::{NotReady, State, VersionHistory};
+use crate::state::{Generation, NotReady, State, VersionHistory};
 
 /// How long a caller that needs the rebuild task waits for a sign of it.
 pub(crate) const RESPONSE_TIME: Duration = Duration::from_secs(1);
@@ -48,7 +48,10 @@ pub(crate) struct Shared<A> {
     pub(crate) progress: watch::Sender<Progress>,
     /// Number of calls of [`LazyAuth::rebuild`](crate::LazyAuth::rebuild).
     pub(crate) requested_rebuilds: AtomicU64,
+    /// The reads because of unknown keys.
     pub(crate) refreshes: Refreshes,
+    /// The reads because of rejected builds.
+    pub(crate) rejections: Refreshes,
     memory: Mutex<Memory>,
     task: Mutex<Task>,
 }
@@ -196,6 +199,7 @@ impl<A> Shared<A> {
             progress: watch::channel(Progress::idle()).0,
             requested_rebuilds: AtomicU64::new(0),
             refreshes: Refreshes::default(),
+            rejections: Refreshes::default(),
             memory: Mutex::default(),
             task: Mutex::default(),
         }
@@ -292,6 +296,12 @@ impl<A> Shared<A> {
     /// Returns the number of calls of [`LazyAuth::rebuild`](crate::LazyAuth::rebuild).
     pub(crate) fn requested_rebuilds(&self) -> u64 {
         self.requested_rebuilds.load(Ordering::SeqCst)
+    }
+
+    /// Returns the results that the current build was made from, unless it is newer than `generation`.
+    pub(crate) fn results_of(&self, generation: Generation) -> Option<Results> {
+        let memory = self.memory();
+        (self.current.generation() <= generation).then(|| memory.results.clone())
     }
 
     /// Returns how the secrets of a build are checked.

@@ -1,10 +1,15 @@
 //! [`Source`]: what the rebuild task reads through the resolver.
 
+use std::time::Duration;
+
 use secretwell_core::{Error, SecretKey};
 use secretwell_resolver::{Resolved, Resolver, Watch};
 use tokio::time::Instant;
 
 use crate::revocation::Epoch;
+
+/// The minimum time between two forced fetches of a key by the resolver.
+const FORCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The secrets of an auth in their resolver.
 #[derive(Debug)]
@@ -55,6 +60,20 @@ impl Source {
     /// Reads all keys before their ttl ends, as far as the source responds.
     pub(crate) async fn revalidate(&self) -> Results {
         self.resolver.revalidate(&self.keys).await
+    }
+
+    /// Reports the values in `rejected` as rejected, and reads all keys. `rejected` has one result for each key.
+    pub(crate) async fn report_rejected(&self, rejected: Results) -> Results {
+        let fields = self.keys.iter().zip(rejected).take(self.fields);
+        let values = fields.filter_map(|(key, result)| Some((key.clone(), result.ok()?.value)));
+        let values: Vec<_> = values.collect();
+        let reported = self.resolver.report_rejected_together(values.clone()).await;
+        if reported.iter().any(Result::is_err) {
+            // The resolver might have refused the fetch, because of another one within a second.
+            tokio::time::sleep(FORCE_INTERVAL).await;
+            self.resolver.report_rejected_together(values).await;
+        }
+        self.read(false).await
     }
 
     /// Separates the results of the fields from the revocation time.

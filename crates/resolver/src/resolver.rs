@@ -323,23 +323,55 @@ impl Resolver {
         rejected: &SecretValue,
     ) -> Result<Resolved, Error> {
         let key = SecretKey::parse(key)?;
+        let pair = (key, rejected.clone());
+        let mut results = self.report_rejected_together(vec![pair]).await;
+        results
+            .pop()
+            .unwrap_or_else(|| Err(Error::wrong_result_count().with_origin(self.origin())))
+    }
+
+    /// Like [`report_rejected`](Self::report_rejected) for values that the consumer uses together, such as a user
+    /// and a password. Fetches all of them in one batch. Returns one result for each key, in order.
+    ///
+    /// # Errors
+    /// The errors are those of [`report_rejected`](Self::report_rejected).
+    pub async fn report_rejected_together(
+        &self,
+        rejected: Vec<(SecretKey, SecretValue)>,
+    ) -> Vec<Result<Resolved, Error>> {
         // Also at the sources after that of the cached value, because they are read if it is deleted.
         for source in &self.shared.sources {
-            source.reject(&key, rejected, clock::now());
+            for (key, value) in &rejected {
+                source.reject(key, value, clock::now());
+            }
         }
         self.shared.wake_refresher();
-        let cached = self.with_cached(key.as_str(), Resolved::clone);
-        if let Some(cached) = cached.filter(|cached| cached.value != *rejected) {
-            return Ok(cached);
-        }
-        match self.get_one(key, Mode::Rejected).await {
-            Ok(Resolved {
-                value,
-                freshness: Freshness::Stale { reason, .. },
-                ..
-            }) if value == *rejected => Err(reason),
-            result => result,
-        }
+        let other = |(key, value): &(SecretKey, SecretValue)| {
+            let cached = self.with_cached(key.as_str(), Resolved::clone);
+            cached.filter(|cached| cached.value != *value)
+        };
+        let cached: Vec<Option<Resolved>> = rejected.iter().map(other).collect();
+        let missing = rejected.iter().zip(&cached);
+        let missing = missing.filter(|(_, cached)| cached.is_none());
+        let missing: Vec<&SecretKey> = missing.map(|((key, _), _)| key).collect();
+        let mut fetched = self.read_many(missing, Mode::Rejected).await.into_iter();
+        let results = rejected.iter().zip(cached).map(|((_, value), cached)| {
+            let result = match cached {
+                Some(cached) => Ok(cached),
+                None => fetched
+                    .next()
+                    .unwrap_or_else(|| Err(Error::wrong_result_count().with_origin(self.origin()))),
+            };
+            match result {
+                Ok(Resolved {
+                    value: stale,
+                    freshness: Freshness::Stale { reason, .. },
+                    ..
+                }) if stale == *value => Err(reason),
+                result => result,
+            }
+        });
+        results.collect()
     }
 
     /// Accepts the version that the source returns next for each of `keys`, even if it is older than a version

@@ -11,7 +11,15 @@ use regex::Regex;
 use crate::shell::root;
 
 /// The crates whose files are checked.
-const CRATES: &[&str] = &["resolver", "auth", "http", "vault", "infisical", "notify", "clients"];
+const CRATES: &[&str] = &[
+    "resolver",
+    "auth",
+    "http",
+    "vault",
+    "infisical",
+    "notify",
+    "clients",
+];
 
 /// The path of a module from the root of its crate. The path of `lib.rs` is empty.
 type ModulePath = Vec<String>;
