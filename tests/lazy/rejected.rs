@@ -1,7 +1,7 @@
 //! `report_rejected`: another service has rejected the credentials of a build.
 
 use secretwell::backend::Capabilities;
-use secretwell::{ExposeSecret, SecretString};
+use secretwell::{ExposeSecret, SecretString, SecretValue};
 use tokio::task::JoinSet;
 
 use super::*;
@@ -52,8 +52,8 @@ async fn rejected_secret_is_discarded_and_the_new_one_is_used() {
     assert_eq!(report(&fixture).await.as_deref(), Some(SECOND));
     assert!(start.elapsed() < secs(1));
     assert_eq!((fixture.builds(), reads(&fixture)), (2, 2));
-    let discarded = fixture.faulty.discarded();
-    assert!(discarded.contains(&key("AUTH_SECRET")), "{discarded:?}");
+    let rejected = (key("AUTH_SECRET"), Some(SecretValue::from(FIRST)));
+    assert_eq!(fixture.faulty.discarded(), [rejected]);
 
     // A connection of the first build gets the second one without another read.
     let newer = fixture.auth.report_rejected(1).await.unwrap();
