@@ -1,8 +1,10 @@
 //! `cargo xtask bench`: the benchmarks, with everything that they need.
 
+use std::collections::BTreeMap;
+
 use crate::install::{install_for_vault, install_node_packages};
 use crate::plot;
-use crate::shell::{cargo, cargo_with_env, root, text};
+use crate::shell::{cargo, cargo_with_env, root, run as output_of, text};
 
 /// One benchmark program of the package `secretwell-bench`.
 struct Part {
@@ -25,6 +27,12 @@ const PARTS: &[Part] = &[
         about: "reading one of 100 cached secrets",
         prepare: None,
         run: run_part,
+    },
+    Part {
+        name: "metrics",
+        about: "both reads with the feature `metrics` and without it",
+        prepare: None,
+        run: run_metrics,
     },
     Part {
         name: "scale",
@@ -129,6 +137,53 @@ fn run_scale(name: &str) -> Result<(), String> {
     let results = root().join("target/scale.json");
     run_with_env(name, &[("SECRETWELL_SCALE_JSON", &text(&results))])?;
     plot::draw(&results, &root().join("docs/performance-scale.svg"))
+}
+
+/// Runs the benchmark `metrics` with its feature and without it, in turns, and prints the medians.
+fn run_metrics(name: &str) -> Result<(), String> {
+    const ROUNDS: usize = 15;
+    let programs = [
+        build_bench(name, &[])?,
+        build_bench(name, &["--features", "metrics"])?,
+    ];
+    let mut times: BTreeMap<String, [Vec<f64>; 2]> = BTreeMap::new();
+    for _ in 0..ROUNDS {
+        for (column, program) in programs.iter().enumerate() {
+            for line in output_of(program, &[])?.lines() {
+                let (name, time) = line.split_once('\t').ok_or("a line without a time")?;
+                let time = time.parse().map_err(|error| format!("{line}: {error}"))?;
+                times.entry(name.to_owned()).or_default()[column].push(time);
+            }
+        }
+    }
+    println!("\n{:24} {:>12} {:>12}", "nanoseconds", "without", "with");
+    for (name, columns) in times {
+        let [without, with] = columns.map(median);
+        println!("{name:24} {without:12.2} {with:12.2}");
+    }
+    Ok(())
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Builds a benchmark with `options`, and returns the path of a copy of its program.
+fn build_bench(name: &str, options: &[&str]) -> Result<String, String> {
+    let mut arguments = vec!["bench", "--package", "secretwell-bench", "--bench", name];
+    arguments.extend(["--no-run", "--quiet", "--message-format", "json"]);
+    arguments.extend(options);
+    let messages = output_of("cargo", &arguments)?;
+    let executable = messages.lines().rev().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        message["executable"].as_str().map(str::to_owned)
+    });
+    let executable = executable.ok_or("cargo has built no program")?;
+    // The next build can replace the program.
+    let copy = root().join(format!("target/{name}-{}", options.len()));
+    std::fs::copy(&executable, &copy).map_err(|error| format!("{executable}: {error}"))?;
+    Ok(text(&copy))
 }
 
 fn run_with_env(name: &str, variables: &[(&str, &str)]) -> Result<(), String> {
