@@ -1,5 +1,6 @@
 //! Readiness and probes in each state of an auth.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use secretwell_core::MemoryProvider;
@@ -78,6 +79,31 @@ async fn readiness_follows_the_life_of_a_service() {
     let rotated = &probes.readiness().auths[0];
     assert_eq!(rotated.generation, Some(2));
     assert!(rotated.age_seconds < Some(1.5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn problems_of_the_last_attempt_are_returned_during_the_next_one() {
+    let (calls, time) = (Arc::new(AtomicUsize::new(0)), Duration::from_secs(20));
+    let memory = MemoryProvider::from_iter([("token", VALUE)]);
+    let auth = LazyAuth::builder(Resolver::new(memory)).build(move |_: Secrets, _| {
+        // The first retry is immediate.
+        let fails = calls.fetch_add(1, Ordering::SeqCst) < 2;
+        async move {
+            tokio::time::sleep(time).await;
+            match fails {
+                true => Err(BuildError::msg("the database is down")),
+                false => Ok(()),
+            }
+        }
+    });
+    auth.readiness();
+    wait_for(&auth, "failed").await;
+    wait_for(&auth, "starting").await;
+    let second = auth.readiness();
+    assert!(!second.is_ready());
+    assert_eq!(second.problems.len(), 1, "{second:?}");
+    wait_for(&auth, "ready").await;
+    assert_eq!(auth.readiness().problems, []);
 }
 
 #[tokio::test(start_paused = true)]
