@@ -5,6 +5,31 @@
 //! credentials, connections with replaced credentials are drained, and rejected credentials are reported to their
 //! source.
 //!
+//! | module and feature | for |
+//! | --- | --- |
+//! | `redis` | a Redis connection that logs in again after a rotation |
+//! | `reqwest` | a secret in a header of each HTTP request |
+//! | `rustls` | certificates of TLS servers and clients |
+//!
 //! [`LazyAuth`]: secretwell_auth::LazyAuth
 
 #![cfg_attr(secretwell_docs, feature(doc_cfg))]
+
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(feature = "reqwest")]
+pub mod reqwest;
+#[cfg(feature = "rustls")]
+pub mod rustls;
+#[cfg(test)]
+mod testing;
+
+// Services share these types between threads, so they must stay `Send` and `Sync`.
+const _: () = {
+    #[allow(dead_code, reason = "no client is enabled")]
+    const fn assert_send_sync<T: Send + Sync>() {}
+    #[cfg(feature = "redis")]
+    assert_send_sync::<redis::RedisConnection>();
+    #[cfg(feature = "rustls")]
+    assert_send_sync::<rustls::CertificateResolver>();
+};
