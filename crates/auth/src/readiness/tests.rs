@@ -171,3 +171,25 @@ async fn probes_respond_with_their_status_and_are_not_stored() {
         wait_for(&auth, "ready").await;
     }
 }
+
+#[cfg(feature = "axum")]
+#[tokio::test(start_paused = true)]
+async fn each_method_gets_the_status_and_head_no_body() {
+    use axum::Router;
+    use axum::body::{Body, to_bytes};
+    use http::Request;
+    use tower_service::Service;
+
+    let probes = Probes::new().auth(&auth(&MemoryProvider::new()));
+    let mut router: Router = Router::new().route_service("/ready", probes.ready());
+    for (method, has_body) in [("GET", true), ("HEAD", false), ("POST", true)] {
+        let request = Request::builder().method(method).uri("/ready");
+        let response = router.call(request.body(Body::empty()).unwrap()).await;
+        let response = response.unwrap();
+        assert_eq!(response.status(), 503, "{method}");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        assert_ne!(response.headers()["content-length"], "0", "{method}");
+        let body = to_bytes(response.into_body(), 10_000).await.unwrap();
+        assert_eq!(!body.is_empty(), has_body, "{method}");
+    }
+}
