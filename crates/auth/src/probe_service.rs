@@ -4,15 +4,15 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tower_service::Service;
 
 use crate::readiness::Probes;
 
 /// A tower service for the probes of an orchestrator. Created by [`Probes::ready`] and [`Probes::live`].
 ///
-/// It responds to every path and method, so mount it at one path. It needs no credentials, so add it after the layers
+/// It responds to every path and method, and to `HEAD` without a body, so mount it at one path. It needs no credentials, so add it after the layers
 /// that require some.
 #[derive(Debug, Clone)]
 pub struct ProbeService(Kind);
@@ -49,8 +49,8 @@ impl<B> Service<Request<B>> for ProbeService {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<B>) -> Self::Future {
-        let (is_ok, body) = match &self.0 {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (is_ok, mut body) = match &self.0 {
             Kind::Ready(probes) => {
                 let readiness = probes.readiness();
                 // Serialization of such a type does not fail.
@@ -59,12 +59,18 @@ impl<B> Service<Request<B>> for ProbeService {
             }
             Kind::Live => (true, r#"{"live":true}"#.to_owned()),
         };
+        let length = HeaderValue::from(body.len());
+        if request.method() == Method::HEAD {
+            // Routers do not remove the body of a service.
+            body.clear();
+        }
         let mut response = Response::new(body);
         if !is_ok {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_LENGTH, length);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         ready(Ok(response))
     }

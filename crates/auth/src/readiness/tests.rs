@@ -188,6 +188,7 @@ async fn each_method_gets_the_status_and_head_no_body() {
         let response = response.unwrap();
         assert_eq!(response.status(), 503, "{method}");
         assert_eq!(response.headers()["cache-control"], "no-store");
+        assert_ne!(response.headers()["content-length"], "0", "{method}");
         let body = to_bytes(response.into_body(), 10_000).await.unwrap();
         assert_eq!(!body.is_empty(), has_body, "{method}");
     }
