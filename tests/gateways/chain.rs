@@ -126,16 +126,18 @@ async fn assert_undecided(source: &Source, start: &str, name: &str) -> bool {
     ];
     let has_failed = results.iter().any(Result::is_err);
     for error in results.into_iter().filter_map(Result::err) {
-        assert_eq!(
-            error.kind(),
-            ErrorKind::Unavailable,
-            "{start}, {name}: {error}"
-        );
+        // On a busy machine, the repeated requests do not end before the deadline.
+        let kinds = [ErrorKind::Unavailable, ErrorKind::Timeout];
+        assert!(kinds.contains(&error.kind()), "{start}, {name}: {error}");
         assert!(error.is_temporary(), "{start}, {name}: {error}");
     }
     // An absence is reported only by the backend.
     let error = provider.get(&absent).await.unwrap_err();
-    let kinds = [ErrorKind::NotFound, ErrorKind::Unavailable];
+    let kinds = [
+        ErrorKind::NotFound,
+        ErrorKind::Unavailable,
+        ErrorKind::Timeout,
+    ];
     assert!(kinds.contains(&error.kind()), "{start}, {name}: {error}");
 
     proxy.set(Fault::None);

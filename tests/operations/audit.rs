@@ -1,5 +1,6 @@
 //! The callbacks for fetches, changes and accesses.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use secretwell::auth::{BuildError, LazyAuth, Mode};
@@ -153,6 +154,23 @@ async fn accesses_of_a_chain_name_the_origin_of_the_value() {
     resolver.get("A").await.unwrap();
     resolver.with_cached("A", |_| ()).unwrap();
     assert_eq!(*origins.lock().unwrap(), ["memory://", "memory://"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn access_is_reported_before_its_reader_runs_and_even_if_it_panics() {
+    let (_, faulty) = faulty_source(&[("A", "a")]);
+    let (resolver, [_, _, accesses]) = audited(faulty);
+    resolver.get("A").await.unwrap();
+    accesses.take();
+    let read = || {
+        resolver.with_cached("A", |_| {
+            assert_eq!(accesses.take(), ["A@1 fresh"]);
+            panic!("the reader panics")
+        })
+    };
+    let panicked: Result<Option<()>, _> = std::panic::catch_unwind(AssertUnwindSafe(read));
+    let message = *panicked.unwrap_err().downcast::<&str>().unwrap();
+    assert_eq!(message, "the reader panics");
 }
 
 #[tokio::test(start_paused = true)]

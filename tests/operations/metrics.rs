@@ -14,6 +14,8 @@ use secretwell_testkit::{Action, Canary};
 use super::{Custom, Remote, Secrets, quoted};
 use crate::support::{denied, down, faulty_source, key, pass, secs, text};
 
+mod lifetimes;
+
 /// The metrics are reported within this time.
 const REPORTED: u64 = 6;
 
@@ -146,6 +148,9 @@ async fn exposition_of_a_service_has_exactly_the_documented_metrics_and_no_secre
             (r#"secretwell_auth_generation{name="sessions"}"#, 2.0),
         ],
     );
+    tokio::time::pause();
+    pass(secs(REPORTED)).await;
+    tokio::time::resume();
     resolver.close().await;
     // The server refuses this login.
     let client_secret = remote.client_secret();

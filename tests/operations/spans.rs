@@ -47,7 +47,7 @@ struct Spans(Arc<Mutex<Vec<(Id, Recorded)>>>);
 impl Spans {
     /// Records the spans of this thread until the guards are dropped.
     fn install() -> (Self, (CanaryLog, DefaultGuard)) {
-        // The log makes `tracing` ask each subscriber whether it is interested in a span.
+        // With the log, `tracing` checks for each subscriber whether it is interested in a span.
         let log = CanaryLog::install();
         let spans = Self::default();
         let subscriber = tracing_subscriber::registry().with(spans.clone());

@@ -379,7 +379,7 @@ impl<A> LazyAuth<A> {
     ) -> Self {
         let shared = Arc::new(Shared::new(resolver, spec, settings));
         #[cfg(feature = "metrics")]
-        shared.report_state(Some(&State::Idle));
+        shared.report_state();
         Self {
             current: shared.current.clone(),
             inner: Arc::new(Inner {

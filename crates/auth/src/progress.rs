@@ -66,6 +66,20 @@ impl Progress {
             ref state => state.clone(),
         }
     }
+
+    /// Returns the name of the state in metrics, or `None` after the auth was dropped.
+    ///
+    /// A further attempt after a failure does not change it. Otherwise an alert for a state that lasts would never
+    /// fire, because each attempt would interrupt that state.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn reported_state(&self, task: &dyn Lateness) -> Option<&'static str> {
+        let state = match (&self.failure, self.observe(task)) {
+            (Some(_), State::Starting) => "failed",
+            (Some(_), State::Rotating { .. }) => "degraded",
+            (_, state) => state.name(),
+        };
+        (!self.is_closed).then_some(state)
+    }
 }
 
 /// Subscription to the state of a [`LazyAuth`](crate::LazyAuth). Created by

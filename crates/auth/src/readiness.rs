@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::built::Guard;
 use crate::lazy::LazyAuth;
-use crate::state::{Generation, State};
+use crate::state::{Generation, NotReady, State};
 
 /// Whether a service can serve requests, with the state of each of its auths. Created by [`Probes::readiness`].
 ///
@@ -69,12 +69,11 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
         let current = self.try_get().ok();
         let state = self.state();
         let failure = match &state {
-            State::Failed { failure } | State::Degraded { failure, .. } => Some(failure),
-            _ => None,
+            State::Failed { failure } | State::Degraded { failure, .. } => Some(failure.clone()),
+            // The next attempt is in progress.
+            _ => self.shared().progress.borrow().failure.clone(),
         };
-        let problems = failure
-            .map(|failure| failure.problems())
-            .unwrap_or_default();
+        let problems = failure.as_ref().map(NotReady::problems).unwrap_or_default();
         AuthReadiness {
             name: self.name().map(str::to_owned),
             state: state.name(),

@@ -171,7 +171,11 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
                     return;
                 }
                 () = tokio::time::sleep_until(wake_at) => return,
-                () = tokio::time::sleep(heartbeat) => {}
+                () = tokio::time::sleep(heartbeat) => {
+                    // Another auth might have the same name, and a recorder might forget old values.
+                    #[cfg(feature = "metrics")]
+                    shared.report_state();
+                }
             }
         }
     }
@@ -537,6 +541,8 @@ impl<A> Drop for Rebuilder<A> {
                 progress.state = State::Idle;
             }
         });
+        #[cfg(feature = "metrics")]
+        self.shared.report_state();
     }
 }
 

@@ -7,18 +7,18 @@ use std::time::Duration;
 use metrics::{Unit, gauge, histogram};
 
 use crate::panics::catch;
-use crate::state::{Generation, State};
+use crate::state::Generation;
 
 /// The names of all states.
 const STATES: [&str; 6] = [
     "idle", "starting", "ready", "rotating", "degraded", "failed",
 ];
 
-/// Reports the state of the auth `name`, or with `None` that it was dropped.
-pub(crate) fn state(name: Option<&str>, state: Option<&State>, generation: Generation) {
+/// Reports the name of the state of the auth `name`, or with `None` that the auth was dropped.
+pub(crate) fn state(name: Option<&str>, state: Option<&str>, generation: Generation) {
     let _ = catch(|| {
         for each in STATES {
-            let is_current = state.is_some_and(|state| state.name() == each);
+            let is_current = state == Some(each);
             gauge!(
                 description: "1 for the current state of an auth, 0 for the others.",
                 "secretwell_auth_state",

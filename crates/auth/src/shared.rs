@@ -379,14 +379,22 @@ impl<A> Shared<A> {
         self.progress
             .send_modify(|progress| progress.is_closed = true);
         #[cfg(feature = "metrics")]
-        self.report_state(None);
+        self.report_state();
     }
 
-    /// Reports the state in metrics. `None` is the one of an auth that was dropped.
+    /// Reports the state and the current build in metrics. Must be called without a lock.
     #[cfg(feature = "metrics")]
-    pub(crate) fn report_state(&self, state: Option<&State>) {
-        let (name, generation) = (self.settings.name.as_deref(), self.current.generation());
-        crate::report::state(name, state, generation);
+    pub(crate) fn report_state(&self) {
+        let name = self.settings.name.as_deref();
+        loop {
+            let state = self.progress.borrow().reported_state(&self.current);
+            let generation = state.map_or(0, |_| self.current.generation());
+            crate::report::state(name, state, generation);
+            // If the auth was dropped during the report, this report might have replaced the last one.
+            if state.is_none() || !self.progress.borrow().is_closed {
+                return;
+            }
+        }
     }
 
     /// Changes the progress, and logs the new state if it has changed.
@@ -407,7 +415,7 @@ impl<A> Shared<A> {
         });
         let _ = catch(|| drop(before));
         #[cfg(feature = "metrics")]
-        self.report_state(Some(&state));
+        self.report_state();
         if is_news {
             // A panic of a subscriber must not end the rebuild task.
             let _ = catch(|| self.log_state(&state, attempt));

@@ -22,12 +22,13 @@
 //! [`spawn_blocking`](tokio::task::spawn_blocking), and in `block_in_place` of a tokio runtime. Within async
 //! code, a call would block the thread that has to make progress. It returns an error with the kind
 //! [`Unsupported`](ErrorKind::Unsupported) instead. To find out, it starts a call that tokio refuses with
-//! a panic, so the message of that panic appears on standard error. A program that is compiled with
+//! a panic. The panic is caught, but the panic hook is called before: the default hook prints a message to standard
+//! error, and a hook that ends the process ends it. A program that is compiled with
 //! `panic = "abort"` gets the error in `spawn_blocking` and `block_in_place` too, because it cannot catch that
 //! panic.
 //!
 //! Code of the program that runs in the shared runtime must not block its only thread. This concerns the closure of a
-//! `LazyAuth` and an own provider. Wrap blocking code in them in `tokio::task::block_in_place`. Otherwise
+//! `LazyAuth` and a custom provider. Wrap blocking code in them in `tokio::task::block_in_place`. Otherwise
 //! other reads wait until it ends. The deadlines of [`block_on_within`] and of `LazyAuth::blocking_get` hold
 //! nevertheless.
 //!
@@ -36,7 +37,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -236,7 +237,7 @@ fn require_blocking() -> Result<(), Error> {
         true => Ok(()),
         false => Err(Error::new(
             ErrorKind::Unsupported,
-            "a blocking call was made within async code",
+            "a blocking call was made within async code, or in a thread that is ending",
         )
         .with_hint("await the async method, or call this in `tokio::task::spawn_blocking`")),
     }
@@ -249,14 +250,23 @@ struct SharedRuntime {
 }
 
 fn shared_runtime() -> Result<Handle, Error> {
-    static SHARED: Mutex<Option<SharedRuntime>> = Mutex::new(None);
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    match &mut *shared {
-        Some(shared) => shared.handle(std::process::id()),
-        empty => empty
-            .insert(SharedRuntime::start()?)
-            .handle(std::process::id()),
-    }
+    static SHARED: OnceLock<SharedRuntime> = OnceLock::new();
+    // Only the first calls take it. In a forked process, a lock that another thread has held stays locked forever.
+    static START: Mutex<()> = Mutex::new(());
+    let shared = match SHARED.get() {
+        Some(shared) => shared,
+        None => {
+            let _started_once = START.lock().unwrap_or_else(PoisonError::into_inner);
+            match SHARED.get() {
+                Some(shared) => shared,
+                None => {
+                    let started = SharedRuntime::start()?;
+                    SHARED.get_or_init(|| started)
+                }
+            }
+        }
+    };
+    shared.handle(std::process::id())
 }
 
 impl SharedRuntime {

@@ -166,7 +166,7 @@ impl ResolverBuilder {
     /// Previous versions, which [`LazyAuth`](https://docs.rs/secretwell/latest/secretwell/auth/struct.LazyAuth.html)
     /// reads at its start, are not reported.
     ///
-    /// Callbacks run before the readers get the result, so they must be quick and must not block. A panic of a
+    /// Callbacks run before the waiting readers get the result, so they must be quick and must not block. A panic of a
     /// callback is logged and has no other effect. A callback that keeps a clone of the resolver keeps it alive
     /// forever.
     #[must_use]
@@ -189,7 +189,8 @@ impl ResolverBuilder {
     /// Sets a callback for each key that a reader has requested, with the result and the name of the reader. Default:
     /// none, because it slows down each cache hit.
     ///
-    /// [`with_cached`](crate::Resolver::with_cached) reports only hits. The rules for callbacks are those of
+    /// [`with_cached`](crate::Resolver::with_cached) reports only hits. A read in this callback is an access as well,
+    /// so it would call the callback again without an end. The other rules for callbacks are those of
     /// [`on_fetch`](Self::on_fetch).
     #[must_use]
     pub fn on_access(mut self, callback: impl Fn(SecretEvent) + Send + Sync + 'static) -> Self {

@@ -27,8 +27,6 @@ const NOTIFICATION_INTERVAL: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_secs(3600);
 /// The longest time for one round of the refresher.
 const MAX_ROUND: Duration = Duration::from_secs(5);
-/// The time between two reports of metrics.
-const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest wait before an ended stream of notifications is opened again.
 const MAX_REOPEN_WAIT: Duration = Duration::from_secs(300);
 
@@ -311,8 +309,6 @@ struct Refresher {
     generation: u64,
     wake: Arc<Notify>,
     subscriptions: Vec<Subscription>,
-    /// The time of the next report of metrics.
-    report_at: Time,
 }
 
 impl Refresher {
@@ -323,7 +319,6 @@ impl Refresher {
             shared: Arc::downgrade(shared),
             generation,
             wake,
-            report_at: clock::now().after(REPORT_INTERVAL),
             subscriptions: shared
                 .sources
                 .iter()
@@ -334,7 +329,7 @@ impl Refresher {
 
     async fn run(mut self) {
         loop {
-            let next = {
+            let (next, report_at) = {
                 let Some(shared) = self.shared.upgrade() else {
                     return;
                 };
@@ -353,13 +348,12 @@ impl Refresher {
                     next = next.min(source.state().next().unwrap_or(next));
                 }
                 shared.expect_by(next);
-                next
+                (next, shared.next_report())
             };
             tokio::select! {
                 () = sleep_until(next) => {}
                 () = self.wake.notified() => {}
-                () = report_due(self.report_at) => {
-                    self.report_at = clock::now().after(REPORT_INTERVAL);
+                () = report_due(report_at) => {
                     #[cfg(feature = "metrics")]
                     if let Some(shared) = self.shared.upgrade() {
                         shared.report().await;

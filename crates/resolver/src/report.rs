@@ -12,6 +12,7 @@ use crate::clock::{self, Time};
 use crate::counters::Count;
 use crate::shared::{CHUNK, Shared};
 use crate::source::Source;
+use crate::sync::atomic::Ordering;
 
 /// A label beside `source`.
 type OtherLabel = Option<(&'static str, &'static str)>;
@@ -74,6 +75,8 @@ pub(crate) fn fetched(source: &Source, took: Duration, keys: usize, failed: usiz
 impl Shared {
     /// Reports the counters and the gauges of all sources.
     pub(crate) async fn report(&self) {
+        self.plan_report();
+        self.has_gauges.store(true, Ordering::Relaxed);
         let mut all: Vec<(&str, Gauges)> = Vec::new();
         for source in &self.sources {
             report_counters(source);
@@ -89,11 +92,14 @@ impl Shared {
         }
     }
 
-    /// Reports the last counts. The gauges no longer show a problem, because nobody keeps them up to date.
+    /// Reports the last counts. The gauges no longer show a problem, because nobody keeps them up to date. A resolver
+    /// that has not reported gauges does not change those of others with the same label.
     pub(crate) fn report_end(&self) {
         for source in &self.sources {
             report_counters(source);
-            Gauges::default().report(&source.label);
+            if self.has_gauges.load(Ordering::Relaxed) {
+                Gauges::default().report(&source.label);
+            }
         }
     }
 }
@@ -176,7 +182,7 @@ impl Gauges {
             )
             .set(self.stale_age);
             gauge!(
-                description: "1 while calls to the source are blocked.",
+                description: "1 from the time at which calls to the source are blocked until it responds.",
                 "secretwell_breaker_open",
                 labels(label, None)
             )

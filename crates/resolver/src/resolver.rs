@@ -230,14 +230,14 @@ impl Resolver {
             });
             if let Some(resolved) = found.flatten()? {
                 source.counts.hit();
-                let read = reader(&resolved);
+                // Before the reader, so that an access is reported even if the reader panics.
                 if self.shared.audit.on_access.is_some()
                     && let Ok(key) = SecretKey::parse(key)
                 {
-                    let consumer = self.consumer.as_ref();
-                    self.shared.accessed(consumer, &key, &Ok(resolved));
+                    let (consumer, result) = (self.consumer.as_ref(), Ok(resolved.clone()));
+                    self.shared.accessed(consumer, &key, &result);
                 }
-                return Some(read);
+                return Some(reader(&resolved));
             }
             // This source does not have the key. The next one might.
         }

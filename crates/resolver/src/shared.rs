@@ -26,6 +26,8 @@ pub(crate) const CHUNK: usize = 1000;
 /// A refresher that is this late is replaced by one on the runtime of a reader.
 const OVERDUE: Duration = Duration::from_secs(1);
 
+/// The time between two reports of metrics.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest wait for the end of the tasks. A task of a runtime that is not running does not end.
 const MAX_CLOSE: Duration = Duration::from_secs(1);
 
@@ -47,6 +49,12 @@ pub(crate) struct Shared {
     closed: AtomicBool,
     /// How often answers were removed, because they were invalidated, or because a source refused the key.
     removals: AtomicU64,
+    /// The time of the next report of metrics. It outlives the refresher, because that of a short-lived runtime would
+    /// never report.
+    report_at: AtomicI64,
+    /// Whether gauges were reported.
+    #[cfg(feature = "metrics")]
+    pub(crate) has_gauges: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +83,9 @@ impl Shared {
             tasks: Mutex::default(),
             closed: AtomicBool::new(false),
             removals: AtomicU64::new(0),
+            report_at: AtomicI64::new(clock::now().after(REPORT_INTERVAL).to_nanos()),
+            #[cfg(feature = "metrics")]
+            has_gauges: AtomicBool::new(false),
         }
     }
 
@@ -321,6 +332,16 @@ impl Shared {
     /// Returns the time at which a refresher that did not act must be replaced.
     pub(crate) fn refresher_overdue_at(&self) -> Time {
         self.refresher_due().after(OVERDUE * 2)
+    }
+
+    pub(crate) fn next_report(&self) -> Time {
+        Time::from_nanos(self.report_at.load(Ordering::Relaxed))
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(crate) fn plan_report(&self) {
+        let next = clock::now().after(REPORT_INTERVAL);
+        self.report_at.store(next.to_nanos(), Ordering::Relaxed);
     }
 
     pub(crate) fn is_closed(&self) -> bool {

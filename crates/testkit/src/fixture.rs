@@ -94,26 +94,37 @@ impl Fixture {
     /// 1 s by default here. Within a second of the last call, this waits until that second is over.
     ///
     /// # Panics
-    /// Panics if `key` is not valid, or if the build fails. The message contains the reason.
+    /// Panics if `key` is not valid, if the build fails, or if `auth` does not read `key` from this fixture. The
+    /// message contains the reason.
     pub async fn rotate<A: Send + Sync + 'static>(
         &self,
         auth: &LazyAuth<A>,
         key: impl AsRef<str>,
         value: impl Into<SecretValue>,
     ) -> Guard<A> {
-        self.set(&key, value);
+        let (key, reads) = (key.as_ref(), self.source.calls());
+        self.set(key, value);
         let built = auth.rebuild().await;
-        built.unwrap_or_else(|failure| {
-            panic!("no build after `{}` was set: {failure}", key.as_ref())
-        })
+        let built =
+            built.unwrap_or_else(|failure| panic!("no build after `{key}` was set: {failure}"));
+        let batches = self.source.batches();
+        let mut keys = batches.iter().skip(reads).flatten();
+        assert!(
+            keys.any(|read| read.as_str() == key),
+            "`{key}` was set, but the auth does not read it from this fixture"
+        );
+        built
     }
 
     /// Lets all reads fail as if the source could not be reached, until [`restore_source`](Self::restore_source).
     /// For other faults, use [`source`](Self::source).
+    ///
+    /// Values that are already cached stay fresh until their ttl ends. To test the outage, advance the paused clock or
+    /// call [`LazyAuth::rebuild`].
     pub fn fail_source(&self) {
         let error = Error::new(
             ErrorKind::Unavailable,
-            "the source fails, because the test says so",
+            "the source fails on request of the test",
         );
         self.source.always(Action::Fail(error));
     }
@@ -223,6 +234,25 @@ mod tests {
         let auth = ring(&fixture);
         await_ready(&auth).await;
         fixture.rotate(&auth, "token", "too short").await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "`TOKEN` was set, but the auth does not read it from this fixture")]
+    async fn rotation_of_a_key_that_the_auth_does_not_read_is_noticed() {
+        let fixture = Fixture::with([("token", "first")]);
+        fixture.rotate(&auth(&fixture), "TOKEN", "second").await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "`token` was set, but the auth does not read it from this fixture")]
+    async fn rotation_in_another_fixture_is_noticed() {
+        let (fixture, other) = (
+            Fixture::with([("token", "first")]),
+            Fixture::with([("token", "first")]),
+        );
+        let auth = auth(&fixture);
+        await_ready(&auth).await;
+        other.rotate(&auth, "token", "second").await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -383,3 +383,52 @@ fn thread_that_ends_gets_the_value_or_an_error() {
         assert!(results.recv_timeout(LONG).unwrap());
     }
 }
+
+#[test]
+fn drop_during_a_panic_in_async_code_gets_an_error() {
+    for runtime in runtimes() {
+        let (sender, results) = channel();
+        let last = ReadsOnDrop(Resolver::new(memory()), sender);
+        let task = runtime.spawn(async move {
+            let _last = last;
+            panic!("a task with a value that reads when it is dropped panics");
+        });
+        assert!(runtime.block_on(task).unwrap_err().is_panic());
+        assert!(results.recv_timeout(LONG).unwrap());
+    }
+}
+
+#[test]
+fn call_in_a_callback_of_a_fetch_gets_an_error_and_does_not_affect_the_read() {
+    let (sender, results) = channel();
+    let inner = Resolver::new(memory());
+    let builder = secretwell_resolver::Resolver::builder(memory()).on_fetch(move |_| {
+        let _ = sender.send(inner.get("api_key").map(drop));
+    });
+    let resolver = Resolver::from(builder.build());
+    assert!(resolver.get("api_key").is_ok());
+    let error = results.recv_timeout(LONG).unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn cancelled_read_leaves_its_fetch_to_later_calls() {
+    let (open, opened) = tokio::sync::watch::channel(false);
+    let provider = Calls::new(move || {
+        let mut opened = opened.clone();
+        async move {
+            let _ = opened.wait_for(|opened| *opened).await;
+            Ok(Secret::new("first"))
+        }
+    });
+    let resolver = Resolver::new(provider.clone());
+    let read = resolver.as_async().get("api_key");
+    let error = block_on_within(SHORT, read).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    open.send_replace(true);
+    assert_eq!(
+        resolver.get("api_key").unwrap().value,
+        SecretValue::from("first")
+    );
+    assert_eq!(provider.count.load(Ordering::SeqCst), 1);
+}

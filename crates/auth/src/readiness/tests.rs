@@ -1,5 +1,6 @@
 //! Readiness and probes in each state of an auth.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use secretwell_core::MemoryProvider;
@@ -81,6 +82,31 @@ async fn readiness_follows_the_life_of_a_service() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn problems_of_the_last_attempt_are_returned_during_the_next_one() {
+    let (calls, time) = (Arc::new(AtomicUsize::new(0)), Duration::from_secs(20));
+    let memory = MemoryProvider::from_iter([("token", VALUE)]);
+    let auth = LazyAuth::builder(Resolver::new(memory)).build(move |_: Secrets, _| {
+        // The first retry is immediate.
+        let fails = calls.fetch_add(1, Ordering::SeqCst) < 2;
+        async move {
+            tokio::time::sleep(time).await;
+            match fails {
+                true => Err(BuildError::msg("the database is down")),
+                false => Ok(()),
+            }
+        }
+    });
+    auth.readiness();
+    wait_for(&auth, "failed").await;
+    wait_for(&auth, "starting").await;
+    let second = auth.readiness();
+    assert!(!second.is_ready());
+    assert_eq!(second.problems.len(), 1, "{second:?}");
+    wait_for(&auth, "ready").await;
+    assert_eq!(auth.readiness().problems, []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn service_is_ready_when_every_auth_is() {
     assert!(Probes::new().readiness().ready);
     let (memory, empty) = (MemoryProvider::new(), MemoryProvider::new());
@@ -143,5 +169,26 @@ async fn probes_respond_with_their_status_and_are_not_stored() {
         assert_eq!(response.body(), r#"{"live":true}"#);
         memory.set("token", VALUE).unwrap();
         wait_for(&auth, "ready").await;
+    }
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test(start_paused = true)]
+async fn each_method_gets_the_status_and_head_no_body() {
+    use axum::Router;
+    use axum::body::{Body, to_bytes};
+    use http::Request;
+    use tower_service::Service;
+
+    let probes = Probes::new().auth(&auth(&MemoryProvider::new()));
+    let mut router: Router = Router::new().route_service("/ready", probes.ready());
+    for (method, has_body) in [("GET", true), ("HEAD", false), ("POST", true)] {
+        let request = Request::builder().method(method).uri("/ready");
+        let response = router.call(request.body(Body::empty()).unwrap()).await;
+        let response = response.unwrap();
+        assert_eq!(response.status(), 503, "{method}");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        let body = to_bytes(response.into_body(), 10_000).await.unwrap();
+        assert_eq!(!body.is_empty(), has_body, "{method}");
     }
 }

@@ -7,15 +7,17 @@ use secretwell_core::{Error, ErrorKind, Origin, SecretValue};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::span::Id;
-use tracing::{Instrument, Span, field};
+use tracing::{Instrument, Span};
 
 use self::renewal::{Backoff, Schedule};
+use self::span::login_span;
 use self::state::{InFlight, LoginResult, PausedCredential, Refusal, State};
 
 mod login;
 mod renewal;
 #[cfg(feature = "metrics")]
 mod report;
+mod span;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -304,6 +306,8 @@ impl Shared {
                 state.credential = Some(credential);
                 state.token = Some(token.clone());
                 self.start_renewer(&mut state, &lease, &token);
+                #[cfg(feature = "metrics")]
+                self.start_reporter(&mut state);
                 Ok(token)
             }
             Err(LoginFailure { error, hold }) => {
@@ -455,21 +459,23 @@ impl Shared {
         }
         state.renewer = Some(state.tasks.spawn(renewer.run()));
     }
-}
 
-/// Creates the span of a login. It is not a child of the caller's span, because callers share a login.
-fn login_span(origin: &Origin, cause: Option<Id>) -> Span {
-    let span = tracing::info_span!(
-        target: "secretwell::http",
-        parent: None,
-        "secretwell.login",
-        %origin,
-        "error.type" = field::Empty,
-        "otel.kind" = "client",
-        "otel.status_code" = field::Empty,
-    );
-    span.follows_from(cause);
-    span
+    /// Starts the background task that reports the remaining lifetime of the token, unless it is running.
+    #[cfg(feature = "metrics")]
+    fn start_reporter(self: &Arc<Self>, state: &mut State) {
+        let reporter = state.reporter.as_ref();
+        if reporter.is_some_and(|reporter| !reporter.is_finished()) {
+            return;
+        }
+        let weak = Arc::downgrade(self);
+        let expiry = move || {
+            let shared = weak.upgrade()?;
+            let expires = shared.state().token.as_ref().map(|token| token.expires());
+            Some(expires.flatten())
+        };
+        let report = report::remaining_lifetime(self.origin.clone(), expiry);
+        state.reporter = Some(state.tasks.spawn(report));
+    }
 }
 
 fn asks_to_wait(error: &Error) -> bool {

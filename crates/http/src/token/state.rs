@@ -34,6 +34,9 @@ pub(super) struct State {
     /// When the server last refused a token before its first success.
     pub(super) unhelpful_at: Option<Instant>,
     pub(super) renewer: Option<AbortHandle>,
+    /// The task that reports the remaining lifetime of the token.
+    #[cfg(feature = "metrics")]
+    pub(super) reporter: Option<AbortHandle>,
     /// The configured token about whose expiry a warning was logged.
     pub(super) expiring: Option<SecretValue>,
     pub(super) tasks: JoinSet<()>,

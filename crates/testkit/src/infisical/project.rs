@@ -100,7 +100,7 @@ impl FakeProject {
 
     /// Responds with 503 to all requests, until [`restore_source`](Self::restore_source).
     pub fn fail_source(&self) {
-        let message = "the server fails, because the test says so";
+        let message = "the server fails on request of the test";
         self.server
             .fail_requests("", 503, "ServiceUnavailable", message);
     }

@@ -88,7 +88,7 @@ const ENV_DOCUMENT: &[Case] = &[
     Case {
         tool: "`secretwell`",
         files: &[],
-        commands: &["secretwell run --from file:///srv/app/.env -- ./app"],
+        commands: &["secretwell run --from file:.env -- ./app"],
     },
     DOTENVX,
     DOTENV_CLI,
@@ -201,7 +201,7 @@ pub(super) const TASKS: &[Task] = &[
                 tool: "`secretwell`",
                 files: &[],
                 commands: &[
-                    "secretwell run --from file:///srv/app/.env --only DATABASE_URL,AUTH_SECRET -- ./app",
+                    "secretwell run --from file:.env --only DATABASE_URL,AUTH_SECRET -- ./app",
                 ],
             },
             DOTENVX,
@@ -243,7 +243,7 @@ pub(super) const TASKS: &[Task] = &[
                 tool: "`secretwell`",
                 files: &[],
                 commands: &[
-                    "secretwell check --from file:///srv/app/.env --require DATABASE_URL,AUTH_SECRET",
+                    "secretwell check --format json --from file:.env --require DATABASE_URL,AUTH_SECRET",
                 ],
             },
             Case {
@@ -451,7 +451,7 @@ pub(super) const TASKS: &[Task] = &[
                 commands: &[
                     "dotenvx encrypt",
                     "rm .env.keys",
-                    "secretwell run --from file:///srv/app/.env -- ./app",
+                    "secretwell run --from file:.env -- ./app",
                 ],
             },
             Case {
@@ -470,7 +470,7 @@ pub(super) const TASKS: &[Task] = &[
                 commands: &[
                     "age-keygen -o age.key",
                     "sops encrypt --age $(age-keygen -y age.key) .env > secrets.env",
-                    "secretwell run --from file:///srv/app/secrets.env -- ./app",
+                    "secretwell run --from file:secrets.env -- ./app",
                 ],
             },
         ],

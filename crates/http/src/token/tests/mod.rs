@@ -6,6 +6,8 @@ use tokio::task::JoinSet;
 use super::*;
 
 mod edges;
+#[cfg(feature = "metrics")]
+mod report;
 
 /// The state of a fake server. It counts logins and renewals.
 #[derive(Debug)]
