@@ -33,6 +33,7 @@
 //! | `authjs` | Auth.js sessions with the real packages, in a Next.js application |
 //! | `betterauth` | Better Auth with the real package: the programs of its guide, and a service beside them |
 //! | `vault` | the Vault backend, with a real OpenBao |
+//! | `redis` | a Redis connection that follows a rotation, with a real OpenBao, Redis and Valkey |
 //! | `matrix` | both modes, all states of a secret and four backends: states, responses, log |
 //! | `cli` | the command, with files, real servers and terminals |
 //! | `examples` | the programs of the README and the guides, in fresh crates |
@@ -67,6 +68,7 @@ mod packaging;
 mod previous;
 mod process;
 mod ready;
+mod redis;
 mod reporting;
 mod resolver;
 mod restart;

@@ -384,11 +384,19 @@ fn is_rejection(error: &RedisError) -> bool {
 
 /// Returns whether the server ran no command of the request, because the connection is not logged in.
 fn is_unauthenticated(response: &RedisResult<Vec<Value>>) -> bool {
-    let is_rejected =
-        |value: &Value| matches!(value, Value::ServerError(error) if error.code() == "NOAUTH");
+    const CODE: &str = "NOAUTH";
     match response {
-        Ok(values) => !values.is_empty() && values.iter().all(is_rejected),
-        Err(error) => error.code() == Some("NOAUTH"),
+        Ok(values) => {
+            let mut values = values.iter();
+            values.len() > 0
+                && values
+                    .all(|value| matches!(value, Value::ServerError(error) if error.code() == CODE))
+        }
+        // A command, or a transaction, which runs as a whole or not at all.
+        Err(error) => {
+            let errors = error.clone().into_server_errors();
+            errors.is_some_and(|errors| errors.iter().any(|(_, error)| error.code() == CODE))
+        }
     }
 }
 

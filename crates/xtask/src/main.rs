@@ -24,7 +24,7 @@ mod words;
 
 use install::{
     install_for_authjs, install_for_betterauth, install_for_cli, install_for_infisical,
-    install_for_values, install_for_vault,
+    install_for_redis, install_for_values, install_for_vault,
 };
 
 /// A part of the tests that can be run on its own.
@@ -151,6 +151,17 @@ const PARTS: &[Part] = &[
         cargo_calls: &[BUILD_COMMAND],
         suite: Some(Suite {
             modules: &["gateways", "matrix", "restart", "transport", "vault"],
+            skip: &[],
+            threads: Threads::Waiting(4),
+        }),
+    },
+    Part {
+        name: "redis",
+        description: "a Redis connection during rotations, with real OpenBao, Redis and Valkey servers",
+        install: Some(install_for_redis),
+        cargo_calls: &[],
+        suite: Some(Suite {
+            modules: &["redis"],
             skip: &[],
             threads: Threads::Waiting(4),
         }),
