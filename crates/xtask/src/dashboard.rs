@@ -11,7 +11,9 @@ use crate::install::install_for_operations;
 use crate::plot::{BLUE, GREY, ORANGE, line, step};
 use crate::shell::{cargo_with_env, root, text};
 
-const COLOURS: [&str; 6] = [BLUE, ORANGE, "#16a34a", "#dc2626", "#9333ea", "#0891b2"];
+const COLOURS: [&str; 8] = [
+    BLUE, ORANGE, "#16a34a", "#dc2626", "#9333ea", "#0891b2", "#db2777", "#65a30d",
+];
 
 /// The size of a panel's area, and the free space around it for its texts.
 const WIDTH: f64 = 320.0;
