@@ -5,26 +5,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+use metrics_exporter_prometheus::PrometheusRecorder;
 use secretwell::auth::{BuildError, LazyAuth, Mode};
 use secretwell::backend::Change;
 use secretwell::{ErrorKind, MemoryProvider, Origin, Resolver, SecretProviderExt};
 use secretwell_testkit::{Action, Canary};
 
-use super::{Custom, Remote, Secrets, quoted};
+use super::{Custom, Remote, Secrets, documented, recorder};
 use crate::support::{denied, down, faulty_source, key, pass, secs, text};
 
 mod lifetimes;
 
 /// The metrics are reported within this time.
 const REPORTED: u64 = 6;
-
-fn recorder() -> PrometheusRecorder {
-    PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".into()), &[0.1, 1.0])
-        .unwrap()
-        .build_recorder()
-}
 
 fn exposition(recorder: &PrometheusRecorder) -> String {
     recorder.handle().render()
@@ -51,28 +44,6 @@ fn assert_values(recorder: &PrometheusRecorder, expected: &[(&str, f64)]) {
             exposition(recorder)
         );
     }
-}
-
-/// Returns the documented labels of each metric, with their values. An empty set stands for any name.
-fn documented() -> BTreeMap<&'static str, BTreeMap<&'static str, BTreeSet<&'static str>>> {
-    let page = include_str!("../../docs/operations/metrics.md");
-    let rows = page
-        .lines()
-        .filter(|line| line.starts_with("| `secretwell_"));
-    let row = |line: &'static str| {
-        let cells: Vec<&str> = line.split('|').collect();
-        let (mut labels, mut last) = (BTreeMap::<_, BTreeSet<_>>::new(), "");
-        for token in quoted(cells[3]) {
-            if ["source", "name", "outcome", "type"].contains(&token) {
-                last = token;
-                labels.entry(token).or_default();
-            } else {
-                labels.entry(last).or_default().insert(token);
-            }
-        }
-        (quoted(cells[1])[0], labels)
-    };
-    rows.map(row).collect()
 }
 
 /// Checks that the exposition has each documented metric, and nothing that is not documented.

@@ -52,20 +52,20 @@ fn client_builder() -> reqwest::ClientBuilder {
         .tls_danger_accept_invalid_certs(true)
 }
 
-/// A server process.
-struct Process {
+/// A server process. It is killed when this is dropped, and when this process ends.
+pub(crate) struct Process {
     /// The shell that kills the server. It waits for the end of a pipe, whose other end is in this process.
     shell: Child,
     id: String,
 }
 
 impl Process {
-    /// Starts OpenBao with these arguments.
-    fn start(arguments: &[String]) -> Self {
+    /// Starts a program without output.
+    pub(crate) fn start(program: &Path, arguments: &[String]) -> Self {
         let script = r#""$@" >/dev/null 2>&1 & echo $!; cat >/dev/null; kill -9 $!"#;
         let mut shell = Command::new("sh")
             .args(["-c", script, "sh"])
-            .arg(binary())
+            .arg(program)
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -110,7 +110,7 @@ impl Bao {
             client: client(),
             root: ROOT.to_owned(),
             unseal_key: String::new(),
-            process: Process::start(&arguments),
+            process: Process::start(&binary(), &arguments),
             arguments: arguments.into(),
             folder: None,
         }
@@ -226,7 +226,7 @@ impl Bao {
             client,
             root: String::new(),
             unseal_key: String::new(),
-            process: Process::start(&arguments),
+            process: Process::start(&binary(), &arguments),
             arguments,
             folder: Some(folder),
         };
@@ -291,7 +291,7 @@ impl Bao {
 
     /// Starts the server again after it has ended, and unseals it.
     pub(crate) async fn restart(&mut self) {
-        self.process = Process::start(&self.arguments);
+        self.process = Process::start(&binary(), &self.arguments);
         self.wait_until_ready().await;
         self.join().await;
     }
@@ -449,7 +449,7 @@ impl Agent {
         let arguments = ["proxy".to_owned(), format!("-config={}", file.display())];
         let agent = Self {
             address,
-            _process: Process::start(&arguments),
+            _process: Process::start(&binary(), &arguments),
             _folder: folder,
         };
         let url = format!("http://{address}/v1/auth/token/lookup-self");
@@ -535,7 +535,7 @@ impl Proxy {
         ];
         Self {
             socket: path("socket").into(),
-            _process: Process::start(&arguments),
+            _process: Process::start(&binary(), &arguments),
             _folder: folder,
         }
     }

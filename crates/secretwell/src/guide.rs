@@ -26,7 +26,7 @@
 //! | [`comparison`] | the command and other tools on the same tasks |
 //! | [`deploy`] | files for Docker, Kubernetes, systemd, GitHub Actions, Docker Compose and a Procfile |
 //! | [`architecture`], [`contract`], [`features`] | how the library is built |
-//! | [`security`], [`reliability`], [`performance`], [`logging`], [`metrics`], [`audit`] | operation |
+//! | [`security`], [`reliability`], [`performance`], [`logging`], [`metrics`], [`dashboard`], [`audit`] | operation |
 //! | [`versioning`], [`changelog`], [`contributing`], [`security_policy`], [`decisions`] | the project |
 
 #[doc = include_str!("../docs/guides/getting-started.md")]
@@ -187,6 +187,27 @@ pub mod logging {}
 
 #[doc = include_str!("../docs/operations/metrics.md")]
 pub mod metrics {}
+
+#[doc = include_str!("../docs/operations/dashboard.md")]
+#[doc = "\n## Pictures\n### Sources\n"]
+#[doc = include_str!("../docs/operations/grafana/sources.svg")]
+#[doc = "\n### Logins\n"]
+#[doc = include_str!("../docs/operations/grafana/logins.svg")]
+#[doc = "\n### Auth\n"]
+#[doc = include_str!("../docs/operations/grafana/auth.svg")]
+pub mod dashboard {
+    #[doc = "The alert rules for Prometheus, and their tests.\n\n## alerts.yml\n```text"]
+    #[doc = include_str!("../docs/operations/prometheus/alerts.yml")]
+    #[doc = "```\n## alerts_test.yml\n```text"]
+    #[doc = include_str!("../docs/operations/prometheus/alerts_test.yml")]
+    #[doc = "```"]
+    pub mod alert_rules {}
+
+    #[doc = "The dashboard for Grafana.\n\n## secretwell.json\n```text"]
+    #[doc = include_str!("../docs/operations/grafana/secretwell.json")]
+    #[doc = "```"]
+    pub mod dashboard_file {}
+}
 
 #[doc = include_str!("../docs/operations/audit.md")]
 pub mod audit {}

@@ -117,6 +117,27 @@ fn install_from_system(program: &str) -> Result<(), String> {
         .map(drop)
 }
 
+/// Installs Prometheus and its tool from the packages of the system. This needs no root, because nothing is installed
+/// outside of `target/tools/prometheus`. On other systems than Debian, links to both programs can be put there.
+pub(crate) fn install_for_operations() -> Result<(), String> {
+    let directory = tools_dir().join("prometheus");
+    if ["prometheus", "promtool"].map(|name| directory.join(name).exists()) == [true; 2] {
+        return Ok(());
+    }
+    println!("installing prometheus");
+    // Both programs get their names when they are complete.
+    let script = r#"
+        set -e
+        rm -rf "$1/new" && mkdir -p "$1/new" && cd "$1/new"
+        apt-get download prometheus || { apt-get update && apt-get download prometheus; }
+        dpkg-deb --fsys-tarfile prometheus_*.deb |
+            tar -x --strip-components=3 ./usr/bin/prometheus ./usr/bin/promtool
+        mv prometheus promtool ..
+        rm -r "$1/new"
+    "#;
+    run("sh", &["-c", script, "sh", &text(&directory)]).map(drop)
+}
+
 /// Installs Better Auth, and a browser, if that is possible.
 pub(crate) fn install_for_betterauth() -> Result<(), String> {
     install_chromium();

@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 mod api;
 mod bench;
 mod comparison;
+mod dashboard;
 mod full;
 #[cfg(test)]
 mod imports;
@@ -24,7 +25,7 @@ mod words;
 
 use install::{
     install_for_authjs, install_for_betterauth, install_for_cli, install_for_infisical,
-    install_for_redis, install_for_values, install_for_vault,
+    install_for_operations, install_for_redis, install_for_values, install_for_vault,
 };
 
 /// A part of the tests that can be run on its own.
@@ -97,7 +98,6 @@ const PARTS: &[Part] = &[
                 "lazy",
                 "model",
                 "notify",
-                "operations",
                 "outages",
                 "packaging",
                 "previous",
@@ -118,6 +118,17 @@ const PARTS: &[Part] = &[
         cargo_calls: &["test --workspace --all-features --example late_secret"],
         suite: Some(Suite {
             modules: &["blocking", "e2e", "process", "sessions"],
+            skip: &[],
+            threads: Threads::Cores,
+        }),
+    },
+    Part {
+        name: "operations",
+        description: "metrics with a real Prometheus, spans, callbacks for audit logs",
+        install: Some(install_for_operations),
+        cargo_calls: &[],
+        suite: Some(Suite {
+            modules: &["operations"],
             skip: &[],
             threads: Threads::Cores,
         }),
@@ -249,6 +260,7 @@ fn main() -> ExitCode {
         ["full", name] => full(Some(name)),
         ["deny"] => exit_code(full::deny()),
         ["links"] => exit_code(links::check()),
+        ["dashboard"] => exit_code(dashboard::run()),
         ["api"] => exit_code(api::record()),
         _ => usage(),
     }
@@ -263,6 +275,7 @@ fn usage() -> ExitCode {
     bench::print_names();
     eprintln!("usage: cargo xtask full [CHECK]     runs the longer checks, or one of them");
     full::print_names();
+    eprintln!("usage: cargo xtask dashboard        draws the pictures of the dashboard");
     eprintln!("usage: cargo xtask deny             checks licences, sources and banned crates");
     eprintln!("usage: cargo xtask links            checks the links of the documentation");
     eprintln!("usage: cargo xtask api              records the public API of each crate");

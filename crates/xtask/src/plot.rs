@@ -57,9 +57,9 @@ const DIAGRAMS: [Diagram; 2] = [
     },
 ];
 
-const GREY: &str = "#7d8590";
-const BLUE: &str = "#3b82f6";
-const ORANGE: &str = "#d97706";
+pub(crate) const GREY: &str = "#7d8590";
+pub(crate) const BLUE: &str = "#3b82f6";
+pub(crate) const ORANGE: &str = "#d97706";
 
 /// The size of a diagram's area, and the free space around it for its texts.
 const WIDTH: f64 = 260.0;
@@ -188,7 +188,8 @@ fn draw_diagram(svg: &mut String, diagram: &Diagram, results: &Value) -> Result<
     Ok(())
 }
 
-fn line(svg: &mut String, text: std::fmt::Arguments<'_>) {
+/// Appends a line of text.
+pub(crate) fn line(svg: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
     let _ = writeln!(svg, "{text}");
 }
@@ -205,7 +206,7 @@ fn numbers(value: &Value) -> Option<Vec<f64>> {
 }
 
 /// Returns a round number of which four reach `max`.
-fn step(max: f64) -> f64 {
+pub(crate) fn step(max: f64) -> f64 {
     let exponent = (max / 4.0).max(f64::MIN_POSITIVE).log10().floor();
     let unit = 10_f64.powf(exponent);
     let steps = [1.0, 2.0, 2.5, 5.0, 10.0].map(|factor| factor * unit);
