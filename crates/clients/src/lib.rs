@@ -8,3 +8,14 @@
 //! [`LazyAuth`]: secretwell_auth::LazyAuth
 
 #![cfg_attr(secretwell_docs, feature(doc_cfg))]
+
+#[cfg(feature = "deadpool-postgres")]
+pub mod deadpool_postgres;
+#[cfg(any(feature = "deadpool-postgres", feature = "sqlx"))]
+mod follower;
+#[cfg(any(feature = "deadpool-postgres", feature = "sqlx"))]
+mod postgres;
+#[cfg(feature = "sqlx")]
+pub mod sqlx;
+#[cfg(all(test, feature = "deadpool-postgres", feature = "sqlx"))]
+mod tests;
