@@ -57,6 +57,20 @@ use crate::postgres::rejects_credentials;
 /// Its errors are those of deadpool, with [`Error`] for connections.
 pub type Pool = managed::Pool<Manager, Client>;
 
+/// Why a [`Pool`] returns no connection.
+pub type PoolError = managed::PoolError<Error>;
+
+/// A hook of a [`Pool`].
+pub type Hook = managed::Hook<Manager>;
+
+// Services share the pool between threads and send its clients between them.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<Client>();
+    assert_send_sync::<Error>();
+    assert_send_sync::<Pool>();
+};
+
 /// Opens the connections of a [`Pool`].
 pub struct Manager {
     auth: LazyAuth<Config>,

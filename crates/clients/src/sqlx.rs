@@ -61,6 +61,12 @@ use crate::postgres::rejects_credentials;
 #[derive(Clone)]
 pub struct Pool(Arc<Shared>);
 
+// Services share the pool between threads.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<Pool>();
+};
+
 struct Shared {
     auth: LazyAuth<PgConnectOptions>,
     options: PgPoolOptions,

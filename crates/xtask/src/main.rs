@@ -156,6 +156,17 @@ const PARTS: &[Part] = &[
         }),
     },
     Part {
+        name: "pools",
+        description: "database pools during rotations, with real OpenBao and PostgreSQL servers",
+        install: Some(install_for_vault),
+        cargo_calls: &[],
+        suite: Some(Suite {
+            modules: &["pools"],
+            skip: &[],
+            threads: Threads::Waiting(4),
+        }),
+    },
+    Part {
         name: "authjs",
         description: "sessions that are shared with the Auth.js packages, in a Next.js application",
         install: Some(install_for_authjs),
