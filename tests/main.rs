@@ -33,6 +33,7 @@
 //! | `authjs` | Auth.js sessions with the real packages, in a Next.js application |
 //! | `betterauth` | Better Auth with the real package: the programs of its guide, and a service beside them |
 //! | `vault` | the Vault backend, with a real OpenBao |
+//! | `pools` | database pools that follow a rotation, with a real OpenBao and PostgreSQL |
 //! | `redis` | a Redis connection that follows a rotation, with a real OpenBao, Redis and Valkey |
 //! | `matrix` | both modes, all states of a secret and four backends: states, responses, log |
 //! | `cli` | the command, with files, real servers and terminals |
@@ -65,6 +66,7 @@ mod notify;
 mod operations;
 mod outages;
 mod packaging;
+mod pools;
 mod previous;
 mod process;
 mod ready;

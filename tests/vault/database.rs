@@ -15,10 +15,10 @@ use super::server::{Agent, Bao, shared, unique};
 use crate::support::{secs, tool};
 
 /// A PostgreSQL server. It ends with the test process.
-pub(super) struct Postgres {
-    pub(super) socket: PathBuf,
-    pub(super) python: Child,
-    pub(super) _folder: TempDir,
+pub(crate) struct Postgres {
+    pub(crate) socket: PathBuf,
+    pub(crate) python: Child,
+    pub(crate) _folder: TempDir,
 }
 
 impl Drop for Postgres {
@@ -30,7 +30,7 @@ impl Drop for Postgres {
 }
 
 impl Postgres {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         const SCRIPT: &str = "
 import pgserver, sys
 server = pgserver.get_server(sys.argv[1])
@@ -62,7 +62,7 @@ server.cleanup()
         }
     }
 
-    pub(super) fn pool(&self, user: &str, password: &str) -> Pool {
+    pub(crate) fn pool(&self, user: &str, password: &str) -> Pool {
         let mut config = Config::new();
         config.host = Some(self.socket.display().to_string());
         config.dbname = Some("postgres".into());
@@ -73,15 +73,15 @@ server.cleanup()
 }
 
 /// A database engine for a PostgreSQL server, and a login that can create credentials.
-pub(super) struct Fixture {
-    pub(super) bao: &'static Bao,
-    pub(super) postgres: Postgres,
-    pub(super) name: String,
+pub(crate) struct Fixture {
+    pub(crate) bao: &'static Bao,
+    pub(crate) postgres: Postgres,
+    pub(crate) name: String,
 }
 
 impl Fixture {
     /// `lease` is the part of the role with the durations of the credentials.
-    pub(super) async fn new(lease: Value) -> Self {
+    pub(crate) async fn new(lease: Value) -> Self {
         let bao = shared().await;
         let name = unique("database");
         let postgres = Postgres::start();
@@ -130,11 +130,11 @@ impl Fixture {
     }
 
     /// `token` is the part of the login's role with the durations of the tokens.
-    pub(super) async fn provider(&self, token: Value) -> VaultProvider {
+    pub(crate) async fn provider(&self, token: Value) -> VaultProvider {
         self.provider_at(self.bao.address, token).await
     }
 
-    pub(super) async fn provider_at(&self, address: SocketAddr, token: Value) -> VaultProvider {
+    pub(crate) async fn provider_at(&self, address: SocketAddr, token: Value) -> VaultProvider {
         let role = format!("auth/{}/role/app", self.name);
         let mut settings = token;
         settings["token_policies"] = json!([self.name]);
@@ -160,7 +160,7 @@ impl Fixture {
     }
 
     /// Creates a role for an existing database user, whose password is rotated every hour.
-    pub(super) async fn static_role(&self, user: &str) {
+    pub(crate) async fn static_role(&self, user: &str) {
         let pool = self.postgres.pool("postgres", "");
         let client = pool.get().await.unwrap();
         let create = format!("CREATE ROLE {user} WITH LOGIN PASSWORD 'initial'");
@@ -173,17 +173,17 @@ impl Fixture {
     }
 
     /// Starts an agent that adds a token and caches leases.
-    pub(super) async fn agent(&self) -> Agent {
+    pub(crate) async fn agent(&self) -> Agent {
         let policies = json!({"policies": [self.name], "period": "1h"});
         let token = self.bao.root("POST", "auth/token/create", policies).await;
         Agent::start(self.bao, token["auth"]["client_token"].as_str().unwrap()).await
     }
 
-    pub(super) async fn accepts(&self, (user, password): &(String, String)) -> bool {
+    pub(crate) async fn accepts(&self, (user, password): &(String, String)) -> bool {
         self.postgres.pool(user, password).get().await.is_ok()
     }
 
-    pub(super) async fn leases(&self) -> usize {
+    pub(crate) async fn leases(&self) -> usize {
         let path = format!("sys/leases/lookup/{}/creds/app?list=true", self.name);
         let (_, response) = self
             .bao

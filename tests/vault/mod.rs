@@ -4,7 +4,7 @@ mod cleanup;
 mod cluster;
 mod contract;
 mod custom;
-mod database;
+pub(crate) mod database;
 mod dynamic;
 mod ended;
 mod expiry;

@@ -35,7 +35,9 @@ fn main() {
     print("Resolver::with_cached", || {
         resolver.with_cached("auth_secret", |secret| secret.value.expose_bytes().len())
     });
-    print("LazyAuth::with", || auth.with(|secret| secret.expose_secret().len()));
+    print("LazyAuth::with", || {
+        auth.with(|secret| secret.expose_secret().len())
+    });
     runtime.block_on(async {
         let started = Instant::now();
         for _ in 0..CALLS {

@@ -15,14 +15,24 @@
 
 #![cfg_attr(secretwell_docs, feature(doc_cfg))]
 
+#[cfg(feature = "deadpool-postgres")]
+pub mod deadpool_postgres;
+#[cfg(any(feature = "deadpool-postgres", feature = "sqlx"))]
+mod follower;
+#[cfg(any(feature = "deadpool-postgres", feature = "sqlx"))]
+mod postgres;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(feature = "reqwest")]
 pub mod reqwest;
 #[cfg(feature = "rustls")]
 pub mod rustls;
+#[cfg(feature = "sqlx")]
+pub mod sqlx;
 #[cfg(test)]
 mod testing;
+#[cfg(all(test, feature = "deadpool-postgres", feature = "sqlx"))]
+mod tests;
 
 // Services share these types between threads, so they must stay `Send` and `Sync`.
 const _: () = {

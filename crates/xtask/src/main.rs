@@ -24,8 +24,8 @@ mod shell;
 mod words;
 
 use install::{
-    install_for_authjs, install_for_betterauth, install_for_cli, install_for_infisical,
-    install_for_operations, install_for_redis, install_for_values, install_for_vault,
+    install_for_authjs, install_for_betterauth, install_for_cli, install_for_clients,
+    install_for_infisical, install_for_operations, install_for_values, install_for_vault,
 };
 
 /// A part of the tests that can be run on its own.
@@ -167,12 +167,12 @@ const PARTS: &[Part] = &[
         }),
     },
     Part {
-        name: "redis",
-        description: "a Redis connection during rotations, with real OpenBao, Redis and Valkey servers",
-        install: Some(install_for_redis),
+        name: "clients",
+        description: "database pools and Redis connections during rotations, with real OpenBao, PostgreSQL, Redis and Valkey servers",
+        install: Some(install_for_clients),
         cargo_calls: &[],
         suite: Some(Suite {
-            modules: &["redis"],
+            modules: &["pools", "redis"],
             skip: &[],
             threads: Threads::Waiting(4),
         }),
