@@ -31,7 +31,8 @@ pub mod rustls;
 pub mod sqlx;
 #[cfg(test)]
 mod testing;
-#[cfg(all(test, feature = "deadpool-postgres", feature = "sqlx"))]
+#[cfg(test)]
+#[cfg(all(feature = "deadpool-postgres", feature = "sqlx"))]
 mod tests;
 
 // Services share these types between threads, so they must stay `Send` and `Sync`.
