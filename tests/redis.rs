@@ -193,7 +193,8 @@ async fn wait_for_login(connection: &RedisConnection, previous: &str) -> (u64, S
     tokio::time::timeout(LIMIT, changed).await.unwrap()
 }
 
-/// Sends commands without a pause over three lease lifetimes and the revocation of all leases.
+/// Sends commands without a pause over three lease lifetimes and the revocation of all leases. Prints how many.
+#[expect(clippy::print_stdout, reason = "the numbers are a result of the test")]
 async fn assert_no_command_fails(program: &str, protocol: ProtocolVersion) {
     let (bao, server) = tokio::join!(shared(), Server::start(program));
     let plugin = program.replace("-server", "-database-plugin");
@@ -209,7 +210,7 @@ async fn assert_no_command_fails(program: &str, protocol: ProtocolVersion) {
     }
     wait_for_generation(&auth, 4).await;
     // The idle connection has logged in with each lease, so it outlived three of them.
-    let (id, user) = wait_for_login(&idle, &idle_user).await;
+    let (id, _) = wait_for_login(&idle, &idle_user).await;
     assert_eq!(id, idle_id);
 
     // All users are deleted, which closes their connections.
