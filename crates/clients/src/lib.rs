@@ -17,5 +17,6 @@ mod follower;
 mod postgres;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;
-#[cfg(all(test, feature = "deadpool-postgres", feature = "sqlx"))]
+#[cfg(test)]
+#[cfg(all(feature = "deadpool-postgres", feature = "sqlx"))]
 mod tests;
