@@ -173,6 +173,10 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
                 () = tokio::time::sleep_until(wake_at) => return,
                 () = tokio::time::sleep(heartbeat) => {}
             }
+            // This task was paused, and the secrets might have changed meanwhile.
+            if shared.current.is_overdue() {
+                return;
+            }
         }
     }
 
