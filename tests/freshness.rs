@@ -4,6 +4,7 @@
 mod forced_reads;
 mod late_readers;
 mod long_reads;
+mod suspension;
 
 use std::time::Duration;
 

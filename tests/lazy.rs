@@ -7,6 +7,7 @@
 //! | `history` | the version history of a source |
 //! | `inputs` | which builds a rotation causes, and for which secrets |
 //! | `limits` | more rotations than previous secrets |
+//! | `pauses` | processes that are paused, and machines that are suspended |
 //! | `preflight` | reports |
 //! | `rebuild` | rebuilds |
 //! | `revocation` | revocation by a call, and by a time in the source |
@@ -33,6 +34,7 @@ mod fleet;
 mod history;
 mod inputs;
 mod limits;
+mod pauses;
 mod preflight;
 mod rebuild;
 mod rejected;

@@ -56,10 +56,22 @@ impl<A> Current<A> {
         build.as_ref().map_or(0, |built| built.generation)
     }
 
-    /// Returns whether the rebuild task has ended or is late, because its runtime is not running.
+    /// Returns whether the rebuild task has ended or is late, because its runtime is not running or because the
+    /// machine was suspended.
     #[inline]
     pub(crate) fn is_overdue(&self) -> bool {
-        clock::coarse() > Time::from_nanos(self.0.due.load(Ordering::Relaxed))
+        clock::coarse_and_suspension() > self.due()
+    }
+
+    /// Like [`is_overdue`](Self::is_overdue), but does not notice a suspension of the machine, which saves 5 ns.
+    #[inline]
+    pub(crate) fn is_overdue_awake(&self) -> bool {
+        clock::coarse() > self.due()
+    }
+
+    #[inline]
+    fn due(&self) -> Time {
+        Time::from_nanos(self.0.due.load(Ordering::Relaxed))
     }
 
     /// Records that the rebuild task acts within `time`, or that no reader needs to start it.
@@ -76,7 +88,7 @@ impl<A> Current<A> {
 
     /// Returns the time until the rebuild task is overdue.
     pub(crate) fn due_in(&self) -> Duration {
-        Time::from_nanos(self.0.due.load(Ordering::Relaxed)).since(clock::coarse())
+        self.due().since(clock::coarse())
     }
 
     /// Records that the rebuild task has ended, so that the next reader starts another one.

@@ -179,7 +179,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// This is the fastest way to read from many threads without keeping anything. Each thread keeps
     /// the build that it read last until it reads again or the `LazyAuth` is dropped.
     pub fn with<R>(&self, reader: impl FnOnce(&A) -> R) -> Option<R> {
-        if self.current.is_overdue() {
+        if self.current.is_overdue_awake() {
             restart(self.shared());
         }
         self.inner.views.with(&self.current, reader)

@@ -25,7 +25,11 @@ impl<A> Pulse<A> {
     pub(crate) async fn during<F: Future>(&self, attempt: F) -> Option<F::Output> {
         let mut attempt = pin!(attempt);
         while !self.is_superseded() {
-            self.shared.promise(self.id, self.interval * 2);
+            // After a pause of the process, the current build might be outdated. A reader then takes over and waits
+            // for an attempt, so this task promises nothing before its attempt has ended.
+            if !self.shared.current.is_overdue() {
+                self.shared.promise(self.id, self.interval * 2);
+            }
             tokio::select! {
                 biased;
                 () = self.wake.notified() => {}

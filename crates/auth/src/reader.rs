@@ -37,7 +37,7 @@ impl<A: Send + Sync + 'static> Reader<A> {
     /// If the background task of the auth is late, because its runtime is not running, this starts
     /// another one on the runtime of the caller. It does not wait for it.
     pub fn get(&mut self) -> &A {
-        if self.current.is_overdue() {
+        if self.current.is_overdue_awake() {
             self.restart();
         }
         &expect_built(self.view.load()).value

@@ -177,6 +177,10 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
                     shared.report_state();
                 }
             }
+            // This task was paused, and the secrets might have changed meanwhile.
+            if shared.current.is_overdue() {
+                return;
+            }
         }
     }
 

@@ -262,8 +262,11 @@ impl<A> Shared<A> {
     pub(crate) fn user_code(&self, id: u64, time: Duration) -> UserCode<'_, A> {
         let mut task = self.task();
         if task.id == id {
-            self.current
-                .expect_within(time.saturating_add(MAX_BLOCKING));
+            // A task that was paused is still late.
+            if !self.current.is_overdue() {
+                self.current
+                    .expect_within(time.saturating_add(MAX_BLOCKING));
+            }
             task.runs_user_code = true;
         }
         UserCode {

@@ -2,11 +2,13 @@
 //!
 //! The crate is for services that log in to another service with a secret: a database, Redis, an HTTP interface or
 //! a peer with TLS. Each client gets a [`LazyAuth`] of its credentials. A new connection uses the newest
-//! credentials, connections with replaced credentials are drained, and rejected credentials are reported to their
-//! source.
+//! credentials, connections with replaced credentials are drained or log in again, and rejected credentials are
+//! reported to their source.
 //!
 //! | module and feature | for |
 //! | --- | --- |
+//! | `deadpool_postgres`, feature `deadpool-postgres` | a PostgreSQL pool of deadpool |
+//! | `sqlx` | a PostgreSQL pool of sqlx |
 //! | `redis` | a Redis connection that logs in again after a rotation |
 //! | `reqwest` | a secret in a header of each HTTP request |
 //! | `rustls` | certificates of TLS servers and clients |

@@ -5,8 +5,11 @@
 //! A cache hit reads the coarse clock of Linux, because the exact clock costs more than the rest of the hit.
 //! The kernel advances the coarse clock every 1 to 10 ms. Other systems read tokio's clock.
 //!
+//! The clocks of the process stop while the machine is suspended. On Linux, the time of the suspension is added to
+//! them as soon as it is noticed, from the difference to `CLOCK_BOOTTIME`.
+//!
 //! With the feature `test-util`, both readings come from tokio's clock, so that a paused clock also expires
-//! cached values.
+//! cached values. A test can add a suspension.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -21,22 +24,38 @@ const MAX_WAIT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(i64);
 
-/// Returns the exact time, from tokio's clock.
+/// Returns the exact time, from tokio's clock. Notices a suspension of the machine.
 pub fn now() -> Time {
+    suspension::notice();
     let (instant, time) = *ORIGIN;
     let now = Instant::now();
     // The paused clock of one test can be behind that of another test.
-    match now.checked_duration_since(instant) {
+    let awake = match now.checked_duration_since(instant) {
         Some(elapsed) => time.after(elapsed),
         None => Time(time.0.saturating_sub(nanos(instant - now))),
-    }
+    };
+    awake.after(suspension::total())
 }
 
-/// Returns the time of the coarse clock, which is up to 10 ms behind the exact one.
+/// Returns the time of the coarse clock, which is up to 10 ms behind the exact one. Does not notice a suspension of
+/// the machine.
 #[cfg(all(target_os = "linux", not(feature = "test-util")))]
 #[inline]
 pub fn coarse() -> Time {
-    read(rustix::time::ClockId::MonotonicCoarse)
+    Time(read(rustix::time::ClockId::MonotonicCoarse) + suspension::nanos())
+}
+
+/// Returns the time of the coarse clock. Notices a suspension of the machine, which costs about 5 ns more.
+///
+/// The wall clock shows it. If that was set back during the suspension, [`now`] notices it later.
+#[cfg(all(target_os = "linux", not(feature = "test-util")))]
+#[inline]
+pub fn coarse_and_suspension() -> Time {
+    use rustix::time::ClockId;
+
+    let awake = read(ClockId::MonotonicCoarse);
+    suspension::notice_jump(read(ClockId::RealtimeCoarse) - awake);
+    Time(awake + suspension::nanos())
 }
 
 /// Returns the exact time.
@@ -45,12 +64,18 @@ pub fn coarse() -> Time {
     now()
 }
 
+/// Returns the exact time.
+#[cfg(any(not(target_os = "linux"), feature = "test-util"))]
+pub fn coarse_and_suspension() -> Time {
+    now()
+}
+
 /// A reading of tokio's clock, and the [`Time`] that it stands for.
 static ORIGIN: LazyLock<(Instant, Time)> = LazyLock::new(|| (Instant::now(), origin()));
 
 #[cfg(all(target_os = "linux", not(feature = "test-util")))]
 fn origin() -> Time {
-    read(rustix::time::ClockId::Monotonic)
+    Time(read(rustix::time::ClockId::Monotonic))
 }
 
 #[cfg(any(not(target_os = "linux"), feature = "test-util"))]
@@ -60,9 +85,102 @@ fn origin() -> Time {
 
 #[cfg(all(target_os = "linux", not(feature = "test-util")))]
 #[inline]
-fn read(clock: rustix::time::ClockId) -> Time {
+fn read(clock: rustix::time::ClockId) -> i64 {
     let now = rustix::time::clock_gettime(clock);
-    Time(now.tv_sec * 1_000_000_000 + now.tv_nsec)
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
+
+/// The time for which the machine was suspended since this process has read a clock first.
+#[cfg(all(target_os = "linux", not(feature = "test-util")))]
+mod suspension {
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::time::Duration;
+
+    use rustix::time::ClockId;
+
+    use super::read;
+
+    /// A smaller jump of the wall clock is an adjustment.
+    const JUMP: i64 = 1_000_000_000;
+
+    /// What was noticed so far, in nanoseconds.
+    static TOTAL: AtomicI64 = AtomicI64::new(0);
+    /// The time before that, since the machine was started.
+    static EARLIER: LazyLock<i64> = LazyLock::new(since_boot);
+    /// The last known difference between the wall clock and the monotonic one.
+    static WALL: AtomicI64 = AtomicI64::new(0);
+
+    #[inline]
+    pub(super) fn nanos() -> i64 {
+        TOTAL.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn total() -> Duration {
+        Duration::from_nanos(nanos().unsigned_abs())
+    }
+
+    pub(super) fn notice() {
+        TOTAL.fetch_max(since_boot() - *EARLIER, Ordering::Relaxed);
+    }
+
+    /// Notices a suspension if `wall`, the difference between the wall clock and the monotonic one, has jumped.
+    #[inline]
+    pub(super) fn notice_jump(wall: i64) {
+        if (wall - WALL.load(Ordering::Relaxed)).abs() > JUMP {
+            jumped(wall);
+        }
+    }
+
+    #[cold]
+    fn jumped(wall: i64) {
+        WALL.store(wall, Ordering::Relaxed);
+        notice();
+    }
+
+    /// Returns the time for which the machine was suspended since it was started. It is less by the time between the
+    /// two readings.
+    fn since_boot() -> i64 {
+        let boot = read(ClockId::Boottime);
+        boot - read(ClockId::Monotonic)
+    }
+}
+
+/// A suspension that a test has added, for its own thread.
+#[cfg(feature = "test-util")]
+mod suspension {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    thread_local! {
+        static TOTAL: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
+
+    pub(super) fn total() -> Duration {
+        TOTAL.get()
+    }
+
+    pub(super) fn notice() {}
+
+    /// Suspends the machine for `time`, as this thread sees it: other clocks advance, and tokio's clock does not.
+    pub fn suspend(time: Duration) {
+        TOTAL.set(TOTAL.get() + time);
+    }
+}
+
+#[cfg(feature = "test-util")]
+pub use suspension::suspend;
+
+/// Other systems have no suspension that can be noticed.
+#[cfg(not(any(target_os = "linux", feature = "test-util")))]
+mod suspension {
+    use std::time::Duration;
+
+    pub(super) fn total() -> Duration {
+        Duration::ZERO
+    }
+
+    pub(super) fn notice() {}
 }
 
 impl Time {
@@ -90,9 +208,10 @@ impl Time {
         Self(nanos)
     }
 
-    /// Returns this time on tokio's clock.
+    /// Returns this time on tokio's clock, if the machine is not suspended until then.
     pub fn to_instant(self) -> Instant {
         let (instant, time) = *ORIGIN;
+        let time = time.after(suspension::total());
         match self >= time {
             true => instant + self.since(time).min(MAX_WAIT),
             false => instant.checked_sub(time.since(self)).unwrap_or(instant),
@@ -172,5 +291,28 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn clocks_agree_while_the_machine_is_not_suspended() {
+        for _ in 0..1000 {
+            let start = now();
+            let coarse = coarse_and_suspension();
+            assert!(coarse <= now());
+            let late = start.since(coarse);
+            assert!(late < Duration::from_secs(1), "the clock is {late:?} late");
+        }
+        // An interruption of the first measurement is counted as well.
+        assert!(suspension::total() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn jump_of_the_wall_clock_alone_ages_nothing() {
+        let start = now();
+        for hours in [1, -1, 24 * 365, 0] {
+            suspension::notice_jump(hours * 3_600_000_000_000);
+        }
+        let passed = coarse_and_suspension().since(start);
+        assert!(passed < Duration::from_secs(60), "{passed:?}");
     }
 }

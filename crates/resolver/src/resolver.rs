@@ -137,7 +137,9 @@ impl Resolver {
     /// fetch is returned. The [`ErrorKind`](secretwell_core::ErrorKind) distinguishes absent, refused and
     /// unreachable secrets. A stale value is not an error.
     pub async fn get(&self, key: impl AsRef<str>) -> Result<Resolved, Error> {
-        if let Some(resolved) = self.cached(key.as_ref(), Required::NoRefresh, Resolved::clone) {
+        let now = clock::coarse_and_suspension();
+        let cached = self.cached(key.as_ref(), Required::NoRefresh, Resolved::clone, now);
+        if let Some(resolved) = cached {
             return Ok(resolved);
         }
         // The key is parsed only on a miss, because cached keys are valid.
@@ -193,9 +195,12 @@ impl Resolver {
 
     /// Calls `reader` with the cached secret of `key`. Returns `None` if no fresh value is cached.
     /// Never waits and never calls the provider.
+    ///
+    /// After a suspension of the machine, it can return a value whose ttl has ended meanwhile, until another call or
+    /// a background task has noticed the suspension. [`get`](Self::get) notices it itself.
     #[inline]
     pub fn with_cached<R>(&self, key: &str, reader: impl FnOnce(&Resolved) -> R) -> Option<R> {
-        self.cached(key, Required::Fresh, reader)
+        self.cached(key, Required::Fresh, reader, clock::coarse())
     }
 
     #[inline]
@@ -204,8 +209,8 @@ impl Resolver {
         key: &str,
         required: Required,
         reader: impl FnOnce(&Resolved) -> R,
+        now: Time,
     ) -> Option<R> {
-        let now = clock::coarse();
         if !self.shared.is_simple {
             return self.cached_in_chain(key, required, reader, now);
         }

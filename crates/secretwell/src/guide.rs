@@ -14,6 +14,7 @@
 //! | [`writing_a_backend`] | a backend for another source, and its conformance tests |
 //! | [`notifications`] | webhooks of Infisical and signed requests of other senders |
 //! | [`frameworks`] | sessions in actix-web, poem, tonic and plain tower |
+//! | [`services`] | whole services with actix-web, poem, tonic and hyper, a Lambda function and a worker |
 //! | [`nextjs`] | a Next.js application with a late and rotating secret, alone or with a Rust service |
 //! | [`better_auth_application`] | an application with Better Auth whose secret is late or rotates |
 //! | [`faq`] | answers to common questions |
@@ -63,6 +64,9 @@ pub mod better_auth_application {}
 
 #[doc = include_str!("../docs/guides/frameworks.md")]
 pub mod frameworks {}
+
+#[doc = include_str!("../docs/guides/services.md")]
+pub mod services {}
 
 #[doc = include_str!("../docs/guides/nextjs.md")]
 pub mod nextjs {}
@@ -334,4 +338,7 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0026-clients.md")]
     pub mod clients {}
+
+    #[doc = include_str!("../docs/decisions/0027-services.md")]
+    pub mod services {}
 }

@@ -113,9 +113,12 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "e2e",
-        description: "complete services on real sockets, and the example late_secret",
+        description: "complete services on real sockets, the services of the guide, and the example late_secret",
         install: None,
-        cargo_calls: &["test --workspace --all-features --example late_secret"],
+        cargo_calls: &[
+            "test --workspace --all-features --example late_secret",
+            "test --workspace --all-features --test services",
+        ],
         suite: Some(Suite {
             modules: &["blocking", "e2e", "process", "sessions"],
             skip: &[],

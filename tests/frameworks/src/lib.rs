@@ -1,11 +1,15 @@
-//! The code of `docs/guides/frameworks.md`, and its tests.
+//! The code of `docs/guides/frameworks.md`, and its tests. The services of `docs/guides/services.md` are in `bin`.
 
+#[cfg(feature = "sessions")]
 pub mod actix;
+#[cfg(feature = "sessions")]
 pub mod plain;
+#[cfg(feature = "sessions")]
 pub mod poem;
+#[cfg(feature = "sessions")]
 pub mod tonic;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sessions"))]
 mod tests;
 
 /// The claims of a session.
