@@ -36,7 +36,7 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     }
 
     /// Reports that another service has rejected the credentials of the build with the generation `used`. Returns a
-    /// newer build, or `None` if there is none to try instead.
+    /// newer build to try instead, or `None`.
     ///
     /// Call it when a database responds that the password is wrong, or an HTTP service with 401. If there is no newer
     /// build yet, the values of `used` are reported to their source, which discards them, such as the lease of a

@@ -301,7 +301,7 @@ impl<A> Shared<A> {
         self.requested_rebuilds.load(Ordering::SeqCst)
     }
 
-    /// Returns the results that the current build was made from, unless it is newer than `generation`.
+    /// Returns the results that the current build uses, unless it is newer than `generation`.
     pub(crate) fn results_of(&self, generation: Generation) -> Option<Results> {
         let memory = self.memory();
         (self.current.generation() <= generation).then(|| memory.results.clone())

@@ -9,7 +9,8 @@ pub mod poem;
 #[cfg(feature = "sessions")]
 pub mod tonic;
 
-#[cfg(all(test, feature = "sessions"))]
+#[cfg(test)]
+#[cfg(feature = "sessions")]
 mod tests;
 
 /// The claims of a session.
