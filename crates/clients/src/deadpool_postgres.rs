@@ -1,4 +1,4 @@
-//! PostgreSQL pools of [`deadpool_postgres`](::deadpool_postgres) that follow a rotation.
+//! PostgreSQL pools of deadpool-postgres that follow a rotation.
 //!
 //! [`Pool`] is a pool of deadpool, with its builder, hooks and time limits. Only the [`Manager`] differs: it opens
 //! connections with the newest [`Config`] of a [`LazyAuth`].

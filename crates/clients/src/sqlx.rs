@@ -1,4 +1,4 @@
-//! PostgreSQL pools of [`sqlx`](::sqlx) that follow a rotation.
+//! PostgreSQL pools of sqlx that follow a rotation.
 //!
 //! ```no_run
 //! use secretwell::auth::{BuildContext, LazyAuth};
