@@ -236,7 +236,7 @@ async fn assert_no_command_fails(program: &str, protocol: ProtocolVersion) {
         seen.users.append(&mut caller.users);
     }
     println!(
-        "{program}: {} commands, 0 failed, {} sent again after the revocation, {} connections, {} users",
+        "{program}: {} commands, {} sent again after the revocation, {} connections, {} users",
         seen.commands,
         seen.lost,
         seen.connections.len(),

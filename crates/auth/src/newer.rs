@@ -40,11 +40,12 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     ///
     /// Call it when a database responds that the password is wrong, or an HTTP service with 401. If there is no newer
     /// build yet, the values of `used` are reported to their source, which discards them, such as the lease of a
-    /// database user. Then the secrets are read again. [`Resolver::report_rejected`] describes this for one secret.
+    /// database user, without revoking it. Then the secrets are read again. This includes all secrets of the build, so use
+    /// one `LazyAuth` for each login. [`Resolver::report_rejected`] describes this for one secret.
     ///
-    /// The other service might reject valid credentials, so this costs at most one read of the source in 10 s, whatever
-    /// the number of calls. Concurrent callers share it, each for at most the configured deadline. Calls within
-    /// 10 s of the last read return at once. The current build stays in use until there is a newer one.
+    /// The other service might reject valid credentials, so this costs at most one read of the source in 10 s, and a
+    /// second one after a failure, whatever the number of calls. Concurrent callers share it, each for at most the
+    /// configured deadline. Calls within 10 s of the last read return at once. The current build stays in use until there is a newer one.
     ///
     /// Returns `None` if the source still has the rejected values, if it cannot be read, if the build fails, if the
     /// deadline passes, or if this is called outside of a tokio runtime, or in one without a timer. Cancelling this

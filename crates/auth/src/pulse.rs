@@ -27,7 +27,7 @@ impl<A> Pulse<A> {
         while !self.is_superseded() {
             // After a pause of the process, the current build might be outdated. A reader then takes over and waits
             // for an attempt, so this task promises nothing before its attempt has ended.
-            if !self.shared.current.is_overdue() {
+            if !self.shared.is_paused() {
                 self.shared.promise(self.id, self.interval * 2);
             }
             tokio::select! {

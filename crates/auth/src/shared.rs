@@ -263,7 +263,7 @@ impl<A> Shared<A> {
         let mut task = self.task();
         if task.id == id {
             // A task that was paused is still late.
-            if !self.current.is_overdue() {
+            if !self.is_paused() {
                 self.current
                     .expect_within(time.saturating_add(MAX_BLOCKING));
             }
@@ -299,6 +299,11 @@ impl<A> Shared<A> {
     /// Returns the number of calls of [`LazyAuth::rebuild`](crate::LazyAuth::rebuild).
     pub(crate) fn requested_rebuilds(&self) -> u64 {
         self.requested_rebuilds.load(Ordering::SeqCst)
+    }
+
+    /// Returns whether the rebuild task was paused, so that the current build might be outdated.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.current.generation() > 0 && self.current.is_overdue()
     }
 
     /// Returns the results that the current build uses, unless it is newer than `generation`.

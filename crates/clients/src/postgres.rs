@@ -1,4 +1,4 @@
-//! What the pools for PostgreSQL share.
+//! Code that both PostgreSQL pools use.
 
 /// Returns whether PostgreSQL reports with the SQLSTATE `code` that it does not accept the credentials of a login.
 ///

@@ -132,13 +132,14 @@ impl ConnectionLike for RedisConnection {
 impl Shared {
     async fn run(&self, request: Request<'_>) -> RedisResult<Vec<Value>> {
         let link = self.link().await?;
+        let used = link.login.generation();
         let response = link.send(&request).await;
         if !is_unauthenticated(&response) {
             return response;
         }
         // The server did not run the command.
         link.login.retire();
-        let newer = self.auth.report_rejected(link.login.generation()).await;
+        let newer = self.auth.report_rejected(used).await;
         if newer.is_none() {
             return response;
         }
@@ -148,7 +149,7 @@ impl Shared {
 
     /// Returns the open connection, or a new one.
     async fn link(&self) -> RedisResult<Arc<Link>> {
-        let asked_at = Instant::now();
+        let called_at = Instant::now();
         if let Some(link) = self.usable() {
             if link.is_alive().await {
                 return Ok(link);
@@ -161,7 +162,7 @@ impl Shared {
         }
         match &*last_failure {
             // The attempt of another caller has failed while this one waited for it.
-            Some((failed_at, error)) if *failed_at >= asked_at => return Err(error.clone()),
+            Some((failed_at, error)) if *failed_at >= called_at => return Err(error.clone()),
             _ => {}
         }
         match self.connect().await {
@@ -220,7 +221,7 @@ impl Shared {
     }
 }
 
-/// What a connection is asked to send.
+/// A request for the server.
 enum Request<'a> {
     Command(&'a Cmd),
     Pipeline(&'a Pipeline, usize, usize),
@@ -330,7 +331,10 @@ async fn follow(
             backoff = MIN_BACKOFF;
             continue;
         };
-        let (is_lost, is_io_error) = (error.is_unrecoverable_error(), error.is_io_error());
+        if !login.is_usable() {
+            return;
+        }
+        let (is_lost, is_rejected) = (error.is_unrecoverable_error(), is_rejection(&error));
         tracing::warn!(
             target: "secretwell::clients",
             event = "redis_login_failed",
@@ -342,7 +346,7 @@ async fn follow(
             login.retire();
             return;
         }
-        if !is_io_error && auth.report_rejected(generation).await.is_some() {
+        if is_rejected && auth.report_rejected(generation).await.is_some() {
             continue;
         }
         tokio::time::sleep(backoff).await;
@@ -354,7 +358,10 @@ async fn follow(
 fn has_same_endpoint(old: &Client, new: &Client) -> bool {
     let (old, new) = (old.get_connection_info(), new.get_connection_info());
     let settings = (old.redis_settings(), new.redis_settings());
-    old.addr() == new.addr()
+    // Without a password there is no command that ends the previous login.
+    let has_login = settings.1.password().is_some() || settings.0.password().is_none();
+    has_login
+        && old.addr() == new.addr()
         && settings.0.db() == settings.1.db()
         && settings.0.protocol() == settings.1.protocol()
 }
@@ -400,11 +407,13 @@ fn is_unauthenticated(response: &RedisResult<Vec<Value>>) -> bool {
     }
 }
 
-/// Removes the text of an error that contains the password. A server that does not know a command repeats its arguments.
+/// Removes the text of an error that contains the beginning of the password. A server that does not know a command
+/// repeats its arguments, as far as they are short.
 fn without_login(error: RedisError, client: &Client) -> RedisError {
     let password = client.get_connection_info().redis_settings().password();
     let text = error.to_string();
-    if !password.is_some_and(|password| !password.is_empty() && text.contains(password)) {
+    let start: String = password.unwrap_or_default().chars().take(8).collect();
+    if start.is_empty() || !text.contains(&start) {
         return error;
     }
     let kind = match is_rejection(&error) {

@@ -466,3 +466,40 @@ async fn password_that_the_server_repeats_is_in_no_error_and_no_log() {
     }
     log.assert_clean(&[&first, &second]);
 }
+
+#[test]
+fn beginning_of_a_long_password_is_removed() {
+    let password = "8c3e1f".repeat(50);
+    let login = RedisConnectionInfo::default().set_password(password.as_str());
+    let server = "redis://localhost".into_connection_info().unwrap();
+    let client = Client::open(server.set_redis_settings(login)).unwrap();
+    let response = format!(
+        "unknown command 'AUTH', with args beginning with: '{}'",
+        &password[..100]
+    );
+    let error: RedisError = (ErrorKind::Client, "ERR", response).into();
+    let text = without_login(error, &client).to_string();
+    assert!(!text.contains(&password[..8]), "{text}");
+}
+
+#[test]
+fn build_without_a_password_needs_another_connection() {
+    let client = |password: Option<&str>| {
+        let login = RedisConnectionInfo::default();
+        let login = match password {
+            Some(password) => login.set_password(password),
+            None => login,
+        };
+        let server = "redis://localhost".into_connection_info().unwrap();
+        Client::open(server.set_redis_settings(login)).unwrap()
+    };
+    let (none, one, two) = (client(None), client(Some("one")), client(Some("two")));
+    for (old, new, is_same) in [
+        (&one, &two, true),
+        (&none, &one, true),
+        (&none, &none, true),
+        (&one, &none, false),
+    ] {
+        assert_eq!(has_same_endpoint(old, new), is_same);
+    }
+}

@@ -111,9 +111,13 @@ pub fn certified_key(
     // The errors of the parser contain lines of the text, which might be those of the key.
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain.as_bytes())
         .collect::<Result<_, _>>()
-        .map_err(|_| invalid("the certificate chain is not valid PEM"))?;
+        .map_err(|_| {
+            invalid("the certificate chain is not valid PEM")
+                .with_hint("store CERTIFICATE sections, the one of the key first")
+        })?;
     if chain.is_empty() {
-        return Err(invalid("the certificate chain has no CERTIFICATE section"));
+        return Err(invalid("the certificate chain has no CERTIFICATE section")
+            .with_hint("store CERTIFICATE sections, the one of the key first"));
     }
     let key = PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes()).map_err(|_| {
         invalid("the private key is not valid PEM").with_hint(
@@ -125,8 +129,10 @@ pub fn certified_key(
             invalid("the private key does not belong to the certificate")
                 .with_hint("replace both, or wait until both are replaced")
         }
-        rustls::Error::InvalidCertificate(_) => invalid("the certificate is not valid"),
-        _ => invalid("the private key is not valid, or its type is not supported"),
+        rustls::Error::InvalidCertificate(_) => invalid("the certificate is not valid")
+            .with_hint("store an X.509 certificate as its issuer has returned it"),
+        _ => invalid("the private key is not valid, or its type is not supported")
+            .with_hint("store an RSA, ECDSA or Ed25519 key that the provider supports"),
     })
 }
 

@@ -35,6 +35,7 @@ use std::fmt;
 use std::mem;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ::sqlx::pool::PoolConnection;
 use ::sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -44,6 +45,9 @@ use tokio::time::timeout;
 
 use crate::follower::Follower;
 use crate::postgres::rejects_credentials;
+
+/// The time between two checks whether all connections of a pool are closed.
+const CLOSE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A [`PgPool`] that follows a rotation. Clones share the same connections.
 ///
@@ -106,7 +110,8 @@ impl Pool {
     /// Acquires a connection and begins a transaction.
     ///
     /// # Errors
-    /// The errors are those of [`acquire`](Self::acquire) and of the database.
+    /// The errors are those of [`acquire`](Self::acquire) and of the database. Cancelling this call begins no
+    /// transaction.
     pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, Error> {
         let begin = |inner: PgPool| async move { inner.begin().await };
         self.with_inner(begin).await
@@ -114,7 +119,8 @@ impl Pool {
 
     /// Returns the inner pool of the newest credentials, for code that needs a [`PgPool`].
     ///
-    /// It is closed after the next rotation. Therefore call this for each use.
+    /// It is closed after the next rotation. Therefore call this for each use, and do not close it: `Pool` would
+    /// fail until the next rotation.
     ///
     /// # Errors
     /// Returns [`Error::Configuration`] with a [`NotReady`] if there are no credentials, and [`Error::PoolClosed`]
@@ -125,7 +131,7 @@ impl Pool {
     }
 
     /// Closes the pool and waits until all connections of the newest credentials are returned and closed. Later
-    /// calls fail with [`Error::PoolClosed`].
+    /// calls fail with [`Error::PoolClosed`], also if this call is cancelled.
     pub async fn close(&self) {
         let last = mem::replace(&mut *self.0.lock(), Inner::Closed);
         if let Inner::Open(_, inner) = last {
@@ -182,7 +188,11 @@ impl Shared {
         match &*current {
             Inner::Closed => return Err(Error::PoolClosed),
             Inner::Open(generation_now, inner) if *generation_now >= generation => {
-                return Ok((*generation_now, inner.clone()));
+                let inner = (*generation_now, inner.clone());
+                drop(current);
+                // The runtime of the last task might have ended.
+                self.follow(inner.0);
+                return Ok(inner);
             }
             _ => {}
         }
@@ -220,8 +230,11 @@ impl Shared {
 /// Closes the connections of an inner pool, each when it is returned.
 async fn close(inner: PgPool) {
     inner.close().await;
-    // A connection that was being returned when the pool was marked as closed is idle now.
-    inner.close().await;
+    // The call can return early: while it closes idle connections, it does not wait for all others.
+    while inner.size() > 0 {
+        tokio::time::sleep(CLOSE_INTERVAL).await;
+        inner.close().await;
+    }
 }
 
 fn is_rejected(error: &Error) -> bool {

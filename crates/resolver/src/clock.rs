@@ -101,6 +101,8 @@ mod suspension {
 
     use super::read;
 
+    /// A smaller difference is the time between two readings.
+    const MIN_SUSPENSION: i64 = 1_000_000;
     /// A smaller jump of the wall clock is an adjustment.
     const JUMP: i64 = 1_000_000_000;
 
@@ -121,7 +123,11 @@ mod suspension {
     }
 
     pub(super) fn notice() {
-        TOTAL.fetch_max(since_boot() - *EARLIER, Ordering::Relaxed);
+        // Every cache hit reads it, so it is written only after a suspension.
+        let total = since_boot() - *EARLIER;
+        if total > nanos() + MIN_SUSPENSION {
+            TOTAL.fetch_max(total, Ordering::Relaxed);
+        }
     }
 
     /// Notices a suspension if `wall`, the difference between the wall clock and the monotonic one, has jumped.

@@ -328,8 +328,9 @@ impl Resolver {
         rejected: &SecretValue,
     ) -> Result<Resolved, Error> {
         let key = SecretKey::parse(key)?;
-        let pair = (key, rejected.clone());
-        let mut results = self.report_rejected_together(vec![pair]).await;
+        let mut results = self
+            .report_rejected_together([(key, rejected.clone())])
+            .await;
         results
             .pop()
             .unwrap_or_else(|| Err(Error::wrong_result_count().with_origin(self.origin())))
@@ -342,8 +343,9 @@ impl Resolver {
     /// The errors are those of [`report_rejected`](Self::report_rejected).
     pub async fn report_rejected_together(
         &self,
-        rejected: Vec<(SecretKey, SecretValue)>,
+        rejected: impl IntoIterator<Item = (SecretKey, SecretValue)>,
     ) -> Vec<Result<Resolved, Error>> {
+        let rejected: Vec<(SecretKey, SecretValue)> = rejected.into_iter().collect();
         // Also at the sources after that of the cached value, because they are read if it is deleted.
         for source in &self.shared.sources {
             for (key, value) in &rejected {

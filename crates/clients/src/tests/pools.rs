@@ -182,7 +182,7 @@ async fn rejected_credentials_are_reported_once<P: Subject>() {
         .await;
 }
 
-async fn login_is_not_repeated_with_the_same_credentials<P: Subject>() {
+async fn one_call_does_not_repeat_a_login_with_the_same_credentials<P: Subject>() {
     for (code, is_reported) in [(WRONG_PASSWORD, true), ("28000", true), ("3D000", false)] {
         let fixture = Fixture::<P>::new(2).await;
         fixture.server.reject("one", code);
@@ -441,7 +441,7 @@ tests! {
     connection_in_use_is_closed_when_it_returns
     rotation_during_the_handshake_drains_the_connection
     rejected_credentials_are_reported_once
-    login_is_not_repeated_with_the_same_credentials
+    one_call_does_not_repeat_a_login_with_the_same_credentials
     newer_credentials_that_are_rejected_too_are_not_repeated
     source_that_is_down_breaks_no_connection
     exhausted_pool_recovers_after_a_rotation

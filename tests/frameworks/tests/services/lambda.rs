@@ -62,7 +62,7 @@ impl Runtime {
         }
     }
 
-    /// Waits until the process asks for an invocation.
+    /// Waits until the process requests an invocation.
     async fn await_idle(&mut self) {
         tokio::time::timeout(PATIENCE, self.requests.recv())
             .await

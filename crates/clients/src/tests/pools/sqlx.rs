@@ -82,6 +82,23 @@ async fn waiting_caller_gets_a_connection_of_the_next_inner_pool() {
 }
 
 #[tokio::test]
+async fn closing_waits_for_connections_in_use_beside_idle_ones() {
+    let fixture = Fixture::<Pool>::new(2).await;
+    let (idle, busy) = (fixture.client().await, fixture.client().await);
+    Pool::put(idle).await;
+    let pool = fixture.pool.clone();
+    let closing = tokio::spawn(async move { pool.close().await });
+    fixture.server.until(|log| log.open.len() == 1).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!closing.is_finished());
+    drop(busy);
+    within_limit(closing).await.unwrap().unwrap();
+    fixture.server.until_open(&[]).await;
+}
+
+#[tokio::test]
 async fn closed_pool_stays_closed_after_a_rotation() {
     let fixture = Fixture::<Pool>::new(2).await;
     drop(fixture.client().await);
