@@ -6,6 +6,8 @@
 use std::env;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::thread;
 
 mod api;
 mod bench;
@@ -28,12 +30,15 @@ use install::{
     install_for_infisical, install_for_operations, install_for_values, install_for_vault,
 };
 
+/// Installs tools below `target/tools`, unless they are there.
+type Install = fn() -> Result<(), String>;
+
 /// A part of the tests that can be run on its own.
 struct Part {
     name: &'static str,
     description: &'static str,
     /// Installs the tools that the tests of this part need.
-    install: Option<fn() -> Result<(), String>>,
+    install: Option<Install>,
     /// The arguments of cargo, one string for each call.
     cargo_calls: &'static [&'static str],
     suite: Option<Suite>,
@@ -166,7 +171,7 @@ const PARTS: &[Part] = &[
         suite: Some(Suite {
             modules: &["gateways", "matrix", "restart", "transport", "vault"],
             skip: &[],
-            threads: Threads::Waiting(4),
+            threads: Threads::Waiting(8),
         }),
     },
     Part {
@@ -326,10 +331,22 @@ fn test(name: Option<&str>) -> ExitCode {
     if parts.is_empty() {
         return usage();
     }
+    // Downloads take long, so they run while earlier parts are compiled and tested.
+    let (sender, installed) = mpsc::channel();
+    let installs: Vec<Install> = parts.iter().filter_map(|part| part.install).collect();
+    thread::spawn(move || {
+        for install in installs {
+            let _ = sender.send(install());
+        }
+    });
     let mut total = TestCounts::default();
     for part in parts {
         println!("\n== {}: {}", part.name, part.description);
-        if let Some(Err(error)) = part.install.map(|install| install()) {
+        if part.install.is_some()
+            && let Err(error) = installed
+                .recv()
+                .unwrap_or(Err("the installer has panicked".into()))
+        {
             eprintln!("{error}");
             total.failed += 1;
             continue;
