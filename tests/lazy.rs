@@ -22,6 +22,7 @@ use secretwell::auth::{
     BuildContext, BuildError, Guard, KeyRing, LazyAuth, LazyAuthBuilder, Mode, NotReady,
     SecretPolicy, State, Status, VersionHistory,
 };
+use secretwell::backend::Capabilities;
 use secretwell::{ErrorKind, ExposeSecret, MemoryProvider, Resolver, SecretString};
 use secretwell_testkit::{Action, Canary, CanaryLog, FaultyProvider};
 use serde::Deserialize;
@@ -110,6 +111,20 @@ fn fixture_with(
 ) -> Fixture {
     let memory: MemoryProvider = secrets.iter().copied().collect();
     fixture_of(FaultyProvider::new(memory), settings)
+}
+
+/// A fixture whose source does not report changes. Secrets are fresh for 100 s.
+fn polled(deadline: Duration) -> Fixture {
+    let memory = MemoryProvider::from_iter([("AUTH_SECRET", FIRST)]);
+    let faulty = FaultyProvider::new(memory).with_capabilities(Capabilities::none());
+    fixture_of(faulty, |builder| builder.deadline(deadline))
+}
+
+/// Returns how often the secret was read. The absent `AUTH_URL` is also read alone, with backoff.
+fn reads(fixture: &Fixture) -> usize {
+    let secret = key("AUTH_SECRET");
+    let batches = fixture.faulty.batches();
+    batches.iter().filter(|keys| keys.contains(&secret)).count()
 }
 
 fn fixture_of(

@@ -1,26 +1,12 @@
 //! `report_rejected`: another service has rejected the credentials of a build.
 
-use secretwell::backend::Capabilities;
-use secretwell::{ExposeSecret, SecretString, SecretValue};
+use secretwell::SecretValue;
 use tokio::task::JoinSet;
 
 use super::*;
 
 /// The time between two reads because of rejected credentials.
 const INTERVAL: Duration = secs(10);
-
-/// A fixture whose source does not report changes. Secrets are fresh for 100 s.
-fn polled() -> Fixture {
-    let memory = MemoryProvider::from_iter([("AUTH_SECRET", FIRST)]);
-    let faulty = FaultyProvider::new(memory).with_capabilities(Capabilities::none());
-    fixture_of(faulty, |builder| builder.deadline(secs(5)))
-}
-
-fn reads(fixture: &Fixture) -> usize {
-    let secret = key("AUTH_SECRET");
-    let batches = fixture.faulty.batches();
-    batches.iter().filter(|keys| keys.contains(&secret)).count()
-}
 
 /// Reports the current build. Returns the secret of the newer build.
 async fn report(fixture: &Fixture) -> Option<String> {
@@ -45,7 +31,7 @@ async fn report_many(fixture: &Fixture, connections: usize) -> Vec<Option<String
 
 #[tokio::test(start_paused = true)]
 async fn rejected_secret_is_discarded_and_the_new_one_is_used() {
-    let fixture = polled();
+    let fixture = polled(secs(5));
     fixture.auth.get().await.unwrap();
     fixture.memory.set("AUTH_SECRET", SECOND).unwrap();
     let start = Instant::now();
@@ -62,7 +48,7 @@ async fn rejected_secret_is_discarded_and_the_new_one_is_used() {
 
 #[tokio::test(start_paused = true)]
 async fn connections_share_one_read_and_one_build() {
-    let fixture = polled();
+    let fixture = polled(secs(5));
     fixture.auth.get().await.unwrap();
     fixture.memory.set("AUTH_SECRET", SECOND).unwrap();
     fixture.faulty.always(Action::Delay(secs(2)));
@@ -74,7 +60,7 @@ async fn connections_share_one_read_and_one_build() {
 /// A database that rejects every login must not cause a new lease for each connection.
 #[tokio::test(start_paused = true)]
 async fn service_that_rejects_valid_credentials_costs_one_read_in_each_interval() {
-    let fixture = polled();
+    let fixture = polled(secs(5));
     fixture.auth.get().await.unwrap();
     for interval in 1..=3 {
         for _ in 0..3 {
@@ -92,7 +78,7 @@ async fn service_that_rejects_valid_credentials_costs_one_read_in_each_interval(
 /// resolver reads a key at most once in a second.
 #[tokio::test(start_paused = true)]
 async fn forged_requests_do_not_delay_a_report() {
-    let fixture = polled();
+    let fixture = polled(secs(5));
     fixture.auth.get().await.unwrap();
     assert!(fixture.auth.refresh_if_used(1).await.is_none());
     fixture.memory.set("AUTH_SECRET", SECOND).unwrap();
@@ -103,7 +89,7 @@ async fn forged_requests_do_not_delay_a_report() {
 
 #[tokio::test(start_paused = true)]
 async fn source_that_is_down_keeps_the_build() {
-    let fixture = polled();
+    let fixture = polled(secs(5));
     fixture.auth.get().await.unwrap();
     fixture.faulty.always(Action::Fail(down()));
     let start = Instant::now();
@@ -121,7 +107,7 @@ async fn source_that_is_down_keeps_the_build() {
 
 #[tokio::test(start_paused = true)]
 async fn cancelled_report_does_not_cancel_the_read() {
-    let fixture = polled();
+    let fixture = polled(secs(5));
     fixture.auth.get().await.unwrap();
     fixture.memory.set("AUTH_SECRET", SECOND).unwrap();
     fixture.faulty.push(Action::Delay(secs(2)));

@@ -4,27 +4,12 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use secretwell::Error;
-use secretwell::backend::Capabilities;
 use tokio::task::JoinSet;
 
 use super::*;
 
 /// The time between two reads because of unknown keys.
 const INTERVAL: Duration = secs(10);
-
-/// A fixture whose source does not report changes. Secrets are fresh for 100 s.
-fn polled(deadline: Duration) -> Fixture {
-    let memory = MemoryProvider::from_iter([("AUTH_SECRET", FIRST)]);
-    let faulty = FaultyProvider::new(memory).with_capabilities(Capabilities::none());
-    fixture_of(faulty, |builder| builder.deadline(deadline))
-}
-
-/// Returns how often the secret was read. The absent `AUTH_URL` is also read alone, with backoff.
-fn reads(fixture: &Fixture) -> usize {
-    let secret = key("AUTH_SECRET");
-    let batches = fixture.faulty.batches();
-    batches.iter().filter(|keys| keys.contains(&secret)).count()
-}
 
 /// Refreshes because of a request to the current build. Returns the secret of the newer build.
 async fn refresh(fixture: &Fixture) -> Option<String> {

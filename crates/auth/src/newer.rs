@@ -45,7 +45,8 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     ///
     /// The other service might reject valid credentials, so this costs at most one read of the source in 10 s, and a
     /// second one after a failure, whatever the number of calls. Concurrent callers share it, each for at most the
-    /// configured deadline. Calls within 10 s of the last read return at once. The current build stays in use until there is a newer one.
+    /// configured deadline. Calls within 10 s of the last read return at once. The current build stays in use until
+    /// there is a newer one.
     ///
     /// Returns `None` if the source still has the rejected values, if it cannot be read, if the build fails, if the
     /// deadline passes, or if this is called outside of a tokio runtime, or in one without a timer. Cancelling this
