@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::install::{build_static_command, install_cargo_tools, install_for_cli};
-use crate::shell::{cargo_with_env, root, run as output_of, text};
+use crate::shell::{cargo, cargo_with_env, root, run as output_of, text};
 use crate::{api, comparison, links, msrv, package};
 
 /// A check, with its name, its purpose and the function that runs it.
@@ -182,6 +182,8 @@ fn powerset() -> Result<(), String> {
 fn static_command() -> Result<(), String> {
     install_for_cli()?;
     build_static_command()?;
+    // The tests find the static binary beside this one.
+    cargo(&["build", "--quiet", "--package", "secretwell-cli"])?;
     let suite = ["--workspace", "--all-features", "--test", "suite"];
     let filter = ["--", "cli::deploy::docker"];
     cargo_with_env(&[&["test"], &suite[..], &filter[..]].concat(), &[])
