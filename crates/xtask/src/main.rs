@@ -24,6 +24,8 @@ mod plot;
 mod sbom;
 mod shell;
 #[cfg(test)]
+mod threats;
+#[cfg(test)]
 mod words;
 
 use install::{
