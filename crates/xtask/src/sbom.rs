@@ -100,7 +100,10 @@ pub(crate) fn check() -> Result<(), String> {
     for (subject, file) in subjects()?.iter().zip(&files) {
         let written = fs::read_to_string(file).map_err(|error| error.to_string())?;
         if pretty(&document(subject, &copy)?) != written {
-            return Err(format!("{} depends on the directory", text(file)));
+            return Err(format!(
+                "{} differs from the document of a copy in another directory",
+                text(file)
+            ));
         }
         let document: Value = serde_json::from_str(&written).map_err(|error| error.to_string())?;
         check_complete(&document).map_err(|error| format!("{}: {error}", text(file)))?;

@@ -175,11 +175,18 @@ fn find(path: &str) -> Result<(), String> {
         let inner = folder.join(module);
         let files = [inner.with_extension("rs"), inner.join("mod.rs")];
         let source = read(&file)?;
-        let is_inside = source.contains(&format!("mod {module} {{\n"));
-        match files.into_iter().find(exists) {
-            Some(found) => file = found,
-            None if is_inside => {}
-            None => return Err(explain(&format!("no module {module}"))),
+        let declared = Regex::new(&format!(
+            r#"(?m)^\s*(#\[path = "(?<path>[^"]+)"\]\s*)?(pub(\(crate\))? )?mod {module}( \{{|;)$"#
+        ));
+        let declared = declared.map_err(|error| explain(&error.to_string()))?;
+        let declared = declared.captures(&source);
+        let declared = declared.ok_or_else(|| explain(&format!("no module {module}")))?;
+        let other = declared
+            .name("path")
+            .map(|path| file.with_file_name(path.as_str()));
+        // A module inside of its parent's file has none of its own.
+        if let Some(found) = other.into_iter().chain(files).find(exists) {
+            file = found;
         }
         folder = inner;
     }
