@@ -38,6 +38,7 @@
 //! | `matrix` | both modes, all states of a secret and four backends: states, responses, log |
 //! | `cli` | the command, with files, real servers and terminals |
 //! | `examples` | the programs of the README and the guides, in fresh crates |
+//! | `memory` | copies of secrets in the memory of a process after they were dropped |
 //! | `packaging` | the dependencies of each feature |
 
 // A panic during the setup of a test fails that test.
@@ -61,6 +62,7 @@ mod hostile;
 mod infisical;
 mod lazy;
 mod matrix;
+mod memory;
 mod model;
 mod notify;
 mod operations;

@@ -2,6 +2,8 @@
 
 use std::ffi::{OsStr, OsString};
 
+use zeroize::Zeroizing;
+
 /// A set of variables that can be read by name.
 ///
 /// The default is the environment of the process. A test, or a program that stores its own settings, can
@@ -23,6 +25,25 @@ impl Environment for ProcessEnvironment {
     }
 
     fn names(&self) -> Vec<OsString> {
-        std::env::vars_os().map(|(name, _)| name).collect()
+        let variables = std::env::vars_os();
+        // The standard library copies the values as well.
+        let name = |(name, value)| {
+            drop(Zeroizing::new(bytes(value)));
+            name
+        };
+        variables.map(name).collect()
     }
+}
+
+#[cfg(unix)]
+pub(crate) fn bytes(text: OsString) -> Vec<u8> {
+    use std::os::unix::ffi::OsStringExt;
+
+    text.into_vec()
+}
+
+/// Returns a value that is not Unicode in the platform's own superset of UTF-8.
+#[cfg(not(unix))]
+pub(crate) fn bytes(text: OsString) -> Vec<u8> {
+    text.into_encoded_bytes()
 }

@@ -13,9 +13,10 @@ use secretwell_core::backend::{
 use secretwell_core::{
     Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version,
 };
+use zeroize::Zeroizing;
 
 use crate::config::Config;
-use crate::environment::{Environment, ProcessEnvironment};
+use crate::environment::{Environment, ProcessEnvironment, bytes};
 use crate::named_file;
 use crate::names::Listed;
 
@@ -106,6 +107,7 @@ impl EnvProvider {
 
     async fn read_variable(&self, name: &str) -> Result<Secret, Error> {
         let value = self.environment.value(OsStr::new(name));
+        let value = value.map(|value| Zeroizing::new(bytes(value)));
         let file_variable = self.config.file_variable_name(name);
         let named = file_variable.and_then(|variable| {
             let path = self.non_empty(OsStr::new(&variable))?;
@@ -118,8 +120,8 @@ impl EnvProvider {
             )
             .with_hint("unset one of them")),
             (_, Some((variable, path))) => self.read_file(&variable, path.into()).await,
-            (Some(value), None) if !value.is_empty() || self.config.keep_empty => {
-                self.secret(bytes(value))
+            (Some(mut value), None) if !value.is_empty() || self.config.keep_empty => {
+                self.secret(std::mem::take(&mut *value))
             }
             (Some(_), None) => Err(Error::new(
                 ErrorKind::NotFound,
@@ -172,6 +174,12 @@ impl EnvProvider {
         value.filter(|value| !value.is_empty())
     }
 
+    /// Returns whether the variable is set to a text that is not empty.
+    fn has_value(&self, name: &OsStr) -> bool {
+        let value = self.environment.value(name);
+        value.is_some_and(|value| !Zeroizing::new(bytes(value)).is_empty())
+    }
+
     /// Returns the names of the variables of secrets, without the suffix of files, and as they are. Absent variables are
     /// left out.
     fn names(&self) -> impl Iterator<Item = (OsString, OsString)> {
@@ -184,8 +192,7 @@ impl EnvProvider {
                 let named = name.to_str().and_then(|name| self.config.named_by(name));
                 let is_file = named.is_some();
                 let read = named.map_or_else(|| name.clone(), OsString::from);
-                let is_present =
-                    !is_file && self.config.keep_empty || self.non_empty(&name).is_some();
+                let is_present = !is_file && self.config.keep_empty || self.has_value(&name);
                 is_present.then_some((read, name))
             })
     }
@@ -204,19 +211,6 @@ impl EnvProvider {
         let name = name.to_string_lossy();
         self.config.listed(&name, prefix) != Listed::Outside
     }
-}
-
-#[cfg(unix)]
-fn bytes(text: OsString) -> Vec<u8> {
-    use std::os::unix::ffi::OsStringExt;
-
-    text.into_vec()
-}
-
-/// Returns a value that is not Unicode in the platform's own superset of UTF-8.
-#[cfg(not(unix))]
-fn bytes(text: OsString) -> Vec<u8> {
-    text.into_encoded_bytes()
 }
 
 #[async_trait]

@@ -69,6 +69,10 @@ enum Threads {
 const BUILD_COMMAND: &str =
     "build --package secretwell-cli --package secretwell-resolver --bins --tests";
 
+/// Builds the programs whose memory is read. They share the compiled dependencies of the suite.
+const BUILD_MEMORY_PROGRAMS: &str =
+    "build --workspace --all-features --bin memory --bin memory-zeroing";
+
 const PARTS: &[Part] = &[
     Part {
         name: "unit",
@@ -175,6 +179,17 @@ const PARTS: &[Part] = &[
             modules: &["gateways", "matrix", "restart", "transport", "vault"],
             skip: &[],
             threads: Threads::Waiting(8),
+        }),
+    },
+    Part {
+        name: "memory",
+        description: "copies of secrets in the memory of a process, after they were dropped; on Linux",
+        install: Some(install_for_vault),
+        cargo_calls: &[BUILD_COMMAND, BUILD_MEMORY_PROGRAMS],
+        suite: Some(Suite {
+            modules: &["memory"],
+            skip: &[],
+            threads: Threads::Waiting(4),
         }),
     },
     Part {

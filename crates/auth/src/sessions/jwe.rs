@@ -270,7 +270,7 @@ fn decrypt_cbc(parts: &Parts<'_>, keys: &Keys) -> Option<Zeroizing<Vec<u8>>> {
     }
     #[cfg(test)]
     DECRYPTIONS.set(DECRYPTIONS.get() + 1);
-    let key = &*keys.cbc_cipher;
+    let key = &**keys.cbc_cipher;
     let cipher = cbc::Decryptor::<aes::Aes256>::new_from_slices(key, &parts.iv).ok()?;
     let mut text = Zeroizing::new(parts.text.clone());
     let length = cipher.decrypt_padded::<Pkcs7>(&mut text).ok()?.len();
@@ -312,7 +312,7 @@ pub(super) fn encrypt(text: &[u8], keys: &Keys, format: Format) -> Result<String
     let (iv, text, tag) = match format {
         Format::V4 => {
             let iv = &random[..GCM_IV];
-            let cipher = Aes256Gcm::new_from_slice(&*keys.gcm).map_err(|_| failed())?;
+            let cipher = Aes256Gcm::new_from_slice(&**keys.gcm).map_err(|_| failed())?;
             let nonce: &Nonce<_> = iv.try_into().map_err(|_| failed())?;
             let mut text = text.to_vec();
             let tag = cipher
@@ -321,8 +321,9 @@ pub(super) fn encrypt(text: &[u8], keys: &Keys, format: Format) -> Result<String
             (iv, text, tag.to_vec())
         }
         Format::V5 | Format::BetterAuth => {
-            let cipher = cbc::Encryptor::<aes::Aes256>::new_from_slices(&*keys.cbc_cipher, &random)
-                .map_err(|_| failed())?;
+            let cipher =
+                cbc::Encryptor::<aes::Aes256>::new_from_slices(&**keys.cbc_cipher, &random)
+                    .map_err(|_| failed())?;
             let text = cipher.encrypt_padded_vec::<Pkcs7>(text);
             let tag = cbc_tag(keys, header, &random, &text).ok_or_else(failed)?;
             (&random[..], text, tag.to_vec())

@@ -27,13 +27,16 @@ pub(super) enum Format {
     BetterAuth,
 }
 
+/// A key that is wiped when it is dropped. It is in a box, because moving an array leaves a copy on the stack.
+type WipedKey<const LENGTH: usize> = Box<Zeroizing<[u8; LENGTH]>>;
+
 /// The keys that are derived from one secret and one salt.
 pub(super) struct Keys {
     /// First half of the CBC key, as the initial state of the HMAC for each tag.
     pub(super) cbc_mac: Hmac<Sha512>,
     /// Second half of the CBC key, which encrypts the text.
-    pub(super) cbc_cipher: Zeroizing<[u8; CBC_KEY / 2]>,
-    pub(super) gcm: Zeroizing<[u8; GCM_KEY]>,
+    pub(super) cbc_cipher: WipedKey<{ CBC_KEY / 2 }>,
+    pub(super) gcm: WipedKey<GCM_KEY>,
     /// `kid` of the CBC key in the header of a token.
     pub(super) cbc_id: String,
     /// `kid` of the GCM key in the header of a token.
@@ -64,15 +67,15 @@ impl Keys {
         let mut cbc = Zeroizing::new([0; CBC_KEY]);
         hkdf.expand(info.as_bytes(), &mut *cbc)
             .map_err(|_| derivation_error())?;
-        let mut gcm = Zeroizing::new([0; GCM_KEY]);
-        hkdf.expand(info.as_bytes(), &mut *gcm)
+        let mut gcm = WipedKey::<GCM_KEY>::default();
+        hkdf.expand(info.as_bytes(), &mut **gcm)
             .map_err(|_| derivation_error())?;
         let cbc_thumbprint = thumbprint_input(&*cbc);
         let cbc_id = match format {
             Format::V4 | Format::V5 => URL_SAFE_NO_PAD.encode(Sha512::digest(&*cbc_thumbprint)),
             Format::BetterAuth => URL_SAFE_NO_PAD.encode(Sha256::digest(&*cbc_thumbprint)),
         };
-        let gcm_id = URL_SAFE_NO_PAD.encode(Sha256::digest(&*thumbprint_input(&*gcm)));
+        let gcm_id = URL_SAFE_NO_PAD.encode(Sha256::digest(&*thumbprint_input(&**gcm)));
         let header = match format {
             Format::V4 => r#"{"alg":"dir","enc":"A256GCM"}"#.to_owned(),
             Format::V5 | Format::BetterAuth => {
@@ -80,7 +83,7 @@ impl Keys {
             }
         };
         let (mac_key, cipher_key) = cbc.split_at(CBC_KEY / 2);
-        let mut cbc_cipher = Zeroizing::new([0; CBC_KEY / 2]);
+        let mut cbc_cipher = WipedKey::<{ CBC_KEY / 2 }>::default();
         cbc_cipher.copy_from_slice(cipher_key);
         Ok(Self {
             cbc_mac: Hmac::new_from_slice(mac_key).map_err(|_| derivation_error())?,
