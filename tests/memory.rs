@@ -6,7 +6,6 @@
 
 mod rings;
 mod scan;
-
 mod sources;
 
 use std::env;

@@ -1,13 +1,10 @@
-//! What the programs do with a secret. Both are the same but for their allocator.
+//! A program that reads a secret, uses it and drops it. The tests of the module `memory` read its memory.
 //!
-//! `PROGRAM SCENARIO URL [ARGUMENT]` reads the secret `CANARY` from the source with this URL. At each step, it prints
-//! the name of the step and waits for a line on standard input.
+//! `memory SCENARIO URL` reads the secret `CANARY` from the source with this URL. At each step, it prints the name of the
+//! step and waits for a line on standard input.
 
-// Standard output is the interface of these programs, and a panic ends them.
+// Standard output is the interface of this program, and a panic ends it.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used)]
-
-mod clients;
-mod sessions;
 
 use std::io::{Write, stdin, stdout};
 use std::sync::Arc;
@@ -16,7 +13,9 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secretwell::auth::{BuildContext, BuildError, KeyRing, LazyAuth};
-use secretwell::{KeyPrefix, Resolver, SecretKey, SecretProvider, SecretString, from_url};
+use secretwell::{
+    ExposeSecret, KeyPrefix, Resolver, SecretKey, SecretProvider, SecretString, from_url,
+};
 use serde::Deserialize;
 
 const KEY: &str = "CANARY";
@@ -28,7 +27,7 @@ struct Secrets {
 }
 
 /// Runs the scenario that the arguments name.
-pub fn run() {
+fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -38,17 +37,15 @@ pub fn run() {
 
 async fn scenario() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (scenario, rest) = arguments.split_first().unwrap();
-    let provider = from_url(&rest[0]).unwrap();
+    let [scenario, url] = arguments.as_slice() else {
+        panic!("usage: memory SCENARIO URL");
+    };
+    let provider = from_url(url).unwrap();
     match scenario.as_str() {
         "plant" => plant(provider).await,
         "read" => read(provider).await,
         "rotate" => rotate(provider).await,
         "ring" => ring(provider).await,
-        "authjs" => sessions::authjs(provider, &rest[1]).await,
-        "betterauth" => sessions::betterauth(provider, &rest[1]).await,
-        "deadpool" => clients::deadpool(provider, &rest[1]).await,
-        "sqlx" => clients::sqlx(provider, &rest[1]).await,
         other => panic!("{other} is not a scenario"),
     }
 }
@@ -92,6 +89,7 @@ async fn read(provider: Arc<dyn SecretProvider>) {
     let resolver = Resolver::new(provider.clone());
     let resolved = resolver.get(KEY).await.unwrap();
     let loaded: Secrets = resolver.load().await.unwrap();
+    assert!(!loaded.canary.expose_secret().is_empty());
     let refreshed = resolver.refresh_after_write([KEY]).await;
     let mut secrets = Vec::new();
     for _ in 0..20 {
