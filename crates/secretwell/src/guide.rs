@@ -341,4 +341,7 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0027-services.md")]
     pub mod services {}
+
+    #[doc = include_str!("../docs/decisions/0028-soak.md")]
+    pub mod soak {}
 }
