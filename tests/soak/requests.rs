@@ -155,7 +155,8 @@ impl Shared {
     async fn query(self: Arc<Self>, source: Arc<Source>) {
         while !self.is_over() {
             match self.get("database").await {
-                Ok((_, 200, user)) => {
+                Ok(((start, _), 200, user)) => {
+                    source.truth().queried(start);
                     lock(&self.counts).queries += 1;
                     lock(&self.users).insert(user);
                 }

@@ -68,6 +68,8 @@ pub(super) struct Truth {
     newest_signer: usize,
     value: Option<Seen>,
     signer: Option<Seen>,
+    /// The start of the last query of the database with the credentials of this source.
+    query: Option<Instant>,
     tokens: VecDeque<Token>,
     revocations: Vec<Instant>,
     /// The longest time for which a replaced value was used.
@@ -151,7 +153,13 @@ impl Truth {
         let is_signer = self
             .signer
             .is_some_and(|seen| Some(seen.version) == strong && seen.start >= since);
-        is_value && is_signer
+        let has_queried = self.query.is_none_or(|start| start >= since);
+        is_value && is_signer && has_queried
+    }
+
+    /// Records a query that has succeeded.
+    pub(super) fn queried(&mut self, start: Instant) {
+        self.query = self.query.max(Some(start));
     }
 
     /// Returns the newest versions that responses may not go behind: of a value, and of a signer.
