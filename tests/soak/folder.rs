@@ -112,7 +112,7 @@ impl Folder {
         schedule.counts(source.name, KINDS)
     }
 
-    /// Replaces the directory, as a deployment does it. For a moment, there is none.
+    /// Replaces the directory, as a deployment does it. For a moment, it does not exist.
     fn swap_directory(&self, text: &str) {
         let at = |name: &str| self.0.path().join(name);
         std::fs::create_dir(at("new")).unwrap();
