@@ -35,6 +35,7 @@
 //! | `vault` | the Vault backend, with a real OpenBao |
 //! | `pools` | database pools that follow a rotation, with a real OpenBao and PostgreSQL |
 //! | `redis` | a Redis connection that follows a rotation, with a real OpenBao, Redis and Valkey |
+//! | `soak` | a service with all backends under constant requests, in a seeded schedule of faults |
 //! | `matrix` | both modes, all states of a secret and four backends: states, responses, log |
 //! | `cli` | the command, with files, real servers and terminals |
 //! | `examples` | the programs of the README and the guides, in fresh crates |
@@ -79,6 +80,7 @@ mod restart;
 mod rotation;
 mod schedules;
 mod sessions;
+mod soak;
 mod subdomains;
 mod support;
 mod transport;

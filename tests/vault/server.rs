@@ -243,7 +243,7 @@ impl Bao {
     }
 
     /// Unseals a server that joins a cluster, and retries until the server is ready for it.
-    async fn join(&self) {
+    pub(crate) async fn join(&self) {
         for _ in 0..600 {
             let key = json!({"key": self.unseal_key});
             self.request("", "POST", "sys/unseal", key).await;

@@ -227,7 +227,7 @@ impl Rotation {
     pub(crate) fn revoke_previous(&mut self, now: Instant, wall: SystemTime) -> Vec<SecretKey> {
         self.revision += 1;
         self.unconfirmed = true;
-        self.revocations.called(wall);
+        self.revocations.called(now, wall);
         let removed = self.remove_previous(now);
         self.remember(removed)
     }
@@ -448,7 +448,7 @@ impl Rotation {
         };
         let removed = self.rings.remove_previous(now, |key, value, replaced| {
             revocations.contains(value)
-                || revocations.covers(replaced.by.as_ref())
+                || revocations.covers(replaced.by.as_ref(), replaced.at)
                 || is_unknown(key, value, replaced)
         });
         self.remember(removed)

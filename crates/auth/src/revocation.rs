@@ -5,10 +5,15 @@ use std::time::{Duration, SystemTime};
 
 use secretwell_core::{Error, ErrorKind, SecretKey, SecretValue, Version};
 use secretwell_resolver::Resolved;
+use tokio::time::Instant;
 
 /// The maximum number of revoked secrets that an auth remembers. With one leak per day, it is reached
 /// after eleven years. Beyond it, the oldest one is forgotten.
 const MAX_REVOKED: usize = 4096;
+
+/// The longest time for which a replica might not have a new secret. A secret that is read this long after a call of
+/// `revoke_previous` was written after the call, whatever the clocks of this process and of the source say.
+const MAX_LAG: Duration = Duration::from_secs(60);
 
 /// Unix times from this number of seconds on (the year 10000) are not seconds.
 const MAX_UNIX_SECONDS: u64 = 253_402_300_800;
@@ -18,8 +23,8 @@ const MAX_UNIX_SECONDS: u64 = 253_402_300_800;
 pub(crate) struct Revocations {
     /// The fingerprints of revoked values, oldest first. The values are not kept.
     values: VecDeque<u64>,
-    /// The time of the last call of `revoke_previous`.
-    called_at: Option<SystemTime>,
+    /// The time of the last call of `revoke_previous`, by the wall clock and by the monotonic one.
+    called_at: Option<(SystemTime, Instant)>,
     /// The last known revocation time of the source.
     pub(crate) epoch: Option<Epoch>,
 }
@@ -59,9 +64,10 @@ impl Revocations {
         self.values.contains(&value.fingerprint())
     }
 
-    /// Records a call of `revoke_previous` at `time`.
-    pub(crate) fn called(&mut self, time: SystemTime) {
-        self.called_at = self.called_at.max(Some(time));
+    /// Records a call of `revoke_previous`, at `wall` by the wall clock.
+    pub(crate) fn called(&mut self, now: Instant, wall: SystemTime) {
+        let earlier = self.called_at.map(|(earlier, _)| earlier);
+        self.called_at = Some((earlier.map_or(wall, |earlier| earlier.max(wall)), now));
     }
 
     /// Returns whether the revocation time of the source covers a secret that its key stores as a previous
@@ -77,12 +83,16 @@ impl Revocations {
         })
     }
 
-    /// Returns whether a secret that was replaced by the version `next` is revoked by time.
-    pub(crate) fn covers(&self, next: Option<&Version>) -> bool {
+    /// Returns whether a secret is revoked by time that was replaced by the version `next`, which was read at `read_at`.
+    ///
+    /// A call covers what a lagging replica returns soon after it. If this counted longer, a wall clock that is ahead of
+    /// the source's clock would take the grace period from all secrets that are replaced until the source has caught up.
+    pub(crate) fn covers(&self, next: Option<&Version>, read_at: Instant) -> bool {
         let epoch = self.epoch.as_ref().map(|epoch| epoch.time);
+        let call = self.called_at.filter(|(_, at)| read_at <= *at + MAX_LAG);
         let replaced_at = next.and_then(Version::created_at);
         replaced_at.is_some_and(|replaced_at| {
-            let times = [epoch, self.called_at].into_iter().flatten();
+            let times = [epoch, call.map(|(wall, _)| wall)].into_iter().flatten();
             times.max().is_some_and(|revoked| replaced_at <= revoked)
         })
     }
@@ -195,9 +205,10 @@ mod tests {
     fn secret_is_covered_if_it_was_replaced_at_or_before_the_time() {
         let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let version = |number, seconds| Version::numbered(number).with_created_at(time(seconds));
+        let now = Instant::now();
         let mut revocations = Revocations::default();
         assert!(
-            !revocations.covers(Some(&version(2, 0))),
+            !revocations.covers(Some(&version(2, 0)), now),
             "no revocation time"
         );
         revocations.epoch = Some(Epoch {
@@ -206,13 +217,28 @@ mod tests {
         });
         for (seconds, covered) in [(99, true), (100, true), (101, false)] {
             let next = version(2, seconds);
-            assert_eq!(revocations.covers(Some(&next)), covered, "{seconds}");
+            assert_eq!(revocations.covers(Some(&next), now), covered, "{seconds}");
         }
-        assert!(!revocations.covers(None) && !revocations.covers(Some(&Version::numbered(2))));
+        assert!(!revocations.covers(None, now));
+        assert!(!revocations.covers(Some(&Version::numbered(2)), now));
 
-        revocations.called(time(200));
-        revocations.called(time(150));
-        assert!(revocations.covers(Some(&version(2, 200))));
-        assert!(!revocations.covers(Some(&version(2, 201))));
+        revocations.called(now, time(200));
+        revocations.called(now, time(150));
+        assert!(revocations.covers(Some(&version(2, 200)), now));
+        assert!(!revocations.covers(Some(&version(2, 201)), now));
+    }
+
+    /// The clock of this process is an hour ahead, so each new version seems to be older than the call.
+    #[test]
+    fn call_does_not_cover_what_is_replaced_later_by_a_source_whose_clock_is_behind() {
+        let now = Instant::now();
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000);
+        let mut revocations = Revocations::default();
+        revocations.called(now, wall);
+        let behind = wall - Duration::from_secs(3_500);
+        let next = Version::numbered(2).with_created_at(behind);
+        assert!(revocations.covers(Some(&next), now + MAX_LAG));
+        let later = now + MAX_LAG + Duration::from_secs(1);
+        assert!(!revocations.covers(Some(&next), later));
     }
 }

@@ -342,6 +342,8 @@ pub mod decisions {
     #[doc = include_str!("../docs/decisions/0027-services.md")]
     pub mod services {}
 
+    #[doc = include_str!("../docs/decisions/0028-soak.md")]
+    pub mod soak {}
     #[doc = include_str!("../docs/decisions/0034-bill-of-materials.md")]
     pub mod bill_of_materials {}
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::install::{build_static_command, install_cargo_tools, install_for_cli};
 use crate::shell::{cargo, cargo_with_env, root, run as output_of, text};
-use crate::{api, comparison, links, msrv, package, sbom};
+use crate::{api, comparison, links, msrv, package, sbom, soak};
 
 /// A check, with its name, its purpose and the function that runs it.
 struct Step {
@@ -73,6 +73,11 @@ const STEPS: &[Step] = &[
         name: "concurrency",
         about: "the resolver is correct under 2,000 interleavings of its threads for each test",
         run: concurrency,
+    },
+    Step {
+        name: "soak",
+        about: "a service keeps its promises for 30 minutes in which everything around it fails",
+        run: soak::run_default,
     },
     Step {
         name: "fuzz",

@@ -120,25 +120,48 @@ fn install_from_system(program: &str) -> Result<(), String> {
         .map(drop)
 }
 
-/// Installs Prometheus and its tool from the packages of the system. This needs no root, because nothing is installed
-/// outside of `target/tools/prometheus`. On other systems than Debian, links to both programs can be put there.
+/// Installs Prometheus and its tool from the packages of the system, in `target/tools/prometheus`.
 pub(crate) fn install_for_operations() -> Result<(), String> {
     let directory = tools_dir().join("prometheus");
-    if ["prometheus", "promtool"].map(|name| directory.join(name).exists()) == [true; 2] {
+    let files = ["./usr/bin/prometheus", "./usr/bin/promtool"];
+    extract_debian_package("prometheus", &files, &directory)
+}
+
+/// Installs what [`install_for_vault`] does, and `target/tools/faketime/libfaketimeMT.so.1`, which changes the wall clock
+/// of a process.
+pub(crate) fn install_for_soak() -> Result<(), String> {
+    install_for_vault()?;
+    let directory = tools_dir().join("faketime");
+    let files = ["./usr/lib/*/faketime/libfaketimeMT.so.1"];
+    extract_debian_package("libfaketime", &files, &directory)
+}
+
+/// Extracts files of a package of Debian to `directory`, unless they are there. This needs no root. On other systems, links
+/// to the files can be put there.
+fn extract_debian_package(package: &str, files: &[&str], directory: &Path) -> Result<(), String> {
+    let exists = |file: &&str| {
+        let name = Path::new(file).file_name();
+        name.is_some_and(|name| directory.join(name).exists())
+    };
+    if files.iter().all(exists) {
         return Ok(());
     }
-    println!("installing prometheus");
-    // Both programs get their names when they are complete.
+    println!("installing {package}");
+    // The files get their names when they are complete.
     let script = r#"
         set -e
-        rm -rf "$1/new" && mkdir -p "$1/new" && cd "$1/new"
-        apt-get download prometheus || { apt-get update && apt-get download prometheus; }
-        dpkg-deb --fsys-tarfile prometheus_*.deb |
-            tar -x --strip-components=3 ./usr/bin/prometheus ./usr/bin/promtool
-        mv prometheus promtool ..
-        rm -r "$1/new"
+        directory=$1 package=$2
+        shift 2
+        rm -rf "$directory/new" && mkdir -p "$directory/new/files" && cd "$directory/new"
+        apt-get download "$package" || { apt-get update && apt-get download "$package"; }
+        dpkg-deb --fsys-tarfile "$package"_*.deb |
+            tar -x --wildcards --transform 's|.*/||' -C files "$@"
+        mv files/* ..
+        rm -r "$directory/new"
     "#;
-    run("sh", &["-c", script, "sh", &text(&directory)]).map(drop)
+    let directory = text(directory);
+    let arguments = ["-c", script, "sh", &directory, package];
+    run("sh", &[&arguments[..], files].concat()).map(drop)
 }
 
 /// Installs Better Auth, and a browser, if that is possible.

@@ -23,6 +23,7 @@ mod package;
 mod plot;
 mod sbom;
 mod shell;
+mod soak;
 #[cfg(test)]
 mod threats;
 #[cfg(test)]
@@ -30,7 +31,8 @@ mod words;
 
 use install::{
     install_for_authjs, install_for_betterauth, install_for_cli, install_for_clients,
-    install_for_infisical, install_for_operations, install_for_values, install_for_vault,
+    install_for_infisical, install_for_operations, install_for_soak, install_for_values,
+    install_for_vault,
 };
 
 /// Installs tools below `target/tools`, unless they are there.
@@ -203,6 +205,17 @@ const PARTS: &[Part] = &[
         }),
     },
     Part {
+        name: "soak",
+        description: "a minute of `cargo xtask soak`, which disturbs a service with all backends",
+        install: Some(install_for_soak),
+        cargo_calls: &[soak::BUILD_SERVICE],
+        suite: Some(Suite {
+            modules: &["soak"],
+            skip: &[],
+            threads: Threads::Cores,
+        }),
+    },
+    Part {
         name: "authjs",
         description: "sessions that are shared with the Auth.js packages, in a Next.js application",
         install: Some(install_for_authjs),
@@ -281,6 +294,7 @@ fn main() -> ExitCode {
         ["test", name] => test(Some(name)),
         ["bench"] => bench(None),
         ["bench", name] => bench(Some(name)),
+        ["soak", ref options @ ..] => exit_code(soak::run(options)),
         ["full"] => full(None),
         ["full", name] => full(Some(name)),
         ["deny"] => exit_code(full::deny()),
@@ -299,6 +313,8 @@ fn usage() -> ExitCode {
     }
     eprintln!("usage: cargo xtask bench [PART]     runs the benchmarks, or one of them");
     bench::print_names();
+    eprintln!("usage: cargo xtask soak [--minutes 30] [--seed 1]");
+    eprintln!("                                 disturbs a service in the schedule of the seed");
     eprintln!("usage: cargo xtask full [CHECK]     runs the longer checks, or one of them");
     full::print_names();
     eprintln!("usage: cargo xtask dashboard        draws the pictures of the dashboard");
