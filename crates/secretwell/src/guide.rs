@@ -222,6 +222,8 @@ pub mod audit {}
 pub mod security {}
 
 #[doc = include_str!("../docs/reliability.md")]
+#[doc = ""]
+#[doc = include_str!("../docs/fleet.svg")]
 pub mod reliability {}
 
 #[doc = include_str!("../docs/performance.md")]
@@ -341,4 +343,7 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0027-services.md")]
     pub mod services {}
+
+    #[doc = include_str!("../docs/decisions/0029-fleet.md")]
+    pub mod fleet {}
 }
