@@ -19,6 +19,7 @@
 //! | `lazy` | `LazyAuth`: start, rotation, failures and its log |
 //! | `rotation` | the key ring during rotations, with time steps and several runtimes |
 //! | `gateways` | gateways and sign-in pages that respond in the place of OpenBao and Infisical |
+//! | `simulation` | a small fleet of instances in a simulation of hours |
 //! | `values` | values of files, documents and variables to the letter, and the strength of secrets |
 //! | `transport` | connections that become silent, proxies and plain HTTP |
 //! | `restart` | a process that starts during a rotation, with a real OpenBao and Infisical |
@@ -80,6 +81,7 @@ mod restart;
 mod rotation;
 mod schedules;
 mod sessions;
+mod simulation;
 mod soak;
 mod subdomains;
 mod support;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use secretwell_core::backend::{catch_panic, refuse_encrypted};
 use secretwell_core::{Error, ErrorKind, Secret, SecretKey, SecretProvider, SecretValue, Version};
-use secretwell_resolver::Resolved;
+use secretwell_resolver::{Resolved, clock};
 use tokio::time::Instant;
 
 use crate::mode::Mode;
@@ -43,7 +43,7 @@ pub(crate) fn has_history(
     let version = current.version.as_ref();
     let is_recent = version
         .filter(|version| version.number().is_some_and(|number| number > 1))
-        .and_then(|version| age(version, SystemTime::now()))
+        .and_then(|version| age(version, clock::wall()))
         .is_some_and(|age| age <= timing.overlap());
     let has_versions = || catch(|| provider.capabilities().old_versions).unwrap_or(false);
     is_recent && timing.max_previous > 0 && has_versions()
@@ -61,7 +61,7 @@ pub(crate) async fn read_history(
     let (mut versions, end) = read_versions(&provider, &key, current, rules, deadline).await;
     versions.reverse();
     // The ages are those at the end of the read.
-    let (now, wall) = (Instant::now(), SystemTime::now());
+    let (now, wall) = (Instant::now(), clock::wall());
     for stored in &mut versions {
         stored.age = stored
             .version
@@ -166,7 +166,7 @@ fn is_enough(versions: &[StoredVersion], timing: Timing) -> bool {
 }
 
 fn stored(value: SecretValue, version: Option<Version>) -> StoredVersion {
-    let now = SystemTime::now();
+    let now = clock::wall();
     StoredVersion {
         age: version.as_ref().and_then(|version| age(version, now)),
         value,

@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use secretwell_core::SecretKey;
 use secretwell_resolver::load::PlannedField;
-use secretwell_resolver::{Resolved, Resolver};
+use secretwell_resolver::{Resolved, Resolver, clock};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -156,9 +156,7 @@ impl Memory {
 
     /// Revokes all previous secrets. Returns the key of each of them.
     fn revoke_previous(&mut self) -> Vec<SecretKey> {
-        let revoked = self
-            .rotation
-            .revoke_previous(Instant::now(), SystemTime::now());
+        let revoked = self.rotation.revoke_previous(Instant::now(), clock::wall());
         if !revoked.is_empty() {
             self.removed_by = self.rotation.revision;
         }

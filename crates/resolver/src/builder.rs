@@ -57,7 +57,9 @@ impl ResolverBuilder {
 
     /// Sets the time for which a fetched value is fresh. The minimum is 1 ms.
     ///
-    /// Keys in use are refreshed in the background after 75 % to 87.5 % of the ttl.
+    /// Keys in use are refreshed in the background after 75 % to 87.5 % of the ttl. The first refresh after a start,
+    /// a failure or a change notification happens after 12.5 % to 87.5 %, so that many processes that have read at
+    /// the same time do not refresh at the same time.
     ///
     /// Default: the ttl in the provider's capabilities. It is 1 s for the environment, 60 s for watched
     /// files and 300 s for remote sources. In a chain, each source has its own: a source that does not have

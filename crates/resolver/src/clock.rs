@@ -9,10 +9,10 @@
 //! them as soon as it is noticed, from the difference to `CLOCK_BOOTTIME`.
 //!
 //! With the feature `test-util`, both readings come from tokio's clock, so that a paused clock also expires
-//! cached values. A test can add a suspension.
+//! cached values. A test can add a suspension, and let the wall clock follow tokio's clock.
 
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use secretwell_core::{Error, ErrorKind};
 use tokio::time::Instant;
@@ -176,6 +176,27 @@ mod suspension {
 
 #[cfg(feature = "test-util")]
 pub use suspension::suspend;
+
+#[cfg(feature = "test-util")]
+thread_local! {
+    /// A time, and what the simulated wall clock of this thread shows then.
+    static SIMULATED_WALL: std::cell::Cell<Option<(Time, SystemTime)>> = const { std::cell::Cell::new(None) };
+}
+
+/// Sets the wall clock of this thread to `start`. From then on, it follows tokio's clock.
+#[cfg(feature = "test-util")]
+pub fn simulate_wall(start: SystemTime) {
+    SIMULATED_WALL.set(Some((now(), start)));
+}
+
+/// Returns the time of the wall clock, for the ages of versions that a source has dated.
+pub fn wall() -> SystemTime {
+    #[cfg(feature = "test-util")]
+    if let Some((time, start)) = SIMULATED_WALL.get() {
+        return start + now().since(time);
+    }
+    SystemTime::now()
+}
 
 /// Other systems have no suspension that can be noticed.
 #[cfg(not(any(target_os = "linux", feature = "test-util")))]

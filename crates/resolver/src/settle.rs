@@ -41,6 +41,9 @@ const CONFIRMATION_TIME: Duration = Duration::from_secs(60);
 pub(crate) struct Jitter {
     /// The fraction of the ttl after which a value is refreshed.
     refresh: f64,
+    /// That fraction after a read that was not a planned refresh. Such reads can happen in many processes at once:
+    /// after a deployment, an outage or a change notification. Their next refreshes must not.
+    first_refresh: f64,
     /// The factor for the backoff after a failure.
     retry: f64,
 }
@@ -49,6 +52,7 @@ impl Jitter {
     pub(crate) fn new() -> Self {
         Self {
             refresh: random_between(0.75, 0.875),
+            first_refresh: random_between(0.125, 0.875),
             retry: retry_jitter(),
         }
     }
@@ -122,7 +126,12 @@ impl Settling<'_> {
     ) {
         let before = self.observe(state, &key);
         let cached = self.cached(&key);
-        let jitter = self.jitter.unwrap_or_else(Jitter::new);
+        let mut jitter = self.jitter.unwrap_or_else(Jitter::new);
+        // Each read of a leased value creates another one at the source.
+        let is_leased = matches!(&result, Ok(secret) if secret.valid_for.is_some());
+        if !is_leased && !self.is_planned(state, &key) {
+            jitter.refresh = jitter.first_refresh;
+        }
         let void = state.in_flight.void(&key, self.id);
         let superseded = !state.in_flight.finish(&key, self.id);
         let times;
@@ -186,6 +195,13 @@ impl Settling<'_> {
             is_void: void.is_some(),
         };
         settled.results.insert(key, result);
+    }
+
+    /// Returns whether the fetch is the planned refresh of a cached answer. One that is due soon joins a batch.
+    fn is_planned(&self, state: &LinkState, key: &SecretKey) -> bool {
+        let soon = self.started.after(state.settings.ttl / 8);
+        let is_due = |entry: &Entry| entry.mark() == Mark::None && entry.times.refresh_at <= soon;
+        state.failures.get(key).is_none() && self.cache.peek(key, is_due) == Some(true)
     }
 
     /// Returns what a watch would see. Keys without a watch are not observed.

@@ -222,6 +222,8 @@ pub mod audit {}
 pub mod security {}
 
 #[doc = include_str!("../docs/reliability.md")]
+#[doc = ""]
+#[doc = include_str!("../docs/fleet.svg")]
 pub mod reliability {}
 
 #[doc = include_str!("../docs/performance.md")]
@@ -344,6 +346,8 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0028-soak.md")]
     pub mod soak {}
+    #[doc = include_str!("../docs/decisions/0029-fleet.md")]
+    pub mod fleet {}
     #[doc = include_str!("../docs/decisions/0034-bill-of-materials.md")]
     pub mod bill_of_materials {}
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::install::{build_static_command, install_cargo_tools, install_for_cli};
 use crate::shell::{cargo, cargo_with_env, root, run as output_of, text};
-use crate::{api, comparison, links, msrv, package, sbom, soak};
+use crate::{api, comparison, fleet, links, msrv, package, sbom, soak};
 
 /// A check, with its name, its purpose and the function that runs it.
 struct Step {
@@ -63,6 +63,11 @@ const STEPS: &[Step] = &[
         name: "model",
         about: "the resolver and LazyAuth conform to their reference models in 10,000 random schedules each",
         run: model,
+    },
+    Step {
+        name: "fleet",
+        about: "10,000 instances in a simulation keep the promises of docs/reliability.md",
+        run: fleet::check,
     },
     Step {
         name: "strength",

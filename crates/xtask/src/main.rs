@@ -13,6 +13,7 @@ mod api;
 mod bench;
 mod comparison;
 mod dashboard;
+mod fleet;
 mod full;
 #[cfg(test)]
 mod imports;
@@ -118,6 +119,7 @@ const PARTS: &[Part] = &[
                 "reporting",
                 "resolver",
                 "rotation",
+                "simulation",
                 "web",
             ],
             skip: &["authjs", "betterauth", "infisical"],
@@ -299,6 +301,8 @@ fn main() -> ExitCode {
         ["full", name] => full(Some(name)),
         ["deny"] => exit_code(full::deny()),
         ["links"] => exit_code(links::check()),
+        ["fleet"] => exit_code(fleet::run(None)),
+        ["fleet", seed] => exit_code(fleet::run(Some(seed))),
         ["dashboard"] => exit_code(dashboard::run()),
         ["api"] => exit_code(api::record()),
         ["sbom"] => exit_code(sbom::write().map(drop)),
@@ -318,6 +322,9 @@ fn usage() -> ExitCode {
     eprintln!("usage: cargo xtask full [CHECK]     runs the longer checks, or one of them");
     full::print_names();
     eprintln!("usage: cargo xtask dashboard        draws the pictures of the dashboard");
+    eprintln!(
+        "usage: cargo xtask fleet [SEED]     simulates 10,000 instances, and draws their requests"
+    );
     eprintln!("usage: cargo xtask deny             checks licences, sources and banned crates");
     eprintln!("usage: cargo xtask links            checks the links of the documentation");
     eprintln!("usage: cargo xtask api              records the public API of each crate");

@@ -114,7 +114,7 @@ pub(crate) fn copy_sources(home: &Path) -> Result<(), String> {
 /// Removes the crates that are not published from a copy of the workspace. Users never build these, so
 /// their minimum versions need not compile.
 fn keep_published_crates(copy: &Path) -> Result<(), String> {
-    for directory in ["crates/bench", "crates/xtask", "tests"] {
+    for directory in ["crates/bench", "crates/fleet", "crates/xtask", "tests"] {
         let directory = copy.join(directory);
         fs::remove_dir_all(&directory).map_err(|error| format!("{}: {error}", text(&directory)))?;
     }
