@@ -29,6 +29,12 @@ pub(crate) fn random_between(low: f64, high: f64) -> f64 {
     low + (high - low) * fastrand::f64()
 }
 
+/// Returns the fraction of the ttl after which a value is refreshed whose read was not a planned refresh. Such reads can
+/// happen in many processes at once: after a deployment, an outage or a change notification. Their next refreshes must not.
+pub(crate) fn first_refresh() -> f64 {
+    random_between(0.125, 0.875)
+}
+
 /// Returns the random factor for the wait before a retry: 0.9 to 1.1.
 pub(crate) fn retry_jitter() -> f64 {
     random_between(0.9, 1.1)

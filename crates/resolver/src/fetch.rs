@@ -250,7 +250,8 @@ impl FetchTask {
         }
         update_breaker(&mut source.state(), &self.keys, &results, clock::now());
 
-        let jitter = source.settings.batch.then(Jitter::new);
+        let is_batch = source.settings.batch;
+        let jitter = is_batch.then(|| Jitter::new(source.first_refresh));
         // A map that grows would move all results at once.
         let mut all = FetchResults::with_capacity_and_hasher(self.keys.len(), Default::default());
         let mut results = results.into_iter();

@@ -9,7 +9,7 @@ use secretwell_core::{Error, ErrorKind, Origin, Secret, SecretKey, SecretValue, 
 
 use crate::Freshness;
 use crate::Resolved;
-use crate::backoff::{random_between, retry_at, retry_jitter};
+use crate::backoff::{first_refresh, random_between, retry_at, retry_jitter};
 use crate::breaker::MAX_RETRY_AFTER;
 use crate::cache::Cache;
 use crate::clock::Time;
@@ -41,18 +41,17 @@ const CONFIRMATION_TIME: Duration = Duration::from_secs(60);
 pub(crate) struct Jitter {
     /// The fraction of the ttl after which a value is refreshed.
     refresh: f64,
-    /// That fraction after a read that was not a planned refresh. Such reads can happen in many processes at once:
-    /// after a deployment, an outage or a change notification. Their next refreshes must not.
+    /// That fraction after a read that was not a planned refresh.
     first_refresh: f64,
     /// The factor for the backoff after a failure.
     retry: f64,
 }
 
 impl Jitter {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(first_refresh: f64) -> Self {
         Self {
             refresh: random_between(0.75, 0.875),
-            first_refresh: random_between(0.125, 0.875),
+            first_refresh,
             retry: retry_jitter(),
         }
     }
@@ -126,7 +125,7 @@ impl Settling<'_> {
     ) {
         let before = self.observe(state, &key);
         let cached = self.cached(&key);
-        let mut jitter = self.jitter.unwrap_or_else(Jitter::new);
+        let mut jitter = self.jitter.unwrap_or_else(|| Jitter::new(first_refresh()));
         // Each read of a leased value creates another one at the source.
         let is_leased = matches!(&result, Ok(secret) if secret.valid_for.is_some());
         if !is_leased && !self.is_planned(state, &key) {
