@@ -390,6 +390,11 @@ fn http_client(
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .no_proxy()
+        // Another crate of the program can enable these features of reqwest. A decompressed body would not be wiped.
+        .no_gzip()
+        .no_brotli()
+        .no_deflate()
+        .no_zstd()
         .connect_timeout(settings.config.connect)
         // A connection that stays silent during a request is closed, so that no other request uses it.
         .http2_keep_alive_interval(PING_INTERVAL)

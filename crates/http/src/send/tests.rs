@@ -129,6 +129,29 @@ async fn serve(listener: TcpListener, reactions: &'static [Reaction], requests: 
     }
 }
 
+/// The decompressed copy of a body would not be wiped.
+#[tokio::test]
+async fn compression_is_not_requested_if_another_crate_enables_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let received = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 4096];
+        let length = stream.read(&mut request).await.unwrap();
+        let response = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(response).await.unwrap();
+        request.truncate(length);
+        String::from_utf8(request).unwrap().to_lowercase()
+    });
+    let config = ClientConfig::new([base]).unwrap();
+    let protocol = TestProtocol::default();
+    let client = Client::new(config, protocol, Origin::new("plain", "test")).unwrap();
+    client.send(&get()).await.unwrap();
+    let request = received.await.unwrap();
+    assert!(request.starts_with("get / http/1.1"), "{request}");
+    assert!(!request.contains("encoding"), "{request}");
+}
+
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const IMMEDIATELY: Duration = Duration::from_millis(1);
 
