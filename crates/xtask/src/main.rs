@@ -12,13 +12,16 @@ use std::thread;
 mod api;
 mod bench;
 mod comparison;
+mod coverage;
 mod dashboard;
 mod full;
+mod fuzz;
 #[cfg(test)]
 mod imports;
 mod install;
 mod links;
 mod msrv;
+mod mutants;
 mod package;
 mod plot;
 mod shell;
@@ -266,6 +269,10 @@ fn main() -> ExitCode {
         ["bench", name] => bench(Some(name)),
         ["full"] => full(None),
         ["full", name] => full(Some(name)),
+        ["coverage"] => exit_code(coverage::check()),
+        ["fuzz", "--seconds", seconds] => exit_code(fuzz::run_for(seconds)),
+        ["mutants"] => exit_code(mutants::test(None)),
+        ["mutants", "--shard", shard] => exit_code(mutants::test(Some(shard))),
         ["deny"] => exit_code(full::deny()),
         ["links"] => exit_code(links::check()),
         ["dashboard"] => exit_code(dashboard::run()),
@@ -283,6 +290,9 @@ fn usage() -> ExitCode {
     bench::print_names();
     eprintln!("usage: cargo xtask full [CHECK]     runs the longer checks, or one of them");
     full::print_names();
+    eprintln!(
+        "usage: cargo xtask mutants [--shard K/N]  tests that unit tests notice changed code"
+    );
     eprintln!("usage: cargo xtask dashboard        draws the pictures of the dashboard");
     eprintln!("usage: cargo xtask deny             checks licences, sources and banned crates");
     eprintln!("usage: cargo xtask links            checks the links of the documentation");
