@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use crate::install::install_cargo_llvm_cov;
+use crate::mutants::copy_sources;
 use crate::shell::{cargo_with_env, root, text};
 
 /// The measured crates.
@@ -41,22 +42,28 @@ impl Coverage {
 /// Returns the crates whose tests run less than [`MIN_PERCENT`] of the lines.
 pub(crate) fn check() -> Result<(), String> {
     let path = install_cargo_llvm_cov()?;
-    let path = [("PATH", path.as_str())];
+    let directory = root().join("target/coverage");
+    let tree = directory.join("tree");
+    copy_sources(&tree)?;
+    let report = directory.join("lines.lcov");
+    let (manifest, output) = (text(&tree.join("Cargo.toml")), text(&report));
     let packages = CRATES.map(|name| format!("--package=secretwell-{name}"));
     let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
-    let report = root().join("target/coverage/lines.lcov");
-    fs::create_dir_all(root().join("target/coverage")).map_err(|error| error.to_string())?;
-    let report = text(&report);
+    let test = ["llvm-cov", "test", "--manifest-path", &manifest];
     let tests = [
         "--all-features",
         "--lib",
         "--lcov",
         "--output-path",
-        &report,
+        &output,
     ];
     cargo_with_env(
-        &[&["llvm-cov", "test"], &tests[..], &packages].concat(),
-        &path,
+        &[&test[..], &tests, &packages].concat(),
+        &[
+            ("PATH", path.as_str()),
+            ("CARGO_LLVM_COV_TARGET_DIR", &text(&directory.join("build"))),
+            ("CARGO_PROFILE_DEV_DEBUG", "0"),
+        ],
     )?;
     let report = fs::read_to_string(&report)
         .map_err(|error| format!("cannot read the report of the coverage: {error}"))?;
@@ -76,8 +83,7 @@ pub(crate) fn check() -> Result<(), String> {
             insufficient.push(*name);
         }
     }
-    fs::write(root().join("target/coverage/missed.txt"), missed)
-        .map_err(|error| error.to_string())?;
+    fs::write(directory.join("missed.txt"), missed).map_err(|error| error.to_string())?;
     match insufficient.is_empty() {
         true => Ok(()),
         false => Err(format!(

@@ -110,12 +110,12 @@ fn test_file(file: &str, tests: &[&str], tree: &Path, path: &str) -> Result<Stri
     fs::read_to_string(&missed).map_err(|error| format!("cannot read {}: {error}", text(&missed)))
 }
 
-/// Copies the sources of the workspace, so that no mutant is ever in the work tree. Unchanged files keep their times,
-/// and so their compiled crates.
+/// Copies the sources of the workspace to a directory below `target`, so that no mutant is ever in the work tree.
+/// Unchanged files keep their times, and so their compiled crates.
 ///
-/// The dependency of each crate on the facade is left out. Only documentation examples need it, and it would make each
-/// mutant compile all other crates.
-fn copy_sources(tree: &Path) -> Result<(), String> {
+/// The dependency of each crate on the facade is left out. Only documentation examples need it, and with it, the
+/// tests of a crate compile all other crates.
+pub(crate) fn copy_sources(tree: &Path) -> Result<(), String> {
     for path in run("git", &["ls-files"])?.lines() {
         let Ok(mut bytes) = fs::read(root().join(path)) else {
             continue;
