@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::install::{build_static_command, install_cargo_tools, install_for_cli};
 use crate::shell::{cargo_with_env, root, run as output_of, text};
-use crate::{api, comparison, coverage, fuzz, links, msrv, package};
+use crate::{api, comparison, fuzz, links, msrv, package};
 
 /// A check, with its name, its purpose and the function that runs it.
 struct Step {
@@ -73,11 +73,6 @@ const STEPS: &[Step] = &[
         name: "fuzz",
         about: "each fuzz target accepts its corpus and a minute of new input",
         run: fuzz::run_each_for_a_minute,
-    },
-    Step {
-        name: "coverage",
-        about: "the tests run at least 92 % of the lines of the crates that read and keep secrets",
-        run: coverage::check,
     },
     Step {
         name: "comparison",
