@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn new_keys_replace_the_oldest_ones() {
         let mut slots = Slots::new(Time::from_nanos(0));
-        let key = |number: usize| SecretKey::parse(&format!("K{number}")).unwrap();
+        let key = |number: usize| SecretKey::parse(format!("K{number}")).unwrap();
         let mut cached: std::collections::HashMap<SecretKey, u32> = (0..10)
             .map(|number| (key(number), slots.add(key(number), false)))
             .collect();

@@ -277,6 +277,18 @@ fn confirmations_start_again_with_another_version() {
 }
 
 #[test]
+fn newest_version_ends_the_confirmations_even_if_its_lease_is_over() {
+    let mut fixture = Fixture::new();
+    fixture.fetch(0, version(5)).result.unwrap();
+    for now in [10, 100] {
+        assert!(fixture.fetch(now, version(4)).result.is_err());
+    }
+    let expired = version(5).map(|secret| secret.valid_for(Duration::ZERO));
+    assert!(fixture.fetch(105, expired).result.is_err());
+    assert!(fixture.fetch(110, version(4)).result.is_err());
+}
+
+#[test]
 fn versions_of_different_origins_are_not_compared() {
     let mut fixture = Fixture::new();
     fixture.fetch(0, version(5)).result.unwrap();
