@@ -322,6 +322,16 @@ fn late_result_counts_only_if_it_is_newer() {
 }
 
 #[test]
+fn late_result_of_the_cached_version_raises_no_doubt() {
+    let mut fixture = Fixture::new();
+    let slow = fixture.start(0);
+    fixture.fetch(10, version(5)).result.unwrap();
+    let same = Secret::new("other").with_version(Version::numbered(5));
+    fixture.finish(slow, 0, 20, Ok(same)).result.unwrap();
+    assert_eq!(fixture.cached().as_deref(), Some("version 5"));
+}
+
+#[test]
 fn late_result_without_an_order_makes_the_cached_value_doubtful() {
     let mut fixture = Fixture::new();
     let slow = fixture.start(0);
