@@ -34,17 +34,20 @@ fuzz_target!(|data: &[u8]| {
     let is_recognized = wire::Vault.recognizes(&request, &response);
     let _ = wire::Vault.classify(&request, &response);
 
-    let json: Value = serde_json::from_slice(body).unwrap_or_default();
+    // The parsers skip unused members without a check of their UTF-8.
+    let json: Option<Value> = serde_json::from_slice(body).ok();
     // Only JSON and an answer to a request without TLS are from Vault.
     let is_plain = status == 307 || body.starts_with(b"Client sent an HTTP request");
     assert!(!is_recognized || is_plain || body.trim_ascii_start().starts_with(b"{"));
+    let data = json.as_ref().map(|json| &json["data"]);
     for (read, data) in [
-        (wire::read_v1(&response, "secret/app"), &json["data"]),
-        (wire::read_v2(&response, "secret/data/app"), &json["data"]["data"]),
+        (wire::read_v1(&response, "secret/app"), data),
+        (wire::read_v2(&response, "secret/data/app"), data.map(|data| &data["data"])),
     ] {
         let Ok(document) = read else { continue };
         assert!((200..300).contains(&status), "{status}");
         assert!(document.pick(None).is_ok());
+        let Some(data) = data else { continue };
         for name in document.names() {
             let value = document.field(name);
             match &data[name] {
@@ -57,8 +60,8 @@ fuzz_target!(|data: &[u8]| {
             }
         }
     }
-    if let Ok(names) = wire::listed(&response, "secret/") {
-        let expected = json["data"]["keys"].as_array().map_or(0, Vec::len);
+    if let (Ok(names), Some(data)) = (wire::listed(&response, "secret/"), data) {
+        let expected = data["keys"].as_array().map_or(0, Vec::len);
         assert_eq!(names.len(), expected);
     }
     let _ = wire::mount(&response, "secret");
