@@ -292,3 +292,6 @@ pub(crate) fn changed() -> Error {
     )
     .with_hint("read it again")
 }
+
+#[cfg(test)]
+mod tests;

