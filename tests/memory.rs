@@ -72,6 +72,10 @@ impl Program {
     }
 
     /// Returns what is still in memory when the background tasks have ended.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the background tasks of another process end in real time"
+    )]
     fn remaining(&self, needles: &Needles) -> Vec<Found> {
         let start = Instant::now();
         loop {

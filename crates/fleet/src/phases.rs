@@ -197,7 +197,7 @@ impl Simulation {
         self.promise(
             "all instances are replaced",
             started,
-            started as usize == instances && ready == instances,
+            started == instances as u64 && ready == instances,
         );
         self.end();
     }
@@ -303,22 +303,12 @@ impl Simulation {
             self.fleet.server.notify();
         }
         let dead = self.await_death(&secret, &leaked).await;
-        match notifies {
-            false => {
-                self.measure(
-                    "emergency revocation, without notifications: dead everywhere after",
-                    seconds(dead.last),
-                );
-                self.promise_within("it is dead everywhere", &dead, poll_limit());
-            }
-            true => {
-                self.measure(
-                    "emergency revocation, with notifications: dead everywhere after",
-                    seconds(dead.last),
-                );
-                self.promise_within("it is dead everywhere", &dead, poll_limit());
-            }
-        }
+        let name = match notifies {
+            false => "emergency revocation, without notifications: dead everywhere after",
+            true => "emergency revocation, with notifications: dead everywhere after",
+        };
+        self.measure(name, seconds(dead.last));
+        self.promise_within("it is dead everywhere", &dead, poll_limit());
         let unverified = self.fleet.counts.unverified;
         self.fleet.pass(TTL).await;
         let later = self.fleet.counts.unverified - unverified;

@@ -3,6 +3,7 @@ use crate::fixtures::{absence, at, denial, key, origin, outage, settings, versio
 
 const JITTER: Jitter = Jitter {
     refresh: 0.8,
+    first_refresh: 0.5,
     retry: 1.0,
 };
 
@@ -145,10 +146,34 @@ fn value_is_fresh_for_the_ttl_and_usable_for_max_stale() {
     } = outcome.times;
     assert_eq!(
         [fetched_at, refresh_at, expires_at, unusable_at],
-        [10, 90, 110, 1010].map(at)
+        [10, 60, 110, 1010].map(at)
     );
     assert_eq!(fixture.cached().as_deref(), Some("a"));
     assert!(outcome.settled.events.is_empty() && !outcome.settled.has_removals);
+}
+
+#[test]
+fn only_a_planned_refresh_plans_the_next_one_late() {
+    // When the value is read, and after how many seconds it is refreshed. A refresh that is due within 1/8 of the ttl
+    // joins a batch, so it counts as planned.
+    let mut fixture = Fixture::new();
+    for (now, refresh_after) in [
+        (0, 50),
+        (50, 80),
+        (130, 80),
+        (150, 50),
+        (188, 80),
+        (255, 50),
+    ] {
+        let times = fixture.fetch(now, value("a")).times;
+        assert_eq!(times.refresh_at, at(now + refresh_after), "{now}");
+    }
+    let _ = fixture.fetch(305, Err(outage()));
+    let times = fixture.fetch(310, value("a")).times;
+    assert_eq!(times.refresh_at, at(360), "after a failure");
+    let _ = fixture.fetch(360, Err(absence()));
+    let times = fixture.fetch(361, value("a")).times;
+    assert_eq!(times.refresh_at, at(411), "after an absence");
 }
 
 #[test]
@@ -624,7 +649,7 @@ fn watches_of_a_key_are_notified_of_changes_only() {
 
 #[test]
 fn watched_absence_waits_for_the_ttl_if_a_later_source_has_the_key() {
-    for (found_later, expected) in [(false, 1), (true, 80)] {
+    for (found_later, expected) in [(false, 1), (true, 50)] {
         let mut fixture = Fixture::new();
         fixture.found_later = found_later;
         let signal = Arc::new(Signal::default());
