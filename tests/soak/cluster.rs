@@ -7,7 +7,7 @@ use secretwell_testkit::{Fault, FaultProxy, gateway_responses};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::process::{Marks, PASSWORD_LETTERS, Process, Traffic};
+use super::observed::{Marks, PASSWORD_LETTERS, Process, Traffic};
 use super::schedule::{Event, Schedule};
 use super::{Kinds, Source};
 use crate::support::secs;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use super::process::Process;
+use super::observed::Process;
 use super::schedule::Schedule;
 use super::{Kinds, Source, write};
 

@@ -25,7 +25,7 @@ use crate::support::{replace, secs};
 
 mod cluster;
 mod folder;
-mod process;
+mod observed;
 mod requests;
 mod schedule;
 mod server;
@@ -34,7 +34,7 @@ mod truth;
 
 use cluster::Cluster;
 use folder::Folder;
-use process::{Marks, Process};
+use observed::{Marks, Process};
 use requests::Requests;
 use schedule::Schedule;
 use server::Server;
@@ -102,7 +102,7 @@ impl Soak {
             self.seed,
             self.seed,
             seconds.div_ceil(60),
-            process::log_path(self.seed).display(),
+            observed::log_path(self.seed).display(),
         );
     }
 }
@@ -250,7 +250,7 @@ async fn service_keeps_its_promises_while_everything_around_it_fails() {
     soak.log("run", "the service is ready");
     let memory = process.memory();
     let budgets = [cluster.traffic(), newest.traffic(), older.traffic()];
-    let watch = process::watch(soak.clone(), process.clone(), budgets);
+    let watch = observed::watch(soak.clone(), process.clone(), budgets);
 
     let schedule = |number| Schedule::new(seed, number);
     let postgres = cluster.postgres_id();
@@ -332,7 +332,7 @@ fn assert_everything_happened(
 fn table(
     sources: &[Arc<Source>],
     counts: &requests::Counts,
-    report: &process::Report,
+    report: &observed::Report,
     memory: usize,
     kinds: &Kinds,
 ) -> String {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::process::Process;
+use super::observed::Process;
 use super::truth::Token;
 use super::{Soak, Source, lock};
 use crate::support::secs;

@@ -7,7 +7,7 @@ use secretwell_testkit::infisical::{FakeIdentity, FakeInfisical, Identity, Perso
 use secretwell_testkit::{Fault, FaultProxy, gateway_responses};
 use serde_json::{Value, json};
 
-use super::process::{Marks, Process, Traffic};
+use super::observed::{Marks, Process, Traffic};
 use super::schedule::{Event, Schedule};
 use super::{Kinds, Source};
 use crate::support::secs;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::process::{Process, signal};
+use super::observed::{Process, signal};
 use super::schedule::Schedule;
 use super::{Kinds, Source};
 use crate::support::secs;
