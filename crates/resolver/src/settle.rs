@@ -200,7 +200,9 @@ impl Settling<'_> {
     fn is_planned(&self, state: &LinkState, key: &SecretKey) -> bool {
         let soon = self.started.after(state.settings.ttl / 8);
         let is_due = |entry: &Entry| entry.mark() == Mark::None && entry.times.refresh_at <= soon;
-        state.failures.get(key).is_none() && self.cache.peek(key, is_due) == Some(true)
+        let failure = state.failures.get(key);
+        let has_responded = failure.is_none_or(|failure| failure.error.is_not_found());
+        has_responded && self.cache.peek(key, is_due) == Some(true)
     }
 
     /// Returns what a watch would see. Keys without a watch are not observed.

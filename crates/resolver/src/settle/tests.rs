@@ -174,6 +174,12 @@ fn only_a_planned_refresh_plans_the_next_one_late() {
     let _ = fixture.fetch(360, Err(absence()));
     let times = fixture.fetch(361, value("a")).times;
     assert_eq!(times.refresh_at, at(411), "after an absence");
+
+    let mut absent = Fixture::new();
+    for (now, refresh_after) in [(0, 50), (50, 80), (130, 80)] {
+        let times = absent.fetch(now, Err(absence())).times;
+        assert_eq!(times.refresh_at, at(now + refresh_after), "absent at {now}");
+    }
 }
 
 #[test]
