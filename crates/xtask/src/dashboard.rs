@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::install::install_for_operations;
-use crate::plot::{BLUE, GREY, ORANGE, line, step};
+use crate::plot::{BLUE, GREY, ORANGE, line, read, step};
 use crate::shell::{cargo_with_env, root, text};
 
 const COLOURS: [&str; 8] = [
@@ -48,10 +48,7 @@ pub(crate) fn run() -> Result<(), String> {
 }
 
 fn draw(results: &Path, directory: &Path) -> Result<(), String> {
-    let json =
-        fs::read(results).map_err(|error| format!("cannot read {}: {error}", text(results)))?;
-    let results: Value = serde_json::from_slice(&json)
-        .map_err(|error| format!("{} is not JSON: {error}", text(results)))?;
+    let results = read(results)?;
     let times = Times::of(&results).ok_or("the results have no times")?;
     for row in array(&results["rows"])? {
         let title = row["title"].as_str().ok_or("a row has no title")?;

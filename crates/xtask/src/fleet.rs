@@ -1,10 +1,8 @@
 //! `cargo xtask fleet`: the simulation of a fleet, and its plot.
 
-use std::fs;
-
 use serde_json::Value;
 
-use crate::plot::{BLUE, GREY, ORANGE, line};
+use crate::plot::{BLUE, GREY, ORANGE, line, read, write};
 use crate::shell::{cargo, root, text};
 
 const INSTANCES: &str = "10000";
@@ -35,11 +33,7 @@ pub(crate) fn check() -> Result<(), String> {
 /// Returns an error if a promise is broken, or if the plot cannot be written.
 pub(crate) fn run(seed: Option<&str>) -> Result<(), String> {
     let results = simulate(seed.unwrap_or(SEED))?;
-    let file = root().join("docs/fleet.svg");
-    fs::write(&file, plot(&results)?)
-        .map_err(|error| format!("cannot write {}: {error}", text(&file)))?;
-    println!("the plot is in {}", text(&file));
-    Ok(())
+    write(&root().join("docs/fleet.svg"), &plot(&results)?)
 }
 
 fn simulate(seed: &str) -> Result<Value, String> {
@@ -53,9 +47,7 @@ fn simulate(seed: &str) -> Result<Value, String> {
     ];
     let arguments = ["--", INSTANCES, seed, &text(&file)];
     cargo(&[&program[..], &arguments[..]].concat())?;
-    let explain = |error: &dyn std::fmt::Display| format!("{}: {error}", text(&file));
-    let json = fs::read(&file).map_err(|error| explain(&error))?;
-    serde_json::from_slice(&json).map_err(|error| explain(&error))
+    read(&file)
 }
 
 /// Draws the requests per second over time, on a logarithmic axis, and marks the phases.

@@ -52,19 +52,19 @@ pub(crate) fn run_each_for_a_minute() -> Result<(), String> {
 /// # Errors
 /// Returns an error if a target cannot be compiled, or with the first target that fails.
 pub(crate) fn run_all(seconds: usize) -> Result<(), String> {
-    for target in TARGETS {
-        run_target(target, seconds / TARGETS.len())?;
-    }
-    Ok(())
-}
-
-/// Compiles a target and runs it, with its corpus and what earlier runs have found.
-fn run_target(target: &str, seconds: usize) -> Result<(), String> {
     let version = run("rustc", &["-vV"])?;
     let host = version
         .lines()
         .find_map(|line| line.strip_prefix("host: "))
         .ok_or("rustc prints no host")?;
+    for target in TARGETS {
+        run_target(target, host, seconds / TARGETS.len())?;
+    }
+    Ok(())
+}
+
+/// Compiles a target and runs it, with its corpus and what earlier runs have found.
+fn run_target(target: &str, host: &str, seconds: usize) -> Result<(), String> {
     let directory = root().join("target/fuzz");
     let corpus = root().join("tests/fuzz/corpus").join(target);
     let (found, failures) = (

@@ -74,12 +74,19 @@ const BOTTOM: f64 = 45.0;
 /// # Errors
 /// Returns an error if a file cannot be read or written, or if a result is missing.
 pub(crate) fn draw(results: &Path, file: &Path) -> Result<(), String> {
+    write(file, &plot(&read(results)?)?)
+}
+
+/// Reads the results of a run from a JSON file.
+pub(crate) fn read(results: &Path) -> Result<Value, String> {
     let json =
         fs::read(results).map_err(|error| format!("cannot read {}: {error}", text(results)))?;
-    let results = serde_json::from_slice(&json)
-        .map_err(|error| format!("{} is not JSON: {error}", text(results)))?;
-    fs::write(file, plot(&results)?)
-        .map_err(|error| format!("cannot write {}: {error}", text(file)))?;
+    serde_json::from_slice(&json).map_err(|error| format!("{} is not JSON: {error}", text(results)))
+}
+
+/// Writes a plot, and prints where it is.
+pub(crate) fn write(file: &Path, svg: &str) -> Result<(), String> {
+    fs::write(file, svg).map_err(|error| format!("cannot write {}: {error}", text(file)))?;
     println!("the plot is in {}", text(file));
     Ok(())
 }
