@@ -14,7 +14,8 @@ use crate::counters::Count;
 use crate::entry::Times;
 use crate::event;
 use crate::in_flight::{Fetch, FetchResult, FetchResults, NewFetch, Progress};
-use crate::settle::{Jitter, Settled, Settling, update_breaker};
+use crate::link::update_breaker;
+use crate::settle::{Jitter, Settled, Settling};
 use crate::shared::{CHUNK, PreparedFetch, Shared};
 use crate::source::Source;
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secretwell_core::{Error, Origin, SecretKey, Version};
+use secretwell_core::{Error, ErrorKind, Origin, Secret, SecretKey, Version};
 
 use crate::backoff::RetryBudget;
 use crate::breaker::Breaker;
@@ -488,6 +488,23 @@ impl LinkState {
         });
         used.unwrap_or(false)
     }
+}
+
+/// Reports to the breaker whether the source responded. A refusal is also a response.
+pub(crate) fn update_breaker(
+    state: &mut LinkState,
+    keys: &[SecretKey],
+    results: &[Result<Secret, Error>],
+    now: Time,
+) {
+    let errors = || results.iter().filter_map(|result| result.as_ref().err());
+    let is_rate_limited = |error: &&Error| matches!(error.kind(), ErrorKind::RateLimited { .. });
+    let all_failed = errors().filter(|error| error.is_temporary()).count() == results.len();
+    let failure = match errors().find(is_rate_limited) {
+        None if all_failed => errors().next(),
+        rate_limited => rate_limited,
+    };
+    state.update_breaker(keys, failure, now);
 }
 
 #[cfg(test)]

@@ -96,23 +96,6 @@ pub(crate) struct Settled {
     pub(crate) has_removals: bool,
 }
 
-/// Reports to the breaker whether the source responded. A refusal is also a response.
-pub(crate) fn update_breaker(
-    state: &mut LinkState,
-    keys: &[SecretKey],
-    results: &[Result<Secret, Error>],
-    now: Time,
-) {
-    let errors = || results.iter().filter_map(|result| result.as_ref().err());
-    let is_rate_limited = |error: &&Error| matches!(error.kind(), ErrorKind::RateLimited { .. });
-    let all_failed = errors().filter(|error| error.is_temporary()).count() == results.len();
-    let failure = match errors().find(is_rate_limited) {
-        None if all_failed => errors().next(),
-        rate_limited => rate_limited,
-    };
-    state.update_breaker(keys, failure, now);
-}
-
 impl Settling<'_> {
     /// Settles the result of one key. A result for a key that has a newer fetch is returned but not stored,
     /// unless its version is newer than the known one.

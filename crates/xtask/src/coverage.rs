@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use crate::install::install_cargo_llvm_cov;
-use crate::mutants::copy_sources;
+use crate::mutants::copy_without_facade;
 use crate::shell::{cargo_with_env, root, text};
 
 /// The measured crates.
@@ -44,7 +44,7 @@ pub(crate) fn check() -> Result<(), String> {
     let path = install_cargo_llvm_cov()?;
     let directory = root().join("target/coverage");
     let tree = directory.join("tree");
-    copy_sources(&tree)?;
+    copy_without_facade(&tree)?;
     let report = directory.join("lines.lcov");
     let (manifest, output) = (text(&tree.join("Cargo.toml")), text(&report));
     let packages = CRATES.map(|name| format!("--package=secretwell-{name}"));

@@ -45,7 +45,7 @@ pub(crate) fn test(shard: Option<&str>) -> Result<(), String> {
     lock.try_lock()
         .map_err(|error| format!("another run tests mutants: {error}"))?;
     let tree = directory.join("tree");
-    copy_sources(&tree)?;
+    copy_without_facade(&tree)?;
     let mut survivors = String::new();
     for (file, tests) in FILES.iter().skip(first - 1).step_by(count) {
         survivors += &test_file(file, tests, &tree, &path)?;
@@ -115,7 +115,7 @@ fn test_file(file: &str, tests: &[&str], tree: &Path, path: &str) -> Result<Stri
 ///
 /// The dependency of each crate on the facade is left out. Only documentation examples need it, and with it, the
 /// tests of a crate compile all other crates.
-pub(crate) fn copy_sources(tree: &Path) -> Result<(), String> {
+pub(crate) fn copy_without_facade(tree: &Path) -> Result<(), String> {
     for path in run("git", &["ls-files"])?.lines() {
         let Ok(mut bytes) = fs::read(root().join(path)) else {
             continue;
