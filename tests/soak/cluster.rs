@@ -324,12 +324,16 @@ impl Cluster {
     }
 
     /// Restores a snapshot from before a rotation. The service keeps the newer secret until it is rotated again.
+    ///
+    /// After a restore, the standbys of OpenBao 2.7 cannot open connections to the active server ("tls: internal
+    /// error"), so that no other server becomes active. A step-down repairs it.
     async fn restore(&self, source: &Source) {
         let snapshot = self.snapshot(None).await;
         self.rotate(source).await;
         source.recovered().await;
         self.snapshot(Some(snapshot)).await;
         source.log("restored");
+        self.root("PUT", "sys/step-down", Value::Null).await;
         self.leader().await;
         tokio::time::sleep(secs(5)).await;
         self.rotate(source).await;
