@@ -5,7 +5,7 @@ use std::fmt;
 use secretwell_core::SecretKey;
 
 use crate::entry::{Answer, Entry, Times};
-use crate::sync::Map;
+use crate::map::Map;
 use crate::sync::atomic::{AtomicU32, Ordering};
 
 /// At most this many entries have a place from the start, because the growth of the map moves all entries at once.

@@ -71,6 +71,7 @@ mod in_flight;
 mod key_map;
 mod link;
 pub mod load;
+mod map;
 mod read;
 mod reading;
 mod refresher;
