@@ -5,8 +5,8 @@ use tokio::task::JoinSet;
 
 use super::*;
 
-/// The time between two reads because of rejected credentials.
-const INTERVAL: Duration = secs(10);
+/// The longest time between two reads because of rejected credentials.
+const LONGEST_INTERVAL: Duration = secs(60);
 
 /// Reports the current build. Returns the secret of the newer build.
 async fn report(fixture: &Fixture) -> Option<String> {
@@ -59,19 +59,34 @@ async fn connections_share_one_read_and_one_build() {
 
 /// A database that rejects every login must not cause a new lease for each connection.
 #[tokio::test(start_paused = true)]
-async fn service_that_rejects_valid_credentials_costs_one_read_in_each_interval() {
+async fn service_that_rejects_valid_credentials_costs_fewer_and_fewer_reads() {
     let fixture = polled(secs(5));
     fixture.auth.get().await.unwrap();
-    for interval in 1..=3 {
-        for _ in 0..3 {
+    let mut expected = 1;
+    for interval in [1, 2, 4, 8, 16, 32, 60, 60].map(secs) {
+        expected += 1;
+        let start = Instant::now();
+        for _ in 0..4 {
             let newer = report_many(&fixture, 1000).await;
             assert!(newer.iter().all(Option::is_none));
-            assert_eq!(reads(&fixture), 1 + interval);
-            pass(INTERVAL / 4).await;
+            assert_eq!(reads(&fixture), expected, "{interval:?}");
+            pass(interval / 5).await;
         }
-        pass(INTERVAL / 4).await;
+        pass(interval - start.elapsed()).await;
     }
     assert_eq!((fixture.builds(), fixture.auth.state()), (1, ready(1)));
+}
+
+/// Somebody revokes a login, and then the next one as well.
+#[tokio::test(start_paused = true)]
+async fn second_rotation_is_not_delayed_by_the_first_one() {
+    let fixture = polled(secs(5));
+    fixture.auth.get().await.unwrap();
+    for (secret, pause) in [(SECOND, 3), (FIRST, 5), (SECOND, 3), (FIRST, 1)] {
+        fixture.memory.set("AUTH_SECRET", secret).unwrap();
+        assert_eq!(report(&fixture).await.as_deref(), Some(secret));
+        pass(secs(pause)).await;
+    }
 }
 
 /// A read because of a forged request does not use up the read because of a rejected login, although the
@@ -153,7 +168,7 @@ async fn user_and_password_are_read_in_one_batch() {
         let newer = auth.report_rejected(used).await.unwrap();
         assert_eq!(newer.username, format!("user-{number}"));
         assert_eq!(Guard::generation(&newer), used + 1);
-        pass(INTERVAL).await;
+        pass(LONGEST_INTERVAL).await;
     }
     assert!(faulty.batches().iter().all(|keys| keys.len() == 2));
 }

@@ -21,6 +21,8 @@ const PAUSE: Duration = Duration::from_millis(25);
 const PATIENCE: Duration = secs(20);
 /// The time in which the pool has newer credentials, after the leases have ended.
 const RELOGIN: Duration = secs(6);
+/// After one rejected login, the credentials are not read again for 1 s, and for up to 4 s after several ones.
+const REJECTIONS: Duration = secs(4);
 
 /// What the requests have shown that no source knows.
 #[derive(Debug, Default, Clone)]
@@ -43,6 +45,8 @@ struct Shared {
     is_over: AtomicBool,
     counts: Mutex<Counts>,
     users: Mutex<BTreeSet<String>>,
+    /// The time of the first query with the newest user.
+    newest_user: Mutex<Instant>,
     numbers: AtomicU64,
 }
 
@@ -54,6 +58,7 @@ impl Requests {
             is_over: AtomicBool::new(false),
             counts: Mutex::default(),
             users: Mutex::default(),
+            newest_user: Mutex::new(soak.start),
             numbers: AtomicU64::new(0),
         });
         let mut tasks = JoinSet::new();
@@ -158,12 +163,15 @@ impl Shared {
                 Ok(((start, _), 200, user)) => {
                     source.truth().queried(start);
                     lock(&self.counts).queries += 1;
-                    lock(&self.users).insert(user);
+                    if lock(&self.users).insert(user) {
+                        *lock(&self.newest_user) = start;
+                    }
                 }
                 Ok(((start, end), status, body)) => {
                     lock(&self.counts).refused_queries += 1;
                     let since = source.truth().disturbed_since((start, end));
-                    if since.is_none_or(|since| end < since + RELOGIN) {
+                    let is_outage = since.is_some_and(|since| end >= since + RELOGIN);
+                    if !is_outage && end > *lock(&self.newest_user) + REJECTIONS {
                         let text = format!("refused: {status} {body}");
                         self.soak.violation("database", text);
                     }

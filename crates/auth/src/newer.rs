@@ -43,10 +43,11 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// database user, without revoking it. Then the secrets are read again. This includes all secrets of the build, so use
     /// one `LazyAuth` for each login. [`Resolver::report_rejected`] describes this for one secret.
     ///
-    /// The other service might reject valid credentials, so this costs at most one read of the source in 10 s, and a
-    /// second one after a failure, whatever the number of calls. Concurrent callers share it, each for at most the
-    /// configured deadline. Calls within 10 s of the last read return at once. The current build stays in use until
-    /// there is a newer one.
+    /// The other service might reject valid credentials, so the reads of the source are limited, whatever the number
+    /// of calls. After a read, the next one can start after 1 s. This time doubles with each read that follows soon, up to
+    /// a minute. A failed read is repeated once. Concurrent callers share a read, each for at most the configured
+    /// deadline. Calls that come too early for a read return at once. The current build stays in use until there is a
+    /// newer one.
     ///
     /// Returns `None` if the source still has the rejected values, if it cannot be read, if the build fails, if the
     /// deadline passes, or if this is called outside of a tokio runtime, or in one without a timer. Cancelling this

@@ -9,18 +9,51 @@ use tokio::time::Instant;
 use crate::source::Results;
 use crate::state::Generation;
 
-/// The minimum time between the starts of two refreshes. Forged requests, and a service that rejects valid
-/// credentials, cause at most one read of the source in this time.
-pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
+/// The limits of the time between the starts of two refreshes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    first: Duration,
+    longest: Duration,
+}
+
+impl Pace {
+    /// Forged requests cause at most one read of the source in 10 s.
+    pub(crate) const STEADY: Self = Self {
+        first: Duration::from_secs(10),
+        longest: Duration::from_secs(10),
+    };
+
+    /// Two rotations can follow each other, so the second refresh may start after 1 s. A service that rejects valid
+    /// credentials soon causes only one read of the source in a minute.
+    pub(crate) const DOUBLING: Self = Self {
+        first: Duration::from_secs(1),
+        longest: Duration::from_secs(60),
+    };
+
+    /// Returns the minimum time between a refresh that starts at `now` and the following one. It doubles while each
+    /// refresh follows the one before within twice the minimum time.
+    fn interval(self, last: Option<&Refresh>, now: Instant) -> Duration {
+        let doubled = last.map(|last| (2 * last.interval, last.age(now)));
+        match doubled {
+            Some((doubled, age)) if age < doubled => doubled.min(self.longest),
+            _ => self.first,
+        }
+    }
+}
 
 /// The refreshes of one auth for one reason. Concurrent callers share one.
-#[derive(Debug, Default)]
-pub(crate) struct Refreshes(Mutex<Option<Refresh>>);
+#[derive(Debug)]
+pub(crate) struct Refreshes {
+    pace: Pace,
+    last: Mutex<Option<Refresh>>,
+}
 
 /// A refresh that was started.
 #[derive(Debug, Clone)]
 pub(crate) struct Refresh {
     started: Instant,
+    /// The next refresh starts at least this long after this one.
+    interval: Duration,
     /// The number of attempts of the rebuild task before this refresh.
     pub(crate) attempts: u64,
     /// The sender is dropped when the refresh ends, also if its runtime is shut down.
@@ -36,8 +69,15 @@ pub(crate) struct Ended {
 }
 
 impl Refreshes {
-    /// Returns the last refresh. If none has started within [`REFRESH_INTERVAL`], also returns the sender of
-    /// a new one, which the caller must start.
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self {
+            pace,
+            last: Mutex::default(),
+        }
+    }
+
+    /// Returns the last refresh. If another one may start, also returns the sender of a new one, which the caller must
+    /// start.
     ///
     /// `deadline` is the maximum duration of a refresh. `attempts` is the number of attempts so far.
     pub(crate) fn join(
@@ -46,7 +86,7 @@ impl Refreshes {
         deadline: Duration,
         attempts: u64,
     ) -> (Refresh, Option<watch::Sender<Ended>>) {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(refresh) = last
             .as_ref()
             .filter(|refresh| refresh.is_recent(now, deadline))
@@ -56,6 +96,7 @@ impl Refreshes {
         let (sender, ended) = watch::channel(Ended::default());
         let refresh = Refresh {
             started: now,
+            interval: self.pace.interval(last.as_ref(), now),
             attempts,
             ended,
         };
@@ -70,10 +111,14 @@ impl Refreshes {
 impl Refresh {
     /// Returns whether another refresh must not start at `now`.
     fn is_recent(&self, now: Instant, deadline: Duration) -> bool {
-        let age = now.saturating_duration_since(self.started);
         let is_running = self.ended.has_changed().is_ok();
         // The task might belong to a runtime that does not run it.
-        age < REFRESH_INTERVAL || is_running && age < deadline.saturating_add(REFRESH_INTERVAL)
+        let longest = deadline.saturating_add(Pace::STEADY.longest);
+        self.age(now) < self.interval || is_running && self.age(now) < longest
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
     }
 
     /// Waits for the end of the refresh.

@@ -17,7 +17,7 @@ use crate::mode::Mode;
 use crate::panics::catch;
 use crate::policy::{Policies, SecretPolicy, is_secret};
 use crate::progress::Progress;
-use crate::refresh::{Refreshes, has_changed};
+use crate::refresh::{Pace, Refreshes, has_changed};
 use crate::ring::Timing;
 use crate::source::{Results, Source};
 use crate::spec::{BuildSpec, Checks, keys};
@@ -196,8 +196,8 @@ impl<A> Shared<A> {
             current: Current::default(),
             progress: watch::channel(Progress::idle()).0,
             requested_rebuilds: AtomicU64::new(0),
-            refreshes: Refreshes::default(),
-            rejections: Refreshes::default(),
+            refreshes: Refreshes::new(Pace::STEADY),
+            rejections: Refreshes::new(Pace::DOUBLING),
             memory: Mutex::default(),
             task: Mutex::default(),
         }
