@@ -324,19 +324,39 @@ impl Cluster {
     }
 
     /// Restores a snapshot from before a rotation. The service keeps the newer secret until it is rotated again.
-    ///
-    /// After a restore, the standbys of OpenBao 2.7 cannot open connections to the active server ("tls: internal
-    /// error"), so that no other server becomes active. A step-down repairs it.
     async fn restore(&self, source: &Source) {
         let snapshot = self.snapshot(None).await;
         self.rotate(source).await;
         source.recovered().await;
         self.snapshot(Some(snapshot)).await;
         source.log("restored");
-        self.root("PUT", "sys/step-down", Value::Null).await;
-        self.leader().await;
+        self.repair().await;
         tokio::time::sleep(secs(5)).await;
         self.rotate(source).await;
+    }
+
+    /// Lets the active server step down until each server can forward requests to it. After a restore, the servers of
+    /// OpenBao 2.7 cannot open connections to each other ("tls: internal error"), so that no other one becomes active.
+    async fn repair(&self) {
+        for _ in 0..60 {
+            let active = &self.servers[self.leader().await];
+            let mut forwarding = 0;
+            for server in &self.servers {
+                let body = json!({"data": {}});
+                let write =
+                    server.try_request(active.root_token(), "POST", "secret/data/probe", body);
+                let response = timeout(secs(10), write).await.ok().flatten();
+                forwarding += usize::from(response.is_some_and(|(status, _)| status.is_success()));
+            }
+            if forwarding == self.servers.len() {
+                return;
+            }
+            let step_down =
+                active.try_request(active.root_token(), "PUT", "sys/step-down", Value::Null);
+            let _ = timeout(secs(20), step_down).await;
+            tokio::time::sleep(secs(1)).await;
+        }
+        panic!("the cluster was not repaired");
     }
 
     /// Returns a snapshot, or restores one.
