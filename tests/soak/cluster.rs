@@ -330,33 +330,42 @@ impl Cluster {
         source.recovered().await;
         self.snapshot(Some(snapshot)).await;
         source.log("restored");
-        self.repair().await;
+        self.leader().await;
         tokio::time::sleep(secs(5)).await;
         self.rotate(source).await;
+        self.repair().await;
     }
 
     /// Lets the active server step down until each server can forward requests to it. After a restore, the servers of
     /// OpenBao 2.7 cannot open connections to each other ("tls: internal error"), so that no other one becomes active.
     async fn repair(&self) {
-        for _ in 0..60 {
+        for _ in 0..10 {
+            // The servers also need some time to notice the new active one.
+            for _ in 0..20 {
+                if self.forwards().await {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
             let active = &self.servers[self.leader().await];
-            let mut forwarding = 0;
-            for server in &self.servers {
-                let body = json!({"data": {}});
-                let write =
-                    server.try_request(active.root_token(), "POST", "secret/data/probe", body);
-                let response = timeout(secs(10), write).await.ok().flatten();
-                forwarding += usize::from(response.is_some_and(|(status, _)| status.is_success()));
-            }
-            if forwarding == self.servers.len() {
-                return;
-            }
-            let step_down =
-                active.try_request(active.root_token(), "PUT", "sys/step-down", Value::Null);
+            let (method, path) = ("PUT", "sys/step-down");
+            let step_down = active.try_request(active.root_token(), method, path, Value::Null);
             let _ = timeout(secs(20), step_down).await;
-            tokio::time::sleep(secs(1)).await;
         }
         panic!("the cluster was not repaired");
+    }
+
+    /// Returns whether each server accepts a write, which only the active one can do itself.
+    async fn forwards(&self) -> bool {
+        for server in &self.servers {
+            let (method, path, body) = ("POST", "secret/data/probe", json!({"data": {}}));
+            let write = server.try_request(server.root_token(), method, path, body);
+            let response = timeout(secs(3), write).await.ok().flatten();
+            if !response.is_some_and(|(status, _)| status.is_success()) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Returns a snapshot, or restores one.
