@@ -121,9 +121,32 @@ impl Node {
         match self {
             Self::Literal(text) | Self::Text(text) => Ok(text.as_bytes().to_vec()),
             _ => {
-                let mut json = Zeroizing::new(String::new());
+                let mut json = Zeroizing::new(String::with_capacity(self.longest_json()));
                 self.write_json(&mut json)?;
                 Ok(std::mem::take(&mut *json).into_bytes())
+            }
+        }
+    }
+
+    /// Returns a length that the JSON of the node does not exceed. A buffer that grows leaves copies behind.
+    fn longest_json(&self) -> usize {
+        // An escaped character has up to six characters. Quotes, brackets and separators follow.
+        let text = |text: &str| 6 * text.len() + 4;
+        match self {
+            Self::Null | Self::Refused(_) => 4,
+            Self::Literal(literal) => text(literal),
+            Self::Text(quoted) => text(quoted),
+            Self::List(items) => {
+                items
+                    .iter()
+                    .map(|item| item.longest_json() + 1)
+                    .sum::<usize>()
+                    + 2
+            }
+            Self::Map(object) => {
+                let entries = object.iter();
+                let lengths = entries.map(|(name, node)| text(name) + node.longest_json());
+                lengths.sum::<usize>() + 2
             }
         }
     }
