@@ -114,6 +114,32 @@ impl Program {
     }
 }
 
+/// Runs a scenario until its last step. Asserts that no copy of the secret is left if the program wipes what it frees.
+/// Returns and prints the copies that are left otherwise.
+#[expect(
+    clippy::print_stdout,
+    reason = "the numbers are part of the documentation"
+)]
+fn freed_copies(arguments: &[&str], variables: &[(&str, &str)], needles: &Needles) -> Vec<Found> {
+    let mut copies = Vec::new();
+    for allocator in [Allocator::Zeroing, Allocator::System] {
+        let mut program = Program::with(allocator, arguments, variables);
+        program.reach("alive");
+        program.assert_found(needles, "secret");
+        program.go_on("dropped");
+        match allocator {
+            Allocator::Zeroing => program.assert_clean(needles, &arguments.join(" ")),
+            Allocator::System => copies = program.remaining(needles),
+        }
+    }
+    println!(
+        "{}: {} copies in freed memory",
+        arguments.join(" "),
+        copies.len()
+    );
+    copies
+}
+
 /// Returns the path of a program that `cargo xtask test memory` has built.
 fn program(name: &str) -> PathBuf {
     let tests = env::current_exe().unwrap();

@@ -1,7 +1,7 @@
 //! Clients that log in with the secret as their password.
 
 use super::sources::Place;
-use super::{Allocator, Needles, Program, canary};
+use super::{Needles, canary, freed_copies};
 use crate::redis::Server;
 use crate::vault::database::Postgres;
 
@@ -26,21 +26,10 @@ async fn passwords_of_redis_remain_in_freed_memory_only() {
     assert_only_freed_memory_contains_it("redis", &server.address.to_string(), &password);
 }
 
-/// The types of the clients have their own copies of the password. They are not wiped when they are freed.
+/// The types of the clients have their own copies of the password, which are not wiped when they are freed.
 fn assert_only_freed_memory_contains_it(client: &str, server: &str, password: &str) {
     let place = Place::directory();
     place.write(password);
-    let needles = Needles::default().text("password", password);
-    let arguments = [client, &place.url, server];
-    let mut program = Program::with(Allocator::Zeroing, &arguments, &[]);
-    program.reach("alive");
-    program.assert_found(&needles, "password");
-    program.go_on("dropped");
-    program.assert_clean(&needles, client);
-
-    let mut program = Program::start(&arguments);
-    program.reach("alive");
-    program.go_on("dropped");
-    let found = program.remaining(&needles);
-    println!("{client}: {} copies in freed memory", found.len());
+    let needles = Needles::default().text("secret", password);
+    freed_copies(&[client, &place.url, server], &[], &needles);
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use tempfile::NamedTempFile;
 use tokio::net::TcpListener;
 
-use super::{Allocator, Needles, Program, canary};
+use super::{Needles, canary, freed_copies};
 use crate::subdomains::forward;
 use crate::vault::server::{Bao, shared, unique};
 use crate::vault::tls::{Authority, acceptor, file};
@@ -13,25 +13,10 @@ use crate::vault::tls::{Authority, acceptor, file};
 /// Characters that JSON escapes. They are decoded.
 const ESCAPED: &str = "\"\\\n";
 
-/// Reads the secret 40 times in each way, and drops it.
-///
-/// The libraries for HTTP and TLS free buffers of requests and responses without wiping them. With an allocator that
-/// wipes what is freed, no copy is left, so nothing refers to one. Otherwise, copies are parts of requests and responses.
+/// Reads the secret 40 times and drops it. The libraries for HTTP and TLS free buffers of requests and responses without
+/// wiping them. No other copy is left.
 fn assert_only_freed_buffers_remain(url: &str, variables: &[(&str, &str)], needles: &Needles) {
-    let mut program = Program::with(Allocator::Zeroing, &["read", url], variables);
-    program.reach("alive");
-    program.assert_found(needles, "secret");
-    program.go_on("values dropped");
-    program.go_on("dropped");
-    program.assert_clean(needles, url);
-
-    let mut program = Program::with(Allocator::System, &["read", url], variables);
-    program.reach("alive");
-    program.go_on("values dropped");
-    program.go_on("dropped");
-    let found = program.remaining(needles);
-    println!("{url}: {} copies in freed buffers", found.len());
-    for found in found {
+    for found in freed_copies(&["read", url], variables, needles) {
         assert!(!found.is_alone, "{url}: {found:?}");
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use super::{Allocator, Needles, Program, canary, replace};
+use super::{Allocator, Needles, Program, canary, freed_copies, replace};
 
 /// A folder with a file that contains a secret, and the URL of the source.
 pub(super) struct Place {
@@ -109,7 +109,6 @@ fn secrets_of_files_leave_no_copy() {
         let mut program = Program::start(&["read", &place.url]);
         program.reach("alive");
         program.assert_found(&needles, "secret");
-        program.go_on("values dropped");
         program.go_on("dropped");
         program.assert_clean(&needles, &place.url);
     }
@@ -135,12 +134,7 @@ fn decoded_values_of_yaml_and_toml_remain_in_freed_memory_only() {
         let secret = canary();
         place.write(&secret);
         let needles = Needles::default().text("secret", &secret);
-        let mut program = Program::with(Allocator::Zeroing, &["read", &place.url], &[]);
-        program.reach("alive");
-        program.assert_found(&needles, "secret");
-        program.go_on("values dropped");
-        program.go_on("dropped");
-        program.assert_clean(&needles, &write("SECRET"));
+        freed_copies(&["read", &place.url], &[], &needles);
     }
 }
 
@@ -153,7 +147,6 @@ fn variables_remain_in_the_environment_of_the_process_only() {
     let mut program = Program::with(Allocator::System, &["read", "env://"], &variables);
     program.reach("alive");
     program.assert_found(&needles, "secret");
-    program.go_on("values dropped");
     program.go_on("dropped");
     let found = program.remaining(&needles);
     let mappings: Vec<&str> = found.iter().map(|found| found.mapping.as_str()).collect();
@@ -172,7 +165,6 @@ fn files_that_variables_name_leave_no_copy() {
     let mut program = Program::with(Allocator::System, &arguments, &variables);
     program.reach("alive");
     program.assert_found(&needles, "secret");
-    program.go_on("values dropped");
     program.go_on("dropped");
     program.assert_clean(&needles, "a file");
 }

@@ -117,7 +117,6 @@ async fn read(provider: Arc<dyn SecretProvider>) {
     step("alive");
     drop((resolved, loaded, refreshed, secrets));
     resolver.invalidate(KEY);
-    step("values dropped");
     resolver.close().await;
     drop((resolver, provider));
     step("dropped");
