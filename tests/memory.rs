@@ -4,6 +4,10 @@
 //! that the library and its dependencies make. The tests read that memory while the secrets are in use, which shows
 //! that they are found, and after they were dropped.
 
+mod claims;
+mod clients;
+mod command;
+mod remote;
 mod rings;
 mod scan;
 mod sources;
@@ -21,6 +25,14 @@ use crate::support::{replace, secs};
 /// Background tasks and connections end some time after their owner was dropped.
 const LIMIT: Duration = secs(5);
 
+/// The allocator of a program of `memory/program`.
+#[derive(Debug, Clone, Copy)]
+enum Allocator {
+    System,
+    /// Wipes what is freed.
+    Zeroing,
+}
+
 /// A process whose memory is read. It is killed when this is dropped.
 struct Program {
     child: Child,
@@ -28,17 +40,24 @@ struct Program {
 }
 
 impl Program {
-    /// Starts the program of `memory/program`.
+    /// Starts the program of `memory/program` with the allocator of the system.
     fn start(arguments: &[&str]) -> Self {
-        Self::with_variables(arguments, &[])
+        Self::with(Allocator::System, arguments, &[])
     }
 
-    fn with_variables(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(program("memory"));
+    fn with(allocator: Allocator, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(program(match allocator {
+            Allocator::System => "memory",
+            Allocator::Zeroing => "memory-zeroing",
+        }));
         command
             .args(arguments)
             .env_clear()
             .envs(variables.iter().copied());
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -93,6 +112,32 @@ impl Program {
         let found = self.remaining(needles);
         assert!(found.is_empty(), "{what}: {found:#?}");
     }
+}
+
+/// Runs a scenario until its last step. Asserts that no copy of the secret is left if the program wipes what it frees.
+/// Returns and prints the copies that are left otherwise.
+#[expect(
+    clippy::print_stdout,
+    reason = "the numbers are part of the documentation"
+)]
+fn freed_copies(arguments: &[&str], variables: &[(&str, &str)], needles: &Needles) -> Vec<Found> {
+    let mut copies = Vec::new();
+    for allocator in [Allocator::Zeroing, Allocator::System] {
+        let mut program = Program::with(allocator, arguments, variables);
+        program.reach("alive");
+        program.assert_found(needles, "secret");
+        program.go_on("dropped");
+        match allocator {
+            Allocator::Zeroing => program.assert_clean(needles, &arguments.join(" ")),
+            Allocator::System => copies = program.remaining(needles),
+        }
+    }
+    println!(
+        "{}: {} copies in freed memory",
+        arguments.join(" "),
+        copies.len()
+    );
+    copies
 }
 
 /// Returns the path of a program that `cargo xtask test memory` has built.

@@ -31,14 +31,14 @@ const CALLERS: usize = 4;
 const LIMIT: Duration = secs(60);
 
 /// A Redis or Valkey server. It ends with the test process, even if that process crashes.
-struct Server {
-    address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     shell: Child,
 }
 
 impl Server {
     /// Starts the program `target/tools/NAME`.
-    async fn start(name: &str) -> Self {
+    pub(crate) async fn start(name: &str) -> Self {
         let address = free_address();
         let script = r#""$@" >/dev/null 2>&1 & cat >/dev/null; kill -9 $!"#;
         let shell = Command::new("sh")
@@ -57,6 +57,16 @@ impl Server {
         };
         tokio::time::timeout(LIMIT, ready).await.unwrap();
         Self { address, shell }
+    }
+
+    /// Adds a user with all permissions.
+    pub(crate) async fn add_user(&self, name: &str, password: &str) {
+        let client = Client::open(format!("redis://:{ROOT}@{}", self.address)).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut command = redis::cmd("ACL");
+        command.arg(&["SETUSER", name, "on", "+@all", "~*", "&*"]);
+        command.arg(format!(">{password}"));
+        command.exec_async(&mut connection).await.unwrap();
     }
 }
 

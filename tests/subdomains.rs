@@ -72,7 +72,12 @@ impl Subdomains {
 
     fn forward(&mut self, origin: usize, target: String) {
         let listener = self.listeners[origin].take().unwrap();
-        self.tasks.spawn(forward(listener, target, self.has_tls));
+        let tls = self.has_tls.then(|| {
+            let authority = Authority::new("Test");
+            let identity = authority.sign(&["app.example.test", "api.example.test"], |_| ());
+            acceptor(&identity, &[b"http/1.1"])
+        });
+        self.tasks.spawn(forward(listener, target, tls));
     }
 
     /// Sends a request to the service by a script of a page. `page` is a page of the application.
@@ -111,10 +116,7 @@ async fn listen() -> TcpListener {
 }
 
 /// Forwards connections to `target`, and ends TLS before.
-async fn forward(listener: TcpListener, target: String, has_tls: bool) {
-    let authority = Authority::new("Test");
-    let identity = authority.sign(&["app.example.test", "api.example.test"], |_| ());
-    let tls: Option<TlsAcceptor> = has_tls.then(|| acceptor(&identity, &[b"http/1.1"]));
+pub(crate) async fn forward(listener: TcpListener, target: String, tls: Option<TlsAcceptor>) {
     let mut connections = JoinSet::new();
     loop {
         let (mut client, _) = listener.accept().await.unwrap();

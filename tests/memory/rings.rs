@@ -7,7 +7,13 @@ use super::sources::Place;
 use super::{Needles, Program, canary};
 
 /// Adds a secret, and the keys that Auth.js or Better Auth derive from it.
-fn with_keys(needles: Needles, name: &str, secret: &str, salt: &str, info: &str) -> Needles {
+pub(super) fn with_keys(
+    needles: Needles,
+    name: &str,
+    secret: &str,
+    salt: &str,
+    info: &str,
+) -> Needles {
     let mac = |key: &[u8], parts: &[&[u8]]| {
         let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
         parts.iter().for_each(|part| mac.update(part));
@@ -24,7 +30,7 @@ fn with_keys(needles: Needles, name: &str, secret: &str, salt: &str, info: &str)
         .bytes(&format!("{name} key, second half"), &second)
 }
 
-fn authjs_keys(needles: Needles, name: &str, secret: &str, salt: &str) -> Needles {
+pub(super) fn authjs_keys(needles: Needles, name: &str, secret: &str, salt: &str) -> Needles {
     let info = format!("Auth.js Generated Encryption Key ({salt})");
     with_keys(needles, name, secret, salt, &info)
 }

@@ -38,6 +38,9 @@ pub(crate) struct Found {
     pub(crate) mapping: String,
     address: u64,
     pub(crate) length: usize,
+    /// Whether it is the whole secret, except for its start, and text is neither in front of it nor behind it. The
+    /// allocator writes to the start of a buffer that is freed.
+    pub(crate) is_alone: bool,
     /// The bytes around it, for the message of a failed test.
     context: String,
 }
@@ -50,6 +53,7 @@ impl fmt::Debug for Found {
             address,
             length,
             context,
+            ..
         } = self;
         write!(
             f,
@@ -157,12 +161,20 @@ impl Needles {
                     continue;
                 }
                 ends.insert(needle, place + after);
+                let neighbours = [
+                    bytes[..place - before].last_chunk::<WORD>(),
+                    bytes[place + after..].first_chunk::<WORD>(),
+                ];
+                let is_text =
+                    |bytes: &[u8; WORD]| bytes.iter().all(|byte| matches!(byte, b' '..=b'~'));
+                let is_in_text = neighbours.into_iter().flatten().any(is_text);
                 let around = place.saturating_sub(before + 64)..bytes.len().min(place + after + 64);
                 found.push(Found {
                     name: name.clone(),
                     mapping: mapping.to_owned(),
                     address: start + (place - before) as u64,
                     length: before + after,
+                    is_alone: before + after + PART_LENGTH >= text.len() && !is_in_text,
                     context: bytes[around].escape_ascii().to_string(),
                 });
             }

@@ -55,16 +55,23 @@ mod urls;
 mod variables;
 mod watch;
 
+use std::alloc::System;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
+use zeroizing_alloc::ZeroAlloc;
 
 use args::{Arguments, Command, SecretsCommand};
 use exit::{Failure, Reason};
 use program::Launcher;
 use sources::Sources;
+
+/// Wipes all memory that is freed. This includes buffers of the libraries for HTTP and TLS, and the environment that the
+/// standard library builds for a program.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     if let Some(launcher) = Launcher::from_arguments() {

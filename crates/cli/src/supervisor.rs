@@ -84,8 +84,11 @@ impl Supervisor {
         drop(until_handled);
         let variables = self.variables(&self.previous, &secrets);
         self.files.write(&variables)?;
+        let pid = self.start(&variables)?;
+        // The values would stay in memory after they have changed.
+        drop(variables);
         let mut running = Running {
-            pid: Some(self.start(&variables)?),
+            pid: Some(pid),
             events,
             orphans,
             stopping: false,

@@ -8,6 +8,8 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+use crate::SecretValue;
+
 /// The maximum nesting depth of a document.
 const MAX_DEPTH: usize = 128;
 /// The maximum number of values of a document, because a value needs much more memory than its text.
@@ -142,6 +144,20 @@ impl<T> fmt::Debug for Object<T> {
         f.debug_set()
             .entries(self.iter().map(|(name, _)| name))
             .finish()
+    }
+}
+
+/// Returns the text of a JSON string, or `None` if it contains half of a surrogate pair or if `json` is another value.
+/// `json` must be valid. No copy of the text remains in memory, unlike in the buffer in which `serde_json` decodes escape
+/// sequences.
+pub fn decode_text(json: &str) -> Option<SecretValue> {
+    let text = json.strip_prefix('"')?.strip_suffix('"')?;
+    if !text.contains('\\') {
+        return Some(text.into());
+    }
+    match Json::parse(json) {
+        Ok(Json::Text(text)) => Some(text.as_str().into()),
+        _ => None,
     }
 }
 

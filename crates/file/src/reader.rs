@@ -7,7 +7,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use secretwell_core::backend::refuse_encrypted;
-use secretwell_core::{Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, Version};
+use secretwell_core::{
+    Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretValue, Version,
+};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -190,7 +192,7 @@ impl Reader {
         let (verdict, _) = self.memory.judge(path, &seen, HashSet::new, grace);
         let (result, wait) = self.conclude(Path::new(path), attempt.result, verdict);
         Reading {
-            result: result.map(|mut bytes| secret(std::mem::take(&mut *bytes))),
+            result: result.map(|mut bytes| secret(std::mem::take(&mut *bytes).into())),
             wait,
         }
     }
@@ -226,8 +228,8 @@ impl Reader {
     }
 
     fn read_entry(&self, entries: &Entries, key: &SecretKey) -> Result<Secret, Error> {
-        if let Some(bytes) = entries.document.get(key)? {
-            return Ok(secret(bytes));
+        if let Some(value) = entries.document.get(key)? {
+            return Ok(secret(value));
         }
         if entries.missing.contains(&self.name(key.as_str())) {
             return Err(self.rewriting(Path::new(""), "this key is missing since it was rewritten"));
@@ -465,9 +467,9 @@ fn is_blank(bytes: &[u8]) -> bool {
     text.trim_ascii().is_empty()
 }
 
-fn secret(bytes: Vec<u8>) -> Secret {
-    let version = Version::from_content(&bytes);
-    Secret::new(bytes).with_version(version)
+fn secret(value: SecretValue) -> Secret {
+    let version = Version::from_content(value.expose_bytes());
+    Secret::new(value).with_version(version)
 }
 
 #[cfg(test)]

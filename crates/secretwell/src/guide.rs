@@ -348,6 +348,8 @@ pub mod decisions {
     pub mod soak {}
     #[doc = include_str!("../docs/decisions/0029-fleet.md")]
     pub mod fleet {}
+    #[doc = include_str!("../docs/decisions/0030-memory.md")]
+    pub mod memory {}
     #[doc = include_str!("../docs/decisions/0034-bill-of-materials.md")]
     pub mod bill_of_materials {}
 }

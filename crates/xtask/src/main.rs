@@ -75,8 +75,9 @@ enum Threads {
 const BUILD_COMMAND: &str =
     "build --package secretwell-cli --package secretwell-resolver --bins --tests";
 
-/// Builds the program whose memory is read. It shares the compiled dependencies of the suite.
-const BUILD_MEMORY_PROGRAM: &str = "build --workspace --all-features --bin memory";
+/// Builds the programs whose memory is read. They share the compiled dependencies of the suite.
+const BUILD_MEMORY_PROGRAMS: &str =
+    "build --workspace --all-features --bin memory --bin memory-zeroing";
 
 const PARTS: &[Part] = &[
     Part {
@@ -190,8 +191,8 @@ const PARTS: &[Part] = &[
     Part {
         name: "memory",
         description: "copies of secrets in the memory of a process, after they were dropped; on Linux",
-        install: None,
-        cargo_calls: &[BUILD_MEMORY_PROGRAM],
+        install: Some(install_for_clients),
+        cargo_calls: &[BUILD_COMMAND, BUILD_MEMORY_PROGRAMS],
         suite: Some(Suite {
             modules: &["memory"],
             skip: &[],

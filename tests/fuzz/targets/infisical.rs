@@ -36,7 +36,7 @@ fuzz_target!(|data: &[u8]| {
         let _ = protocol.classify(&request, &response);
     }
 
-    // The parser is more lenient: it accepts control characters in a text.
+    // The parser skips unused members without a check of their UTF-8.
     let json: Option<Value> = serde_json::from_slice(body).ok();
     let scope = Scope {
         folder: "/",

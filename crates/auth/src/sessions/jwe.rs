@@ -4,9 +4,9 @@
 //! supports these formats only. Errors distinguish the same cases as the packages do.
 
 use aes::cipher::block_padding::Pkcs7;
-use aes::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
+use aes::cipher::{BlockModeDecrypt, BlockModeEncrypt, InnerIvInit};
 use aes_gcm::aead::AeadInOut;
-use aes_gcm::{Aes256Gcm, KeyInit as _, Nonce, Tag};
+use aes_gcm::{Aes256Gcm, Nonce, Tag};
 use base64::Engine;
 use base64::alphabet::URL_SAFE;
 use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::encoding::URL_SAFE_NO_PAD;
 use super::error::TokenError;
-use super::keys::{Format, GCM_KEY, Keys};
+use super::keys::{Format, Keys};
 use super::text;
 
 /// Maximum length of a token in bytes: about a hundred cookies.
@@ -270,8 +270,8 @@ fn decrypt_cbc(parts: &Parts<'_>, keys: &Keys) -> Option<Zeroizing<Vec<u8>>> {
     }
     #[cfg(test)]
     DECRYPTIONS.set(DECRYPTIONS.get() + 1);
-    let key = &**keys.cbc_cipher;
-    let cipher = cbc::Decryptor::<aes::Aes256>::new_from_slices(key, &parts.iv).ok()?;
+    let iv = parts.iv.as_slice().try_into().ok()?;
+    let cipher = cbc::Decryptor::inner_iv_init(&*keys.cbc_cipher, iv);
     let mut text = Zeroizing::new(parts.text.clone());
     let length = cipher.decrypt_padded::<Pkcs7>(&mut text).ok()?.len();
     text.truncate(length);
@@ -287,8 +287,7 @@ pub(super) fn cbc_tag(keys: &Keys, header: &str, iv: &[u8], text: &[u8]) -> Opti
     mac.finalize().into_bytes()[..32].try_into().ok()
 }
 
-fn decrypt_gcm(parts: &Parts<'_>, key: &[u8; GCM_KEY]) -> Option<Zeroizing<Vec<u8>>> {
-    let cipher = Aes256Gcm::new_from_slice(key).ok()?;
+fn decrypt_gcm(parts: &Parts<'_>, cipher: &Aes256Gcm) -> Option<Zeroizing<Vec<u8>>> {
     let nonce: &Nonce<_> = parts.iv.as_slice().try_into().ok()?;
     let tag: &Tag = parts.tag.as_slice().try_into().ok()?;
     let mut text = Zeroizing::new(parts.text.clone());
@@ -312,18 +311,16 @@ pub(super) fn encrypt(text: &[u8], keys: &Keys, format: Format) -> Result<String
     let (iv, text, tag) = match format {
         Format::V4 => {
             let iv = &random[..GCM_IV];
-            let cipher = Aes256Gcm::new_from_slice(&**keys.gcm).map_err(|_| failed())?;
             let nonce: &Nonce<_> = iv.try_into().map_err(|_| failed())?;
             let mut text = text.to_vec();
-            let tag = cipher
+            let tag = keys
+                .gcm
                 .encrypt_inout_detached(nonce, header.as_bytes(), text.as_mut_slice().into())
                 .map_err(|_| failed())?;
             (iv, text, tag.to_vec())
         }
         Format::V5 | Format::BetterAuth => {
-            let cipher =
-                cbc::Encryptor::<aes::Aes256>::new_from_slices(&**keys.cbc_cipher, &random)
-                    .map_err(|_| failed())?;
+            let cipher = cbc::Encryptor::inner_iv_init(&*keys.cbc_cipher, &random.into());
             let text = cipher.encrypt_padded_vec::<Pkcs7>(text);
             let tag = cbc_tag(keys, header, &random, &text).ok_or_else(failed)?;
             (&random[..], text, tag.to_vec())

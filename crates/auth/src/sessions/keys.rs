@@ -1,5 +1,7 @@
 //! The keys that Auth.js and Better Auth derive from a secret.
 
+use aes::Aes256;
+use aes_gcm::Aes256Gcm;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hkdf::Hkdf;
@@ -13,7 +15,10 @@ use crate::KeyRing;
 
 /// Length of the keys in bytes. A CBC key consists of two halves.
 const CBC_KEY: usize = 64;
-pub(super) const GCM_KEY: usize = 32;
+const GCM_KEY: usize = 32;
+
+/// The derivation uses less than this many bytes of the stack: 17,000 in a build without optimization.
+const USED_STACK: usize = 32 << 10;
 
 /// The version of the token format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,16 +32,15 @@ pub(super) enum Format {
     BetterAuth,
 }
 
-/// A key that is wiped when it is dropped. It is in a box, because moving an array leaves a copy on the stack.
-type WipedKey<const LENGTH: usize> = Box<Zeroizing<[u8; LENGTH]>>;
-
-/// The keys that are derived from one secret and one salt.
+/// The keys that are derived from one secret and one salt. They are wiped when they are dropped, and they are in boxes,
+/// because moving them would leave copies on the stack.
 pub(super) struct Keys {
     /// First half of the CBC key, as the initial state of the HMAC for each tag.
     pub(super) cbc_mac: Hmac<Sha512>,
-    /// Second half of the CBC key, which encrypts the text.
-    pub(super) cbc_cipher: WipedKey<{ CBC_KEY / 2 }>,
-    pub(super) gcm: WipedKey<GCM_KEY>,
+    /// Second half of the CBC key, which encrypts the text. The key is expanded once, because each expansion leaves
+    /// copies on the stack.
+    pub(super) cbc_cipher: Box<Aes256>,
+    pub(super) gcm: Box<Aes256Gcm>,
     /// `kid` of the CBC key in the header of a token.
     pub(super) cbc_id: String,
     /// `kid` of the GCM key in the header of a token.
@@ -51,6 +55,18 @@ impl Keys {
     /// # Errors
     /// Returns [`ErrorKind::Invalid`] if the lengths of the keys are not supported, which does not happen.
     pub(super) fn derive(secret: &SecretValue, format: Format, salt: &str) -> Result<Self, Error> {
+        let keys = Self::derive_on_the_stack(secret, format, salt);
+        wipe_stack();
+        keys
+    }
+
+    /// Derives the keys, and leaves copies of them on the stack.
+    #[inline(never)]
+    fn derive_on_the_stack(
+        secret: &SecretValue,
+        format: Format,
+        salt: &str,
+    ) -> Result<Self, Error> {
         let info = match (format, salt) {
             (Format::V4, "") => "NextAuth.js Generated Encryption Key".to_owned(),
             (Format::V4, salt) => format!("NextAuth.js Generated Encryption Key ({salt})"),
@@ -67,15 +83,15 @@ impl Keys {
         let mut cbc = Zeroizing::new([0; CBC_KEY]);
         hkdf.expand(info.as_bytes(), &mut *cbc)
             .map_err(|_| derivation_error())?;
-        let mut gcm = WipedKey::<GCM_KEY>::default();
-        hkdf.expand(info.as_bytes(), &mut **gcm)
+        let mut gcm = Zeroizing::new([0; GCM_KEY]);
+        hkdf.expand(info.as_bytes(), &mut *gcm)
             .map_err(|_| derivation_error())?;
         let cbc_thumbprint = thumbprint_input(&*cbc);
         let cbc_id = match format {
             Format::V4 | Format::V5 => URL_SAFE_NO_PAD.encode(Sha512::digest(&*cbc_thumbprint)),
             Format::BetterAuth => URL_SAFE_NO_PAD.encode(Sha256::digest(&*cbc_thumbprint)),
         };
-        let gcm_id = URL_SAFE_NO_PAD.encode(Sha256::digest(&*thumbprint_input(&**gcm)));
+        let gcm_id = URL_SAFE_NO_PAD.encode(Sha256::digest(&*thumbprint_input(&*gcm)));
         let header = match format {
             Format::V4 => r#"{"alg":"dir","enc":"A256GCM"}"#.to_owned(),
             Format::V5 | Format::BetterAuth => {
@@ -83,12 +99,12 @@ impl Keys {
             }
         };
         let (mac_key, cipher_key) = cbc.split_at(CBC_KEY / 2);
-        let mut cbc_cipher = WipedKey::<{ CBC_KEY / 2 }>::default();
-        cbc_cipher.copy_from_slice(cipher_key);
+        let cbc_cipher = Aes256::new_from_slice(cipher_key).map_err(|_| derivation_error())?;
+        let gcm = Aes256Gcm::new_from_slice(&*gcm).map_err(|_| derivation_error())?;
         Ok(Self {
             cbc_mac: Hmac::new_from_slice(mac_key).map_err(|_| derivation_error())?,
-            cbc_cipher,
-            gcm,
+            cbc_cipher: Box::new(cbc_cipher),
+            gcm: Box::new(gcm),
             cbc_id,
             gcm_id,
             header: URL_SAFE_NO_PAD.encode(header),
@@ -109,6 +125,12 @@ impl Keys {
             .map(|secret| Self::derive(secret, format, salt))
             .collect()
     }
+}
+
+/// Overwrites the stack that the functions which the caller has called before have used.
+#[inline(never)]
+fn wipe_stack() {
+    std::hint::black_box([0_u8; USED_STACK]);
 }
 
 /// Returns the input of a key's thumbprint (RFC 7638): ordered members without white space.

@@ -1,13 +1,25 @@
 //! JSON and percent-encoding as JavaScript reads and writes them.
 
-use std::ops::{Deref, DerefMut};
+use std::io;
+use std::ops::{AddAssign, Deref};
 
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::keys::Format;
 
-/// A text that is wiped when it is dropped.
+/// The length in bytes that the claims of most tokens do not exceed.
+const TYPICAL_LENGTH: usize = 1024;
+
+/// A text that is wiped when it is dropped, and when it grows.
 pub(super) struct WipedText(Zeroizing<String>);
+
+impl WipedText {
+    /// Creates an empty text for claims.
+    pub(super) fn for_claims() -> Self {
+        String::with_capacity(TYPICAL_LENGTH).into()
+    }
+}
 
 impl From<String> for WipedText {
     fn from(text: String) -> Self {
@@ -23,9 +35,28 @@ impl Deref for WipedText {
     }
 }
 
-impl DerefMut for WipedText {
-    fn deref_mut(&mut self) -> &mut String {
-        &mut self.0
+impl AddAssign<&str> for WipedText {
+    fn add_assign(&mut self, part: &str) {
+        if self.0.capacity() - self.0.len() < part.len() {
+            let length = self.0.len() + part.len();
+            let mut larger = Self::from(String::with_capacity(length.next_power_of_two()));
+            larger.0.push_str(&self.0);
+            // The assignment drops the old text, which wipes it.
+            *self = larger;
+        }
+        self.0.push_str(part);
+    }
+}
+
+/// Appends the parts that `serde_json` writes. Each of them is a text.
+impl io::Write for WipedText {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        *self += std::str::from_utf8(part).map_err(io::Error::other)?;
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -35,6 +66,13 @@ impl Drop for WipedText {
     fn drop(&mut self) {
         self.0.clear();
     }
+}
+
+/// Returns a value as JSON, or `None` if it cannot be serialized.
+pub(super) fn to_json(value: &(impl Serialize + ?Sized)) -> Option<WipedText> {
+    let mut json = WipedText::for_claims();
+    serde_json::to_writer(&mut json, value).ok()?;
+    Some(json)
 }
 
 /// Decodes bytes to JSON text as the packages do, or returns `None` if they are not UTF-8. Unpaired
@@ -54,7 +92,7 @@ pub(super) fn decode_text(mut bytes: Zeroizing<Vec<u8>>, format: Format) -> Opti
     }
     let mut text = WipedText::from(String::from_utf8(std::mem::take(&mut *bytes)).ok()?);
     if text.starts_with('\u{feff}') {
-        text.remove(0);
+        text.0.remove(0);
     }
     Some(text)
 }
@@ -143,6 +181,14 @@ pub(super) fn percent_decode(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_that_grows_keeps_its_content() {
+        let claims = ["Ada \"the\" Countess 🦀\n".repeat(200), "b".to_owned()];
+        let json = to_json(&claims).unwrap();
+        assert!(json.len() > TYPICAL_LENGTH);
+        assert_eq!(*json, serde_json::to_string(&claims).unwrap());
+    }
 
     #[test]
     fn unpaired_surrogates_are_replaced_and_pairs_are_kept() {

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use secretwell_core::backend::{Notice, NoticeKind, collect_notices, refuse_encrypted_document};
 use secretwell_core::json::Object;
-use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
+use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey, SecretValue};
 
 use crate::config::Syntax;
 use crate::dotenv::Variables;
@@ -57,10 +57,10 @@ impl Document {
     ///
     /// # Errors
     /// Returns an error if the entry cannot be represented, or if no name in the document can correspond to the key.
-    pub(crate) fn get(&self, key: &SecretKey) -> Result<Option<Vec<u8>>, Error> {
+    pub(crate) fn get(&self, key: &SecretKey) -> Result<Option<SecretValue>, Error> {
         match self {
             Self::Variables(variables) => variables.get(key),
-            Self::Tree(node) => node.get(key)?.map(Node::to_bytes).transpose(),
+            Self::Tree(node) => node.get(key)?.map(Node::to_value).transpose(),
         }
     }
 

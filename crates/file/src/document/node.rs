@@ -1,7 +1,7 @@
 //! The tree of a document in JSON, YAML or TOML.
 
 use secretwell_core::json::{self, Object};
-use secretwell_core::{Error, KeyPrefix, SecretKey};
+use secretwell_core::{Error, KeyPrefix, SecretKey, SecretValue};
 use zeroize::Zeroizing;
 
 use super::malformed;
@@ -117,13 +117,30 @@ impl Node {
     ///
     /// # Errors
     /// Returns the error of a refused entry in it.
-    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+    pub(super) fn to_value(&self) -> Result<SecretValue, Error> {
         match self {
-            Self::Literal(text) | Self::Text(text) => Ok(text.as_bytes().to_vec()),
+            Self::Literal(text) | Self::Text(text) => Ok(text.as_str().into()),
             _ => {
-                let mut json = Zeroizing::new(String::new());
+                let mut json = Zeroizing::new(String::with_capacity(self.longest_json()));
                 self.write_json(&mut json)?;
-                Ok(std::mem::take(&mut *json).into_bytes())
+                Ok(json.as_str().into())
+            }
+        }
+    }
+
+    /// Returns a length that the JSON of the node does not exceed. A buffer that grows leaves copies behind.
+    fn longest_json(&self) -> usize {
+        // An escape sequence has up to six characters. The rest is for quotes, brackets, and a separator and a colon
+        // behind them.
+        let text = |text: &str| 6 * text.len() + 4;
+        match self {
+            Self::Null | Self::Refused(_) => 4,
+            Self::Literal(value) | Self::Text(value) => text(value),
+            Self::List(items) => items.iter().map(Self::longest_json).sum::<usize>() + 4,
+            Self::Map(object) => {
+                let entries = object.iter();
+                let lengths = entries.map(|(name, node)| text(name) + node.longest_json());
+                lengths.sum::<usize>() + 4
             }
         }
     }

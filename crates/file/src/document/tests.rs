@@ -18,8 +18,8 @@ fn key(key: &str) -> SecretKey {
 }
 
 fn read(document: &Document, name: &str) -> Option<String> {
-    let bytes = document.get(&key(name)).unwrap()?;
-    Some(String::from_utf8(bytes).unwrap())
+    let value = document.get(&key(name)).unwrap()?;
+    Some(value.expose_text().unwrap().to_owned())
 }
 
 fn text(syntax: Syntax, document: &str, key: &str) -> Option<String> {

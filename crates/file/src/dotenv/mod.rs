@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 use secretwell_core::backend::{Notice, NoticeKind};
-use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey};
+use secretwell_core::{Error, ErrorKind, KeyPrefix, SecretKey, SecretValue};
 use zeroize::Zeroizing;
 
 use crate::config::Dialect;
@@ -103,7 +103,7 @@ impl Variables {
     /// # Errors
     /// Returns [`ErrorKind::InvalidKey`] if no variable can have such a name, or [`ErrorKind::Malformed`] if the line of
     /// the variable cannot be read.
-    pub(crate) fn get(&self, key: &SecretKey) -> Result<Option<Vec<u8>>, Error> {
+    pub(crate) fn get(&self, key: &SecretKey) -> Result<Option<SecretValue>, Error> {
         let name = key.as_str().replace('/', "_");
         if !is_name(&name) {
             let message =
@@ -114,7 +114,7 @@ impl Variables {
             return Ok(None);
         };
         match &entry.value {
-            Ok(value) => Ok(Some(value.as_bytes().to_vec())),
+            Ok(value) => Ok(Some(value.as_str().into())),
             Err(problem) => Err(problem.error(entry.line)),
         }
     }

@@ -26,7 +26,7 @@ pub(super) fn variables(text: &str) -> Variables {
 pub(super) fn get(variables: &Variables, key: &str) -> Result<Option<String>, ErrorKind> {
     let value = variables.get(&SecretKey::parse(key).unwrap());
     match value {
-        Ok(value) => Ok(value.map(|bytes| String::from_utf8(bytes).unwrap())),
+        Ok(value) => Ok(value.map(|value| value.expose_text().unwrap().to_owned())),
         Err(error) => Err(error.kind()),
     }
 }

@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
+use secretwell_core::json::decode_text;
 use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
 use secretwell_http::Response;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
+use serde_json::value::RawValue;
 
 use super::errors::malformed;
 use super::success::parse_success;
@@ -27,7 +29,7 @@ struct SecretBody<'a> {
     id: Option<Text<'a>>,
     #[serde(borrow)]
     secret_key: Cow<'a, str>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "secret_text")]
     secret_value: Option<SecretValue>,
     #[serde(default)]
     secret_value_hidden: bool,
@@ -41,6 +43,15 @@ struct SecretBody<'a> {
     /// Present only in lists, and not for imported secrets.
     #[serde(borrow, default)]
     secret_path: Option<Text<'a>>,
+}
+
+/// Deserializes a text or `null`.
+fn secret_text<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SecretValue>, D::Error> {
+    let json: Option<&RawValue> = Option::deserialize(deserializer)?;
+    let text = json.map(|json| decode_text(json.get()).ok_or("a value is not a valid text"));
+    text.transpose().map_err(de::Error::custom)
 }
 
 /// What servers return in place of a value that the login must not read.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use secretwell_core::json::decode_text;
 use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
 use secretwell_http::Response;
 use serde::Deserialize;
@@ -43,28 +44,11 @@ impl<'de> Deserialize<'de> for Fields {
     }
 }
 
-/// Returns text as it is, and other values as their JSON.
-fn value_of(value: &RawValue) -> serde_json::Result<Option<SecretValue>> {
-    struct Text;
-
-    impl Visitor<'_> for Text {
-        type Value = SecretValue;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("text")
-        }
-
-        fn visit_str<E>(self, text: &str) -> Result<SecretValue, E> {
-            Ok(text.into())
-        }
-    }
-
+/// Returns text as it is, and other values as their JSON. Fails if a text is not valid.
+fn value_of(value: &RawValue) -> Result<Option<SecretValue>, &'static str> {
     match value.get() {
         "null" => Ok(None),
-        json if json.starts_with('"') => {
-            let mut deserializer = serde_json::Deserializer::from_str(json);
-            deserializer.deserialize_str(Text).map(Some)
-        }
+        json if json.starts_with('"') => decode_text(json).map(Some).ok_or("a text is not valid"),
         json => Ok(Some(json.into())),
     }
 }

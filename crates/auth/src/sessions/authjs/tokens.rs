@@ -7,14 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use secretwell_core::Error;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::renewal::renewed;
 use super::session::{Session, SessionTokens};
 use crate::KeyRing;
 use crate::sessions::TokenError;
-use crate::sessions::claims::{TimeClaims, random_uuid, whole_seconds};
+use crate::sessions::claims::{TimeClaims, whole_seconds};
 use crate::sessions::jwe;
 use crate::sessions::keys::{Format, Keys};
 use crate::sessions::mismatch::mismatch;
@@ -167,16 +167,8 @@ impl SessionTokens {
         max_age: Duration,
         now: SystemTime,
     ) -> Result<String, TokenError> {
-        let Ok(Value::Object(mut claims)) = serde_json::to_value(claims) else {
-            return Err(TokenError::Malformed);
-        };
-        let now = unix_seconds(now);
-        claims.insert("iat".into(), Number::from(now).into());
-        let expires = now.saturating_add(max_age.as_secs());
-        claims.insert("exp".into(), Number::from(expires).into());
-        claims.insert("jti".into(), random_uuid()?.into());
-        let text = serde_json::to_vec(&claims).map_err(|_| TokenError::Malformed)?;
-        self.encrypt(&Zeroizing::new(text))
+        let claims = text::to_json(claims).ok_or(TokenError::Malformed)?;
+        self.encrypt(&renewed(&claims, unix_seconds(now), max_age)?)
     }
 
     fn encrypt(&self, claims: &Zeroizing<Vec<u8>>) -> Result<String, TokenError> {

@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::date::{time_of_milliseconds, to_milliseconds};
-use super::json::write_number;
+use super::json::number_text;
 use super::mac::{Accept, MacKeys};
 use super::object::{ClaimTexts, Object};
-use super::payload::{CachedSession, Claims, DEFAULT_VERSION, Payload, SessionRow, TYPICAL_LENGTH};
+use super::payload::{CachedSession, Claims, DEFAULT_VERSION, Payload, SessionRow};
 use super::secrets::BetterAuthSecrets;
 use super::signed::VerifiedToken;
 use super::user::User;
@@ -22,7 +22,7 @@ use crate::sessions::claims::{
 };
 use crate::sessions::jwe;
 use crate::sessions::keys::{Format, Keys};
-use crate::sessions::text::{WipedText, decode_json};
+use crate::sessions::text::{WipedText, decode_json, to_json};
 
 /// Salt of the key of the strategy `jwe`.
 const SALT: &str = "better-auth-session";
@@ -268,8 +268,7 @@ impl SessionCache {
         max_age: Duration,
         now: SystemTime,
     ) -> Result<String, TokenError> {
-        let user = serde_json::to_string(user).map_err(|_| TokenError::Malformed)?;
-        let user = WipedText::from(user);
+        let user = to_json(user).ok_or(TokenError::Malformed)?;
         let user = Object::parse(&user).and_then(User::new);
         let user = user.ok_or(TokenError::Malformed)?;
         let claims = Claims::new(session, &user, &self.version, now);
@@ -318,20 +317,20 @@ impl SessionCache {
         let since = now.duration_since(SystemTime::UNIX_EPOCH);
         let issued = since.unwrap_or_default().as_secs();
         let expires = issued.saturating_add(max_age.as_secs());
-        let mut json = WipedText::from(String::with_capacity(TYPICAL_LENGTH));
+        let mut json = WipedText::for_claims();
         claims.write(&mut json);
         for (name, time) in [("iat", issued), ("exp", expires)] {
             for part in [",\"", name, "\":"] {
-                *json += part;
+                json += part;
             }
-            write_number(&time.into(), &mut json);
+            json += &number_text(&time.into());
         }
         if self.strategy == CacheStrategy::Jwt {
-            *json += "}";
+            json += "}";
             return Ok(jwt::seal(&json, &self.macs));
         }
         for part in [r#","jti":""#, &random_uuid()?, "\"}"] {
-            *json += part;
+            json += part;
         }
         let keys = self.keys.first().ok_or(TokenError::Malformed)?;
         jwe::encrypt(json.as_bytes(), keys, Format::BetterAuth)

@@ -7,9 +7,9 @@
 use base64::Engine;
 use zeroize::Zeroizing;
 
-use super::json::{float_text, write_number};
+use super::json::{float_text, number_text};
 use super::mac::{Accept, MacKeys};
-use super::payload::{Claims, TYPICAL_LENGTH};
+use super::payload::Claims;
 use crate::sessions::TokenError;
 use crate::sessions::encoding::URL_SAFE_NO_PAD;
 use crate::sessions::text::WipedText;
@@ -82,17 +82,17 @@ fn parse_number(text: &[u8]) -> Option<f64> {
 
 /// Signs the claims and returns the cache.
 pub(super) fn seal(claims: Claims<'_>, expires: i64, keys: &MacKeys) -> String {
-    let mut json = WipedText::from(String::with_capacity(TYPICAL_LENGTH));
-    *json += SESSION;
+    let mut json = WipedText::for_claims();
+    json += SESSION;
     claims.write(&mut json);
     let brace = json.len();
-    *json += "}";
-    *json += EXPIRES;
-    write_number(&expires.into(), &mut json);
+    json += "}";
+    json += EXPIRES;
+    json += &number_text(&expires.into());
     let signed = json.as_bytes();
     let signature = keys.sign(&[&signed[SESSION.len()..brace], &signed[brace + 1..], b"}"]);
-    *json += SIGNATURE;
-    URL_SAFE_NO_PAD.encode_string(signature, &mut json);
-    *json += END;
+    json += SIGNATURE;
+    json += &URL_SAFE_NO_PAD.encode(signature);
+    json += END;
     URL_SAFE_NO_PAD.encode(json.as_bytes())
 }

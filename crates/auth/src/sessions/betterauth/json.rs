@@ -4,13 +4,13 @@
 //! A text that differs from it in any character would not verify.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 
 use serde_json::value::RawValue;
 use serde_json::{Number, Value};
 
 use super::date::{DateText, format_date, parse_date};
 use super::object::{Object, string};
+use crate::sessions::text::WipedText;
 
 /// The largest whole number up to which JavaScript is exact.
 const MAX_SAFE: u64 = (1 << 53) - 1;
@@ -56,7 +56,7 @@ impl<'a> Json<'a> {
         Some(members)
     }
 
-    fn write(&self, text: &mut String) {
+    fn write(&self, text: &mut WipedText) {
         match self {
             Self::Canonical(json) => *text += json,
             Self::Text(string) => write_text(string, text),
@@ -69,36 +69,36 @@ impl<'a> Json<'a> {
 /// Returns `value` in the form of `JSON.stringify`.
 #[cfg(test)]
 pub(super) fn stringify(value: &Value) -> String {
-    let mut text = String::new();
+    let mut text = WipedText::for_claims();
     write(value, &mut text);
-    text
+    text.to_string()
 }
 
 /// Returns an object in the form of `JSON.stringify`, written from the texts of its members.
 #[cfg(test)]
 pub(super) fn from_members(json: &str) -> String {
     let object = Object::parse(json).unwrap();
-    let mut text = String::new();
+    let mut text = WipedText::for_claims();
     write_object(Json::members(&object).unwrap(), &mut text);
-    text
+    text.to_string()
 }
 
-fn write(value: &Value, text: &mut String) {
+fn write(value: &Value, text: &mut WipedText) {
     match value {
         Value::Null => *text += "null",
         Value::Bool(true) => *text += "true",
         Value::Bool(false) => *text += "false",
-        Value::Number(number) => write_number(number, text),
+        Value::Number(number) => *text += &number_text(number),
         Value::String(string) => write_text(string, text),
         Value::Array(items) => {
-            text.push('[');
+            *text += "[";
             for (index, item) in items.iter().enumerate() {
                 if index > 0 {
-                    text.push(',');
+                    *text += ",";
                 }
                 write(item, text);
             }
-            text.push(']');
+            *text += "]";
         }
         Value::Object(members) => {
             let members = members.iter();
@@ -110,23 +110,23 @@ fn write(value: &Value, text: &mut String) {
 }
 
 /// Writes an object. JavaScript moves names that are array indexes to the front, in numerical order.
-pub(super) fn write_object(mut members: Members<'_>, text: &mut String) {
+pub(super) fn write_object(mut members: Members<'_>, text: &mut WipedText) {
     members.sort_by_key(|(name, _)| array_index(name).unwrap_or(u32::MAX));
-    text.push('{');
+    *text += "{";
     for (index, (name, member)) in members.iter().enumerate() {
         if index > 0 {
-            text.push(',');
+            *text += ",";
         }
         write_string(name, text);
-        text.push(':');
+        *text += ":";
         member.write(text);
     }
-    text.push('}');
+    *text += "}";
 }
 
 /// Writes a text of the claims. A text that the package reads as a date is written as it writes dates, because it
 /// converts them.
-fn write_text(string: &str, text: &mut String) {
+fn write_text(string: &str, text: &mut WipedText) {
     match parse_date(string).and_then(format_date) {
         Some(date) => write_string(date.as_str(), text),
         None => write_string(string, text),
@@ -134,18 +134,19 @@ fn write_text(string: &str, text: &mut String) {
 }
 
 /// Writes a string with the escapes of JSON, which are the same in `serde_json` and JavaScript.
-pub(super) fn write_string(string: &str, text: &mut String) {
+pub(super) fn write_string(string: &str, text: &mut WipedText) {
     let is_escaped = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
     // The whole text is checked, because this is faster than a loop that can end early.
     if string
         .bytes()
         .fold(false, |any, byte| any | is_escaped(byte))
     {
-        *text += &Value::from(string).to_string();
+        // The serialization of a text does not fail.
+        drop(serde_json::to_writer(text, string));
     } else {
-        text.push('"');
-        text.push_str(string);
-        text.push('"');
+        *text += "\"";
+        *text += string;
+        *text += "\"";
     }
 }
 
@@ -159,17 +160,16 @@ fn array_index(name: &str) -> Option<u32> {
     (index < u32::MAX && index.to_string() == name).then_some(index)
 }
 
-/// Writes a number in the form of `Number.prototype.toString`.
-pub(super) fn write_number(number: &Number, text: &mut String) {
+/// Returns a number in the form of `Number.prototype.toString`.
+pub(super) fn number_text(number: &Number) -> String {
     let is_safe = match (number.as_u64(), number.as_i64()) {
         (Some(number), _) => number <= MAX_SAFE,
         (None, Some(number)) => number.unsigned_abs() <= MAX_SAFE,
         (None, None) => false,
     };
     match number.as_f64() {
-        Some(float) if !is_safe => *text += &float_text(float),
-        // Writing to a `String` cannot fail.
-        _ => drop(write!(text, "{number}")),
+        Some(float) if !is_safe => float_text(float),
+        _ => number.to_string(),
     }
 }
 

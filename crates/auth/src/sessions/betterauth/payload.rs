@@ -8,16 +8,15 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 
 use super::date::{format_date, time_of_milliseconds, to_milliseconds, to_time};
-use super::json::{Json, Members, write_number, write_object, write_string};
+use super::json::{Json, Members, number_text, write_object, write_string};
 use super::object::{ClaimTexts, Object, is_id, is_text, optional_date, optional_text, string};
 use super::signed::VerifiedToken;
 use super::user::User;
 use crate::sessions::TokenError;
+use crate::sessions::text::WipedText;
 
 /// The version of a cache if the application does not configure one.
 pub(super) const DEFAULT_VERSION: &str = "1";
-/// The length in bytes that the claims of most caches do not exceed. A buffer that grows leaves a copy behind.
-pub(super) const TYPICAL_LENGTH: usize = 1024;
 
 /// The columns of [`SessionRow`] that every application has.
 const COLUMNS: [&str; 8] = [
@@ -270,13 +269,13 @@ impl<'a> Claims<'a> {
     }
 
     /// Writes the object without its last brace, so that further claims can follow.
-    pub(super) fn write(self, json: &mut String) {
+    pub(super) fn write(self, json: &mut WipedText) {
         *json += r#"{"session":"#;
         write_object(self.session, json);
         *json += r#","user":"#;
         write_object(self.user, json);
         *json += r#","updatedAt":"#;
-        write_number(&self.updated_at.into(), json);
+        *json += &number_text(&self.updated_at.into());
         *json += r#","version":"#;
         write_string(self.version, json);
     }
@@ -289,9 +288,7 @@ fn user_id<'a>(session: &Object<'a>) -> Option<Cow<'a, str>> {
         Some(text) => is_id(&text).then_some(text),
         None => {
             let number: Number = serde_json::from_str(id.get()).ok()?;
-            let mut text = String::new();
-            write_number(&number, &mut text);
-            Some(text.into())
+            Some(number_text(&number).into())
         }
     }
 }

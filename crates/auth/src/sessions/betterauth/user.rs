@@ -2,14 +2,13 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
 
-use super::json::{Json, Members};
+use super::json::{Json, Members, write_string};
 use super::object::{Object, is_id, is_text, optional_date, optional_text};
 use crate::sessions::TokenError;
 use crate::sessions::mismatch::mismatch;
+use crate::sessions::text::WipedText;
 
 /// A row that the package would accept. The package changes two columns when it reads a row: the e-mail address is in
 /// lower case, and `emailVerified` is present.
@@ -67,17 +66,31 @@ impl<'a> User<'a> {
             return Ok(user);
         }
         // Some types cannot be deserialized from single members.
-        let columns = Map::deserialize(&self.columns);
-        let mut columns = columns.map_err(|_| TokenError::Malformed)?;
-        columns.insert("email".to_owned(), self.email.as_ref().into());
-        let verified = columns.entry("emailVerified");
-        verified.or_insert(Value::Bool(false));
-        let user = Value::Object(columns);
-        U::deserialize(&user).map_err(|_| {
-            let mut error = mismatch::<U>(&user.to_string());
+        let json = self.to_json();
+        serde_json::from_str(&json).map_err(|_| {
+            let mut error = mismatch::<U>(&json);
             error.field = error.field.map(|field| format!("user.{field}"));
             TokenError::Claims(error)
         })
+    }
+
+    /// Returns the columns as the package reads them. Other columns keep their text.
+    fn to_json(&self) -> WipedText {
+        let mut json = WipedText::for_claims();
+        for (name, value) in self.columns.iter() {
+            json += if json.is_empty() { "{" } else { "," };
+            write_string(name, &mut json);
+            json += ":";
+            match name {
+                "email" => write_string(&self.email, &mut json),
+                _ => json += value.get(),
+            }
+        }
+        if self.columns.get("emailVerified").is_none() {
+            json += r#","emailVerified":false"#;
+        }
+        json += "}";
+        json
     }
 }
 
@@ -85,7 +98,8 @@ impl<'a> User<'a> {
 mod tests {
     use std::collections::HashMap;
 
-    use serde_json::json;
+    use serde::Deserialize;
+    use serde_json::{Map, Value, json};
 
     use super::*;
 

@@ -1,10 +1,14 @@
-//! A program that reads a secret, uses it and drops it. The tests of the module `memory` read its memory.
+//! Programs that read a secret, use it and drop it. The tests of the module `memory` read their memory. The programs
+//! differ in their allocator.
 //!
-//! `memory SCENARIO URL` reads the secret `CANARY` from the source with this URL. At each step, it prints the name of the
-//! step and waits for a line on standard input.
+//! `PROGRAM SCENARIO URL [ARGUMENT]` reads the secret `CANARY` from the source with this URL. At each step, it prints the
+//! name of the step and waits for a line on standard input.
 
-// Standard output is the interface of this program, and a panic ends it.
+// Standard output is the interface of the programs, and a panic ends them.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used)]
+
+mod clients;
+mod sessions;
 
 use std::io::{Write, stdin, stdout};
 use std::sync::Arc;
@@ -27,7 +31,7 @@ struct Secrets {
 }
 
 /// Runs the scenario that the arguments name.
-fn main() {
+pub fn run() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -37,8 +41,8 @@ fn main() {
 
 async fn scenario() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [scenario, url] = arguments.as_slice() else {
-        panic!("usage: memory SCENARIO URL");
+    let [scenario, url, rest @ ..] = arguments.as_slice() else {
+        panic!("usage: PROGRAM SCENARIO URL [ARGUMENT]");
     };
     let provider = from_url(url).unwrap();
     match scenario.as_str() {
@@ -46,6 +50,11 @@ async fn scenario() {
         "read" => read(provider).await,
         "rotate" => rotate(provider).await,
         "ring" => ring(provider).await,
+        "authjs" => sessions::authjs(provider, &rest[0]).await,
+        "betterauth" => sessions::betterauth(provider, &rest[0]).await,
+        "deadpool" => clients::deadpool(provider, &rest[0]).await,
+        "sqlx" => clients::sqlx(provider, &rest[0]).await,
+        "redis" => clients::redis(provider, &rest[0]).await,
         other => panic!("{other} is not a scenario"),
     }
 }
@@ -108,7 +117,6 @@ async fn read(provider: Arc<dyn SecretProvider>) {
     step("alive");
     drop((resolved, loaded, refreshed, secrets));
     resolver.invalidate(KEY);
-    step("values dropped");
     resolver.close().await;
     drop((resolver, provider));
     step("dropped");
