@@ -190,7 +190,8 @@ async fn time_of_the_server_needs_no_login() {
     let address = format!("http://{}", shared().await.address);
     let provider = VaultProvider::builder([address], token).unwrap();
     let time = provider.path("app").build().unwrap().server_time().await;
-    let difference = SystemTime::now().duration_since(time.unwrap()).unwrap();
+    let difference = SystemTime::now().duration_since(time.unwrap());
+    let difference = difference.unwrap_or_default();
     assert!(difference < secs(60), "{difference:?}");
 }
 
