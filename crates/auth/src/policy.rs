@@ -286,3 +286,35 @@ fn complaints(value: &[u8], policy: SecretPolicy, refused: &Refused) -> Vec<Comp
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn list_is_as_weak_as_its_weakest_secret() {
+        let strong = "kT8xQbM2wJpZrLdVn5hGs9YcE4uAf7Ri";
+        let weakness = |policy: SecretPolicy, value: &str| policy.weakness(&value.into());
+        let template = Some(Weakness::Template);
+        for (value, expected) in [
+            (format!("2:{strong}"), None),
+            (format!("2:{strong},1:${{OLD_SECRET}}"), template.clone()),
+            (format!("2:${{SECRET}},1:{strong}"), template.clone()),
+            // Not a list, so it is assessed as one secret.
+            (strong.to_owned(), None),
+            ("${BETTER_AUTH_SECRETS}".to_owned(), template),
+            // A word is suspicious, but a signing key can be a passphrase.
+            (
+                format!("1:{strong},2:correct horse battery staple ok!"),
+                None,
+            ),
+        ] {
+            assert_eq!(
+                weakness(SecretPolicy::SigningKeyList, &value),
+                expected,
+                "{value}"
+            );
+            assert_eq!(weakness(SecretPolicy::Unchecked, &value), None);
+        }
+    }
+}
