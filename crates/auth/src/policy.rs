@@ -298,8 +298,8 @@ mod tests {
         let template = Some(Weakness::Template);
         for (value, expected) in [
             (format!("2:{strong}"), None),
-            (format!("2:{strong},1:${{OLD_SECRET}}"), template.clone()),
-            (format!("2:${{SECRET}},1:{strong}"), template.clone()),
+            (format!("2:{strong},1:${{OLD_SECRET}}"), template),
+            (format!("2:${{SECRET}},1:{strong}"), template),
             // Not a list, so it is assessed as one secret.
             (strong.to_owned(), None),
             ("${BETTER_AUTH_SECRETS}".to_owned(), template),
