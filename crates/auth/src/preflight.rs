@@ -327,6 +327,7 @@ mod tests {
 
         let list = |old: &str| format!("2:{STRONG},1:{old}");
         let (weak_list, worded_list) = (list(SHORT), list(WORDS));
+        let worded_and_weak_list = format!("2:{WORDS},1:{SHORT}");
         for (value, policy, mode, expected) in [
             (Some(STRONG), SigningKey, Production, "ok"),
             (Some(SHORT), SigningKey, Production, "PROBLEM"),
@@ -336,6 +337,13 @@ mod tests {
             (Some(&*weak_list), SigningKeyList, Production, "PROBLEM"),
             (Some(&*weak_list), SigningKeyList, Development, "warning"),
             (Some(&*worded_list), SigningKeyList, Production, "warning"),
+            // The warning about the first secret does not hide the problem of the second one.
+            (
+                Some(&*worded_and_weak_list),
+                SigningKeyList,
+                Production,
+                "PROBLEM",
+            ),
             (Some(STRONG), SigningKeyList, Production, "PROBLEM"),
             // A list that cannot be parsed has no secrets in any mode.
             (Some(STRONG), SigningKeyList, Development, "PROBLEM"),

@@ -382,3 +382,16 @@ async fn names_of_json_members_are_parsed_as_the_type_of_the_keys() {
     refusal::<BTreeMap<Level, u8>>(r#"{"High": 1}"#).await;
     refusal::<BTreeMap<bool, u8>>(r#"{"yes": 1}"#).await;
 }
+
+#[tokio::test]
+async fn bytes_that_are_not_text_are_refused_as_text_and_not_quoted() {
+    let memory = secretwell_core::MemoryProvider::new();
+    memory.set("value", &b"c4n4ry\xFF"[..]).unwrap();
+    let resolver = crate::Resolver::new(memory);
+    let error = resolver.load::<One<String>>().await.unwrap_err();
+    let text = format!("{error} {error:#?}");
+    assert!(text.contains("the value is not UTF-8 text"), "{text}");
+    assert!(!text.contains("c4n4ry"), "{text}");
+    let loaded: One<secretwell_core::SecretValue> = resolver.load().await.unwrap();
+    assert_eq!(loaded.value.expose_bytes(), b"c4n4ry\xFF");
+}
