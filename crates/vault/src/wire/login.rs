@@ -321,7 +321,7 @@ mod tests {
         Response::new(status, http::HeaderMap::new(), body.into())
     }
 
-    /// A wrapping token can be used once. Whoever unwrapped it first might be an attacker.
+    /// A wrapping token can be used once. An attacker might have unwrapped it first.
     #[test]
     fn refused_wrapping_token_is_held_back_only_if_it_is_used_up() {
         let used = r#"{"errors": ["wrapping token is not valid or does not exist"]}"#;

@@ -156,7 +156,7 @@ async fn server_name_selects_the_verified_name() {
     }
 }
 
-/// Whoever can redirect connections also has the certificate of the server, but not its private key.
+/// An attacker who redirects connections also has the certificate of the server, but not its private key.
 #[tokio::test]
 async fn server_without_the_key_of_its_certificate_is_refused() {
     let certified = || rcgen::generate_simple_self_signed(["192.0.2.1".to_owned()]).unwrap();
