@@ -17,7 +17,10 @@ use crate::support::{key, replace, text};
 /// An environment variable that is set in the child process of a test.
 pub(crate) const CHILD: &str = "SECRETWELL_TESTS_CHILD";
 
-/// Runs the test `name` in a child process with only these environment variables.
+const PROFILE: &str = "LLVM_PROFILE_FILE";
+
+/// Runs the test `name` in a child process with only these environment variables. A measurement of the coverage also
+/// sets the path of its profile.
 pub(crate) fn run_child(name: &str, variables: &[(&str, &[u8])]) -> Output {
     let variables = variables
         .iter()
@@ -26,6 +29,7 @@ pub(crate) fn run_child(name: &str, variables: &[(&str, &[u8])]) -> Output {
         .args(["--exact", name, "--nocapture"])
         .env_clear()
         .env(CHILD, "1")
+        .envs(env::var_os(PROFILE).map(|path| (PROFILE, path)))
         .envs(variables)
         .output()
         .unwrap()

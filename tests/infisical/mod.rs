@@ -7,6 +7,7 @@ mod clients;
 mod contract;
 mod custom;
 mod failures;
+mod hostile;
 mod imports;
 mod lists;
 mod login;

@@ -19,7 +19,7 @@ struct Fake {
 }
 
 impl Fake {
-    async fn start(respond: fn(&str) -> (u16, Value)) -> Self {
+    async fn start(respond: impl Fn(&str) -> (u16, Value) + Copy + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(move |request: Request| async move {
@@ -189,4 +189,60 @@ async fn refused_configured_token_names_its_place_and_no_login() {
         assert_eq!(log.lines_with(text), [""; 0], "{text}");
     }
     assert!(log.contains("the configured token"));
+}
+
+#[tokio::test]
+async fn mount_of_another_engine_is_an_invalid_configuration() {
+    let fake = Fake::start(|path| match path.contains("/mounts/") {
+        true => (200, json!({"data": {"path": "secret/", "type": "pki"}})),
+        false => (200, json!({"data": {"A": "a"}})),
+    })
+    .await;
+    let provider = fake.builder(token()).build().unwrap();
+    let error = provider.get(&key("A")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+    assert!(
+        error.to_string().contains("a mount of type `kv`"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn status_that_explains_nothing_about_a_secret_is_not_an_absence() {
+    const REASON: &str = r#"{"errors": ["reason"]}"#;
+    for (status, kind) in [
+        (413, ErrorKind::TooLarge),
+        (600, ErrorKind::Malformed),
+        (999, ErrorKind::Malformed),
+    ] {
+        let respond = move |_: &str| (status, serde_json::from_str(REASON).unwrap());
+        let fake = Fake::start(respond).await;
+        let provider = fake.builder(token()).build().unwrap();
+        let error = provider.get(&key("A")).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn key_without_a_path_is_an_invalid_key() {
+    let fake = Fake::start(|path| match path.contains("/mounts/") {
+        true => kv("2"),
+        false => (404, json!({"errors": []})),
+    })
+    .await;
+    let provider = fake.builder(token()).path("").build().unwrap();
+    let error = provider.get(&key("A")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidKey, "{error}");
+    assert!(error.to_string().contains("`app/NAME`"), "{error}");
+    let error = provider.get(&key("app/A")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    for prefix in ["", "a//b", "../db"] {
+        let builder = fake.builder(token()).dynamic(prefix, "database/creds/app");
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+        assert!(
+            error.to_string().contains("a prefix such as `db`"),
+            "{error}"
+        );
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::env;
 use std::io::Write;
+use std::time::SystemTime;
 
+use secretwell::backend::NoticeKind;
 use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{Error, ErrorKind, KeyPrefix, SecretProvider, from_url};
 use serde_json::{Value, json};
@@ -136,6 +138,61 @@ async fn whole_secrets_are_json_and_are_listed_by_path() {
     assert!(missing.as_ref().unwrap_err().is_not_found());
     let listed = provider.list(&KeyPrefix::root()).await.unwrap();
     assert_eq!(listed, keys(&["a/b", "db"]));
+}
+
+/// A name that is left out silently would be missing in the environment of a program.
+#[tokio::test]
+async fn names_that_cannot_be_keys_are_notices() {
+    let bao = shared().await;
+    let name = unique("notices");
+    bao.mount(&name, 2).await;
+    let fields = json!({"OK": "1", "a/b": "2", "..": "3"});
+    for (path, fields) in [
+        ("app", &fields),
+        ("app/db", &fields),
+        ("app/b%5Cad", &json!({"OK": "1"})),
+    ] {
+        let path = format!("{name}/data/{path}");
+        bao.root("POST", &path, json!({"data": fields})).await;
+    }
+    let token = VaultAuth::token(Credential::value(bao.root_token()));
+    let builder = VaultProvider::builder([format!("http://{}", bao.address)], token).unwrap();
+    let builder = builder.mount(&name).path("app");
+    let fields = builder.clone().build().unwrap();
+    let whole = builder.whole_secrets().build().unwrap();
+    for (provider, prefix, listed, named) in [
+        (
+            &fields,
+            "",
+            &["OK", "db/OK"][..],
+            &["..", "a/b", "b\\\\ad/OK", "db/..", "db/a/b"][..],
+        ),
+        (&fields, "db", &["db/OK"], &["db/..", "db/a/b"]),
+        // The first one is the secret at the path of the provider.
+        (&whole, "", &["db"], &["", "b\\\\ad"]),
+        (&whole, "db", &[], &[]),
+    ] {
+        let prefix = KeyPrefix::parse(prefix).unwrap();
+        assert_eq!(provider.list(&prefix).await.unwrap(), keys(listed));
+        let notices = provider.notices(&prefix).await.unwrap();
+        let names: Vec<_> = notices.iter().map(|notice| notice.name.as_str()).collect();
+        assert_eq!(names, named);
+        for notice in notices {
+            assert_eq!(notice.kind, NoticeKind::NotAKey);
+            assert!(notice.hint.is_some());
+        }
+    }
+}
+
+#[tokio::test]
+async fn time_of_the_server_needs_no_login() {
+    let token = VaultAuth::token(Credential::value("wrong"));
+    let address = format!("http://{}", shared().await.address);
+    let provider = VaultProvider::builder([address], token).unwrap();
+    let time = provider.path("app").build().unwrap().server_time().await;
+    let difference = SystemTime::now().duration_since(time.unwrap());
+    let difference = difference.unwrap_or_default();
+    assert!(difference < secs(60), "{difference:?}");
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod place;
 mod refusal;
 mod replication;
 pub(crate) mod server;
+mod stale;
 mod standbys;
 mod states;
 pub(crate) mod tls;

@@ -286,3 +286,73 @@ fn complaints(value: &[u8], policy: SecretPolicy, refused: &Refused) -> Vec<Comp
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn list_is_as_weak_as_its_weakest_secret() {
+        let strong = "kT8xQbM2wJpZrLdVn5hGs9YcE4uAf7Ri";
+        let weakness = |policy: SecretPolicy, value: &str| policy.weakness(&value.into());
+        let template = Some(Weakness::Template);
+        for (value, expected) in [
+            (format!("2:{strong}"), None),
+            (format!("2:{strong},1:${{OLD_SECRET}}"), template),
+            (format!("2:${{SECRET}},1:{strong}"), template),
+            // Not a list, so it is assessed as one secret.
+            (strong.to_owned(), None),
+            ("${BETTER_AUTH_SECRETS}".to_owned(), template),
+            // A word is suspicious, but a signing key can be a passphrase.
+            (
+                format!("1:{strong},2:correct horse battery staple ok!"),
+                None,
+            ),
+        ] {
+            assert_eq!(
+                weakness(SecretPolicy::SigningKeyList, &value),
+                expected,
+                "{value}"
+            );
+            assert_eq!(weakness(SecretPolicy::Unchecked, &value), None);
+        }
+    }
+
+    /// A weak previous secret would make every token acceptable that was forged with it.
+    #[test]
+    fn weak_previous_secret_is_refused_in_production_only() {
+        let strong = "kT8xQbM2wJpZrLdVn5hGs9YcE4uAf7Ri";
+        let words = "correct horse battery staple ok!";
+        let key = SecretKey::from_static;
+        let policies = Policies::default();
+        for (name, value, expected) in [
+            ("AUTH_SECRET", strong.to_owned(), None),
+            ("AUTH_SECRET", words.to_owned(), None),
+            ("AUTH_SECRET", "c4n4ry".to_owned(), Some("6 bytes")),
+            // Only its ring makes it a signing secret.
+            ("OTHER", "c4n4ry".to_owned(), Some("6 bytes")),
+            ("BETTER_AUTH_SECRETS", format!("2:{strong},1:{words}"), None),
+            (
+                "BETTER_AUTH_SECRETS",
+                format!("2:{words},1:c4n4ry"),
+                Some("the secret of version 1: 6 bytes"),
+            ),
+            ("BETTER_AUTH_SECRETS", "c4n4ry".to_owned(), Some("no colon")),
+            (
+                "BETTER_AUTH_SECRETS",
+                format!("1:{strong},1:c4n4ry"),
+                Some("version 1"),
+            ),
+        ] {
+            let value = SecretValue::from(value);
+            let refuse = |mode| policies.refuse_previous(&key(name), &value, mode);
+            assert_eq!(refuse(Mode::Development), None);
+            let refused = refuse(Mode::Production);
+            assert_eq!(refused.is_some(), expected.is_some(), "{name} {refused:?}");
+            if let (Some(refused), Some(expected)) = (refused, expected) {
+                assert!(refused.contains(expected), "{refused}");
+                assert!(!refused.contains("c4n4ry"), "{refused}");
+            }
+        }
+    }
+}

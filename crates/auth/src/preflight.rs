@@ -301,3 +301,106 @@ impl fmt::Display for PreflightReport {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use secretwell_core::{ErrorKind, MemoryProvider};
+
+    use super::*;
+
+    const STRONG: &str = "kT8xQbM2wJpZrLdVn5hGs9YcE4uAf7Ri";
+    const WORDS: &str = "correct horse battery staple ok!";
+    const SHORT: &str = "c4n4ry";
+
+    /// Returns the report about one key with this value and policy.
+    async fn report(value: Option<&str>, policy: SecretPolicy, mode: Mode) -> PreflightReport {
+        let memory: MemoryProvider = value.iter().map(|value| ("A", *value)).collect();
+        let keys = [(SecretKey::from_static("A"), policy)];
+        PreflightReport::for_keys(&Resolver::new(memory), &keys, &PreflightOptions::new(mode)).await
+    }
+
+    /// A check that passes here must not fail in the service, and the other way round.
+    #[tokio::test]
+    async fn keys_are_checked_against_their_policy_and_the_mode() {
+        use Mode::{Development, Production};
+        use SecretPolicy::{SigningKey, SigningKeyList, Unchecked};
+
+        let list = |old: &str| format!("2:{STRONG},1:{old}");
+        let (weak_list, worded_list) = (list(SHORT), list(WORDS));
+        let worded_and_weak_list = format!("2:{WORDS},1:{SHORT}");
+        for (value, policy, mode, expected) in [
+            (Some(STRONG), SigningKey, Production, "ok"),
+            (Some(SHORT), SigningKey, Production, "PROBLEM"),
+            (Some(SHORT), SigningKey, Development, "warning"),
+            (Some(SHORT), Unchecked, Production, "ok"),
+            (Some(WORDS), SigningKey, Production, "warning"),
+            (Some(&*weak_list), SigningKeyList, Production, "PROBLEM"),
+            (Some(&*weak_list), SigningKeyList, Development, "warning"),
+            (Some(&*worded_list), SigningKeyList, Production, "warning"),
+            // The warning about the first secret does not hide the problem of the second one.
+            (
+                Some(&*worded_and_weak_list),
+                SigningKeyList,
+                Production,
+                "PROBLEM",
+            ),
+            (Some(STRONG), SigningKeyList, Production, "PROBLEM"),
+            // A list that cannot be parsed has no secrets in any mode.
+            (Some(STRONG), SigningKeyList, Development, "PROBLEM"),
+            (Some(""), SigningKey, Development, "PROBLEM"),
+            (Some(""), Unchecked, Production, "PROBLEM"),
+            // The command generates no placeholders.
+            (None, SigningKey, Development, "PROBLEM"),
+            (None, Unchecked, Production, "PROBLEM"),
+        ] {
+            let report = report(value, policy, mode).await;
+            let text = report.to_string();
+            let line = text.lines().nth(1).unwrap();
+            assert!(
+                line.trim_start().starts_with(&format!("A  {expected} ")),
+                "{value:?}: {text}"
+            );
+            let (is_problem, is_warning) = (expected == "PROBLEM", expected == "warning");
+            assert_eq!(report.is_ready(), !is_problem, "{text}");
+            assert_eq!(report.problems().len(), usize::from(is_problem), "{text}");
+            assert_eq!(report.warnings().count(), usize::from(is_warning), "{text}");
+            assert_eq!(report.mode(), mode);
+            let json = format!("{report:?} {text}");
+            for secret in [STRONG, SHORT, "horse"] {
+                assert!(!json.contains(secret), "{json}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn checks_are_in_the_order_of_the_keys() {
+        let memory = MemoryProvider::from_iter([("B", STRONG), ("A", SHORT)]);
+        let key = SecretKey::from_static;
+        let keys = [
+            (key("B"), SecretPolicy::SigningKey),
+            (key("C"), SecretPolicy::SigningKey),
+            (key("A"), SecretPolicy::SigningKey),
+            (key("B"), SecretPolicy::Unchecked),
+        ];
+        let options = PreflightOptions::new(Mode::Production);
+        let report = PreflightReport::for_keys(&Resolver::new(memory), &keys, &options).await;
+        let checked = report
+            .checks()
+            .iter()
+            .map(|check| (check.key.clone(), check.policy));
+        assert_eq!(checked.collect::<Vec<_>>(), keys);
+        let kinds: Vec<_> = report.problems().iter().map(Error::kind).collect();
+        assert_eq!(kinds, [ErrorKind::NotFound, ErrorKind::Invalid]);
+    }
+
+    #[cfg(feature = "refuse-list")]
+    #[tokio::test]
+    async fn refused_secret_is_a_problem_although_it_is_strong() {
+        let memory = MemoryProvider::from_iter([("A", STRONG)]);
+        let keys = [(SecretKey::from_static("A"), SecretPolicy::SigningKey)];
+        let list = RefuseList::parse(STRONG.as_bytes()).unwrap();
+        let options = PreflightOptions::new(Mode::Production).refuse_list(list);
+        let report = PreflightReport::for_keys(&Resolver::new(memory), &keys, &options).await;
+        assert!(!report.is_ready(), "{report}");
+    }
+}

@@ -339,3 +339,107 @@ impl<P: SecretProvider> SecretProvider for WithDeadline<P> {
         self.provider.links().into_iter().map(limit).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryProvider;
+    use crate::backend::NoticeKind;
+
+    /// A source with notices, which never responds for the prefix `hangs`.
+    #[derive(Debug)]
+    struct Noticed(Origin, Vec<Notice>);
+
+    impl Noticed {
+        fn new(keys: &[Option<&str>]) -> Self {
+            let notice = |key: &Option<&str>| {
+                let notice = Notice::new(NoticeKind::Unreadable, "name", "message");
+                match key {
+                    Some(key) => notice.with_key(&SecretKey::parse(key).unwrap()),
+                    None => notice,
+                }
+            };
+            Self(
+                Origin::new("noticed", ""),
+                keys.iter().map(notice).collect(),
+            )
+        }
+    }
+
+    #[async_trait]
+    impl SecretProvider for Noticed {
+        fn origin(&self) -> &Origin {
+            &self.0
+        }
+
+        async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
+            Err(Error::new(ErrorKind::NotFound, "empty").with_key(key))
+        }
+
+        async fn notices(&self, prefix: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+            if prefix.as_str() == "hangs" {
+                std::future::pending::<()>().await;
+            }
+            Ok(self.1.clone())
+        }
+    }
+
+    async fn keys_of_notices(provider: &impl SecretProvider, prefix: &str) -> Vec<Option<String>> {
+        let prefix = KeyPrefix::parse(prefix).unwrap();
+        let notices = provider.notices(&prefix).await.unwrap();
+        let key = |notice: Notice| notice.key.map(|key| key.to_string());
+        notices.into_iter().map(key).collect()
+    }
+
+    #[test]
+    fn key_with_two_names_is_an_invalid_configuration() {
+        let provider = MemoryProvider::new();
+        let error = provider
+            .clone()
+            .renamed([("A", "B"), ("A", "C")])
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.to_string().starts_with("A: "), "{error}");
+        // Two keys can be read under one name.
+        provider.clone().renamed([("A", "C"), ("B", "C")]).unwrap();
+        for names in [("A", "../B"), ("A//B", "C")] {
+            let error = provider.clone().renamed([names]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidKey);
+        }
+    }
+
+    #[tokio::test]
+    async fn notices_have_the_keys_of_the_caller() {
+        let all = [Some("app/A"), Some("app/deep/B"), Some("other/C"), None];
+        let key = |key: &str| Some(key.to_owned());
+        let prefixed = Noticed::new(&all).prefixed("app").unwrap();
+        let root = keys_of_notices(&prefixed, "").await;
+        assert_eq!(root, [key("A"), key("deep/B"), None]);
+        assert_eq!(
+            keys_of_notices(&prefixed, "deep").await,
+            [key("deep/B"), None]
+        );
+        let renamed = Noticed::new(&all)
+            .renamed([("X", "app/A"), ("other/C", "app/deep/B")])
+            .unwrap();
+        // Nobody can read `other/C` of the source.
+        let root = keys_of_notices(&renamed, "").await;
+        assert_eq!(root, [key("X"), key("other/C"), None]);
+        assert_eq!(
+            keys_of_notices(&renamed, "other").await,
+            [key("other/C"), None]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn request_for_notices_ends_at_the_deadline() {
+        let limited = Noticed::new(&[None]).with_deadline(Duration::from_secs(2));
+        assert_eq!(keys_of_notices(&limited, "").await, [None]);
+        let started = tokio::time::Instant::now();
+        let hangs = KeyPrefix::parse("hangs").unwrap();
+        let error = limited.notices(&hangs).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert_eq!(error.origin(), Some(limited.origin()));
+        assert_eq!(started.elapsed().as_secs(), 2);
+    }
+}

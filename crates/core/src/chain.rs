@@ -302,3 +302,110 @@ impl<P: SecretProvider> FromIterator<P> for Chain {
         providers.into_iter().fold(Self::empty(), Self::or_else)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::backend::{ChangeSender, NoticeKind};
+    use crate::{ErrorKind, MemoryProvider};
+
+    /// A source whose notices and change notifications are those of the test.
+    #[derive(Debug)]
+    struct Scripted {
+        origin: Origin,
+        notices: Result<Vec<Notice>, Error>,
+        changes: Mutex<Option<ChangeStream>>,
+    }
+
+    impl Scripted {
+        fn new(name: &str, notices: Result<Vec<Notice>, Error>) -> (Self, ChangeSender) {
+            let (sender, stream) = ChangeStream::channel();
+            let scripted = Self {
+                origin: Origin::new("scripted", name),
+                notices,
+                changes: Mutex::new(Some(stream)),
+            };
+            (scripted, sender)
+        }
+    }
+
+    #[async_trait]
+    impl SecretProvider for Scripted {
+        fn origin(&self) -> &Origin {
+            &self.origin
+        }
+
+        async fn get(&self, key: &SecretKey) -> Result<Secret, Error> {
+            Err(Error::new(ErrorKind::NotFound, "empty").with_key(key))
+        }
+
+        async fn notices(&self, _: &KeyPrefix) -> Result<Vec<Notice>, Error> {
+            self.notices.clone()
+        }
+
+        fn watch(&self) -> Option<ChangeStream> {
+            self.changes.lock().unwrap().take()
+        }
+    }
+
+    fn notice(name: &str) -> Notice {
+        Notice::new(NoticeKind::NotAKey, name, "message")
+    }
+
+    fn unavailable() -> Error {
+        Error::new(ErrorKind::Unavailable, "no response")
+    }
+
+    #[tokio::test]
+    async fn failed_source_hides_no_notices_of_the_others() {
+        let elsewhere = Origin::new("nested", "");
+        let (first, _) = Scripted::new("first", Err(unavailable()));
+        let own = vec![notice("a"), notice("b").with_origin(&elsewhere)];
+        let (second, _) = Scripted::new("second", Ok(own));
+        let chain = Chain::new(first).or_else(second);
+        let notices = chain.notices(&KeyPrefix::root()).await.unwrap();
+        let origins: Vec<_> = notices
+            .iter()
+            .map(|it| it.origin.clone().unwrap())
+            .collect();
+        assert_eq!(origins, [Origin::new("scripted", "second"), elsewhere]);
+
+        // Without any notice, an error must not look like a source in order.
+        let (failed, _) = Scripted::new("failed", Err(unavailable()));
+        let chain = Chain::new(MemoryProvider::new()).or_else(failed);
+        let error = chain.notices(&KeyPrefix::root()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn failed_watch_of_one_source_makes_every_key_be_read_again() {
+        let (first, first_sender) = Scripted::new("first", Ok(Vec::new()));
+        let (second, second_sender) = Scripted::new("second", Ok(Vec::new()));
+        let mut stream = Chain::new(first).or_else(second).watch().unwrap();
+        assert!(first_sender.fail(unavailable()));
+        let error = stream.next().await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(stream.next().await.unwrap().unwrap(), Change::All);
+        // The other source is still watched, also after the end of the first one.
+        drop(first_sender);
+        let key = SecretKey::parse("A").unwrap();
+        second_sender.send(Change::Keys([key.clone()].into()));
+        let change = stream.next().await.unwrap().unwrap();
+        assert_eq!(change, Change::Keys([key].into()));
+        drop(second_sender);
+        assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn sources_are_not_watched_after_the_stream_is_dropped() {
+        let (first, sender) = Scripted::new("first", Ok(Vec::new()));
+        let chain = Chain::new(first);
+        drop(chain.watch().unwrap());
+        tokio::task::yield_now().await;
+        assert!(!sender.send(Change::All));
+        // The source has no other stream.
+        assert!(chain.watch().is_none());
+    }
+}

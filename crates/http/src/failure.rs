@@ -319,4 +319,48 @@ mod tests {
         assert_eq!(text(17_503_000_001), "17.5s");
         assert_eq!(text(2_000_000), "2ms");
     }
+
+    /// A handshake fails again until a certificate or the configuration changes, so the message must name the cause.
+    #[test]
+    fn failed_handshake_is_a_permanent_error_that_names_the_cause() {
+        use rustls::{AlertDescription as Alert, CertificateError as Bad, Error as Tls};
+
+        let canary = "canary-5f1b9c";
+        let other = rustls::OtherError(std::sync::Arc::new(std::io::Error::other(canary)));
+        for (failure, problem) in [
+            (Tls::InvalidCertificate(Bad::UnknownIssuer), "not trusted"),
+            (
+                Tls::InvalidCertificate(Bad::NotValidForName),
+                "another name",
+            ),
+            (Tls::InvalidCertificate(Bad::Expired), "expired"),
+            (Tls::InvalidCertificate(Bad::NotValidYet), "clocks"),
+            (Tls::InvalidCertificate(Bad::Revoked), "revoked"),
+            (Tls::InvalidCertificate(Bad::Other(other)), "openssl"),
+            (
+                Tls::AlertReceived(Alert::CertificateRequired),
+                "client certificate",
+            ),
+            (
+                Tls::AlertReceived(Alert::CertificateExpired),
+                "client certificate",
+            ),
+            (Tls::AlertReceived(Alert::ProtocolVersion), "TLS version"),
+            (
+                Tls::AlertReceived(Alert::InternalError),
+                "log of the server",
+            ),
+            (Tls::General(canary.to_owned()), "log of the server"),
+        ] {
+            let error = Failure::Tls(failure.clone()).into_error("vault:8200");
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            assert!(!error.is_temporary(), "{failure:?}");
+            let text = format!("{error:#?} {error}");
+            assert!(
+                text.contains("`vault:8200`") && text.contains(problem),
+                "{text}"
+            );
+            assert!(!text.contains(canary), "{text}");
+        }
+    }
 }

@@ -69,6 +69,8 @@ mod names;
 mod protocol;
 mod proxy;
 mod recognition;
+#[cfg(test)]
+mod redaction;
 mod request;
 mod response;
 mod retry;

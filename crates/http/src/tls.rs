@@ -10,7 +10,7 @@ use rustls::ClientConfig;
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, SignatureScheme};
@@ -134,12 +134,12 @@ fn verifier(
                     .with_hint("configure the authority's certificate as PEM"));
             }
             Ok(found) => authorities.extend(found),
-            Err(error) => {
-                return Err(invalid(format!(
+            Err(cause) => {
+                let error = invalid(format!(
                     "the authority's certificate cannot be read from {shown}"
                 ))
-                .with_hint("check that it is PEM and that the service can read it")
-                .with_source(error));
+                .with_hint("check that it is PEM and that the service can read it");
+                return Err(with_cause(error, cause));
             }
         }
     }
@@ -165,6 +165,15 @@ fn quoted(path: &Path) -> String {
     format!("`{}`", path.display().to_string().escape_debug())
 }
 
+/// Adds the cause, unless it is about the content of the file. Such a cause quotes a line, and each of these files might
+/// contain a private key in a single line.
+fn with_cause(error: Error, cause: pem::Error) -> Error {
+    match cause {
+        pem::Error::Io(cause) => error.with_source(cause),
+        _ => error,
+    }
+}
+
 /// A client certificate in files. It is read for each handshake, so that a renewed one is used without a
 /// restart.
 struct Identity {
@@ -177,24 +186,24 @@ impl Identity {
     fn load(&self) -> Result<CertifiedKey, Error> {
         let chain: Vec<_> = CertificateDer::pem_file_iter(&self.chain)
             .and_then(Iterator::collect)
-            .map_err(|error| self.unreadable(&self.chain).with_source(error))?;
+            .map_err(|cause| self.unreadable(&self.chain, cause))?;
         if chain.is_empty() {
             return Err(
                 invalid(format!("{} contains no certificate", quoted(&self.chain)))
                     .with_hint("configure the client certificate as a PEM file"),
             );
         }
-        // The cause is discarded, because it might quote the key.
-        let key =
-            PrivateKeyDer::from_pem_file(&self.key).map_err(|_| self.unreadable(&self.key))?;
+        let key = PrivateKeyDer::from_pem_file(&self.key)
+            .map_err(|cause| self.unreadable(&self.key, cause))?;
         CertifiedKey::from_der(chain, key, &self.crypto).map_err(|error| {
             invalid("the client certificate and its key do not match").with_source(error)
         })
     }
 
-    fn unreadable(&self, path: &Path) -> Error {
-        invalid(format!("{} cannot be read as PEM", quoted(path)))
-            .with_hint("configure certificate and key as PEM files that the service can read")
+    fn unreadable(&self, path: &Path, cause: pem::Error) -> Error {
+        let error = invalid(format!("{} cannot be read as PEM", quoted(path)))
+            .with_hint("configure certificate and key as PEM files that the service can read");
+        with_cause(error, cause)
     }
 }
 
@@ -290,5 +299,150 @@ impl ServerCertVerifier for AcceptAny {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::fs;
+
+    use rcgen::{CertifiedKey as Certified, KeyPair, generate_simple_self_signed};
+    use secretwell_core::ErrorKind;
+
+    use super::*;
+
+    /// Files for a test, removed at its end.
+    struct Files(PathBuf);
+
+    impl Files {
+        fn new(test: &str) -> Self {
+            let name = format!("secretwell-tls-{test}-{}", std::process::id());
+            let directory = std::env::temp_dir().join(name);
+            fs::create_dir_all(&directory).unwrap();
+            Self(directory)
+        }
+
+        fn write(&self, name: &str, text: &str) -> PathBuf {
+            let path = self.0.join(name);
+            fs::write(&path, text).unwrap();
+            path
+        }
+    }
+
+    impl Drop for Files {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn certified() -> Certified<KeyPair> {
+        generate_simple_self_signed(["client.test".to_owned()]).unwrap()
+    }
+
+    /// Returns the error of a configuration with this client certificate.
+    fn identity_error(chain: PathBuf, key: PathBuf) -> Error {
+        let config = TlsConfig {
+            identity: Some((chain, key)),
+            ..TlsConfig::default()
+        };
+        let error = Tls::new(&config).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        error
+    }
+
+    fn authority_error(pem: Pem) -> Error {
+        let config = TlsConfig {
+            authorities: vec![pem],
+            ..TlsConfig::default()
+        };
+        let error = Tls::new(&config).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        error
+    }
+
+    /// Variables and some editors replace the line breaks.
+    #[test]
+    fn error_does_not_quote_a_file_with_a_private_key() {
+        let Certified { cert, signing_key } = certified();
+        let (chain, key) = (cert.pem(), signing_key.serialize_pem());
+        let broken = key.replace("-----END PRIVATE KEY-----", "");
+        let files = Files::new("quote");
+        for (number, content) in [
+            key.replace('\n', " "),
+            format!("{chain}{}", key.replace('\n', " ")),
+            format!("{chain}{key}").replace('\n', " "),
+            broken.replace('\n', ""),
+            broken,
+            key.replace("PRIVATE KEY-----\n", "PRIVATE KEY-----\n%"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let file = files.write(&format!("{number}.pem"), &content);
+            let errors = [
+                identity_error(file.clone(), files.write("key.pem", &key)),
+                identity_error(files.write("chain.pem", &chain), file.clone()),
+                authority_error(Pem::File(file)),
+                authority_error(Pem::Text(content.into_bytes())),
+            ];
+            for error in errors {
+                assert!(error.source().is_none(), "{number}: {error:#?}");
+            }
+        }
+    }
+
+    #[test]
+    fn unreadable_file_is_named_with_the_reason() {
+        let Certified { cert, signing_key } = certified();
+        let files = Files::new("unreadable");
+        let chain = files.write("chain.pem", &cert.pem());
+        let key = files.write("key.pem", &signing_key.serialize_pem());
+        let absent = files.0.join("absent.pem");
+        for error in [
+            identity_error(absent.clone(), key.clone()),
+            identity_error(chain.clone(), absent.clone()),
+            authority_error(Pem::File(absent)),
+        ] {
+            assert!(error.to_string().contains("absent.pem"), "{error}");
+            let cause: &std::io::Error = error.source().unwrap().downcast_ref().unwrap();
+            assert_eq!(cause.kind(), std::io::ErrorKind::NotFound);
+        }
+        // The files are exchanged.
+        let error = identity_error(key.clone(), chain.clone());
+        let message = "key.pem` contains no certificate";
+        assert!(error.to_string().contains(message), "{error}");
+        let error = authority_error(Pem::File(key));
+        assert!(error.to_string().contains(message), "{error}");
+        let error = authority_error(Pem::Text(Vec::new()));
+        assert!(error.to_string().contains("the configured PEM text"));
+    }
+
+    #[test]
+    fn key_of_another_certificate_is_an_invalid_configuration() {
+        let files = Files::new("another");
+        let chain = files.write("chain.pem", &certified().cert.pem());
+        let key = files.write("key.pem", &certified().signing_key.serialize_pem());
+        let error = identity_error(chain, key);
+        assert!(error.to_string().contains("do not match"), "{error}");
+    }
+
+    #[test]
+    fn expected_server_name_is_a_host_name_or_an_ip_address() {
+        let with_name = |name: &str| {
+            let config = TlsConfig {
+                server_name: Some(name.to_owned()),
+                authorities: vec![Pem::Text(certified().cert.pem().into_bytes())],
+                ..TlsConfig::default()
+            };
+            Tls::new(&config).map(drop)
+        };
+        for name in ["vault.internal", "10.0.0.1", "::1"] {
+            with_name(name).unwrap();
+        }
+        for name in ["", "vault internal", "https://vault", "vault:8200", "[::1]"] {
+            let error = with_name(name).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{name}");
+        }
     }
 }

@@ -349,3 +349,79 @@ impl Fetch {
             || self.progress.has_changed().is_err()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    fn keys(count: usize) -> Vec<SecretKey> {
+        let key = |number| SecretKey::parse(format!("K{number}")).unwrap();
+        (0..count).map(key).collect()
+    }
+
+    /// The provider might have read a revoked value before the invalidation.
+    #[tokio::test]
+    async fn result_of_an_invalidated_key_is_void_however_many_keys_are_invalidated() {
+        let now = clock::now();
+        for count in [1, MAX_VOID, MAX_VOID + 1, 3 * MAX_VOID] {
+            let mut table = InFlight::default();
+            let keys = keys(count);
+            let old = table.add(keys.clone(), false, now).unwrap();
+            for key in &keys {
+                table.invalidate(key, Void::Invalidated);
+                assert!(table.get(key).is_none(), "nobody joins the old fetch");
+            }
+            let new = table.add(keys.clone(), false, now).unwrap();
+            for key in &keys {
+                assert!(table.void(key, old.id).is_some(), "{count} keys");
+                assert!(table.void(key, new.id).is_none(), "{count} keys");
+                // The old result does not end the new fetch.
+                assert!(!table.finish(key, old.id));
+                assert!(table.finish(key, new.id));
+            }
+            table.end(old.id);
+            table.end(new.id);
+            let later = table.add(keys.clone(), false, now).unwrap();
+            assert!(keys.iter().all(|key| table.void(key, later.id).is_none()));
+            assert!(table.void.is_empty(), "the memory is freed");
+        }
+    }
+
+    #[tokio::test]
+    async fn accepted_older_version_is_not_forgotten_by_an_invalidation() {
+        let [key] = &keys(1)[..] else {
+            panic!("one key")
+        };
+        let mut table = InFlight::default();
+        let fetch = table.add(vec![key.clone()], false, clock::now()).unwrap();
+        table.invalidate(key, Void::OlderAccepted);
+        table.invalidate(key, Void::Invalidated);
+        assert_eq!(table.void(key, fetch.id), Some(Void::OlderAccepted));
+    }
+
+    /// The runtime of a batch might end or block before the batch starts. Its keys must not wait for it forever.
+    #[tokio::test]
+    async fn batch_that_does_not_start_is_forgotten_with_all_its_keys() {
+        let now = clock::now();
+        let keys = keys(3);
+        let mut table = InFlight::default();
+        let lost = table.add(vec![keys[0].clone()], true, now).unwrap();
+        assert!(table.add(vec![keys[1].clone()], true, now).is_none());
+        let late = now.after(MAX_START).after(MAX_TURN_WAIT);
+        let next = table.add(vec![keys[2].clone()], true, late).unwrap();
+        assert_ne!(next.id, lost.id);
+        assert!(!table.contains(&keys[0]) && !table.contains(&keys[1]));
+        // It runs after all, when nobody waits any more.
+        assert!(table.start(lost.id, late).is_empty());
+        assert_eq!(table.start(next.id, late), [keys[2].clone()]);
+
+        let waiting = table.add(keys[..2].to_vec(), true, late).unwrap();
+        let longest_call = Duration::from_secs(30);
+        assert!(!table.drop_lost(&keys[0], longest_call, late));
+        let later = late.after(MAX_START).after(MAX_TURN_WAIT);
+        assert!(table.drop_lost(&keys[0], longest_call, later));
+        assert!(!table.contains(&keys[1]));
+        assert!(table.start(waiting.id, later).is_empty());
+    }
+}

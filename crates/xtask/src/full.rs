@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::install::{build_static_command, install_cargo_tools, install_for_cli};
 use crate::shell::{cargo, cargo_with_env, root, run as output_of, text};
-use crate::{api, comparison, fleet, fuzz, links, msrv, package, sbom, soak};
+use crate::{api, comparison, coverage, fleet, fuzz, links, msrv, package, sbom, soak};
 
 /// A check, with its name, its purpose and the function that runs it.
 struct Step {
@@ -88,6 +88,11 @@ const STEPS: &[Step] = &[
         name: "fuzz",
         about: "each fuzz target accepts its corpus and a minute of new input",
         run: fuzz::run_each_for_a_minute,
+    },
+    Step {
+        name: "coverage",
+        about: "tests run at least 92 % of the lines of each crate that reads and keeps secrets",
+        run: coverage::check,
     },
     Step {
         name: "comparison",

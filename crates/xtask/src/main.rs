@@ -332,6 +332,9 @@ fn usage() -> ExitCode {
     eprintln!(
         "usage: cargo xtask mutants [--shard K/N]  tests that unit tests notice changed code"
     );
+    eprintln!(
+        "usage: cargo xtask coverage         measures which lines of six crates the tests run"
+    );
     eprintln!("usage: cargo xtask dashboard        draws the pictures of the dashboard");
     eprintln!(
         "usage: cargo xtask fleet [SEED]     simulates 10,000 instances, and draws their requests"

@@ -115,7 +115,7 @@ fn test_file(file: &str, tests: &[&str], tree: &Path, path: &str) -> Result<Stri
 ///
 /// The dependency of each crate on the facade is left out. Only documentation examples need it, and with it, the
 /// tests of a crate compile all other crates.
-pub(crate) fn copy_without_facade(tree: &Path) -> Result<(), String> {
+fn copy_without_facade(tree: &Path) -> Result<(), String> {
     for path in run("git", &["ls-files"])?.lines() {
         let Ok(mut bytes) = fs::read(root().join(path)) else {
             continue;

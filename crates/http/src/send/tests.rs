@@ -531,3 +531,24 @@ async fn last_failure_is_known_until_a_server_responds() {
         assert!(client.failure_since(Instant::now()).is_none());
     }
 }
+
+/// A check of the clocks must not be satisfied with a time that the server did not state.
+#[tokio::test]
+async fn time_of_the_server_is_that_of_a_valid_header() {
+    const DATE: &[Reaction] = &[Reaction::Respond(
+        "200 OK\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT",
+    )];
+    const MISSING: &[Reaction] = &[Reaction::Respond("200 OK")];
+    const INVALID: &[Reaction] = &[Reaction::Respond("200 OK\r\ndate: today")];
+    let time = async |reactions| {
+        let cluster = Cluster::start(&[reactions]).await;
+        cluster.probing_client().server_time("/health").await
+    };
+    let expected = std::time::UNIX_EPOCH + Duration::from_secs(784_111_777);
+    assert_eq!(time(DATE).await.unwrap(), expected);
+    for reactions in [MISSING, INVALID] {
+        let error = time(reactions).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Malformed);
+        assert!(error.origin().is_some());
+    }
+}

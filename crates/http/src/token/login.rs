@@ -147,7 +147,7 @@ pub struct Token {
 impl Token {
     /// Creates a token that was requested at `requested`. Its lifetime is counted from that time, so that it
     /// is never assumed to be valid for too long.
-    pub(super) fn new(lease: TokenLease, requested: Instant) -> Self {
+    pub(crate) fn new(lease: TokenLease, requested: Instant) -> Self {
         Self {
             header: secret_header_value(lease.token.expose_bytes()).ok(),
             value: lease.token,

@@ -270,3 +270,23 @@ fn plain_http_and_proxies_are_set_by_options_and_variables() {
     let error = origin(&format!("{url}&proxy=http://me:pw@proxy"), &no_variable).unwrap_err();
     assert!(error.to_string().contains("credentials"), "{error}");
 }
+
+/// The server's response to an empty id would look like that to a wrong one.
+#[test]
+fn login_without_an_id_is_an_invalid_configuration() {
+    let secret = || Credential::value("c4n4ry");
+    for auth in [
+        InfisicalAuth::universal(" ", secret()),
+        InfisicalAuth::kubernetes(""),
+        InfisicalAuth::jwt("\n", secret()),
+        InfisicalAuth::ldap("", "user", secret()),
+        InfisicalAuth::ldap(ID, " ", secret()),
+    ] {
+        let builder = InfisicalBuilder::new("https://secrets.internal", auth).unwrap();
+        let builder = builder.project(ID).environment("dev");
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.to_string().contains("is empty"), "{error}");
+        assert!(!format!("{error:#?}").contains("c4n4ry"));
+    }
+}

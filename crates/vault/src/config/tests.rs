@@ -64,6 +64,21 @@ fn invalid_variables_are_rejected_by_name() {
         (vec![("VAULT_SKIP_VERIFY", "true")], "does not allow"),
         (vec![("VAULT_CACERT", "/no/such.pem")], "/no/such.pem"),
         (vec![("VAULT_CAPATH", "/no/such")], "/no/such"),
+        (
+            vec![("VAULT_CACERT_BYTES", "c4n4ry")],
+            "the configured PEM text contains no certificate",
+        ),
+        (
+            vec![("VAULT_TLS_SERVER_NAME", "vault internal")],
+            "the expected server name",
+        ),
+        (
+            vec![
+                ("BAO_CLIENT_CERT", "/no/such.pem"),
+                ("VAULT_CLIENT_KEY", "/no/key.pem"),
+            ],
+            "/no/such.pem",
+        ),
         (vec![("VAULT_HEADERS", "{}")], "VAULT_HEADERS"),
         (vec![("BAO_WRAP_TTL", "5m")], "VAULT_WRAP_TTL"),
         (vec![("VAULT_SRV_LOOKUP", "true")], "VAULT_SRV_LOOKUP"),
@@ -381,4 +396,33 @@ fn wrong_options_are_named_with_their_own_form() {
         .err()
         .unwrap();
     assert!(!error.to_string().contains("c4n4ry"), "{error}");
+}
+
+/// Without any authority, the server's certificate would be checked against those of the system only.
+#[test]
+fn directory_of_authorities_with_hidden_files_only_is_an_error() {
+    let directory = std::env::temp_dir().join(format!("secretwell-capath-{}", std::process::id()));
+    std::fs::create_dir_all(directory.join("folder")).unwrap();
+    std::fs::write(directory.join(".hidden"), "c4n4ry").unwrap();
+    let path = directory.display().to_string();
+    let set = [("VAULT_TOKEN", "t"), ("VAULT_CAPATH", path.as_str())];
+    let error = VaultBuilder::from_variables(&variables(&set)).unwrap_err();
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert!(error.to_string().contains("has no files"), "{error}");
+}
+
+#[test]
+fn url_of_another_scheme_is_refused_without_its_content() {
+    for url in [
+        "https://user:c4n4ry@vault/secret/app",
+        "vaults://c4n4ry@vault/secret/app",
+        "VAULT://c4n4ry@vault/secret/app",
+        "c4n4ry",
+        "",
+    ] {
+        let error = VaultBuilder::from_url_with(url, &variables(&[])).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{url}");
+        assert!(!format!("{error:#?}").contains("c4n4ry"), "{error:#?}");
+    }
 }

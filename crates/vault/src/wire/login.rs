@@ -315,4 +315,69 @@ mod tests {
             assert!(!format!("{error:?}").contains("c4n4ry"));
         }
     }
+
+    fn response(status: u16, body: &str) -> Response {
+        let status = StatusCode::from_u16(status).unwrap();
+        Response::new(status, http::HeaderMap::new(), body.into())
+    }
+
+    /// A wrapping token can be used once. An attacker might have unwrapped it first.
+    #[test]
+    fn refused_wrapping_token_is_held_back_only_if_it_is_used_up() {
+        let used = r#"{"errors": ["wrapping token is not valid or does not exist"]}"#;
+        let denied = r#"{"errors": ["permission denied"]}"#;
+        for (status, body, kind, hold, is_temporary) in [
+            (400, used, ErrorKind::Unauthenticated, true, false),
+            (400, denied, ErrorKind::Unauthenticated, false, false),
+            (403, denied, ErrorKind::Unauthenticated, false, false),
+            (405, denied, ErrorKind::Unavailable, false, true),
+            // The token of another secret. Its data must not be quoted.
+            (
+                200,
+                r#"{"data": {"password": "c4n4ry"}}"#,
+                ErrorKind::Malformed,
+                false,
+                false,
+            ),
+        ] {
+            let failure = unwrapped_secret_id(&response(status, body)).unwrap_err();
+            let error = failure.error;
+            assert_eq!(
+                (error.kind(), failure.hold),
+                (kind, hold),
+                "{status}: {error}"
+            );
+            assert_eq!(error.is_temporary(), is_temporary, "{status}: {error}");
+            assert!(!format!("{error:#?}").contains("c4n4ry"));
+        }
+        let data = r#"{"data": {"secret_id": "c4n4ry", "secret_id_ttl": 60}}"#;
+        let secret_id = unwrapped_secret_id(&response(200, data));
+        assert_eq!(secret_id.ok().unwrap().expose_bytes(), b"c4n4ry");
+    }
+
+    #[test]
+    fn token_is_not_valid_only_if_the_server_states_it() {
+        let no_permission = r#"{"errors": ["1 error occurred:\n\t* permission denied\n\n"]}"#;
+        let bad_token = r#"{"errors": ["permission denied", "invalid token"]}"#;
+        let no_reason = r#"{"errors": []}"#;
+        let looked_up = |response: &Response| looked_up_token(response, &"token".into()).map(drop);
+        for (status, body, expected) in [
+            (403, no_permission, None),
+            (403, bad_token, Some(ErrorKind::Unauthenticated)),
+            (404, no_reason, Some(ErrorKind::InvalidConfig)),
+            (405, no_reason, Some(ErrorKind::Unavailable)),
+        ] {
+            let response = response(status, body);
+            let kind = looked_up(&response).err().map(|error| error.kind());
+            assert_eq!(kind, expected, "{status} {body}");
+            let kind = check_token(&response).err().map(|error| error.kind());
+            let is_path = expected == Some(ErrorKind::InvalidConfig);
+            let expected = if is_path {
+                Some(ErrorKind::Unavailable)
+            } else {
+                expected
+            };
+            assert_eq!(kind, expected, "{status} {body}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! What the client sends and verifies in a TLS handshake.
 
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+
 use super::*;
 
 /// The parts of a ClientHello (RFC 8446, section 4.1.2) that the tests check.
@@ -151,5 +153,47 @@ async fn server_name_selects_the_verified_name() {
             .await
             .unwrap_err();
         assert!(error.to_string().contains("for another name"), "{error}");
+    }
+}
+
+/// An attacker who redirects connections also has the certificate of the server, but not its private key.
+#[tokio::test]
+async fn server_without_the_key_of_its_certificate_is_refused() {
+    let certified = || rcgen::generate_simple_self_signed(["192.0.2.1".to_owned()]).unwrap();
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let own = certified();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        for (other, is_accepted) in [(None, true), (Some(certified()), false)] {
+            let key = other.as_ref().unwrap_or(&own).signing_key.serialize_der();
+            let key = aws_lc_rs::sign::any_supported_type(&key.try_into().unwrap()).unwrap();
+            let key = CertifiedKey::new(vec![own.cert.der().clone()], key);
+            let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+            let acceptor = TlsAcceptor::from(Arc::new(server));
+            let (listener, address) = bind("127.0.0.1:0").await;
+            accept(listener, move |stream| {
+                let acceptor = acceptor.clone();
+                async move {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        serve_http1(stream, usize::MAX).await;
+                    }
+                }
+            });
+            let config = ClientConfig::new([format!("https://{address}")]).unwrap();
+            let trusting = config.clone().certificate_authority(own.cert.pem());
+            for config in [
+                trusting.server_name("192.0.2.1"),
+                config.danger_skip_verification(),
+            ] {
+                let result = send(&Servers::new(config).unwrap(), &get()).await;
+                assert_eq!(result.is_ok(), is_accepted, "{version:?}: {result:?}");
+                if let Err(error) = result {
+                    assert!(!error.is_temporary(), "{error}");
+                }
+            }
+        }
     }
 }

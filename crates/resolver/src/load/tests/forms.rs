@@ -330,3 +330,68 @@ async fn names_in_a_map_have_one_notation() {
     let map = read::<BTreeMap<String, u8>>(r#"{"a": 1, " a": 2, "A": 3}"#).await;
     assert_eq!(map.len(), 3);
 }
+
+#[derive(Deserialize, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Level {
+    Low,
+    High(u8),
+    Pair(u8, u8),
+    Full { limit: u8 },
+}
+
+#[tokio::test]
+async fn variant_that_needs_data_is_refused_as_text_and_named() {
+    assert_eq!(read::<Level>("Low").await, Level::Low);
+    for name in ["High", "Pair", "Full"] {
+        let problem = refusal::<Level>(name).await;
+        assert!(problem.contains(&format!("`{name}`")), "{problem}");
+    }
+    let problem = refusal::<Level>("c4n4ry").await;
+    assert!(!problem.contains("c4n4ry"), "{problem}");
+    // In JSON, the variants have their data.
+    let levels = r#"["Low", {"High": 1}, {"Pair": [1, 2]}, {"Full": {"limit": 3}}]"#;
+    let expected = vec![
+        Level::Low,
+        Level::High(1),
+        Level::Pair(1, 2),
+        Level::Full { limit: 3 },
+    ];
+    assert_eq!(read::<Vec<Level>>(levels).await, expected);
+    for wrong in [
+        r#"[{"High": 1, "Low": null}]"#,
+        "[{}]",
+        r#"[{"Pair": [1]}]"#,
+        r#"["High"]"#,
+        r#"[["Low"]]"#,
+    ] {
+        refusal::<Vec<Level>>(wrong).await;
+    }
+}
+
+#[tokio::test]
+async fn names_of_json_members_are_parsed_as_the_type_of_the_keys() {
+    #[derive(Deserialize, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    struct Port(u16);
+    let ports: BTreeMap<Port, String> = read(r#"{"80": "web", "443": "tls"}"#).await;
+    assert_eq!(ports[&Port(443)], "tls");
+    let levels: BTreeMap<Level, u8> = read(r#"{"Low": 1}"#).await;
+    assert_eq!(levels[&Level::Low], 1);
+    let optional: BTreeMap<Option<bool>, char> = read(r#"{"true": "t"}"#).await;
+    assert_eq!(optional[&Some(true)], 't');
+    refusal::<BTreeMap<Port, String>>(r#"{"http": "web"}"#).await;
+    refusal::<BTreeMap<Level, u8>>(r#"{"High": 1}"#).await;
+    refusal::<BTreeMap<bool, u8>>(r#"{"yes": 1}"#).await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_text_are_refused_as_text_and_not_quoted() {
+    let memory = secretwell_core::MemoryProvider::new();
+    memory.set("value", &b"c4n4ry\xFF"[..]).unwrap();
+    let resolver = crate::Resolver::new(memory);
+    let error = resolver.load::<One<String>>().await.unwrap_err();
+    let text = format!("{error} {error:#?}");
+    assert!(text.contains("the value is not UTF-8 text"), "{text}");
+    assert!(!text.contains("c4n4ry"), "{text}");
+    let loaded: One<secretwell_core::SecretValue> = resolver.load().await.unwrap();
+    assert_eq!(loaded.value.expose_bytes(), b"c4n4ry\xFF");
+}
