@@ -324,7 +324,7 @@ impl Cluster {
     }
 
     /// Restores a snapshot from before a rotation. The service keeps the newer secret until it is rotated again.
-    async fn restore(&self, source: &Source) {
+    async fn restore(&mut self, source: &Source) {
         let snapshot = self.snapshot(None).await;
         self.rotate(source).await;
         source.recovered().await;
@@ -336,21 +336,19 @@ impl Cluster {
         self.repair().await;
     }
 
-    /// Lets the active server step down until each server can forward requests to it. After a restore, the servers of
-    /// OpenBao 2.7 cannot open connections to each other ("tls: internal error"), so that no other one becomes active.
-    async fn repair(&self) {
-        for _ in 0..10 {
-            // The servers also need some time to notice the new active one.
-            for _ in 0..20 {
-                if self.forwards().await {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(500)).await;
+    /// Restarts all servers, and waits until each of them can forward requests to the active one. After a restore, the
+    /// servers of OpenBao 2.7 cannot open connections to each other ("tls: internal error"), so that no other one becomes
+    /// active.
+    async fn repair(&mut self) {
+        for server in &mut self.servers {
+            server.signal("KILL");
+            server.restart().await;
+        }
+        for _ in 0..120 {
+            if self.forwards().await {
+                return;
             }
-            let active = &self.servers[self.leader().await];
-            let (method, path) = ("PUT", "sys/step-down");
-            let step_down = active.try_request(active.root_token(), method, path, Value::Null);
-            let _ = timeout(secs(20), step_down).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
         panic!("the cluster was not repaired");
     }
