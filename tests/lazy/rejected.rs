@@ -86,6 +86,26 @@ async fn second_rotation_is_not_delayed_by_the_first_one() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn rotation_after_an_outage_is_not_delayed() {
+    let fixture = polled(secs(5));
+    fixture.auth.get().await.unwrap();
+    fixture.faulty.always(Action::Fail(down()));
+    for _ in 0..30 {
+        assert_eq!(report(&fixture).await, None);
+        pass(secs(1)).await;
+    }
+    fixture.faulty.clear_faults();
+    fixture.memory.set("AUTH_SECRET", SECOND).unwrap();
+    pass(secs(30)).await;
+    assert_eq!(fixture.secret(), SECOND);
+    for (secret, pause) in [(FIRST, 2), (SECOND, 2)] {
+        fixture.memory.set("AUTH_SECRET", secret).unwrap();
+        assert_eq!(report(&fixture).await.as_deref(), Some(secret));
+        pass(secs(pause)).await;
+    }
+}
+
 /// A read because of a forged request does not use up the read because of a rejected login, although the
 /// resolver reads a key at most once in a second.
 #[tokio::test(start_paused = true)]

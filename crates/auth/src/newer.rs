@@ -44,8 +44,8 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// one `LazyAuth` for each login. [`Resolver::report_rejected`] describes this for one secret.
     ///
     /// The other service might reject valid credentials, so the reads of the source are limited, whatever the number
-    /// of calls. After a read, the next one can start after 1 s. This time doubles with each read that follows soon, up to
-    /// a minute. A failed read is repeated once. Concurrent callers share a read, each for at most the configured
+    /// of calls. After a read, the next one can start after 1 s. This time doubles with each successful read that follows
+    /// soon, up to a minute. A failed read is repeated once. Concurrent callers share a read, each for at most the configured
     /// deadline. Calls that come too early for a read return at once. The current build stays in use until there is a
     /// newer one.
     ///

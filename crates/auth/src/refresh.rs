@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use secretwell_core::Error;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -31,11 +32,14 @@ impl Pace {
     };
 
     /// Returns the minimum time between a refresh that starts at `now` and the following one. It doubles while each
-    /// refresh follows the one before within twice the minimum time.
+    /// refresh follows the one before within twice the minimum time. A refresh that has failed does not count, because
+    /// the resolver limits the calls of a source that fails.
     fn interval(self, last: Option<&Refresh>, now: Instant) -> Duration {
-        let doubled = last.map(|last| (2 * last.interval, last.age(now)));
-        match doubled {
-            Some((doubled, age)) if age < doubled => doubled.min(self.longest),
+        match last {
+            Some(last) if last.age(now) < 2 * last.interval => match last.has_succeeded() {
+                true => (2 * last.interval).min(self.longest),
+                false => last.interval,
+            },
             _ => self.first,
         }
     }
@@ -115,6 +119,13 @@ impl Refresh {
         // The task might belong to a runtime that does not run it.
         let longest = deadline.saturating_add(Pace::STEADY.longest);
         self.age(now) < self.interval || is_running && self.age(now) < longest
+    }
+
+    fn has_succeeded(&self) -> bool {
+        let results = &self.ended.borrow().results;
+        let is_failure =
+            |result: &Result<_, Error>| result.as_ref().is_err_and(Error::is_temporary);
+        !results.is_empty() && !results.iter().any(is_failure)
     }
 
     fn age(&self, now: Instant) -> Duration {
