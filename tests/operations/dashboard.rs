@@ -73,6 +73,7 @@ fn every_alert_fires_in_its_situation_and_none_before_and_every_panel_has_data()
     assert_no_alert(&prometheus);
     service.break_everything();
     assert_all_alerts(&prometheus);
+    service.build_again();
     for panel in panels() {
         for (expression, legend) in queries(panel, "1m") {
             assert_data(&prometheus, &expression, legend);

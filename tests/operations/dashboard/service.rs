@@ -64,6 +64,15 @@ impl Service {
         }
     }
 
+    /// Makes further attempts to build. Prometheus computes no rate from those before it has seen their counter first.
+    pub(super) fn build_again(&mut self) {
+        self.clock.block_on(async {
+            pass(secs(60)).await;
+            self.local.unready.get().await.unwrap_err();
+            pass(REPORTED).await;
+        });
+    }
+
     /// Makes the situation of each alert.
     pub(super) fn break_everything(&mut self) {
         self.clock.block_on(self.local.break_everything());
