@@ -77,12 +77,13 @@ async fn plant(provider: Arc<dyn SecretProvider>) {
     part[5..21].copy_from_slice(&bytes[9..25]);
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let base64 = STANDARD.encode([b".", bytes].concat());
-    let mut small = vec![b'.'; 150];
-    small[33..33 + bytes.len()].copy_from_slice(bytes);
+    // Too large for the cache of the thread, which can contain memory that another thread has allocated.
+    let mut heap = vec![b'.'; 1 << 16];
+    heap[33..33 + bytes.len()].copy_from_slice(bytes);
     let mut stack = [b'.'; 128];
     stack[7..7 + bytes.len()].copy_from_slice(bytes);
     on_the_stack(&std::hint::black_box(stack), || step("planted"));
-    std::hint::black_box((large, small, part, hex, base64));
+    std::hint::black_box((large, heap, part, hex, base64));
 }
 
 /// Calls `then` while a copy of `bytes` is on the stack.
