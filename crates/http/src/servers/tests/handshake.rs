@@ -132,10 +132,8 @@ async fn configured_cryptography_is_used() {
     assert_eq!(hello.groups, [0x0018]);
 }
 
-#[tokio::test]
-async fn server_name_selects_the_verified_name() {
-    let (listener, address) = bind("127.0.0.1:0").await;
-    let (acceptor, pem) = tls_server("vault.internal", b"http/1.1");
+/// Serves HTTP/1.1 on each connection whose handshake succeeds.
+fn accept_tls(listener: TcpListener, acceptor: TlsAcceptor) {
     accept(listener, move |stream| {
         let acceptor = acceptor.clone();
         async move {
@@ -144,6 +142,13 @@ async fn server_name_selects_the_verified_name() {
             }
         }
     });
+}
+
+#[tokio::test]
+async fn server_name_selects_the_verified_name() {
+    let (listener, address) = bind("127.0.0.1:0").await;
+    let (acceptor, pem) = tls_server("vault.internal", b"http/1.1");
+    accept_tls(listener, acceptor);
     let config = ClientConfig::new([format!("https://{address}")]).unwrap();
     let config = config.certificate_authority(pem);
     let named = Servers::new(config.clone().server_name("vault.internal")).unwrap();
@@ -174,14 +179,7 @@ async fn server_without_the_key_of_its_certificate_is_refused() {
                 .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
             let acceptor = TlsAcceptor::from(Arc::new(server));
             let (listener, address) = bind("127.0.0.1:0").await;
-            accept(listener, move |stream| {
-                let acceptor = acceptor.clone();
-                async move {
-                    if let Ok(stream) = acceptor.accept(stream).await {
-                        serve_http1(stream, usize::MAX).await;
-                    }
-                }
-            });
+            accept_tls(listener, acceptor);
             let config = ClientConfig::new([format!("https://{address}")]).unwrap();
             let trusting = config.clone().certificate_authority(own.cert.pem());
             for config in [
