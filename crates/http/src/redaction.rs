@@ -7,30 +7,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use secretwell_core::{ErrorKind, Origin, SecretValue};
 use tokio::time::Instant;
 
+use crate::servers::tests::AnyResponse;
 use crate::token::{Token, TokenLease};
 use crate::{
-    AwsCredentials, AwsIdentity, AwsKeys, Client, ClientConfig, Credential, LoginBody, Outcome,
-    Protocol, Request, Response,
+    AwsCredentials, AwsIdentity, AwsKeys, Client, ClientConfig, Credential, LoginBody, Request,
+    Response,
 };
 
 const CANARY: &str = "canary-5f1b9c";
-
-#[derive(Debug)]
-struct AnyResponse;
-
-impl Protocol for AnyResponse {
-    fn server(&self) -> &'static str {
-        "the test server"
-    }
-
-    fn recognizes(&self, _: &Request, _: &Response) -> bool {
-        true
-    }
-
-    fn classify(&self, _: &Request, _: &Response) -> Outcome {
-        Outcome::Success
-    }
-}
 
 /// Asserts that the debug output contains `shown`, in both formats, and not the canary, whatever its notation.
 fn assert_redacted(value: &dyn Debug, shown: &str) {

@@ -20,7 +20,7 @@ use crate::response::Response;
 use crate::tls::Tls;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// The time after a response during which its server is expected to respond to the next request.
 const RESPONSIVE_FOR: Duration = Duration::from_secs(1);

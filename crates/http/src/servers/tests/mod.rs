@@ -21,8 +21,9 @@ mod hostile;
 mod names;
 mod proxy;
 
+/// Every response is a success.
 #[derive(Debug)]
-struct AnyResponse;
+pub(crate) struct AnyResponse;
 
 impl Protocol for AnyResponse {
     fn server(&self) -> &'static str {
