@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secretwell::auth::KeyRing;
-use secretwell::backend::Capabilities;
+use secretwell::backend::{Capabilities, NoticeKind};
 use secretwell::{
-    Error, ErrorKind, MemoryProvider, Resolver, SecretKey, SecretProvider, SecretValue, Watch,
+    Error, ErrorKind, KeyPrefix, MemoryProvider, Resolver, SecretKey, SecretProvider, SecretValue,
+    Watch,
 };
 use secretwell_testkit::{Fault, FaultyProvider};
 
@@ -47,6 +48,25 @@ pub(crate) fn faulty_source(
     let capabilities = Capabilities::none().with_versions().with_batch();
     let faulty = FaultyProvider::new(memory.clone()).with_capabilities(capabilities);
     (memory, faulty)
+}
+
+/// Asserts that the provider lists these keys below `prefix`, and that it has notices of these names, which cannot be
+/// keys.
+pub(crate) async fn assert_lists(
+    provider: &impl SecretProvider,
+    prefix: &str,
+    listed: &[&str],
+    not_keys: &[&str],
+) {
+    let prefix = KeyPrefix::parse(prefix).unwrap();
+    assert_eq!(provider.list(&prefix).await.unwrap(), keys(listed));
+    let notices = provider.notices(&prefix).await.unwrap();
+    let names: Vec<_> = notices.iter().map(|notice| notice.name.as_str()).collect();
+    assert_eq!(names, not_keys);
+    for notice in notices {
+        assert_eq!(notice.kind, NoticeKind::NotAKey);
+        assert!(notice.hint.is_some());
+    }
 }
 
 /// Replaces a file atomically: writes a temporary file in the same folder and renames it.

@@ -2,12 +2,11 @@
 
 use std::time::SystemTime;
 
-use secretwell::backend::NoticeKind;
 use secretwell::infisical::{ApiVersion, Credential, InfisicalAuth};
 use secretwell::{ErrorKind, KeyPrefix, SecretProvider, Version};
 
 use super::place::Place;
-use crate::support::{key, keys, secs};
+use crate::support::{assert_lists, key, secs};
 
 const BOTH: [ApiVersion; 2] = [ApiVersion::V3, ApiVersion::V4];
 
@@ -41,15 +40,7 @@ async fn names_that_cannot_be_keys_are_notices() {
             ),
             ("db", &["db/OK"], &["db/ space", "db/..", "db/a/b"]),
         ] {
-            let prefix = KeyPrefix::parse(prefix).unwrap();
-            assert_eq!(provider.list(&prefix).await.unwrap(), keys(listed));
-            let notices = provider.notices(&prefix).await.unwrap();
-            let names: Vec<_> = notices.iter().map(|notice| notice.name.as_str()).collect();
-            assert_eq!(names, named);
-            for notice in notices {
-                assert_eq!(notice.kind, NoticeKind::NotAKey);
-                assert!(notice.hint.is_some());
-            }
+            assert_lists(&provider, prefix, listed, named).await;
         }
     }
 }

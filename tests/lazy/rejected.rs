@@ -26,6 +26,15 @@ async fn report_many(fixture: &Fixture, connections: usize) -> Vec<Option<String
     callers.join_all().await
 }
 
+/// Writes each secret, asserts that a report of the previous one returns it, and waits for as many seconds.
+async fn assert_used_at_once(fixture: &Fixture, secrets: &[(&str, u64)]) {
+    for &(secret, pause) in secrets {
+        fixture.memory.set("AUTH_SECRET", secret).unwrap();
+        assert_eq!(report(fixture).await.as_deref(), Some(secret));
+        pass(secs(pause)).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn rejected_secret_is_discarded_and_the_new_one_is_used() {
     let fixture = polled(secs(5));
@@ -79,11 +88,11 @@ async fn service_that_rejects_valid_credentials_costs_fewer_and_fewer_reads() {
 async fn second_rotation_is_not_delayed_by_the_first_one() {
     let fixture = polled(secs(5));
     fixture.auth.get().await.unwrap();
-    for (secret, pause) in [(SECOND, 3), (FIRST, 5), (SECOND, 3), (FIRST, 1)] {
-        fixture.memory.set("AUTH_SECRET", secret).unwrap();
-        assert_eq!(report(&fixture).await.as_deref(), Some(secret));
-        pass(secs(pause)).await;
-    }
+    assert_used_at_once(
+        &fixture,
+        &[(SECOND, 3), (FIRST, 5), (SECOND, 3), (FIRST, 1)],
+    )
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,11 +108,7 @@ async fn rotation_after_an_outage_is_not_delayed() {
     fixture.memory.set("AUTH_SECRET", SECOND).unwrap();
     pass(secs(30)).await;
     assert_eq!(fixture.secret(), SECOND);
-    for (secret, pause) in [(FIRST, 2), (SECOND, 2)] {
-        fixture.memory.set("AUTH_SECRET", secret).unwrap();
-        assert_eq!(report(&fixture).await.as_deref(), Some(secret));
-        pass(secs(pause)).await;
-    }
+    assert_used_at_once(&fixture, &[(FIRST, 2), (SECOND, 2)]).await;
 }
 
 /// A read because of a forged request does not use up the read because of a rejected login, although the

@@ -4,7 +4,6 @@ use std::env;
 use std::io::Write;
 use std::time::SystemTime;
 
-use secretwell::backend::NoticeKind;
 use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{Error, ErrorKind, KeyPrefix, SecretProvider, from_url};
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use tempfile::NamedTempFile;
 use super::server::{Bao, shared, unique};
 use super::tls::{Authority, file};
 use crate::process::{CHILD, assert_passed, run_child};
-use crate::support::{key, keys, secs};
+use crate::support::{assert_lists, key, keys, secs};
 
 fn provider(bao: &Bao, mount: &str, kv: KvVersion) -> VaultProvider {
     let token = VaultAuth::token(Credential::value(bao.root_token()));
@@ -172,15 +171,7 @@ async fn names_that_cannot_be_keys_are_notices() {
         (&whole, "", &["db"], &["", "b\\\\ad"]),
         (&whole, "db", &[], &[]),
     ] {
-        let prefix = KeyPrefix::parse(prefix).unwrap();
-        assert_eq!(provider.list(&prefix).await.unwrap(), keys(listed));
-        let notices = provider.notices(&prefix).await.unwrap();
-        let names: Vec<_> = notices.iter().map(|notice| notice.name.as_str()).collect();
-        assert_eq!(names, named);
-        for notice in notices {
-            assert_eq!(notice.kind, NoticeKind::NotAKey);
-            assert!(notice.hint.is_some());
-        }
+        assert_lists(provider, prefix, listed, named).await;
     }
 }
 
