@@ -8,11 +8,14 @@ use std::os::unix::fs::FileExt;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-/// This many consecutive bytes of a secret are a copy.
-const PART_LENGTH: usize = 16;
-/// On a stack, code that is not optimized stores its registers. Two of them have 64 bytes.
+/// This many consecutive bytes of a secret are a copy. A value that is moved from a stack to the heap contains unused
+/// bytes, in which code that is not optimized has stored a register of up to 32 bytes.
+const PART_LENGTH: usize = 33;
+/// The same on a stack, where two such registers can be side by side.
 const STACK_PART_LENGTH: usize = 65;
-/// Memory is compared in words at multiples of their length. Each part of [`PART_LENGTH`] contains such a word.
+/// The allocator overwrites this many bytes at the start of freed memory.
+const FREED_START: usize = 16;
+/// Memory is compared in words at multiples of their length. Each part of twice this length contains such a word.
 const WORD: usize = 8;
 
 /// A text of random letters and digits, so that its forms in JSON and in URLs are the same.
@@ -84,7 +87,7 @@ impl Needles {
 
     /// Adds bytes, such as a key.
     pub(crate) fn bytes(mut self, name: &str, bytes: &[u8]) -> Self {
-        assert!(bytes.len() >= PART_LENGTH);
+        assert!(bytes.len() >= 2 * WORD);
         if self.needles.iter().any(|(_, known)| known == bytes) {
             return self;
         }
@@ -154,10 +157,10 @@ impl Needles {
                 let before = common(text[..at].iter().rev(), bytes[..place].iter().rev());
                 let after = common(text[at..].iter(), bytes[place..].iter());
                 let least = match mapping.contains("stack") {
-                    true => text.len().min(STACK_PART_LENGTH),
+                    true => STACK_PART_LENGTH,
                     false => PART_LENGTH,
                 };
-                if before + after < least {
+                if before + after < least.min(text.len()) {
                     continue;
                 }
                 ends.insert(needle, place + after);
@@ -174,7 +177,7 @@ impl Needles {
                     mapping: mapping.to_owned(),
                     address: start + (place - before) as u64,
                     length: before + after,
-                    is_alone: before + after + PART_LENGTH >= text.len() && !is_in_text,
+                    is_alone: before + after + FREED_START >= text.len() && !is_in_text,
                     context: bytes[around].escape_ascii().to_string(),
                 });
             }

@@ -83,7 +83,7 @@ fn planted_copies_are_found_in_each_kind_of_memory() {
         ("secret", 96, "[stack]"),
         ("secret", 96, "[heap]"),
         ("secret", 96, "a mapping"),
-        ("secret", 16, ""),
+        ("secret", 33, ""),
         ("secret in hex", 192, ""),
         ("secret in base64", 124, ""),
     ] {

@@ -74,7 +74,7 @@ async fn plant(provider: Arc<dyn SecretProvider>) {
     let mut large = vec![b'.'; 1 << 20];
     large[4321..4321 + bytes.len()].copy_from_slice(bytes);
     let mut part = vec![b'.'; 150];
-    part[5..21].copy_from_slice(&bytes[9..25]);
+    part[5..38].copy_from_slice(&bytes[9..42]);
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let base64 = STANDARD.encode([b".", bytes].concat());
     // Too large for the cache of the thread, which can contain memory that another thread has allocated.
