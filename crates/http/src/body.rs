@@ -25,7 +25,7 @@ pub(crate) async fn read(
     Ok(body)
 }
 
-/// Appends `chunk`. A `Vec` that grows by itself would leave an unwiped copy behind, so a full buffer
+/// Appends `chunk`. A `Vec` that grows by itself would leave an unwiped copy in freed memory, so a full buffer
 /// is replaced by a larger one and wiped.
 fn append(body: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
     if body.capacity() - body.len() < chunk.len() {

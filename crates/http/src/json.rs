@@ -6,7 +6,7 @@ use secretwell_core::{Error, ErrorKind, SecretValue};
 use zeroize::Zeroizing;
 
 /// Encodes `fields` as a JSON object of strings, such as the body of a login request. The buffer is large
-/// enough from the start, so that its growth leaves no copy of a credential behind.
+/// enough from the start, so that it never grows and leaves no copy of a credential in freed memory.
 ///
 /// # Errors
 /// Returns [`ErrorKind::Invalid`] if the encoding fails, which is not known to happen.

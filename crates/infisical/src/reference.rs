@@ -82,7 +82,7 @@ pub(crate) fn without_empty_references(
     if !text.contains("${") {
         return Ok(None);
     }
-    // The result is at most as long as the text, so the buffer never grows and leaves no copy behind.
+    // The result is at most as long as the text, so the buffer never grows and leaves no copy in freed memory.
     let mut result = Zeroizing::new(String::with_capacity(text.len()));
     let mut copied = 0;
     for reference in references(text) {

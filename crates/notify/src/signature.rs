@@ -10,7 +10,7 @@ use crate::rejection::Rejection;
 /// The maximum number of codes in a header. A sender has one for each secret of its rotation.
 const MAX_CODES: usize = 8;
 
-/// The signature of a request, as it stands in a header.
+/// The signature of a request, as a header contains it.
 #[derive(Debug)]
 pub(crate) struct Signature {
     /// The time at which the request was sent, in milliseconds since 1970.

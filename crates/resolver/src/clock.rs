@@ -70,7 +70,7 @@ pub fn coarse_and_suspension() -> Time {
     now()
 }
 
-/// A reading of tokio's clock, and the [`Time`] that it stands for.
+/// A reading of tokio's clock, and the [`Time`] that it corresponds to.
 static ORIGIN: LazyLock<(Instant, Time)> = LazyLock::new(|| (Instant::now(), origin()));
 
 #[cfg(all(target_os = "linux", not(feature = "test-util")))]
@@ -314,7 +314,7 @@ mod tests {
                 let waited = now().since(start);
                 assert!(
                     waited < Duration::from_secs(20),
-                    "the coarse clock stands still"
+                    "the coarse clock does not advance"
                 );
             }
         }

@@ -231,7 +231,7 @@ fn unescaped(text: &str) -> String {
                 plain.push(decoded);
                 &after[length..]
             }
-            // Any other escape, including `\\`, stands for the character after the backslash.
+            // Any other escape, including `\\`, means the character after the backslash.
             None => {
                 let mut chars = after.chars();
                 plain.extend(chars.next());

@@ -51,13 +51,13 @@ const ENCLOSED: &[Enclosed] = &[
     ("__", "__", is_name),
 ];
 
-/// Delimiters of templates that can stand beside other text.
+/// Delimiters of templates that can be next to other text.
 const BLOCKS: &[(&str, &str)] = &[("{{", "}}"), ("{%", "%}"), ("<%", "%>")];
 
 /// The longest expression between [`BLOCKS`] that is recognized.
 const MAX_BLOCK: usize = 256;
 
-/// The shortest name of a variable that stands at the beginning or at the end of the value.
+/// The shortest name of a variable at the beginning or at the end of the value.
 const MIN_NAME: usize = 3;
 /// The shortest name of a variable between other text. Random text of all printable characters can
 /// contain a shorter one.

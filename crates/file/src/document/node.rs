@@ -128,10 +128,10 @@ impl Node {
         }
     }
 
-    /// Returns a length that the JSON of the node does not exceed. A buffer that grows leaves copies behind.
+    /// Returns a length that the JSON of the node does not exceed. A buffer that grows leaves copies in freed memory.
     fn longest_json(&self) -> usize {
-        // An escape sequence has up to six characters. The rest is for quotes, brackets, and a separator and a colon
-        // behind them.
+        // An escape sequence has up to six characters. The rest is for quotes, brackets, and for a separator and a colon
+        // after them.
         let text = |text: &str| 6 * text.len() + 4;
         match self {
             Self::Null | Self::Refused(_) => 4,
