@@ -29,8 +29,28 @@ pub(crate) fn random_between(low: f64, high: f64) -> f64 {
     low + (high - low) * fastrand::f64()
 }
 
-/// Returns the fraction of the ttl after which a value is refreshed whose read was not a planned refresh. Such reads can
-/// happen in many processes at once: after a deployment, an outage or a change notification. Their next refreshes must not.
+/// The fraction of the ttl after which a value is refreshed whose read was not a planned refresh. Such reads can happen in
+/// many processes at once: after a deployment, an outage or a change notification. Their next refreshes must not.
+///
+/// Reads within an eighth of the ttl share the fraction, so that one batch refreshes their keys. Later reads have another
+/// one. Otherwise the processes that read together twice would also refresh together.
+#[derive(Debug, Default)]
+pub(crate) struct FirstRefresh(Option<(f64, Time)>);
+
+impl FirstRefresh {
+    pub(crate) fn fraction(&mut self, now: Time, ttl: Duration) -> f64 {
+        match self.0 {
+            Some((fraction, until)) if now < until => fraction,
+            _ => {
+                let fraction = first_refresh();
+                self.0 = Some((fraction, now.after(ttl / 8)));
+                fraction
+            }
+        }
+    }
+}
+
+/// Returns another random fraction for a first refresh.
 pub(crate) fn first_refresh() -> f64 {
     random_between(0.125, 0.875)
 }
@@ -99,6 +119,26 @@ mod tests {
     use crate::clock::now;
 
     const CAP: Duration = Duration::from_secs(420);
+
+    #[tokio::test(start_paused = true)]
+    async fn first_reads_share_their_fraction_for_an_eighth_of_the_ttl() {
+        let (ttl, start) = (Duration::from_secs(80), now());
+        let fractions = |seconds: &[u64]| -> Vec<f64> {
+            let mut first = FirstRefresh::default();
+            let times = seconds.iter().map(|s| start.after(Duration::from_secs(*s)));
+            times.map(|time| first.fraction(time, ttl)).collect()
+        };
+        // Two fractions can be equal by chance.
+        let is_drawn_again = (0..100).any(|_| {
+            let [first, second, third, fourth] = fractions(&[0, 9, 10, 19])[..] else {
+                panic!("four fractions")
+            };
+            assert!(first == second && third == fourth);
+            assert!((0.125..0.875).contains(&first) && (0.125..0.875).contains(&third));
+            first != third
+        });
+        assert!(is_drawn_again);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn wait_is_an_eighth_of_the_outage_within_limits() {

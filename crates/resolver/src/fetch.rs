@@ -252,7 +252,7 @@ impl FetchTask {
         update_breaker(&mut source.state(), &self.keys, &results, clock::now());
 
         let is_batch = source.settings.batch;
-        let jitter = is_batch.then(|| Jitter::new(source.first_refresh));
+        let jitter = is_batch.then(|| Jitter::new(source.state().first_refresh(started)));
         // A map that grows would move all results at once.
         let mut all = FetchResults::with_capacity_and_hasher(self.keys.len(), Default::default());
         let mut results = results.into_iter();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use secretwell_core::{Error, ErrorKind, Origin, Secret, SecretKey, Version};
 
-use crate::backoff::RetryBudget;
+use crate::backoff::{FirstRefresh, RetryBudget};
 use crate::breaker::Breaker;
 use crate::cache::Cache;
 use crate::clock::Time;
@@ -37,6 +37,8 @@ pub(crate) struct LinkState {
     pub(crate) failures: KeyMap<Failure>,
     /// The time of the last forced refresh of each key, for as long as it limits the next one.
     pub(crate) forced: KeyMap<Time>,
+    /// What a batch of first reads shares.
+    first_refresh: FirstRefresh,
     pub(crate) breaker: Breaker,
     pub(crate) budget: RetryBudget,
     /// The newest version of keys that are not cached, so that a stale replica cannot bring back an older
@@ -80,6 +82,7 @@ impl LinkState {
             in_flight: InFlight::default(),
             failures: KeyMap::default(),
             forced: KeyMap::default(),
+            first_refresh: FirstRefresh::default(),
             breaker: Breaker::default(),
             budget: RetryBudget::new(settings.retry_budget, now),
             guards: KeyMap::default(),
@@ -132,6 +135,11 @@ impl LinkState {
         for key in keys {
             self.forced.insert(key, now);
         }
+    }
+
+    /// Returns the fraction of the ttl after which keys are refreshed that are first read at `now`.
+    pub(crate) fn first_refresh(&mut self, now: Time) -> f64 {
+        self.first_refresh.fraction(now, self.settings.ttl)
     }
 
     /// Returns what is known about `key`, for a decision.

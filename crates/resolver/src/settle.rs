@@ -179,13 +179,16 @@ impl Settling<'_> {
         settled.results.insert(key, result);
     }
 
-    /// Returns whether the fetch is the planned refresh of a cached answer. One that is due soon joins a batch.
+    /// Returns whether the fetch is the planned refresh of a cached answer. One that is due soon joins a batch, unless the
+    /// read was forced.
     fn is_planned(&self, state: &LinkState, key: &SecretKey) -> bool {
         let soon = self.started.after(state.settings.ttl / 8);
         let is_due = |entry: &Entry| entry.mark() == Mark::None && entry.times.refresh_at <= soon;
         let failure = state.failures.get(key);
         let has_responded = failure.is_none_or(|failure| failure.error.is_not_found());
-        has_responded && self.cache.peek(key, is_due) == Some(true)
+        has_responded
+            && !state.is_forced(key, self.started)
+            && self.cache.peek(key, is_due) == Some(true)
     }
 
     /// Returns what a watch would see. Keys without a watch are not observed.

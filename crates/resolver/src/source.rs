@@ -11,7 +11,6 @@ use secretwell_core::backend::source_label;
 use secretwell_core::{Error, Origin, SecretKey, SecretProvider, SecretValue};
 
 use crate::Resolved;
-use crate::backoff::first_refresh;
 use crate::cache::Cache;
 use crate::clock::Time;
 use crate::counters::Counts;
@@ -33,8 +32,6 @@ pub(crate) struct Source {
     pub(crate) notifies: bool,
     pub(crate) cache: Cache,
     pub(crate) counts: Counts,
-    /// The fraction of the ttl for the first refresh of all keys, so that one batch refreshes them.
-    pub(crate) first_refresh: f64,
     /// The value of the label `source` in metrics.
     #[cfg(feature = "metrics")]
     pub(crate) label: Arc<str>,
@@ -52,7 +49,6 @@ impl Source {
             notifies: provider.capabilities().watch,
             cache: Cache::new(settings.max_entries),
             counts: Counts::default(),
-            first_refresh: first_refresh(),
             #[cfg(feature = "metrics")]
             label: source_label(provider.origin()).into(),
             #[cfg(feature = "metrics")]

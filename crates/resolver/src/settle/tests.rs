@@ -177,6 +177,10 @@ fn only_a_planned_refresh_plans_the_next_one_late() {
     let _ = fixture.fetch(360, Err(absence()));
     let times = fixture.fetch(361, value("a")).times;
     assert_eq!(times.refresh_at, at(411), "after an absence");
+    // A refresh would be due, but many processes might make a forced read at once.
+    fixture.state.force(&[key("KEY")], at(411));
+    let times = fixture.fetch(411, value("a")).times;
+    assert_eq!(times.refresh_at, at(461), "after a forced read");
 
     let mut absent = Fixture::new();
     for (now, refresh_after) in [(0, 50), (50, 80), (130, 80)] {
