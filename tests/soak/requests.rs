@@ -21,6 +21,8 @@ const PAUSE: Duration = Duration::from_millis(25);
 const PATIENCE: Duration = secs(20);
 /// The time in which the pool has newer credentials, after the leases have ended.
 const RELOGIN: Duration = secs(6);
+/// The message of PostgreSQL if a role was dropped after its connection was checked, and before the query.
+const ROLE_DROPPED: &str = "invalid role OID";
 /// After one rejected login, the credentials are not read again for 1 s, and for up to 4 s after several ones.
 const REJECTIONS: Duration = secs(4);
 
@@ -171,7 +173,9 @@ impl Shared {
                     lock(&self.counts).refused_queries += 1;
                     let since = source.truth().disturbed_since((start, end));
                     let is_outage = since.is_some_and(|since| end >= since + RELOGIN);
-                    if !is_outage && end > *lock(&self.newest_user) + REJECTIONS {
+                    let is_dropped = since.is_some() && body.contains(ROLE_DROPPED);
+                    let is_new = end <= *lock(&self.newest_user) + REJECTIONS;
+                    if !(is_outage || is_dropped || is_new) {
                         let text = format!("refused: {status} {body}");
                         self.soak.violation("database", text);
                     }
