@@ -78,6 +78,7 @@ mod tests {
             (200, "<html><title>Sign in</title></html>"),
             (200, r#"{"status":"ok"}"#),
             (200, r#"{"errors":[{"message":"no such field"}]}"#),
+            (200, r#"{"errors":["not found"]}"#),
             (204, ""),
             (302, ""),
             (400, ""),
