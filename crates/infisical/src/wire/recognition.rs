@@ -59,6 +59,30 @@ mod tests {
     }
 
     #[test]
+    fn head_of_a_list_has_a_type_an_etag_and_a_successful_status() {
+        let is_list = |status: u16, fields: &[(&'static str, &'static str)]| {
+            let fields = fields.iter().map(|(name, value)| {
+                let value = http::HeaderValue::from_static(value);
+                (http::HeaderName::from_static(name), value)
+            });
+            let status = StatusCode::from_u16(status).unwrap();
+            is_list_head(&Response::new(status, fields.collect(), Vec::new()))
+        };
+        let json = ("content-type", "application/json; charset=utf-8");
+        let html = ("content-type", "text/html");
+        let etag = ("etag", "W/\"1\"");
+        assert!(is_list(200, &[json, etag]));
+        for (status, fields) in [
+            (404, &[json, etag][..]),
+            (200, &[json]),
+            (200, &[etag]),
+            (200, &[html, etag]),
+        ] {
+            assert!(!is_list(status, fields), "{status} {fields:?}");
+        }
+    }
+
+    #[test]
     fn successful_response_has_the_members_of_its_route() {
         const BODIES: [(&str, &str); 7] = [
             ("/api/status", r#"{"date":"2026-01-01","message":"Ok"}"#),

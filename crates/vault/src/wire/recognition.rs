@@ -79,6 +79,8 @@ mod tests {
             (200, r#"{"status":"ok"}"#),
             (200, r#"{"errors":[{"message":"no such field"}]}"#),
             (200, r#"{"errors":["not found"]}"#),
+            (200, r#"{"initialized":true}"#),
+            (503, r#"{"sealed":true}"#),
             (204, ""),
             (302, ""),
             (400, ""),
