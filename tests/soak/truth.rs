@@ -326,13 +326,21 @@ impl Truth {
         }
     }
 
-    /// Returns the start of the disturbances during a request.
+    /// Returns the start of the disturbances during a request, and of those that overlap with them. No read of the source
+    /// must have succeeded since then.
     pub(super) fn disturbed_since(&self, (start, end): Span) -> Option<Instant> {
-        let during = |disturbance: &&(Instant, Option<Instant>)| {
-            disturbance.0 <= end && disturbance.1.is_none_or(|until| until >= start)
+        let first_since = |from: Instant| {
+            let during = |disturbance: &&(Instant, Option<Instant>)| {
+                disturbance.0 <= end && disturbance.1.is_none_or(|until| until >= from)
+            };
+            let disturbances = self.disturbances.iter().filter(during);
+            disturbances.map(|disturbance| disturbance.0).min()
         };
-        let disturbances = self.disturbances.iter().filter(during);
-        disturbances.map(|disturbance| disturbance.0).min()
+        let mut since = first_since(start)?;
+        while let Some(earlier) = first_since(since).filter(|earlier| *earlier < since) {
+            since = earlier;
+        }
+        Some(since)
     }
 
     /// Checks that a replaced version is not used long after `due`, if the source works.
@@ -469,6 +477,19 @@ mod tests {
         sign(&mut truth, late + NOTICE, "zero").unwrap();
         let late = late + NOTICE + secs(1);
         assert_violates(sign(&mut truth, late, "zero"), "successor was due");
+    }
+
+    /// A service that is stopped does not read, so its value is older than a disturbance that begins meanwhile.
+    #[test]
+    fn disturbances_that_overlap_count_from_the_first_one() {
+        let (mut truth, at) = rotated();
+        let second = at + secs(5);
+        truth.disturbances.push((second, None));
+        truth.disturbances.push((at, Some(second - secs(1))));
+        let now = at + MAX_STALE;
+        assert_violates(truth.check_unavailable((now, now)), "within max_stale");
+        truth.disturbances[1].1 = Some(second + secs(1));
+        truth.check_unavailable((now, now)).unwrap();
     }
 
     #[test]
