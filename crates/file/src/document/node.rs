@@ -213,3 +213,40 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A buffer that is too small leaves copies in freed memory, and one that is much too large wastes memory.
+    #[test]
+    fn buffer_of_json_is_large_enough_and_not_much_larger() {
+        // Each of these characters needs the longest escape sequence.
+        let escaped = "\u{1}".repeat(9);
+        let text = || Node::Text(escaped.clone().into());
+        let list = |count: usize| Node::List((0..count).map(|_| text()).collect());
+        let table = |count: usize| {
+            let entry = |number| (escaped.repeat(number + 1), text());
+            Node::Map(Object::new((0..count).map(entry).collect()).unwrap())
+        };
+        for (node, nodes) in [
+            (Node::Null, 1),
+            (text(), 1),
+            (list(0), 1),
+            (list(1), 2),
+            (list(5), 6),
+            (table(0), 1),
+            (table(1), 3),
+            (table(5), 11),
+            (Node::List(vec![table(2), list(2), Node::Null]), 10),
+        ] {
+            let mut json = String::new();
+            node.write_json(&mut json).unwrap();
+            let longest = node.longest_json();
+            assert!(
+                (json.len()..=json.len() + 4 * nodes).contains(&longest),
+                "{json}: {longest}"
+            );
+        }
+    }
+}

@@ -303,6 +303,9 @@ fn docker_keeps_every_character() {
         assert_eq!(entries[0].name, "K");
         assert!(entries[0].value.is_err(), "{text:?}");
     }
+    let entries = parse("A=1\n\n# K\nB=2", Dialect::Docker).unwrap();
+    let lines: Vec<_> = entries.iter().map(|entry| entry.line).collect();
+    assert_eq!(lines, [1, 4]);
 }
 
 #[test]
