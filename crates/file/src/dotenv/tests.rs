@@ -303,6 +303,11 @@ fn docker_keeps_every_character() {
         assert_eq!(entries[0].name, "K");
         assert!(entries[0].value.is_err(), "{text:?}");
     }
+    // A line without `=` can be a secret.
+    for (text, is_printable) in [("AUTH_SECRET", true), ("c2VjcmV0LXZhbHVl", false)] {
+        let entries = parse(text, Dialect::Docker).unwrap();
+        assert_eq!(entries[0].is_printable, is_printable, "{text}");
+    }
     let entries = parse("A=1\n\n# K\nB=2", Dialect::Docker).unwrap();
     let lines: Vec<_> = entries.iter().map(|entry| entry.line).collect();
     assert_eq!(lines, [1, 4]);
