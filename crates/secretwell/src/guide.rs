@@ -350,6 +350,8 @@ pub mod decisions {
     pub mod fleet {}
     #[doc = include_str!("../docs/decisions/0030-memory.md")]
     pub mod memory {}
+    #[doc = include_str!("../docs/decisions/0032-instruction-counts.md")]
+    pub mod instruction_counts {}
     #[doc = include_str!("../docs/decisions/0034-bill-of-materials.md")]
     pub mod bill_of_materials {}
 }

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use crate::install::{build_static_command, install_cargo_tools, install_for_cli};
 use crate::shell::{cargo, cargo_with_env, root, run as output_of, text};
-use crate::{api, comparison, coverage, fleet, fuzz, links, msrv, package, sbom, soak};
+use crate::{
+    api, comparison, coverage, fleet, fuzz, instructions, links, msrv, package, sbom, soak,
+};
 
 /// A check, with its name, its purpose and the function that runs it.
 struct Step {
@@ -93,6 +95,11 @@ const STEPS: &[Step] = &[
         name: "coverage",
         about: "tests run at least 92 % of the lines of each crate that reads and keeps secrets",
         run: coverage::check,
+    },
+    Step {
+        name: "instructions",
+        about: "no hot path needs more instructions than recorded, by more than 5 %",
+        run: instructions::check,
     },
     Step {
         name: "comparison",

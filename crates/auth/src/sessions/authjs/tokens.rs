@@ -8,7 +8,6 @@ use secretwell_core::Error;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use zeroize::Zeroizing;
 
 use super::renewal::renewed;
 use super::session::{Session, SessionTokens};
@@ -18,7 +17,7 @@ use crate::sessions::claims::{TimeClaims, whole_seconds};
 use crate::sessions::jwe;
 use crate::sessions::keys::{Format, Keys};
 use crate::sessions::mismatch::mismatch;
-use crate::sessions::text::{self, WipedText};
+use crate::sessions::text::{self, WipedBytes, WipedText};
 
 /// A session, and what its token reveals about the clocks.
 pub(super) struct Decoded<C> {
@@ -171,7 +170,7 @@ impl SessionTokens {
         self.encrypt(&renewed(&claims, unix_seconds(now), max_age)?)
     }
 
-    fn encrypt(&self, claims: &Zeroizing<Vec<u8>>) -> Result<String, TokenError> {
+    fn encrypt(&self, claims: &WipedBytes) -> Result<String, TokenError> {
         let keys = self.keys.first().ok_or(TokenError::Forged)?;
         jwe::encrypt(claims, keys, self.format)
     }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::date::{time_of_milliseconds, to_milliseconds};
-use super::json::number_text;
+use super::json::write_number;
 use super::mac::{Accept, MacKeys};
 use super::object::{ClaimTexts, Object};
 use super::payload::{CachedSession, Claims, DEFAULT_VERSION, Payload, SessionRow};
@@ -22,7 +22,7 @@ use crate::sessions::claims::{
 };
 use crate::sessions::jwe;
 use crate::sessions::keys::{Format, Keys};
-use crate::sessions::text::{WipedText, decode_json, to_json};
+use crate::sessions::text::{WipedBytes, WipedText, decode_json, to_json};
 
 /// Salt of the key of the strategy `jwe`.
 const SALT: &str = "better-auth-session";
@@ -317,13 +317,13 @@ impl SessionCache {
         let since = now.duration_since(SystemTime::UNIX_EPOCH);
         let issued = since.unwrap_or_default().as_secs();
         let expires = issued.saturating_add(max_age.as_secs());
-        let mut json = WipedText::for_claims();
+        let mut json = WipedBytes::for_claims();
         claims.write(&mut json);
         for (name, time) in [("iat", issued), ("exp", expires)] {
             for part in [",\"", name, "\":"] {
                 json += part;
             }
-            json += &number_text(&time.into());
+            write_number(&time.into(), &mut json);
         }
         if self.strategy == CacheStrategy::Jwt {
             json += "}";
@@ -333,7 +333,7 @@ impl SessionCache {
             json += part;
         }
         let keys = self.keys.first().ok_or(TokenError::Malformed)?;
-        jwe::encrypt(json.as_bytes(), keys, Format::BetterAuth)
+        jwe::encrypt(&json, keys, Format::BetterAuth)
     }
 }
 

@@ -7,12 +7,12 @@
 use base64::Engine;
 use zeroize::Zeroizing;
 
-use super::json::{float_text, number_text};
+use super::json::{float_text, write_number};
 use super::mac::{Accept, MacKeys};
 use super::payload::Claims;
 use crate::sessions::TokenError;
 use crate::sessions::encoding::URL_SAFE_NO_PAD;
-use crate::sessions::text::WipedText;
+use crate::sessions::text::WipedBytes;
 
 const SESSION: &str = r#"{"session":"#;
 const EXPIRES: &str = r#","expiresAt":"#;
@@ -77,22 +77,48 @@ impl<'a> Parts<'a> {
 fn parse_number(text: &[u8]) -> Option<f64> {
     let text = std::str::from_utf8(text).ok()?;
     let number: f64 = text.parse().ok()?;
-    (float_text(number) == text).then_some(number)
+    // JavaScript writes such a whole number with the same digits. Most times are one.
+    let is_plain = text.len() <= 15 && !text.starts_with('0') && !text.contains('.');
+    (is_plain || float_text(number) == text).then_some(number)
 }
 
 /// Signs the claims and returns the cache.
 pub(super) fn seal(claims: Claims<'_>, expires: i64, keys: &MacKeys) -> String {
-    let mut json = WipedText::for_claims();
+    let mut json = WipedBytes::for_claims();
     json += SESSION;
     claims.write(&mut json);
     let brace = json.len();
     json += "}";
     json += EXPIRES;
-    json += &number_text(&expires.into());
-    let signed = json.as_bytes();
-    let signature = keys.sign(&[&signed[SESSION.len()..brace], &signed[brace + 1..], b"}"]);
+    write_number(&expires.into(), &mut json);
+    let signature = keys.sign(&[&json[SESSION.len()..brace], &json[brace + 1..], b"}"]);
     json += SIGNATURE;
     json += &URL_SAFE_NO_PAD.encode(signature);
     json += END;
-    URL_SAFE_NO_PAD.encode(json.as_bytes())
+    URL_SAFE_NO_PAD.encode(&*json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_is_accepted_only_as_javascript_writes_it() {
+        for (text, expected) in [
+            ("1800000300000", Some(1_800_000_300_000.0)),
+            ("1800000300000.5", Some(1_800_000_300_000.5)),
+            ("0", Some(0.0)),
+            ("999999999999999", Some(999_999_999_999_999.0)),
+            ("9007199254740992", Some(9_007_199_254_740_992.0)),
+            ("9007199254740993", None),
+            ("01", None),
+            ("00", None),
+            ("1.0", None),
+            ("1.", None),
+            (".5", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_number(text.as_bytes()), expected, "{text}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use serde_json::{Number, Value};
 
 use super::date::{DateText, format_date, parse_date};
 use super::object::{Object, string};
-use crate::sessions::text::WipedText;
+use crate::sessions::text::WipedBytes;
 
 /// The largest whole number up to which JavaScript is exact.
 const MAX_SAFE: u64 = (1 << 53) - 1;
@@ -56,7 +56,7 @@ impl<'a> Json<'a> {
         Some(members)
     }
 
-    fn write(&self, text: &mut WipedText) {
+    fn write(&self, text: &mut WipedBytes) {
         match self {
             Self::Canonical(json) => *text += json,
             Self::Text(string) => write_text(string, text),
@@ -69,26 +69,26 @@ impl<'a> Json<'a> {
 /// Returns `value` in the form of `JSON.stringify`.
 #[cfg(test)]
 pub(super) fn stringify(value: &Value) -> String {
-    let mut text = WipedText::for_claims();
+    let mut text = WipedBytes::for_claims();
     write(value, &mut text);
-    text.to_string()
+    text.into_text().unwrap().to_string()
 }
 
 /// Returns an object in the form of `JSON.stringify`, written from the texts of its members.
 #[cfg(test)]
 pub(super) fn from_members(json: &str) -> String {
     let object = Object::parse(json).unwrap();
-    let mut text = WipedText::for_claims();
+    let mut text = WipedBytes::for_claims();
     write_object(Json::members(&object).unwrap(), &mut text);
-    text.to_string()
+    text.into_text().unwrap().to_string()
 }
 
-fn write(value: &Value, text: &mut WipedText) {
+fn write(value: &Value, text: &mut WipedBytes) {
     match value {
         Value::Null => *text += "null",
         Value::Bool(true) => *text += "true",
         Value::Bool(false) => *text += "false",
-        Value::Number(number) => *text += &number_text(number),
+        Value::Number(number) => write_number(number, text),
         Value::String(string) => write_text(string, text),
         Value::Array(items) => {
             *text += "[";
@@ -110,7 +110,7 @@ fn write(value: &Value, text: &mut WipedText) {
 }
 
 /// Writes an object. JavaScript moves names that are array indexes to the front, in numerical order.
-pub(super) fn write_object(mut members: Members<'_>, text: &mut WipedText) {
+pub(super) fn write_object(mut members: Members<'_>, text: &mut WipedBytes) {
     members.sort_by_key(|(name, _)| array_index(name).unwrap_or(u32::MAX));
     *text += "{";
     for (index, (name, member)) in members.iter().enumerate() {
@@ -126,7 +126,7 @@ pub(super) fn write_object(mut members: Members<'_>, text: &mut WipedText) {
 
 /// Writes a text of the claims. A text that the package reads as a date is written as it writes dates, because it
 /// converts them.
-fn write_text(string: &str, text: &mut WipedText) {
+fn write_text(string: &str, text: &mut WipedBytes) {
     match parse_date(string).and_then(format_date) {
         Some(date) => write_string(date.as_str(), text),
         None => write_string(string, text),
@@ -134,7 +134,7 @@ fn write_text(string: &str, text: &mut WipedText) {
 }
 
 /// Writes a string with the escapes of JSON, which are the same in `serde_json` and JavaScript.
-pub(super) fn write_string(string: &str, text: &mut WipedText) {
+pub(super) fn write_string(string: &str, text: &mut WipedBytes) {
     let is_escaped = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
     // The whole text is checked, because this is faster than a loop that can end early.
     if string
@@ -160,16 +160,29 @@ fn array_index(name: &str) -> Option<u32> {
     (index < u32::MAX && index.to_string() == name).then_some(index)
 }
 
+/// Writes a number in the form of `Number.prototype.toString`.
+pub(super) fn write_number(number: &Number, text: &mut WipedBytes) {
+    match is_safe(number) {
+        // The serialization of a number does not fail.
+        true => drop(serde_json::to_writer(text, number)),
+        false => *text += &number_text(number),
+    }
+}
+
 /// Returns a number in the form of `Number.prototype.toString`.
 pub(super) fn number_text(number: &Number) -> String {
-    let is_safe = match (number.as_u64(), number.as_i64()) {
+    match number.as_f64() {
+        Some(float) if !is_safe(number) => float_text(float),
+        _ => number.to_string(),
+    }
+}
+
+/// Returns whether a number is whole, and exact in JavaScript.
+fn is_safe(number: &Number) -> bool {
+    match (number.as_u64(), number.as_i64()) {
         (Some(number), _) => number <= MAX_SAFE,
         (None, Some(number)) => number.unsigned_abs() <= MAX_SAFE,
         (None, None) => false,
-    };
-    match number.as_f64() {
-        Some(float) if !is_safe => float_text(float),
-        _ => number.to_string(),
     }
 }
 

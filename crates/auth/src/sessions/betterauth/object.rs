@@ -9,6 +9,7 @@ use serde::forward_to_deserialize_any;
 use serde_json::value::RawValue;
 
 use super::date::parse_date;
+use crate::sessions::text::has_escapes;
 
 /// The number of members that most objects do not exceed.
 const TYPICAL_MEMBERS: usize = 10;
@@ -110,7 +111,7 @@ impl<'de> MapAccess<'de> for Members<'de, '_> {
 /// Returns the text of a JSON string, or `None` for another value.
 pub(super) fn string(json: &RawValue) -> Option<Cow<'_, str>> {
     let text = json.get().strip_prefix('"')?.strip_suffix('"')?;
-    match text.contains('\\') {
+    match has_escapes(text) {
         true => serde_json::from_str(json.get()).ok().map(Cow::Owned),
         false => Some(Cow::Borrowed(text)),
     }

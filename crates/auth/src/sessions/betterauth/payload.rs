@@ -8,12 +8,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 
 use super::date::{format_date, time_of_milliseconds, to_milliseconds, to_time};
-use super::json::{Json, Members, number_text, write_object, write_string};
+use super::json::{Json, Members, number_text, write_number, write_object, write_string};
 use super::object::{ClaimTexts, Object, is_id, is_text, optional_date, optional_text, string};
 use super::signed::VerifiedToken;
 use super::user::User;
 use crate::sessions::TokenError;
-use crate::sessions::text::WipedText;
+use crate::sessions::text::WipedBytes;
 
 /// The version of a cache if the application does not configure one.
 pub(super) const DEFAULT_VERSION: &str = "1";
@@ -269,13 +269,13 @@ impl<'a> Claims<'a> {
     }
 
     /// Writes the object without its last brace, so that further claims can follow.
-    pub(super) fn write(self, json: &mut WipedText) {
+    pub(super) fn write(self, json: &mut WipedBytes) {
         *json += r#"{"session":"#;
         write_object(self.session, json);
         *json += r#","user":"#;
         write_object(self.user, json);
         *json += r#","updatedAt":"#;
-        *json += &number_text(&self.updated_at.into());
+        write_number(&self.updated_at.into(), json);
         *json += r#","version":"#;
         write_string(self.version, json);
     }

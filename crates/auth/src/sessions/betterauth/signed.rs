@@ -3,12 +3,12 @@
 use std::fmt;
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use secretwell_core::Error;
 
 use super::mac::{Accept, MacKeys, Signer};
 use super::secrets::BetterAuthSecrets;
 use crate::sessions::TokenError;
+use crate::sessions::encoding::STANDARD;
 
 /// Number of characters of a signature in base64, which ends with one padding character.
 const SIGNATURE: usize = 44;
@@ -82,7 +82,10 @@ impl TokenSigner {
     /// - [`TokenError::UnknownKey`] if the signature is not that of an accepted secret
     pub fn verify(&self, signed: &str) -> Result<VerifiedToken, TokenError> {
         let (token, signature) = signed.rsplit_once('.').ok_or(TokenError::Malformed)?;
-        let length = signature.encode_utf16().count();
+        let length = match signature.is_ascii() {
+            true => signature.len(),
+            false => signature.encode_utf16().count(),
+        };
         if token.is_empty() || length != SIGNATURE || !signature.ends_with('=') {
             return Err(TokenError::Malformed);
         }

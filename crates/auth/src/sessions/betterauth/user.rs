@@ -8,7 +8,7 @@ use super::json::{Json, Members, write_string};
 use super::object::{Object, is_id, is_text, optional_date, optional_text};
 use crate::sessions::TokenError;
 use crate::sessions::mismatch::mismatch;
-use crate::sessions::text::WipedText;
+use crate::sessions::text::{WipedBytes, WipedText};
 
 /// A row that the package would accept. The package changes two columns when it reads a row: the e-mail address is in
 /// lower case, and `emailVerified` is present.
@@ -66,7 +66,7 @@ impl<'a> User<'a> {
             return Ok(user);
         }
         // Some types cannot be deserialized from single members.
-        let json = self.to_json();
+        let json = self.to_json().ok_or(TokenError::Malformed)?;
         serde_json::from_str(&json).map_err(|_| {
             let mut error = mismatch::<U>(&json);
             error.field = error.field.map(|field| format!("user.{field}"));
@@ -75,8 +75,8 @@ impl<'a> User<'a> {
     }
 
     /// Returns the columns as the package reads them. Other columns keep their text.
-    fn to_json(&self) -> WipedText {
-        let mut json = WipedText::for_claims();
+    fn to_json(&self) -> Option<WipedText> {
+        let mut json = WipedBytes::for_claims();
         for (name, value) in self.columns.iter() {
             json += if json.is_empty() { "{" } else { "," };
             write_string(name, &mut json);
@@ -90,7 +90,7 @@ impl<'a> User<'a> {
             json += r#","emailVerified":false"#;
         }
         json += "}";
-        json
+        json.into_text()
     }
 }
 

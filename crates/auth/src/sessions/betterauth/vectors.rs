@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::payload::Claims;
 use super::*;
 use crate::sessions::keys::Format;
-use crate::sessions::text::{WipedText, decode_json, percent_decode};
+use crate::sessions::text::{WipedBytes, decode_json, percent_decode};
 use crate::sessions::{SameSite, Scheme, TokenError};
 
 const VECTORS: &str = include_str!("../../../fixtures/betterauth-vectors.json");
@@ -195,11 +195,11 @@ fn session_data_is_decoded_as_by_the_package() {
         };
         match opened {
             Ok((payload, expires)) => {
-                let mut claims = WipedText::for_claims();
+                let mut claims = WipedBytes::for_claims();
                 let renewed = Claims::renewed(&payload, "", vector.now()).unwrap();
                 renewed.write(&mut claims);
                 claims += "}";
-                let mut claims: Map<String, Value> = serde_json::from_str(&claims).unwrap();
+                let mut claims: Map<String, Value> = serde_json::from_slice(&claims).unwrap();
                 claims.retain(|name, _| name == "session" || name == "user");
                 let differs = |(name, value): (&String, &Value)| {
                     let decoded = vector.decoded.get(name);

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "tower")]
 use crate::sessions::text::percent_decode;
+use crate::sessions::text::split_once;
 
 /// The white space that can surround a name or a value (RFC 6265, section 5.4).
 ///
@@ -11,9 +12,18 @@ const WHITE_SPACE: [char; 2] = [' ', '\t'];
 
 /// Returns the names and values in a `Cookie` header. Double quotes around a value are removed.
 pub(in crate::sessions) fn pairs(header: &str) -> impl Iterator<Item = (&str, &str)> {
-    let cookies = header.split(';');
+    let mut rest = Some(header);
+    let cookies = std::iter::from_fn(move || {
+        let header = rest?;
+        let (cookie, after) = match split_once(header, b';') {
+            Some((cookie, after)) => (cookie, Some(after)),
+            None => (header, None),
+        };
+        rest = after;
+        Some(cookie)
+    });
     cookies.filter_map(|cookie| {
-        let (name, value) = cookie.split_once('=')?;
+        let (name, value) = split_once(cookie, b'=')?;
         let value = value.trim_matches(WHITE_SPACE);
         let unquoted = value
             .strip_prefix('"')
