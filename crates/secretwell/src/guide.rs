@@ -346,12 +346,19 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0028-soak.md")]
     pub mod soak {}
+
     #[doc = include_str!("../docs/decisions/0029-fleet.md")]
     pub mod fleet {}
+
     #[doc = include_str!("../docs/decisions/0030-memory.md")]
     pub mod memory {}
+
     #[doc = include_str!("../docs/decisions/0032-instruction-counts.md")]
     pub mod instruction_counts {}
+
+    #[doc = include_str!("../docs/decisions/0033-mutants-and-coverage.md")]
+    pub mod mutants_and_coverage {}
+
     #[doc = include_str!("../docs/decisions/0034-bill-of-materials.md")]
     pub mod bill_of_materials {}
 }
