@@ -134,12 +134,20 @@ fn lines_that_shells_write_are_read() {
         );
         assert_eq!(read(text, Dialect::Shell).as_deref(), Ok(value), "{text:?}");
     }
-    for text in ["K=\"foo\"bar", "K=a\\ b"] {
+    for text in ["K=\"foo\"bar", "K=a\\ b", "K='a'\\''b'c", "K='a'\\''b'#c"] {
         let error = variables(text)
             .get(&SecretKey::from_static("K"))
             .unwrap_err();
         assert!(error.to_string().contains("dialect=shell"), "{error}");
     }
+}
+
+#[test]
+fn value_of_several_pieces_is_not_moved_while_it_grows() {
+    let pieces = r"'0123456789'\''0123456789'";
+    let entries = parse(&format!("K={pieces}"), Dialect::Strict).unwrap();
+    let value = entries[0].value.as_ref().unwrap();
+    assert_eq!((value.len(), value.capacity()), (10 + 1 + 10, pieces.len()));
 }
 
 #[test]

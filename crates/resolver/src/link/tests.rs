@@ -71,6 +71,15 @@ fn keys_of(fetch: Result<Option<NewFetch>, Error>) -> Result<Vec<SecretKey>, Str
     }
 }
 
+/// The ttl is 100 s.
+#[test]
+fn first_refresh_is_between_one_and_seven_eighths_of_the_ttl() {
+    let mut fixture = Fixture::new();
+    let fraction = fixture.state.first_refresh(at(0));
+    assert!((0.125..0.875).contains(&fraction), "{fraction}");
+    assert_eq!(fixture.state.first_refresh(at(12)), fraction);
+}
+
 #[test]
 fn forced_read_of_a_key_is_limited_to_one_per_second() {
     let mut fixture = Fixture::new();
