@@ -166,6 +166,34 @@ fn exhausted_budget_postpones_retries_but_no_other_keys() {
 }
 
 #[test]
+fn breaker_counts_calls_without_any_response_and_rate_limits() {
+    let value = || Ok(Secret::new("a"));
+    let limited = || Error::new(ErrorKind::RateLimited { retry_after: None }, "limited");
+    for (results, is_failure) in [
+        (vec![value()], false),
+        (vec![Err(outage())], true),
+        (vec![Err(outage()), Err(outage())], true),
+        (vec![Err(outage()), value()], false),
+        (vec![Err(outage()), Err(absence())], false),
+        (vec![Err(absence())], false),
+        (vec![Err(limited()), value()], true),
+        (vec![Err(limited()), Err(absence())], true),
+    ] {
+        let mut fixture = Fixture::new();
+        let keys = [key("A"), key("B")];
+        update_breaker(&mut fixture.state, &keys, &results, at(0));
+        let error = fixture.state.breaker.error();
+        assert_eq!(error.is_some(), is_failure, "{results:?}");
+    }
+    // The rate limit counts, not the outage before it.
+    let mut fixture = Fixture::new();
+    let results = [Err(outage()), Err(limited())];
+    update_breaker(&mut fixture.state, &[key("A")], &results, at(0));
+    let error = fixture.state.breaker.error().unwrap();
+    assert_eq!(error.message(), "limited");
+}
+
+#[test]
 fn open_breaker_blocks_fetches() {
     let mut fixture = Fixture::new();
     for now in [0, 1, 2] {

@@ -1,6 +1,5 @@
 use super::*;
 use crate::fixtures::{absence, at, denial, key, origin, outage, settings, versioned};
-use crate::link::update_breaker;
 
 mod order;
 
@@ -225,33 +224,6 @@ fn lease_that_is_almost_over_is_a_failure() {
         assert!(fixture.failure().error.is_temporary());
         assert_eq!(fixture.failure().error.key(), Some(&key("KEY")));
     }
-}
-
-#[test]
-fn breaker_counts_calls_without_any_response_and_rate_limits() {
-    let limited = || Error::new(ErrorKind::RateLimited { retry_after: None }, "limited");
-    for (results, is_failure) in [
-        (vec![value("a")], false),
-        (vec![Err(outage())], true),
-        (vec![Err(outage()), Err(outage())], true),
-        (vec![Err(outage()), value("a")], false),
-        (vec![Err(outage()), Err(absence())], false),
-        (vec![Err(absence())], false),
-        (vec![Err(limited()), value("a")], true),
-        (vec![Err(limited()), Err(absence())], true),
-    ] {
-        let mut fixture = Fixture::new();
-        let keys = [key("A"), key("B")];
-        update_breaker(&mut fixture.state, &keys, &results, at(0));
-        let error = fixture.state.breaker.error();
-        assert_eq!(error.is_some(), is_failure, "{results:?}");
-    }
-    // The rate limit counts, not the outage before it.
-    let mut fixture = Fixture::new();
-    let results = [Err(outage()), Err(limited())];
-    update_breaker(&mut fixture.state, &[key("A")], &results, at(0));
-    let error = fixture.state.breaker.error().unwrap();
-    assert_eq!(error.message(), "limited");
 }
 
 #[test]
