@@ -150,6 +150,7 @@ impl Cluster {
         let count = move |start| proxies.iter().map(|proxy| proxy.count(start)).sum();
         Traffic {
             name: "openbao",
+            servers: self.proxies.len(),
             count: Box::new(move || {
                 let logins = count("POST /v1/auth/approle/login");
                 (logins, count("GET /v1/secret/data/app"))

@@ -103,6 +103,7 @@ impl Server {
         let proxy = self.proxy.clone();
         Traffic {
             name: self.name,
+            servers: 1,
             count: Box::new(move || {
                 let logins = proxy.count("POST /api/v1/auth");
                 (logins, proxy.count("GET /api/v"))
