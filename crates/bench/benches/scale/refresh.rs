@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use secretwell::{Resolver, SecretKey};
+use secretwell_bench::clock::process_cpu_time;
 
 use crate::Keys;
-use crate::meter::{cpu_time, per, single_thread, until_idle};
+use crate::meter::{per, single_thread, until_idle};
 use crate::report::Report;
 use crate::source::{Batch, Source};
 
@@ -15,14 +16,14 @@ const TTL: f64 = 30.0;
 const REFRESHED_AFTER: f64 = 0.8125;
 
 pub(crate) fn measure(report: &mut Report, keys: &Keys) {
-    for (batch, name) in [(Batch::Yes, "with batch"), (Batch::No, "without batch")] {
+    for (batch, name) in [(Batch::Yes, "batch"), (Batch::No, "no_batch")] {
         let cost = cost(keys, batch);
         let micros = cost.as_secs_f64() * 1e6;
-        report.add(&format!("refresh, {name}"), "µs", keys.len(), micros);
+        report.add(&format!("refresh_{name}"), "us", keys.len(), micros);
         let seconds = cost.as_secs_f64() * keys.len() as f64;
         let percent = 100.0 * seconds / (TTL * REFRESHED_AFTER);
-        let name = format!("refresh with a ttl of 30 s, {name}");
-        report.add(&name, "% of a core", keys.len(), percent);
+        let name = format!("refresh_each_30_s_{name}");
+        report.add(&name, "percent_of_a_core", keys.len(), percent);
     }
 }
 
@@ -43,11 +44,11 @@ fn cost(keys: &Keys, batch: Batch) -> Duration {
         let mut best = Duration::MAX;
         for _ in 0..rounds {
             read_all(&resolver, keys).await;
-            let (before, read_before) = (cpu_time(), source.keys_read());
+            let (before, read_before) = (process_cpu_time(), source.keys_read());
             source.until_read(read_before + keys.len()).await;
             until_idle().await;
             let count = source.keys_read() - read_before;
-            best = best.min(per(cpu_time() - before, count));
+            best = best.min(per(process_cpu_time() - before, count));
         }
         best.saturating_sub(own_cost)
     })
