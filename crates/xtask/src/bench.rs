@@ -18,7 +18,8 @@ struct Part {
     about: &'static str,
     /// Installs and builds what the benchmark compares with.
     prepare: Option<fn() -> Result<(), String>>,
-    run: fn(&Part, &Programs) -> Result<Lines, String>,
+    /// Adds figures, also if the benchmark fails later.
+    run: fn(&Part, &Programs, &mut Lines) -> Result<(), String>,
 }
 
 /// Figures in the order of their measurement.
@@ -134,13 +135,14 @@ fn run_parts(parts: &[&Part], is_complete: bool) -> Result<(), String> {
     for part in parts {
         println!("\n== {}: {}", part.name, part.about);
         let part_started = Instant::now();
-        let added = (part.run)(part, &programs).and_then(|lines| {
-            let mut lines = lines.into_iter();
-            lines.try_for_each(|(name, value)| figures.add(&name, value))
-        });
-        if let Err(reason) = added {
+        let mut lines = Lines::new();
+        let result = (part.run)(part, &programs, &mut lines);
+        let added = lines
+            .into_iter()
+            .try_for_each(|(name, value)| figures.add(&name, value));
+        if let Err(reason) = result.and(added) {
             eprintln!("{reason}");
-            failures.push(format!("{} failed: {reason}", part.name));
+            failures.push(reason);
         }
         println!("{} took {}", part.name, seconds(part_started.elapsed()));
     }
@@ -242,16 +244,17 @@ fn parse_message(line: &str) -> Option<(String, PathBuf)> {
     Some((message["target"]["name"].as_str()?.to_owned(), path.into()))
 }
 
-fn run_part(part: &Part, programs: &Programs) -> Result<Lines, String> {
-    run_program(&programs.default, part.name, Stdio::inherit())
+fn run_part(part: &Part, programs: &Programs, lines: &mut Lines) -> Result<(), String> {
+    run_program(&programs.default, part.name, Stdio::inherit(), lines)
 }
 
-/// Runs a benchmark, and returns its figures.
+/// Runs a benchmark, and adds its figures to `lines`.
 fn run_program(
     programs: &BTreeMap<String, PathBuf>,
     name: &str,
     stdout: Stdio,
-) -> Result<Lines, String> {
+    lines: &mut Lines,
+) -> Result<(), String> {
     let program = programs.get(name).ok_or("cargo has built no program")?;
     let file = root().join("target/bench-figures.txt");
     let _ = fs::remove_file(&file);
@@ -261,35 +264,36 @@ fn run_program(
         .stdout(stdout)
         .status()
         .map_err(|error| format!("{} cannot be started: {error}", text(program)))?;
-    if !status.success() {
-        return Err(format!("{name} failed: {status}"));
-    }
-    let lines = fs::read_to_string(&file)
+    let written = fs::read_to_string(&file)
         .map_err(|error| format!("cannot read {}: {error}", text(&file)))?;
-    parse_lines(&lines)
+    lines.extend(parse_lines(&written)?);
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!("{name} failed: {status}")),
+    }
 }
 
 /// Runs the benchmark `metrics` with its feature and without it, in turns, and prints the medians.
-fn run_metrics(part: &Part, programs: &Programs) -> Result<Lines, String> {
+fn run_metrics(part: &Part, programs: &Programs, lines: &mut Lines) -> Result<(), String> {
     const ROUNDS: usize = 15;
     let builds = [("off", &programs.default), ("on", &programs.with_metrics)];
     let mut times: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for _ in 0..ROUNDS {
         for (suffix, programs) in builds {
-            for (name, time) in run_program(programs, part.name, Stdio::null())? {
+            let mut run = Lines::new();
+            run_program(programs, part.name, Stdio::null(), &mut run)?;
+            for (name, time) in run {
                 let name = format!("{}_{suffix}_ns", name.trim_end_matches("_ns"));
                 times.entry(name).or_default().push(time);
             }
         }
     }
-    let lines: Lines = times
-        .into_iter()
-        .map(|(name, times)| (name, median(times)))
-        .collect();
-    for (name, median) in &lines {
+    for (name, times) in times {
+        let median = median(times);
         println!("{name}\t{median}");
+        lines.push((name, median));
     }
-    Ok(lines)
+    Ok(())
 }
 
 fn median(mut times: Vec<f64>) -> f64 {

@@ -43,15 +43,15 @@ fn pauses(keys: &Keys) -> Vec<(&'static str, Duration)> {
         drop(results);
         ticker.take().await;
 
-        read_all(&resolver, &keys.all).await;
         let read = source.keys_read();
+        read_all(&resolver, &keys.all).await;
         ticker.take().await;
         source.until_read(read + keys.len()).await;
         until_idle().await;
         pauses.push(("refresh", ticker.take().await));
 
-        read_all(&resolver, &keys.all).await;
         let read = source.keys_read();
+        read_all(&resolver, &keys.all).await;
         ticker.take().await;
         source.notify_all();
         source.until_read(read + keys.len()).await;
