@@ -1,20 +1,10 @@
-// Measures in nanoseconds how long better-auth takes to read the session of a request, and to encode one with the same
-// content, in each strategy of the cookie cache. Reads `{strategy: cookies}` from the variable COOKIES.
+// Reads the session of a request with better-auth, and encodes one with the same content, for a benchmark. The variable
+// COOKIES has `{strategy: cookies}`, for each strategy of the cookie cache.
 import { getCookieCache } from "better-auth/cookies";
 import { constantTimeEqual, makeSignature, signJWT, symmetricEncodeJWT } from "better-auth/crypto";
+import { serve } from "./bench-turns.mjs";
 
 const { COOKIES: cookies, SECRET: secret } = process.env;
-
-async function measure(work) {
-  const rounds = [];
-  for (let round = 0; round < 11; round += 1) {
-    const calls = 300;
-    const start = process.hrtime.bigint();
-    for (let call = 0; call < calls; call += 1) await work();
-    rounds.push(Number(process.hrtime.bigint() - start) / calls);
-  }
-  return Math.round(rounds.sort((a, b) => a - b)[5]);
-}
 
 // The signature of the token, which the reader of the cache does not verify.
 async function verified(cookie) {
@@ -34,15 +24,16 @@ const encoders = {
   jwe: (content) => symmetricEncodeJWT(content, secret, "better-auth-session", 300),
 };
 
+const operations = {};
 for (const [strategy, cookie] of Object.entries(JSON.parse(cookies))) {
   const headers = new Headers({ cookie });
   const options = { secret, strategy, isSecure: false };
   const content = await getCookieCache(headers, options);
   if (!content) throw new Error(`${strategy} cannot be read`);
-  const decode = async () => {
+  operations[`${strategy}-read`] = async () => {
     await verified(cookie);
     await getCookieCache(headers, options);
   };
-  console.log(strategy, "decode", await measure(decode));
-  console.log(strategy, "encode", await measure(() => encoders[strategy](content)));
+  operations[`${strategy}-encode`] = () => encoders[strategy](content);
 }
+await serve(operations);

@@ -1,32 +1,30 @@
 //! Benchmarks of Auth.js session tokens and of routes that require a session.
 //!
-//! `@auth/core` in Node decodes and encodes the same token for comparison. With
-//! `RUSTFLAGS="--cfg josekit"`, josekit decrypts it as well, with a key derived in advance. josekit needs
-//! OpenSSL.
+//! `@auth/core` in Node decodes and encodes the same token for comparison. The npm package jose, on which it is
+//! based, only decrypts it, with a key that was derived in advance. With `RUSTFLAGS="--cfg josekit"`, the crate
+//! josekit does the same. It needs OpenSSL.
 
-mod measure;
-
-use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use axum::routing::get;
-use criterion::{Criterion, criterion_group, criterion_main};
 use secretwell::auth::sessions::Scheme;
 use secretwell::auth::sessions::authjs::{
     SecretOrder, Session, SessionCookie, SessionTokens, Sessions,
 };
 use secretwell::auth::{Auth, BuildContext, KeyRing, LazyAuth};
 use secretwell::{MemoryProvider, Resolver, SecretString};
+use secretwell_bench::clock::wall_time;
+use secretwell_bench::node::Node;
+use secretwell_bench::turns::{Turns, Unit};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use tower_service::Service;
 
-use measure::measure;
-
+const ROUNDS: usize = 30;
+const BATCH: Duration = Duration::from_millis(20);
 const SALT: &str = "authjs.session-token";
 const SECRET: &str = "a-secret-that-is-long-enough-to-be-accepted!";
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -55,48 +53,52 @@ fn ada() -> User {
     }
 }
 
-fn tokens(criterion: &mut Criterion) {
+fn main() {
+    tokens();
+    routes();
+}
+
+fn tokens() {
     let ring = KeyRing::new(SECRET).expect("the secret is not empty");
     let tokens = SessionTokens::v5(SALT, &ring).expect("the keys are derived");
     let ada = ada();
     let token = tokens.encode(&ada, HOUR).expect("the token is encoded");
-    measure_auth_core(&token);
-    let mut group = criterion.benchmark_group("token");
-    measure!(
-        group,
-        "secretwell decode",
-        tokens.decode::<User>(&token).is_ok()
-    );
-    measure!(
-        group,
-        "secretwell encode",
-        tokens.encode(&ada, HOUR).is_ok()
-    );
+    let variables = [
+        ("TOKEN", token.as_str()),
+        ("SECRET", SECRET),
+        ("SALT", SALT),
+    ];
+    let node = Node::start("bench-authjs.mjs", &variables);
+    let node = node.as_ref();
+
+    let mut decode = Turns::new(ROUNDS, BATCH);
+    decode.add("secretwell", |calls| {
+        wall_time(calls, || tokens.decode::<User>(&token).expect("it decodes"))
+    });
+    let mut encode = Turns::new(ROUNDS, BATCH);
+    encode.add("secretwell", |calls| {
+        wall_time(calls, || tokens.encode(&ada, HOUR).expect("it is encoded"))
+    });
+    if let Some(node) = node {
+        decode.add("auth_core", |calls| node.run("decode", calls));
+        decode.add("jose", |calls| node.run("decrypt", calls));
+        encode.add("auth_core", |calls| node.run("encode", calls));
+    }
     #[cfg(josekit)]
     {
         let decrypter = peer::decrypter();
-        measure!(group, "josekit decode", peer::decode(&token, &decrypter));
+        let token = &token;
+        decode.add("josekit", move |calls| {
+            wall_time(calls, || peer::decode(token, &decrypter))
+        });
     }
-    group.finish();
-}
-
-/// Runs the same operations with `@auth/core` in Node and prints their times. The package is installed by
-/// `cargo xtask bench authjs`.
-fn measure_auth_core(token: &str) {
-    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/clients");
-    let output = Command::new("node")
-        .arg(clients.join("bench.mjs"))
-        .env("TOKEN", token)
-        .env("SECRET", SECRET)
-        .env("SALT", SALT)
-        .output();
-    match output {
-        Ok(output) if output.status.success() => {
-            for line in String::from_utf8_lossy(&output.stdout).lines() {
-                println!("@auth/core {line} ns");
-            }
+    for (name, turns) in [("decode", decode), ("encode", encode)] {
+        let times = turns.measure();
+        times.report(&format!("authjs_{name}"), Unit::Microseconds);
+        for peer in ["auth_core", "jose"] {
+            let figure = format!("authjs_{name}_{peer}_over_secretwell");
+            times.report_ratio(&figure, peer, "secretwell");
         }
-        _ => println!("@auth/core is not installed: run `cargo xtask bench authjs`"),
     }
 }
 
@@ -132,7 +134,7 @@ async fn unguarded() -> String {
     "Ada Lovelace".into()
 }
 
-fn routes(criterion: &mut Criterion) {
+fn routes() {
     let runtime = Runtime::new().expect("the runtime starts");
     let memory = MemoryProvider::from_iter([("AUTH_SECRET", SECRET)]);
     let auth = LazyAuth::new(
@@ -152,10 +154,20 @@ fn routes(criterion: &mut Criterion) {
     let guarded_router = Router::new()
         .route("/", get(guarded))
         .layer(auth.session_layer());
-    let mut group = criterion.benchmark_group("route");
-    measure!(group, "unguarded", send(&mut router, cookie).await, with let mut router = unguarded_router.clone());
-    measure!(group, "guarded", send(&mut router, cookie).await, with let mut router = guarded_router.clone());
-    group.finish();
+    let mut turns = Turns::new(ROUNDS, BATCH);
+    for (name, mut router) in [("unguarded", unguarded_router), ("guarded", guarded_router)] {
+        let runtime = &runtime;
+        turns.add(name, move |calls| {
+            runtime.block_on(async {
+                let started = Instant::now();
+                for _ in 0..calls {
+                    send(&mut router, cookie).await;
+                }
+                started.elapsed()
+            })
+        });
+    }
+    turns.measure().report("authjs_route", Unit::Microseconds);
 }
 
 async fn send(router: &mut Router, cookie: &str) {
@@ -164,10 +176,3 @@ async fn send(router: &mut Router, cookie: &str) {
     let Ok(response) = router.call(request).await;
     assert!(response.status().is_success());
 }
-
-criterion_group! {
-    name = benches;
-    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = tokens, routes
-}
-criterion_main!(benches);

@@ -11,55 +11,58 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use secretwell_bench::clock::wall_time;
+use secretwell_bench::turns::{Turns, Unit};
 
+const ROUNDS: usize = 60;
+const AGENT_ROUNDS: usize = 5;
 const SECRET: &str = "a-secret-that-is-long-enough-to-be-accepted!";
 
-fn commands(criterion: &mut Criterion) {
+fn main() {
     let folder = std::env::temp_dir().join(format!("secretwell-bench-{}", std::process::id()));
     let secrets = folder.join("secrets");
     fs::create_dir_all(&secrets).expect("the folder is created");
     fs::write(secrets.join("AUTH_SECRET"), SECRET).expect("the secret is written");
     let from_files = format!("file://{}", secrets.display());
+    let server = Server::start(&folder);
 
-    let mut group = criterion.benchmark_group("command");
-    group
-        .sample_size(50)
-        .measurement_time(Duration::from_secs(5));
-    let mut bench = |name: &str, command: &dyn Fn() -> Command| {
-        group.bench_function(name, |bencher| {
-            bencher.iter(|| run_to_success(command()));
-        });
-    };
-    bench("true", &|| Command::new("true"));
-    bench("secretwell, env", &|| secretwell("env://"));
-    bench("secretwell, file", &|| secretwell(&from_files));
-    if let Some(server) = Server::start(&folder) {
+    let mut turns = Turns::new(ROUNDS, Duration::ZERO);
+    add(&mut turns, "true", || Command::new("true"));
+    add(&mut turns, "secretwell_env", || secretwell("env://"));
+    add(&mut turns, "secretwell_file", || secretwell(&from_files));
+    if let Some(server) = &server {
         let from_vault = format!("vault+http://{}/secret/app?kv=2", server.address);
-        bench("secretwell, vault", &|| {
+        add(&mut turns, "secretwell_vault", move || {
             let mut command = secretwell(&from_vault);
             command.env("VAULT_TOKEN", "root");
             command
         });
-        bench("curl and jq", &|| {
+        add(&mut turns, "curl_and_jq", || {
             let mut command = Command::new("sh");
             command.args(["-c", SCRIPT, "sh", &server.address]);
             command
         });
-        group
-            .sample_size(10)
-            .measurement_time(Duration::from_secs(25));
-        let agent = server.agent(&folder);
-        group.bench_function("bao agent", |bencher| {
-            bencher.iter(|| {
-                let mut command = Command::new(bao());
-                command.arg("agent").arg("-config").arg(&agent);
-                run_to_success(command);
-            });
-        });
     }
-    group.finish();
+    turns.measure().report("command", Unit::Milliseconds);
+    if let Some(server) = &server {
+        let agent = server.agent(&folder);
+        // It takes seconds, so it has no turns.
+        let mut turns = Turns::new(AGENT_ROUNDS, Duration::ZERO);
+        add(&mut turns, "bao_agent", || {
+            let mut command = Command::new(bao());
+            command.arg("agent").arg("-config").arg(&agent);
+            command
+        });
+        turns.measure().report("command", Unit::Milliseconds);
+    }
     let _ = fs::remove_dir_all(folder);
+}
+
+/// Adds a command, of which each batch is one process.
+fn add<'a>(turns: &mut Turns<'a>, name: &str, command: impl Fn() -> Command + 'a) {
+    turns.add(name, move |calls| {
+        wall_time(calls, || run_to_success(command()))
+    });
 }
 
 /// A handwritten script that reads one secret with curl and jq, and starts `true` with it.
@@ -160,6 +163,3 @@ impl Drop for Server {
         let _ = self.process.wait();
     }
 }
-
-criterion_group!(benches, commands);
-criterion_main!(benches);

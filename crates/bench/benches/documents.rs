@@ -2,41 +2,44 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::time::Duration;
 
-use criterion::{Criterion, criterion_group, criterion_main};
 use secretwell::file::FileProvider;
 use secretwell::{SecretKey, SecretProvider};
+use secretwell_bench::clock::wall_time;
+use secretwell_bench::turns::{Turns, Unit};
 
 const SECRETS: usize = 10_000;
 
-fn documents(criterion: &mut Criterion) {
+fn main() {
     let folder = std::env::temp_dir().join(format!("secretwell-bench-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("the folder is created");
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     let key = SecretKey::parse("key_5000").expect("a valid key");
 
-    let mut group = criterion.benchmark_group("documents");
+    let mut turns = Turns::new(30, Duration::from_millis(20));
     for (name, text) in [
-        ("a.env", lines("", "=", "")),
+        ("env", lines("", "=", "")),
         (
-            "a.json",
+            "json",
             format!("{{{}\"end\":\"\"}}", lines("\"", "\":\"", "\",")),
         ),
-        ("a.toml", lines("", " = '", "'")),
-        ("a.yaml", lines("", ": ", "")),
+        ("toml", lines("", " = '", "'")),
+        ("yaml", lines("", ": ", "")),
     ] {
-        let path = folder.join(name);
+        let path = folder.join("a").with_extension(name);
         fs::write(&path, text).expect("the document is written");
         let provider = FileProvider::document(&path);
-        group.bench_function(name, |bencher| {
-            bencher.iter(|| {
+        let (runtime, key) = (&runtime, &key);
+        turns.add(name, move |calls| {
+            wall_time(calls, || {
                 runtime
-                    .block_on(provider.get(&key))
+                    .block_on(provider.get(key))
                     .expect("the secret is there")
-            });
+            })
         });
     }
-    group.finish();
+    turns.measure().report("documents", Unit::Milliseconds);
     let _ = fs::remove_dir_all(&folder);
 }
 
@@ -50,6 +53,3 @@ fn lines(start: &str, between: &str, end: &str) -> String {
         text
     })
 }
-
-criterion_group!(benches, documents);
-criterion_main!(benches);

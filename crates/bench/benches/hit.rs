@@ -1,24 +1,24 @@
 //! Benchmarks of reading one of 100 cached secrets, with Secretwell and with alternatives.
 
-mod measure;
+mod calls;
 
 use std::collections::HashMap;
 use std::env;
 use std::sync::{Arc, RwLock};
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use quick_cache::sync::Cache as QuickCache;
 use secret_vault::{
     MockSecretsSource, SecretName, SecretVaultBuilder, SecretVaultRef, SecretVaultView,
 };
 use secretwell::{MemoryProvider, Resolver, SecretKey};
 
-use measure::measure;
+use calls::{Calls, add};
 
 const KEYS: usize = 100;
 const VALUE: &str = "a-secret-that-is-long-enough-to-be-accepted!";
 const REQUESTED: &str = "SECRET_42";
 
-fn hit(criterion: &mut Criterion) {
+fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     let names: Vec<String> = (0..KEYS).map(|index| format!("SECRET_{index}")).collect();
 
@@ -49,11 +49,13 @@ fn hit(criterion: &mut Criterion) {
     let requested = SecretVaultRef::new(SecretName::new(REQUESTED.to_owned()));
 
     let moka_cache: moka::sync::Cache<String, Arc<str>> = moka::sync::Cache::new(1_000);
+    let quick_cache: QuickCache<String, Arc<str>> = QuickCache::new(1_000);
     let locked_map: RwLock<HashMap<String, Arc<str>>> = RwLock::default();
     let mut foldhash_map: HashMap<String, Arc<str>, foldhash::fast::RandomState> =
         HashMap::default();
     for name in &names {
         moka_cache.insert(name.clone(), VALUE.into());
+        quick_cache.insert(name.clone(), VALUE.into());
         locked_map
             .write()
             .expect("not poisoned")
@@ -65,50 +67,53 @@ fn hit(criterion: &mut Criterion) {
         .map(|(name, _)| name)
         .expect("the environment has a variable");
 
-    let mut group = criterion.benchmark_group("hit");
-    measure!(
-        group,
-        "secretwell with_cached",
+    let mut calls = Calls::new("hit");
+    add!(
+        calls,
+        "with_cached",
         resolver.with_cached(REQUESTED, |secret| secret.value.expose_bytes().len())
     );
-    measure!(
-        group,
-        "secretwell get",
-        match resolver.get(REQUESTED).await {
-            Ok(secret) => secret.value.expose_bytes().len(),
-            Err(_) => return,
-        }
-    );
-    measure!(
-        group,
-        "secret-vault",
+    add!(calls, "get", {
+        let secret = resolver.get(REQUESTED).await.expect("the secret is cached");
+        secret.value.expose_bytes().len()
+    });
+    add!(
+        calls,
+        "secret_vault",
         vault.get_secret_by_ref(&requested).await.is_ok()
     );
-    measure!(
-        group,
+    add!(
+        calls,
         "moka",
         moka_cache.get(REQUESTED).map(|secret| secret.len())
     );
-    measure!(
-        group,
-        "std RwLock<HashMap>",
-        match locked_map.read() {
-            Ok(map) => map.get(REQUESTED).map(|secret| secret.len()),
-            Err(_) => return,
-        }
+    add!(
+        calls,
+        "quick_cache",
+        quick_cache.get(REQUESTED).map(|secret| secret.len())
     );
-    measure!(
-        group,
-        "foldhash map (never changes)",
+    add!(
+        calls,
+        "rwlock_hashmap",
+        locked_map
+            .read()
+            .expect("not poisoned")
+            .get(REQUESTED)
+            .map(|secret| secret.len())
+    );
+    // A map that never changes.
+    add!(
+        calls,
+        "foldhash_map",
         foldhash_map.get(REQUESTED).map(|secret| secret.len())
     );
-    measure!(
-        group,
-        "std env::var",
+    add!(
+        calls,
+        "env_var",
         env::var(&variable).map_or(0, |value| value.len())
     );
-    group.finish();
+    let [times, _] = calls.measure();
+    for peer in ["secret_vault", "moka", "quick_cache"] {
+        times.report_ratio(&format!("hit_{peer}_over_with_cached"), peer, "with_cached");
+    }
 }
-
-criterion_group!(benches, hit);
-criterion_main!(benches);

@@ -1,28 +1,29 @@
 //! Benchmarks of reading an Infisical folder of 200 secrets, with the provider and the official client.
 //!
-//! The server runs in this process and responds from memory, so the figures are the cost of the client. The
-//! folder either changes with each read or never.
+//! The server runs in this process and responds from memory. The figures are the CPU time of the client's thread.
+//! The folder either changes with each read or never.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::time::Duration;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
-use criterion::{Criterion, criterion_group, criterion_main};
 use infisical::AuthMethod;
 use infisical::secrets::ListSecretsRequest;
 use secretwell::infisical::{ApiVersion, Credential, InfisicalAuth, InfisicalProvider};
 use secretwell::{SecretKey, SecretProvider};
-use serde_json::{Value, json};
-use tokio::runtime::Runtime;
+use secretwell_bench::clock::client_time;
+use secretwell_bench::fakes::{PROJECT, infisical_list, infisical_login};
+use secretwell_bench::server::serve;
+use secretwell_bench::turns::{Turns, Unit};
 
 const KEYS: usize = 200;
-const PROJECT: &str = "00000000-0000-4000-8000-000000000001";
+const ROUNDS: usize = 200;
+const BATCH: Duration = Duration::from_millis(4);
 const VALUE: &str = "a-secret-that-is-long-enough-to-be-accepted!";
 
 /// A folder that changes with each read if `changes` is set.
@@ -35,32 +36,9 @@ struct Folder {
 
 impl Folder {
     fn new() -> Self {
-        let secret = |number: usize| {
-            json!({
-                "id": "00000000-0000-4000-8000-000000000002",
-                "_id": "00000000-0000-4000-8000-000000000002",
-                "workspace": PROJECT,
-                "environment": "dev",
-                "version": 1,
-                "type": "shared",
-                "secretKey": format!("SECRET_{number}"),
-                "secretValue": VALUE,
-                "secretComment": "",
-                "secretReminderNote": null,
-                "secretReminderRepeatDays": null,
-                "skipMultilineEncoding": false,
-                "metadata": null,
-                "createdAt": "2026-01-01T00:00:00.000Z",
-                "updatedAt": "2026-01-01T00:00:00.000Z",
-                "secretPath": "/",
-                "tags": [],
-            })
-        };
-        let secrets: Vec<Value> = (0..KEYS).map(secret).collect();
+        let names = (0..KEYS).map(|number| format!("SECRET_{number}"));
         Self {
-            body: json!({"secrets": secrets, "imports": []})
-                .to_string()
-                .into(),
+            body: infisical_list(names, VALUE).to_string().into(),
             changes: Arc::default(),
             reads: Arc::default(),
         }
@@ -82,39 +60,13 @@ async fn list(State(folder): State<Folder>, headers: HeaderMap) -> Response {
     (headers, folder.body.to_string()).into_response()
 }
 
-async fn log_in() -> Json<Value> {
-    Json(json!({
-        "accessToken": "token",
-        "expiresIn": 2_592_000,
-        "accessTokenMaxTTL": 2_592_000,
-        "tokenType": "Bearer",
-    }))
-}
-
-/// Starts a server on a new thread and returns its address.
-fn serve(folder: Folder) -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener
-        .set_nonblocking(true)
-        .expect("the socket is non-blocking");
-    let address = listener.local_addr().expect("the address is known");
+fn main() {
+    let folder = Folder::new();
     let router = Router::new()
         .route("/api/v3/secrets/raw", get(list))
-        .route("/api/v1/auth/universal-auth/login", post(log_in))
-        .with_state(folder);
-    thread::spawn(move || {
-        Runtime::new().expect("the runtime starts").block_on(async {
-            let listener =
-                tokio::net::TcpListener::from_std(listener).expect("the listener is registered");
-            axum::serve(listener, router).await
-        })
-    });
-    address
-}
-
-fn infisical(criterion: &mut Criterion) {
-    let folder = Folder::new();
-    let base = format!("http://{}", serve(folder.clone()));
+        .route("/api/v1/auth/universal-auth/login", post(infisical_login))
+        .with_state(folder.clone());
+    let base = format!("http://{}", serve(router));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -138,25 +90,29 @@ fn infisical(criterion: &mut Criterion) {
         client
     });
 
-    let mut group = criterion.benchmark_group("200 secrets");
     for (name, changes) in [("changed", true), ("unchanged", false)] {
         folder.changes.store(changes, Ordering::Relaxed);
-        group.bench_function(format!("{name}/secretwell"), |bencher| {
-            bencher.iter(|| {
+        let mut turns = Turns::new(ROUNDS, BATCH);
+        turns.add("secretwell", |calls| {
+            client_time(calls, || {
                 let results = runtime.block_on(provider.get_many(&keys));
                 assert!(results.iter().all(Result::is_ok), "{results:?}");
-            });
+            })
         });
-        group.bench_function(format!("{name}/official"), |bencher| {
-            bencher.iter(|| {
+        turns.add("sdk", |calls| {
+            client_time(calls, || {
                 let request = ListSecretsRequest::builder(PROJECT, "dev").build();
                 let secrets = runtime.block_on(official.secrets().list(request));
                 assert_eq!(secrets.expect("the list is read").len(), KEYS);
-            });
+            })
         });
+        let times = turns.measure();
+        let prefix = format!("infisical_{name}");
+        times.report(&prefix, Unit::Microseconds);
+        times.report_ratio(
+            &format!("{prefix}_secretwell_over_sdk"),
+            "secretwell",
+            "sdk",
+        );
     }
-    group.finish();
 }
-
-criterion_group!(benches, infisical);
-criterion_main!(benches);

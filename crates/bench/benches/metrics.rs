@@ -1,12 +1,14 @@
 //! The time of a cache hit and of a read of a built value, in nanoseconds.
 //!
 //! `cargo xtask bench metrics` builds this program with the feature `metrics` and without it, and runs both in turns.
+//! It compares their figures.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use secretwell::auth::{BuildContext, LazyAuth};
 use secretwell::{ExposeSecret, MemoryProvider, Resolver, SecretString};
+use secretwell_bench::figures;
 use serde::Deserialize;
 
 const CALLS: u32 = 5_000_000;
@@ -32,10 +34,10 @@ fn main() {
         .block_on(auth.get())
         .expect("the first build succeeds");
 
-    print("Resolver::with_cached", || {
+    print("metrics_with_cached_ns", || {
         resolver.with_cached("auth_secret", |secret| secret.value.expose_bytes().len())
     });
-    print("LazyAuth::with", || {
+    print("metrics_with_ns", || {
         auth.with(|secret| secret.expose_secret().len())
     });
     runtime.block_on(async {
@@ -43,7 +45,7 @@ fn main() {
         for _ in 0..CALLS {
             black_box(auth.get().await.is_ok());
         }
-        print_time("LazyAuth::get", started);
+        print_time("metrics_get_ns", started);
     });
 }
 
@@ -57,5 +59,5 @@ fn print<R>(name: &str, mut read: impl FnMut() -> R) {
 
 fn print_time(name: &str, started: Instant) {
     let nanoseconds = started.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS);
-    println!("{name}\t{nanoseconds:.2}");
+    figures::add(name, nanoseconds);
 }

@@ -1,16 +1,17 @@
 //! Benchmarks of the access to a built `LazyAuth`, and of alternatives such as arc-swap and `OnceLock`.
 
-mod measure;
+mod calls;
 
 use std::sync::{Arc, OnceLock, RwLock};
 
 use arc_swap::{ArcSwap, Cache};
-use criterion::{Criterion, criterion_group, criterion_main};
 use secretwell::auth::{BuildContext, LazyAuth};
 use secretwell::{ExposeSecret, MemoryProvider, Resolver, SecretString};
+use secretwell_bench::figures;
+use secretwell_bench::turns::Times;
 use serde::Deserialize;
 
-use measure::measure;
+use calls::{Calls, add};
 
 #[derive(Deserialize)]
 struct Secrets {
@@ -22,7 +23,7 @@ struct Built {
     length: usize,
 }
 
-fn ready(criterion: &mut Criterion) {
+fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     let built = || Built { length: 44 };
 
@@ -47,41 +48,36 @@ fn ready(criterion: &mut Criterion) {
     let once_cell = tokio::sync::OnceCell::new_with(Some(built()));
     let lock = RwLock::new(Arc::new(built()));
 
-    let mut group = criterion.benchmark_group("ready");
-    measure!(
-        group,
-        "secretwell get",
-        match lazy.get().await {
-            Ok(auth) => auth.length,
-            Err(_) => return,
-        }
+    let mut calls = Calls::new("ready");
+    add!(
+        calls,
+        "get",
+        lazy.get().await.expect("the value is built").length
     );
-    measure!(group, "secretwell with", lazy.with(|auth| auth.length));
-    measure!(group, "secretwell reader", reader.get().length, with
+    add!(calls, "with", lazy.with(|auth| auth.length));
+    add!(calls, "reader", reader.get().length, with
         let mut reader = lazy.reader().expect("the value is built"));
-    measure!(group, "arc-swap load", swap.load().length);
-    measure!(group, "arc-swap cache", cache.load().length, with
+    add!(calls, "arc_swap_load", swap.load().length);
+    add!(calls, "arc_swap_cache", cache.load().length, with
         let mut cache = Cache::new(shared_swap.clone()));
-    measure!(
-        group,
-        "std OnceLock (never swaps)",
-        once_lock.get().map(|auth| auth.length)
-    );
-    measure!(
-        group,
-        "tokio OnceCell (never swaps)",
+    // Neither of these two can replace its value.
+    add!(calls, "once_lock", once_lock.get().map(|auth| auth.length));
+    add!(
+        calls,
+        "once_cell",
         once_cell.get_or_init(async || built()).await.length
     );
-    measure!(
-        group,
-        "std RwLock<Arc>",
-        match lock.read() {
-            Ok(auth) => auth.clone().length,
-            Err(_) => return,
-        }
+    add!(
+        calls,
+        "rwlock",
+        lock.read().expect("not poisoned").clone().length
     );
-    group.finish();
+    let [one_thread, two_threads] = calls.measure();
+    for (name, times) in [("ready", &one_thread), ("ready_two_threads", &two_threads)] {
+        let figure = format!("{name}_get_over_arc_swap_load");
+        times.report_ratio(&figure, "get", "arc_swap_load");
+    }
+    let get = |times: &Times| times.median("get").expect("it was measured");
+    let figure = "ready_get_two_threads_over_one_thread";
+    figures::add(figure, get(&two_threads) / get(&one_thread));
 }
-
-criterion_group!(benches, ready);
-criterion_main!(benches);

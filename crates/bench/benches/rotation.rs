@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use secretwell::auth::{BuildError, Guard, LazyAuth};
 use secretwell::{ExposeSecret, MemoryProvider, Resolver, SecretString};
+use secretwell_bench::figures;
+use secretwell_bench::turns::median;
 use serde::Deserialize;
 
-const CALLS: usize = 20_000_000;
-const ROUNDS: usize = 3;
+const CALLS: usize = 5_000_000;
+const ROUNDS: usize = 9;
 const ROTATION_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Deserialize)]
@@ -33,33 +35,56 @@ fn main() {
     runtime
         .block_on(auth.get())
         .expect("the first build succeeds");
+    let first_generation = generation(&runtime, &auth);
 
-    println!("latency of LazyAuth::get over {CALLS} calls, the clock's own cost included");
-    for _ in 0..ROUNDS {
-        report("steady", 0, latencies(&runtime, &auth));
-
-        let generation_before = generation(&runtime, &auth);
-        let done = AtomicBool::new(false);
-        let rotating = thread::scope(|scope| {
-            scope.spawn(|| {
-                for count in 1.. {
-                    if done.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    rotate(&memory, count);
-                    thread::sleep(ROTATION_INTERVAL);
-                }
-            });
-            let rotating = latencies(&runtime, &auth);
-            done.store(true, Ordering::Relaxed);
-            rotating
-        });
-        report(
-            "rotating",
-            generation(&runtime, &auth) - generation_before,
-            rotating,
-        );
+    let rounds: Vec<[Latencies; 2]> = (0..ROUNDS)
+        .map(|_| {
+            let steady = latencies(&runtime, &auth);
+            [
+                steady,
+                while_rotating(&memory, || latencies(&runtime, &auth)),
+            ]
+        })
+        .collect();
+    for (index, name) in ["steady", "rotating"].into_iter().enumerate() {
+        for (number, percentile) in ["p50", "p99", "p999"].into_iter().enumerate() {
+            let value = median(rounds.iter().map(|round| round[index].percentiles[number]));
+            figures::add(&format!("rotation_{name}_{percentile}_ns"), value);
+        }
     }
+    let ratio =
+        |[steady, rotating]: &[Latencies; 2]| rotating.percentiles[1] / steady.percentiles[1];
+    figures::add(
+        "rotation_p99_rotating_over_steady",
+        median(rounds.iter().map(ratio)),
+    );
+    let failed: usize = rounds
+        .iter()
+        .flatten()
+        .map(|latencies| latencies.failed)
+        .sum();
+    figures::add("rotation_failed_requests", failed as f64);
+    let generations = generation(&runtime, &auth) - first_generation;
+    figures::add("rotation_count", generations as f64);
+}
+
+/// Runs `work` while the secret rotates.
+fn while_rotating<R>(memory: &MemoryProvider, work: impl FnOnce() -> R) -> R {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for count in 1.. {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                rotate(memory, count);
+                thread::sleep(ROTATION_INTERVAL);
+            }
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        result
+    })
 }
 
 fn rotate(memory: &MemoryProvider, count: usize) {
@@ -73,30 +98,31 @@ fn generation(runtime: &tokio::runtime::Runtime, auth: &LazyAuth<usize>) -> u64 
         .map_or(0, |auth| Guard::generation(&auth))
 }
 
-/// Returns the latency of each call in nanoseconds, sorted.
-fn latencies(runtime: &tokio::runtime::Runtime, auth: &LazyAuth<usize>) -> Vec<u64> {
-    let mut latencies: Vec<u64> = runtime.block_on(async {
+struct Latencies {
+    /// The 50th, the 99th and the 99.9th percentile, in nanoseconds.
+    percentiles: [f64; 3],
+    failed: usize,
+}
+
+/// Measures the latency of each call, including the cost of reading the clock.
+fn latencies(runtime: &tokio::runtime::Runtime, auth: &LazyAuth<usize>) -> Latencies {
+    let mut failed = 0;
+    let mut latencies: Vec<u32> = runtime.block_on(async {
         let mut latencies = Vec::with_capacity(CALLS);
         for _ in 0..CALLS {
             let started = Instant::now();
-            black_box(*auth.get().await.expect("no request fails"));
-            latencies.push(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+            failed += usize::from(black_box(auth.get().await).is_err());
+            latencies.push(u32::try_from(started.elapsed().as_nanos()).unwrap_or(u32::MAX));
         }
         latencies
     });
-    latencies.sort_unstable();
-    latencies
-}
-
-fn report(name: &str, rotations: u64, latencies: Vec<u64>) {
-    let percentile = |share: f64| {
-        let index = (latencies.len() as f64 * share) as usize;
-        latencies[index]
-    };
-    println!(
-        "{name:9} {rotations:4} rotations   p50 {:4} ns   p99 {:4} ns   p99.9 {:5} ns   0 failed",
-        percentile(0.5),
-        percentile(0.99),
-        percentile(0.999),
-    );
+    let percentiles = [0.5, 0.99, 0.999].map(|share| {
+        let index = (CALLS as f64 * share) as usize;
+        let (_, latency, _) = latencies.select_nth_unstable(index);
+        f64::from(*latency)
+    });
+    Latencies {
+        percentiles,
+        failed,
+    }
 }

@@ -1,104 +1,50 @@
-//! Benchmarks of reading 100 keys from Vault, with the provider, vaultrs and plain reqwest.
+//! Benchmarks of reading 100 keys from Vault, with the provider, vaultrs, vault-client-rs and plain reqwest.
 //!
-//! The keys are in 10 or in 100 secrets. The server runs in this process and responds from memory, so the
-//! figures are the cost of the client. Each client reads 16 secrets at a time and returns every field.
-//! vaultrs also reads them one by one.
+//! The keys are in 10 or in 100 secrets. The server runs in this process and responds from memory. The figures are
+//! the CPU time of the client's thread. Each client reads 16 secrets at a time and returns every field. The elapsed
+//! time is compared with vaultrs that reads them one by one.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::thread;
+use std::time::Duration;
 
 use axum::extract::Path;
 use axum::routing::get;
 use axum::{Json, Router};
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
 use secretwell::{SecretKey, SecretProvider};
+use secretwell_bench::clock::{client_time, wall_time};
+use secretwell_bench::fakes::{VaultBody, vault_secret, vault_token};
+use secretwell_bench::server::serve;
+use secretwell_bench::turns::{Turns, Unit};
 use secretwell_core::backend::join_bounded;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use tokio::runtime::Runtime;
+use serde::Deserialize;
+use serde_json::{Map, Value};
 use vaultrs::client::{VaultClient, VaultClientSettingsBuilder};
 
 const KEYS: usize = 100;
 const CONCURRENCY: usize = 16;
+const ROUNDS: usize = 60;
+const BATCH: Duration = Duration::from_millis(8);
 const VALUE: &str = "a-secret-that-is-long-enough-to-be-accepted!";
 
-/// The response to a read. The names have the order of a real server.
-#[derive(Serialize)]
-struct SecretBody {
-    request_id: &'static str,
-    lease_id: &'static str,
-    renewable: bool,
-    lease_duration: u32,
-    data: Value,
-    wrap_info: (),
-    warnings: (),
-    auth: (),
-}
-
-impl SecretBody {
-    fn new(data: Value) -> Json<Self> {
-        Json(Self {
-            request_id: "00000000-0000-0000-0000-000000000000",
-            lease_id: "",
-            renewable: false,
-            lease_duration: 0,
-            data,
-            wrap_info: (),
-            warnings: (),
-            auth: (),
-        })
-    }
-}
-
 /// Responds with one secret. It has as many fields as are needed for 100 keys in total.
-async fn read_secret(Path(secret): Path<String>) -> Json<SecretBody> {
+async fn read_secret(Path(secret): Path<String>) -> Json<VaultBody> {
     let secrets: usize = secret
         .split('-')
         .next()
         .and_then(|number| number.parse().ok())
         .expect("the name begins with the number of secrets");
-    let fields: HashMap<String, &str> = (0..KEYS / secrets)
-        .map(|field| (format!("F{field}"), VALUE))
+    let fields: Map<String, Value> = (0..KEYS / secrets)
+        .map(|field| (format!("F{field}"), VALUE.into()))
         .collect();
-    let metadata = json!({
-        "created_time": "2026-01-01T00:00:00.000000000Z",
-        "custom_metadata": null,
-        "deletion_time": "",
-        "destroyed": false,
-        "version": 1,
-    });
-    SecretBody::new(json!({"data": fields, "metadata": metadata}))
+    vault_secret(fields.into())
 }
 
-/// Responds with the description of a token that does not expire.
-async fn look_up_token() -> Json<SecretBody> {
-    SecretBody::new(json!({"ttl": 0, "renewable": false}))
-}
-
-/// Starts a server on a new thread and returns its address.
-fn serve() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener
-        .set_nonblocking(true)
-        .expect("the socket is non-blocking");
-    let address = listener.local_addr().expect("the address is known");
+fn main() {
     let router = Router::new()
-        .route("/v1/auth/token/lookup-self", get(look_up_token))
+        .route("/v1/auth/token/lookup-self", get(vault_token))
         .route("/v1/secret/data/{secret}", get(read_secret));
-    thread::spawn(move || {
-        Runtime::new().expect("the runtime starts").block_on(async {
-            let listener =
-                tokio::net::TcpListener::from_std(listener).expect("the listener is registered");
-            axum::serve(listener, router).await
-        })
-    });
-    address
-}
-
-fn vault(criterion: &mut Criterion) {
-    let base = format!("http://{}", serve());
+    let base = format!("http://{}", serve(router));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -115,9 +61,14 @@ fn vault(criterion: &mut Criterion) {
         .build()
         .expect("the settings are valid");
     let vaultrs = VaultClient::new(settings).expect("the client is built");
-    let http_client = reqwest::Client::new();
+    let vault_client_rs =
+        vault_client_rs::VaultClient::new(&base, "token").expect("the client is built");
+    // vault-client-rs enables compressed responses for the whole program.
+    let http_client = reqwest::Client::builder()
+        .no_gzip()
+        .build()
+        .expect("the client is built");
 
-    let mut group = criterion.benchmark_group("100 keys");
     for secrets in [10, 100] {
         let paths: Vec<String> = (0..secrets).map(|n| format!("{secrets}-{n}")).collect();
         let keys: Vec<SecretKey> = paths
@@ -125,30 +76,55 @@ fn vault(criterion: &mut Criterion) {
             .flat_map(|path| (0..KEYS / secrets).map(move |field| format!("{path}/F{field}")))
             .map(|key| key.parse().expect("a valid key"))
             .collect();
-        group.bench_function(BenchmarkId::new("secretwell", secrets), |bencher| {
-            bencher.iter(|| {
-                let results = runtime.block_on(provider.get_many(&keys));
-                assert!(results.iter().all(Result::is_ok), "{results:?}");
-            });
+        let with_secretwell = || {
+            let results = runtime.block_on(provider.get_many(&keys));
+            assert!(results.iter().all(Result::is_ok), "{results:?}");
+        };
+        let with_vaultrs = |concurrency| {
+            let reads = paths.iter().map(|path| read_with_vaultrs(&vaultrs, path));
+            check_field_count(runtime.block_on(join_bounded(concurrency, reads)));
+        };
+        let with_vault_client_rs = || {
+            let client = vault_client_rs.kv2("secret");
+            let reads = paths
+                .iter()
+                .map(async |path| client.read_data(path).await.expect("the secret is read"));
+            check_field_count(runtime.block_on(join_bounded(CONCURRENCY, reads)));
+        };
+        let with_reqwest = || {
+            let reads = paths
+                .iter()
+                .map(|path| read_with_reqwest(&http_client, &base, path));
+            check_field_count(runtime.block_on(join_bounded(CONCURRENCY, reads)));
+        };
+        let prefix = format!("vault_{secrets}_secrets");
+        let mut turns = Turns::new(ROUNDS, BATCH);
+        turns.add("secretwell", |calls| client_time(calls, with_secretwell));
+        turns.add("vaultrs", |calls| {
+            client_time(calls, || with_vaultrs(CONCURRENCY))
         });
-        for (name, concurrency) in [("vaultrs", CONCURRENCY), ("vaultrs one by one", 1)] {
-            group.bench_function(BenchmarkId::new(name, secrets), |bencher| {
-                bencher.iter(|| {
-                    let reads = paths.iter().map(|path| read_with_vaultrs(&vaultrs, path));
-                    check_field_count(runtime.block_on(join_bounded(concurrency, reads)));
-                });
-            });
+        turns.add("vault_client_rs", |calls| {
+            client_time(calls, with_vault_client_rs)
+        });
+        turns.add("reqwest", |calls| client_time(calls, with_reqwest));
+        let times = turns.measure();
+        times.report(&prefix, Unit::Microseconds);
+        for peer in ["reqwest", "vaultrs", "vault_client_rs"] {
+            let figure = format!("{prefix}_secretwell_over_{peer}");
+            times.report_ratio(&figure, "secretwell", peer);
         }
-        group.bench_function(BenchmarkId::new("reqwest", secrets), |bencher| {
-            bencher.iter(|| {
-                let reads = paths
-                    .iter()
-                    .map(|path| read_with_reqwest(&http_client, &base, path));
-                check_field_count(runtime.block_on(join_bounded(CONCURRENCY, reads)));
-            });
+        // Reads one by one mostly wait, so CPU time would not show their cost.
+        let mut turns = Turns::new(ROUNDS, BATCH);
+        turns.add("secretwell", |calls| wall_time(calls, with_secretwell));
+        turns.add("vaultrs_one_by_one", |calls| {
+            wall_time(calls, || with_vaultrs(1))
         });
+        let times = turns.measure();
+        let prefix = format!("{prefix}_elapsed");
+        times.report(&prefix, Unit::Microseconds);
+        let figure = format!("{prefix}_secretwell_over_vaultrs_one_by_one");
+        times.report_ratio(&figure, "secretwell", "vaultrs_one_by_one");
     }
-    group.finish();
 }
 
 type Fields = HashMap<String, String>;
@@ -186,6 +162,3 @@ async fn read_with_reqwest(client: &reqwest::Client, base: &str, path: &str) -> 
         .data
         .data
 }
-
-criterion_group!(benches, vault);
-criterion_main!(benches);

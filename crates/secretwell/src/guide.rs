@@ -228,6 +228,8 @@ pub mod reliability {}
 
 #[doc = include_str!("../docs/performance.md")]
 #[doc = ""]
+#[doc = include_str!("../docs/performance-reads.svg")]
+#[doc = ""]
 #[doc = include_str!("../docs/performance-scale.svg")]
 pub mod performance {}
 
@@ -352,6 +354,9 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0030-memory.md")]
     pub mod memory {}
+
+    #[doc = include_str!("../docs/decisions/0031-benchmarks.md")]
+    pub mod benchmarks {}
 
     #[doc = include_str!("../docs/decisions/0032-instruction-counts.md")]
     pub mod instruction_counts {}

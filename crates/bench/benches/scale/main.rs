@@ -4,7 +4,7 @@
 //! subtracted. Costs are CPU times, and each is the smallest of several runs.
 //!
 //! `cargo bench --package secretwell-bench --bench scale -- PART… MAX` runs only some parts, with at most `MAX`
-//! keys. `cargo xtask bench scale` runs all of them and writes the plot of `docs/performance.md`.
+//! keys. `cargo xtask bench scale` runs all of them.
 
 mod callers;
 mod forced;
@@ -58,7 +58,7 @@ fn main() {
     };
 
     let sizes = up_to_max(&SIZES);
-    let mut report = Report::new(&sizes);
+    let mut report = Report::default();
     for &size in &sizes {
         let keys = Keys::new(size);
         for (name, measure) in PARTS {
@@ -67,15 +67,11 @@ fn main() {
             }
         }
     }
-    report.print();
-    report.write();
+    report.add_growth();
     if is_selected("hits") {
-        let sizes = up_to_max(&HIT_SIZES);
-        let mut report = Report::new(&sizes);
-        for &size in &sizes {
-            hits::measure(&mut report, &Keys::new(size));
+        for size in up_to_max(&HIT_SIZES) {
+            hits::measure(&Keys::new(size));
         }
-        report.print();
     }
     if is_selected("callers") {
         callers::measure();

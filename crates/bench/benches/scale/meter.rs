@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use secretwell_bench::clock::process_cpu_time;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -13,13 +13,6 @@ const TICK: Duration = Duration::from_millis(1);
 /// The resolver is idle if this much time passes with less than [`IDLE_CPU`] of CPU time.
 const IDLE_TIME: Duration = Duration::from_millis(30);
 const IDLE_CPU: Duration = Duration::from_millis(2);
-
-/// Returns the CPU time that this process has used. Other processes do not affect it, so it is more stable
-/// than the time of a clock.
-pub(crate) fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::try_from(time).expect("CPU time is not negative")
-}
 
 /// Returns `total` divided by `count`.
 pub(crate) fn per(total: Duration, count: usize) -> Duration {
@@ -37,9 +30,9 @@ pub(crate) fn single_thread() -> Runtime {
 /// Waits until this process uses nearly no CPU time.
 pub(crate) async fn until_idle() {
     loop {
-        let before = cpu_time();
+        let before = process_cpu_time();
         sleep(IDLE_TIME).await;
-        if cpu_time() - before < IDLE_CPU {
+        if process_cpu_time() - before < IDLE_CPU {
             return;
         }
     }
@@ -69,10 +62,10 @@ impl Ticker {
         let task = tokio::task::spawn_local(async move {
             let mut ticks = interval(TICK);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut before = cpu_time();
+            let mut before = process_cpu_time();
             loop {
                 ticks.tick().await;
-                let now = cpu_time();
+                let now = process_cpu_time();
                 shared.set(shared.get().max(now - before));
                 before = now;
             }

@@ -19,7 +19,7 @@ pub(crate) fn measure(report: &mut Report, keys: &Keys) {
     for (index, (name, _)) in runs[0].iter().enumerate() {
         let shortest = runs.iter().map(|run| run[index].1).min();
         let millis = shortest.unwrap_or_default().as_secs_f64() * 1e3;
-        report.add(&format!("pause, {name}"), "ms", keys.len(), millis);
+        report.add(&format!("pause_{name}"), "ms", keys.len(), millis);
     }
 }
 
@@ -39,24 +39,24 @@ fn pauses(keys: &Keys) -> Vec<(&'static str, Duration)> {
 
         // The results are kept until the pause is measured. Dropping them is the caller's pause.
         let results = resolver.get_many(&keys.all).await;
-        pauses.push(("get_many of all keys", ticker.take().await));
+        pauses.push(("get_many", ticker.take().await));
         drop(results);
         ticker.take().await;
 
-        read_all(&resolver, &keys.all).await;
         let read = source.keys_read();
+        read_all(&resolver, &keys.all).await;
         ticker.take().await;
         source.until_read(read + keys.len()).await;
         until_idle().await;
-        pauses.push(("refresh of all keys", ticker.take().await));
+        pauses.push(("refresh", ticker.take().await));
 
-        read_all(&resolver, &keys.all).await;
         let read = source.keys_read();
+        read_all(&resolver, &keys.all).await;
         ticker.take().await;
         source.notify_all();
         source.until_read(read + keys.len()).await;
         until_idle().await;
-        pauses.push(("change of all keys", ticker.take().await));
+        pauses.push(("change_of_all", ticker.take().await));
 
         load(&resolver, &others).await;
         until_idle().await;

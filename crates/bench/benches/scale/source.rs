@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secretwell::{Error, Origin, Secret, SecretKey, SecretProvider, Version};
+use secretwell_bench::clock::process_cpu_time;
 use secretwell_core::backend::{Capabilities, Change, ChangeSender, ChangeStream, join_bounded};
 use tokio::sync::watch;
 
-use crate::meter::{cpu_time, per};
+use crate::meter::per;
 
 /// The length of each value in bytes.
 pub(crate) const VALUE_BYTES: usize = 32;
@@ -102,13 +103,13 @@ impl Source {
         let source = Self::new(self.batch);
         let keys = &keys[..keys.len().min(50_000)];
         let rounds = 50_000 / keys.len();
-        let before = cpu_time();
+        let before = process_cpu_time();
         for _ in 0..rounds {
             for chunk in keys.chunks(CHUNK) {
                 drop(source.get_many(chunk).await);
             }
         }
-        per(cpu_time() - before, rounds * keys.len())
+        per(process_cpu_time() - before, rounds * keys.len())
     }
 
     fn read(&self, value: &str, version: u64) -> Secret {
