@@ -14,29 +14,12 @@ use secretwell_bench::clock::wall_time;
 use secretwell_bench::figures;
 use secretwell_bench::node::Node;
 use secretwell_bench::turns::{Turns, Unit};
-use serde::{Deserialize, Serialize};
+use secretwell_bench::user::{User, ada};
 
 const ROUNDS: usize = 30;
 const BATCH: Duration = Duration::from_millis(20);
 const SECRET: &str = "a-secret-that-is-long-enough-to-be-accepted!";
 const HOUR: Duration = Duration::from_secs(60 * 60);
-
-#[derive(Clone, Serialize, Deserialize)]
-struct User {
-    id: String,
-    name: String,
-    email: String,
-    image: String,
-}
-
-fn ada() -> User {
-    User {
-        id: "00000000-0000-4000-8000-000000000001".into(),
-        name: "Ada Lovelace".into(),
-        email: "ada@example.com".into(),
-        image: "https://example.com/pictures/ada-lovelace.png".into(),
-    }
-}
 
 const STRATEGIES: [(&str, CacheStrategy); 3] = [
     ("compact", CacheStrategy::Compact),

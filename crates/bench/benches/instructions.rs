@@ -18,8 +18,9 @@ use secretwell::auth::sessions::betterauth::{
 };
 use secretwell::auth::{BuildContext, KeyRing, LazyAuth};
 use secretwell::{ExposeSecret, MemoryProvider, Resolver, SecretKey, SecretString};
+use secretwell_bench::user::{User, ada};
 use secretwell_http::{Outcome, Protocol, Request, Response};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::runtime::{self, Runtime};
 
@@ -176,24 +177,6 @@ fn lazy_auth_reader(started: Started<LazyAuth<Built>>) -> Started<LazyAuth<Built
         black_box(black_box(&mut reader).get().length);
     }
     started
-}
-
-#[derive(Serialize, Deserialize)]
-struct User {
-    #[serde(alias = "sub")]
-    id: String,
-    name: String,
-    email: String,
-    image: String,
-}
-
-fn ada() -> User {
-    User {
-        id: "00000000-0000-4000-8000-000000000001".into(),
-        name: "Ada Lovelace".into(),
-        email: "ada@example.com".into(),
-        image: "https://example.com/pictures/ada-lovelace.png".into(),
-    }
 }
 
 /// Returns the tokens of Auth.js, and one of them.

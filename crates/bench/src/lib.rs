@@ -9,3 +9,4 @@ pub mod figures;
 pub mod node;
 pub mod server;
 pub mod turns;
+pub mod user;
