@@ -326,8 +326,8 @@ impl Truth {
         }
     }
 
-    /// Returns the start of the disturbances during a request, and of those that overlap with them. No read of the source
-    /// must have succeeded since then.
+    /// Returns the start of the disturbances during a request, and of those that overlap with them. It is possible
+    /// that no read of the source has succeeded since then.
     pub(super) fn disturbed_since(&self, (start, end): Span) -> Option<Instant> {
         let first_since = |from: Instant| {
             let during = |disturbance: &&(Instant, Option<Instant>)| {

@@ -69,7 +69,7 @@ async fn query_for(fixture: &Fixture, provider: VaultProvider, duration: Duratio
 
 #[tokio::test]
 async fn pool_is_rebuilt_before_its_credentials_expire() {
-    // A busy machine needs some of the seconds between the rebuild and the expiry.
+    // The credentials are replaced about 3 s before they end. A busy machine needs some of that time.
     let fixture = Fixture::new(json!({"default_ttl": "8s", "max_ttl": "16s"})).await;
     let provider = fixture.provider(json!({"token_ttl": "1h"})).await;
     // More than three times the maximum duration of the credentials.

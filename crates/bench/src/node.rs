@@ -37,7 +37,10 @@ impl Node {
             process,
             pipes: Mutex::new((input, BufReader::new(output))),
         };
-        assert_eq!(node.read_line(), "ready");
+        if node.read_line() != "ready" {
+            println!("the Node packages are not installed: run `cargo xtask bench`");
+            return None;
+        }
         Some(node)
     }
 

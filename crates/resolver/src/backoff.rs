@@ -29,11 +29,11 @@ pub(crate) fn random_between(low: f64, high: f64) -> f64 {
     low + (high - low) * fastrand::f64()
 }
 
-/// The fraction of the ttl after which a value is refreshed whose read was not a planned refresh. Such reads can happen in
-/// many processes at once: after a deployment, an outage or a change notification. Their next refreshes must not.
+/// When a value is refreshed after a first or a forced read, as a fraction of the ttl. Such reads can happen in many
+/// processes at once: after a deployment, an outage or a change notification. Their next refreshes must not.
 ///
-/// Reads within an eighth of the ttl share the fraction, so that one batch refreshes their keys. Later reads have another
-/// one. Otherwise the processes that read together twice would also refresh together.
+/// Reads within an eighth of the ttl share the fraction, so that one batch refreshes their keys. Later reads draw another
+/// one. Otherwise, after a second read of all processes, those with a similar fraction would refresh together.
 #[derive(Debug, Default)]
 pub(crate) struct FirstRefresh(Option<(f64, Time)>);
 

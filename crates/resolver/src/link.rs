@@ -35,9 +35,9 @@ pub(crate) struct LinkState {
     pub(crate) settings: Settings,
     pub(crate) in_flight: InFlight,
     pub(crate) failures: KeyMap<Failure>,
-    /// The time of the last forced refresh of each key, for as long as it limits the next one.
+    /// The time of the last forced refresh of each key, for as long as it limits the next one or might be under way.
     pub(crate) forced: KeyMap<Time>,
-    /// What a batch of first reads shares.
+    /// The fraction of the ttl after which keys are refreshed that were read first.
     first_refresh: FirstRefresh,
     pub(crate) breaker: Breaker,
     pub(crate) budget: RetryBudget,
@@ -130,8 +130,10 @@ impl LinkState {
 
     /// Records that a forced refresh of `keys` starts.
     pub(crate) fn force(&mut self, keys: &[SecretKey], now: Time) {
+        // The result of a slow fetch also depends on whether it was forced.
+        let longest_call = self.settings.longest_call();
         self.forced
-            .remove_while(|at| now >= at.after(FORCE_INTERVAL));
+            .remove_while(|at| now >= at.after(FORCE_INTERVAL).after(longest_call));
         for key in keys {
             self.forced.insert(key, now);
         }

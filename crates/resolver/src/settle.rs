@@ -179,8 +179,8 @@ impl Settling<'_> {
         settled.results.insert(key, result);
     }
 
-    /// Returns whether the fetch is the planned refresh of a cached answer. One that is due soon joins a batch, unless the
-    /// read was forced.
+    /// Returns whether the fetch is the planned refresh of a cached answer. A refresh that is due within 1/8 of the ttl counts
+    /// as planned, because it joins a batch, unless the read was forced.
     fn is_planned(&self, state: &LinkState, key: &SecretKey) -> bool {
         let soon = self.started.after(state.settings.ttl / 8);
         let is_due = |entry: &Entry| entry.mark() == Mark::None && entry.times.refresh_at <= soon;

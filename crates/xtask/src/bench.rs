@@ -137,10 +137,8 @@ fn run_parts(parts: &[&Part], is_complete: bool) -> Result<(), String> {
         let part_started = Instant::now();
         let mut lines = Lines::new();
         let result = (part.run)(part, &programs, &mut lines);
-        let added = lines
-            .into_iter()
-            .try_for_each(|(name, value)| figures.add(&name, value));
-        if let Err(reason) = result.and(added) {
+        let added = lines.iter().map(|(name, value)| figures.add(name, *value));
+        for reason in added.chain([result]).filter_map(Result::err) {
             eprintln!("{reason}");
             failures.push(reason);
         }
@@ -154,7 +152,9 @@ fn run_parts(parts: &[&Part], is_complete: bool) -> Result<(), String> {
         fs::write(&file, figures.to_json())
             .map_err(|error| format!("cannot write {}: {error}", text(&file)))?;
         println!("the figures are in {}", text(&file));
-        performance::write(&figures)?;
+        if failures.is_empty() {
+            performance::write(&figures)?;
+        }
     }
     match failures.is_empty() {
         true => Ok(()),

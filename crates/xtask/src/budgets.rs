@@ -108,11 +108,11 @@ const BUDGETS: &[Budget] = &[
         reason: "An entry has too many parts.",
     },
     Budget {
-        about: "200 callers of different keys: most calls of a source with batches that takes 1 ms, with 1 and 2 threads",
-        figures: "callers_{one_thread,two_threads}_source_of_1_ms_most_calls",
+        about: "200 callers of different keys: most calls of a source with batches, with 1 and 2 threads, if a call takes 0 or 1 ms",
+        figures: "callers_{one_thread,two_threads}_source_of_{0,1}_ms_most_calls",
         limit: AtMost(4.0),
         unit: "calls",
-        reason: "The callers arrived over a longer time than a call takes.",
+        reason: "With two threads and a source that takes no time, each call has ended before the next caller runs, so the calls do not overlap.",
     },
     Budget {
         about: "100 keys in 100 secrets of Vault, compared with reqwest",
@@ -168,7 +168,7 @@ const BUDGETS: &[Budget] = &[
         figures: "betterauth_{compact,jwt,jwe}_read_package_over_secretwell",
         limit: AtLeast(100.0),
         unit: "times",
-        reason: "A session of Better Auth is slower than one of Auth.js, because its JSON is compared and written as JavaScript does it. [Its section](#better-auth-sessions) names the costs.",
+        reason: "Most of the time of a read is the parsing of JSON, checks of columns, signatures and allocations. Earlier figures of the package were without calls that warm it up, so they were too favourable. [Its section](#better-auth-sessions) names what was tried.",
     },
     // 2 % of a start that takes less than 50 ms is less than this.
     Budget {
@@ -203,21 +203,17 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Outcome> {
 
 fn judge_one(budget: &Budget, figures: &Figures) -> Outcome {
     let names = expand(budget.figures);
-    let values: Option<Vec<f64>> = names.iter().map(|name| figures.get(name)).collect();
+    let values: Vec<Option<f64>> = names.iter().map(|name| figures.get(name)).collect();
     let is_within = |value: &f64| match budget.limit {
         AtMost(limit) => *value <= limit,
         AtLeast(limit) => *value >= limit,
     };
-    let (measured, status) = match &values {
-        None => (NOT_MEASURED.to_owned(), "open"),
-        Some(values) => {
-            let texts: Vec<String> = values.iter().copied().map(short).collect();
-            let status = match values.iter().all(is_within) {
-                true => "met",
-                false => NOT_MET,
-            };
-            (texts.join("; "), status)
-        }
+    let text = |value: &Option<f64>| value.map_or_else(|| NOT_MEASURED.to_owned(), short);
+    let measured: Vec<String> = values.iter().map(text).collect();
+    let status = match values.iter().flatten().all(is_within) {
+        false => NOT_MET,
+        true if values.contains(&None) => "open",
+        true => "met",
     };
     let (words, limit) = match budget.limit {
         AtMost(limit) => ("at most", limit),
@@ -225,7 +221,7 @@ fn judge_one(budget: &Budget, figures: &Figures) -> Outcome {
     };
     Outcome {
         about: budget.about,
-        measured,
+        measured: measured.join("; "),
         budget: format!("{words} {limit} {}", budget.unit)
             .trim_end()
             .to_owned(),
@@ -266,6 +262,13 @@ mod tests {
         let outcome = |measured: &str, status| Some((measured.to_owned(), status));
         assert_eq!(status(120.0, Some(100.0)), outcome("120; 100; 100", "met"));
         assert_eq!(status(99.0, Some(100.0)), outcome("99; 100; 100", NOT_MET));
-        assert_eq!(status(99.0, None), outcome(NOT_MEASURED, "open"));
+        assert_eq!(
+            status(99.0, None),
+            outcome("99; 100; not measured", NOT_MET)
+        );
+        assert_eq!(
+            status(120.0, None),
+            outcome("120; 100; not measured", "open")
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! The figures of `cargo xtask bench`: numbers with names.
 //!
-//! A name ends with the unit, unless the figure is a ratio or a count. A pattern such as `hit_{moka,get}_ns` stands for
+//! A name ends with the unit, unless the figure is a ratio or a count. A pattern such as `hit_{moka,get}_ns` means
 //! the names `hit_moka_ns` and `hit_get_ns`.
 
 use std::collections::BTreeMap;
@@ -52,7 +52,7 @@ pub(crate) fn known() -> Vec<String> {
     KNOWN.iter().flat_map(|pattern| expand(pattern)).collect()
 }
 
-/// Returns the names that a pattern stands for.
+/// Returns the names that a pattern means.
 pub(crate) fn expand(pattern: &str) -> Vec<String> {
     let Some((before, rest)) = pattern.split_once('{') else {
         return vec![pattern.to_owned()];

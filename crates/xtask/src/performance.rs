@@ -30,7 +30,7 @@ pub(crate) fn write(figures: &Figures) -> Result<(), String> {
 /// Writes the page and its plots from the figures of the last run, after a change of the template.
 ///
 /// # Errors
-/// Returns an error like [`write`], or if the figures cannot be read.
+/// Returns an error like [`write()`], or if the figures cannot be read.
 pub(crate) fn write_from_last_run() -> Result<(), String> {
     let (machine, figures) = last_run()?;
     write_page(&machine, &figures)

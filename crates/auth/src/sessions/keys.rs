@@ -136,5 +136,7 @@ fn wipe_stack() {
 /// Returns the input of a key's thumbprint (RFC 7638): ordered members without white space.
 fn thumbprint_input(key: &[u8]) -> Zeroizing<String> {
     let key = Zeroizing::new(URL_SAFE_NO_PAD.encode(key));
-    Zeroizing::new(format!(r#"{{"k":"{}","kty":"oct"}}"#, *key))
+    let parts = [r#"{"k":""#, &key, r#"","kty":"oct"}"#];
+    // `concat` allocates the whole length at once. A text that grows leaves a copy of the key in freed memory.
+    Zeroizing::new(parts.concat())
 }

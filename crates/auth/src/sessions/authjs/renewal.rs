@@ -44,16 +44,13 @@ pub(super) fn renewed(
     Ok(json)
 }
 
-/// Returns whether a name in JSON is that of a claim that each token has of its own.
+/// Returns whether a JSON string is `iat`, `exp` or `jti`.
 fn is_replaced(name: &str) -> bool {
-    let is_escaped = || {
+    if name.contains('\\') {
         let plain: Result<String, _> = serde_json::from_str(name);
-        plain.is_ok_and(|name| ["iat", "exp", "jti"].contains(&name.as_str()))
-    };
-    match name.contains('\\') {
-        true => is_escaped(),
-        false => [r#""iat""#, r#""exp""#, r#""jti""#].contains(&name),
+        return plain.is_ok_and(|name| ["iat", "exp", "jti"].contains(&name.as_str()));
     }
+    [r#""iat""#, r#""exp""#, r#""jti""#].contains(&name)
 }
 
 /// The members of a JSON object as text, in their order, with duplicates.
