@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -26,13 +26,17 @@ pub(crate) fn check() -> Result<(), String> {
     let path = recording();
     let recorded = fs::read_to_string(&path)
         .map_err(|error| format!("cannot read {}: {error}", text(&path)))?;
-    let counted = count()?;
-    let comparison = Comparison::new(&parse_recording(&recorded)?, &counted);
-    println!("\n{}", comparison.table);
+    let runner = install_for_instructions()?;
     let environment = environment()?;
     if recorded.lines().next() != Some(&environment) {
-        println!("the numbers were recorded with other tools; these are:\n{environment}");
+        return Err(format!(
+            "the counts were recorded with other tools; run `cargo xtask instructions record` with these on an unchanged \
+             tree first:\n{environment}"
+        ));
     }
+    let counted = count(&runner)?;
+    let comparison = Comparison::new(&parse_recording(&recorded)?, &counted);
+    println!("\n{}", comparison.table);
     if !comparison.shrunk.is_empty() {
         println!(
             "fewer instructions than recorded; run `cargo xtask instructions record`, so that they cannot grow again: {}",
@@ -47,7 +51,8 @@ pub(crate) fn check() -> Result<(), String> {
 
 /// Counts the instructions and records them.
 pub(crate) fn record() -> Result<(), String> {
-    let counted = count()?;
+    let runner = install_for_instructions()?;
+    let counted = count(&runner)?;
     let mut recording = environment()? + "\n";
     let width = counted.iter().map(|(name, _)| name.len()).max();
     let width = width.unwrap_or_default();
@@ -72,8 +77,7 @@ fn environment() -> Result<String, String> {
 }
 
 /// Runs the benchmark, which prints a line of JSON for each path.
-fn count() -> Result<Counts, String> {
-    let runner = install_for_instructions()?;
+fn count(runner: &Path) -> Result<Counts, String> {
     let bench = [
         "bench",
         "--profile",
