@@ -87,7 +87,7 @@ pub use credential::{Credential, trim_setting};
 pub use json::json_object;
 pub use login_body::LoginBody;
 pub use protocol::{Outcome, Protocol};
-pub use recognition::{foreign_response, has_member};
+pub use recognition::{foreign_response, has_member, parse_object};
 pub use request::{Expect, Request};
 pub use response::Response;
 pub use retry::retry_after;

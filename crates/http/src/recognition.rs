@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use secretwell_core::{Error, ErrorKind};
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::protocol::{Outcome, Protocol};
@@ -92,6 +93,17 @@ pub fn has_member(body: &[u8], names: &[&str]) -> bool {
     // After a hit, the parser reports that the object does not end.
     let _ = serde_json::Deserializer::from_slice(body).deserialize_map(&mut search);
     search.found
+}
+
+/// Parses `body` if it is a JSON object. Returns `None` for any other body.
+///
+/// A type with the derived `Deserialize` also accepts an array of its fields, so a parser alone would take the array of
+/// another program for an object of the backend.
+pub fn parse_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
+    match body.trim_ascii_start().first() {
+        Some(b'{') => serde_json::from_slice(body).ok(),
+        _ => None,
+    }
 }
 
 /// The search for a member of an object.
@@ -308,5 +320,26 @@ mod tests {
         }
         // Reading the whole body takes several milliseconds each time.
         assert!(started.elapsed() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn array_is_not_an_object_with_these_fields() {
+        #[derive(Deserialize)]
+        struct Body {
+            errors: Vec<String>,
+        }
+
+        for (body, is_object) in [
+            (r#"{"errors":["a"]}"#, true),
+            (" \n{\"errors\":[\"a\"]} ", true),
+            (r#"[["a"]]"#, false),
+            (r#""errors""#, false),
+            ("{", false),
+            ("", false),
+        ] {
+            let parsed: Option<Body> = parse_object(body.as_bytes());
+            let errors = parsed.map(|body| body.errors);
+            assert_eq!(errors, is_object.then(|| vec!["a".to_owned()]), "{body}");
+        }
     }
 }

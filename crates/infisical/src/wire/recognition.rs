@@ -1,7 +1,7 @@
 //! Recognition of the server's responses by their shape.
 
 use http::Method;
-use secretwell_http::{Request, Response, has_member};
+use secretwell_http::{Request, Response, has_member, parse_object};
 
 use super::body::ErrorBody;
 
@@ -17,8 +17,8 @@ pub(super) fn recognizes(request: &Request, response: &Response) -> bool {
             .iter()
             .all(|member| has_member(&response.body, &[member]));
     }
-    let body = serde_json::from_slice::<ErrorBody<'_>>(&response.body);
-    body.is_ok_and(|body| body.is_from_server(response.status))
+    let body: Option<ErrorBody<'_>> = parse_object(&response.body);
+    body.is_some_and(|body| body.is_from_server(response.status))
 }
 
 /// Returns the members by which a successful response to a request is recognized. All of them are near the
@@ -193,6 +193,10 @@ mod tests {
                 r#"{"timestamp":"x","status":403,"error":"Forbidden","path":"/api"}"#,
             ),
             (403, r#"{"errors":[{"message":"denied"}]}"#),
+            (
+                404,
+                r#"["NotFound","Secret with name 'A' not found",404,"req-1"]"#,
+            ),
             // The status of the body differs from that of the response.
             (
                 401,

@@ -1,6 +1,6 @@
 //! Which responses are from Vault or OpenBao. Gateways and proxies in front of it respond in its place.
 
-use secretwell_http::{Request, Response, has_member};
+use secretwell_http::{Request, Response, has_member, parse_object};
 use serde::Deserialize;
 
 /// The start of the body with which a server responds to an `http://` request for its TLS port.
@@ -37,7 +37,7 @@ fn is_error(body: &[u8]) -> bool {
         lease_id: Option<String>,
     }
 
-    let body: Option<Body> = serde_json::from_slice(body).ok();
+    let body: Option<Body> = parse_object(body);
     body.is_some_and(|body| {
         body.errors.is_some() || body.request_id.is_some() && body.lease_id.is_some()
     })
@@ -103,6 +103,8 @@ mod tests {
             (404, r#"{"message":"no Route matched with those values"}"#),
             (404, r#"{"errors":"not found"}"#),
             (404, "[]"),
+            (404, r#"[["not found"],null,null]"#),
+            (404, r#"[null,"id","lease"]"#),
             (429, ""),
             (502, "<html>502 Bad Gateway</html>"),
             (
