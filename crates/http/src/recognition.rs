@@ -95,14 +95,16 @@ pub fn has_member(body: &[u8], names: &[&str]) -> bool {
     search.found
 }
 
-/// Parses `body` if it is a JSON object. Returns `None` for any other body.
+/// Parses `body` if it is a JSON object in UTF-8. Returns `None` for any other body.
 ///
 /// A type with the derived `Deserialize` also accepts an array of its fields, so a parser alone would take the array of
 /// another program for an object of the backend.
 pub fn parse_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
-    match body.trim_ascii_start().first() {
-        Some(b'{') => serde_json::from_slice(body).ok(),
-        _ => None,
+    // One check of the whole body is much faster than one of each text in it.
+    let text = std::str::from_utf8(body).ok()?;
+    match text.trim_ascii_start().starts_with('{') {
+        true => serde_json::from_str(text).ok(),
+        false => None,
     }
 }
 
@@ -335,6 +337,7 @@ mod tests {
             (r#"[["a"]]"#, false),
             (r#""errors""#, false),
             ("{", false),
+            ("[1]{\"errors\":[\"a\"]}", false),
             ("", false),
         ] {
             let parsed: Option<Body> = parse_object(body.as_bytes());

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use http::StatusCode;
-use secretwell_http::Response;
+use secretwell_http::{Response, parse_object};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -47,7 +47,7 @@ impl<'a> ErrorBody<'a> {
     pub(super) fn parse(response: &'a Response) -> Self {
         match response.status.is_success() {
             true => Self::default(),
-            false => serde_json::from_slice(&response.body).unwrap_or_default(),
+            false => parse_object(&response.body).unwrap_or_default(),
         }
     }
 

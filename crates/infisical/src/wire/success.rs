@@ -1,7 +1,7 @@
 //! The body of a successful response.
 
 use secretwell_core::Error;
-use secretwell_http::Response;
+use secretwell_http::{Response, parse_object};
 use serde::Deserialize;
 
 use super::errors::{malformed, request_error};
@@ -20,7 +20,5 @@ pub(super) fn parse_success<'a, T: Deserialize<'a>>(
     if !response.status.is_success() {
         return Err(request_error(response));
     }
-    // One check of the whole body is much faster than one of each text in it.
-    let text = std::str::from_utf8(&response.body).map_err(|_| malformed(expected))?;
-    serde_json::from_str(text).map_err(|_| malformed(expected))
+    parse_object(&response.body).ok_or_else(|| malformed(expected))
 }

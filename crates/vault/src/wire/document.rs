@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use secretwell_core::json::decode_text;
 use secretwell_core::{Error, ErrorKind, Secret, SecretValue, Version};
-use secretwell_http::Response;
+use secretwell_http::{Response, parse_object};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -203,7 +203,7 @@ pub(crate) fn read_v2(response: &Response, path: &str) -> Result<Document, Error
     if !response.status.is_success() {
         return Err(read_error(response, path));
     }
-    let read: VersionedRead<'_> = serde_json::from_slice(&response.body).map_err(|_| {
+    let read: VersionedRead<'_> = parse_object(&response.body).ok_or_else(|| {
         let envelope = Envelope::data_of(response);
         let other = || malformed("it is not a response of KV version 2");
         envelope.err().unwrap_or_else(other)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use secretwell_core::{Error, ErrorKind};
-use secretwell_http::Response;
+use secretwell_http::{Response, parse_object};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -30,13 +30,13 @@ pub(super) struct Envelope<'a> {
 impl<'a> Envelope<'a> {
     /// Parses the envelope of an error. Returns an empty one if the body is empty or plain text.
     pub(super) fn of_error(response: &'a Response) -> Self {
-        serde_json::from_slice(&response.body).unwrap_or_default()
+        parse_object(&response.body).unwrap_or_default()
     }
 
     /// Parses the envelope of a successful response.
     pub(super) fn of(response: &'a Response) -> Result<Self, Error> {
-        serde_json::from_slice(&response.body)
-            .map_err(|_| malformed("it is not the JSON of a Vault server"))
+        parse_object(&response.body)
+            .ok_or_else(|| malformed("it is not the JSON of a Vault server"))
     }
 
     /// Returns the data of a successful response.
@@ -75,7 +75,7 @@ pub(super) fn parse_data<T: DeserializeOwned>(
     what: &'static str,
 ) -> Result<T, Error> {
     let data = Envelope::data_of(response)?;
-    serde_json::from_str(data.get()).map_err(|_| malformed(what))
+    parse_object(data.get().as_bytes()).ok_or_else(|| malformed(what))
 }
 
 pub(super) fn malformed(what: &'static str) -> Error {

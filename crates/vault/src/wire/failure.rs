@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use secretwell_core::{Error, ErrorKind};
-use secretwell_http::Response;
+use secretwell_http::{Response, parse_object};
 use serde::Deserialize;
 
 use super::envelope::{Envelope, unexplained};
@@ -77,7 +77,7 @@ pub(crate) fn read_error(response: &Response, path: &str) -> Error {
     let body = Envelope::of_error(response);
     let deleted: Option<Deleted> = body
         .data
-        .and_then(|data| serde_json::from_str(data.get()).ok());
+        .and_then(|data| parse_object(data.get().as_bytes()));
     let shown = path.escape_debug();
     let absent = |message| Error::new(ErrorKind::NotFound, message);
     let misconfigured = |message| Error::new(ErrorKind::InvalidConfig, message);

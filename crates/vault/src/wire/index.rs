@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use secretwell_http::{Request, Response};
+use secretwell_http::{Request, Response, parse_object};
 use serde::{Deserialize, Serialize};
 
 use super::envelope::Envelope;
@@ -117,7 +117,7 @@ pub(crate) struct Health {
 
 impl Health {
     pub(crate) fn parse(response: &Response) -> Option<Self> {
-        serde_json::from_slice(&response.body).ok()
+        parse_object(&response.body)
     }
 
     /// Returns whether the server can respond with stale data. A standby of HashiCorp Vault forwards each request,

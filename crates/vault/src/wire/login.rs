@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use secretwell_core::{Error, ErrorKind, SecretValue};
-use secretwell_http::{LoginFailure, Response, TokenLease};
+use secretwell_http::{LoginFailure, Response, TokenLease, parse_object};
 use serde::Deserialize;
 
 use super::envelope::{Envelope, lifetime, malformed, parse_data, unexplained};
@@ -25,8 +25,8 @@ pub(crate) fn token_lease(response: &Response) -> Result<TokenLease, Error> {
     let auth = envelope
         .auth
         .ok_or_else(|| malformed("the token is missing"))?;
-    let auth: Auth = serde_json::from_str(auth.get())
-        .map_err(|_| malformed("it is not the response to a login"))?;
+    let auth: Auth = parse_object(auth.get().as_bytes())
+        .ok_or_else(|| malformed("it is not the response to a login"))?;
     if auth.client_token.is_empty() {
         let message = "the login needs a second factor (MFA), so the server issued no token";
         return Err(Error::new(ErrorKind::Unauthenticated, message)
@@ -118,13 +118,15 @@ pub(crate) fn wrapping_token(text: &SecretValue) -> Result<SecretValue, Error> {
     if !bytes.starts_with(b"{") {
         return Ok(text.clone());
     }
-    let wrapped: Result<Wrapped, _> = serde_json::from_slice(bytes);
-    wrapped.map(|wrapped| wrapped.wrap_info.token).map_err(|_| {
-        let message = "the wrapping token is JSON without `wrap_info.token`";
-        Error::new(ErrorKind::Unauthenticated, message).with_hint(
+    let wrapped: Option<Wrapped> = parse_object(bytes);
+    wrapped
+        .map(|wrapped| wrapped.wrap_info.token)
+        .ok_or_else(|| {
+            let message = "the wrapping token is JSON without `wrap_info.token`";
+            Error::new(ErrorKind::Unauthenticated, message).with_hint(
             "store the token itself, or the whole output of `vault write -wrap-ttl=… -format=json`",
         )
-    })
+        })
 }
 
 /// Parses the response to unwrapping the secret id of an AppRole.

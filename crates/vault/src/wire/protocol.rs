@@ -2,7 +2,7 @@
 
 use http::Method;
 use secretwell_core::{Error, ErrorKind};
-use secretwell_http::{Outcome, Protocol, Request, Response, retry_after};
+use secretwell_http::{Outcome, Protocol, Request, Response, parse_object, retry_after};
 use serde::Deserialize;
 
 use super::envelope::Envelope;
@@ -26,7 +26,7 @@ pub(crate) fn seal_status(response: &Response) -> Option<Error> {
         initialized: bool,
     }
 
-    let status: Status = serde_json::from_slice(&response.body).ok()?;
+    let status: Status = parse_object(&response.body)?;
     (!status.initialized).then(not_initialized)
 }
 
