@@ -6,6 +6,8 @@ use async_trait::async_trait;
 use secretwell_core::{Error, ErrorKind, SecretValue};
 use serde::de::IgnoredAny;
 
+use crate::recognition::parse_object;
+
 /// A custom login: it creates the body of the login request, again for each login. Closures implement it.
 ///
 /// ```
@@ -44,8 +46,7 @@ impl dyn LoginBody {
     /// Returns [`ErrorKind::InvalidConfig`] if it is not a JSON object, or the error of the login.
     pub async fn checked(&self) -> Result<SecretValue, Error> {
         let body = self.body().await?;
-        let bytes = body.expose_bytes().trim_ascii();
-        if bytes.starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(bytes).is_ok() {
+        if parse_object::<IgnoredAny>(body.expose_bytes()).is_some() {
             return Ok(body);
         }
         let message = "the body of the custom login is not a JSON object";

@@ -95,10 +95,10 @@ pub fn has_member(body: &[u8], names: &[&str]) -> bool {
     search.found
 }
 
-/// Parses `body` if it is a JSON object in UTF-8. Returns `None` for any other body.
+/// Parses `body` if it is a JSON object in UTF-8 that fits `T`. Returns `None` for any other body.
 ///
 /// A type with the derived `Deserialize` also accepts an array of its fields, so a parser alone would take the array of
-/// another program for an object of the backend.
+/// another program for an object of the backend. Objects inside of `body` can still be arrays.
 pub fn parse_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
     // One check of the whole body is much faster than one of each text in it.
     let text = std::str::from_utf8(body).ok()?;

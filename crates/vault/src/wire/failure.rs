@@ -70,8 +70,8 @@ pub(crate) fn read_error(response: &Response, path: &str) -> Error {
 
     #[derive(Deserialize)]
     struct Metadata {
-        #[serde(default)]
         destroyed: bool,
+        deletion_time: String,
     }
 
     let body = Envelope::of_error(response);
@@ -94,8 +94,10 @@ pub(crate) fn read_error(response: &Response, path: &str) -> Error {
             absent(format!("this version of `{shown}` was destroyed"))
                 .with_hint("write the secret again, or read another version")
         }
-        (404, Some(_)) => absent(format!("this version of `{shown}` was deleted"))
-            .with_hint("undelete it, or write the secret again"),
+        (404, Some(deleted)) if !deleted.metadata.deletion_time.is_empty() => {
+            absent(format!("this version of `{shown}` was deleted"))
+                .with_hint("undelete it, or write the secret again")
+        }
         (404, None) if body.has_no_reason() => {
             absent(format!("the secret `{shown}` does not exist"))
                 .with_hint("create it, or add a source that has it")

@@ -91,7 +91,7 @@ impl Index {
 impl Position {
     fn parse(value: &HeaderValue) -> Option<Self> {
         let text = value.to_str().ok()?.trim_end_matches('=');
-        serde_json::from_slice(&STANDARD_NO_PAD.decode(text).ok()?).ok()
+        parse_object(&STANDARD_NO_PAD.decode(text).ok()?)
     }
 
     fn number(&self) -> u64 {

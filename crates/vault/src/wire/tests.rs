@@ -278,3 +278,35 @@ fn unknown_reason_is_neither_an_absence_nor_a_refusal() {
         }
     }
 }
+
+#[test]
+fn metadata_is_an_absence_only_with_the_time_of_a_deletion_or_a_destruction() {
+    const UNKNOWN: &str = "unavailable: the server responded with status 404 for an unknown reason";
+    for (metadata, meaning) in [
+        (
+            r#"{"deletion_time":"2026-01-31T08:00:00Z","destroyed":false}"#,
+            "not found: this version of `the/path` was deleted",
+        ),
+        (
+            r#"{"deletion_time":"","destroyed":true}"#,
+            "not found: this version of `the/path` was destroyed",
+        ),
+        (r#"{"deletion_time":"","destroyed":false}"#, UNKNOWN),
+        (r#"{"deletion_time":"2026-01-31T08:00:00Z"}"#, UNKNOWN),
+        (r#"{"destroyed":true}"#, UNKNOWN),
+        ("{}", UNKNOWN),
+        ("[]", UNKNOWN),
+        ("null", UNKNOWN),
+    ] {
+        let data = format!(r#"{{"data":null,"metadata":{metadata}}}"#);
+        let exchange = Exchange {
+            name: String::new(),
+            what: "read".into(),
+            path: String::new(),
+            status: 404,
+            headers: BTreeMap::new(),
+            body: format!(r#"{{"request_id":"r","lease_id":"","data":{data}}}"#),
+        };
+        assert_eq!(exchange.meaning(), meaning, "{metadata}");
+    }
+}
