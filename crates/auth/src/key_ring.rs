@@ -175,4 +175,17 @@ mod tests {
         let again = again.with_previous("old").unwrap();
         assert_eq!(secrets(&again), ["new", "old"]);
     }
+
+    #[cfg(any(feature = "authjs", feature = "cookies"))]
+    #[test]
+    fn primary_secret_comes_first_and_once() {
+        let mut ring = KeyRing::new("new").unwrap();
+        for previous in ["signs", "old"] {
+            ring = ring.with_previous(previous).unwrap();
+        }
+        ring.primary = "signs".into();
+        let ordered = ring.primary_first();
+        let ordered: Vec<&str> = ordered.map(|it| it.expose_text().unwrap()).collect();
+        assert_eq!(ordered, ["signs", "new", "old"]);
+    }
 }

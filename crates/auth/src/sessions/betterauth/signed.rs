@@ -163,3 +163,37 @@ impl fmt::Debug for VerifiedToken {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A signature of the right form could belong to another secret, which is a reason to read the secret again.
+    #[test]
+    fn malformed_signature_differs_from_one_of_an_unknown_key() {
+        let secrets = BetterAuthSecrets::new("a secret of thirty-two bytes or more").unwrap();
+        let signer = TokenSigner::new(&secrets).unwrap();
+        let error = |signed: &str| signer.verify(signed).unwrap_err();
+        let (short, long) = ("A".repeat(SIGNATURE - 2), "A".repeat(SIGNATURE));
+        for malformed in [
+            "token".to_owned(),
+            format!(".{short}A="),
+            format!("token.{short}="),
+            format!("token.{long}="),
+            format!("token.{long}"),
+            "token.=".to_owned(),
+            "token.".to_owned(),
+            // A character that has two bytes counts once.
+            format!("token.{}é=", &short[1..]),
+        ] {
+            assert_eq!(error(&malformed), TokenError::Malformed, "{malformed}");
+        }
+        for unknown in [
+            format!("token.{short}A="),
+            format!("token.{short}-="),
+            format!("token.{short}é="),
+        ] {
+            assert_eq!(error(&unknown), TokenError::UnknownKey, "{unknown}");
+        }
+    }
+}
