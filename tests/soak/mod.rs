@@ -336,7 +336,7 @@ fn table(
     memory: usize,
     kinds: &Kinds,
 ) -> String {
-    let mut table = "| source | requests | refused | rotations | events | longest staleness | longest recovery | logins | reads, most in 10 s |\n\
+    let mut table = "| source | requests | refused | rotations | events | longest use of a replaced value | longest recovery | logins | reads, most in 10 s |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
         .to_owned();
     for source in sources {

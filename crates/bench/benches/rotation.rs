@@ -64,6 +64,19 @@ fn main() {
         .map(|latencies| latencies.failed)
         .sum();
     figures::add("rotation_failed_requests", failed as f64);
+    // So few calls do not change a percentile.
+    let after_rotation = || {
+        let rotating = rounds.iter().map(|[_, rotating]| rotating);
+        rotating.flat_map(|latencies| latencies.after_rotation.iter().copied())
+    };
+    figures::add(
+        "rotation_first_call_p50_ns",
+        median(after_rotation().map(f64::from)),
+    );
+    figures::add(
+        "rotation_first_call_longest_ns",
+        after_rotation().max().unwrap_or_default().into(),
+    );
     let generations = generation(&runtime, &auth) - first_generation;
     figures::add("rotation_count", generations as f64);
 }
@@ -101,18 +114,30 @@ fn generation(runtime: &tokio::runtime::Runtime, auth: &LazyAuth<usize>) -> u64 
 struct Latencies {
     /// The 50th, the 99th and the 99.9th percentile, in nanoseconds.
     percentiles: [f64; 3],
+    /// The latency of the first call that returned the build of a rotation, in nanoseconds.
+    after_rotation: Vec<u32>,
     failed: usize,
 }
 
 /// Measures the latency of each call, including the cost of reading the clock.
 fn latencies(runtime: &tokio::runtime::Runtime, auth: &LazyAuth<usize>) -> Latencies {
-    let mut failed = 0;
+    let (mut failed, mut after_rotation) = (0, Vec::new());
+    let mut last_generation = generation(runtime, auth);
     let mut latencies: Vec<u32> = runtime.block_on(async {
         let mut latencies = Vec::with_capacity(CALLS);
         for _ in 0..CALLS {
             let started = Instant::now();
-            failed += usize::from(black_box(auth.get().await).is_err());
-            latencies.push(u32::try_from(started.elapsed().as_nanos()).unwrap_or(u32::MAX));
+            let result = black_box(auth.get().await);
+            let latency = u32::try_from(started.elapsed().as_nanos()).unwrap_or(u32::MAX);
+            latencies.push(latency);
+            match result.map(|auth| Guard::generation(&auth)) {
+                Ok(generation) if generation != last_generation => {
+                    after_rotation.push(latency);
+                    last_generation = generation;
+                }
+                Ok(_) => {}
+                Err(_) => failed += 1,
+            }
         }
         latencies
     });
@@ -123,6 +148,7 @@ fn latencies(runtime: &tokio::runtime::Runtime, auth: &LazyAuth<usize>) -> Laten
     });
     Latencies {
         percentiles,
+        after_rotation,
         failed,
     }
 }

@@ -34,6 +34,7 @@ const KNOWN: &[&str] = &[
     "callers_{one_thread,two_threads}_source_of_{0,1}_ms_{median,most}_calls",
     "documents_{env,json,toml,yaml}_ms",
     "rotation_{steady,rotating}_{p50,p99,p999}_ns",
+    "rotation_first_call_{p50,longest}_ns",
     "rotation_failed_requests",
     "rotation_count",
     "authjs_decode_{secretwell,auth_core,jose}_us",

@@ -197,7 +197,7 @@ mod tests {
         assert!(page("{{ready}}", "", &figures).is_err());
         let missed = missed_budgets(&figures);
         assert!(
-            missed.contains("- `LazyAuth::with`. `with` reads"),
+            missed.contains("- `LazyAuth::with`, 1 thread. `with` reads"),
             "{missed}"
         );
         let json = to_json("2 cores", &figures);
