@@ -10,8 +10,8 @@ use crate::sessions::encoding::URL_SAFE_NO_PAD;
 
 /// `{"alg":"HS256"}` in base64.
 const ENCODED_HEADER: &str = "eyJhbGciOiJIUzI1NiJ9";
-/// Number of characters of a signature in base64, and of the two dots.
-const SIGNATURE_LENGTH: usize = 43 + 2;
+/// Number of characters of a signature in base64, which are 43, and of the two dots.
+const SIGNATURE_LENGTH: usize = 45;
 
 /// Verifies a token and returns the text of its claims. The signature is verified before the header is parsed.
 pub(super) fn open(
