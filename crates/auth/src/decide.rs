@@ -30,6 +30,7 @@ pub(crate) fn decide(
     let mut next = current.clone();
     next.rotate(snapshot, rules, now);
     let revoked = next.revoke(current, snapshot, rules, now);
+    next.end_call(snapshot, rules, now);
     // Afterwards, because a secret that the limit removes can be a revoked one.
     let dropped = next.limit_previous(rules, now);
     let inputs = next.inputs(snapshot.secrets, now);
@@ -110,6 +111,8 @@ pub(crate) struct Snapshot<'a> {
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub(crate) timing: Timing,
+    /// How long a secret counts as fresh after it was read.
+    pub(crate) ttl: Duration,
     /// The keys that are named as signing secrets.
     pub(crate) named: BTreeSet<SecretKey>,
     /// The keys that might be signing secrets. They count as such before the first build.
@@ -420,6 +423,24 @@ impl Rotation {
         revoked
     }
 
+    /// Ends what a call of `revoke_previous` covers, if the source has returned all signing secrets long after it.
+    fn end_call(&mut self, snapshot: &Snapshot<'_>, rules: &Rules, now: Instant) {
+        let signing = self.signing(rules);
+        let is_current = |(key, secret): &(SecretKey, Resolved)| {
+            !signing.contains(key) || !secret.freshness.is_stale()
+        };
+        if self.call_ends_at(rules).is_some_and(|end| now >= end)
+            && snapshot.secrets.iter().all(is_current)
+        {
+            self.revocations.end_call();
+        }
+    }
+
+    /// Returns the time from which an attempt with fresh secrets ends the last call of `revoke_previous`.
+    pub(crate) fn call_ends_at(&self, rules: &Rules) -> Option<Instant> {
+        self.revocations.call_ends_at(rules.ttl)
+    }
+
     /// Removes the previous secrets that the revocation time covers, and those that were revoked before.
     fn revoke_by_time(&mut self, before: &Self, now: Instant) -> Vec<SecretKey> {
         let revocations = &self.revocations;
@@ -448,7 +469,7 @@ impl Rotation {
         };
         let removed = self.rings.remove_previous(now, |key, value, replaced| {
             revocations.contains(value)
-                || revocations.covers(replaced.by.as_ref(), replaced.at)
+                || revocations.covers(replaced.by.as_ref())
                 || is_unknown(key, value, replaced)
         });
         self.remember(removed)

@@ -224,15 +224,17 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
 
     /// Returns the time of the next attempt if no change notification and no request arrives.
     fn next_wake(&self, started: Instant, retry_at: Option<Instant>) -> Instant {
-        let (transition, complete) = {
+        let (transition, complete, call) = {
             let memory = self.shared.memory();
             let complete = memory.rotation.next_complete_history(started);
-            (memory.next_transition(), complete)
+            let call = memory.rotation.call_ends_at(&self.shared.rules);
+            let call = call.filter(|end| *end > started);
+            (memory.next_transition(), complete, call)
         };
         let fallback = later(Instant::now(), Duration::from_secs(24 * 3600));
         let history = self.histories.due_after(started);
         // The state says that the history is complete from then on.
-        let times = [retry_at, transition, history, complete];
+        let times = [retry_at, transition, history, complete, call];
         times.into_iter().flatten().min().unwrap_or(fallback)
     }
 

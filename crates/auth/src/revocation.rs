@@ -7,12 +7,13 @@ use secretwell_core::{Error, ErrorKind, SecretKey, SecretValue, Version};
 use secretwell_resolver::Resolved;
 use tokio::time::Instant;
 
+use crate::ring::later;
+
 /// The maximum number of revoked secrets that an auth remembers. With one leak per day, it is reached
 /// after eleven years. Beyond it, the oldest one is forgotten.
 const MAX_REVOKED: usize = 4096;
 
-/// The longest time for which a replica might not have a new secret. A secret that is read this long after a call of
-/// `revoke_previous` was written after the call, whatever the clocks of this process and of the source say.
+/// The longest time for which a replica might not have a new secret.
 const MAX_LAG: Duration = Duration::from_secs(60);
 
 /// Unix times from this number of seconds on (the year 10000) are not seconds.
@@ -23,7 +24,8 @@ const MAX_UNIX_SECONDS: u64 = 253_402_300_800;
 pub(crate) struct Revocations {
     /// The fingerprints of revoked values, oldest first. The values are not kept.
     values: VecDeque<u64>,
-    /// The time of the last call of `revoke_previous`, by the wall clock and by the monotonic one.
+    /// The time of the last call of `revoke_previous`, by the wall clock and by the monotonic one. `None` after its
+    /// [end](Self::end_call).
     called_at: Option<(SystemTime, Instant)>,
     /// The last known revocation time of the source.
     pub(crate) epoch: Option<Epoch>,
@@ -83,16 +85,28 @@ impl Revocations {
         })
     }
 
-    /// Returns whether a secret is revoked by time that was replaced by the version `next`, which was read at `read_at`.
+    /// Returns the time from which fresh secrets end the last call. A fresh secret was read less than `ttl` ago.
+    pub(crate) fn call_ends_at(&self, ttl: Duration) -> Option<Instant> {
+        let (_, at) = self.called_at?;
+        Some(later(at, MAX_LAG.saturating_add(ttl)))
+    }
+
+    /// Ends the last call, because the source has returned the current secrets when no replica could lag any more. All
+    /// later secrets were written after the call, whatever the clocks of this process and of the source say.
+    pub(crate) fn end_call(&mut self) {
+        self.called_at = None;
+    }
+
+    /// Returns whether a secret is revoked by time that was replaced by the version `next`.
     ///
-    /// A call covers what a lagging replica returns soon after it. If this counted longer, a wall clock that is ahead of
-    /// the source's clock would take the grace period from all secrets that are replaced until the source has caught up.
-    pub(crate) fn covers(&self, next: Option<&Version>, read_at: Instant) -> bool {
+    /// A call covers what a lagging replica returns after it. If a call had no end, a wall clock that is ahead of the
+    /// source's clock would take the grace period from all secrets that are replaced until the source has caught up.
+    pub(crate) fn covers(&self, next: Option<&Version>) -> bool {
         let epoch = self.epoch.as_ref().map(|epoch| epoch.time);
-        let call = self.called_at.filter(|(_, at)| read_at <= *at + MAX_LAG);
         let replaced_at = next.and_then(Version::created_at);
         replaced_at.is_some_and(|replaced_at| {
-            let times = [epoch, call.map(|(wall, _)| wall)].into_iter().flatten();
+            let call = self.called_at.map(|(wall, _)| wall);
+            let times = [epoch, call].into_iter().flatten();
             times.max().is_some_and(|revoked| replaced_at <= revoked)
         })
     }
@@ -208,7 +222,7 @@ mod tests {
         let now = Instant::now();
         let mut revocations = Revocations::default();
         assert!(
-            !revocations.covers(Some(&version(2, 0)), now),
+            !revocations.covers(Some(&version(2, 0))),
             "no revocation time"
         );
         revocations.epoch = Some(Epoch {
@@ -217,28 +231,17 @@ mod tests {
         });
         for (seconds, covered) in [(99, true), (100, true), (101, false)] {
             let next = version(2, seconds);
-            assert_eq!(revocations.covers(Some(&next), now), covered, "{seconds}");
+            assert_eq!(revocations.covers(Some(&next)), covered, "{seconds}");
         }
-        assert!(!revocations.covers(None, now));
-        assert!(!revocations.covers(Some(&Version::numbered(2)), now));
+        assert!(!revocations.covers(None));
+        assert!(!revocations.covers(Some(&Version::numbered(2))));
 
         revocations.called(now, time(200));
         revocations.called(now, time(150));
-        assert!(revocations.covers(Some(&version(2, 200)), now));
-        assert!(!revocations.covers(Some(&version(2, 201)), now));
-    }
-
-    /// The clock of this process is an hour ahead, so each new version seems to be older than the call.
-    #[test]
-    fn call_does_not_cover_what_is_replaced_later_by_a_source_whose_clock_is_behind() {
-        let now = Instant::now();
-        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000);
-        let mut revocations = Revocations::default();
-        revocations.called(now, wall);
-        let behind = wall - Duration::from_secs(3_500);
-        let next = Version::numbered(2).with_created_at(behind);
-        assert!(revocations.covers(Some(&next), now + MAX_LAG));
-        let later = now + MAX_LAG + Duration::from_secs(1);
-        assert!(!revocations.covers(Some(&next), later));
+        assert!(revocations.covers(Some(&version(2, 200))));
+        assert!(!revocations.covers(Some(&version(2, 201))));
+        revocations.end_call();
+        assert!(!revocations.covers(Some(&version(2, 200))));
+        assert!(revocations.covers(Some(&version(2, 100))));
     }
 }

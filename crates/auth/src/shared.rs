@@ -184,10 +184,12 @@ impl<A> Shared<A> {
                 || named.is_empty() && is_secret(field)
         };
         let candidates = fields.filter(might_sign).map(|field| field.key.clone());
+        let ttl = resolver.ttl();
         Self {
             source: Source::new(resolver, keys, settings.revocation_key.clone()),
             rules: Rules {
                 timing: settings.timing,
+                ttl,
                 candidates: candidates.collect(),
                 named,
             },

@@ -37,6 +37,15 @@ fn version(number: u64, seconds: u64) -> Version {
     Version::numbered(number).with_created_at(time(seconds))
 }
 
+fn stale(value: &str, version: Option<Version>) -> Resolved {
+    let mut stale = secret(value, version);
+    stale.freshness = Freshness::Stale {
+        age: Duration::ZERO,
+        reason: Error::new(ErrorKind::Unavailable, "down"),
+    };
+    stale
+}
+
 fn epoch(seconds: u64, version: Version) -> Result<Option<Epoch>, Error> {
     Ok(Some(Epoch {
         time: time(seconds),
@@ -80,6 +89,7 @@ impl Test {
                     grace_period: Duration::from_secs(100),
                     max_previous: 8,
                 },
+                ttl: Duration::from_secs(30),
                 named: BTreeSet::new(),
                 candidates: [key("K")].into(),
             },
@@ -233,12 +243,7 @@ fn secret_that_was_replaced_before_the_revocation_was_read_is_revoked_too() {
     test.read_k("c");
     assert_eq!(test.ring(), "c,b");
     test.follows_revocation = true;
-    let mut stale = secret("d", None);
-    stale.freshness = Freshness::Stale {
-        age: Duration::ZERO,
-        reason: Error::new(ErrorKind::Unavailable, "down"),
-    };
-    test.read(&[("K", stale)]);
+    test.read(&[("K", stale("d", None))]);
     assert_eq!(test.ring(), "d,c,b");
     assert!(test.rotation.unconfirmed);
     test.read_k("e");
@@ -249,6 +254,25 @@ fn secret_that_was_replaced_before_the_revocation_was_read_is_revoked_too() {
     for revoked in ["a", "b", "c", "d"] {
         assert_eq!(test.read_k(revoked), Did::Fail);
     }
+}
+
+#[test]
+fn call_covers_older_versions_until_the_source_has_returned_its_secrets_long_after_it() {
+    let mut test = Test::new();
+    let versioned = |name, number, seconds| secret(name, Some(version(number, seconds)));
+    test.read(&[("K", versioned("a", 1, 0))]);
+    test.rotation.revoke_previous(test.now, time(100));
+    test.pass(89);
+    test.read(&[("K", versioned("a", 1, 0))]);
+    test.pass(3600);
+    test.read(&[("K", stale("b", Some(version(2, 100))))]);
+    assert_eq!(test.ring(), "b");
+    test.read(&[("K", stale("c", Some(version(3, 101))))]);
+    assert_eq!(test.ring(), "c,b");
+    for (value, number) in [("c", 3), ("d", 4)] {
+        test.read(&[("K", versioned(value, number, 50))]);
+    }
+    assert_eq!(test.ring(), "d,c,b", "the clock of the source is behind");
 }
 
 #[test]
