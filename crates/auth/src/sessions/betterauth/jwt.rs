@@ -59,3 +59,21 @@ pub(super) fn seal(claims: &[u8], keys: &MacKeys) -> String {
     URL_SAFE_NO_PAD.encode_string(signature, &mut token);
     token
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sessions::betterauth::BetterAuthSecrets;
+
+    /// Base64 without padding is up to two characters shorter than the capacity.
+    #[test]
+    fn token_fits_its_first_allocation() {
+        let secrets = BetterAuthSecrets::new("a secret of thirty-two bytes or more").unwrap();
+        let keys = MacKeys::new(&secrets).unwrap();
+        for length in 300..310 {
+            let token = seal(&vec![b'x'; length], &keys);
+            let unused = token.capacity() - token.len();
+            assert!(unused <= 2, "{unused} of a token of {length} bytes");
+        }
+    }
+}
