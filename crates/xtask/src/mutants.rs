@@ -13,7 +13,10 @@ const FILES: &[(&str, &[&str])] = &[
     ("resolver/src/settle.rs", &["settle::"]),
     ("resolver/src/link.rs", &["link::"]),
     ("resolver/src/load/number.rs", &["load::"]),
-    ("auth/src/ring.rs", &["ring::", "history::", "revocation::"]),
+    (
+        "auth/src/ring.rs",
+        &["ring::", "history::", "revocation::", "decide::"],
+    ),
     ("auth/src/key_ring.rs", &["ring::", "context::"]),
     ("auth/src/sessions/authjs/tokens.rs", &["sessions::"]),
     ("auth/src/sessions/betterauth/signed.rs", &["sessions::"]),

@@ -386,3 +386,28 @@ fn refused_previous_secret_is_left_out_and_ends_the_grace_period_of_older_ones()
     let (ring, refused, _) = replayed(&[("a", 1000), ("weak", 50)]);
     assert_eq!((ring, refused), (pair("weak", "weak,a"), vec![]));
 }
+
+#[test]
+fn history_belongs_to_one_version_of_one_key() {
+    let now = Instant::now();
+    let read = KeyHistory {
+        key: key("K"),
+        history: history(&[("a", 50), ("b", 4)], now),
+        extent: Extent::Complete,
+    };
+    let is_of = |history: &KeyHistory, name: &str, value: &str, number: Option<u64>| {
+        let mut secret = Resolved::fixed(value.into(), Origin::new("test", ""));
+        secret.version = number.map(Version::numbered);
+        history.is_of(&(key(name), secret))
+    };
+    assert!(is_of(&read, "K", "b", Some(2)));
+    assert!(!is_of(&read, "OTHER", "b", Some(2)));
+    assert!(!is_of(&read, "K", "a", Some(2)));
+    assert!(!is_of(&read, "K", "b", Some(3)));
+    assert!(!is_of(&read, "K", "b", None));
+    let empty = KeyHistory {
+        history: history(&[], now),
+        ..read
+    };
+    assert!(!is_of(&empty, "K", "b", Some(2)));
+}
