@@ -9,6 +9,9 @@ use super::trace::{At, Build, Event, Kind, Outcome, Read, Ring, Trace, Value};
 /// An auth has seen the result of a fetch after this time: the longest read of the other keys.
 const SEEN_AFTER: Duration = Duration::from_secs(4);
 
+/// Replicas are assumed to lag for at most this time.
+const MAX_LAG: Duration = Duration::from_secs(60);
+
 /// A run with what the model derives from it.
 pub(super) struct Model<'a> {
     pub(super) setup: &'a Setup,
@@ -146,6 +149,7 @@ impl<'a> Model<'a> {
         let epoch = self.epoch(build);
         if self.setup.reports == Reports::Times {
             let calls = self.revocations(build.started.order);
+            let calls = calls.filter(|call| !self.has_ended(call, ring.all[position], build));
             let calls = calls.filter_map(|call| Some(call.revoked?.wall));
             let limit = calls.chain(epoch.map(|epoch| epoch.time)).max();
             let replaced = self.last_written(ring.all[position - 1], build.started.order);
@@ -157,6 +161,20 @@ impl<'a> Model<'a> {
                 replacer
                     .ended
                     .is_some_and(|it| it.order < epoch.first.order)
+            })
+        })
+    }
+
+    /// Returns whether the source has returned `value` so long after `call` that its replicas are assumed not to lag.
+    fn has_ended(&self, call: &Read, value: Value, build: &Build) -> bool {
+        let long_after = call.start.time + MAX_LAG;
+        let fetches = self.trace.fetches.iter();
+        let mut fetches = fetches.filter(|it| !it.previous && it.started.time >= long_after);
+        fetches.any(|fetch| {
+            let outcome = fetch.outcome(value.key);
+            outcome.is_some_and(|(at, outcome)| {
+                let is_found = matches!(outcome, Outcome::Found(it) if it.value == value);
+                is_found && at.order < build.started.order
             })
         })
     }

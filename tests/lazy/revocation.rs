@@ -142,6 +142,19 @@ async fn revoked_secret_of_a_lagging_replica_is_refused() {
     }
 }
 
+/// By the clock of the source, which is behind, the next secret is older than the call.
+#[tokio::test(start_paused = true)]
+async fn call_covers_older_versions_for_90_s_and_the_ttl() {
+    for (wait, ring) in [(50, THIRD.to_owned()), (101, format!("{THIRD},{SECOND}"))] {
+        let service = Service::rotated(Reports::Times).await;
+        service.auth.revoke_previous().await.unwrap();
+        pass(secs(wait)).await;
+        service.source.write("AUTH_SECRET", THIRD, secs(3600));
+        pass(secs(60)).await;
+        assert_eq!(service.ring(), (THIRD.into(), ring), "after {wait} s");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn secret_that_was_not_read_before_the_revocation_replaces_the_one_in_memory() {
     for reports in ALL {

@@ -19,8 +19,8 @@ pub(super) const NOTICE: Duration = secs(20);
 const CALL: Duration = secs(12);
 /// A secret that is replaced so soon after a revocation has no grace period if the clock of the service is ahead of that
 /// of the source. It can be, and the clock of the fake Infisical is always behind. The service must have read the secrets
-/// when 60 s and the ttl have passed, which an outage delays.
-const REVOCATION: Duration = secs(120);
+/// when 90 s and the ttl have passed, which an outage delays.
+const REVOCATION: Duration = secs(240);
 /// The delay of a timer on a busy machine.
 const TIMER: Duration = secs(10);
 /// Older tokens have lost their grace period long ago.

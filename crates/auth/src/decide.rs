@@ -97,6 +97,8 @@ pub(crate) struct Next {
 #[derive(Debug)]
 pub(crate) struct Snapshot<'a> {
     pub(crate) secrets: &'a [(SecretKey, Resolved)],
+    /// When the read started.
+    pub(crate) read_from: Instant,
     /// The revocation time of the source, or an error if it could not be read.
     pub(crate) epoch: Result<Option<Epoch>, Error>,
     /// The version histories that were read and are not part of the rotation yet.
@@ -111,7 +113,7 @@ pub(crate) struct Snapshot<'a> {
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub(crate) timing: Timing,
-    /// How long a secret counts as fresh after it was read.
+    /// How long a secret counts as fresh after it was read. For a chain, it is the longest time.
     pub(crate) ttl: Duration,
     /// The keys that are named as signing secrets.
     pub(crate) named: BTreeSet<SecretKey>,
@@ -423,16 +425,18 @@ impl Rotation {
         revoked
     }
 
-    /// Ends what a call of `revoke_previous` covers, if the source has returned all signing secrets long after it.
+    /// Ends the last call of `revoke_previous` if its time has come and no signing secret is stale. A key that begins to
+    /// sign later is no reason to wait.
     fn end_call(&mut self, snapshot: &Snapshot<'_>, rules: &Rules, now: Instant) {
         let signing = self.signing(rules);
         let is_current = |(key, secret): &(SecretKey, Resolved)| {
             !signing.contains(key) || !secret.freshness.is_stale()
         };
-        if self.call_ends_at(rules).is_some_and(|end| now >= end)
+        let end = self.call_ends_at(rules);
+        if end.is_some_and(|end| snapshot.read_from >= end)
             && snapshot.secrets.iter().all(is_current)
         {
-            self.revocations.end_call();
+            self.revocations.end_call(now);
         }
     }
 
@@ -469,7 +473,7 @@ impl Rotation {
         };
         let removed = self.rings.remove_previous(now, |key, value, replaced| {
             revocations.contains(value)
-                || revocations.covers(replaced.by.as_ref())
+                || revocations.covers(replaced)
                 || is_unknown(key, value, replaced)
         });
         self.remember(removed)

@@ -253,9 +253,8 @@ impl<A: Send + Sync + 'static> LazyAuth<A> {
     /// The auth remembers the last 4,096 revoked secrets, until the process exits. The cache of the
     /// resolver does not change.
     ///
-    /// If the source returns an outdated secret in step 2, because a replica lags and its versions have
-    /// no order, then a newer secret is not recognized as such. Check that [`state`](Self::state) and
-    /// the log show the newest version.
+    /// If a replica lags in step 2, the newer secret arrives later. It revokes the one in memory only if the
+    /// source reports creation times. Check that [`state`](Self::state) and the log show the newest version.
     ///
     /// # Other processes
     /// This affects the secrets of one process only. A source that keeps old versions returns them to

@@ -274,6 +274,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             let memory = shared.memory();
             (memory.rotation.clone(), memory.next_transition())
         };
+        let read_from = Instant::now();
         let results = tokio::select! {
             biased;
             // The rings follow the time also while the source hangs.
@@ -281,7 +282,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
             results = self.read_results(fresh) => results,
         };
         let applied = self
-            .apply(rotation, results.clone(), fresh, forced, outcome)
+            .apply(rotation, results.clone(), read_from, fresh, forced, outcome)
             .await;
         let Err(Stopped::Failed(mut problems, mut retry_at)) = applied else {
             return applied;
@@ -316,6 +317,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         &mut self,
         rotation: Rotation,
         results: Results,
+        read_from: Instant,
         fresh: bool,
         forced: bool,
         outcome: &mut Outcome,
@@ -340,6 +342,7 @@ impl<A: Send + Sync + 'static> Rebuilder<A> {
         problems.extend(epoch.as_ref().err().cloned());
         let snapshot = Snapshot {
             secrets: &input.secrets,
+            read_from,
             epoch,
             histories: self.histories.histories(),
             forced,

@@ -7,14 +7,17 @@ use secretwell_core::{Error, ErrorKind, SecretKey, SecretValue, Version};
 use secretwell_resolver::Resolved;
 use tokio::time::Instant;
 
-use crate::ring::later;
+use crate::ring::{Replaced, later};
 
 /// The maximum number of revoked secrets that an auth remembers. With one leak per day, it is reached
 /// after eleven years. Beyond it, the oldest one is forgotten.
 const MAX_REVOKED: usize = 4096;
 
-/// The longest time for which a replica might not have a new secret.
+/// The longest time for which a replica is assumed not to have a new secret.
 const MAX_LAG: Duration = Duration::from_secs(60);
+
+/// The default deadline of a resolver. A result counts from the end of its read.
+const MAX_READ: Duration = Duration::from_secs(30);
 
 /// Unix times from this number of seconds on (the year 10000) are not seconds.
 const MAX_UNIX_SECONDS: u64 = 253_402_300_800;
@@ -24,11 +27,20 @@ const MAX_UNIX_SECONDS: u64 = 253_402_300_800;
 pub(crate) struct Revocations {
     /// The fingerprints of revoked values, oldest first. The values are not kept.
     values: VecDeque<u64>,
-    /// The time of the last call of `revoke_previous`, by the wall clock and by the monotonic one. `None` after its
-    /// [end](Self::end_call).
-    called_at: Option<(SystemTime, Instant)>,
+    /// The last call of `revoke_previous`.
+    call: Option<Call>,
     /// The last known revocation time of the source.
     pub(crate) epoch: Option<Epoch>,
+}
+
+/// A call of `revoke_previous`.
+#[derive(Debug, Clone, Copy)]
+struct Call {
+    /// The time of this call or of an earlier one, whichever is later.
+    wall: SystemTime,
+    at: Instant,
+    /// Secrets that are replaced later are not covered.
+    ended_at: Option<Instant>,
 }
 
 /// The revocation time that a source carries.
@@ -68,8 +80,12 @@ impl Revocations {
 
     /// Records a call of `revoke_previous`, at `wall` by the wall clock.
     pub(crate) fn called(&mut self, now: Instant, wall: SystemTime) {
-        let earlier = self.called_at.map(|(earlier, _)| earlier);
-        self.called_at = Some((earlier.map_or(wall, |earlier| earlier.max(wall)), now));
+        let earlier = self.call.map(|earlier| earlier.wall);
+        self.call = Some(Call {
+            wall: earlier.map_or(wall, |earlier| earlier.max(wall)),
+            at: now,
+            ended_at: None,
+        });
     }
 
     /// Returns whether the revocation time of the source covers a secret that its key stores as a previous
@@ -85,30 +101,37 @@ impl Revocations {
         })
     }
 
-    /// Returns the time from which fresh secrets end the last call. A fresh secret was read less than `ttl` ago.
+    /// Returns the time from which an attempt with fresh secrets ends the last call. A secret is fresh for `ttl` after its
+    /// read.
     pub(crate) fn call_ends_at(&self, ttl: Duration) -> Option<Instant> {
-        let (_, at) = self.called_at?;
-        Some(later(at, MAX_LAG.saturating_add(ttl)))
+        let call = self.call.filter(|call| call.ended_at.is_none())?;
+        let delay = MAX_LAG.saturating_add(MAX_READ).saturating_add(ttl);
+        Some(later(call.at, delay))
     }
 
-    /// Ends the last call, because the source has returned the current secrets when no replica could lag any more. All
-    /// later secrets were written after the call, whatever the clocks of this process and of the source say.
-    pub(crate) fn end_call(&mut self) {
-        self.called_at = None;
+    /// Ends the last call, because the source has returned the current secrets when replicas are assumed not to lag any
+    /// more. All later secrets were then written after the call, whatever the clocks of this process and of the source say.
+    pub(crate) fn end_call(&mut self, now: Instant) {
+        if let Some(call) = &mut self.call {
+            call.ended_at = Some(now);
+        }
     }
 
-    /// Returns whether a secret is revoked by time that was replaced by the version `next`.
+    /// Returns whether the secret that was `replaced` is revoked by time.
     ///
     /// A call covers what a lagging replica returns after it. If a call had no end, a wall clock that is ahead of the
     /// source's clock would take the grace period from all secrets that are replaced until the source has caught up.
-    pub(crate) fn covers(&self, next: Option<&Version>) -> bool {
-        let epoch = self.epoch.as_ref().map(|epoch| epoch.time);
-        let replaced_at = next.and_then(Version::created_at);
-        replaced_at.is_some_and(|replaced_at| {
-            let call = self.called_at.map(|(wall, _)| wall);
-            let times = [epoch, call].into_iter().flatten();
-            times.max().is_some_and(|revoked| replaced_at <= revoked)
-        })
+    pub(crate) fn covers(&self, replaced: &Replaced) -> bool {
+        let next = replaced.by.as_ref().and_then(Version::created_at);
+        let is_covered = |call: &Call| call.ended_at.is_none_or(|end| replaced.at <= end);
+        let call = self.call.filter(is_covered);
+        // A version between the two that were read might have replaced it, which is not known.
+        let earliest = next.into_iter().chain(replaced.earliest).min();
+        let is_before = |time: Option<SystemTime>, limit| time.is_some_and(|time| time <= limit);
+        self.epoch
+            .as_ref()
+            .is_some_and(|epoch| is_before(next, epoch.time))
+            || call.is_some_and(|call| is_before(earliest, call.wall))
     }
 }
 
@@ -220,9 +243,10 @@ mod tests {
         let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let version = |number, seconds| Version::numbered(number).with_created_at(time(seconds));
         let now = Instant::now();
+        let by = |version| Replaced::new(now, Some(version), None);
         let mut revocations = Revocations::default();
         assert!(
-            !revocations.covers(Some(&version(2, 0))),
+            !revocations.covers(&by(version(2, 0))),
             "no revocation time"
         );
         revocations.epoch = Some(Epoch {
@@ -230,18 +254,50 @@ mod tests {
             version: Some(version(7, 103)),
         });
         for (seconds, covered) in [(99, true), (100, true), (101, false)] {
-            let next = version(2, seconds);
-            assert_eq!(revocations.covers(Some(&next)), covered, "{seconds}");
+            let next = by(version(2, seconds));
+            assert_eq!(revocations.covers(&next), covered, "{seconds}");
         }
-        assert!(!revocations.covers(None));
-        assert!(!revocations.covers(Some(&Version::numbered(2))));
+        assert!(!revocations.covers(&Replaced::new(now, None, None)));
+        assert!(!revocations.covers(&by(Version::numbered(2))));
 
         revocations.called(now, time(200));
         revocations.called(now, time(150));
-        assert!(revocations.covers(Some(&version(2, 200))));
-        assert!(!revocations.covers(Some(&version(2, 201))));
-        revocations.end_call();
-        assert!(!revocations.covers(Some(&version(2, 200))));
-        assert!(revocations.covers(Some(&version(2, 100))));
+        assert!(revocations.covers(&by(version(2, 200))));
+        assert!(!revocations.covers(&by(version(2, 201))));
+    }
+
+    #[test]
+    fn call_covers_a_secret_that_a_skipped_version_might_have_replaced_before_it() {
+        let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let now = Instant::now();
+        let next = Version::numbered(3).with_created_at(time(201));
+        let mut revocations = Revocations::default();
+        revocations.called(now, time(200));
+        for (earliest, covered) in [(150, true), (201, false)] {
+            let replaced = Replaced::new(now, Some(next.clone()), Some(time(earliest)));
+            assert_eq!(revocations.covers(&replaced), covered, "{earliest}");
+        }
+    }
+
+    /// The clock of this process is an hour ahead, so each new version seems to be older than the call.
+    #[test]
+    fn call_covers_what_is_replaced_until_its_end() {
+        let ttl = Duration::from_secs(10);
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000);
+        let next = Version::numbered(2).with_created_at(wall - Duration::from_secs(3_500));
+        let replaced = |at| Replaced::new(at, Some(next.clone()), None);
+        let mut revocations = Revocations::default();
+        assert_eq!(revocations.call_ends_at(ttl), None);
+        revocations.called(now, wall);
+        assert_eq!(revocations.call_ends_at(ttl), Some(now + second * 100));
+        let end = now + second * 3600;
+        assert!(revocations.covers(&replaced(end)));
+        revocations.end_call(end);
+        assert_eq!(revocations.call_ends_at(ttl), None);
+        assert!(revocations.covers(&replaced(end)));
+        assert!(!revocations.covers(&replaced(end + second)));
+        revocations.called(end, wall);
+        assert!(revocations.covers(&replaced(end + second)));
     }
 }

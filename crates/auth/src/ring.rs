@@ -62,6 +62,18 @@ pub(crate) struct Replaced {
     pub(crate) earliest: Option<SystemTime>,
 }
 
+#[cfg(test)]
+impl Replaced {
+    pub(crate) fn new(at: Instant, by: Option<Version>, earliest: Option<SystemTime>) -> Self {
+        Self {
+            at,
+            expires_at: at,
+            by,
+            earliest,
+        }
+    }
+}
+
 /// What a build sees of one ring: the fingerprints of the primary secret and of all secrets.
 pub(crate) type RingFingerprint = (u64, Vec<u64>);
 

@@ -112,6 +112,7 @@ impl Test {
             .collect();
         let snapshot = Snapshot {
             secrets: &secrets,
+            read_from: self.now,
             epoch: self.epoch.clone(),
             histories: &self.histories,
             forced: false,
@@ -257,12 +258,12 @@ fn secret_that_was_replaced_before_the_revocation_was_read_is_revoked_too() {
 }
 
 #[test]
-fn call_covers_older_versions_until_the_source_has_returned_its_secrets_long_after_it() {
+fn call_covers_older_versions_until_fresh_secrets_end_it() {
     let mut test = Test::new();
     let versioned = |name, number, seconds| secret(name, Some(version(number, seconds)));
     test.read(&[("K", versioned("a", 1, 0))]);
     test.rotation.revoke_previous(test.now, time(100));
-    test.pass(89);
+    test.pass(119);
     test.read(&[("K", versioned("a", 1, 0))]);
     test.pass(3600);
     test.read(&[("K", stale("b", Some(version(2, 100))))]);
@@ -271,6 +272,7 @@ fn call_covers_older_versions_until_the_source_has_returned_its_secrets_long_aft
     assert_eq!(test.ring(), "c,b");
     for (value, number) in [("c", 3), ("d", 4)] {
         test.read(&[("K", versioned(value, number, 50))]);
+        test.pass(1);
     }
     assert_eq!(test.ring(), "d,c,b", "the clock of the source is behind");
 }
