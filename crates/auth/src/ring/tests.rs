@@ -411,3 +411,14 @@ fn history_belongs_to_one_version_of_one_key() {
     };
     assert!(!is_of(&empty, "K", "b", Some(2)));
 }
+
+#[test]
+fn expired_secrets_are_removed_from_all_rings() {
+    let start = Instant::now();
+    let one = Test::default().read(&[("K", "one"), ("K_1", "one")], TIMING, start);
+    let mut two = one.read(&[("K", "two"), ("K_1", "two")], TIMING, start);
+    for (seconds, count) in [(109, 4), (110, 2)] {
+        two.0.remove_expired(start + Duration::from_secs(seconds));
+        assert_eq!(two.0.len(), count, "after {seconds} s");
+    }
+}
