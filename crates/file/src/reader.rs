@@ -20,7 +20,7 @@ use crate::identity::Identity;
 use crate::memory::Memory;
 use crate::open::{self, Contents, OpenError, shown};
 use crate::place;
-use crate::rewrite::{Condition, Look, STABLE, Seen, Stamp, Verdict};
+use crate::rewrite::{COARSE, Condition, Look, STABLE, Seen, Stamp, Verdict, is_coarse};
 use crate::volume::Tree;
 
 /// The longest backoff after a read during a rewrite, because most rewrites take less.
@@ -450,11 +450,9 @@ fn is_ambiguous_on_windows(name: &str) -> bool {
 
 /// Returns whether a file might have been written less than [`STABLE`] before `now`.
 fn is_young(modified: SystemTime, now: SystemTime) -> bool {
-    let since_epoch = modified.duration_since(SystemTime::UNIX_EPOCH);
-    // Some file systems store only every second or every other second.
-    let resolution = match since_epoch.is_ok_and(|it| it.subsec_nanos() != 0) {
-        true => Duration::ZERO,
-        false => Duration::from_secs(2),
+    let resolution = match is_coarse(Some(modified)) {
+        true => COARSE,
+        false => Duration::ZERO,
     };
     // A later time than now shows that the file is being written or that the clocks differ.
     now.duration_since(modified)

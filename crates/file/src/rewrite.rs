@@ -14,6 +14,8 @@ use crate::identity::Identity;
 
 /// The time for which a file that is written in place must stay the same before its content counts.
 pub(crate) const STABLE: Duration = Duration::from_millis(250);
+/// The resolution of the times of some file systems. FAT stores every other second.
+pub(crate) const COARSE: Duration = Duration::from_secs(2);
 /// The time for which a read waits for the end of a rewrite.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -28,6 +30,12 @@ pub(crate) struct Stamp {
     pub(crate) modified: Option<SystemTime>,
     /// A keyed hash. Times and lengths are not enough: some file systems store whole seconds.
     pub(crate) content: u64,
+}
+
+/// Returns whether a file system might have stored this time only for every other second.
+pub(crate) fn is_coarse(modified: Option<SystemTime>) -> bool {
+    let since_epoch = modified.and_then(|it| it.duration_since(SystemTime::UNIX_EPOCH).ok());
+    since_epoch.is_none_or(|it| it.subsec_nanos() == 0)
 }
 
 /// What the content of a file means.
@@ -202,8 +210,15 @@ impl Known {
                 Look::Content(..) | Look::Failed(_) => true,
             }
         {
-            if age < STABLE {
-                return Err(STABLE - age);
+            let stable = match &seen.look {
+                // The file might have changed and changed back between the looks, without another time.
+                Look::Content(stamp, _) if seen.is_doubtful && is_coarse(stamp.modified) => {
+                    STABLE + COARSE
+                }
+                _ => STABLE,
+            };
+            if age < stable {
+                return Err((stable - age).min(STABLE));
             }
             let (since, is_rewritten) = (candidate.since, candidate.is_rewritten);
             self.accept(seen, since, is_rewritten);

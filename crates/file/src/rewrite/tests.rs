@@ -46,6 +46,8 @@ struct Watched {
     start: Instant,
     now: Duration,
     changed: Duration,
+    /// Whether the file system stores only every other second.
+    is_coarse: bool,
     file: File,
     known: Option<Known>,
 }
@@ -53,6 +55,7 @@ struct Watched {
 impl Watched {
     fn new(file: File) -> Self {
         Self {
+            is_coarse: false,
             start: Instant::now(),
             now: ms(0),
             changed: ms(0),
@@ -78,13 +81,19 @@ impl Watched {
             File::Torn { inode, version } => (inode, version * 10 + 2, Condition::Malformed, &[]),
             File::Whole { inode, version } => (inode, version * 10 + 3, Condition::Good, &ALL),
         };
+        let (modified, fraction, resolution) = match self.is_coarse {
+            true => (ms(self.changed.as_secs() / 2 * 2_000), 0, COARSE),
+            // An exact time is never a whole second.
+            false => (self.changed, 1, Duration::ZERO),
+        };
+        let stored = modified + Duration::from_nanos(fraction);
         let stamp = Stamp {
             identity: Identity {
                 inode,
                 ..Identity::default()
             },
             len: content % 10,
-            modified: None,
+            modified: Some(SystemTime::UNIX_EPOCH + stored),
             content,
         };
         let now = self.start + self.now;
@@ -97,7 +106,7 @@ impl Watched {
             },
             is_doubtful: self.file != File::Missing
                 && names.len() < ALL.len()
-                && self.now - self.changed < STABLE,
+                && self.now - modified < STABLE + resolution,
         };
         let names = || names.iter().copied().collect::<HashSet<u64>>();
         judge(&mut self.known, &seen, names, GRACE)
@@ -155,8 +164,10 @@ proptest! {
     fn judge_never_serves_an_incomplete_file(
         writers in prop::collection::vec((0_u8..9, 0_u64..2_000, prop::collection::vec(0_u64..250, 4)), 1..12),
         looks in prop::collection::vec(prop_oneof![0_u64..400, 0_u64..15_000], 1..80),
+        is_coarse: bool,
     ) {
         let mut watched = Watched::new(File::Whole { inode: 0, version: 0 });
+        watched.is_coarse = is_coarse;
         // The times at which the file changes.
         let mut changes = Vec::new();
         let (mut time, mut inode) = (0, 0);
@@ -441,4 +452,18 @@ fn file_that_replaces_an_empty_one_must_stay_the_same() {
     assert_ne!(at(20, 2, 2, Condition::Good), Verdict::Use);
     assert_ne!(at(30, 2, 3, Condition::Good), Verdict::Use);
     assert_eq!(at(280, 2, 3, Condition::Good), Verdict::Use);
+}
+
+/// On a file system that stores whole seconds, a file can be changed and changed back without another time.
+#[test]
+fn coarse_time_does_not_prove_that_an_empty_file_has_stayed_empty() {
+    let mut watched = Watched::new(File::Blank { inode: 1 });
+    watched.is_coarse = true;
+    watched.look();
+    watched.pass(ms(543));
+    // It was complete between the two looks.
+    watched.write(File::Blank { inode: 1 });
+    assert_ne!(watched.look(), Verdict::Use);
+    watched.pass(STABLE + COARSE - ms(543));
+    assert_eq!(watched.look(), Verdict::Use);
 }
