@@ -422,3 +422,32 @@ fn expired_secrets_are_removed_from_all_rings() {
         assert_eq!(two.0.len(), count, "after {seconds} s");
     }
 }
+
+#[test]
+fn newest_secret_signs_at_once_if_no_other_one_may() {
+    let start = Instant::now();
+    let one = Test::default().read(&[("K", "one")], TIMING, start);
+    let two = one.read(&[("K", "two")], TIMING, start).0;
+    let is_active = |rings: &Rings| rings.snapshot(&key("K"), start).unwrap().is_active;
+    let mut revoked = two.clone();
+    assert_eq!(revoked.remove_previous(start, |_, _, _| true).len(), 1);
+    assert!(is_active(&revoked));
+    let mut activated = two.clone();
+    activated.activate_newest(start);
+    assert_eq!(Test(activated).ring(start), pair("two", "two,one"));
+    // Without a revocation, the activation delay applies.
+    let mut alone = two;
+    alone.keep_previous_of(&BTreeSet::new());
+    assert!(alone.remove_previous(start, |_, _, _| false).is_empty());
+    assert!(!is_active(&alone));
+}
+
+#[test]
+fn each_key_that_was_read_has_a_ring() {
+    let now = Instant::now();
+    let rings = Test::default().read(&[("K", "one")], TIMING, now).0;
+    assert!(rings.contains(&key("K")) && !rings.contains(&key("OTHER")));
+    let snapshots = rings.snapshots(now);
+    assert_eq!(snapshots.len(), 1);
+    assert_eq!(texts(&snapshots[&key("K")]), pair("one", "one"));
+}
