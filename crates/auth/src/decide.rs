@@ -403,14 +403,9 @@ impl Rotation {
         rules: &Rules,
         now: Instant,
     ) -> Vec<SecretKey> {
-        let signing = self.signing(rules);
-        let is_confirmed = |(key, secret): &(SecretKey, Resolved)| {
-            !signing.contains(key) || !secret.freshness.is_stale()
-        };
         // If a secret is newer than the one in memory, it was written before the call.
-        let by_call = self.unconfirmed
-            && snapshot.follows_revocation
-            && snapshot.secrets.iter().all(is_confirmed);
+        let by_call =
+            self.unconfirmed && snapshot.follows_revocation && self.is_confirmed(snapshot, rules);
         let mut removed = Vec::new();
         if by_call {
             removed = self.remove_previous(now);
@@ -425,19 +420,20 @@ impl Rotation {
         revoked
     }
 
-    /// Ends the last call of `revoke_previous` if its time has come and no signing secret is stale. A key that begins to
-    /// sign later is no reason to wait.
+    /// Ends the last call of `revoke_previous` if its time has come and no signing secret is stale. It does
+    /// not wait for keys that begin to sign later.
     fn end_call(&mut self, snapshot: &Snapshot<'_>, rules: &Rules, now: Instant) {
-        let signing = self.signing(rules);
-        let is_current = |(key, secret): &(SecretKey, Resolved)| {
-            !signing.contains(key) || !secret.freshness.is_stale()
-        };
         let end = self.call_ends_at(rules);
-        if end.is_some_and(|end| snapshot.read_from >= end)
-            && snapshot.secrets.iter().all(is_current)
-        {
+        if end.is_some_and(|end| snapshot.read_from >= end) && self.is_confirmed(snapshot, rules) {
             self.revocations.end_call(now);
         }
+    }
+
+    /// Returns whether no signing secret in `snapshot` is stale.
+    fn is_confirmed(&self, snapshot: &Snapshot<'_>, rules: &Rules) -> bool {
+        let signing = self.signing(rules);
+        let mut secrets = snapshot.secrets.iter();
+        secrets.all(|(key, secret)| !signing.contains(key) || !secret.freshness.is_stale())
     }
 
     /// Returns the time from which an attempt with fresh secrets ends the last call of `revoke_previous`.
