@@ -1,13 +1,11 @@
 //! Keys and key prefixes: the names of secrets.
 
 use std::borrow::Borrow;
-use std::cmp::Ordering;
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::str::FromStr;
-use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use smol_str::SmolStr;
 
 use crate::{Error, ErrorKind};
 
@@ -43,15 +41,8 @@ const MAX_SEGMENT: usize = 255;
 /// assert!("../etc/shadow".parse::<SecretKey>().is_err());
 /// # Ok::<(), secretwell::Error>(())
 /// ```
-#[derive(Clone)]
-pub struct SecretKey(Text);
-
-/// The checked text of a key.
-#[derive(Clone)]
-enum Text {
-    Static(&'static str),
-    Shared(Arc<str>),
-}
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretKey(SmolStr);
 
 impl SecretKey {
     /// Creates a constant key, without allocation.
@@ -80,7 +71,7 @@ impl SecretKey {
     #[track_caller]
     pub const fn from_static(text: &'static str) -> Self {
         match check(text) {
-            Ok(()) => Self(Text::Static(text)),
+            Ok(()) => Self(SmolStr::new_static(text)),
             Err(rule) => panic!("{}", rule.message()),
         }
     }
@@ -93,15 +84,12 @@ impl SecretKey {
     pub fn parse(text: impl AsRef<str>) -> Result<Self, Error> {
         let text = text.as_ref();
         check(text).map_err(|rule| invalid(text, rule))?;
-        Ok(Self(Text::Shared(text.into())))
+        Ok(Self(SmolStr::new(text)))
     }
 
     /// Returns the whole key, such as `db/PASSWORD`.
     pub fn as_str(&self) -> &str {
-        match &self.0 {
-            Text::Static(text) => text,
-            Text::Shared(text) => text,
-        }
+        &self.0
     }
 
     /// Returns the last segment, such as `PASSWORD`.
@@ -138,7 +126,7 @@ impl SecretKey {
             return Some(self.clone());
         };
         let rest = self.as_str().strip_prefix(prefix.as_str())?;
-        Some(Self(Text::Shared(rest.strip_prefix('/')?.into())))
+        Some(Self(SmolStr::new(rest.strip_prefix('/')?)))
     }
 }
 
@@ -273,33 +261,6 @@ impl TryFrom<&str> for SecretKey {
     }
 }
 
-impl PartialEq for SecretKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
-    }
-}
-
-impl Eq for SecretKey {}
-
-impl PartialOrd for SecretKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for SecretKey {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.as_str().cmp(other.as_str())
-    }
-}
-
-/// Hashes like the text of the key, as [`Borrow<str>`] requires.
-impl Hash for SecretKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_str().hash(state);
-    }
-}
-
 impl AsRef<str> for SecretKey {
     fn as_ref(&self) -> &str {
         self.as_str()
@@ -406,6 +367,7 @@ impl<'de> Deserialize<'de> for KeyPrefix {
 
 #[cfg(test)]
 mod tests {
+    use std::cmp::Ordering;
     use std::collections::{BTreeSet, HashMap};
 
     use super::*;
@@ -479,16 +441,25 @@ mod tests {
 
     #[test]
     fn static_and_parsed_keys_are_equal_and_found_by_text() {
-        const KEY: SecretKey = SecretKey::from_static("db/schlüssel");
-        let parsed = SecretKey::parse("db/schlüssel").unwrap();
-        assert_eq!(KEY, parsed);
-        assert_eq!(KEY.cmp(&parsed), Ordering::Equal);
-        assert_eq!((KEY.name(), KEY.prefix()), ("schlüssel", Some("db")));
+        const SHORT: SecretKey = SecretKey::from_static("db/schlüssel");
+        // Stored elsewhere than a short one.
+        const LONG: SecretKey = SecretKey::from_static("a/prefix/of/a/long/key/schlüssel");
+        for key in [SHORT, LONG] {
+            let parsed = SecretKey::parse(key.as_str()).unwrap();
+            assert_eq!(key, parsed);
+            assert_eq!(key.cmp(&parsed), Ordering::Equal);
+            assert_eq!(key.name(), "schlüssel");
+            assert!(
+                key.as_str()
+                    .ends_with(&format!("{}/schlüssel", key.prefix().unwrap()))
+            );
 
-        let map = HashMap::from([(KEY, 1)]);
-        assert_eq!(map.get("db/schlüssel"), Some(&1));
-        assert_eq!(map.get(&parsed), Some(&1));
-        assert!(BTreeSet::from([KEY]).contains("db/schlüssel"));
+            let map = HashMap::from([(key.clone(), 1)]);
+            assert_eq!(map.get(key.as_str()), Some(&1));
+            assert_eq!(map.get(&parsed), Some(&1));
+            assert!(BTreeSet::from([parsed]).contains(key.as_str()));
+        }
+        assert!(LONG < SHORT);
     }
 
     #[test]
