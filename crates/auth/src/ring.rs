@@ -571,7 +571,7 @@ fn earliest_replacement(last: Option<&Version>, next: Option<&Version>) -> Optio
 }
 
 /// 100 years.
-const MAX_DELAY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+const MAX_DELAY: Duration = Duration::from_secs(3_153_600_000);
 
 /// Returns `now` plus `delay`. Limits the delay to 100 years, so that the addition does not
 /// overflow.
