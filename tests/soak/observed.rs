@@ -27,9 +27,10 @@ const MAX_GROWTH: usize = 48 << 20;
 const MAX_DESCRIPTORS: usize = 160;
 const MAX_THREADS: usize = 48;
 const MAX_TASKS: usize = 300;
-/// The limits of the requests in 10 s: reads of one source, and logins of one source, times the number of its servers. Without a fault, there are
-/// at most 7 reads and one login. During one, a call is repeated after a second, and has up to three attempts, at one
-/// server after the other. While a cluster elects a leader, each server can redirect a login to another one.
+/// The limits of the requests in 10 s: reads of a source, and logins of a source with one server. A source with more
+/// servers may have as many logins for each of them. Without a fault, there are at most 7 reads and one login. During
+/// one, a call is repeated after a second, and has up to three attempts, at one server after the other. While a cluster
+/// elects a leader, each server can redirect a login to another one.
 const MAX_READS: usize = 90;
 const MAX_LOGINS: usize = 20;
 

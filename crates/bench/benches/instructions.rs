@@ -111,7 +111,9 @@ fn resolver() -> Started<Resolver> {
 fn resolver_with_cached(started: Started<Resolver>) -> Started<Resolver> {
     for _ in 0..MANY {
         let resolver = black_box(&started.value);
-        black_box(resolver.with_cached(REQUESTED, |secret| secret.value.expose_bytes().len()));
+        black_box(resolver.with_cached(black_box(REQUESTED), |secret| {
+            secret.value.expose_bytes().len()
+        }));
     }
     started
 }
@@ -121,7 +123,7 @@ fn resolver_with_cached(started: Started<Resolver>) -> Started<Resolver> {
 fn resolver_get(started: Started<Resolver>) -> Started<Resolver> {
     for _ in 0..MANY {
         let resolver = black_box(&started.value);
-        drop(black_box(output(resolver.get(REQUESTED))));
+        drop(black_box(output(resolver.get(black_box(REQUESTED)))));
     }
     started
 }

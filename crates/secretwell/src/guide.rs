@@ -366,4 +366,7 @@ pub mod decisions {
 
     #[doc = include_str!("../docs/decisions/0034-bill-of-materials.md")]
     pub mod bill_of_materials {}
+
+    #[doc = include_str!("../docs/decisions/0035-text-of-keys.md")]
+    pub mod text_of_keys {}
 }

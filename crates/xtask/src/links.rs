@@ -151,4 +151,13 @@ mod tests {
             "path-of-a-get-in-short"
         );
     }
+
+    #[test]
+    fn each_page_is_a_part_of_the_rendered_documentation() {
+        let pages = run("git", &["ls-files", "docs/*.md"]).unwrap();
+        let sources = run("git", &["grep", "-h", "include_str!", "--", "crates/*.rs"]).unwrap();
+        for page in pages.lines() {
+            assert!(sources.contains(&format!("/{page}\"")), "{page}");
+        }
+    }
 }
