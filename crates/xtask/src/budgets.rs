@@ -56,7 +56,7 @@ const BUDGETS: &[Budget] = &[
         figures: "hit_of_{1,100,1000}_random_keys_with_cached_ns",
         limit: AtMost(16.0),
         unit: "ns",
-        reason: "A cache hit reads a clock and compares the whole key. The entries of 1,000 keys take about 300 kB, which is more than the first cache of a processor holds.",
+        reason: "A cache hit reads a clock and compares the whole key. The entries of 1,000 keys take about 300 kB, which is more than the first cache of a processor holds. On a processor of AMD (EPYC), the last measured times were 13.3, 14.6 and 17.4 ns.",
     },
     Budget {
         about: "a cache hit of secret-vault and moka, compared with one of the resolver, 100 keys",
