@@ -34,7 +34,8 @@
 //! | test without a backend | [`MemoryProvider`] and the crate `secretwell-testkit` |
 //!
 //! # Limits
-//! This crate has no HTTP, no TLS, no global state and no cache. No message contains a secret value.
+//! This crate has no HTTP, no TLS and no cache. Global state contains no secret and no setting. No message contains a
+//! secret value.
 
 mod adapters;
 pub mod backend;

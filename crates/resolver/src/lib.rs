@@ -43,8 +43,8 @@
 //! | read without async code | `blocking::Resolver`, feature `blocking` |
 //!
 //! # Limits
-//! This crate contains no backend, no HTTP, no TLS and no global state, except the
-//! runtime of the feature `blocking`.
+//! This crate contains no backend, no HTTP and no TLS. Global state contains no secret and no setting, only the clocks,
+//! the numbers of the threads and the runtime of the feature `blocking`.
 //!
 //! [`SecretProvider`]: secretwell_core::SecretProvider
 
