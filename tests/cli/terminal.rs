@@ -94,7 +94,7 @@ import os, signal, sys, threading
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 def repeat_lines():
     for line in sys.stdin:
-        print('read', line, end='', flush=True)
+        os.write(1, b'read ' + line.encode())
     os._exit(6)
 if all(os.isatty(stream) for stream in range(3)):
     print('terminal', flush=True)
@@ -102,7 +102,7 @@ threading.Thread(target=repeat_lines).start()
 interrupts = 0
 while signal.sigwait([signal.SIGINT]):
     interrupts += 1
-    print('interrupted', interrupts, flush=True)";
+    os.write(1, b'interrupted %d\\n' % interrupts)";
 
 #[tokio::test]
 async fn program_uses_the_terminal_and_receives_each_interrupt_once() {
