@@ -9,7 +9,7 @@ use rustix::process;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
-use signal_hook::low_level::siginfo::{Cause, Origin};
+use signal_hook::low_level::siginfo::Cause;
 use signal_hook::low_level::unregister;
 use signal_hook::{SigId, flag};
 use tokio::sync::mpsc;
@@ -72,7 +72,8 @@ pub(crate) fn listen() -> io::Result<mpsc::UnboundedReceiver<SignalEvent>> {
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            for event in signals.forever().filter_map(|origin| classify(&origin)) {
+            let received = signals.forever();
+            for event in received.filter_map(|origin| classify(origin.signal, origin.cause)) {
                 if sender.send(event).is_err() {
                     return;
                 }
@@ -115,9 +116,9 @@ impl Drop for InitSignalGuard {
 
 /// Classifies a signal. Signals of the terminal have already reached the program, because both processes are
 /// in the same process group. So they are not forwarded.
-fn classify(origin: &Origin) -> Option<SignalEvent> {
-    let from_terminal = matches!(origin.cause, Cause::Kernel);
-    match origin.signal {
+fn classify(signal: i32, cause: Cause) -> Option<SignalEvent> {
+    let from_terminal = matches!(cause, Cause::Kernel);
+    match signal {
         SIGCHLD => Some(SignalEvent::ChildChanged),
         SIGINT | SIGQUIT if from_terminal => Some(SignalEvent::TerminalInterrupt),
         SIGWINCH if from_terminal => None,
@@ -127,6 +128,8 @@ fn classify(origin: &Origin) -> Option<SignalEvent> {
 
 #[cfg(test)]
 mod tests {
+    use signal_hook::low_level::siginfo::Sent;
+
     use super::*;
 
     #[test]
@@ -135,5 +138,28 @@ mod tests {
             assert_eq!(text.parse(), Ok(Signal(process::Signal::HUP)));
         }
         assert!("9".parse::<Signal>().unwrap_err().contains("TERM"));
+    }
+
+    #[test]
+    fn signals_of_the_terminal_are_not_forwarded() {
+        let interrupt = Some(SignalEvent::TerminalInterrupt);
+        assert_eq!(classify(SIGINT, Cause::Kernel), interrupt);
+        assert_eq!(classify(SIGQUIT, Cause::Kernel), interrupt);
+        assert_eq!(classify(SIGWINCH, Cause::Kernel), None);
+    }
+
+    #[test]
+    fn signals_of_processes_and_the_end_of_a_terminal_are_forwarded() {
+        let sent = Cause::Sent(Sent::User);
+        for (number, signal) in [
+            (SIGINT, process::Signal::INT),
+            (SIGQUIT, process::Signal::QUIT),
+            (SIGWINCH, process::Signal::WINCH),
+            (SIGTERM, process::Signal::TERM),
+        ] {
+            assert_eq!(classify(number, sent), Some(SignalEvent::Forward(signal)));
+        }
+        let hangup = Some(SignalEvent::Forward(process::Signal::HUP));
+        assert_eq!(classify(SIGHUP, Cause::Kernel), hangup);
     }
 }
