@@ -153,6 +153,23 @@ async fn lease_that_cannot_be_renewed_or_replaced_is_used_until_it_expires() {
     );
 }
 
+/// The resolver subtracts the time of the call.
+#[tokio::test]
+async fn lifetime_counts_from_the_start_of_the_call() {
+    let fixture = Fixture::new(json!({"default_ttl": "1h"})).await;
+    let proxy = FaultProxy::start(fixture.bao.address).await;
+    let provider = fixture.provider_at(proxy.address(), json!({})).await;
+    let created = format!("GET /v1/{}/creds/app", fixture.name);
+    proxy.set_for(&created, Fault::Delay(Duration::from_millis(200)));
+    let lifetime = async || provider.get(&key("db/password")).await.unwrap().valid_for;
+    assert_eq!(lifetime().await, Some(60 * MINUTE));
+    advance(20 * MINUTE).await;
+    assert!(lifetime().await.is_some_and(|rest| rest <= 40 * MINUTE));
+    advance(20 * MINUTE).await;
+    assert_eq!(lifetime().await, Some(60 * MINUTE), "it is renewed");
+    assert_eq!(proxy.count(&created), 1);
+}
+
 #[tokio::test]
 async fn due_lease_is_renewed_once_for_all_readers_and_replaced_if_it_cannot_be_renewed() {
     let fixture = Fixture::new(json!({"default_ttl": "1h"})).await;

@@ -49,13 +49,14 @@ struct Slot {
     cache_control: Mutex<Option<HeaderValue>>,
 }
 
-/// One dynamic secret with its lease.
+/// One dynamic secret with its lease, from which the values of keys are taken.
 #[derive(Clone)]
-struct Lease {
+pub(crate) struct Lease {
     document: Arc<Document>,
     id: Option<String>,
     duration: Duration,
     renewable: bool,
+    /// The time of the request that created or renewed the lease.
     requested: Instant,
     expires: Option<Instant>,
     /// Whether the request created the secret. The secret is then reused, because another request would
@@ -65,13 +66,6 @@ struct Lease {
     token: Option<Arc<Token>>,
     /// Until this time, the lease is neither renewed nor replaced, because the last attempt failed.
     retry_at: Option<Instant>,
-}
-
-/// A snapshot of a lease, from which the values of keys are taken.
-pub(crate) struct LeasedSecret {
-    document: Arc<Document>,
-    id: Option<String>,
-    valid_until: Option<Instant>,
 }
 
 impl Leases {
@@ -110,7 +104,7 @@ impl Leases {
     /// returned until it ends.
     ///
     /// Concurrent callers share one attempt and its failure. Each returns by the deadline of a call.
-    pub(crate) async fn get(&self, session: &Session, prefix: &str) -> Result<LeasedSecret, Error> {
+    pub(crate) async fn get(&self, session: &Session, prefix: &str) -> Result<Lease, Error> {
         let slot = self.0.get(prefix);
         let slot = slot.ok_or_else(|| {
             Error::new(
@@ -166,7 +160,7 @@ impl Leases {
 
 impl Slot {
     /// Returns the cached lease, renewed if necessary, or else a new one. `called` is the time of the read.
-    async fn current(&self, called: Instant, session: &Session) -> Result<LeasedSecret, Error> {
+    async fn current(&self, called: Instant, session: &Session) -> Result<Lease, Error> {
         let token = session.token().await?;
         let cached = lock(&self.cached).clone();
         if let Some(mut lease) = cached.filter(|lease| lease.belongs_to(token.as_deref())) {
@@ -196,38 +190,32 @@ impl Slot {
         if let Ok(token) = described.await {
             lease.token = token;
         }
-        let secret = lease.snapshot();
-        self.update(lease);
-        Ok(secret)
+        self.update(lease.clone());
+        Ok(lease)
     }
 
     /// Stores the changed times of the cached lease. Returns `None` if the lease was discarded meanwhile.
-    fn update(&self, lease: Lease) -> Option<LeasedSecret> {
+    fn update(&self, lease: Lease) -> Option<Lease> {
         let mut cached = lock(&self.cached);
         let cached = cached.as_mut();
         let cached = cached.filter(|cached| Arc::ptr_eq(&cached.document, &lease.document))?;
         *cached = lease;
-        Some(cached.snapshot())
+        Some(cached.clone())
     }
 
     /// Returns the cached lease if its replacement must not be retried yet.
-    fn backing_off(&self) -> Option<LeasedSecret> {
+    fn backing_off(&self) -> Option<Lease> {
         let cached = lock(&self.cached);
         let lease = cached.as_ref().filter(|lease| lease.is_valid())?;
         let retry_at = lease.retry_at?;
-        (Instant::now() < retry_at).then(|| lease.snapshot())
+        (Instant::now() < retry_at).then(|| lease.clone())
     }
 
     /// Returns the cached lease if it can still be used, and delays the next renewal or replacement.
     ///
     /// # Errors
     /// Returns `error`, the failure of the replacement, if there is no such lease.
-    fn fall_back(
-        &self,
-        session: &Session,
-        prefix: &str,
-        error: Error,
-    ) -> Result<LeasedSecret, Error> {
+    fn fall_back(&self, session: &Session, prefix: &str, error: Error) -> Result<Lease, Error> {
         // Another caller has reported the same failure.
         if let Some(secret) = self.backing_off() {
             return Ok(secret);
@@ -240,12 +228,12 @@ impl Slot {
 
     /// Delays the next renewal or replacement after a failure. Returns the cached lease, if it can still be
     /// used.
-    fn back_off(&self) -> Option<LeasedSecret> {
+    fn back_off(&self) -> Option<Lease> {
         let mut cached = lock(&self.cached);
         let lease = cached.as_mut();
         let lease = lease.filter(|lease| lease.is_created && lease.is_valid())?;
         lease.back_off();
-        Some(lease.snapshot())
+        Some(lease.clone())
     }
 
     /// Revokes the cached lease, and those that could not be revoked before.
@@ -360,6 +348,18 @@ impl Lease {
         [self.expires, token].into_iter().flatten().min()
     }
 
+    /// Returns the lifetime that remains for a call that began at `called`. Each part counts from its request if that
+    /// was later, so it is not longer than the server has stated.
+    fn remaining(&self, called: Instant) -> Option<Duration> {
+        let start = called.max(self.requested);
+        let lease = self.expires.map(|end| end.saturating_duration_since(start));
+        let token = self
+            .token
+            .as_ref()
+            .and_then(|token| token.remaining(called));
+        [lease, token].into_iter().flatten().min()
+    }
+
     /// Returns whether the secret can be used. A revoked token ends its leases early.
     fn is_valid(&self) -> bool {
         let is_revoked = self.token.as_ref().is_some_and(|token| token.is_refused());
@@ -403,6 +403,7 @@ impl Lease {
         match result {
             Ok(renewed) => {
                 if let Some(duration) = renewed.duration {
+                    self.requested = requested;
                     self.expires = requested.checked_add(duration);
                 }
                 self.is_fresh()
@@ -427,18 +428,9 @@ impl Lease {
         self.retry_at = Some(now + wait);
     }
 
-    fn snapshot(&self) -> LeasedSecret {
-        LeasedSecret {
-            document: self.document.clone(),
-            id: self.id.clone(),
-            valid_until: self.valid_until(),
-        }
-    }
-}
-
-impl LeasedSecret {
-    /// Returns the value of the field `name`. All fields of one lease have the same version.
-    pub(crate) fn secret(&self, name: &str) -> Result<Secret, Error> {
+    /// Returns the value of the field `name` for a call that began at `called`. All fields of one lease have the same
+    /// version.
+    pub(crate) fn secret(&self, name: &str, called: Instant) -> Result<Secret, Error> {
         let secret = self.document.field(name).ok_or_else(|| {
             self.document
                 .no_field(name)
@@ -449,9 +441,9 @@ impl LeasedSecret {
             None => Version::from_content(secret.value.expose_bytes()),
         };
         let secret = secret.with_version(version);
-        Ok(match self.valid_until {
+        Ok(match self.remaining(called) {
             None => secret,
-            Some(end) => secret.valid_for(end.saturating_duration_since(Instant::now())),
+            Some(lifetime) => secret.valid_for(lifetime),
         })
     }
 }

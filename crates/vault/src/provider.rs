@@ -12,6 +12,7 @@ use secretwell_core::{
     Error, ErrorKind, KeyPrefix, Origin, Secret, SecretKey, SecretProvider, SecretValue, Version,
 };
 use secretwell_http::{Address, Client};
+use tokio::time::Instant;
 
 use crate::error::unsupported;
 use crate::header::namespace;
@@ -179,12 +180,13 @@ impl Inner {
         &self,
         keys: Vec<(usize, &SecretKey)>,
     ) -> Vec<(usize, Result<Secret, Error>)> {
+        let called = Instant::now();
         let prefixes: BTreeSet<_> = keys.iter().filter_map(|(_, key)| key.prefix()).collect();
         let lease = async |prefix| (prefix, self.leases.get(&self.session, prefix).await);
         let leased = join_bounded(CONCURRENCY, prefixes.into_iter().map(lease)).await;
         let leased: BTreeMap<_, _> = leased.into_iter().collect();
         let pick = |key: &SecretKey| match leased.get(key.prefix()?)? {
-            Ok(secret) => Some(secret.secret(key.name())),
+            Ok(secret) => Some(secret.secret(key.name(), called)),
             Err(error) => Some(Err(error.clone())),
         };
         let results = keys

@@ -195,6 +195,14 @@ impl Token {
         self.expires
     }
 
+    /// Returns the lifetime that remains for a call that began at `called`, or `None` if the token does not expire. It
+    /// counts from the request of the token if that was later, so it is not longer than the server has stated.
+    pub fn remaining(&self, called: Instant) -> Option<Duration> {
+        let start = called.max(self.issued);
+        self.expires
+            .map(|expires| expires.saturating_duration_since(start))
+    }
+
     /// Returns whether the server has [accepted](crate::TokenManager::accepted) the token.
     pub fn is_accepted(&self) -> bool {
         self.accepted.load(Ordering::Acquire)

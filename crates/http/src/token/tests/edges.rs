@@ -17,6 +17,19 @@ async fn renewal_without_a_lifetime_extends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn remaining_lifetime_counts_from_the_call_or_from_the_later_login() {
+    let called = Instant::now();
+    advance(5).await;
+    let token = FakeLogin::new(Some(100), Ok(0)).manager().token().await;
+    let token = token.unwrap();
+    assert_eq!(token.remaining(called), Some(Duration::from_secs(100)));
+    let later = called + Duration::from_secs(15);
+    assert_eq!(token.remaining(later), Some(Duration::from_secs(90)));
+    let endless = FakeLogin::new(None, Ok(0)).manager().token().await;
+    assert_eq!(endless.unwrap().remaining(later), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn huge_lifetimes_mean_no_expiry() {
     for (lifetime, renewal) in [(u64::MAX, 60), (100, u64::MAX)] {
         let login = FakeLogin::new(Some(lifetime), Ok(renewal));
