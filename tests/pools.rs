@@ -35,7 +35,7 @@ struct Credentials {
 
 /// The number of queries at a time.
 const CALLERS: usize = 4;
-/// A busy machine needs a part of it for the creation of the next lease.
+/// Long enough for a busy machine to create the next lease before this one ends.
 const LEASE: Duration = secs(8);
 
 /// Runs queries without a pause, over three lease lifetimes and the revocation of all leases. Asserts that no query

@@ -24,7 +24,7 @@ use crate::support::{secs, tool};
 use crate::vault::server::{Bao, free_address, shared, unique};
 
 const ROOT: &str = "root-password-of-the-tests";
-/// A busy machine needs a part of it for the creation of the next lease.
+/// Long enough for a busy machine to create the next lease before this one ends.
 const LEASE: Duration = secs(8);
 /// The number of tasks that send commands at the same time.
 const CALLERS: usize = 4;

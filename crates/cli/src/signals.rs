@@ -115,7 +115,8 @@ impl Drop for InitSignalGuard {
 }
 
 /// Classifies a signal. Signals of the terminal have already reached the program, because both processes are
-/// in the same process group. So they are not forwarded.
+/// in the same process group. So they are not forwarded. HUP is forwarded, because the end of a
+/// terminal reaches only the first process of its session.
 fn classify(signal: i32, cause: Cause) -> Option<SignalEvent> {
     let from_terminal = matches!(cause, Cause::Kernel);
     match signal {

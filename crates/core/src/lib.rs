@@ -56,6 +56,8 @@ mod notice;
 mod origin;
 mod panics;
 mod provider;
+#[doc(hidden)]
+pub mod suspension;
 mod value;
 mod version;
 

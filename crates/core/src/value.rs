@@ -224,8 +224,8 @@ pub struct Secret {
     pub value: SecretValue,
     /// The backend's version of the value. `None` if the backend does not keep versions.
     pub version: Option<Version>,
-    /// The lifetime that the backend guarantees, for leased credentials. The resolver replaces the
-    /// value before its lifetime ends and never returns it afterwards.
+    /// The lifetime that the backend guarantees, for leased credentials, counted from the start of the call that
+    /// returned the value. The resolver replaces the value before its lifetime ends and never returns it afterwards.
     pub valid_for: Option<Duration>,
     /// The origin of the value. `None` means the origin of the provider that returned it. A
     /// [`Chain`](crate::Chain) sets it, so that logs show which of its providers had the secret.

@@ -1,4 +1,4 @@
-//! The monotonic time of the resolver. No other file reads a clock.
+//! The monotonic time of the resolver. No other file of this crate reads a clock.
 //!
 //! The module is public for `secretwell-auth`. It is not part of the stable API.
 //!
@@ -14,7 +14,7 @@
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use secretwell_core::{Error, ErrorKind};
+use secretwell_core::{Error, ErrorKind, suspension};
 use tokio::time::Instant;
 
 /// A wait is limited to 100 years, to avoid an overflow of the clock.
@@ -26,7 +26,7 @@ pub struct Time(i64);
 
 /// Returns the exact time, from tokio's clock. Notices a suspension of the machine.
 pub fn now() -> Time {
-    suspension::notice();
+    let suspended = suspension::notice();
     let (instant, time) = *ORIGIN;
     let now = Instant::now();
     // The paused clock of one test can be behind that of another test.
@@ -34,7 +34,7 @@ pub fn now() -> Time {
         Some(elapsed) => time.after(elapsed),
         None => Time(time.0.saturating_sub(nanos(instant - now))),
     };
-    awake.after(suspension::total())
+    awake.after(suspended)
 }
 
 /// Returns the time of the coarse clock, which is up to 10 ms behind the exact one. Does not notice a suspension of
@@ -90,92 +90,8 @@ fn read(clock: rustix::time::ClockId) -> i64 {
     now.tv_sec * 1_000_000_000 + now.tv_nsec
 }
 
-/// The time for which the machine was suspended since this process has read a clock first.
-#[cfg(all(target_os = "linux", not(feature = "test-util")))]
-mod suspension {
-    use std::sync::LazyLock;
-    use std::sync::atomic::{AtomicI64, Ordering};
-    use std::time::Duration;
-
-    use rustix::time::ClockId;
-
-    use super::read;
-
-    /// A smaller difference is the time between two readings.
-    const MIN_SUSPENSION: i64 = 1_000_000;
-    /// A smaller jump of the wall clock is an adjustment.
-    const JUMP: i64 = 1_000_000_000;
-
-    /// What was noticed so far, in nanoseconds.
-    static TOTAL: AtomicI64 = AtomicI64::new(0);
-    /// The time before that, since the machine was started.
-    static EARLIER: LazyLock<i64> = LazyLock::new(since_boot);
-    /// The last known difference between the wall clock and the monotonic one.
-    static WALL: AtomicI64 = AtomicI64::new(0);
-
-    #[inline]
-    pub(super) fn nanos() -> i64 {
-        TOTAL.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn total() -> Duration {
-        Duration::from_nanos(nanos().unsigned_abs())
-    }
-
-    pub(super) fn notice() {
-        // Every cache hit reads it, so it is written only after a suspension.
-        let total = since_boot() - *EARLIER;
-        if total > nanos() + MIN_SUSPENSION {
-            TOTAL.fetch_max(total, Ordering::Relaxed);
-        }
-    }
-
-    /// Notices a suspension if `wall`, the difference between the wall clock and the monotonic one, has jumped.
-    #[inline]
-    pub(super) fn notice_jump(wall: i64) {
-        if (wall - WALL.load(Ordering::Relaxed)).abs() > JUMP {
-            jumped(wall);
-        }
-    }
-
-    #[cold]
-    fn jumped(wall: i64) {
-        WALL.store(wall, Ordering::Relaxed);
-        notice();
-    }
-
-    /// Returns the time for which the machine was suspended since it was started. It is less by the time between the
-    /// two readings.
-    fn since_boot() -> i64 {
-        let boot = read(ClockId::Boottime);
-        boot - read(ClockId::Monotonic)
-    }
-}
-
-/// A suspension that a test has added, for its own thread.
 #[cfg(feature = "test-util")]
-mod suspension {
-    use std::cell::Cell;
-    use std::time::Duration;
-
-    thread_local! {
-        static TOTAL: Cell<Duration> = const { Cell::new(Duration::ZERO) };
-    }
-
-    pub(super) fn total() -> Duration {
-        TOTAL.get()
-    }
-
-    pub(super) fn notice() {}
-
-    /// Suspends the machine for `time`, as this thread sees it: other clocks advance, and tokio's clock does not.
-    pub fn suspend(time: Duration) {
-        TOTAL.set(TOTAL.get() + time);
-    }
-}
-
-#[cfg(feature = "test-util")]
-pub use suspension::suspend;
+pub use secretwell_core::suspension::suspend;
 
 #[cfg(feature = "test-util")]
 thread_local! {
@@ -196,18 +112,6 @@ pub fn wall() -> SystemTime {
         return start + now().since(time);
     }
     SystemTime::now()
-}
-
-/// Other systems have no suspension that can be noticed.
-#[cfg(not(any(target_os = "linux", feature = "test-util")))]
-mod suspension {
-    use std::time::Duration;
-
-    pub(super) fn total() -> Duration {
-        Duration::ZERO
-    }
-
-    pub(super) fn notice() {}
 }
 
 impl Time {

@@ -60,7 +60,7 @@ impl Jitter {
 /// A fetch whose results are settled.
 pub(crate) struct Settling<'a> {
     pub(crate) id: u64,
-    /// The start of the call. A lease began then.
+    /// The start of the call. Lifetimes count from it.
     pub(crate) started: Time,
     /// The end of the call, by which its results are dated.
     pub(crate) now: Time,
@@ -326,7 +326,9 @@ impl Settling<'_> {
                     ErrorKind::Unavailable,
                     "the lease of the returned value has already expired",
                 )
-                .with_hint("check the clocks, and the lease duration at the source"),
+                .with_hint(
+                    "check the clocks, the lease duration at the source, and how fast it responds",
+                ),
             ),
             _ => self.version_regression(state, key, &resolved, settled),
         };

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::CACHE_CONTROL;
 use http::{HeaderValue, Method};
-use secretwell_core::{Error, ErrorKind, Secret, SecretKey, SecretValue, Version};
+use secretwell_core::{Error, ErrorKind, Secret, SecretKey, SecretValue, Version, suspension};
 use secretwell_http::{Expect, Request, Response, Token, encode_path};
 use tokio::time::{Instant, timeout};
 
@@ -56,8 +56,10 @@ pub(crate) struct Lease {
     id: Option<String>,
     duration: Duration,
     renewable: bool,
-    /// The time of the request that created or renewed the lease.
+    /// When the request was sent that created or renewed the lease.
     requested: Instant,
+    /// How long the machine had been suspended until then.
+    suspended: Duration,
     expires: Option<Instant>,
     /// Whether the request created the secret. The secret is then reused, because another request would
     /// create another one.
@@ -268,7 +270,7 @@ impl Slot {
             None => request,
             Some(value) => request.header(CACHE_CONTROL, value),
         };
-        let requested = Instant::now();
+        let (requested, suspended) = (Instant::now(), suspension::notice());
         // Each successful request creates another secret, so it must not be repeated.
         let (response, token) = session.call(request.non_idempotent()).await?;
         let document = wire::read_v1(&response, self.policy_path()).map_err(|error| {
@@ -291,6 +293,7 @@ impl Slot {
             duration: duration.unwrap_or_default(),
             renewable,
             requested,
+            suspended,
             expires: duration.and_then(|duration| requested.checked_add(duration)),
             is_created,
             token,
@@ -348,9 +351,16 @@ impl Lease {
         [self.expires, token].into_iter().flatten().min()
     }
 
-    /// Returns the lifetime that remains for a call that began at `called`. Each part counts from its request if that
-    /// was later, so it is not longer than the server has stated.
+    /// Returns `time` of tokio's clock with the suspensions of the machine since the lease was requested, during which
+    /// that clock has stopped.
+    fn with_suspensions(&self, time: Instant) -> Instant {
+        time + suspension::notice().saturating_sub(self.suspended)
+    }
+
+    /// Returns the remaining lifetime, counted from `called`, the start of the call. If the lease or its token was
+    /// requested later, its lifetime counts from that request. So it is never longer than the server has stated.
     fn remaining(&self, called: Instant) -> Option<Duration> {
+        let called = self.with_suspensions(called);
         let start = called.max(self.requested);
         let lease = self.expires.map(|end| end.saturating_duration_since(start));
         let token = self
@@ -363,7 +373,8 @@ impl Lease {
     /// Returns whether the secret can be used. A revoked token ends its leases early.
     fn is_valid(&self) -> bool {
         let is_revoked = self.token.as_ref().is_some_and(|token| token.is_refused());
-        !is_revoked && self.valid_until().is_none_or(|end| Instant::now() < end)
+        let now = self.with_suspensions(Instant::now());
+        !is_revoked && self.valid_until().is_none_or(|end| now < end)
     }
 
     /// Returns whether a read that began at `called` gets this secret without another request. A secret that
@@ -380,7 +391,7 @@ impl Lease {
         let Some(expires) = self.expires else {
             return true;
         };
-        let remaining = expires.saturating_duration_since(Instant::now());
+        let remaining = expires.saturating_duration_since(self.with_suspensions(Instant::now()));
         remaining > self.duration.mul_f64(RENEW_BELOW)
     }
 
@@ -394,7 +405,7 @@ impl Lease {
         let request = Request::new(Method::POST, "/v1/sys/leases/renew")
             .json(lease_id(id))
             .non_idempotent();
-        let requested = Instant::now();
+        let (requested, suspended) = (Instant::now(), suspension::notice());
         let deadline = session.deadline() / 2;
         let result = match timeout(deadline, session.call(request)).await {
             Ok(result) => result.and_then(|(response, _)| wire::updated_lease(&response)),
@@ -404,6 +415,7 @@ impl Lease {
             Ok(renewed) => {
                 if let Some(duration) = renewed.duration {
                     self.requested = requested;
+                    self.suspended = suspended;
                     self.expires = requested.checked_add(duration);
                 }
                 self.is_fresh()
@@ -421,7 +433,7 @@ impl Lease {
         let now = Instant::now();
         let remaining = self
             .valid_until()
-            .map(|end| end.saturating_duration_since(now));
+            .map(|end| end.saturating_duration_since(self.with_suspensions(now)));
         let wait = remaining.map_or(RETRY_WAIT.1, |remaining| {
             remaining.mul_f64(RETRY_WAIT.0).min(RETRY_WAIT.1)
         });

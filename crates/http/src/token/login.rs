@@ -195,8 +195,8 @@ impl Token {
         self.expires
     }
 
-    /// Returns the lifetime that remains for a call that began at `called`, or `None` if the token does not expire. It
-    /// counts from the request of the token if that was later, so it is not longer than the server has stated.
+    /// Returns the remaining lifetime, counted from `called`, the start of a call. If the token was requested later, it
+    /// counts from that request, so it is never longer than the server has stated. `None` if the token does not expire.
     pub fn remaining(&self, called: Instant) -> Option<Duration> {
         let start = called.max(self.issued);
         self.expires

@@ -60,7 +60,8 @@ pub(crate) struct Document {
     fields: BTreeMap<String, Option<SecretValue>>,
     whole: SecretValue,
     pub(crate) version: Option<Version>,
-    /// The time from the response until the server deletes this version.
+    /// The time from the response until the server deletes this version. As it is counted from the start of the call, the
+    /// value ends a little earlier.
     valid_for: Option<Duration>,
     /// The error for a missing field whose absence could not be confirmed.
     uncertain: Option<Error>,
