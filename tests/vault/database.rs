@@ -3,8 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use deadpool_postgres::{Config, Pool, Runtime, tokio_postgres::NoTls};
 use secretwell::vault::{Credential, KvVersion, VaultAuth, VaultProvider};
@@ -31,33 +32,15 @@ impl Drop for Postgres {
 
 impl Postgres {
     pub(crate) fn start() -> Self {
-        const SCRIPT: &str = "
-import pgserver, sys
-server = pgserver.get_server(sys.argv[1])
-print('ready', flush=True)
-sys.stdin.read()
-server.cleanup()
-";
         let folder = tempfile::tempdir().unwrap();
         // If the tests run as root, the server runs as another user, who needs access.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let socket = folder.path().join("data");
-        let mut child = Command::new(tool("postgres/bin/python"))
-            .args(["-c", SCRIPT])
-            .arg(&socket)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        assert_eq!(line.trim(), "ready");
+        // The program waits for the server for 10 s. On a busy machine, its next start finds the server running.
+        let mut python = (0..60).filter_map(|_| run_server(&socket));
         Self {
+            python: python.next().expect("the server starts"),
             socket,
-            python: child,
             _folder: folder,
         }
     }
@@ -72,11 +55,40 @@ server.cleanup()
     }
 }
 
+/// Starts a server in `folder`, and returns the program that ends it. Returns `None` if the server is not ready. The
+/// program has printed the reason then.
+fn run_server(folder: &Path) -> Option<Child> {
+    const SCRIPT: &str = "
+import pgserver, sys
+server = pgserver.get_server(sys.argv[1])
+print('ready', flush=True)
+sys.stdin.read()
+server.cleanup()
+";
+    let mut python = Command::new(tool("postgres/bin/python"))
+        .args(["-c", SCRIPT])
+        .arg(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let output = python.stdout.take().unwrap();
+    BufReader::new(output).read_line(&mut line).unwrap();
+    if line.trim() == "ready" {
+        return Some(python);
+    }
+    python.wait().unwrap();
+    None
+}
+
 /// A database engine for a PostgreSQL server, and a login that can create credentials.
 pub(crate) struct Fixture {
     pub(crate) bao: &'static Bao,
     pub(crate) postgres: Postgres,
     pub(crate) name: String,
+    /// The deadline of the calls of a provider. The default is 2 s.
+    pub(crate) deadline: Duration,
 }
 
 impl Fixture {
@@ -126,6 +138,7 @@ impl Fixture {
             bao,
             postgres,
             name,
+            deadline: secs(2),
         }
     }
 
@@ -152,7 +165,7 @@ impl Fixture {
         let auth = VaultAuth::app_role(role_id, Credential::value(secret_id)).mount(&self.name);
         VaultProvider::builder([format!("http://{address}")], auth)
             .unwrap()
-            .client(|client| client.deadline(secs(2)))
+            .client(|client| client.deadline(self.deadline))
             .kv_version(KvVersion::V2)
             .dynamic("db", format!("{}/creds/app", self.name))
             .build()
